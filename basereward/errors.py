@@ -1,0 +1,82 @@
+"""Every error that the project raises on purpose, and the sentence it is made of.
+
+BaseRewardError
+├── RecipeError          a recipe, an override or a name in one is wrong; holds the list of all faults
+├── DataError            a row, a file or an image cannot be used
+│   └── TooManyRowsLost  more rows were lost than `data.max_lost` allows
+├── ModelError           a folder is not a model, or its weights do not fit
+├── TrainingError        training cannot go on
+│   ├── NotFiniteError   a loss or a gradient is NaN or infinite
+│   └── CheckpointError  a checkpoint cannot be written or read
+└── RunError             a run is not there, or cannot be continued
+
+All of them mean a user's mistake or a fault of the user's machine: the command line prints the message, without a traceback, and exits
+with 2. Slips of our own are `assert`s and keep their traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BaseRewardError(Exception):
+    """Root of the project's errors; catch it to catch them all."""
+
+
+class RecipeError(BaseRewardError, ValueError):
+    """A recipe is wrong. `faults` lists every fault found, not only the first."""
+
+    def __init__(self, message: str, faults: Iterable[object] = ()) -> None:
+        super().__init__(message)
+        self.faults = list(faults)
+
+
+class DataError(BaseRewardError, ValueError):
+    """A row, a file or an image cannot be used."""
+
+
+class TooManyRowsLost(DataError):
+    """More rows were lost than `data.max_lost` allows."""
+
+
+class ModelError(BaseRewardError, ValueError):
+    """A folder is not a model, or its weights do not fit the recipe."""
+
+
+class TrainingError(BaseRewardError, RuntimeError):
+    """Training cannot go on."""
+
+
+class NotFiniteError(TrainingError):
+    """A loss or a gradient is NaN or infinite."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint cannot be written or read."""
+
+
+class RunError(BaseRewardError, LookupError):
+    """A run is not there, or cannot be continued."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name most like the given one, or None when nothing is close.
+
+    >>> nearest("weigth_decay", ["weight_decay", "lr"])
+    'weight_decay'
+    """
+    matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
+    """The sentence for a name that does not exist: what, given, the nearest right one, allowed.
+
+    >>> unknown("head", "mpl", ["linear", "mlp"])
+    "unknown head 'mpl'; did you mean 'mlp'? Allowed: linear, mlp."
+    """
+    names = sorted(allowed)
+    close = nearest(given, names)
+    hint = f"; did you mean '{close}'?" if close else "."
+    return f"unknown {kind} '{given}'{hint} Allowed: {', '.join(names) or 'none'}."

@@ -1,0 +1,142 @@
+"""What a recipe holds: one dataclass a section, one comment a key.
+
+A value of type `Node` is a mapping with `_target_`: the name of a file in the extension folder of its key (`mlp` is
+`basereward/model/heads/mlp.py`) or a dotted path to a class of your own; the other keys are its arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional
+
+Node = dict[str, Any]
+
+
+@dataclass
+class Seeds:
+    """Where randomness comes from, one seed each, so that a sweep can vary one."""
+
+    data: int = 0  # order of the training groups
+    init: int = 0  # initial weights of the head and of LoRA
+    dropout: int = 0  # dropout masks
+
+
+@dataclass
+class BackboneRecipe:
+    path: Optional[str] = None  # hub id or folder; null: the folder that `make` writes
+    revision: Optional[str] = None  # branch, tag or commit of the hub repository
+    make: Optional[Node] = None  # writes a checkpoint in the hub's on-disk format when there is none to load
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the backbone's weights; head and loss are float32 always
+    quantization: Optional[Literal["nf4", "int8"]] = None  # 4-bit or 8-bit weights by bitsandbytes; they are frozen
+    freeze: list[str] = field(default_factory=list)  # among vision, merger, language
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass
+class LoraRecipe:
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    rslora: bool = False  # scale by alpha / sqrt(rank) in place of alpha / rank
+    parts: list[str] = field(default_factory=lambda: ["language"])  # among vision, merger, language
+    merge: bool = False  # save merged weights in place of the adapter
+
+
+@dataclass
+class ModelRecipe:
+    backbone: BackboneRecipe = field(default_factory=BackboneRecipe)
+    lora: Optional[LoraRecipe] = None
+    head: Node = field(default_factory=dict)
+
+
+@dataclass
+class MixtureRecipe:
+    weights: dict[str, float] = field(default_factory=dict)  # share of each source; empty: every row once an epoch
+    limits: dict[str, int] = field(default_factory=dict)  # at most so many groups of a source, chosen by seeds.data
+    stop: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"  # when an epoch of weighted sources ends
+
+
+@dataclass
+class EncodingRecipe:
+    image_backend: Literal["pil", "torchvision"] = "pil"  # the two resample differently
+    min_pixels: Optional[int] = None  # null: as the checkpoint's preprocessor_config.json says
+    max_pixels: Optional[int] = None
+    max_tokens: int = 4096  # of a prompt with its images and any one response; longer groups are lost as `too_long`
+
+
+@dataclass
+class DataRecipe:
+    sources: dict[str, Node] = field(default_factory=dict)  # {digits: {include: sources/digits}}
+    mixture: MixtureRecipe = field(default_factory=MixtureRecipe)
+    encoding: EncodingRecipe = field(default_factory=EncodingRecipe)
+    max_lost: float = 0.01  # a larger share of lost rows stops the run before training
+    workers: int = 0  # processes that load data
+
+
+@dataclass
+class BatchRecipe:
+    groups: int = 128  # groups a step of the optimizer, over all devices
+    groups_per_forward: int = 8  # groups a forward pass on one device; the rest is gradient accumulation
+    layout: Literal["tree", "plain"] = "tree"  # prefix once and a branch a response, or one sequence a response
+
+
+@dataclass
+class OptimizerRecipe:
+    lr: float = 1e-5
+    lr_by_part: dict[str, float] = field(default_factory=dict)  # vision, merger, language, head; absent: lr
+    weight_decay: float = 0.0  # on matrices only
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+
+
+@dataclass
+class ScheduleRecipe:
+    shape: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: float = 0.03  # share of the steps, 0 to 1
+    final: float = 0.0  # learning rate at the end, as a share of the peak
+
+
+@dataclass
+class EarlyStoppingRecipe:
+    patience: int = 3  # validations without a gain before the run stops
+    min_delta: float = 0.0
+
+
+@dataclass
+class TrainerRecipe:
+    epochs: float = 1.0  # passes through the mixture; ignored when `steps` is set
+    steps: Optional[int] = None  # optimizer steps
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    clip: float = 1.0  # largest norm of the gradient; 0 is no clipping
+    accelerator: str = "auto"
+    devices: int = 1
+    deterministic: bool = True
+    validations: int = 4  # number of validations, evenly spread; each writes a checkpoint
+    checkpoint_every: Optional[int] = None  # optimizer steps between further checkpoints
+    log_every: int = 10  # optimizer steps between records of the training curve
+    monitor: str = "val/pair_accuracy"  # the best checkpoint has the largest; mean over the sources
+    early_stopping: Optional[EarlyStoppingRecipe] = None
+
+
+@dataclass
+class TrackingRecipe:
+    uri: Optional[str] = None  # null: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db
+    experiment: Optional[str] = None  # null: the recipe's name
+
+
+@dataclass
+class Recipe:
+    """A complete recipe: everything that decides what one run does. Read-only."""
+
+    name: str = "unnamed"
+    summary: str = ""
+    seeds: Seeds = field(default_factory=Seeds)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    loss: Node = field(default_factory=dict)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    batch: BatchRecipe = field(default_factory=BatchRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
+    tracking: TrackingRecipe = field(default_factory=TrackingRecipe)
