@@ -1,0 +1,165 @@
+"""Scanned handwritten digits, each with several true and false answers: the embedded picture data, which needs no network."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+
+from basereward.data.group import IMAGE, Group, Lost, Part, Preference, Split, Turn
+from basereward.data.sources import LazyGroups
+from basereward.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NUM_PICTURES = 1797
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+QUESTIONS = (
+    "Which digit is this?",
+    "What digit do you see?",
+    "Which digit was written?",
+    "Read the digit.",
+    "What does the picture show?",
+)
+# True and false answers draw from the same wordings, each at most once a group, so that a wording says nothing about truth.
+WORDINGS = (
+    "This is {a} {word}.",
+    "The digit is {number}.",
+    "It is {a} {word}.",
+    "I see {a} {number}.",
+    "The picture shows {a} {word}.",
+    "It is the digit {number}.",
+    "Someone wrote {a} {number}.",
+    "The answer is {word}.",
+    "I read {word}.",
+    "{number}",
+)
+
+
+class Digits:
+    """Scikit-learn's 1,797 scanned digits as pictures, with `answers` responses each, of which `true_answers` are right.
+
+    Every right response is preferred to every wrong one. The parts hold different pictures, drawn by `seed`. In training a
+    picture comes `copies` times, each time with another question and other answers. Pictures are `side` pixels wide and high.
+
+    Raises:
+        DataError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        answers: int = 5,
+        true_answers: int = 2,
+        side: int = 56,
+        val_size: int = 250,
+        test_size: int = 250,
+        copies: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if not 1 <= true_answers < answers <= len(WORDINGS):
+            raise DataError(
+                f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one answer must be "
+                f"true and one false, and there are {len(WORDINGS)} wordings, each used once a group"
+            )
+        if side < 8 or copies < 1:
+            raise DataError(f"source '{name}': side={side} must be at least 8 and copies={copies} at least 1")
+        self.name = name
+        self.answers = answers
+        self.true_answers = true_answers
+        self.side = side
+        self.copies = copies
+        self.seed = seed
+        self.pictures = split_pictures(name, val_size=val_size, test_size=test_size, seed=seed)
+
+    def groups(self, split: Split) -> Sequence[Group]:
+        copies = self.copies if split == "train" else 1
+        return LazyGroups(partial(self._group, split), count=len(self.pictures[split]) * copies)
+
+    def lost(self, split: Split) -> list[Lost]:
+        """None: every picture makes a group."""
+        return []
+
+    def _group(self, split: Split, index: int) -> Group:
+        copy, place = divmod(index, len(self.pictures[split]))
+        picture = self.pictures[split][place]
+        rng = random.Random(f"digits/{self.seed}/{picture}/{copy}")
+        digit = true_digit(picture)
+        others = rng.sample([d for d in range(10) if d != digit], self.answers - self.true_answers)
+        said = [digit] * self.true_answers + others
+        rng.shuffle(said)
+        wordings = rng.sample(WORDINGS, self.answers)
+        question = rng.choice(QUESTIONS)
+        return Group(
+            id=f"{self.name}/{picture}" + (f"/{copy}" if copy else ""),
+            source=self.name,
+            prompt=(Turn("user", (IMAGE, Part(question))),),
+            responses=tuple(word_digit(d, wording) for d, wording in zip(said, wordings, strict=True)),
+            preferences=prefer_true([d == digit for d in said]),
+            images=(draw(picture, side=self.side),),
+        )
+
+
+def split_pictures(name: str, *, val_size: int, test_size: int, seed: int) -> dict[Split, tuple[int, ...]]:
+    """Which pictures each part holds, by a permutation that `seed` fixes.
+
+    Raises:
+        DataError: nothing would be left for training, or a size is below zero.
+    """
+    if min(val_size, test_size) < 0 or val_size + test_size >= NUM_PICTURES:
+        raise DataError(
+            f"source '{name}': val_size={val_size} and test_size={test_size} must be 0 or more, and together less than the "
+            f"{NUM_PICTURES} pictures that there are"
+        )
+    order = list(range(NUM_PICTURES))
+    random.Random(f"digits/{seed}").shuffle(order)
+    held_out = val_size + test_size
+    return {
+        "train": tuple(order[held_out:]),
+        "val": tuple(order[:val_size]),
+        "test": tuple(order[val_size:held_out]),
+    }
+
+
+def prefer_true(truth: Sequence[bool]) -> tuple[Preference, ...]:
+    """Every true response before every false one.
+
+    >>> [(p.winner, p.loser) for p in prefer_true([False, True, True])]
+    [(1, 0), (2, 0)]
+    """
+    return tuple(Preference(i, j) for i in range(len(truth)) if truth[i] for j in range(len(truth)) if not truth[j])
+
+
+def word_digit(digit: int, wording: str) -> str:
+    """A wording filled in.
+
+    >>> word_digit(8, "This is {a} {word}.")
+    'This is an eight.'
+    """
+    return wording.format(a="an" if digit == 8 else "a", word=WORDS[digit], number=digit)
+
+
+def draw(picture: int, *, side: int) -> PIL.Image.Image:
+    """The scan as an RGB picture of side x side pixels, white on black."""
+    scan = _scans()[0][picture]
+    grey = PIL.Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8))  # the 8 x 8 scans have 17 shades, 0 to 16
+    return grey.resize((side, side), PIL.Image.Resampling.BICUBIC).convert("RGB")
+
+
+def true_digit(picture: int) -> int:
+    """What the scan shows, 0 to 9."""
+    return int(_scans()[1][picture])
+
+
+@cache
+def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    from sklearn.datasets import load_digits  # a second to import; only when a picture is drawn
+
+    data = load_digits()
+    return data.images, data.target
