@@ -1,0 +1,61 @@
+# Every target sets up .venv first when it is missing or older than setup.cfg or constraints.txt.
+PYTHON ?= python3
+PORT ?= 5000
+BIN := .venv/bin
+READY := .venv/.ready
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
+
+# What a command is told: make train EXP=head_depth PROFILE=qwen2_5_vl_7b ARGS="optimizer.lr=1e-5"
+train: EXP ?= basereward
+sweep: EXP ?= head_depth
+PROFILE ?= tiny
+MODEL ?= $(RUN)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train sweep score check test bench notebooks ui clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## .venv with the exact versions of constraints.txt
+
+# torch goes first: what comes after then finds it there, and brings no other build of it.
+$(READY): setup.cfg constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: $(READY) ## one run of EXP (basereward) on PROFILE (tiny); RUN=id resumes; ARGS="key=value ..."
+	$(BIN)/basereward train $(EXP) --profile $(PROFILE) $(if $(RUN),--resume $(RUN)) $(ARGS)
+
+sweep: $(READY) ## every cell of EXP (head_depth) on PROFILE (tiny); finished cells are skipped
+	$(BIN)/basereward sweep $(EXP) --profile $(PROFILE) $(ARGS)
+
+score: $(READY) ## scores of every response in FILE=rows.jsonl by MODEL=folder, or RUN=id
+	$(BIN)/basereward score $(MODEL) $(FILE) $(ARGS)
+
+check: $(READY) ## style, types, arrows and doors, stripped notebooks, spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(NOTEBOOKS))
+	$(BIN)/codespell
+
+test: $(READY) ## the tests; ARGS="tests/recipe -x" for some of them
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY) ## our layouts side by side, and other trainers where bench/README.md says they are
+	$(BIN)/python -m bench $(ARGS)
+
+notebooks: $(READY) ## runs every notebook from top to bottom and writes nothing back
+	$(if $(NOTEBOOKS),$(BIN)/jupyter-execute --timeout=1800 $(NOTEBOOKS))
+
+ui: $(READY) ## the MLflow pages of all runs, at PORT (5000)
+	$(BIN)/mlflow ui --backend-store-uri $(STORE) --port $(PORT) $(ARGS)
+
+clean: ## removes caches and build products; .venv, runs and mlflow.db stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage htmlcov
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

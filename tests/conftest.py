@@ -1,0 +1,51 @@
+"""What every test gets: folders of its own, no network, two threads, and the real rows where there are any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before any library reads it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips the tests marked `gpu` on a machine without one."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    """Sums in torch come in the same order on a machine with more cores."""
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs, caches and tracking of a test go to a folder that no other test sees."""
+    folder = tmp_path_factory.mktemp("own")
+    monkeypatch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
+    monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="session")
+def real_rows() -> Path:
+    """The folder of real preference rows and pictures: $BASEREWARD_REAL_ROWS, or ../shared/data."""
+    folder = Path(os.environ.get("BASEREWARD_REAL_ROWS", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real rows at {folder}; set BASEREWARD_REAL_ROWS")
+    return folder
