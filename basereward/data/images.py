@@ -1,0 +1,117 @@
+"""Opens a picture, whatever it was stored as, into the 8-bit RGB that an image processor takes."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from basereward.data.group import Image
+from basereward.data.screening import RowLost
+
+MAX_PIXELS = 100_000_000  # width x height; a larger picture would take gigabytes once it is decoded
+# Raster formats only: Pillow hands EPS to an external interpreter, which foreign files must not reach.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")
+
+
+class ImageError(RowLost):
+    """A picture cannot be used: `image_missing`, `image_unreadable` or `image_too_large`."""
+
+
+def open_image(image: Image) -> PIL.Image.Image:
+    """The picture in mode RGB, upright.
+
+    The camera's orientation (EXIF) is applied; transparency is laid on white; 16-bit grey is scaled to 8; of an animation the
+    first frame is taken. `image` itself is not changed.
+
+    Raises:
+        ImageError: there is no such file; it is not a picture, damaged or empty; or it has more than `MAX_PIXELS` pixels,
+            which is found out from the header, before anything is decoded.
+    """
+    name = describe(image)
+    if isinstance(image, PIL.Image.Image):
+        return _decode(image, name=name)
+    if isinstance(image, bytes):
+        return _open(io.BytesIO(image), name=name)
+    try:
+        with Path(image).open("rb") as file:
+            return _open(file, name=name)
+    except FileNotFoundError:
+        raise ImageError("image_missing", f"there is no file {name}") from None
+    except OSError as error:
+        raise ImageError("image_unreadable", f"{name}: {error.strerror or error}") from error
+
+
+def describe(image: Image) -> str:
+    """A picture's name in messages: its path, or what it is.
+
+    >>> describe(b"123")
+    'picture of 3 bytes'
+    """
+    if isinstance(image, bytes):
+        return f"picture of {len(image)} bytes"
+    if isinstance(image, PIL.Image.Image):
+        return f"decoded picture of {image.width} x {image.height}"
+    return str(image)
+
+
+def _open(file: BinaryIO, *, name: str) -> PIL.Image.Image:
+    if not file.read(1):
+        raise ImageError("image_unreadable", f"{name} is empty (0 bytes)")
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at a smaller size than ours; the size is checked below.
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            opened = PIL.Image.open(file, formats=FORMATS)
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError("image_too_large", f"{name}: {error}; at most {MAX_PIXELS:,} pixels are opened") from error
+    except PIL.UnidentifiedImageError as error:
+        raise ImageError("image_unreadable", f"{name} is not a picture of a known format ({', '.join(FORMATS)})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged header raises whatever Pillow's parser of the format runs into
+        raise ImageError("image_unreadable", f"{name}: {error}") from error
+    with opened:
+        return _decode(opened, name=name)
+
+
+def _decode(image: PIL.Image.Image, *, name: str) -> PIL.Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            "image_too_large",
+            f"{name}: {image.width} x {image.height} = {image.width * image.height:,} pixels; at most {MAX_PIXELS:,} are opened",
+        )
+    if image.width * image.height == 0:
+        raise ImageError("image_unreadable", f"{name} has no pixels: {image.width} x {image.height}")
+    try:
+        return _to_rgb(PIL.ImageOps.exif_transpose(image))
+    except (MemoryError, ImageError):
+        raise
+    except Exception as error:  # noqa: BLE001 - damaged data raise whatever Pillow's decoder of the format runs into
+        raise ImageError("image_unreadable", f"{name}: {error}") from error
+
+
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode == "F":
+        raise ImageError("image_unreadable", "floating-point samples have no known range; store 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion would clip at 255; mode I is how it opens 16-bit PGM.
+        shades = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        return PIL.Image.fromarray(((shades + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        return _on_white(image)
+    return image.convert("RGB")
+
+
+def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode in ("RGBa", "La"):  # premultiplied; Pillow converts these only to their plain modes
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])
+    layer = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", layer.size, "white")
+    return PIL.Image.alpha_composite(white, layer).convert("RGB")
