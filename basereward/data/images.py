@@ -26,12 +26,12 @@ class ImageError(RowLost):
 def open_image(image: Image) -> PIL.Image.Image:
     """The picture in mode RGB, upright.
 
-    The camera's orientation (EXIF) is applied; transparency is laid on white; 16-bit grey is scaled to 8; of an animation the
-    first frame is taken. `image` itself is not changed.
+    The camera's orientation (EXIF) is applied; transparency is laid on white; 16-bit grey is scaled to 8; of an
+    animation the first frame is taken. `image` itself is not changed.
 
     Raises:
         ImageError: there is no such file; it is not a picture, damaged or empty; or it has more than `MAX_PIXELS` pixels,
-            which is found out from the header, before anything is decoded.
+            which is read from the header, before anything is decoded.
     """
     name = describe(image)
     if isinstance(image, PIL.Image.Image):
@@ -72,10 +72,11 @@ def _open(file: BinaryIO, *, name: str) -> PIL.Image.Image:
     except PIL.Image.DecompressionBombError as error:
         raise ImageError("image_too_large", f"{name}: {error}; at most {MAX_PIXELS:,} pixels are opened") from error
     except PIL.UnidentifiedImageError as error:
-        raise ImageError("image_unreadable", f"{name} is not a picture of a known format ({', '.join(FORMATS)})") from error
+        known = ", ".join(FORMATS)
+        raise ImageError("image_unreadable", f"{name} is not a picture of a known format ({known})") from error
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - a damaged header raises whatever Pillow's parser of the format runs into
+    except Exception as error:  # a damaged header raises whatever Pillow's parser of the format runs into
         raise ImageError("image_unreadable", f"{name}: {error}") from error
     with opened:
         return _decode(opened, name=name)
@@ -83,17 +84,15 @@ def _open(file: BinaryIO, *, name: str) -> PIL.Image.Image:
 
 def _decode(image: PIL.Image.Image, *, name: str) -> PIL.Image.Image:
     if image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            "image_too_large",
-            f"{name}: {image.width} x {image.height} = {image.width * image.height:,} pixels; at most {MAX_PIXELS:,} are opened",
-        )
+        size = f"{image.width} x {image.height} = {image.width * image.height:,} pixels"
+        raise ImageError("image_too_large", f"{name}: {size}; at most {MAX_PIXELS:,} are opened")
     if image.width * image.height == 0:
         raise ImageError("image_unreadable", f"{name} has no pixels: {image.width} x {image.height}")
     try:
         return _to_rgb(PIL.ImageOps.exif_transpose(image))
     except (MemoryError, ImageError):
         raise
-    except Exception as error:  # noqa: BLE001 - damaged data raise whatever Pillow's decoder of the format runs into
+    except Exception as error:  # damaged data raise whatever Pillow's decoder of the format runs into
         raise ImageError("image_unreadable", f"{name}: {error}") from error
 
 

@@ -21,13 +21,15 @@ Stop = Literal["first_exhausted", "all_exhausted"]
 class Mixture:
     """The order of the groups in each epoch, a function of `seed` and epoch alone.
 
-    Without `weights` every group comes once an epoch. With them an epoch has the sources in the ratio of the weights, exact but
-    for the rounding to whole groups (largest remainder): as many groups as there are until the first source runs out
-    (`first_exhausted`), or until every source was used whole at least once (`all_exhausted`). A weight of 0 leaves a source out.
+    Without `weights` every group comes once an epoch. With them an epoch has the sources in the ratio of the weights,
+    exact but for the rounding to whole groups (largest remainder): as many groups as there are until the first source
+    runs out (`first_exhausted`), or until every source was used whole at least once (`all_exhausted`). A weight of 0
+    leaves a source out.
 
-    A source is drawn without replacement; when it is used up it starts anew in another order. The next epoch goes on where the
-    last one stopped, so that the groups of a source that is cut short are all seen in turn. The sources are spread evenly
-    through the epoch: an epoch that is cut short has them in the ratio of the whole, give or take a few groups.
+    A source is drawn without replacement; when it is used up it starts anew in another order. The next epoch goes on
+    where the last one stopped, so that the groups of a source that is cut short are all seen in turn. The sources are
+    spread evenly through the epoch: an epoch that is cut short has them in the ratio of the whole, give or take a few
+    groups.
 
     Attributes:
         names: the sources; `order` gives indices into them.
@@ -61,7 +63,7 @@ class Mixture:
         else:
             self.counts = dict(self._limited)
         if not self.epoch_size:
-            raise RecipeError(f"nothing to train on: the sources have {dict(sizes)} groups, of which an epoch takes none")
+            raise RecipeError(f"nothing to train on: the sources have no groups: {dict(sizes)}")
 
     @property
     def epoch_size(self) -> int:
@@ -69,7 +71,7 @@ class Mixture:
         return sum(self.counts.values())
 
     def order(self, epoch: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The epoch's groups: for each place the index of the source, and of the group in it, both of shape (epoch_size,)."""
+        """The epoch's groups: at each place the index of the source, and of the group in it; both of (epoch_size,)."""
         sources = np.repeat(np.arange(len(self.names), dtype=np.int32), [self.counts[name] for name in self.names])
         rows = np.concatenate([self._rows(name, epoch) for name in self.names])
         places = np.concatenate([self._places(name, epoch) for name in self.names])
@@ -77,7 +79,7 @@ class Mixture:
         return sources[order], rows[order]
 
     def _places(self, name: str, epoch: int) -> NDArray[np.float64]:
-        """Where in the epoch, 0 to 1, the source's groups go: one in each of `counts` equal stretches, at random within it."""
+        """Where in the epoch, 0 to 1, the source's groups go: at random, one in each of `count` equal stretches."""
         count = self.counts[name]
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode()), 1, epoch])
         return (np.arange(count) + rng.random(count)) / max(count, 1)
@@ -105,7 +107,7 @@ def _check_limits(sizes: Mapping[str, int], limits: Mapping[str, int]) -> None:
         if name not in sizes:
             raise RecipeError(f"data.mixture.limits: {unknown('source', name, sizes)}")
         if limit < 1:
-            raise RecipeError(f"data.mixture.limits.{name} is {limit}; at least 1 is needed; to leave a source out, remove it")
+            raise RecipeError(f"data.mixture.limits.{name} is {limit}; at least 1 is needed, or remove the source")
 
 
 def _shares(sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, Fraction]:
@@ -119,7 +121,7 @@ def _shares(sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str,
             raise RecipeError(f"data.mixture.weights.{name} is {weight}, but the source has no groups; set it to 0")
     missing = [name for name in sizes if name not in weights]
     if missing:
-        raise RecipeError(f"data.mixture.weights has no weight for {', '.join(missing)}; give every source one, or none")
+        raise RecipeError(f"data.mixture.weights has no weight for {', '.join(missing)}; give one to all or none")
     exact = {name: Fraction(str(weights[name])) for name in sizes}
     total = sum(exact.values())
     if not total:
@@ -128,7 +130,7 @@ def _shares(sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str,
 
 
 def _count(sizes: Mapping[str, int], *, shares: Mapping[str, Fraction], stop: Stop) -> dict[str, int]:
-    """Groups of each source in an epoch. A count is a share of the total rounded up or down, so these totals suffice."""
+    """Groups of each source in an epoch. Each is its share of the total rounded up or down, so these totals do."""
     full = [sizes[name] / share for name, share in shares.items() if share]  # the total at which each source is used up
     if stop == "first_exhausted":
         return apportion(math.floor(min(full)), shares)

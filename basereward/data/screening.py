@@ -43,8 +43,8 @@ def screen(source: Source, split: Split, *, measure: Callable[[Group], object]) 
         measure: called with each group; raises `RowLost` when the group cannot be used. Other errors pass through.
 
     Returns:
-        The indices into `source.groups(split)` of the groups that can be used, ascending, and the lost rows: those that the
-        source itself lost first, then the others in order.
+        The indices into `source.groups(split)` of the groups that can be used, ascending, and the lost rows: those
+        that the source itself lost first, then the others in order.
 
     Raises:
         DataError: the source is malformed.

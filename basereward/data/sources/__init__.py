@@ -13,7 +13,7 @@ from basereward.data.group import Group, Lost, Split
 
 
 class Source(Protocol):
-    """Gives groups by part. Made as `Class(name, **arguments of the recipe)`; must be picklable, for the loader's processes."""
+    """Gives groups by part. Made as `Class(name, **arguments of the recipe)`; picklable, for the loader's processes."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""Scanned handwritten digits, each with several true and false answers: the embedded picture data, which needs no network."""
+"""The embedded picture data: scanned handwritten digits, each with several true and false answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUESTIONS = (
     "Read the digit.",
     "What does the picture show?",
 )
-# True and false answers draw from the same wordings, each at most once a group, so that a wording says nothing about truth.
+# True and false answers draw from the same wordings, each at most once a group: a wording says nothing about truth.
 WORDINGS = (
     "This is {a} {word}.",
     "The digit is {number}.",
@@ -42,10 +42,11 @@ WORDINGS = (
 
 
 class Digits:
-    """Scikit-learn's 1,797 scanned digits as pictures, with `answers` responses each, of which `true_answers` are right.
+    """Scikit-learn's 1,797 scanned digits as pictures, each with `answers` responses: `true_answers` right ones.
 
-    Every right response is preferred to every wrong one. The parts hold different pictures, drawn by `seed`. In training a
-    picture comes `copies` times, each time with another question and other answers. Pictures are `side` pixels wide and high.
+    Every right response is preferred to every wrong one. The parts hold different pictures, drawn by `seed`. In
+    training a picture comes `copies` times, each time with another question and other answers. Pictures are `side`
+    pixels wide and high.
 
     Raises:
         DataError: an argument is out of its range.
@@ -65,8 +66,8 @@ class Digits:
     ) -> None:
         if not 1 <= true_answers < answers <= len(WORDINGS):
             raise DataError(
-                f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one answer must be "
-                f"true and one false, and there are {len(WORDINGS)} wordings, each used once a group"
+                f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one answer must "
+                f"be true and one false, and there are {len(WORDINGS)} wordings, each used once a group"
             )
         if side < 8 or copies < 1:
             raise DataError(f"source '{name}': side={side} must be at least 8 and copies={copies} at least 1")
@@ -114,8 +115,8 @@ def split_pictures(name: str, *, val_size: int, test_size: int, seed: int) -> di
     """
     if min(val_size, test_size) < 0 or val_size + test_size >= NUM_PICTURES:
         raise DataError(
-            f"source '{name}': val_size={val_size} and test_size={test_size} must be 0 or more, and together less than the "
-            f"{NUM_PICTURES} pictures that there are"
+            f"source '{name}': val_size={val_size} and test_size={test_size} must be 0 or more, and together less than "
+            f"the {NUM_PICTURES} pictures that there are"
         )
     order = list(range(NUM_PICTURES))
     random.Random(f"digits/{seed}").shuffle(order)

@@ -16,8 +16,13 @@ from basereward.errors import DataError
 HELD_OUT = 0.1  # share of all sets of numbers that belongs to each of val and test
 TRIES = 1000  # draws in a row that give nothing new before the source is said to be exhausted
 
-# `{is}` is larger/smaller for two numbers, largest/smallest for more. True and false answers draw from the same wordings.
-QUESTIONS = ("Which is {is}, {list}?", "Which number is {is}: {list}?", "Tell me which is {is}, {list}.", "{list}: which is {is}?")
+# `{is}` is larger or smaller of two numbers, largest or smallest of more. True and false answers are worded alike.
+QUESTIONS = (
+    "Which is {is}, {list}?",
+    "Which number is {is}: {list}?",
+    "Tell me which is {is}, {list}.",
+    "{list}: which is {is}?",
+)
 WORDINGS = ("{n} is {is}.", "The {is} one is {n}.", "It is {n}.", "{n}", "The {is} number is {n}.", "That is {n}.")
 DEGREES = {True: ("larger", "largest"), False: ("smaller", "smallest")}
 
@@ -30,10 +35,10 @@ class Question(NamedTuple):
 
 
 class Numbers:
-    """Questions which of two to four numbers (of 0 to `below` - 1) is larger or smaller, answered once with each number.
+    """Questions which of two to four numbers (0 to `below` - 1) is larger or smaller, answered with each of them.
 
-    The right answer is preferred to each wrong one. A set of numbers belongs to one part only, whatever the order and the
-    question; no question comes twice. `size`, `val_size` and `test_size` are the numbers of groups.
+    The right answer is preferred to each wrong one. A set of numbers belongs to one part only, whatever the order and
+    the question; no question comes twice. `size`, `val_size` and `test_size` are the numbers of groups.
 
     Raises:
         DataError: an argument is out of its range, or there are fewer different questions than were asked for.
@@ -51,9 +56,9 @@ class Numbers:
         seed: int = 0,
     ) -> None:
         if not counts or not 2 <= min(counts) <= max(counts) <= min(4, below):
-            raise DataError(f"source '{name}': counts={list(counts)} must be of 2 to 4 numbers, and no more than below={below}")
+            raise DataError(f"source '{name}': counts={list(counts)} must be 2, 3 or 4, and at most below={below}")
         if min(size, val_size, test_size) < 0:
-            raise DataError(f"source '{name}': size={size}, val_size={val_size}, test_size={test_size} must be 0 or more")
+            raise DataError(f"source '{name}': sizes {size}, {val_size}, {test_size} must be 0 or more")
         self.name = name
         self.sizes: dict[Split, int] = {"train": size, "val": val_size, "test": test_size}
         self.counts = tuple(counts)
@@ -86,8 +91,8 @@ class Numbers:
             elif tries == TRIES:
                 raise DataError(
                     f"source '{self.name}': the {split} part has only about {len(seen)} different questions of "
-                    f"{list(self.counts)} numbers below {self.below}, and {self.sizes[split]} were asked for; raise `below` "
-                    "or ask for fewer"
+                    f"{list(self.counts)} numbers below {self.below}, and {self.sizes[split]} were asked for; raise "
+                    "`below` or ask for fewer"
                 )
 
     def _group(self, split: Split, index: int) -> Group:
