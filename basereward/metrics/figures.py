@@ -1,0 +1,102 @@
+"""Two pictures of a run: how the margins are spread, and whether they mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from basereward.metrics.calibration_error import BINS
+
+Margins: TypeAlias = "Tensor | npt.NDArray[np.floating] | Sequence[float]"
+"""score(winner) - score(loser) of P preferences, ties left out."""
+
+# Okabe and Ito's colours, which the colour-blind tell apart; line styles differ too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+
+
+def margin_histogram(margins: Mapping[str, Margins]) -> Figure:
+    """Histogram of the margins of each source; what lies right of 0 is right.
+
+    >>> margin_histogram({"digits": [1.0, 2.0, -0.5]}).axes[0].get_xlabel()
+    'score(winner) - score(loser), units of the score'
+    """
+    figure, axes = _figure(rows=(1,))
+    arrays = {name: _array(values) for name, values in margins.items()}
+    everything = np.concatenate([np.zeros(1), *arrays.values()])
+    width = (np.ptp(everything) or 1.0) / 40
+    # 0 is an edge, so that no bar holds both right and wrong.
+    edges = width * np.arange(np.floor(everything.min() / width), np.floor(everything.max() / width) + 2)
+    for i, (name, values) in enumerate(arrays.items()):
+        share = f"{np.mean(values > 0):.1%} right" if len(values) else "no pairs"
+        # Shares, not counts, so that a small source is as visible as a large one.
+        weights = np.full(len(values), 100 / max(len(values), 1))
+        heights, _ = np.histogram(values, edges, weights=weights)
+        axes[0].stairs(
+            heights,
+            edges,
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=STYLES[i % len(STYLES)],
+            linewidth=1.8,
+            label=f"{name}: n = {len(values):,}, {share}",
+        )
+    axes[0].axvline(0, color="0.4", linewidth=1)
+    axes[0].set_title("Margins: right of 0 the preferred response scores higher")
+    axes[0].set_xlabel("score(winner) - score(loser), units of the score")
+    axes[0].set_ylabel("share of the source's pairs, %")
+    if arrays:
+        figure.legend(loc="outside lower center", frameon=False)
+    return figure
+
+
+def reliability_diagram(margins: Margins) -> Figure:
+    """Accuracy against confidence sigmoid(|margin|), with the number of pairs in each bin below.
+
+    >>> len(reliability_diagram([1.0, 2.0, -0.5]).axes)
+    2
+    """
+    values = _array(margins)
+    confidence = 1 / (1 + np.exp(-np.abs(values)))
+    edges = np.linspace(0, 1, BINS + 1)
+    bins = np.clip(np.digitize(confidence, edges) - 1, 0, BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    used = counts > 0
+    accuracy = np.bincount(bins, values > 0, minlength=BINS)[used] / counts[used]
+    called = np.bincount(bins, confidence, minlength=BINS)[used] / counts[used]
+    error = float(np.sum(counts[used] * np.abs(accuracy - called)) / len(values)) if len(values) else float("nan")
+
+    figure, axes = _figure(rows=(3, 1))
+    axes[0].plot([0.5, 1], [0.5, 1], color="0.4", linestyle="--", linewidth=1, label="perfectly calibrated")
+    label = f"n = {len(values):,} pairs, calibration error {error:.3f}"
+    axes[0].plot(called, accuracy, color=COLOURS[0], marker="o", linewidth=1.8, label=label)
+    axes[0].set(xlim=(0.5, 1.005), ylim=(-0.02, 1.02), ylabel="share that is right")
+    axes[0].set_title("Reliability: how often a call of this confidence is right")
+    axes[0].legend(frameon=False)
+    axes[1].bar(edges[:-1], counts, np.diff(edges), align="edge", color=COLOURS[5], edgecolor="white")
+    axes[1].set(xlim=(0.5, 1.005), xlabel="confidence of the call, sigmoid(|margin|)", ylabel="pairs")
+    return figure
+
+
+def _array(margins: Margins) -> npt.NDArray[np.float64]:
+    if isinstance(margins, Tensor):
+        margins = margins.detach().float().cpu().numpy()
+    return np.asarray(margins, dtype=np.float64).reshape(-1)
+
+
+def _figure(*, rows: tuple[int, ...]) -> tuple[Figure, list[Axes]]:
+    """A figure with axes of these relative heights, unknown to pyplot, whose list of figures would keep it alive."""
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0].tolist()
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+        each.grid(axis="y", color="0.9", linewidth=0.8)
+        each.set_axisbelow(True)
+    return figure, axes

@@ -1,0 +1,46 @@
+"""How far apart the scores of winner and loser are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from basereward.metrics.margins import untied
+
+
+class MeanMargin(Metric):
+    """Mean of score(winner) - score(loser), in units of the score; ties are left out. NaN when nothing is left.
+
+    >>> metric = MeanMargin()
+    >>> metric.update(torch.tensor([2.0, -1.0, 0.5]))
+    >>> metric.compute()
+    tensor(0.5000)
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    total: Tensor
+    carry: Tensor
+    pairs: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("carry", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("pairs", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, margins: Tensor, *, ties: Tensor | None = None) -> None:
+        """Add P preferences: `margins (P,)`, `ties (P,)` of bool."""
+        used = untied(margins, ties)
+        # Compensated: float32 alone drifts over millions of rows, and float64 does not exist on Apple's GPUs.
+        added = margins[used].float().sum() + self.carry
+        total = self.total + added
+        self.carry = added - (total - self.total)
+        self.total = total
+        self.pairs += used.sum()
+
+    def compute(self) -> Tensor:
+        return (self.total + self.carry) / self.pairs

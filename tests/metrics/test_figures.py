@@ -1,0 +1,61 @@
+"""The pictures show the numbers that they claim to show."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from basereward.metrics.calibration_error import CalibrationError
+from basereward.metrics.figures import margin_histogram, reliability_diagram
+
+
+def test_histogram_names_each_source_with_its_pairs_and_holds_all_of_them() -> None:
+    """The legend has n and the share that is right; the bars of a source add up to 100 %; 0 is an edge."""
+    margins = {"digits": torch.tensor([1.0, 2.0, 0.0, -3.0]), "numbers": [0.5, 0.7, 9.0], "none": []}
+    figure = margin_histogram(margins)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["digits: n = 4, 50.0% right", "numbers: n = 3, 100.0% right", "none: n = 0, no pairs"]
+    stairs = [patch.get_data() for patch in figure.axes[0].patches]
+    assert [float(np.sum(each.values)) for each in stairs] == pytest.approx([100, 100, 0])
+    assert np.min(np.abs(stairs[0].edges)) == 0
+    wrong = stairs[0].values[stairs[0].edges[:-1] < 0]
+    assert float(wrong.sum()) == pytest.approx(25)
+
+
+def test_reliability_diagram_shows_the_metric_s_own_number() -> None:
+    """The calibration error in the legend is that of the metric; the bars hold every pair."""
+    margins = torch.randn(300, generator=torch.Generator().manual_seed(1)) + 0.5
+    metric = CalibrationError()
+    metric.update(margins)
+    figure = reliability_diagram(margins)
+    label = figure.axes[0].get_legend().get_texts()[1].get_text()
+    assert label == f"n = 300 pairs, calibration error {float(metric.compute()):.3f}"
+    assert sum(bar.get_height() for bar in figure.axes[1].patches) == 300
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_of_nothing_and_of_equal_margins_are_drawn() -> None:
+    """A run without pairs, or with one value only, still gets its pictures, without warnings."""
+    for figure in (
+        margin_histogram({}),
+        margin_histogram({"a": []}),
+        margin_histogram({"a": [0.0, 0.0]}),
+        margin_histogram({"a": torch.full((3,), 2.0)}),
+        reliability_diagram([]),
+        reliability_diagram(torch.zeros(3)),
+        reliability_diagram([800.0, -800.0]),
+    ):
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        assert file.getvalue().startswith(b"\x89PNG")
+
+
+def test_pyplot_is_not_touched() -> None:
+    """A notebook's own figures and backend stay as they are."""
+    before = "matplotlib.pyplot" in sys.modules
+    margin_histogram({"a": [1.0]})
+    assert ("matplotlib.pyplot" in sys.modules) == before
