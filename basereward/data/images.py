@@ -30,7 +30,7 @@ def open_image(image: Image) -> PIL.Image.Image:
     animation the first frame is taken. `image` itself is not changed.
 
     Raises:
-        ImageError: there is no such file; it is not a picture, damaged or empty; or it has more than `MAX_PIXELS` pixels,
+        ImageError: there is no such file; it is not a picture, damaged or empty; or it has more than `MAX_PIXELS`,
             which is read from the header, before anything is decoded.
     """
     name = describe(image)

@@ -66,7 +66,7 @@ class Digits:
     ) -> None:
         if not 1 <= true_answers < answers <= len(WORDINGS):
             raise DataError(
-                f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one answer must "
+                f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one must "
                 f"be true and one false, and there are {len(WORDINGS)} wordings, each used once a group"
             )
         if side < 8 or copies < 1:
