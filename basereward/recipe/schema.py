@@ -7,12 +7,12 @@ A value of type `Node` is a mapping with `_target_`: the name of a file in the e
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 Node = dict[str, Any]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Seeds:
     """Where randomness comes from, one seed each, so that a sweep can vary one."""
 
@@ -21,19 +21,19 @@ class Seeds:
     dropout: int = 0  # dropout masks
 
 
-@dataclass
+@dataclass(frozen=True)
 class BackboneRecipe:
-    path: Optional[str] = None  # hub id or folder; null: the folder that `make` writes
-    revision: Optional[str] = None  # branch, tag or commit of the hub repository
-    make: Optional[Node] = None  # writes a checkpoint in the hub's on-disk format when there is none to load
+    path: str | None = None  # hub id or folder; null: the folder that `make` writes
+    revision: str | None = None  # branch, tag or commit of the hub repository
+    make: Node | None = None  # writes a checkpoint in the hub's on-disk format when there is none to load
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the backbone's weights; head and loss are float32 always
-    quantization: Optional[Literal["nf4", "int8"]] = None  # 4-bit or 8-bit weights by bitsandbytes; they are frozen
+    quantization: Literal["nf4", "int8"] | None = None  # 4-bit or 8-bit weights by bitsandbytes; they are frozen
     freeze: list[str] = field(default_factory=list)  # among vision, merger, language
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class LoraRecipe:
     rank: int = 8
     alpha: float = 16.0
@@ -43,29 +43,29 @@ class LoraRecipe:
     merge: bool = False  # save merged weights in place of the adapter
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelRecipe:
     backbone: BackboneRecipe = field(default_factory=BackboneRecipe)
-    lora: Optional[LoraRecipe] = None
+    lora: LoraRecipe | None = None
     head: Node = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(frozen=True)
 class MixtureRecipe:
     weights: dict[str, float] = field(default_factory=dict)  # share of each source; empty: every row once an epoch
     limits: dict[str, int] = field(default_factory=dict)  # at most so many groups of a source, chosen by seeds.data
     stop: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"  # when an epoch of weighted sources ends
 
 
-@dataclass
+@dataclass(frozen=True)
 class EncodingRecipe:
     image_backend: Literal["pil", "torchvision"] = "pil"  # the two resample differently
-    min_pixels: Optional[int] = None  # null: as the checkpoint's preprocessor_config.json says
-    max_pixels: Optional[int] = None
+    min_pixels: int | None = None  # null: as the checkpoint's preprocessor_config.json says
+    max_pixels: int | None = None
     max_tokens: int = 4096  # of a prompt with its images and any one response; longer groups are lost as `too_long`
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataRecipe:
     sources: dict[str, Node] = field(default_factory=dict)  # {digits: {include: sources/digits}}
     mixture: MixtureRecipe = field(default_factory=MixtureRecipe)
@@ -74,14 +74,14 @@ class DataRecipe:
     workers: int = 0  # processes that load data
 
 
-@dataclass
+@dataclass(frozen=True)
 class BatchRecipe:
     groups: int = 128  # groups a step of the optimizer, over all devices
     groups_per_forward: int = 8  # groups a forward pass on one device; the rest is gradient accumulation
     layout: Literal["tree", "plain"] = "tree"  # prefix once and a branch a response, or one sequence a response
 
 
-@dataclass
+@dataclass(frozen=True)
 class OptimizerRecipe:
     lr: float = 1e-5
     lr_by_part: dict[str, float] = field(default_factory=dict)  # vision, merger, language, head; absent: lr
@@ -90,42 +90,42 @@ class OptimizerRecipe:
     eps: float = 1e-8
 
 
-@dataclass
+@dataclass(frozen=True)
 class ScheduleRecipe:
     shape: Literal["constant", "linear", "cosine"] = "cosine"
     warmup: float = 0.03  # share of the steps, 0 to 1
     final: float = 0.0  # learning rate at the end, as a share of the peak
 
 
-@dataclass
+@dataclass(frozen=True)
 class EarlyStoppingRecipe:
     patience: int = 3  # validations without a gain before the run stops
     min_delta: float = 0.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainerRecipe:
     epochs: float = 1.0  # passes through the mixture; ignored when `steps` is set
-    steps: Optional[int] = None  # optimizer steps
+    steps: int | None = None  # optimizer steps
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     clip: float = 1.0  # largest norm of the gradient; 0 is no clipping
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
     devices: int = 1
     deterministic: bool = True
     validations: int = 4  # number of validations, evenly spread; each writes a checkpoint
-    checkpoint_every: Optional[int] = None  # optimizer steps between further checkpoints
+    checkpoint_every: int | None = None  # optimizer steps between further checkpoints
     log_every: int = 10  # optimizer steps between records of the training curve
     monitor: str = "val/pair_accuracy"  # the best checkpoint has the largest; mean over the sources
-    early_stopping: Optional[EarlyStoppingRecipe] = None
+    early_stopping: EarlyStoppingRecipe | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrackingRecipe:
-    uri: Optional[str] = None  # null: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db
-    experiment: Optional[str] = None  # null: the recipe's name
+    uri: str | None = None  # null: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db
+    experiment: str | None = None  # null: the recipe's name
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recipe:
     """A complete recipe: everything that decides what one run does. Read-only."""
 

@@ -1,0 +1,31 @@
+"""BaseReward: a recipe-driven trainer of multimodal reward models. The names below are loaded when they are used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from basereward.errors import BaseRewardError
+    from basereward.recipe import load_cells, load_recipe
+    from basereward.train.api import build, load
+
+__all__ = ["BaseRewardError", "build", "load", "load_cells", "load_recipe"]
+
+_MODULES = {
+    "BaseRewardError": "basereward.errors",
+    "build": "basereward.train.api",
+    "load": "basereward.train.api",
+    "load_cells": "basereward.recipe",
+    "load_recipe": "basereward.recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

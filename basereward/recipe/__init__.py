@@ -1,0 +1,53 @@
+"""YAML -> Recipe -> cells, every fault found before anything heavy is loaded.
+
+The names below are loaded when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from basereward.recipe.entry import Entry, names
+    from basereward.recipe.fault import Fault
+    from basereward.recipe.load import Cell, find_faults, load_cells, load_recipe
+    from basereward.recipe.nodes import make
+    from basereward.recipe.schema import Recipe
+    from basereward.recipe.text import recipe_from_yaml, recipe_sha256, recipe_yaml
+
+__all__ = [
+    "Cell",
+    "Entry",
+    "Fault",
+    "Recipe",
+    "find_faults",
+    "load_cells",
+    "load_recipe",
+    "make",
+    "names",
+    "recipe_from_yaml",
+    "recipe_sha256",
+    "recipe_yaml",
+]
+
+_MODULES = {
+    "Cell": "load",
+    "Entry": "entry",
+    "Fault": "fault",
+    "Recipe": "schema",
+    "find_faults": "load",
+    "load_cells": "load",
+    "load_recipe": "load",
+    "make": "nodes",
+    "names": "entry",
+    "recipe_from_yaml": "text",
+    "recipe_sha256": "text",
+    "recipe_yaml": "text",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,42 @@
+"""What there is to name in a recipe or on the command line, each with a line that says what it is."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from basereward.recipe.files import experiments_folder, head_comment, yaml_names
+from basereward.recipe.targets import short_names
+
+Named: TypeAlias = Literal["experiments", "profiles", "sources", "benchmarks", "heads", "losses"]
+NAMED: tuple[Named, ...] = get_args(Named)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name, and its summary."""
+
+    name: str
+    summary: str
+
+
+def names(kind: Named) -> list[Entry]:
+    """Everything of one kind, by name.
+
+    The summary of a YAML file is its first line, a comment; that of a head or a loss is the first line of its class's
+    docstring.
+    """
+    if kind in ("heads", "losses"):
+        return [Entry(name, _summary(node)) for name, node in short_names(kind).items()]
+    folder = experiments_folder() if kind == "experiments" else experiments_folder() / kind
+    return _files(folder)
+
+
+def _files(folder: Path) -> list[Entry]:
+    return [Entry(name, head_comment(folder / f"{name}.yaml")) for name in yaml_names(folder)]
+
+
+def _summary(node: ast.ClassDef | ast.FunctionDef) -> str:
+    return (ast.get_docstring(node) or "").split("\n", maxsplit=1)[0]

@@ -1,0 +1,119 @@
+"""The axes of a sweep, and its cells: one for every combination of their values."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from basereward.recipe.keys import key_problem
+from basereward.recipe.merge import Layer, layer_at, merge
+
+SEEDS = "seeds"
+SEED_NAMES = ("data", "init", "dropout")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A key that is varied, and its values by label."""
+
+    key: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination: its name, the value of every axis by key, and the same as a layer."""
+
+    name: str
+    overrides: dict[str, Any]
+    layer: Layer
+
+
+class GridError(ValueError):
+    """An axis is wrong; `key` says which."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def axes(layer: Layer) -> Iterator[Axis | GridError]:
+    """The axes that a merged layer asks for: those below `grid`, and then a list of seeds."""
+    grid = layer.values.get("grid") or {}
+    if not isinstance(grid, dict):
+        yield GridError("grid", f"expected a mapping of keys to lists of values; {grid!r} given")
+        return
+    for key, values in grid.items():
+        if values is not None:  # null takes an axis out that was included
+            yield _axis(key, values)
+    if isinstance(layer.values.get(SEEDS), list):
+        yield _seed_axis(layer.values[SEEDS])
+
+
+def points(given: Sequence[Axis], *, origin: str) -> list[Point]:
+    """The product of the axes, the last one fastest. Without axes there is one point, without a name."""
+    short = _short_keys([axis.key for axis in given])
+    result = []
+    for labels in itertools.product(*[axis.values for axis in given]):
+        overrides = {axis.key: axis.values[label] for axis, label in zip(given, labels, strict=True)}
+        layer = Layer()
+        for key in sorted(overrides, key=lambda key: key.count(".")):  # `model.head` before `model.head.layers`
+            layer = merge(layer, _axis_layer(key, overrides[key], origin=origin))
+        name = ",".join(f"{short[axis.key]}={label}" for axis, label in zip(given, labels, strict=True))
+        result.append(Point(name, overrides, layer))
+    return result
+
+
+def label(value: Any) -> str:
+    """A value's short text.
+
+    >>> label(1e-05), label(True), label(["vision", "merger"]), label({"_target_": "mlp", "layers": 3})
+    ('1e-05', 'true', '[vision,merger]', 'mlp(layers=3)')
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(label, value))}]"
+    if isinstance(value, dict):
+        inner = ",".join(f"{key}={label(item)}" for key, item in value.items() if key != "_target_")
+        return f"{value.get('_target_', '')}({inner})" if inner else str(value.get("_target_", "{}"))
+    return str(value)
+
+
+def _axis(key: str, values: Any) -> Axis | GridError:
+    at = f"grid.{key}"
+    if key == SEEDS:
+        return GridError(at, "the seeds are an axis of their own: write `seeds: [0, 1, 2]` beside `grid`")
+    problem = key_problem(tuple(key.split(".")))
+    if problem is not None:
+        return GridError(at, problem)
+    if not isinstance(values, list | dict) or not values:
+        return GridError(at, f"expected a list of values, or a mapping of labels to values; {values!r} given")
+    if isinstance(values, dict):
+        return Axis(key, values)
+    labels = [label(value) for value in values]
+    twice = [text for text in dict.fromkeys(labels) if labels.count(text) > 1]
+    if twice:
+        return GridError(at, f"the same value stands twice: {', '.join(twice)}")
+    return Axis(key, dict(zip(labels, values, strict=True)))
+
+
+def _seed_axis(values: list[Any]) -> Axis | GridError:
+    wrong = [value for value in values if not isinstance(value, int) or isinstance(value, bool)]
+    if wrong or not values or len(set(values)) < len(values):
+        return GridError(SEEDS, f"expected different whole numbers, as in [0, 1, 2]; {values!r} given")
+    return Axis(SEEDS, {str(value): value for value in values})
+
+
+def _axis_layer(key: str, value: Any, *, origin: str) -> Layer:
+    if key == SEEDS:
+        return layer_at((SEEDS,), dict.fromkeys(SEED_NAMES, value), origin=origin)
+    return layer_at(tuple(key.split(".")), value, origin=origin)
+
+
+def _short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of a key where that tells the axes apart, else the whole key."""
+    last = ["seed" if key == SEEDS else key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}

@@ -1,0 +1,83 @@
+"""Layers of a recipe, and how one is laid over another."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+KeyPath: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A nested mapping, and the file (or the command line) from which each of its keys came."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+
+    def origin(self, path: KeyPath) -> str:
+        """Where the value at `path` was written; empty when nobody wrote it."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.origins:
+                return self.origins[path[:length]]
+        return ""
+
+    def without(self, key: str) -> Layer:
+        """The layer without one of its uppermost keys."""
+        return Layer(
+            {name: value for name, value in self.values.items() if name != key},
+            {path: origin for path, origin in self.origins.items() if path[:1] != (key,)},
+        )
+
+
+def layer_at(path: KeyPath, value: Any, *, origin: str) -> Layer:
+    """A layer that sets one value.
+
+    >>> layer_at(("optimizer", "lr"), 1e-3, origin="here").values
+    {'optimizer': {'lr': 0.001}}
+    """
+    for key in reversed(path):
+        value = {key: value}
+    return Layer(value, {path: origin})
+
+
+def merge(base: Layer, top: Layer) -> Layer:
+    """`top` over `base`: mappings are merged key by key, anything else is replaced.
+
+    A node (a mapping with `_target_`) whose `_target_` changes is replaced: its arguments belong to the old one.
+
+    >>> mlp = Layer({"head": {"_target_": "mlp", "layers": 2}})
+    >>> merge(mlp, Layer({"head": {"layers": 3}})).values
+    {'head': {'_target_': 'mlp', 'layers': 3}}
+    >>> merge(mlp, Layer({"head": {"_target_": "linear"}})).values
+    {'head': {'_target_': 'linear'}}
+    """
+    if _replaces(base.values, top.values):
+        return top
+    origins = dict(base.origins)
+    return Layer(_merged(base.values, top.values, (), top, origins), origins)
+
+
+def _merged(
+    base: Mapping[str, Any], top: Mapping[str, Any], path: KeyPath, layer: Layer, origins: dict[KeyPath, str]
+) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in top.items():
+        at = (*path, key)
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and not _replaces(old, value):
+            result[key] = _merged(old, value, at, layer, origins)
+            continue
+        result[key] = copy.deepcopy(value)
+        for stale in [other for other in origins if other[: len(at)] == at]:
+            del origins[stale]
+        origins.update({other: origin for other, origin in layer.origins.items() if other[: len(at)] == at})
+        origins[at] = layer.origin(at)
+    return result
+
+
+def _replaces(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Both are nodes, and of different targets."""
+    return "_target_" in old and "_target_" in new and old["_target_"] != new["_target_"]

@@ -1,0 +1,103 @@
+"""Nodes: mappings with `_target_`. Checked against what the target takes, and built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from basereward.errors import RecipeError, nearest, unknown
+from basereward.recipe.hints import Misfit, describe, fit
+from basereward.recipe.schema import Node
+from basereward.recipe.signature import MISSING, Parameter, Signature, import_target, signature_of
+from basereward.recipe.targets import SINGULAR, Kind, TargetError, short_names
+
+# What the code gives to a target itself, in this order, before the arguments of the recipe.
+SUPPLIED: dict[Kind, tuple[str, ...]] = {
+    "heads": ("hidden_size",),
+    "losses": (),
+    "sources": ("name",),
+    "makers": ("folder",),
+}
+
+
+def check_node(node: Any, kind: Kind) -> tuple[Node, list[tuple[str, str]]]:
+    """A node with the plain defaults of its target filled in, and its faults as (key below the node, message)."""
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        return {}, [("", _no_target(node, kind))]
+    try:
+        signature = signature_of(node["_target_"], kind)
+        settable = _settable(signature, node["_target_"], kind)
+    except TargetError as error:
+        return {}, [("_target_", str(error))]
+    faults, filled = [], {"_target_": node["_target_"]}
+    for name, value in node.items():
+        if name == "_target_":
+            continue
+        try:
+            filled[name] = _argument(name, value, node["_target_"], kind, signature, settable)
+        except Misfit as error:
+            faults.append((name, str(error)))
+    for name, parameter in settable.items():
+        if name in node:
+            continue
+        if parameter.required:
+            faults.append((name, f"{node['_target_']} needs it: {describe(parameter.hint)}"))
+        elif parameter.default is not MISSING:
+            filled[name] = _default(parameter)
+    return filled, faults
+
+
+def make(node: Node, kind: Kind, *args: Any, **kwargs: Any) -> Any:
+    """Build what a node names: its target called with `args` and `kwargs`, and then the arguments of the node.
+
+    Raises:
+        RecipeError: the node does not fit its target, or the target refuses a value (a `ValueError` of its own).
+    """
+    filled, faults = check_node(node, kind)
+    if faults:
+        lines = [f"{key}: {message}" if key else message for key, message in faults]
+        raise RecipeError("\n  ".join([f"a {SINGULAR[kind]} cannot be made:", *lines]), faults)
+    arguments = {name: value for name, value in filled.items() if name != "_target_"}
+    target = import_target(filled["_target_"], kind)
+    try:
+        return target(*args, **kwargs, **arguments)
+    except RecipeError:
+        raise
+    except ValueError as error:
+        raise RecipeError(f"{SINGULAR[kind]} '{filled['_target_']}': {error}") from error
+
+
+def _argument(
+    name: str, value: Any, target: str, kind: Kind, signature: Signature, settable: dict[str, Parameter]
+) -> Any:
+    if name in settable:
+        return fit(value, settable[name].hint)
+    if name in SUPPLIED[kind] or any(name == parameter.name for parameter in signature.parameters):
+        raise Misfit("the code gives this argument itself; leave it out")
+    if not signature.open:
+        raise Misfit(unknown(f"argument of {target}", name, settable))
+    return value
+
+
+def _settable(signature: Signature, target: str, kind: Kind) -> dict[str, Parameter]:
+    """The arguments that a recipe may give: those after the ones that the code supplies."""
+    supplied = SUPPLIED[kind]
+    in_order = [parameter for parameter in signature.parameters if parameter.positional]
+    if len(in_order) < len(supplied) and not signature.positions:
+        raise TargetError(f"{target} cannot be a {SINGULAR[kind]}: its first argument must be {', '.join(supplied)}")
+    taken = {parameter.name for parameter in in_order[: len(supplied)]}
+    return {parameter.name: parameter for parameter in signature.parameters if parameter.name not in taken}
+
+
+def _default(parameter: Parameter) -> Any:
+    try:
+        return fit(parameter.default, parameter.hint)
+    except Misfit:  # `x: int = None` is common and means None
+        return parameter.default
+
+
+def _no_target(node: Any, kind: Kind) -> str:
+    allowed = f"expected a mapping with `_target_`: {', '.join(short_names(kind))}, or a dotted path of your own"
+    given = f"{node!r} given" if node else "none given"
+    slips = {word: nearest(word, map(str, node)) for word in ("_target_", "include")} if isinstance(node, dict) else {}
+    hints = [f"; did you mean '{word}' by '{slip}'?" for word, slip in slips.items() if slip not in (None, word)]
+    return f"{allowed}; {given}{''.join(hints)}"

@@ -1,0 +1,179 @@
+"""Values that are of the right type and still cannot be meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+from basereward.errors import unknown
+from basereward.recipe.schema import Recipe
+
+Problems: TypeAlias = Iterator[tuple[str, str]]
+
+PARTS = ("vision", "merger", "language")
+MONITORED = ("pair_accuracy", "mean_margin")  # of these more is better
+LARGEST_SEED = 2**32 - 1  # of numpy
+
+POSITIVE = (
+    "batch.groups",
+    "batch.groups_per_forward",
+    "data.encoding.max_pixels",
+    "data.encoding.max_tokens",
+    "data.encoding.min_pixels",
+    "data.mixture.limits",
+    "data.mixture.weights",
+    "model.lora.alpha",
+    "model.lora.rank",
+    "optimizer.eps",
+    "optimizer.lr",
+    "optimizer.lr_by_part",
+    "trainer.checkpoint_every",
+    "trainer.devices",
+    "trainer.early_stopping.patience",
+    "trainer.epochs",
+    "trainer.log_every",
+    "trainer.steps",
+    "trainer.validations",
+)
+NOT_NEGATIVE = ("data.workers", "optimizer.weight_decay", "trainer.clip", "trainer.early_stopping.min_delta")
+SHARES = ("data.max_lost", "schedule.final", "schedule.warmup")
+SHARES_BELOW_ONE = ("model.lora.dropout", "optimizer.betas")
+
+
+def range_problems(recipe: Recipe) -> list[tuple[str, str]]:
+    """Everything that `CHECKS` find, as (key, message)."""
+    return [problem for check in CHECKS for problem in check(recipe)]
+
+
+def bounds(recipe: Recipe) -> Problems:
+    """Numbers in their ranges; NaN is in none."""
+    yield from _outside(recipe, POSITIVE, lambda number: 0 < number < math.inf, "above 0")
+    yield from _outside(recipe, NOT_NEGATIVE, lambda number: 0 <= number < math.inf, "at least 0")
+    yield from _outside(recipe, SHARES, lambda number: 0 <= number <= 1, "from 0 to 1")
+    yield from _outside(recipe, SHARES_BELOW_ONE, lambda number: 0 <= number < 1, "from 0 to below 1")
+
+
+def seeds(recipe: Recipe) -> Problems:
+    """Seeds that numpy and torch take."""
+    for name, seed in dataclasses.asdict(recipe.seeds).items():
+        if not 0 <= seed <= LARGEST_SEED:
+            yield f"seeds.{name}", f"a seed is from 0 to {LARGEST_SEED}; {seed} given"
+
+
+def backbone(recipe: Recipe) -> Problems:
+    """One backbone, from one place."""
+    path, make = recipe.model.backbone.path, recipe.model.backbone.make
+    if not path and make is None:
+        yield "model.backbone", "one of `path` (a hub id or a folder) and `make` is needed; neither is given"
+    if path and make is not None:
+        yield "model.backbone", f"only one of `path` ('{path}') and `make` can be meant; set the other to null"
+    if not path and recipe.model.backbone.revision is not None:
+        yield "model.backbone.revision", "is of a hub repository, and `path` names none"
+
+
+def parts(recipe: Recipe) -> Problems:
+    """Names of the backbone's parts; every learning rate of a part meets weights that are trained."""
+    lora = recipe.model.lora
+    yield from _names("model.backbone.freeze", recipe.model.backbone.freeze, PARTS, "part")
+    yield from _names("optimizer.lr_by_part", recipe.optimizer.lr_by_part, (*PARTS, "head"), "part")
+    if lora is not None:
+        yield from _names("model.lora.parts", lora.parts, PARTS, "part")
+        if not lora.parts:
+            yield "model.lora.parts", f"at least one of {', '.join(PARTS)} is needed; none given"
+    still = set(recipe.model.backbone.freeze) if lora is None else {*PARTS}.difference(lora.parts)
+    for part in sorted(still.intersection(recipe.optimizer.lr_by_part)):
+        reason = "model.backbone.freeze names it" if lora is None else "model.lora.parts leaves it out"
+        yield f"optimizer.lr_by_part.{part}", f"the part is not trained, so its learning rate changes nothing: {reason}"
+
+
+def sources(recipe: Recipe) -> Problems:
+    """At least one source; shares of all of them or of none."""
+    names, mixture = recipe.data.sources, recipe.data.mixture
+    if not names:
+        yield "data.sources", "at least one source is needed, as in {digits: {include: sources/digits}}"
+        return
+    yield from _names("data.mixture.weights", mixture.weights, names, "source")
+    yield from _names("data.mixture.limits", mixture.limits, names, "source")
+    unweighted = [name for name in names if name not in mixture.weights]
+    if mixture.weights and unweighted:
+        yield "data.mixture.weights", f"every source needs a share once one has; missing: {', '.join(unweighted)}"
+
+
+def pixels(recipe: Recipe) -> Problems:
+    """A range of pixels that is not empty."""
+    low, high = recipe.data.encoding.min_pixels, recipe.data.encoding.max_pixels
+    if low is not None and high is not None and low > high:
+        yield "data.encoding.min_pixels", f"{low} is above max_pixels, {high}"
+
+
+def batch(recipe: Recipe) -> Problems:
+    """A step of the optimizer is a whole number of forward passes on every device."""
+    groups, once = recipe.batch.groups, recipe.batch.groups_per_forward * recipe.trainer.devices
+    if once > 0 and groups % once:
+        yield "batch.groups", f"{groups} is no multiple of groups_per_forward x devices = {once}"
+
+
+def betas(recipe: Recipe) -> Problems:
+    """AdamW has two."""
+    if len(recipe.optimizer.betas) != 2:
+        yield "optimizer.betas", f"two numbers are needed; {len(recipe.optimizer.betas)} given"
+
+
+def monitor(recipe: Recipe) -> Problems:
+    """`val/<metric>` or `val/<source>/<metric>`, of a metric of which more is better."""
+    given = recipe.trainer.monitor
+    head, *between, metric = given.split("/")
+    if head != "val" or metric not in MONITORED or len(between) > 1:
+        allowed = [f"val/{name}" for name in MONITORED]
+        allowed += [f"val/{source}/{name}" for source in recipe.data.sources for name in MONITORED]
+        yield "trainer.monitor", unknown("metric", given, allowed)
+    elif between:
+        yield from _names("trainer.monitor", between, recipe.data.sources, "source")
+
+
+CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
+    bounds,
+    seeds,
+    backbone,
+    parts,
+    sources,
+    pixels,
+    batch,
+    betas,
+    monitor,
+)
+
+
+def _outside(recipe: Recipe, keys: Iterable[str], inside: Callable[[float], bool], words: str) -> Problems:
+    for key in keys:
+        for at, number in _numbers(key, _get(recipe, key)):
+            if not inside(number):
+                yield at, f"must be {words}; {number} given"
+
+
+def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
+    """The numbers at a key, which may hold one, several, named ones or none."""
+    if isinstance(value, dict):
+        yield from ((f"{key}.{name}", number) for name, number in value.items())
+    elif isinstance(value, list):
+        yield from ((key, number) for number in value)
+    elif value is not None:
+        yield key, value
+
+
+def _get(recipe: Recipe, key: str) -> Any:
+    """The value at a dotted key; None below an optional section that is not there."""
+    value: Any = recipe
+    for name in key.split("."):
+        value = None if value is None else operator.attrgetter(name)(value)
+    return value
+
+
+def _names(key: str, given: Iterable[str], allowed: Iterable[str], kind: str) -> Problems:
+    allowed = list(allowed)
+    for name in given:
+        if name not in allowed:
+            yield key, unknown(kind, name, allowed)

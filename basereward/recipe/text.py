@@ -1,0 +1,71 @@
+"""Recipes as text: to be kept beside a run or a model, read again, and told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from basereward.errors import RecipeError
+from basereward.recipe.check import Check
+from basereward.recipe.files import parse_yaml, read_yaml
+from basereward.recipe.interpolation import escape, interpolate
+from basereward.recipe.merge import Layer
+from basereward.recipe.ranges import range_problems
+from basereward.recipe.schema import Recipe
+
+NOT_CONTENT = ("name", "summary", "tracking")  # they change nothing of what is trained
+
+
+def build_recipe(values: dict[str, Any]) -> Recipe:
+    """Checked values over the schema's defaults."""
+    recipe = OmegaConf.to_object(OmegaConf.merge(_schema(), escape(values)))
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    return OmegaConf.structured(Recipe)  # type: ignore[no-any-return]
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """Every key of a recipe with its value, as YAML that `recipe_from_yaml` reads."""
+    return OmegaConf.to_yaml(OmegaConf.create(escape(dataclasses.asdict(recipe))))
+
+
+def recipe_from_yaml(source: str | Path) -> Recipe:
+    """The recipe that a text or a file (`Path`) holds.
+
+    Keys, types and ranges are checked. Nodes are checked when they are made, so that a saved model can be read where
+    the sources it was trained on are not installed.
+
+    Raises:
+        RecipeError: it is not YAML, or not a recipe; the message lists all faults.
+    """
+    origin = str(source) if isinstance(source, Path) else "recipe"
+    values = read_yaml(source) if isinstance(source, Path) else parse_yaml(source, origin=origin)
+    layer, faults = interpolate(Layer(values))
+    check = Check(layer, nodes=False)
+    recipe = build_recipe(check.values)
+    faults += check.faults
+    faults = faults or range_problems(recipe)
+    if faults:
+        lines = [f"{key}: {message}" for key, message in faults]
+        raise RecipeError("\n  ".join([f"{origin} is not a complete recipe:", *lines]), faults)
+    return recipe
+
+
+def recipe_sha256(recipe: Recipe) -> str:
+    """What tells two recipes apart: equal for equal content, whatever their names, summaries and tracking.
+
+    >>> recipe_sha256(Recipe(name="one")) == recipe_sha256(Recipe(name="other"))
+    True
+    """
+    content = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in NOT_CONTENT}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
