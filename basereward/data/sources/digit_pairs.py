@@ -25,10 +25,10 @@ DIGIT_WORDINGS = ("It is {n}.", "The {place} picture shows {n}.", "{n}")
 
 
 class DigitPairs:
-    """Two scanned digits that differ, and a question of both: which is larger or smaller, or what the first or second is.
+    """Two scanned digits that differ, and a question: which is larger or smaller, or what the first or second is.
 
-    One response is right and one wrong; the wrong one names the other picture, or the other picture's digit. The pictures
-    of a part are those of no other part. `side` is in pixels; the sizes are numbers of groups.
+    One response is right and one wrong; the wrong one names the other picture, or the other picture's digit. A part's
+    pictures are in no other part, and are those of `Digits` with the same `seed`. `side` is in pixels, sizes in groups.
 
     Raises:
         DataError: an argument is out of its range.

@@ -80,7 +80,7 @@ def read_rows(
 
 
 class JsonlFile:
-    """The lines of a JSON Lines file: a place is a byte offset, a number counts lines from 1. Blank lines are skipped."""
+    """The lines of a JSON Lines file: a place is a byte offset, a number counts lines. Blank lines are skipped."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

@@ -1,0 +1,54 @@
+"""Pairs of digits: two pictures in one prompt, and the right answer follows from both labels."""
+
+from __future__ import annotations
+
+import pickle
+
+from sklearn.datasets import load_digits
+
+from basereward.data.group import SPLITS
+from basereward.data.sources.digit_pairs import DigitPairs
+from basereward.data.sources.digits import Digits, draw
+
+
+def test_the_winner_is_right_and_the_loser_wrong() -> None:
+    """Re-derived from scikit-learn's labels of the two pictures, for every group and every kind of question."""
+    labels = load_digits().target
+    contents = {draw(picture, side=56).tobytes(): picture for picture in range(1797)}
+    source = DigitPairs("p", size=300)
+    kinds = set()
+    for split in SPLITS:
+        for group in source.groups(split):
+            assert [part.is_image for part in group.prompt[0].parts] == [True, True, False]
+            one, two = (int(labels[contents[image.tobytes()]]) for image in group.images)  # type: ignore[union-attr]
+            assert one != two
+            question = group.prompt[0].parts[2].text or ""
+            [preference] = group.preferences
+            winner, loser = group.responses[preference.winner], group.responses[preference.loser]
+            place = "first" if "first" in question else "second"
+            if "larger" in question or "smaller" in question:
+                kinds.add("compare")
+                first = (one > two) == ("larger" in question)
+                assert ("first" in winner, "second" in winner) == (first, not first)
+                assert ("first" in loser, "second" in loser) == (not first, first)
+            else:
+                kinds.add(place)
+                right, wrong = (one, two) if place == "first" else (two, one)
+                assert str(right) in winner
+                assert str(wrong) in loser
+    assert kinds == {"compare", "first", "second"}
+
+
+def test_no_picture_is_in_two_parts_nor_in_another_part_of_digits() -> None:
+    """A model trained on both sources has seen no picture of either's test part."""
+    pairs = {split: {i.tobytes() for g in DigitPairs("p").groups(split) for i in g.images} for split in SPLITS}  # type: ignore[union-attr]
+    single = {split: {g.images[0].tobytes() for g in Digits("d").groups(split)} for split in SPLITS}  # type: ignore[union-attr]
+    for split in SPLITS:
+        assert pairs[split] <= single[split]
+
+
+def test_the_right_response_stands_first_in_half_of_the_groups() -> None:
+    """Within four standard deviations of 1,000 of 2,000; and the groups are the same each time."""
+    groups = DigitPairs("p").groups("train")
+    assert abs(sum(group.preferences[0].winner == 0 for group in groups) - 1000) < 90
+    assert pickle.loads(pickle.dumps(groups))[11] == groups[11]  # noqa: S301

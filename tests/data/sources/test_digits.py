@@ -1,0 +1,142 @@
+"""The embedded digits: held-out pictures are never trained on, and only the picture tells which answer is right."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import re
+from collections import Counter
+
+import numpy as np
+import PIL.Image
+import pytest
+from scipy.stats import chisquare
+from sklearn.datasets import load_digits
+
+from basereward.data.group import SPLITS, Group
+from basereward.data.sources.digits import WORDINGS, WORDS, Digits, word_digit
+from basereward.errors import DataError
+
+ARTICLE, WORD, NUMBER = "an?", "([a-z]+)", r"(\d)"
+PATTERNS = [
+    re.compile(wording.replace(".", r"\.").format(a=ARTICLE, word=WORD, number=NUMBER) + "$") for wording in WORDINGS
+]
+
+
+def _heard(response: str) -> tuple[int, int]:
+    """The wording of a response, and the digit that it names."""
+    for wording, pattern in enumerate(PATTERNS):
+        if match := pattern.match(response):
+            said = match.group(1)
+            return wording, int(said) if said.isdigit() else WORDS.index(said)
+    raise AssertionError(f"no wording fits {response!r}")
+
+
+def _true_responses(group: Group) -> set[int]:
+    return {preference.winner for preference in group.preferences}
+
+
+def test_no_picture_is_in_two_parts_and_all_are_used() -> None:
+    """1,297 + 250 + 250 pictures are the 1,797 that there are, each once."""
+    parts = {split: [group.images[0].tobytes() for group in Digits("d").groups(split)] for split in SPLITS}  # type: ignore[union-attr]
+    assert [len(parts[split]) for split in SPLITS] == [1297, 250, 250]
+    assert len({content for part in parts.values() for content in part}) == len(
+        {scan.tobytes() for scan in load_digits().images}
+    )
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert not set(parts[one]) & set(parts[other])
+
+
+def test_the_true_answers_name_the_digit_and_the_others_do_not() -> None:
+    """Checked against scikit-learn's own labels, for every group."""
+    labels = load_digits().target
+    source = Digits("d")
+    for split in SPLITS:
+        for group in source.groups(split):
+            digit = labels[int(group.id.split("/")[1])]
+            truth = [_heard(response)[1] == digit for response in group.responses]
+            assert {i for i, true in enumerate(truth) if true} == _true_responses(group)
+            assert sum(truth) == 2
+            assert len(truth) == 5
+            pairs = {(p.winner, p.loser) for p in group.preferences}
+            assert pairs == {(i, j) for i in range(5) for j in range(5) if truth[i] and not truth[j]}
+            assert len(set(group.responses)) == 5
+
+
+def test_the_picture_is_the_scan_enlarged() -> None:
+    """At 8 pixels it is the scan itself, 0 to 16 as 0 to 255; at 56, shrunk back, it is nearest to its own scan."""
+    scans = load_digits().images * 255 / 16
+    for exact, large in zip(Digits("d", side=8).groups("val")[:20], Digits("d").groups("val")[:20], strict=True):
+        picture = int(exact.id.split("/")[1])
+        assert np.abs(np.asarray(exact.images[0])[:, :, 1] - scans[picture]).max() <= 0.5
+        [image] = large.images
+        assert isinstance(image, PIL.Image.Image)
+        assert (image.mode, image.size) == ("RGB", (56, 56))
+        small = np.asarray(image.convert("L").resize((8, 8), PIL.Image.Resampling.BOX), dtype=float)
+        assert np.abs(small - scans).mean(axis=(1, 2)).argmin() == picture
+
+
+def test_a_wording_says_nothing_about_truth() -> None:
+    """Each wording is true in two of five of its uses, and no wording is used more often than another."""
+    uses: Counter[tuple[int, bool]] = Counter()
+    for group in Digits("d", copies=8).groups("train"):
+        for i, response in enumerate(group.responses):
+            uses[_heard(response)[0], i in _true_responses(group)] += 1
+    true = np.array([uses[wording, True] for wording in range(len(WORDINGS))])
+    all_ = true + np.array([uses[wording, False] for wording in range(len(WORDINGS))])
+    assert chisquare(true, all_ * 0.4).pvalue > 0.001
+    assert chisquare(all_).pvalue > 0.001
+
+
+def test_a_place_among_the_responses_says_nothing_about_truth() -> None:
+    """Each of the five places holds a true response equally often."""
+    places = Counter(i for group in Digits("d", copies=8).groups("train") for i in _true_responses(group))
+    assert chisquare([places[i] for i in range(5)]).pvalue > 0.001
+
+
+def test_copies_ask_anew_in_training_only() -> None:
+    """A copy has the same picture, another id, and other words; held-out parts are not copied."""
+    source = Digits("d", copies=3)
+    train = source.groups("train")
+    assert len(train) == 3 * 1297
+    assert [len(source.groups(split)) for split in ("val", "test")] == [250, 250]
+    changed = sum(train[i].responses != train[1297 + i].responses for i in range(100))
+    assert changed == 100
+    assert all(train[i].images == train[1297 + i].images for i in range(100))
+    assert len({group.id for group in train}) == len(train)
+
+
+def test_the_same_arguments_give_the_same_groups() -> None:
+    """In any order of reading, and after pickling; another seed gives others."""
+    groups = Digits("d").groups("test")
+    again = pickle.loads(pickle.dumps(Digits("d").groups("test")))  # noqa: S301
+    assert [again[i] for i in (7, 3, -1)] == [groups[7], groups[3], groups[249]]
+    assert [group.id for group in groups[3:6]] == [groups[i].id for i in (3, 4, 5)]
+    assert [g.id for g in Digits("d", seed=1).groups("test")] != [g.id for g in groups]
+    with pytest.raises(IndexError):
+        groups[250]
+
+
+def test_eight_takes_an() -> None:
+    """The article follows the digit, in words and in numerals."""
+    assert word_digit(8, "I see {a} {number}.") == "I see an 8."
+    assert word_digit(1, "It is {a} {word}.") == "It is a one."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"true_answers": 5}, "at least one must be true and one false"),
+        ({"true_answers": 0}, "true_answers=0"),
+        ({"answers": 11}, "10 wordings"),
+        ({"side": 7}, "side=7"),
+        ({"copies": 0}, "copies=0"),
+        ({"val_size": 1000, "test_size": 797}, "less than the 1797 pictures"),
+        ({"test_size": -1}, "test_size=-1"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments: dict[str, int], words: str) -> None:
+    """The message holds the source's name and the value."""
+    with pytest.raises(DataError, match=words) as caught:
+        Digits("mine", **arguments)
+    assert "'mine'" in str(caught.value)

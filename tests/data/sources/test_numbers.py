@@ -1,0 +1,117 @@
+"""The embedded numbers: no set of numbers is in two parts, and nothing but the question tells which answer is right."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from basereward.data.group import SPLITS, Group
+from basereward.data.sources.numbers import Numbers
+from basereward.errors import DataError
+
+
+def _question(group: Group) -> str:
+    text = group.prompt[0].parts[0].text
+    assert text is not None
+    return text
+
+
+def _numbers_in(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def _true_responses(group: Group) -> set[int]:
+    return {preference.winner for preference in group.preferences}
+
+
+def test_no_set_of_numbers_is_in_two_parts() -> None:
+    """Whatever their order, and whether the larger or the smaller is asked for."""
+    source = Numbers("n")
+    sets = {split: {frozenset(_numbers_in(_question(group))) for group in source.groups(split)} for split in SPLITS}
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert not sets[one] & sets[other]
+    assert [len(source.groups(split)) for split in SPLITS] == [4000, 300, 300]
+
+
+def test_the_right_number_wins_against_every_other() -> None:
+    """Re-derived from the words of the question: largest or smallest of the numbers named."""
+    for split in SPLITS:
+        for group in Numbers("n", size=600).groups(split):
+            numbers = _numbers_in(_question(group))
+            said = [_numbers_in(response) for response in group.responses]
+            assert sorted(n for [n] in said) == sorted(numbers)
+            right = max(numbers) if "large" in _question(group) else min(numbers)
+            winner = said.index([right])
+            assert {(p.winner, p.loser) for p in group.preferences} == {
+                (winner, i) for i in range(len(numbers)) if i != winner
+            }
+
+
+def test_two_three_and_four_numbers_come_equally_often_with_the_right_degree() -> None:
+    """`larger` of two, `largest` of more; both directions."""
+    groups = list(Numbers("n", size=3000).groups("train"))
+    assert Counter(len(group.responses) for group in groups) == {2: 1000, 3: 1000, 4: 1000}
+    for group in groups:
+        assert ("larger" in _question(group) or "smaller" in _question(group)) == (len(group.responses) == 2)
+    larger = sum("large" in _question(group) for group in groups)
+    assert chisquare([larger, 3000 - larger]).pvalue > 0.001
+
+
+def test_a_wording_says_nothing_about_truth() -> None:
+    """Of two numbers each wording is right in half of its uses; so is each place."""
+    uses: Counter[tuple[str, bool]] = Counter()
+    places: Counter[int] = Counter()
+    for group in Numbers("n", size=4000, counts=[2]).groups("train"):
+        places.update(_true_responses(group))
+        for i, response in enumerate(group.responses):
+            wording = re.sub(r"\d+", "N", re.sub("larger|smaller", "D", response))
+            uses[wording, i in _true_responses(group)] += 1
+    wordings = sorted({wording for wording, _ in uses})
+    assert len(wordings) == 6
+    true = np.array([uses[wording, True] for wording in wordings])
+    all_ = true + np.array([uses[wording, False] for wording in wordings])
+    assert chisquare(true, all_ / 2).pvalue > 0.001
+    assert chisquare(all_).pvalue > 0.001
+    assert chisquare([places[0], places[1]]).pvalue > 0.001
+
+
+def test_no_question_comes_twice() -> None:
+    """Numbers in their order and direction make a question."""
+    groups = Numbers("n").groups("train")
+    asked = {(tuple(_numbers_in(_question(group))), "large" in _question(group)) for group in groups}
+    assert len(asked) == 4000
+
+
+def test_the_same_arguments_give_the_same_groups() -> None:
+    """In any order of reading, and after pickling; another seed gives others."""
+    groups = Numbers("n").groups("test")
+    again = pickle.loads(pickle.dumps(Numbers("n").groups("test")))  # noqa: S301
+    assert [again[i] for i in (7, 3, -1)] == [groups[7], groups[3], groups[299]]
+    assert list(Numbers("n", seed=1).groups("test")) != list(groups)
+
+
+def test_a_part_that_is_too_small_says_so() -> None:
+    """Two numbers below 5 make 20 ordered pairs, of which no 300 can be different."""
+    with pytest.raises(DataError, match="source 'n': the train part has only about"):
+        len(Numbers("n", size=300, counts=[2], below=5).groups("train"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"counts": [1, 2]}, r"counts=\[1, 2\]"),
+        ({"counts": []}, r"counts=\[\]"),
+        ({"counts": [4], "below": 3}, "below=3"),
+        ({"size": -1}, "-1"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments: dict[str, object], words: str) -> None:
+    """The message holds the source's name and the value."""
+    with pytest.raises(DataError, match=words):
+        Numbers("n", **arguments)  # type: ignore[arg-type]
