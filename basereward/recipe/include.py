@@ -19,6 +19,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.faults: list[Fault] = []
+        self.complete = True  # False once something that is included could not be read
 
     def read(self, file: Path) -> Layer:
         """A file with everything that it includes."""
@@ -46,6 +47,7 @@ class Reader:
                 file = find_file(name, kind="include", folder=self.folder)
                 included = merge(included, self._read(file, chain=chain, path=path))
             except RecipeError as error:
+                self.complete = False
                 self.tell(".".join((*path, "include")), f"{error} ({origin})")
         own = Layer(origins={(): origin})
         for key, value in values.items():

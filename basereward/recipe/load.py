@@ -82,7 +82,6 @@ def find_faults(
     base, rest = _read(experiment, profile, overrides, reader)
     if base is None:
         return [], reader.faults
-    complete = not reader.faults
     found = list(axes(base))
     for error in (axis for axis in found if isinstance(axis, GridError)):
         origin = base.origin(tuple(error.key.split(".", maxsplit=1)))
@@ -91,7 +90,7 @@ def find_faults(
     base = _without_axes(base)
     cells, faults = [], []
     for point in grid:
-        cell, wrong = _cell(point, base, rest, complete=complete)
+        cell, wrong = _cell(point, base, rest, reader=reader)
         cells.append(cell)
         faults += wrong
     faults = [*reader.faults, *fold(faults, cells=[cell.name for cell in cells])]
@@ -152,32 +151,45 @@ def _is_axis(layer: Layer, key: str) -> bool:
     return key == "grid" or (key == SEEDS and isinstance(layer.values[key], list))
 
 
-def _cell(point: Point, base: Layer, rest: Sequence[Layer], *, complete: bool) -> tuple[Cell, list[Fault]]:
+def _cell(point: Point, base: Layer, rest: Sequence[Layer], *, reader: Reader) -> tuple[Cell, list[Fault]]:
     layer = merge(base, point.layer)
     for override in rest:
         layer = merge(layer, override)
     layer, problems = interpolate(layer)
-    check = Check(layer, complete=complete)
+    unread = [(fault.key, fault.message) for fault in reader.faults if fault.key]
+    check = Check(layer, complete=reader.complete)
     recipe = build_recipe(check.values)
-    problems += check.faults
-    known = {key for key, _ in problems}
-    if complete:  # a value that was wrong already is not said to be out of its range too
-        problems += [problem for problem in range_problems(recipe) if not _covers(known, problem[0])]
+    problems += _new(check.faults, [*unread, *problems])
+    if reader.complete:
+        located = [(key, f"{message}{_origin(layer, key)}") for key, message in range_problems(recipe)]
+        problems += _new(located, [*unread, *problems])
     name = point.name or recipe.name
     return Cell(name, point.overrides, recipe), [Fault(name, key, message) for key, message in problems]
 
 
-def _covers(keys: Iterable[str], key: str) -> bool:
-    return any(key == known or key.startswith(f"{known}.") or known.startswith(f"{key}.") for known in keys)
+def _new(problems: Iterable[tuple[str, str]], known: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those that do not follow from a known one: what could not be read need not be told to be missing."""
+    paths = [f"{key}." for key, _ in known]
+    return [
+        (key, message)
+        for key, message in problems
+        if not any(f"{key}.".startswith(path) or path.startswith(f"{key}.") for path in paths)
+    ]
+
+
+def _origin(layer: Layer, key: str) -> str:
+    origin = layer.origin(tuple(key.split(".")))
+    return f" ({origin})" if origin else ""
 
 
 def _equal_cells(cells: Sequence[Cell]) -> list[Fault]:
     """Cells that would train the same model: an axis has two equal values, or an override hides it."""
-    first: dict[str, str] = {}
-    faults = []
+    alike: dict[str, list[str]] = {}
     for cell in cells:
-        twin = first.setdefault(recipe_sha256(cell.recipe), cell.name)
-        if twin != cell.name:
-            message = "the same recipe; two values of an axis mean the same, or an override hides the axis"
-            faults.append(Fault(EVERY_CELL, "grid", f"cell '{cell.name}' and cell '{twin}': {message}"))
-    return faults
+        alike.setdefault(recipe_sha256(cell.recipe), []).append(cell.name)
+    reason = "two values of an axis mean the same, or an override hides an axis"
+    return [
+        Fault(EVERY_CELL, "grid", f"these cells are one and the same recipe: {', '.join(names)}; {reason}")
+        for names in alike.values()
+        if len(names) > 1
+    ]

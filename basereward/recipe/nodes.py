@@ -40,7 +40,7 @@ def check_node(node: Any, kind: Kind) -> tuple[Node, list[tuple[str, str]]]:
         if name in node:
             continue
         if parameter.required:
-            faults.append((name, f"{node['_target_']} needs it: {describe(parameter.hint)}"))
+            faults.append((name, f"missing; {node['_target_']} needs it: {describe(parameter.hint)}"))
         elif parameter.default is not MISSING:
             filled[name] = _default(parameter)
     return filled, faults
