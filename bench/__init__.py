@@ -1,0 +1,1 @@
+"""`make bench`: the same preference work done by our layouts and by other trainers, timed in one sitting."""

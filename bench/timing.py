@@ -1,0 +1,76 @@
+"""How every trainer here is timed: the wall clock between the ends of its optimizer steps.
+
+Data loading between two steps counts, starting up does not. Standard library only, since other
+trainers' environments import it too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+WARM_UP_STEPS = 2
+
+
+@dataclass
+class Clock:
+    """Notes when steps end.
+
+    >>> Clock(ends=[9.0, 12.0, 13.0, 15.0, 18.0]).step_s
+    2.0
+    """
+
+    ends: list[float] = field(default_factory=list)
+
+    def tick(self) -> None:
+        """Call at the end of every optimizer step."""
+        self.ends.append(time.perf_counter())
+
+    @property
+    def step_s(self) -> float:
+        """Median seconds of a step; the first two steps warm up and are left out."""
+        starts, ends = self.ends[WARM_UP_STEPS - 1 :], self.ends[WARM_UP_STEPS:]
+        if not ends:
+            raise SystemExit(f"{len(self.ends)} steps were timed; at least {WARM_UP_STEPS + 1} are needed")
+        return statistics.median(end - start for start, end in zip(starts, ends, strict=False))
+
+
+def arguments(description: str | None, *, more: tuple[str, ...] = ()) -> argparse.Namespace:
+    """What every timed program is told: --checkpoint, --rows, --steps, --pairs (preferences a step) and `more`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=2)
+    for name in more:
+        parser.add_argument(f"--{name}", required=True)
+    return parser.parse_args()
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """Sends what libraries print to standard error, those in C too: only the result is on standard output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def report(trainer: str, clock: Clock, *, pairs: int, version: str, torch: str) -> None:
+    """Prints the one line of JSON; `pairs` is the number of preferences that one optimizer step learns from."""
+    step_s = clock.step_s
+    result = {"trainer": trainer, "version": version, "torch": torch, "step_s": step_s, "pairs_per_s": pairs / step_s}
+    print(json.dumps(result), flush=True)
