@@ -1,0 +1,191 @@
+"""From a group's words and pictures to tokens, in one way for training, scoring and serving.
+
+Prompt and responses are encoded apart. The prefix is the prompt in the backbone's own chat template, with the generation prompt at its
+end; a branch is one response with the template's end-of-turn token at its end. Shapes: P tokens of the prefix, L of a branch, N image
+patches of width C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from basereward.data.group import Group, Image, Preference, Turn
+from basereward.data.images import ImageError, open_image
+from basereward.data.screening import RowLost
+from basereward.errors import ModelError
+
+_SENTINEL = "basereward-response"
+_MAX_ASPECT_RATIO = 200  # Qwen's image processors refuse longer pictures
+
+
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer: that of transformers' fast tokenizers."""
+
+    chat_template: str | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+    def __call__(self, text: str, **options: Any) -> Any: ...
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
+
+
+Positions = Callable[[Tensor, Tensor | None], Tensor]
+"""`(input_ids (P,), image_grid_thw (n, 3) or None) -> positions (3, P) or (P,)`: as the backbone numbers a prefix."""
+
+
+class EncodingError(RowLost):
+    """A group does not fit the backbone: `too_long`, `image_without_vision` or `image_token_in_text`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedGroup:
+    """A group as tokens. `images_thw` counts patches of each image in time, height and width."""
+
+    id: str
+    source: str
+    prefix: Tensor  # (P,) int64
+    positions: Tensor  # (3, P) or (P,) int64
+    branches: tuple[Tensor, ...]  # K of (L,) int64
+    preferences: tuple[Preference, ...]
+    pixel_values: Tensor | None = None  # (N, C) float32
+    images_thw: Tensor | None = None  # (n, 3) int64
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prefix with the longest branch: what a plain sequence of this group needs."""
+        return len(self.prefix) + max(len(branch) for branch in self.branches)
+
+
+class Encoder:
+    """Encodes groups for one backbone.
+
+    Args:
+        tokenizer: the backbone's own, with its chat template.
+        positions: how the backbone numbers the tokens of a prefix.
+        image_processor: the backbone's own; None for a text-only backbone.
+        image_token_id: the id that stands for one visual token; None for a text-only backbone.
+        merge_size: side of the square of patches that becomes one visual token.
+        max_tokens: a longer group raises `EncodingError("too_long", ...)`; nothing is ever cut.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        positions: Positions,
+        image_processor: Any = None,
+        image_token_id: int | None = None,
+        merge_size: int = 1,
+        max_tokens: int = 4096,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.positions = positions
+        self.image_processor = image_processor
+        self.image_token_id = image_token_id
+        self.merge_size = merge_size
+        self.max_tokens = max_tokens
+        self.end_of_turn = _end_of_turn(tokenizer)
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn
+
+    def __call__(self, group: Group) -> EncodedGroup:
+        """Encodes a group.
+
+        Raises:
+            EncodingError: too long, or its images and their places in the text do not fit together.
+            ImageError: an image cannot be opened.
+        """
+        pixel_values, images_thw = self._images(group.images)
+        prefix = self._prefix(group.prompt, images_thw)
+        branches = tuple(self._branch(response) for response in group.responses)
+        encoded = EncodedGroup(
+            id=group.id,
+            source=group.source,
+            prefix=prefix,
+            positions=self.positions(prefix, images_thw),
+            branches=branches,
+            preferences=group.preferences,
+            pixel_values=pixel_values,
+            images_thw=images_thw,
+        )
+        if encoded.longest > self.max_tokens:
+            detail = f"{encoded.longest} tokens; data.encoding.max_tokens allows {self.max_tokens}"
+            raise EncodingError("too_long", detail)
+        return encoded
+
+    def _images(self, images: Sequence[Image]) -> tuple[Tensor | None, Tensor | None]:
+        if not images:
+            return None, None
+        if self.image_processor is None:
+            raise EncodingError("image_without_vision", "the row has an image and the backbone reads text only")
+        pictures = [open_image(image) for image in images]
+        for picture in pictures:
+            if max(picture.size) > _MAX_ASPECT_RATIO * min(picture.size):
+                detail = f"{picture.width} x {picture.height} pixels; one side may be {_MAX_ASPECT_RATIO} times the other"
+                raise ImageError("image_aspect_ratio", detail)
+        features = self.image_processor(images=pictures, return_tensors="pt")
+        return features["pixel_values"], features["image_grid_thw"]
+
+    def _prefix(self, prompt: Sequence[Turn], images_thw: Tensor | None) -> Tensor:
+        text = self.tokenizer.apply_chat_template(
+            _messages(prompt, in_parts=self.image_token_id is not None), tokenize=False, add_generation_prompt=True
+        )
+        ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+        if self.image_token_id is None:
+            return ids
+        sizes = [] if images_thw is None else (images_thw.prod(-1) // self.merge_size**2).tolist()
+        places = ids == self.image_token_id
+        if int(places.sum()) != len(sizes):
+            detail = f"{int(places.sum())} image tokens in the rendered prompt, {len(sizes)} images"
+            raise EncodingError("image_token_in_text", detail)
+        repeats = torch.ones_like(ids)
+        repeats[places] = torch.tensor(sizes, dtype=torch.int64)
+        return ids.repeat_interleave(repeats)
+
+    def _branch(self, response: str) -> Tensor:
+        # Special tokens written out in a response are its text: they must neither end the turn nor stand for an image.
+        ids = self.tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return torch.tensor([*ids, self.end_of_turn], dtype=torch.int64)
+
+
+def _messages(prompt: Sequence[Turn], *, in_parts: bool) -> list[dict[str, Any]]:
+    """A prompt as the chat templates want it: content in parts for vision models, a string for text models."""
+    if not in_parts:
+        return [{"role": turn.role, "content": "".join(part.text or "" for part in turn.parts)} for turn in prompt]
+    return [
+        {
+            "role": turn.role,
+            "content": [
+                {"type": "image"} if part.is_image else {"type": "text", "text": part.text} for part in turn.parts
+            ],
+        }
+        for turn in prompt
+    ]
+
+
+def _end_of_turn(tokenizer: Tokenizer) -> int:
+    """The token that the chat template puts after a response."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "the backbone's tokenizer has no chat template, so a prompt cannot be encoded. "
+            "Use an instruct or chat checkpoint, or add a chat_template.jinja to the folder."
+        )
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    after = rendered.rpartition(_SENTINEL)[2].lstrip()
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    if ids:
+        return int(ids[0])
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "the backbone's chat template ends a response with nothing and its tokenizer has no eos_token: "
+            "there is no token to read a score from. Set eos_token in tokenizer_config.json."
+        )
+    return int(tokenizer.eos_token_id)

@@ -1,0 +1,150 @@
+"""Batches of groups as rows of tokens: `[prefix][branch 1]...[branch K]`, or one plain sequence a response.
+
+Shapes: R rows of T tokens, B responses, G groups, P preferences, N image patches of width C, n images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from basereward.data.encoding import EncodedGroup
+
+Layout = Literal["tree", "plain"]
+PADDING = -1
+
+
+@dataclass
+class TreeBatch:
+    """Groups laid out in rows. A token sees a token iff both are of the same group, the other is not later, and the other is of the
+    prefix or of the same branch. Positions of every branch start where the prefix's end."""
+
+    layout: Layout
+    input_ids: Tensor  # (R, T)
+    position_ids: Tensor  # (3, R, T) or (R, T)
+    group: Tensor  # (R, T): index of the token's group, PADDING
+    branch: Tensor  # (R, T): 0 in a prefix, k >= 1 in the k-th branch, PADDING
+    ends: Tensor  # (B, 2): row and column of every response's pooled token
+    pixel_values: Tensor | None  # (N, C)
+    image_grid_thw: Tensor | None  # (n, 3)
+    winner: Tensor  # (P,): index among the B responses
+    loser: Tensor  # (P,)
+    weight: Tensor  # (P,) float32
+    margin: Tensor  # (P,) float32, NaN where the data give none
+    tie: Tensor  # (P,) bool
+    preference_group: Tensor  # (P,): index among the G groups
+    lengths: Tensor  # (B,): tokens of every response, its end of turn left out
+    ids: list[str]  # G
+    sources: list[str]  # G
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
+        """The batch with all its tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> TreeBatch:
+        """The batch in page-locked memory, from which a GPU copies faster."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change) -> TreeBatch:  # type: ignore[no-untyped-def]
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return TreeBatch(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row before padding: its tokens, and the columns where responses end."""
+
+    ids: Tensor  # (T,)
+    positions: Tensor  # (3, T) or (T,)
+    branch: Tensor  # (T,)
+    ends: list[int]
+    group: int
+
+
+def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> TreeBatch:
+    """Lays groups out in rows, padded on the right.
+
+    Args:
+        groups: G encoded groups.
+        layout: `tree` gives a row a group; `plain` gives a row a response, its images repeated with it.
+        pad_id: token of the padding.
+    """
+    rows = [row for index, group in enumerate(groups) for row in _rows(group, index, layout)]
+    copies = [len(group.branches) if layout == "plain" else 1 for group in groups]
+    return TreeBatch(
+        layout=layout,
+        input_ids=pad_sequence([row.ids for row in rows], batch_first=True, padding_value=pad_id),
+        position_ids=_pad_positions([row.positions for row in rows]),
+        group=pad_sequence([torch.full_like(row.ids, row.group) for row in rows], True, PADDING),
+        branch=pad_sequence([row.branch for row in rows], True, PADDING),
+        ends=torch.tensor([(r, column) for r, row in enumerate(rows) for column in row.ends]),
+        pixel_values=_images(groups, copies, "pixel_values"),
+        image_grid_thw=_images(groups, copies, "images_thw"),
+        lengths=torch.tensor([len(branch) - 1 for group in groups for branch in group.branches]),
+        ids=[group.id for group in groups],
+        sources=[group.source for group in groups],
+        **_preferences(groups),
+    )
+
+
+def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterable[_Row]:
+    prefix = len(group.prefix)
+    start = int(group.positions.max()) + 1
+    if layout == "plain":
+        bundles = [[branch] for branch in group.branches]
+    else:
+        bundles = [list(group.branches)]
+    for bundle in bundles:
+        lengths = [len(branch) for branch in bundle]
+        ends = (torch.tensor(lengths).cumsum(0) + prefix - 1).tolist()
+        continued = torch.cat([torch.arange(start, start + length) for length in lengths])
+        yield _Row(
+            ids=torch.cat([group.prefix, *bundle]),
+            positions=torch.cat([group.positions, continued.expand(*group.positions.shape[:-1], -1)], dim=-1),
+            branch=torch.arange(len(bundle) + 1).repeat_interleave(torch.tensor([prefix, *lengths])),
+            ends=ends,
+            group=index,
+        )
+
+
+def _pad_positions(positions: Sequence[Tensor]) -> Tensor:
+    """`(3, T)` or `(T,)` a row -> `(3, R, T)` or `(R, T)`."""
+    padded = pad_sequence([p.movedim(-1, 0) for p in positions], batch_first=True)  # (R, T, 3) or (R, T)
+    return padded.movedim(-1, 0) if padded.ndim == 3 else padded
+
+
+def _images(groups: Sequence[EncodedGroup], copies: Sequence[int], name: str) -> Tensor | None:
+    found = [value for group, n in zip(groups, copies, strict=True) for value in [getattr(group, name)] * n]
+    present = [value for value in found if value is not None]
+    return torch.cat(present) if present else None
+
+
+def _preferences(groups: Sequence[EncodedGroup]) -> dict[str, Tensor]:
+    winner, loser, weight, margin, tie, of_group = [], [], [], [], [], []
+    first = 0
+    for index, group in enumerate(groups):
+        for preference in group.preferences:
+            winner.append(first + preference.winner)
+            loser.append(first + preference.loser)
+            weight.append(preference.weight)
+            margin.append(float("nan") if preference.margin is None else preference.margin)
+            tie.append(preference.tie)
+            of_group.append(index)
+        first += len(group.branches)
+    return {
+        "winner": torch.tensor(winner, dtype=torch.int64),
+        "loser": torch.tensor(loser, dtype=torch.int64),
+        "weight": torch.tensor(weight, dtype=torch.float32),
+        "margin": torch.tensor(margin, dtype=torch.float32),
+        "tie": torch.tensor(tie, dtype=torch.bool),
+        "preference_group": torch.tensor(of_group, dtype=torch.int64),
+    }

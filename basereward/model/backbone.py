@@ -1,0 +1,200 @@
+"""A pretrained transformer without its language head: batches in, hidden states of the pooled tokens out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from basereward.data.tree import PADDING, TreeBatch
+from basereward.errors import ModelError
+from basereward.model.attention import TREE_ATTENTION, tree_mask
+from basereward.model.quantization import Quantization, quantization_config, settle
+
+VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a backbone's weights come from: a hub id or folder, the commit when the hub gave one, and a hash that tells whether the
+    weights there are still the same."""
+
+    path: str
+    revision: str | None = None
+    fingerprint: str | None = None
+
+
+class Backbone(nn.Module):
+    """A transformer of transformers, called on tree or plain rows.
+
+    Args:
+        model: the transformer without its language head, with adapters or without.
+        origin: where its weights were loaded from.
+        quantization: how they were quantised.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, *, origin: Origin, quantization: Quantization | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.origin = origin
+        self.quantization = quantization
+        self.merged = False  # whether adapters were folded in, so that the weights are no longer those at the origin
+
+    @property
+    def transformer(self) -> PreTrainedModel:
+        """The transformer itself, below any adapters."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.transformer.config.get_text_config().hidden_size)
+
+    @property
+    def reads_images(self) -> bool:
+        return self.transformer.config.model_type in VISION_FAMILIES
+
+    def forward(self, batch: TreeBatch) -> Tensor:
+        """Hidden states of the pooled tokens, shape `(B, D)`, in the backbone's precision.
+
+        Raises:
+            ModelError: the batch has images and the backbone reads none; or it has tree rows and the backbone attends in windows.
+        """
+        hidden = self.hidden_states(batch)
+        return hidden[batch.ends[:, 0], batch.ends[:, 1]]
+
+    def hidden_states(self, batch: TreeBatch) -> Tensor:
+        """Hidden states of all tokens after the last norm, shape `(R, T, D)`."""
+        inputs: dict[str, Any] = {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "attention_mask": self._mask(batch),
+            "use_cache": False,
+        }
+        if batch.pixel_values is not None:
+            if not self.reads_images:
+                raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
+            inputs |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
+        hidden: Tensor = self.transformer(**inputs).last_hidden_state
+        return hidden
+
+    def _mask(self, batch: TreeBatch) -> Tensor:
+        if batch.layout == "plain":
+            return (batch.branch != PADDING).long()
+        kinds = set(getattr(self.transformer.config.get_text_config(), "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise ModelError(
+                f"{self.origin.path} has layers of {', '.join(sorted(kinds))}; tree rows need full attention. "
+                "Set batch.layout=plain."
+            )
+        return tree_mask(batch.group, batch.branch)
+
+
+def load_backbone(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization | None = None,
+    gradient_checkpointing: bool = False,
+    trust_remote_code: bool = False,
+    complete: bool = False,
+) -> Backbone:
+    """Loads a transformer from the hub or from a folder in the hub's format, without its language head.
+
+    Args:
+        complete: the folder must hold this transformer and no weight besides, as those do that we save.
+
+    Raises:
+        ModelError: there is no model, its family is unknown, or weights are missing in it or, with `complete`, too many.
+    """
+    config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
+    attention: Any = {"text_config": TREE_ATTENTION} if config.model_type in VISION_FAMILIES else TREE_ATTENTION
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
+    if quantization is not None:
+        options["quantization_config"] = quantization_config(quantization, dtype)
+    with quiet_transformers(), _explained(path):
+        model, loading = AutoModel.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code, **options
+        )
+    _check_weights(path, loading, complete=complete)
+    if quantization is not None:
+        model.requires_grad_(False)
+        settle(model)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    origin = Origin(str(path), getattr(config, "_commit_hash", None) or revision, fingerprint(model))
+    return Backbone(model, origin=origin, quantization=quantization)
+
+
+def _check_weights(path: str | Path, loading: dict[str, Any], *, complete: bool) -> None:
+    kinds = {"missing": "missing_keys"} | ({"not in the model": "unexpected_keys"} if complete else {})
+    faults = [f"{what}: {name}" for what, key in kinds.items() for name in sorted(loading[key])]
+    if faults:
+        shown = "\n  ".join(faults[:20]) + (f"\n  and {len(faults) - 20} more" if len(faults) > 20 else "")
+        raise ModelError(f"the weights in '{path}' do not fit its config.json:\n  {shown}")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of every weight's name, shape and first values: another checkpoint has another."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        first = parameter.detach().flatten()[:16].float().cpu()
+        digest.update(f"{name} {tuple(parameter.shape)} {first.tolist()}".encode())
+    return digest.hexdigest()
+
+
+def load_config(
+    path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """The configuration of a checkpoint.
+
+    Raises:
+        ModelError: there is none, or its family is not supported.
+    """
+    with quiet_transformers(), _explained(path):
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    if hasattr(config, "vision_config") and config.model_type not in VISION_FAMILIES:
+        raise ModelError(
+            f"{path} is a {config.model_type} model; families that read images are {', '.join(VISION_FAMILIES)}, "
+            "besides any text-only causal model"
+        )
+    return config
+
+
+@contextlib.contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
+    """Turns what transformers raises for a folder that holds no model into an error that says so."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"no model could be loaded from '{path}': {reason} "
+            "Give a hub id, or a folder with config.json, *.safetensors and a tokenizer."
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No loading bars and no report of the language head that is left out on purpose."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,46 @@
+"""Where a recipe's backbone lies: on the hub, in a folder, or in one that a maker writes first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from basereward.model.backbone import quiet_transformers
+from basereward.recipe import make
+from basereward.recipe.schema import BackboneRecipe
+
+
+def cache_folder() -> Path:
+    """`$BASEREWARD_CACHE`, by default `~/.cache/basereward`."""
+    return Path(os.environ.get("BASEREWARD_CACHE") or Path.home() / ".cache" / "basereward")
+
+
+def backbone_path(recipe: BackboneRecipe) -> str:
+    """The hub id or folder to load, made first when the recipe says how.
+
+    A made folder is named by a hash of its node, so equal nodes share it, and appears whole: processes may race for it.
+    """
+    if recipe.path is not None:
+        return recipe.path
+    assert recipe.make is not None, "the recipe's check asks for a path or a maker"
+    node = json.dumps(recipe.make, sort_keys=True)
+    folder = cache_folder() / "backbones" / hashlib.sha256(node.encode()).hexdigest()[:16]
+    if (folder / "config.json").is_file():
+        return str(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    try:
+        with quiet_transformers():
+            make(recipe.make, "makers", partial)
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except OSError:
+        if not (folder / "config.json").is_file():  # else another process was first, with the same weights
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return str(folder)

@@ -1,0 +1,80 @@
+"""Low-rank adapters by part of the backbone, and folding them into the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from basereward.errors import ModelError
+from basereward.model.parts import linear_layers
+from basereward.model.quantization import dequantized, is_quantized
+
+
+def add_lora(
+    backbone: PreTrainedModel,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    parts: Sequence[str] = ("language",),
+    seed: int = 0,
+) -> PeftModel:
+    """Adapters on every linear layer of the parts; all other weights are frozen.
+
+    Raises:
+        ModelError: the backbone has no linear layer in the parts.
+    """
+    targets = list(linear_layers(backbone, parts))
+    if not targets:
+        raise ModelError(f"model.lora.parts is {list(parts)}, and the backbone has no linear layer there")
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora, target_modules=targets, bias="none"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(backbone, config)
+
+
+@torch.no_grad()
+def merge_lora(model: PeftModel) -> PreTrainedModel:
+    """The backbone with its adapters folded in and every weight in floating point, so that it scores as before.
+
+    A quantised weight is dequantised first: rounding the sum to four or eight bits again would change the scores.
+    """
+    backbone: PreTrainedModel = model.get_base_model()
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, LoraLayer):
+            delta = sum((module.get_delta_weight(adapter) for adapter in module.active_adapters), torch.tensor(0.0))
+            _replace(backbone, name, _plain_linear(module.get_base_layer(), backbone.dtype, delta))
+    for name, module in list(backbone.named_modules()):
+        if is_quantized(module):
+            _replace(backbone, name, _plain_linear(module, backbone.dtype))
+    for attribute in ("peft_config", "hf_quantizer", "quantization_method"):
+        backbone.__dict__.pop(attribute, None)
+    backbone.is_quantized = backbone.is_loaded_in_4bit = backbone.is_loaded_in_8bit = False
+    backbone._hf_peft_config_loaded = False
+    if hasattr(backbone.config, "quantization_config"):
+        del backbone.config.quantization_config
+    return backbone
+
+
+
+
+def _plain_linear(layer: nn.Module, dtype: torch.dtype, delta: Tensor | float = 0.0) -> nn.Linear:
+    weight = dequantized(layer).float() + delta
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device=weight.device, dtype=dtype)
+    plain.weight.copy_(weight.to(dtype))
+    if layer.bias is not None:
+        plain.bias.copy_(layer.bias)
+    return plain
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, module)

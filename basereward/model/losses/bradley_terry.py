@@ -1,0 +1,79 @@
+"""The pairwise logistic loss, with the options that the papers try."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+if TYPE_CHECKING:
+    from basereward.data.tree import TreeBatch
+
+
+class BradleyTerry:
+    """Mean of `-log sigmoid(r_winner - r_loser)` (BaseReward, equation 1).
+
+    Args:
+        margin: by how much the winner must lead: a number, or `data` for the margin of each preference (0 where it has none).
+        label_smoothing: probability, 0 to below 0.5, that a preference is the wrong way round.
+        centring: weight of `mean((r_winner + r_loser)^2)`, which holds the scores around zero (BaseReward, section on regularisers).
+        length_normalisation: divide each score by `log(tokens of the response + 1)` before the loss. The scores that are saved and
+            evaluated stay as they are.
+        weighting: `group` gives every group the same say, however many preferences it has; `preference` gives it to every preference.
+        ties: `half` pulls the two scores of a tie together (each wins with probability 1/2); `ignore` leaves ties out.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        margin: float | Literal["data"] = 0.0,
+        label_smoothing: float = 0.0,
+        centring: float = 0.0,
+        length_normalisation: bool = False,
+        weighting: Literal["group", "preference"] = "group",
+        ties: Literal["half", "ignore"] = "half",
+    ) -> None:
+        if not 0 <= label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing is a probability from 0 to below 0.5, {label_smoothing} given")
+        if centring < 0:
+            raise ValueError(f"centring is a weight of at least 0, {centring} given")
+        self.margin = margin
+        self.label_smoothing = label_smoothing
+        self.centring = centring
+        self.length_normalisation = length_normalisation
+        self.weighting = weighting
+        self.ties = ties
+
+    def __call__(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scores `(B,)` in float32 and their batch to the loss and its named parts, all scalars."""
+        if self.length_normalisation:
+            scores = scores / torch.log(batch.lengths + 1.0)
+        winner, loser = scores[batch.winner], scores[batch.loser]
+        share = self._share(batch)
+        lead = winner - loser - self._margins(batch)
+        wrong = torch.where(batch.tie, 0.5, self.label_smoothing)
+        ranking = -(share * ((1 - wrong) * logsigmoid(lead) + wrong * logsigmoid(-lead))).sum()
+        parts = {"ranking": ranking}
+        if self.centring:
+            parts["centring"] = self.centring * (share * (winner + loser).square()).sum()
+        return torch.stack(list(parts.values())).sum(), parts
+
+    def _margins(self, batch: TreeBatch) -> Tensor:
+        margin = batch.margin.nan_to_num(0.0) if self.margin == "data" else torch.full_like(batch.margin, self.margin)
+        return margin.masked_fill(batch.tie, 0.0)  # a tie has no side that should lead
+
+    def _share(self, batch: TreeBatch) -> Tensor:
+        """What each preference counts, shape `(P,)`; a group's K * (K - 1) / 2 preferences count as one, unless asked."""
+        counted = ~batch.tie if self.ties == "ignore" else torch.ones_like(batch.tie)
+        weight = batch.weight * counted
+        if self.weighting == "preference":
+            return weight / counted.sum().clamp_min(1)
+        preferences = torch.zeros(batch.num_groups, device=weight.device)
+        preferences = preferences.index_add(0, batch.preference_group, counted.to(preferences.dtype))
+        groups = (preferences > 0).sum().clamp_min(1)
+        return weight / preferences.clamp_min(1)[batch.preference_group] / groups

@@ -1,0 +1,92 @@
+"""The encoder of a checkpoint: its own tokenizer, chat template, image processor and way of numbering positions."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
+
+from basereward.data.encoding import Encoder
+from basereward.errors import ModelError
+from basereward.model.backbone import VISION_FAMILIES, _explained, load_config, quiet_transformers
+
+
+class TextPositions:
+    """Positions of a text-only backbone: 0, 1, 2, ..."""
+
+    def __call__(self, input_ids: Tensor, images_thw: Tensor | None) -> Tensor:
+        """`(P,)` tokens to `(P,)` positions."""
+        return torch.arange(len(input_ids))
+
+
+class VisionPositions:
+    """Three-axis positions, time by height by width, as the family's own `get_rope_index` gives them.
+
+    The indexer is a model without weights, since transformers keeps the rule on the model class.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.config = config
+        self._indexer: Any = None
+
+    def __call__(self, input_ids: Tensor, images_thw: Tensor | None) -> Tensor:
+        """`(P,)` tokens and `(n, 3)` grids to `(3, P)` positions."""
+        if images_thw is None:
+            return torch.arange(len(input_ids)).expand(3, -1)
+        if self._indexer is None:
+            with torch.device("meta"):
+                self._indexer = AutoModel.from_config(self.config)
+        kinds = (input_ids == self.config.image_token_id).int()
+        positions, _ = self._indexer.get_rope_index(
+            input_ids[None], mm_token_type_ids=kinds[None], image_grid_thw=images_thw
+        )
+        return positions[:, 0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.config, "_indexer": None}
+
+
+def load_encoder(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    image_backend: Literal["pil", "torchvision"] = "pil",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    max_tokens: int = 4096,
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """The encoder of a checkpoint on the hub or in a folder.
+
+    Raises:
+        ModelError: there is no tokenizer, chat template or image processor, or the image backend is not installed.
+    """
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = load_config(path, **source)  # type: ignore[arg-type]
+    with quiet_transformers(), _explained(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+    if config.model_type not in VISION_FAMILIES:
+        return Encoder(tokenizer, positions=TextPositions(), max_tokens=max_tokens)
+    if image_backend == "torchvision" and importlib.util.find_spec("torchvision") is None:
+        raise ModelError(
+            "data.encoding.image_backend is torchvision, which is not installed. Install it, or set "
+            "data.encoding.image_backend=pil (the two resample differently, so scores differ a little)."
+        )
+    with quiet_transformers(), _explained(path):
+        processor = AutoImageProcessor.from_pretrained(path, backend=image_backend, **source)
+    limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    for name, value in limits.items():
+        if value is not None:
+            setattr(processor.size, name, value)
+    return Encoder(
+        tokenizer,
+        positions=VisionPositions(config),
+        image_processor=processor,
+        image_token_id=config.image_token_id,
+        merge_size=processor.merge_size,
+        max_tokens=max_tokens,
+    )

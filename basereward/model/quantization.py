@@ -1,0 +1,59 @@
+"""Four-bit and eight-bit weights through bitsandbytes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
+
+Quantization = Literal["nf4", "int8"]
+
+
+def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """How to quantise the language model; the vision tower and its merger, a small share of the weights, stay as they are.
+
+    Args:
+        kind: `nf4` is the 4-bit normal float of QLoRA (arXiv 2305.14314) with doubly quantised scales; `int8` is LLM.int8()
+            (arXiv 2208.07339).
+        dtype: of the products.
+    """
+    if kind == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+            llm_int8_skip_modules=["visual", "lm_head"],
+        )
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["visual", "lm_head"])
+
+
+def settle(model: nn.Module) -> None:
+    """Keeps 4-bit weights as they were loaded.
+
+    On CPUs with bf16 instructions bitsandbytes repacks them, at lower precision and for good, when they are first used without gradients:
+    a validation in mid-training would change the model that is trained.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def is_quantized(layer: nn.Module) -> bool:
+    """Whether a layer's weight is in bitsandbytes' four or eight bits."""
+    return type(layer).__name__ in {"Linear4bit", "Linear8bitLt"}
+
+
+def dequantized(layer: nn.Module) -> Tensor:
+    """The weight of a linear layer in floating point, shape `(outputs, inputs)`."""
+    weight = layer.weight
+    if not is_quantized(layer):
+        return weight.data
+    from bitsandbytes import functional  # only here: loading it looks for kernels and says what it misses
+
+    if type(layer).__name__ == "Linear4bit":
+        return functional.dequantize_4bit(weight.data, weight.quant_state)
+    scale = weight.SCB if weight.SCB is not None else layer.state.SCB
+    return functional.int8_vectorwise_dequant(weight.data, scale)

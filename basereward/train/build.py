@@ -1,0 +1,132 @@
+"""A recipe's three objects: module, data, trainer. `trainer.fit(module, data)` trains, checkpoints, tracks and saves."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import warnings
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+
+from basereward.data.module import PreferenceData
+from basereward.model.checkpoint import backbone_path
+from basereward.model.reward import build_model
+from basereward.model.scorer import recipe_encoder
+from basereward.recipe import make, recipe_sha256, recipe_yaml
+from basereward.recipe.schema import Recipe
+from basereward.train.checkpoint import AtomicCheckpointIO, Checkpoints
+from basereward.train.module import RewardModule
+from basereward.train.progress import Progress, StageBar
+from basereward.train.recorder import Recorder
+from basereward.train.runs import RunFolder
+
+
+def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule, PreferenceData, Trainer]:
+    """Builds what a recipe describes; the data are read and checked before the model is loaded.
+
+    Args:
+        recipe: from `load_recipe`.
+        run: the folder of an earlier run that goes on; a new one is made by default.
+
+    Raises:
+        BaseRewardError: anything that the recipe or the data have wrong.
+
+    Example:
+        module, data, trainer = build(load_recipe("basereward", profile="tiny"))
+        trainer.fit(module, data)
+    """
+    calm_lightning()
+    run = run or RunFolder.create(recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name=recipe.name)
+    path = backbone_path(recipe.model.backbone)
+    encoder = recipe_encoder(recipe, path=path)
+    data = build_data(recipe, encoder=encoder, run=run)
+    data.setup()
+    model = build_model(recipe.model, path=path, seed=recipe.seeds.init)
+    loss = make(recipe.loss, "losses")
+    module = RewardModule(
+        model,
+        loss=loss,
+        sources=list(recipe.data.sources),
+        optimizer=dataclasses.asdict(recipe.optimizer),
+        schedule=dataclasses.asdict(recipe.schedule),
+        clip=recipe.trainer.clip,
+        dropout_seed=recipe.seeds.dropout,
+    )
+    return module, data, build_trainer(recipe, data=data, run=run)
+
+
+def build_data(recipe: Recipe, *, encoder, run: RunFolder) -> PreferenceData:  # type: ignore[no-untyped-def]
+    """The data of a recipe, for one backbone's encoder."""
+    mixture, trainer = recipe.data.mixture, recipe.trainer
+    return PreferenceData(
+        {name: make(node, "sources", name) for name, node in recipe.data.sources.items()},
+        encoder=encoder,
+        weights=mixture.weights or None,
+        limits=mixture.limits or None,
+        stop=mixture.stop,
+        seed=recipe.seeds.data,
+        groups=recipe.batch.groups,
+        groups_per_forward=recipe.batch.groups_per_forward,
+        ranks=trainer.devices,
+        epochs=trainer.epochs,
+        steps=trainer.steps,
+        stages=trainer.validations,
+        layout=recipe.batch.layout,
+        workers=recipe.data.workers,
+        max_lost=recipe.data.max_lost,
+        lost_file=run.lost,
+    )
+
+
+def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Trainer:
+    """Lightning's trainer with our checkpoints and tracking. A stage of the plan is an epoch of Lightning's."""
+    assert data.plan is not None
+    settings = recipe.trainer
+    checkpoints = Checkpoints(
+        run.checkpoints, scores_file=run.scores / "val.jsonl", monitor=settings.monitor, every=settings.checkpoint_every
+    )
+    recorder = Recorder(recipe, run=run, checkpoints=checkpoints)
+    bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
+    callbacks = [checkpoints, recorder, bar]
+    if settings.early_stopping is not None:
+        early = settings.early_stopping
+        callbacks.append(
+            EarlyStopping(settings.monitor, mode="max", patience=early.patience, min_delta=early.min_delta)
+        )
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        precision=settings.precision,
+        max_epochs=data.plan.stages,
+        accumulate_grad_batches=data.plan.forwards_per_step,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=settings.log_every,
+        deterministic=deterministic(settings.accelerator) if settings.deterministic else False,
+        logger=recorder.logger,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=isinstance(bar, StageBar),
+        default_root_dir=run.path,
+    )
+
+
+def deterministic(accelerator: str) -> bool | str:
+    """Bits repeat on the CPU. On a GPU some operations have no deterministic form: they run and say so."""
+    import torch
+
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    return True if on_cpu else "warn"
+
+
+def calm_lightning() -> None:
+    """Leaves out what Lightning says about things that are decided here: devices, loader workers, logging intervals."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*number of training batches.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")

@@ -1,0 +1,45 @@
+"""The process of one cell of a sweep: `python -m basereward.train.cell RECIPE.yaml RESULT.json PARENT [RUN TO CONTINUE]`.
+
+It ends when the sweep's process ends, however that ended, so that no cell goes on unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from basereward.errors import BaseRewardError
+from basereward.recipe import recipe_from_yaml
+from basereward.train.files import write_atomic
+
+EXIT_MISTAKE = 2
+
+
+def main(recipe: str, answer: str, parent: str, resume: str = "") -> int:
+    """Trains the recipe and writes what `train` returned, or the error, to the file `answer`."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    from basereward.train.fit import train
+
+    try:
+        result = train(recipe_from_yaml(Path(recipe)), resume=resume or None, parent=parent)
+    except BaseRewardError as error:
+        write_atomic(answer, json.dumps({"error": str(error)}))
+        return EXIT_MISTAKE
+    write_atomic(answer, json.dumps(result))
+    return 0
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

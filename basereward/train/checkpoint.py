@@ -1,0 +1,141 @@
+"""Checkpoints of a run, each written whole or not at all: the last state, from which it goes on, and the best weights.
+
+    last.ckpt           weights, optimizer, schedule and place in the data
+    best.safetensors    the trained weights of the best validation
+    best.json           its step, its metrics, and the spread of its scores
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from basereward.errors import CheckpointError
+from basereward.train.files import write_atomic
+from basereward.train.module import RewardModule
+from basereward.train.scores import spread, write_scores
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, and reads no pickled code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None) -> None:
+        """Writes the file; when that fails, an older one stays.
+
+        Raises:
+            CheckpointError: it cannot be written, on a full disk for example.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.part")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            raise CheckpointError(_disk_message(target, error)) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads the file.
+
+        Raises:
+            CheckpointError: it is damaged, or holds more than data.
+        """
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint '{path}' cannot be read: {error}") from error
+        return checkpoint
+
+
+class Checkpoints(Callback):
+    """Keeps the last state at the end of every stage and every `every` steps, and the best weights by a validation metric.
+
+    Args:
+        folder: of the run's checkpoints.
+        scores_file: where the best validation's scores are written.
+        monitor: the metric whose largest value is best.
+        every: optimizer steps between further checkpoints; None is none.
+    """
+
+    def __init__(self, folder: Path, *, scores_file: Path, monitor: str, every: int | None = None) -> None:
+        self.folder = folder
+        self.scores_file = scores_file
+        self.monitor = monitor
+        self.every = every
+        self.best = -math.inf
+        self._saved_at = -1
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.every and whole and step % self.every == 0 and step != self._saved_at:
+            self._saved_at = step
+            trainer.save_checkpoint(self.last)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RewardModule)
+        value = float(trainer.callback_metrics.get(self.monitor, math.nan))
+        better = value > self.best or math.isnan(value) or self.best == -math.inf
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not better:
+            return
+        self.best = max(self.best, value) if not math.isnan(value) else self.best
+        if trainer.is_global_zero:
+            self._write_best(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.last)
+
+    def _write_best(self, trainer: Trainer, module: RewardModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target, partial = self.folder / "best.safetensors", self.folder / ".best.safetensors.part"
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        try:
+            save_file({k: v.cpu().contiguous() for k, v in module.trained_state().items()}, partial)
+            partial.replace(target)
+            card = {"step": trainer.global_step, "metrics": metrics, "scores": spread(module.scored)}
+            write_atomic(self.folder / "best.json", json.dumps(card, indent=2) + "\n")
+            write_scores(self.scores_file, module.scored)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise CheckpointError(_disk_message(target, error)) from error
+
+    def restore_best(self, module: RewardModule) -> dict[str, Any]:
+        """Puts the best weights into the module and returns the contents of best.json."""
+        module.load_state_dict(load_file(self.folder / "best.safetensors"))
+        card: dict[str, Any] = json.loads((self.folder / "best.json").read_text())
+        return card
+
+
+def _disk_message(target: Path, error: Exception) -> str:
+    free = shutil.disk_usage(target.parent).free / 2**30
+    kept = f"the checkpoint of before, {target}, is whole" if target.exists() else "there is no earlier one"
+    return (
+        f"a checkpoint could not be written to '{target}': {error} ({free:.2f} GiB are free there); {kept}. "
+        "Make room and continue with --resume."
+    )

@@ -1,0 +1,110 @@
+"""One run from recipe to measured model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer
+
+from basereward.data.module import PreferenceData
+from basereward.errors import BaseRewardError, RunError
+from basereward.model.scorer import load_scorer
+from basereward.recipe import recipe_from_yaml, recipe_sha256, recipe_yaml
+from basereward.recipe.schema import Recipe
+from basereward.train.build import build
+from basereward.train.module import RewardModule
+from basereward.train.recorder import Recorder
+from basereward.train.runs import RunFolder, find
+from basereward.train.tracking import deliver_pending
+
+
+def train(recipe: Recipe, *, resume: str | None = None, parent: str | None = None) -> dict[str, Any]:
+    """Trains, validates, tests and saves one model, and records all of it.
+
+    Args:
+        recipe: a complete recipe.
+        resume: id of a run of the same recipe that was stopped; it goes on from its last checkpoint, to the same bits.
+        parent: id of the sweep that the run belongs to.
+
+    Returns:
+        `run_id`, `model` (what `load` opens), `metrics` of the test rows, `seconds` of training, `skipped` rows by source and reason.
+
+    Raises:
+        BaseRewardError: the run cannot begin or cannot go on; what is done so far is kept.
+    """
+    deliver_pending()
+    if resume is None:
+        run = RunFolder.create(
+            recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name=recipe.name, parent=parent
+        )
+    else:
+        run = continued(resume, recipe)
+    try:
+        module, data, trainer = build(recipe, run=run)
+        return _train(module, data, trainer, run=run)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        run.mark("killed" if stopped else "failed", error=str(error) or type(error).__name__)
+        if isinstance(error, BaseRewardError):
+            error.add_note(f"The run is {run.run_id}, in {run.path}.")
+        raise
+
+
+def _train(module: RewardModule, data: PreferenceData, trainer: Trainer, *, run: RunFolder) -> dict[str, Any]:
+    recorder = next(callback for callback in trainer.callbacks if isinstance(callback, Recorder))  # type: ignore[attr-defined]
+    recorder.keep_open = True  # the test follows
+    last = recorder.checkpoints.last
+    began = time.perf_counter()
+    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    seconds = time.perf_counter() - began
+    trainer.test(module, datamodule=data, verbose=False)
+    if recorder.recipe.model.lora is not None and recorder.recipe.model.lora.merge:
+        load_scorer(run.model, device="cpu").merged().save(run.model)
+    result = {
+        "run_id": run.run_id,
+        "model": recorder.publish_model(),
+        "metrics": recorder.test_metrics,
+        "seconds": round(seconds, 1),
+        "skipped": data.skipped,
+    }
+    run.write_result(result)
+    recorder.finish()
+    return result
+
+
+def continued(run_id: str, recipe: Recipe) -> RunFolder:
+    """The folder of a stopped run that goes on, checked against the recipe.
+
+    Raises:
+        RunError: there is no such run, it is finished or still running, or its recipe is another one.
+    """
+    run = find(run_id)
+    if run.state == "finished":
+        raise RunError(f"run '{run_id}' is finished; there is nothing to continue. Its model: basereward score {run_id} FILE")
+    if run.state == "running":
+        raise RunError(f"run '{run_id}' is still running; stop it before it is continued")
+    before = recipe_from_yaml(run.recipe)
+    if recipe_sha256(before) != recipe_sha256(recipe):
+        raise RunError(
+            f"run '{run_id}' has another recipe ({run.recipe}); a run goes on with its own, or its numbers would mean nothing. "
+            + _difference(recipe_yaml(before), recipe_yaml(recipe))
+        )
+    run.mark("running")
+    return run
+
+
+def _difference(before: str, now: str) -> str:
+    import difflib
+
+    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "the run", "this command", lineterm="", n=0)
+    return "The difference:\n" + "\n".join(f"  {line}" for line in lines if not line.startswith("@@"))
+
+
+def rendered(path: Path) -> str:
+    """A path as people write it: relative to the working directory when it lies below."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

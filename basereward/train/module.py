@@ -1,0 +1,180 @@
+"""The Lightning module: a reward model in training, validated and tested source by source."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from basereward.data.tree import TreeBatch
+from basereward.errors import CheckpointError, NotFiniteError
+from basereward.metrics.collection import PreferenceMetrics
+from basereward.model.reward import RewardModel
+from basereward.train.optimizer import adamw, schedule
+from basereward.train.scores import ScoredGroup, scored_groups
+
+Loss = Callable[[Tensor, TreeBatch], tuple[Tensor, dict[str, Tensor]]]
+
+
+class RewardModule(LightningModule):
+    """Trains a reward model on preferences.
+
+    Args:
+        model: batches to scores.
+        loss: scores and their batch to the loss and its named parts.
+        sources: names of the sources that are validated and tested, each by itself.
+        optimizer: arguments of `adamw`.
+        schedule: arguments of `schedule`, but for the number of steps, which the data's plan has.
+        clip: largest norm of the gradient; 0 is no clipping.
+        dropout_seed: seed of the dropout masks.
+    """
+
+    def __init__(
+        self,
+        model: RewardModel,
+        *,
+        loss: Loss,
+        sources: Sequence[str],
+        optimizer: Mapping[str, Any],
+        schedule: Mapping[str, Any],
+        clip: float = 0.0,
+        dropout_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.optimizer_settings = dict(optimizer)
+        self.schedule_settings = dict(schedule)
+        self.clip = clip
+        self.dropout_seed = dropout_seed
+        self.metrics = torch.nn.ModuleDict({_key(name): PreferenceMetrics() for name in sources})
+        self.names = {_key(name): name for name in sources}
+        self.scored: list[ScoredGroup] = []
+        self._batch_ids: list[str] = []
+        self._step_began = 0.0
+
+    def forward(self, batch: TreeBatch) -> Tensor:
+        """Scores of all responses of the batch, shape `(B,)`, float32."""
+        scores: Tensor = self.model(batch)
+        return scores
+
+    # Training.
+
+    def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
+        # Dropout is a function of (seed, step, rank) and of nothing before it, so a resumed run draws the same masks.
+        step = self.global_step * self.trainer.accumulate_grad_batches + batch_idx % self.trainer.accumulate_grad_batches
+        torch.manual_seed((self.dropout_seed << 40) + (self.global_rank << 32) + step)
+        self._batch_ids = batch.ids if batch_idx % self.trainer.accumulate_grad_batches == 0 else self._batch_ids + batch.ids
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._step_began = time.perf_counter()
+
+    def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
+        loss, parts = self.loss(self(batch), batch)
+        if not torch.isfinite(loss):
+            raise NotFiniteError(self._not_finite("loss", float(loss)))
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.num_groups)
+        if len(parts) > 1:
+            self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, batch_size=batch.num_groups)
+        return loss
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
+        if not torch.isfinite(norm):
+            raise NotFiniteError(self._not_finite("gradient", float(norm)))
+        self.log("train/grad_norm", norm)
+
+    def on_train_batch_end(self, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.log("time/step_s", time.perf_counter() - self._step_began)
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def _not_finite(self, what: str, value: float) -> str:
+        return (
+            f"the {what} of step {self.global_step} is {value}. The rows of the step: {', '.join(self._batch_ids)}. "
+            "The last good checkpoint is kept. Lower optimizer.lr, lengthen schedule.warmup, or look at those rows."
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = adamw(self.model.parts(), **self.optimizer_settings)
+        steps = self.trainer.datamodule.plan.steps  # type: ignore[attr-defined]
+        rates = schedule(optimizer, steps=steps, **self.schedule_settings)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
+
+    # Validation and test.
+
+    def on_validation_epoch_start(self) -> None:
+        self.scored = []
+
+    def on_test_epoch_start(self) -> None:
+        self.scored = []
+
+    def validation_step(self, batch: TreeBatch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def test_step(self, batch: TreeBatch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test")
+
+    def _evaluate(self, batch: TreeBatch) -> None:
+        scores = self(batch)
+        margins = scores[batch.winner] - scores[batch.loser]
+        won, lost = batch.lengths[batch.winner], batch.lengths[batch.loser]
+        source_of = [batch.sources[g] for g in batch.preference_group.tolist()]
+        for name in dict.fromkeys(source_of):
+            mine = torch.tensor([source == name for source in source_of], device=margins.device)
+            self.metrics[_key(name)].update(margins[mine], ties=batch.tie[mine], winner_lengths=won[mine], loser_lengths=lost[mine])  # type: ignore[operator]
+        self.scored += scored_groups(batch, scores)
+
+    def _report(self, split: str) -> None:
+        accuracies = []
+        for key, metrics in self.metrics.items():
+            values = metrics.compute()  # type: ignore[operator]
+            metrics.reset()  # type: ignore[operator]
+            self.log_dict({f"{split}/{self.names[key]}/{name}": float(value) for name, value in values.items()})
+            accuracies.append(float(values["pair_accuracy"]))
+        mean = sum(accuracies) / len(accuracies)
+        self.log(f"{split}/pair_accuracy", mean, prog_bar=True)
+
+    # Checkpoints hold what is trained; what is frozen comes from the backbone again.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = self.trained_state()
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The trained weights, by name."""
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Loads trained weights.
+
+        Raises:
+            CheckpointError: a weight is missing, too many, or of another shape; all of them are named.
+        """
+        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        faults = [f"missing: {name}" for name in own.keys() - state_dict.keys()]
+        faults += [f"not in this model: {name}" for name in state_dict.keys() - own.keys()]
+        faults += [
+            f"{name} has shape {tuple(state_dict[name].shape)}, the model has {tuple(p.shape)}"
+            for name, p in own.items()
+            if name in state_dict and state_dict[name].shape != p.shape
+        ]
+        if faults:
+            raise CheckpointError("the checkpoint does not fit the recipe's model:\n  " + "\n  ".join(sorted(faults)))
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state_dict[name])
+
+
+def _key(source: str) -> str:
+    """A source's name as a key of torch's ModuleDict, which allows no dot."""
+    return "source " + source.replace(".", "\u2024")

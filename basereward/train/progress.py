@@ -1,0 +1,33 @@
+"""How a run shows that it lives: a bar on a terminal, a line a validation elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+logger = logging.getLogger(__name__)
+
+
+class StageBar(TQDMProgressBar):
+    """Lightning's bar, with the run's stages in place of epochs."""
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: object) -> None:
+        super().on_train_epoch_start(trainer, *args)  # type: ignore[arg-type]
+        self.train_progress_bar.set_description(f"stage {trainer.current_epoch + 1} of {trainer.max_epochs}")
+
+
+class Progress(Callback):
+    """One log line a validation."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.perf_counter()
+        logger.info("training: %d stages", trainer.max_epochs)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        shown = {name: value for name, value in values.items() if name.endswith("pair_accuracy") or name == "train/loss"}
+        line = ", ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items()))
+        logger.info("step %d, %.0f s: %s", trainer.global_step, time.perf_counter() - self._began, line)

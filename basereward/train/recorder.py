@@ -1,0 +1,140 @@
+"""What a run tells its folder and the tracking server: recipe, curves, pictures, scores, model."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import Logger
+
+from basereward.data.module import PreferenceData
+from basereward.metrics.figures import margin_histogram, reliability_diagram
+from basereward.model.saving import save_model
+from basereward.recipe.schema import Recipe
+from basereward.train.checkpoint import Checkpoints
+from basereward.train.module import RewardModule
+from basereward.train.runs import RunFolder
+from basereward.train.scores import ScoredGroup, read_scores, write_scores
+from basereward.train.tracking import Tracker
+
+
+class TrackerLogger(Logger):
+    """Lightning's `self.log`, sent to a tracker."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__()
+        self.tracker = tracker
+
+    @property
+    def name(self) -> str:
+        return "basereward"
+
+    @property
+    def version(self) -> str:
+        return self.tracker.folder.run_id
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        kept = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        self.tracker.metrics(kept, step=step or 0)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the recipe is recorded whole."""
+
+
+class Recorder(Callback):
+    """Starts the record when training starts, and saves and records the model when it ends.
+
+    Args:
+        recipe: the run's.
+        run: its folder.
+        checkpoints: that know the best weights.
+    """
+
+    def __init__(self, recipe: Recipe, *, run: RunFolder, checkpoints: Checkpoints) -> None:
+        self.recipe = recipe
+        self.run = run
+        self.checkpoints = checkpoints
+        self.tracker = Tracker(run)
+        self.logger = TrackerLogger(self.tracker)
+        self.keep_open = False  # whether more is to be recorded when training has ended
+        self.test_metrics: dict[str, float] = {}
+        self._started = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or self._started or not trainer.is_global_zero:
+            return
+        self._started = True
+        tracking = self.recipe.tracking
+        self.tracker.start(self.recipe, uri=tracking.uri, experiment=tracking.experiment or self.recipe.name)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, PreferenceData)
+        totals: dict[str, int] = {}
+        for reasons in data.skipped.values():
+            for reason, number in reasons.items():
+                totals[reason] = totals.get(reason, 0) + number
+        self.tracker.metrics({f"data/skipped/{reason}": float(n) for reason, n in totals.items()}, step=0)
+        if self.run.lost.exists():
+            self.tracker.artifact(self.run.lost)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.tracker.metrics({"mem/peak_gib": peak_gib()}, step=trainer.global_step)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RewardModule)
+        best = self.checkpoints.restore_best(pl_module)
+        if not trainer.is_global_zero:
+            return
+        encoder = trainer.datamodule.encoder  # type: ignore[attr-defined]
+        save_model(pl_module.model, self.run.model, recipe=self.recipe, encoder=encoder, scores=best["scores"])
+        self.tracker.metrics({"best/step": float(best["step"])}, step=trainer.global_step)
+        self._scores("val", read_scores(self.checkpoints.scores_file))
+        if not self.keep_open:
+            self.publish_model()
+            self.finish()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RewardModule)
+        self.test_metrics = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
+        }
+        if trainer.is_global_zero and self._started:
+            write_scores(self.run.scores / "test.jsonl", pl_module.scored)
+            self._scores("test", pl_module.scored)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        stopped = isinstance(exception, KeyboardInterrupt)
+        self.run.mark("killed" if stopped else "failed", error=str(exception) or type(exception).__name__)
+        if self._started:
+            self.tracker.finish("killed" if stopped else "failed")
+
+    def _scores(self, split: str, groups: list[ScoredGroup]) -> None:
+        margins: dict[str, list[float]] = {}
+        for group in groups:
+            margins.setdefault(group.source, []).extend(group.margins)
+        by_source = {source: torch.tensor(values) for source, values in margins.items() if values}
+        self.tracker.artifact(self.run.scores / f"{split}.jsonl", folder="scores")
+        if by_source:
+            self.tracker.figure(margin_histogram(by_source), f"{split}_margins.png")
+            self.tracker.figure(reliability_diagram(torch.cat(list(by_source.values()))), f"{split}_reliability.png")
+
+    def publish_model(self) -> str:
+        """Sends the saved model to the tracking server and returns what `load` opens."""
+        self.tracker.artifacts(self.run.model, folder="model")
+        known = self.tracker.run_id
+        return f"runs:/{known}/model" if known else str(self.run.model)
+
+    def finish(self) -> None:
+        """Closes the record; the run is finished."""
+        self.run.mark("finished")
+        self.tracker.finish("finished")
+
+
+def peak_gib() -> float:
+    """The most memory that the run has held, in GiB: on the GPU when there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

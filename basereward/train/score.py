@@ -1,0 +1,55 @@
+"""Scores for a file of prompts and responses."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from basereward.data.sources.jsonl import read_rows
+from basereward.errors import DataError
+from basereward.model.scorer import Scorer, load_scorer
+from basereward.train.files import write_atomic
+from basereward.train.runs import locate
+
+
+def load(model: str | os.PathLike[str], *, device: str | None = None) -> Scorer:
+    """Opens a trained model.
+
+    Args:
+        model: a run id, `runs:/<run id>/model`, or a folder that was saved.
+        device: where it works; by default the GPU when there is one.
+
+    Raises:
+        RunError: there is no such run.
+        ModelError: the folder is not a saved model, or its weights do not fit.
+    """
+    return load_scorer(locate(str(model)), device=device)
+
+
+def score(model: str, file: str, *, out: str | None = None) -> dict[str, Any]:
+    """Scores every response of every row of a JSON Lines file.
+
+    Args:
+        model: what `load` opens.
+        file: rows in the format of `basereward/data/rows.py`; preferences are not needed.
+        out: JSON Lines `{"id", "scores"}` in the order of the rows, whole or not at all; by default `<file>.scores.jsonl` in the working
+            directory.
+
+    Raises:
+        BaseRewardError: the model cannot be opened, or a row cannot be scored; no row is left out.
+    """
+    rows = read_rows(file)
+    target = Path(out or f"{Path(file).stem}.scores.jsonl")
+    if not target.parent.is_dir():
+        raise DataError(f"the scores cannot be written to '{target}': there is no folder '{target.parent}'. Make it first.")
+    scorer = load(model)
+    began = time.perf_counter()
+    scored = list(scorer.score_groups(rows))
+    seconds = time.perf_counter() - began
+    lines = [json.dumps({"id": group.id, "scores": scores}) for group, scores in zip(rows, scored, strict=True)]
+    write_atomic(target, "\n".join(lines) + "\n" if lines else "")
+    responses = sum(len(scores) for scores in scored)
+    return {"rows": len(lines), "responses": responses, "seconds": round(seconds, 3), "out": str(target)}

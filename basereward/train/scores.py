@@ -1,0 +1,69 @@
+"""The scores of held-out groups, kept with a run so that a later question needs no model."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from basereward.data.tree import TreeBatch
+from basereward.train.files import write_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """One held-out group: its responses' scores and lengths in tokens, and its preferences as (winner, loser, tie)."""
+
+    id: str
+    source: str
+    scores: list[float]
+    lengths: list[int]
+    preferences: list[tuple[int, int, bool]]
+
+    @property
+    def margins(self) -> list[float]:
+        """Score of the winner less that of the loser, of every preference that is no tie."""
+        return [self.scores[w] - self.scores[loser] for w, loser, tie in self.preferences if not tie]
+
+
+def scored_groups(batch: TreeBatch, scores: Tensor) -> list[ScoredGroup]:
+    """The groups of a batch with their scores `(B,)`."""
+    counts = _responses_per_group(batch)
+    values, lengths = scores.tolist(), batch.lengths.tolist()
+    pairs = list(zip(batch.winner.tolist(), batch.loser.tolist(), batch.tie.tolist(), strict=True))
+    of_group = batch.preference_group.tolist()
+    found, first = [], 0
+    for index, (name, source) in enumerate(zip(batch.ids, batch.sources, strict=True)):
+        last = first + counts[index]
+        mine = [(w - first, m - first, tie) for (w, m, tie), g in zip(pairs, of_group, strict=True) if g == index]
+        found.append(ScoredGroup(name, source, values[first:last], lengths[first:last], mine))
+        first = last
+    return found
+
+
+def _responses_per_group(batch: TreeBatch) -> list[int]:
+    groups = batch.group[batch.ends[:, 0], batch.ends[:, 1]].tolist()
+    counts = [0] * batch.num_groups
+    for group in groups:
+        counts[group] += 1
+    return counts
+
+
+def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
+    """Writes groups as JSON Lines; the file appears whole or not at all."""
+    write_atomic(path, "".join(json.dumps(asdict(group)) + "\n" for group in groups))
+
+
+def read_scores(path: Path) -> list[ScoredGroup]:
+    """Reads what `write_scores` wrote."""
+    return [ScoredGroup(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Mean and standard deviation of all responses' scores, with which reinforcement learning can bring them to one scale."""
+    scores = [score for group in groups for score in group.scores]
+    return {"mean": statistics.fmean(scores), "std": statistics.pstdev(scores)} if scores else {}

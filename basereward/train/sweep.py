@@ -1,0 +1,105 @@
+"""A grid's cells, run one after another, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from basereward.errors import RunError
+from basereward.recipe import Cell, recipe_sha256, recipe_yaml
+from basereward.train.runs import RunFolder, finished_with, list_runs, unfinished_with
+from basereward.train.tracking import Tracker, deliver_pending
+
+logger = logging.getLogger(__name__)
+
+
+def sweep(cells: Sequence[Cell], *, name: str) -> dict[str, Any]:
+    """Runs every cell that is not finished. A cell that fails is named and does not stop the rest; one that was stopped goes on from its
+    last checkpoint.
+
+    Every cell has a process of its own, since a GPU that a cell has left in a fault is lost to the whole process, and since memory comes
+    back for certain.
+
+    Args:
+        cells: of one grid.
+        name: of the sweep, and of its runs' experiment.
+
+    Returns:
+        `sweep_id` and `cells`: name, run id, status (finished, skipped or failed) and test metrics of each.
+    """
+    deliver_pending()
+    folder = _sweep_folder(cells, name=name)
+    tracker = Tracker(folder)
+    tracking = cells[0].recipe.tracking
+    tracker.start(None, uri=tracking.uri, experiment=tracking.experiment or name)
+    results: list[dict[str, Any]] = []
+    try:
+        for number, cell in enumerate(cells, start=1):
+            logger.info("cell %d of %d: %s", number, len(cells), cell.name)
+            results.append(_cell(cell, sweep_id=folder.run_id))
+            logger.info("cell %d of %d: %s %s", number, len(cells), cell.name, results[-1]["status"])
+    except BaseException:
+        folder.mark("killed")
+        tracker.finish("killed")
+        raise
+    state = "failed" if any(result["status"] == "failed" for result in results) else "finished"
+    result = {"sweep_id": folder.run_id, "cells": results}
+    folder.write_result(result)
+    folder.mark(state)  # type: ignore[arg-type]
+    tracker.finish(state)
+    return result
+
+
+def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
+    """The folder of the sweep: that of the same cells when it was stopped, so that its runs keep their parent."""
+    grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in cells)
+    for run in list_runs(kind="sweep"):
+        if run.name == name and run.recipe.read_text() == grid and run.state != "running":
+            run.mark("running")
+            return run
+    return RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")
+
+
+def _cell(cell: Cell, *, sweep_id: str) -> dict[str, Any]:
+    sha256 = recipe_sha256(cell.recipe)
+    done = finished_with(sha256)
+    if done is not None:
+        metrics = (done.result() or {}).get("metrics", {})
+        return {"name": cell.name, "run_id": done.run_id, "status": "skipped", "metrics": metrics}
+    stopped = unfinished_with(sha256)
+    resume = stopped.run_id if stopped is not None and (stopped.checkpoints / "last.ckpt").exists() else None
+    try:
+        result = _in_own_process(cell, resume=resume, parent=sweep_id)
+    except RunError as error:
+        logger.error("cell %s failed: %s", cell.name, error)
+        return {"name": cell.name, "run_id": None, "status": "failed", "metrics": {}, "error": str(error)}
+    return {"name": cell.name, "run_id": result["run_id"], "status": "finished", "metrics": result["metrics"]}
+
+
+def _in_own_process(cell: Cell, *, resume: str | None, parent: str) -> dict[str, Any]:
+    """Trains a cell in a child process and returns its result.
+
+    Raises:
+        RunError: the process failed; the message is its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="basereward-cell-") as place:
+        recipe, answer = Path(place) / "recipe.yaml", Path(place) / "result.json"
+        recipe.write_text(recipe_yaml(cell.recipe))
+        command = [sys.executable, "-m", "basereward.train.cell", str(recipe), str(answer), parent, resume or ""]
+        code = subprocess.run(command, check=False).returncode
+        if not answer.exists():
+            raise RunError(f"its process ended with {_ending(code)} and left no result; its output is above")
+        result: dict[str, Any] = json.loads(answer.read_text())
+    if "error" in result:
+        raise RunError(result["error"])
+    return result
+
+
+def _ending(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
