@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeAlias
 
@@ -43,11 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with stdout_to_stderr():
             run, text, _ = COMMANDS[arguments.command]
             result, status = run(arguments)
-        _print(json.dumps(result) if as_json else "\n".join(text(result)))
+        # Flushed here, where a closed pipe is still caught.
+        print(json.dumps(_strict(result)) if as_json else "\n".join(text(result)), flush=True)
     except BaseRewardError as error:
         print(f"basereward: {error}", file=sys.stderr)
         if as_json:
-            _print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+            print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}), flush=True)
         return MISTAKE
     except KeyboardInterrupt:
         print("basereward: interrupted", file=sys.stderr)
@@ -144,34 +148,29 @@ def score(arguments: argparse.Namespace) -> Result:
 def ls(arguments: argparse.Namespace) -> Result:
     """What there is of one kind."""
     if arguments.kind == "runs":
-        from basereward.train import api
+        from basereward.train.runs import list_runs  # not by way of `api`, which takes seconds
 
-        return {"runs": api.runs()}, DONE
-    from basereward.recipe import names
+        entries = [(run.run_id, f"{run.name}, {run.state}") for run in list_runs()]
+    else:
+        from basereward.recipe import names
 
-    entries = [{"name": entry.name, "summary": entry.summary} for entry in names(arguments.kind)]
-    return {arguments.kind: entries}, DONE
+        entries = [(entry.name, entry.summary) for entry in names(arguments.kind)]
+    return {arguments.kind: [{"name": name, "summary": summary} for name, summary in entries]}, DONE
 
 
 def check_text(result: dict[str, Any]) -> Iterator[str]:
-    """The cells as a table, and below it the faults."""
+    """The cells, and below them the faults."""
     from basereward.recipe import Fault
-    from basereward.recipe.fault import told
-    from basereward.recipe.grid import label
+    from basereward.recipe.table import check_table
 
-    varied = [
-        "  ".join(f"{key}={label(value)}" for key, value in cell["overrides"].items()) for cell in result["cells"]
-    ]
-    rows = [(cell["name"], text) for cell, text in zip(result["cells"], varied, strict=True)]
-    if rows:
-        yield from (*table(("cell", "what is varied"), rows), "")
-    faults = told([Fault(**fault) for fault in result["faults"]])
-    yield f"{_count(len(rows), 'cell')}, {_count(len(faults), 'fault') if faults else 'no faults'}"
-    yield from (f"  {fault}" for fault in faults)
+    cells = [(cell["name"], cell["overrides"]) for cell in result["cells"]]
+    return check_table(cells, [Fault(**fault) for fault in result["faults"]])
 
 
 def train_text(result: dict[str, Any]) -> Iterator[str]:
     """The measures on the held-out rows, what was left out, and where the model is."""
+    from basereward.recipe.table import table
+
     yield from table(("metric", "value"), [(name, number(value)) for name, value in result["metrics"].items()])
     for source, reasons in result["skipped"].items():
         for reason, count in reasons.items():
@@ -182,37 +181,31 @@ def train_text(result: dict[str, Any]) -> Iterator[str]:
 
 def sweep_text(result: dict[str, Any]) -> Iterator[str]:
     """A row a cell, a column a measure of accuracy."""
-    cells = result["cells"]
-    metrics = [name for name in _all_metrics(cells) if name.endswith("/pair_accuracy")]
+    from basereward.recipe.table import table
+
+    measured = [cell["metrics"] or {} for cell in result["cells"]]
+    columns = [name for name in dict.fromkeys(itertools.chain(*measured)) if name.endswith("/pair_accuracy")]
     rows = [
-        (
-            cell["name"],
-            cell["status"],
-            *(number((cell["metrics"] or {}).get(name)) for name in metrics),
-            cell["run_id"] or "",
-        )
-        for cell in cells
+        (cell["name"], cell["status"], *(number(metrics.get(name)) for name in columns), cell["run_id"] or "-")
+        for cell, metrics in zip(result["cells"], measured, strict=True)
     ]
-    yield from table(("cell", "status", *metrics, "run"), rows)
+    yield from table(("cell", "status", *columns, "run"), rows)
     yield ""
-    counts = {status: sum(cell["status"] == status for cell in cells) for status in ("finished", "skipped", "failed")}
-    yield ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    yield ", ".join(f"{count} {status}" for status, count in Counter(row[1] for row in rows).items())
 
 
 def score_text(result: dict[str, Any]) -> Iterator[str]:
-    """One sentence."""
-    yield (
-        f"{_count(result['responses'], 'response')} of {_count(result['rows'], 'row')} scored "
-        f"in {result['seconds']:.1f} s: {result['out']}"
-    )
+    """How many, how long, and where they are."""
+    yield "{responses} responses of {rows} rows scored in {seconds:.1f} s: {out}".format(**result)
 
 
 def ls_text(result: dict[str, Any]) -> Iterator[str]:
     """Names and summaries."""
-    for kind, entries in result.items():
-        if not entries:
-            yield f"there are no {kind}"
-        yield from table((), [(entry["name"], entry["summary"]) for entry in entries])
+    from basereward.recipe.table import table
+
+    ((kind, entries),) = result.items()
+    rows = [(entry["name"], entry["summary"]) for entry in entries]
+    return table((), rows) if rows else iter([f"there are no {kind}"])
 
 
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Result], Callable[[dict[str, Any]], Iterator[str]], str]] = {
@@ -224,27 +217,13 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Result], Callable[[dict
 }
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns as wide as their widest cell.
-
-    >>> list(table(("cell", "status"), [("head=2_silu", "finished")]))
-    ['cell         status', 'head=2_silu  finished']
-    """
-    lines = [head, *rows] if head else list(rows)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))] if lines else []
-    for line in lines:
-        yield "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-
-
 def number(value: float | None) -> str:
     """A measure to four places.
 
     >>> number(0.98765), number(300), number(None)
     ('0.9877', '300', '-')
     """
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    return "-" if value is None else f"{value}" if isinstance(value, int) else f"{value:.4f}"
 
 
 @contextlib.contextmanager
@@ -261,16 +240,13 @@ def stdout_to_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _print(text: str) -> None:
-    print(text, flush=True)  # flushed here, where a closed pipe is still caught
-
-
-def _all_metrics(cells: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for cell in cells for name in cell["metrics"] or {}))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _strict(value: Any) -> Any:
+    """JSON knows no NaN: a measure that is not defined is null."""
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unexpected(word: str, arguments: argparse.Namespace) -> str:
