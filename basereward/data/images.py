@@ -16,7 +16,7 @@ from basereward.data.screening import RowLost
 
 MAX_PIXELS = 100_000_000  # width x height; a larger picture would take gigabytes once it is decoded
 # Raster formats only: Pillow hands EPS to an external interpreter, which foreign files must not reach.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
 class ImageError(RowLost):

@@ -1,0 +1,95 @@
+"""No row is lost in silence: kept and lost add up, every loss has a reason, and too many stop the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from basereward.data.group import Group, Lost, Part, Split, Turn
+from basereward.data.images import open_image
+from basereward.data.screening import RowLost, check_limit, screen, summary, write_lost
+from basereward.errors import DataError, TooManyRowsLost
+
+
+class _Fixed:
+    """A source of six groups, of which one was lost before."""
+
+    name = "fixed"
+
+    def groups(self, split: Split) -> Sequence[Group]:
+        prompt = (Turn("user", (Part("Hello"),)),)
+        return [Group(str(i), "fixed", prompt, ("a" * i, "b"), images=(b"",) if i == 2 else ()) for i in range(5)]
+
+    def lost(self, split: Split) -> list[Lost]:
+        return [Lost("fixed", split, "before", "empty_response", "response 0 is blank")]
+
+
+def _measure(group: Group) -> None:
+    for image in group.images:
+        open_image(image)
+    if len(group.responses[0]) > 3:
+        raise RowLost("too_long", f"{len(group.responses[0])} tokens of 3")
+
+
+def test_every_group_is_kept_or_lost_with_its_reason() -> None:
+    """Group 2 has a picture of no bytes, group 4 is too long; the source's own loss comes first."""
+    kept, lost = screen(_Fixed(), "val", measure=_measure)
+    assert kept.tolist() == [0, 1, 3]
+    assert [(row.id, row.reason) for row in lost] == [
+        ("before", "empty_response"), ("2", "image_unreadable"), ("4", "too_long")
+    ]  # fmt: skip
+    assert all(row.split == "val" and row.source == "fixed" and row.detail for row in lost)
+    assert summary(lost) == {"fixed": {"empty_response": 1, "image_unreadable": 1, "too_long": 1}}
+
+
+def test_other_errors_pass_through() -> None:
+    """A malformed row is no loss to be counted."""
+
+    def broken(group: Group) -> None:
+        raise DataError("file:3: malformed")
+
+    with pytest.raises(DataError, match="file:3: malformed"):
+        screen(_Fixed(), "train", measure=broken)
+
+
+def _rows(number: int, source: str = "a", reason: str = "too_long") -> list[Lost]:
+    return [Lost(source, "train", str(i), reason, "") for i in range(number)]
+
+
+def test_the_limit_is_a_share_of_all_rows() -> None:
+    """One of a hundred is one per cent, and allowed; two are not."""
+    check_limit(_rows(1), rows={"a": 60, "b": 40}, max_lost=0.01, listed_in="lost.jsonl")
+    with pytest.raises(TooManyRowsLost) as caught:
+        check_limit(
+            _rows(1) + _rows(1, "b", "image_missing"), rows={"a": 60, "b": 40}, max_lost=0.01, listed_in="lost.jsonl"
+        )
+    message = str(caught.value)
+    assert "2 of 100 rows (2.00%) cannot be used; data.max_lost allows 1.00%" in message
+    assert "lost.jsonl" in message
+    assert "a: 1 of 60 (too_long 1)" in message
+    assert "b: 1 of 40 (image_missing 1)" in message
+
+
+def test_a_source_that_loses_everything_stops_the_run() -> None:
+    """Though it is less than one per cent of all rows."""
+    with pytest.raises(TooManyRowsLost, match="every row of small is lost"):
+        check_limit(_rows(5, "small"), rows={"large": 10_000, "small": 5}, max_lost=0.01, listed_in="lost.jsonl")
+
+
+def test_nothing_lost_is_within_any_limit() -> None:
+    """Also of no rows at all."""
+    check_limit([], rows={"a": 3, "b": 0}, max_lost=0.0, listed_in="lost.jsonl")
+
+
+def test_lost_rows_are_listed_one_a_line(tmp_path: Path) -> None:
+    """With all their fields, any script as itself, and no partial file beside."""
+    path = tmp_path / "lost.jsonl"
+    lost = [Lost("a", "test", "7", "too_long", "žluť\nline 2")]
+    write_lost(path, lost)
+    [line] = path.read_text(encoding="utf-8").splitlines()
+    assert Lost(**json.loads(line)) == lost[0]
+    assert "žluť" in line
+    assert list(tmp_path.iterdir()) == [path]
