@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import sys
 import time
@@ -44,12 +45,12 @@ class Clock:
 
 
 def arguments(description: str | None, *, more: tuple[str, ...] = ()) -> argparse.Namespace:
-    """What every timed program is told: --checkpoint, --rows, --steps, --pairs (preferences a step) and `more`."""
+    """What every timed program is told: --checkpoint, --rows, --steps, --responses (that a step reads) and `more`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--responses", type=int, default=4)
     for name in more:
         parser.add_argument(f"--{name}", required=True)
     return parser.parse_args()
@@ -72,5 +73,7 @@ def quiet_stdout() -> Iterator[None]:
 def report(trainer: str, clock: Clock, *, pairs: int, version: str, torch: str) -> None:
     """Prints the one line of JSON; `pairs` is the number of preferences that one optimizer step learns from."""
     step_s = clock.step_s
-    result = {"trainer": trainer, "version": version, "torch": torch, "step_s": step_s, "pairs_per_s": pairs / step_s}
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    result = {"trainer": trainer, "version": version, "torch": torch, "peak_gib": peak_gib, "step_s": step_s}
+    result |= {"pairs_per_s": pairs / step_s}
     print(json.dumps(result), flush=True)

@@ -1,6 +1,6 @@
 """Time ms-swift's reward-model training, in an environment that has ms-swift, torchvision and qwen-vl-utils.
 
-PYTHON -m bench.peers.ms_swift --checkpoint FOLDER --rows pairs.jsonl [--steps 8] [--pairs 2]
+PYTHON -m bench.peers.ms_swift --checkpoint FOLDER --rows pairs.jsonl [--steps 8] [--responses 4]
 """
 
 from __future__ import annotations
@@ -76,13 +76,14 @@ def settings(checkpoint: Path, rows: Path, out: Path, *, steps: int, pairs: int)
 def main() -> None:
     """Writes the rows in ms-swift's format and trains on them."""
     given = arguments(__doc__)
+    pairs = given.responses // 2
     torch.set_num_threads(2)
     callbacks_map["step_ends"] = StepEnds
     with quiet_stdout(), tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         write_rows(rows, for_ms_swift(given.rows))
-        rlhf_main(settings(given.checkpoint, rows, Path(folder) / "out", steps=given.steps, pairs=given.pairs))
-    report("ms-swift", CLOCK, pairs=given.pairs, version=swift.__version__, torch=torch.__version__)
+        rlhf_main(settings(given.checkpoint, rows, Path(folder) / "out", steps=given.steps, pairs=pairs))
+    report("ms-swift", CLOCK, pairs=pairs, version=swift.__version__, torch=torch.__version__)
 
 
 if __name__ == "__main__":

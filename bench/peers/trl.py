@@ -1,6 +1,6 @@
 """Time TRL's RewardTrainer on a text workload, in an environment that has trl and peft.
 
-PYTHON -m bench.peers.trl --checkpoint FOLDER --rows text.jsonl [--steps 8] [--pairs 2]
+PYTHON -m bench.peers.trl --checkpoint FOLDER --rows text.jsonl [--steps 8] [--responses 4]
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ class StepEnds(TrainerCallback):
 def main() -> None:
     """LoRA of rank 8 on the language model and a trained score head, float32, rows in the order of the file."""
     given = arguments(__doc__)
+    pairs = given.responses // 2
     torch.set_num_threads(2)
     clock = Clock()
     with quiet_stdout(), tempfile.TemporaryDirectory() as folder:
         settings = trl.RewardConfig(
             output_dir=folder,
-            per_device_train_batch_size=given.pairs,
+            per_device_train_batch_size=pairs,
             max_steps=given.steps,
             max_length=4096,
             learning_rate=1e-5,
@@ -55,7 +56,7 @@ def main() -> None:
             callbacks=[StepEnds(clock)],
         )
         trainer.train()
-    report("TRL", clock, pairs=given.pairs, version=trl.__version__, torch=torch.__version__)
+    report("TRL", clock, pairs=pairs, version=trl.__version__, torch=torch.__version__)
 
 
 if __name__ == "__main__":
