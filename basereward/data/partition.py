@@ -113,7 +113,10 @@ class Partition:
         part = self._parts[split]
         table = self.tables.get(split, self.tables["train"])
         number = int(part.numbers[index])
-        return self._parse(table, number, _decode(table, number, table.read(int(part.places[index]))))
+        group = self._parse(table, number, _decode(table, number, table.read(int(part.places[index]))))
+        if self._key(group) != part.keys[index]:
+            raise DataError(f"{table.where(number)}: the row has changed since the run began; start anew")
+        return group
 
     def _parse(self, table: Table, number: int, row: Mapping[str, Any]) -> Group:
         return self.form.group(row, source=self.name, row_id=table.row_id(number), where=table.where(number))

@@ -110,7 +110,7 @@ class JsonlFile:
 
     def decode(self, raw: bytes) -> object:
         try:
-            text = raw.decode("utf-8-sig")  # a byte-order mark at the start of the file is let pass
+            text = raw.decode("utf-8-sig").rstrip()  # a byte-order mark at the start of the file is let pass
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}") from None
         try:

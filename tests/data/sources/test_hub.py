@@ -1,0 +1,163 @@
+"""Data sets through the `datasets` library: Parquet with embedded pictures, folders, splits, and what goes wrong."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from pathlib import Path
+from typing import Any
+
+import datasets
+import PIL.Image
+import pytest
+
+from basereward.data.group import IMAGE, SPLITS, Part, Preference
+from basereward.data.images import open_image
+from basereward.data.sources.hub import Hub
+from basereward.errors import DataError
+
+
+def _colour(i: int) -> PIL.Image.Image:
+    return PIL.Image.new("RGB", (3, 2), (i, 0, 255 - i))
+
+
+def _pictures(rows: int) -> datasets.Dataset:
+    """Rows with an embedded picture each, as RLAIF-V has them: other names, and columns that we do not know."""
+    features = datasets.Features(
+        {"image": datasets.Image(), "question": datasets.Value("string"), "good": datasets.Value("string"),
+         "bad": datasets.Value("string"), "ds_name": datasets.Value("string")}
+    )  # fmt: skip
+    return datasets.Dataset.from_dict(
+        {"image": [_colour(i) for i in range(rows)], "question": ["What colour?"] * rows,
+         "good": [f"good {i}" for i in range(rows)], "bad": ["bad"] * rows, "ds_name": ["x"] * rows},
+        features=features,
+    )  # fmt: skip
+
+
+COLUMNS = {"prompt": "question", "chosen": "good", "rejected": "bad"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's cache in a folder of the test's own."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def test_embedded_pictures_come_through_as_they_were_stored(tmp_path: Path) -> None:
+    """As bytes, not decoded and encoded anew; every row once, with its own picture and answers."""
+    path = tmp_path / "rows.parquet"
+    _pictures(20).to_parquet(path)
+    source = Hub("h", path=str(path), columns=COLUMNS, val=0.2, test=0.2)
+    groups = [group for split in SPLITS for group in source.groups(split)]
+    assert sorted(int(group.id.removeprefix("train:")) for group in groups) == list(range(20))
+    for group in groups:
+        i = int(group.id.removeprefix("train:"))
+        assert group.prompt[0].parts == (IMAGE, Part("What colour?"))
+        assert group.responses == (f"good {i}", "bad")
+        assert group.preferences == (Preference(0, 1),)
+        [image] = group.images
+        assert isinstance(image, bytes)
+        assert open_image(image).tobytes() == _colour(i).tobytes()
+
+
+def test_one_question_of_many_pictures_is_split_by_picture(tmp_path: Path) -> None:
+    """Rows with the same bytes stay in one part, others do not all fall into one."""
+    twice = datasets.concatenate_datasets([_pictures(60), _pictures(60)])
+    twice.to_parquet(tmp_path / "rows.parquet")
+    source = Hub("h", path=str(tmp_path / "rows.parquet"), columns=COLUMNS, val=0.3, test=0.3)
+    parts = {split: [group.images[0] for group in source.groups(split)] for split in SPLITS}
+    assert sum(len(part) for part in parts.values()) == 120
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert parts[one]
+        assert not set(parts[one]) & set(parts[other])
+
+
+def test_several_pictures_and_message_lists(tmp_path: Path) -> None:
+    """TRL's multimodal form: messages of typed parts, which Parquet fills with nulls, and a list of images."""
+    prompt = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Same?"}]},
+    ]
+    rows: list[dict[str, Any]] = [
+        {"prompt": prompt, "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}],
+         "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "No."}]}],
+         "images": [_colour(1), _colour(2)]}
+    ]  # fmt: skip
+    data = datasets.Dataset.from_list(rows)
+    data = data.cast_column("images", datasets.List(datasets.Image()))
+    data.to_parquet(tmp_path / "rows.parquet")
+    [group] = Hub("h", path=str(tmp_path / "rows.parquet"), val=0, test=0).groups("train")
+    assert [turn.role for turn in group.prompt] == ["system", "user"]
+    assert group.prompt[1].parts == (IMAGE, IMAGE, Part("Same?"))
+    assert group.responses == ("Yes.", "No.")
+    assert [open_image(image).tobytes() for image in group.images] == [_colour(i).tobytes() for i in (1, 2)]
+
+
+def test_a_folder_has_splits_of_its_own(tmp_path: Path) -> None:
+    """Named in the manner of the hub; slices of a split are understood."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, rows in (("train", 10), ("test", 4)):
+        _pictures(rows).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    source = Hub("h", path=str(folder), columns=COLUMNS, split="train[:6]", val="train[6:]", test="test")
+    assert [len(source.groups(split)) for split in SPLITS] == [6, 4, 4]
+    assert source.groups("test")[3].id == "test:3"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_save_to_disk_wrote_is_read(tmp_path: Path, split: str) -> None:
+    """A dictionary of splits; and a single data set, which counts as `train`."""
+    datasets.DatasetDict({"train": _pictures(3), "test": _pictures(2)}).save_to_disk(tmp_path / "both")
+    groups = Hub("h", path=str(tmp_path / "both"), split=split, columns=COLUMNS, val=0, test=0).groups("train")
+    assert len(groups) == {"train": 3, "test": 2}[split]
+    _pictures(3).save_to_disk(tmp_path / "one")
+    assert len(Hub("h", path=str(tmp_path / "one"), columns=COLUMNS, val=0, test=0).groups("train")) == 3
+    with pytest.raises(DataError, match="unknown split 'tset'; there are train, test"):
+        Hub("h", path=str(tmp_path / "both"), split="tset", columns=COLUMNS).groups("train")
+
+
+def test_relative_paths_start_from_the_folder(tmp_path: Path) -> None:
+    """Where rows name files in place of embedding them."""
+    data = datasets.Dataset.from_dict({"prompt": ["Q"], "chosen": ["a"], "rejected": ["b"], "images": [["x.png"]]})
+    data.to_parquet(tmp_path / "rows.parquet")
+    [group] = Hub("h", path=str(tmp_path / "rows.parquet"), val=0, test=0).groups("train")
+    assert group.images == (tmp_path / "x.png",)
+
+
+def test_groups_survive_pickling(tmp_path: Path) -> None:
+    """A loader's process gets the source, and reads the same rows."""
+    _pictures(5).to_parquet(tmp_path / "rows.parquet")
+    groups = Hub("h", path=str(tmp_path / "rows.parquet"), columns=COLUMNS, val=0, test=0).groups("train")
+    again = pickle.loads(pickle.dumps(groups))  # noqa: S301
+    assert [again[i] for i in (4, 0)] == [groups[4], groups[0]]
+
+
+def test_faults_name_the_row(tmp_path: Path) -> None:
+    """And all of them; a blank response is lost, not a fault."""
+    data = datasets.Dataset.from_dict(
+        {"prompt": ["Q1", "Q2", None, "Q4"], "chosen": ["a", None, "a", "a"], "rejected": ["b", "b", "b", " "]}
+    )
+    path = tmp_path / "rows.parquet"
+    data.to_parquet(path)
+    with pytest.raises(DataError, match="2 malformed rows") as caught:
+        Hub("h", path=str(path)).groups("train")
+    assert f"{path} [train], row 1: missing or null: 'chosen'" in str(caught.value)
+    assert f"{path} [train], row 2: there is no prompt" in str(caught.value)
+    data.select([0, 3]).to_parquet(path)
+    source = Hub("h", path=str(path), val=0, test=0)
+    assert [(row.id, row.reason) for row in source.lost("train")] == [("train:1", "empty_response")]
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    """An unknown split, a broken file, an unknown kind of file, and a hub id without a network."""
+    _pictures(2).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"cannot load the data set .*rows\.parquet .*split tset"):
+        Hub("h", path=str(tmp_path / "rows.parquet"), split="tset").groups("train")
+    (tmp_path / "bad.parquet").write_bytes(b"not parquet")
+    with pytest.raises(DataError, match=r"bad\.parquet"):
+        Hub("h", path=str(tmp_path / "bad.parquet")).groups("train")
+    (tmp_path / "rows.xls").touch()
+    with pytest.raises(DataError, match=r"unknown kind of file '\.xls'; known are \.parquet"):
+        Hub("h", path=str(tmp_path / "rows.xls")).groups("train")
+    with pytest.raises(DataError, match=r"cannot load the data set nobody/nothing \(subset None, revision abc"):
+        Hub("h", path="nobody/nothing", revision="abc").groups("train")

@@ -1,0 +1,209 @@
+"""JSON Lines files: faults with their lines, parts that share no prompt, and rows read only when asked for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import pickle
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.data.group import SPLITS, Lost
+from basereward.data.sources.jsonl import Jsonl, read_rows
+from basereward.errors import DataError
+
+
+def _write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _pair(prompt: str, **cells: object) -> dict[str, object]:
+    return {"prompt": prompt, "chosen": "yes", "rejected": "no", **cells}
+
+
+def _ids(source: Jsonl) -> dict[str, list[str]]:
+    return {split: [group.id for group in source.groups(split)] for split in SPLITS}
+
+
+def test_every_row_is_in_one_part_and_no_prompt_in_two(tmp_path: Path) -> None:
+    """400 rows of 100 prompts: the four rows of a prompt stay together, and the shares are about as asked."""
+    path = _write(tmp_path / "a.jsonl", [_pair(f"Q{i % 100}", id=str(i)) for i in range(400)])
+    source = Jsonl("a", path=str(path), val=0.2, test=0.1)
+    ids = _ids(source)
+    assert sorted((i for part in ids.values() for i in part), key=int) == [str(i) for i in range(400)]
+    prompts = {split: {int(i) % 100 for i in ids[split]} for split in SPLITS}
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert not prompts[one] & prompts[other]
+    assert 60 <= len(prompts["train"]) <= 80  # 70, give or take two standard deviations
+    assert len(prompts["val"]) > len(prompts["test"]) > 2
+
+
+def test_the_same_question_of_another_picture_is_another_prompt(tmp_path: Path) -> None:
+    """Else a data set with one question for all its pictures would be all in one part."""
+    rows = [_pair("What is this?", images=[f"{i}.png"]) for i in range(200)]
+    sizes = [len(part) for part in _ids(Jsonl("a", path=str(_write(tmp_path / "a.jsonl", rows)), val=0.3)).values()]
+    assert min(sizes) > 0
+    assert sum(sizes) == 200
+
+
+def test_parts_stay_when_the_file_moves_and_grows(tmp_path: Path) -> None:
+    """A row's part depends on its prompt and pictures and the seed, not on its neighbours or its folder."""
+    rows = [_pair(f"Q{i}", id=str(i), images=[f"{i}.png"]) for i in range(200)]
+    before = _ids(Jsonl("a", path=str(_write(tmp_path / "a.jsonl", rows))))
+    (tmp_path / "elsewhere").mkdir()
+    moved = _write(tmp_path / "elsewhere" / "b.jsonl", [_pair("new", id="new"), *rows[::-1]])
+    after = _ids(Jsonl("a", path=str(moved)))
+    for split in SPLITS:
+        assert set(before[split]) == set(after[split]) - {"new"}
+    assert _ids(Jsonl("a", path=str(tmp_path / "a.jsonl"), seed=1))["val"] != before["val"]
+
+
+def test_parts_of_their_own_files_are_taken_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In the order of the file; a prompt that is trained on too is said."""
+    train = _write(tmp_path / "train.jsonl", [_pair(f"Q{i}") for i in range(30)])
+    val = _write(tmp_path / "val.jsonl", [_pair("Q5"), _pair("new")])
+    source = Jsonl("a", path=str(train), val=str(val), test=0)
+    with caplog.at_level(logging.WARNING):
+        ids = _ids(source)
+    assert ids["train"] == [f"train.jsonl:{i}" for i in range(1, 31)]
+    assert (ids["val"], ids["test"]) == (["val.jsonl:1", "val.jsonl:2"], [])
+    assert "1 of 2 rows of the val part have a prompt that is trained on too" in caplog.text
+
+
+def test_blank_responses_are_lost_with_their_line(tmp_path: Path) -> None:
+    """Counted in the part that the row would be in; not a fault, and not a group."""
+    rows = [_pair(f"Q{i}", rejected=" \n" if i == 3 else "no") for i in range(40)]
+    path = _write(tmp_path / "a.jsonl", rows)
+    source = Jsonl("a", path=str(path), val=0.3, test=0.3)
+    lost = [row for split in SPLITS for row in source.lost(split)]
+    assert lost == [
+        Lost("a", lost[0].split, "a.jsonl:4", "empty_response", f"{path}:4: response 1 of 2 is blank")
+    ]  # fmt: skip
+    assert sum(len(part) for part in _ids(source).values()) == 39
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"prompt": "Q", "chosen": "a"', "not JSON: Expecting ',' delimiter at column 30"),
+        (b'["prompt"]', "the row is ['prompt'] (list); an object with named columns is needed"),
+        (b'[{"prompt": "Q"},', "the file looks like one JSON array"),
+        (b'"Q"', "the row is 'Q' (str)"),
+        (b'{"prompt": "\xff"}', "not UTF-8: byte 13 of the line is 0xff"),
+        (b'{"prompt": "Q \\ud83d", "chosen": "a", "rejected": "b"}', "half of a surrogate pair"),
+        (b"[" * 100_000, "not usable"),
+        (b'{"prompt": ' + b"9" * 5000 + b"}", "not usable"),
+        (b'{"prompt": "Q", "chosen": "a"}', "missing or null: 'rejected'"),
+    ],
+    ids=lambda value: None if isinstance(value, bytes) else value,
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
+    """With file and line, counted from 1, blank lines included."""
+    path = tmp_path / "a.jsonl"
+    good = json.dumps(_pair("Q")).encode()
+    path.write_bytes(good + b"\n\n" + line + b"\n" + good + b"\n")
+    with pytest.raises(DataError) as caught:
+        Jsonl("a", path=str(path)).groups("train")
+    assert str(caught.value).startswith(f"{path}:3: ")
+    assert words in str(caught.value)
+
+
+def test_all_bad_lines_are_named_at_once(tmp_path: Path) -> None:
+    """Up to twenty of them."""
+    path = _write(tmp_path / "a.jsonl", [_pair("Q"), {"prompt": 1}, _pair("Q"), 7])
+    with pytest.raises(DataError, match="2 malformed rows") as caught:
+        Jsonl("a", path=str(path)).lost("val")
+    assert f"{path}:2: " in str(caught.value)
+    assert f"{path}:4: " in str(caught.value)
+    _write(path, [{}] * 50)
+    with pytest.raises(DataError, match="20 or more malformed rows") as caught:
+        read_rows(path)
+    assert len(str(caught.value).splitlines()) == 21
+
+
+def test_a_whole_surrogate_pair_is_text(tmp_path: Path) -> None:
+    """As json.dumps writes an emoji; a byte-order mark and Windows line ends are let pass."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(_pair("Q \N{GRINNING FACE}")).encode() + b"\r\n")
+    [group] = read_rows(path)
+    assert group.prompt[0].parts[0].text == "Q \N{GRINNING FACE}"
+
+
+def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
+    """A folder too."""
+    with pytest.raises(DataError, match=r"cannot read .*no\.jsonl: No such file"):
+        Jsonl("a", path=str(tmp_path / "no.jsonl")).groups("train")
+    with pytest.raises(DataError, match="Is a directory"):
+        Jsonl("a", path=str(tmp_path)).groups("train")
+    (tmp_path / "empty.jsonl").write_text("\n \n")
+    with pytest.raises(DataError, match=r"empty\.jsonl holds no rows"):
+        Jsonl("a", path=str(tmp_path / "empty.jsonl")).groups("train")
+
+
+@pytest.mark.parametrize(("val", "test"), [(-0.1, 0.1), (0.5, 0.5), (1.0, 0.0), (float("nan"), 0.1)])
+def test_shares_out_of_range_are_named(val: float, test: float) -> None:
+    """Before any file is read."""
+    with pytest.raises(DataError, match=f"source 'mine': val={val}, test={test}"):
+        Jsonl("mine", path="no.jsonl", val=val, test=test)
+
+
+def test_a_mapped_column_that_no_row_has_is_named(tmp_path: Path) -> None:
+    """Else the images of every row would be lost for a slip of the pen; that some rows lack it is fine."""
+    path = _write(tmp_path / "a.jsonl", [_pair("Q", pics=["x.png"]), _pair("P")])
+    with pytest.raises(DataError, match="no row has the column pix, which `columns` names"):
+        Jsonl("a", path=str(path), columns={"images": "pix"}).groups("train")
+    groups = list(Jsonl("a", path=str(path), columns={"images": "pics"}, val=0, test=0).groups("train"))
+    assert [group.images for group in groups] == [(tmp_path / "x.png",), ()]
+
+
+def test_relative_images_start_from_the_file_or_the_given_folder(tmp_path: Path) -> None:
+    """And absolute ones from nowhere."""
+    path = _write(tmp_path / "a.jsonl", [_pair("Q", images=["x.png"]), _pair("P", images=["/y.png"])])
+    assert [group.images for group in read_rows(path)] == [(tmp_path / "x.png",), (Path("/y.png"),)]
+    assert [group.images for group in read_rows(path, images_root="/pics")] == [
+        (Path("/pics/x.png"),),
+        (Path("/y.png"),),
+    ]
+
+
+def test_rows_to_score_come_all_and_in_order(tmp_path: Path) -> None:
+    """One response will do, a blank one is a response, and no row is held out."""
+    rows = [{"id": i, "prompt": "Q", "responses": ["a", ""][: 1 + i % 2]} for i in range(50)]
+    groups = read_rows(_write(tmp_path / "a.jsonl", rows))
+    assert [group.id for group in groups] == [str(i) for i in range(50)]
+    assert [len(group.responses) for group in groups] == [1, 2] * 25
+    assert groups[-1].source == "a.jsonl"
+
+
+def test_a_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    """20 MB of rows are indexed in less than 2 MB, and the groups pickle in kilobytes."""
+    path = tmp_path / "a.jsonl"
+    filler = "x" * 10_000
+    _write(path, [_pair(f"Q{i} {filler}") for i in range(2000)])
+    assert path.stat().st_size > 20_000_000
+    tracemalloc.start()
+    groups = Jsonl("a", path=str(path)).groups("train")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(groups) > 1500
+    assert peak < 2_000_000
+    pickled = pickle.dumps(groups)
+    assert len(pickled) < 100_000
+    assert pickle.loads(pickled)[1234] == groups[1234]  # noqa: S301
+
+
+def test_a_file_that_changed_is_an_error_not_another_row(tmp_path: Path) -> None:
+    """Longer lines, so that the old places fall into their middle; and lines as long, with another prompt."""
+    path = _write(tmp_path / "a.jsonl", [_pair(f"Q{i}") for i in range(10)])
+    groups = read_rows(path)
+    _write(path, [_pair(f"a longer prompt {i}") for i in range(10)])
+    with pytest.raises(DataError, match=r"a\.jsonl:6: "):
+        groups[5]
+    _write(path, [_pair(f"P{i}") for i in range(10)])
+    with pytest.raises(DataError, match=r"a\.jsonl:6: the row has changed since the run began"):
+        groups[5]

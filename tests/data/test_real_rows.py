@@ -1,0 +1,115 @@
+"""Real rows and pictures, where the folder is there: each file maps onto our rows, and each picture opens."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.data.group import SPLITS, Group, Preference
+from basereward.data.images import ImageError, open_image
+from basereward.data.screening import screen, summary
+from basereward.data.sources.jsonl import Jsonl, read_rows
+from basereward.errors import DataError
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_the_receipt_opens_and_makes_a_pair(real_rows: Path, tmp_path: Path) -> None:
+    """A photo of 864 x 1296 pixels and two long JSON answers, from `from`/`value` to our columns; screening keeps it."""
+    [row] = json.loads((real_rows / "preferences" / "receipt.json").read_text())
+    question, good = (turn["value"] for turn in row["conversations_a"])
+    bad = row["conversations_b"][1]["value"]
+    path = _write(
+        tmp_path / "a.jsonl", [{"prompt": question, "chosen": good, "rejected": bad, "images": ["receipt.png"]}]
+    )
+    source = Jsonl("r", path=str(path), val=0, test=0, images_root=str(real_rows / "preferences"))
+    kept, lost = screen(source, "train", measure=lambda group: [open_image(image) for image in group.images])
+    assert (kept.tolist(), lost) == ([0], [])
+    picture = open_image(source.groups("train")[0].images[0])
+    assert picture.mode == "RGB"
+    assert picture.size == (864, 1296)
+
+
+def test_every_picture_opens(real_rows: Path) -> None:
+    """32 PNG and 12 JPG, with pixels that are not all alike."""
+    paths = sorted((real_rows / "images").rglob("*.png")) + sorted((real_rows / "images").rglob("*.jpg"))
+    assert len(paths) == 44
+    for path in paths:
+        picture = open_image(path)
+        assert picture.mode == "RGB"
+        assert any(low < high for low, high in picture.getextrema())
+
+
+def test_vl_rewardbench_maps_by_its_column_names(real_rows: Path, tmp_path: Path) -> None:
+    """1,250 pairs; 1,245 have the first answer before the second and 5 the other way round."""
+    rows = json.loads((real_rows / "benchmarks" / "vl_rewardbench.json").read_text())
+    path = _write(tmp_path / "vl.jsonl", rows)
+    columns = {"prompt": "query", "responses": "response", "ranking": "human_ranking"}
+    source = Jsonl("vl", path=str(path), columns=columns, images_root="/pictures")
+    groups = [group for split in SPLITS for group in source.groups(split)]
+    assert len(groups) == 1250
+    assert Counter(group.preferences for group in groups) == {(Preference(0, 1),): 1245, (Preference(1, 0),): 5}
+    by_id = {group.id: group for group in groups}
+    row = rows[7]
+    assert by_id[row["id"]].responses == tuple(row["response"])
+    assert by_id[row["id"]].images == (Path("/pictures") / row["image"],)
+    assert sum(part.is_image for turn in by_id[row["id"]].prompt for part in turn.parts) == 1
+
+
+def test_pictures_that_are_not_there_are_lost_under_their_reason(real_rows: Path, tmp_path: Path) -> None:
+    """All of VL-RewardBench's, whose pictures are not in the folder."""
+
+    def measure(group: Group) -> None:
+        for image in group.images:
+            open_image(image)
+
+    rows = json.loads((real_rows / "benchmarks" / "vl_rewardbench.json").read_text())[:50]
+    columns = {"prompt": "query", "responses": "response", "ranking": "human_ranking"}
+    source = Jsonl("vl", path=str(_write(tmp_path / "vl.jsonl", rows)), columns=columns, val=0, test=0)
+    kept, lost = screen(source, "train", measure=measure)
+    assert len(kept) == 0
+    assert summary(lost) == {"vl": {"image_missing": 50}}
+
+
+def test_mm_rlhf_rewardbench_is_read_as_it_is(real_rows: Path) -> None:
+    """Its pairs have our column names; a row of a video is refused by its line, in place of being read without it."""
+    path = real_rows / "benchmarks" / "mm_rlhf_rewardbench.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    videos = [i for i, row in enumerate(rows, start=1) if row.get("video")]
+    assert videos
+    with pytest.raises(DataError, match=rf"mm_rlhf_rewardbench\.jsonl:{videos[0]}: the row has a `video`"):
+        read_rows(path)
+
+
+def test_mm_rlhf_pairs_of_pictures_keep_their_answers(real_rows: Path, tmp_path: Path) -> None:
+    """The 170 rows without those of videos, answer by answer."""
+    path = real_rows / "benchmarks" / "mm_rlhf_rewardbench.jsonl"
+    rows = [row for row in map(json.loads, path.read_text().splitlines()) if not row.get("video")]
+    groups = read_rows(_write(tmp_path / "mm.jsonl", rows))
+    assert [group.responses for group in groups] == [(row["chosen"], row["rejected"]) for row in rows]
+    assert all(len(group.images) == 1 for group in groups)
+    with pytest.raises(ImageError, match="image_missing"):
+        open_image(groups[0].images[0])
+
+
+def test_text_preferences_of_several_turns(real_rows: Path, tmp_path: Path) -> None:
+    """300 dialogues: their turns, renamed, become prompts with as many turns."""
+    rows = json.loads((real_rows / "preferences" / "dpo_en_demo.json").read_text())
+    roles = {"human": "user", "gpt": "assistant", "system": "system"}
+    ours = [
+        {"prompt": [{"role": roles[turn["from"]], "content": turn["value"]} for turn in row["conversations"]],
+         "chosen": row["chosen"]["value"], "rejected": row["rejected"]["value"]}
+        for row in rows
+    ]  # fmt: skip
+    source = Jsonl("dpo", path=str(_write(tmp_path / "dpo.jsonl", ours)))
+    groups = {group.id: group for split in SPLITS for group in source.groups(split)}
+    lost = [row for split in SPLITS for row in source.lost(split)]
+    assert len(groups) + len(lost) == 300
+    assert len(groups["dpo.jsonl:1"].prompt) == len(rows[0]["conversations"])
