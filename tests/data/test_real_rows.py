@@ -22,7 +22,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_the_receipt_opens_and_makes_a_pair(real_rows: Path, tmp_path: Path) -> None:
-    """A photo of 864 x 1296 pixels and two long JSON answers, from `from`/`value` to our columns; screening keeps it."""
+    """A photo of 864 x 1296 pixels and two long answers, from `from`/`value` to our columns; screening keeps it."""
     [row] = json.loads((real_rows / "preferences" / "receipt.json").read_text())
     question, good = (turn["value"] for turn in row["conversations_a"])
     bad = row["conversations_b"][1]["value"]
