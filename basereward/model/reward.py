@@ -76,4 +76,4 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int) -> RewardModel:
             seed=seed,
         )
     freeze(backbone, settings.freeze)
-    return RewardModel(backbone, head)
+    return RewardModel(backbone, head).train()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Trainer
@@ -100,11 +99,3 @@ def _difference(before: str, now: str) -> str:
 
     lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "the run", "this command", lineterm="", n=0)
     return "The difference:\n" + "\n".join(f"  {line}" for line in lines if not line.startswith("@@"))
-
-
-def rendered(path: Path) -> str:
-    """A path as people write it: relative to the working directory when it lies below."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections import Counter
 from typing import Any
 
 import torch
@@ -16,17 +17,17 @@ from basereward.model.saving import save_model
 from basereward.recipe.schema import Recipe
 from basereward.train.checkpoint import Checkpoints
 from basereward.train.module import RewardModule
-from basereward.train.runs import RunFolder
+from basereward.train.runs import RunFolder, State
 from basereward.train.scores import ScoredGroup, read_scores, write_scores
 from basereward.train.tracking import Tracker
 
 
-class TrackerLogger(Logger):
-    """Lightning's `self.log`, sent to a tracker."""
+class RecordLogger(Logger):
+    """Lightning's `self.log`, sent to the recorder's tracker."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self.tracker = tracker
+        self.recorder = recorder
 
     @property
     def name(self) -> str:
@@ -34,11 +35,11 @@ class TrackerLogger(Logger):
 
     @property
     def version(self) -> str:
-        return self.tracker.folder.run_id
+        return self.recorder.run.run_id
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         kept = {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        self.tracker.metrics(kept, step=step or 0)
+        self.recorder.metrics(kept, step=step or 0)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the recipe is recorded whole."""
@@ -57,30 +58,36 @@ class Recorder(Callback):
         self.recipe = recipe
         self.run = run
         self.checkpoints = checkpoints
-        self.tracker = Tracker(run)
-        self.logger = TrackerLogger(self.tracker)
+        self.logger = RecordLogger(self)
+        self.tracker: Tracker | None = None
         self.keep_open = False  # whether more is to be recorded when training has ended
         self.test_metrics: dict[str, float] = {}
-        self._started = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or self._started or not trainer.is_global_zero:
+        if self.tracker is not None or not trainer.is_global_zero:
             return
-        self._started = True
         tracking = self.recipe.tracking
-        self.tracker.start(self.recipe, uri=tracking.uri, experiment=tracking.experiment or self.recipe.name)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, PreferenceData)
-        totals: dict[str, int] = {}
+        self.tracker = Tracker(self.run)
+        self.tracker.start(
+            self.recipe, uri=tracking.uri, experiment=tracking.experiment or self.recipe.name, name=self.recipe.name
+        )
+        self._lost(trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _lost(self, data: PreferenceData) -> None:
+        totals: Counter[str] = Counter()
         for reasons in data.skipped.values():
-            for reason, number in reasons.items():
-                totals[reason] = totals.get(reason, 0) + number
-        self.tracker.metrics({f"data/skipped/{reason}": float(n) for reason, n in totals.items()}, step=0)
-        if self.run.lost.exists():
+            totals.update(reasons)
+        self.metrics({f"data/skipped/{reason}": float(number) for reason, number in totals.items()}, step=0)
+        if self.tracker is not None and self.run.lost.exists():
             self.tracker.artifact(self.run.lost)
 
+    def metrics(self, values: dict[str, float], *, step: int) -> None:
+        """Records numbers at a step, on the one process that keeps the record."""
+        if self.tracker is not None:
+            self.tracker.metrics(values, step=step)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.tracker.metrics({"mem/peak_gib": peak_gib()}, step=trainer.global_step)
+        self.metrics({"mem/peak_gib": peak_gib()}, step=trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RewardModule)
@@ -89,7 +96,7 @@ class Recorder(Callback):
             return
         encoder = trainer.datamodule.encoder  # type: ignore[attr-defined]
         save_model(pl_module.model, self.run.model, recipe=self.recipe, encoder=encoder, scores=best["scores"])
-        self.tracker.metrics({"best/step": float(best["step"])}, step=trainer.global_step)
+        self.metrics({"best/step": float(best["step"])}, step=trainer.global_step)
         self._scores("val", read_scores(self.checkpoints.scores_file))
         if not self.keep_open:
             self.publish_model()
@@ -100,28 +107,33 @@ class Recorder(Callback):
         self.test_metrics = {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
         }
-        if trainer.is_global_zero and self._started:
+        if trainer.is_global_zero:
             write_scores(self.run.scores / "test.jsonl", pl_module.scored)
             self._scores("test", pl_module.scored)
+        if not self.keep_open:
+            self.finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        stopped = isinstance(exception, KeyboardInterrupt)
-        self.run.mark("killed" if stopped else "failed", error=str(exception) or type(exception).__name__)
-        if self._started:
-            self.tracker.finish("killed" if stopped else "failed")
+        state: State = "killed" if isinstance(exception, KeyboardInterrupt) else "failed"
+        self.run.mark(state, error=str(exception) or type(exception).__name__)
+        if self.tracker is not None:
+            self.tracker.finish(state)  # type: ignore[arg-type]
+            self.tracker = None
 
     def _scores(self, split: str, groups: list[ScoredGroup]) -> None:
+        assert self.tracker is not None
         margins: dict[str, list[float]] = {}
         for group in groups:
             margins.setdefault(group.source, []).extend(group.margins)
         by_source = {source: torch.tensor(values) for source, values in margins.items() if values}
         self.tracker.artifact(self.run.scores / f"{split}.jsonl", folder="scores")
         if by_source:
-            self.tracker.figure(margin_histogram(by_source), f"{split}_margins.png")
-            self.tracker.figure(reliability_diagram(torch.cat(list(by_source.values()))), f"{split}_reliability.png")
+            self.tracker.figure(margin_histogram(by_source), name=f"{split}_margins")
+            self.tracker.figure(reliability_diagram(torch.cat(list(by_source.values()))), name=f"{split}_reliability")
 
     def publish_model(self) -> str:
         """Sends the saved model to the tracking server and returns what `load` opens."""
+        assert self.tracker is not None
         self.tracker.artifacts(self.run.model, folder="model")
         known = self.tracker.run_id
         return f"runs:/{known}/model" if known else str(self.run.model)
@@ -129,7 +141,9 @@ class Recorder(Callback):
     def finish(self) -> None:
         """Closes the record; the run is finished."""
         self.run.mark("finished")
-        self.tracker.finish("finished")
+        if self.tracker is not None:
+            self.tracker.finish("finished")
+            self.tracker = None
 
 
 def peak_gib() -> float:

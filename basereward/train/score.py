@@ -12,7 +12,7 @@ from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError
 from basereward.model.scorer import Scorer, load_scorer
 from basereward.train.files import write_atomic
-from basereward.train.runs import locate
+from basereward.train.locate import locate
 
 
 def load(model: str | os.PathLike[str], *, device: str | None = None) -> Scorer:

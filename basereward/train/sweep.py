@@ -35,9 +35,9 @@ def sweep(cells: Sequence[Cell], *, name: str) -> dict[str, Any]:
     """
     deliver_pending()
     folder = _sweep_folder(cells, name=name)
-    tracker = Tracker(folder)
     tracking = cells[0].recipe.tracking
-    tracker.start(None, uri=tracking.uri, experiment=tracking.experiment or name)
+    tracker = Tracker(folder)
+    tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
     results: list[dict[str, Any]] = []
     try:
         for number, cell in enumerate(cells, start=1):
