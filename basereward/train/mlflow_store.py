@@ -1,0 +1,226 @@
+"""The door to MLflow: a store that the courier delivers to, and where a run's artifacts come from."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from basereward.errors import RunError
+from basereward.train.delivery import Courier, Refused, describe
+from basereward.train.outbox import Outbox, Record
+from basereward.train.params import MAX_TAG, shorten
+from basereward.train.runs import find
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+RUN_TAG = "basereward.run_id"
+PARENT_TAG = "mlflow.parentRunId"
+# MLflow asks again for minutes, reports its use to its makers, and writes to the terminal; a user who has set one of
+# these has decided otherwise. A large file and a slow server may need a longer MLFLOW_HTTP_REQUEST_TIMEOUT.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+FINAL = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+"""MLflow's answers that will not change by asking again; all others may."""
+WORTH_ANOTHER_TRY = {401, 403, 407, 408, 425, 429}
+"""Likewise of HTTP, among 400 to 499."""
+PARAMS_A_BATCH = 100
+
+
+def load_mlflow() -> None:
+    """Import MLflow (seconds) with its habits set by `ENVIRONMENT`, where the user has not set them."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic"):  # every new database would tell of its hundred migrations
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
+    importlib.import_module("mlflow")
+
+
+def tracking_uri(uri: str | None) -> str:
+    """The store: this one, else $MLFLOW_TRACKING_URI, else mlflow.db here. A SQLite file is named by its whole path.
+
+    >>> tracking_uri("http://localhost:5000"), tracking_uri("sqlite:////data/mlflow.db")
+    ('http://localhost:5000', 'sqlite:////data/mlflow.db')
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    database = _database(uri)
+    # What is left over may be delivered from another working directory.
+    return uri if database is None else f"sqlite:///{database.absolute()}"
+
+
+def masked(uri: str) -> str:
+    """The URI for people to read, without a password.
+
+    >>> masked("https://me:secret@tracking.example")
+    'https://***@tracking.example'
+    """
+    return re.sub(r"//[^/@]*@", "//***@", uri)
+
+
+class MlflowStore:
+    """One MLflow server or database. Every call may be repeated: it keeps equal metrics, parameters and files once."""
+
+    def __init__(self, uri: str) -> None:
+        load_mlflow()
+        from mlflow import MlflowClient
+
+        self._uri = uri
+        with refusals():
+            self._client: MlflowClient = MlflowClient(uri)
+
+    def open_run(self, start: Record) -> str:
+        """The run that has our id as a tag: found, when an earlier try was cut off after making it, or made."""
+        tags = {key: shorten(value, limit=MAX_TAG) for key, value in start["tags"].items()}
+        with refusals():
+            experiment = self._experiment(start["experiment"])
+            query = f"tags.`{RUN_TAG}` = '{tags[RUN_TAG]}'"
+            for run in self._client.search_runs([experiment], query, max_results=1):
+                return str(run.info.run_id)
+            made = self._client.create_run(experiment, start["time"], tags, start["name"])
+        return str(made.info.run_id)
+
+    def name_parent(self, run_id: str, parent_id: str) -> None:
+        """Show the run below another one."""
+        with refusals():
+            self._client.set_tag(run_id, PARENT_TAG, parent_id)
+
+    def reopen(self, run_id: str) -> None:
+        """Mark the run as running again."""
+        with refusals():
+            self._client.update_run(run_id, "RUNNING")
+
+    def metrics(self, run_id: str, records: list[Record]) -> None:
+        """Store the values of several records, each with its own step and time."""
+        from mlflow.entities import Metric
+
+        values = [Metric(k, v, r["time"], r["step"]) for r in records for k, v in r["values"].items()]
+        with refusals():
+            self._client.log_batch(run_id, metrics=values)
+
+    def params(self, run_id: str, values: dict[str, str]) -> None:
+        """Store parameters; MLflow refuses other values for those that it has."""
+        from mlflow.entities import Param
+
+        items = [Param(key, value) for key, value in values.items()]
+        with refusals():
+            for i in range(0, len(items), PARAMS_A_BATCH):
+                self._client.log_batch(run_id, params=items[i : i + PARAMS_A_BATCH])
+
+    def tags(self, run_id: str, values: dict[str, str]) -> None:
+        """Store tags, over those of the same name."""
+        from mlflow.entities import RunTag
+
+        with refusals():
+            self._client.log_batch(run_id, tags=[RunTag(k, shorten(v, limit=MAX_TAG)) for k, v in values.items()])
+
+    def artifact(self, run_id: str, path: Path, folder: str) -> None:
+        """Store a file under its name in a folder of the run ('' for none)."""
+        with refusals():
+            self._client.log_artifact(run_id, str(path), folder or None)
+
+    def finish(self, run_id: str, status: str, time_ms: int) -> None:
+        """Mark the run as FINISHED, FAILED or KILLED."""
+        with refusals():
+            self._client.set_terminated(run_id, status, time_ms)
+
+    def find_run(self, own_id: str) -> str | None:
+        """MLflow's id of the run that carries this id of ours; None when there is none."""
+        with refusals():
+            experiments = [each.experiment_id for each in self._client.search_experiments()]
+            runs = self._client.search_runs(experiments, f"tags.`{RUN_TAG}` = '{own_id}'", max_results=1)
+        return str(runs[0].info.run_id) if runs else None
+
+    def download(self, run_id: str, folder: str, *, to: Path) -> Path:
+        """Copy a folder of the run's artifacts into `to`; the path of the copy."""
+        with refusals():
+            return Path(self._client.download_artifacts(run_id, folder, str(to)))
+
+    def _experiment(self, name: str) -> str:
+        """The id of the experiment; made when it is not there."""
+        from mlflow.exceptions import MlflowException
+
+        found: Experiment | None = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name, self._artifacts(name)))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self._client.get_experiment_by_name(name)  # another run was faster
+        assert found is not None
+        if found.lifecycle_stage == "deleted":
+            raise Refused(
+                f"the experiment '{name}' is deleted in MLflow; bring it back with `mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}`, or choose another name with tracking.experiment=NAME"
+            )
+        return str(found.experiment_id)
+
+    def _artifacts(self, name: str) -> str | None:
+        """Files lie beside a SQLite database, wherever the program was started; a server knows its own place."""
+        database = _database(self._uri)
+        if database is None:
+            return None
+        return (database.absolute().parent / "mlartifacts" / re.sub(r"[^\w.\-]+", "_", name)).as_uri()
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Turn the errors that no further try will change into `Refused`."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code in FINAL:
+            raise Refused(describe(error)) from error
+        raise
+    except HTTPError as error:
+        code = error.response.status_code if error.response is not None else 0
+        if 400 <= code < 500 and code not in WORTH_ANOTHER_TRY:
+            raise Refused(describe(error)) from error
+        raise
+
+
+def courier(outbox: Outbox) -> Courier:
+    """What takes this outbox, in the folder of a run, to MLflow; the caller holds its lock."""
+    root = outbox.folder.parent.parent
+    return Courier(outbox, connect=MlflowStore, parent_id=lambda parent: _mlflow_id(parent, root))
+
+
+def _mlflow_id(parent: str, root: Path) -> str | None:
+    """MLflow's id of the parent, which is a run folder's id, or MLflow's own already; None while MLflow has none."""
+    try:
+        folder = find(parent, root=root)
+    except RunError:
+        return parent
+    outbox = folder.outbox
+    if folder.mlflow_run_id is None and outbox.acquire():  # nobody is there any more to make it known
+        try:
+            courier(outbox).deliver()
+        finally:
+            outbox.release()
+    return folder.mlflow_run_id
+
+
+def _database(uri: str) -> Path | None:
+    """The file of a SQLite URI; None of any other."""
+    path = uri.removeprefix("sqlite:///")
+    return Path(path) if path != uri and path and not path.startswith((":", "?")) else None

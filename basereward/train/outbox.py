@@ -1,0 +1,164 @@
+"""A journal of what a tracking server should know, and how much of it has been delivered.
+
+outbox/
+├── journal.jsonl    one record a line, in the order they were made; a record is whole when its line end is there
+├── delivered.json   the byte in the journal up to which all is delivered, and the run's id on the server
+├── refused.jsonl    records that the server will never take, each with the reason
+├── files/           copies of files that might have changed before they were delivered
+└── lock             held by the one process that writes or delivers
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from basereward.train.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+Record: TypeAlias = dict[str, Any]
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """How far the delivery has come. Written after each step, so a crash repeats at most one."""
+
+    position: int = 0  # bytes of the journal
+    run_id: str | None = None  # on the server
+    parent_named: bool = False  # the server knows the parent, or there is none
+    refused: int = 0  # records set aside
+
+
+class Outbox:
+    """One run's journal. Appending and reading are safe from several threads; one process at a time holds the lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.journal = folder / "journal.jsonl"
+        self._append = threading.Lock()
+        self._lock: int | None = None
+
+    def acquire(self) -> bool:
+        """Become the one process that writes and delivers; False when another one is. Mends a torn last line."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            # The kernel lets go of it when the process dies, however it dies.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._lock = descriptor
+        self._drop_torn_line()
+        return True
+
+    def release(self) -> None:
+        """Let another process deliver the rest."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Add records, all or none.
+
+        Raises:
+            OSError: when the disk is full, say; the journal is as it was.
+        """
+        data = "".join(json.dumps(record) + "\n" for record in records).encode()
+        with self._append, self.journal.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                written = 0
+                while written < len(data):
+                    written += file.write(data[written:])
+            except BaseException:
+                file.truncate(before)
+                raise
+
+    def read(self, position: int) -> list[tuple[Record, int]]:
+        """Whole records from a byte of the journal on, about a megabyte of them, each with the byte after it."""
+        try:
+            with self.journal.open("rb") as file:
+                file.seek(position)
+                # A line longer than what is read at once is read whole.
+                data = file.read(READ_BYTES) + file.readline()
+        except FileNotFoundError:
+            return []
+        records = []
+        for line in data.splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break
+            position += len(line)
+            try:
+                records.append((json.loads(line), position))
+            except ValueError:
+                records.append(({"kind": "unreadable", "line": line.decode(errors="replace")}, position))
+        return records
+
+    def delivered(self) -> Delivered:
+        """How far the delivery has come; the beginning when nothing is known."""
+        try:
+            return Delivered(**json.loads((self.folder / "delivered.json").read_text()))
+        except FileNotFoundError:
+            return Delivered()
+
+    def save(self, delivered: Delivered) -> None:
+        """Remember how far the delivery has come."""
+        write_atomic(self.folder / "delivered.json", json.dumps(asdict(delivered)))
+
+    def set_aside(self, record: Record, *, reason: str) -> None:
+        """Keep a record that the server refuses, so that it does not hold up the ones behind it."""
+        with (self.folder / "refused.jsonl").open("a") as file:
+            file.write(json.dumps({"reason": reason, "record": record}) + "\n")
+
+    def keep(self, source: Path) -> Path:
+        """Copy a file that may change or go before it is delivered."""
+        folder = self.folder / "files"
+        folder.mkdir(parents=True, exist_ok=True)
+        place = folder / str(len(os.listdir(folder))) / source.name
+        while place.parent.exists():
+            place = folder / str(int(place.parent.name) + 1) / source.name
+        place.parent.mkdir()
+        shutil.copyfile(source, place)
+        return place
+
+    def forget(self) -> None:
+        """Drop everything: the server does not want the run."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something that the server does not know yet."""
+        try:
+            size = self.journal.stat().st_size
+        except FileNotFoundError:
+            return False
+        delivered = self.delivered()
+        return delivered.position < size or not delivered.parent_named
+
+    def _drop_torn_line(self) -> None:
+        """Cut off a record that a crash left half written; nobody was told that it is there."""
+        with contextlib.suppress(FileNotFoundError), self.journal.open("rb+") as file:
+            size = end = file.seek(0, os.SEEK_END)
+            while end > 0:
+                start = max(0, end - READ_BYTES)
+                file.seek(start)
+                found = file.read(end - start).rfind(b"\n")
+                if found >= 0:
+                    end = start + found + 1
+                    break
+                end = start
+            if end < size:
+                log.warning("A record of %s was half written when its process died; it is dropped.", self.journal)
+                file.truncate(end)

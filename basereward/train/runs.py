@@ -1,0 +1,220 @@
+"""Local run folders: what a run was told, how it stands, and what it made.
+
+runs/20260314-153012-9f2c41/
+├── recipe.yaml     the complete recipe
+├── status.json     state, name, parent, the recipe's sha256, and the process that works on it
+├── result.json     what `basereward train --json` prints
+├── checkpoints/    to go on from
+├── model/          the trained model
+├── figures/        pictures
+├── scores/         one JSON Lines file a part of the data
+├── lost.jsonl      rows that were not used, each with the reason
+└── outbox/         what the tracking server should know
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from basereward.errors import RunError, nearest
+from basereward.train.files import write_atomic
+from basereward.train.outbox import Outbox
+from basereward.train.process import fate, identify
+
+log = logging.getLogger(__name__)
+
+State: TypeAlias = Literal["running", "finished", "failed", "killed"]
+Kind: TypeAlias = Literal["run", "sweep"]
+SILENCE_S = 15 * 60
+"""A run of another machine counts as killed after so many seconds without a sign of life."""
+
+
+def runs_root() -> Path:
+    """The folder of all runs: $BASEREWARD_RUNS, or `runs` in the working directory."""
+    return Path(os.environ.get("BASEREWARD_RUNS") or "runs").absolute()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, or of one sweep, whose runs name it as their parent."""
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls,
+        recipe_yaml: str,
+        *,
+        recipe_sha256: str,
+        name: str,
+        parent: str | None = None,
+        kind: Kind = "run",
+        root: Path | None = None,
+    ) -> RunFolder:
+        """Make the folder of a new run, which this process is about to work on. It appears whole or not at all."""
+        root = (root or runs_root()).absolute()
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        made = cls(root / f".{run_id}.new")
+        made.path.mkdir(parents=True)
+        try:
+            write_atomic(made.recipe, recipe_yaml)
+            facts = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
+            made._write({**facts, "created": time.time(), "state": "running", "error": None, "process": identify()})
+            for folder in (made.checkpoints, made.scores):
+                folder.mkdir()
+            made.path.rename(root / run_id)
+        except BaseException:
+            shutil.rmtree(made.path, ignore_errors=True)
+            raise
+        return cls(root / run_id)
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores"
+
+    @property
+    def lost(self) -> Path:
+        return self.path / "lost.jsonl"
+
+    @property
+    def outbox(self) -> Outbox:
+        return Outbox(self.path / "outbox")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What status.json holds, as it was written; see `state` for how the run stands.
+
+        Raises:
+            RunError: when the file is not there or not readable.
+        """
+        try:
+            status: dict[str, Any] = json.loads((self.path / "status.json").read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{self.path} is not the folder of a run: its status.json cannot be read ({error})."
+            ) from error
+        return status
+
+    @property
+    def name(self) -> str:
+        return str(self.status["name"])
+
+    @property
+    def state(self) -> State:
+        """How the run stands; `killed` too when it was running and its process is gone."""
+        status = self.status
+        state: State = status["state"]
+        if state != "running":
+            return state
+        process = fate(status.get("process") or {})
+        silent = time.time() - self._last_sign() > SILENCE_S
+        return "killed" if process == "gone" or (process == "unknown" and silent) else "running"
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """The run's id on the tracking server, once known."""
+        return self.outbox.delivered().run_id
+
+    def mark(self, state: State, *, error: str | None = None) -> None:
+        """Write the state; `running` means by this process. `error` says why a run failed."""
+        self._write({**self.status, "state": state, "error": error, "process": identify()})
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Keep what the run came to; JSON values."""
+        write_atomic(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def result(self) -> dict[str, Any] | None:
+        """What `write_result` kept; None when there is nothing yet."""
+        try:
+            result: dict[str, Any] = json.loads((self.path / "result.json").read_text())
+        except FileNotFoundError:
+            return None
+        return result
+
+    def _write(self, status: dict[str, Any]) -> None:
+        write_atomic(self.path / "status.json", json.dumps(status, indent=2) + "\n")
+
+    def _last_sign(self) -> float:
+        files = (self.path / "status.json", self.outbox.journal)
+        return max(file.stat().st_mtime for file in files if file.exists())
+
+
+def list_runs(*, kind: Kind | None = "run", root: Path | None = None) -> list[RunFolder]:
+    """All runs (or sweeps; `None` for both), the newest first; those with an unreadable status only as a warning."""
+    root = (root or runs_root()).absolute()
+    found: list[tuple[float, RunFolder]] = []
+    for path in root.iterdir() if root.is_dir() else ():
+        if path.name.startswith(".") or not (path / "status.json").exists():
+            continue
+        try:
+            status = RunFolder(path).status
+        except RunError as error:
+            log.warning("%s It is left out.", error)
+            continue
+        if kind in (None, status["kind"]):
+            found.append((status["created"], RunFolder(path)))
+    return [run for _, run in sorted(found, key=lambda item: item[0], reverse=True)]
+
+
+def find(run_id: str, *, root: Path | None = None) -> RunFolder:
+    """The folder of a run, by its own id or by the one that MLflow gave it.
+
+    Raises:
+        RunError: when there is none; it names the nearest id and the recent ones.
+    """
+    root = (root or runs_root()).absolute()
+    if run_id and (root / run_id / "status.json").is_file() and Path(run_id).name == run_id:
+        return RunFolder(root / run_id)
+    runs = list_runs(kind=None, root=root)
+    for run in runs:
+        if run.mlflow_run_id == run_id:
+            return run
+    close = nearest(run_id, [run.run_id for run in runs])
+    hint = f" Did you mean '{close}'?" if close else ""
+    recent = ", ".join(f"{run.run_id} ({run.name})" for run in runs[:5]) or "none"
+    raise RunError(f"There is no run '{run_id}' in {root}.{hint} Recent runs: {recent}. All: basereward ls runs.")
+
+
+def finished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
+    """The newest finished run of this recipe, which a sweep need not run again."""
+    return _newest(recipe_sha256, {"finished"}, root)
+
+
+def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
+    """The newest run of this recipe that was killed or failed, which a sweep goes on with."""
+    return _newest(recipe_sha256, {"killed", "failed"}, root)
+
+
+def _newest(recipe_sha256: str, states: set[State], root: Path | None) -> RunFolder | None:
+    for run in list_runs(root=root):
+        if run.status["recipe_sha256"] == recipe_sha256 and run.state in states:
+            return run
+    return None

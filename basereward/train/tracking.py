@@ -1,0 +1,231 @@
+"""Tells MLflow what a run does, without ever holding it up or losing a record.
+
+Everything goes into the run's outbox first; a thread takes it from there to the server. While the server is away the
+run goes on; what is left over is delivered when it is back, by the same run or by the next call of `deliver_pending`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from basereward.errors import RunError
+from basereward.recipe.schema import Recipe
+from basereward.train.delivery import Refused, describe
+from basereward.train.files import write_atomic
+from basereward.train.mlflow_store import RUN_TAG, courier, load_mlflow, masked, tracking_uri
+from basereward.train.outbox import Outbox, Record
+from basereward.train.params import clean_name, flatten
+from basereward.train.pending import deliver_pending
+from basereward.train.provenance import provenance
+from basereward.train.runs import RunFolder
+from basereward.train.worker import Worker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Tracker", "deliver_pending"]
+
+log = logging.getLogger(__name__)
+
+START_WAIT_S = 15.0
+FINISH_LIMIT_S = 20.0
+VALUES_A_RECORD = 500
+
+
+class Tracker:
+    """The record of one run, or of one sweep. No fault of the server, the network or the disk reaches the training.
+
+    What is recorded before `start` waits for it. Every method may be called from any thread.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._outbox: Outbox = folder.outbox
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
+        self._unwritten: list[Record] = []
+        self._logged: dict[str, int] = {}  # last step of each metric that an earlier process has recorded
+        self._told = False
+
+    def start(
+        self,
+        recipe: Recipe | None = None,
+        *,
+        experiment: str,
+        uri: str | None = None,
+        name: str | None = None,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Begin the record, with the recipe, commit, packages and machine; or go on with that of a stopped run.
+
+        Waits for the first answer of the server, for seconds; when none comes the run goes on without it. A folder that
+        has a record already goes on with the same MLflow run, store and names; metrics that it has, by name and step,
+        are left out when they come again.
+
+        Args:
+            recipe: recorded as parameters, beside the file recipe.yaml.
+            experiment: MLflow's, made when it is not there.
+            uri: of the store; by default $MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db`.
+            name: shown for the run; by default the folder's.
+            parent: id of a run folder or of an MLflow run; by default the folder's.
+            tags: shown beside our own.
+
+        Raises:
+            RunError: the server answers that it will not take the run, or another process works on this folder.
+        """
+        # Here, not in the thread: two threads that import large libraries at once may see them half made.
+        load_mlflow()
+        if not self._outbox.acquire():
+            raise RunError(f"Another process is at work on {self.folder.path}; wait for it, or stop it.")
+        before = self._outbox.read(0)
+        if before:
+            opening: Record = {"kind": "reopen"}
+            self._logged = _last_steps(self._outbox)
+        else:
+            names = {"experiment": experiment, "name": name, "parent": parent}
+            opening = self._opening({**names, "uri": tracking_uri(uri)}, tags or {})
+        where = masked(before[0][0]["uri"] if before else opening["uri"])
+        self._worker = Worker(courier(self._outbox), where=where)
+        self._unwritten.insert(0, opening)
+        self._append([])
+        if not before:
+            self.artifact(self.folder.recipe)
+            self.params(asdict(recipe) if recipe is not None else {})
+        self._worker.start(wait_s=START_WAIT_S)
+        if isinstance(self._worker.error, Refused):
+            raise self._refusal(self._worker, where)
+
+    def _opening(self, names: dict[str, str | None], tags: Mapping[str, str]) -> Record:
+        """The first record of a journal: all that is needed to make the run on the server."""
+        status = self.folder.status
+        known = {key: names[key] or status[key] for key in ("name", "parent")}
+        ours = {RUN_TAG: self.folder.run_id, "basereward.kind": status["kind"]}
+        ours["recipe.sha256"] = status["recipe_sha256"]
+        theirs = {clean_name(key): str(value) for key, value in tags.items()}
+        return {"kind": "start", **names, **known, "tags": {**provenance(), **theirs, **ours}, "time": now_ms()}
+
+    def _refusal(self, worker: Worker, where: str) -> RunError:
+        reason = describe(worker.error) if worker.error else "unknown"
+        worker.drain(limit_s=0.0)
+        if self.run_id is None:
+            self._outbox.forget()
+        return RunError(f"MLflow at {where} does not take the run: {reason}.")
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None until the server has been reached."""
+        return self.folder.mlflow_run_id
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Record parameters, nested ones with dotted names."""
+        flat = flatten(values)
+        self._append([{"kind": "params", "values": flat}] if flat else [])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Record tags, over those of the same name."""
+        self._append([{"kind": "tags", "values": {clean_name(key): str(value) for key, value in values.items()}}])
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Record numbers at a step; a NaN is kept as a NaN."""
+        named = [(clean_name(key), float(value)) for key, value in values.items()]
+        fresh = [(key, value) for key, value in named if step > self._logged.get(key, step - 1)]
+        about = {"kind": "metrics", "step": int(step), "time": now_ms()}
+        parts = [fresh[i : i + VALUES_A_RECORD] for i in range(0, len(fresh), VALUES_A_RECORD)]
+        self._append({**about, "values": dict(part)} for part in parts)
+
+    def artifact(self, path: Path | str, *, folder: str = "", copy: bool = False) -> None:
+        """Record a file, under its name in a folder of the run.
+
+        A file in the run's folder is taken from there when its turn comes; one from elsewhere, and with `copy` any file
+        that will change, is copied at once.
+        """
+        path = Path(path).absolute()
+        copied = copy or not path.is_relative_to(self.folder.path)
+        try:
+            source = self._outbox.keep(path) if copied else path
+        except OSError as error:
+            log.warning("The file %s is not recorded: %s.", path, describe(error))
+            return
+        place = source.relative_to(self.folder.path).as_posix()
+        self._append([{"kind": "artifact", "path": place, "folder": folder, "copied": copied}])
+
+    def artifacts(self, path: Path | str, *, folder: str = "", copy: bool = False) -> None:
+        """Record every file in a folder and its subfolders, under a folder of the run; see `artifact`."""
+        root = Path(path)
+        for file in sorted(each for each in root.rglob("*") if each.is_file()):
+            below = file.parent.relative_to(root).as_posix()
+            self.artifact(file, folder="/".join(part for part in (folder, below) if part not in ("", ".")), copy=copy)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Draw a figure into `figures/NAME.png` of the run folder and record it; a later one replaces it."""
+        image = io.BytesIO()
+        figure.savefig(image, format="png")
+        path = self.folder.figures / f"{name.removesuffix('.png')}.png"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, image.getvalue())
+        except OSError as error:
+            log.warning("The picture %s is not recorded: %s.", path, describe(error))
+            return
+        self.artifact(path, folder="figures")
+
+    def finish(
+        self, status: Literal["finished", "failed", "killed"] = "finished", *, limit_s: float = FINISH_LIMIT_S
+    ) -> bool:
+        """End the record and wait until it is delivered, at most `limit_s` without progress; whether all was.
+
+        What is left is kept, and delivered by the next `deliver_pending`. The folder's own state is not touched.
+        Without a `start`, nothing happens.
+        """
+        if self._worker is None:
+            return True
+        self._append([{"kind": "finish", "status": status.upper(), "time": now_ms()}])
+        delivered = self._worker.drain(limit_s=limit_s) and not self._unwritten
+        if not delivered:
+            log.warning(
+                "MLflow has not got all records of run %s. They are kept in %s; the next `basereward train` or "
+                "`basereward sweep` delivers them.",
+                self.folder.run_id,
+                self._outbox.folder,
+            )
+        return delivered
+
+    def _append(self, records: Iterable[Record]) -> None:
+        """Write records to the outbox; on a full disk keep them in memory and try again with the next ones."""
+        with self._lock:
+            self._unwritten.extend(records)
+            if self._worker is None:
+                return
+            try:
+                self._outbox.append(self._unwritten)
+            except OSError as error:
+                if not self._told:
+                    log.warning("Records of run %s cannot be written now: %s.", self.folder.run_id, describe(error))
+                self._told = True
+            else:
+                self._unwritten.clear()
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, which is how MLflow counts time."""
+    return time.time_ns() // 1_000_000
+
+
+def _last_steps(outbox: Outbox) -> dict[str, int]:
+    """The last recorded step of each metric."""
+    steps: dict[str, int] = {}
+    position = 0
+    while records := outbox.read(position):
+        for record, _ in records:
+            if record["kind"] == "metrics":
+                steps.update(dict.fromkeys(record["values"], record["step"]))
+        position = records[-1][1]
+    return steps
