@@ -24,18 +24,18 @@ def make(root: Path, *, sha: str = "0", name: str = "cell") -> RunFolder:
     return RunFolder.create("name: cell\n", recipe_sha256=sha, name=name, root=root)
 
 
-def in_dead_process(root: Path, code: str = "") -> str:
+def in_dead_process(root: Path) -> str:
     """Make a run in a process that is then killed with SIGKILL; the id of the run."""
     program = f"""
 import sys, time
 from pathlib import Path
 from basereward.train.runs import RunFolder
 run = RunFolder.create("name: x", recipe_sha256="dead", name="dead", root=Path({str(root)!r}))
-{code}
 print(run.run_id, flush=True)
 time.sleep(60)
 """
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+    ours = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=ours) as process:
         assert process.stdout is not None
         run_id = process.stdout.readline().strip()
         assert RunFolder(root / run_id).state == "running"
