@@ -1,0 +1,173 @@
+"""What several tests are made of: small checkpoints of every family, groups with real pictures, a recipe that trains in seconds."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor, nn
+
+from basereward.data.encoding import EncodedGroup
+from basereward.data.group import IMAGE, Group, Part, Turn, rank_preferences
+from basereward.data.sources.digits import draw
+from basereward.model.makers.tiny_qwen2_5_vl import byte_level_tokenizer, tiny_config, tiny_qwen2_5_vl, write_image_processor
+
+VISION = ("qwen2_5_vl", "qwen2_vl")
+TEXT = ("qwen2", "qwen3", "llama")
+
+# A run of a few steps on a few groups: enough to go through every stage, not to learn.
+SMALL = (
+    "data.sources.digits.val_size=12",
+    "data.sources.digits.test_size=12",
+    "data.sources.numbers.size=40",
+    "data.sources.numbers.val_size=12",
+    "data.sources.numbers.test_size=12",
+    "data.mixture.limits={digits: 24}",
+    "model.backbone.make.hidden_size=64",
+    "model.backbone.make.layers=2",
+    "model.backbone.make.vision_layers=2",
+    "batch.groups=8",
+    "batch.groups_per_forward=4",
+    "trainer.steps=6",
+    "trainer.validations=2",
+    "trainer.log_every=1",
+)
+
+
+def checkpoint(family: str, folder: Path) -> Path:
+    """A small checkpoint of a family with random weights, in the hub's on-disk format."""
+    if family == "qwen2_5_vl":
+        tiny_qwen2_5_vl(folder, hidden_size=64, layers=2, vision_layers=2)
+        return folder
+    torch.manual_seed(0)
+    tokenizer = byte_level_tokenizer()
+    model = _qwen2_vl(tokenizer, folder) if family == "qwen2_vl" else _text_model(family, len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _qwen2_vl(tokenizer: Any, folder: Path) -> Any:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    like = tiny_config(tokenizer, hidden_size=64, layers=2, vision_layers=2)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_image_processor(folder, like)
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2}
+    text = like.text_config.to_dict()
+    text.pop("model_type")
+    ids = {name: getattr(like, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")}
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
+
+
+def _text_model(family: str, vocabulary: int) -> Any:
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
+
+    classes = {
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+    }
+    config, model = classes[family]
+    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
+    if family == "qwen2":
+        size.pop("head_dim")
+    return model(config(vocab_size=vocabulary, num_key_value_heads=2, **size))
+
+
+def picture(index: int, *, side: int = 56) -> PIL.Image.Image:
+    """A scanned digit; not square, so that height and width cannot be mistaken for each other."""
+    return draw(index, side=side).resize((side, side + 28))
+
+
+def group(
+    text: str = "Which digit?",
+    responses: tuple[str, ...] = ("It is a seven.", "4", "This is the number eight."),
+    *,
+    images: int = 0,
+    name: str = "g",
+    turns: tuple[Turn, ...] = (),
+) -> Group:
+    """A group of K ranked responses to a prompt with `images` pictures before its text."""
+    parts = (*[IMAGE] * images, Part(text))
+    return Group(
+        id=name,
+        source="test",
+        prompt=(*turns, Turn("user", parts)),
+        responses=responses,
+        preferences=rank_preferences(range(len(responses))),
+        images=tuple(picture(i) for i in range(images)),
+    )
+
+
+def mixed_groups(*, vision: bool) -> list[Group]:
+    """Groups of different shapes: no image, one, several; one, two and four responses; several turns and a system turn."""
+    before = (
+        Turn("system", (Part("Judge digits."),)),
+        Turn("user", (Part("Hello."),)),
+        Turn("assistant", (Part("Hello! What do you need?"),)),
+    )
+    text = [
+        group("Which is larger, 4 or 7?", ("7", "It is 4."), name="text"),
+        group("Name one.", ("One, and no more.", "Two", "three", "4"), name="turns", turns=before),
+        group("Say it.", ("a single answer",), name="single"),
+    ]
+    if not vision:
+        return text
+    return [*text, group(images=1, name="picture"), group("Which of the two?", ("left", "the right one"), images=2, name="two")]
+
+
+def packed(groups: list[EncodedGroup], *, pad_id: int) -> Any:
+    """All groups of a tree batch in one single row."""
+    from basereward.data.tree import PADDING, collate
+
+    batch = collate(groups, layout="tree", pad_id=pad_id)
+    kept = batch.branch != PADDING
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)[:-1]])
+    batch.ends = torch.stack([torch.zeros_like(batch.ends[:, 0]), starts[batch.ends[:, 0]] + batch.ends[:, 1]], dim=1)
+    for field in ("input_ids", "group", "branch"):
+        setattr(batch, field, getattr(batch, field)[kept][None])
+    batch.position_ids = batch.position_ids[..., kept][..., None, :]
+    return batch
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of all gradients, by name, and a clean slate."""
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    """Rows as a JSON Lines file; a str is written as it is."""
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def pair_rows(number: int, *, folder: Path | None = None, seed: int = 0) -> list[dict[str, Any]]:
+    """Preference pairs in TRL's columns; with a folder, each has a picture there."""
+    rng = random.Random(seed)
+    rows: list[dict[str, Any]] = []
+    for index in range(number):
+        row: dict[str, Any] = {
+            "id": f"row-{index}",
+            "prompt": [{"role": "user", "content": f"Question {index}: which is right?"}],
+            "chosen": [{"role": "assistant", "content": "yes " * rng.randint(1, 5)}],
+            "rejected": [{"role": "assistant", "content": "no " * rng.randint(1, 5)}],
+        }
+        if folder is not None:
+            picture(index).save(folder / f"{index}.png")
+            row["images"] = [f"{index}.png"]
+        rows.append(row)
+    return rows
