@@ -1,13 +1,9 @@
-"""The command `basereward`: reads the command line, calls one function, prints what it returns.
-
-Nothing heavy is imported before a command needs it, so that `--help` and `check` answer at once.
-"""
+"""The command `basereward`. Nothing heavy is imported before it is needed, so that `--help` answers at once."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -19,7 +15,6 @@ from typing import Any, NoReturn, TypeAlias
 from basereward.errors import BaseRewardError, unknown
 
 Result: TypeAlias = tuple[dict[str, Any], int]
-
 DONE, FAILED, MISTAKE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 LISTED = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "runs")
 
@@ -37,17 +32,15 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 some cells failed, 2 a user's mistake, 130 interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
     as_json = "--json" in argv
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # where a class that a recipe names by its dotted path is likely to be
+    sys.path.append(os.getcwd())  # where a class that a recipe names by its dotted path is likely to be
     try:
         arguments = parse(argv)
         with stdout_to_stderr():
-            run, text, _ = COMMANDS[arguments.command]
-            result, status = run(arguments)
-        # Flushed here, where a closed pipe is still caught.
-        print(json.dumps(_strict(result)) if as_json else "\n".join(text(result)), flush=True)
+            result, status = COMMANDS[arguments.command][0](arguments)
+        text = json.dumps(_strict(result)) if as_json else "\n".join(COMMANDS[arguments.command][1](result))
+        print(text, flush=True)  # flushed here, where a closed pipe is still caught
     except BaseRewardError as error:
         print(f"basereward: {error}", file=sys.stderr)
         if as_json:
@@ -175,7 +168,6 @@ def train_text(result: dict[str, Any]) -> Iterator[str]:
     for source, reasons in result["skipped"].items():
         for reason, count in reasons.items():
             yield f"skipped in {source}: {count} ({reason})"
-    yield ""
     yield f"run {result['run_id']} took {result['seconds']:.0f} s; its model: {result['model']}"
 
 
@@ -183,14 +175,14 @@ def sweep_text(result: dict[str, Any]) -> Iterator[str]:
     """A row a cell, a column a measure of accuracy."""
     from basereward.recipe.table import table
 
-    measured = [cell["metrics"] or {} for cell in result["cells"]]
-    columns = [name for name in dict.fromkeys(itertools.chain(*measured)) if name.endswith("/pair_accuracy")]
+    cells = result["cells"]
+    measures = dict.fromkeys(name for cell in cells for name in cell["metrics"] if name.endswith("/pair_accuracy"))
     rows = [
-        (cell["name"], cell["status"], *(number(metrics.get(name)) for name in columns), cell["run_id"] or "-")
-        for cell, metrics in zip(result["cells"], measured, strict=True)
+        (cell["name"], cell["status"], *(number(cell["metrics"].get(name)) for name in measures), cell["run_id"] or "-")
+        for cell in cells
     ]
-    yield from table(("cell", "status", *columns, "run"), rows)
-    yield ""
+    yield from (*table(("cell", "status", *measures, "run"), rows), "")
+    yield from (f"{cell['name']} failed: {cell.get('error')}" for cell in cells if cell["status"] == "failed")
     yield ", ".join(f"{count} {status}" for status, count in Counter(row[1] for row in rows).items())
 
 
@@ -204,7 +196,7 @@ def ls_text(result: dict[str, Any]) -> Iterator[str]:
     from basereward.recipe.table import table
 
     ((kind, entries),) = result.items()
-    rows = [(entry["name"], entry["summary"]) for entry in entries]
+    rows = [tuple(entry.values()) for entry in entries]
     return table((), rows) if rows else iter([f"there are no {kind}"])
 
 
@@ -218,12 +210,14 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], Result], Callable[[dict
 
 
 def number(value: float | None) -> str:
-    """A measure to four places.
+    """A measure to four places; counts whole.
 
-    >>> number(0.98765), number(300), number(None)
+    >>> number(0.98765), number(300.0), number(float("nan"))
     ('0.9877', '300', '-')
     """
-    return "-" if value is None else f"{value}" if isinstance(value, int) else f"{value:.4f}"
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.0f}" if value == int(value) and abs(value) > 1 else f"{value:.4f}"
 
 
 @contextlib.contextmanager
@@ -252,5 +246,5 @@ def _strict(value: Any) -> Any:
 def _unexpected(word: str, arguments: argparse.Namespace) -> str:
     if not word.startswith("-"):
         return f"unexpected argument '{word}'" + ("; a change is KEY=VALUE" if "overrides" in arguments else "")
-    options = ["--json", "--help", *(f"--{name}" for name in ("profile", "resume", "out") if name in arguments)]
-    return unknown("option", word.partition("=")[0], options)
+    names = ["json", "help", *(name for name in ("profile", "resume", "out") if name in arguments)]
+    return unknown("option", word.partition("=")[0], [f"--{name}" for name in names])

@@ -60,8 +60,7 @@ def key_problem(path: KeyPath) -> str | None:
         hint = required(hint)
         if is_section(hint):
             if key not in hints(hint):
-                within = f" in {'.'.join(path[:depth])}" if depth else ""
-                return unknown(f"key{within}", key, hints(hint))
+                return unknown("key", key, hints(hint))
             hint = hints(hint)[key]
         elif hint == Node:
             return None

@@ -1,0 +1,98 @@
+"""Values against type hints, whether these come from a running class or from source text."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any, Literal
+
+import pytest
+
+from basereward.recipe.annotation import hint_of
+from basereward.recipe.hints import Misfit, fit
+
+FITTING = [
+    ("1", int, 1),
+    ("1", float, 1.0),
+    ("1", int | float, 1),
+    ("1", float | int, 1),
+    ("0.5", float, 0.5),
+    ("None", int | None, None),
+    ("True", bool, True),
+    ("'x'", str, "x"),
+    ("'silu'", Literal["none", "silu"], "silu"),
+    ("'data'", float | Literal["data"], "data"),
+    ("1", float | Literal["data"], 1.0),
+    ("[1, 2]", list[float], [1.0, 2.0]),
+    ("[1, 'a']", tuple[int, str], [1, "a"]),
+    ("[1, 2, 3]", tuple[int, ...], [1, 2, 3]),
+    ("{'a': 1}", dict[str, float], {"a": 1.0}),
+    ("[1]", list[int] | None, [1]),
+]
+
+
+@pytest.mark.parametrize(("source", "hint", "expected"), FITTING)
+def test_a_fitting_value_comes_back_as_its_hint_wants_it(source: str, hint: Any, expected: Any) -> None:
+    """Whole numbers become floats where floats are expected; nothing else changes."""
+    fitted = fit(ast.literal_eval(source), hint)
+    assert fitted == expected
+    assert type(fitted) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "message"),
+    [
+        pytest.param(True, int, "expected a whole number; true given", id="truth_is_no_number"),
+        pytest.param(True, float, "expected a number; true given", id="truth_is_no_float"),
+        pytest.param(1, bool, "expected true or false; 1 given", id="number_is_no_truth"),
+        pytest.param(True, Literal[1, 2], "expected one of 1, 2; true given", id="truth_is_no_literal"),
+        pytest.param(2.0, int, "expected a whole number; 2.0 given", id="float_is_not_whole"),
+        pytest.param("1e-5", float, "expected a number; '1e-5' given", id="text_is_no_number"),
+        pytest.param(5, str, "expected text; 5 given", id="number_is_no_text"),
+        pytest.param(None, int, "expected a whole number; null given", id="null"),
+        pytest.param("slu", Literal["tanh", "silu"], "did you mean 'silu'?", id="near_miss"),
+        pytest.param(
+            "dta", Literal["data"] | float, "expected 'data' or a number; 'dta' given; did you mean", id="union"
+        ),
+        pytest.param([1, "x"], list[int], "item 2: expected a whole number", id="item"),
+        pytest.param([1, "x"], list[int] | None, "item 2: expected a whole number", id="item_of_optional"),
+        pytest.param({"a": "x"}, dict[str, float], "item 'a': expected a number", id="entry"),
+        pytest.param([1], tuple[int, int], "expected a list of 2 values", id="length"),
+        pytest.param("vision", list[str], "expected a list of text; 'vision' given", id="text_is_no_list"),
+        pytest.param([1], dict[str, int], "expected a mapping", id="list_is_no_mapping"),
+    ],
+)
+def test_a_misfit_says_what_was_expected_and_given(value: Any, hint: Any, message: str) -> None:
+    """And the nearest right value, where there is one."""
+    with pytest.raises(Misfit) as caught:
+        fit(value, hint)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("int | None", int | None),
+        ("Optional[Literal['a', 'b']]", Literal["a", "b"] | None),
+        ("typing.Union[int, str]", int | str),
+        ("Sequence[str]", list[str]),
+        ("Mapping[str, float]", dict[str, float]),
+        ("Annotated[int, 'unit']", int),
+        ("'float | None'", float | None),
+        ("Path", str),
+        ("torch.dtype", Any),
+        ("int | torch.dtype", Any),
+        ("Literal[CONSTANT]", Any),
+        ("Activation", Literal["tanh"]),
+        ("Loop", Any),
+        ("not a hint at all", None),
+    ],
+)
+def test_hints_are_read_from_source_text(source: str, expected: Any) -> None:
+    """What is not known without running the module is not checked; a module's own names for hints are followed."""
+    aliases = {
+        name: ast.parse(text, mode="eval").body for name, text in [("Activation", "Literal['tanh']"), ("Loop", "Loop")]
+    }
+    if expected is None:
+        assert hint_of(ast.Constant(source), aliases=aliases) is Any
+    else:
+        assert hint_of(ast.parse(source, mode="eval").body, aliases=aliases) == expected

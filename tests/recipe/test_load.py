@@ -1,0 +1,300 @@
+"""From files and overrides to cells, and every fault on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.errors import RecipeError
+from basereward.recipe import find_faults, load_cells, load_recipe
+
+Write = Callable[..., Path]
+
+
+def faults_of(*overrides: str, experiment: str = "one", profile: str = "tiny") -> dict[str, str]:
+    """Key and message of every fault that all cells share."""
+    _, faults = find_faults(experiment, profile=profile, overrides=overrides)
+    return {fault.key: fault.message for fault in faults}
+
+
+def test_later_layers_win(experiments: Write) -> None:
+    """Schema, profile, experiment, overrides, in this order."""
+    experiments(
+        profiles__tiny="optimizer: {lr: 2, eps: 2, weight_decay: 2}\nmodel: {backbone: {path: p}}\n"
+        "data: {sources: {words: {_target_: recipe_targets.Words, path: p}}}",
+        one="model: {head: {_target_: recipe_targets.Shallow}}\nloss: {_target_: recipe_targets.Plain}\n"
+        "optimizer: {lr: 3, eps: 3}",
+    )
+    optimizer = load_recipe("one", overrides=["optimizer.lr=4"]).optimizer
+    assert (optimizer.lr, optimizer.eps, optimizer.weight_decay, optimizer.betas) == (4.0, 3.0, 2.0, [0.9, 0.999])
+
+
+def test_checking_runs_no_module_of_a_target(experiments: Write) -> None:
+    """The targets of the test raise when they are imported."""
+    experiments()
+    assert load_recipe("one").model.head["_target_"] == "recipe_targets.Deep"
+    assert "recipe_targets" not in sys.modules
+
+
+def test_plain_defaults_of_a_target_become_part_of_the_recipe(experiments: Write) -> None:
+    """So that a recipe still says what was trained when a default changes; a whole number becomes a float where due."""
+    experiments()
+    recipe = load_recipe("one")
+    assert recipe.model.head == {
+        "_target_": "recipe_targets.Deep",
+        "layers": 2,
+        "activation": "silu",
+        "dropout": 0.0,
+        "width": None,
+    }
+    assert recipe.data.sources["words"]["splits"] == [0.8, 0.2]
+
+
+def test_name_and_summary_come_from_the_file(experiments: Write) -> None:
+    """The file name is the name, its first comment the summary."""
+    experiments()
+    recipe = load_recipe("one")
+    assert (recipe.name, recipe.summary) == ("one", "One head, one loss.")
+    assert load_recipe("one", overrides=["name=other"]).name == "other"
+
+
+def test_an_experiment_may_be_a_path(experiments: Write, tmp_path: Path) -> None:
+    """A YAML file anywhere, and a profile likewise; without a profile it must say all itself."""
+    folder = experiments()
+    own = tmp_path / "own.yaml"
+    own.write_text((folder / "one.yaml").read_text() + (folder / "profiles" / "tiny.yaml").read_text().split("\n")[3])
+    assert load_recipe(str(folder / "one.yaml"), profile=str(folder / "profiles" / "tiny.yaml")).name == "one"
+    _, faults = find_faults(str(own), profile=None)
+    assert {fault.key for fault in faults} == {"data.sources", "model.backbone"}
+
+
+def test_includes_are_laid_under_what_stands_beside_them(experiments: Write) -> None:
+    """At any mapping, one or several, in their order."""
+    experiments(
+        parts__a="# a\nlr: 1\neps: 1\nweight_decay: 1",
+        parts__b="include: parts/a\neps: 2",
+        two="include: one\noptimizer: {include: [parts/a, parts/b], weight_decay: 3}",
+    )
+    optimizer = load_recipe("two").optimizer
+    assert (optimizer.lr, optimizer.eps, optimizer.weight_decay) == (1.0, 2.0, 3.0)
+
+
+def test_an_override_may_include(experiments: Write) -> None:
+    """A source is added by one word."""
+    experiments(sources__more="_target_: recipe_targets.Words\npath: more.txt")
+    recipe = load_recipe("one", overrides=["data.sources.more.include=sources/more"])
+    assert recipe.data.sources["more"]["path"] == "more.txt"
+    assert list(
+        load_recipe("one", overrides=["data.sources.more.include=sources/more", "data.sources.words=null"]).data.sources
+    ) == ["more"]
+
+
+def test_a_circle_of_includes_is_shown(experiments: Write) -> None:
+    """The chain is named from the file where it closes."""
+    experiments(two="include: three", three="include: two")
+    assert "two -> three -> two" in faults_of(experiment="two")["include"]
+
+
+def test_an_unknown_include_is_answered_and_hides_no_other_fault(experiments: Write) -> None:
+    """What the missing file may have held is not said to be missing; a typo beside it is."""
+    experiments(two="include: [oen]\noptimizer: {lrr: 1}", sources__words="_target_: x")
+    faults = faults_of(experiment="two")
+    assert set(faults) == {"include", "optimizer.lrr"}
+    assert (
+        "unknown include 'oen'; did you mean 'one'? Allowed: one, profiles/tiny, sources/words, two."
+        in faults["include"]
+    )
+
+
+def test_a_new_target_on_the_command_line_drops_the_old_arguments(experiments: Write) -> None:
+    """And keeps those that are given beside it, wherever they stand."""
+    experiments()
+    target = "model.head._target_=recipe_targets.Shallow"
+    assert load_recipe("one", overrides=[target]).model.head == {"_target_": "recipe_targets.Shallow", "bias": True}
+    recipe = load_recipe("one", overrides=["model.head.bias=false", target])
+    assert recipe.model.head == {"_target_": "recipe_targets.Shallow", "bias": False}
+
+
+def test_interpolations_are_resolved_within_each_cell(experiments: Write) -> None:
+    """Also to defaults, to values of an axis and to lists, and `\\${` is text."""
+    experiments()
+    cells = load_cells("one", overrides=["seeds.init=${seeds.data}", "grid.seeds.data=[5,6]", "name=\\${x}"])
+    assert [cell.recipe.seeds.init for cell in cells] == [5, 6]
+    assert cells[0].recipe.name == "${x}"
+    recipe = load_recipe("one", overrides=["optimizer.betas=['${schedule.final}', 0.5]"])
+    assert recipe.optimizer.betas == [0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("optimizer.lr=${optimizr.eps}", "optimizer.lr", "did you mean 'optimizer'"),
+        ("optimizer.lr=${optimizer.lr}", "optimizer.lr", "Recursive"),
+        ("optimizer.lr=${name}", "optimizer.lr", "expected a number; 'one' given"),
+        ("name=${oc.env:NO_SUCH_THING}", "name", "NO_SUCH_THING"),
+        ("optimizer.lrr=1", "optimizer.lrr", "unknown key 'lrr'; did you mean 'lr'?"),
+        ("optimzer.lr=1", "optimzer", "did you mean 'optimizer'?"),
+        ("gird.optimizer.lr=[1]", "gird", "did you mean 'grid'?"),
+        ("data.inclde=x", "data.inclde", "did you mean 'include'?"),
+        ("grid.optimizer.lrr=[1]", "grid.optimizer.lrr", "did you mean 'lr'?"),
+        ("trainer.devices=1.5", "trainer.devices", "expected a whole number; 1.5 given (the command line)"),
+        ("trainer.precision=bf16-mixd", "trainer.precision", "did you mean 'bf16-mixed'?"),
+        ("optimizer=3", "optimizer", "expected a mapping of lr, lr_by_part"),
+        ("model.lora=true", "model.lora", "expected a mapping of rank"),
+        ("data.sources=[a]", "data.sources", "expected a mapping"),
+        ("model.head=mlp", "model.head", "expected a mapping with `_target_`: "),
+        ("model.head={layers: 3, _target_: null}", "model.head", "expected a mapping with `_target_`: "),
+        ("model.head.layrs=3", "model.head.layrs", "did you mean 'layers'?"),
+        ("model.head.layers=deep", "model.head.layers", "expected a whole number; 'deep' given"),
+        ("model.head.activation=slu", "model.head.activation", "did you mean 'silu'?"),
+        ("model.head.hidden_size=8", "model.head.hidden_size", "the code gives this argument itself; leave it out"),
+        ("model.head._target_=recipe_targets.Dep", "model.head._target_", "did you mean 'recipe_targets.Deep'?"),
+        ("loss._target_=bradley_tery", "loss._target_", "did you mean 'bradley_terry'?"),
+        ("data.sources.words.path=null", "data.sources.words.path", "expected text; null given"),
+        ("data.sources.more._target_=recipe_targets.Words", "data.sources.more.path", "missing"),
+        ("data.sources.more.inclde=x", "data.sources.more", "did you mean 'include' by 'inclde'?"),
+        ("schedule.warmup=2", "schedule.warmup", "must be from 0 to 1; 2.0 given (the command line)"),
+        ("optimizer.lr=[1", "optimizer.lr", "is not valid YAML"),
+        ("optimizer.lr=#1", "optimizer.lr", "is a comment in YAML"),
+        ("optimizer.lr", "optimizer.lr", "an override is KEY=VALUE"),
+        ("a..b=1", "a..b", "an override is KEY=VALUE"),
+        ("model.include=[1]", "model.include", "expected a name or a list of names"),
+        ("seeds=[1,1]", "seeds", "expected different whole numbers"),
+        ("seeds=5", "seeds", "expected a mapping of data, init, dropout"),
+    ],
+)
+def test_a_wrong_override_is_answered_at_its_key(experiments: Write, override: str, key: str, message: str) -> None:
+    """With what is allowed, and the nearest right word; nothing else is found wrong because of it."""
+    experiments()
+    faults = faults_of(override)
+    assert list(faults) == [key]
+    assert message in faults[key]
+
+
+def test_all_faults_of_all_cells_are_told_at_once(experiments: Write) -> None:
+    """One that all cells have is told once, others name their cells."""
+    experiments(
+        two="include: one\nname: 3\ngrid:\n  model.head.layers: [2, deep]\n  optimizer.rl: [1]\n"
+        "  loss.margin: {none: 0, wrong: dta}"
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_cells("two", overrides=["trainer.epochs=-1", "trainer.stepps=3"])
+    told = {(fault.cell, fault.key) for fault in caught.value.faults}
+    assert told == {
+        ("*", "grid.optimizer.rl"),
+        ("*", "name"),
+        ("*", "trainer.stepps"),
+        ("*", "trainer.epochs"),
+        ("layers=deep,margin=none", "model.head.layers"),
+        ("layers=deep,margin=wrong", "model.head.layers"),
+        ("layers=2,margin=wrong", "loss.margin"),
+        ("layers=deep,margin=wrong", "loss.margin"),
+    }
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "8 faults in recipe 'two':"
+    assert "  model.head.layers: expected a whole number; 'deep' given" in "\n".join(lines)
+    assert sum("model.head.layers" in line for line in lines) == 1
+
+
+def test_a_message_names_the_file(experiments: Write) -> None:
+    """That of the profile, of the experiment, of an included file, or the command line."""
+    folder = experiments(
+        parts__a="eps: small",
+        two="include: one\ntrainer: {clip: much}\noptimizer: {include: parts/a}",
+    )
+    experiments(profiles__tiny=(folder / "profiles" / "tiny.yaml").read_text() + "schedule: {warmup: warm}\n")
+    faults = faults_of("batch.groups=few", experiment="two")
+    assert {key: Path(message.rpartition("(")[2].rstrip(")")).name for key, message in faults.items()} == {
+        "optimizer.eps": "a.yaml",
+        "trainer.clip": "two.yaml",
+        "schedule.warmup": "tiny.yaml",
+        "batch.groups": "the command line",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("a: [1", "two.yaml:2: not valid YAML", id="open_bracket"),
+        pytest.param("name: a\nname: b", "found duplicate key name", id="same_key_twice"),
+        pytest.param("- 1", "a recipe is a mapping", id="list"),
+        pytest.param("on: 1", "quote them", id="truth_as_key"),
+        pytest.param("name: ${a", "no viable alternative", id="interpolation"),
+        pytest.param("name: \x00", "cannot be read", id="control_character"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_fault(experiments: Write, text: str, message: str) -> None:
+    """It names the file, and the line where there is one."""
+    experiments(two=text)
+    (told,) = faults_of(experiment="two").values()
+    assert message in told
+    assert "two.yaml" in told
+
+
+def test_bytes_that_are_no_text_are_one_fault(experiments: Write) -> None:
+    """A file in another encoding is named."""
+    (experiments() / "two.yaml").write_bytes(b"name: \xff\xfe")
+    (told,) = faults_of(experiment="two").values()
+    assert "two.yaml: cannot be read" in told
+
+
+def test_unknown_experiment_and_profile_are_both_told(experiments: Write) -> None:
+    """Each with the nearest name."""
+    experiments()
+    _, faults = find_faults("onne", profile="tinny")
+    assert [fault.message for fault in faults] == [
+        "unknown profile 'tinny'; did you mean 'tiny'? Allowed: tiny.",
+        "unknown experiment 'onne'; did you mean 'one'? Allowed: one.",
+    ]
+    assert "there is no file 'one.yml'" in next(iter(faults_of(experiment="one.yml").values()))
+
+
+def test_a_missing_folder_of_experiments_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the way to say where it is."""
+    monkeypatch.delenv("BASEREWARD_EXPERIMENTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert "set BASEREWARD_EXPERIMENTS" in faults_of()[""]
+
+
+def test_equal_cells_are_a_fault(experiments: Write) -> None:
+    """An override that hides an axis would train the same model again and again."""
+    experiments()
+    _, faults = find_faults("one", overrides=["grid.optimizer.lr=[1e-3,1e-4]", "optimizer.lr=1"])
+    (fault,) = faults
+    assert (fault.cell, fault.key) == ("*", "grid")
+    assert "one and the same recipe: lr=0.001, lr=0.0001" in fault.message
+
+
+def test_an_axis_in_a_profile_is_a_fault(experiments: Write) -> None:
+    """A profile says what an experiment runs on, and varies nothing."""
+    folder = experiments()
+    experiments(profiles__tiny=(folder / "profiles" / "tiny.yaml").read_text() + "grid: {optimizer.lr: [1, 2]}\n")
+    assert list(faults_of()) == ["grid"]
+
+
+def test_a_sweep_is_no_single_recipe(experiments: Write) -> None:
+    """`load_recipe` says what to call in its place."""
+    experiments()
+    with pytest.raises(RecipeError, match=r"sweep of 2 cells .*load_cells"):
+        load_recipe("one", overrides=["seeds=[0,1]"])
+
+
+def test_seeds_and_overrides_of_one_seed_go_together(experiments: Write) -> None:
+    """The axis stays when one of the seeds is set for all cells."""
+    experiments()
+    cells = load_cells("one", overrides=["seeds=[1,2]", "seeds.data=9"])
+    assert [dataclasses.astuple(cell.recipe.seeds) for cell in cells] == [(9, 1, 1), (9, 2, 2)]
+    assert [cell.name for cell in cells] == ["seed=1", "seed=2"]
+
+
+def test_a_recipe_is_read_only(experiments: Write) -> None:
+    """Setting a key after the checks is refused."""
+    experiments()
+    recipe: Any = load_recipe("one")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.optimizer.lr = 3

@@ -1,0 +1,103 @@
+"""Values of the right type that cannot be meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from basereward.recipe.ranges import range_problems
+from basereward.recipe.text import build_recipe
+
+RIGHT: dict[str, Any] = {
+    "model.backbone.path": "some/model",
+    "model.head": {"_target_": "linear"},
+    "loss": {"_target_": "bradley_terry"},
+    "data.sources": {"digits": {"_target_": "digits"}, "words": {"_target_": "words"}},
+}
+
+
+def problems(**changes: Any) -> dict[str, str]:
+    """Key and message of every problem of a right recipe with changes; `__` is a dot."""
+    values: dict[str, Any] = {}
+    for key, value in {**RIGHT, **{key.replace("__", "."): value for key, value in changes.items()}}.items():
+        *sections, last = key.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[last] = value
+    return dict(range_problems(build_recipe(values)))
+
+
+def test_a_right_recipe_has_no_problem() -> None:
+    """The defaults of the schema are in range."""
+    assert problems() == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "message"),
+    [
+        ({"optimizer__lr": 0.0}, "optimizer.lr", "must be above 0; 0.0 given"),
+        ({"optimizer__lr": float("nan")}, "optimizer.lr", "must be above 0; nan given"),
+        ({"optimizer__lr": float("inf")}, "optimizer.lr", "must be above 0; inf given"),
+        ({"optimizer__weight_decay": -0.1}, "optimizer.weight_decay", "must be at least 0"),
+        ({"optimizer__lr_by_part": {"head": 0.0}}, "optimizer.lr_by_part.head", "must be above 0"),
+        ({"optimizer__lr_by_part": {"haed": 1.0}}, "optimizer.lr_by_part", "did you mean 'head'?"),
+        ({"optimizer__betas": [0.9]}, "optimizer.betas", "two numbers are needed; 1 given"),
+        ({"optimizer__betas": [0.9, 1.0]}, "optimizer.betas", "from 0 to below 1; 1.0 given"),
+        ({"schedule__warmup": 1.5}, "schedule.warmup", "from 0 to 1; 1.5 given"),
+        ({"data__max_lost": -0.1}, "data.max_lost", "from 0 to 1"),
+        ({"data__sources": {}}, "data.sources", "at least one source is needed"),
+        ({"data__mixture__weights": {"digits": 1.0}}, "data.mixture.weights", "missing: words"),
+        ({"data__mixture__limits": {"digit": 3}}, "data.mixture.limits", "did you mean 'digits'?"),
+        ({"data__mixture__limits": {"digits": 0}}, "data.mixture.limits.digits", "must be above 0"),
+        (
+            {"data__encoding__min_pixels": 9, "data__encoding__max_pixels": 8},
+            "data.encoding.min_pixels",
+            "above max_pixels",
+        ),
+        ({"model__backbone__path": None}, "model.backbone", "neither is given"),
+        ({"model__backbone__path": ""}, "model.backbone", "neither is given"),
+        (
+            {"model__backbone__make": {"_target_": "x"}},
+            "model.backbone",
+            "only one of `path` ('some/model') and `make`",
+        ),
+        ({"model__backbone__freeze": ["visoin"]}, "model.backbone.freeze", "did you mean 'vision'?"),
+        ({"model__lora": {"parts": []}}, "model.lora.parts", "at least one of vision, merger, language is needed"),
+        ({"model__lora": {"parts": ["langage"]}}, "model.lora.parts", "did you mean 'language'?"),
+        ({"model__lora": {"rank": 0}}, "model.lora.rank", "must be above 0"),
+        ({"model__lora": {"dropout": 1.0}}, "model.lora.dropout", "from 0 to below 1"),
+        ({"batch__groups": 12}, "batch.groups", "12 is no multiple of groups_per_forward x devices = 8"),
+        ({"trainer__devices": 3}, "batch.groups", "128 is no multiple of groups_per_forward x devices = 24"),
+        ({"trainer__epochs": 0.0}, "trainer.epochs", "must be above 0"),
+        ({"trainer__steps": 0}, "trainer.steps", "must be above 0"),
+        ({"trainer__early_stopping": {"patience": 0}}, "trainer.early_stopping.patience", "must be above 0"),
+        ({"trainer__monitor": "val/pair_acuracy"}, "trainer.monitor", "did you mean 'val/pair_accuracy'?"),
+        ({"trainer__monitor": "val/digts/pair_accuracy"}, "trainer.monitor", "did you mean 'digits'?"),
+        ({"seeds__init": -1}, "seeds.init", "a seed is from 0"),
+        ({"seeds__data": 2**32}, "seeds.data", "a seed is from 0 to 4294967295"),
+    ],
+)
+def test_a_value_out_of_range_is_named(changes: dict[str, Any], key: str, message: str) -> None:
+    """At its key, with what is allowed; and it is the only problem."""
+    found = problems(**changes)
+    assert list(found) == [key]
+    assert message in found[key]
+
+
+def test_several_problems_are_told_together() -> None:
+    """Not only the first."""
+    assert set(problems(optimizer__lr=-1.0, schedule__final=2.0, seeds__init=-5)) == {
+        "optimizer.lr",
+        "schedule.final",
+        "seeds.init",
+    }
+
+
+def test_a_learning_rate_of_weights_that_stay_is_a_problem() -> None:
+    """A rate that changes nothing is a slip: of a frozen part, or of one that LoRA leaves out."""
+    frozen = problems(model__backbone__freeze=["vision"], optimizer__lr_by_part={"vision": 1.0, "merger": 1.0})
+    assert list(frozen) == ["optimizer.lr_by_part.vision"]
+    adapted = problems(model__lora={"parts": ["vision"]}, optimizer__lr_by_part={"vision": 1.0, "language": 1.0})
+    assert list(adapted) == ["optimizer.lr_by_part.language"]

@@ -1,0 +1,85 @@
+"""The experiments that we publish, and what `ls` says of them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from basereward.cli import parse
+from basereward.recipe import find_faults, load_cells, names
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "experiments"
+FILES = sorted(FOLDER.rglob("*.yaml"))
+PROFILES = {"tiny": [], "qwen2_5_vl_3b": ["data.sources.pairs.path=x"], "qwen2_5_vl_7b": ["data.sources.pairs.path=x"]}
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(FOLDER))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("experiment", sorted(file.stem for file in FOLDER.glob("*.yaml")))
+def test_every_experiment_is_right_on_every_profile(experiment: str, profile: str) -> None:
+    """All cells, all arguments of all targets."""
+    _, faults = find_faults(experiment, profile=profile, overrides=PROFILES[profile])
+    assert faults == []
+
+
+def test_every_profile_is_in_this_test() -> None:
+    """A new one needs a line above only when it wants a path."""
+    assert {entry.name for entry in names("profiles")} == set(PROFILES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=[file.relative_to(FOLDER).as_posix() for file in FILES])
+def test_the_command_at_the_head_of_every_file_is_a_command(file: Path) -> None:
+    """The first line says what the file is, the second runs it: it can be parsed, and what it names has no fault."""
+    summary, command, *_ = file.read_text().splitlines()
+    assert summary.startswith("# ")
+    assert command.startswith("# Run it: basereward ")
+    arguments = parse(shlex.split(command.removeprefix("# Run it: basereward ")))
+    _, faults = find_faults(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    assert faults == []
+
+
+def test_head_depth_is_table_2() -> None:
+    """Seven heads: one layer, two without and with two activations, three to five with SiLU; nothing else is varied."""
+    cells = load_cells("head_depth")
+    assert [cell.name for cell in cells] == [
+        f"head={row}" for row in ("1_none", "2_none", "2_tanh", "2_silu", "3_silu", "4_silu", "5_silu")
+    ]
+    for cell in cells:
+        layers, activation = cell.name.removeprefix("head=").split("_")
+        head = cell.recipe.model.head
+        expected = (1, "none") if head["_target_"] == "linear" else (head["layers"], head["activation"])
+        assert (int(layers), activation) == expected
+        assert list(cell.overrides) == ["model.head"]
+
+
+@pytest.mark.parametrize("size", ["3b", "7b"])
+def test_the_profiles_of_qwen_have_the_constants_of_the_paper(size: str) -> None:
+    """Learning rate 3e-6 and 128 pairs a step; what is our own choice says so."""
+    (cell,) = load_cells("basereward", profile=f"qwen2_5_vl_{size}", overrides=PROFILES[f"qwen2_5_vl_{size}"])
+    assert cell.recipe.optimizer.lr == 3e-6
+    assert cell.recipe.batch.groups == 128
+    assert cell.recipe.model.backbone.path == f"Qwen/Qwen2.5-VL-{size.upper()}-Instruct"
+    assert (FOLDER / "profiles" / f"qwen2_5_vl_{size}.yaml").read_text().count("Our own choice") == 2
+
+
+@pytest.mark.parametrize("kind", ["experiments", "profiles", "sources", "heads", "losses"])
+def test_everything_that_is_listed_has_a_summary(kind: str) -> None:
+    """A name alone tells little."""
+    entries = names(kind)  # type: ignore[arg-type]
+    assert entries
+    assert all(entry.summary for entry in entries)
+
+
+def test_what_is_listed() -> None:
+    """Files by name; of the code, the classes of the extension folders."""
+    assert {"basereward", "head_depth"} <= {entry.name for entry in names("experiments")}
+    assert {"digits", "digit_pairs", "numbers", "jsonl"} <= {entry.name for entry in names("sources")}
+    assert {"linear", "mlp"} <= {entry.name for entry in names("heads")}
+    assert "bradley_terry" in {entry.name for entry in names("losses")}

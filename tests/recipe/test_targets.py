@@ -1,0 +1,165 @@
+"""Finding a class by its name, and its arguments, without running the module it is in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from basereward.recipe import targets
+from basereward.recipe.signature import MISSING, import_target, signature_of
+from basereward.recipe.targets import TargetError, locate, short_names
+
+Write = Callable[[str, str], Path]
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    """What was found is kept; the modules of a test are not those of the last one."""
+    for cached in (locate, signature_of, targets._parse):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An extension folder of the test's own."""
+    monkeypatch.setattr(targets, "ROOT", tmp_path)
+    folder = tmp_path / "basereward" / "model" / "heads"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "name"),
+    [
+        ("bradley_terry", "class BradleyTerry: ...", "BradleyTerry"),
+        ("mlp", "class Other: ...\nclass MLP: ...", "MLP"),
+        ("tiny_qwen2_5_vl", "class TinyQwen2_5_VL: ...", "TinyQwen2_5_VL"),
+        ("tiny_qwen2_5_vl", "def tiny_qwen2_5_vl(folder): ...", "tiny_qwen2_5_vl"),
+        ("mlp", "def mlp(): ...\nclass MLP: ...", "MLP"),
+    ],
+)
+def test_a_file_is_for_the_class_of_its_name(heads: Path, file: str, source: str, name: str) -> None:
+    """Letters count, their case and underscores do not; a class goes before a function."""
+    (heads / f"{file}.py").write_text(source)
+    found = locate(file, "heads")
+    assert (found.module, found.name) == (f"basereward.model.heads.{file}", name)
+
+
+def test_only_files_with_their_class_are_names(heads: Path) -> None:
+    """Helpers, private files and `__init__` are not offered."""
+    for name, source in [("mlp", "class MLP: ..."), ("helper", "X = 1"), ("_mlp", "class _MLP: ..."), ("__init__", "")]:
+        (heads / f"{name}.py").write_text(source)
+    assert list(short_names("heads")) == ["mlp"]
+    with pytest.raises(TargetError, match="defines no class or function"):
+        locate("helper", "heads")
+
+
+def test_an_unknown_short_name_is_answered_with_the_nearest(heads: Path) -> None:
+    """So is a private one."""
+    (heads / "mlp.py").write_text("class MLP: ...")
+    with pytest.raises(TargetError, match=r"unknown head 'mpl'; did you mean 'mlp'\? Allowed: mlp\."):
+        locate("mpl", "heads")
+    with pytest.raises(TargetError, match="unknown head"):
+        locate("_mlp", "heads")
+
+
+def test_a_module_is_not_run_to_read_its_classes(write_module: Write) -> None:
+    """Packages on the way are not run either."""
+    write_module("own_package/__init__", "raise RuntimeError('imported')")
+    write_module(
+        "own_package/inner/heads", "raise RuntimeError\nclass Mine:\n    def __init__(self, size: int, *, deep=1): ..."
+    )
+    signature = signature_of("own_package.inner.heads.Mine", "heads")
+    assert [parameter.name for parameter in signature.parameters] == ["size", "deep"]
+    assert "own_package" not in sys.modules
+
+
+def test_arguments_have_their_hint_default_and_need(write_module: Write) -> None:
+    """As the text says them."""
+    source = (
+        "class Mine:\n    def __init__(self, size: int, kind: Literal['a'], *, deep: float = 1, other=object()): ..."
+    )
+    write_module("own_module", f"from typing import Literal\n{source}")
+    size, kind, deep, other = signature_of("own_module.Mine", "heads").parameters
+    assert (size.hint, size.required, size.default, size.positional) == (int, True, MISSING, True)
+    assert (kind.hint, kind.required) == (Literal["a"], True)
+    assert (deep.hint, deep.required, deep.default, deep.positional) == (float, False, 1, False)
+    assert (other.hint, other.required, other.default) == (Any, False, MISSING)
+
+
+@pytest.mark.parametrize("statement", ["from .inner import Mine", "from own_package.inner import Other as Mine"])
+def test_a_name_that_is_imported_is_followed(write_module: Write, statement: str) -> None:
+    """To the file that defines it, which is not run."""
+    write_module("own_package/__init__", f"{statement}\nraise RuntimeError")
+    constructor = "    def __init__(self, a): ..."
+    inner = f"class Mine:\n{constructor}\nclass Other(object):\n{constructor}\nraise RuntimeError"
+    write_module("own_package/inner", inner)
+    assert signature_of("own_package.Mine", "heads").parameters[0].name == "a"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass Mine:\n    size: int\n    deep: float = 1.0",
+            ["size", "deep"],
+        ),
+        ("class Base:\n    def __init__(self, size, deep=1): ...\nclass Mine(Base): ...", ["size", "deep"]),
+        (
+            "def make():\n    class Made:\n        def __init__(self, size): ...\n    return Made\nMine = make()",
+            ["size"],
+        ),
+    ],
+    ids=["dataclass", "inherited", "made"],
+)
+def test_what_the_text_does_not_tell_is_imported(write_module: Write, source: str, expected: list[str]) -> None:
+    """Dataclasses, inherited constructors and classes that a function makes."""
+    write_module("own_module", source)
+    signature = signature_of("own_module.Mine", "heads")
+    assert [parameter.name for parameter in signature.parameters] == expected
+    assert "own_module" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("own_module.Mien", "did you mean 'own_module.Mine'"),
+        ("own_modul.Mine", "there is no module 'own_modul'; did you mean 'own_module'"),
+        ("own_module", "unknown head 'own_module'"),
+        ("json.decodr.JSONDecoder", "there is no module 'json.decodr'; did you mean 'json.decoder'"),
+        ("json.decoder", "is a module"),
+        ("own_module.number", "is no class and no function"),
+    ],
+)
+def test_a_dotted_path_that_leads_nowhere_is_answered(write_module: Write, target: str, message: str) -> None:
+    """With the nearest name at the step that fails."""
+    write_module("own_module", "class Mine: ...\nnumber = 3")
+    with pytest.raises(TargetError) as caught:
+        signature_of(target, "heads")
+    assert message in str(caught.value)
+
+
+def test_a_module_that_cannot_be_read_or_run_is_a_fault_and_no_crash(write_module: Write) -> None:
+    """Whatever it raises."""
+    write_module("own_module", "class Mine(: ...")
+    with pytest.raises(TargetError, match=r"own_module\.py cannot be read"):
+        signature_of("own_module.Mine", "heads")
+    write_module("own_other", "class Base: ...\nclass Mine(Base): ...\nraise OSError('no disk')")
+    with pytest.raises(TargetError, match="cannot be imported: OSError: no disk"):
+        signature_of("own_other.Mine", "heads")
+
+
+def test_a_class_without_a_constructor_takes_nothing(write_module: Write) -> None:
+    """And that is known without running it."""
+    write_module("own_module", "raise RuntimeError\nclass Mine: ...")
+    assert signature_of("own_module.Mine", "losses").parameters == ()
+
+
+def test_the_class_itself_is_imported_when_it_is_built(write_module: Write) -> None:
+    """Not before."""
+    write_module("own_module", "class Mine:\n    def __init__(self): ...")
+    assert import_target("own_module.Mine", "losses").__name__ == "Mine"

@@ -1,0 +1,292 @@
+"""The command line: what it prints where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import basereward.train
+from basereward.cli import main, parse
+from basereward.errors import ModelError
+
+ROOT = Path(__file__).parents[1]
+
+TRAINED = {
+    "run_id": "r1",
+    "model": "runs:/r1/model",
+    "metrics": {
+        "test/digits/pair_accuracy": 0.98765,
+        "test/digits/follows_length": float("nan"),
+        "test/digits/pairs": 300,
+    },
+    "seconds": 61.2,
+    "skipped": {"digits": {"too_long": 2}},
+}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A stand-in for `basereward.train.api`; a test gives it the functions that it calls."""
+    module = types.ModuleType("basereward.train.api")
+    monkeypatch.setitem(sys.modules, "basereward.train.api", module)
+    monkeypatch.setattr(basereward.train, "api", module, raising=False)
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
+    return module
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, from the root of the project."""
+    command = [sys.executable, "-m", "basereward", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+def fastest_s(*arguments: str) -> float:
+    """The shortest of five calls, in seconds: the machine may be busy with other things."""
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert run(*arguments).returncode == 0
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def test_help_answers_within_half_a_second() -> None:
+    """And names every command."""
+    assert fastest_s("--help") <= 0.5
+    assert all(command in run("--help").stdout for command in ("check", "train", "sweep", "score", "ls"))
+
+
+def test_check_of_seven_cells_answers_within_three_seconds() -> None:
+    """No model is loaded for it."""
+    assert fastest_s("check", "head_depth") <= 3.0
+
+
+def test_check_prints_the_cells_as_json_and_nothing_else() -> None:
+    """The object has the cells with their overrides, and no fault."""
+    done = run("check", "head_depth", "--json")
+    result = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert [cell["name"] for cell in result["cells"]][:2] == ["head=1_none", "head=2_none"]
+    assert result["cells"][1]["overrides"] == {"model.head": {"_target_": "mlp", "layers": 2, "activation": "none"}}
+    assert result["faults"] == []
+
+
+def test_check_exits_with_2_and_lists_every_fault() -> None:
+    """As text for people, and as objects for programs."""
+    wrong = ("check", "head_depth", "optimizer.lrr=1", "--profile", "tiny", "model.head.bias=3")
+    done = run(*wrong)
+    assert done.returncode == 2
+    assert "unknown key 'lrr'; did you mean 'lr'?" in done.stdout
+    assert "7 cells, 3 faults" in done.stdout
+    done = run(*wrong, "--json")
+    assert done.returncode == 2
+    faults = json.loads(done.stdout)["faults"]
+    assert {"cell", "key", "message"} == set(faults[0])
+    assert {fault["cell"] for fault in faults if fault["key"] == "model.head.bias"} == {
+        f"head={row}" for row in ("1_none", "2_none", "2_tanh", "2_silu", "3_silu", "4_silu", "5_silu")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["chek", "x"], "unknown command 'chek'; did you mean 'check'?"),
+        ([], "the following arguments are required: COMMAND"),
+        (["ls", "head"], "unknown kind 'head'; did you mean 'heads'?"),
+        (["ls"], "the following arguments are required: KIND"),
+        (["check", "basereward", "--profle", "tiny"], "unknown option '--profle'; did you mean '--profile'?"),
+        (["check", "basereward", "--resume=x"], "unknown option '--resume'"),
+        (["score", "model"], "the following arguments are required: FILE"),
+        (["score", "model", "file", "a=1"], "unexpected argument 'a=1'"),
+        (["train", "basereward", "a=1", "--profile", "tiny", "b"], "unexpected argument 'b'; a change is KEY=VALUE"),
+        (["train", "basereword"], "unknown experiment 'basereword'; did you mean 'basereward'?"),
+        (["sweep", "head_depth", "loss.margn=1"], "did you mean 'margin'?"),
+        (["train", "head_depth"], "sweep of 7 cells"),
+    ],
+)
+def test_a_mistake_is_answered_without_a_traceback(
+    api: object, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On standard error, status 2; with --json the same is an object on standard output."""
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ""
+    if arguments and "unknown command" not in message:
+        assert main([*arguments, "--json"]) == 2
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert set(error) == {"type", "message"}
+        assert message in error["message"]
+
+
+def test_changes_may_stand_anywhere() -> None:
+    """Before, between and after the options, in their order."""
+    arguments = parse(["train", "basereward", "a=1", "--profile", "p", "b=2", "--resume", "r", "c=3"])
+    assert (arguments.experiment, arguments.profile, arguments.resume) == ("basereward", "p", "r")
+    assert arguments.overrides == ["a=1", "b=2", "c=3"]
+
+
+def test_train_hands_over_the_checked_recipe_and_prints_the_result(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed while it works goes to standard error; an undefined measure is null."""
+    calls = []
+
+    def train(recipe: Any, *, resume: str | None) -> dict[str, Any]:
+        sys.stdout.write("progress\n")
+        calls.append((recipe.optimizer.lr, resume))
+        return TRAINED
+
+    api.train = train
+    assert main(["train", "basereward", "optimizer.lr=0.25", "--resume", "r0", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert calls == [(0.25, "r0")]
+    result = json.loads(printed.out)
+    assert result["metrics"] == {
+        "test/digits/pair_accuracy": 0.98765,
+        "test/digits/follows_length": None,
+        "test/digits/pairs": 300,
+    }
+    assert printed.err == "progress\n"
+    assert main(["train", "basereward"]) == 0
+    text = capsys.readouterr().out
+    assert "test/digits/pair_accuracy   0.9877\n" in text
+    assert "test/digits/follows_length  -\n" in text
+    assert "test/digits/pairs           300\n" in text
+    assert "skipped in digits: 2 (too_long)" in text
+    assert "run r1 took 61 s; its model: runs:/r1/model" in text
+
+
+def test_a_sweep_with_a_failed_cell_ends_with_1_and_names_it(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others are in the table with their accuracy."""
+    cells = [
+        {"name": "head=a", "run_id": "r1", "status": "finished", "metrics": {"test/digits/pair_accuracy": 0.5}},
+        {"name": "head=b", "run_id": None, "status": "failed", "metrics": {}, "error": "the loss is NaN"},
+    ]
+    names = []
+
+    def sweep(given: list[Any], *, name: str) -> dict[str, Any]:
+        names.append((name, len(given)))
+        return {"sweep_id": "s", "cells": cells}
+
+    api.sweep = sweep
+    assert main(["sweep", "head_depth"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert names == [("head_depth", 7)]
+    assert lines[1].split() == ["head=a", "finished", "0.5000", "r1"]
+    assert lines[2].split() == ["head=b", "failed", "-", "-"]
+    assert "head=b failed: the loss is NaN" in lines
+    assert lines[-1] == "1 finished, 1 failed"
+    del cells[1]
+    assert main(["sweep", "head_depth", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sweep_id"] == "s"
+
+
+def test_score_says_where_the_scores_are(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file's name goes through as it was typed."""
+    api.score = lambda model, file, *, out: {"rows": 2, "responses": 6, "seconds": 0.5, "out": f"{model} {file} {out}"}
+    assert main(["score", "m", "rows.jsonl", "--out", "scores.jsonl"]) == 0
+    assert capsys.readouterr().out == "6 responses of 2 rows scored in 0.5 s: m rows.jsonl scores.jsonl\n"
+
+
+def test_a_mistake_found_while_working_is_printed_and_anything_else_is_raised(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error of ours is a sentence; a slip of the code keeps its traceback; an interrupt ends with 130."""
+
+    def raising(error: BaseException) -> Callable[..., Any]:
+        def score(*_: Any, **__: Any) -> Any:
+            raise error
+
+        return score
+
+    api.score = raising(ModelError("the folder 'm' is not a model"))
+    assert main(["score", "m", "f", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == "basereward: the folder 'm' is not a model\n"
+    assert json.loads(printed.out) == {"error": {"type": "ModelError", "message": "the folder 'm' is not a model"}}
+    api.score = raising(KeyboardInterrupt())
+    assert main(["score", "m", "f"]) == 130
+    api.score = raising(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        main(["score", "m", "f"])
+
+
+def test_what_other_processes_print_stays_off_standard_output(api: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """A child of the command inherits standard error in the place of standard output, and the JSON stays alone."""
+
+    def score(*_: Any, **__: Any) -> dict[str, Any]:
+        subprocess.run(["echo", "from a child"], check=True)
+        os.write(1, b"from C\n")
+        return {"rows": 0}
+
+    api.score = score
+    assert main(["score", "m", "f", "--json"]) == 0
+    printed = capfd.readouterr()
+    assert printed.out == '{"rows": 0}\n'
+    assert printed.err == "from a child\nfrom C\n"
+
+
+def test_ls_lists_names_and_summaries(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a table and as JSON; an empty kind says so."""
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
+    assert main(["ls", "heads", "--json"]) == 0
+    heads = json.loads(capsys.readouterr().out)["heads"]
+    assert {"name", "summary"} == set(heads[0])
+    assert main(["ls", "heads"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"{heads[0]['name']} ")
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "no_such_folder"))
+    assert main(["ls", "profiles"]) == 0
+    assert capsys.readouterr().out == "there are no profiles\n"
+
+
+def test_ls_runs_needs_no_tracking_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs are folders; without any there are none."""
+    monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
+    assert main(["ls", "runs", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"runs": []}
+
+
+def test_a_reader_that_closes_early_is_no_error() -> None:
+    """`basereward ls heads | head -0` says nothing on standard error."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "basereward", "ls", "heads"],
+        cwd=ROOT,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+def test_a_class_in_the_working_folder_can_be_named(tmp_path: Path) -> None:
+    """By its dotted path, whatever started the command."""
+    (tmp_path / "my_heads.py").write_text("class Mine:\n    def __init__(self, size, *, depth: int = 1): ...\n")
+    code = "import sys; sys.path = [p for p in sys.path if p]; from basereward.cli import main; sys.exit(main())"
+    arguments = ["check", "basereward", "model.head._target_=my_heads.Mine", "model.head.depth=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BASEREWARD_EXPERIMENTS": str(ROOT / "experiments")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
