@@ -102,11 +102,11 @@ def test_a_circle_of_includes_is_shown(experiments: Write) -> None:
 
 def test_an_unknown_include_is_answered_and_hides_no_other_fault(experiments: Write) -> None:
     """What the missing file may have held is not said to be missing; a typo beside it is."""
-    experiments(two="include: [oen]\noptimizer: {lrr: 1}", sources__words="_target_: x")
+    experiments(two="include: [onne]\noptimizer: {lrr: 1}", sources__words="_target_: x")
     faults = faults_of(experiment="two")
     assert set(faults) == {"include", "optimizer.lrr"}
     assert (
-        "unknown include 'oen'; did you mean 'one'? Allowed: one, profiles/tiny, sources/words, two."
+        "unknown include 'onne'; did you mean 'one'? Allowed: one, profiles/tiny, sources/words, two."
         in faults["include"]
     )
 
@@ -138,9 +138,9 @@ def test_interpolations_are_resolved_within_each_cell(experiments: Write) -> Non
         ("optimizer.lr=${name}", "optimizer.lr", "expected a number; 'one' given"),
         ("name=${oc.env:NO_SUCH_THING}", "name", "NO_SUCH_THING"),
         ("optimizer.lrr=1", "optimizer.lrr", "unknown key 'lrr'; did you mean 'lr'?"),
-        ("optimzer.lr=1", "optimzer", "did you mean 'optimizer'?"),
-        ("gird.optimizer.lr=[1]", "gird", "did you mean 'grid'?"),
-        ("data.inclde=x", "data.inclde", "did you mean 'include'?"),
+        ("optimizerr.lr=1", "optimizerr", "did you mean 'optimizer'?"),
+        ("grd.optimizer.lr=[1]", "grd", "did you mean 'grid'?"),
+        ("data.includd=x", "data.includd", "did you mean 'include'?"),
         ("grid.optimizer.lrr=[1]", "grid.optimizer.lrr", "did you mean 'lr'?"),
         ("trainer.devices=1.5", "trainer.devices", "expected a whole number; 1.5 given (the command line)"),
         ("trainer.precision=bf16-mixd", "trainer.precision", "did you mean 'bf16-mixed'?"),
@@ -157,7 +157,7 @@ def test_interpolations_are_resolved_within_each_cell(experiments: Write) -> Non
         ("loss._target_=bradley_tery", "loss._target_", "did you mean 'bradley_terry'?"),
         ("data.sources.words.path=null", "data.sources.words.path", "expected text; null given"),
         ("data.sources.more._target_=recipe_targets.Words", "data.sources.more.path", "missing"),
-        ("data.sources.more.inclde=x", "data.sources.more", "did you mean 'include' by 'inclde'?"),
+        ("data.sources.more.includd=x", "data.sources.more", "did you mean 'include' by 'includd'?"),
         ("schedule.warmup=2", "schedule.warmup", "must be from 0 to 1; 2.0 given (the command line)"),
         ("optimizer.lr=[1", "optimizer.lr", "is not valid YAML"),
         ("optimizer.lr=#1", "optimizer.lr", "is a comment in YAML"),
