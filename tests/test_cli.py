@@ -99,7 +99,7 @@ def test_check_exits_with_2_and_lists_every_fault() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["chec", "x"], "unknown command 'chec'; did you mean 'check'?"),
+        (["checkx", "x"], "unknown command 'checkx'; did you mean 'check'?"),
         ([], "the following arguments are required: COMMAND"),
         (["ls", "head"], "unknown kind 'head'; did you mean 'heads'?"),
         (["ls"], "the following arguments are required: KIND"),

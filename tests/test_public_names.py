@@ -25,10 +25,10 @@ def test_every_public_name_is_there(package: object) -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     """As of any module."""
-    with pytest.raises(AttributeError, match="has no attribute 'laod'"):
-        basereward.laod  # noqa: B018
-    with pytest.raises(AttributeError, match="has no attribute 'laod'"):
-        basereward.recipe.laod  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'loadx'"):
+        basereward.loadx  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'loadx'"):
+        basereward.recipe.loadx  # noqa: B018
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

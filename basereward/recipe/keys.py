@@ -52,8 +52,8 @@ def key_problem(path: KeyPath) -> str | None:
 
     >>> key_problem(("optimizer", "lr")), key_problem(("data", "sources", "mine", "path"))
     (None, None)
-    >>> key_problem(("modell", "head"))[:46]
-    "unknown key 'modell'; did you mean 'model'? Al"
+    >>> key_problem(("modelx", "head"))[:46]
+    "unknown key 'modelx'; did you mean 'model'? Al"
     """
     hint: Any = Recipe
     for depth, key in enumerate(path):

@@ -65,7 +65,7 @@ def test_a_right_recipe_has_no_problem() -> None:
         ),
         ({"model__backbone__freeze": ["visoin"]}, "model.backbone.freeze", "did you mean 'vision'?"),
         ({"model__lora": {"parts": []}}, "model.lora.parts", "at least one of vision, merger, language is needed"),
-        ({"model__lora": {"parts": ["languag"]}}, "model.lora.parts", "did you mean 'language'?"),
+        ({"model__lora": {"parts": ["languagex"]}}, "model.lora.parts", "did you mean 'language'?"),
         ({"model__lora": {"rank": 0}}, "model.lora.rank", "must be above 0"),
         ({"model__lora": {"dropout": 1.0}}, "model.lora.dropout", "from 0 to below 1"),
         ({"batch__groups": 12}, "batch.groups", "12 is no multiple of groups_per_forward x devices = 8"),
