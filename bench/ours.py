@@ -45,7 +45,6 @@ def overrides(checkpoint: Path, rows: Path, *, layout: str, groups: int, steps: 
 def main() -> None:
     """Trains for a few steps; a group of K responses counts K (K - 1) / 2 preferences."""
     given = arguments(__doc__, more=("layout",))
-    torch.set_num_threads(2)
     group_size = len(read_rows(given.rows)[0]["responses"])
     groups = given.responses // group_size
     clock = Clock()

@@ -77,7 +77,6 @@ def main() -> None:
     """Writes the rows in ms-swift's format and trains on them."""
     given = arguments(__doc__)
     pairs = given.responses // 2
-    torch.set_num_threads(2)
     callbacks_map["step_ends"] = StepEnds
     with quiet_stdout(), tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"

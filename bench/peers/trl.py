@@ -32,7 +32,6 @@ def main() -> None:
     """LoRA of rank 8 on the language model and a trained score head, float32, rows in the order of the file."""
     given = arguments(__doc__)
     pairs = given.responses // 2
-    torch.set_num_threads(2)
     clock = Clock()
     with quiet_stdout(), tempfile.TemporaryDirectory() as folder:
         settings = trl.RewardConfig(
