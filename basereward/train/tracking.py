@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from basereward.errors import RunError
 from basereward.recipe.schema import Recipe
@@ -27,9 +27,6 @@ from basereward.train.provenance import provenance
 from basereward.train.runs import RunFolder
 from basereward.train.worker import Worker
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = ["Tracker", "deliver_pending"]
 
 log = logging.getLogger(__name__)
@@ -37,6 +34,12 @@ log = logging.getLogger(__name__)
 START_WAIT_S = 15.0
 FINISH_LIMIT_S = 20.0
 VALUES_A_RECORD = 500
+
+
+class Figure(Protocol):
+    """A picture that matplotlib draws; this file need not know how."""
+
+    def savefig(self, fname: Any, *, format: str) -> None: ...
 
 
 class Tracker:

@@ -67,7 +67,7 @@ class Worker:
                     self._rest(delay)
                     delay = min(delay * 2, RETRY_S[0] if self._draining else RETRY_S[1])
                     continue
-                self._succeed()
+                self._succeed(moved)
                 delay = RETRY_S[0]
                 if moved:
                     continue
@@ -95,9 +95,10 @@ class Worker:
         self.error = error
         self._tried.set()
 
-    def _succeed(self) -> None:
+    def _succeed(self, moved: bool) -> None:
         if self.error is not None:
             log.info("MLflow at %s answers again; the records kept so far are on their way.", self._where)
         self.error = None
-        self._progress = time.monotonic()
+        if moved:
+            self._progress = time.monotonic()
         self._tried.set()

@@ -208,6 +208,37 @@ def test_runs_of_a_sweep_are_children_of_its_run(place: Path) -> None:
     assert look.get_run(str(sweep.run_id)).info.status == "FAILED"
 
 
+def test_a_child_does_not_wait_for_ever_for_a_parent_that_is_not_known_yet(place: Path) -> None:
+    """While MLflow has no run of a live parent the child ends in time; later both are there, one below the other."""
+    sweep = RunFolder.create("grid", recipe_sha256="", name="sweep", kind="sweep")
+    at_work = sweep.outbox
+    assert at_work.acquire()  # a process that has not come to its record yet
+    child = started(create(parent=sweep.run_id))
+    began = time.monotonic()
+    assert child.finish(limit_s=0.5) is False
+    assert time.monotonic() - began < 3
+    at_work.release()
+    tracker = Tracker(sweep)
+    tracker.start(experiment="tests")
+    assert tracker.finish()
+    for folder in (child.folder, sweep):
+        folder.mark("finished")
+    assert deliver_pending() == {child.folder.run_id: True}
+    assert client().get_run(str(child.run_id)).data.tags["mlflow.parentRunId"] == tracker.run_id
+
+
+def test_a_parent_that_was_killed_before_it_was_known_is_made_by_its_child(place: Path) -> None:
+    """The parent's journal is there and nobody delivers it: the child does as much of it as it needs."""
+    sweep = RunFolder.create("grid", recipe_sha256="", name="sweep", kind="sweep")
+    tracker = Tracker(sweep)
+    tracker.start(experiment="tests")
+    assert tracker.finish()
+    (sweep.path / "outbox" / "delivered.json").unlink()
+    child = started(create(parent=sweep.run_id))
+    assert child.finish()
+    assert client().get_run(str(child.run_id)).data.tags["mlflow.parentRunId"] == tracker.run_id == sweep.mlflow_run_id
+
+
 def test_a_resumed_run_goes_on_with_the_same_record(place: Path) -> None:
     """Steps that come again after the last checkpoint are stored once; the run is running again until it finishes."""
     first = started()

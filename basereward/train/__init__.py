@@ -1,0 +1,1 @@
+"""Lightning module, runs, sweeps and their record."""
