@@ -21,12 +21,13 @@ TEXT = ("qwen2", "qwen3", "llama")
 
 # A run of a few steps on a few groups: enough to go through every stage, not to learn.
 SMALL = (
+    "data.sources.digits.size=24",
+    "data.sources.digits.copies=1",
     "data.sources.digits.val_size=12",
     "data.sources.digits.test_size=12",
     "data.sources.numbers.size=40",
     "data.sources.numbers.val_size=12",
     "data.sources.numbers.test_size=12",
-    "data.mixture.limits={digits: 24}",
     "model.backbone.make.hidden_size=64",
     "model.backbone.make.layers=2",
     "model.backbone.make.vision_layers=2",
@@ -140,6 +141,13 @@ def packed(groups: list[EncodedGroup], *, pad_id: int) -> Any:
         setattr(batch, field, getattr(batch, field)[kept][None])
     batch.position_ids = batch.position_ids[..., kept][..., None, :]
     return batch
+
+
+def only(path: Path) -> list[str]:
+    """Overrides that make a JSON Lines file the one source of the small run, under the name `mine`."""
+    kept = [override for override in SMALL if not override.startswith("data.sources.")]
+    mine = ["data.sources.mine.include=sources/jsonl", f"data.sources.mine.path={path}"]
+    return [*kept, "data.sources.digits=null", "data.sources.numbers=null", *mine]
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ from basereward.recipe import load_recipe, make
 from basereward.train.api import load, train
 from basereward.train.runs import find
 from basereward.train.scores import read_scores
-from tests.support import SMALL, TEXT, VISION, checkpoint, gradients, group, mixed_groups, packed, pair_rows, write_rows
+from tests.support import SMALL, TEXT, VISION, checkpoint, gradients, group, mixed_groups, only, packed, pair_rows, write_rows
 
 RELATIVE = 1e-5
 
@@ -243,7 +243,7 @@ def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
     """The numbers of the test part are those of `load(...).score` and of `basereward score`, for the same rows."""
     rows = pair_rows(40, folder=tmp_path)
     source = write_rows(tmp_path / "pairs.jsonl", rows)
-    overrides = [*SMALL, "data.sources={mine: {include: sources/jsonl, path: " + str(source) + "}}", "data.mixture.limits={}"]
+    overrides = only(source)
     run = train(load_recipe("basereward", overrides=overrides))
     in_training = {each.id: each.scores for each in read_scores(find(run["run_id"]).scores / "test.jsonl")}
     assert in_training
@@ -271,7 +271,7 @@ def test_law_6_no_row_is_lost_in_silence(tmp_path: Path) -> None:
     rows[5]["chosen"][0]["content"] = "  "
     rows[6]["rejected"][0]["content"] = "no " * 3000
     source = write_rows(tmp_path / "pairs.jsonl", rows)
-    overrides = [*SMALL, "data.sources={mine: {include: sources/jsonl, path: " + str(source) + "}}", "data.mixture.limits={}"]
+    overrides = only(source)
     with pytest.raises(TooManyRowsLost, match=r"4 of 60 rows .*data\.max_lost"):
         train(load_recipe("basereward", overrides=overrides))
 

@@ -59,6 +59,7 @@ class Digits:
         answers: int = 5,
         true_answers: int = 2,
         side: int = 56,
+        size: int | None = None,
         val_size: int = 250,
         test_size: int = 250,
         copies: int = 1,
@@ -78,6 +79,9 @@ class Digits:
         self.copies = copies
         self.seed = seed
         self.pictures = split_pictures(name, val_size=val_size, test_size=test_size, seed=seed)
+        if size is not None and not 0 < size <= len(self.pictures["train"]):
+            raise DataError(f"source '{name}': size={size}; there are 1 to {len(self.pictures['train'])} pictures for training")
+        self.pictures["train"] = self.pictures["train"][:size]
 
     def groups(self, split: Split) -> Sequence[Group]:
         copies = self.copies if split == "train" else 1
