@@ -10,8 +10,8 @@ BaseRewardError
 │   └── CheckpointError  a checkpoint cannot be written or read
 └── RunError             a run is not there, or cannot be continued
 
-All of them mean a user's mistake or a fault of the user's machine: the command line prints the message, without a traceback, and exits
-with 2. Slips of our own are `assert`s and keep their traceback.
+All of them mean a user's mistake or a fault of the user's machine: the command line prints the message, without a
+traceback, and exits with 2. Slips of our own are `assert`s and keep their traceback.
 """
 
 from __future__ import annotations
@@ -61,13 +61,22 @@ class RunError(BaseRewardError, LookupError):
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name most like the given one, or None when nothing is close.
+    """The allowed name most like the given one, or None when nothing is close. Capitals and small letters are alike.
 
     >>> nearest("weigth_decay", ["weight_decay", "lr"])
     'weight_decay'
+    >>> nearest("MPL", ["linear", "mlp"]), nearest("rl", ["lr", "eps"]), nearest("x", ["lr", "eps"])
+    ('mlp', 'lr', None)
     """
-    matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    best, name = max(((_likeness(given.casefold(), name.casefold()), name) for name in allowed), default=(0.0, ""))
+    return name if best >= 0.6 else None
+
+
+def _likeness(given: str, name: str) -> float:
+    """From 0 to 1. Two letters that changed places halve the likeness of a short name, so they are looked at apart."""
+    likeness = difflib.SequenceMatcher(None, given, name).ratio()
+    swapped = any(given[:i] + given[i : i + 2][::-1] + given[i + 2 :] == name for i in range(len(given) - 1))
+    return max(likeness, 0.9) if swapped else likeness
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
@@ -80,3 +89,14 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
     close = nearest(given, names)
     hint = f"; did you mean '{close}'?" if close else "."
     return f"unknown {kind} '{given}'{hint} Allowed: {', '.join(names) or 'none'}."
+
+
+def explain(error: BaseException) -> str:
+    """The message of an error and what was noted on its way up, such as the run that it ended.
+
+    >>> error = DataError("pairs.jsonl:3: not JSON")
+    >>> error.add_note("The run is r1.")
+    >>> explain(error)
+    'pairs.jsonl:3: not JSON\\nThe run is r1.'
+    """
+    return "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
