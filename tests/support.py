@@ -1,4 +1,6 @@
-"""What several tests are made of: small checkpoints of every family, groups with real pictures, a recipe that trains in seconds."""
+"""What several tests are made of: small checkpoints of every family, groups with real pictures, a recipe that trains in
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from torch import Tensor, nn
 from basereward.data.encoding import EncodedGroup
 from basereward.data.group import IMAGE, Group, Part, Turn, rank_preferences
 from basereward.data.sources.digits import draw
-from basereward.model.makers.tiny_qwen2_5_vl import byte_level_tokenizer, tiny_config, tiny_qwen2_5_vl, write_image_processor
+from basereward.model.makers.tiny_qwen2_5_vl import (
+    byte_level_tokenizer,
+    tiny_config,
+    tiny_qwen2_5_vl,
+    write_image_processor,
+)
 
 VISION = ("qwen2_5_vl", "qwen2_vl")
 TEXT = ("qwen2", "qwen3", "llama")
@@ -61,7 +68,10 @@ def _qwen2_vl(tokenizer: Any, folder: Path) -> Any:
     vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2}
     text = like.text_config.to_dict()
     text.pop("model_type")
-    ids = {name: getattr(like, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")}
+    ids = {
+        name: getattr(like, name)
+        for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    }
     return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
 
 
@@ -81,7 +91,13 @@ def _text_model(family: str, vocabulary: int) -> Any:
         "llama": (LlamaConfig, LlamaForCausalLM),
     }
     config, model = classes[family]
-    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
+    size = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 16,
+    }
     if family == "qwen2":
         size.pop("head_dim")
     return model(config(vocab_size=vocabulary, num_key_value_heads=2, **size))
@@ -113,7 +129,8 @@ def group(
 
 
 def mixed_groups(*, vision: bool) -> list[Group]:
-    """Groups of different shapes: no image, one, several; one, two and four responses; several turns and a system turn."""
+    """Groups of different shapes: no image, one, several; one, two and four responses; several turns and a
+    system turn."""
     before = (
         Turn("system", (Part("Judge digits."),)),
         Turn("user", (Part("Hello."),)),
@@ -126,7 +143,11 @@ def mixed_groups(*, vision: bool) -> list[Group]:
     ]
     if not vision:
         return text
-    return [*text, group(images=1, name="picture"), group("Which of the two?", ("left", "the right one"), images=2, name="two")]
+    return [
+        *text,
+        group(images=1, name="picture"),
+        group("Which of the two?", ("left", "the right one"), images=2, name="two"),
+    ]
 
 
 def packed(groups: list[EncodedGroup], *, pad_id: int) -> Any:

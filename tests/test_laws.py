@@ -1,7 +1,7 @@
 """The nine laws of the design, one test or more each, named after the law.
 
-Independent truths: one plain sequence a response, transformers' own model called as its documentation says, the same run made twice, and
-real processes killed with SIGKILL.
+Independent truths: one plain sequence a response, transformers' own model called as its documentation says, the same
+run made twice, and real processes killed with SIGKILL.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from basereward.errors import ModelError, TooManyRowsLost
 from basereward.metrics.collection import PreferenceMetrics
 from basereward.model.backbone import load_backbone
 from basereward.model.checkpoint import backbone_path
-from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.lora import add_lora
+from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel, build_model
 from basereward.model.scorer import Scorer, load_scorer, recipe_encoder
@@ -36,19 +36,35 @@ from basereward.recipe import load_recipe, make
 from basereward.train.api import load, train
 from basereward.train.runs import find
 from basereward.train.scores import read_scores
-from tests.support import SMALL, TEXT, VISION, checkpoint, gradients, group, mixed_groups, only, packed, pair_rows, write_rows
+from tests.support import (
+    SMALL,
+    TEXT,
+    VISION,
+    checkpoint,
+    gradients,
+    group,
+    mixed_groups,
+    only,
+    packed,
+    pair_rows,
+    write_rows,
+)
 
 RELATIVE = 1e-5
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
-    """Equal to 1e-5 of the whole tensor's norm; what is zero but for rounding (the gradient of a key's bias) is held to 1e-8."""
+    """Equal to 1e-5 of the whole tensor's norm; what is zero but for rounding (the gradient of a key's bias) is held to
+    1e-8."""
     assert actual.shape == expected.shape
     distance = float((actual - expected).norm())
-    assert distance <= RELATIVE * max(float(expected.norm()), 1e-3), f"{distance} apart, of a norm of {float(expected.norm())}"
+    assert distance <= RELATIVE * max(float(expected.norm()), 1e-3), (
+        f"{distance} apart, of a norm of {float(expected.norm())}"
+    )
 
 
 def reward_model(path: Path, *, lora: bool = False, checkpointing: bool = False) -> RewardModel:
+    """A checkpoint with a new head, and with new adapters that do something."""
     backbone = load_backbone(path, gradient_checkpointing=checkpointing)
     torch.manual_seed(1)
     head = make({"_target_": "mlp"}, "heads", backbone.hidden_size)
@@ -61,6 +77,7 @@ def reward_model(path: Path, *, lora: bool = False, checkpointing: bool = False)
 
 
 def batches(path: Path, groups: list[Group]) -> tuple[TreeBatch, TreeBatch, list[EncodedGroup], int]:
+    """Groups as tree rows, as plain rows, and encoded, with the token of the padding."""
     encoder = load_encoder(path)
     encoded = [encoder(each) for each in groups]
     tree, plain = (collate(encoded, layout=layout, pad_id=encoder.pad_id) for layout in ("tree", "plain"))
@@ -68,6 +85,7 @@ def batches(path: Path, groups: list[Group]) -> tuple[TreeBatch, TreeBatch, list
 
 
 def scores_and_gradients(model: RewardModel, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The scores of a batch, and the gradient of the loss for every weight."""
     scores = model(batch)
     loss, _ = BradleyTerry(centring=0.01)(scores, batch)
     loss.backward()
@@ -95,7 +113,8 @@ def test_law_1_tree_equals_plain(family: str, lora: bool, checkpointing: bool, t
 @pytest.mark.parametrize("images", [0, 1, 2])
 @pytest.mark.parametrize("family", VISION)
 def test_law_2_ours_equals_transformers(family: str, images: int, tmp_path: Path) -> None:
-    """Hidden states of the plain layout equal the model's own, called as its documentation says on the whole conversation."""
+    """Hidden states of the plain layout equal the model's own, called as its documentation says on the whole
+    conversation."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     path = checkpoint(family, tmp_path / family)
@@ -177,7 +196,8 @@ def test_law_4_the_head_survives(kind: str, tmp_path: Path) -> None:
         merged.save(tmp_path / "merged")
         again = load_scorer(tmp_path / "merged")
         assert list(again.score_groups(groups)) == list(merged.score_groups(groups))
-        # LLM.int8() rounds the inputs of a layer as well as its weights; merged weights meet inputs that are not rounded.
+        # LLM.int8() rounds the inputs of a layer as well as its weights; merged weights meet inputs that are not
+        # rounded.
         tolerance = 5e-2 if kind == "lora-int8" else RELATIVE
         for one, other in zip(merged.score_groups(groups), expected, strict=True):
             torch.testing.assert_close(torch.tensor(one), torch.tensor(other), rtol=0, atol=tolerance)
@@ -208,13 +228,22 @@ def trained(*overrides: str) -> Scorer:
         pytest.param("head.safetensors", lambda w: w.pop("layers.0.bias"), "missing: layers.0.bias", id="missing"),
         pytest.param("head.safetensors", lambda w: w.update(more=torch.zeros(1)), "not in the model: more", id="extra"),
         pytest.param(
-            "head.safetensors", lambda w: w.update({"layers.2.weight": torch.zeros(1, 3)}), "layers.2.weight has shape", id="shape"
+            "head.safetensors",
+            lambda w: w.update({"layers.2.weight": torch.zeros(1, 3)}),
+            "layers.2.weight has shape",
+            id="shape",
         ),
         pytest.param(
-            "backbone/model.safetensors", lambda w: w.pop("language_model.norm.weight"), "missing: language_model.norm.weight", id="backbone"
+            "backbone/model.safetensors",
+            lambda w: w.pop("language_model.norm.weight"),
+            "missing: language_model.norm.weight",
+            id="backbone",
         ),
         pytest.param(
-            "backbone/model.safetensors", lambda w: w.update(more=torch.zeros(1)), "not in the model: more", id="backbone-extra"
+            "backbone/model.safetensors",
+            lambda w: w.update(more=torch.zeros(1)),
+            "not in the model: more",
+            id="backbone-extra",
         ),
     ],
 )
@@ -248,10 +277,22 @@ def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
     in_training = {each.id: each.scores for each in read_scores(find(run["run_id"]).scores / "test.jsonl")}
     assert in_training
 
-    command = [sys.executable, "-m", "basereward", "score", run["run_id"], str(source), "--out", str(tmp_path / "out.jsonl"), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "basereward",
+        "score",
+        run["run_id"],
+        str(source),
+        "--out",
+        str(tmp_path / "out.jsonl"),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["responses"] == 80
-    from_file = {line["id"]: line["scores"] for line in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())}
+    from_file = {
+        line["id"]: line["scores"] for line in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    }
     assert list(from_file) == [row["id"] for row in rows]
 
     scorer = load(run["model"])
@@ -260,11 +301,14 @@ def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
             responses = [row["chosen"][0]["content"], row["rejected"][0]["content"]]
             served = scorer.score(row["prompt"], responses, images=[tmp_path / row["images"][0]])
             for other in (from_file[row["id"]], served):
-                torch.testing.assert_close(torch.tensor(other), torch.tensor(in_training[row["id"]]), rtol=0, atol=RELATIVE)
+                torch.testing.assert_close(
+                    torch.tensor(other), torch.tensor(in_training[row["id"]]), rtol=0, atol=RELATIVE
+                )
 
 
 def test_law_6_no_row_is_lost_in_silence(tmp_path: Path) -> None:
-    """Every row is used, or counted and listed under a reason, in the result, the run's folder and MLflow; too many stop the run."""
+    """Every row is used, or counted and listed under a reason, in the result, the run's folder and MLflow; too many
+    stop the run."""
     rows = pair_rows(60, folder=tmp_path)
     (tmp_path / "3.png").write_bytes(b"")
     (tmp_path / "4.png").unlink()
@@ -289,7 +333,8 @@ def test_law_6_no_row_is_lost_in_silence(tmp_path: Path) -> None:
 
 
 def test_law_7_image_tokens_are_never_cut(tmp_path: Path) -> None:
-    """A group that is too long is lost whole; and both responses see the image: equal ones score alike, another image changes both."""
+    """A group that is too long is lost whole; and both responses see the image: equal ones score alike, another image
+    changes both."""
     path = checkpoint("qwen2_5_vl", tmp_path / "model")
     sample = group(responses=("It is a four.", "It is a four."), images=1)
     encoder = load_encoder(path)
@@ -302,11 +347,14 @@ def test_law_7_image_tokens_are_never_cut(tmp_path: Path) -> None:
     assert tokens == int(encoded.images_thw.prod()) // 4 > 0
 
     model = reward_model(path).eval()
-    other = Group(sample.id, sample.source, sample.prompt, sample.responses, sample.preferences, group(images=2).images[1:])
+    other = Group(
+        sample.id, sample.source, sample.prompt, sample.responses, sample.preferences, group(images=2).images[1:]
+    )
     for layout in ("tree", "plain"):
         with torch.no_grad():
             first, second = (
-                model(collate([encoder(each)], layout=layout, pad_id=encoder.pad_id)).tolist() for each in (sample, other)
+                model(collate([encoder(each)], layout=layout, pad_id=encoder.pad_id)).tolist()
+                for each in (sample, other)
             )
         assert first[0] == pytest.approx(first[1], abs=1e-6)
         assert second[0] == pytest.approx(second[1], abs=1e-6)
@@ -323,12 +371,19 @@ def test_law_8_same_recipe_same_seed_same_bits() -> None:
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-DROPOUT = ("model.lora.rank=4", "model.lora.dropout=0.2", "model.head.dropout=0.2", "batch.groups=8", "batch.groups_per_forward=4")
+DROPOUT = (
+    "model.lora.rank=4",
+    "model.lora.dropout=0.2",
+    "model.head.dropout=0.2",
+    "batch.groups=8",
+    "batch.groups_per_forward=4",
+)
 
 
 @pytest.mark.parametrize("kill_at", [2, 5], ids=["between-checkpoints", "after-a-validation"])
 def test_law_8_stopped_and_resumed_equals_never_stopped(kill_at: int) -> None:
-    """A run killed with SIGKILL and resumed ends with the bits of one that was never stopped, dropout and accumulation included."""
+    """A run killed with SIGKILL and resumed ends with the bits of one that was never stopped, dropout and
+    accumulation included."""
     overrides = [*SMALL, *DROPOUT, "trainer.checkpoint_every=1"]
     whole = train(load_recipe("basereward", overrides=overrides))
     run_id = killed_run(overrides, at_step=kill_at)
@@ -346,7 +401,9 @@ def killed_run(overrides: list[str], *, at_step: int) -> str:
     """Starts a run in a process of its own and kills it once it has written the checkpoint of a step."""
     runs = Path(os.environ["BASEREWARD_RUNS"])
     before = set(runs.iterdir())
-    process = subprocess.Popen([sys.executable, "-m", "basereward", "train", "basereward", *overrides], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "basereward", "train", "basereward", *overrides], stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         for run in set(runs.iterdir()) - before:
@@ -357,19 +414,27 @@ def killed_run(overrides: list[str], *, at_step: int) -> str:
                 return run.name
         time.sleep(0.01)
     process.kill()
-    raise AssertionError(f"the run ended before step {at_step}: {process.stderr.read().decode() if process.stderr else ''}")
+    raise AssertionError(
+        f"the run ended before step {at_step}: {process.stderr.read().decode() if process.stderr else ''}"
+    )
 
 
 def trained_weights(run_id: str) -> dict[str, Tensor]:
     """All weights that a run saved."""
     folder = find(run_id).model
-    return {f"{file.name}:{name}": weight for file in folder.rglob("*.safetensors") for name, weight in load_file(file).items()}
+    return {
+        f"{file.name}:{name}": weight
+        for file in folder.rglob("*.safetensors")
+        for name, weight in load_file(file).items()
+    }
 
 
-@pytest.mark.parametrize("options", [{}, {"margin": 0.5}, {"label_smoothing": 0.1}, {"centring": 0.1}, {"length_normalisation": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"margin": 0.5}, {"label_smoothing": 0.1}, {"centring": 0.1}, {"length_normalisation": True}]
+)
 def test_law_9_swapping_a_pair_flips_the_margin(options: dict[str, Any], tmp_path: Path) -> None:
-    """Chosen and rejected in the other order: the margin changes its sign, the loss of a wrong pair is that of the right one seen from
-    the other side, and a tie is never right."""
+    """Chosen and rejected in the other order: the margin changes its sign, the loss of a wrong pair is that of the
+    right one seen from the other side, and a tie is never right."""
     path = checkpoint("qwen2_5_vl", tmp_path / "model")
     model, encoder = reward_model(path).eval(), load_encoder(path)
     sample = group(responses=("It is a four.", "seven"), images=1)

@@ -1,8 +1,8 @@
 """From a group's words and pictures to tokens, in one way for training, scoring and serving.
 
-Prompt and responses are encoded apart. The prefix is the prompt in the backbone's own chat template, with the generation prompt at its
-end; a branch is one response with the template's end-of-turn token at its end. Shapes: P tokens of the prefix, L of a branch, N image
-patches of width C.
+Prompt and responses are encoded apart. The prefix is the prompt in the backbone's own chat template, with the
+generation prompt at its end; a branch is one response with the template's end-of-turn token at its end. Shapes: P
+tokens of the prefix, L of a branch, N image patches of width C.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ class Encoder:
         pictures = [open_image(image) for image in images]
         for picture in pictures:
             if max(picture.size) > _MAX_ASPECT_RATIO * min(picture.size):
-                detail = f"{picture.width} x {picture.height} pixels; one side may be {_MAX_ASPECT_RATIO} times the other"
+                detail = (
+                    f"{picture.width} x {picture.height} pixels; one side may be {_MAX_ASPECT_RATIO} times the other"
+                )
                 raise ImageError("image_aspect_ratio", detail)
         features = self.image_processor(images=pictures, return_tensors="pt")
         return features["pixel_values"], features["image_grid_thw"]

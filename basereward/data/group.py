@@ -70,7 +70,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A row that is not used: counted under `reason` and listed with its `id` and the `detail` a person needs to mend it."""
+    """A row that is not used: counted under `reason` and listed with its `id` and the `detail` a person needs to
+    mend it."""
 
     source: str
     split: Split

@@ -63,9 +63,9 @@ class PreferenceData(LightningDataModule):
         super().__init__()
         self.sources = dict(sources)
         self.encoder = encoder
-        self._mixture = {"weights": weights, "limits": limits, "stop": stop, "seed": seed}
-        self._plan = {"groups": groups, "groups_per_forward": groups_per_forward, "ranks": ranks, "stages": stages}
-        self._plan |= {"epochs": epochs, "steps": steps}
+        self._mixture: dict[str, Any] = {"weights": weights, "limits": limits, "stop": stop, "seed": seed}
+        self._plan: dict[str, Any] = {"groups": groups, "groups_per_forward": groups_per_forward, "ranks": ranks}
+        self._plan |= {"epochs": epochs, "steps": steps, "stages": stages}
         self.groups_per_forward = groups_per_forward
         self.layout = layout
         self.workers = workers
@@ -99,7 +99,7 @@ class PreferenceData(LightningDataModule):
         for split in SPLITS:
             self.parts[split] = GroupDataset(self.sources, split, kept=kept[split], encoder=self.encoder)
         sizes = {name: len(indices) for name, indices in kept["train"].items()}
-        self.plan = Plan(Mixture(sizes, **self._mixture), **self._plan)  # type: ignore[arg-type]
+        self.plan = Plan(Mixture(sizes, **self._mixture), **self._plan)
 
     def _loss(self, rows: Mapping[str, int]) -> tuple[int, int, dict[str, dict[str, int]], Path]:
         return len(self.lost), sum(rows.values()), self.skipped, self.lost_file
@@ -115,26 +115,27 @@ class PreferenceData(LightningDataModule):
         """Lost rows by source and reason."""
         return summary(self.lost)
 
-    def train_dataloader(self) -> DataLoader[TreeBatch]:
-        assert self.plan is not None and self.trainer is not None
+    def train_dataloader(self) -> DataLoader[EncodedGroup]:
+        assert self.plan is not None
+        assert self.trainer is not None
         done, self._done = self._done, 0
         sampler = StageSampler(self.plan, self.trainer.current_epoch, rank=self.trainer.global_rank, done=done)
         return self._loader(self.parts["train"], batch_sampler=sampler)
 
-    def val_dataloader(self) -> DataLoader[TreeBatch]:
+    def val_dataloader(self) -> DataLoader[EncodedGroup]:
         return self._held_out("val")
 
-    def test_dataloader(self) -> DataLoader[TreeBatch]:
+    def test_dataloader(self) -> DataLoader[EncodedGroup]:
         return self._held_out("test")
 
-    def _held_out(self, split: Split) -> DataLoader[TreeBatch]:
+    def _held_out(self, split: Split) -> DataLoader[EncodedGroup]:
         assert self.trainer is not None
         places = self.parts[split].places[self.trainer.global_rank :: self.trainer.world_size]
         size = self.groups_per_forward
         batches = [places[i : i + size] for i in range(0, len(places), size)]
         return self._loader(self.parts[split], batch_sampler=batches)
 
-    def _loader(self, dataset: GroupDataset, *, batch_sampler: Any) -> DataLoader[TreeBatch]:
+    def _loader(self, dataset: GroupDataset, *, batch_sampler: Any) -> DataLoader[EncodedGroup]:
         to_batch: Callable[[Sequence[EncodedGroup]], TreeBatch] = partial(
             collate, layout=self.layout, pad_id=self.encoder.pad_id
         )
@@ -148,7 +149,8 @@ class PreferenceData(LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """How many forward passes are done: with the recipe, all that is needed to go on with the next one."""
-        assert self.plan is not None and self.trainer is not None
+        assert self.plan is not None
+        assert self.trainer is not None
         return {"forwards_done": self.trainer.global_step * self.plan.forwards_per_step}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -181,6 +183,6 @@ class GroupDataset(Dataset[EncodedGroup]):
             return self.encoder(group)
         except RowLost as loss:
             raise DataError(
-                f"group '{group.id}' of source '{name}' could be read when the run began and cannot be read now ({loss}). "
-                "Put the file back and resume the run."
+                f"group '{group.id}' of source '{name}' could be read when the run began and cannot be read now "
+                f"({loss}). Put the file back and resume the run."
             ) from loss

@@ -1,4 +1,6 @@
-"""Which groups every step of a run trains on: a function of the recipe alone, so that a run can be stopped and continued anywhere."""
+"""Which groups every step of a run trains on: a function of the recipe alone, so that a run can be
+stopped and continued anywhere.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ class Plan:
 
 
 class StageSampler(Sampler[list[Place]]):
-    """The batches of one stage on one rank. It counts the whole stage and may start inside it, where a stopped run goes on."""
+    """The batches of one stage on one rank. It counts the whole stage and may start inside it, where a stopped run
+    goes on."""
 
     def __init__(self, plan: Plan, stage: int, *, rank: int, done: int) -> None:
         self.plan = plan

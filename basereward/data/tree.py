@@ -5,9 +5,9 @@ Shapes: R rows of T tokens, B responses, G groups, P preferences, N image patche
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ PADDING = -1
 
 @dataclass
 class TreeBatch:
-    """Groups laid out in rows. A token sees a token iff both are of the same group, the other is not later, and the other is of the
-    prefix or of the same branch. Positions of every branch start where the prefix's end."""
+    """Groups laid out in rows. A token sees a token iff both are of the same group, the other is not later, and the
+    other is of the prefix or of the same branch. Positions of every branch start where the prefix's end."""
 
     layout: Layout
     input_ids: Tensor  # (R, T)
@@ -50,9 +50,10 @@ class TreeBatch:
         """The batch in page-locked memory, from which a GPU copies faster."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, change) -> TreeBatch:  # type: ignore[no-untyped-def]
+    def _map(self, change: Callable[[Tensor], Tensor]) -> TreeBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return TreeBatch(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+        changed: dict[str, Any] = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **changed)
 
     @property
     def num_groups(self) -> int:
@@ -99,10 +100,7 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
 def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterable[_Row]:
     prefix = len(group.prefix)
     start = int(group.positions.max()) + 1
-    if layout == "plain":
-        bundles = [[branch] for branch in group.branches]
-    else:
-        bundles = [list(group.branches)]
+    bundles = [[branch] for branch in group.branches] if layout == "plain" else [list(group.branches)]
     for bundle in bundles:
         lengths = [len(branch) for branch in bundle]
         ends = (torch.tensor(lengths).cumsum(0) + prefix - 1).tolist()

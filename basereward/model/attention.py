@@ -1,7 +1,7 @@
 """Attention over tree rows, plugged in through transformers' attention interface.
 
-A dense mask and torch's scaled-dot-product attention: right for every layout, and the reference for any faster kernel that takes the
-name's place.
+A dense mask and torch's scaled-dot-product attention: right for every layout, and the reference for any faster kernel
+that takes the name's place.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def tree_mask(group: Tensor, branch: Tensor) -> Tensor:
         branch: 0 in a prefix, k in the k-th branch, shape `(R, T)`.
 
     Returns:
-        bool, shape `(R, 1, T, T)`: `[r, 0, i, j]` is whether token i sees token j. Padding sees padding before it, so that no row of
-        the softmax is empty.
+        bool, shape `(R, 1, T, T)`: `[r, 0, i, j]` is whether token i sees token j. Padding sees padding before it, so
+        that no row of the softmax is empty.
 
     >>> tree_mask(torch.tensor([[0, 0, 0]]), torch.tensor([[0, 1, 2]]))[0, 0].int()
     tensor([[1, 0, 0],

@@ -25,8 +25,8 @@ VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a backbone's weights come from: a hub id or folder, the commit when the hub gave one, and a hash that tells whether the
-    weights there are still the same."""
+    """Where a backbone's weights come from: a hub id or folder, the commit when the hub gave one, and a hash that tells
+    whether the weights there are still the same."""
 
     path: str
     revision: str | None = None
@@ -54,7 +54,9 @@ class Backbone(nn.Module):
     @property
     def transformer(self) -> PreTrainedModel:
         """The transformer itself, below any adapters."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        assert isinstance(model, PreTrainedModel)
+        return model
 
     @property
     def hidden_size(self) -> int:
@@ -68,7 +70,8 @@ class Backbone(nn.Module):
         """Hidden states of the pooled tokens, shape `(B, D)`, in the backbone's precision.
 
         Raises:
-            ModelError: the batch has images and the backbone reads none; or it has tree rows and the backbone attends in windows.
+            ModelError: the batch has images and the backbone reads none; or it has tree rows and the backbone attends
+                in windows.
         """
         hidden = self.hidden_states(batch)
         return hidden[batch.ends[:, 0], batch.ends[:, 1]]
@@ -116,7 +119,8 @@ def load_backbone(
         complete: the folder must hold this transformer and no weight besides, as those do that we save.
 
     Raises:
-        ModelError: there is no model, its family is unknown, or weights are missing in it or, with `complete`, too many.
+        ModelError: there is no model, its family is unknown, or weights are missing in it or, with `complete`, too
+            many.
     """
     config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
     attention: Any = {"text_config": TREE_ATTENTION} if config.model_type in VISION_FAMILIES else TREE_ATTENTION
@@ -154,16 +158,16 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_config(
-    path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedConfig:
+def load_config(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration of a checkpoint.
 
     Raises:
         ModelError: there is none, or its family is not supported.
     """
     with quiet_transformers(), _explained(path):
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code
+        )
     if hasattr(config, "vision_config") and config.model_type not in VISION_FAMILIES:
         raise ModelError(
             f"{path} is a {config.model_type} model; families that read images are {', '.join(VISION_FAMILIES)}, "

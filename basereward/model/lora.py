@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -34,7 +35,12 @@ def add_lora(
     if not targets:
         raise ModelError(f"model.lora.parts is {list(parts)}, and the backbone has no linear layer there")
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora, target_modules=targets, bias="none"
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft says int and only divides it
+        lora_dropout=dropout,
+        use_rslora=rslora,
+        target_modules=targets,
+        bias="none",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -47,31 +53,32 @@ def merge_lora(model: PeftModel) -> PreTrainedModel:
 
     A quantised weight is dequantised first: rounding the sum to four or eight bits again would change the scores.
     """
-    backbone: PreTrainedModel = model.get_base_model()
+    backbone = model.get_base_model()
+    assert isinstance(backbone, PreTrainedModel)
     for name, module in list(backbone.named_modules()):
         if isinstance(module, LoraLayer):
-            delta = sum((module.get_delta_weight(adapter) for adapter in module.active_adapters), torch.tensor(0.0))
-            _replace(backbone, name, _plain_linear(module.get_base_layer(), backbone.dtype, delta))
+            layer: Any = module  # every kind of layer defines get_delta_weight, their common base does not
+            delta = sum((layer.get_delta_weight(adapter) for adapter in layer.active_adapters), torch.tensor(0.0))
+            _replace(backbone, name, _plain_linear(layer.get_base_layer(), backbone.dtype, delta))
     for name, module in list(backbone.named_modules()):
         if is_quantized(module):
             _replace(backbone, name, _plain_linear(module, backbone.dtype))
     for attribute in ("peft_config", "hf_quantizer", "quantization_method"):
         backbone.__dict__.pop(attribute, None)
-    backbone.is_quantized = backbone.is_loaded_in_4bit = backbone.is_loaded_in_8bit = False
-    backbone._hf_peft_config_loaded = False
+    for flag in ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "_hf_peft_config_loaded"):
+        setattr(backbone, flag, False)
     if hasattr(backbone.config, "quantization_config"):
         del backbone.config.quantization_config
     return backbone
 
 
-
-
 def _plain_linear(layer: nn.Module, dtype: torch.dtype, delta: Tensor | float = 0.0) -> nn.Linear:
     weight = dequantized(layer).float() + delta
-    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device=weight.device, dtype=dtype)
+    bias = layer.bias
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=dtype)
     plain.weight.copy_(weight.to(dtype))
-    if layer.bias is not None:
-        plain.bias.copy_(layer.bias)
+    if isinstance(bias, Tensor):
+        plain.bias.copy_(bias)
     return plain
 
 

@@ -41,9 +41,9 @@ class VisionPositions:
             with torch.device("meta"):
                 self._indexer = AutoModel.from_config(self.config)
         kinds = (input_ids == self.config.image_token_id).int()
-        positions, _ = self._indexer.get_rope_index(
+        positions: Tensor = self._indexer.get_rope_index(
             input_ids[None], mm_token_type_ids=kinds[None], image_grid_thw=images_thw
-        )
+        )[0]
         return positions[:, 0]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,8 +65,8 @@ def load_encoder(
     Raises:
         ModelError: there is no tokenizer, chat template or image processor, or the image backend is not installed.
     """
-    source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = load_config(path, **source)  # type: ignore[arg-type]
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = load_config(path, **source)
     with quiet_transformers(), _explained(path):
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
     if config.model_type not in VISION_FAMILIES:

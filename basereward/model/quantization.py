@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,12 @@ Quantization = Literal["nf4", "int8"]
 
 
 def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """How to quantise the language model; the vision tower and its merger, a small share of the weights, stay as they are.
+    """How to quantise the language model; the vision tower and its merger, a small share of the weights, stay as they
+    are.
 
     Args:
-        kind: `nf4` is the 4-bit normal float of QLoRA (arXiv 2305.14314) with doubly quantised scales; `int8` is LLM.int8()
-            (arXiv 2208.07339).
+        kind: `nf4` is the 4-bit normal float of QLoRA (arXiv 2305.14314) with doubly quantised scales; `int8` is
+            LLM.int8() (arXiv 2208.07339).
         dtype: of the products.
     """
     if kind == "nf4":
@@ -33,8 +34,8 @@ def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesC
 def settle(model: nn.Module) -> None:
     """Keeps 4-bit weights as they were loaded.
 
-    On CPUs with bf16 instructions bitsandbytes repacks them, at lower precision and for good, when they are first used without gradients:
-    a validation in mid-training would change the model that is trained.
+    On CPUs with bf16 instructions bitsandbytes repacks them, at lower precision and for good, when they are first used
+    without gradients: a validation in mid-training would change the model that is trained.
     """
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
@@ -48,12 +49,14 @@ def is_quantized(layer: nn.Module) -> bool:
 
 def dequantized(layer: nn.Module) -> Tensor:
     """The weight of a linear layer in floating point, shape `(outputs, inputs)`."""
-    weight = layer.weight
+    weight: Any = layer.weight  # bitsandbytes' own parameter classes when it is quantised
     if not is_quantized(layer):
-        return weight.data
+        plain: Tensor = weight.data
+        return plain
     from bitsandbytes import functional  # only here: loading it looks for kernels and says what it misses
 
     if type(layer).__name__ == "Linear4bit":
         return functional.dequantize_4bit(weight.data, weight.quant_state)
-    scale = weight.SCB if weight.SCB is not None else layer.state.SCB
-    return functional.int8_vectorwise_dequant(weight.data, scale)
+    state: Any = layer.state
+    dense: Tensor = functional.int8_vectorwise_dequant(weight.data, weight.SCB if weight.SCB is not None else state.SCB)
+    return dense

@@ -1,10 +1,10 @@
 """A reward model as one folder: no pickle, the head included, nothing guessed when it is read again.
 
-    reward_model.json   what kind of folder it is, the head's node, where the backbone comes from, the spread of the scores
-    recipe.yaml         the run's recipe
-    head.safetensors    the head
-    backbone/           the whole backbone with tokenizer and image processor, in the hub's format; or
-    adapter/            the adapters alone, in peft's format; or neither, when only the head was trained
+reward_model.json   what kind of folder it is, the head's node, where the backbone comes from, the spread of the scores
+recipe.yaml         the run's recipe
+head.safetensors    the head
+backbone/           the whole backbone with tokenizer and image processor, in the hub's format; or
+adapter/            the adapters alone, in peft's format; or neither, when only the head was trained
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def save_model(
         partial.replace(folder)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(f"the model cannot be saved in '{folder}': {error}. Make room, and save it again.") from error
+        raise CheckpointError(
+            f"the model cannot be saved in '{folder}': {error}. Make room, and save it again."
+        ) from error
 
 
-def _write(
-    model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float]
-) -> None:
+def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float]) -> None:
     kind, backbone = kind_of(model), model.backbone
     card = {
         "format": FORMAT,
@@ -90,9 +90,11 @@ def _write(
     }
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
     (folder / "recipe.yaml").write_text(recipe_yaml(recipe))
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / "head.safetensors"
+    )
     if kind == "adapter":
-        backbone.model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+        backbone.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     elif kind == "full":
         backbone.transformer.save_pretrained(folder / "backbone")
         encoder.tokenizer.save_pretrained(folder / "backbone")  # type: ignore[attr-defined]
@@ -118,7 +120,9 @@ def read_card(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"'{path}' is not JSON: {error}") from error
     if card.get("format") != FORMAT:
-        raise ModelError(f"'{folder}' has format {card.get('format')}; this version reads format {FORMAT}. Update the package.")
+        raise ModelError(
+            f"'{folder}' has format {card.get('format')}; this version reads format {FORMAT}. Update the package."
+        )
     return card
 
 
@@ -126,8 +130,8 @@ def load_reward_model(folder: Path) -> tuple[RewardModel, Recipe, str]:
     """The model of a saved folder, its recipe, and the path its tokenizer is found at.
 
     Raises:
-        ModelError: the folder is not a saved model, the backbone it was trained on is gone or another one, or weights are missing,
-            too many or of another shape.
+        ModelError: the folder is not a saved model, the backbone it was trained on is gone or another one, or weights
+            are missing, too many or of another shape.
     """
     card, recipe = read_card(folder), recipe_from_yaml(folder / "recipe.yaml")
     origin = card["backbone"]

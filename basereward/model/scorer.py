@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from basereward.data.encoding import Encoder
 from basereward.data.group import Group, Image
@@ -18,7 +19,7 @@ from basereward.errors import DataError, ModelError
 from basereward.model.lora import merge_lora
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel
-from basereward.model.saving import kind_of, load_reward_model, read_card, save_model
+from basereward.model.saving import load_reward_model, read_card, save_model
 from basereward.recipe.schema import Recipe
 
 
@@ -49,7 +50,9 @@ class Scorer:
         self.model.to(device)
         return self
 
-    def score(self, prompt: str | Sequence[dict[str, Any]], responses: Sequence[str], *, images: Sequence[Image] = ()) -> list[float]:
+    def score(
+        self, prompt: str | Sequence[dict[str, Any]], responses: Sequence[str], *, images: Sequence[Image] = ()
+    ) -> list[float]:
         """One score a response; higher is better.
 
         Args:
@@ -58,7 +61,8 @@ class Scorer:
             images: paths, bytes or PIL images, in the order of their places in the prompt.
 
         Raises:
-            DataError: the prompt is malformed, an image cannot be opened, or the whole is too long. Nothing is cut or left out.
+            DataError: the prompt is malformed, an image cannot be opened, or the whole is too long. Nothing is cut or
+                left out.
         """
         row = {"prompt": prompt, "responses": list(responses), "images": list(images) or None}
         group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
@@ -96,9 +100,9 @@ class Scorer:
         Raises:
             ModelError: there are no adapters.
         """
-        if kind_of(self.model) != "adapter":
-            raise ModelError("there are no adapters to merge: the model was not trained with model.lora")
         backbone = self.model.backbone
+        if not isinstance(backbone.model, PeftModel):
+            raise ModelError("there are no adapters to merge: the model was not trained with model.lora")
         backbone.model = merge_lora(backbone.model)
         backbone.quantization = None
         backbone.merged = True

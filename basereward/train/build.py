@@ -1,4 +1,4 @@
-"""A recipe's three objects: module, data, trainer. `trainer.fit(module, data)` trains, checkpoints, tracks and saves."""
+"""A recipe's three objects: module, data, trainer. `trainer.fit(module, data)` trains, checkpoints, tracks, saves."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import dataclasses
 import logging
 import sys
 import warnings
+from typing import Literal
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
+from basereward.data.encoding import Encoder
 from basereward.data.module import PreferenceData
 from basereward.model.checkpoint import backbone_path
 from basereward.model.reward import build_model
@@ -57,7 +59,7 @@ def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule
     return module, data, build_trainer(recipe, data=data, run=run)
 
 
-def build_data(recipe: Recipe, *, encoder, run: RunFolder) -> PreferenceData:  # type: ignore[no-untyped-def]
+def build_data(recipe: Recipe, *, encoder: Encoder, run: RunFolder) -> PreferenceData:
     """The data of a recipe, for one backbone's encoder."""
     mixture, trainer = recipe.data.mixture, recipe.trainer
     return PreferenceData(
@@ -116,7 +118,7 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Tr
     )
 
 
-def deterministic(accelerator: str) -> bool | str:
+def deterministic(accelerator: str) -> bool | Literal["warn"]:
     """Bits repeat on the CPU. On a GPU some operations have no deterministic form: they run and say so."""
     import torch
 

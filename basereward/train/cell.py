@@ -1,4 +1,4 @@
-"""The process of one cell of a sweep: `python -m basereward.train.cell RECIPE.yaml RESULT.json PARENT [RUN TO CONTINUE]`.
+"""The process of one cell of a sweep: `python -m basereward.train.cell RECIPE.yaml RESULT.json PARENT [RUN]`.
 
 It ends when the sweep's process ends, however that ended, so that no cell goes on unseen.
 """

@@ -1,8 +1,8 @@
 """Checkpoints of a run, each written whole or not at all: the last state, from which it goes on, and the best weights.
 
-    last.ckpt           weights, optimizer, schedule and place in the data
-    best.safetensors    the trained weights of the best validation
-    best.json           its step, its metrics, and the spread of its scores
+last.ckpt           weights, optimizer, schedule and place in the data
+best.safetensors    the trained weights of the best validation
+best.json           its step, its metrics, and the spread of its scores
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from basereward.train.scores import spread, write_scores
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it, and reads no pickled code."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
         """Writes the file; when that fails, an older one stays.
 
         Raises:
@@ -62,7 +64,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Callback):
-    """Keeps the last state at the end of every stage and every `every` steps, and the best weights by a validation metric.
+    """Keeps the last state at the end of every stage and every `every` steps, and the best weights by a validation
+    metric.
 
     Args:
         folder: of the run's checkpoints.

@@ -28,7 +28,8 @@ def train(recipe: Recipe, *, resume: str | None = None, parent: str | None = Non
         parent: id of the sweep that the run belongs to.
 
     Returns:
-        `run_id`, `model` (what `load` opens), `metrics` of the test rows, `seconds` of training, `skipped` rows by source and reason.
+        `run_id`, `model` (what `load` opens), `metrics` of the test rows, `seconds` of training, `skipped` rows by
+        source and reason.
 
     Raises:
         BaseRewardError: the run cannot begin or cannot go on; what is done so far is kept.
@@ -81,14 +82,16 @@ def continued(run_id: str, recipe: Recipe) -> RunFolder:
     """
     run = find(run_id)
     if run.state == "finished":
-        raise RunError(f"run '{run_id}' is finished; there is nothing to continue. Its model: basereward score {run_id} FILE")
+        raise RunError(
+            f"run '{run_id}' is finished; there is nothing to continue. Its model: basereward score {run_id} FILE"
+        )
     if run.state == "running":
         raise RunError(f"run '{run_id}' is still running; stop it before it is continued")
     before = recipe_from_yaml(run.recipe)
     if recipe_sha256(before) != recipe_sha256(recipe):
         raise RunError(
-            f"run '{run_id}' has another recipe ({run.recipe}); a run goes on with its own, or its numbers would mean nothing. "
-            + _difference(recipe_yaml(before), recipe_yaml(recipe))
+            f"run '{run_id}' has another recipe ({run.recipe}); a run goes on with its own, or its numbers would mean "
+            "nothing. " + _difference(recipe_yaml(before), recipe_yaml(recipe))
         )
     run.mark("running")
     return run

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from basereward.data.tree import TreeBatch
@@ -66,9 +67,13 @@ class RewardModule(LightningModule):
 
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
         # Dropout is a function of (seed, step, rank) and of nothing before it, so a resumed run draws the same masks.
-        step = self.global_step * self.trainer.accumulate_grad_batches + batch_idx % self.trainer.accumulate_grad_batches
+        step = (
+            self.global_step * self.trainer.accumulate_grad_batches + batch_idx % self.trainer.accumulate_grad_batches
+        )
         torch.manual_seed((self.dropout_seed << 40) + (self.global_rank << 32) + step)
-        self._batch_ids = batch.ids if batch_idx % self.trainer.accumulate_grad_batches == 0 else self._batch_ids + batch.ids
+        self._batch_ids = (
+            batch.ids if batch_idx % self.trainer.accumulate_grad_batches == 0 else self._batch_ids + batch.ids
+        )
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._step_began = time.perf_counter()
 
@@ -99,7 +104,7 @@ class RewardModule(LightningModule):
             "The last good checkpoint is kept. Lower optimizer.lr, lengthen schedule.warmup, or look at those rows."
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = adamw(self.model.parts(), **self.optimizer_settings)
         steps = self.trainer.datamodule.plan.steps  # type: ignore[attr-defined]
         rates = schedule(optimizer, steps=steps, **self.schedule_settings)
@@ -132,15 +137,23 @@ class RewardModule(LightningModule):
         source_of = [batch.sources[g] for g in batch.preference_group.tolist()]
         for name in dict.fromkeys(source_of):
             mine = torch.tensor([source == name for source in source_of], device=margins.device)
-            self.metrics[_key(name)].update(margins[mine], ties=batch.tie[mine], winner_lengths=won[mine], loser_lengths=lost[mine])  # type: ignore[operator]
+            self._metrics_of(_key(name)).update(
+                margins[mine], ties=batch.tie[mine], winner_lengths=won[mine], loser_lengths=lost[mine]
+            )
         self.scored += scored_groups(batch, scores)
+
+    def _metrics_of(self, key: str) -> PreferenceMetrics:
+        metrics = self.metrics[key]
+        assert isinstance(metrics, PreferenceMetrics)
+        return metrics
 
     def _report(self, split: str) -> None:
         accuracies = []
-        for key, metrics in self.metrics.items():
-            values = metrics.compute()  # type: ignore[operator]
-            metrics.reset()  # type: ignore[operator]
-            self.log_dict({f"{split}/{self.names[key]}/{name}": float(value) for name, value in values.items()})
+        for key, source in self.names.items():
+            metrics = self._metrics_of(key)
+            values = metrics.compute()
+            metrics.reset()
+            self.log_dict({f"{split}/{source}/{name}": float(value) for name, value in values.items()})
             accuracies.append(float(values["pair_accuracy"]))
         mean = sum(accuracies) / len(accuracies)
         self.log(f"{split}/pair_accuracy", mean, prog_bar=True)

@@ -40,8 +40,8 @@ def adamw(
     idle = sorted(set(lr_by_part or {}) - set(parts))
     if idle:
         raise ModelError(
-            f"optimizer.lr_by_part names {', '.join(idle)}, which is not trained; trained parts are {', '.join(parts)}. "
-            "Remove the entry, or take the part out of model.backbone.freeze."
+            f"optimizer.lr_by_part names {', '.join(idle)}, which is not trained; trained parts are "
+            f"{', '.join(parts)}. Remove the entry, or take the part out of model.backbone.freeze."
         )
     groups: list[dict[str, Any]] = []
     for part, named in parts.items():
@@ -61,7 +61,8 @@ def schedule(
     warmup: float = 0.0,
     final: float = 0.0,
 ) -> LambdaLR:
-    """A linear rise to the peak over the share `warmup` of the steps, then `shape` down to the share `final` of the peak."""
+    """A linear rise to the peak over the share `warmup` of the steps, then `shape` down to the share `final` of
+    the peak."""
     return LambdaLR(optimizer, lambda step: share_of_peak(step, shape=shape, steps=steps, warmup=warmup, final=final))
 
 

@@ -15,7 +15,7 @@ class StageBar(TQDMProgressBar):
     """Lightning's bar, with the run's stages in place of epochs."""
 
     def on_train_epoch_start(self, trainer: Trainer, *args: object) -> None:
-        super().on_train_epoch_start(trainer, *args)  # type: ignore[arg-type]
+        super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(f"stage {trainer.current_epoch + 1} of {trainer.max_epochs}")
 
 
@@ -28,6 +28,8 @@ class Progress(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        shown = {name: value for name, value in values.items() if name.endswith("pair_accuracy") or name == "train/loss"}
+        shown = {
+            name: value for name, value in values.items() if name.endswith("pair_accuracy") or name == "train/loss"
+        }
         line = ", ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items()))
         logger.info("step %d, %.0f s: %s", trainer.global_step, time.perf_counter() - self._began, line)

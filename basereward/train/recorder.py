@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -17,7 +17,7 @@ from basereward.model.saving import save_model
 from basereward.recipe.schema import Recipe
 from basereward.train.checkpoint import Checkpoints
 from basereward.train.module import RewardModule
-from basereward.train.runs import RunFolder, State
+from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, read_scores, write_scores
 from basereward.train.tracking import Tracker
 
@@ -114,10 +114,10 @@ class Recorder(Callback):
             self.finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        state: State = "killed" if isinstance(exception, KeyboardInterrupt) else "failed"
+        state: Literal["killed", "failed"] = "killed" if isinstance(exception, KeyboardInterrupt) else "failed"
         self.run.mark(state, error=str(exception) or type(exception).__name__)
         if self.tracker is not None:
-            self.tracker.finish(state)  # type: ignore[arg-type]
+            self.tracker.finish(state)
             self.tracker = None
 
     def _scores(self, split: str, groups: list[ScoredGroup]) -> None:

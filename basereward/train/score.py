@@ -35,8 +35,8 @@ def score(model: str, file: str, *, out: str | None = None) -> dict[str, Any]:
     Args:
         model: what `load` opens.
         file: rows in the format of `basereward/data/rows.py`; preferences are not needed.
-        out: JSON Lines `{"id", "scores"}` in the order of the rows, whole or not at all; by default `<file>.scores.jsonl` in the working
-            directory.
+        out: JSON Lines `{"id", "scores"}` in the order of the rows, whole or not at all; by default
+            `<file>.scores.jsonl` in the working directory.
 
     Raises:
         BaseRewardError: the model cannot be opened, or a row cannot be scored; no row is left out.
@@ -44,7 +44,9 @@ def score(model: str, file: str, *, out: str | None = None) -> dict[str, Any]:
     rows = read_rows(file)
     target = Path(out or f"{Path(file).stem}.scores.jsonl")
     if not target.parent.is_dir():
-        raise DataError(f"the scores cannot be written to '{target}': there is no folder '{target.parent}'. Make it first.")
+        raise DataError(
+            f"the scores cannot be written to '{target}': there is no folder '{target.parent}'. Make it first."
+        )
     scorer = load(model)
     began = time.perf_counter()
     scored = list(scorer.score_groups(rows))

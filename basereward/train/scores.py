@@ -64,6 +64,7 @@ def read_scores(path: Path) -> list[ScoredGroup]:
 
 
 def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Mean and standard deviation of all responses' scores, with which reinforcement learning can bring them to one scale."""
+    """Mean and standard deviation of all responses' scores, with which reinforcement learning can bring them to
+    one scale."""
     scores = [score for group in groups for score in group.scores]
     return {"mean": statistics.fmean(scores), "std": statistics.pstdev(scores)} if scores else {}

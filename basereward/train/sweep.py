@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from basereward.errors import RunError
 from basereward.recipe import Cell, recipe_sha256, recipe_yaml
@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 def sweep(cells: Sequence[Cell], *, name: str) -> dict[str, Any]:
-    """Runs every cell that is not finished. A cell that fails is named and does not stop the rest; one that was stopped goes on from its
-    last checkpoint.
+    """Runs every cell that is not finished. A cell that fails is named and does not stop the rest; one that was stopped
+    goes on from its last checkpoint.
 
-    Every cell has a process of its own, since a GPU that a cell has left in a fault is lost to the whole process, and since memory comes
-    back for certain.
+    Every cell has a process of its own, since a GPU that a cell has left in a fault is lost to the whole process, and
+    since memory comes back for certain.
 
     Args:
         cells: of one grid.
@@ -48,10 +48,12 @@ def sweep(cells: Sequence[Cell], *, name: str) -> dict[str, Any]:
         folder.mark("killed")
         tracker.finish("killed")
         raise
-    state = "failed" if any(result["status"] == "failed" for result in results) else "finished"
+    state: Literal["failed", "finished"] = (
+        "failed" if any(result["status"] == "failed" for result in results) else "finished"
+    )
     result = {"sweep_id": folder.run_id, "cells": results}
     folder.write_result(result)
-    folder.mark(state)  # type: ignore[arg-type]
+    folder.mark(state)
     tracker.finish(state)
     return result
 

@@ -80,7 +80,9 @@ class Digits:
         self.seed = seed
         self.pictures = split_pictures(name, val_size=val_size, test_size=test_size, seed=seed)
         if size is not None and not 0 < size <= len(self.pictures["train"]):
-            raise DataError(f"source '{name}': size={size}; there are 1 to {len(self.pictures['train'])} pictures for training")
+            raise DataError(
+                f"source '{name}': size={size}; there are 1 to {len(self.pictures['train'])} pictures for training"
+            )
         self.pictures["train"] = self.pictures["train"][:size]
 
     def groups(self, split: Split) -> Sequence[Group]:

@@ -16,12 +16,15 @@ class BradleyTerry:
     """Mean of `-log sigmoid(r_winner - r_loser)` (BaseReward, equation 1).
 
     Args:
-        margin: by how much the winner must lead: a number, or `data` for the margin of each preference (0 where it has none).
+        margin: by how much the winner must lead: a number, or `data` for the margin of each preference (0 where it has
+            none).
         label_smoothing: probability, 0 to below 0.5, that a preference is the wrong way round.
-        centring: weight of `mean((r_winner + r_loser)^2)`, which holds the scores around zero (BaseReward, section on regularisers).
-        length_normalisation: divide each score by `log(tokens of the response + 1)` before the loss. The scores that are saved and
-            evaluated stay as they are.
-        weighting: `group` gives every group the same say, however many preferences it has; `preference` gives it to every preference.
+        centring: weight of `mean((r_winner + r_loser)^2)`, which holds the scores around zero (BaseReward, section on
+            regularisers).
+        length_normalisation: divide each score by `log(tokens of the response + 1)` before the loss. The scores that
+            are saved and evaluated stay as they are.
+        weighting: `group` gives every group the same say, however many preferences it has; `preference` gives it to
+            every preference.
         ties: `half` pulls the two scores of a tie together (each wins with probability 1/2); `ignore` leaves ties out.
 
     Raises:
@@ -68,7 +71,8 @@ class BradleyTerry:
         return margin.masked_fill(batch.tie, 0.0)  # a tie has no side that should lead
 
     def _share(self, batch: TreeBatch) -> Tensor:
-        """What each preference counts, shape `(P,)`; a group's K * (K - 1) / 2 preferences count as one, unless asked."""
+        """What each preference counts, shape `(P,)`; a group's K * (K - 1) / 2 preferences count as one, unless
+        asked."""
         counted = ~batch.tie if self.ties == "ignore" else torch.ones_like(batch.tie)
         weight = batch.weight * counted
         if self.weighting == "preference":
