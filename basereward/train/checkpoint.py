@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from basereward.errors import CheckpointError
-from basereward.train.files import write_atomic
+from basereward.train.delivery import describe
+from basereward.train.files import free_space, write_atomic
 from basereward.train.module import RewardModule
 from basereward.train.scores import spread, write_scores
 
@@ -58,8 +59,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint '{path}' cannot be read: {error}") from error
+        except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+            raise CheckpointError(
+                f"the checkpoint '{path}' cannot be read: {describe(error)}. Start the run anew, without --resume."
+            ) from error
         return checkpoint
 
 
@@ -135,10 +138,11 @@ class Checkpoints(Callback):
         return card
 
 
-def _disk_message(target: Path, error: Exception) -> str:
-    free = shutil.disk_usage(target.parent).free / 2**30
+def _disk_message(target: Path, error: BaseException) -> str:
+    # What torch raises for a full disk is about places in a file; what the system said is what it was handling then.
+    cause = error.__context__ if isinstance(error.__context__, OSError) else error
     kept = f"the checkpoint of before, {target}, is whole" if target.exists() else "there is no earlier one"
     return (
-        f"a checkpoint could not be written to '{target}': {error} ({free:.2f} GiB are free there); {kept}. "
-        "Make room and continue with --resume."
+        f"a checkpoint could not be written to '{target}': {describe(cause)} ({free_space(target)}); {kept}. "
+        "Make room and run the command again, with --resume when there is an earlier one."
     )

@@ -1,11 +1,19 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what is said when a disk will not take them."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from basereward.errors import RunError
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+"""What keeps a file from being written and is no slip of ours."""
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> None:
@@ -26,9 +34,11 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a failed write does not know its file, and nobody knows the temporary one
         raise
     _sync_folder(path.parent)
 
@@ -41,3 +51,29 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_faults() -> Iterator[None]:
+    """Turns a disk that is full, broken or not ours to write on into an error that says so.
+
+    Raises:
+        RunError: which file, why, how much is free, and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        path = Path(os.fsdecode(error.filename)) if error.filename else Path()
+        raise RunError(
+            f"'{path.absolute()}' cannot be used: {error.strerror}; {free_space(path)}. "
+            "Make room or give the right to write there, and run the command again."
+        ) from error
+
+
+def free_space(path: Path) -> str:
+    """How much room there is where a file should go, for a message."""
+    place = next((each for each in (path.absolute(), *path.absolute().parents) if each.exists()), Path("/"))
+    free = shutil.disk_usage(place).free
+    return f"{free / 2**30:.2f} GiB are free there" if free >= 2**30 else f"{free / 2**20:.2f} MiB are free there"

@@ -13,6 +13,7 @@ from basereward.model.scorer import load_scorer
 from basereward.recipe import recipe_from_yaml, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
 from basereward.train.build import build
+from basereward.train.files import disk_faults
 from basereward.train.module import RewardModule
 from basereward.train.recorder import Recorder
 from basereward.train.runs import RunFolder, find
@@ -35,21 +36,34 @@ def train(recipe: Recipe, *, resume: str | None = None, parent: str | None = Non
         BaseRewardError: the run cannot begin or cannot go on; what is done so far is kept.
     """
     deliver_pending()
-    if resume is None:
-        run = RunFolder.create(
-            recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name=recipe.name, parent=parent
-        )
-    else:
-        run = continued(resume, recipe)
+    with disk_faults():
+        run = continued(resume, recipe) if resume is not None else _new(recipe, parent=parent)
     try:
-        module, data, trainer = build(recipe, run=run)
-        return _train(module, data, trainer, run=run)
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        run.mark("killed" if stopped else "failed", error=str(error) or type(error).__name__)
+        with disk_faults():
+            module, data, trainer = build(recipe, run=run)
+            return _train(module, data, trainer, run=run)
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt
+        run.give_up("killed", stop)
+        raise KeyboardInterrupt from stop
+    except Exception as error:
+        run.give_up("failed", error)
         if isinstance(error, BaseRewardError):
-            error.add_note(f"The run is {run.run_id}, in {run.path}.")
+            error.add_note(_whereabouts(run))
         raise
+
+
+def _new(recipe: Recipe, *, parent: str | None) -> RunFolder:
+    sha256 = recipe_sha256(recipe)
+    return RunFolder.create(recipe_yaml(recipe), recipe_sha256=sha256, name=recipe.name, parent=parent)
+
+
+def _whereabouts(run: RunFolder) -> str:
+    """Which run ended, and whether there is something to go on from."""
+    kept = (run.checkpoints / "last.ckpt").exists()
+    way_on = (
+        f"Its last checkpoint is whole: --resume {run.run_id} goes on from it." if kept else "It has no checkpoint."
+    )
+    return f"The run is {run.run_id}, in {run.path}. {way_on}"
 
 
 def _train(module: RewardModule, data: PreferenceData, trainer: Trainer, *, run: RunFolder) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class RewardModule(LightningModule):
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         loss, parts = self.loss(self(batch), batch)
         if not torch.isfinite(loss):
-            raise NotFiniteError(self._not_finite("loss", float(loss)))
+            raise NotFiniteError(self._not_finite(f"the loss is {float(loss.detach())}"))
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.num_groups)
         if len(parts) > 1:
             self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, batch_size=batch.num_groups)
@@ -90,7 +90,7 @@ class RewardModule(LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
         if not torch.isfinite(norm):
-            raise NotFiniteError(self._not_finite("gradient", float(norm)))
+            raise NotFiniteError(self._not_finite(f"the norm of the gradient is {float(norm)}"))
         self.log("train/grad_norm", norm)
 
     def on_train_batch_end(self, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
@@ -98,10 +98,10 @@ class RewardModule(LightningModule):
             self.log("time/step_s", time.perf_counter() - self._step_began)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
-    def _not_finite(self, what: str, value: float) -> str:
+    def _not_finite(self, what: str) -> str:
         return (
-            f"the {what} of step {self.global_step} is {value}. The rows of the step: {', '.join(self._batch_ids)}. "
-            "The last good checkpoint is kept. Lower optimizer.lr, lengthen schedule.warmup, or look at those rows."
+            f"{what} at step {self.global_step}. The rows of the step: {', '.join(self._batch_ids)}. No checkpoint was "
+            "written since. Train anew with a lower optimizer.lr or a longer schedule.warmup, or look at those rows."
         )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -164,8 +164,16 @@ class RewardModule(LightningModule):
         checkpoint["state_dict"] = self.trained_state()
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The trained weights, by name."""
-        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        """The trained weights, by name.
+
+        Raises:
+            NotFiniteError: a weight is NaN or infinite, which must not take the place of an earlier checkpoint.
+        """
+        state = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        for name, weight in state.items():
+            if not torch.isfinite(weight).all():
+                raise NotFiniteError(self._not_finite(f"the weight {name} is no longer finite"))
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Loads trained weights.

@@ -115,7 +115,7 @@ class Recorder(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         state: Literal["killed", "failed"] = "killed" if isinstance(exception, KeyboardInterrupt) else "failed"
-        self.run.mark(state, error=str(exception) or type(exception).__name__)
+        self.run.give_up(state, exception)
         if self.tracker is not None:
             self.tracker.finish(state)
             self.tracker = None

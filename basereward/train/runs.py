@@ -147,6 +147,16 @@ class RunFolder:
         """Write the state; `running` means by this process. `error` says why a run failed."""
         self._write({**self.status, "state": state, "error": error, "process": identify()})
 
+    def give_up(self, state: State, error: BaseException) -> None:
+        """Mark a run that ends with an error, on a disk that may take nothing more; nothing is raised for that.
+
+        A run that could not be marked counts as killed when its process is gone.
+        """
+        try:
+            self.mark(state, error=str(error) or type(error).__name__)
+        except OSError as fault:
+            log.warning("The run %s could not be marked as %s: %s.", self.run_id, state, fault)
+
     def write_result(self, result: dict[str, Any]) -> None:
         """Keep what the run came to; JSON values."""
         write_atomic(self.path / "result.json", json.dumps(result, indent=2) + "\n")

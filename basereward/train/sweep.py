@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,9 @@ def _cell(cell: Cell, *, sweep_id: str) -> dict[str, Any]:
         result = _in_own_process(cell, resume=resume, parent=sweep_id)
     except RunError as error:
         logger.error("cell %s failed: %s", cell.name, error)
-        return {"name": cell.name, "run_id": None, "status": "failed", "metrics": {}, "error": str(error)}
+        failed = unfinished_with(sha256)
+        run_id = failed.run_id if failed is not None else None
+        return {"name": cell.name, "run_id": run_id, "status": "failed", "metrics": {}, "error": str(error)}
     return {"name": cell.name, "run_id": result["run_id"], "status": "finished", "metrics": result["metrics"]}
 
 
@@ -93,7 +96,8 @@ def _in_own_process(cell: Cell, *, resume: str | None, parent: str) -> dict[str,
     with tempfile.TemporaryDirectory(prefix="basereward-cell-") as place:
         recipe, answer = Path(place) / "recipe.yaml", Path(place) / "result.json"
         recipe.write_text(recipe_yaml(cell.recipe))
-        command = [sys.executable, "-m", "basereward.train.cell", str(recipe), str(answer), parent, resume or ""]
+        words = [str(recipe), str(answer), parent, str(os.getpid()), resume or ""]
+        command = [sys.executable, "-m", "basereward.train.cell", *words]
         code = subprocess.run(command, check=False).returncode
         if not answer.exists():
             raise RunError(f"its process ended with {_ending(code)} and left no result; its output is above")

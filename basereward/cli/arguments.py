@@ -1,0 +1,73 @@
+"""The command line, taken apart."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from basereward.cli.commands import COMMANDS
+from basereward.errors import BaseRewardError, unknown
+
+LISTED = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "runs")
+
+
+class UsageError(BaseRewardError):
+    """The command line itself is wrong."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises what argparse would print, so that every mistake leaves by the same door."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line as a namespace; `KEY=VALUE` may stand before, between and after the options.
+
+    Raises:
+        UsageError: an unknown command, option or kind, or a missing argument.
+    """
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        raise UsageError(unknown("command", argv[0], COMMANDS))
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    for word in rest:
+        if word.startswith("-") or "=" not in word or "overrides" not in arguments:
+            raise UsageError(_unexpected(word, arguments))
+        arguments.overrides.append(word)
+    if arguments.command == "ls" and arguments.kind not in LISTED:
+        raise UsageError(unknown("kind", arguments.kind, LISTED))
+    return arguments
+
+
+def build_parser() -> Parser:
+    """The commands and their options."""
+    parser = Parser(prog="basereward", description="Train, check and use multimodal reward models.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, _, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+        if name in ("check", "train", "sweep"):
+            command.add_argument("experiment", metavar="EXPERIMENT", help="a name in experiments/, or a YAML file")
+            command.add_argument(
+                "--profile", default="tiny", help="a name in experiments/profiles/, or a YAML file (tiny)"
+            )
+            command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in optimizer.lr=1e-4")
+        if name == "train":
+            command.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
+        if name == "score":
+            command.add_argument("model", metavar="MODEL", help="a run id, runs:/..., or a folder that was saved")
+            command.add_argument("file", metavar="FILE", help="JSON Lines of prompts and responses")
+            command.add_argument("--out", metavar="FILE", help="where the scores go")
+        if name == "ls":
+            command.add_argument("kind", metavar="KIND", help=", ".join(LISTED))
+    return parser
+
+
+def _unexpected(word: str, arguments: argparse.Namespace) -> str:
+    if not word.startswith("-"):
+        return f"unexpected argument '{word}'" + ("; a change is KEY=VALUE" if "overrides" in arguments else "")
+    names = ["json", "help", *(name for name in ("profile", "resume", "out") if name in arguments)]
+    return unknown("option", word.partition("=")[0], [f"--{name}" for name in names])

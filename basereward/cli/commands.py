@@ -1,0 +1,81 @@
+"""What each command calls. The work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+from basereward.cli import text
+
+Result: TypeAlias = tuple[dict[str, Any], int]
+DONE, FAILED, MISTAKE = 0, 1, 2
+
+
+class Command(NamedTuple):
+    """`work` gives a result, for --json, and the exit status; `text` tells the result to a person."""
+
+    work: Callable[[argparse.Namespace], Result]
+    text: Callable[[dict[str, Any]], Iterator[str]]
+    summary: str
+
+
+def check(arguments: argparse.Namespace) -> Result:
+    """Every cell and every fault."""
+    from basereward.recipe import find_faults
+
+    cells, faults = find_faults(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    return {
+        "cells": [{"name": cell.name, "overrides": cell.overrides} for cell in cells],
+        "faults": [{"cell": fault.cell, "key": fault.key, "message": fault.message} for fault in faults],
+    }, MISTAKE if faults else DONE
+
+
+def train(arguments: argparse.Namespace) -> Result:
+    """One run."""
+    from basereward.recipe import load_recipe
+
+    recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    from basereward.train import api  # after the recipe is found right: this takes seconds
+
+    return api.train(recipe, resume=arguments.resume), DONE
+
+
+def sweep(arguments: argparse.Namespace) -> Result:
+    """Every cell that is not finished yet."""
+    from basereward.recipe import load_cells
+
+    cells = load_cells(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    from basereward.train import api
+
+    result = api.sweep(cells, name=cells[0].recipe.name)
+    return result, FAILED if any(cell["status"] == "failed" for cell in result["cells"]) else DONE
+
+
+def score(arguments: argparse.Namespace) -> Result:
+    """Scores for a file."""
+    from basereward.train import api
+
+    return api.score(arguments.model, arguments.file, out=arguments.out), DONE
+
+
+def ls(arguments: argparse.Namespace) -> Result:
+    """What there is of one kind."""
+    if arguments.kind == "runs":
+        from basereward.train.runs import list_runs  # not by way of `api`, which takes seconds
+
+        entries = [(run.run_id, f"{run.name}, {run.state}") for run in list_runs()]
+    else:
+        from basereward.recipe import names
+
+        entries = [(entry.name, entry.summary) for entry in names(arguments.kind)]
+    return {arguments.kind: [{"name": name, "summary": summary} for name, summary in entries]}, DONE
+
+
+COMMANDS = {
+    "check": Command(check, text.check, "find every fault of every cell; no model is loaded"),
+    "train": Command(train, text.train, "train and test one reward model"),
+    "sweep": Command(sweep, text.sweep, "train every cell of an experiment; finished ones are skipped"),
+    "score": Command(score, text.score, "score every response of every row of a file"),
+    "ls": Command(ls, text.ls, "list experiments, profiles, sources, benchmarks, heads, losses or runs"),
+}

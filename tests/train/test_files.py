@@ -1,0 +1,43 @@
+"""Files are whole or not there, and a disk that takes none is told as what it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from basereward.errors import RunError
+from basereward.train.files import disk_faults, write_atomic
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is left in the folder."""
+    write_atomic(tmp_path / "status.json", "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/status\.json'"):
+        write_atomic(tmp_path / "status.json", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+    assert (tmp_path / "status.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_disk_that_cannot_be_used_is_named_with_the_room_on_it(code: int, tmp_path: Path) -> None:
+    """Also when the file is not there yet."""
+    path = tmp_path / "no" / "such" / "file"
+    with pytest.raises(RunError, match=r"are free there\. Make room") as caught, disk_faults():
+        raise OSError(code, os.strerror(code), str(path))
+    assert f"'{path}' cannot be used: {os.strerror(code)}" in str(caught.value)
+
+
+def test_other_errors_of_the_system_keep_their_traceback() -> None:
+    """A file that is missing where it must be is a slip of ours."""
+    with pytest.raises(FileNotFoundError), disk_faults():
+        raise FileNotFoundError(errno.ENOENT, "not there", "x")
+    with pytest.raises(BrokenPipeError), disk_faults():
+        raise BrokenPipeError(errno.EPIPE, "gone")
