@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NUM_PICTURES = 1797
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QUESTIONS = (
     "Which digit is this?",
     "What digit do you see?",
@@ -26,17 +25,14 @@ QUESTIONS = (
     "Read the digit.",
     "What does the picture show?",
 )
-# True and false answers draw from the same wordings, each at most once a group: a wording says nothing about truth.
+# True and false answers draw from the same wordings, each at most once a group, so that a wording says nothing about truth.
 WORDINGS = (
-    "This is {a} {word}.",
+    "This is {a} {number}.",
     "The digit is {number}.",
-    "It is {a} {word}.",
+    "It is {a} {number}.",
     "I see {a} {number}.",
-    "The picture shows {a} {word}.",
-    "It is the digit {number}.",
-    "Someone wrote {a} {number}.",
-    "The answer is {word}.",
-    "I read {word}.",
+    "I read {number}.",
+    "{a} {number}.",
     "{number}",
 )
 
@@ -146,10 +142,10 @@ def prefer_true(truth: Sequence[bool]) -> tuple[Preference, ...]:
 def word_digit(digit: int, wording: str) -> str:
     """A wording filled in.
 
-    >>> word_digit(8, "This is {a} {word}.")
-    'This is an eight.'
+    >>> word_digit(8, "This is {a} {number}.")
+    'This is an 8.'
     """
-    return wording.format(a="an" if digit == 8 else "a", word=WORDS[digit], number=digit)
+    return wording.format(a="an" if digit == 8 else "a", number=digit)
 
 
 def draw(picture: int, *, side: int) -> PIL.Image.Image:

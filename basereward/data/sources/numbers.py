@@ -23,7 +23,7 @@ QUESTIONS = (
     "Tell me which is {is}, {list}.",
     "{list}: which is {is}?",
 )
-WORDINGS = ("{n} is {is}.", "The {is} one is {n}.", "It is {n}.", "{n}", "The {is} number is {n}.", "That is {n}.")
+WORDINGS = ("{n}", "It is {n}.", "That is {n}.", "The answer is {n}.")
 DEGREES = {True: ("larger", "largest"), False: ("smaller", "smallest")}
 
 
@@ -107,7 +107,7 @@ class Numbers:
             id=f"{self.name}/{split}/{index}",
             source=self.name,
             prompt=(Turn("user", (Part(text),)),),
-            responses=tuple(rng.choice(WORDINGS).format(**{"n": n, "is": degree}) for n in said),
+            responses=tuple(rng.choice(WORDINGS).format(n=n) for n in said),
             preferences=prefer_true([n == right for n in said]),
         )
 

@@ -14,21 +14,18 @@ from scipy.stats import chisquare
 from sklearn.datasets import load_digits
 
 from basereward.data.group import SPLITS, Group
-from basereward.data.sources.digits import WORDINGS, WORDS, Digits, word_digit
+from basereward.data.sources.digits import WORDINGS, Digits, word_digit
 from basereward.errors import DataError
 
-ARTICLE, WORD, NUMBER = "an?", "([a-z]+)", r"(\d)"
-PATTERNS = [
-    re.compile(wording.replace(".", r"\.").format(a=ARTICLE, word=WORD, number=NUMBER) + "$") for wording in WORDINGS
-]
+ARTICLE, NUMBER = "an?", r"(\d)"
+PATTERNS = [re.compile(wording.replace(".", r"\.").format(a=ARTICLE, number=NUMBER) + "$") for wording in WORDINGS]
 
 
 def _heard(response: str) -> tuple[int, int]:
     """The wording of a response, and the digit that it names."""
     for wording, pattern in enumerate(PATTERNS):
         if match := pattern.match(response):
-            said = match.group(1)
-            return wording, int(said) if said.isdigit() else WORDS.index(said)
+            return wording, int(match.group(1))
     raise AssertionError(f"no wording fits {response!r}")
 
 
@@ -118,9 +115,9 @@ def test_the_same_arguments_give_the_same_groups() -> None:
 
 
 def test_eight_takes_an() -> None:
-    """The article follows the digit, in words and in numerals."""
+    """The article follows the digit."""
     assert word_digit(8, "I see {a} {number}.") == "I see an 8."
-    assert word_digit(1, "It is {a} {word}.") == "It is a one."
+    assert word_digit(1, "It is {a} {number}.") == "It is a 1."
 
 
 @pytest.mark.parametrize(
@@ -128,7 +125,7 @@ def test_eight_takes_an() -> None:
     [
         ({"true_answers": 5}, "at least one must be true and one false"),
         ({"true_answers": 0}, "true_answers=0"),
-        ({"answers": 11}, "10 wordings"),
+        ({"answers": 11}, "7 wordings"),
         ({"side": 7}, "side=7"),
         ({"copies": 0}, "copies=0"),
         ({"val_size": 1000, "test_size": 797}, "less than the 1797 pictures"),
