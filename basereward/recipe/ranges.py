@@ -31,7 +31,6 @@ POSITIVE = (
     "optimizer.lr",
     "optimizer.lr_by_part",
     "trainer.checkpoint_every",
-    "trainer.devices",
     "trainer.early_stopping.patience",
     "trainer.epochs",
     "trainer.log_every",
@@ -110,10 +109,10 @@ def pixels(recipe: Recipe) -> Problems:
 
 
 def batch(recipe: Recipe) -> Problems:
-    """A step of the optimizer is a whole number of forward passes on every device."""
-    groups, once = recipe.batch.groups, recipe.batch.groups_per_forward * recipe.trainer.devices
+    """A step of the optimizer is a whole number of forward passes."""
+    groups, once = recipe.batch.groups, recipe.batch.groups_per_forward
     if once > 0 and groups % once:
-        yield "batch.groups", f"{groups} is no multiple of groups_per_forward x devices = {once}"
+        yield "batch.groups", f"{groups} is no multiple of groups_per_forward = {once}"
 
 
 def betas(recipe: Recipe) -> Problems:

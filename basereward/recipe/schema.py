@@ -76,8 +76,8 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class BatchRecipe:
-    groups: int = 128  # groups a step of the optimizer, over all devices
-    groups_per_forward: int = 8  # groups a forward pass on one device; the rest is gradient accumulation
+    groups: int = 128  # groups a step of the optimizer
+    groups_per_forward: int = 8  # groups a forward pass; the rest is gradient accumulation
     layout: Literal["tree", "plain"] = "tree"  # prefix once and a branch a response, or one sequence a response
 
 
@@ -110,7 +110,6 @@ class TrainerRecipe:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     clip: float = 1.0  # largest norm of the gradient; 0 is no clipping
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
-    devices: int = 1
     deterministic: bool = True
     validations: int = 4  # number of validations, evenly spread; each writes a checkpoint
     checkpoint_every: int | None = None  # optimizer steps between further checkpoints

@@ -71,7 +71,6 @@ def build_data(recipe: Recipe, *, encoder: Encoder, run: RunFolder) -> Preferenc
         seed=recipe.seeds.data,
         groups=recipe.batch.groups,
         groups_per_forward=recipe.batch.groups_per_forward,
-        ranks=trainer.devices,
         epochs=trainer.epochs,
         steps=trainer.steps,
         stages=trainer.validations,
@@ -99,7 +98,7 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Tr
         )
     return Trainer(
         accelerator=settings.accelerator,
-        devices=settings.devices,
+        devices=1,
         precision=settings.precision,
         max_epochs=data.plan.stages,
         accumulate_grad_batches=data.plan.forwards_per_step,

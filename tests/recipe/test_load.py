@@ -142,7 +142,7 @@ def test_interpolations_are_resolved_within_each_cell(experiments: Write) -> Non
         ("grd.optimizer.lr=[1]", "grd", "did you mean 'grid'?"),
         ("data.includex=x", "data.includex", "did you mean 'include'?"),
         ("grid.optimizer.lrr=[1]", "grid.optimizer.lrr", "did you mean 'lr'?"),
-        ("trainer.devices=1.5", "trainer.devices", "expected a whole number; 1.5 given (the command line)"),
+        ("trainer.log_every=1.5", "trainer.log_every", "expected a whole number; 1.5 given (the command line)"),
         ("trainer.precision=bf16-mixd", "trainer.precision", "did you mean 'bf16-mixed'?"),
         ("optimizer=3", "optimizer", "expected a mapping of lr, lr_by_part"),
         ("model.lora=true", "model.lora", "expected a mapping of rank"),
