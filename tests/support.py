@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from basereward.data.encoding import EncodedGroup
-from basereward.data.group import IMAGE, Group, Part, Turn, rank_preferences
+from basereward.data.group import IMAGE, Group, Part, Preference, Turn, rank_preferences
 from basereward.data.sources.digits import draw
 from basereward.model.makers.tiny_qwen2_5_vl import (
     byte_level_tokenizer,
@@ -125,6 +126,28 @@ def group(
         responses=responses,
         preferences=rank_preferences(range(len(responses))),
         images=tuple(picture(i) for i in range(images)),
+    )
+
+
+def encoded_group(
+    prefix: int,
+    branches: Sequence[int],
+    preferences: tuple[Preference, ...] | None = None,
+    *,
+    name: str = "g",
+    source: str = "test",
+) -> EncodedGroup:
+    """A text-only group of so many tokens, all different, from 1; every branch has its end of turn. The responses are
+    ranked from first to last unless preferences are given."""
+    ids = torch.arange(1, 1 + prefix + sum(branches))
+    ranked = rank_preferences(range(len(branches)))
+    return EncodedGroup(
+        id=name,
+        source=source,
+        prefix=ids[:prefix],
+        positions=torch.arange(prefix),
+        branches=tuple(ids[prefix:].split(list(branches))),
+        preferences=ranked if preferences is None else preferences,
     )
 
 

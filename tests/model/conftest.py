@@ -1,0 +1,32 @@
+"""Small checkpoints on disk, each family written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from basereward.data.tree import TreeBatch, collate
+from basereward.model.processing import load_encoder
+from tests.support import checkpoint, group
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's small checkpoint; tests read it and leave it as it is."""
+
+    @lru_cache
+    def folder(family: str) -> Path:
+        return checkpoint(family, tmp_path_factory.mktemp("checkpoints") / family)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(folder_of: Callable[[str], Path]) -> TreeBatch:
+    """Two groups, one with a picture, as tree rows of the small Qwen2.5-VL."""
+    encoder = load_encoder(folder_of("qwen2_5_vl"))
+    encoded = [encoder(group(images=1)), encoder(group(responses=("7", "It is 4.")))]
+    return collate(encoded, layout="tree", pad_id=encoder.pad_id)

@@ -1,0 +1,138 @@
+"""Adapters: where they sit, what they add, and that folding them in changes no score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from basereward.data.tree import TreeBatch, collate
+from basereward.errors import ModelError
+from basereward.model.backbone import Backbone, load_backbone
+from basereward.model.lora import add_lora, merge_lora
+from basereward.model.quantization import is_quantized
+from tests.support import encoded_group
+
+FolderOf = Callable[[str], Path]
+
+
+def adapted(folder: Path, *, quantization: Any = None, **options: Any) -> Backbone:
+    """A backbone with adapters that do something: their second matrix, zero at first, is drawn at random."""
+    backbone = load_backbone(folder, quantization=quantization).eval()
+    backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0, **options).eval()
+    torch.manual_seed(1)
+    for name, parameter in backbone.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return backbone
+
+
+LINEAR = {
+    "language": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+    "vision": {"qkv", "proj", "gate_proj", "up_proj", "down_proj"},
+    "merger": {"0", "2"},
+}
+
+
+@pytest.mark.parametrize("parts", [["language"], ["vision"], ["merger"], ["vision", "merger", "language"]])
+def test_adapters_sit_on_every_linear_layer_of_the_parts(parts: list[str], folder_of: FolderOf) -> None:
+    """Each part's own linear layers have one, no other layer has, and all other weights are frozen."""
+    backbone = adapted(folder_of("qwen2_5_vl"), parts=parts)
+    layers = {name for name, module in backbone.transformer.named_modules() if isinstance(module, LoraLayer)}
+    below = {"language": "language_model.layers.", "vision": "visual.blocks.", "merger": "visual.merger.mlp."}
+    for part, start in below.items():
+        mine = {name for name in layers if name.startswith(start)}
+        assert {name.rpartition(".")[2] for name in mine} == (LINEAR[part] if part in parts else set())
+        layers -= mine
+    assert not layers
+    trained = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+
+
+@pytest.mark.parametrize(("rslora", "scale"), [(False, 8.0 / 4), (True, 8.0 / math.sqrt(4))])
+def test_an_adapter_adds_its_scaled_product(rslora: bool, scale: float, folder_of: FolderOf) -> None:
+    """Folded in, a weight has grown by `B A` times alpha / rank, or alpha / sqrt(rank)."""
+    backbone = adapted(folder_of("llama"), rslora=rslora)
+    layer: Any = backbone.transformer.get_submodule("layers.1.mlp.up_proj")
+    before = layer.get_base_layer().weight.clone()
+    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    assert isinstance(backbone.model, PeftModel)
+    merged = merge_lora(backbone.model).get_submodule("layers.1.mlp.up_proj")
+    assert type(merged) is nn.Linear
+    assert float(product.norm()) > 0.1
+    torch.testing.assert_close(merged.weight, before + scale * product)
+
+
+def test_new_adapters_change_nothing(folder_of: FolderOf) -> None:
+    """Before training, hidden states are those of the backbone alone."""
+    batch = collate([encoded_group(4, [3, 5])], layout="tree", pad_id=0)
+    backbone = load_backbone(folder_of("llama")).eval()
+    with torch.no_grad():
+        alone = backbone(batch)
+        backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0).eval()
+        assert torch.equal(backbone(batch), alone)
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+@torch.no_grad()
+def test_merging_changes_no_hidden_state(quantization: Any, folder_of: FolderOf, pictures: TreeBatch) -> None:
+    """A merged backbone is a plain one of floating-point layers, and its hidden states are those of before."""
+    backbone = adapted(folder_of("qwen2_5_vl"), quantization=quantization, parts=["vision", "merger", "language"])
+    before = backbone(pictures)
+    alone = load_backbone(folder_of("qwen2_5_vl"), quantization=quantization).eval()(pictures)
+    assert float((before - alone).norm()) > 0.1 * float(before.norm()), "the adapters do something"
+    assert isinstance(backbone.model, PeftModel)
+    merged = merge_lora(backbone.model)
+    backbone.model = merged
+    torch.testing.assert_close(backbone(pictures), before, rtol=1e-5, atol=1e-5)
+    assert isinstance(merged, PreTrainedModel)
+    assert not any(isinstance(m, LoraLayer) or is_quantized(m) for m in merged.modules())
+    assert {p.dtype for p in merged.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_merged_backbone_can_be_saved_and_read_again(quantization: Any, folder_of: FolderOf, tmp_path: Path) -> None:
+    """What is written holds no trace of adapters or of quantisation, and every weight comes back bit for bit."""
+    backbone = adapted(folder_of("llama"), quantization=quantization)
+    assert isinstance(backbone.model, PeftModel)
+    merged = merge_lora(backbone.model)
+    merged.save_pretrained(tmp_path / "merged")
+    assert "quantization" not in (tmp_path / "merged" / "config.json").read_text()
+    again = load_backbone(tmp_path / "merged", complete=True).transformer.state_dict()
+    assert again.keys() == merged.state_dict().keys()
+    assert all(torch.equal(weight, again[name]) for name, weight in merged.state_dict().items())
+
+
+def test_a_backbone_without_such_layers_is_refused(folder_of: FolderOf) -> None:
+    """A text-only backbone has no vision tower to adapt; the error names the key and the parts."""
+    with pytest.raises(ModelError, match=r"model\.lora\.parts is \['vision'\]"):
+        add_lora(load_backbone(folder_of("llama")).transformer, rank=4, alpha=8.0, parts=["vision"])
+
+
+def test_the_seed_decides_the_first_weights(folder_of: FolderOf) -> None:
+    """The same seed gives the same adapters, another seed others."""
+    one, same, other = (
+        add_lora(load_backbone(folder_of("llama")).transformer, rank=4, alpha=8.0, seed=seed) for seed in (0, 0, 1)
+    )
+    name = "base_model.model.layers.0.mlp.up_proj.lora_A.default.weight"
+    assert torch.equal(one.get_parameter(name), same.get_parameter(name))
+    assert not torch.equal(one.get_parameter(name), other.get_parameter(name))
+
+
+def test_dropout_acts_in_training_only(folder_of: FolderOf) -> None:
+    """Hidden states change from pass to pass in training, and not in evaluation."""
+    backbone = adapted(folder_of("llama"), dropout=0.5)
+    batch = collate([encoded_group(4, [3, 5])], layout="tree", pad_id=0)
+    with torch.no_grad():
+        assert torch.equal(backbone(batch), backbone(batch))
+        backbone.train()
+        assert not torch.equal(backbone(batch), backbone(batch))

@@ -1,0 +1,105 @@
+"""Four-bit and eight-bit weights: which layers have them, that they stay as loaded, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from basereward.data.tree import collate
+from basereward.model.backbone import Backbone, load_backbone
+from basereward.model.parts import part_of
+from basereward.model.quantization import dequantized, is_quantized
+from tests.support import encoded_group
+
+FolderOf = Callable[[str], Path]
+
+
+def layers(backbone: Backbone) -> dict[str, Any]:
+    """The quantised layers by name."""
+    return {name: module for name, module in backbone.transformer.named_modules() if is_quantized(module)}
+
+
+def stored(backbone: Backbone) -> dict[str, Tensor]:
+    """A copy of the bytes of every quantised weight, and of what they stand for."""
+    found = {name: module.weight.data.clone() for name, module in layers(backbone).items()}
+    return found | {f"{name} dense": dequantized(module).clone() for name, module in layers(backbone).items()}
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_the_language_model_is_quantised_and_nothing_else(kind: Any, folder_of: FolderOf) -> None:
+    """Every linear layer of the language model is, none of the vision tower or merger; and all weights are frozen."""
+    backbone = load_backbone(folder_of("qwen2_5_vl"), quantization=kind)
+    linear = {name for name, module in backbone.transformer.named_modules() if isinstance(module, nn.Linear)}
+    assert set(layers(backbone)) == {name for name in linear if part_of(name) == "language"}
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_an_evaluation_leaves_the_weights_as_they_are(kind: Any, folder_of: FolderOf) -> None:
+    """After passes without gradients the bytes of all weights are the same, and so are a training pass's results."""
+    backbone = load_backbone(folder_of("llama"), quantization=kind)
+    batch = collate([encoded_group(4, [3, 5])], layout="tree", pad_id=0)
+    backbone.train()
+    expected = backbone(batch).detach()
+    before = stored(backbone)
+    backbone.eval()
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            evaluated = backbone(batch)
+    assert kind == "int8" or torch.equal(evaluated, expected), "LLM.int8() rounds the inputs too, in evaluation only"
+    backbone.train()
+    assert torch.equal(backbone(batch).detach(), expected)
+    after = stored(backbone)
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@torch.no_grad()
+def test_dequantised_weights_are_those_that_bitsandbytes_multiplies_with(kind: Any, folder_of: FolderOf) -> None:
+    """A quantised layer maps the unit vectors to the columns of its dequantised weight."""
+    backbone = load_backbone(folder_of("qwen2"), quantization=kind)
+    for name, layer in layers(backbone).items():
+        dense = dequantized(layer)
+        assert dense.shape == (layer.out_features, layer.in_features)
+        unit = torch.eye(layer.in_features)
+        columns = layer(unit) - (layer.bias if layer.bias is not None else 0)
+        torch.testing.assert_close(
+            columns.T, dense.float(), rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_four_bits_are_sixteen_levels(folder_of: FolderOf) -> None:
+    """Each 64 weights have at most 16 values, and none is further off than half the widest gap between levels."""
+    plain, quantised = load_backbone(folder_of("llama")), load_backbone(folder_of("llama"), quantization="nf4")
+    for name, layer in layers(quantised).items():
+        weight = plain.transformer.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        blocks, exact = dequantized(layer).reshape(-1, 64), weight.detach().reshape(-1, 64)
+        assert all(len(block.unique()) <= 16 for block in blocks)
+        largest = exact.abs().amax(-1, keepdim=True)
+        # The levels -1 and -0.696 are furthest apart; the scales, quantised too, add a few percent.
+        assert bool(((blocks - exact).abs() <= (0.304 / 2 + 0.05) * largest).all())
+        assert float((blocks - exact).norm()) < 0.15 * float(exact.norm())
+
+
+def test_eight_bits_are_steps_of_a_row(folder_of: FolderOf) -> None:
+    """Every weight is off by at most half a step, which is the row's largest weight divided by 127, and by what
+    bitsandbytes rounds first, to half precision: up to 127 / 2^11 of a step."""
+    plain, quantised = load_backbone(folder_of("llama")), load_backbone(folder_of("llama"), quantization="int8")
+    for name, layer in layers(quantised).items():
+        weight = plain.transformer.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        step = weight.detach().abs().amax(-1, keepdim=True) / 127
+        assert bool(((dequantized(layer) - weight).abs() <= (0.5 + 127 / 2**11) * step).all())
+
+
+def test_a_plain_layer_is_its_own_weight() -> None:
+    """A layer in floating point is not quantised, and its weight is given as it is."""
+    layer = nn.Linear(4, 3)
+    assert not is_quantized(layer)
+    assert torch.equal(dequantized(layer), layer.weight)
