@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -60,7 +60,8 @@ def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
 
 def read_scores(path: Path) -> list[ScoredGroup]:
     """Reads what `write_scores` wrote."""
-    return [ScoredGroup(**json.loads(line)) for line in path.read_text().splitlines()]
+    found = [ScoredGroup(**json.loads(line)) for line in path.read_text().splitlines()]
+    return [replace(group, preferences=[(w, loser, tie) for w, loser, tie in group.preferences]) for group in found]
 
 
 def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:

