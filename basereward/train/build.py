@@ -133,3 +133,5 @@ def calm_lightning() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    # The data module itself knows where to go on; see `PreferenceData.state_dict`.
+    warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*your dataloader is not resumable.*")
