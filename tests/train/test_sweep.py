@@ -1,0 +1,228 @@
+"""Sweeps: cells run once each, whatever happens to the sweep or to one of them. Real processes, killed with SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from basereward.cli import main
+from basereward.recipe import recipe_from_yaml
+from basereward.train.runs import RunFolder, list_runs
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILE = str(ROOT / "tests" / "small.yaml")
+SWEEP = ["sweep", "seeds", "--profile", PROFILE, "trainer.steps=12", "trainer.checkpoint_every=1"]
+SEEDS = """\
+# Three seeds of one recipe.
+include: basereward
+seeds: [0, 1, 2]
+"""
+RATES = """\
+# A learning rate that no training survives, and one that it does.
+include: basereward
+grid:
+  optimizer.lr: {wild: 1e30, tame: 1e-3}
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the sweeps of this file find their experiments and leave their runs."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        names = {"RUNS": "runs", "CACHE": "cache", "EXPERIMENTS": "experiments"}
+        ours = {f"BASEREWARD_{name}": str(self.folder / folder) for name, folder in names.items()}
+        return ours | {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}"}
+
+    def runs(self) -> list[RunFolder]:
+        """The oldest first."""
+        return list_runs(root=self.folder / "runs")[::-1]
+
+    def sweep(self, log: Path) -> subprocess.Popen[str]:
+        """Starts the sweep of three seeds, with its standard error in a file."""
+        command = [sys.executable, "-m", "basereward", *SWEEP, "--json"]
+        environment = os.environ | self.environment
+        with log.open("w") as errors:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The project's experiments and two of our own."""
+    folder = tmp_path_factory.mktemp("sweep")
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
+    (folder / "experiments" / "seeds.yaml").write_text(SEEDS)
+    (folder / "experiments" / "rates.yaml").write_text(RATES)
+    return Place(folder)
+
+
+@pytest.fixture
+def here(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The same for commands called in this process."""
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+    return place
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A sweep that was killed while its second cell trained."""
+
+    first: str
+    second: str
+    cell_pid: int
+    survived_s: float
+
+
+@pytest.fixture(scope="module")
+def stopped(place: Place) -> Stopped:
+    """Kills the sweep's process, and only that, once the second cell has written a checkpoint."""
+    log = place.folder / "killed.log"
+    process = place.sweep(log)
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        runs = place.runs()
+        if len(runs) == 2 and (runs[1].checkpoints / "last.ckpt").exists():
+            (pid,) = cells_of(process.pid)
+            process.kill()
+            process.wait()
+            return Stopped(runs[0].run_id, runs[1].run_id, pid, wait_for_end(pid))
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"the second cell has not trained: {log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def finished(place: Place, stopped: Stopped) -> tuple[dict[str, Any], str]:
+    """What the next call returns, and its standard error."""
+    log = place.folder / "finished.log"
+    process = place.sweep(log)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, log.read_text()
+    return json.loads(printed), log.read_text()
+
+
+def cells_of(parent: int) -> list[int]:
+    """The processes of cells that a sweep has started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(status.rpartition(")")[2].split()[1]) == parent and b"basereward.train.cell" in command:
+            found.append(int(folder.name))
+    return found
+
+
+def wait_for_end(pid: int, *, limit_s: float = 15.0) -> float:
+    """How many seconds a process lives on; the limit when it is still there, and then it is killed."""
+    began = time.monotonic()
+    while time.monotonic() - began < limit_s:
+        if not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes():
+            return time.monotonic() - began  # gone, or waiting for somebody to take note of it
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    return limit_s
+
+
+def test_a_killed_sweep_leaves_no_cell_behind(stopped: Stopped, place: Place) -> None:
+    """Its process ends by itself within seconds, and its run counts as killed."""
+    assert stopped.survived_s < 5
+    assert place.runs()[0].state == "finished"
+
+
+def test_the_next_call_goes_on_where_the_sweep_was_killed(
+    finished: tuple[dict[str, Any], str], stopped: Stopped, place: Place
+) -> None:
+    """The finished cell is skipped, the stopped one goes on from its checkpoint as the same run, the rest runs."""
+    result, log = finished
+    assert [cell["name"] for cell in result["cells"]] == ["seed=0", "seed=1", "seed=2"]
+    assert [cell["status"] for cell in result["cells"]] == ["skipped", "finished", "finished"]
+    assert [cell["run_id"] for cell in result["cells"]][:2] == [stopped.first, stopped.second]
+    assert all(0 <= cell["metrics"]["test/numbers/pair_accuracy"] <= 1 for cell in result["cells"])
+    assert [run.run_id for run in place.runs()] == [cell["run_id"] for cell in result["cells"]]
+    assert [run.state for run in place.runs()] == ["finished"] * 3
+
+    records = [record for record, _ in place.runs()[1].outbox.read(0)]
+    assert [record["kind"] for record in records].count("reopen") == 1
+    steps = [record["step"] for record in records if "train/loss" in record.get("values", {})]
+    assert steps == list(range(12))
+    assert "cell 2 of 3: seed=1" in log.splitlines()
+    assert any(line.startswith("step 12, ") for line in log.splitlines())
+
+
+def test_seeds_are_an_axis(finished: tuple[dict[str, Any], str], place: Place) -> None:
+    """Each has a run of its own, which differs in its seeds and so in what it measures."""
+    recipes = [recipe_from_yaml(run.recipe) for run in place.runs()]
+    assert [(recipe.seeds.data, recipe.seeds.init, recipe.seeds.dropout) for recipe in recipes] == [
+        (0, 0, 0),
+        (1, 1, 1),
+        (2, 2, 2),
+    ]
+    margins = {cell["metrics"]["test/numbers/mean_margin"] for cell in finished[0]["cells"]}
+    assert len(margins) == 3
+
+
+def test_a_call_with_nothing_to_do_says_so(
+    finished: tuple[dict[str, Any], str], here: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each cell is skipped by name, no run is made, and the numbers are those of before."""
+    before = here.runs()
+    assert main(SWEEP) == 0
+    printed = capfd.readouterr()
+    assert here.runs() == before
+    assert printed.out.splitlines()[-1] == "3 skipped"
+    for number, seed in enumerate((0, 1, 2), start=1):
+        assert f"cell {number} of 3: seed={seed} skipped" in printed.err.splitlines()
+    assert main([*SWEEP, "--json"]) == 0
+    again = json.loads(capfd.readouterr().out)
+    metrics = [cell["metrics"] for cell in finished[0]["cells"]]
+    assert [cell["metrics"] for cell in again["cells"]] == metrics
+    assert {cell["status"] for cell in again["cells"]} == {"skipped"}
+
+
+def test_the_runs_are_shown_below_their_sweep(finished: tuple[dict[str, Any], str], here: Place) -> None:
+    """In MLflow, in one experiment, all of them finished: the sweep that was killed is the one that went on."""
+    client = MlflowClient(here.environment["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("seeds")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (sweep,) = [run for run in runs if run not in children]
+    assert sweep.data.tags["basereward.run_id"] == finished[0]["sweep_id"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {sweep.info.run_id}
+    assert {run.data.tags["basereward.run_id"] for run in children} == {run.run_id for run in here.runs()}
+    assert len(children) == 3
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_cell_that_fails_is_named_and_the_others_run(here: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    """The command ends with 1; the reason and the run of the failed cell are in the result."""
+    before = len(here.runs())
+    assert main(["sweep", "rates", "--profile", PROFILE, "--json"]) == 1
+    printed = capfd.readouterr()
+    wild, tame = json.loads(printed.out)["cells"]
+    assert (wild["name"], wild["status"], wild["metrics"]) == ("lr=wild", "failed", {})
+    assert "The rows of the step: " in wild["error"]
+    assert wild["run_id"] in wild["error"]
+    assert "cell 1 of 2: lr=wild failed" in printed.err.splitlines()
+    assert "Traceback" not in printed.err
+    assert (tame["name"], tame["status"]) == ("lr=tame", "finished")
+    assert [run.state for run in here.runs()[before:]] == ["failed", "finished"]
