@@ -121,8 +121,9 @@ def deterministic(accelerator: str) -> bool | Literal["warn"]:
     """Bits repeat on the CPU. On a GPU some operations have no deterministic form: they run and say so."""
     import torch
 
-    # Deterministic mode would also write NaN into all memory that torch hands out, at every step, to show who reads it too early.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # Deterministic mode would also write NaN into all memory that torch hands out, at every step, to show who reads it
+    # too early.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch sets its class
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     return True if on_cpu else "warn"
 

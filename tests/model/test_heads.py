@@ -91,8 +91,10 @@ def test_dropout_stands_before_every_layer_but_the_first() -> None:
     """With all hidden units dropped only the last layer's bias is left; a head of one layer drops nothing."""
     pooled = torch.randn(4, 8)
     deep, flat = MLP(8, layers=2, dropout=1.0).train(), MLP(8, layers=1, dropout=1.0).train()
-    last = deep.layers[-1]
+    first, last = deep.layers[0], deep.layers[-1]
+    assert isinstance(first, nn.Linear)
     assert isinstance(last, nn.Linear)
+    nn.init.constant_(first.bias, 1.0)
     nn.init.constant_(last.bias, 0.25)
     assert deep(pooled).tolist() == [0.25] * 4
     assert torch.equal(flat(pooled), flat.eval()(pooled))

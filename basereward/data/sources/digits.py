@@ -25,7 +25,8 @@ QUESTIONS = (
     "Read the digit.",
     "What does the picture show?",
 )
-# True and false answers draw from the same wordings, each at most once a group, so that a wording says nothing about truth.
+# True and false answers draw from the same wordings, each at most once a group, so that a wording says nothing about
+# truth.
 WORDINGS = (
     "This is {a} {number}.",
     "The digit is {number}.",

@@ -46,8 +46,8 @@ def tiny_qwen2_5_vl(
         hidden_size: width of the language model; a multiple of 32.
         layers: layers of the language model.
         vision_layers: layers of the vision tower; the last one attends to the whole image, the others to windows.
-        initializer_range: standard deviation of the weights. The families' own 0.02 suits thousands of channels; with a hundred the
-            first hundreds of steps would learn nothing.
+        initializer_range: standard deviation of the weights. The families' own 0.02 suits thousands of channels; with
+            a hundred the first hundreds of steps would learn nothing.
         seed: of the weights.
     """
     import torch
@@ -55,8 +55,9 @@ def tiny_qwen2_5_vl(
 
     tokenizer = byte_level_tokenizer()
     config = tiny_config(tokenizer, hidden_size=hidden_size, layers=layers, vision_layers=vision_layers)
-    for part in (config, config.text_config, config.vision_config):
-        part.initializer_range = initializer_range
+    sections: tuple[Any, ...] = (config, config.text_config, config.vision_config)
+    for section in sections:
+        section.initializer_range = initializer_range
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
