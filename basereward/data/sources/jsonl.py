@@ -98,7 +98,10 @@ class JsonlFile:
                         yield offset, number, line
                     offset += len(line)
         except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
+            raise DataError(
+                f"cannot read {self.path}: {error.strerror or error}. Give the path of a JSON Lines file; "
+                f"a relative one starts from {Path.cwd()}"
+            ) from error
 
     def read(self, place: int) -> bytes:
         try:

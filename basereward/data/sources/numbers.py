@@ -35,7 +35,7 @@ class Question(NamedTuple):
 
 
 class Numbers:
-    """Questions which of two to four numbers (0 to `below` - 1) is larger or smaller, answered with each of them.
+    """Questions which of two to four numbers (`lowest` to `below` - 1) is larger or smaller, answered with each.
 
     The right answer is preferred to each wrong one. A set of numbers belongs to one part only, whatever the order and
     the question; no question comes twice. `size`, `val_size` and `test_size` are the numbers of groups.
@@ -52,16 +52,21 @@ class Numbers:
         val_size: int = 300,
         test_size: int = 300,
         counts: Sequence[int] = (2, 3, 4),
+        lowest: int = 10,
         below: int = 100,
         seed: int = 0,
     ) -> None:
-        if not counts or not 2 <= min(counts) <= max(counts) <= min(4, below):
-            raise DataError(f"source '{name}': counts={list(counts)} must be 2, 3 or 4, and at most below={below}")
+        if not counts or not 2 <= min(counts) <= max(counts) <= min(4, below - lowest) or lowest < 0:
+            raise DataError(
+                f"source '{name}': counts={list(counts)} must be 2, 3 or 4, and no more than there are "
+                f"numbers from lowest={lowest} to below={below} - 1"
+            )
         if min(size, val_size, test_size) < 0:
             raise DataError(f"source '{name}': sizes {size}, {val_size}, {test_size} must be 0 or more")
         self.name = name
         self.sizes: dict[Split, int] = {"train": size, "val": val_size, "test": test_size}
         self.counts = tuple(counts)
+        self.lowest = lowest
         self.below = below
         self.seed = seed
 
@@ -82,7 +87,7 @@ class Numbers:
         tries = 0
         while len(seen) < self.sizes[split]:
             count = self.counts[len(seen) % len(self.counts)]
-            question = Question(tuple(rng.sample(range(self.below), count)), rng.random() < 0.5)
+            question = Question(tuple(rng.sample(range(self.lowest, self.below), count)), rng.random() < 0.5)
             tries += 1
             if question not in seen and _part(question.numbers, seed=self.seed) == split:
                 seen.add(question)
@@ -91,8 +96,8 @@ class Numbers:
             elif tries == TRIES:
                 raise DataError(
                     f"source '{self.name}': the {split} part has only about {len(seen)} different questions of "
-                    f"{list(self.counts)} numbers below {self.below}, and {self.sizes[split]} were asked for; raise "
-                    "`below` or ask for fewer"
+                    f"{list(self.counts)} numbers of {self.lowest} to {self.below - 1}, and {self.sizes[split]} were asked for; "
+                    "raise `below` or ask for fewer"
                 )
 
     def _group(self, split: Split, index: int) -> Group:
