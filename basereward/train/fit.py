@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from basereward.recipe.schema import Recipe
 from basereward.train.build import build
 from basereward.train.files import disk_faults
 from basereward.train.module import RewardModule
+from basereward.train.params import flatten
 from basereward.train.recorder import Recorder
 from basereward.train.runs import RunFolder, find
 from basereward.train.tracking import deliver_pending
@@ -105,14 +107,18 @@ def continued(run_id: str, recipe: Recipe) -> RunFolder:
     if recipe_sha256(before) != recipe_sha256(recipe):
         raise RunError(
             f"run '{run_id}' has another recipe ({run.recipe}); a run goes on with its own, or its numbers would mean "
-            "nothing. " + _difference(recipe_yaml(before), recipe_yaml(recipe))
+            "nothing. " + _difference(before, recipe)
         )
     run.mark("running")
     return run
 
 
-def _difference(before: str, now: str) -> str:
-    import difflib
-
-    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "the run", "this command", lineterm="", n=0)
-    return "The difference:\n" + "\n".join(f"  {line}" for line in lines if not line.startswith("@@"))
+def _difference(before: Recipe, now: Recipe) -> str:
+    """Every key whose value is another one; the keys that do not count for the hash are not looked at."""
+    ran, given = (flatten(dataclasses.asdict(each)) for each in (before, now))
+    lines = [
+        f"  {key}: {ran.get(key, 'absent')} in the run, {given.get(key, 'absent')} now"
+        for key in dict.fromkeys([*ran, *given])
+        if ran.get(key) != given.get(key) and key.split(".")[0] not in ("name", "summary", "tracking")
+    ]
+    return "The difference:\n" + "\n".join(lines)

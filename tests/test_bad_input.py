@@ -1,0 +1,239 @@
+"""What the command answers to bad input: exit code 2, no traceback, what is wrong and what to do, and nothing lost.
+
+The command is called as its entry point calls it; what it raises besides its own errors would fail the test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+from safetensors.torch import load_file, save_file
+
+from basereward.cli import main
+from basereward.train.checkpoint import AtomicCheckpointIO
+from basereward.train.runs import RunFolder, find, list_runs
+from tests.support import pair_rows, write_rows
+
+PROFILE = str(Path(__file__).with_name("small.yaml"))
+TRAIN = ("train", "basereward", "--profile", PROFILE)
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of this file lie."""
+    return tmp_path_factory.mktemp("home")
+
+
+def live_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Runs, cache and tracking store of the commands that follow."""
+    patch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
+    patch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="module")
+def earlier(home: Path) -> Iterator[RunFolder]:
+    """A finished run, of which nothing may be lost whatever happens later."""
+    with pytest.MonkeyPatch.context() as patch:
+        live_in(home, patch)
+        assert main([*TRAIN, "trainer.steps=2"]) == 0
+        (run,) = list_runs()
+        yield run
+
+
+@pytest.fixture
+def refused(home: Path, earlier: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Refused:
+    """Calls the command and returns the message of its refusal, the same on both streams."""
+    live_in(home, monkeypatch)
+
+    def call(*words: str) -> str:
+        before = contents(earlier.path)
+        assert main([*words, "--json"]) == 2
+        printed = capsys.readouterr()
+        message: str = json.loads(printed.out)["error"]["message"]
+        assert printed.err.endswith(f"basereward: {message}\n")
+        assert "Traceback" not in printed.err
+        assert contents(earlier.path) == before
+        assert earlier.state == "finished"
+        return message
+
+    return call
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A hash of every file of a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def on(path: Path) -> tuple[str, ...]:
+    """The command that trains on a JSON Lines file."""
+    mine = ("data.sources.mine.include=sources/jsonl", f"data.sources.mine.path={path}")
+    return (*TRAIN, "data.sources.numbers=null", *mine)
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        pytest.param("optimizer.lrr=1", "unknown key 'lrr'; did you mean 'lr'?", id="unknown key"),
+        pytest.param("optimizer.lr=fast", "optimizer.lr: expected a number; 'fast' given", id="wrong type"),
+        pytest.param("trainer.steps=[1]", "trainer.steps: ", id="a list for a number"),
+        pytest.param("model.head._target_=MPL", "unknown head 'MPL'; did you mean 'mlp'?", id="unknown head"),
+    ],
+)
+def test_a_wrong_recipe_starts_nothing(command: str, override: str, message: str, refused: Refused) -> None:
+    """The key and what is allowed are named, and no run is made."""
+    runs = list_runs(kind=None)
+    answer = refused(command, *TRAIN[1:], override)
+    assert message in answer
+    assert override.split("=")[0].removesuffix(".lrr") in answer
+    assert list_runs(kind=None) == runs
+
+
+PAIR = {"prompt": "Which?", "chosen": "this", "rejected": "that"}
+ROWS = [
+    pytest.param('{"prompt": "Which?", "chosen": ', "not JSON: Expecting value at column 31", id="malformed JSON"),
+    pytest.param({"prompt": "?", "chosen": "a"}, "missing or null: 'rejected'", id="a column is missing"),
+    pytest.param(
+        {"prompt": "?", "responses": ["a"], "ranking": [0]},
+        "`responses` has 1 response; training needs at least 2 to compare",
+        id="one response",
+    ),
+    pytest.param(
+        {"prompt": "?", "responses": ["a", "b"], "preferences": [[0, 2]]},
+        "`preferences[0]` is [0, 2] (list); the 2 responses have the indices 0 to 1",
+        id="preference index",
+    ),
+    pytest.param(
+        {**PAIR, "prompt": "<image> or <image>?", "images": ["0.png"]},
+        "the prompt has 2 image places, and the row has 1 images",
+        id="more places than images",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), ROWS)
+def test_a_malformed_row_is_named_with_its_line(row: Any, message: str, refused: Refused, tmp_path: Path) -> None:
+    """Before training; the run that was begun says the same."""
+    path = write_rows(tmp_path / "pairs.jsonl", [PAIR, PAIR, row, PAIR])
+    answer = refused(*on(path))
+    assert answer.startswith(f"{path}:3: {message}")
+    run = list_runs()[0]
+    assert f"The run is {run.run_id}" in answer
+    assert run.state == "failed"
+    assert run.status["error"] in answer
+
+
+def test_a_missing_file_is_named(refused: Refused, earlier: RunFolder, tmp_path: Path) -> None:
+    """For training, for scoring, and as the experiment itself."""
+    gone = tmp_path / "gone.jsonl"
+    for words in (on(gone), ("score", earlier.run_id, str(gone))):
+        assert f"cannot read {gone}: No such file or directory. Give the path of a JSON Lines file" in refused(*words)
+    assert str(tmp_path / "gone.yaml") in refused("train", str(tmp_path / "gone.yaml"))
+
+
+def spoil(folder: Path) -> dict[str, str]:
+    """Pictures that cannot be used, by name, with the reason."""
+    (folder / "noise.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    (folder / "empty.png").write_bytes(b"")
+    PIL.Image.new("1", (20_000, 20_000)).save(folder / "huge.png")
+    return {"noise.png": "image_unreadable", "empty.png": "image_unreadable", "huge.png": "image_too_large"}
+
+
+def test_too_many_pictures_that_cannot_be_used_stop_the_run(refused: Refused, tmp_path: Path) -> None:
+    """With the counts by reason, the limit, and the file that lists the rows."""
+    rows = pair_rows(20, folder=tmp_path)
+    for row, name in zip(rows, spoil(tmp_path), strict=False):
+        row["images"] = [name]
+    answer = refused(*on(write_rows(tmp_path / "pairs.jsonl", rows)))
+    assert "3 of 20 rows (15.00%) cannot be used; data.max_lost allows 1.00%" in answer
+    assert "mine: 3 of 20 (image_too_large 1, image_unreadable 2)" in answer
+    listed = [json.loads(line) for line in list_runs()[0].lost.read_text().splitlines()]
+    assert {row["id"] for row in listed} == {"row-0", "row-1", "row-2"}
+    assert str(list_runs()[0].lost) in answer
+
+
+@pytest.mark.parametrize("name", ["noise.png", "empty.png", "huge.png", "gone.png"])
+def test_a_picture_that_cannot_be_scored_names_its_row(
+    name: str, refused: Refused, earlier: RunFolder, tmp_path: Path
+) -> None:
+    """No row is left out: there is no output at all, and an older one stays."""
+    reason = spoil(tmp_path).get(name, "image_missing")
+    rows = pair_rows(3, folder=tmp_path)
+    rows[1]["images"] = [name]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    out = tmp_path / "scores.jsonl"
+    answer = refused("score", earlier.run_id, str(path), "--out", str(out))
+    assert f"'row-1' cannot be scored: {reason}: " in answer
+    assert not out.exists()
+    out.write_text("from before\n")
+    refused("score", earlier.run_id, str(path), "--out", str(out))
+    assert out.read_text() == "from before\n"
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize(("row", "message"), [each for each in ROWS if each.id != "one response"])
+def test_a_malformed_row_is_not_scored(
+    row: Any, message: str, refused: Refused, earlier: RunFolder, tmp_path: Path
+) -> None:
+    """Nor are the others: the file is checked before the model is opened."""
+    path = write_rows(tmp_path / "rows.jsonl", [PAIR, row])
+    answer = refused("score", earlier.run_id, str(path), "--out", str(tmp_path / "scores.jsonl"))
+    assert answer.startswith(f"{path}:2: {message}")
+    assert not (tmp_path / "scores.jsonl").exists()
+
+
+def test_a_folder_that_is_no_model_is_named(refused: Refused, tmp_path: Path) -> None:
+    """For scoring, where a saved reward model is needed, and for training, where a transformer is."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("nothing")
+    rows = write_rows(tmp_path / "rows.jsonl", [PAIR])
+    answer = refused("score", str(folder), str(rows))
+    assert f"'{folder}' is not a saved reward model: it has no reward_model.json (found: notes.txt)" in answer
+    answer = refused(*TRAIN, "model.backbone.make=null", f"model.backbone.path={folder}")
+    assert f"no model could be loaded from '{folder}'" in answer
+    assert "Give a hub id, or a folder with config.json" in answer
+    assert "There is no run 'no-such-run'" in refused("score", "no-such-run", str(rows))
+    assert f"There is no folder {folder}/model" in refused("score", f"{folder}/model", str(rows))
+
+
+def test_a_head_whose_keys_do_not_fit_is_named(refused: Refused, earlier: RunFolder, tmp_path: Path) -> None:
+    """Each key that is missing or too many; a model is not scored with half a head."""
+    folder = tmp_path / "model"
+    shutil.copytree(earlier.model, folder)
+    weights = load_file(folder / "head.safetensors")
+    first = sorted(weights)[0]
+    weights["other.weight"] = weights.pop(first)
+    save_file(weights, folder / "head.safetensors")
+    rows = write_rows(tmp_path / "rows.jsonl", [PAIR])
+    answer = refused("score", str(folder), str(rows), "--out", str(tmp_path / "scores.jsonl"))
+    assert f"'{folder}/head.safetensors' does not fit the model:\n  missing: {first}\n" in answer
+    assert "not in the model: other.weight" in answer
+    assert not (tmp_path / "scores.jsonl").exists()
+
+
+def test_a_loss_that_is_not_finite_names_its_rows_and_keeps_the_last_good_checkpoint(refused: Refused) -> None:
+    """The weights of the checkpoint are finite, so that the run can be looked at from there."""
+    answer = refused(*TRAIN, "optimizer.lr=1e30", "trainer.checkpoint_every=1")
+    run = list_runs()[0]
+    assert run.state == "failed"
+    checkpoint = AtomicCheckpointIO().load_checkpoint(run.checkpoints / "last.ckpt")
+    step = checkpoint["global_step"]
+    assert f"nan at step {step}. The rows of the step: numbers/train/" in answer
+    assert len(answer.split("The rows of the step: ")[1].split(". ")[0].split(", ")) in (4, 8)
+    assert all(bool(weight.isfinite().all()) for weight in checkpoint["state_dict"].values())
+    assert f"Its last checkpoint is whole: --resume {run.run_id} goes on from it." in answer
+    answer = refused(*TRAIN, "trainer.checkpoint_every=1", "--resume", run.run_id)
+    assert answer.endswith("The difference:\n  optimizer.lr: 1e+30 in the run, 0.001 now")
+    assert find(run.run_id).state == "failed"

@@ -1,0 +1,191 @@
+"""What a run does when the machine fails it: a full disk, a tracking server that is down or dies. Nothing is lost.
+
+A real file system that is full, and a real `mlflow server` that is killed with SIGKILL.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from basereward.cli import main
+from basereward.train.checkpoint import AtomicCheckpointIO
+from basereward.train.runs import RunFolder, list_runs
+from tests.servers import Server
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = ["train", "basereward", "--profile", str(ROOT / "tests" / "small.yaml")]
+MIB = 2**20
+
+
+class Disk:
+    """A file system in memory, with so much room."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def mount(self, mib: float) -> None:
+        """Make it, or change its size."""
+        again = ["-o", "remount"] if self.folder.is_mount() else []
+        size = ["-o", f"size={int(mib * MIB)}"]
+        command = ["mount", "-t", "tmpfs", *again, *size, "tmpfs", str(self.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"this user cannot mount a file system: {done.stderr.strip()}")
+
+    def fill(self) -> Path:
+        """Take all the room that there is, with a file that can be removed."""
+        ballast = self.folder / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                return ballast
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """The runs lie on it, and nothing else does."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    monkeypatch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
+    disk = Disk(folder)
+    yield disk
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_costs_nothing(
+    disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint of before is whole, the message says how much is free, and once there is room the run finishes."""
+    disk.mount(5)  # one checkpoint of 3 MiB, not a second one beside it
+    train = [*TRAIN, "trainer.checkpoint_every=1", "--json"]
+    assert main(train) == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    error = json.loads(printed.out)["error"]
+    assert error["type"] == "CheckpointError"
+    (run,) = list_runs()
+    last = run.checkpoints / "last.ckpt"
+    assert f"a checkpoint could not be written to '{last}'" in error["message"]
+    assert "No space left on device (" in error["message"]
+    assert " MiB are free there); the checkpoint of before, " in error["message"]
+    assert f"Its last checkpoint is whole: --resume {run.run_id} goes on from it." in error["message"]
+    assert run.state == "failed"
+    assert AtomicCheckpointIO().load_checkpoint(last)["global_step"] == 1
+    assert [path.name for path in run.checkpoints.iterdir()] == ["last.ckpt"]
+
+    disk.mount(64)
+    assert main([*train, "--resume", run.run_id]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["run_id"] == run.run_id
+    assert run.state == "finished"
+    assert losses(run) == list(range(6))
+
+
+def test_a_disk_without_any_room_is_named_before_anything_is_trained(
+    disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No half of a run is left there."""
+    disk.mount(1)
+    ballast = disk.fill()
+    assert main([*TRAIN, "--json"]) == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    message = json.loads(printed.out)["error"]["message"]
+    assert f"'{disk.folder}/runs" in message
+    assert "cannot be used: No space left on device; 0.00 MiB are free there. Make room" in message
+    ballast.unlink()
+    assert list_runs(kind=None) == []
+    assert [path for path in disk.folder.rglob("*") if path.is_file()] == []
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that is not started yet, and the runs that should go to it."""
+    monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
+    server = Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    yield server
+    server.kill()
+
+
+def losses(run: RunFolder) -> list[int]:
+    """The steps that the run has recorded a loss of, in the order of its journal."""
+    records = [record for record, _ in run.outbox.read(0)]
+    return [record["step"] for record in records if "train/loss" in record.get("values", {})]
+
+
+def deliver(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the next training does first, whatever comes of it."""
+    assert main([*TRAIN, "--resume", "no-such-run"]) == 2
+    assert "There is no run 'no-such-run'" in capsys.readouterr().err
+
+
+def assert_delivered(run: RunFolder, server: Server, *, steps: int) -> None:
+    """The server has the whole run: its end, every loss once, its model."""
+    assert not run.outbox.pending
+    assert run.mlflow_run_id is not None
+    client = MlflowClient(server.uri)
+    assert client.get_run(run.mlflow_run_id).info.status == "FINISHED"
+    history = client.get_metric_history(run.mlflow_run_id, "train/loss")
+    assert sorted(metric.step for metric in history) == list(range(steps))
+    names = {file.path for file in client.list_artifacts(run.mlflow_run_id, "model")}
+    assert {"model/reward_model.json", "model/head.safetensors", "model/recipe.yaml"} <= names
+
+
+def test_a_server_that_is_down_at_the_start_is_told_once_and_gets_all_later(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on to its end without it; its records wait for the next training."""
+    done = subprocess.run(
+        [sys.executable, "-m", "basereward", *TRAIN, "--json"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = list_runs()
+    assert json.loads(done.stdout)["model"] == str(run.model)
+    warnings = [line for line in done.stderr.splitlines() if "MLflow" in line or "etry" in line]
+    assert len(warnings) == 2, done.stderr
+    assert f"MLflow at {server.uri} does not answer" in warnings[0]
+    assert f"They are kept in {run.outbox.folder}" in warnings[1]
+    assert losses(run) == list(range(6))
+    assert run.outbox.pending
+
+    server.start()
+    deliver(capsys)
+    assert_delivered(run, server, steps=6)
+
+
+def test_a_server_that_dies_in_the_middle_of_a_run_does_not_stop_it(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it had not got when it was killed, it gets when it is back, and nothing twice."""
+    server.start()
+    command = [sys.executable, "-m", "basereward", *TRAIN, "trainer.steps=24", "--json"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (runs := list_runs()) or len(losses(runs[0])) < 3 or runs[0].mlflow_run_id is None:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    server.kill()
+    missing = set(range(24)) - set(losses(runs[0]))
+    assert missing, "the server was killed before the run ended"
+    printed, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert json.loads(printed)["run_id"] == runs[0].run_id
+    assert errors.count("does not answer") == 1
+    assert runs[0].outbox.pending
+
+    server.start()
+    deliver(capsys)
+    assert_delivered(runs[0], server, steps=24)
