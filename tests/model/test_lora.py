@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +82,20 @@ def test_new_adapters_change_nothing(folder_of: FolderOf) -> None:
         assert torch.equal(backbone(batch), alone)
 
 
-@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize(
+    ("quantization", "parts"),
+    [(None, LINEAR), ("nf4", LINEAR), ("nf4", ["merger"])],
+    ids=["plain", "nf4", "nf4-layers-without-adapters"],
+)
 @torch.no_grad()
-def test_merging_changes_no_hidden_state(quantization: Any, folder_of: FolderOf, pictures: TreeBatch) -> None:
+def test_merging_changes_no_hidden_state(
+    quantization: Any, parts: Iterable[str], folder_of: FolderOf, pictures: TreeBatch
+) -> None:
     """A merged backbone is a plain one of floating-point layers, and its hidden states are those of before."""
-    backbone = adapted(folder_of("qwen2_5_vl"), quantization=quantization, parts=["vision", "merger", "language"])
+    backbone = adapted(folder_of("qwen2_5_vl"), quantization=quantization, parts=list(parts))
     before = backbone(pictures)
     alone = load_backbone(folder_of("qwen2_5_vl"), quantization=quantization).eval()(pictures)
-    assert float((before - alone).norm()) > 0.1 * float(before.norm()), "the adapters do something"
+    assert float((before - alone).norm()) > 0.01 * float(before.norm()), "the adapters do something"
     assert isinstance(backbone.model, PeftModel)
     merged = merge_lora(backbone.model)
     backbone.model = merged

@@ -73,14 +73,21 @@ def test_dequantised_weights_are_those_that_bitsandbytes_multiplies_with(kind: A
         )
 
 
-def test_four_bits_are_sixteen_levels(folder_of: FolderOf) -> None:
-    """Each 64 weights have at most 16 values, and none is further off than half the widest gap between levels."""
+# NF4 as QLoRA publishes it (arXiv 2305.14314, appendix E).
+BELOW = (-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911)
+ABOVE = (0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0)
+NF4 = torch.tensor((*BELOW, 0.0, *ABOVE))
+
+
+def test_four_bits_are_the_levels_of_nf4(folder_of: FolderOf) -> None:
+    """Each 64 weights are a scale times the 16 published levels, none further off than half the widest gap of them."""
     plain, quantised = load_backbone(folder_of("llama")), load_backbone(folder_of("llama"), quantization="nf4")
     for name, layer in layers(quantised).items():
         weight = plain.transformer.get_submodule(name).weight
         assert isinstance(weight, Tensor)
         blocks, exact = dequantized(layer).reshape(-1, 64), weight.detach().reshape(-1, 64)
-        assert all(len(block.unique()) <= 16 for block in blocks)
+        levels = blocks / blocks.abs().amax(-1, keepdim=True)
+        assert float((levels[..., None] - NF4).abs().amin(-1).max()) < 1e-3
         largest = exact.abs().amax(-1, keepdim=True)
         # The levels -1 and -0.696 are furthest apart; the scales, quantised too, add a few percent.
         assert bool(((blocks - exact).abs() <= (0.304 / 2 + 0.05) * largest).all())
