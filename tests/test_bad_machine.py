@@ -6,6 +6,7 @@ A real file system that is full, and a real `mlflow server` that is killed with 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -67,7 +68,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_costs_nothing(
     disk: Disk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The checkpoint of before is whole, the message says how much is free, and once there is room the run finishes."""
-    disk.mount(5)  # one checkpoint of 3 MiB, not a second one beside it
+    disk.mount(4)  # one checkpoint of some 2 MiB, not a second one beside it
     train = [*TRAIN, "trainer.checkpoint_every=1", "--json"]
     assert main(train) == 2
     printed = capsys.readouterr()
@@ -107,6 +108,25 @@ def test_a_disk_without_any_room_is_named_before_anything_is_trained(
     ballast.unlink()
     assert list_runs(kind=None) == []
     assert [path for path in disk.folder.rglob("*") if path.is_file()] == []
+
+
+def test_an_interrupted_run_can_be_continued() -> None:
+    """Ctrl-C ends the command with 130 and without a traceback, and the run counts as killed, not as failed."""
+    command = [sys.executable, "-m", "basereward", *TRAIN, "trainer.steps=200", "trainer.checkpoint_every=1"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (runs := list_runs()) or not (runs[0].checkpoints / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert printed == ""
+    assert errors.endswith("basereward: interrupted\n")
+    assert "Traceback" not in errors
+    assert runs[0].status["state"] == "killed"
+    assert AtomicCheckpointIO().load_checkpoint(runs[0].checkpoints / "last.ckpt")["global_step"] >= 1
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -219,6 +220,25 @@ def test_a_mistake_found_while_working_is_printed_and_anything_else_is_raised(
     api.score = raising(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         main(["score", "m", "f"])
+
+
+@pytest.mark.parametrize(("command", "shown"), [("train", True), ("sweep", True), ("score", False)])
+def test_progress_goes_to_standard_error_and_the_json_stays_alone(
+    command: str, shown: bool, api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What long commands log is shown as it comes; what other libraries tell is not, and a short command is quiet."""
+
+    def work(*_: Any, **__: Any) -> dict[str, Any]:
+        logging.getLogger("basereward.train.progress").info("step 6, 3 s")
+        logging.getLogger("other").info("chatter")
+        return {"cells": []}
+
+    setattr(api, command, work)
+    words = ["m", "f"] if command == "score" else ["basereward"]
+    assert main([command, *words, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == '{"cells": []}\n'
+    assert printed.err == ("step 6, 3 s\n" if shown else "")
 
 
 def test_what_other_processes_print_stays_off_standard_output(api: Any, capfd: pytest.CaptureFixture[str]) -> None:
