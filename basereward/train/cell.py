@@ -17,7 +17,7 @@ from basereward.recipe import recipe_from_yaml
 from basereward.train.console import log_to_stderr
 from basereward.train.files import write_atomic
 
-EXIT_MISTAKE = 2
+EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 
 
 def main(recipe: str, answer: str, sweep: str, pid: str, resume: str = "") -> int:
@@ -31,6 +31,8 @@ def main(recipe: str, answer: str, sweep: str, pid: str, resume: str = "") -> in
         except BaseRewardError as error:
             write_atomic(answer, json.dumps({"error": explain(error)}))
             return EXIT_MISTAKE
+        except KeyboardInterrupt:  # the sweep has it too, and says so
+            return EXIT_INTERRUPTED
     write_atomic(answer, json.dumps(result))
     return 0
 
