@@ -19,6 +19,8 @@ from basereward.recipe.ranges import range_problems
 from basereward.recipe.schema import Recipe
 from basereward.recipe.text import build_recipe, recipe_sha256
 
+SWEEP = "sweep"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -111,12 +113,25 @@ def _read(
     # A new target drops the arguments of the old one, so it comes before the arguments, whatever the order of typing.
     ordered = sorted(overrides, key=lambda override: not override.partition("=")[0].endswith("_target_"))
     rest = read_overrides(ordered, reader=reader)
-    base: Layer | None = Layer()
-    for layer in layers:
-        base = merge(base, layer) if base is not None and layer is not None else None
-    for layer in rest if base is not None else []:
-        base = merge(base or Layer(), _only_axes(layer))
+    axes_given = [_only_axes(layer) for layer in rest]
+    if None in layers:
+        return None, rest
+    known = [layer for layer in layers if layer is not None]
+    varied = any(_only_axes(layer).values for layer in (*known, *axes_given))
+    if profile is not None:
+        known[0] = _for_sweeps(known[0], varied=varied)
+    base = Layer()
+    for layer in (*known, *axes_given):
+        base = merge(base, layer)
     return base, [_without_axes(layer) for layer in rest]
+
+
+def _for_sweeps(profile: Layer, *, varied: bool) -> Layer:
+    """A profile with what it says under `sweep`, the budget of one cell among many, when something is varied."""
+    changes = profile.values.get(SWEEP) or {}
+    origins = {path[1:]: origin for path, origin in profile.origins.items() if path[:1] == (SWEEP,)}
+    plain = profile.without(SWEEP)
+    return merge(plain, Layer(changes, {(): profile.origin((SWEEP,)), **origins})) if varied else plain
 
 
 def _file(given: str, kind: str, reader: Reader) -> Layer | None:

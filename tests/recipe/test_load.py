@@ -298,3 +298,28 @@ def test_a_recipe_is_read_only(experiments: Write) -> None:
     recipe: Any = load_recipe("one")
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.optimizer.lr = 3
+
+
+SMALL = """\
+# Another profile.
+model: {backbone: {path: some/model}}
+data: {sources: {words: {_target_: recipe_targets.Words, path: words.txt}}}
+batch: {groups: 8}
+"""
+
+
+def test_what_a_profile_says_of_sweeps_holds_for_cells_alone(experiments: Write) -> None:
+    """`sweep:` of a profile changes the cells of a grid or of seeds, no single run; the command line wins."""
+    experiments(profiles__small=SMALL + "sweep: {trainer: {steps: 5}}\ntrainer: {steps: 50}\n")
+    assert load_recipe("one", profile="small").trainer.steps == 50
+    seeds = load_cells("one", profile="small", overrides=["seeds=[0,1]"])
+    assert [cell.recipe.trainer.steps for cell in seeds] == [5, 5]
+    varied = ["grid.optimizer.lr=[1e-3,1e-4]", "trainer.steps=7"]
+    assert [cell.recipe.trainer.steps for cell in load_cells("one", profile="small", overrides=varied)] == [7, 7]
+
+
+def test_a_typo_below_sweep_is_found(experiments: Write) -> None:
+    """With the nearest right key, when it would be used."""
+    experiments(profiles__small=SMALL + "sweep: {trainer: {stepps: 5}}\n")
+    with pytest.raises(RecipeError, match=r"did you mean 'steps'"):
+        load_cells("one", profile="small", overrides=["seeds=[0,1]"])

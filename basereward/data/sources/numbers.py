@@ -95,9 +95,9 @@ class Numbers:
                 yield question
             elif tries == TRIES:
                 raise DataError(
-                    f"source '{self.name}': the {split} part has only about {len(seen)} different questions of "
-                    f"{list(self.counts)} numbers of {self.lowest} to {self.below - 1}, and {self.sizes[split]} were asked "
-                    "for; raise `below` or ask for fewer"
+                    f"source '{self.name}': the {split} part has only about {len(seen)} questions of "
+                    f"{list(self.counts)} numbers of {self.lowest} to {self.below - 1}, not "
+                    f"{self.sizes[split]}; raise `below` or ask for fewer"
                 )
 
     def _group(self, split: Split, index: int) -> Group:
