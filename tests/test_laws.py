@@ -54,11 +54,11 @@ RELATIVE = 1e-5
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
-    """Equal to 1e-5 of the whole tensor's norm; what is zero but for rounding (the gradient of a key's bias) is held to
-    1e-8."""
+    """Equal to 1e-5 of the whole tensor's norm. A gradient that is a sum of terms near one which cancel, as that of the last bias,
+    is held to 1e-7: their own rounding in float32."""
     assert actual.shape == expected.shape
     distance = float((actual - expected).norm())
-    assert distance <= RELATIVE * max(float(expected.norm()), 1e-3), (
+    assert distance <= RELATIVE * max(float(expected.norm()), 1e-2), (
         f"{distance} apart, of a norm of {float(expected.norm())}"
     )
 
