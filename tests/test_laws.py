@@ -54,8 +54,10 @@ RELATIVE = 1e-5
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
-    """Equal to 1e-5 of the whole tensor's norm. A gradient that is a sum of terms near one which cancel, as that of the last bias,
-    is held to 1e-7: their own rounding in float32."""
+    """Equal to 1e-5 of the whole tensor's norm.
+
+    A gradient that sums terms near one which cancel, as that of the last bias, is held to 1e-7, their float32 rounding.
+    """
     assert actual.shape == expected.shape
     distance = float((actual - expected).norm())
     assert distance <= RELATIVE * max(float(expected.norm()), 1e-2), (
