@@ -150,11 +150,12 @@ def _check_weights(path: str | Path, loading: dict[str, Any], *, complete: bool)
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of every weight's name, shape and first values: another checkpoint has another."""
+    """A hash of every weight's name, shape and some 64 values spread over it: another checkpoint has another."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        first = parameter.detach().flatten()[:16].float().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)} {first.tolist()}".encode())
+        values = parameter.detach().flatten()
+        sample = values[:: max(1, len(values) // 64)].float().cpu()
+        digest.update(f"{name} {tuple(parameter.shape)} {sample.tolist()}".encode())
     return digest.hexdigest()
 
 
