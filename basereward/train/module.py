@@ -154,7 +154,7 @@ class RewardModule(LightningModule):
             values = metrics.compute()
             metrics.reset()
             self.log_dict({f"{split}/{source}/{name}": float(value) for name, value in values.items()})
-            if values["pairs"]:  # a source without held-out pairs has no accuracy, and must not take away that of the others
+            if values["pairs"]:  # without held-out pairs a source has no accuracy, and takes none from the others
                 accuracies.append(float(values["pair_accuracy"]))
         mean = sum(accuracies) / len(accuracies) if accuracies else float("nan")
         self.log(f"{split}/pair_accuracy", mean, prog_bar=True)
