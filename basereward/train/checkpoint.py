@@ -133,6 +133,8 @@ class Checkpoints(Callback):
 
     def restore_best(self, module: RewardModule) -> dict[str, Any]:
         """Puts the best weights into the module and returns the contents of best.json."""
+        if not (self.folder / "best.json").exists():  # without held-out rows the last weights are the best
+            return {"step": module.global_step, "metrics": {}, "scores": {}}
         module.load_state_dict(load_file(self.folder / "best.safetensors"))
         card: dict[str, Any] = json.loads((self.folder / "best.json").read_text())
         return card

@@ -97,7 +97,8 @@ class Recorder(Callback):
         encoder = trainer.datamodule.encoder  # type: ignore[attr-defined]
         save_model(pl_module.model, self.run.model, recipe=self.recipe, encoder=encoder, scores=best["scores"])
         self.metrics({"best/step": float(best["step"])}, step=trainer.global_step)
-        self._scores("val", read_scores(self.checkpoints.scores_file))
+        if self.checkpoints.scores_file.exists():
+            self._scores("val", read_scores(self.checkpoints.scores_file))
         if not self.keep_open:
             self.publish_model()
             self.finish()
