@@ -173,15 +173,22 @@ def _load_exactly(own: Mapping[str, Tensor], path: Path) -> None:
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"'{path}' cannot be read: {error}") from error
-    faults = [f"missing: {name}" for name in own.keys() - saved.keys()]
-    faults += [f"not in the model: {name}" for name in saved.keys() - own.keys()]
-    faults += [
-        f"{name} has shape {tuple(saved[name].shape)}, the model has {tuple(own[name].shape)}"
-        for name in own.keys() & saved.keys()
-        if own[name].shape != saved[name].shape
-    ]
+    faults = copy_exactly(own, saved)
     if faults:
-        raise ModelError(f"'{path}' does not fit the model:\n  " + "\n  ".join(sorted(faults)))
-    with torch.no_grad():
-        for name, weight in own.items():
-            weight.copy_(saved[name])
+        raise ModelError(f"'{path}' does not fit the model:\n  " + "\n  ".join(faults))
+
+
+def copy_exactly(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Copies `given` over `own` when names and shapes agree; else copies nothing and returns every difference."""
+    faults = [f"missing: {name}" for name in own.keys() - given.keys()]
+    faults += [f"not in the model: {name}" for name in given.keys() - own.keys()]
+    faults += [
+        f"{name} has shape {tuple(given[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in own.keys() & given.keys()
+        if own[name].shape != given[name].shape
+    ]
+    if not faults:
+        with torch.no_grad():
+            for name, weight in own.items():
+                weight.copy_(given[name])
+    return sorted(faults)

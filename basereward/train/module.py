@@ -15,6 +15,7 @@ from basereward.data.tree import TreeBatch
 from basereward.errors import CheckpointError, NotFiniteError
 from basereward.metrics.collection import PreferenceMetrics
 from basereward.model.reward import RewardModel
+from basereward.model.saving import copy_exactly
 from basereward.train.optimizer import adamw, schedule
 from basereward.train.scores import ScoredGroup, scored_groups
 
@@ -183,18 +184,9 @@ class RewardModule(LightningModule):
             CheckpointError: a weight is missing, too many, or of another shape; all of them are named.
         """
         own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        faults = [f"missing: {name}" for name in own.keys() - state_dict.keys()]
-        faults += [f"not in this model: {name}" for name in state_dict.keys() - own.keys()]
-        faults += [
-            f"{name} has shape {tuple(state_dict[name].shape)}, the model has {tuple(p.shape)}"
-            for name, p in own.items()
-            if name in state_dict and state_dict[name].shape != p.shape
-        ]
+        faults = copy_exactly(own, state_dict)
         if faults:
-            raise CheckpointError("the checkpoint does not fit the recipe's model:\n  " + "\n  ".join(sorted(faults)))
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(state_dict[name])
+            raise CheckpointError("the checkpoint does not fit the recipe's model:\n  " + "\n  ".join(faults))
 
 
 def _key(source: str) -> str:
