@@ -17,6 +17,7 @@ from basereward.data.encoding import EncodedGroup, Encoder
 from basereward.data.group import SPLITS, Group, Lost, Split
 from basereward.data.mixture import Mixture, Stop
 from basereward.data.plan import Place, Plan, StageSampler
+from basereward.data.rows import find_blank
 from basereward.data.screening import RowLost, check_limit, screen, summary, write_lost
 from basereward.data.sources import Source
 from basereward.data.tree import Layout, TreeBatch, collate
@@ -105,9 +106,8 @@ class PreferenceData(LightningDataModule):
         return len(self.lost), sum(rows.values()), self.skipped, self.lost_file
 
     def _measure(self, group: Group) -> EncodedGroup:
-        blank = [str(i) for i, response in enumerate(group.responses) if not response.strip()]
-        if blank:
-            raise RowLost("empty_response", f"response {', '.join(blank)} is blank")
+        if blank := find_blank(group):
+            raise RowLost("empty_response", blank)
         return self.encoder(group)
 
     @property
