@@ -46,12 +46,13 @@ TRAINERS = (
 )
 
 
-def measure(trainer: Trainer, workload: str, *, work: Path, steps: int) -> dict[str, Any] | None:
+def measure(trainer: Trainer, workload: str, *, work: Path, steps: int, vision: bool) -> dict[str, Any] | None:
     """Runs one trainer in a process of its own; None, and the end of its log on standard error, when it fails."""
     assert trainer.python is not None
     given = {"checkpoint": work / ("text_model" if workload == "text" else "image_model")}
     given |= {"rows": work / f"{workload}.jsonl"}
     command = [trainer.python, "-m", trainer.module, *trainer.args, "--steps", str(steps)]
+    command += ["--vision"] if vision else []
     command += [word for name, value in given.items() for word in (f"--{name}", str(value))]
     store = {"BASEREWARD_RUNS": str(work / "runs"), "MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}"}
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
@@ -75,7 +76,9 @@ def prepare(work: Path) -> None:
     workloads.write(work)
 
 
-def sitting(work: Path, *, chosen: list[str], steps: int, rounds: int) -> tuple[dict[tuple[str, str], float], bool]:
+def sitting(
+    work: Path, *, chosen: list[str], steps: int, rounds: int, vision: bool
+) -> tuple[dict[tuple[str, str], float], bool]:
     """Preferences a second by (workload, trainer), the median of `rounds`; and whether every trainer could be timed.
 
     Trainers take turns within a round, so that a machine that slows down slows all of them.
@@ -83,7 +86,7 @@ def sitting(work: Path, *, chosen: list[str], steps: int, rounds: int) -> tuple[
     taken: dict[tuple[str, str], list[float]] = {}
     turns = [(w, t) for _ in range(rounds) for w in chosen for t in TRAINERS if t.python and w in t.can]
     for workload, trainer in turns:
-        result = measure(trainer, workload, work=work, steps=steps)
+        result = measure(trainer, workload, work=work, steps=steps, vision=vision)
         if result is not None:
             taken.setdefault((workload, trainer.name), []).append(result["pairs_per_s"])
     complete = sum(map(len, taken.values())) == len(turns)
@@ -96,13 +99,16 @@ def main() -> int:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps; the first two are not counted")
     parser.add_argument("--rounds", type=int, default=1, help="times that every trainer gets its turn")
+    parser.add_argument("--vision", action="store_true", help="adapters on the vision tower and its merger too")
     parser.add_argument("--work", type=Path, help="keeps rows, checkpoints and runs; default: a temporary folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = (given.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         prepare(work)
-        speed, complete = sitting(work, chosen=given.workloads, steps=given.steps, rounds=given.rounds)
+        speed, complete = sitting(
+            work, chosen=given.workloads, steps=given.steps, rounds=given.rounds, vision=given.vision
+        )
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, two threads, float32\n")
     print(table(speed, workloads=given.workloads, trainers=[trainer.name for trainer in TRAINERS]))
     return 0 if complete else 1

@@ -1,6 +1,6 @@
 """Time our own training on a workload, with `trainer.fit` as a notebook calls it.
 
-python -m bench.ours --checkpoint FOLDER --rows pairs.jsonl --layout tree [--steps 8] [--responses 4]
+python -m bench.ours --checkpoint FOLDER --rows pairs.jsonl --layout tree [--steps 8] [--responses 4] [--vision]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class StepEnds(Callback):
         self.clock.tick()
 
 
-def overrides(checkpoint: Path, rows: Path, *, layout: str, groups: int, steps: int) -> list[str]:
+def overrides(checkpoint: Path, rows: Path, *, layout: str, groups: int, steps: int, vision: bool) -> list[str]:
     """What the recipe of the bench is told for one workload."""
     return [
         f"model.backbone.path={checkpoint}",
@@ -39,6 +39,7 @@ def overrides(checkpoint: Path, rows: Path, *, layout: str, groups: int, steps: 
         f"batch.groups={groups}",
         f"batch.groups_per_forward={groups}",
         f"trainer.steps={steps}",
+        f"model.lora.parts=[{'vision, merger, language' if vision else 'language'}]",
     ]
 
 
@@ -48,7 +49,9 @@ def main() -> None:
     group_size = len(read_rows(given.rows)[0]["responses"])
     groups = given.responses // group_size
     clock = Clock()
-    told = overrides(given.checkpoint, given.rows, layout=given.layout, groups=groups, steps=given.steps)
+    told = overrides(
+        given.checkpoint, given.rows, layout=given.layout, groups=groups, steps=given.steps, vision=given.vision
+    )
     with quiet_stdout():
         module, data, trainer = build(
             load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=told)

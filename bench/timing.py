@@ -45,12 +45,13 @@ class Clock:
 
 
 def arguments(description: str | None, *, more: tuple[str, ...] = ()) -> argparse.Namespace:
-    """What every timed program is told: --checkpoint, --rows, --steps, --responses (that a step reads) and `more`."""
+    """What every timed program is told: --checkpoint, --rows, --steps, --responses (that a step reads), --vision, `more`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--responses", type=int, default=4)
+    parser.add_argument("--vision", action="store_true", help="adapters on the vision tower and its merger too")
     for name in more:
         parser.add_argument(f"--{name}", required=True)
     return parser.parse_args()

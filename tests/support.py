@@ -173,20 +173,6 @@ def mixed_groups(*, vision: bool) -> list[Group]:
     ]
 
 
-def packed(groups: list[EncodedGroup], *, pad_id: int) -> Any:
-    """All groups of a tree batch in one single row."""
-    from basereward.data.tree import PADDING, collate
-
-    batch = collate(groups, layout="tree", pad_id=pad_id)
-    kept = batch.branch != PADDING
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)[:-1]])
-    batch.ends = torch.stack([torch.zeros_like(batch.ends[:, 0]), starts[batch.ends[:, 0]] + batch.ends[:, 1]], dim=1)
-    for field in ("input_ids", "group", "branch"):
-        setattr(batch, field, getattr(batch, field)[kept][None])
-    batch.position_ids = batch.position_ids[..., kept][..., None, :]
-    return batch
-
-
 def only(path: Path) -> list[str]:
     """Overrides that make a JSON Lines file the one source of the small run, under the name `mine`."""
     kept = [override for override in SMALL if not override.startswith("data.sources.")]

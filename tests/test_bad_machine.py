@@ -110,10 +110,17 @@ def test_a_disk_without_any_room_is_named_before_anything_is_trained(
     assert [path for path in disk.folder.rglob("*") if path.is_file()] == []
 
 
+def _hear_ctrl_c() -> None:
+    """A shell starts its background jobs deaf to SIGINT, and their children inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_an_interrupted_run_can_be_continued() -> None:
     """Ctrl-C ends the command with 130 and without a traceback, and the run counts as killed, not as failed."""
     command = [sys.executable, "-m", "basereward", *TRAIN, "trainer.steps=200", "trainer.checkpoint_every=1"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_ctrl_c
+    )
     deadline = time.monotonic() + 120
     while not (runs := list_runs()) or not (runs[0].checkpoints / "last.ckpt").exists():
         assert process.poll() is None, process.communicate()

@@ -45,7 +45,6 @@ from tests.support import (
     group,
     mixed_groups,
     only,
-    packed,
     pair_rows,
     write_rows,
 )
@@ -78,12 +77,12 @@ def reward_model(path: Path, *, lora: bool = False, checkpointing: bool = False)
     return RewardModel(backbone, head).train()
 
 
-def batches(path: Path, groups: list[Group]) -> tuple[TreeBatch, TreeBatch, list[EncodedGroup], int]:
-    """Groups as tree rows, as plain rows, and encoded, with the token of the padding."""
+def batches(path: Path, groups: list[Group]) -> tuple[TreeBatch, TreeBatch]:
+    """Groups together in one tree row, and as plain rows."""
     encoder = load_encoder(path)
     encoded = [encoder(each) for each in groups]
     tree, plain = (collate(encoded, layout=layout, pad_id=encoder.pad_id) for layout in ("tree", "plain"))
-    return tree, plain, encoded, encoder.pad_id
+    return tree, plain
 
 
 def scores_and_gradients(model: RewardModel, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -98,18 +97,17 @@ def scores_and_gradients(model: RewardModel, batch: TreeBatch) -> tuple[Tensor, 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
 def test_law_1_tree_equals_plain(family: str, lora: bool, checkpointing: bool, tmp_path: Path) -> None:
-    """Scores and gradients of tree rows, packed ones too, equal those of one sequence a response."""
+    """Scores and gradients of all groups in one tree row equal those of one sequence a response."""
     path = checkpoint(family, tmp_path / family)
-    tree, plain, encoded, pad_id = batches(path, mixed_groups(vision=family in VISION))
+    tree, plain = batches(path, mixed_groups(vision=family in VISION))
     model = reward_model(path, lora=lora, checkpointing=checkpointing)
     expected, expected_gradients = scores_and_gradients(model, plain)
     assert len(expected_gradients) > 4
-    for batch in (tree, packed(encoded, pad_id=pad_id)):
-        scores, found = scores_and_gradients(model, batch)
-        assert_close(scores, expected)
-        assert found.keys() == expected_gradients.keys()
-        for name, gradient in found.items():
-            assert_close(gradient, expected_gradients[name])
+    scores, found = scores_and_gradients(model, tree)
+    assert_close(scores, expected)
+    assert found.keys() == expected_gradients.keys()
+    for name, gradient in found.items():
+        assert_close(gradient, expected_gradients[name])
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
@@ -121,7 +119,7 @@ def test_law_2_ours_equals_transformers(family: str, images: int, tmp_path: Path
 
     path = checkpoint(family, tmp_path / family)
     sample = group(images=images)
-    _, plain, *_ = batches(path, [sample])
+    _, plain = batches(path, [sample])
     with torch.no_grad():
         ours = load_backbone(path).eval().hidden_states(plain)
 
@@ -147,23 +145,21 @@ def test_law_2_ours_equals_transformers(family: str, images: int, tmp_path: Path
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llama"])
 @pytest.mark.parametrize("layout", ["tree", "plain"])
 def test_law_3_a_score_belongs_to_its_response_alone(family: str, layout: Any, tmp_path: Path) -> None:
-    """Batch mates, padding, packing and the order of the responses change no score."""
+    """Batch mates, padding, other groups in the row and the order of the responses change no score."""
     path = checkpoint(family, tmp_path / family)
     model = reward_model(path).eval()
     groups = mixed_groups(vision=family in VISION)
-    _, _, encoded, pad_id = batches(path, groups)
+    encoder = load_encoder(path)
+    encoded = [encoder(each) for each in groups]
 
     def scores(*members: EncodedGroup) -> Tensor:
         with torch.no_grad():
-            result: Tensor = model(collate(members, layout=layout, pad_id=pad_id))
+            result: Tensor = model(collate(members, layout=layout, pad_id=encoder.pad_id))
         return result
 
     alone = [scores(each) for each in encoded]
     assert_close(scores(*encoded), torch.cat(alone))
     assert_close(scores(*reversed(encoded)), torch.cat(alone[::-1]))
-    with torch.no_grad():
-        assert_close(model(packed(encoded, pad_id=pad_id)), torch.cat(alone))
-    encoder = load_encoder(path)
     for sample, expected in zip(groups, alone, strict=True):
         turned = Group(sample.id, sample.source, sample.prompt, sample.responses[::-1], (), sample.images)
         assert_close(scores(encoder(turned)).flip(0), expected)

@@ -1,4 +1,5 @@
-"""Batches of groups as rows of tokens: `[prefix][branch 1]...[branch K]`, or one plain sequence a response.
+"""Batches of groups as rows of tokens: `[prefix][branch 1]...[branch K]`, group after group in one row without padding,
+or one plain sequence a response.
 
 Shapes: R rows of T tokens, B responses, G groups, P preferences, N image patches of width C, n images.
 """
@@ -27,6 +28,7 @@ class TreeBatch:
     layout: Layout
     input_ids: Tensor  # (R, T)
     position_ids: Tensor  # (3, R, T) or (R, T)
+    trees: list[tuple[int, ...]]  # of tree rows, for every group: tokens of its prefix, then of each branch
     group: Tensor  # (R, T): index of the token's group, PADDING
     branch: Tensor  # (R, T): 0 in a prefix, k >= 1 in the k-th branch, PADDING
     ends: Tensor  # (B, 2): row and column of every response's pooled token
@@ -66,26 +68,30 @@ class _Row:
 
     ids: Tensor  # (T,)
     positions: Tensor  # (3, T) or (T,)
+    group: Tensor  # (T,)
     branch: Tensor  # (T,)
     ends: list[int]
-    group: int
 
 
 def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> TreeBatch:
-    """Lays groups out in rows, padded on the right.
+    """Lays groups out in rows.
 
     Args:
         groups: G encoded groups.
-        layout: `tree` gives a row a group; `plain` gives a row a response, its images repeated with it.
+        layout: `tree` puts all groups in one row; `plain` gives every response a row, its images repeated with it,
+            padded on the right.
         pad_id: token of the padding.
     """
     rows = [row for index, group in enumerate(groups) for row in _rows(group, index, layout)]
+    if layout == "tree":
+        rows = [_joined(rows)]
     copies = [len(group.branches) if layout == "plain" else 1 for group in groups]
     return TreeBatch(
         layout=layout,
         input_ids=pad_sequence([row.ids for row in rows], batch_first=True, padding_value=pad_id),
         position_ids=_pad_positions([row.positions for row in rows]),
-        group=pad_sequence([torch.full_like(row.ids, row.group) for row in rows], True, PADDING),
+        trees=[_tree(group) for group in groups] if layout == "tree" else [],
+        group=pad_sequence([row.group for row in rows], True, PADDING),
         branch=pad_sequence([row.branch for row in rows], True, PADDING),
         ends=torch.tensor([(r, column) for r, row in enumerate(rows) for column in row.ends]),
         pixel_values=_images(groups, copies, "pixel_values"),
@@ -105,13 +111,30 @@ def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterable[_Row]:
         lengths = [len(branch) for branch in bundle]
         ends = (torch.tensor(lengths).cumsum(0) + prefix - 1).tolist()
         continued = torch.cat([torch.arange(start, start + length) for length in lengths])
+        ids = torch.cat([group.prefix, *bundle])
         yield _Row(
-            ids=torch.cat([group.prefix, *bundle]),
+            ids=ids,
             positions=torch.cat([group.positions, continued.expand(*group.positions.shape[:-1], -1)], dim=-1),
+            group=torch.full_like(ids, index),
             branch=torch.arange(len(bundle) + 1).repeat_interleave(torch.tensor([prefix, *lengths])),
             ends=ends,
-            group=index,
         )
+
+
+def _joined(rows: Sequence[_Row]) -> _Row:
+    """Rows one after the other, as one. Positions begin anew with every group: no token sees another group's."""
+    starts = torch.tensor([0, *(len(row.ids) for row in rows)]).cumsum(0).tolist()
+    return _Row(
+        ids=torch.cat([row.ids for row in rows]),
+        positions=torch.cat([row.positions for row in rows], dim=-1),
+        group=torch.cat([row.group for row in rows]),
+        branch=torch.cat([row.branch for row in rows]),
+        ends=[start + end for start, row in zip(starts, rows, strict=False) for end in row.ends],
+    )
+
+
+def _tree(group: EncodedGroup) -> tuple[int, ...]:
+    return (len(group.prefix), *(len(branch) for branch in group.branches))
 
 
 def _pad_positions(positions: Sequence[Tensor]) -> Tensor:

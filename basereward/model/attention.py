@@ -1,41 +1,138 @@
 """Attention over tree rows, plugged in through transformers' attention interface.
 
-A dense mask and torch's scaled-dot-product attention: right for every layout, and the reference for any faster kernel
-that takes the name's place.
+Its cost follows the tokens that may see each other: one call over every prefix, and one over every few branches, which
+see their prefix and themselves. No mask of the whole row is ever made, so groups in one row cost no more than apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 TREE_ATTENTION = "basereward_tree"
 
-AttentionInterface.register(TREE_ATTENTION, sdpa_attention_forward)
-AttentionMaskInterface.register(TREE_ATTENTION, sdpa_mask)
+# Short branches of one prefix share a call, each blind to the others; beyond so many tokens the pairs that see nothing
+# of each other cost more than another call.
+SHARED_CALL = 256
 
 
-def tree_mask(group: Tensor, branch: Tensor) -> Tensor:
-    """Who sees whom in tree rows.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive tokens of the row that attend in one call."""
+
+    tokens: int
+    prefix: int | None = None  # the piece that they see whole; None: they are a prefix, and see what is not later
+    mask: Tensor | None = None  # (tokens, tokens of the prefix + tokens), true where one sees the other
+
+
+class TreePlan:
+    """The calls that attention over a tree row takes, in the order of its tokens.
 
     Args:
-        group: index of each token's group, shape `(R, T)`, -1 for padding.
-        branch: 0 in a prefix, k in the k-th branch, shape `(R, T)`.
+        trees: for every group in the row the tokens of its prefix, then of each of its branches.
+        device: where the row is.
+    """
+
+    def __init__(self, trees: Sequence[tuple[int, ...]], *, device: torch.device | str) -> None:
+        self.pieces: list[Piece] = []
+        for prefix, *branches in trees:
+            at = len(self.pieces)
+            self.pieces.append(Piece(prefix))
+            for shared in _shared(branches):
+                mask = branch_mask(prefix, shared, device=device)
+                self.pieces.append(Piece(len(mask), at, mask))
+        self.sizes = [piece.tokens for piece in self.pieces]
+
+
+def branch_mask(prefix: int, branches: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
+    """Who sees whom when branches of one prefix attend together.
+
+    Args:
+        prefix: its tokens.
+        branches: tokens of each.
 
     Returns:
-        bool, shape `(R, 1, T, T)`: `[r, 0, i, j]` is whether token i sees token j. Padding sees padding before it, so
-        that no row of the softmax is empty.
+        bool, shape `(S, prefix + S)` with S the tokens of all the branches.
 
-    >>> tree_mask(torch.tensor([[0, 0, 0]]), torch.tensor([[0, 1, 2]]))[0, 0].int()
-    tensor([[1, 0, 0],
-            [1, 1, 0],
-            [1, 0, 1]], dtype=torch.int32)
+    >>> branch_mask(1, [1, 2]).int()
+    tensor([[1, 1, 0, 0],
+            [1, 0, 1, 0],
+            [1, 0, 1, 1]], dtype=torch.int32)
     """
-    length = group.shape[1]
-    not_later = torch.ones(length, length, dtype=torch.bool, device=group.device).tril()
-    same_group = group[:, :, None] == group[:, None, :]
-    visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    return (not_later & same_group & visible)[:, None]
+    blocks = [torch.ones(size, size, dtype=torch.bool).tril() for size in branches]
+    own = torch.block_diag(*blocks).bool()
+    return torch.cat([own.new_ones(len(own), prefix), own], dim=1).to(device, non_blocking=True)
+
+
+def _shared(branches: Sequence[int]) -> Iterator[list[int]]:
+    """Branches, in order, by the call that they share."""
+    together: list[int] = []
+    for size in branches:
+        if together and sum(together) + size > SHARED_CALL:
+            yield together
+            together = []
+        together.append(size)
+    if together:
+        yield together
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    tree: TreePlan | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it.
+
+    Args:
+        module: the layer.
+        query: shape `(1, H, T, D)`; with `tree` None any number of rows.
+        key, value: the same, with fewer heads where queries share them.
+        attention_mask: of plain rows; tree rows have none.
+        tree: how the row is made of prefixes and branches; None for plain rows.
+
+    Returns:
+        shape `(1, T, H, D)`, and None for the weights, which are never made.
+    """
+    if tree is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    # split, not slices: its gradient is one concatenation, that of every slice would be as long as the row
+    queries, keys, values = (states.split(tree.sizes, dim=2) for states in (query, key, value))
+    outputs = []
+    for index, piece in enumerate(tree.pieces):
+        seen, read = keys[index], values[index]
+        if piece.prefix is not None:
+            seen, read = torch.cat([keys[piece.prefix], seen], dim=2), torch.cat([values[piece.prefix], read], dim=2)
+        outputs.append(
+            scaled_dot_product_attention(
+                queries[index],
+                seen,
+                read,
+                attn_mask=piece.mask,
+                dropout_p=dropout,
+                scale=scaling,
+                is_causal=piece.prefix is None,
+                enable_gqa=True,
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(TREE_ATTENTION, tree_attention)
+AttentionMaskInterface.register(TREE_ATTENTION, sdpa_mask)

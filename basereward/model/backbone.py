@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from basereward.data.tree import PADDING, TreeBatch
 from basereward.errors import ModelError
-from basereward.model.attention import TREE_ATTENTION, tree_mask
+from basereward.model.attention import TREE_ATTENTION, TreePlan
 from basereward.model.quantization import Quantization, quantization_config, settle
 
 VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl")
@@ -81,9 +81,8 @@ class Backbone(nn.Module):
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,
-            "attention_mask": self._mask(batch),
             "use_cache": False,
-        }
+        } | self._attention(batch)
         if batch.pixel_values is not None:
             if not self.reads_images:
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
@@ -91,16 +90,18 @@ class Backbone(nn.Module):
         hidden: Tensor = self.transformer(**inputs).last_hidden_state
         return hidden
 
-    def _mask(self, batch: TreeBatch) -> Tensor:
+    def _attention(self, batch: TreeBatch) -> dict[str, Any]:
         if batch.layout == "plain":
-            return (batch.branch != PADDING).long()
+            return {"attention_mask": (batch.branch != PADDING).long()}
         kinds = set(getattr(self.transformer.config.get_text_config(), "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
             raise ModelError(
                 f"{self.origin.path} has layers of {', '.join(sorted(kinds))}; tree rows need full attention. "
                 "Set batch.layout=plain."
             )
-        return tree_mask(batch.group, batch.branch)
+        device = batch.input_ids.device
+        # Every family takes a mask of four axes as it is and makes none of its own; tree attention does not read it.
+        return {"attention_mask": torch.ones(1, 1, 1, 1, device=device), "tree": TreePlan(batch.trees, device=device)}
 
 
 def load_backbone(

@@ -16,6 +16,7 @@ from basereward.errors import CheckpointError, NotFiniteError
 from basereward.metrics.collection import PreferenceMetrics
 from basereward.model.reward import RewardModel
 from basereward.model.saving import copy_exactly
+from basereward.train.allocator import keep_freed_memory
 from basereward.train.optimizer import adamw, schedule
 from basereward.train.scores import ScoredGroup, scored_groups
 
@@ -65,6 +66,10 @@ class RewardModule(LightningModule):
         return scores
 
     # Training.
+
+    def on_fit_start(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
         # Dropout is a function of (seed, step, rank) and of nothing before it, so a resumed run draws the same masks.

@@ -1,6 +1,6 @@
 """Time ms-swift's reward-model training, in an environment that has ms-swift, torchvision and qwen-vl-utils.
 
-PYTHON -m bench.peers.ms_swift --checkpoint FOLDER --rows pairs.jsonl [--steps 8] [--responses 4]
+PYTHON -m bench.peers.ms_swift --checkpoint FOLDER --rows pairs.jsonl [--steps 8] [--responses 4] [--vision]
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class StepEnds(TrainerCallback):
         CLOCK.tick()
 
 
-def settings(checkpoint: Path, rows: Path, out: Path, *, steps: int, pairs: int) -> list[str]:
-    """LoRA of rank 8 on the language model and a trained score head, float32, rows in the order of the file."""
+def settings(checkpoint: Path, rows: Path, out: Path, *, steps: int, pairs: int, vision: bool) -> list[str]:
+    """LoRA of rank 8 on the language model, with `vision` on everything else too, and a trained score head, float32, rows in the order of the file."""
     kind = json.loads((checkpoint / "config.json").read_text())["model_type"]
     template = {"qwen2_5_vl": "qwen2_5_vl", "qwen2": "qwen2_5"}[kind]
     named = {
@@ -52,8 +52,8 @@ def settings(checkpoint: Path, rows: Path, out: Path, *, steps: int, pairs: int)
         "lora_rank": 8,
         "lora_alpha": 16,
         "lora_dropout": 0,
-        "freeze_vit": "true",
-        "freeze_aligner": "true",
+        "freeze_vit": str(not vision).lower(),
+        "freeze_aligner": str(not vision).lower(),
         "torch_dtype": "float32",
         "attn_impl": "sdpa",
         "per_device_train_batch_size": pairs,
@@ -81,7 +81,8 @@ def main() -> None:
     with quiet_stdout(), tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         write_rows(rows, for_ms_swift(given.rows))
-        rlhf_main(settings(given.checkpoint, rows, Path(folder) / "out", steps=given.steps, pairs=pairs))
+        out = Path(folder) / "out"
+        rlhf_main(settings(given.checkpoint, rows, out, steps=given.steps, pairs=pairs, vision=given.vision))
     report("ms-swift", CLOCK, pairs=pairs, version=swift.__version__, torch=torch.__version__)
 
 

@@ -31,24 +31,25 @@ def with_images(group: EncodedGroup, *, images: int, fill: float) -> EncodedGrou
     )
 
 
-def test_a_tree_row_is_the_prefix_and_its_branches() -> None:
-    """Two groups make two rows; the shorter one is padded on the right."""
+def test_groups_stand_in_one_row_without_padding() -> None:
+    """Each is its prefix and its branches; the sizes of both are told."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 99, 99], [1, 2, 3, 4, 5, 6, 7, 8]]
-    assert batch.branch.tolist() == [[0, 0, 0, 1, 1, 2, PADDING, PADDING], [0, 0, 1, 2, 2, 3, 3, 3]]
-    assert batch.group.tolist() == [[0, 0, 0, 0, 0, 0, PADDING, PADDING], [1, 1, 1, 1, 1, 1, 1, 1]]
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 7, 8]]
+    assert batch.branch.tolist() == [[0, 0, 0, 1, 1, 2, 0, 0, 1, 2, 2, 3, 3, 3]]
+    assert batch.group.tolist() == [[0] * 6 + [1] * 8]
+    assert batch.trees == [(3, 2, 1), (2, 1, 2, 3)]
 
 
 def test_every_branch_counts_on_from_the_prefix() -> None:
-    """The first token of each branch has the position after the prefix's last."""
+    """The first token of each branch has the position after the prefix's last; the next group counts from zero."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 0], [0, 1, 2, 2, 3, 2, 3, 4]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 2, 3, 2, 3, 4]]
 
 
 def test_the_pooled_token_is_the_last_of_its_branch() -> None:
     """`ends` gives row and column of every response's end of turn, in the order of the responses."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.ends.tolist() == [[0, 4], [0, 5], [1, 2], [1, 4], [1, 7]]
+    assert batch.ends.tolist() == [[0, 4], [0, 5], [0, 8], [0, 10], [0, 13]]
     assert batch.lengths.tolist() == [1, 0, 0, 1, 2]
 
 
@@ -73,6 +74,7 @@ def test_a_plain_row_is_one_response() -> None:
     ]
     assert batch.ends.tolist() == [[0, 4], [1, 3], [2, 2], [3, 3], [4, 4]]
     assert batch.lengths.tolist() == [1, 0, 0, 1, 2]
+    assert batch.trees == []
 
 
 def test_preferences_point_to_the_responses_of_the_batch() -> None:
@@ -94,13 +96,13 @@ def test_positions_of_three_axes_go_on_from_the_largest() -> None:
     group = with_images(encoded_group(2, [2, 1]), images=1, fill=0.0)
     other = with_images(encoded_group(1, [1]), images=0, fill=0.0)
     batch = collate([group, other], layout="tree", pad_id=99)
-    assert batch.position_ids.shape == (3, 2, 5)
-    assert batch.position_ids[:, 0].tolist() == [[0, 1, 22, 23, 22], [10, 11, 22, 23, 22], [20, 21, 22, 23, 22]]
-    assert batch.position_ids[:, 1].tolist() == [[0, 21, 0, 0, 0], [10, 21, 0, 0, 0], [20, 21, 0, 0, 0]]
+    assert batch.position_ids.shape == (3, 1, 7)
+    assert batch.position_ids[:, 0, :5].tolist() == [[0, 1, 22, 23, 22], [10, 11, 22, 23, 22], [20, 21, 22, 23, 22]]
+    assert batch.position_ids[:, 0, 5:].tolist() == [[0, 21], [10, 21], [20, 21]]
 
 
-def test_pictures_come_once_a_row_in_the_order_of_the_rows() -> None:
-    """A tree row has its group's pictures once; of plain rows each has them anew, beside groups that have none."""
+def test_pictures_come_once_a_tree_and_once_a_plain_row() -> None:
+    """Tree rows have a group's pictures once; of plain rows each has them anew, beside groups that have none."""
     groups = [with_images(encoded_group(2, [2, 1]), images=1, fill=1.0), encoded_group(2, [1])]
     groups[1] = replace(groups[1], positions=groups[1].positions.expand(3, -1))
     groups.append(with_images(encoded_group(2, [1, 1, 1]), images=2, fill=2.0))
