@@ -1,0 +1,125 @@
+"""Every published data set that we name is read in the shape that it is published in, row by row.
+
+The sources are found by their files; one without a fixture in `tests/published` fails.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import pickle
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from basereward.data.group import SPLITS, Group
+from basereward.data.images import open_image
+from basereward.data.sources import Source
+from basereward.recipe import make
+from tests.published.expected import Expected
+
+ROOT = Path(__file__).parents[2]
+RECIPES = {
+    file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / "experiments/sources").glob("*.yaml"))
+}
+PUBLISHED = [name for name, recipe in RECIPES.items() if recipe["_target_"] == "hub" and "path" in recipe]
+HELPERS = {"expected", "writing"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The `datasets` library's cache in a folder of the test's own."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def write(name: str, folder: Path) -> Expected:
+    """Lets the fixture of a source write its folder."""
+    expected: Expected = importlib.import_module(f"tests.published.{name}").write(folder)
+    return expected
+
+
+def load(name: str, folder: Path, expected: Expected, *, held_out: float = 0.0) -> Source:
+    """The source as its YAML says, but from a folder; where it holds out shares of a split, these shares."""
+    node = RECIPES[name] | {"path": str(folder)} | dict(expected.arguments)
+    shares = {part: held_out for part in ("val", "test") if not isinstance(node.get(part), str)}
+    source: Source = make(node | shares, "sources", name)
+    return source
+
+
+def all_groups(source: Source) -> list[Group]:
+    """Those of all parts, in order."""
+    return [group for split in SPLITS for group in source.groups(split)]
+
+
+def turns(group: Group) -> tuple[tuple[str, str], ...]:
+    """The prompt as `Expected` writes it."""
+    return tuple(
+        (turn.role, "".join("<image>" if part.is_image else str(part.text) for part in turn.parts))
+        for turn in group.prompt
+    )
+
+
+def question(group: Group) -> tuple[Any, ...]:
+    """What makes two prompts the same one."""
+    return turns(group), tuple(open_image(image).tobytes() for image in group.images)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_row_is_a_group_or_lost_under_its_reason(name: str, tmp_path: Path) -> None:
+    """The numbers of both, and all of the first group; read a second time, and after pickling, they are the same."""
+    expected = write(name, tmp_path)
+    source = load(name, tmp_path, expected)
+    groups = all_groups(source)
+    lost = Counter(row.reason for split in SPLITS for row in source.lost(split))
+    assert (len(groups), lost) == (expected.groups, Counter(expected.lost)), [
+        row.detail for split in SPLITS for row in source.lost(split)
+    ]
+    first = groups[0]
+    assert turns(first) == expected.prompt
+    assert first.responses == expected.responses
+    assert first.preferences == expected.preferences
+    assert len(first.images) == expected.images
+    assert all_groups(load(name, tmp_path, expected)) == groups
+    assert all_groups(pickle.loads(pickle.dumps(source))) == groups  # noqa: S301  # our own
+    assert pickle.loads(pickle.dumps(groups)) == groups  # noqa: S301
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_group_can_be_trained_on(name: str, tmp_path: Path) -> None:
+    """Each picture opens, as many as have a place in the prompt; each group has a preference."""
+    groups = all_groups(load(name, tmp_path, write(name, tmp_path)))
+    for group in groups:
+        assert sum(part.is_image for turn in group.prompt for part in turn.parts) == len(group.images)
+        assert all(open_image(image).mode == "RGB" for image in group.images)
+        assert group.preferences
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_no_prompt_is_in_two_parts(name: str, tmp_path: Path) -> None:
+    """However much is held out, no row is lost by it."""
+    expected = write(name, tmp_path)
+    source = load(name, tmp_path, expected, held_out=0.3)
+    parts = [{question(group) for group in source.groups(split)} for split in SPLITS]
+    assert all(not one & other for one, other in itertools.combinations(parts, 2))
+    assert len(all_groups(source)) == expected.groups
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_where_it_comes_from_is_said(name: str) -> None:
+    """An id of the hub, its revision, and in the head comments the licence and the number of pairs."""
+    recipe: Mapping[str, Any] = RECIPES[name]
+    assert recipe["path"].count("/") == 1
+    assert recipe["revision"]
+    head = (ROOT / "experiments" / "sources" / f"{name}.yaml").read_text().split("_target_")[0].lower()
+    assert "licence" in head
+    assert "pairs" in head
+
+
+def test_each_fixture_is_of_a_source() -> None:
+    """None is left over from a source that is gone."""
+    fixtures = {file.stem for file in (ROOT / "tests" / "published").glob("*.py")} - HELPERS
+    assert fixtures == set(PUBLISHED)
