@@ -1,0 +1,39 @@
+"""HelpSteer3: the sign of a preference says which response, its size how much better it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from basereward.data.screening import RowLost
+from basereward.data.shapes.helpsteer3 import HelpSteer3
+
+CONTEXT = [{"role": "user", "content": "Q"}]
+
+
+def row(preference: Any) -> dict[str, Any]:
+    """A question with two responses."""
+    return {"context": CONTEXT, "response1": "one", "response2": "two", "overall_preference": preference}
+
+
+@pytest.mark.parametrize(
+    ("preference", "chosen", "rejected"),
+    [(-3, "one", "two"), (-1, "one", "two"), (1, "two", "one"), (3, "two", "one")],
+)
+def test_below_zero_response_1_is_better(preference: int, chosen: str, rejected: str) -> None:
+    """And above zero response 2; its size is the margin when that is asked for."""
+    pair = {"prompt": CONTEXT, "chosen": chosen, "rejected": rejected}
+    assert HelpSteer3()(row(preference)) == pair
+    assert HelpSteer3(margin=True)(row(preference)) == pair | {"margin": abs(preference)}
+
+
+@pytest.mark.parametrize(
+    ("preference", "reason"),
+    [(0, "undecided"), (None, "not_rated"), (4, "not_rated"), (-100, "not_rated"), ("1", "not_rated")],
+)
+def test_what_decides_nothing_is_lost(preference: Any, reason: str) -> None:
+    """Zero is a verdict, and no preference; anything out of the scale is no verdict."""
+    with pytest.raises(RowLost) as lost:
+        HelpSteer3()(row(preference))
+    assert lost.value.reason == reason

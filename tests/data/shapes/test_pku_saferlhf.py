@@ -1,0 +1,36 @@
+"""PKU-SafeRLHF: the better or the safer response."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+from basereward.data.screening import RowLost
+from basereward.data.shapes import check_columns
+from basereward.data.shapes.pku_saferlhf import PKUSafeRLHF
+
+ROW = {"prompt": "Q", "response_0": "zero", "response_1": "one", "better_response_id": 1, "safer_response_id": 0}
+
+
+@pytest.mark.parametrize(("by", "chosen", "rejected"), [("better", "one", "zero"), ("safer", "zero", "one")])
+def test_the_argument_says_what_decides(by: Literal["better", "safer"], chosen: str, rejected: str) -> None:
+    """Where the two verdicts differ, so do the pairs; the column of the other verdict need not be there."""
+    shape = PKUSafeRLHF(by=by)
+    row = {name: value for name, value in ROW.items() if name in shape.columns}
+    assert len(row) == 4
+    check_columns(shape, row)
+    assert shape(row) == {"prompt": "Q", "chosen": chosen, "rejected": rejected}
+
+
+def test_the_default_is_better() -> None:
+    """As the set names it first."""
+    assert PKUSafeRLHF()(ROW)["chosen"] == "one"
+
+
+@pytest.mark.parametrize("verdict", [None, -1, 2, "0", True])
+def test_another_number_decides_nothing(verdict: Any) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(RowLost, match="0 or 1 is needed") as lost:
+        PKUSafeRLHF()(ROW | {"better_response_id": verdict})
+    assert lost.value.reason == "undecided"

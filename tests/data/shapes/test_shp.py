@@ -1,0 +1,40 @@
+"""Stanford Human Preferences: which comment is preferred, and by how much it must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from basereward.data.screening import RowLost
+from basereward.data.shapes.shp import SHP
+
+
+def row(label: Any, ratio: Any = 2.0) -> dict[str, Any]:
+    """A post with two comments."""
+    return {"history": "Q", "human_ref_A": "a", "human_ref_B": "b", "labels": label, "score_ratio": ratio}
+
+
+def test_the_label_names_a_by_one() -> None:
+    """1 is A, 0 is B."""
+    assert SHP()(row(1)) == {"prompt": "Q", "chosen": "a", "rejected": "b"}
+    assert SHP()(row(0)) == {"prompt": "Q", "chosen": "b", "rejected": "a"}
+
+
+def test_only_clear_preferences_are_taken_when_asked() -> None:
+    """The bound itself is clear enough; without one every pair is taken, and the ratio is not looked at."""
+    clear = SHP(min_score_ratio=2.0)
+    assert clear(row(1, 2.0))["chosen"] == "a"
+    assert SHP()(row(1, None))["chosen"] == "a"
+    for ratio, reason in ((1.99, "low_score_ratio"), (float("nan"), "low_score_ratio"), (None, "not_rated")):
+        with pytest.raises(RowLost) as lost:
+            clear(row(1, ratio))
+        assert lost.value.reason == reason
+
+
+@pytest.mark.parametrize("label", [None, 2, -1, "1", 1.0, True])
+def test_another_label_is_no_verdict(label: Any) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(RowLost, match="or 0 ") as lost:
+        SHP()(row(label))
+    assert lost.value.reason == "not_rated"

@@ -1,0 +1,81 @@
+"""swe-arena: votes, and the conversations that they are about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from basereward.data.screening import RowLost
+from basereward.data.shapes.swe_arena import SweArena
+
+
+def row(vote: Any, first: tuple[str, ...] = ("Q", "a"), second: tuple[str, ...] = ("Q", "b")) -> dict[str, Any]:
+    """A vote between two conversations."""
+
+    def state(texts: tuple[str, ...]) -> dict[str, Any]:
+        return {"messages": [["Assistant" if i % 2 else "User", text] for i, text in enumerate(texts)]}
+
+    states = {"model_A": state(first), "model_B": state(second)}
+    return {"instruction": "asked", "states": states, "feedback": {"vote_type": vote}}
+
+
+@pytest.mark.parametrize(
+    ("vote", "chosen", "rejected"),
+    [("vote_left", "a", "b"), ("vote_model_A", "a", "b"), ("vote_right", "b", "a"), ("vote_model_B", "b", "a")],
+)
+def test_left_is_model_a(vote: str, chosen: str, rejected: str) -> None:
+    """In both forms of the votes."""
+    assert SweArena()(row(vote)) == {"prompt": "Q", "chosen": chosen, "rejected": rejected}
+
+
+@pytest.mark.parametrize(
+    ("vote", "reason"),
+    [("vote_tie", "undecided"), ("vote_both_bad", "undecided"), (None, "not_rated"), ("left", "not_rated")],
+)
+def test_other_votes_decide_nothing(vote: Any, reason: str) -> None:
+    """A tie is a verdict and no preference; what is not known is not guessed."""
+    with pytest.raises(RowLost) as lost:
+        SweArena()(row(vote))
+    assert lost.value.reason == reason
+
+
+def test_longer_talks_are_pairs_only_when_asked() -> None:
+    """Their last answers then answer `instruction`; otherwise each model had a prompt of its own."""
+    long = row("vote_right", ("Q", "a", "R", "c"), ("Q", "b", "R", "d"))
+    with pytest.raises(RowLost) as lost:
+        SweArena()(long)
+    assert lost.value.reason == "several_rounds"
+    assert SweArena(rounds="last")(long) == {"prompt": "asked", "chosen": "d", "rejected": "c"}
+
+
+def test_two_questions_make_no_pair() -> None:
+    """The models must have been asked the same."""
+    with pytest.raises(RowLost) as lost:
+        SweArena()(row("vote_left", ("Q", "a"), ("R", "b")))
+    assert lost.value.reason == "prompts_differ"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        None,
+        [],
+        "Q",
+        [["User", "Q"]],
+        [["User", "Q"], ["Assistant", None]],
+        [["User"], ["Assistant"]],
+        [{"a": 1}, {"b": 2}],
+    ],
+    ids=["null", "empty", "a text", "no answer", "a null answer", "no texts", "objects"],
+)
+def test_broken_states_are_named(messages: Any) -> None:
+    """By model; and so is a row without any states."""
+    broken = row("vote_left")
+    broken["states"]["model_B"]["messages"] = messages
+    with pytest.raises(RowLost, match=r"states\.model_B\.messages") as lost:
+        SweArena()(broken)
+    assert lost.value.reason == "bad_states"
+    for states in (None, {}, {"model_A": None, "model_B": None}):
+        with pytest.raises(RowLost, match=r"states\.model_A\.messages"):
+            SweArena()(row("vote_left") | {"states": states})
