@@ -75,7 +75,9 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
 def _likeness(given: str, name: str) -> float:
     """From 0 to 1. Two letters that changed places halve the likeness of a short name, so they are looked at apart."""
     likeness = difflib.SequenceMatcher(None, given, name).ratio()
-    swapped = any(given[:i] + given[i : i + 2][::-1] + given[i + 2 :] == name for i in range(len(given) - 1))
+    swapped = len(given) == len(name) and any(
+        given[:i] + given[i : i + 2][::-1] + given[i + 2 :] == name for i in range(len(given) - 1)
+    )
     return max(likeness, 0.9) if swapped else likeness
 
 

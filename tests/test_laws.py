@@ -312,13 +312,16 @@ def test_law_6_no_row_is_lost_in_silence(tmp_path: Path) -> None:
     (tmp_path / "4.png").unlink()
     rows[5]["chosen"][0]["content"] = "  "
     rows[6]["rejected"][0]["content"] = "no " * 3000
+    rows[7] = "not JSON"
+    del rows[8]["rejected"]
     source = write_rows(tmp_path / "pairs.jsonl", rows)
     overrides = only(source)
-    with pytest.raises(TooManyRowsLost, match=r"4 of 60 rows .*data\.max_lost"):
+    with pytest.raises(TooManyRowsLost, match=r"6 of 60 rows .*data\.max_lost"):
         train(load_recipe("basereward", overrides=overrides))
 
-    run = train(load_recipe("basereward", overrides=[*overrides, "data.max_lost=0.1"]))
-    expected = {"empty_response": 1, "image_missing": 1, "image_unreadable": 1, "too_long": 1}
+    run = train(load_recipe("basereward", overrides=[*overrides, "data.max_lost=0.11"]))
+    reasons = ("empty_response", "image_missing", "image_unreadable", "malformed_json", "missing_column", "too_long")
+    expected = dict.fromkeys(reasons, 1)
     assert run["skipped"] == {"mine": expected}
     folder = find(run["run_id"])
     assert sorted(json.loads(line)["reason"] for line in folder.lost.read_text().splitlines()) == sorted(expected)
@@ -337,8 +340,9 @@ def test_law_7_image_tokens_are_never_cut(tmp_path: Path) -> None:
     sample = group(responses=("It is a four.", "It is a four."), images=1)
     encoder = load_encoder(path)
     length = encoder(sample).longest
-    with pytest.raises(EncodingError, match="too_long"):
+    with pytest.raises(EncodingError) as caught:
         load_encoder(path, max_tokens=length - 1)(sample)
+    assert caught.value.reason == "too_long"
     encoded = load_encoder(path, max_tokens=length)(sample)
     tokens = int((encoded.prefix == encoder.image_token_id).sum())
     assert encoded.images_thw is not None

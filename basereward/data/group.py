@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     import PIL.Image
 
-Image: TypeAlias = "str | Path | bytes | PIL.Image.Image"
-"""A picture: a path, the bytes of an image file, or a decoded PIL image."""
+    from basereward.data.image_store import ArchivedImage
+
+Image: TypeAlias = "str | Path | bytes | PIL.Image.Image | ArchivedImage"
+"""A picture: a path, the bytes of an image file, a decoded PIL image, or a place in an archive."""
 
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

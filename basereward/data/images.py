@@ -12,15 +12,12 @@ import PIL.Image
 import PIL.ImageOps
 
 from basereward.data.group import Image
-from basereward.data.screening import RowLost
+from basereward.data.image_store import ArchivedImage
+from basereward.data.image_store import ImageError as ImageError
 
 MAX_PIXELS = 100_000_000  # width x height; a larger picture would take gigabytes once it is decoded
 # Raster formats only: Pillow hands EPS to an external interpreter, which foreign files must not reach.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-
-
-class ImageError(RowLost):
-    """A picture cannot be used: `image_missing`, `image_unreadable` or `image_too_large`."""
 
 
 def open_image(image: Image) -> PIL.Image.Image:
@@ -30,21 +27,29 @@ def open_image(image: Image) -> PIL.Image.Image:
     animation the first frame is taken. `image` itself is not changed.
 
     Raises:
-        ImageError: there is no such file; it is not a picture, damaged or empty; or it has more than `MAX_PIXELS`,
-            which is read from the header, before anything is decoded.
+        ImageError: `image_missing`, there is no such file; `image_unreadable`, it is not a picture, damaged or empty;
+            `image_too_large`, it has more than `MAX_PIXELS`, which is read from the header, before anything is decoded.
     """
     name = describe(image)
     if isinstance(image, PIL.Image.Image):
         return _decode(image, name=name)
+    if isinstance(image, ArchivedImage):
+        image = image.read()
     if isinstance(image, bytes):
         return _open(io.BytesIO(image), name=name)
     try:
+        if Path(image).exists() and not Path(image).is_file():
+            raise ImageError("image_unreadable", f"{name} is no file")  # a folder; or a pipe, which would never end
         with Path(image).open("rb") as file:
             return _open(file, name=name)
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError("image_missing", f"there is no file {name}") from None
     except OSError as error:
         raise ImageError("image_unreadable", f"{name}: {error.strerror or error}") from error
+    except ValueError as error:  # a name with a zero byte
+        raise ImageError("image_unreadable", f"{name!r}: {error}") from error
 
 
 def describe(image: Image) -> str:

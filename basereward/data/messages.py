@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from basereward.data.group import IMAGE, Part, Turn
-from basereward.errors import DataError, unknown
+from basereward.data.screening import RowLost
+from basereward.errors import unknown
 
 ROLES = ("system", "user", "assistant")
 PLACE = "<image>"  # in a string: the place of the next image of the row
@@ -43,42 +44,44 @@ def read_messages(value: object, *, column: str) -> list[Message]:
     [Message(role='user', parts=('Hello',))]
 
     Raises:
-        DataError: it is neither; the message names column and place.
+        RowLost: it is neither; the message names column and place.
     """
     if isinstance(value, str):
         return [Message("user", (value,))]
     if not isinstance(value, list):
-        raise DataError(f"`{column}` is {shown(value)}; a string or a list of messages is needed")
+        raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a string or a list of messages is needed")
     return [_read_message(message, where=f"`{column}[{i}]`") for i, message in enumerate(value)]
 
 
 def _read_message(message: object, *, where: str) -> Message:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-        raise DataError(f'{where} is {shown(message)}; a message is {{"role": ..., "content": ...}}')
+        raise RowLost("bad_message", f'{where} is {shown(message)}; a message is {{"role": ..., "content": ...}}')
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        raise DataError(f"{where}: {unknown('role', str(role), ROLES)}")
+        raise RowLost("unknown_role", f"{where}: {unknown('role', str(role)[:60], ROLES)}")
     if isinstance(content, str):
         return Message(role, (content,))
     if not isinstance(content, list):
-        raise DataError(f"{where}: content is {shown(content)}; a string or a list of parts is needed")
+        raise RowLost("wrong_type", f"{where}: content is {shown(content)}; a string or a list of parts is needed")
     return Message(role, tuple(_read_part(part, where=f"{where}: part {i}") for i, part in enumerate(content)))
 
 
 def _read_part(part: object, *, where: str) -> str | ImagePart:
     if not isinstance(part, Mapping) or "type" not in part:
-        raise DataError(f'{where} is {shown(part)}; a part is {{"type": "text", "text": ...}} or {{"type": "image"}}')
+        detail = f'{where} is {shown(part)}; a part is {{"type": "text", "text": ...}} or {{"type": "image"}}'
+        raise RowLost("bad_message", detail)
     kind = part["type"]
     if kind not in ("text", "image"):
-        raise DataError(f"{where}: {unknown('type', str(kind), ('text', 'image'))}")
+        raise RowLost("unknown_part", f"{where}: {unknown('type', str(kind)[:60], ('text', 'image'))}")
     # Parquet fills the keys that a part does not have with null.
     extra = [key for key, value in part.items() if key not in ("type", kind) and value is not None]
     if extra:
-        raise DataError(f"{where}: {unknown(f'key of a part of type {kind}', extra[0], ('type', kind))}")
+        detail = unknown(f"key of a part of type {kind}", str(extra[0])[:60], ("type", kind))
+        raise RowLost("unknown_part", f"{where}: {detail}")
     if kind == "image":
         return ImagePart(part.get("image"))
     if not isinstance(part.get("text"), str):
-        raise DataError(f"{where}: text is {shown(part.get('text'))}; a string is needed")
+        raise RowLost("wrong_type", f"{where}: text is {shown(part.get('text'))}; a string is needed")
     return cast("str", part["text"])
 
 
@@ -89,20 +92,23 @@ def read_response(value: object, *, column: str) -> tuple[list[Message], str]:
         The messages before the response, and the response's text.
 
     Raises:
-        DataError: it is neither, or the response holds an image.
+        RowLost: it is neither, or the response holds an image.
     """
     if isinstance(value, str):
         return [], value
+    if value is None:
+        raise RowLost("null_response", f"`{column}` is null; a response is a text")
     if not isinstance(value, list) or not value:
-        raise DataError(f"`{column}` is {shown(value)}; a response is a string or a list of messages")
+        raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a response is a string or a list of messages")
     messages = read_messages(value, column=column)
     *before, last = messages
     if last.role != "assistant":
-        raise DataError(
-            f"`{column}` ends with a turn of the {last.role}; its last turn is the response, the assistant's"
+        raise RowLost(
+            "bad_turns",
+            f"`{column}` ends with a turn of the {last.role}; its last turn is the response, the assistant's",
         )
     if last.image_parts:
-        raise DataError(f"`{column}`: a response holds an image; responses are text")
+        raise RowLost("image_in_response", f"`{column}`: a response holds an image; responses are text")
     return before, last.text
 
 
@@ -110,24 +116,27 @@ def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -
     """The prompt of a row, from its column `prompt` and the messages that stand before its responses.
 
     Raises:
-        DataError: there is none, or they differ.
+        RowLost: there is none, or they differ.
     """
     leading = before[0]
     if any(messages != leading for messages in before[1:]):
-        raise DataError(
-            "the responses have different turns before their last; one prompt with several responses is needed"
+        raise RowLost(
+            "prompts_differ",
+            "the responses have different turns before their last; one prompt with several responses is needed",
         )
     if not prompt:
         prompt = leading
     elif leading and leading != prompt:
         # A `prompt` that is only the last of the turns, beside responses that hold all of them.
         if leading[-len(prompt) :] != prompt:
-            raise DataError("the turns before the responses differ from `prompt`; leave them out of one of the two")
+            detail = "the turns before the responses differ from `prompt`; leave them out of one of the two"
+            raise RowLost("prompts_differ", detail)
         prompt = leading
     if not prompt:
-        raise DataError("there is no prompt: no column `prompt`, and no turn before the responses")
+        raise RowLost("no_prompt", "there is no prompt: no column `prompt`, and no turn before the responses")
     if prompt[-1].role != "user":
-        raise DataError(f"the prompt ends with a turn of the {prompt[-1].role}; its last turn must be the user's")
+        detail = f"the prompt ends with a turn of the {prompt[-1].role}; its last turn must be the user's"
+        raise RowLost("bad_turns", detail)
     return prompt
 
 
@@ -138,12 +147,13 @@ def place_images(messages: Sequence[Message], images: Sequence[Any] | None) -> t
     each "<image>" in a text; or, when there are none of these either, the start of the first turn of the user.
 
     Raises:
-        DataError: there are more places than images, or fewer; or some images stand in the parts and some in `images`.
+        RowLost: there are more places than images, or fewer; or some images stand in the parts and some in `images`.
     """
     image_parts = [part for message in messages for part in message.image_parts]
     carried = [part.image for part in image_parts if part.image is not None]
     if carried and images:
-        raise DataError("images stand both in the parts of the prompt and in `images`; give them in one of the two")
+        detail = "images stand both in the parts of the prompt and in `images`; give them in one of the two"
+        raise RowLost("conflicting_columns", detail)
     found = list(carried or images or [])
     mark = not image_parts and images is not None
     turns = [_to_turn(message, mark=mark) for message in messages]
@@ -152,9 +162,9 @@ def place_images(messages: Sequence[Message], images: Sequence[Any] | None) -> t
         first = next(i for i, turn in enumerate(turns) if turn.role == "user")
         turns[first] = Turn("user", (IMAGE,) * len(found) + turns[first].parts)
     elif num_places != len(found):
-        raise DataError(f"the prompt has {num_places} image places, and the row has {len(found)} images")
+        raise RowLost("image_count", f"the prompt has {num_places} image places, and the row has {len(found)} images")
     if not any(part.is_image or (part.text or "").strip() for turn in turns for part in turn.parts):
-        raise DataError("the prompt is empty: it has neither text nor images")
+        raise RowLost("empty_prompt", "the prompt is empty: it has neither text nor images")
     return tuple(turns), found
 
 
@@ -176,5 +186,8 @@ def shown(value: object) -> str:
     >>> shown([1, 2])
     '[1, 2] (list)'
     """
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = "nested too deeply to be shown"
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -17,10 +17,10 @@ from basereward.data.encoding import EncodedGroup, Encoder
 from basereward.data.group import SPLITS, Group, Lost, Split
 from basereward.data.mixture import Mixture, Stop
 from basereward.data.plan import Place, Plan, StageSampler
-from basereward.data.rows import find_blank
 from basereward.data.screening import RowLost, check_limit, screen, summary, write_lost
 from basereward.data.sources import Source
 from basereward.data.tree import Layout, TreeBatch, collate
+from basereward.data.usable import check_usable
 from basereward.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -106,8 +106,7 @@ class PreferenceData(LightningDataModule):
         return len(self.lost), sum(rows.values()), self.skipped, self.lost_file
 
     def _measure(self, group: Group) -> EncodedGroup:
-        if blank := find_blank(group):
-            raise RowLost("empty_response", blank)
+        check_usable(group)
         return self.encoder(group)
 
     @property
@@ -184,5 +183,5 @@ class GroupDataset(Dataset[EncodedGroup]):
         except RowLost as loss:
             raise DataError(
                 f"group '{group.id}' of source '{name}' could be read when the run began and cannot be read now "
-                f"({loss}). Put the file back and resume the run."
+                f"({loss.reason}: {loss.detail}). Put the file back and resume the run."
             ) from loss

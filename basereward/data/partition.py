@@ -9,18 +9,23 @@ from __future__ import annotations
 import hashlib
 import logging
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
 
 from basereward.data.group import SPLITS, Group, Image, Lost, Split
+from basereward.data.image_store import ArchivedImage
 from basereward.data.messages import shown
-from basereward.data.rows import RowFormat, find_blank
+from basereward.data.rows import RowFormat
+from basereward.data.screening import RowLost, located
+from basereward.data.shapes import Shape, check_columns
 from basereward.data.sources import LazyGroups
+from basereward.data.tables import Table
+from basereward.data.usable import check_usable
 from basereward.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,43 +33,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_FAULTS = 20  # faults of one table that are listed before reading stops
-
-
-class Table(Protocol):
-    """Rows on a disk. `label` is what messages call the table."""
-
-    @property
-    def label(self) -> str: ...
-
-    def scan(self) -> Iterator[tuple[int, int, Any]]:
-        """Place, number and raw content of every row, in order. `read` takes the place; the number is for people."""
-        ...
-
-    def read(self, place: int) -> Any:
-        """The raw content of one row."""
-        ...
-
-    def decode(self, raw: Any) -> object:
-        """The row. Raises: DataError, which does not say where."""
-        ...
-
-    def where(self, number: int) -> str:
-        """What messages call a row."""
-        ...
-
-    def row_id(self, number: int) -> str:
-        """The id of a row that has none of its own."""
-        ...
+MAX_FAULTS = 20  # faults of one table that are listed
+FIRST_ROWS = 100  # when so many rows are malformed before the first good one, the rest of a table is not read
+MALFORMED = 2**64 - 1  # the key of a row without a prompt to hash: such rows are counted with the training part
 
 
 @dataclass(frozen=True, slots=True)
-class _Blank:
-    """A row with a blank response."""
+class _Unusable:
+    """A row that makes no group. One without a prompt that could be read has the key `MALFORMED`."""
 
     key: int
     id: str
+    reason: str
     detail: str
+
+
+class _Refused(RowLost):
+    """A shape finds nothing in a row that can be used: such a row is lost, but not malformed."""
 
 
 @dataclass
@@ -74,7 +59,7 @@ class _Index:
     places: NDArray[np.int64]
     numbers: NDArray[np.int64]
     keys: NDArray[np.uint64]
-    blank: list[_Blank] = field(default_factory=list)
+    lost: list[_Unusable] = field(default_factory=list)
 
 
 class Partition:
@@ -84,13 +69,24 @@ class Partition:
         tables: the table of each part that has its own; `train` always has.
         shares: for the other parts, the share of train's table that is held out for it, 0 to 1. A row belongs to a part
             by a hash of `seed`, prompt and images: rows that are added or reordered do not change where others are.
+        form: how rows of ours are read.
+        shape: what turns a row of the table into one of ours; None where it is one.
+        columns: for a shape, the column that it reads -> the table's own.
 
     Raises:
         DataError: a share is out of range.
     """
 
     def __init__(
-        self, name: str, *, tables: Mapping[Split, Table], shares: Mapping[Split, float], form: RowFormat, seed: int = 0
+        self,
+        name: str,
+        *,
+        tables: Mapping[Split, Table],
+        shares: Mapping[Split, float],
+        form: RowFormat,
+        shape: Shape | None = None,
+        columns: Mapping[str, str] | None = None,
+        seed: int = 0,
     ) -> None:
         if any(not 0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
             given = ", ".join(f"{split}={share}" for split, share in shares.items())
@@ -99,6 +95,8 @@ class Partition:
         self.tables = dict(tables)
         self.shares = dict(shares)
         self.form = form
+        self.shape = shape
+        self.columns = dict(columns or {})
         self.seed = seed
 
     def groups(self, split: Split) -> Sequence[Group]:
@@ -106,8 +104,8 @@ class Partition:
         return LazyGroups(partial(self._group, split), count=len(self._parts[split].places))
 
     def lost(self, split: Split) -> list[Lost]:
-        """As `Source.lost`: the rows with a blank response."""
-        return [Lost(self.name, split, row.id, "empty_response", row.detail) for row in self._parts[split].blank]
+        """As `Source.lost`: malformed rows, and those that say nothing to learn from."""
+        return [Lost(self.name, split, row.id, row.reason, row.detail) for row in self._parts[split].lost]
 
     def _group(self, split: Split, index: int) -> Group:
         part = self._parts[split]
@@ -119,7 +117,19 @@ class Partition:
         return group
 
     def _parse(self, table: Table, number: int, row: Mapping[str, Any]) -> Group:
-        return self.form.group(row, source=self.name, row_id=table.row_id(number), where=table.where(number))
+        where = table.where(number)
+        if self.shape is not None:
+            row = self._shaped(self.shape, row, where=where)
+        return self.form.group(row, source=self.name, row_id=table.row_id(number), where=where)
+
+    def _shaped(self, shape: Shape, row: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+        renamed = dict(row) | {ours: row[own] for ours, own in self.columns.items() if own in row}
+        with located(where):
+            check_columns(shape, renamed)
+        try:
+            return shape(renamed)
+        except RowLost as loss:
+            raise _Refused(loss.reason, f"{where}: {loss.detail}") from None
 
     @cached_property
     def _parts(self) -> dict[Split, _Index]:
@@ -137,40 +147,61 @@ class Partition:
 
     def _read_index(self, table: Table) -> _Index:
         places, numbers, keys = array("q"), array("q"), array("Q")
-        blank: list[_Blank] = []
-        faults: list[str] = []
-        unseen = set(self.form.columns.values())
+        lost: list[_Unusable] = []
+        malformed: list[str] = []
+        unseen = set((self.form.columns | self.columns).values())
         for place, number, raw in table.scan():
+            key, row_id = MALFORMED, table.row_id(number)
             try:
                 row = _decode(table, number, raw)
-                group = self._parse(table, number, row)
-            except DataError as error:
-                faults.append(str(error))
-                if len(faults) == MAX_FAULTS:
-                    break
-                continue
-            if unseen:
                 unseen.difference_update(row)
-            key = self._key(group)
-            if self.form.for_training and (detail := find_blank(group)):
-                blank.append(_Blank(key, group.id, f"{table.where(number)}: {detail}"))
+                group = self._parse(table, number, row)
+                key, row_id = self._key(group), group.id
+                self._check(group, where=table.where(number))
+            except RowLost as loss:
+                # Its words alone: the error itself would keep the row in memory, through its traceback.
+                lost.append(_Unusable(key, row_id, loss.reason, loss.detail))
+                if key == MALFORMED and not isinstance(loss, _Refused):
+                    malformed.append(loss.detail)
+                    if len(malformed) >= (FIRST_ROWS if self.form.for_training else MAX_FAULTS):
+                        self._raise_faults(malformed, used=len(places) + len(lost) - len(malformed))
                 continue
             places.append(place)
             numbers.append(number)
             keys.append(key)
-        _raise_faults(faults)
-        if not places and not blank:
+        self._raise_faults(malformed, used=len(places) + len(lost) - len(malformed))
+        if not places and not lost:
             raise DataError(f"{table.label} holds no rows")
         if unseen:
             raise DataError(f"{table.label}: no row has the column {', '.join(sorted(unseen))}, which `columns` names")
-        return _Index(np.array(places, np.int64), np.array(numbers, np.int64), np.array(keys, np.uint64), blank)
+        return _Index(np.array(places, np.int64), np.array(numbers, np.int64), np.array(keys, np.uint64), lost)
+
+    def _check(self, group: Group, *, where: str) -> None:
+        if self.form.for_training:
+            with located(where):
+                check_usable(group)
+
+    def _raise_faults(self, malformed: Sequence[str], *, used: int) -> None:
+        """Rows to be scored must all be well-formed. Of those to train on some may be lost and are counted; where all
+        of the first ones are malformed, the columns have other names, or it is another data set.
+
+        Args:
+            used: rows so far that are not malformed.
+        """
+        if not malformed or (self.form.for_training and used):
+            return
+        if len(malformed) == 1:
+            raise DataError(malformed[0])
+        more = " or more" if len(malformed) >= MAX_FAULTS else ""
+        listed = "\n".join(f"  {fault}" for fault in malformed[:MAX_FAULTS])
+        raise DataError(f"{min(len(malformed), MAX_FAULTS)}{more} malformed rows:\n{listed}")
 
     def _key(self, group: Group) -> int:
         """A hash of the prompt's turns and images, 64 bits."""
         turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
         digest = hashlib.blake2b(repr(turns).encode(), digest_size=8, key=str(self.seed).encode())
         for image in group.images:
-            digest.update(_identity(image, root=str(self.form.images_root)))
+            digest.update(_identity(image, root=str(self.form.images.root)))
         return int.from_bytes(digest.digest(), "big")
 
     def _warn_of_overlap(self, indices: Mapping[Split, _Index]) -> None:
@@ -186,12 +217,10 @@ class Partition:
 
 
 def _decode(table: Table, number: int, raw: Any) -> Mapping[str, Any]:
-    try:
+    with located(table.where(number)):
         row = table.decode(raw)
         if not isinstance(row, dict):
-            raise DataError(f"the row is {shown(row)}; an object with named columns is needed")
-    except DataError as error:
-        raise DataError(f"{table.where(number)}: {error}") from None
+            raise RowLost("not_an_object", f"the row is {shown(row)}; an object with named columns is needed")
     return row
 
 
@@ -199,23 +228,15 @@ def _between(index: _Index, low: float, high: float) -> _Index:
     """The rows whose key, taken as a number from 0 to 1, is in [low, high)."""
     shares = index.keys.astype(np.float64) / 2**64
     chosen = (shares >= low) & ((shares < high) | (high >= 1))
-    blank = [row for row in index.blank if low <= row.key / 2**64 and (row.key / 2**64 < high or high >= 1)]
-    return _Index(index.places[chosen], index.numbers[chosen], index.keys[chosen], blank)
+    lost = [row for row in index.lost if low <= row.key / 2**64 and (row.key / 2**64 < high or high >= 1)]
+    return _Index(index.places[chosen], index.numbers[chosen], index.keys[chosen], lost)
 
 
 def _identity(image: Image, *, root: str) -> bytes:
-    """What makes two images the same: their path below the root, or their content."""
+    """What makes two images the same: their path below the root or in their archive, or their content."""
     if isinstance(image, bytes):
         return hashlib.blake2b(image).digest()
     if isinstance(image, PIL.Image.Image):
         return hashlib.blake2b(image.tobytes()).digest()
-    path = str(image)
+    path = image.member if isinstance(image, ArchivedImage) else str(image)
     return hashlib.blake2b(path.removeprefix(root).lstrip("/").encode("utf-8", "surrogateescape")).digest()
-
-
-def _raise_faults(faults: Sequence[str]) -> None:
-    if len(faults) == 1:
-        raise DataError(faults[0])
-    if faults:
-        more = " or more" if len(faults) == MAX_FAULTS else ""
-        raise DataError(f"{len(faults)}{more} malformed rows:\n" + "\n".join(f"  {fault}" for fault in faults))

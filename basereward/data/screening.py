@@ -1,14 +1,12 @@
-"""Which groups can be used: every row that cannot is counted under a reason and listed, none is lost in silence.
-
-Reasons: `empty_response`, `image_missing`, `image_unreadable`, `image_too_large`, `too_long`.
-"""
+"""Which rows can be used: every one that cannot is counted under a reason and listed, none is lost in silence."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,16 +22,39 @@ if TYPE_CHECKING:
     from basereward.data.sources import Source
 
 
+MAX_DETAIL = 1000  # letters of a detail; a row may hold a path or a name of a megabyte
+# In the message that stops a run:
+SHOWN_REASONS = 20  # reasons of all sources of which rows are shown; the counts are of all
+SHOWN_ROWS = 3  # of each of these
+SHOWN_LETTERS = 300  # of each row
+
+
 class RowLost(DataError):
-    """A group cannot be used: `reason` is the name it is counted under, `detail` what a person needs to mend it."""
+    """A row cannot be used: `reason` is the name it is counted under, `detail` what a person needs to mend it."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = _cut(detail, MAX_DETAIL)
         super().__init__(reason, detail)  # both, so that it survives pickling on its way out of a loader's process
         self.reason = reason
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
+        return self.detail
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Puts the place of a row before the detail of what is raised for it.
+
+    >>> with located("pairs.jsonl:3"):
+    ...     raise RowLost("no_prompt", "there is no prompt")
+    Traceback (most recent call last):
+    basereward.data.screening.RowLost: pairs.jsonl:3: there is no prompt
+    """
+    try:
+        yield
+    except RowLost as loss:
+        raise RowLost(loss.reason, f"{where}: {loss.detail}") from None
 
 
 def screen(source: Source, split: Split, *, measure: Callable[[Group], object]) -> tuple[NDArray[np.int64], list[Lost]]:
@@ -82,26 +103,48 @@ def check_limit(lost: Sequence[Lost], *, rows: Mapping[str, int], max_lost: floa
         listed_in: the file that lists the lost rows, for the message.
 
     Raises:
-        TooManyRowsLost: the share is larger, or a source lost every row that it has.
+        TooManyRowsLost: the share is larger, or a source lost every row that it has; the message has the counts, and
+            the first rows of each reason.
     """
     total = sum(rows.values())
     counts = summary(lost)
     emptied = [source for source, number in rows.items() if number and sum(counts.get(source, {}).values()) >= number]
     if not emptied and len(lost) <= max_lost * total:
         return
-    lines = [
-        f"  {source}: {sum(reasons.values())} of {rows[source]} ("
-        + ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
-        + ")"
-        for source, reasons in sorted(counts.items())
-    ]
     share = f"{len(lost)} of {total} rows ({len(lost) / total:.2%}) cannot be used"
     why = (
         f"every row of {', '.join(emptied)} is lost"
         if emptied
         else f"data.max_lost allows {max_lost:.2%}; mend the rows, or raise data.max_lost"
     )
+    lines = []
+    first = _first(lost)
+    for source, reasons in sorted(counts.items()):
+        listed = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
+        lines.append(f"  {source}: {sum(reasons.values())} of {rows[source]} ({listed})")
+        lines += [f"    {reason}: {said}" for reason in sorted(reasons) for said in first.get((source, reason), ())]
     raise TooManyRowsLost(f"{share}; {why}. The rows are listed in {listed_in}.\n" + "\n".join(lines))
+
+
+def _first(lost: Iterable[Lost]) -> dict[tuple[str, str], list[str]]:
+    """What is wrong with the first rows of each source and reason; of few, that the message stays readable."""
+    first: dict[tuple[str, str], list[str]] = {}
+    for row in lost:
+        if (row.source, row.reason) in first or len(first) < SHOWN_REASONS:
+            said = first.setdefault((row.source, row.reason), [])
+            if len(said) < SHOWN_ROWS:
+                said.append(_cut(_with_id(row), SHOWN_LETTERS))
+    return first
+
+
+def _with_id(row: Lost) -> str:
+    """A row's detail, which begins with its id unless it says it anyway."""
+    detail = " ".join(row.detail.split())
+    return detail if f"{row.id}: " in detail else f"{row.id}: {detail}"
+
+
+def _cut(text: str, letters: int) -> str:
+    return text if len(text) <= letters else f"{text[: letters - 20]}... ({len(text)} letters)"
 
 
 def write_lost(path: str | Path, lost: Iterable[Lost]) -> None:
@@ -112,6 +155,7 @@ def write_lost(path: str | Path, lost: Iterable[Lost]) -> None:
     """
     path = Path(path)
     partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8") as file:
+    # Half a surrogate pair, as of a file's name that is not UTF-8, is written as JSON's own escape.
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in lost)
     os.replace(partial, path)

@@ -92,7 +92,7 @@ class Scorer:
         try:
             return self.encoder(group)
         except RowLost as loss:
-            raise DataError(f"'{group.id}' cannot be scored: {loss}") from loss
+            raise DataError(f"'{group.id}' cannot be scored: {loss.reason}: {loss.detail}") from loss
 
     def merged(self) -> Scorer:
         """The same scorer with its adapters folded into the weights; this one must not be used any more.

@@ -15,8 +15,10 @@ SUPPLIED: dict[Kind, tuple[str, ...]] = {
     "heads": ("hidden_size",),
     "losses": (),
     "sources": ("name",),
+    "shapes": (),
     "makers": ("folder",),
 }
+INNER: dict[tuple[Kind, str], Kind] = {("sources", "shape"): "shapes"}  # arguments that are nodes themselves
 
 
 def check_node(node: Any, kind: Kind) -> tuple[Node, list[tuple[str, str]]]:
@@ -28,14 +30,15 @@ def check_node(node: Any, kind: Kind) -> tuple[Node, list[tuple[str, str]]]:
         settable = _settable(signature, node["_target_"], kind)
     except TargetError as error:
         return {}, [("_target_", str(error))]
-    faults, filled = [], {"_target_": node["_target_"]}
+    filled, faults = {"_target_": node["_target_"]}, []
     for name, value in node.items():
         if name == "_target_":
             continue
         try:
-            filled[name] = _argument(name, value, node["_target_"], kind, signature, settable)
+            filled[name], inner = _argument(name, value, node["_target_"], kind, signature, settable)
         except Misfit as error:
-            faults.append((name, str(error)))
+            inner = [("", str(error))]
+        faults += [(f"{name}.{key}" if key else name, message) for key, message in inner]
     for name, parameter in settable.items():
         if name in node:
             continue
@@ -68,14 +71,17 @@ def make(node: Node, kind: Kind, *args: Any, **kwargs: Any) -> Any:
 
 def _argument(
     name: str, value: Any, target: str, kind: Kind, signature: Signature, settable: dict[str, Parameter]
-) -> Any:
+) -> tuple[Any, list[tuple[str, str]]]:
+    """A value as its hint wants it, and the faults inside it where it is a node itself."""
+    if (kind, name) in INNER and name in settable and isinstance(value, dict):
+        return check_node(value, INNER[kind, name])
     if name in settable:
-        return fit(value, settable[name].hint)
+        return fit(value, settable[name].hint), []
     if name in SUPPLIED[kind] or any(name == parameter.name for parameter in signature.parameters):
         raise Misfit("the code gives this argument itself; leave it out")
     if not signature.open:
         raise Misfit(unknown(f"argument of {target}", name, settable))
-    return value
+    return value, []
 
 
 def _settable(signature: Signature, target: str, kind: Kind) -> dict[str, Parameter]:

@@ -14,13 +14,20 @@ from typing import Literal, TypeAlias, get_args
 
 from basereward.errors import nearest, unknown
 
-Kind: TypeAlias = Literal["heads", "losses", "sources", "makers"]
+Kind: TypeAlias = Literal["heads", "losses", "sources", "shapes", "makers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SINGULAR: dict[Kind, str] = {"heads": "head", "losses": "loss", "sources": "source", "makers": "maker"}
+SINGULAR: dict[Kind, str] = {
+    "heads": "head",
+    "losses": "loss",
+    "sources": "source",
+    "shapes": "shape",
+    "makers": "maker",
+}
 PACKAGES: dict[Kind, str] = {
     "heads": "basereward.model.heads",
     "losses": "basereward.model.losses",
     "sources": "basereward.data.sources",
+    "shapes": "basereward.data.shapes",
     "makers": "basereward.model.makers",
 }
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package

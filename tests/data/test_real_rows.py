@@ -95,8 +95,9 @@ def test_mm_rlhf_pairs_of_pictures_keep_their_answers(real_rows: Path, tmp_path:
     groups = read_rows(_write(tmp_path / "mm.jsonl", rows))
     assert [group.responses for group in groups] == [(row["chosen"], row["rejected"]) for row in rows]
     assert all(len(group.images) == 1 for group in groups)
-    with pytest.raises(ImageError, match="image_missing"):
+    with pytest.raises(ImageError, match="there is no file") as caught:
         open_image(groups[0].images[0])
+    assert caught.value.reason == "image_missing"
 
 
 def test_text_preferences_of_several_turns(real_rows: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Malformed rows: each fault is named with its place, with what was given and with what is needed."""
+"""Malformed rows: each fault has its reason, and is named with its place, what was given and what is needed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from basereward.data.group import Group
+from basereward.data.image_store import ImageStore
 from basereward.data.rows import RowFormat
-from basereward.errors import DataError
+from basereward.data.screening import RowLost
 
 PLACE = {"type": "image"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
 def _parse(row: dict[str, Any]) -> Group:
-    return RowFormat(images_root="/data").group(row, source="s", row_id="f:1", where="f.jsonl:1")
+    return RowFormat(images=ImageStore("/data")).group(row, source="s", row_id="f:1", where="f.jsonl:1")
 
 
 def _user(content: object) -> dict[str, object]:
@@ -27,92 +28,126 @@ def _assistant(content: object) -> dict[str, object]:
 
 
 PAIR = {"chosen": "a", "rejected": "b"}
-FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"prompt": "Q", "chosen": "a"}, "missing or null: 'rejected'. Columns found: prompt, chosen."),
-    ({"prompt": "Q", "chosen": "a", "rejected": None}, "missing or null: 'rejected'"),
-    ({"prompt": "Q", "chosen": "a", "reject": "b"}, "'reject' looks like it: columns: {rejected: reject}"),
+FAULTS: list[tuple[dict[str, Any], str, str]] = [
+    ({"prompt": "Q", "chosen": "a"}, "missing_column", "missing: 'rejected'. Columns found: prompt, chosen."),
+    ({"prompt": "Q", "chosen": "a", "rejected": None}, "null_response", "'rejected' is null; a response is a text"),
+    ({"prompt": "Q", "chosen": "a", "reject": "b"},
+     "missing_column", "'reject' looks like it: columns: {rejected: reject}"),
     ({"prompt": "Q", "good": "a"},
-     "missing or null: 'chosen' and 'rejected', or `responses`. Columns found: prompt, good."),
-    ({}, "Columns found: none."),
-    (PAIR, "there is no prompt"),
-    ({"prompt": [], **PAIR}, "there is no prompt"),
-    ({"prompt": " ", **PAIR}, "the prompt is empty"),
-    ({"prompt": 3, **PAIR}, "`prompt` is 3 (int); a string or a list of messages is needed"),
-    ({"prompt": ["Q"], **PAIR}, "`prompt[0]` is 'Q' (str); a message is"),
-    ({"prompt": [{"from": "human", "value": "Q"}], **PAIR}, "`prompt[0]` is {'from': 'human', 'value': 'Q'} (dict)"),
+     "missing_column", "missing: 'chosen' and 'rejected', or `responses`. Columns found: prompt, good."),
+    ({}, "missing_column", "Columns found: none."),
+    (PAIR, "no_prompt", "there is no prompt"),
+    ({"prompt": [], **PAIR}, "no_prompt", "there is no prompt"),
+    ({"prompt": " ", **PAIR}, "empty_prompt", "the prompt is empty"),
+    ({"prompt": 3, **PAIR}, "wrong_type", "`prompt` is 3 (int); a string or a list of messages is needed"),
+    ({"prompt": ["Q"], **PAIR}, "bad_message", "`prompt[0]` is 'Q' (str); a message is"),
+    ({"prompt": [{"from": "human", "value": "Q"}], **PAIR},
+     "bad_message", "`prompt[0]` is {'from': 'human', 'value': 'Q'} (dict)"),
     ({"prompt": [{"role": "human", "content": "Q"}], **PAIR},
-     "`prompt[0]`: unknown role 'human'. Allowed: assistant, system, user."),
-    ({"prompt": [{"role": "usr", "content": "Q"}], **PAIR}, "did you mean 'user'"),
-    ({"prompt": [_user(None)], **PAIR}, "`prompt[0]`: content is None (NoneType)"),
-    ({"prompt": [_user(["Q"])], **PAIR}, "`prompt[0]`: part 0 is 'Q' (str); a part is"),
-    ({"prompt": [_user([{"type": "video"}])], **PAIR}, "unknown type 'video'. Allowed: image, text."),
-    ({"prompt": [_user([{"type": "text"}])], **PAIR}, "text is None (NoneType); a string is needed"),
-    ({"prompt": [_user([{"type": "image", "url": "x"}])], **PAIR}, "unknown key of a part of type image 'url'"),
-    ({"prompt": [_user("Q"), _assistant("A")], **PAIR}, "the prompt ends with a turn of the assistant"),
-    ({"prompt": [SYSTEM], **PAIR}, "the prompt ends with a turn of the system"),
+     "unknown_role", "`prompt[0]`: unknown role 'human'. Allowed: assistant, system, user."),
+    ({"prompt": [{"role": "usr", "content": "Q"}], **PAIR}, "unknown_role", "did you mean 'user'"),
+    ({"prompt": [_user(None)], **PAIR}, "wrong_type", "`prompt[0]`: content is None (NoneType)"),
+    ({"prompt": [_user(["Q"])], **PAIR}, "bad_message", "`prompt[0]`: part 0 is 'Q' (str); a part is"),
+    ({"prompt": [_user([{"type": "video"}])], **PAIR}, "unknown_part", "unknown type 'video'. Allowed: image, text."),
+    ({"prompt": [_user([{"type": "text"}])], **PAIR}, "wrong_type", "text is None (NoneType); a string is needed"),
+    ({"prompt": [_user([{"type": "image", "url": "x"}])], **PAIR},
+     "unknown_part", "unknown key of a part of type image 'url'"),
+    ({"prompt": [_user("Q"), _assistant("A")], **PAIR}, "bad_turns", "the prompt ends with a turn of the assistant"),
+    ({"prompt": [SYSTEM], **PAIR}, "bad_turns", "the prompt ends with a turn of the system"),
     ({"prompt": "Q", "chosen": 5, "rejected": "b"},
-     "`chosen` is 5 (int); a response is a string or a list of messages"),
-    ({"prompt": "Q", "chosen": [], "rejected": "b"}, "`chosen` is [] (list)"),
-    ({"prompt": "Q", "chosen": [_user("a")], "rejected": "b"}, "`chosen` ends with a turn of the user"),
-    ({"prompt": "Q", "chosen": [_assistant([PLACE])], "rejected": "b"}, "`chosen`: a response holds an image"),
-    ({"chosen": [_user("Q"), _assistant("a")], "rejected": [_user("P"), _assistant("b")]}, "different turns before"),
+     "wrong_type", "`chosen` is 5 (int); a response is a string or a list of messages"),
+    ({"prompt": "Q", "chosen": [], "rejected": "b"}, "wrong_type", "`chosen` is [] (list)"),
+    ({"prompt": "Q", "chosen": [_user("a")], "rejected": "b"}, "bad_turns", "`chosen` ends with a turn of the user"),
+    ({"prompt": "Q", "chosen": [_assistant([PLACE])], "rejected": "b"},
+     "image_in_response", "`chosen`: a response holds an image"),
+    ({"chosen": [_user("Q"), _assistant("a")], "rejected": [_user("P"), _assistant("b")]},
+     "prompts_differ", "different turns before"),
     ({"prompt": "Q", "chosen": [_user("P"), _assistant("a")], "rejected": [_user("P"), _assistant("b")]},
-     "differ from `prompt`"),
-    ({"prompt": "Q", **PAIR, "responses": ["a", "b"]}, "both `responses` and `chosen`"),
-    ({"prompt": "Q", "responses": "a", "ranking": [0]}, "`responses` is 'a' (str)"),
-    ({"prompt": "Q", "responses": [], "ranking": []}, "a list of at least one response"),
-    ({"prompt": "Q", "responses": ["a"], "preferences": [[0, 1]]}, "training needs at least 2"),
-    ({"prompt": "Q", "responses": ["a", 7], "ranking": [0, 1]}, "`responses[1]` is 7 (int)"),
-    ({"prompt": "Q", "responses": ["a", "b"]}, "no preference: give `ranking` or `preferences`"),
-    ({"prompt": "Q", "responses": ["a", "b"], "preferences": []}, "no preference"),
-    ({"prompt": "Q", "responses": ["a", "b"], "ranking": [0]}, "`ranking` has 1 ranks for 2 responses"),
-    ({"prompt": "Q", "responses": ["a", "b"], "ranking": [0, 1.5]}, "a list of whole numbers is needed"),
-    ({"prompt": "Q", "responses": ["a", "b"], "ranking": [True, False]}, "a list of whole numbers is needed"),
-    ({"prompt": "Q", "responses": ["a", "b"], "ranking": [0, 1], "preferences": [[0, 1]]}, "both `ranking` and"),
+     "prompts_differ", "differ from `prompt`"),
+    ({"prompt": "Q", **PAIR, "responses": ["a", "b"]}, "conflicting_columns", "both `responses` and `chosen`"),
+    ({"prompt": "Q", "responses": "a", "ranking": [0]}, "wrong_type", "`responses` is 'a' (str)"),
+    ({"prompt": "Q", "responses": [], "ranking": []}, "wrong_type", "a list of at least one response"),
+    ({"prompt": "Q", "responses": ["a"], "preferences": [[0, 1]]}, "single_response", "training needs at least 2"),
+    ({"prompt": "Q", "responses": ["a", 7], "ranking": [0, 1]}, "wrong_type", "`responses[1]` is 7 (int)"),
+    ({"prompt": "Q", "responses": ["a", "b"]}, "no_preference", "no preference: give `ranking` or `preferences`"),
+    ({"prompt": "Q", "responses": ["a", "b"], "preferences": []}, "no_preference", "no preference"),
+    ({"prompt": "Q", "responses": ["a", "b"], "ranking": [0]}, "bad_ranking", "`ranking` has 1 ranks for 2 responses"),
+    ({"prompt": "Q", "responses": ["a", "b"], "ranking": [0, 1.5]}, "wrong_type", "a list of whole numbers is needed"),
+    ({"prompt": "Q", "responses": ["a", "b"], "ranking": [True, False]},
+     "wrong_type", "a list of whole numbers is needed"),
+    ({"prompt": "Q", "responses": ["a", "b"], "ranking": [0, 1], "preferences": [[0, 1]]},
+     "conflicting_columns", "both `ranking` and"),
     ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[0, 2]]},
-     "`preferences[0]` is [0, 2] (list); the 2 responses have the indices 0 to 1"),
-    ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[0, 1], [-1, 0]]}, "`preferences[1]` is [-1, 0]"),
-    ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[1, 1]]}, "a response cannot be preferred to itself"),
-    ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[0]]}, "[winner, loser] is needed"),
-    ({"prompt": "Q", "responses": ["a", "b"], "preferences": {"0": 1}}, "a list of [winner, loser] is needed"),
-    ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[0, 1]], "margins": [1, 2]}, "a list of 1 is needed"),
-    ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[0, 1]], "margins": ["x"]}, "`margins[0]` is 'x' (str)"),
-    ({"prompt": "Q", "responses": ["a", "b"], "ranking": [0, 1], "margins": [1]}, "`margins` goes with `preferences`"),
+     "preference_out_of_range", "`preferences[0]` is [0, 2] (list); the 2 responses have the indices 0 to 1"),
+    ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[0, 1], [-1, 0]]},
+     "preference_out_of_range", "`preferences[1]` is [-1, 0]"),
+    ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[1, 1]]},
+     "preference_to_itself", "a response cannot be preferred to itself"),
+    ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[0]]}, "bad_preference", "[winner, loser] is needed"),
+    ({"prompt": "Q", "responses": ["a", "b"], "preferences": {"0": 1}},
+     "wrong_type", "a list of [winner, loser] is needed"),
+    ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[0, 1]], "margins": [1, 2]},
+     "bad_margin", "a list of 1 is needed"),
+    ({"prompt": "Q", "responses": ["a", "b"], "preferences": [[0, 1]], "margins": ["x"]},
+     "bad_margin", "`margins[0]` is 'x' (str)"),
+    ({"prompt": "Q", "responses": ["a", "b"], "ranking": [0, 1], "margins": [1]},
+     "conflicting_columns", "`margins` goes with `preferences`"),
     ({"prompt": "Q", "responses": ["a", "b"], "ranking": [0, 1], "margin": 1},
-     "`margin` goes with `chosen` and `rejected`"),
-    ({"prompt": "Q", **PAIR, "ranking": [0, 1]}, "`ranking` does not go with `chosen` and `rejected`"),
-    ({"prompt": "Q", **PAIR, "margin": float("nan")}, "`margin` is nan (float); a finite number is needed"),
-    ({"prompt": "Q", **PAIR, "margin": True}, "`margin` is True (bool)"),
-    ({"prompt": "<image><image>", **PAIR, "images": ["x"]}, "the prompt has 2 image places, and the row has 1 images"),
-    ({"prompt": "<image>", **PAIR, "images": ["x", "y"]}, "the prompt has 1 image places, and the row has 2 images"),
-    ({"prompt": "<image>", **PAIR, "images": []}, "the prompt has 1 image places, and the row has 0 images"),
-    ({"prompt": [_user([PLACE])], **PAIR}, "the prompt has 1 image places, and the row has 0 images"),
-    ({"prompt": [_user([{"type": "image", "image": "x"}, PLACE])], **PAIR}, "2 image places, and the row has 1 images"),
-    ({"prompt": [_user([{"type": "image", "image": "x"}])], **PAIR, "images": ["x"]}, "give them in one of the two"),
-    ({"prompt": "Q", **PAIR, "images": ["x"], "image": "x"}, "both `images` and `image`"),
-    ({"prompt": "Q", **PAIR, "images": [3]}, "images[0] is 3 (int); a path, bytes or a data URI is needed"),
-    ({"prompt": "Q", **PAIR, "images": [""]}, "images[0] is '' (str)"),
-    ({"prompt": "Q", **PAIR, "images": ["https://x.org/a.png"]}, "nothing is fetched"),
-    ({"prompt": "Q", **PAIR, "images": ["data:image/png;base64,###"]}, "images[0]: its base64 is broken"),
+     "conflicting_columns", "`margin` goes with `chosen` and `rejected`"),
+    ({"prompt": "Q", **PAIR, "ranking": [0, 1]},
+     "conflicting_columns", "`ranking` does not go with `chosen` and `rejected`"),
+    ({"prompt": "Q", **PAIR, "margin": float("nan")},
+     "bad_margin", "`margin` is nan (float); a finite number is needed"),
+    ({"prompt": "Q", **PAIR, "margin": True}, "bad_margin", "`margin` is True (bool)"),
+    ({"prompt": "<image><image>", **PAIR, "images": ["x"]},
+     "image_count", "the prompt has 2 image places, and the row has 1 images"),
+    ({"prompt": "<image>", **PAIR, "images": ["x", "y"]},
+     "image_count", "the prompt has 1 image places, and the row has 2 images"),
+    ({"prompt": "<image>", **PAIR, "images": []},
+     "image_count", "the prompt has 1 image places, and the row has 0 images"),
+    ({"prompt": [_user([PLACE])], **PAIR}, "image_count", "the prompt has 1 image places, and the row has 0 images"),
+    ({"prompt": [_user([{"type": "image", "image": "x"}, PLACE])], **PAIR},
+     "image_count", "2 image places, and the row has 1 images"),
+    ({"prompt": [_user([{"type": "image", "image": "x"}])], **PAIR, "images": ["x"]},
+     "conflicting_columns", "give them in one of the two"),
+    ({"prompt": "Q", **PAIR, "images": ["x"], "image": "x"}, "conflicting_columns", "both `images` and `image`"),
+    ({"prompt": "Q", **PAIR, "images": [3]},
+     "bad_image_reference", "images[0] is 3 (int); a path, bytes or a data URI is needed"),
+    ({"prompt": "Q", **PAIR, "images": [""]}, "bad_image_reference", "images[0] is '' (str)"),
+    ({"prompt": "Q", **PAIR, "images": ["https://x.org/a.png"]}, "image_is_address", "nothing is fetched"),
+    ({"prompt": "Q", **PAIR, "images": ["data:image/png;base64,###"]}, "bad_base64", "images[0]: its base64 is broken"),
     ({"prompt": "Q", **PAIR, "img": "x.png"},
-     "column 'img' is not read; if these are the images: columns: {images: img}"),
-    ({"prompt": "Q", **PAIR, "video": "x.mp4"}, "videos cannot be used"),
-    ({"prompt": "Q", **PAIR, "id": [1]}, "`id` is [1] (list)"),
+     "image_column_not_mapped", "column 'img' is not read; if these are the images: columns: {images: img}"),
+    ({"prompt": "Q", **PAIR, "video": "x.mp4"}, "video", "videos cannot be used"),
+    ({"prompt": "Q", **PAIR, "id": [1]}, "bad_id", "`id` is [1] (list)"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("row", "words"), FAULTS, ids=[words[:40] for _, words in FAULTS])
-def test_faults_say_where_and_what(row: dict[str, Any], words: str) -> None:
-    """Each begins with file and line, and says what was given and what is needed."""
-    with pytest.raises(DataError) as caught:
+@pytest.mark.parametrize(("row", "reason", "words"), FAULTS, ids=[words[:40] for _, _, words in FAULTS])
+def test_faults_say_where_and_what(row: dict[str, Any], reason: str, words: str) -> None:
+    """Each is counted under its reason, begins with file and line, and says what was given and what is needed."""
+    with pytest.raises(RowLost) as caught:
         _parse(row)
+    assert caught.value.reason == reason
     message = str(caught.value)
     assert message.startswith("f.jsonl:1: ")
     assert words in message
 
 
 def test_faults_stay_short() -> None:
-    """A response of a million letters in the wrong place is not printed whole."""
-    with pytest.raises(DataError) as caught:
-        _parse({"prompt": ["x" * 1_000_000], **PAIR})
-    assert len(str(caught.value)) < 300
+    """A megabyte in the wrong place is not printed whole, nor are thousands of columns, nor a row of lists in lists."""
+    long = "x" * 1_000_000
+    nested: list[Any] = []
+    for _ in range(10_000):
+        nested = [nested]
+    role = {"role": long, "content": "Q"}
+    for prompt in ([long], [role], [_user([{"type": long}])], [_user([{"type": "text", long: 1}])], [nested]):
+        with pytest.raises(RowLost) as caught:
+            _parse({"prompt": prompt, **PAIR})
+        assert len(str(caught.value)) < 300
+    for row in ({"prompt": "Q", **PAIR, "images": ["https://" + long]}, {f"{long}{i}": 1 for i in range(2)}):
+        with pytest.raises(RowLost) as caught:
+            _parse(row)
+        assert len(str(caught.value)) < 1100
+    with pytest.raises(RowLost, match="and 970 more") as caught:
+        _parse({str(i): 1 for i in range(1000)})

@@ -11,14 +11,15 @@ import PIL.Image
 import pytest
 
 from basereward.data.group import IMAGE, Group, Part, Preference, Turn
-from basereward.data.rows import RowFormat, find_blank
+from basereward.data.image_store import ImageStore
+from basereward.data.rows import RowFormat
 from basereward.errors import DataError
 
 TEXT = Turn("user", (Part("Q"),))
 
 
 def _parse(row: dict[str, Any], **arguments: Any) -> Group:
-    form = RowFormat(**({"images_root": "/data"} | arguments))
+    form = RowFormat(**({"images": ImageStore("/data")} | arguments))
     return form.group(row, source="s", row_id="f:1", where="f.jsonl:1")
 
 
@@ -184,8 +185,6 @@ def test_columns_are_renamed() -> None:
 
 
 def test_for_scoring_one_response_will_do_and_no_preference() -> None:
-    """Where training would refuse the row; blank responses are found, but are no fault."""
+    """Where training would refuse the row; a blank response is no fault of its form."""
     group = _parse({"prompt": "Q", "responses": [" \n"]}, for_training=False)
     assert (group.responses, group.preferences) == ((" \n",), ())
-    assert find_blank(group) == "response 0 of 1 is blank"
-    assert find_blank(_parse({"prompt": "Q", "chosen": "a", "rejected": "b"})) is None

@@ -56,7 +56,7 @@ def test_other_errors_pass_through() -> None:
 
 
 def _rows(number: int, source: str = "a", reason: str = "too_long") -> list[Lost]:
-    return [Lost(source, "train", str(i), reason, "") for i in range(number)]
+    return [Lost(source, "train", str(i), reason, f"{i + 5000} tokens") for i in range(number)]
 
 
 def test_the_limit_is_a_share_of_all_rows() -> None:
@@ -69,8 +69,39 @@ def test_the_limit_is_a_share_of_all_rows() -> None:
     message = str(caught.value)
     assert "2 of 100 rows (2.00%) cannot be used; data.max_lost allows 1.00%" in message
     assert "lost.jsonl" in message
-    assert "a: 1 of 60 (too_long 1)" in message
-    assert "b: 1 of 40 (image_missing 1)" in message
+    assert message.splitlines()[1:] == [
+        "  a: 1 of 60 (too_long 1)",
+        "    too_long: 0: 5000 tokens",
+        "  b: 1 of 40 (image_missing 1)",
+        "    image_missing: 0: 5000 tokens",
+    ]
+
+
+def test_the_message_says_which_rows_and_why_and_stays_short() -> None:
+    """A row by its file and line, or by its id where only that is known; of each reason the first three, and no
+    megabytes of one."""
+    lost = [
+        Lost("a", "train", "pairs.jsonl:3", "missing_column", "pairs.jsonl:3: missing: 'rejected'"),
+        Lost("a", "val", "row-7", "image_missing", "there is no file 7.png"),
+        *(Lost("a", "train", str(i), "bad_id", f"{'x' * 10_000}\n") for i in range(1000)),
+        *(Lost("b", "train", str(i), f"reason_{i}", "detail") for i in range(1000)),
+    ]
+    with pytest.raises(TooManyRowsLost) as caught:
+        check_limit(lost, rows={"a": 5000, "b": 5000}, max_lost=0.01, listed_in="lost.jsonl")
+    message = str(caught.value)
+    assert "\n    missing_column: pairs.jsonl:3: missing: 'rejected'\n" in message
+    assert "\n    image_missing: row-7: there is no file 7.png\n" in message
+    assert message.count("x... (") == 3
+    assert message.count(": detail") == 17
+    assert "reason_999 1" in message
+    assert len(message) < 25_000
+
+
+def test_a_detail_is_never_longer_than_a_thousand_letters() -> None:
+    """Not of a path of a megabyte either; its length is said."""
+    loss = RowLost("image_missing", "x" * 1_000_000)
+    assert len(loss.detail) < 1050
+    assert loss.detail.endswith("... (1000000 letters)")
 
 
 def test_a_source_that_loses_everything_stops_the_run() -> None:
@@ -87,7 +118,7 @@ def test_nothing_lost_is_within_any_limit() -> None:
 def test_lost_rows_are_listed_one_a_line(tmp_path: Path) -> None:
     """With all their fields, any script as itself, and no partial file beside."""
     path = tmp_path / "lost.jsonl"
-    lost = [Lost("a", "test", "7", "too_long", "žluť\nline 2")]
+    lost = [Lost("a", "test", "7", "too_long", "žluť\nline 2 \udcff")]
     write_lost(path, lost)
     [line] = path.read_text(encoding="utf-8").splitlines()
     assert Lost(**json.loads(line)) == lost[0]

@@ -133,19 +133,23 @@ def test_groups_survive_pickling(tmp_path: Path) -> None:
 
 
 def test_faults_name_the_row(tmp_path: Path) -> None:
-    """And all of them; a blank response is lost, not a fault."""
+    """Each is lost under its reason; where all rows are malformed, they are named at once."""
     data = datasets.Dataset.from_dict(
         {"prompt": ["Q1", "Q2", None, "Q4"], "chosen": ["a", None, "a", "a"], "rejected": ["b", "b", "b", " "]}
     )
     path = tmp_path / "rows.parquet"
     data.to_parquet(path)
+    source = Hub("h", path=str(path), val=0, test=0)
+    assert [group.id for group in source.groups("train")] == ["train:0"]
+    assert [(row.id, row.reason) for row in source.lost("train")] == [
+        ("train:1", "null_response"), ("train:2", "no_prompt"), ("train:3", "empty_response")
+    ]  # fmt: skip
+    assert source.lost("train")[0].detail == f"{path} [train], row 1: 'chosen' is null; a response is a text"
+    data.select([1, 2]).to_parquet(path)
     with pytest.raises(DataError, match="2 malformed rows") as caught:
         Hub("h", path=str(path)).groups("train")
-    assert f"{path} [train], row 1: missing or null: 'chosen'" in str(caught.value)
-    assert f"{path} [train], row 2: there is no prompt" in str(caught.value)
-    data.select([0, 3]).to_parquet(path)
-    source = Hub("h", path=str(path), val=0, test=0)
-    assert [(row.id, row.reason) for row in source.lost("train")] == [("train:1", "empty_response")]
+    assert f"{path} [train], row 0: 'chosen' is null" in str(caught.value)
+    assert f"{path} [train], row 1: there is no prompt" in str(caught.value)
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bad\.parquet"):
         Hub("h", path=str(tmp_path / "bad.parquet")).groups("train")
     (tmp_path / "rows.xls").touch()
-    with pytest.raises(DataError, match=r"unknown kind of file '\.xls'; known are \.parquet"):
+    with pytest.raises(DataError, match=r"unknown kind of file '\.xls'; known are \.jsonl, \.json, \.parquet"):
         Hub("h", path=str(tmp_path / "rows.xls")).groups("train")
     with pytest.raises(DataError, match=r"cannot load the data set nobody/nothing \(subset None, revision abc"):
         Hub("h", path="nobody/nothing", revision="abc").groups("train")

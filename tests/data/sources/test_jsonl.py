@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from basereward.data.group import SPLITS, Lost
+from basereward.data.screening import summary
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError
 
@@ -88,42 +89,82 @@ def test_blank_responses_are_lost_with_their_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "reason", "words"),
     [
-        (b'{"prompt": "Q", "chosen": "a"', "not JSON: Expecting ',' delimiter at column 30"),
-        (b'["prompt"]', "the row is ['prompt'] (list); an object with named columns is needed"),
-        (b'[{"prompt": "Q"},', "the file looks like one JSON array"),
-        (b'"Q"', "the row is 'Q' (str)"),
-        (b'{"prompt": "\xff"}', "not UTF-8: byte 13 of the line is 0xff"),
-        (b'{"prompt": "Q \\ud83d", "chosen": "a", "rejected": "b"}', "half of a surrogate pair"),
-        (b"[" * 100_000, "not usable"),
-        (b'{"prompt": ' + b"9" * 5000 + b"}", "not usable"),
-        (b'{"prompt": "Q", "chosen": "a"}', "missing or null: 'rejected'"),
+        (b'{"prompt": "Q", "chosen": "a"', "malformed_json", "not JSON: Expecting ',' delimiter at column 30"),
+        (b'["prompt"]', "not_an_object", "the row is ['prompt'] (list); an object with named columns is needed"),
+        (b'[{"prompt": "Q"},', "malformed_json", "the file looks like one JSON array"),
+        (b'"Q"', "not_an_object", "the row is 'Q' (str)"),
+        (b'{"prompt": "\xff"}', "not_utf8", "not UTF-8: byte 13 of the line is 0xff"),
+        (
+            b'{"prompt": "Q \\ud83d", "chosen": "a", "rejected": "b"}',
+            "half_surrogate",
+            "half of a surrogate pair",
+        ),
+        (b"[" * 100_000, "malformed_json", "not usable"),
+        (b'{"prompt": ' + b"9" * 5000 + b"}", "malformed_json", "not usable"),
+        (b'{"prompt": "Q", "chosen": "a"}', "missing_column", "missing: 'rejected'"),
     ],
     ids=lambda value: None if isinstance(value, bytes) else value,
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
-    """With file and line, counted from 1, blank lines included."""
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str, words: str) -> None:
+    """Lost under its reason, with file and line, counted from 1, blank lines included; the others are groups. Rows to
+    be scored are refused with the same words."""
     path = tmp_path / "a.jsonl"
     good = json.dumps(_pair("Q")).encode()
     path.write_bytes(good + b"\n\n" + line + b"\n" + good + b"\n")
+    source = Jsonl("a", path=str(path))
+    assert [group.id for split in SPLITS for group in source.groups(split)] == ["a.jsonl:1", "a.jsonl:4"]
+    [lost] = [row for split in SPLITS for row in source.lost(split)]
+    assert (lost.id, lost.reason) == ("a.jsonl:3", reason)
+    assert lost.detail.startswith(f"{path}:3: ")
+    assert words in lost.detail
     with pytest.raises(DataError) as caught:
-        Jsonl("a", path=str(path)).groups("train")
-    assert str(caught.value).startswith(f"{path}:3: ")
-    assert words in str(caught.value)
+        read_rows(path)
+    assert str(caught.value) == lost.detail
 
 
-def test_all_bad_lines_are_named_at_once(tmp_path: Path) -> None:
+def test_all_bad_lines_to_score_are_named_at_once(tmp_path: Path) -> None:
     """Up to twenty of them."""
     path = _write(tmp_path / "a.jsonl", [_pair("Q"), {"prompt": 1}, _pair("Q"), 7])
     with pytest.raises(DataError, match="2 malformed rows") as caught:
-        Jsonl("a", path=str(path)).lost("val")
+        read_rows(path)
     assert f"{path}:2: " in str(caught.value)
     assert f"{path}:4: " in str(caught.value)
     _write(path, [{}] * 50)
     with pytest.raises(DataError, match="20 or more malformed rows") as caught:
         read_rows(path)
     assert len(str(caught.value).splitlines()) == 21
+
+
+def test_a_file_of_other_rows_stops_at_once(tmp_path: Path) -> None:
+    """The first hundred rows are malformed, and no more are read; one good row among them, and they are counted."""
+    path = _write(tmp_path / "a.jsonl", [*[{"question": "Q"}] * 100, _pair("Q")])
+    with pytest.raises(DataError, match="20 or more malformed rows") as caught:
+        Jsonl("a", path=str(path)).groups("train")
+    assert f"{path}:1: missing: 'chosen' and 'rejected', or `responses`. Columns found: question." in str(caught.value)
+    for good in (_pair("Q"), _pair("Q", chosen=" ")):  # a blank response is a loss of its own, in a well-formed row
+        _write(path, [*[{"question": "Q"}] * 99, good, *[{"question": "Q"}] * 99])
+        source = Jsonl("a", path=str(path), val=0, test=0)
+        assert summary(source.lost("train"))["a"]["missing_column"] == 198
+
+
+def test_lost_rows_keep_their_words_and_nothing_else(tmp_path: Path) -> None:
+    """A hundred rows of a megabyte that cannot be used leave less than a megabyte behind."""
+    path = tmp_path / "a.jsonl"
+    long = "x" * 1_000_000
+    with path.open("w") as file:
+        file.write(json.dumps(_pair("Q")) + "\n")
+        for index in range(100):
+            row = _pair(f"Q{index}", rejected="yes", notes=long) if index % 2 else {"prompt": "Q", "notes": long}
+            file.write(json.dumps(row) + "\n")
+    source = Jsonl("a", path=str(path), val=0, test=0)
+    tracemalloc.start()
+    lost = source.lost("train")
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert summary(lost) == {"a": {"missing_column": 50, "identical_responses": 50}}
+    assert held < 1_000_000
 
 
 def test_a_whole_surrogate_pair_is_text(tmp_path: Path) -> None:

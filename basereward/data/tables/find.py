@@ -1,0 +1,104 @@
+"""The table that a path, an id of the hub or a list of files stands for."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+from basereward.data.tables import Table
+from basereward.data.tables.arrow import FILES, ArrowTable
+from basereward.data.tables.joined import Joined
+from basereward.data.tables.json_array import JsonArray
+from basereward.data.tables.json_lines import JsonLines
+from basereward.errors import DataError, nearest
+
+
+def find_table(
+    path: str,
+    *,
+    files: Sequence[str] = (),
+    subset: str | None = None,
+    revision: str | None = None,
+    split: str = "train",
+) -> Table:
+    """Opens nothing yet, but for a listing of files where patterns are given.
+
+    Args:
+        path: a file, a folder, or an id of the hub.
+        files: names or patterns of files in the folder or in the repository; empty: what the `datasets` library finds.
+        subset, revision, split: of a data set that the `datasets` library finds.
+
+    Raises:
+        DataError: a file is of an unknown kind, or has no such split, or a pattern fits none.
+    """
+    if files:
+        found = [file for pattern in files for file in find_files(path, pattern, revision=revision)]
+        tables = [_of_file(file, split=split) for file in found]
+        return tables[0] if len(tables) == 1 else Joined(tables)
+    if Path(path).is_file():
+        return _of_file(Path(path), split=split)
+    return ArrowTable(path, subset=subset, revision=revision, split=split)
+
+
+def find_files(path: str, pattern: str, *, revision: str | None = None) -> list[Path]:
+    """The files of a folder or of a repository of the hub that a name or pattern fits, in the order of their names.
+
+    Files of the hub are fetched into its cache.
+
+    Raises:
+        DataError: there is none.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
+        return [folder / name for name in _fitting(names, pattern, path)]
+    if folder.is_file():
+        raise DataError(f"{path} is a file, and `files` names files in a folder; leave one of the two out")
+    return _from_hub(path, pattern, revision=revision)
+
+
+def _from_hub(path: str, pattern: str, *, revision: str | None) -> list[Path]:
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        literal = not any(mark in pattern for mark in "*?[")
+        names = [pattern] if literal else HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
+        fitting = _fitting(sorted(names), pattern, path)
+        return [Path(hf_hub_download(path, name, repo_type="dataset", revision=revision)) for name in fitting]
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise DataError(
+            f"'{path}' is no folder here, and {pattern} cannot be fetched from the hub: {error}. "
+            "Give `path` a folder of the same layout."
+        ) from error
+
+
+def _fitting(names: Sequence[str], pattern: str, path: str) -> list[str]:
+    fitting = [name for name in names if fnmatch.fnmatch(name, pattern)]
+    if not fitting:
+        close = nearest(pattern, names)
+        hint = f"; did you mean {close}?" if close else "."
+        raise DataError(f"{path} has no file {pattern}{hint} There are: {', '.join(names[:20]) or 'none'}")
+    return fitting
+
+
+def _of_file(path: Path, *, split: str) -> Table:
+    if path.suffix in (".jsonl", ".json"):
+        if split != "train":
+            raise DataError(
+                f"{path} has no split '{split}': a JSON file is one part, train. Give a share of it for val and for "
+                "test, such as 0.05, or use the source jsonl, which takes a file for each part"
+            )
+        return JsonArray(path) if path.suffix == ".json" and _begins_with_bracket(path) else JsonLines(path)
+    if path.suffix in FILES:
+        return ArrowTable(str(path), subset=None, revision=None, split=split)
+    raise DataError(f"{path}: unknown kind of file '{path.suffix}'; known are .jsonl, .json, {', '.join(FILES)}")
+
+
+def _begins_with_bracket(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
