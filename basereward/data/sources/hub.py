@@ -9,8 +9,12 @@ from basereward.data.group import Group, Lost, Split
 from basereward.data.image_store import ARCHIVES, ImageStore
 from basereward.data.partition import Partition
 from basereward.data.rows import RowFormat
+from basereward.data.shapes import Shape
+from basereward.data.shapes._video import LooksInFolders
 from basereward.data.tables import Table
 from basereward.data.tables.find import find_files, find_table
+from basereward.data.tables.gathered import Gathered, JoinsRows
+from basereward.data.tables.listed import find_listed
 from basereward.recipe import make
 from basereward.recipe.schema import Node
 
@@ -22,6 +26,7 @@ class Hub:
     Args:
         path: a hub id, a folder with data files or one that `save_to_disk` wrote, or one data file.
         files: names or patterns of data files in it; null: those that the `datasets` library finds.
+        listing: a JSON file in it that lists data files (`annotation`) and the folders of their pictures (`root`).
         subset: the configuration of the data set, where it has several.
         revision: branch, tag or commit of the hub repository.
         split: the split to train on; the slices of the library, such as `train[:1000]`, are understood.
@@ -44,6 +49,7 @@ class Hub:
         *,
         path: str,
         files: list[str] | None = None,
+        listing: str | None = None,
         subset: str | None = None,
         revision: str | None = None,
         split: str = "train",
@@ -55,9 +61,16 @@ class Hub:
         seed: int = 0,
     ) -> None:
         self.name = name
+        store = find_images(path, images, revision=revision)
+        made = _make_shape(shape, store) if shape else None
 
         def table(part: str) -> Table:
-            return find_table(path, files=files or (), subset=subset, revision=revision, split=part)
+            found = (
+                find_listed(path, listing)
+                if listing
+                else find_table(path, files=files or (), subset=subset, revision=revision, split=part)
+            )
+            return Gathered(found, key=made.key, columns=columns) if isinstance(made, JoinsRows) else found
 
         tables: dict[Split, Table] = {"train": table(split)}
         shares: dict[Split, float] = {}
@@ -71,8 +84,8 @@ class Hub:
             name,
             tables=tables,
             shares=shares,
-            form=RowFormat(columns=None if shape else columns, images=find_images(path, images, revision=revision)),
-            shape=make(shape, "shapes") if shape else None,
+            form=RowFormat(columns=None if shape else columns, images=store),
+            shape=made,
             columns=columns if shape else None,
             seed=seed,
         )
@@ -82,6 +95,13 @@ class Hub:
 
     def lost(self, split: Split) -> list[Lost]:
         return self._partition.lost(split)
+
+
+def _make_shape(shape: Node, images: ImageStore) -> Shape:
+    made: Shape = make(shape, "shapes")
+    if isinstance(made, LooksInFolders):
+        made.look_in(images)
+    return made
 
 
 def find_images(path: str, images: str | Sequence[str] | None, *, revision: str | None = None) -> ImageStore:
