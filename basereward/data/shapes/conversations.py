@@ -13,7 +13,7 @@ class Conversations:
     only where the lists hold nothing but the answers. Ratings and names of models are left alone.
     """
 
-    columns = ("chosen", "rejected")
+    columns: tuple[str, ...] = ("chosen", "rejected")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         read = {name: row.get(name) for name in ("id", *self.columns)}

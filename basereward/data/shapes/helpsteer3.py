@@ -18,7 +18,7 @@ class HelpSteer3:
         margin: whether its size, 1 to 3, is given as the preference's margin.
     """
 
-    columns = ("context", "response1", "response2", "overall_preference")
+    columns: tuple[str, ...] = ("context", "response1", "response2", "overall_preference")
 
     def __init__(self, *, margin: bool = False) -> None:
         self.margin = margin

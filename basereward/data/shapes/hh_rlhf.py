@@ -21,7 +21,7 @@ class HhRlhf:
     not two answers to one prompt: such rows are lost, under `prompts_differ`.
     """
 
-    columns = ("chosen", "rejected")
+    columns: tuple[str, ...] = ("chosen", "rejected")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """

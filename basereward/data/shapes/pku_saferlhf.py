@@ -18,7 +18,7 @@ class PKUSafeRLHF:
 
     def __init__(self, *, by: Literal["better", "safer"] = "better") -> None:
         self.label = f"{by}_response_id"
-        self.columns = ("prompt", "response_0", "response_1", self.label)
+        self.columns: tuple[str, ...] = ("prompt", "response_0", "response_1", self.label)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """

@@ -16,7 +16,7 @@ class SHP:
         min_score_ratio: pairs whose better score is less than so many times the worse one are left out; null: none are.
     """
 
-    columns = ("history", "human_ref_A", "human_ref_B", "labels", "score_ratio")
+    columns: tuple[str, ...] = ("history", "human_ref_A", "human_ref_B", "labels", "score_ratio")
 
     def __init__(self, *, min_score_ratio: float | None = None) -> None:
         self.min_score_ratio = min_score_ratio

@@ -29,7 +29,7 @@ class SweArena:
             judges them.
     """
 
-    columns = ("instruction", "states", "feedback")
+    columns: tuple[str, ...] = ("instruction", "states", "feedback")
 
     def __init__(self, *, rounds: Literal["one", "last"] = "one") -> None:
         self.rounds = rounds

@@ -20,7 +20,7 @@ class UltraFeedback:
         score: the key of a completion that holds its score. A completion without a number there is left out.
     """
 
-    columns = ("instruction", "completions")
+    columns: tuple[str, ...] = ("instruction", "completions")
 
     def __init__(self, *, pairs: Literal["all", "largest_gap"] = "all", score: str = "overall_score") -> None:
         self.pairs = pairs
