@@ -7,10 +7,13 @@ tokens of the prefix, L of a branch, N image patches of width C.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
+import PIL.Image
 import torch
 from torch import Tensor
 
@@ -30,6 +33,8 @@ class Tokenizer(Protocol):
     eos_token_id: int | None
     pad_token_id: int | None
 
+    @property
+    def backend_tokenizer(self) -> Any: ...
     def __call__(self, text: str, **options: Any) -> Any: ...
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
 
@@ -40,6 +45,20 @@ Positions = Callable[[Tensor, Tensor | None], Tensor]
 
 class EncodingError(RowLost):
     """A group does not fit the backbone: `too_long`, `image_without_vision` or `image_token_in_text`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How long a group is once it is encoded."""
+
+    prefix: int  # tokens of the prompt, those of its images included
+    branches: tuple[int, ...]  # tokens of every response with its end of turn
+    images: int
+
+    @property
+    def tokens(self) -> int:
+        """Of the group in a tree row."""
+        return self.prefix + sum(self.branches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +90,9 @@ class Encoder:
         image_token_id: the id that stands for one visual token; None for a text-only backbone.
         merge_size: side of the square of patches that becomes one visual token.
         max_tokens: a longer group raises `EncodingError("too_long", ...)`; nothing is ever cut.
+
+    Attributes:
+        fingerprint: a hash of all that decides how long a group becomes and whether it fits.
 
     Raises:
         ModelError: the tokenizer has no chat template.
@@ -115,15 +137,35 @@ class Encoder:
             pixel_values=pixel_values,
             images_thw=images_thw,
         )
-        if encoded.longest > self.max_tokens:
-            detail = f"{encoded.longest} tokens; data.encoding.max_tokens allows {self.max_tokens}"
-            raise EncodingError("too_long", detail)
+        self._check_length(encoded.longest)
         return encoded
 
-    def _images(self, images: Sequence[Image]) -> tuple[Tensor | None, Tensor | None]:
-        if not images:
-            return None, None
-        if self.image_processor is None:
+    def measure(self, group: Group) -> Size:
+        """What `__call__` would give, in numbers: pictures are opened, but not cut into patches.
+
+        Raises:
+            EncodingError, ImageError: as `__call__`, for the same groups.
+        """
+        patches = [self._patches(picture) for picture in self._open(group.images)]
+        grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None
+        prefix = len(self._prefix(group.prompt, grids))
+        branches = tuple(len(self._branch(response)) for response in group.responses)
+        self._check_length(prefix + max(branches))
+        return Size(prefix, branches, len(patches))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        processor = self.image_processor.to_json_string() if self.image_processor is not None else ""
+        backend = self.tokenizer.backend_tokenizer.to_str()
+        parts = (backend, self.tokenizer.chat_template or "", processor, self.image_token_id, self.max_tokens)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _check_length(self, longest: int) -> None:
+        if longest > self.max_tokens:
+            raise EncodingError("too_long", f"{longest} tokens; data.encoding.max_tokens allows {self.max_tokens}")
+
+    def _open(self, images: Sequence[Image]) -> list[PIL.Image.Image]:
+        if images and self.image_processor is None:
             raise EncodingError("image_without_vision", "the row has an image and the backbone reads text only")
         pictures = [open_image(image) for image in images]
         for picture in pictures:
@@ -132,6 +174,15 @@ class Encoder:
                     f"{picture.width} x {picture.height} pixels; one side may be {_MAX_ASPECT_RATIO} times the other"
                 )
                 raise ImageError("image_aspect_ratio", detail)
+        return pictures
+
+    def _patches(self, picture: PIL.Image.Image) -> int:
+        return int(self.image_processor.get_number_of_image_patches(picture.height, picture.width))
+
+    def _images(self, images: Sequence[Image]) -> tuple[Tensor | None, Tensor | None]:
+        pictures = self._open(images)
+        if not pictures:
+            return None, None
         features = self.image_processor(images=pictures, return_tensors="pt")
         return features["pixel_values"], features["image_grid_thw"]
 

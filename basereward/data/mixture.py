@@ -21,7 +21,8 @@ Stop = Literal["first_exhausted", "all_exhausted"]
 class Mixture:
     """The order of the groups in each epoch, a function of `seed` and epoch alone.
 
-    Without `weights` every group comes once an epoch. With them an epoch has the sources in the ratio of the weights,
+    Without `weights` every group comes once an epoch, or as often as `passes` says for its source. With them an epoch
+    has the sources in the ratio of the weights,
     exact but for the rounding to whole groups (largest remainder): as many groups as there are until the first source
     runs out (`first_exhausted`), or until every source was used whole at least once (`all_exhausted`). A weight of 0
     leaves a source out.
@@ -39,6 +40,8 @@ class Mixture:
         sizes: the number of groups of each source.
         weights: the share of each source, for all or for none; they need not add up to 1.
         limits: at most so many groups of a source are used, ever; `seed` chooses which.
+        passes: how often the groups of a source come in an epoch, 1 where it is not given; 0.5 is every second group,
+            the others in the next epoch.
 
     Raises:
         RecipeError: a weight or limit names no source, is out of range, or is missing; or there is nothing to train on.
@@ -50,10 +53,12 @@ class Mixture:
         *,
         weights: Mapping[str, float] | None = None,
         limits: Mapping[str, int] | None = None,
+        passes: Mapping[str, float] | None = None,
         stop: Stop = "all_exhausted",
         seed: int = 0,
     ) -> None:
         _check_limits(sizes, limits or {})
+        _check_passes(sizes, passes or {}, weights=bool(weights))
         self.names = tuple(sizes)
         self.seed = seed
         self._sizes = dict(sizes)
@@ -61,7 +66,7 @@ class Mixture:
         if weights:
             self.counts = _count(self._limited, shares=_shares(self._limited, weights), stop=stop)
         else:
-            self.counts = dict(self._limited)
+            self.counts = {name: _times(size, (passes or {}).get(name, 1)) for name, size in self._limited.items()}
         if not self.epoch_size:
             raise RecipeError(f"nothing to train on: the sources have no groups: {dict(sizes)}")
 
@@ -108,6 +113,20 @@ def _check_limits(sizes: Mapping[str, int], limits: Mapping[str, int]) -> None:
             raise RecipeError(f"data.mixture.limits: {unknown('source', name, sizes)}")
         if limit < 1:
             raise RecipeError(f"data.mixture.limits.{name} is {limit}; at least 1 is needed, or remove the source")
+
+
+def _check_passes(sizes: Mapping[str, int], passes: Mapping[str, float], *, weights: bool) -> None:
+    for name, number in passes.items():
+        if name not in sizes:
+            raise RecipeError(f"data.mixture.passes: {unknown('source', name, sizes)}")
+        if not 0 < number < float("inf"):
+            raise RecipeError(f"data.mixture.passes.{name} is {number}; a number above 0 is needed")
+    if passes and weights:
+        raise RecipeError("data.mixture has both weights and passes; each of them says how often a source comes")
+
+
+def _times(size: int, passes: float) -> int:
+    return round(size * Fraction(str(passes)))
 
 
 def _shares(sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, Fraction]:

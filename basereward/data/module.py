@@ -14,13 +14,13 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from basereward.data.encoding import EncodedGroup, Encoder
-from basereward.data.group import SPLITS, Group, Lost, Split
+from basereward.data.group import SPLITS, Lost, Split
+from basereward.data.lengths import Lengths, measure
 from basereward.data.mixture import Mixture, Stop
-from basereward.data.plan import Place, Plan, StageSampler
-from basereward.data.screening import RowLost, check_limit, screen, summary, write_lost
+from basereward.data.plan import Modality, Place, Plan, StageSampler
+from basereward.data.screening import RowLost, check_limit, summary, write_lost
 from basereward.data.sources import Source
-from basereward.data.tree import Layout, TreeBatch, collate
-from basereward.data.usable import check_usable
+from basereward.data.tree import PADDING, Layout, TreeBatch, collate
 from basereward.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -32,13 +32,14 @@ class PreferenceData(LightningDataModule):
     Args:
         sources: by name.
         encoder: groups to tokens.
-        weights, limits, stop: the mixture's; see `Mixture`.
+        weights, limits, passes, stop: the mixture's; see `Mixture`.
         seed: of the order.
-        groups, groups_per_forward, epochs, steps, stages: the plan's; see `Plan`.
+        groups, groups_per_forward, budget, modality, epochs, steps, stages: the plan's; see `Plan`.
         layout: of the rows of a batch.
         workers: processes that load data; 0 loads in the training process.
         max_lost: a larger share of lost rows stops the run before training.
         lost_file: where lost rows are listed.
+        cache: the folder where the lengths of the groups are kept; None keeps none.
     """
 
     def __init__(
@@ -48,10 +49,13 @@ class PreferenceData(LightningDataModule):
         encoder: Encoder,
         weights: Mapping[str, float] | None = None,
         limits: Mapping[str, int] | None = None,
+        passes: Mapping[str, float] | None = None,
         stop: Stop = "all_exhausted",
         seed: int = 0,
         groups: int = 128,
         groups_per_forward: int = 8,
+        budget: int | None = None,
+        modality: Modality = "mixed",
         ranks: int = 1,
         epochs: float = 1.0,
         steps: int | None = None,
@@ -60,19 +64,29 @@ class PreferenceData(LightningDataModule):
         workers: int = 0,
         max_lost: float = 0.01,
         lost_file: Path | str = "lost.jsonl",
+        cache: Path | None = None,
     ) -> None:
         super().__init__()
         self.sources = dict(sources)
         self.encoder = encoder
-        self._mixture: dict[str, Any] = {"weights": weights, "limits": limits, "stop": stop, "seed": seed}
+        self._mixture: dict[str, Any] = {
+            "weights": weights,
+            "limits": limits,
+            "passes": passes,
+            "stop": stop,
+            "seed": seed,
+        }
         self._plan: dict[str, Any] = {"groups": groups, "groups_per_forward": groups_per_forward, "ranks": ranks}
-        self._plan |= {"epochs": epochs, "steps": steps, "stages": stages}
+        self._plan |= {"epochs": epochs, "steps": steps, "stages": stages, "budget": budget, "modality": modality}
         self.groups_per_forward = groups_per_forward
+        self.budget = budget
+        self.cache = cache
         self.layout = layout
         self.workers = workers
         self.max_lost = max_lost
         self.lost_file = Path(lost_file)
         self.lost: list[Lost] = []
+        self.lengths: dict[Split, dict[str, Lengths]] = {split: {} for split in SPLITS}
         self.parts: dict[Split, GroupDataset] = {}
         self.plan: Plan | None = None
         self._done = 0
@@ -87,27 +101,47 @@ class PreferenceData(LightningDataModule):
         if self.plan is not None:
             return
         rows: dict[str, int] = {}
-        kept: dict[Split, dict[str, NDArray[np.int64]]] = {split: {} for split in SPLITS}
         for name, source in self.sources.items():
             for split in SPLITS:
-                kept[split][name], lost = screen(source, split, measure=self._measure)
-                rows[name] = rows.get(name, 0) + len(kept[split][name]) + len(lost)
+                self.lengths[split][name], lost = self._measure(source, split)
+                rows[name] = rows.get(name, 0) + len(self.lengths[split][name]) + len(lost)
                 self.lost += lost
         if self.lost:
             write_lost(self.lost_file, self.lost)
             logger.warning("%d of %d rows are lost: %s; listed in %s", *self._loss(rows))
         check_limit(self.lost, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file)
         for split in SPLITS:
-            self.parts[split] = GroupDataset(self.sources, split, kept=kept[split], encoder=self.encoder)
-        sizes = {name: len(indices) for name, indices in kept["train"].items()}
-        self.plan = Plan(Mixture(sizes, **self._mixture), **self._plan)
+            kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
+            self.parts[split] = GroupDataset(self.sources, split, kept=kept, encoder=self.encoder)
+        sizes = {name: len(lengths) for name, lengths in self.lengths["train"].items()}
+        self.plan = Plan(Mixture(sizes, **self._mixture), lengths=self.lengths["train"], **self._plan)
 
     def _loss(self, rows: Mapping[str, int]) -> tuple[int, int, dict[str, dict[str, int]], Path]:
         return len(self.lost), sum(rows.values()), self.skipped, self.lost_file
 
-    def _measure(self, group: Group) -> EncodedGroup:
-        check_usable(group)
-        return self.encoder(group)
+    def _measure(self, source: Source, split: Split) -> tuple[Lengths, list[Lost]]:
+        lengths, lost = measure(source, split, encoder=self.encoder, workers=self.workers, cache=self.cache)
+        if self.budget is None:
+            return lengths, lost
+        fits = lengths.tokens <= self.budget
+        groups = source.groups(split)
+        for index, tokens in zip(lengths.index[~fits].tolist(), lengths.tokens[~fits].tolist(), strict=True):
+            detail = f"{tokens} tokens with all its responses; batch.tokens allows {self.budget} a forward pass"
+            lost.append(Lost(source.name, split, groups[index].id, "above_batch_tokens", detail))
+        return lengths.only(fits), lost
+
+    def padding(self, *, passes: int = 8) -> float:
+        """The share of tokens that are padding, in the first forward passes."""
+        assert self.plan is not None
+        if self.layout == "tree":
+            return 0.0  # groups stand in one row
+        indices = range(min(passes, self.plan.steps * self.plan.forwards_per_step))
+        batches = [self._collate([self.parts["train"][place] for place in self.plan.forward(i)]) for i in indices]
+        padded = sum(int((batch.branch == PADDING).sum()) for batch in batches)
+        return padded / sum(batch.branch.numel() for batch in batches)
+
+    def _collate(self, groups: Sequence[EncodedGroup]) -> TreeBatch:
+        return collate(groups, layout=self.layout, pad_id=self.encoder.pad_id)
 
     @property
     def skipped(self) -> dict[str, dict[str, int]]:
@@ -118,8 +152,13 @@ class PreferenceData(LightningDataModule):
         assert self.plan is not None
         assert self.trainer is not None
         done, self._done = self._done, 0
-        sampler = StageSampler(self.plan, self.trainer.current_epoch, rank=self.trainer.global_rank, done=done)
-        return self._loader(self.parts["train"], batch_sampler=sampler)
+        return self.passes(self.trainer.current_epoch, rank=self.trainer.global_rank, done=done)
+
+    def passes(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[EncodedGroup]:
+        """The batches of one stage on one rank, from the first pass that is not done: the same ones whatever the number
+        of workers and wherever the run was stopped before."""
+        assert self.plan is not None
+        return self._loader(self.parts["train"], batch_sampler=StageSampler(self.plan, stage, rank=rank, done=done))
 
     def val_dataloader(self) -> DataLoader[EncodedGroup]:
         return self._held_out("val")
@@ -130,9 +169,23 @@ class PreferenceData(LightningDataModule):
     def _held_out(self, split: Split) -> DataLoader[EncodedGroup]:
         assert self.trainer is not None
         places = self.parts[split].places[self.trainer.global_rank :: self.trainer.world_size]
-        size = self.groups_per_forward
-        batches = [places[i : i + size] for i in range(0, len(places), size)]
-        return self._loader(self.parts[split], batch_sampler=batches)
+        return self._loader(self.parts[split], batch_sampler=self._batches(split, places))
+
+    def _batches(self, split: Split, places: Sequence[Place]) -> list[list[Place]]:
+        """Groups in their order, as many together as the budget lets, or `groups_per_forward`."""
+        if self.budget is None:
+            size = self.groups_per_forward
+            return [list(places[i : i + size]) for i in range(0, len(places), size)]
+        batches: list[list[Place]] = []
+        room = 0
+        for place in places:
+            tokens = int(self.lengths[split][self.parts[split].names[place[0]]].tokens[place[1]])
+            if tokens > room:
+                batches.append([])
+                room = self.budget
+            batches[-1].append(place)
+            room -= tokens
+        return batches
 
     def _loader(self, dataset: GroupDataset, *, batch_sampler: Any) -> DataLoader[EncodedGroup]:
         to_batch: Callable[[Sequence[EncodedGroup]], TreeBatch] = partial(

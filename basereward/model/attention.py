@@ -68,7 +68,7 @@ def branch_mask(prefix: int, branches: Sequence[int], *, device: torch.device | 
             [1, 0, 1, 1]], dtype=torch.int32)
     """
     blocks = [torch.ones(size, size, dtype=torch.bool).tril() for size in branches]
-    own = torch.block_diag(*blocks).bool()
+    own = torch.block_diag(*blocks).bool()  # type: ignore[no-untyped-call]
     return torch.cat([own.new_ones(len(own), prefix), own], dim=1).to(device, non_blocking=True)
 
 
@@ -113,7 +113,7 @@ def tree_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     # split, not slices: its gradient is one concatenation, that of every slice would be as long as the row
-    queries, keys, values = (states.split(tree.sizes, dim=2) for states in (query, key, value))
+    queries, keys, values = (torch.split(states, tree.sizes, dim=2) for states in (query, key, value))
     outputs = []
     for index, piece in enumerate(tree.pieces):
         seen, read = keys[index], values[index]

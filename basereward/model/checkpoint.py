@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
+from basereward.data.cache import cache_folder
 from basereward.model.backbone import quiet_transformers
 from basereward.recipe import make
 from basereward.recipe.schema import BackboneRecipe
-
-
-def cache_folder() -> Path:
-    """`$BASEREWARD_CACHE`, by default `~/.cache/basereward`."""
-    return Path(os.environ.get("BASEREWARD_CACHE") or Path.home() / ".cache" / "basereward")
 
 
 def backbone_path(recipe: BackboneRecipe) -> str:

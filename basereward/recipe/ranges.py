@@ -20,10 +20,12 @@ LARGEST_SEED = 2**32 - 1  # of numpy
 POSITIVE = (
     "batch.groups",
     "batch.groups_per_forward",
+    "batch.tokens",
     "data.encoding.max_pixels",
     "data.encoding.max_tokens",
     "data.encoding.min_pixels",
     "data.mixture.limits",
+    "data.mixture.passes",
     "data.mixture.weights",
     "model.lora.alpha",
     "model.lora.rank",
@@ -96,6 +98,9 @@ def sources(recipe: Recipe) -> Problems:
         return
     yield from _names("data.mixture.weights", mixture.weights, names, "source")
     yield from _names("data.mixture.limits", mixture.limits, names, "source")
+    yield from _names("data.mixture.passes", mixture.passes, names, "source")
+    if mixture.weights and mixture.passes:
+        yield "data.mixture.passes", "weights say already how often a source comes; give one of the two"
     unweighted = [name for name in names if name not in mixture.weights]
     if mixture.weights and unweighted:
         yield "data.mixture.weights", f"every source needs a share once one has; missing: {', '.join(unweighted)}"
@@ -111,7 +116,7 @@ def pixels(recipe: Recipe) -> Problems:
 def batch(recipe: Recipe) -> Problems:
     """A step of the optimizer is a whole number of forward passes."""
     groups, once = recipe.batch.groups, recipe.batch.groups_per_forward
-    if once > 0 and groups % once:
+    if recipe.batch.tokens is None and once > 0 and groups % once:
         yield "batch.groups", f"{groups} is no multiple of groups_per_forward = {once}"
 
 

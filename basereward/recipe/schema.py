@@ -54,6 +54,7 @@ class ModelRecipe:
 class MixtureRecipe:
     weights: dict[str, float] = field(default_factory=dict)  # share of each source; empty: every row once an epoch
     limits: dict[str, int] = field(default_factory=dict)  # at most so many groups of a source, chosen by seeds.data
+    passes: dict[str, float] = field(default_factory=dict)  # how often the groups of a source come in an epoch; else 1
     stop: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"  # when an epoch of weighted sources ends
 
 
@@ -78,6 +79,8 @@ class DataRecipe:
 class BatchRecipe:
     groups: int = 128  # groups a step of the optimizer
     groups_per_forward: int = 8  # groups a forward pass; the rest is gradient accumulation
+    tokens: int | None = None  # in place of groups_per_forward: at most so many tokens a forward pass
+    modality: Literal["mixed", "separate"] = "mixed"  # separate: no forward pass has both images and text-only groups
     layout: Literal["tree", "plain"] = "tree"  # prefix once and a branch a response, or one sequence a response
 
 

@@ -6,12 +6,14 @@ import dataclasses
 import logging
 import sys
 import warnings
+from pathlib import Path
 from typing import Literal
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from basereward.data.encoding import Encoder
+from basereward.data.cache import cache_folder
 from basereward.data.module import PreferenceData
 from basereward.model.checkpoint import backbone_path
 from basereward.model.reward import build_model
@@ -43,7 +45,7 @@ def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule
     run = run or RunFolder.create(recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name=recipe.name)
     path = backbone_path(recipe.model.backbone)
     encoder = recipe_encoder(recipe, path=path)
-    data = build_data(recipe, encoder=encoder, run=run)
+    data = build_data(recipe, encoder=encoder, lost_file=run.lost)
     data.setup()
     model = build_model(recipe.model, path=path, seed=recipe.seeds.init)
     loss = make(recipe.loss, "losses")
@@ -59,25 +61,29 @@ def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule
     return module, data, build_trainer(recipe, data=data, run=run)
 
 
-def build_data(recipe: Recipe, *, encoder: Encoder, run: RunFolder) -> PreferenceData:
-    """The data of a recipe, for one backbone's encoder."""
+def build_data(recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: float | None = None) -> PreferenceData:
+    """The data of a recipe, for one backbone's encoder; `max_lost` overrides the recipe's."""
     mixture, trainer = recipe.data.mixture, recipe.trainer
     return PreferenceData(
         {name: make(node, "sources", name) for name, node in recipe.data.sources.items()},
         encoder=encoder,
         weights=mixture.weights or None,
         limits=mixture.limits or None,
+        passes=mixture.passes or None,
         stop=mixture.stop,
         seed=recipe.seeds.data,
         groups=recipe.batch.groups,
         groups_per_forward=recipe.batch.groups_per_forward,
+        budget=recipe.batch.tokens,
+        modality=recipe.batch.modality,
         epochs=trainer.epochs,
         steps=trainer.steps,
         stages=trainer.validations,
         layout=recipe.batch.layout,
         workers=recipe.data.workers,
-        max_lost=recipe.data.max_lost,
-        lost_file=run.lost,
+        max_lost=recipe.data.max_lost if max_lost is None else max_lost,
+        lost_file=lost_file,
+        cache=cache_folder() / "lengths",
     )
 
 

@@ -87,6 +87,8 @@ class RewardModule(LightningModule):
         loss, parts = self.loss(self(batch), batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self._not_finite(f"the loss is {float(loss.detach())}"))
+        share: float = self.trainer.datamodule.plan.share(batch.num_groups)  # type: ignore[attr-defined]
+        loss = loss * share
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.num_groups)
         if len(parts) > 1:
             self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, batch_size=batch.num_groups)

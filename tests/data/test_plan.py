@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 
+from basereward.data.lengths import Lengths
 from basereward.data.mixture import Mixture
-from basereward.data.plan import Place, Plan, StageSampler
+from basereward.data.plan import Modality, Place, Plan, StageSampler
+from basereward.errors import RecipeError
 
 SIZES = {"a": 10, "b": 6}
 EVERY_GROUP = Counter([(0, row) for row in range(10)] + [(1, row) for row in range(6)])
@@ -110,3 +113,66 @@ def test_a_sampler_begins_with_its_own_stage() -> None:
     made = plan(steps=4, stages=2)
     assert list(StageSampler(made, 1, rank=0, done=3)) == [made.forward(index) for index in made.stage(1)]
     assert list(StageSampler(made, 0, rank=0, done=100)) == []
+
+
+def lengths(*, seed: int = 0) -> dict[str, Lengths]:
+    """Source a has images and long groups, b neither."""
+    rng = np.random.default_rng(seed)
+    low = {"a": 60, "b": 5}
+    return {
+        name: Lengths(
+            index=np.arange(size),
+            tokens=rng.integers(low[name], 100, size).astype(np.int32),
+            images=np.full(size, int(name == "a"), np.int32),
+        )
+        for name, size in SIZES.items()
+    }
+
+
+def all_forwards(made: Plan) -> list[list[Place]]:
+    """The groups of every pass on every rank."""
+    indices = range(made.steps * made.forwards_per_step)
+    return [made.forward(index, rank=rank) for index in indices for rank in range(made.ranks)]
+
+
+@pytest.mark.parametrize("modality", ["mixed", "separate"])
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_pass_is_above_the_budget_and_none_is_empty(seed: int, ranks: int, modality: Modality) -> None:
+    """Steps train on the groups that they would train on without a budget, in as many passes on every rank."""
+    known = lengths(seed=seed)
+    settings: dict[str, Any] = {"groups": 8, "epochs": 3, "seed": seed}
+    try:
+        made = plan(budget=210, modality=modality, lengths=known, ranks=ranks, **settings)
+    except RecipeError:
+        assert modality == "separate"
+        assert ranks == 2  # a step with one group of a kind has none for the other rank
+        return
+    whole = plan(groups_per_forward=8, **settings)
+    for step in range(made.steps):
+        assert Counter(groups_of_step(made, step)) == Counter(groups_of_step(whole, step))
+    for places in all_forwards(made):
+        assert places
+        assert sum(made.tokens(place) for place in places) <= 210
+        if modality == "separate":
+            assert len({source for source, _ in places}) == 1
+
+
+def test_a_budget_for_everything_is_one_pass() -> None:
+    """The fewest passes that fit are taken."""
+    assert plan(budget=10_000, lengths=lengths()).forwards_per_step == 1
+
+
+def test_separate_modalities_without_a_budget() -> None:
+    """Passes are about as many as asked for, and have one kind of group each."""
+    made = plan(groups=8, groups_per_forward=4, modality="separate", lengths=lengths())
+    assert made.forwards_per_step == 2
+    assert all(len({source for source, _ in places}) == 1 for places in all_forwards(made))
+
+
+@pytest.mark.parametrize("begin", [0, 3, 7])
+def test_a_plan_is_entered_anywhere(begin: int) -> None:
+    """A stage that starts inside gives the passes that a whole run gives from there."""
+    settings: dict[str, Any] = {"groups": 8, "epochs": 3, "budget": 210, "lengths": lengths()}
+    passes = list(StageSampler(plan(**settings), 0, rank=0, done=0))
+    assert list(StageSampler(plan(**settings), 0, rank=0, done=begin)) == passes[begin:]

@@ -1,0 +1,11 @@
+"""Where results are kept that any run can make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """`$BASEREWARD_CACHE`, by default `~/.cache/basereward`."""
+    return Path(os.environ.get("BASEREWARD_CACHE") or Path.home() / ".cache" / "basereward")

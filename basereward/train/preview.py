@@ -1,0 +1,66 @@
+"""What a recipe would train on: rows, tokens and shares of its sources, counted without a model."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from basereward.data.group import SPLITS
+from basereward.data.module import PreferenceData
+from basereward.data.screening import summary
+from basereward.model.checkpoint import backbone_path
+from basereward.model.scorer import recipe_encoder
+from basereward.recipe.schema import Recipe
+from basereward.train.build import build_data
+
+
+def preview(recipe: Recipe) -> dict[str, Any]:
+    """The plan of a recipe's data.
+
+    Returns:
+        `sources`: for each its groups by part, and of those that train the tokens (each prefix once), the images, the
+        share of an epoch by groups and by tokens, and the lost rows by reason; `modality`: the shares of groups with
+        images and without; `steps`, `forwards_per_step`, and `padding`, the share of tokens that are none.
+
+    Raises:
+        BaseRewardError: anything that the recipe or the data have wrong, but for too many lost rows, which are told.
+    """
+    encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
+    with tempfile.TemporaryDirectory() as folder:
+        data = build_data(recipe, encoder=encoder, lost_file=Path(folder) / "lost.jsonl", max_lost=1.0)
+        data.setup()
+    return _told(data)
+
+
+def _told(data: PreferenceData) -> dict[str, Any]:
+    assert data.plan is not None
+    plan, trained = data.plan, data.lengths["train"]
+    counts = plan.mixture.counts
+    means = {name: float(each.tokens.mean()) if len(each) else 0.0 for name, each in trained.items()}
+    tokens = {name: counts[name] * means[name] for name in trained}
+    lost = summary(data.lost)
+    sources = {
+        name: {
+            "groups": {split: len(data.lengths[split][name]) for split in SPLITS},
+            "tokens": int(each.tokens.sum()),
+            "images": int(each.images.sum()),
+            "epoch_groups": counts[name],
+            "share_of_groups": counts[name] / plan.mixture.epoch_size,
+            "share_of_tokens": tokens[name] / max(sum(tokens.values()), 1.0),
+            "lost": lost.get(name, {}),
+        }
+        for name, each in trained.items()
+    }
+    pictured = {name: float((each.images > 0).mean()) if len(each) else 0.0 for name, each in trained.items()}
+    with_images = sum(counts[name] * pictured[name] for name in trained) / plan.mixture.epoch_size
+    return {
+        "sources": sources,
+        "modality": {"image": with_images, "text": 1 - with_images},
+        "epoch_groups": plan.mixture.epoch_size,
+        "epoch_tokens": round(sum(tokens.values())),
+        "steps": plan.steps,
+        "groups_per_step": plan.groups,
+        "forwards_per_step": plan.forwards_per_step,
+        "padding": data.padding(),
+    }
