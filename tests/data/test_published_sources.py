@@ -5,20 +5,24 @@ The sources are found by their files; one without a fixture in `tests/published`
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import itertools
+import json
 import pickle
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from basereward.data.group import SPLITS, Group
 from basereward.data.images import open_image
 from basereward.data.sources import Source
+from basereward.errors import DataError
 from basereward.recipe import make
 from tests.published.expected import Expected
 
@@ -117,6 +121,39 @@ def test_where_it_comes_from_is_said(name: str) -> None:
     head = (ROOT / "experiments" / "sources" / f"{name}.yaml").read_text().split("_target_")[0].lower()
     assert "licence" in head
     assert "pairs" in head
+
+
+def rename_columns(file: Path) -> set[str]:
+    """Gives every column of a data file another name. Returns these names."""
+    if file.suffix == ".parquet":
+        table = pq.read_table(file)
+        table = table.rename_columns([f"x{name}" for name in table.column_names]).replace_schema_metadata(None)
+        pq.write_table(table, file)
+        return set(table.column_names)
+    opened = gzip.open if file.suffix == ".gz" else open
+    with opened(file, "rt") as stream:
+        text = stream.read()
+    is_list = text.startswith("[")
+    rows = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines()]
+    renamed = [{f"x{name}": value for name, value in row.items()} for row in rows]
+    with opened(file, "wt") as stream:
+        stream.write(json.dumps(renamed) if is_list else "".join(json.dumps(row) + "\n" for row in renamed))
+    return {name for row in renamed for name in row}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_columns_that_we_do_not_expect_are_told_with_what_to_write(name: str, tmp_path: Path) -> None:
+    """A data set that has changed, or whose columns were not known: at once, naming the columns found."""
+    expected = write(name, tmp_path)
+    data = [file for file in sorted(tmp_path.rglob("*")) if file.suffix in (".json", ".jsonl", ".gz", ".parquet")]
+    columns = [rename_columns(file) for file in data if file.name != RECIPES[name].get("listing")]
+    with pytest.raises(DataError) as error:
+        all_groups(load(name, tmp_path, expected))
+    message = str(error.value)
+    assert "missing: " in message
+    assert "Columns found: " in message
+    assert "columns: {" in message
+    assert any(all(column in message for column in of_file) for of_file in columns)
 
 
 def test_each_fixture_is_of_a_source() -> None:

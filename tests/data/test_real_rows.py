@@ -12,6 +12,7 @@ import pytest
 from basereward.data.group import SPLITS, Group, Preference
 from basereward.data.images import ImageError, open_image
 from basereward.data.screening import screen, summary
+from basereward.data.sources.hub import Hub
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError
 
@@ -114,3 +115,45 @@ def test_text_preferences_of_several_turns(real_rows: Path, tmp_path: Path) -> N
     lost = [row for split in SPLITS for row in source.lost(split)]
     assert len(groups) + len(lost) == 300
     assert len(groups["dpo.jsonl:1"].prompt) == len(rows[0]["conversations"])
+
+
+def test_mm_rlhf_rows_are_read_in_their_shape(real_rows: Path, tmp_path: Path) -> None:
+    """145 pairs about pictures; the 25 about films are lost under `video`, each with the folder that it names."""
+    lines = (real_rows / "benchmarks" / "mm_rlhf_rewardbench.jsonl").read_text().splitlines()
+    (tmp_path / "dpo_pairs.jsonl").write_text("\n".join(lines))
+    source = Hub("mm", path=str(tmp_path), files=["dpo_pairs.jsonl"], shape={"_target_": "mm_rlhf"}, val=0, test=0)
+    rows = list(map(json.loads, lines))
+    pictured = [row for row in rows if "image" in row]
+    assert [group.responses for group in source.groups("train")] == [(r["chosen"], r["rejected"]) for r in pictured]
+    assert [str(group.images[0]) for group in source.groups("train")] == [str(tmp_path / r["image"]) for r in pictured]
+    lost = source.lost("train")
+    assert summary(lost) == {"mm": {"video": 25}}
+    assert all(row["video"] in one.detail for row, one in zip([r for r in rows if "video" in r], lost, strict=True))
+
+
+def test_preferences_in_the_manner_of_sharegpt(real_rows: Path) -> None:
+    """300 dialogues as they lie there: every turn, and the answers; the lost ones are counted."""
+    path = real_rows / "preferences" / "dpo_en_demo.json"
+    source = Hub("dpo", path=str(path), shape={"_target_": "sharegpt_pairs"}, val=0, test=0)
+    groups, lost = source.groups("train"), source.lost("train")
+    rows = {f"dpo_en_demo.json:{i}": row for i, row in enumerate(json.loads(path.read_text()))}
+    assert len(groups) + len(lost) == 300
+    assert len(groups) > 290
+    for group in groups:
+        row = rows[group.id]
+        assert [turn.parts[0].text for turn in group.prompt] == [turn["value"] for turn in row["conversations"]]
+        assert group.responses == (row["chosen"]["value"], row["rejected"]["value"])
+
+
+def test_two_conversations_about_the_receipt(real_rows: Path) -> None:
+    """The shape of two conversations, as POVID has it, on a pair of another set with other names, and its photo."""
+    folder = real_rows / "preferences"
+    columns = {"conversations": "conversations_a", "rejected_conversations": "conversations_b"}
+    source = Hub(
+        "r", path=str(folder), files=["receipt.json"], shape={"_target_": "povid"}, columns=columns, val=0, test=0
+    )
+    [group] = source.groups("train")
+    [row] = json.loads((folder / "receipt.json").read_text())
+    assert group.responses == (row["conversations_a"][1]["value"], row["conversations_b"][1]["value"])
+    assert [part.is_image for part in group.prompt[0].parts] == [True, False]
+    assert group.images == (folder / row["image"],)

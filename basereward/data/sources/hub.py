@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from basereward.data.group import Group, Lost, Split
@@ -65,21 +65,13 @@ class Hub:
         made = _make_shape(shape, store) if shape else None
 
         def table(part: str) -> Table:
-            found = (
-                find_listed(path, listing)
-                if listing
-                else find_table(path, files=files or (), subset=subset, revision=revision, split=part)
-            )
+            if listing:
+                found = find_listed(path, listing)
+            else:
+                found = find_table(path, files=files or (), subset=subset, revision=revision, split=part)
             return Gathered(found, key=made.key, columns=columns) if isinstance(made, JoinsRows) else found
 
-        tables: dict[Split, Table] = {"train": table(split)}
-        shares: dict[Split, float] = {}
-        held_out: dict[Split, float | str] = {"val": val, "test": test}
-        for part, where in held_out.items():
-            if isinstance(where, str):
-                tables[part] = table(where)
-            else:
-                shares[part] = where
+        tables, shares = _parts(table, split=split, held_out={"val": val, "test": test})
         self._partition = Partition(
             name,
             tables=tables,
@@ -95,6 +87,15 @@ class Hub:
 
     def lost(self, split: Split) -> list[Lost]:
         return self._partition.lost(split)
+
+
+def _parts(
+    table: Callable[[str], Table], *, split: str, held_out: Mapping[Split, float | str]
+) -> tuple[dict[Split, Table], dict[Split, float]]:
+    """The table of each part that has its own, and the shares of the others."""
+    tables: dict[Split, Table] = {"train": table(split)}
+    tables |= {part: table(where) for part, where in held_out.items() if isinstance(where, str)}
+    return tables, {part: where for part, where in held_out.items() if not isinstance(where, str)}
 
 
 def _make_shape(shape: Node, images: ImageStore) -> Shape:

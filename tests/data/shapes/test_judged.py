@@ -1,0 +1,87 @@
+"""Judge's prompts and verdicts: what is taken out of them, and what is not guessed at."""
+
+from __future__ import annotations
+
+import pytest
+
+from basereward.data.screening import RowLost
+from basereward.data.shapes._judged import judged_cells, read_pair, read_verdict
+
+BRACKETS = "Judge.\nQuestion: [Q?]\n{}: [one\ntwo]\n{}: [three]"
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (BRACKETS.format("The first response", "The second response"), ("Q?", "one\ntwo", "three")),
+        (BRACKETS.format("Response 1", "Response 2") + "\nASSISTANT:\n", ("Q?", "one\ntwo", "three")),
+        (BRACKETS.format("Response A", "Response B"), ("Q?", "one\ntwo", "three")),
+        (
+            "###### [Question]:\nQ?  \n\n###### [Response 1]:\n[one]  \n\n###### [Response 2]:\ntwo\n\nthree  \n\n"
+            "###### **Output Format (strictly follow):**  \n<answer>1/2</answer>",
+            ("Q?", "[one]", "two\n\nthree"),
+        ),
+        (
+            "<|User Prompt|>\nQ?\n\n<|The Start of Assistant A's Answer|>\none\n<|The End of Assistant A's Answer|>\n\n"
+            "<|The Start of Assistant B's Answer|>\ntwo\n<|The End of Assistant B's Answer|>",
+            ("Q?", "one", "two"),
+        ),
+        (
+            "[Context]\nIt.\n[Question]\nQ?\n\n[Assistant 1]\none\n\n[End of Assistant 1]\n\n[Assistant 2]\ntwo\n\n"
+            "[End of Assistant 2]\n\nRate them.",
+            ("Q?", "one", "two"),
+        ),
+    ],
+)
+def test_the_texts_of_every_template(asked: str, expected: tuple[str, str, str]) -> None:
+    """Brackets and line ends inside of the texts are theirs."""
+    assert read_pair(asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "ranks"),
+    [
+        ("The better response: [1]", (0, 1)),
+        ("Well. The better response: [second]", (1, 0)),
+        ("The better answer: Response B.", (1, 0)),
+        ("<think>Response 1 is better at first.</think><answer>2</answer>", (1, 0)),
+        ("My final verdict is: [[A>>B]]", (0, 1)),
+        ("First [[A>B]], and yet: [[B>A]]", (1, 0)),
+        ("[[A=B]]", (0, 0)),
+        ("[[B]]", (1, 0)),
+        ("Answer 2 is slightly better", (1, 0)),
+        ("Response 1 is better in style. All in all Response 2 is better.", (1, 0)),
+        ("Both are equally good.", (0, 0)),
+        ("7 9\nThe second has more.", (1, 0)),
+        ("8.5 8.5", (0, 0)),
+    ],
+)
+def test_every_wording_of_a_verdict(said: str, ranks: tuple[int, int]) -> None:
+    """The last word counts."""
+    assert read_verdict(said) == ranks
+
+
+@pytest.mark.parametrize(
+    "said", ["", "The better response is a short one.", "I like both.", "Score: 80", "<answer>3</answer>", None, 1]
+)
+def test_what_says_nothing_is_not_guessed_at(said: object) -> None:
+    """An article is not answer A, a lone score no comparison."""
+    with pytest.raises(RowLost) as lost:
+        read_verdict(said)
+    assert lost.value.reason == "unknown_verdict"
+
+
+def test_text_after_the_second_answer_is_not_taken_for_the_answer() -> None:
+    """A template that goes on where we expect its end is another template."""
+    with pytest.raises(RowLost) as lost:
+        read_pair(BRACKETS.format("Response 1", "Response 2") + "\nAnswer with [1] or [2].")
+    assert lost.value.reason == "unknown_template"
+
+
+def test_ties_are_kept_or_lost() -> None:
+    """As the recipe says."""
+    asked = BRACKETS.format("Response 1", "Response 2")
+    assert judged_cells(asked, "They are equally good.", ties="keep")["ranking"] == [0, 0]
+    with pytest.raises(RowLost) as lost:
+        judged_cells(asked, "They are equally good.", ties="lost")
+    assert lost.value.reason == "undecided"
