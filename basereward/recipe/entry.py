@@ -30,8 +30,10 @@ def names(kind: Named) -> list[Entry]:
     """
     if kind in ("heads", "losses"):
         return [Entry(name, _summary(node)) for name, node in short_names(kind).items()]
-    folder = experiments_folder() if kind == "experiments" else experiments_folder() / kind
-    return _files(folder)
+    if kind == "experiments":
+        mixtures = [Entry(f"mixtures/{each.name}", each.summary) for each in _files(experiments_folder() / "mixtures")]
+        return [*_files(experiments_folder()), *mixtures]
+    return _files(experiments_folder() / kind)
 
 
 def _files(folder: Path) -> list[Entry]:

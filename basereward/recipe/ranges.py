@@ -26,7 +26,6 @@ POSITIVE = (
     "data.encoding.min_pixels",
     "data.mixture.limits",
     "data.mixture.passes",
-    "data.mixture.weights",
     "model.lora.alpha",
     "model.lora.rank",
     "optimizer.eps",
@@ -39,7 +38,7 @@ POSITIVE = (
     "trainer.steps",
     "trainer.validations",
 )
-NOT_NEGATIVE = ("data.workers", "optimizer.weight_decay", "trainer.clip", "trainer.early_stopping.min_delta")
+NOT_NEGATIVE = ("data.mixture.weights", "data.workers", "optimizer.weight_decay", "trainer.clip", "trainer.early_stopping.min_delta")
 SHARES = ("data.max_lost", "schedule.final", "schedule.warmup")
 SHARES_BELOW_ONE = ("model.lora.dropout", "optimizer.betas")
 

@@ -8,6 +8,8 @@ from typing import Any
 from basereward.recipe.fault import Fault, told
 from basereward.recipe.grid import label
 
+WIDEST = 80  # letters of a value in the table of cells
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns as wide as their widest entry; an empty `head` is not printed.
@@ -23,12 +25,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def check_table(cells: Sequence[tuple[str, dict[str, Any]]], faults: Sequence[Fault]) -> Iterator[str]:
     """The cells, each a name and what is varied in it, and below them the faults."""
-    rows = [(name, "  ".join(f"{key}={label(value)}" for key, value in varied.items())) for name, varied in cells]
+    rows = [(name, "  ".join(f"{key}={_short(value)}" for key, value in varied.items())) for name, varied in cells]
     if rows:
         yield from (*table(("cell", "what is varied"), rows), "")
     lines = told(faults)
     yield f"{count(len(rows), 'cell')}, {count(len(lines), 'fault') if lines else 'no faults'}"
     yield from (f"  {line}" for line in lines)
+
+
+def _short(value: Any) -> str:
+    """A value that a line has room for; the cell's name tells it from the others."""
+    text = label(value)
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
 
 
 def count(number: int, noun: str) -> str:
