@@ -1,0 +1,198 @@
+"""Groups that come again, within a source or in another: the first in order is kept.
+
+The MinHash signatures are those of rensa, which is kept up (0.5.0 in September 2026) and, in Rust, many times faster
+than datasketch; its own index takes 2 KB a group, so that candidates are found by sorting here, in under 0.4 KB.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from rensa import RMinHash
+
+from basereward.data.curation.pictures import Pictures
+from basereward.data.curation.words import hash64, prompt_text, shingles, words
+from basereward.data.group import Group
+from basereward.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Placed: TypeAlias = tuple[str, int, Group]
+"""The name of a source, the index of a group in it, and the group."""
+
+SLOTS = 128  # of a signature; the estimate of a similarity of 0.8 has a standard error of 0.035
+BANDS = 16  # of four slots each: two groups that are 0.7 alike share one with a chance of 98.7 %, 0.8 of 99.98 %
+ROWS = 4
+LEAST = 0.7  # below this the bands would miss too many
+CHUNK = 2048  # groups whose signatures are made at once
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A group that is dropped, and the group of index `kept_index` in `kept_source` that is kept in its place."""
+
+    source: str
+    index: int
+    id: str
+    reason: Literal["duplicate", "near_duplicate"]
+    kept_source: str
+    kept_index: int
+    detail: str
+
+
+def find_duplicates(
+    groups: Iterable[Placed], *, threshold: float | None = 0.8, shingle: int = 3, pictures: Pictures | None = None
+) -> list[Duplicate]:
+    """The groups to drop, in the order of `groups`.
+
+    A `duplicate` has the text of the prompt, the responses in any order and the content of the images of a group before
+    it. A `near_duplicate` has the same images, and the sets of `shingle` words in a row of the two groups, as well as
+    those of their responses alone, have an estimated Jaccard similarity of `threshold` or more: answers of their own
+    to one long prompt are no duplicates. What is dropped stands in for nothing: every near duplicate is near to a group
+    that is kept.
+
+    Args:
+        threshold: 0.7 to 1; None leaves near duplicates alone.
+        pictures: where the hashes of images are remembered.
+
+    Raises:
+        DataError: `threshold` or `shingle` is out of its range.
+    """
+    if (threshold is not None and not LEAST <= threshold <= 1) or shingle < 1:
+        raise DataError(
+            f"threshold={threshold} and shingle={shingle}: the threshold is {LEAST} to 1, or null for exact duplicates "
+            "only, and a shingle has 1 word or more"
+        )
+    seen = _Seen(signed=threshold is not None, shingle=shingle, pictures=pictures or Pictures())
+    for place in groups:
+        seen.add(place)
+    first = seen.first_alike()
+    near = seen.first_near(threshold, among=first) if threshold is not None else {}
+    dropped = {int(i): (int(first[i]), None) for i in np.flatnonzero(first != np.arange(len(first)))} | near
+    # What a group is the same as may itself be near to another: then that one is named, which is kept.
+    return [seen.duplicate(i, *dropped.get(kept, (kept, alike))) for i, (kept, alike) in sorted(dropped.items())]
+
+
+class _Seen:
+    """What is remembered of the groups: hashes, in arrays of one entry a group."""
+
+    def __init__(self, *, signed: bool, shingle: int, pictures: Pictures) -> None:
+        self._signed = signed
+        self._shingle = shingle
+        self._pictures = pictures
+        self._sources: dict[str, int] = {}
+        self._source_numbers, self._indices = array("i"), array("q")
+        self._ids: list[str] = []
+        self._contents, self._verdicts = array("Q"), array("Q")
+        self._tokens: list[list[bytes]] = []  # of the groups that have no signature yet: of the whole, of the responses
+        self._chunks: list[tuple[NDArray[np.uint64], NDArray[np.uint8]]] = []
+
+    def add(self, placed: Placed) -> None:
+        source, index, group = placed
+        images = [self._pictures.identity(image) for image in group.images]
+        turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
+        self._source_numbers.append(self._sources.setdefault(source, len(self._sources)))
+        self._indices.append(index)
+        self._ids.append(group.id)
+        self._contents.append(hash64(repr(turns), repr(images), *sorted(group.responses)))
+        self._verdicts.append(_verdict(group))
+        if self._signed:
+            self._tokens.extend(_tokens(group, images=images, size=self._shingle))
+            if len(self._tokens) >= 2 * CHUNK:
+                self._sign()
+
+    def _sign(self) -> None:
+        """Hashes of the bands, (groups, BANDS), and the last 8 bits of each slot, (groups, 2, SLOTS)."""
+        rows = RMinHash.digest_matrix_from_token_byte_sets(self._tokens, SLOTS, 0).to_rows()
+        slots = np.asarray(rows, dtype=np.uint64).reshape(-1, 2, SLOTS)
+        whole = slots[:, 0, : BANDS * ROWS].reshape(-1, BANDS, ROWS)
+        bands = np.zeros(whole.shape[:2], np.uint64)
+        for row in range(ROWS):
+            bands = (bands ^ whole[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)  # odd: nothing is lost by it
+            bands ^= bands >> np.uint64(32)
+        self._chunks.append((bands, slots.astype(np.uint8)))
+        self._tokens = []
+
+    def first_alike(self) -> NDArray[np.int64]:
+        """For each group the number of the first one of the same content."""
+        _, first, inverse = np.unique(np.frombuffer(self._contents, np.uint64), return_index=True, return_inverse=True)
+        return np.asarray(first[inverse], np.int64)
+
+    def first_near(self, threshold: float, *, among: NDArray[np.int64]) -> dict[int, tuple[int, float | None]]:
+        """Of the groups that are the first of their content those that are near to one that is kept: the most alike,
+        of equals the first, and how alike it is."""
+        if self._tokens:
+            self._sign()
+        numbers = np.flatnonzero(among == np.arange(len(among)))
+        if not len(numbers):
+            return {}
+        bands, slots = (np.concatenate(arrays)[numbers] for arrays in zip(*self._chunks, strict=True))
+        buckets = _shared(bands)
+        kept: dict[int, list[int]] = {}  # by bucket
+        near: dict[int, tuple[int, float | None]] = {}
+        for i in np.flatnonzero((buckets >= 0).any(axis=1)).tolist():
+            own = buckets[i][buckets[i] >= 0].tolist()
+            found = np.unique([j for bucket in own for j in kept.get(bucket, ())]).astype(np.int64)
+            alike = (slots[found] == slots[i]).mean(axis=2).min(axis=1)
+            if len(found) and alike.max() >= threshold:
+                near[int(numbers[i])] = int(numbers[found[alike.argmax()]]), float(alike.max())
+                continue
+            for bucket in own:
+                kept.setdefault(bucket, []).append(i)
+        return near
+
+    def duplicate(self, i: int, kept: int, alike: float | None) -> Duplicate:
+        names = list(self._sources)
+        kept_source = names[self._source_numbers[kept]]
+        named = f"{self._ids[kept]} (source '{kept_source}', group {self._indices[kept]})"
+        detail = f"the same as {named}" if alike is None else f"{alike:.0%} alike with {named}"
+        if self._verdicts[i] != self._verdicts[kept] and alike is None:
+            detail += ", which prefers otherwise"
+        return Duplicate(
+            source=names[self._source_numbers[i]],
+            index=self._indices[i],
+            id=self._ids[i],
+            reason="duplicate" if alike is None else "near_duplicate",
+            kept_source=kept_source,
+            kept_index=self._indices[kept],
+            detail=detail,
+        )
+
+
+def _shared(bands: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """For each group and band the number of its bucket, unlike those of other bands; -1 where it is there alone."""
+    buckets = np.full(bands.shape, -1, np.int64)
+    for band in range(bands.shape[1]):
+        _, inverse, counts = np.unique(bands[:, band], return_inverse=True, return_counts=True)
+        buckets[:, band] = np.where(counts[inverse] > 1, inverse * bands.shape[1] + band, -1)
+    return buckets
+
+
+def _tokens(group: Group, *, images: list[int], size: int) -> list[list[bytes]]:
+    """The shingles of prompt and responses, and of the responses alone.
+
+    The images are part of each, so that no group shares any with a group of other images. A text without words is a
+    shingle by itself.
+    """
+    own = repr(images)
+    prompt = {f"{own}p{shingle}" for shingle in shingles(words(prompt_text(group)), size=size)}
+    answers = set()
+    for response in group.responses:
+        answers |= {f"{own}r{s}" for s in shingles(words(response) or [response], size=size)}
+    return [[token.encode("utf-8", "surrogatepass") for token in tokens] for tokens in (prompt | answers, answers)]
+
+
+def _verdict(group: Group) -> int:
+    """A hash of which text is preferred to which, whatever the order of the responses."""
+    said = sorted(
+        ("tie", *sorted((group.responses[p.winner], group.responses[p.loser])))
+        if p.tie
+        else ("wins", group.responses[p.winner], group.responses[p.loser])
+        for p in group.preferences
+    )
+    return hash64(repr(said))

@@ -1,0 +1,113 @@
+"""Preferences that a trained model strongly disagrees with are dropped, and those that it doubts weigh less."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from basereward.data.group import Group, Lost, Preference, Split
+from basereward.errors import DataError
+
+
+@dataclass
+class RelabelSummary:
+    """What a pass over a source did, and the threshold it was done with.
+
+    `weight_before` and `weight_after` are sums over the decided preferences, dropped ones with a weight of 0.
+    """
+
+    drop: float
+    num_groups: int = 0
+    num_lost: int = 0
+    num_preferences: int = 0
+    num_dropped: int = 0
+    num_down_weighted: int = 0
+    num_ties: int = 0
+    weight_before: float = 0.0
+    weight_after: float = 0.0
+
+    def add(self, before: Group, after: Group | Lost) -> None:
+        """Counts one group and what became of it."""
+        decided = [preference for preference in before.preferences if not preference.tie]
+        kept = [] if isinstance(after, Lost) else [p for p in after.preferences if not p.tie]
+        self.num_groups += 1
+        self.num_lost += isinstance(after, Lost)
+        self.num_preferences += len(decided)
+        self.num_dropped += len(decided) - len(kept)
+        self.num_down_weighted += sum(p not in decided for p in kept)
+        self.num_ties += len(before.preferences) - len(decided)
+        self.weight_before += sum(p.weight for p in decided)
+        self.weight_after += sum(p.weight for p in kept)
+
+
+def relabel(group: Group, scores: Sequence[float], *, drop: float, split: Split = "train") -> Group | Lost:
+    """The group as a trained model leaves it.
+
+    The margin of a preference is the score of its winner less that of its loser. Below `-drop` the preference is
+    dropped. From there to 0 its weight is multiplied by 2 * sigmoid(margin): the chance that the model gives it, with
+    1 where the model is undecided. With a margin of 0 or more it stays as it is, as does a tie, which the model
+    cannot contradict.
+
+    Args:
+        scores: one a response, from a model that has not been trained on the group.
+        drop: 0 or more, in units of the model's scores.
+        split: the part that a lost group is counted with.
+
+    Returns:
+        The group, or `Lost` with the reason `disagrees` when it had preferences and keeps none.
+
+    Raises:
+        DataError: `drop` is below 0, or there is not one finite score for each response.
+
+    >>> from basereward.data.group import Part, Turn
+    >>> asked = (Turn("user", (Part("What is 6 x 7?"),)),)
+    >>> group = Group("q", "s", asked, ("42", "41"), (Preference(0, 1),))
+    >>> round(relabel(group, [0.0, 1.0], drop=2.0).preferences[0].weight, 3)
+    0.538
+    >>> relabel(group, [0.0, 3.0], drop=2.0).detail
+    'the model prefers 1 to 0 by 3, more than 2'
+    """
+    if not drop >= 0:
+        raise DataError(f"drop={drop}; a margin of 0 or more is needed, for example 2.0")
+    if len(scores) != len(group.responses) or not all(math.isfinite(score) for score in scores):
+        raise DataError(
+            f"group '{group.id}' of source '{group.source}': its {len(group.responses)} responses have the scores "
+            f"{list(scores)}; one finite number for each is needed"
+        )
+    kept = [p for p in group.preferences if p.tie or _margin(p, scores) >= -drop]
+    if group.preferences and not kept:
+        detail = ", ".join(
+            f"{p.loser} to {p.winner} by {-_margin(p, scores):.4g}" for p in group.preferences if not p.tie
+        )
+        return Lost(group.source, split, group.id, "disagrees", f"the model prefers {detail}, more than {drop:.4g}")
+    return dataclasses.replace(group, preferences=tuple(_weighed(p, scores) for p in kept))
+
+
+def relabel_all(
+    groups: Iterable[tuple[Group, Sequence[float]]], *, drop: float, split: Split = "train"
+) -> tuple[list[Group | Lost], RelabelSummary]:
+    """Every group as `relabel` leaves it, in order, and the summary of it.
+
+    Raises:
+        DataError: as `relabel`.
+    """
+    summary = RelabelSummary(drop)
+    results = []
+    for group, scores in groups:
+        results.append(relabel(group, scores, drop=drop, split=split))
+        summary.add(group, results[-1])
+    return results, summary
+
+
+def _margin(preference: Preference, scores: Sequence[float]) -> float:
+    return scores[preference.winner] - scores[preference.loser]
+
+
+def _weighed(preference: Preference, scores: Sequence[float]) -> Preference:
+    margin = _margin(preference, scores)
+    if preference.tie or margin >= 0:
+        return preference
+    chance = math.exp(margin) / (1 + math.exp(margin))  # margin < 0: nothing overflows
+    return dataclasses.replace(preference, weight=preference.weight * 2 * chance)

@@ -1,0 +1,126 @@
+"""The numbers of an audit against counts by hand and by scipy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+from scipy.stats import norm
+
+from basereward.data.curation.audit import Share, audit
+from basereward.data.curation.audit_table import table
+from basereward.data.curation.languages import language
+from basereward.data.group import Group, Preference
+from basereward.errors import DataError
+
+MakeGroup = Callable[..., Group]
+
+
+def test_a_source_of_four_groups(make_group: MakeGroup) -> None:
+    """Counted by hand: longer wins in 2 of 3, one pair is equally long, one tie decides nothing."""
+    groups = [
+        make_group("Which colour does the sky have today?", "longer", "short"),
+        make_group("Welche Farbe hat der Himmel heute?", "ab", "abc", images=[b"1"]),
+        make_group("Quelle est la couleur du ciel ?", "abcd", "abce", "abcd", images=[b"1", b"2"]),
+        make_group(
+            "What is the capital of this country?", "xyz", "x", "y",
+            preferences=[Preference(0, 1), Preference(1, 2, tie=True)],
+        ),
+    ]  # fmt: skip
+    found = audit(groups, source="s")
+    assert (found.num_groups, found.num_responses, found.num_decided, found.num_ties) == (4, 10, 4, 1)
+    assert found.images == {0: 2, 1: 1, 2: 1}
+    assert found.with_images.value == 0.5
+    assert (found.longer_wins.count, found.longer_wins.total, found.equally_long) == (2, 3, 1)
+    assert (found.repeated.count, found.repeated.total) == (1, 4)
+    assert found.winner_chars[2] == 3.5  # of 6, 2, 4, 3
+    assert found.loser_chars[2] == 3.5  # of 5, 3, 4, 1... the middle of 3 and 4
+    assert found.languages == {"en": 2, "de": 1, "fr": 1}
+    assert found.noise is None
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 10), (8, 10), (533, 1239), (5, 5)])
+def test_the_interval_solves_wilsons_equation(count: int, total: int) -> None:
+    """At each end p the observed share is z standard errors away: (share - p)^2 = z^2 p (1 - p) / n."""
+    share = Share.of(count, total)
+    z2 = float(norm.ppf(0.975)) ** 2
+    for p in (share.low, share.high):
+        assert (count / total - p) ** 2 == pytest.approx(z2 * p * (1 - p) / total, abs=1e-12)
+    assert share.low <= share.value <= share.high
+
+
+def test_nothing_is_known_of_nothing() -> None:
+    """An empty source has no quantiles and all shares are possible."""
+    found = audit([], source="s")
+    assert (found.longer_wins.low, found.longer_wins.high) == (0.0, 1.0)
+    assert math.isnan(found.prompt_chars[0])
+    assert table([found]).splitlines()[1].split()[:2] == ["s", "0"]
+
+
+def test_label_noise_by_margins(make_group: MakeGroup) -> None:
+    """Margins of 5, -0.5, -2 and -3: three disagree, one by more than 2; the tie and the group without scores do not
+    count."""
+    groups = [
+        make_group("a", "x", "y", "z", preferences=[Preference(0, 1), Preference(0, 2), Preference(1, 2, tie=True)]),
+        make_group("b", "x", "y"),
+        make_group("c", "x", "y"),
+        make_group("d", "x", "y"),
+    ]
+    found = audit(groups, source="s", scores=[[5.0, 0.0, 5.5], [0.0, 2.0], None, [-1.5, 1.5]])
+    assert found.noise is not None
+    assert (found.noise.disagrees.count, found.noise.disagrees.total) == (3, 4)
+    assert (found.noise.strongly.count, found.noise.threshold) == (1, 2.0)
+    bins = {low: number for low, _, number in found.noise.bins if number}
+    assert bins == {-4.0: 1, -2.0: 1, -1.0: 1, 4.0: 1}
+    assert sum(number for _, _, number in found.noise.bins) == 4
+    assert "75.0% (30.1% to 95.4%)" in table([found])
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [[[1.0, 2.0]], [[1.0, 2.0]] * 3, [[1.0], [1.0, 2.0]], [[1.0, math.nan], [1.0, 2.0]]],
+    ids=["one too few", "one too many", "of one response", "not a number"],
+)
+def test_scores_that_do_not_fit_are_refused(make_group: MakeGroup, scores: list[list[float]]) -> None:
+    """Else they would be another group's."""
+    with pytest.raises(DataError, match="scores"):
+        audit([make_group("a", "x", "y")] * 2, source="s", scores=scores)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("What do you see in this picture, and why?", "en"),
+        ("Was siehst du auf diesem Bild, und warum?", "de"),
+        ("请详细描述这张图片里的内容。", "zh"),
+        ("この写真には何が写っていますか。", "ja"),
+        ("Что изображено на этой фотографии?", "ru"),
+        ("ماذا ترى في هذه الصورة؟", "ar"),
+        ("", "unsure"),
+        ("\ud800", "unsure"),
+        ("3 + 4 = 7", "unsure"),
+    ],
+)
+def test_languages(text: str, code: str) -> None:
+    """Sentences of prompts; what is no language is said to be none."""
+    assert language(text) == code
+
+
+def test_only_every_third_language_is_told(make_group: MakeGroup) -> None:
+    """Of seven prompts those of the places 0, 3 and 6."""
+    found = audit([make_group("What do you see here?", "x", "y")] * 7, source="s", language_every=3)
+    assert found.languages == {"en": 3}
+
+
+def test_the_length_bias_of_vl_rewardbench(vl_groups: list[Group]) -> None:
+    """The chosen answer is longer in 42.6 % of all 1,250 pairs, as counted in characters; nearly all is English."""
+    found = audit(vl_groups, source="vl")
+    longer = sum(
+        len(g.responses[g.preferences[0].winner]) > len(g.responses[g.preferences[0].loser]) for g in vl_groups
+    )
+    assert found.longer_wins.count == longer
+    assert longer / 1250 == pytest.approx(0.426, abs=0.0005)
+    assert found.longer_wins.total + found.equally_long == 1250
+    assert found.images == {1: 1250}
+    assert found.languages["en"] / 1250 > 0.95
