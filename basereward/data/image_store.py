@@ -48,7 +48,9 @@ class ArchivedImage:
         try:
             return _opened(self.archive, os.getpid()).read(self.member)
         except KeyError:
-            raise ImageError("image_missing", f"{self.archive} has no member {self.member}") from None
+            first = _opened(self.archive, os.getpid()).first
+            detail = f"{self.archive} has no member {self.member}; its first is {first}"
+            raise ImageError("image_missing", detail) from None
         except ImageError:
             raise
         except BROKEN as error:
@@ -127,6 +129,11 @@ class _Archive:
 
     def has(self, member: str) -> bool:
         return member in self._members
+
+    @property
+    def first(self) -> str | None:
+        """A member's name, to compare with one that is not there."""
+        return next(iter(self._members), None)
 
     def listing(self, folder: str) -> list[str]:
         """The members directly in a folder."""

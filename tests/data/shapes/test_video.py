@@ -10,7 +10,7 @@ import pytest
 
 from basereward.data.group import SPLITS
 from basereward.data.images import open_image
-from basereward.data.screening import summary
+from basereward.data.screening import RowLost, summary
 from basereward.data.sources.hub import Hub
 from basereward.errors import RecipeError
 from tests.published.writing import picture, write_files, write_jsonl, write_zip
@@ -77,3 +77,11 @@ def test_no_frames_are_refused(tmp_path: Path) -> None:
     """Before anything is read."""
     with pytest.raises(RecipeError, match="frames is 0; at least 1 is needed"):
         hub(tmp_path, video="frames_as_images", frames=0)
+
+
+def test_a_picture_that_an_archive_lacks_is_told_beside_one_that_it_has(tmp_path: Path) -> None:
+    """Where the names in an archive begin otherwise than those in the rows, a person sees how."""
+    write_zip(tmp_path / "video.zip", {"inner/video/a/1.jpg": picture(1)})
+    [group] = hub(tmp_path, images="video.zip", row={**ROW, "video": None, "image": "video/a/1.jpg"}).groups("train")
+    with pytest.raises(RowLost, match=r"has no member video/a/1\.jpg; its first is inner/video/a/1\.jpg"):
+        open_image(group.images[0])
