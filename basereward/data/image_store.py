@@ -88,6 +88,8 @@ class ImageStore:
         Raises:
             ImageError: `image_outside_root`.
         """
+        if not self.closed and not self.archives:
+            return self.root / name
         pure = self._pure(name)
         if self.archives:
             holding = [archive for archive in self.archives if _opened(archive, os.getpid()).has(str(pure))]

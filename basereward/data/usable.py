@@ -38,6 +38,8 @@ def check_usable(group: Group) -> None:
 
 def _circle(preferences: list[Preference]) -> list[int]:
     """Responses each of which is preferred to the next, the last being the first again; empty when there are none."""
+    if len(preferences) < 2:
+        return []
     better: TopologicalSorter[int] = TopologicalSorter()
     for preference in preferences:
         better.add(preference.loser, preference.winner)
