@@ -9,11 +9,12 @@ STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
 # What a command is told: make train EXP=head_depth PROFILE=qwen2_5_vl_7b ARGS="optimizer.lr=1e-5"
 train: EXP ?= basereward
 sweep: EXP ?= head_depth
+look: SOURCE ?= digits
 PROFILE ?= tiny
 MODEL ?= $(RUN)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sweep score check test bench notebooks ui clean
+.PHONY: help setup train sweep score look check test bench notebooks ui clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ sweep: $(READY) ## every cell of EXP (head_depth) on PROFILE (tiny); finished ce
 
 score: $(READY) ## scores of every response in FILE=rows.jsonl by MODEL=folder, or RUN=id
 	$(BIN)/basereward score $(MODEL) $(FILE) $(ARGS)
+
+look: $(READY) ## an HTML page of the rows of SOURCE (a name, or rows.jsonl), with scores of MODEL=folder, or RUN=id
+	$(BIN)/basereward look $(SOURCE) $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 check: $(READY) ## style, types, arrows and doors, stripped notebooks, spelling
 	$(BIN)/ruff check

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from basereward.cli.commands import COMMANDS
+from basereward.data.group import SPLITS
 from basereward.errors import BaseRewardError, unknown
 
 LISTED = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "runs")
+OPTIONS = ("profile", "resume", "model", "rows", "split", "out")
 
 
 class UsageError(BaseRewardError):
@@ -37,8 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         if word.startswith("-") or "=" not in word or "overrides" not in arguments:
             raise UsageError(_unexpected(word, arguments))
         arguments.overrides.append(word)
-    if arguments.command == "ls" and arguments.kind not in LISTED:
-        raise UsageError(unknown("kind", arguments.kind, LISTED))
+    _check_values(arguments)
     return arguments
 
 
@@ -49,7 +50,7 @@ def build_parser() -> Parser:
     for name, (_, _, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-        if name in ("check", "train", "sweep"):
+        if name in ("check", "data", "train", "sweep"):
             command.add_argument("experiment", metavar="EXPERIMENT", help="a name in experiments/, or a YAML file")
             command.add_argument(
                 "--profile", default="tiny", help="a name in experiments/profiles/, or a YAML file (tiny)"
@@ -61,13 +62,30 @@ def build_parser() -> Parser:
             command.add_argument("model", metavar="MODEL", help="a run id, runs:/..., or a folder that was saved")
             command.add_argument("file", metavar="FILE", help="JSON Lines of prompts and responses")
             command.add_argument("--out", metavar="FILE", help="where the scores go")
+        if name == "look":
+            command.add_argument("source", metavar="SOURCE", help="a name in experiments/sources/, or a .jsonl file")
+            command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in path=pairs.jsonl")
+            command.add_argument("--model", metavar="MODEL", help="show its scores: a run id, runs:/..., or a folder")
+            command.add_argument("--rows", metavar="N", type=int, default=200, help="rows to show, evenly spread (200)")
+            command.add_argument("--split", metavar="PART", help=f"one part only: {', '.join(SPLITS)}")
+            command.add_argument("--out", metavar="FILE", help="where the page goes")
         if name == "ls":
             command.add_argument("kind", metavar="KIND", help=", ".join(LISTED))
     return parser
 
 
+def _check_values(arguments: argparse.Namespace) -> None:
+    if arguments.command == "ls" and arguments.kind not in LISTED:
+        raise UsageError(unknown("kind", arguments.kind, LISTED))
+    if arguments.command == "look":
+        if arguments.split not in (None, *SPLITS):
+            raise UsageError(unknown("part", arguments.split, SPLITS))
+        if arguments.rows < 1:
+            raise UsageError(f"--rows {arguments.rows}: at least 1 is needed")
+
+
 def _unexpected(word: str, arguments: argparse.Namespace) -> str:
     if not word.startswith("-"):
         return f"unexpected argument '{word}'" + ("; a change is KEY=VALUE" if "overrides" in arguments else "")
-    names = ["json", "help", *(name for name in ("profile", "resume", "out") if name in arguments)]
+    names = ["json", "help", *(name for name in OPTIONS if name in arguments)]
     return unknown("option", word.partition("=")[0], [f"--{name}" for name in names])

@@ -52,11 +52,35 @@ def sweep(arguments: argparse.Namespace) -> Result:
     return result, FAILED if any(cell["status"] == "failed" for cell in result["cells"]) else DONE
 
 
+def data(arguments: argparse.Namespace) -> Result:
+    """What would be trained on."""
+    from basereward.recipe import load_recipe
+
+    recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    from basereward.train.preview import preview
+
+    return preview(recipe), DONE
+
+
 def score(arguments: argparse.Namespace) -> Result:
     """Scores for a file."""
     from basereward.train import api
 
     return api.score(arguments.model, arguments.file, out=arguments.out), DONE
+
+
+def look(arguments: argparse.Namespace) -> Result:
+    """A page about rows."""
+    from basereward.evaluate.look import look
+
+    return look(
+        arguments.source,
+        model=arguments.model,
+        rows=arguments.rows,
+        split=arguments.split,
+        out=arguments.out,
+        overrides=arguments.overrides,
+    ), DONE
 
 
 def ls(arguments: argparse.Namespace) -> Result:
@@ -74,8 +98,10 @@ def ls(arguments: argparse.Namespace) -> Result:
 
 COMMANDS = {
     "check": Command(check, text.check, "find every fault of every cell; no model is loaded"),
+    "data": Command(data, text.data, "count what would be trained on: rows, tokens, shares; no model is loaded"),
     "train": Command(train, text.train, "train and test one reward model"),
     "sweep": Command(sweep, text.sweep, "train every cell of an experiment; finished ones are skipped"),
     "score": Command(score, text.score, "score every response of every row of a file"),
+    "look": Command(look, text.look, "write an HTML page of the rows of a source: pictures, answers, scores"),
     "ls": Command(ls, text.ls, "list experiments, profiles, sources, benchmarks, heads, losses or runs"),
 }

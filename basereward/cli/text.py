@@ -17,6 +17,24 @@ def check(result: dict[str, Any]) -> Iterator[str]:
     return check_table(cells, [Fault(**fault) for fault in result["faults"]])
 
 
+def data(result: dict[str, Any]) -> Iterator[str]:
+    """A row a source, then the whole."""
+    from basereward.recipe.table import table
+
+    head = ("source", "train", "val", "test", "images", "tokens", "of groups", "of tokens", "lost")
+    rows = []
+    for name, source in result["sources"].items():
+        lost = ", ".join(f"{reason} {count}" for reason, count in source["lost"].items())
+        numbers = [*source["groups"].values(), source["images"], source["tokens"]]
+        shares = [f"{source[key]:.2%}" for key in ("share_of_groups", "share_of_tokens")]
+        rows.append((name, *(f"{each:,}" for each in numbers), *shares, lost or "-"))
+    yield from (*table(head, rows), "")
+    modality = ", ".join(f"{kind} {share:.2%}" for kind, share in result["modality"].items())
+    yield "an epoch: {epoch_groups:,} groups, {epoch_tokens:,} tokens; ".format(**result) + modality
+    passes = "{steps:,} steps of {groups_per_step} groups in {forwards_per_step} forward passes".format(**result)
+    yield f"{passes}; padding {result['padding']:.2%}"
+
+
 def train(result: dict[str, Any]) -> Iterator[str]:
     """The measures on the held-out rows, what was left out, and where the model is."""
     from basereward.recipe.table import table
@@ -46,6 +64,12 @@ def sweep(result: dict[str, Any]) -> Iterator[str]:
 def score(result: dict[str, Any]) -> Iterator[str]:
     """How many, how long, and where they are."""
     yield "{responses} responses of {rows} rows scored in {seconds:.1f} s: {out}".format(**result)
+
+
+def look(result: dict[str, Any]) -> Iterator[str]:
+    """How many rows, what was left out, and where the page is."""
+    yield from (f"lost: {count} ({reason})" for reason, count in result["lost"].items())
+    yield "{rows} rows are shown in {out}".format(**result)
 
 
 def ls(result: dict[str, Any]) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""What is made for people: pages about data and models."""

@@ -1,0 +1,250 @@
+"use strict";
+// Everything that the data say goes into the page as text, never as markup: the rows were written by strangers.
+const data = JSON.parse(document.getElementById("data").textContent);
+const STEP = 50; // rows that are put into the page at a time
+const LONG = { characters: 1500, lines: 20 }; // a longer text is folded
+const controls = document.getElementById("controls");
+const fields = ["search", "source", "split", "modality", "sort", "wrong"];
+const haystacks = data.rows.map((row) =>
+  [row.id, ...row.turns.flatMap((turn) => turn.parts.map((part) => part.text ?? "")),
+    ...row.responses.map((response) => response.text)].join("\n").toLowerCase());
+let [found, shown] = [[], 0];
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+const percent = (share) => (share === null ? null : `${(100 * share).toFixed(1)} %`);
+const signed = (number) =>
+  (number === null ? "not a number" : `${number < 0 ? "\u2212" : "+"}${Math.abs(number).toFixed(3)}`);
+
+// The facts at the head, and the rows that are lost.
+
+function showHead() {
+  const { facts } = data;
+  const parts = Object.entries(data.splits).map(([name, size]) => `${name} (${size.toLocaleString("en")})`);
+  document.title = `${data.source}: rows`;
+  document.getElementById("title").textContent = data.source;
+  const chosen = facts.shown < facts.groups ? `${count(facts.shown, "row")}, evenly spread,` : "all rows";
+  document.getElementById("about").textContent =
+    `Here: ${chosen} of ${parts.join(", ")}.` + (data.model ? ` Scores by ${data.model}.` : "");
+  const lost = facts.rows - facts.groups;
+  const entries = [
+    ["rows", facts.rows.toLocaleString("en")],
+    ["usable groups", facts.groups.toLocaleString("en")],
+    ["lost", lost.toLocaleString("en")],
+    ["not scored", facts.unscored ? facts.unscored.toLocaleString("en") : null],
+    ["images here", facts.images.toLocaleString("en")],
+    ["pairs here", facts.pairs.toLocaleString("en")],
+    ["longer wins (characters)", percent(facts.longer_wins)],
+    ["model follows length", percent(facts.follows_length)],
+    ["model agrees", percent(facts.accuracy)],
+  ];
+  document.getElementById("facts").append(...entries.filter(([, value]) => value !== null).map(([name, value]) =>
+    element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))));
+  if (lost) showLost(facts.lost, lost);
+}
+
+function showLost(reasons, total) {
+  const box = document.getElementById("lost");
+  const listed = Object.entries(reasons);
+  box.hidden = false;
+  box.querySelector("summary").textContent =
+    `${count(total, "row")} lost: ${listed.map(([reason, number]) => `${reason} ${number}`).join(", ")}`;
+  for (const [reason, number] of listed) {
+    const rows = data.lost.filter((row) => row.reason === reason);
+    const more = number > rows.length ? `, ${rows.length} of them listed` : "";
+    box.querySelector("div").append(
+      element("h3", { textContent: `${reason}: ${number}${more}` }),
+      element("ul", {}, ...rows.map((row) => element("li", {},
+        element("b", { textContent: row.id }), ` (${row.split}) `, element("span", { textContent: row.detail })))));
+  }
+}
+
+// One row.
+
+function text(content, query) {
+  const box = element("div", { className: "text", dir: "auto" });
+  const pieces = query ? content.text.split(new RegExp(`(${query.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")})`, "gi")) : [content.text];
+  box.append(...pieces.map((piece, place) => (place % 2 ? element("mark", { textContent: piece }) : piece)));
+  const cut = content.length - Array.from(content.text).length;
+  const note = cut > 0 ? element("p", { className: "note", textContent: `${count(cut, "more character")}, not in this page` }) : null;
+  const long = content.text.length > LONG.characters || content.text.split("\n").length > LONG.lines;
+  if (!long || pieces.length > 1) return [box, note];
+  const button = element("button", { type: "button", className: "plain" });
+  const fold = (folded) => {
+    box.classList.toggle("long", folded);
+    button.ariaExpanded = String(!folded);
+    button.textContent = folded ? `Show all ${count(content.length, "character")}` : "Show less";
+  };
+  button.addEventListener("click", () => fold(!box.classList.contains("long")));
+  fold(true);
+  return [box, button, note];
+}
+
+function picture(place, alt) {
+  const { uri, width, height } = data.pictures[place];
+  const image = element("img", { src: uri, alt, loading: "lazy", decoding: "async", className: Math.max(width, height) <= 128 ? "tiny" : "" });
+  const button = element("button", { type: "button", className: "picture", title: "Enlarge" }, image);
+  button.addEventListener("click", () => {
+    const viewer = document.getElementById("viewer");
+    Object.assign(viewer.querySelector("img"), { src: uri, alt, className: image.className });
+    viewer.querySelector("p").textContent = `${alt}; ${width} \u00d7 ${height} pixels in the data`;
+    viewer.showModal();
+  });
+  return button;
+}
+
+function turn(row, { role, parts }, query) {
+  const children = parts.flatMap((part) => "image" in part
+    ? [picture(part.image, `Picture ${row.images.indexOf(part.image) + 1} of ${row.images.length} of ${row.id}`)]
+    : part.text.trim() || parts.length === 1 ? text(part, query) : []); // a line break between pictures is no text
+  return element("div", { className: "turn" }, element("div", { className: "label", textContent: role }), ...children);
+}
+
+function response(row, place, ranks, query) {
+  const { rank, score, length } = row.responses[place];
+  const alike = row.pairs.filter((pair) => pair.tie && (pair.winner === place || pair.loser === place))
+    .map((pair) => `[${pair.winner === place ? pair.loser : pair.winner}]`);
+  const best = rank === 0 && ranks > 1;
+  const meta = [
+    element("b", { textContent: rank === null ? "not compared" : best ? "1 \u00b7 preferred" : String(rank + 1) }),
+    element("code", { textContent: `[${place}]` }),
+    alike.length ? element("span", { textContent: `tied with ${alike.join(", ")}` }) : null,
+    row.scored ? element("b", { textContent: `score ${signed(score)}` }) : null,
+    element("span", { textContent: count(length, "character") }),
+  ];
+  return element("li", { className: best ? "best" : "" },
+    element("div", { className: "meta" }, ...meta), ...text(row.responses[place], query));
+}
+
+function disagrees(row, pair) {
+  return row.scored && !pair.tie && !(pair.model > 0);
+}
+
+function pairLine(row, pair) {
+  const says = [`[${pair.winner}] ${pair.tie ? "as good as" : "better than"} [${pair.loser}]`];
+  if (pair.margin !== null) says.push(`margin ${pair.margin}`);
+  if (pair.weight !== 1) says.push(`weight ${pair.weight}`);
+  if (row.scored) says.push(`model ${signed(pair.model)}`);
+  const verdict = disagrees(row, pair) ? element("span", { className: "bad", textContent: " \u2717 model disagrees" }) : null;
+  return element("li", {}, says.join(" \u00b7 "), verdict);
+}
+
+function pairList(row) {
+  const { pairs } = row;
+  const telling = row.scored || pairs.some((pair) => pair.margin !== null || pair.weight !== 1);
+  const list = element("ul", { className: "pairs" }, ...pairs.map((pair) => pairLine(row, pair)));
+  if (pairs.length === 1) return telling ? list : null;
+  const wrong = pairs.filter((pair) => disagrees(row, pair)).length;
+  const summary = count(pairs.length, "preference") + (wrong ? `, the model disagrees with ${wrong}` : "");
+  return pairs.length ? element("details", {}, element("summary", { textContent: summary }), list) : null;
+}
+
+function article(row, query) {
+  const order = row.responses.map((_, place) => place)
+    .sort((a, b) => (row.responses[a].rank ?? Infinity) - (row.responses[b].rank ?? Infinity) || a - b);
+  const ranks = new Set(row.responses.map(({ rank }) => rank).filter((rank) => rank !== null)).size;
+  const about = [row.source === data.source ? null : row.source, Object.keys(data.splits).length > 1 ? row.split : null,
+    row.images.length ? count(row.images.length, "picture") : "text only",
+    row.margin === null ? null : `${row.scored ? "model's worst" : "smallest"} margin ${signed(row.margin)}`];
+  return element("article", {},
+    element("header", {}, element("h2", { textContent: row.id }),
+      ...about.filter((word) => word !== null).map((word) => element("span", { textContent: word })),
+      row.unscored ? element("span", { className: "bad", textContent: `not scored: ${row.unscored}` }) : null),
+    ...row.turns.map((each) => turn(row, each, query)),
+    element("ol", { className: `responses${row.responses.length === 2 ? " two" : ""}` },
+      ...order.map((place) => response(row, place, ranks, query))),
+    pairList(row));
+}
+
+// Which rows, in which order. The address holds the choice, so that it can be sent or kept.
+
+function settings() {
+  const form = new FormData(controls);
+  return Object.fromEntries(fields.map((name) => [name, String(form.get(name) ?? "")]));
+}
+
+function readAddress() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  for (const name of fields) {
+    const field = controls.elements[name];
+    const value = given.get(name) ?? "";
+    if (name === "wrong") field.checked = value === "1" && Boolean(data.model);
+    else field.value = value;
+    if (field.selectedIndex === -1) field.value = "";
+  }
+  return given.get("show") === "all";
+}
+
+function writeAddress() {
+  const chosen = Object.entries(settings()).filter(([, value]) => value);
+  history.replaceState(null, "", chosen.length ? `#${new URLSearchParams(chosen)}` : location.pathname);
+}
+
+function matches(row, place, { search, source, split, modality, wrong }) {
+  const pictures = row.images.length;
+  return (!search || haystacks[place].includes(search.toLowerCase())) && (!source || row.source === source) &&
+    (!split || row.split === split) && (!wrong || row.pairs.some((pair) => disagrees(row, pair))) &&
+    (!modality || modality === (pictures > 1 ? "images" : pictures ? "image" : "text"));
+}
+
+const longest = (row) => Math.max(...row.responses.map(({ length }) => length));
+const orders = {
+  margin: (a, b) => (a.margin ?? Infinity) - (b.margin ?? Infinity) || 0,
+  longest: (a, b) => longest(b) - longest(a),
+};
+
+function refresh(all = false) {
+  const chosen = settings();
+  found = data.rows.filter((row, place) => matches(row, place, chosen));
+  if (chosen.sort) found.sort(orders[chosen.sort]);
+  document.getElementById("rows").replaceChildren(...(found.length ? [] : [element("p", { className: "note", textContent: "No row is like that." })]));
+  document.getElementById("count").textContent = `${count(found.length, "row")} of ${data.rows.length.toLocaleString("en")}`;
+  shown = 0;
+  show(all ? found.length : STEP);
+}
+
+function show(number) {
+  const query = settings().search;
+  document.getElementById("rows").append(...found.slice(shown, shown + number).map((row) => article(row, query)));
+  shown = Math.min(found.length, shown + number);
+  const left = found.length - shown;
+  const more = document.getElementById("more");
+  more.hidden = left === 0;
+  more.querySelector("[name=more]").textContent = `Show ${Math.min(STEP, left)} more`;
+  more.querySelector("[name=all]").textContent = `Show all ${left} that are left`;
+}
+
+function offer(name, values) {
+  const field = controls.elements[name];
+  field.append(...values.map((value) => element("option", { value, textContent: value })));
+  field.parentElement.hidden = values.length < 2;
+}
+
+function start() {
+  showHead();
+  for (const name of ["source", "split"]) offer(name, [...new Set(data.rows.map((row) => row[name]))]);
+  const kinds = new Set(data.rows.map((row) => Math.min(row.images.length, 2)));
+  controls.elements.modality.parentElement.hidden = kinds.size < 2;
+  controls.elements.wrong.parentElement.hidden = !data.model;
+  if (data.rows.every((row) => row.margin === null)) controls.elements.sort.querySelector("[value=margin]").remove();
+  let waiting = 0;
+  controls.addEventListener("submit", (event) => event.preventDefault());
+  controls.addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { writeAddress(); refresh(); }, 150);
+  });
+  document.querySelector("#more [name=more]").addEventListener("click", () => show(STEP));
+  document.querySelector("#more [name=all]").addEventListener("click", () => show(found.length));
+  const viewer = document.getElementById("viewer");
+  viewer.addEventListener("click", (event) => { if (event.target.tagName !== "P") viewer.close(); });
+  addEventListener("hashchange", () => refresh(readAddress()));
+  addEventListener("beforeprint", () => show(found.length));
+  refresh(readAddress());
+}
+
+start();

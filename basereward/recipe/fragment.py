@@ -1,0 +1,58 @@
+"""One source by itself, outside of any recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from basereward.errors import RecipeError
+from basereward.recipe.fault import Fault, told
+from basereward.recipe.files import experiments_folder, find_file
+from basereward.recipe.include import Reader
+from basereward.recipe.interpolation import interpolate
+from basereward.recipe.merge import Layer, merge
+from basereward.recipe.nodes import check_node
+from basereward.recipe.override import read_overrides
+from basereward.recipe.schema import Node
+
+ROWS = ".jsonl"
+
+
+def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
+    """A source's name and its node, every argument checked; nothing is made or opened.
+
+    Args:
+        given: a name in `sources` of the folder of experiments, a path to a YAML file such as lie there, or a path to a
+            JSON Lines file, none of whose rows are held out.
+        overrides: `key=value`, the keys being arguments of the source, as in `path=pairs.jsonl`.
+
+    Raises:
+        RecipeError: there is no such source, or its arguments are wrong; the message lists every fault.
+    """
+    folder = experiments_folder()
+    reader = Reader(folder)
+    base = _rows_file(given) if given.endswith(ROWS) else reader.read(_find(given, folder / "sources"))
+    for layer in read_overrides(overrides, reader=reader):
+        base = merge(base, layer)
+    base, problems = interpolate(base)
+    node: Node = {}
+    if reader.complete:
+        node, wrong = check_node(base.values, "sources")
+        problems += wrong
+    faults = [*reader.faults, *(Fault("*", key, message) for key, message in problems)]
+    if faults:
+        raise RecipeError("\n  ".join([f"source '{given}' cannot be made:", *told(faults)]), faults)
+    return Path(given).stem, node
+
+
+def _find(given: str, folder: Path) -> Path:
+    try:
+        return find_file(given, kind="source", folder=folder)
+    except RecipeError as error:
+        raise RecipeError(f"{error} Rows of your own are given as a path to a {ROWS} file.") from None
+
+
+def _rows_file(given: str) -> Layer:
+    if not Path(given).is_file():
+        raise RecipeError(f"there is no file '{given}' (a source is a path to a {ROWS} file, or a name in sources)")
+    return Layer({"_target_": "jsonl", "path": given, "val": 0.0, "test": 0.0}, {(): given})
