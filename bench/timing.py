@@ -45,7 +45,7 @@ class Clock:
 
 
 def arguments(description: str | None, *, more: tuple[str, ...] = ()) -> argparse.Namespace:
-    """What every timed program is told: --checkpoint, --rows, --steps, --responses (that a step reads), --vision, `more`."""
+    """What every timed program is told: --checkpoint, --rows, --steps, --responses (of a step), --vision and `more`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True)

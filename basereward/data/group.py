@@ -80,6 +80,7 @@ class Lost:
     id: str
     reason: str
     detail: str
+    fault: bool = True  # False: nothing is wrong with the row; a rule of the recipe or of its data set leaves it out
 
 
 def rank_preferences(ranking: Sequence[int]) -> tuple[Preference, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from basereward.data.curation.curate import Curated, Curation
+from basereward.data.curation.duplicates import Placed
 from basereward.data.encoding import EncodedGroup, Encoder
-from basereward.data.group import SPLITS, Lost, Split
+from basereward.data.group import SPLITS, Lost, Preference, Split
 from basereward.data.lengths import Lengths, measure
 from basereward.data.mixture import Mixture, Stop
-from basereward.data.plan import Modality, Place, Plan, StageSampler
+from basereward.data.plan import Modality, Place, Plan, StageSampler, Steps
 from basereward.data.screening import RowLost, check_limit, summary, write_lost
 from basereward.data.sources import Source
 from basereward.data.tree import PADDING, Layout, TreeBatch, collate
@@ -40,6 +43,7 @@ class PreferenceData(LightningDataModule):
         max_lost: a larger share of lost rows stops the run before training.
         lost_file: where lost rows are listed.
         cache: the folder where the lengths of the groups are kept; None keeps none.
+        curation: what is left out of the training groups besides; None: nothing.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class PreferenceData(LightningDataModule):
         max_lost: float = 0.01,
         lost_file: Path | str = "lost.jsonl",
         cache: Path | None = None,
+        curation: Curation | None = None,
     ) -> None:
         super().__init__()
         self.sources = dict(sources)
@@ -81,6 +86,8 @@ class PreferenceData(LightningDataModule):
         self.groups_per_forward = groups_per_forward
         self.budget = budget
         self.cache = cache
+        self.curation = curation
+        self.curated = Curated()
         self.layout = layout
         self.workers = workers
         self.max_lost = max_lost
@@ -88,7 +95,7 @@ class PreferenceData(LightningDataModule):
         self.lost: list[Lost] = []
         self.lengths: dict[Split, dict[str, Lengths]] = {split: {} for split in SPLITS}
         self.parts: dict[Split, GroupDataset] = {}
-        self.plan: Plan | None = None
+        self.plan: Steps | None = None
         self._done = 0
 
     def setup(self, stage: str | None = None) -> None:
@@ -106,15 +113,32 @@ class PreferenceData(LightningDataModule):
                 self.lengths[split][name], lost = self._measure(source, split)
                 rows[name] = rows.get(name, 0) + len(self.lengths[split][name]) + len(lost)
                 self.lost += lost
+        if self.curation is not None:
+            self._curate(self.curation)
         if self.lost:
             write_lost(self.lost_file, self.lost)
             logger.warning("%d of %d rows are lost: %s; listed in %s", *self._loss(rows))
         check_limit(self.lost, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file)
         for split in SPLITS:
             kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
-            self.parts[split] = GroupDataset(self.sources, split, kept=kept, encoder=self.encoder)
+            changed = self.curated.preferences if split == "train" else None
+            self.parts[split] = GroupDataset(self.sources, split, kept=kept, encoder=self.encoder, changed=changed)
         sizes = {name: len(lengths) for name, lengths in self.lengths["train"].items()}
         self.plan = Plan(Mixture(sizes, **self._mixture), lengths=self.lengths["train"], **self._plan)
+
+    def _curate(self, curation: Curation) -> None:
+        trained = self.lengths["train"]
+
+        def placed() -> Iterator[Placed]:
+            for name, lengths in trained.items():
+                groups = self.sources[name].groups("train")
+                yield from ((name, index, groups[index]) for index in lengths.index.tolist())
+
+        self.curated = curation(placed)
+        self.lost += self.curated.lost.values()
+        for name, lengths in trained.items():
+            kept = [(name, index) not in self.curated.lost for index in lengths.index.tolist()]
+            trained[name] = lengths.only(np.array(kept, bool))
 
     def _loss(self, rows: Mapping[str, int]) -> tuple[int, int, dict[str, dict[str, int]], Path]:
         return len(self.lost), sum(rows.values()), self.skipped, self.lost_file
@@ -132,7 +156,7 @@ class PreferenceData(LightningDataModule):
 
     def padding(self, *, passes: int = 8) -> float:
         """The share of tokens that are padding, in the first forward passes."""
-        assert self.plan is not None
+        assert isinstance(self.plan, Plan)
         if self.layout == "tree":
             return 0.0  # groups stand in one row
         indices = range(min(passes, self.plan.steps * self.plan.forwards_per_step))
@@ -157,7 +181,7 @@ class PreferenceData(LightningDataModule):
     def passes(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[EncodedGroup]:
         """The batches of one stage on one rank, from the first pass that is not done: the same ones whatever the number
         of workers and wherever the run was stopped before."""
-        assert self.plan is not None
+        assert isinstance(self.plan, Plan)
         return self._loader(self.parts["train"], batch_sampler=StageSampler(self.plan, stage, rank=rank, done=done))
 
     def val_dataloader(self) -> DataLoader[EncodedGroup]:
@@ -190,14 +214,17 @@ class PreferenceData(LightningDataModule):
     def _loader(self, dataset: GroupDataset, *, batch_sampler: Any) -> DataLoader[EncodedGroup]:
         to_batch: Callable[[Sequence[EncodedGroup]], TreeBatch] = partial(
             collate, layout=self.layout, pad_id=self.encoder.pad_id
-        )
+        )  # no method: that would take the whole module along to the workers
         return DataLoader(
             dataset,
             batch_sampler=batch_sampler,
             collate_fn=to_batch,
             num_workers=self.workers,
-            pin_memory=self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+            pin_memory=self._pins_memory(),
         )
+
+    def _pins_memory(self) -> bool:
+        return self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator"
 
     def state_dict(self) -> dict[str, int]:
         """How many forward passes are done: with the recipe, all that is needed to go on with the next one."""
@@ -213,12 +240,19 @@ class GroupDataset(Dataset[EncodedGroup]):
     """The usable groups of one part, encoded when they are asked for."""
 
     def __init__(
-        self, sources: Mapping[str, Source], split: Split, *, kept: Mapping[str, NDArray[np.int64]], encoder: Encoder
+        self,
+        sources: Mapping[str, Source],
+        split: Split,
+        *,
+        kept: Mapping[str, NDArray[np.int64]],
+        encoder: Encoder,
+        changed: Mapping[tuple[str, int], tuple[Preference, ...]] | None = None,
     ) -> None:
         self.names = list(sources)
         self.groups = {name: source.groups(split) for name, source in sources.items()}
         self.kept = dict(kept)
         self.encoder = encoder
+        self.changed = dict(changed or {})
 
     @property
     def places(self) -> list[Place]:
@@ -230,7 +264,10 @@ class GroupDataset(Dataset[EncodedGroup]):
 
     def __getitem__(self, place: Place) -> EncodedGroup:
         name = self.names[place[0]]
-        group = self.groups[name][int(self.kept[name][place[1]])]
+        index = int(self.kept[name][place[1]])
+        group = self.groups[name][index]
+        if (name, index) in self.changed:
+            group = replace(group, preferences=self.changed[name, index])
         try:
             return self.encoder(group)
         except RowLost as loss:

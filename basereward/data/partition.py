@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from basereward.data.image_store import ArchivedImage
 from basereward.data.messages import shown
 from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost, located
-from basereward.data.shapes import Shape, check_columns
+from basereward.data.shapes import NO_PREFERENCE, Shape, check_columns
 from basereward.data.sources import LazyGroups
 from basereward.data.tables import Table
 from basereward.data.usable import check_usable
@@ -105,7 +105,27 @@ class Partition:
 
     def lost(self, split: Split) -> list[Lost]:
         """As `Source.lost`: malformed rows, and those that say nothing to learn from."""
-        return [Lost(self.name, split, row.id, row.reason, row.detail) for row in self._parts[split].lost]
+        return [self._lost(split, row) for row in self._parts[split].lost]
+
+    def stream(self, split: Split) -> Iterator[Group | Lost]:
+        """As `Streamed.stream`: the rows as they are read, without an index of them."""
+        own = split in self.tables
+        for _, _, key, row in self._read(self.tables[split] if own else self.tables["train"]):
+            if (own and split != "train") or self._part_of(key) == split:
+                yield row if isinstance(row, Group) else self._lost(split, row)
+
+    def _lost(self, split: Split, row: _Unusable) -> Lost:
+        fault = self.shape is None or row.reason not in NO_PREFERENCE
+        return Lost(self.name, split, row.id, row.reason, row.detail, fault=fault)
+
+    def _part_of(self, key: int) -> Split:
+        """The part of a row of train's table."""
+        share, start = key / 2**64, 0.0
+        for split, size in self.shares.items():
+            if start <= share < start + size:
+                return split
+            start += size
+        return "train"
 
     def _group(self, split: Split, index: int) -> Group:
         part = self._parts[split]
@@ -148,7 +168,22 @@ class Partition:
     def _read_index(self, table: Table) -> _Index:
         places, numbers, keys = array("q"), array("q"), array("Q")
         lost: list[_Unusable] = []
+        for place, number, key, row in self._read(table):
+            if isinstance(row, _Unusable):
+                lost.append(row)
+                continue
+            places.append(place)
+            numbers.append(number)
+            keys.append(key)
+        if not places and not lost:
+            raise DataError(f"{table.label} holds no rows")
+        return _Index(np.array(places, np.int64), np.array(numbers, np.int64), np.array(keys, np.uint64), lost)
+
+    def _read(self, table: Table) -> Iterator[tuple[int, int, int, Group | _Unusable]]:
+        """Every row: its place, its number, its key, and what it is."""
         malformed: list[str] = []
+        used = 0
+        limit = FIRST_ROWS if self.form.for_training else MAX_FAULTS
         unseen = set((self.form.columns | self.columns).values())
         for place, number, raw in table.scan():
             key, row_id = MALFORMED, table.row_id(number)
@@ -159,22 +194,21 @@ class Partition:
                 key, row_id = self._key(group), group.id
                 self._check(group, where=table.where(number))
             except RowLost as loss:
-                # Its words alone: the error itself would keep the row in memory, through its traceback.
-                lost.append(_Unusable(key, row_id, loss.reason, loss.detail))
                 if key == MALFORMED and not isinstance(loss, _Refused):
                     malformed.append(loss.detail)
-                    if len(malformed) >= (FIRST_ROWS if self.form.for_training else MAX_FAULTS):
-                        self._raise_faults(malformed, used=len(places) + len(lost) - len(malformed))
-                continue
-            places.append(place)
-            numbers.append(number)
-            keys.append(key)
-        self._raise_faults(malformed, used=len(places) + len(lost) - len(malformed))
-        if not places and not lost:
-            raise DataError(f"{table.label} holds no rows")
-        if unseen:
+                    if len(malformed) >= limit:
+                        self._raise_faults(malformed, used=used)
+                        malformed.pop()
+                else:
+                    used += 1
+                # Its words alone: the error itself would keep the row in memory, through its traceback.
+                yield place, number, key, _Unusable(key, row_id, loss.reason, loss.detail)
+            else:
+                used += 1
+                yield place, number, key, group
+        self._raise_faults(malformed, used=used)
+        if unseen and used:
             raise DataError(f"{table.label}: no row has the column {', '.join(sorted(unseen))}, which `columns` names")
-        return _Index(np.array(places, np.int64), np.array(numbers, np.int64), np.array(keys, np.uint64), lost)
 
     def _check(self, group: Group, *, where: str) -> None:
         if self.form.for_training:

@@ -27,7 +27,35 @@ Modality = Literal["mixed", "separate"]
 CHUNK = 4096  # steps that are looked at together
 
 
-class Plan:
+class Steps:
+    """How a run is cut into steps, forward passes and stages.
+
+    Args:
+        steps: optimizer steps.
+        groups: groups a step, over all ranks.
+        forwards_per_step: forward passes a step takes on every rank.
+        stages: equal stretches of the run, to within one step; a validation ends each.
+    """
+
+    def __init__(self, steps: int, *, groups: int, forwards_per_step: int, ranks: int, stages: int) -> None:
+        self.steps = steps
+        self.groups = groups
+        self.forwards_per_step = forwards_per_step
+        self.ranks = ranks
+        self.stages = min(stages, steps)
+
+    def stage(self, index: int) -> range:
+        """The forward passes of a stage."""
+        first, last = (i * self.steps // self.stages for i in (index, index + 1))
+        return range(first * self.forwards_per_step, last * self.forwards_per_step)
+
+    def share(self, groups: int) -> float:
+        """What a pass of so many groups counts among the passes of its step, 1 on average: those of a token budget hold
+        unequal numbers, and every group of a step has the same say."""
+        return groups * self.forwards_per_step * self.ranks / self.groups
+
+
+class Plan(Steps):
     """All forward passes of a run, in order.
 
     Args:
@@ -61,13 +89,11 @@ class Plan:
         steps: int | None = None,
         stages: int = 1,
     ) -> None:
+        steps = steps if steps is not None else math.ceil(epochs * mixture.epoch_size / groups)
+        super().__init__(steps, groups=groups, forwards_per_step=1, ranks=ranks, stages=stages)
         self.mixture = mixture
-        self.groups = groups
-        self.ranks = ranks
         self.budget = budget
         self.modality = modality
-        self.steps = steps if steps is not None else math.ceil(epochs * mixture.epoch_size / groups)
-        self.stages = min(stages, self.steps)
         self._order = lru_cache(maxsize=2)(mixture.order)
         self._dealt = lru_cache(maxsize=4)(self._deal)
         if budget is None and modality == "mixed":
@@ -80,20 +106,10 @@ class Plan:
         self._with_images = np.concatenate([lengths[name].images > 0 for name in mixture.names])
         self.forwards_per_step = self._count_forwards(groups_per_forward)
 
-    def stage(self, index: int) -> range:
-        """The forward passes of a stage."""
-        first, last = (i * self.steps // self.stages for i in (index, index + 1))
-        return range(first * self.forwards_per_step, last * self.forwards_per_step)
-
     def forward(self, index: int, *, rank: int = 0) -> list[Place]:
         """The groups of one forward pass on one rank."""
         step, part = divmod(index, self.forwards_per_step)
         return self._dealt(step)[part * self.ranks + rank]
-
-    def share(self, groups: int) -> float:
-        """What a pass of so many groups counts among the passes of its step, 1 on average: those of a token budget hold
-        unequal numbers, and every group of a step has the same say."""
-        return groups * self.forwards_per_step * self.ranks / self.groups
 
     def tokens(self, place: Place) -> int:
         """Of one group, when the plan knows lengths."""

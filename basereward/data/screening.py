@@ -103,6 +103,7 @@ def check_limit(lost: Sequence[Lost], *, rows: Mapping[str, int], max_lost: floa
     """Stops a run that would train on too little of its data.
 
     Args:
+        lost: rows that are no fault (a tie in a set of decided pairs, a duplicate) do not count against the limit.
         rows: for each source the number of rows that it has, lost ones included.
         max_lost: the largest share of all rows that may be lost, 0 to 1.
         listed_in: the file that lists the lost rows, for the message.
@@ -114,9 +115,10 @@ def check_limit(lost: Sequence[Lost], *, rows: Mapping[str, int], max_lost: floa
     total = sum(rows.values())
     counts = summary(lost)
     emptied = [source for source, number in rows.items() if number and sum(counts.get(source, {}).values()) >= number]
-    if not emptied and len(lost) <= max_lost * total:
+    faults = sum(row.fault for row in lost)
+    if not emptied and faults <= max_lost * total:
         return
-    share = f"{len(lost)} of {total} rows ({len(lost) / total:.2%}) cannot be used"
+    share = f"{faults} of {total} rows ({faults / total:.2%}) cannot be used"
     why = (
         f"every row of {', '.join(emptied)} is lost"
         if emptied

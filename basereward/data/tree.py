@@ -7,7 +7,7 @@ Shapes: R rows of T tokens, B responses, G groups, P preferences, N image patche
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from basereward.data.encoding import EncodedGroup
+from basereward.data.group import Lost
 
 Layout = Literal["tree", "plain"]
 PADDING = -1
@@ -43,6 +44,7 @@ class TreeBatch:
     lengths: Tensor  # (B,): tokens of every response, its end of turn left out
     ids: list[str]  # G
     sources: list[str]  # G
+    lost: list[Lost] = field(default_factory=list)  # rows of a stream that were met on the way to these groups
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
         """The batch with all its tensors on `device`."""
@@ -149,7 +151,7 @@ def _images(groups: Sequence[EncodedGroup], copies: Sequence[int], name: str) ->
     return torch.cat(present) if present else None
 
 
-def _preferences(groups: Sequence[EncodedGroup]) -> dict[str, Tensor]:
+def _preferences(groups: Sequence[EncodedGroup]) -> dict[str, Any]:
     winner, loser, weight, margin, tie, of_group = [], [], [], [], [], []
     first = 0
     for index, group in enumerate(groups):

@@ -18,6 +18,7 @@ NODES: dict[KeyPath, Kind] = {
     ("model", "backbone", "make"): "makers",
     ("loss",): "losses",
     ("data", "sources", "*"): "sources",
+    ("data", "curation", "against", "*"): "sources",
 }
 
 

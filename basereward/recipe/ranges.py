@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from basereward.errors import unknown
-from basereward.recipe.schema import Recipe
+from basereward.recipe.schema import CurationRecipe, Recipe
 
 Problems: TypeAlias = Iterator[tuple[str, str]]
 
@@ -26,6 +26,8 @@ POSITIVE = (
     "data.encoding.min_pixels",
     "data.mixture.limits",
     "data.mixture.passes",
+    "data.streaming.buffer",
+    "data.streaming.held_out",
     "model.lora.alpha",
     "model.lora.rank",
     "optimizer.eps",
@@ -38,7 +40,13 @@ POSITIVE = (
     "trainer.steps",
     "trainer.validations",
 )
-NOT_NEGATIVE = ("data.mixture.weights", "data.workers", "optimizer.weight_decay", "trainer.clip", "trainer.early_stopping.min_delta")
+NOT_NEGATIVE = (
+    "data.mixture.weights",
+    "data.workers",
+    "optimizer.weight_decay",
+    "trainer.clip",
+    "trainer.early_stopping.min_delta",
+)
 SHARES = ("data.max_lost", "schedule.final", "schedule.warmup")
 SHARES_BELOW_ONE = ("model.lora.dropout", "optimizer.betas")
 
@@ -119,6 +127,32 @@ def batch(recipe: Recipe) -> Problems:
         yield "batch.groups", f"{groups} is no multiple of groups_per_forward = {once}"
 
 
+def curation(recipe: Recipe) -> Problems:
+    """Similarities that can be told apart, and a threshold that drops what is wrong."""
+    near, drop = recipe.data.curation.near, recipe.data.curation.drop
+    if near is not None and not 0.7 <= near <= 1:
+        yield "data.curation.near", f"must be from 0.7 to 1; {near} given"
+    if not drop >= 0:
+        yield "data.curation.drop", f"must be at least 0; {drop} given"
+
+
+def streaming(recipe: Recipe) -> Problems:
+    """Of a stream neither the size nor the lengths are known before it is read."""
+    if recipe.data.streaming is None:
+        return
+    if recipe.trainer.steps is None:
+        yield "trainer.steps", "data.streaming does not know how long an epoch is; say how many steps to train"
+    if recipe.batch.tokens is not None or recipe.batch.modality != "mixed":
+        yield "batch", "data.streaming does not know lengths before it reads: leave out batch.tokens and batch.modality"
+    mixture = recipe.data.mixture
+    if recipe.data.curation != CurationRecipe():
+        yield "data.curation", "data.streaming reads every group once and looks for nothing in others; leave one out"
+    if mixture.limits or mixture.passes:
+        yield "data.mixture", "data.streaming mixes by weights alone: leave out limits and passes"
+    if len(recipe.data.sources) > 1 and not mixture.weights:
+        yield "data.mixture.weights", "streamed sources are mixed by weight; give one to each"
+
+
 def betas(recipe: Recipe) -> Problems:
     """AdamW has two."""
     if len(recipe.optimizer.betas) != 2:
@@ -145,6 +179,8 @@ CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     sources,
     pixels,
     batch,
+    curation,
+    streaming,
     betas,
     monitor,
 )

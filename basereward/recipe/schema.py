@@ -67,12 +67,33 @@ class EncodingRecipe:
 
 
 @dataclass(frozen=True)
+class CurationRecipe:
+    duplicates: bool = False  # keep one of equal groups, within and across sources
+    near: float | None = None  # similarity, 0.7 to 1, from which groups count as equal; null: only equal ones do
+    against: dict[str, Node] = field(
+        default_factory=dict
+    )  # benchmarks, as sources; groups that are in one are left out
+    judge: str | None = (
+        None  # a trained model: preferences that it strongly disagrees with are dropped, others weigh less
+    )
+    drop: float = 2.0  # the margin against a preference from which the judge drops it, in its scores
+
+
+@dataclass(frozen=True)
+class StreamingRecipe:
+    buffer: int = 1000  # groups of each source that wait to be drawn from at random
+    held_out: int = 500  # groups of each source that are validated, and as many that are tested
+
+
+@dataclass(frozen=True)
 class DataRecipe:
     sources: dict[str, Node] = field(default_factory=dict)  # {digits: {include: sources/digits}}
     mixture: MixtureRecipe = field(default_factory=MixtureRecipe)
     encoding: EncodingRecipe = field(default_factory=EncodingRecipe)
     max_lost: float = 0.01  # a larger share of lost rows stops the run before training
     workers: int = 0  # processes that load data
+    curation: CurationRecipe = field(default_factory=CurationRecipe)
+    streaming: StreamingRecipe | None = None  # read the sources from beginning to end; needs trainer.steps
 
 
 @dataclass(frozen=True)

@@ -6,25 +6,30 @@ import dataclasses
 import logging
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
-from basereward.data.encoding import Encoder
 from basereward.data.cache import cache_folder
+from basereward.data.curation.curate import Curation
+from basereward.data.encoding import Encoder
+from basereward.data.group import Group
 from basereward.data.module import PreferenceData
+from basereward.data.streamed_module import StreamedData
 from basereward.model.checkpoint import backbone_path
 from basereward.model.reward import build_model
 from basereward.model.scorer import recipe_encoder
 from basereward.recipe import make, recipe_sha256, recipe_yaml
-from basereward.recipe.schema import Recipe
+from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.train.checkpoint import AtomicCheckpointIO, Checkpoints
 from basereward.train.module import RewardModule
 from basereward.train.progress import Progress, StageBar
 from basereward.train.recorder import Recorder
 from basereward.train.runs import RunFolder
+from basereward.train.score import load
 
 
 def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule, PreferenceData, Trainer]:
@@ -63,27 +68,54 @@ def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule
 
 def build_data(recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: float | None = None) -> PreferenceData:
     """The data of a recipe, for one backbone's encoder; `max_lost` overrides the recipe's."""
-    mixture, trainer = recipe.data.mixture, recipe.trainer
+    mixture, trainer, batch = recipe.data.mixture, recipe.trainer, recipe.batch
+    sources = {name: make(node, "sources", name) for name, node in recipe.data.sources.items()}
+    common: dict[str, Any] = {
+        "encoder": encoder,
+        "weights": mixture.weights or None,
+        "seed": recipe.seeds.data,
+        "groups": batch.groups,
+        "groups_per_forward": batch.groups_per_forward,
+        "steps": trainer.steps,
+        "stages": trainer.validations,
+        "layout": batch.layout,
+        "workers": recipe.data.workers,
+        "max_lost": recipe.data.max_lost if max_lost is None else max_lost,
+        "lost_file": lost_file,
+        "cache": cache_folder() / "lengths",
+    }
+    if recipe.data.streaming is not None:
+        streaming = recipe.data.streaming
+        return StreamedData(sources, **common, buffer=streaming.buffer, held_out=streaming.held_out)
     return PreferenceData(
-        {name: make(node, "sources", name) for name, node in recipe.data.sources.items()},
-        encoder=encoder,
-        weights=mixture.weights or None,
+        sources,
+        **common,
         limits=mixture.limits or None,
         passes=mixture.passes or None,
         stop=mixture.stop,
-        seed=recipe.seeds.data,
-        groups=recipe.batch.groups,
-        groups_per_forward=recipe.batch.groups_per_forward,
-        budget=recipe.batch.tokens,
-        modality=recipe.batch.modality,
+        budget=batch.tokens,
+        modality=batch.modality,
         epochs=trainer.epochs,
-        steps=trainer.steps,
-        stages=trainer.validations,
-        layout=recipe.batch.layout,
-        workers=recipe.data.workers,
-        max_lost=recipe.data.max_lost if max_lost is None else max_lost,
-        lost_file=lost_file,
-        cache=cache_folder() / "lengths",
+        curation=build_curation(recipe.data.curation),
+    )
+
+
+def build_curation(recipe: CurationRecipe) -> Curation | None:
+    """What is left out of the training groups besides those that cannot be used; None: nothing."""
+    if recipe == CurationRecipe():
+        return None
+    against = {name: make(node, "sources", name) for name, node in recipe.against.items()}
+
+    def judge(groups: Iterable[Group]) -> Iterator[list[float]]:
+        assert recipe.judge is not None
+        yield from load(recipe.judge).score_groups(groups)
+
+    return Curation(
+        duplicates=recipe.duplicates,
+        near=recipe.near,
+        against=against,
+        judge=judge if recipe.judge is not None else None,
+        drop=recipe.drop,
     )
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from basereward.data.group import SPLITS
 from basereward.data.module import PreferenceData
+from basereward.data.plan import Plan
 from basereward.data.screening import summary
+from basereward.errors import DataError
 from basereward.model.checkpoint import backbone_path
 from basereward.model.scorer import recipe_encoder
 from basereward.recipe.schema import Recipe
@@ -26,6 +28,8 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     Raises:
         BaseRewardError: anything that the recipe or the data have wrong, but for too many lost rows, which are told.
     """
+    if recipe.data.streaming is not None:
+        raise DataError("data.streaming knows nothing of its sources before they are read; leave it out to count them")
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
     with tempfile.TemporaryDirectory() as folder:
         data = build_data(recipe, encoder=encoder, lost_file=Path(folder) / "lost.jsonl", max_lost=1.0)
@@ -34,7 +38,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
 
 
 def _told(data: PreferenceData) -> dict[str, Any]:
-    assert data.plan is not None
+    assert isinstance(data.plan, Plan)
     plan, trained = data.plan, data.lengths["train"]
     counts = plan.mixture.counts
     means = {name: float(each.tokens.mean()) if len(each) else 0.0 for name, each in trained.items()}

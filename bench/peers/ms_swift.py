@@ -36,7 +36,10 @@ class StepEnds(TrainerCallback):
 
 
 def settings(checkpoint: Path, rows: Path, out: Path, *, steps: int, pairs: int, vision: bool) -> list[str]:
-    """LoRA of rank 8 on the language model, with `vision` on everything else too, and a trained score head, float32, rows in the order of the file."""
+    """LoRA of rank 8 on the language model, with `vision` on the rest too, and a trained score head, in float32.
+
+    Rows come in the order of the file.
+    """
     kind = json.loads((checkpoint / "config.json").read_text())["model_type"]
     template = {"qwen2_5_vl": "qwen2_5_vl", "qwen2": "qwen2_5"}[kind]
     named = {

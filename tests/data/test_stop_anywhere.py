@@ -10,12 +10,14 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from basereward.data.module import PreferenceData
 from basereward.data.sources.jsonl import Jsonl
+from basereward.data.streamed_module import StreamedData
 from basereward.model.processing import load_encoder
 from tests.support import checkpoint, pair_rows, write_rows
 
@@ -26,7 +28,6 @@ KILLS = 20
 def load(data: PreferenceData, log: Path, *, seconds: float) -> None:
     """Goes through what is left of the run and writes down every pass when it is done, as a training would its
     checkpoint."""
-    torch.set_num_threads(1)  # a forked process has none of its parent's threads to wait for
     done = len(log.read_text().splitlines()) if log.exists() else 0
     with log.open("a") as out:
         for number, batch in enumerate(data.passes(0, done=done), start=done):
@@ -36,16 +37,30 @@ def load(data: PreferenceData, log: Path, *, seconds: float) -> None:
             time.sleep(seconds)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> PreferenceData:
-    """Two passes through rows with and without pictures, filled to a budget."""
+def load_in_a_fork(data: PreferenceData, log: Path) -> None:
+    """The same in a forked process, which has none of its parent's threads and must not wait for them."""
+    torch.set_num_threads(1)
+    load(data, log, seconds=0.01)
+
+
+@pytest.fixture(scope="module", params=["map-style", "streamed"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreferenceData:
+    """Two rounds through rows with and without pictures; of one the image is missing. Map-style they fill a budget."""
     folder = tmp_path_factory.mktemp("stopped")
     rows = [*pair_rows(ROWS // 2, folder=folder), *pair_rows(ROWS // 2, seed=1)]
     for index, row in enumerate(rows):
         row["id"] = f"row-{index}"
+    rows.insert(7, rows[3] | {"id": "gone", "images": ["gone.png"]})
     source = Jsonl("rows", path=str(write_rows(folder / "rows.jsonl", rows)), val=0, test=0)
     encoder = load_encoder(checkpoint("qwen2_5_vl", folder / "model"))
-    data = PreferenceData({"rows": source}, encoder=encoder, groups=8, budget=400, epochs=2, lost_file=folder / "lost")
+    settings: dict[str, Any] = {"encoder": encoder, "lost_file": folder / "lost", "max_lost": 0.1, "groups": 8}
+    data: PreferenceData
+    if request.param == "streamed":
+        steps = 2 * (ROWS + 1) // 2
+        settings |= {"groups": 2, "groups_per_forward": 2}
+        data = StreamedData({"rows": source}, **settings, steps=steps, buffer=50)
+    else:
+        data = PreferenceData({"rows": source}, **settings, budget=400, epochs=2)
     data.setup()
     return data
 
@@ -62,7 +77,7 @@ def test_killed_at_twenty_places_with_other_workers_each_time(made: PreferenceDa
     kills = 0
     while kills < KILLS:
         made.workers = rng.choice([0, 1, 2, 3])
-        process = fork.Process(target=load, args=(made, log), kwargs={"seconds": 0.01})
+        process = fork.Process(target=load_in_a_fork, args=(made, log))
         process.start()
         before = log.stat().st_size if log.exists() else 0
         deadline = time.monotonic() + 60
@@ -85,3 +100,4 @@ def test_killed_at_twenty_places_with_other_workers_each_time(made: PreferenceDa
     seen = Counter(row for line in log.read_text().splitlines() for row in json.loads(line)[1])
     assert len(seen) == ROWS
     assert set(seen.values()) == {2}
+    assert "gone" not in seen

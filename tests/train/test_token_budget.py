@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from basereward import build, load_recipe
+from basereward.data.plan import Plan
 from basereward.data.tree import collate
 from basereward.train.api import train
 from tests.support import SMALL, gradients
@@ -17,7 +18,7 @@ from tests.support import SMALL, gradients
 def step_gradient(*overrides: str) -> tuple[dict[str, Tensor], list[int]]:
     """The gradient of the first step, summed over its passes as Lightning does, and the groups of every pass."""
     module, data, _ = build(load_recipe("basereward", overrides=[*SMALL, "model.head.layers=2", *overrides]))
-    assert data.plan is not None
+    assert isinstance(data.plan, Plan)
     sizes = []
     for index in range(data.plan.forwards_per_step):
         places = data.plan.forward(index)

@@ -10,6 +10,12 @@ from typing import Any, Protocol
 
 from basereward.data.screening import RowLost
 
+# What a data set itself says of rows that hold no preference: they are counted and listed, and nothing is wrong with
+# them.
+NO_PREFERENCE = frozenset(
+    {"equal_ratings", "low_score_ratio", "not_rated", "several_rounds", "single_response", "undecided"}
+)
+
 
 class Shape(Protocol):
     """Turns a row of a data set into one of ours (described in `basereward/data/rows.py`).

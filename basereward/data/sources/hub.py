@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from basereward.data.group import Group, Lost, Split
@@ -84,6 +84,9 @@ class Hub:
 
     def groups(self, split: Split) -> Sequence[Group]:
         return self._partition.groups(split)
+
+    def stream(self, split: Split) -> Iterator[Group | Lost]:
+        return self._partition.stream(split)
 
     def lost(self, split: Split) -> list[Lost]:
         return self._partition.lost(split)

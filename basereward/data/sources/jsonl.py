@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from basereward.data.group import Group, Lost, Split
@@ -54,6 +54,9 @@ class Jsonl:
 
     def groups(self, split: Split) -> Sequence[Group]:
         return self._partition.groups(split)
+
+    def stream(self, split: Split) -> Iterator[Group | Lost]:
+        return self._partition.stream(split)
 
     def lost(self, split: Split) -> list[Lost]:
         """The rows with a blank response."""
