@@ -18,9 +18,11 @@ from transformers.utils import logging as transformers_logging
 from basereward.data.tree import PADDING, TreeBatch
 from basereward.errors import ModelError
 from basereward.model.attention import TREE_ATTENTION, TreePlan
+from basereward.model.parts import part_of
 from basereward.model.quantization import Quantization, quantization_config, settle
 
 VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl")
+LOOKING = ("vision", "merger")  # the parts that a batch without pictures does not run through
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,28 @@ class Backbone(nn.Module):
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
             inputs |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
         hidden: Tensor = self.transformer(**inputs).last_hidden_state
+        if batch.pixel_values is None and self._vision_is_awaited():
+            hidden = hidden + 0.0 * self._features_of_nothing().sum()
         return hidden
+
+    def _vision_is_awaited(self) -> bool:
+        """Whether other processes may wait for gradients of the vision tower that this one's batch would not give.
+
+        Those that train together wait, for ever, for each other's gradients of every trained weight.
+        """
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not (together and torch.distributed.get_world_size() > 1 and torch.is_grad_enabled() and self.reads_images):
+            return False
+        return any(p.requires_grad for name, p in self.transformer.named_parameters() if part_of(name) in LOOKING)
+
+    def _features_of_nothing(self) -> Tensor:
+        """What the vision tower makes of the smallest picture there is."""
+        config = self.transformer.config.vision_config
+        side = config.spatial_merge_size
+        width = config.in_channels * config.temporal_patch_size * config.patch_size**2
+        patches = torch.zeros(side * side, width, dtype=self.transformer.dtype, device=self.transformer.device)
+        grid = torch.tensor([[1, side, side]], device=patches.device)
+        return torch.cat(self.transformer.get_image_features(patches, grid, return_dict=True).pooler_output)
 
     def _attention(self, batch: TreeBatch) -> dict[str, Any]:
         if batch.layout == "plain":
