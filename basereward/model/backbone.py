@@ -111,7 +111,8 @@ class Backbone(nn.Module):
         width = config.in_channels * config.temporal_patch_size * config.patch_size**2
         patches = torch.zeros(side * side, width, dtype=self.transformer.dtype, device=self.transformer.device)
         grid = torch.tensor([[1, side, side]], device=patches.device)
-        return torch.cat(self.transformer.get_image_features(patches, grid, return_dict=True).pooler_output)
+        transformer: Any = self.transformer
+        return torch.cat(transformer.get_image_features(patches, grid, return_dict=True).pooler_output)
 
     def _attention(self, batch: TreeBatch) -> dict[str, Any]:
         if batch.layout == "plain":
