@@ -77,14 +77,15 @@ def prepare(work: Path) -> None:
 
 
 def sitting(
-    work: Path, *, chosen: list[str], steps: int, rounds: int, vision: bool
+    work: Path, *, chosen: list[str], trainers: list[str], steps: int, rounds: int, vision: bool
 ) -> tuple[dict[tuple[str, str], float], bool]:
     """Preferences a second by (workload, trainer), the median of `rounds`; and whether every trainer could be timed.
 
     Trainers take turns within a round, so that a machine that slows down slows all of them.
     """
     taken: dict[tuple[str, str], list[float]] = {}
-    turns = [(w, t) for _ in range(rounds) for w in chosen for t in TRAINERS if t.python and w in t.can]
+    there = [trainer for trainer in TRAINERS if trainer.python and trainer.name in trainers]
+    turns = [(w, t) for _ in range(rounds) for w in chosen for t in there if w in t.can]
     for workload, trainer in turns:
         result = measure(trainer, workload, work=work, steps=steps, vision=vision)
         if result is not None:
@@ -97,6 +98,8 @@ def main() -> int:
     """Exits with 1 when a trainer could not be timed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    names = [trainer.name for trainer in TRAINERS]
+    parser.add_argument("--trainers", nargs="+", choices=names, default=names)
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps; the first two are not counted")
     parser.add_argument("--rounds", type=int, default=1, help="times that every trainer gets its turn")
     parser.add_argument("--vision", action="store_true", help="adapters on the vision tower and its merger too")
@@ -107,7 +110,12 @@ def main() -> int:
         work.mkdir(parents=True, exist_ok=True)
         prepare(work)
         speed, complete = sitting(
-            work, chosen=given.workloads, steps=given.steps, rounds=given.rounds, vision=given.vision
+            work,
+            chosen=given.workloads,
+            trainers=given.trainers,
+            steps=given.steps,
+            rounds=given.rounds,
+            vision=given.vision,
         )
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, two threads, float32\n")
     print(table(speed, workloads=given.workloads, trainers=[trainer.name for trainer in TRAINERS]))
