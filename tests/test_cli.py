@@ -111,6 +111,11 @@ def test_check_exits_with_2_and_lists_every_fault() -> None:
         (["train", "basereward", "a=1", "--profile", "tiny", "b"], "unexpected argument 'b'; a change is KEY=VALUE"),
         (["train", "basereword"], "unknown experiment 'basereword'; did you mean 'basereward'?"),
         (["sweep", "head_depth", "loss.margn=1"], "did you mean 'margin'?"),
+        (["audti", "basereward"], "unknown command 'audti'; did you mean 'audit'?"),
+        (["audit"], "the following arguments are required: EXPERIMENT"),
+        (["audit", "basereward", "--modle", "m"], "unknown option '--modle'; did you mean '--model'?"),
+        (["audit", "basereward", "data.curation.duplicate=true"], "did you mean 'duplicates'?"),
+        (["audit", "basereward", "data.curation.against.vl.include=sources/vl_rewardbenc"], "sources/vl_rewardbench"),
         (["train", "head_depth"], "sweep of 7 cells"),
     ],
 )
@@ -190,6 +195,77 @@ def test_a_sweep_with_a_failed_cell_ends_with_1_and_names_it(api: Any, capsys: p
     del cells[1]
     assert main(["sweep", "head_depth", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sweep_id"] == "s"
+
+
+AUDITED = {
+    "source": "digits",
+    "num_groups": 4,
+    "num_responses": 9,
+    "num_decided": 5,
+    "num_ties": 1,
+    "images": {0: 1, 1: 3},
+    "longer_wins": {"count": 2, "total": 4, "low": 0.15, "high": 0.85},
+    "equally_long": 1,
+    "prompt_chars": [1.0, 2.0, 3.0, 4.0, 5.0],
+    "winner_chars": [float("nan")] * 5,
+    "loser_chars": [float("nan")] * 5,
+    "repeated": {"count": 0, "total": 4, "low": 0.0, "high": 0.49},
+    "languages": {"en": 3, "de": 1},
+    "noise": {
+        "threshold": 2.0,
+        "disagrees": {"count": 1, "total": 5, "low": 0.04, "high": 0.62},
+        "strongly": {"count": 0, "total": 5, "low": 0.0, "high": 0.43},
+        "bins": [[float("-inf"), 0.0, 1], [0.0, float("inf"), 4]],
+    },
+    "unscored": 2,
+}
+
+
+def test_audit_tells_what_sources_are_like_and_what_curation_would_leave_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables for a person; in the object of a program what is not finite is null."""
+    calls = []
+    row = {"source": "digits", "benchmark": "vl", "rows": 4, "contaminated": 3, "kinds": {"prompt": 2, "image": 3}}
+    curation = {
+        "left_out": {"digits": {"duplicate": 1, "contaminated": 3}},
+        "overlaps": [row],
+        "unread": {"digits": 7},
+        "relabelled": {"num_preferences": 5, "num_dropped": 2, "num_down_weighted": 1},
+    }
+
+    def work(recipe: Any, *, model: str | None) -> dict[str, Any]:
+        calls.append((list(recipe.data.sources), recipe.optimizer.lr, model))
+        return {
+            "sources": {"digits": AUDITED},
+            "lost": {"digits": {"too_long": 2}},
+            "model": model,
+            "curation": curation,
+        }
+
+    stand_in = types.ModuleType("basereward.train.audit")
+    stand_in.audit = work  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "basereward.train.audit", stand_in)
+    monkeypatch.setattr(basereward.train, "audit", stand_in, raising=False)
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
+    assert main(["audit", "basereward", "--model", "m", "optimizer.lr=0.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert calls == [(["digits", "numbers"], 0.5, "m")]
+    assert lines[1].split()[:6] == ["digits", "4", "9", "5", "1", "75.0%"]
+    assert "50.0% (15.0% to 85.0%)" in lines[1]
+    assert lines[1].endswith("en 75%, de 25%")
+    assert any("20.0% (4.0% to 62.0%)" in line and line.endswith("4") for line in lines)
+    assert "lost in digits: too_long 2" in lines
+    assert "2 groups of digits cannot be scored by m" in lines
+    assert "curation leaves out of digits: duplicate 1, contaminated 3" in lines
+    assert "the judge drops 2 of 5 preferences and weighs 1 down" in lines
+    assert "digits  vl         4     3      prompt 2, image 3" in lines
+    assert lines[-1] == "7 images of digits could not be compared"
+    assert main(["audit", "basereward", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert result["sources"]["digits"]["winner_chars"] == [None] * 5
+    assert result["sources"]["digits"]["noise"]["bins"] == [[None, 0.0, 1], [0.0, None, 4]]
+    assert result["curation"]["overlaps"] == [row]
 
 
 def test_score_says_where_the_scores_are(api: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def build_parser() -> Parser:
     for name, (_, _, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-        if name in ("check", "data", "train", "sweep"):
+        if name in ("check", "data", "audit", "train", "sweep"):
             command.add_argument("experiment", metavar="EXPERIMENT", help="a name in experiments/, or a YAML file")
             command.add_argument(
                 "--profile", default="tiny", help="a name in experiments/profiles/, or a YAML file (tiny)"
@@ -58,6 +58,10 @@ def build_parser() -> Parser:
             command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in optimizer.lr=1e-4")
         if name == "train":
             command.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
+        if name == "audit":
+            command.add_argument(
+                "--model", metavar="MODEL", help="count where it disagrees: a run id, runs:/..., or a folder"
+            )
         if name == "score":
             command.add_argument("model", metavar="MODEL", help="a run id, runs:/..., or a folder that was saved")
             command.add_argument("file", metavar="FILE", help="JSON Lines of prompts and responses")

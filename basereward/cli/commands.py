@@ -62,6 +62,16 @@ def data(arguments: argparse.Namespace) -> Result:
     return preview(recipe), DONE
 
 
+def audit(arguments: argparse.Namespace) -> Result:
+    """What the sources are like."""
+    from basereward.recipe import load_recipe
+
+    recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    from basereward.train.audit import audit
+
+    return audit(recipe, model=arguments.model), DONE
+
+
 def score(arguments: argparse.Namespace) -> Result:
     """Scores for a file."""
     from basereward.train import api
@@ -99,6 +109,9 @@ def ls(arguments: argparse.Namespace) -> Result:
 COMMANDS = {
     "check": Command(check, text.check, "find every fault of every cell; no model is loaded"),
     "data": Command(data, text.data, "count what would be trained on: rows, tokens, shares; no model is loaded"),
+    "audit": Command(
+        audit, text.audit, "describe the sources: lengths, languages, doubtful labels, repeated rows, overlaps"
+    ),
     "train": Command(train, text.train, "train and test one reward model"),
     "sweep": Command(sweep, text.sweep, "train every cell of an experiment; finished ones are skipped"),
     "score": Command(score, text.score, "score every response of every row of a file"),

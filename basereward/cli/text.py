@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from basereward.data.curation.audit import SourceAudit
 
 
 def check(result: dict[str, Any]) -> Iterator[str]:
@@ -24,7 +27,7 @@ def data(result: dict[str, Any]) -> Iterator[str]:
     head = ("source", "train", "val", "test", "images", "tokens", "of groups", "of tokens", "lost")
     rows = []
     for name, source in result["sources"].items():
-        lost = ", ".join(f"{reason} {count}" for reason, count in source["lost"].items())
+        lost = _counts(source["lost"])
         numbers = [*source["groups"].values(), source["images"], source["tokens"]]
         shares = [f"{source[key]:.2%}" for key in ("share_of_groups", "share_of_tokens")]
         rows.append((name, *(f"{each:,}" for each in numbers), *shares, lost or "-"))
@@ -33,6 +36,59 @@ def data(result: dict[str, Any]) -> Iterator[str]:
     yield "an epoch: {epoch_groups:,} groups, {epoch_tokens:,} tokens; ".format(**result) + modality
     passes = "{steps:,} steps of {groups_per_step} groups in {forwards_per_step} forward passes".format(**result)
     yield f"{passes}; padding {result['padding']:.2%}"
+
+
+def audit(result: dict[str, Any]) -> Iterator[str]:
+    """A row a source; what cannot be used or scored; then what curation would leave out, and the overlaps."""
+    from basereward.data.curation.audit_table import table as audit_table
+    from basereward.recipe.table import table
+
+    yield audit_table([_source_audit(told) for told in result["sources"].values()])
+    yield from (f"lost in {source}: {_counts(reasons)}" for source, reasons in result["lost"].items())
+    for name, told in result["sources"].items():
+        if told["unscored"]:
+            yield f"{told['unscored']} groups of {name} cannot be scored by {result['model']}"
+    curation = result["curation"]
+    if curation is None:
+        return
+    yield ""
+    left_out = curation["left_out"].items()
+    yield from (f"curation leaves out of {name}: {_counts(reasons)}" for name, reasons in left_out)
+    if not left_out:
+        yield "curation leaves nothing out"
+    if curation["relabelled"] is not None:
+        told = "the judge drops {num_dropped} of {num_preferences} preferences and weighs {num_down_weighted} down"
+        yield told.format(**curation["relabelled"])
+    if curation["overlaps"]:
+        head = ("source", "benchmark", "rows", "in it", "by")
+        cells = ("source", "benchmark", "rows", "contaminated")
+        rows = [(*(str(row[cell]) for cell in cells), _counts(row["kinds"]) or "-") for row in curation["overlaps"]]
+        yield from ("", *table(head, rows))
+    yield from (f"{count} images of {name} could not be compared" for name, count in curation["unread"].items())
+
+
+def _source_audit(told: dict[str, Any]) -> SourceAudit:
+    from basereward.data.curation.audit import LabelNoise, Share, SourceAudit
+
+    shares = {name: Share(**told[name]) for name in ("longer_wins", "repeated")}
+    noise = told["noise"]
+    if noise is not None:
+        noise = LabelNoise(
+            threshold=noise["threshold"],
+            disagrees=Share(**noise["disagrees"]),
+            strongly=Share(**noise["strongly"]),
+            bins=tuple((low, high, count) for low, high, count in noise["bins"]),
+        )
+    rest = {name: value for name, value in told.items() if name != "unscored"}
+    return SourceAudit(**{**rest, **shares, "noise": noise})
+
+
+def _counts(counts: dict[str, int]) -> str:
+    """
+    >>> _counts({"duplicate": 3, "contaminated": 1})
+    'duplicate 3, contaminated 1'
+    """
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def train(result: dict[str, Any]) -> Iterator[str]:
