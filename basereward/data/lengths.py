@@ -156,7 +156,7 @@ def _load(file: Path) -> tuple[Lengths, list[dict[str, str]]] | None:
             return Lengths(kept["index"], kept["tokens"], kept["images"]), lost
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         logger.warning("the lengths kept in %s cannot be read (%s) and are found anew", file, error)
         return None
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from basereward.data.curation.curate import Curated, Curation
 from basereward.data.curation.duplicates import Placed
+from basereward.data.dataset import GroupDataset
 from basereward.data.encoding import EncodedGroup, Encoder
-from basereward.data.group import SPLITS, Lost, Preference, Split
+from basereward.data.group import SPLITS, Lost, Split
 from basereward.data.lengths import Lengths, measure
 from basereward.data.mixture import Mixture, Stop
 from basereward.data.plan import Modality, Place, Plan, StageSampler, Steps
-from basereward.data.screening import RowLost, check_limit, summary, write_lost
+from basereward.data.screening import check_limit, summary, write_lost
 from basereward.data.sources import Source
 from basereward.data.tree import PADDING, Layout, TreeBatch, collate
-from basereward.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -234,44 +232,3 @@ class PreferenceData(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._done = state_dict["forwards_done"]
-
-
-class GroupDataset(Dataset[EncodedGroup]):
-    """The usable groups of one part, encoded when they are asked for."""
-
-    def __init__(
-        self,
-        sources: Mapping[str, Source],
-        split: Split,
-        *,
-        kept: Mapping[str, NDArray[np.int64]],
-        encoder: Encoder,
-        changed: Mapping[tuple[str, int], tuple[Preference, ...]] | None = None,
-    ) -> None:
-        self.names = list(sources)
-        self.groups = {name: source.groups(split) for name, source in sources.items()}
-        self.kept = dict(kept)
-        self.encoder = encoder
-        self.changed = dict(changed or {})
-
-    @property
-    def places(self) -> list[Place]:
-        """Every group, source after source."""
-        return [(s, row) for s, name in enumerate(self.names) for row in range(len(self.kept[name]))]
-
-    def __len__(self) -> int:
-        return sum(len(rows) for rows in self.kept.values())
-
-    def __getitem__(self, place: Place) -> EncodedGroup:
-        name = self.names[place[0]]
-        index = int(self.kept[name][place[1]])
-        group = self.groups[name][index]
-        if (name, index) in self.changed:
-            group = replace(group, preferences=self.changed[name, index])
-        try:
-            return self.encoder(group)
-        except RowLost as loss:
-            raise DataError(
-                f"group '{group.id}' of source '{name}' could be read when the run began and cannot be read now "
-                f"({loss.reason}: {loss.detail}). Put the file back and resume the run."
-            ) from loss

@@ -6,20 +6,17 @@ a hash of its prompt are kept (24 bytes), so that files much larger than the mem
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import PIL.Image
 
-from basereward.data.group import SPLITS, Group, Image, Lost, Split
-from basereward.data.image_store import ArchivedImage
+from basereward.data.group import SPLITS, Group, Lost, Split
 from basereward.data.messages import shown
+from basereward.data.row_index import MALFORMED, RowIndex, Unusable, prompt_key
 from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost, located
 from basereward.data.shapes import NO_PREFERENCE, Shape, check_columns
@@ -28,38 +25,14 @@ from basereward.data.tables import Table
 from basereward.data.usable import check_usable
 from basereward.errors import DataError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 logger = logging.getLogger(__name__)
 
 MAX_FAULTS = 20  # faults of one table that are listed
 FIRST_ROWS = 100  # when so many rows are malformed before the first good one, the rest of a table is not read
-MALFORMED = 2**64 - 1  # the key of a row without a prompt to hash: such rows are counted with the training part
-
-
-@dataclass(frozen=True, slots=True)
-class _Unusable:
-    """A row that makes no group. One without a prompt that could be read has the key `MALFORMED`."""
-
-    key: int
-    id: str
-    reason: str
-    detail: str
 
 
 class _Refused(RowLost):
     """A shape finds nothing in a row that can be used: such a row is lost, but not malformed."""
-
-
-@dataclass
-class _Index:
-    """Where the usable rows of a table are; the arrays have one entry a row."""
-
-    places: NDArray[np.int64]
-    numbers: NDArray[np.int64]
-    keys: NDArray[np.uint64]
-    lost: list[_Unusable] = field(default_factory=list)
 
 
 class Partition:
@@ -110,11 +83,13 @@ class Partition:
     def stream(self, split: Split) -> Iterator[Group | Lost]:
         """As `Streamed.stream`: the rows as they are read, without an index of them."""
         own = split in self.tables
+        if not own and not self.shares.get(split):
+            return  # nothing is held out: the table need not be read to find that out
         for _, _, key, row in self._read(self.tables[split] if own else self.tables["train"]):
             if (own and split != "train") or self._part_of(key) == split:
                 yield row if isinstance(row, Group) else self._lost(split, row)
 
-    def _lost(self, split: Split, row: _Unusable) -> Lost:
+    def _lost(self, split: Split, row: Unusable) -> Lost:
         fault = self.shape is None or row.reason not in NO_PREFERENCE
         return Lost(self.name, split, row.id, row.reason, row.detail, fault=fault)
 
@@ -136,6 +111,9 @@ class Partition:
             raise DataError(f"{table.where(number)}: the row has changed since the run began; start anew")
         return group
 
+    def _key(self, group: Group) -> int:
+        return prompt_key(group, seed=self.seed, root=str(self.form.images.root))
+
     def _parse(self, table: Table, number: int, row: Mapping[str, Any]) -> Group:
         where = table.where(number)
         if self.shape is not None:
@@ -152,24 +130,24 @@ class Partition:
             raise _Refused(loss.reason, f"{where}: {loss.detail}") from None
 
     @cached_property
-    def _parts(self) -> dict[Split, _Index]:
+    def _parts(self) -> dict[Split, RowIndex]:
         indices = {split: self._read_index(table) for split, table in self.tables.items()}
         rest = indices["train"]
         start = 0.0
         for split, share in self.shares.items():
-            indices[split] = _between(rest, start, start + share)
+            indices[split] = rest.between(start, start + share)
             start += share
-        indices["train"] = _between(rest, start, 1.0)
+        indices["train"] = rest.between(start, 1.0)
         self._warn_of_overlap(indices)
         sizes = ", ".join(f"{len(indices[split].places)} {split}" for split in SPLITS if split in indices)
         logger.info("source '%s': %s", self.name, sizes)
         return indices
 
-    def _read_index(self, table: Table) -> _Index:
+    def _read_index(self, table: Table) -> RowIndex:
         places, numbers, keys = array("q"), array("q"), array("Q")
-        lost: list[_Unusable] = []
+        lost: list[Unusable] = []
         for place, number, key, row in self._read(table):
-            if isinstance(row, _Unusable):
+            if isinstance(row, Unusable):
                 lost.append(row)
                 continue
             places.append(place)
@@ -177,9 +155,9 @@ class Partition:
             keys.append(key)
         if not places and not lost:
             raise DataError(f"{table.label} holds no rows")
-        return _Index(np.array(places, np.int64), np.array(numbers, np.int64), np.array(keys, np.uint64), lost)
+        return RowIndex(np.array(places, np.int64), np.array(numbers, np.int64), np.array(keys, np.uint64), lost)
 
-    def _read(self, table: Table) -> Iterator[tuple[int, int, int, Group | _Unusable]]:
+    def _read(self, table: Table) -> Iterator[tuple[int, int, int, Group | Unusable]]:
         """Every row: its place, its number, its key, and what it is."""
         malformed: list[str] = []
         used = 0
@@ -202,7 +180,7 @@ class Partition:
                 else:
                     used += 1
                 # Its words alone: the error itself would keep the row in memory, through its traceback.
-                yield place, number, key, _Unusable(key, row_id, loss.reason, loss.detail)
+                yield place, number, key, Unusable(key, row_id, loss.reason, loss.detail)
             else:
                 used += 1
                 yield place, number, key, group
@@ -230,15 +208,7 @@ class Partition:
         listed = "\n".join(f"  {fault}" for fault in malformed[:MAX_FAULTS])
         raise DataError(f"{min(len(malformed), MAX_FAULTS)}{more} malformed rows:\n{listed}")
 
-    def _key(self, group: Group) -> int:
-        """A hash of the prompt's turns and images, 64 bits."""
-        turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
-        digest = hashlib.blake2b(repr(turns).encode(), digest_size=8, key=str(self.seed).encode())
-        for image in group.images:
-            digest.update(_identity(image, root=str(self.form.images.root)))
-        return int.from_bytes(digest.digest(), "big")
-
-    def _warn_of_overlap(self, indices: Mapping[Split, _Index]) -> None:
+    def _warn_of_overlap(self, indices: Mapping[Split, RowIndex]) -> None:
         """Parts with files of their own are taken as they are; a prompt that is in two of them is said."""
         for split in self.tables:
             if split != "train":
@@ -256,21 +226,3 @@ def _decode(table: Table, number: int, raw: Any) -> Mapping[str, Any]:
         if not isinstance(row, dict):
             raise RowLost("not_an_object", f"the row is {shown(row)}; an object with named columns is needed")
     return row
-
-
-def _between(index: _Index, low: float, high: float) -> _Index:
-    """The rows whose key, taken as a number from 0 to 1, is in [low, high)."""
-    shares = index.keys.astype(np.float64) / 2**64
-    chosen = (shares >= low) & ((shares < high) | (high >= 1))
-    lost = [row for row in index.lost if low <= row.key / 2**64 and (row.key / 2**64 < high or high >= 1)]
-    return _Index(index.places[chosen], index.numbers[chosen], index.keys[chosen], lost)
-
-
-def _identity(image: Image, *, root: str) -> bytes:
-    """What makes two images the same: their path below the root or in their archive, or their content."""
-    if isinstance(image, bytes):
-        return hashlib.blake2b(image).digest()
-    if isinstance(image, PIL.Image.Image):
-        return hashlib.blake2b(image.tobytes()).digest()
-    path = image.member if isinstance(image, ArchivedImage) else str(image)
-    return hashlib.blake2b(path.removeprefix(root).lstrip("/").encode("utf-8", "surrogateescape")).digest()

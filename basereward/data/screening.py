@@ -5,21 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from basereward.data.group import Group, Lost, Split
+from basereward.data.group import Lost
 from basereward.errors import DataError, TooManyRowsLost
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from basereward.data.sources import Source
-
 
 MAX_DETAIL = 1000  # letters of a detail; a row may hold a path or a name of a megabyte
 # In the message that stops a run:
@@ -62,31 +53,6 @@ class located:  # a class, since a generator would take thrice the time, and the
             raise RowLost(error.reason, f"{self.where}: {error.detail}") from None
 
 
-def screen(source: Source, split: Split, *, measure: Callable[[Group], object]) -> tuple[NDArray[np.int64], list[Lost]]:
-    """Tries every group of a part.
-
-    Args:
-        measure: called with each group; raises `RowLost` when the group cannot be used. Other errors pass through.
-
-    Returns:
-        The indices into `source.groups(split)` of the groups that can be used, ascending, and the lost rows: those
-        that the source itself lost first, then the others in order.
-
-    Raises:
-        DataError: the source is malformed.
-    """
-    lost = list(source.lost(split))
-    kept = []
-    for index, group in enumerate(source.groups(split)):
-        try:
-            measure(group)
-        except RowLost as loss:
-            lost.append(Lost(source.name, split, group.id, loss.reason, loss.detail))
-        else:
-            kept.append(index)
-    return np.asarray(kept, dtype=np.int64), lost
-
-
 def summary(lost: Iterable[Lost]) -> dict[str, dict[str, int]]:
     """Counts by source and reason.
 
@@ -99,7 +65,14 @@ def summary(lost: Iterable[Lost]) -> dict[str, dict[str, int]]:
     return {source: dict(reasons) for source, reasons in counts.items()}
 
 
-def check_limit(lost: Sequence[Lost], *, rows: Mapping[str, int], max_lost: float, listed_in: str | Path) -> None:
+def check_limit(
+    lost: Sequence[Lost],
+    *,
+    rows: Mapping[str, int],
+    max_lost: float,
+    listed_in: str | Path,
+    emptied: Collection[str] | None = None,
+) -> None:
     """Stops a run that would train on too little of its data.
 
     Args:
@@ -107,6 +80,7 @@ def check_limit(lost: Sequence[Lost], *, rows: Mapping[str, int], max_lost: floa
         rows: for each source the number of rows that it has, lost ones included.
         max_lost: the largest share of all rows that may be lost, 0 to 1.
         listed_in: the file that lists the lost rows, for the message.
+        emptied: sources of which enough is known to say that every row is lost; None: all.
 
     Raises:
         TooManyRowsLost: the share is larger, or a source lost every row that it has; the message has the counts, and
@@ -114,7 +88,11 @@ def check_limit(lost: Sequence[Lost], *, rows: Mapping[str, int], max_lost: floa
     """
     total = sum(rows.values())
     counts = summary(lost)
-    emptied = [source for source, number in rows.items() if number and sum(counts.get(source, {}).values()) >= number]
+    emptied = [
+        source
+        for source, number in rows.items()
+        if number and sum(counts.get(source, {}).values()) >= number and (emptied is None or source in emptied)
+    ]
     faults = sum(row.fault for row in lost)
     if not emptied and faults <= max_lost * total:
         return
@@ -164,5 +142,19 @@ def write_lost(path: str | Path, lost: Iterable[Lost]) -> None:
     partial = path.with_name(path.name + ".part")
     # Half a surrogate pair, as of a file's name that is not UTF-8, is written as JSON's own escape.
     with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in lost)
+        file.writelines(map(_line, lost))
     os.replace(partial, path)
+
+
+def append_lost(path: str | Path, lost: Iterable[Lost]) -> None:
+    """Adds rows to a file that `write_lost` may have written; a killed process may leave the last line cut short.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write("".join(map(_line, lost)))
+
+
+def _line(row: Lost) -> str:
+    return json.dumps(asdict(row), ensure_ascii=False) + "\n"

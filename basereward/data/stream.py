@@ -9,17 +9,13 @@ which takes the time of reading, not of encoding.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
-from torch.utils.data import IterableDataset, get_worker_info
-
-from basereward.data.encoding import EncodedGroup, Encoder
-from basereward.data.group import Group, Lost, Split
-from basereward.data.screening import RowLost
-from basereward.data.tree import Layout, TreeBatch, collate
+from basereward.data.group import SPLITS, Group, Lost, Split
 from basereward.errors import DataError
 
 Item = Group | Lost
@@ -36,12 +32,23 @@ class Streamed(Protocol):
         ...
 
 
+@dataclass
+class Met:
+    """How far a stream is read."""
+
+    rows: Counter[str] = field(default_factory=Counter)  # of every source, each row once, lost ones too
+    ended: set[str] = field(default_factory=set)  # sources that were read to their end
+
+    def copy(self) -> Met:
+        return Met(self.rows.copy(), set(self.ended))
+
+
 class GroupStream:
     """The groups of several streamed sources, mixed by weight and without end.
 
     Args:
         sources: by name.
-        weights: the share of each source; None for a single one.
+        weights: the share of each source, one or more of them above 0; None for a single one.
         buffer: groups of each source that wait to be drawn from at random.
         seed: of the drawing.
     """
@@ -58,33 +65,51 @@ class GroupStream:
         self.weights = dict(weights or dict.fromkeys(sources, 1.0))
         self.buffer = buffer
         self.seed = seed
+        if not any(self.weights.values()):
+            raise DataError("data.mixture.weights are all 0; at least one source must be trained on")
 
     def __iter__(self) -> Iterator[Item]:
+        return self.items(Met())
+
+    def items(self, met: Met) -> Iterator[Item]:
         """Each source is begun anew when it ends, and drawn in another order.
 
-        Of all sources the one is next that lags furthest behind its share.
+        Among the first N groups every source has its share of N, rounded up or down (the quota method of Balinski and
+        Young).
+
+        Args:
+            met: is kept up to date as far as the stream is read.
         """
-        waiting = {name: self._endless(name) for name, weight in self.weights.items() if weight}
-        drawn = dict.fromkeys(waiting, 0)
+        weights = {name: Fraction(str(weight)) for name, weight in self.weights.items() if weight}
+        total = sum(weights.values())
+        shares = {name: weight / total for name, weight in weights.items()}
+        waiting = {name: self._endless(name, met) for name in shares}
+        drawn = dict.fromkeys(shares, 0)
+        number = 0
         while True:
-            name = min(waiting, key=lambda each: (drawn[each] + 1) / self.weights[each])
+            number += 1
+            behind = [name for name, share in shares.items() if drawn[name] < share * number]
+            name = min(behind, key=lambda each: (drawn[each] + 1) / shares[each])
             for item in waiting[name]:
                 yield item
                 if isinstance(item, Group):
                     drawn[name] += 1
                     break
 
-    def _endless(self, name: str) -> Iterator[Item]:
+    def _endless(self, name: str, met: Met) -> Iterator[Item]:
         turn = 0
         while True:
             rng = random.Random(f"{self.seed}/{name}/{turn}")
             groups = 0
-            for item in _shuffled(self.sources[name].stream("train"), size=self.buffer, rng=rng):
+            rows = self.sources[name].stream("train")
+            for item in _shuffled(rows, size=self.buffer, rng=rng):
                 groups += isinstance(item, Group)
-                if turn == 0 or isinstance(item, Group):  # a lost row is counted once
+                met.rows[name] += turn == 0
+                if turn == 0 or isinstance(item, Group):  # a lost row is told once
                     yield item
             if not groups:
                 raise DataError(f"source '{name}' has no group that can be trained on")
+            met.ended.add(name)
             turn += 1
 
 
@@ -104,81 +129,34 @@ def _shuffled(items: Iterator[Item], *, size: int, rng: random.Random) -> Iterat
     yield from buffer
 
 
-class StreamedPasses(IterableDataset[TreeBatch]):
-    """The forward passes of a stream, from the first that is not done.
+class Head:
+    """A source of the first groups of the held-out parts of a stream, and the rows that are lost before the last of
+    them; none to train on.
 
-    Every worker reads the whole stream and encodes the passes that are its own, so that the passes come in the same
-    order whatever the number of workers. A group that cannot be encoded is left out of its pass, and told with it.
-
-    Args:
-        groups: groups a pass on one rank.
-        first, last: the passes to give, `last` not included; over all ranks each has `ranks` parts.
+    Raises:
+        DataError: the source is malformed, or has no group to train on.
     """
 
-    def __init__(
-        self,
-        stream: GroupStream,
-        *,
-        encoder: Encoder,
-        layout: Layout,
-        groups: int,
-        first: int,
-        last: int,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.stream = stream
-        self.encoder = encoder
-        self.layout: Layout = layout
-        self.groups = groups
-        self.first = first
-        self.last = last
-        self.rank = rank
-        self.ranks = ranks
+    def __init__(self, source: Streamed, *, rows: int) -> None:
+        self.name = source.name
+        self._groups: dict[Split, list[Group]] = {split: [] for split in SPLITS}
+        self._lost: dict[Split, list[Lost]] = {split: [] for split in SPLITS}
+        for split in SPLITS[1:]:
+            self._read(source, split, rows=rows)
+        if not any(isinstance(item, Group) for item in source.stream("train")):
+            raise DataError(f"source '{self.name}' has no group that can be trained on")
 
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __iter__(self) -> Iterator[TreeBatch]:
-        worker = get_worker_info()
-        mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        items = iter(self.stream)
-        for number in range(self.last):
-            for rank in range(self.ranks):
-                groups, lost = _take(items, self.groups)
-                if number >= self.first and (number - self.first) % workers == mine and rank == self.rank:
-                    yield self._encoded(groups, lost)
-
-    def _encoded(self, groups: list[Group], lost: list[Lost]) -> TreeBatch:
-        encoded: list[EncodedGroup] = []
-        for group in groups:
-            try:
-                encoded.append(self.encoder(group))
-            except RowLost as loss:
-                lost.append(Lost(group.source, "train", group.id, loss.reason, loss.detail))
-        if not encoded:
-            raise DataError(
-                f"none of the {len(groups)} groups of a forward pass can be used: "
-                + "; ".join(f"{row.id}: {row.reason}, {row.detail}" for row in lost[:3])
-            )
-        batch = collate(encoded, layout=self.layout, pad_id=self.encoder.pad_id)
-        return replace(batch, lost=lost)
-
-
-def _take(items: Iterator[Item], number: int) -> tuple[list[Group], list[Lost]]:
-    """The next groups, and the lost rows that are met before the last of them."""
-    groups: list[Group] = []
-    lost: list[Lost] = []
-    for item in items:
-        if isinstance(item, Lost):
-            lost.append(item)
-        else:
-            groups.append(item)
-            if len(groups) == number:
+    def _read(self, source: Streamed, split: Split, *, rows: int) -> None:
+        for item in source.stream(split):
+            if isinstance(item, Lost):
+                self._lost[split].append(item)
+                continue
+            self._groups[split].append(item)
+            if len(self._groups[split]) == rows:
                 break
-    return groups, lost
 
+    def groups(self, split: Split) -> Sequence[Group]:
+        return self._groups[split]
 
-def head(source: Streamed, split: Split, *, rows: int) -> list[Group]:
-    """The first groups of a held-out part."""
-    return list(islice((item for item in source.stream(split) if isinstance(item, Group)), rows))
+    def lost(self, split: Split) -> list[Lost]:
+        return self._lost[split]

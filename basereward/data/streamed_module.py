@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from basereward.data.dataset import GroupDataset
 from basereward.data.encoding import Encoder
-from basereward.data.group import SPLITS, Group, Lost, Split
+from basereward.data.group import SPLITS, Lost
 from basereward.data.lengths import measure
-from basereward.data.module import GroupDataset, PreferenceData
+from basereward.data.module import PreferenceData
 from basereward.data.plan import Steps
-from basereward.data.screening import check_limit, write_lost
+from basereward.data.screening import append_lost, check_limit, write_lost
 from basereward.data.sources import Source
-from basereward.data.stream import GroupStream, Streamed, StreamedPasses, head
+from basereward.data.stream import GroupStream, Head, Met, Streamed
+from basereward.data.streamed_passes import StreamedPasses
 from basereward.data.tree import TreeBatch
 from basereward.errors import DataError
 
@@ -69,32 +72,41 @@ class StreamedData(PreferenceData):
         self.steps = Steps(
             steps, groups=groups, forwards_per_step=groups // (groups_per_forward * ranks), ranks=ranks, stages=stages
         )
-        self.met: Counter[str] = Counter()
+        self.met = Met()
+        self._held_out_rows: Counter[str] = Counter()
+        self._known: set[Lost] = set()
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the held-out groups; of those to train on nothing yet."""
+        """Reads the held-out groups; of those to train on only the first, to see that there is one.
+
+        Raises:
+            DataError: a source is malformed, or has nothing to train on.
+        """
         if self.plan is not None:
             return
-        heads = {name: _Head(source, rows=self.held_out) for name, source in self.streams.items()}
+        for line in self.lost_file.read_text(encoding="utf-8").split("\n") if self.lost_file.exists() else ():
+            with contextlib.suppress(json.JSONDecodeError):  # the line that a killed run was writing is met again
+                self._tell([Lost(**json.loads(line))])
+        heads = {name: Head(source, rows=self.held_out) for name, source in self.streams.items()}
         for split in SPLITS:
             for name, source in heads.items():
-                self.lengths[split][name], lost = measure(source, split, encoder=self.encoder, cache=self.cache)
-                self.lost += lost
+                self.lengths[split][name], lost = measure(source, split, encoder=self.encoder)
+                self._held_out_rows[name] += len(self.lengths[split][name]) + len(lost)
+                self._tell(lost)
             kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
             self.parts[split] = GroupDataset(heads, split, kept=kept, encoder=self.encoder)
-        if self.lost_file.exists():  # of a run that goes on
-            self.lost = [Lost(**json.loads(line)) for line in self.lost_file.read_text(encoding="utf-8").splitlines()]
+        if self.lost or self.lost_file.exists():
+            write_lost(self.lost_file, self.lost)
         self.plan = self.steps
 
     def passes(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[TreeBatch]:  # type: ignore[override]
-        forwards = self.steps.stage(stage)
         passes = StreamedPasses(
             self.stream,
             encoder=self.encoder,
             layout=self.layout,
             groups=self.groups_per_forward,
-            first=min(max(done, forwards.start), forwards.stop),
-            last=forwards.stop,
+            forwards=self.steps.stage(stage),
+            done=done,
             rank=rank,
             ranks=self.steps.ranks,
         )
@@ -104,36 +116,35 @@ class StreamedData(PreferenceData):
         """Counts what was lost on the way to a batch.
 
         Raises:
-            TooManyRowsLost: more rows are lost than `max_lost` allows, of those met so far.
+            TooManyRowsLost: as `count`.
         """
         if self.trainer is not None and self.trainer.training:
             self.count(batch)
         return batch
 
     def count(self, batch: TreeBatch) -> None:
-        """Adds a batch's groups to those met, and its lost rows to those listed, each once."""
-        known = {(row.source, row.id, row.reason) for row in self.lost}
-        new = [row for row in batch.lost if (row.source, row.id, row.reason) not in known]
-        self.met.update(batch.sources)
-        self.met.update(row.source for row in new)
+        """Lists the rows that were lost on the way to a batch, each once however often it is met.
+
+        Raises:
+            TooManyRowsLost: more rows are lost than `max_lost` allows of those that were met so far, or of the first
+                `ENOUGH` even if all that are still to come are good.
+        """
+        assert batch.met is not None
+        self.met = batch.met
+        new = self._tell(batch.lost)
         if new:
-            self.lost += new
-            write_lost(self.lost_file, self.lost)
-        if self.met.total() >= ENOUGH:
-            check_limit(self.lost, rows=self.met, max_lost=self.max_lost, listed_in=self.lost_file)
+            append_lost(self.lost_file, new)
+        rows = self._held_out_rows + self.met.rows
+        whole = self.met.ended.issuperset(name for name, weight in self.stream.weights.items() if weight)
+        faults = sum(row.fault for row in self.lost)
+        if whole or rows.total() >= ENOUGH or faults > self.max_lost * ENOUGH:
+            judged = {name for name in self.streams if name in self.met.ended or self.met.rows[name] >= ENOUGH}
+            rows = Counter({name: rows[name] for name in self.streams})
+            check_limit(self.lost, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file, emptied=judged)
 
-
-class _Head:
-    """The first groups of the held-out parts of a source; none to train on."""
-
-    def __init__(self, source: Streamed, *, rows: int) -> None:
-        self.name = source.name
-        self._groups: dict[Split, list[Group]] = {
-            split: head(source, split, rows=rows) for split in SPLITS if split != "train"
-        }
-
-    def groups(self, split: Split) -> Sequence[Group]:
-        return self._groups.get(split, [])
-
-    def lost(self, split: Split) -> list[Lost]:
-        return []
+    def _tell(self, lost: Iterable[Lost]) -> list[Lost]:
+        """Adds rows to those that are listed; those that were not yet, come back."""
+        new = [row for row in dict.fromkeys(lost) if row not in self._known]
+        self._known.update(new)
+        self.lost += new
+        return new

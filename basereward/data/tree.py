@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from basereward.data.encoding import EncodedGroup
 from basereward.data.group import Lost
+from basereward.data.stream import Met
 
 Layout = Literal["tree", "plain"]
 PADDING = -1
@@ -45,6 +46,7 @@ class TreeBatch:
     ids: list[str]  # G
     sources: list[str]  # G
     lost: list[Lost] = field(default_factory=list)  # rows of a stream that were met on the way to these groups
+    met: Met | None = None  # how far a stream was read for them
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
         """The batch with all its tensors on `device`."""

@@ -62,6 +62,7 @@ class Recorder(Callback):
         self.tracker: Tracker | None = None
         self.keep_open = False  # whether more is to be recorded when training has ended
         self.test_metrics: dict[str, float] = {}
+        self._recorded = 0  # lost rows
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.tracker is not None or not trainer.is_global_zero:
@@ -71,13 +72,20 @@ class Recorder(Callback):
         self.tracker.start(
             self.recipe, uri=tracking.uri, experiment=tracking.experiment or self.recipe.name, name=self.recipe.name
         )
-        self._lost(trainer.datamodule)  # type: ignore[attr-defined]
+        self._record_lost(trainer)
 
-    def _lost(self, data: PreferenceData) -> None:
+    def _record_lost(self, trainer: Trainer) -> None:
+        """Counts of lost rows, and their list. Of a stream they are known when it has been read."""
+        data: PreferenceData = trainer.datamodule  # type: ignore[attr-defined]
+        if len(data.lost) == self._recorded:
+            return
+        self._recorded = len(data.lost)
         totals: Counter[str] = Counter()
         for reasons in data.skipped.values():
             totals.update(reasons)
-        self.metrics({f"data/skipped/{reason}": float(number) for reason, number in totals.items()}, step=0)
+        self.metrics(
+            {f"data/skipped/{reason}": float(number) for reason, number in totals.items()}, step=trainer.global_step
+        )
         if self.tracker is not None and self.run.lost.exists():
             self.tracker.artifact(self.run.lost)
 
@@ -97,6 +105,7 @@ class Recorder(Callback):
         encoder = trainer.datamodule.encoder  # type: ignore[attr-defined]
         save_model(pl_module.model, self.run.model, recipe=self.recipe, encoder=encoder, scores=best["scores"])
         self.metrics({"best/step": float(best["step"])}, step=trainer.global_step)
+        self._record_lost(trainer)
         if self.checkpoints.scores_file.exists():
             self._scores("val", read_scores(self.checkpoints.scores_file))
         if not self.keep_open:

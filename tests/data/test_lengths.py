@@ -14,6 +14,7 @@ from basereward.data.group import Group, Lost, Split
 from basereward.data.lengths import Lengths, measure
 from basereward.data.screening import RowLost
 from basereward.data.tree import collate
+from basereward.errors import DataError
 from basereward.model.processing import load_encoder
 from tests.support import TEXT, VISION, checkpoint, group, mixed_groups
 
@@ -85,6 +86,17 @@ def test_every_group_is_measured_or_lost(encoder: Encoder, workers: int, monkeyp
     ]
 
 
+def test_other_errors_pass_through(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set that is malformed is no lost row."""
+
+    def broken(group: Group) -> None:
+        raise DataError("file:3: malformed")
+
+    monkeypatch.setattr(encoder, "measure", broken)
+    with pytest.raises(DataError, match="file:3: malformed"):
+        measure(Listed([group()]), "train", encoder=encoder)
+
+
 class Refusing(Encoder):
     """An encoder that must not be asked."""
 
@@ -119,14 +131,15 @@ def test_lengths_are_found_once(encoder: Encoder, tmp_path: Path) -> None:
         measure(Listed(groups), "train", encoder=refusing(encoder, max_tokens=199), cache=tmp_path)
 
 
+@pytest.mark.parametrize("size", [0, 100])
 def test_a_damaged_file_is_said_and_made_anew(
-    encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    size: int, encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a killed process or a bad disk left is not trusted."""
     groups = mixed_groups(vision=True)
     first = measure(Listed(groups), "train", encoder=encoder, cache=tmp_path)[0]
     (kept,) = tmp_path.glob("*.npz")
-    kept.write_bytes(kept.read_bytes()[:100])
+    kept.write_bytes(kept.read_bytes()[:size])
     with caplog.at_level(logging.WARNING):
         again = measure(Listed(groups), "train", encoder=encoder, cache=tmp_path)[0]
     assert "cannot be read" in caplog.text

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basereward.data.group import SPLITS, Group, Preference
+from basereward.data.encoding import Encoder
+from basereward.data.group import SPLITS, Preference
 from basereward.data.images import ImageError, open_image
-from basereward.data.screening import screen, summary
+from basereward.data.lengths import measure
+from basereward.data.screening import summary
 from basereward.data.sources.hub import Hub
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError
@@ -22,7 +25,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_the_receipt_opens_and_makes_a_pair(real_rows: Path, tmp_path: Path) -> None:
+def test_the_receipt_opens_and_makes_a_pair(real_rows: Path, tmp_path: Path, small_encoder: Encoder) -> None:
     """A photo of 864 x 1296 pixels and two long answers, from `from`/`value` to our columns; screening keeps it."""
     [row] = json.loads((real_rows / "preferences" / "receipt.json").read_text())
     question, good = (turn["value"] for turn in row["conversations_a"])
@@ -31,8 +34,10 @@ def test_the_receipt_opens_and_makes_a_pair(real_rows: Path, tmp_path: Path) -> 
         tmp_path / "a.jsonl", [{"prompt": question, "chosen": good, "rejected": bad, "images": ["receipt.png"]}]
     )
     source = Jsonl("r", path=str(path), val=0, test=0, images_root=str(real_rows / "preferences"))
-    kept, lost = screen(source, "train", measure=lambda group: [open_image(image) for image in group.images])
-    assert (kept.tolist(), lost) == ([0], [])
+    roomy = copy(small_encoder)
+    roomy.max_tokens = 8192
+    lengths, lost = measure(source, "train", encoder=roomy)
+    assert (lengths.index.tolist(), lengths.images.tolist(), lost) == ([0], [1], [])
     picture = open_image(source.groups("train")[0].images[0])
     assert picture.mode == "RGB"
     assert picture.size == (864, 1296)
@@ -64,18 +69,15 @@ def test_vl_rewardbench_maps_by_its_column_names(real_rows: Path, tmp_path: Path
     assert sum(part.is_image for turn in by_id[row["id"]].prompt for part in turn.parts) == 1
 
 
-def test_pictures_that_are_not_there_are_lost_under_their_reason(real_rows: Path, tmp_path: Path) -> None:
+def test_pictures_that_are_not_there_are_lost_under_their_reason(
+    real_rows: Path, tmp_path: Path, small_encoder: Encoder
+) -> None:
     """All of VL-RewardBench's, whose pictures are not in the folder."""
-
-    def measure(group: Group) -> None:
-        for image in group.images:
-            open_image(image)
-
     rows = json.loads((real_rows / "benchmarks" / "vl_rewardbench.json").read_text())[:50]
     columns = {"prompt": "query", "responses": "response", "ranking": "human_ranking"}
     source = Jsonl("vl", path=str(_write(tmp_path / "vl.jsonl", rows)), columns=columns, val=0, test=0)
-    kept, lost = screen(source, "train", measure=measure)
-    assert len(kept) == 0
+    lengths, lost = measure(source, "train", encoder=small_encoder)
+    assert len(lengths) == 0
     assert summary(lost) == {"vl": {"image_missing": 50}}
 
 

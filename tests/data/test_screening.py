@@ -1,58 +1,15 @@
-"""No row is lost in silence: kept and lost add up, every loss has a reason, and too many stop the run."""
+"""No row is lost in silence: every loss has a reason and is listed, and too many stop the run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from basereward.data.group import Group, Lost, Part, Split, Turn
-from basereward.data.images import open_image
-from basereward.data.screening import RowLost, check_limit, screen, summary, write_lost
-from basereward.errors import DataError, TooManyRowsLost
-
-
-class _Fixed:
-    """A source of six groups, of which one was lost before."""
-
-    name = "fixed"
-
-    def groups(self, split: Split) -> Sequence[Group]:
-        prompt = (Turn("user", (Part("Hello"),)),)
-        return [Group(str(i), "fixed", prompt, ("a" * i, "b"), images=(b"",) if i == 2 else ()) for i in range(5)]
-
-    def lost(self, split: Split) -> list[Lost]:
-        return [Lost("fixed", split, "before", "empty_response", "response 0 is blank")]
-
-
-def _measure(group: Group) -> None:
-    for image in group.images:
-        open_image(image)
-    if len(group.responses[0]) > 3:
-        raise RowLost("too_long", f"{len(group.responses[0])} tokens of 3")
-
-
-def test_every_group_is_kept_or_lost_with_its_reason() -> None:
-    """Group 2 has a picture of no bytes, group 4 is too long; the source's own loss comes first."""
-    kept, lost = screen(_Fixed(), "val", measure=_measure)
-    assert kept.tolist() == [0, 1, 3]
-    assert [(row.id, row.reason) for row in lost] == [
-        ("before", "empty_response"), ("2", "image_unreadable"), ("4", "too_long")
-    ]  # fmt: skip
-    assert all(row.split == "val" and row.source == "fixed" and row.detail for row in lost)
-    assert summary(lost) == {"fixed": {"empty_response": 1, "image_unreadable": 1, "too_long": 1}}
-
-
-def test_other_errors_pass_through() -> None:
-    """A malformed row is no loss to be counted."""
-
-    def broken(group: Group) -> None:
-        raise DataError("file:3: malformed")
-
-    with pytest.raises(DataError, match="file:3: malformed"):
-        screen(_Fixed(), "train", measure=broken)
+from basereward.data.group import Lost
+from basereward.data.screening import RowLost, append_lost, check_limit, summary, write_lost
+from basereward.errors import TooManyRowsLost
 
 
 def _rows(number: int, source: str = "a", reason: str = "too_long") -> list[Lost]:
@@ -124,3 +81,27 @@ def test_lost_rows_are_listed_one_a_line(tmp_path: Path) -> None:
     assert Lost(**json.loads(line)) == lost[0]
     assert "žluť" in line
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lost_rows_are_added_to_those_that_are_listed(tmp_path: Path) -> None:
+    """After them, in the same form; the file need not be there."""
+    path = tmp_path / "lost.jsonl"
+    append_lost(path, _rows(1))
+    append_lost(path, _rows(2, "b"))
+    assert [Lost(**json.loads(line)) for line in path.read_text().splitlines()] == [*_rows(1), *_rows(2, "b")]
+
+
+def test_losses_are_counted_by_source_and_reason() -> None:
+    """Whatever part they are of."""
+    assert summary([*_rows(2), *_rows(1, "a", "image_missing"), *_rows(1, "b")]) == {
+        "a": {"too_long": 2, "image_missing": 1},
+        "b": {"too_long": 1},
+    }
+
+
+def test_a_source_of_which_little_is_known_is_not_called_empty() -> None:
+    """The first rows of a stream may all be lost; the share of all rows is judged as ever."""
+    lost = _rows(5, "small")
+    check_limit(lost, rows={"large": 9995, "small": 5}, max_lost=0.01, listed_in="lost.jsonl", emptied={"large"})
+    with pytest.raises(TooManyRowsLost, match="every row of small is lost"):
+        check_limit(lost, rows={"large": 9995, "small": 5}, max_lost=0.01, listed_in="lost.jsonl", emptied={"small"})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import tee
 
 from basereward.data.curation.contamination import OverlapReport, References, find_contaminated
 from basereward.data.curation.duplicates import Placed, find_duplicates
 from basereward.data.curation.pictures import Pictures
-from basereward.data.curation.relabel import RelabelSummary, relabel_all
+from basereward.data.curation.relabel import RelabelSummary, relabel
 from basereward.data.group import SPLITS, Group, Lost, Preference
 from basereward.data.sources import Source
 
@@ -77,19 +78,21 @@ class Curation:
                 curated.lost[hit.source, hit.index] = _left_out(hit.source, hit.id, "contaminated", hit.detail)
             logger.info("overlap with benchmarks:\n%s", curated.overlaps.table(references))
         if self.judge is not None:
-            self._relabel(curated, list(left()))
+            self._relabel(curated, self.judge, left())
         return curated
 
-    def _relabel(self, curated: Curated, placed: Sequence[Placed]) -> None:
-        assert self.judge is not None
-        groups = [group for _, _, group in placed]
-        results, curated.relabelled = relabel_all(zip(groups, self.judge(groups), strict=True), drop=self.drop)
-        logger.info("relabelled with a threshold of %g: %s", self.drop, curated.relabelled)
-        for (source, index, group), result in zip(placed, results, strict=True):
+    def _relabel(self, curated: Curated, judge: Judge, placed: Iterator[Placed]) -> None:
+        """Holds no more groups at a time than the judge scores together."""
+        placed, again = tee(placed)
+        curated.relabelled = RelabelSummary(self.drop)
+        for (source, index, group), scores in zip(placed, judge(group for _, _, group in again), strict=True):
+            result = relabel(group, scores, drop=self.drop)
+            curated.relabelled.add(group, result)
             if isinstance(result, Lost):
                 curated.lost[source, index] = dataclasses.replace(result, fault=False)
             elif result.preferences != group.preferences:
                 curated.preferences[source, index] = result.preferences
+        logger.info("relabelled with a threshold of %g: %s", self.drop, curated.relabelled)
 
 
 def _left_out(source: str, row: str, reason: str, detail: str) -> Lost:
