@@ -75,6 +75,18 @@ def test_a_right_recipe_has_no_problem() -> None:
         ({"trainer__monitor": "val/pair_acuracy"}, "trainer.monitor", "did you mean 'val/pair_accuracy'?"),
         ({"trainer__monitor": "val/digts/pair_accuracy"}, "trainer.monitor", "did you mean 'digits'?"),
         ({"seeds__init": -1}, "seeds.init", "a seed is from 0"),
+        ({"batch__tokens": 0}, "batch.tokens", "must be above 0"),
+        ({"data__mixture__passes": {"digits": 0.0}}, "data.mixture.passes.digits", "must be above 0"),
+        ({"data__mixture__passes": {"digit": 2.0}}, "data.mixture.passes", "did you mean 'digits'?"),
+        (
+            {"data__mixture__passes": {"digits": 2.0}, "data__mixture__weights": {"digits": 1.0, "words": 1.0}},
+            "data.mixture.passes",
+            "give one of the two",
+        ),
+        ({"data__curation__near": 0.5}, "data.curation.near", "must be from 0.7 to 1; 0.5 given"),
+        ({"data__curation__near": float("nan")}, "data.curation.near", "must be from 0.7 to 1"),
+        ({"data__curation__drop": -1.0}, "data.curation.drop", "must be at least 0"),
+        ({"data__curation__drop": float("nan")}, "data.curation.drop", "must be at least 0"),
         ({"seeds__data": 2**32}, "seeds.data", "a seed is from 0 to 4294967295"),
     ],
 )
@@ -83,6 +95,43 @@ def test_a_value_out_of_range_is_named(changes: dict[str, Any], key: str, messag
     found = problems(**changes)
     assert list(found) == [key]
     assert message in found[key]
+
+
+STREAMED: dict[str, Any] = {
+    "data__streaming": {"buffer": 10, "held_out": 5},
+    "trainer__steps": 3,
+    "data__mixture__weights": {"digits": 1.0, "words": 3.0},
+}
+
+
+def test_a_stream_of_two_weighted_sources_is_right() -> None:
+    """With the number of steps."""
+    assert problems(**STREAMED) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "message"),
+    [
+        ({"trainer__steps": None}, "trainer.steps", "say how many steps"),
+        ({"data__streaming": {"buffer": 0}}, "data.streaming.buffer", "must be above 0"),
+        ({"data__streaming": {"held_out": 0}}, "data.streaming.held_out", "must be above 0"),
+        ({"batch__tokens": 4096}, "batch", "leave out batch.tokens"),
+        ({"batch__modality": "separate"}, "batch", "leave out batch.tokens and batch.modality"),
+        ({"data__curation__duplicates": True}, "data.curation", "reads every group once"),
+        ({"data__mixture__limits": {"digits": 3}}, "data.mixture", "leave out limits and passes"),
+        ({"data__mixture__weights": {}}, "data.mixture.weights", "give one to each"),
+    ],
+)
+def test_what_a_stream_cannot_know_is_a_problem(changes: dict[str, Any], key: str, message: str) -> None:
+    """At its key, and the only one."""
+    found = problems(**(STREAMED | changes))
+    assert list(found) == [key]
+    assert message in found[key]
+
+
+def test_a_budget_needs_no_whole_number_of_passes() -> None:
+    """It takes the place of groups_per_forward."""
+    assert problems(batch__groups=12, batch__tokens=4096) == {}
 
 
 def test_several_problems_are_told_together() -> None:
