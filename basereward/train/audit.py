@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from basereward.data.curation.audit import audit as audit_source
@@ -22,6 +20,7 @@ from basereward.model.checkpoint import backbone_path
 from basereward.model.scorer import Scorer, recipe_encoder
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.train.build import build_curation, build_data
+from basereward.train.preview import lost_file
 from basereward.train.score import load
 
 TOGETHER = 64  # groups that are handed to a model at once
@@ -56,9 +55,8 @@ def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
 def _read(recipe: Recipe) -> PreferenceData:
     plain = replace(recipe, data=replace(recipe.data, curation=CurationRecipe()))
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    with tempfile.TemporaryDirectory() as folder:
-        data = build_data(plain, encoder=encoder, lost_file=Path(folder) / "lost.jsonl", max_lost=1.0)
-        data.setup()
+    data = build_data(plain, encoder=encoder, lost_file=lost_file(plain.name), max_lost=1.0)
+    data.setup()
     return data
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from basereward.data.cache import cache_folder
 from basereward.data.group import SPLITS
 from basereward.data.module import PreferenceData
 from basereward.data.plan import Plan
@@ -31,10 +31,16 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     if recipe.data.streaming is not None:
         raise DataError("data.streaming knows nothing of its sources before they are read; leave it out to count them")
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    with tempfile.TemporaryDirectory() as folder:
-        data = build_data(recipe, encoder=encoder, lost_file=Path(folder) / "lost.jsonl", max_lost=1.0)
-        data.setup()
+    data = build_data(recipe, encoder=encoder, lost_file=lost_file(recipe.name), max_lost=1.0)
+    data.setup()
     return _told(data)
+
+
+def lost_file(name: str) -> Path:
+    """Where the lost rows of a recipe are listed when no run is made of it; the last listing is kept."""
+    file = cache_folder() / "lost" / f"{name.replace('/', '-')}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def _told(data: PreferenceData) -> dict[str, Any]:
