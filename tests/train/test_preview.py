@@ -87,7 +87,8 @@ def padded(data: PreferenceData) -> float:
     """The share of padding in all tokens of the first stage, counted in its batches."""
     data.setup()
     batches = list(data.passes(0))
-    return sum(int((b.branch == PADDING).sum()) for b in batches) / sum(b.branch.numel() for b in batches)
+    total: int = sum(b.branch.numel() for b in batches)
+    return sum(int((b.branch == PADDING).sum()) for b in batches) / total
 
 
 def test_the_default_mixture_is_not_padded(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_real_dialogues_are_not_padded(real_rows: Path, tmp_path: Path) -> None:
                 groups=16,
                 groups_per_forward=8,
                 steps=4,
-                layout=layout,  # type: ignore[arg-type]
+                layout=layout,
                 max_lost=0.1,
                 lost_file=tmp_path / "lost.jsonl",
             )
