@@ -168,9 +168,10 @@ class Plan(Steps):
             while not self._fits(flat, passes * self.ranks, budget):
                 passes += 1
                 if passes * self.ranks > self.groups:
+                    within = f" within batch.tokens={self.budget}" if self.budget is not None else ""
                     raise RecipeError(
                         f"batch.modality is separate, and the {self.groups} groups of step {step} cannot be shared out "
-                        f"within batch.tokens={budget} over {self.ranks} ranks; raise batch.tokens or batch.groups"
+                        f"over passes of {self.ranks} ranks{within}; raise batch.groups, or leave batch.modality mixed"
                     )
         return passes
 
