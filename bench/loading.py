@@ -1,0 +1,140 @@
+"""Time the loading of groups with pictures against the backbone's image processor alone, both in two processes.
+
+    python -m bench.loading [--work FOLDER] [--rounds 5] [--seconds 5] [--groups 1]
+
+A group has one picture of 896 x 896 pixels, so groups a second and pictures a second are one. Ours are the batches of
+training as they reach the training process: opened, cut into patches, tokenized, laid out and handed over. Alone, each
+process opens the same pictures, gives them to `Qwen2VLImageProcessorPil` and keeps nothing. The two take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+
+from basereward import load_recipe
+from basereward.data.module import PreferenceData
+from basereward.model.processing import load_encoder
+from basereward.train.build import build_data
+from bench import checkpoint, workloads
+from bench.ours import HERE, overrides
+
+WORKERS = 2
+WARM_UP = 8  # batches, or pictures of each process, that are not counted
+ENDLESS = 100_000  # steps: more than are ever asked for
+
+
+def ours(data: PreferenceData, *, seconds: float) -> float:
+    """Groups a second in the stream of batches, while the workers go on behind the last that is counted."""
+    batches = iter(data.passes(0))
+    for _ in islice(batches, WARM_UP):
+        pass
+    return rate((batch.num_groups for batch in batches), seconds=seconds)
+
+
+def alone(processor: Any, pictures: list[Path], *, seconds: float) -> float:
+    """Pictures a second of the image processor in as many processes, each with its share of the pictures."""
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    together = context.Barrier(WORKERS)
+    workers = [
+        context.Process(
+            target=_process, args=(processor, pictures[k::WORKERS], together, results.put), kwargs={"seconds": seconds}
+        )
+        for k in range(WORKERS)
+    ]
+    for worker in workers:
+        worker.start()
+    rates = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    return float(sum(rates))
+
+
+def _process(
+    processor: Any, pictures: list[Path], together: Barrier, put: Callable[[float], None], *, seconds: float
+) -> None:
+    torch.set_num_threads(1)  # as in the workers of a data loader
+
+    def processed() -> Iterator[int]:
+        for path in cycle(pictures):
+            with PIL.Image.open(path) as picture:
+                processor(images=[picture], return_tensors="pt")
+            yield 1
+
+    stream = processed()
+    for _ in islice(stream, WARM_UP):
+        pass
+    together.wait()
+    put(rate(stream, seconds=seconds))
+
+
+def rate(counts: Iterator[int], *, seconds: float) -> float:
+    """What comes a second, from now until the first that comes after `seconds`."""
+    start = now = time.perf_counter()
+    total = 0
+    while now - start < seconds:
+        total += next(counts)
+        now = time.perf_counter()
+    return total / (now - start)
+
+
+def prepare(work: Path, *, groups: int) -> PreferenceData:
+    """The data of the bench's groups of four, as a run with two workers reads them."""
+    model = work / "image_model"
+    if not (model / "tokenizer.json").exists():
+        checkpoint.write(model)
+    workloads.write(work)
+    told = overrides(model, work / "groups.jsonl", layout="tree", groups=groups, steps=ENDLESS, vision=False)
+    profile = str(HERE / "profile.yaml")
+    recipe = load_recipe(str(HERE / "recipe.yaml"), profile=profile, overrides=[*told, f"data.workers={WORKERS}"])
+    encoder = load_encoder(model, max_pixels=recipe.data.encoding.max_pixels)
+    data = build_data(recipe, encoder=encoder, lost_file=work / "lost.jsonl")
+    data.setup()
+    return data
+
+
+def main() -> int:
+    """Prints one Markdown table; the ratio is the median of the rounds' ratios."""
+    parser = argparse.ArgumentParser(prog="python -m bench.loading")
+    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each of the two gets its turn")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of every turn")
+    parser.add_argument("--groups", type=int, default=1, help="of a batch")
+    given = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    rounds: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (given.work or Path(temporary)).resolve()
+        data = prepare(work, groups=given.groups)
+        pictures = sorted((work / "images").iterdir())
+        for _ in range(given.rounds):
+            limit = alone(data.encoder.image_processor, pictures, seconds=given.seconds)
+            rounds.append((ours(data, seconds=given.seconds), limit))
+            print(f"loading {rounds[-1][0]:.1f} a second, image processor alone {limit:.1f}", file=sys.stderr)
+    speed, limit = (statistics.median(column) for column in zip(*rounds, strict=True))
+    ratio = statistics.median(mine / other for mine, other in rounds)
+    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, {WORKERS} worker processes\n")
+    print("| groups a batch | loading, groups a second | image processor alone, pictures a second | ratio |")
+    print("|---|---|---|---|")
+    print(f"| {given.groups} | {speed:.1f} | {limit:.1f} | {ratio:.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
