@@ -2,7 +2,7 @@
 
 Prompt and responses are encoded apart. The prefix is the prompt in the backbone's own chat template, with the
 generation prompt at its end; a branch is one response with the template's end-of-turn token at its end. Shapes: P
-tokens of the prefix, L of a branch, N image patches of width C.
+tokens of the prefix, L of a branch, N image patches.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from basereward.data.group import Group, Image, Preference, Turn
 from basereward.data.images import ImageError, open_image
+from basereward.data.pixels import Pixels, Shades, find_shades, read_pixels
 from basereward.data.screening import RowLost
 from basereward.errors import ModelError
 
@@ -71,7 +72,7 @@ class EncodedGroup:
     positions: Tensor  # (3, P) or (P,) int64
     branches: tuple[Tensor, ...]  # K of (L,) int64
     preferences: tuple[Preference, ...]
-    pixel_values: Tensor | None = None  # (N, C) float32
+    pixels: Pixels | None = None  # N patches
     images_thw: Tensor | None = None  # (n, 3) int64
 
     @property
@@ -124,7 +125,7 @@ class Encoder:
             EncodingError: too long, or its images and their places in the text do not fit together.
             ImageError: an image cannot be opened.
         """
-        pixel_values, images_thw = self._images(group.images)
+        pixels, images_thw = self._images(group.images)
         prefix = self._prefix(group.prompt, images_thw)
         branches = tuple(self._branch(response) for response in group.responses)
         encoded = EncodedGroup(
@@ -134,7 +135,7 @@ class Encoder:
             positions=self.positions(prefix, images_thw),
             branches=branches,
             preferences=group.preferences,
-            pixel_values=pixel_values,
+            pixels=pixels,
             images_thw=images_thw,
         )
         self._check_length(encoded.longest)
@@ -152,6 +153,10 @@ class Encoder:
         branches = tuple(len(self._branch(response)) for response in group.responses)
         self._check_length(prefix + max(branches))
         return Size(prefix, branches, len(patches))
+
+    @cached_property
+    def _shades(self) -> Shades | None:
+        return find_shades(self.image_processor)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -179,12 +184,11 @@ class Encoder:
     def _patches(self, picture: PIL.Image.Image) -> int:
         return int(self.image_processor.get_number_of_image_patches(picture.height, picture.width))
 
-    def _images(self, images: Sequence[Image]) -> tuple[Tensor | None, Tensor | None]:
+    def _images(self, images: Sequence[Image]) -> tuple[Pixels | None, Tensor | None]:
         pictures = self._open(images)
         if not pictures:
             return None, None
-        features = self.image_processor(images=pictures, return_tensors="pt")
-        return features["pixel_values"], features["image_grid_thw"]
+        return read_pixels(self.image_processor, pictures, self._shades)
 
     def _prefix(self, prompt: Sequence[Turn], images_thw: Tensor | None) -> Tensor:
         text = self.tokenizer.apply_chat_template(

@@ -32,7 +32,7 @@ def open_image(image: Image) -> PIL.Image.Image:
     """
     name = describe(image)
     if isinstance(image, PIL.Image.Image):
-        return _decode(image, name=name)
+        return _decode(image, name=name, ours=False)
     if isinstance(image, ArchivedImage):
         image = image.read()
     if isinstance(image, bytes):
@@ -84,17 +84,19 @@ def _open(file: BinaryIO, *, name: str) -> PIL.Image.Image:
     except Exception as error:  # a damaged header raises whatever Pillow's parser of the format runs into
         raise ImageError("image_unreadable", f"{name}: {error}") from error
     with opened:
-        return _decode(opened, name=name)
+        return _decode(opened, name=name, ours=True)
 
 
-def _decode(image: PIL.Image.Image, *, name: str) -> PIL.Image.Image:
+def _decode(image: PIL.Image.Image, *, name: str, ours: bool) -> PIL.Image.Image:
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height} = {image.width * image.height:,} pixels"
         raise ImageError("image_too_large", f"{name}: {size}; at most {MAX_PIXELS:,} are opened")
     if image.width * image.height == 0:
         raise ImageError("image_unreadable", f"{name} has no pixels: {image.width} x {image.height}")
     try:
-        return _to_rgb(PIL.ImageOps.exif_transpose(image))
+        image = image if ours else image.copy()
+        PIL.ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
     except (MemoryError, ImageError):
         raise
     except Exception as error:  # damaged data raise whatever Pillow's decoder of the format runs into
@@ -110,7 +112,7 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         return PIL.Image.fromarray(((shades + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:

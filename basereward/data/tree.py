@@ -1,23 +1,26 @@
 """Batches of groups as rows of tokens: `[prefix][branch 1]...[branch K]`, group after group in one row without padding,
 or one plain sequence a response.
 
-Shapes: R rows of T tokens, B responses, G groups, P preferences, N image patches of width C, n images.
+Shapes: R rows of T tokens, B responses, G groups, P preferences, N image patches, n images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from basereward.data.encoding import EncodedGroup
 from basereward.data.group import Lost
+from basereward.data.pixels import Pixels
 from basereward.data.stream import Met
 
+T = TypeVar("T")
 Layout = Literal["tree", "plain"]
 PADDING = -1
 
@@ -34,7 +37,7 @@ class TreeBatch:
     group: Tensor  # (R, T): index of the token's group, PADDING
     branch: Tensor  # (R, T): 0 in a prefix, k >= 1 in the k-th branch, PADDING
     ends: Tensor  # (B, 2): row and column of every response's pooled token
-    pixel_values: Tensor | None  # (N, C)
+    pixels: Pixels | None  # N patches
     image_grid_thw: Tensor | None  # (n, 3)
     winner: Tensor  # (P,): index among the B responses
     loser: Tensor  # (P,)
@@ -59,7 +62,19 @@ class TreeBatch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> TreeBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **changed)
+        return replace(self, pixels=self.pixels.map(change) if self.pixels else None, **changed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Between processes torch hands every tensor over as a shared file of its own, which costs more than a copy of a
+        # small one; only pixels are large.
+        return {
+            field.name: value.numpy() if isinstance(value := getattr(self, field.name), Tensor) else value
+            for field in fields(self)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
     @property
     def num_groups(self) -> int:
@@ -98,8 +113,8 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         group=pad_sequence([row.group for row in rows], True, PADDING),
         branch=pad_sequence([row.branch for row in rows], True, PADDING),
         ends=torch.tensor([(r, column) for r, row in enumerate(rows) for column in row.ends]),
-        pixel_values=_images(groups, copies, "pixel_values"),
-        image_grid_thw=_images(groups, copies, "images_thw"),
+        pixels=Pixels.joined(pixels) if (pixels := _repeated([group.pixels for group in groups], copies)) else None,
+        image_grid_thw=torch.cat(grids) if (grids := _repeated([g.images_thw for g in groups], copies)) else None,
         lengths=torch.tensor([len(branch) - 1 for group in groups for branch in group.branches]),
         ids=[group.id for group in groups],
         sources=[group.source for group in groups],
@@ -147,10 +162,8 @@ def _pad_positions(positions: Sequence[Tensor]) -> Tensor:
     return padded.movedim(-1, 0) if padded.ndim == 3 else padded
 
 
-def _images(groups: Sequence[EncodedGroup], copies: Sequence[int], name: str) -> Tensor | None:
-    found = [value for group, n in zip(groups, copies, strict=True) for value in [getattr(group, name)] * n]
-    present = [value for value in found if value is not None]
-    return torch.cat(present) if present else None
+def _repeated(values: Sequence[T | None], copies: Sequence[int]) -> list[T]:
+    return [value for value, n in zip(values, copies, strict=True) if value is not None for _ in range(n)]
 
 
 def _preferences(groups: Sequence[EncodedGroup]) -> dict[str, Any]:

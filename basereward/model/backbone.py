@@ -85,12 +85,12 @@ class Backbone(nn.Module):
             "position_ids": batch.position_ids,
             "use_cache": False,
         } | self._attention(batch)
-        if batch.pixel_values is not None:
+        if batch.pixels is not None:
             if not self.reads_images:
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
-            inputs |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
+            inputs |= {"pixel_values": batch.pixels.values, "image_grid_thw": batch.image_grid_thw}
         hidden: Tensor = self.transformer(**inputs).last_hidden_state
-        if batch.pixel_values is None and self._vision_is_awaited():
+        if batch.pixels is None and self._vision_is_awaited():
             hidden = hidden + 0.0 * self._features_of_nothing().sum()
         return hidden
 

@@ -39,7 +39,7 @@ def test_a_bad_row_is_lost_alone_under_its_reason(
     assert [json.loads(each)["reason"] for each in data.lost_file.read_text().splitlines()] == [lost.reason]
     groups = used_groups(data)
     assert list(groups) == GOOD_IDS
-    assert all(group.pixel_values is not None for group in groups.values())
+    assert all(group.pixels is not None for group in groups.values())
 
 
 def test_there_are_seventy_kinds() -> None:

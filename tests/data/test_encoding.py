@@ -84,7 +84,7 @@ def test_a_short_chat_has_qwens_token_ids(encode: Encoder) -> None:
     assert encoded.prefix.tolist() == [*SYSTEM, IM_START, 872, 198, 9707, 0, IM_END, 198, *ANSWER]
     assert [branch.tolist() for branch in encoded.branches] == [[9707, 0, IM_END], [40, 1079, 6915, 13, IM_END]]
     assert encoded.prefix.dtype == encoded.branches[0].dtype == torch.int64
-    assert (encoded.pixel_values, encoded.images_thw) == (None, None)
+    assert (encoded.pixels, encoded.images_thw) == (None, None)
     assert encoded.longest == len(encoded.prefix) + 5
 
 
@@ -146,9 +146,9 @@ def test_an_image_has_a_token_for_four_patches(encode: Encoder) -> None:
     """A picture of 56 x 84 pixels is 6 x 4 patches of 14 pixels, and 3 x 2 tokens between start and end of vision."""
     encoded = encode(group("Hello!", images=1))
     assert encoded.images_thw is not None
-    assert encoded.pixel_values is not None
+    assert encoded.pixels is not None
     assert encoded.images_thw.tolist() == [[1, 6, 4]]
-    assert encoded.pixel_values.shape == (24, 3 * 2 * 14 * 14)
+    assert encoded.pixels.values.shape == (24, 3 * 2 * 14 * 14)
     image = [VISION_START, *[IMAGE_PAD] * 6, VISION_END]
     assert encoded.prefix.tolist() == [*SYSTEM, IM_START, 872, 198, *image, 9707, 0, IM_END, 198, *ANSWER]
     assert len(encoded.positions) == len(encoded.prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import fields, replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from basereward.data.encoding import EncodedGroup
 from basereward.data.group import Preference
+from basereward.data.pixels import Pixels
 from basereward.data.tree import PADDING, TreeBatch, collate
 from tests.support import encoded_group
 
@@ -26,7 +28,7 @@ def with_images(group: EncodedGroup, *, images: int, fill: float) -> EncodedGrou
     return replace(
         group,
         positions=torch.stack([group.positions, group.positions + 10, group.positions + 20]),
-        pixel_values=torch.full((4 * images, 6), fill),
+        pixels=Pixels(torch.full((4 * images, 6), fill)),
         images_thw=torch.tensor([[1, 2, 2]] * images),
     )
 
@@ -108,16 +110,16 @@ def test_pictures_come_once_a_tree_and_once_a_plain_row() -> None:
     groups.append(with_images(encoded_group(2, [1, 1, 1]), images=2, fill=2.0))
     found = {layout: collate(groups, layout=layout, pad_id=99) for layout in ("tree", "plain")}
     for batch, fills in ((found["tree"], [1, 2, 2]), (found["plain"], [1, 1, 2, 2, 2, 2, 2, 2])):
-        assert batch.pixel_values is not None
+        assert batch.pixels is not None
         assert batch.image_grid_thw is not None
-        assert batch.pixel_values[::4, 0].tolist() == fills
+        assert batch.pixels.values[::4, 0].tolist() == fills
         assert batch.image_grid_thw.tolist() == [[1, 2, 2]] * len(fills)
 
 
 def test_a_batch_without_pictures_has_none() -> None:
     """Text groups have no pixels and no grids."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.pixel_values is None
+    assert batch.pixels is None
     assert batch.image_grid_thw is None
 
 
@@ -137,7 +139,23 @@ def test_a_batch_moves_whole() -> None:
     moved = batch.to("meta")
     for field in fields(TreeBatch):
         before, after = getattr(batch, field.name), getattr(moved, field.name)
+        if isinstance(before, Pixels):
+            before, after = before.patches, after.patches
         if isinstance(before, Tensor):
             assert (before.device.type, after.device.type, after.shape) == ("cpu", "meta", before.shape), field.name
+        else:
+            assert after == before
+
+
+def test_a_batch_comes_whole_out_of_another_process() -> None:
+    """Pickled and read again, as on the way from a loading process, every field is what it was."""
+    batch = collate([with_images(group, images=1, fill=1.0) for group in two_groups()], layout="tree", pad_id=99)
+    again = pickle.loads(pickle.dumps(batch))  # noqa: S301 (our own bytes)
+    for field in fields(TreeBatch):
+        before, after = getattr(batch, field.name), getattr(again, field.name)
+        if isinstance(before, Pixels):
+            before, after = before.patches, after.patches
+        if isinstance(before, Tensor):
+            torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
         else:
             assert after == before

@@ -65,12 +65,13 @@ def test_a_picture_of_an_unusual_kind_is_used_as_it_is_meant(
     rows = [as_line(row_with(id=kind, images=[f"{kind}.png"])) for kind in ("unusual", "plain")]
     data = read_data(local(write_lines(tmp_path, [*rows, *good])), small_encoder, max_lost=0)
     unusual, plain = (used_groups(data)[kind] for kind in ("unusual", "plain"))
-    assert plain.pixel_values is not None
+    assert plain.pixels is not None
+    assert unusual.pixels is not None
     torch.testing.assert_close(unusual.images_thw, plain.images_thw)
-    torch.testing.assert_close(unusual.pixel_values, plain.pixel_values, rtol=0, atol=tolerance)
-    another = used_groups(data)["row-1"].pixel_values
+    torch.testing.assert_close(unusual.pixels.values, plain.pixels.values, rtol=0, atol=tolerance)
+    another = used_groups(data)["row-1"].pixels
     assert another is not None
-    assert (another - plain.pixel_values).abs().max() > 1
+    assert (another.values - plain.pixels.values).abs().max() > 1
 
 
 def test_a_picture_of_one_pixel_is_used(small_encoder: Encoder, good: list[bytes], tmp_path: Path) -> None:
@@ -79,9 +80,9 @@ def test_a_picture_of_one_pixel_is_used(small_encoder: Encoder, good: list[bytes
     data = read_data(
         local(write_lines(tmp_path, [*good, as_line(row_with(images=["dot.png"]))])), small_encoder, max_lost=0
     )
-    pixels = used_groups(data)["bad"].pixel_values
+    pixels = used_groups(data)["bad"].pixels
     assert pixels is not None
-    assert len(pixels.unique()) == 3  # a value a channel
+    assert len(pixels.values.unique()) == 3  # a value a channel
 
 
 FILES: dict[str, Callable[[list[bytes]], bytes]] = {

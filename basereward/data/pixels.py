@@ -1,0 +1,112 @@
+"""Pictures as bytes until the model takes them.
+
+Image processors make float32 of every byte of a picture, and repeat it for every frame of a still. All that says no
+more than the byte did, and costs eight times the memory and the way from the loading processes. So patches travel as
+bytes, and the model's side looks up what the processor would have made of them: the same bits.
+
+Shapes: N patches, c channels, f frames that a patch has in time, a pixels of a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+_SIDE = 224  # of the trial picture: a whole number of patches of 14 and of 16 pixels, merged two by two
+_AT_ONCE = 256  # patches looked up together: what a core's cache holds
+
+
+@dataclass(frozen=True, slots=True)
+class Shades:
+    """What an image processor makes of bytes: its rescaling and normalization as a table."""
+
+    table: Tensor  # (c, 256) float32
+    frames: int  # f
+
+    def unpack(self, patches: Tensor) -> Tensor:
+        """Bytes of one frame, `(N, c * a)` uint8, as the processor's values, `(N, c * f * a)`, on the bytes' device."""
+        channels = len(self.table)
+        shape = (len(patches), channels, 1, patches.shape[1] // channels)
+        if patches.device.type != "cpu":
+            found = [shade[patches.view(shape)[:, c].int()] for c, shade in enumerate(self.table.to(patches.device))]
+            return torch.stack(found, dim=1).expand(-1, -1, self.frames, -1).flatten(1)
+        # In NumPy: torch's threads would spend more time waiting for cores that are loading than at work.
+        levels = patches.numpy().reshape(shape)
+        values = np.empty((len(patches), channels, self.frames, shape[-1]), np.float32)
+        for start in range(0, len(patches), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            for c, shade in enumerate(self.table.numpy()):
+                values[some, c] = shade.take(levels[some, c])
+        return torch.from_numpy(values).flatten(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Patches of pictures: bytes with their shades, or the values themselves where a processor's are no table."""
+
+    patches: Tensor  # (N, c * a) uint8, or (N, c * f * a) float32
+    shades: Shades | None = None
+
+    @property
+    def values(self) -> Tensor:
+        """As the vision tower takes them, `(N, c * f * a)` float32."""
+        return self.patches if self.shades is None else self.shades.unpack(self.patches)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Pixels:
+        return replace(self, patches=change(self.patches))
+
+    @staticmethod
+    def joined(pixels: Sequence[Pixels]) -> Pixels:
+        """One after the other; all of one processor."""
+        return replace(pixels[0], patches=torch.cat([each.patches for each in pixels]))
+
+
+def read_pixels(processor: Any, pictures: Sequence[PIL.Image.Image], shades: Shades | None) -> tuple[Pixels, Tensor]:
+    """Patches of all pictures, and the patches of each in time, height and width, `(n, 3)`.
+
+    Args:
+        processor: an image processor of transformers' Qwen-VL kind.
+        pictures: n pictures in mode RGB.
+        shades: the processor's; None has it do the whole work itself.
+    """
+    if shades is None:
+        features = processor(images=list(pictures), return_tensors="pt")
+        return Pixels(features["pixel_values"]), features["image_grid_thw"]
+    features = _bytes_of(processor, pictures)
+    return Pixels(features["pixel_values"].to(torch.uint8), shades), features["image_grid_thw"]
+
+
+def find_shades(processor: Any) -> Shades | None:
+    """The processor's table, found by trial; None if it is not one: if the values of a patch depend on more than its
+    bytes, or stand in another order than Qwen-VL's channel, frame, height, width."""
+    ramp = np.arange(_SIDE * _SIDE * 3).reshape(_SIDE, _SIDE, 3)
+    every_level = PIL.Image.fromarray(((ramp // 3 + ramp % 3 * 85) % 256).astype(np.uint8))
+    noise = np.random.default_rng(0).integers(0, 256, (_SIDE - 9, _SIDE + 23, 3), dtype=np.uint8)
+    resized = PIL.Image.fromarray(noise)
+    frames = int(processor.temporal_patch_size)
+    values = processor(images=[every_level], do_resize=False, return_tensors="pt")["pixel_values"]
+    levels = _bytes_of(processor, [every_level], do_resize=False)["pixel_values"]
+    first = values.view(len(values), 3, frames, -1)[:, :, 0]
+    table = torch.zeros(3, 256).scatter_(1, _by_channel(levels).long(), _by_channel(first))
+    shades = Shades(table, frames)
+    expected = [values, processor(images=[resized], return_tensors="pt")["pixel_values"]]
+    found = [levels, _bytes_of(processor, [resized])["pixel_values"]]
+    same = all(torch.equal(shades.unpack(f.to(torch.uint8)), e) for f, e in zip(found, expected, strict=True))
+    return shades if same else None
+
+
+def _by_channel(patches: Tensor) -> Tensor:
+    """`(N, c, a)` or `(N, c * a)` to `(c, N * a)`."""
+    return patches.reshape(len(patches), 3, -1).movedim(1, 0).flatten(1)
+
+
+def _bytes_of(processor: Any, pictures: Sequence[PIL.Image.Image], **options: Any) -> Any:
+    """Patches of one frame whose values are whole numbers of 0 to 255, in the processor's own type."""
+    plain = {"do_rescale": False, "do_normalize": False, "temporal_patch_size": 1, "return_tensors": "pt"}
+    return processor(images=list(pictures), **plain, **options)
