@@ -1,9 +1,10 @@
-"""One source by itself, outside of any recipe."""
+"""One source or benchmark by itself, outside of any recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from basereward.errors import RecipeError
 from basereward.recipe.fault import Fault, told
@@ -14,6 +15,7 @@ from basereward.recipe.merge import Layer, merge
 from basereward.recipe.nodes import check_node
 from basereward.recipe.override import read_overrides
 from basereward.recipe.schema import Node
+from basereward.recipe.targets import SINGULAR, Kind
 
 ROWS = ".jsonl"
 
@@ -29,26 +31,40 @@ def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node
     Raises:
         RecipeError: there is no such source, or its arguments are wrong; the message lists every fault.
     """
+    if given.endswith(ROWS):
+        return _load(given, "sources", _rows_file(given), Reader(experiments_folder()), overrides)
+    return load_fragment(given, "sources", overrides=overrides)
+
+
+def load_fragment(
+    given: str, kind: Literal["sources", "benchmarks"], *, overrides: Iterable[str] = ()
+) -> tuple[str, Node]:
+    """A source's or a benchmark's name and its node, by its YAML file; otherwise as `load_source`."""
     folder = experiments_folder()
     reader = Reader(folder)
-    base = _rows_file(given) if given.endswith(ROWS) else reader.read(_find(given, folder / "sources"))
+    return _load(given, kind, reader.read(_find(given, kind, folder / kind)), reader, overrides)
+
+
+def _load(given: str, kind: Kind, base: Layer, reader: Reader, overrides: Iterable[str]) -> tuple[str, Node]:
     for layer in read_overrides(overrides, reader=reader):
         base = merge(base, layer)
     base, problems = interpolate(base)
     node: Node = {}
     if reader.complete:
-        node, wrong = check_node(base.values, "sources")
+        node, wrong = check_node(base.values, kind)
         problems += wrong
     faults = [*reader.faults, *(Fault("*", key, message) for key, message in problems)]
     if faults:
-        raise RecipeError("\n  ".join([f"source '{given}' cannot be made:", *told(faults)]), faults)
+        raise RecipeError("\n  ".join([f"{SINGULAR[kind]} '{given}' cannot be made:", *told(faults)]), faults)
     return Path(given).stem, node
 
 
-def _find(given: str, folder: Path) -> Path:
+def _find(given: str, kind: Kind, folder: Path) -> Path:
     try:
-        return find_file(given, kind="source", folder=folder)
+        return find_file(given, kind=SINGULAR[kind], folder=folder)
     except RecipeError as error:
+        if kind != "sources":
+            raise
         raise RecipeError(f"{error} Rows of your own are given as a path to a {ROWS} file.") from None
 
 

@@ -17,8 +17,13 @@ SUPPLIED: dict[Kind, tuple[str, ...]] = {
     "sources": ("name",),
     "shapes": (),
     "makers": ("folder",),
+    "benchmarks": ("name",),
+    "protocols": (),
 }
-INNER: dict[tuple[Kind, str], Kind] = {("sources", "shape"): "shapes"}  # arguments that are nodes themselves
+INNER: dict[tuple[Kind, str], Kind] = {  # arguments that are nodes themselves
+    ("sources", "shape"): "shapes",
+    ("benchmarks", "protocol"): "protocols",
+}
 
 
 def check_node(node: Any, kind: Kind) -> tuple[Node, list[tuple[str, str]]]:

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, get_args
 
 from basereward.errors import nearest, unknown
 
-Kind: TypeAlias = Literal["heads", "losses", "sources", "shapes", "makers"]
+Kind: TypeAlias = Literal["heads", "losses", "sources", "shapes", "makers", "benchmarks", "protocols"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SINGULAR: dict[Kind, str] = {
     "heads": "head",
@@ -22,6 +22,8 @@ SINGULAR: dict[Kind, str] = {
     "sources": "source",
     "shapes": "shape",
     "makers": "maker",
+    "benchmarks": "benchmark",
+    "protocols": "protocol",
 }
 PACKAGES: dict[Kind, str] = {
     "heads": "basereward.model.heads",
@@ -29,6 +31,8 @@ PACKAGES: dict[Kind, str] = {
     "sources": "basereward.data.sources",
     "shapes": "basereward.data.shapes",
     "makers": "basereward.model.makers",
+    "benchmarks": "basereward.evaluate.benchmarks",
+    "protocols": "basereward.evaluate.protocols",
 }
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
 

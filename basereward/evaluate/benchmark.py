@@ -1,0 +1,54 @@
+"""Benchmarks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol as Contract
+
+from basereward.data.image_store import ImageStore
+from basereward.evaluate.items import Item
+from basereward.evaluate.measures import Variant
+from basereward.recipe import make
+from basereward.recipe.fragment import load_fragment
+
+DATA = "data="
+
+
+class Benchmark(Contract):
+    """Made as `Class(name, **arguments of the YAML file)`."""
+
+    name: str
+    version: str
+    store: ImageStore
+
+    @property
+    def variants(self) -> Mapping[str, Variant]: ...
+    @property
+    def items(self) -> Sequence[Item]: ...
+    @property
+    def digest(self) -> str: ...
+
+
+def load_benchmark(given: str, *, overrides: Iterable[str] = ()) -> Benchmark:
+    """A benchmark by its name in `experiments/benchmarks`, or by a path to such a file. No row is read yet.
+
+    Args:
+        overrides: `key=value`, the keys being arguments of the benchmark; `data=PATH` reads that file or folder in place
+            of the published one.
+
+    Raises:
+        RecipeError: there is no such benchmark, or its arguments are wrong.
+    """
+    told: list[str] = []
+    for override in overrides:
+        if override.startswith(DATA):
+            path = override.removeprefix(DATA)
+            told += [f"path={path}", "revision=null"] + (
+                ["files=null", "subset=null", "split=train"] if Path(path).is_file() else []
+            )
+        else:
+            told.append(override)
+    name, node = load_fragment(given, "benchmarks", overrides=told)
+    made: Benchmark = make(node, "benchmarks", name)
+    return made

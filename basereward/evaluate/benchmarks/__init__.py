@@ -1,0 +1,1 @@
+"""Benchmarks: where rows lie, and the protocol that reads them and turns outcomes into measures."""

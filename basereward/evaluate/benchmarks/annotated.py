@@ -1,0 +1,101 @@
+"""A published benchmark: rows on the hub or of the same layout, read by its protocol."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from basereward.data.screening import RowLost
+from basereward.data.sources.hub import find_images
+from basereward.data.tables.find import find_table
+from basereward.errors import DataError
+from basereward.evaluate.items import Item
+from basereward.evaluate.measures import Variant
+from basereward.evaluate.protocols import Protocol
+from basereward.recipe import make
+from basereward.recipe.schema import Node
+
+
+class Annotated:
+    """All rows of a benchmark, in their stored order; none is ever left out.
+
+    Args:
+        path: a hub id, a folder with data files or one that `save_to_disk` wrote, or one data file.
+        protocol: how rows are read and counted.
+        version: of this reading of the benchmark; a change that moves a number raises it.
+        files: names or patterns of data files in it; null: those that the `datasets` library finds.
+        subset: the configuration of the data set, where it has several.
+        revision: branch, tag or commit of the hub repository.
+        split: of the data set.
+        columns: the protocol's column name -> the data set's own.
+        images: zip or tar files in the data set, or a folder, that hold the pictures; null: paths start from the folder
+            of a local data set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        path: str,
+        protocol: Node,
+        version: str = "1",
+        files: list[str] | None = None,
+        subset: str | None = None,
+        revision: str | None = None,
+        split: str = "test",
+        columns: Mapping[str, str] | None = None,
+        images: str | list[str] | None = None,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.protocol: Protocol = make(protocol, "protocols")
+        self.store = find_images(path, images, revision=revision)
+        self._columns = dict(columns or {})
+        self._where = {"path": path, "files": files or (), "subset": subset, "revision": revision, "split": split}
+
+    @property
+    def variants(self) -> Mapping[str, Variant]:
+        return self.protocol.variants
+
+    @cached_property
+    def items(self) -> Sequence[Item]:
+        """
+        Raises:
+            DataError: the data set cannot be loaded, or a row is malformed; the message names it.
+        """
+        table = find_table(**self._where)
+        found: list[Item] = []
+        for _, number, raw in table.scan():
+            try:
+                found.append(self._item(table.decode(raw), number=len(found)))
+            except RowLost as loss:
+                raise DataError(
+                    f"{table.where(number)}: {loss.reason}: {loss.detail} "
+                    f"Benchmark '{self.name}' is counted whole or not at all."
+                ) from loss
+        if not found:
+            raise DataError(f"{table.label} has no rows; benchmark '{self.name}' has nothing to count")
+        return found
+
+    def _item(self, row: object, *, number: int) -> Item:
+        if not isinstance(row, Mapping):
+            raise RowLost("wrong_type", "the row is no object with named columns.")
+        named: dict[str, Any] = {**row, **{ours: row.get(theirs) for ours, theirs in self._columns.items()}}
+        missing = [name for name in self.protocol.columns if named.get(name) is None]
+        if missing:
+            raise RowLost(
+                "missing_column",
+                f"missing or empty: {', '.join(missing)}. Columns found: {', '.join(map(str, row)) or 'none'}. "
+                f"If they are these under other names, map them: columns.{missing[0]}=...",
+            )
+        return self.protocol.item(named, number=number, images=self.store)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of what is asked: rows, answers and which of them are right; of pictures only names and sizes."""
+        told = hashlib.sha256(self.version.encode())
+        for item in self.items:
+            told.update(repr((item.id, item.prompt, item.responses, item.right, item.wrong, item.labels)).encode())
+        return told.hexdigest()

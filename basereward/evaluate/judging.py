@@ -1,0 +1,77 @@
+"""Votes of a judge that sees the responses in an order, and what simple rules would say."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias, get_args
+
+from basereward.errors import DataError, unknown
+from basereward.evaluate.items import Item, Outcome
+
+Order: TypeAlias = Literal["fixed", "random", "both"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+Ask: TypeAlias = Callable[[Item, Sequence[int]], int | None]
+"""`(item, indices of its responses in the order shown) -> the place of the chosen one, or None`."""
+
+Baseline: TypeAlias = Literal["random", "longer", "shorter", "first"]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+
+
+def judged_by(
+    ask: Ask, items: Sequence[Item], *, order: Order = "random", votes: int = 1, seed: int = 0
+) -> list[Outcome]:
+    """Asks a judge about every item.
+
+    Args:
+        order: `fixed` shows responses as they are stored, where the right one may always be first; `random` shuffles
+            them anew for every vote; `both` asks every vote forward and backward, which makes two.
+        votes: of an item; twice as many are kept under `both`.
+        seed: of the shuffling; an item's order does not depend on the other items.
+
+    Returns:
+        Outcomes whose votes are indices of the stored responses, whatever order was shown.
+
+    Raises:
+        DataError: `votes` is below 1, or the order is unknown.
+    """
+    if votes < 1:
+        raise DataError(f"votes is {votes}; at least 1 is needed")
+    if order not in ORDERS:
+        raise DataError(unknown("order", order, ORDERS))
+    outcomes = []
+    for item in items:
+        chosen: list[int | None] = []
+        for vote in range(votes):
+            for shown in _orders(item, order, f"{seed}:{item.row}:{vote}"):
+                place = ask(item, shown)
+                chosen.append(None if place is None else shown[place])
+        outcomes.append(Outcome(votes=tuple(chosen)))
+    return outcomes
+
+
+def _orders(item: Item, order: Order, key: str) -> list[list[int]]:
+    stored = list(range(len(item.responses)))
+    if order == "fixed":
+        return [stored]
+    if order == "both":
+        return [stored, stored[::-1]]
+    random.Random(key).shuffle(stored)  # a shuffle of two is a coin flip
+    return [stored]
+
+
+def baseline(name: Baseline, items: Sequence[Item], *, seed: int = 0) -> list[Outcome]:
+    """What a rule that reads nothing would score: a coin, the longer or the shorter answer (in characters), the first.
+
+    Answers of equal length tie, which is wrong.
+    """
+    coin = random.Random(seed)
+    rules: dict[Baseline, Callable[[int, str], float]] = {
+        "random": lambda index, text: coin.random(),
+        "longer": lambda index, text: float(len(text)),
+        "shorter": lambda index, text: -float(len(text)),
+        "first": lambda index, text: float(index == 0),
+    }
+    return [
+        Outcome(scores=tuple(rules[name](index, text) for index, text in enumerate(item.responses))) for item in items
+    ]
