@@ -11,7 +11,21 @@ from basereward.data.group import SPLITS
 from basereward.errors import BaseRewardError, unknown
 
 LISTED = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "runs")
-OPTIONS = ("profile", "resume", "model", "rows", "split", "out")
+OPTIONS = (
+    "profile",
+    "resume",
+    "model",
+    "rows",
+    "split",
+    "out",
+    "benchmark",
+    "scores",
+    "name",
+    "order",
+    "allow_partial",
+)
+RULES = ("random", "longer", "shorter", "first")
+ORDERS = ("fixed", "random", "both")
 
 
 class UsageError(BaseRewardError):
@@ -66,6 +80,11 @@ def build_parser() -> Parser:
             command.add_argument("model", metavar="MODEL", help="a run id, runs:/..., or a folder that was saved")
             command.add_argument("file", metavar="FILE", help="JSON Lines of prompts and responses")
             command.add_argument("--out", metavar="FILE", help="where the scores go")
+        if name == "eval":
+            _add_eval(command)
+        if name == "report":
+            command.add_argument("evaluations", metavar="EVALUATION", nargs="+", help="a folder that `eval` wrote")
+            command.add_argument("--out", metavar="FILE", help="where the page goes")
         if name == "look":
             command.add_argument("source", metavar="SOURCE", help="a name in experiments/sources/, or a .jsonl file")
             command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in path=pairs.jsonl")
@@ -78,9 +97,36 @@ def build_parser() -> Parser:
     return parser
 
 
+def _add_eval(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "model", metavar="MODEL", nargs="?", help=f"a run id, runs:/..., a folder, or a rule: {', '.join(RULES)}"
+    )
+    command.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        action="append",
+        required=True,
+        help="a name in experiments/benchmarks/; again for more",
+    )
+    command.add_argument("--scores", metavar="FILE", help="JSON Lines of scores, verdicts or 0/1 in place of a MODEL")
+    command.add_argument("--name", metavar="NAME", help="what tables call it")
+    command.add_argument(
+        "--order", metavar="ORDER", help=f"in which the rule `first` sees answers: {', '.join(ORDERS)}"
+    )
+    command.add_argument("--allow-partial", action="store_true", help="count without rows that are missing")
+    command.add_argument("--out", metavar="FOLDER", help="where the evaluation goes")
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in data=rows.jsonl")
+
+
 def _check_values(arguments: argparse.Namespace) -> None:
     if arguments.command == "ls" and arguments.kind not in LISTED:
         raise UsageError(unknown("kind", arguments.kind, LISTED))
+    if arguments.command == "eval":
+        if arguments.model is not None and "=" in arguments.model:
+            arguments.overrides.insert(0, arguments.model)
+            arguments.model = None
+        if arguments.order not in (None, *ORDERS):
+            raise UsageError(unknown("order", arguments.order, ORDERS))
     if arguments.command == "look":
         if arguments.split not in (None, *SPLITS):
             raise UsageError(unknown("part", arguments.split, SPLITS))
@@ -92,4 +138,4 @@ def _unexpected(word: str, arguments: argparse.Namespace) -> str:
     if not word.startswith("-"):
         return f"unexpected argument '{word}'" + ("; a change is KEY=VALUE" if "overrides" in arguments else "")
     names = ["json", "help", *(name for name in OPTIONS if name in arguments)]
-    return unknown("option", word.partition("=")[0], [f"--{name}" for name in names])
+    return unknown("option", word.partition("=")[0], [f"--{name.replace('_', '-')}" for name in names])

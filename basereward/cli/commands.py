@@ -79,6 +79,29 @@ def score(arguments: argparse.Namespace) -> Result:
     return api.score(arguments.model, arguments.file, out=arguments.out), DONE
 
 
+def evaluate(arguments: argparse.Namespace) -> Result:
+    """Measures on benchmarks."""
+    from basereward.evaluate.run_benchmark import evaluate
+
+    return evaluate(
+        arguments.model,
+        arguments.benchmark,
+        scores=arguments.scores,
+        out=arguments.out,
+        name=arguments.name,
+        order=arguments.order,
+        allow_partial=arguments.allow_partial,
+        overrides=arguments.overrides,
+    ), DONE
+
+
+def report(arguments: argparse.Namespace) -> Result:
+    """A page about evaluations."""
+    from basereward.evaluate.report import report
+
+    return report(arguments.evaluations, out=arguments.out), DONE
+
+
 def look(arguments: argparse.Namespace) -> Result:
     """A page about rows."""
     from basereward.evaluate.look import look
@@ -115,6 +138,8 @@ COMMANDS = {
     "train": Command(train, text.train, "train and test one reward model"),
     "sweep": Command(sweep, text.sweep, "train every cell of an experiment; finished ones are skipped"),
     "score": Command(score, text.score, "score every response of every row of a file"),
+    "eval": Command(evaluate, text.evaluate, "measure a model, or a file of scores made elsewhere, on benchmarks"),
+    "report": Command(report, text.report, "write an HTML page that compares evaluations"),
     "look": Command(look, text.look, "write an HTML page of the rows of a source: pictures, answers, scores"),
     "ls": Command(ls, text.ls, "list experiments, profiles, sources, benchmarks, heads, losses or runs"),
 }

@@ -122,6 +122,51 @@ def score(result: dict[str, Any]) -> Iterator[str]:
     yield "{responses} responses of {rows} rows scored in {seconds:.1f} s: {out}".format(**result)
 
 
+def evaluate(result: dict[str, Any]) -> Iterator[str]:
+    """Of every benchmark a table a variant: the measure, what it counted, how sure it is, and what rules would get."""
+    from basereward.recipe.table import table
+
+    for told in result["evaluations"]:
+        votes = f"; {told['votes']} votes an item" if told["votes"] else ""
+        order = f"; answers shown in the order: {told['order']}" if told["order"] else ""
+        yield "{benchmark}, {name}: {scored} of {items} items, {kind}".format(**told) + votes + order
+        part = "" if told["scored"] == told["items"] else f" ({told['scored']} of {told['items']} items)"
+        for variant, measures in result[told["benchmark"]].items():
+            rules = list(dict.fromkeys(rule for measure in measures.values() for rule in measure["baselines"]))
+            rows = [
+                (metric, *_measure(measure), *(percent(measure["baselines"].get(rule)) for rule in rules))
+                for metric, measure in measures.items()
+            ]
+            head = (f"{variant}{part}", "%", "of", "95 %", "ties", "undecided", *rules)
+            yield from ("", *table(head, rows))
+        yield from ("", f"kept in {told['out']}")
+
+
+def _measure(measure: dict[str, Any]) -> tuple[str, ...]:
+    numerator, denominator = (f"{measure[name]:.6g}" for name in ("numerator", "denominator"))
+    interval = f"{percent(measure['low'])}-{percent(measure['high'])}" if measure["interval"] else "-"
+    return (
+        percent(measure["value"]),
+        f"{numerator}/{denominator}",
+        interval,
+        f"{measure['ties']}",
+        f"{measure['undecided']}",
+    )
+
+
+def percent(share: float | None) -> str:
+    """
+    >>> percent(0.82160), percent(None)
+    ('82.16', '-')
+    """
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
+def report(result: dict[str, Any]) -> Iterator[str]:
+    """Where the page and what lies beside it are."""
+    yield "{evaluations} evaluations are compared in {out}; numbers: {csv}".format(**result)
+
+
 def look(result: dict[str, Any]) -> Iterator[str]:
     """How many rows, what was left out, and where the page is."""
     yield from (f"lost: {count} ({reason})" for reason, count in result["lost"].items())

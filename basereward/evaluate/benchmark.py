@@ -34,8 +34,8 @@ def load_benchmark(given: str, *, overrides: Iterable[str] = ()) -> Benchmark:
     """A benchmark by its name in `experiments/benchmarks`, or by a path to such a file. No row is read yet.
 
     Args:
-        overrides: `key=value`, the keys being arguments of the benchmark; `data=PATH` reads that file or folder in place
-            of the published one.
+        overrides: `key=value`, the keys being arguments of the benchmark; `data=PATH` reads that file or folder in
+            place of the published one.
 
     Raises:
         RecipeError: there is no such benchmark, or its arguments are wrong.

@@ -112,6 +112,8 @@ def mean_accuracy(
     """
     weight = [1.0 if weights is None else weights[name] for name in categories]
     parts = [accuracy(judged, undecided=undecided) for judged in categories.values()]
+    if not all(part.denominator for part in parts):  # of a category of which nothing was decided nothing is known
+        return Measure(0, 0, undecided=sum(part.undecided for part in parts))
     total = sum(w * part.value for w, part in zip(weight, parts, strict=True))
     judged = [each for items in categories.values() for each in items]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from basereward.data.screening import RowLost
@@ -53,7 +53,7 @@ class Annotated:
         self.protocol: Protocol = make(protocol, "protocols")
         self.store = find_images(path, images, revision=revision)
         self._columns = dict(columns or {})
-        self._where = {"path": path, "files": files or (), "subset": subset, "revision": revision, "split": split}
+        self._table = partial(find_table, path, files=files or (), subset=subset, revision=revision, split=split)
 
     @property
     def variants(self) -> Mapping[str, Variant]:
@@ -65,7 +65,7 @@ class Annotated:
         Raises:
             DataError: the data set cannot be loaded, or a row is malformed; the message names it.
         """
-        table = find_table(**self._where)
+        table = self._table()
         found: list[Item] = []
         for _, number, raw in table.scan():
             try:

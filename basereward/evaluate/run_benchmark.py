@@ -1,0 +1,192 @@
+"""A model, a file of outcomes or a simple rule on benchmarks: `basereward eval`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from basereward.errors import DataError
+from basereward.evaluate.benchmark import Benchmark, load_benchmark
+from basereward.evaluate.items import Judged, Outcome
+from basereward.evaluate.judging import BASELINES, Baseline, Order, baseline, judged_by
+from basereward.evaluate.outcomes import read_outcomes
+from basereward.evaluate.scoring import score_items
+from basereward.evaluate.writing import measured, write_evaluation
+from basereward.train.locate import locate
+from basereward.train.runs import RunFolder
+from basereward.train.tracking import Tracker, now_ms
+
+FOLDER = "evaluations"
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is evaluated: its name, where its evaluations lie, and the run that it came from."""
+
+    name: str
+    model: str
+    folder: Path
+    run: RunFolder | None = None
+    fingerprint: str = ""
+
+
+def evaluate(
+    model: str | None,
+    benchmarks: Sequence[str],
+    *,
+    scores: str | None = None,
+    out: str | None = None,
+    name: str | None = None,
+    order: Order | None = None,
+    allow_partial: bool = False,
+    overrides: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Evaluates one thing on one or several benchmarks.
+
+    Args:
+        model: what `load` opens, or one of `random`, `longer`, `shorter`, `first`, rules that read nothing.
+        benchmarks: names in `experiments/benchmarks`, or YAML files such as lie there.
+        scores: a file of outcomes made elsewhere, in place of a model; see `basereward/evaluate/outcomes.py`.
+        out: the folder that gets a folder a benchmark; by default `evaluations` in the model's run, or
+            `evaluations/NAME` in the working directory.
+        name: what tables call it; by default the run's name, or that of the folder or file.
+        order: has the rule `first` judge as one who sees the answers in that order.
+        allow_partial: rows that are missing or cannot be scored are left out, which every table says.
+        overrides: `key=value` for arguments of the benchmark, as in `data=rows.jsonl`; `BENCHMARK.key=value` with
+            several.
+
+    Returns:
+        By benchmark, variant and metric: value (a share), numerator, denominator, low, high, ties, undecided and
+        baselines; `evaluations` says of each where it lies and how many items were scored.
+
+    Raises:
+        BaseRewardError: something cannot be opened or read, or counts only in part; nothing is counted then.
+    """
+    told = _by_benchmark(benchmarks, list(overrides))
+    opened = {given: load_benchmark(given, overrides=told[given]) for given in benchmarks}
+    subject = _subject(model, scores, out=out, name=name)
+    if order is not None and model != "first":
+        raise DataError(
+            f"--order {order} is for a judge that sees answers in an order; a reward model sees one at a time"
+        )
+    scorer = None
+    result: dict[str, Any] = {}
+    evaluations = []
+    for given, benchmark in opened.items():
+        folder = subject.folder / benchmark.name
+        if scores is not None:
+            outcomes = read_outcomes(scores, benchmark.items, allow_partial=allow_partial)
+        elif subject.fingerprint:
+            scorer = scorer or _load(subject.model)
+            of = {"model": subject.fingerprint, "benchmark": benchmark.digest}
+            outcomes = score_items(
+                scorer, benchmark.items, images=benchmark.store, journal=folder / "partial.jsonl", of=of,
+                allow_partial=allow_partial,
+            )  # fmt: skip
+        else:
+            outcomes = _by_rule(subject.model, benchmark, order=order)
+        facts = _facts(subject, benchmark, outcomes, order=order)
+        judged = [Judged(item, outcomes[item.row]) for item in benchmark.items if item.row in outcomes]
+        if not judged:
+            raise DataError(f"no row of benchmark '{given}' could be scored; there is nothing to count")
+        facts["variants"] = measured(benchmark.variants, judged)
+        write_evaluation(folder, facts, judged, images=benchmark.store if subject.fingerprint else None)
+        (folder / "partial.jsonl").unlink(missing_ok=True)
+        result[benchmark.name] = facts["variants"]
+        evaluations.append({"benchmark": benchmark.name, "out": str(folder)} | {k: facts[k] for k in SHOWN})
+        _record(subject, folder, benchmark.name, facts["variants"])
+    return {**result, "evaluations": evaluations}
+
+
+SHOWN = ("name", "kind", "order", "votes", "items", "scored")
+
+
+def _by_benchmark(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
+    if len(set(benchmarks)) < len(benchmarks):
+        raise DataError(f"a benchmark is named twice: {', '.join(benchmarks)}")
+    told: dict[str, list[str]] = {given: [] for given in benchmarks}
+    for override in overrides:
+        first, _, rest = override.partition(".")
+        if first in told and "=" in rest:
+            told[first].append(rest)
+        elif len(told) == 1:
+            told[benchmarks[0]].append(override)
+        else:
+            raise DataError(f"'{override}' could mean several benchmarks; write {benchmarks[0]}.{override}")
+    return told
+
+
+def _subject(model: str | None, scores: str | None, *, out: str | None, name: str | None) -> _Subject:
+    if (model is None) == (scores is None):
+        raise DataError("give a model to evaluate, or --scores with a file of outcomes made elsewhere; one of the two")
+    if scores is not None:
+        shown = name or Path(scores).stem
+        return _Subject(shown, scores, Path(out or Path(FOLDER) / shown))
+    assert model is not None
+    if model in BASELINES and not Path(model).exists():
+        return _Subject(name or model, model, Path(out or Path(FOLDER) / (name or model)))
+    path = locate(model)
+    run = RunFolder(path.parent) if (path.parent / "status.json").is_file() else None
+    shown = name or (run.name if run else path.name)
+    default = run.path / FOLDER if run else Path(FOLDER) / shown
+    return _Subject(shown, model, Path(out) if out else default, run, _fingerprint(path))
+
+
+def _fingerprint(folder: Path) -> str:
+    """Changes when a file of the model does: by size and time, since weights are too large to be read for it."""
+    files = sorted(each for each in folder.rglob("*") if each.is_file())
+    told = [(str(each.relative_to(folder)), each.stat().st_size, each.stat().st_mtime_ns) for each in files]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _load(model: str) -> Any:
+    from basereward.train.score import load  # seconds; not needed for outcomes that are there already
+
+    return load(model)
+
+
+def _by_rule(name: str, benchmark: Benchmark, *, order: Order | None) -> dict[int, Outcome]:
+    if order is not None:
+        return dict(enumerate(judged_by(lambda item, shown: 0, benchmark.items, order=order)))
+    rule: Baseline = next(each for each in BASELINES if each == name)
+    return dict(enumerate(baseline(rule, benchmark.items)))
+
+
+def _facts(
+    subject: _Subject, benchmark: Benchmark, outcomes: dict[int, Outcome], *, order: Order | None
+) -> dict[str, Any]:
+    votes = {len(outcome.votes) for outcome in outcomes.values() if outcome.votes is not None}
+    return {
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "digest": benchmark.digest,
+        "name": subject.name,
+        "model": subject.model,
+        "kind": next((outcome.kind for outcome in outcomes.values()), None),
+        "order": order,
+        "votes": max(votes, default=None),
+        "items": len(benchmark.items),
+        "scored": len(outcomes),
+        "run_id": subject.run.run_id if subject.run else None,
+    }
+
+
+def _record(subject: _Subject, folder: Path, benchmark: str, variants: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """The numbers and the files go to the MLflow run of the model."""
+    if subject.run is None:
+        return
+    tracker = Tracker(subject.run)
+    tracker.start(experiment=subject.run.name)
+    values = {
+        f"eval/{benchmark}/{variant}/{metric}": measure["value"]
+        for variant, measures in variants.items()
+        for metric, measure in measures.items()
+        if measure["value"] is not None
+    }
+    tracker.metrics(values, step=now_ms() // 1000)  # an evaluation that is made again comes after the one before
+    tracker.artifacts(folder, folder=f"{FOLDER}/{benchmark}", copy=True)
+    state = subject.run.state
+    tracker.finish("finished" if state == "running" else state)

@@ -1,0 +1,140 @@
+"""A model's scores of a benchmark: every distinct answer to a prompt once, kept as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from basereward.data.group import Group
+from basereward.data.image_store import ImageStore
+from basereward.data.rows import RowFormat
+from basereward.data.screening import RowLost
+from basereward.errors import DataError
+from basereward.evaluate.items import Item, Outcome
+from basereward.model.scorer import Scorer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Bundle:
+    """All items of one prompt and its pictures: one group to score.
+
+    `places[row]` says where the responses of that item stand among the distinct ones.
+    """
+
+    item: Item
+    responses: list[str] = field(default_factory=list)
+    places: dict[int, list[int]] = field(default_factory=dict)
+
+    def add(self, item: Item) -> None:
+        known = {text: place for place, text in enumerate(self.responses)}
+        for text in item.responses:
+            if text not in known:
+                known[text] = len(self.responses)
+                self.responses.append(text)
+        self.places[item.row] = [known[text] for text in item.responses]
+
+    def group(self, images: ImageStore) -> Group:
+        """
+        Raises:
+            RowLost: the prompt and its pictures do not fit together.
+        """
+        row = {"prompt": self.item.prompt, "responses": self.responses}
+        pictures = [image for image in self.item.images if image is not None]
+        row |= {"images": pictures} if pictures else {}
+        form = RowFormat(images=images, for_training=False)
+        return form.group(row, source="benchmark", row_id=self.item.id, where=f"row {self.item.row} ('{self.item.id}')")
+
+    def outcomes(self, scores: Sequence[float]) -> Iterator[tuple[int, Outcome]]:
+        for row, places in self.places.items():
+            yield row, Outcome(scores=tuple(scores[place] for place in places))
+
+
+def bundles(items: Sequence[Item]) -> list[Bundle]:
+    """Items by prompt and pictures, in the order of their first appearance."""
+    found: dict[str, Bundle] = {}
+    for item in items:
+        asked = hashlib.sha256(repr((item.prompt, item.images)).encode()).hexdigest()
+        found.setdefault(asked, Bundle(item)).add(item)
+    return list(found.values())
+
+
+def score_items(
+    scorer: Scorer,
+    items: Sequence[Item],
+    *,
+    images: ImageStore,
+    journal: Path,
+    of: dict[str, str],
+    allow_partial: bool = False,
+) -> dict[int, Outcome]:
+    """The outcome of every row, going on where an earlier call was stopped.
+
+    Args:
+        images: where the pictures lie.
+        journal: takes the scores of every forward pass as soon as they are there. What it holds already is not scored
+            again; a last line that was cut is.
+        of: what is scored by what; a journal of something else is begun anew.
+        allow_partial: items that cannot be scored are left out, with a warning each.
+
+    Raises:
+        DataError: an item cannot be scored, and `allow_partial` is not given.
+    """
+    asked = bundles(items)
+    kept = _read(journal, of=of, bundles=asked)
+    if kept:
+        logger.warning("%d of %d prompts were scored before; going on with the others", len(kept), len(asked))
+    waiting = [place for place in range(len(asked)) if place not in kept]
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a" if kept else "w", encoding="utf-8") as file:
+        if not kept:
+            _append(file, [of])
+        size = scorer.recipe.batch.groups_per_forward
+        for batch in (waiting[start : start + size] for start in range(0, len(waiting), size)):
+            scores = _score(scorer, [asked[place] for place in batch], images, allow_partial=allow_partial)
+            fresh = {place: found for place, found in zip(batch, scores, strict=True) if found is not None}
+            _append(file, [{"prompt": place, "scores": found} for place, found in fresh.items()])
+            kept |= fresh
+    return {row: outcome for place, scores in kept.items() for row, outcome in asked[place].outcomes(scores)}
+
+
+def _score(
+    scorer: Scorer, batch: Sequence[Bundle], images: ImageStore, *, allow_partial: bool
+) -> list[list[float] | None]:
+    try:
+        return list(scorer.score_groups([bundle.group(images) for bundle in batch]))
+    except (DataError, RowLost) as error:
+        if not allow_partial:
+            detail = f"{error.reason}: {error.detail}" if isinstance(error, RowLost) else str(error)
+            raise DataError(f"{detail}. --allow-partial counts without what cannot be scored") from error
+        if len(batch) == 1:
+            logger.warning("row %d ('%s') cannot be scored: %s", batch[0].item.row, batch[0].item.id, error)
+            return [None]
+    return [_score(scorer, [bundle], images, allow_partial=True)[0] for bundle in batch]
+
+
+def _append(file: Any, lines: Sequence[Any]) -> None:
+    file.write("".join(json.dumps(line) + "\n" for line in lines))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _read(journal: Path, *, of: dict[str, str], bundles: Sequence[Bundle]) -> dict[int, list[float]]:
+    """The scores that a journal holds by place of the prompt; a line that was cut short is taken off the file."""
+    if not journal.is_file():
+        return {}
+    whole, cut, _ = journal.read_text(encoding="utf-8").rpartition("\n")
+    lines = [json.loads(line) for line in whole.splitlines()]
+    if not lines or lines[0] != of:
+        return {}
+    journal.write_text(whole + cut, encoding="utf-8")
+    found = {line["prompt"]: line["scores"] for line in lines[1:]}
+    assert all(len(scores) == len(bundles[place].responses) for place, scores in found.items())
+    return found

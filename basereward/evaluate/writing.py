@@ -1,0 +1,104 @@
+"""What an evaluation leaves behind: `evaluation.json`, `items.jsonl` and, of a model, `scores.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from basereward.data.image_store import ImageStore
+from basereward.data.images import open_image
+from basereward.data.screening import RowLost
+from basereward.evaluate.items import Decision, Judged
+from basereward.evaluate.judging import BASELINES, baseline
+from basereward.evaluate.measures import Variant
+from basereward.evaluate.scoring import Bundle
+from basereward.evaluate.thumbnails import data_uri
+from basereward.train.files import write_atomic
+
+TOSSES = 20_000  # of a coin in all, so that the baseline is not one lucky toss
+PICTURES, SIDE = 24, 384  # of the items that are worst
+
+
+def measured(variants: Mapping[str, Variant], judged: Sequence[Judged]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every measure of every variant as JSON, each with its baselines on the same items.
+
+    A variant that counts nothing in outcomes of this kind, as votes in scores, is left out.
+    """
+    told: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, variant in variants.items():
+        measures = variant(judged)
+        if any(measure.denominator for measure in measures.values()):
+            beside = _baselines(variant, judged)
+            told[name] = {
+                metric: {**measure.told(), "baselines": beside.get(metric, {})} for metric, measure in measures.items()
+            }
+    return told
+
+
+def _baselines(variant: Variant, judged: Sequence[Judged]) -> dict[str, dict[str, float]]:
+    items = [each.item for each in judged]
+    found: dict[str, dict[str, float]] = {}
+    for name in BASELINES:
+        seeds = range(max(1, TOSSES // len(items)) if name == "random" else 1)
+        for seed in seeds:
+            outcomes = baseline(name, items, seed=seed)
+            rivals = [Judged(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
+            for metric, measure in variant(rivals).items():
+                if not math.isnan(measure.value):
+                    values = found.setdefault(metric, {})
+                    values[name] = values.get(name, 0.0) + measure.value / len(seeds)
+    return found
+
+
+def write_evaluation(
+    folder: Path, facts: dict[str, Any], judged: Sequence[Judged], *, images: ImageStore | None = None
+) -> None:
+    """Writes the folder; `evaluation.json` last, so that where it is the rest is whole.
+
+    Args:
+        facts: of `evaluation.json`.
+        images: where the pictures of the worst items are looked for; None: none are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wrong = [(margin, each) for each in judged if not each.is_right and (margin := each.margin) is not None]
+    worst = [each for _, each in sorted(wrong, key=lambda pair: pair[0])[:PICTURES]]
+    shown = {each.item.row: _picture(each, images) for each in worst} if images is not None else {}
+    lines = [json.dumps(_item(each) | {"picture": shown.get(each.item.row)}) for each in judged]
+    write_atomic(folder / "items.jsonl", "\n".join(lines) + "\n")
+    if all(each.outcome.scores is not None for each in judged):
+        rows = [{"row": each.item.row, "id": each.item.id, "scores": each.outcome.scores} for each in judged]
+        write_atomic(folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomic(folder / "evaluation.json", json.dumps(facts, indent=2) + "\n")
+
+
+def _item(each: Judged) -> dict[str, Any]:
+    item, decision = each.item, each.decision
+    return {
+        "row": item.row,
+        "id": item.id,
+        "prompt_id": item.prompt_id,
+        "labels": dict(item.labels),
+        "prompt": item.prompt if isinstance(item.prompt, str) else json.dumps(item.prompt, ensure_ascii=False),
+        "responses": list(item.responses),
+        "right": list(item.right),
+        "wrong": list(item.wrong),
+        "scores": each.outcome.scores,
+        "votes": each.outcome.votes,
+        "correct": None if decision is Decision.UNDECIDED else each.is_right,
+        "tie": decision is Decision.TIE,
+        "margin": each.margin,
+    }
+
+
+def _picture(each: Judged, images: ImageStore) -> str | None:
+    """The first picture of an item, small; None when there is none, or it cannot be opened."""
+    bundle = Bundle(each.item)
+    bundle.add(each.item)
+    try:
+        found = bundle.group(images).images
+        return data_uri(open_image(found[0]), side=SIDE) if found else None
+    except RowLost:
+        return None
