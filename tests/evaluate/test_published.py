@@ -266,7 +266,7 @@ def test_an_empty_cell_has_no_value(tmp_path: Path) -> None:
 WRONG = [
     ("notes: x", "the file: unknown key 'notes'; did you mean 'note'?"),
     ("counts: {C: {general: [1, 2]}}", "counts: unknown row 'C'. Allowed: A, B."),
-    ("counts: {A: {generel: [1, 2]}}", "counts: unknown column 'generel'; did you mean 'general'?"),
+    ("counts: {A: {generals: [1, 2]}}", "counts: unknown column 'generals'; did you mean 'general'?"),
     ("counts: {A: {general: [1, 3]}}", "1/3 is 33.33, 50.0 is printed; a misprint belongs under corrections"),
     ("counts: {A: {general: [3, 2]}}", "a count is [right ones, all], [3, 2] given"),
     ("counts: {A: {general: [0, 0]}}", "a count is [right ones, all], [0, 0] given"),
@@ -278,7 +278,7 @@ WRONG = [
     ("corrections: [{rows: [A], cells: {general: {}}, why: x}]", "nothing is changed"),
     ("corrections: [{rows: [A], cells: {general: {value: 1, count: [1, 2]}}, why: x}]", "value or count, not both"),
     ("corrections: [{rows: [A], cells: {general: {value: 1}}}]", "the key 'why' is missing"),
-    ("corrections: [{rows: [A], cells: {general: {vlue: 1}}, why: x}]", "did you mean 'value'?"),
+    ("corrections: [{rows: [A], cells: {general: {values: 1}}, why: x}]", "did you mean 'value'?"),
     ("corrections: [{rows: [A], cells: {general: {variant: ofical}}, why: x}]", "did you mean 'official'?"),
     (
         "corrections: [{rows: [A, A], cells: {general: {value: 1}}, why: x}]",
@@ -307,9 +307,9 @@ def test_a_wrong_file_is_refused(tmp_path: Path, added: str, message: str) -> No
         ("50.0", ".nan", "row 'A': nan is no percentage from 0 to 100"),
         ("50.0", "half", "rows"),
         ("50.0, ", "", "row 'A' has 1 values for 2 columns; write null for none"),
-        ("metric: general", "metric: generel", "unknown metric of vl_rewardbench 'generel'"),
+        ("metric: general", "metric: generals", "unknown metric of vl_rewardbench 'generals'"),
         ("variant: official, metric: general", "metric: general", "columns.general: the key 'variant' is missing"),
-        ("year: 2025", "yaer: 2025", "paper: unknown key 'yaer'; did you mean 'year'?"),
+        ("year: 2025", "yearr: 2025", "paper: unknown key 'yearr'; did you mean 'year'?"),
         ("rows:", "{", "not valid YAML"),
     ],
 )
