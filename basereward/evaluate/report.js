@@ -1,0 +1,194 @@
+"use strict";
+// Everything that the data say goes into the page as text, never as markup: models, papers and strangers wrote it.
+const data = JSON.parse(document.getElementById("data").textContent);
+const LONG = { characters: 900, lines: 14 }; // a longer text is folded
+const ORDERS = { fixed: "fixed", random: "random", both: "both orders" };
+const KINDS = { scores: "scores", correct: "right or wrong, as given", verdicts: "verdicts" };
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+const sign = (text) => text.replace("-", "\u2212");
+const signed = (number) => `${number < 0 ? "\u2212" : "+"}${Math.abs(number).toFixed(3)}`;
+const whole = (number) => number.toLocaleString("en", { maximumFractionDigits: 3 });
+
+function cell(name, text, className = "number") {
+  const made = element("td", { textContent: text ?? "", className });
+  made.dataset.name = name;
+  return made;
+}
+
+function table(columns, caption, ...bodies) {
+  const head = element("tr", {}, ...columns.map((name) => element("th", { scope: "col", textContent: name })));
+  return element("table", {}, caption, element("thead", {}, head), ...bodies);
+}
+
+// How many of how many: said at every table of a benchmark that was not scored whole.
+
+function partial(models) {
+  return models.filter(({ scored, items }) => scored < items).map(({ label, scored, items }) =>
+    element("b", { textContent: ` ${label}: scored ${scored.toLocaleString("en")} of ${items.toLocaleString("en")}.` }));
+}
+
+// One variant: what was measured, then what papers print, then what guessing gives.
+
+const COLUMNS = ["Model", "Right, %", "Counted", "95 % interval", "Ties", "Undecided", "Unscored", "Order"];
+
+function measuredRow(row, [value, low, high]) {
+  const missing = row.unscored ? element("small", { className: "bad", textContent: `scored ${row.scored.toLocaleString("en")} of ${row.items.toLocaleString("en")}` }) : null;
+  const votes = row.votes === null ? "" : `, ${count(row.votes, "vote")}`;
+  const order = row.order === null ? "none" : `${ORDERS[row.order]}${votes}`;
+  return element("tr", { className: "measured" },
+    element("th", { scope: "row" }, row.model, missing),
+    cell("right, %", value ?? "none", "number value"),
+    cell("counted", row.denominator === null ? "" : `${whole(row.numerator ?? 0)} / ${whole(row.denominator)}`),
+    cell("95 % interval", low === null ? "" : `${low}\u2013${high} ${row.interval}`, "interval"),
+    cell("ties", whole(row.ties)), cell("undecided", whole(row.undecided)), cell("unscored", whole(row.unscored)),
+    cell("order", order, ""));
+}
+
+function besideRow(row, [value]) {
+  const source = row.source === "published" ? [row.paper, row.table && (/^\d+$/.test(row.table) ? `table ${row.table}` : row.table)] : ["baseline"];
+  const told = [...source, row.note].filter(Boolean).join(", ");
+  const rest = cell("", "", "");
+  rest.colSpan = COLUMNS.length - 2;
+  return element("tr", { className: row.source },
+    element("th", { scope: "row" }, row.model, element("small", { textContent: told })),
+    cell("right, %", value ?? "none", "number value"), rest);
+}
+
+function variantTable(benchmark, variant) {
+  const places = benchmark.rows.map((_, place) => place).filter((place) => benchmark.rows[place].variant === variant);
+  const metrics = [...new Set(places.map((place) => benchmark.rows[place].metric))];
+  const bodies = metrics.map((metric) => element("tbody", {},
+    element("tr", {}, element("th", { scope: "rowgroup", colSpan: COLUMNS.length, textContent: metric })),
+    ...places.filter((place) => benchmark.rows[place].metric === metric).map((place) => {
+      const row = benchmark.rows[place];
+      return (row.source === "measured" ? measuredRow : besideRow)(row, benchmark.percent[place]);
+    })));
+  return table(COLUMNS, element("caption", {}, `${benchmark.name} ${benchmark.version}, variant ${variant}.`, ...partial(benchmark.models)), ...bodies);
+}
+
+function about({ label, model, kind, order, votes, items, scored, run_id: run }) {
+  const said = [model === label ? null : model, KINDS[kind], `scored ${scored.toLocaleString("en")} of ${count(items, "item")}`,
+    order === null ? "order: none" : `order: ${ORDERS[order]}`, votes === null ? null : count(votes, "vote"), run ? `run ${run}` : null];
+  return element("p", { className: scored < items ? "warning" : "note" }, element("b", { textContent: label }), `: ${said.filter(Boolean).join("; ")}`);
+}
+
+// Pairs of models on the same items.
+
+const AGREEMENT = ["Models", "Alike, %", "Kappa", "Both right", "First only", "Second only", "Both wrong", "Difference, points", "McNemar p"];
+
+function agreementRow(pair) {
+  const head = element("th", { scope: "row", textContent: `${pair.first} and ${pair.second}` });
+  if (pair.refused) {
+    const refused = element("td", { className: "left wide", colSpan: AGREEMENT.length - 1, textContent: pair.refused });
+    refused.dataset.name = "not compared";
+    return element("tr", {}, head, refused);
+  }
+  const { alike, difference, low, high } = pair.percent;
+  const range = low === null ? "" : ` (${sign(low)} to ${sign(high)})`;
+  const p = pair.p < 0.0001 ? "< 0.0001" : pair.p.toFixed(4);
+  return element("tr", {}, head, cell("alike, %", alike), cell("kappa", pair.kappa === null ? "none" : sign(pair.kappa.toFixed(3))),
+    cell("both right", whole(pair.both_right)), cell("first only", whole(pair.only_first)),
+    cell("second only", whole(pair.only_second)), cell("both wrong", whole(pair.both_wrong)),
+    cell("difference, points", `${sign(difference)}${range}`, ""), cell("McNemar p", p));
+}
+
+function agreementTable({ agreement, models }) {
+  const note = "On the same items; what is undecided counts as not right. Difference: first less second, with a 95 % " +
+    "bootstrap interval over prompts; p: exact and two-sided, not corrected for the number of comparisons.";
+  return table(AGREEMENT, element("caption", {}, note, ...partial(models)), element("tbody", {}, ...agreement.map(agreementRow)));
+}
+
+// What a model got wrong.
+
+function text({ text: words, length }) {
+  const box = element("div", { className: "text", dir: "auto", textContent: words });
+  const cut = length - Array.from(words).length;
+  const note = cut > 0 ? element("p", { className: "note", textContent: `${count(cut, "more character")}, not in this page` }) : null;
+  if (words.length <= LONG.characters && words.split("\n").length <= LONG.lines) return [box, note];
+  const button = element("button", { type: "button", className: "plain" });
+  const fold = (folded) => {
+    box.classList.toggle("long", folded);
+    button.ariaExpanded = String(!folded);
+    button.textContent = folded ? `Show all ${count(length, "character")}` : "Show less";
+  };
+  button.addEventListener("click", () => fold(!box.classList.contains("long")));
+  fold(true);
+  return [box, button, note];
+}
+
+function picture(uri, alt) {
+  const button = element("button", { type: "button", className: "picture", title: "Enlarge" },
+    element("img", { src: uri, alt, loading: "lazy", decoding: "async" }));
+  button.addEventListener("click", () => {
+    const viewer = document.getElementById("viewer");
+    Object.assign(viewer.querySelector("img"), { src: uri, alt });
+    viewer.showModal();
+  });
+  return button;
+}
+
+function answer(given, place) {
+  const role = given.right ? "right" : given.wrong ? "wrong" : "";
+  const meta = [element("b", { textContent: role || "not compared" }), element("code", { textContent: `[${place}]` }),
+    given.score === null ? null : element("b", { textContent: `score ${signed(given.score)}` }),
+    given.votes === null ? null : element("b", { textContent: count(given.votes, "vote") }),
+    element("span", { textContent: count(given.length, "character") })];
+  return element("li", { className: role }, element("div", { className: "meta" }, ...meta), ...text(given));
+}
+
+function article(item) {
+  const labels = Object.entries(item.labels).map(([name, value]) => `${name} ${value}`);
+  const told = [`row ${item.row}`, ...labels, item.margin === null ? null : `margin ${signed(item.margin)}`];
+  return element("article", {},
+    element("header", {}, element("h4", { textContent: item.id }),
+      ...told.filter(Boolean).map((word) => element("span", { className: "label", textContent: word })),
+      item.tie ? element("span", { className: "bad", textContent: "tie" }) : null),
+    item.picture ? picture(item.picture, `Picture of ${item.id}`) : null,
+    ...text(item.prompt),
+    element("ol", { className: `answers${item.answers.length === 2 ? " two" : ""}` }, ...item.answers.map(answer)));
+}
+
+function gallery({ label, wrong, undecided, items }, open) {
+  const shown = items.length < wrong ? `, the ${items.length} worst here` : "";
+  const unsure = undecided ? `; ${undecided.toLocaleString("en")} undecided` : "";
+  return element("details", { open }, element("summary", { textContent: `${label}: ${wrong.toLocaleString("en")} wrong${shown}${unsure}` }), ...items.map(article));
+}
+
+// A benchmark.
+
+function drawing({ title, uri, width, height }) {
+  return element("figure", {}, element("figcaption", { textContent: title }), element("img", { src: uri, alt: title, width, height }));
+}
+
+function section(benchmark, place) {
+  const variants = [...new Set(benchmark.rows.map((row) => row.variant))];
+  return element("section", { id: `benchmark-${place}` }, element("h2", { textContent: `${benchmark.name} ${benchmark.version}` }),
+    ...benchmark.models.map(about),
+    ...variants.flatMap((variant) => [element("h3", { textContent: `Variant ${variant}` }), variantTable(benchmark, variant)]),
+    element("h3", { textContent: "Figures" }), element("div", { className: "figures" }, ...benchmark.figures.map(drawing)),
+    ...(benchmark.agreement.length ? [element("h3", { textContent: "Agreement between models" }), agreementTable(benchmark)] : []),
+    element("h3", { textContent: "Errors, the worst margin first" }), ...benchmark.errors.map((errors, number) => gallery(errors, number === 0)));
+}
+
+function start() {
+  const { benchmarks, without } = data;
+  const evaluations = benchmarks.reduce((sum, { models }) => sum + models.length, 0);
+  document.getElementById("about").textContent = `${count(evaluations, "evaluation")} on ${count(benchmarks.length, "benchmark")}. ` +
+    "Variants are ways of counting; numbers of different variants do not compare. \u25c7 is what a paper prints for the same variant.";
+  Object.assign(document.getElementById("without"), { hidden: !without, textContent: without ?? "" });
+  document.getElementById("contents").append(...benchmarks.map(({ name, version }, place) =>
+    element("a", { href: `#benchmark-${place}`, textContent: `${name} ${version}` })));
+  document.getElementById("benchmarks").append(...benchmarks.map(section));
+  const viewer = document.getElementById("viewer");
+  viewer.addEventListener("click", () => viewer.close());
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => { each.open = true; }));
+}
+
+start();
