@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basereward.data.group import Group
 from basereward.data.image_store import ImageStore
@@ -17,7 +17,9 @@ from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost
 from basereward.errors import DataError
 from basereward.evaluate.items import Item, Outcome
-from basereward.model.scorer import Scorer
+
+if TYPE_CHECKING:
+    from basereward.model.scorer import Scorer  # takes seconds; not needed for outcomes that are there already
 
 logger = logging.getLogger(__name__)
 

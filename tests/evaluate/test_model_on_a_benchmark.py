@@ -1,0 +1,156 @@
+"""A trained model on a benchmark: the same scores as everywhere, each answer once, going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from basereward import load, load_recipe
+from basereward.cli import main
+from basereward.evaluate.benchmark import load_benchmark
+from basereward.evaluate.scoring import bundles
+from basereward.train.api import train
+from basereward.train.runs import find
+from tests.evaluate.benchmark_rows import small_benchmark
+from tests.support import SMALL
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that reads pictures, and a benchmark."""
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same runs and store for all tests of this file."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("BASEREWARD_RUNS", str(place / "runs"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/mlflow.db")
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
+    if not (place / "data").exists():
+        small_benchmark(place / "data", rows=30)
+        result = train(load_recipe("basereward", overrides=[*SMALL, "trainer.steps=1"]))
+        (place / "run").write_text(result["run_id"])
+    return place
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], here: Path, *given: str) -> dict[str, Any]:
+    """What `basereward eval --json` prints."""
+    assert main(["eval", *given, "--benchmark", "vl_rewardbench", "data=data/rows.json", "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_scores_are_those_of_the_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Row by row what `load(model).score` gives; correct and margins follow from them."""
+    run = (here / "run").read_text()
+    result = evaluated(capsys, here, run)
+    folder = Path(result["evaluations"][0]["out"])
+    assert folder == find(run).path / "evaluations" / "vl_rewardbench"
+    rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    told = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    stored = json.loads((here / "data" / "rows.json").read_text())
+    model = load(run)
+    right = 0
+    for row, item, asked in zip(rows, told, stored, strict=True):
+        alone = model.score(asked["query"], asked["response"], images=[here / "data" / asked["image"]])
+        assert row["scores"] == pytest.approx(alone, abs=1e-5)
+        winner = asked["human_ranking"].index(0)
+        assert item["margin"] == row["scores"][winner] - row["scores"][1 - winner]
+        right += item["margin"] > 0
+    assert result["vl_rewardbench"]["official"]["overall"]["numerator"] == right
+    assert [item["picture"] is not None for item in told if item["correct"] is False] == [True] * (30 - right)
+
+
+def test_its_own_scores_give_the_same_tables(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`scores.jsonl` is a file for --scores."""
+    by_model = evaluated(capsys, here, (here / "run").read_text())
+    file = Path(by_model["evaluations"][0]["out"]) / "scores.jsonl"
+    by_file = evaluated(capsys, here, "--scores", str(file), "--name", "again")
+    assert by_file["vl_rewardbench"] == by_model["vl_rewardbench"]
+
+
+def test_the_numbers_are_in_the_models_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MLflow has every measure under eval/, and the files; the run stays finished."""
+    run = (here / "run").read_text()
+    result = evaluated(capsys, here, run)
+    client = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db")
+    found = client.get_run(str(find(run).mlflow_run_id))
+    assert found.info.status == "FINISHED"
+    value = result["vl_rewardbench"]["r1_reward"]["macro"]["value"]
+    assert found.data.metrics["eval/vl_rewardbench/r1_reward/macro"] == pytest.approx(value)
+    names = {each.path for each in client.list_artifacts(found.info.run_id, "evaluations/vl_rewardbench")}
+    assert {Path(name).name for name in names} == {"evaluation.json", "items.jsonl", "scores.jsonl"}
+
+
+def test_an_answer_is_scored_once(here: Path) -> None:
+    """Rows of one prompt and picture are one group of distinct answers: 30 rows, 20 prompts, 50 answers of 60."""
+    items = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items
+    assert len({(item.prompt, item.images) for item in items}) == 20
+    found = bundles(items)
+    assert len(found) == 20
+    assert sum(len(bundle.responses) for bundle in found) == 50
+    for bundle in found:
+        for row, places in bundle.places.items():
+            assert [bundle.responses[place] for place in places] == list(items[row].responses)
+
+
+def test_a_killed_evaluation_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGKILL while it scores: the next call keeps every score that is there, to the bit, and adds the others."""
+    run = (here / "run").read_text()
+    whole = evaluated(capsys, here, run, "--out", "whole")
+    journal = here / "killed" / "vl_rewardbench" / "partial.jsonl"
+    command = [sys.executable, "-m", "basereward", "eval", run, "--benchmark", "vl_rewardbench", "data=data/rows.json"]
+    with subprocess.Popen(
+        [*command, "--out", "killed"], env=dict(os.environ), start_new_session=True, stdout=subprocess.DEVNULL
+    ) as process:
+        for _ in range(6000):
+            if journal.exists() and journal.read_text().count("\n") >= 3:
+                break
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (journal.parent / "evaluation.json").exists()
+    lines = journal.read_text().splitlines()
+    marked = json.loads(lines[1])
+    marked["scores"] = [1000.0 + score for score in marked["scores"]]  # to be told from a score made anew
+    journal.write_text("\n".join([lines[0], json.dumps(marked), *lines[2:]]) + '\n{"prompt": 19, "sco')
+    again = evaluated(capsys, here, run, "--out", "killed")
+    before, after = (
+        [json.loads(line) for line in (Path(r["evaluations"][0]["out"]) / "scores.jsonl").read_text().splitlines()]
+        for r in (whole, again)
+    )
+    kept = set(
+        bundles(load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items)[marked["prompt"]].places
+    )
+    for one, other in zip(before, after, strict=True):
+        shift = 1000.0 if one["row"] in kept else 0.0
+        assert other["scores"] == pytest.approx([shift + score for score in one["scores"]], abs=1e-4)
+    assert not journal.exists()
+
+
+def test_an_item_that_cannot_be_scored_stops_or_is_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its picture an item is named; with --allow-partial the tables say how many there are."""
+    picture = here / "data" / "images" / "5.png"
+    kept = picture.read_bytes()
+    picture.unlink()
+    try:
+        run = (here / "run").read_text()
+        given = ["eval", run, "--benchmark", "vl_rewardbench", "data=data/rows.json", "--out", "part"]
+        assert main(given) == 2
+        assert "mathverse-5" in capsys.readouterr().err
+        result = evaluated(capsys, here, run, "--out", "part", "--allow-partial")
+        assert result["evaluations"][0]["scored"] == 29
+    finally:
+        picture.write_bytes(kept)
