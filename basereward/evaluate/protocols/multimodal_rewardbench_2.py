@@ -1,0 +1,97 @@
+"""Multimodal RewardBench 2 (arXiv 2512.16899): pairs with pictures in questions or answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from basereward.data.image_store import ImageStore
+from basereward.data.screening import RowLost
+from basereward.errors import DataError
+from basereward.evaluate.items import Decision, Item, Judged
+from basereward.evaluate.measures import Measure, Measures, Variant
+from basereward.evaluate.protocols._rows import one_of, text
+from basereward.evaluate.shares import Added, count, share
+
+PLACE = re.compile(r"<image_\d+>")
+ANSWERS = ("A", "B")
+
+
+class MultimodalRewardBench2:
+    """Rows of `prompt_text` and `prompt_images`, two answers of text and images each, and the `chosen` one.
+
+    `both_orders` pools the verdicts of all pairs and both orders; those that are missing leave the denominator. Scores
+    say the same in both orders, so that every pair counts twice. `text_only` has the pairs whose answers hold no image:
+    a model that reads no images in answers is told only by these.
+
+    Args:
+        judges_only: the answers are images, so that a model which scores text has nothing to score.
+    """
+
+    columns = ("pair_id", "prompt_text", "chosen")
+
+    def __init__(self, *, judges_only: bool = False) -> None:
+        self.judges_only = judges_only
+
+    @property
+    def variants(self) -> Mapping[str, Variant]:
+        return {"both_orders": _both_orders}
+
+    def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
+        """
+        Raises:
+            RowLost: an answer is empty, or the chosen one is neither A nor B.
+        """
+        right = ANSWERS.index(one_of({**row, "chosen": str(row["chosen"]).upper()}, "chosen", ANSWERS))
+        pictures = list(row.get("prompt_images") or [])
+        drawn = any(row.get(f"response_{name}_images") for name in "ab")
+        return Item(
+            row=number,
+            id=str(row["pair_id"]),
+            prompt=_prompt(text(row, "prompt_text"), len(pictures)),
+            responses=(_answer(row, "a"), _answer(row, "b")),
+            right=(right,),
+            wrong=(1 - right,),
+            prompt_id=str(row["pair_id"]),
+            labels={"source": str(row.get("prompt_source") or ""), "answers": "with_images" if drawn else "text"},
+            images=tuple(pictures),
+        )
+
+
+def _prompt(words: str, number: int) -> str:
+    """With our places for images, which the numbered ones stand for in their order; without any, images come last."""
+    placed, places = PLACE.subn("<image>", words)
+    return placed if places else "\n".join([placed, *["<image>"] * number])
+
+
+def _answer(row: Mapping[str, Any], name: str) -> str:
+    words = str(row.get(f"response_{name}_text") or "")
+    if not words and not row.get(f"response_{name}_images"):
+        raise RowLost("empty_response", f"`response_{name}_text` and `response_{name}_images` are both empty")
+    return words
+
+
+def _both_orders(judged: Sequence[Judged]) -> Measures:
+    for each in judged:
+        if len(each.outcome.votes or ()) % 2:
+            raise DataError(
+                f"row {each.item.row} ('{each.item.id}') has {len(each.outcome.votes or ())} verdicts; Multimodal "
+                "RewardBench 2 counts both orders, so that an even number is needed (--order both)"
+            )
+    text_only = [each for each in judged if each.item.labels["answers"] == "text"]
+    return {"overall": _pooled(judged), "text_only": _pooled(text_only)}
+
+
+def _pooled(judged: Sequence[Judged]) -> Measure:
+    missing = sum(vote is None for each in judged for vote in each.outcome.votes or ())
+    return share([_decisions(each) for each in judged], ties=count(judged, Decision.TIE), undecided=missing)
+
+
+def _decisions(each: Judged) -> Added:
+    votes = each.outcome.votes
+    if votes is None:
+        return Added(each.item.prompt_id, 2.0 * each.is_right, 2.0)
+    return Added(
+        each.item.prompt_id, sum(vote in each.item.right for vote in votes), sum(vote is not None for vote in votes)
+    )
