@@ -10,11 +10,12 @@ STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
 train: EXP ?= basereward
 sweep: EXP ?= head_depth
 look: SOURCE ?= digits
+eval: BENCH ?= vl_rewardbench
 PROFILE ?= tiny
 MODEL ?= $(RUN)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sweep score look check test bench notebooks ui clean
+.PHONY: help setup train sweep score look eval report check test bench notebooks ui clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,12 @@ score: $(READY) ## scores of every response in FILE=rows.jsonl by MODEL=folder, 
 
 look: $(READY) ## an HTML page of the rows of SOURCE (a name, or rows.jsonl), with scores of MODEL=folder, or RUN=id
 	$(BIN)/basereward look $(SOURCE) $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+eval: $(READY) ## measures of MODEL=folder, or RUN=id, on BENCH (a name; data=PATH in ARGS for a copy)
+	$(BIN)/basereward eval $(MODEL) --benchmark $(BENCH) $(ARGS)
+
+report: $(READY) ## an HTML page that compares EVALS="folder folder", which `make eval` wrote
+	$(BIN)/basereward report $(EVALS) $(ARGS)
 
 check: $(READY) ## style, types, arrows and doors, stripped notebooks, spelling
 	$(BIN)/ruff check

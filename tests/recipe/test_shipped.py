@@ -9,6 +9,7 @@ import pytest
 
 from basereward.cli import parse
 from basereward.recipe import find_faults, load_cells, names
+from basereward.recipe.fragment import load_fragment
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments"
@@ -42,6 +43,10 @@ def test_the_command_at_the_head_of_every_file_is_a_command(file: Path) -> None:
     assert summary.startswith("# ")
     assert command.startswith("# Run it: basereward ")
     arguments = parse(shlex.split(command.removeprefix("# Run it: basereward ")))
+    if arguments.command == "eval":
+        for benchmark in arguments.benchmark:
+            load_fragment(benchmark, "benchmarks")
+        return
     _, faults = find_faults(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     assert faults == []
 
@@ -70,7 +75,7 @@ def test_the_profiles_of_qwen_have_the_constants_of_the_paper(size: str) -> None
     assert (FOLDER / "profiles" / f"qwen2_5_vl_{size}.yaml").read_text().count("Our own choice") == 2
 
 
-@pytest.mark.parametrize("kind", ["experiments", "profiles", "sources", "heads", "losses"])
+@pytest.mark.parametrize("kind", ["experiments", "profiles", "sources", "benchmarks", "heads", "losses"])
 def test_everything_that_is_listed_has_a_summary(kind: str) -> None:
     """A name alone tells little."""
     entries = names(kind)  # type: ignore[arg-type]
