@@ -24,11 +24,13 @@ RIGHT = dict(zip(COLUMNS, (400, 401, 402, 403, 304, 505, 906), strict=True))
 
 
 def items(found: Sequence[rows.Row]) -> list[Item]:
+    """Rows as items of Multimodal RewardBench."""
     protocol = MultimodalRewardBench()
     return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(found)]
 
 
 def items_2(found: Sequence[rows.Row]) -> list[Item]:
+    """Rows as items of Multimodal RewardBench 2."""
     protocol = MultimodalRewardBench2()
     return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(found)]
 
@@ -57,7 +59,7 @@ def test_multimodal_rewardbench_has_two_meanings_of_overall() -> None:
 
 
 def test_multimodal_rewardbench_splits_by_id_whatever_its_capitals() -> None:
-    """Ids that begin with pairs are bias, others of safety toxicity; those that begin with math are math, else coding."""
+    """Ids that begin with pairs are bias, others of safety toxicity; with math are math, else coding."""
     names = [("Pairs_1", "safety"), ("hateful-1", "safety"), ("mathvista", "reasoning"), ("image2struct", "reasoning")]
     labels = [item.labels for item in items([rows.multimodal_rewardbench(*name) for name in names])]
     assert labels == [

@@ -22,15 +22,18 @@ Protocol = RewardBench | RewardBench2 | RMBench | JudgeBench
 
 
 def items(protocol: Protocol, found: Sequence[rows.Row]) -> list[Item]:
+    """Rows as items."""
     return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(found)]
 
 
 def scored(protocol: Protocol, found: Sequence[rows.Row], scores: Sequence[Sequence[float]]) -> list[Judged]:
+    """Rows with their scores."""
     told = (Outcome(scores=tuple(map(float, each))) for each in scores)
     return [Judged(*each) for each in zip(items(protocol, found), told, strict=True)]
 
 
 def voted(protocol: Protocol, found: Sequence[rows.Row], votes: Sequence[Sequence[int | None]]) -> list[Judged]:
+    """Rows with their votes."""
     return [Judged(i, Outcome(votes=tuple(v))) for i, v in zip(items(protocol, found), votes, strict=True)]
 
 
@@ -89,7 +92,7 @@ def test_rewardbench_prior_sets_have_half_a_weight_and_no_rows_no_measures() -> 
 
 
 def test_rewardbench_unread_verdict_is_half_right_and_a_tie_wrong() -> None:
-    """Verdicts right, unread, and right against wrong without a majority: (1 + 0.5 + 0.5 + 0) / 4. Scores 1 and 1: 0."""
+    """Right, unread, one vote each way, wrong: (1 + 0.5 + 0.5 + 0) / 4 of donotanswer. Scores 1 and 1 are worth 0."""
     found = [rows.rewardbench(name, number=i) for i, name in enumerate(["donotanswer"] * 4 + ["alpacaeval-hard"])]
     judged = voted(RewardBench(), found, [[0], [None], [0, 1], [1], [0]])
     for name in SECTIONS["safety"]:

@@ -10,35 +10,41 @@ Row = dict[str, Any]
 
 
 def multimodal_rewardbench(name: str, category: str, *, better: str = "Output2") -> Row:
+    """A pair of Multimodal RewardBench, as its ready-made copy and its release have them."""
     answers = {"Output1": "A cup.", "Output2": "A jar with a lid."}
     return {"ID": name, "Text": "What is it?", "Image": "1.png", **answers, "Better": better, "Category": category}
 
 
 def rewardbench(subset: str, *, number: int = 0, prompt: Any = None) -> Row:
+    """A pair of RewardBench; the first answer is chosen."""
     models = {"chosen_model": "ours", "rejected_model": "ours"}
     answers = {"prompt": prompt or f"Question {number}?", "chosen": "Yes, that is so.", "rejected": "No."}
     return {**answers, **models, "subset": subset, "id": number}
 
 
 def rewardbench_2(name: str, subset: str, *, right: int = 1, wrong: int = 3) -> Row:
+    """A prompt of RewardBench 2 with its lists of answers."""
     answers = {"chosen": [f"Right {i}." for i in range(right)], "rejected": [f"Wrong {i}." for i in range(wrong)]}
     counts = {"num_correct": right, "num_incorrect": wrong, "total_completions": right + wrong}
     return {"id": name, "prompt": "Name a colour.", **answers, **counts, "subset": subset}
 
 
 def rm_bench(name: str, domain: str) -> Row:
+    """A prompt of RM-Bench with its answers in three styles."""
     styles = ("Short.", "Rather long.", "## Long\n- and in Markdown")
     answers = {"chosen": [f"{each} Right." for each in styles], "rejected": [f"{each} Wrong." for each in styles]}
     return {"id": name, "prompt": "Is it so?", **answers, "domain": domain}
 
 
 def judgebench(name: str, source: str, *, label: str = "B>A") -> Row:
+    """A pair of JudgeBench."""
     answers = {"response_A": "It is 4.", "response_B": "It is 5."}
     about = {"pair_id": name, "original_id": f"of {name}", "source": source, "response_model": "ours"}
     return {**about, "question": "How many?", **answers, "label": label}
 
 
 def multimodal_rewardbench_2(name: str, *, chosen: str = "A", drawn: bool = False) -> Row:
+    """A pair of Multimodal RewardBench 2; `drawn`: with a picture in the first answer."""
     about = {"pair_id": name, "prompt_source": "blink", "prompt_metadata": "{}", "human_annotations": "[]"}
     prompt = {"prompt_text": "<image_0> and <image_1>: which is nearer?", "prompt_images": ["1.png", "2.png"]}
     answers = {"response_a_text": "The cup.", "response_a_images": ["3.png"] if drawn else [], "response_a_model": "a"}
