@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import basereward.train
-from basereward.cli.commands import COMMANDS
 from basereward.cli import main, parse
+from basereward.cli.commands import COMMANDS
 from basereward.errors import ModelError
 
 ROOT = Path(__file__).parents[1]

@@ -215,9 +215,10 @@ _TEXT: Rule = ("text", lambda value: isinstance(value, str))
 _COUNT: Rule = ("a whole number of at least 0", _is_count)
 _FLAG: Rule = ("true or false", lambda value: isinstance(value, bool))
 _NUMBER: Rule = ("a finite number", _is_number)
-_SHARE: Rule = ("a share from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+# RewardBench 2's score of ties adds weights of 1.01, the last of them to a tanh, which may be negative.
+_SHARE: Rule = ("a share from 0 to 1, give or take 0.01", lambda value: _is_number(value) and -0.01 <= value <= 1.01)
 _SHARES: Rule = (
-    "an object of shares from 0 to 1, or nulls",
+    "an object of shares from 0 to 1, give or take 0.01, or nulls",
     lambda value: isinstance(value, dict) and all(map(_or_null(_SHARE)[1], value.values())),
 )
 _HEAD: dict[str, Rule] = {

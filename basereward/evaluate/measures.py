@@ -95,7 +95,7 @@ def all_right(judged: Sequence[Judged]) -> Measure:
         int(sum(right)),
         len(right),
         "bootstrap",
-        lambda: _resampled(sums, np.ones(1)),
+        lambda: resampled(sums, np.ones(1)),
         ties=_count(judged, Decision.TIE),
     )
 
@@ -184,10 +184,10 @@ def _by_prompt(
     places = [prompts[each.item.prompt_id] for each in judged]
     for category, added in enumerate(rows):
         np.add.at(sums[:, category], places, np.array(added))
-    return _resampled(sums, np.ones(len(rows)) if weights is None else weights)
+    return resampled(sums, np.ones(len(rows)) if weights is None else weights)
 
 
-def _resampled(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> Interval:
+def resampled(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> Interval:
     """Percentile bootstrap over prompts: `sums` is (prompts, categories, 2)."""
     if len(sums) < 2:
         return 0.0, 1.0

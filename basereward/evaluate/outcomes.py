@@ -33,7 +33,7 @@ def read_outcomes(path: str | Path, items: Sequence[Item], *, allow_partial: boo
             is not finite, lines differ in kind, or rows are missing. The message lists them; nothing is counted.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines() would cut at U+2028 in a string
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the outcomes in '{path}' cannot be read: {error}") from error
     found: dict[int, Outcome] = {}

@@ -13,11 +13,11 @@ from basereward.evaluate.benchmark import Benchmark, load_benchmark
 from basereward.evaluate.items import Judged, Outcome
 from basereward.evaluate.judging import BASELINES, Baseline, Order, baseline, judged_by
 from basereward.evaluate.outcomes import read_outcomes
+from basereward.evaluate.recording import record
 from basereward.evaluate.scoring import score_items
 from basereward.evaluate.writing import measured, write_evaluation
 from basereward.train.locate import locate
 from basereward.train.runs import RunFolder
-from basereward.train.tracking import Tracker, now_ms
 
 FOLDER = "evaluations"
 
@@ -79,6 +79,11 @@ def evaluate(
         folder = subject.folder / benchmark.name
         if scores is not None:
             outcomes = read_outcomes(scores, benchmark.items, allow_partial=allow_partial)
+        elif subject.fingerprint and benchmark.judges_only:
+            raise DataError(
+                f"the answers of benchmark '{given}' are pictures, which a reward model cannot score; give the verdicts "
+                "of a judge with --scores"
+            )
         elif subject.fingerprint:
             scorer = scorer or _load(subject.model)
             of = {"model": subject.fingerprint, "benchmark": benchmark.digest}
@@ -178,15 +183,10 @@ def _record(subject: _Subject, folder: Path, benchmark: str, variants: dict[str,
     """The numbers and the files go to the MLflow run of the model."""
     if subject.run is None:
         return
-    tracker = Tracker(subject.run)
-    tracker.start(experiment=subject.run.name)
     values = {
         f"eval/{benchmark}/{variant}/{metric}": measure["value"]
         for variant, measures in variants.items()
         for metric, measure in measures.items()
         if measure["value"] is not None
     }
-    tracker.metrics(values, step=now_ms() // 1000)  # an evaluation that is made again comes after the one before
-    tracker.artifacts(folder, folder=f"{FOLDER}/{benchmark}", copy=True)
-    state = subject.run.state
-    tracker.finish("finished" if state == "running" else state)
+    record(subject.run, values, sorted(folder.iterdir()), folder=f"{FOLDER}/{benchmark}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from basereward.errors import DataError
 from basereward.evaluate.items import Decision, Judged, Kind
-from basereward.evaluate.measures import Interval, Measure, _resampled
+from basereward.evaluate.measures import Interval, Measure, resampled
 
 
 class Added(NamedTuple):
@@ -74,7 +74,7 @@ def _bounds(parts: Sequence[Part], *, of: float) -> Interval:
     for column, part in enumerate(parts):
         np.add.at(sums[:, column], [prompts[e.prompt_id] for e in part.added], np.array([e[1:] for e in part.added]))
     weights = np.array([part.weight for part in parts])
-    low, high = _resampled(sums, weights)  # of a mean; a sum is as many times that
+    low, high = resampled(sums, weights)  # of a mean; a sum is as many times that
     scale = float(weights.sum()) / of
     low, high = (1.0 if math.isclose(bound * scale, 1.0, rel_tol=1e-12) else bound * scale for bound in (low, high))
     return low, high

@@ -56,6 +56,11 @@ class Annotated:
         self._table = partial(find_table, path, files=files or (), subset=subset, revision=revision, split=split)
 
     @property
+    def judges_only(self) -> bool:
+        """Whether the answers hold what a model that scores text cannot see; few protocols say so."""
+        return bool(getattr(self.protocol, "judges_only", False))
+
+    @property
     def variants(self) -> Mapping[str, Variant]:
         return self.protocol.variants
 
