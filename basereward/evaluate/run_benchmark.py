@@ -20,6 +20,7 @@ from basereward.train.locate import locate
 from basereward.train.runs import RunFolder
 
 FOLDER = "evaluations"
+JOURNAL = "partial.jsonl"
 
 
 @dataclass(frozen=True)
@@ -66,44 +67,61 @@ def evaluate(
         BaseRewardError: something cannot be opened or read, or counts only in part; nothing is counted then.
     """
     told = _by_benchmark(benchmarks, list(overrides))
-    opened = {given: load_benchmark(given, overrides=told[given]) for given in benchmarks}
+    opened = [load_benchmark(given, overrides=told[given]) for given in benchmarks]
     subject = _subject(model, scores, out=out, name=name)
     if order is not None and model != "first":
         raise DataError(
             f"--order {order} is for a judge that sees answers in an order; a reward model sees one at a time"
         )
-    scorer = None
+    outcomes_of = _Outcomes(subject, scores=scores, order=order, allow_partial=allow_partial)
     result: dict[str, Any] = {}
     evaluations = []
-    for given, benchmark in opened.items():
+    for benchmark in opened:
         folder = subject.folder / benchmark.name
-        if scores is not None:
-            outcomes = read_outcomes(scores, benchmark.items, allow_partial=allow_partial)
-        elif subject.fingerprint and benchmark.judges_only:
-            raise DataError(
-                f"the answers of benchmark '{given}' are pictures, which a reward model cannot score; give the verdicts "
-                "of a judge with --scores"
-            )
-        elif subject.fingerprint:
-            scorer = scorer or _load(subject.model)
-            of = {"model": subject.fingerprint, "benchmark": benchmark.digest}
-            outcomes = score_items(
-                scorer, benchmark.items, images=benchmark.store, journal=folder / "partial.jsonl", of=of,
-                allow_partial=allow_partial,
-            )  # fmt: skip
-        else:
-            outcomes = _by_rule(subject.model, benchmark, order=order)
-        facts = _facts(subject, benchmark, outcomes, order=order)
+        outcomes = outcomes_of(benchmark, journal=folder / JOURNAL)
         judged = [Judged(item, outcomes[item.row]) for item in benchmark.items if item.row in outcomes]
         if not judged:
-            raise DataError(f"no row of benchmark '{given}' could be scored; there is nothing to count")
-        facts["variants"] = measured(benchmark.variants, judged)
+            raise DataError(f"no row of benchmark '{benchmark.name}' could be scored; there is nothing to count")
+        variants = measured(benchmark.variants, judged)
+        facts = _facts(subject, benchmark, outcomes, order=order) | {"variants": variants}
         write_evaluation(folder, facts, judged, images=benchmark.store if subject.fingerprint else None)
-        (folder / "partial.jsonl").unlink(missing_ok=True)
-        result[benchmark.name] = facts["variants"]
-        evaluations.append({"benchmark": benchmark.name, "out": str(folder)} | {k: facts[k] for k in SHOWN})
-        _record(subject, folder, benchmark.name, facts["variants"])
+        (folder / JOURNAL).unlink(missing_ok=True)
+        result[benchmark.name] = variants
+        evaluations.append({"benchmark": benchmark.name, "out": str(folder)} | {name: facts[name] for name in SHOWN})
+        _record(subject, folder, benchmark.name, variants)
     return {**result, "evaluations": evaluations}
+
+
+@dataclass
+class _Outcomes:
+    """Where the outcomes of a subject come from: a file, a model or a rule."""
+
+    subject: _Subject
+    scores: str | None
+    order: Order | None
+    allow_partial: bool
+    scorer: Any = None
+
+    def __call__(self, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
+        if self.scores is not None:
+            return read_outcomes(self.scores, benchmark.items, allow_partial=self.allow_partial)
+        if not self.subject.fingerprint:
+            return _by_rule(self.subject.model, benchmark, order=self.order)
+        if benchmark.judges_only:
+            raise DataError(
+                f"the answers of benchmark '{benchmark.name}' are pictures, which a reward model cannot score; give "
+                "the verdicts of a judge with --scores"
+            )
+        items = benchmark.items  # before the model is loaded, which takes longer
+        self.scorer = self.scorer or _load(self.subject.model)
+        return score_items(
+            self.scorer,
+            items,
+            images=benchmark.store,
+            journal=journal,
+            of={"model": self.subject.fingerprint, "benchmark": benchmark.digest},
+            allow_partial=self.allow_partial,
+        )
 
 
 SHOWN = ("name", "kind", "order", "votes", "items", "scored")
