@@ -164,7 +164,7 @@ def percent(share: float | None) -> str:
 
 def report(result: dict[str, Any]) -> Iterator[str]:
     """Where the page and what lies beside it are."""
-    yield "{evaluations} evaluations are compared in {out}; numbers: {csv}".format(**result)
+    yield "evaluations: {evaluations}; page: {out}; numbers: {csv}".format(**result)
 
 
 def look(result: dict[str, Any]) -> Iterator[str]:

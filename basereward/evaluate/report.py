@@ -12,14 +12,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from basereward.errors import DataError
+from basereward.errors import DataError, RunError
 from basereward.evaluate.agreement import agreement
 from basereward.evaluate.benchmark_figures import as_png, as_svg, bars, forest
 from basereward.evaluate.evaluation import Evaluation, Item, read_evaluation
 from basereward.evaluate.numbers import Labels, Row, as_csv, labels, numbers, percent
 from basereward.evaluate.page import page
 from basereward.evaluate.published import PublishedValue, every_value
+from basereward.evaluate.recording import record
 from basereward.train.files import write_atomic
+from basereward.train.runs import find
 
 OUT = "benchmarks.html"
 ERRORS = 24  # wrong items of a model that are shown
@@ -53,7 +55,18 @@ def report(evaluations: Sequence[str], *, out: str | None = None) -> dict[str, A
     table = folder / "numbers.csv"
     write_atomic(table, as_csv(rows))
     write_atomic(target, page("report", {"benchmarks": sections, "without": without}))
+    _record(read, [target, table, *map(Path, figures)])
     return {"out": str(target), "figures": figures, "csv": str(table), "evaluations": len(read)}
+
+
+def _record(evaluations: Iterable[Evaluation], files: Sequence[Path]) -> None:
+    """The page goes to the MLflow run of every model that has a run here."""
+    for run_id in dict.fromkeys(each.run_id for each in evaluations if each.run_id is not None):
+        try:
+            run = find(run_id)
+        except RunError:
+            continue  # evaluated elsewhere: its record is not at hand
+        record(run, {}, files, folder="report")
 
 
 def _target(out: str) -> Path:

@@ -95,6 +95,18 @@ def test_the_numbers_are_in_the_models_run(here: Path, capsys: pytest.CaptureFix
     assert {Path(name).name for name in names} == {"evaluation.json", "items.jsonl", "scores.jsonl"}
 
 
+def test_a_report_is_in_the_run_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page, its figures and its numbers, as artifacts of the model's run."""
+    run = (here / "run").read_text()
+    out = evaluated(capsys, here, run)["evaluations"][0]["out"]
+    assert main(["report", out, "--out", "page.html"]) == 0
+    assert "evaluations: 1; page: page.html" in capsys.readouterr().out
+    client = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db")
+    names = {Path(each.path).name for each in client.list_artifacts(str(find(run).mlflow_run_id), "report")}
+    assert {"page.html", "numbers.csv"} < names
+    assert any(name.endswith(".png") for name in names)
+
+
 def test_an_answer_is_scored_once(here: Path) -> None:
     """Rows of one prompt and picture are one group of distinct answers: 30 rows, 20 prompts, 50 answers of 60."""
     items = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items
