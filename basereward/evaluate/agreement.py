@@ -82,7 +82,7 @@ def _paired(first: Evaluation, second: Evaluation) -> list[tuple[Item, Item]]:
 
 
 def _key(item: Item | None) -> tuple[str, str] | None:
-    return item and (item.id, item.prompt_id)
+    return None if item is None else (item.id, item.prompt_id)
 
 
 def _kappa(one: npt.NDArray[np.bool_], two: npt.NDArray[np.bool_]) -> float | None:

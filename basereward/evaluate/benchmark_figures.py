@@ -18,6 +18,7 @@ from basereward.metrics.figures import COLOURS
 WIDTH = 4.6  # inches: on a phone the letters stay as large as those of the page
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++", "ooo")
 WHOLE = ("macro", "acc_plus")  # metrics that stand for all items too, beside the first of a variant
+LETTERS = 23  # of a name
 MARKS = {"random answer": ":", "longer answer": "--"}
 
 
@@ -44,12 +45,16 @@ def forest(rows: Sequence[Row]) -> Figure:
     models = list(dict.fromkeys(row["model"] for row in rows if row["source"] == "measured"))
     with _plain():
         figure, axes = _figure(height=1.1 + 0.24 * lines)
-        place, ticks = 0.0, {}
+        place = 0.0
+        ticks: dict[float, str] = {}
         for group in groups:
             place -= 1
-            axes.text(0.0, place, " · ".join(group), transform=axes.get_yaxis_transform(), weight="bold", va="center")
+            ticks[place] = " · ".join(group)
             place = _group(axes, members[group], top=place, ticks=ticks, models=models)
-        axes.set_yticks(list(ticks), list(ticks.values()))
+        axes.set_yticks(list(ticks), [_short(name) for name in ticks.values()])
+        for label, name in zip(axes.get_yticklabels(), ticks.values(), strict=True):
+            if name in map(" · ".join, groups):
+                label.set_fontweight("bold")
         axes.set(ylim=(place - 0.7, -0.3), xlabel="right, %; bars are 95 % intervals")
         axes.grid(axis="x", color="0.9", linewidth=0.8)
         _key(figure, rows)
@@ -73,10 +78,10 @@ def bars(rows: Sequence[Row]) -> Figure | None:
             values = np.array([100 * found[name]["value"] for name in categories if name in found])
             hatch = HATCHES[number // len(COLOURS) % len(HATCHES)]
             colour = COLOURS[number % len(COLOURS)]
-            axes.barh(spots, values, thick * 0.92, color=colour, label=model, hatch=hatch, edgecolor="white")
+            axes.barh(spots, values, thick * 0.92, color=colour, label=_short(model), hatch=hatch, edgecolor="white")
             for spot, value in zip(spots, values, strict=True):
                 axes.text(value + 1, spot, f"{value:.1f}", va="center", fontsize=7.5)
-        axes.set_yticks(range(len(categories)), categories)
+        axes.set_yticks(range(len(categories)), [_short(name) for name in categories])
         axes.invert_yaxis()
         axes.set(xlim=(0, 110), xticks=range(0, 101, 20), xlabel="right, %")
         axes.grid(axis="x", color="0.9", linewidth=0.8)
@@ -100,8 +105,8 @@ def as_png(figure: Figure) -> bytes:
 
 
 def _lines(rows: Sequence[Row]) -> int:
-    measured = sum(row["source"] == "measured" for row in rows)
-    return measured + any(row["source"] == "published" for row in rows)
+    sources = [row["source"] for row in rows]
+    return sources.count("measured") + ("published" in sources)
 
 
 def _group(axes: Axes, rows: Sequence[Row], *, top: float, ticks: dict[float, str], models: Sequence[str]) -> float:
@@ -160,10 +165,15 @@ def _figure(*, height: float) -> tuple[Figure, Axes]:
 
 
 def _drawn(figure: Figure) -> Figure:
-    """Laid out now, while the letters' settings hold; long names are cut so that the marks keep their place."""
-    for label in figure.axes[0].get_yticklabels():
-        if len(label.get_text()) > 24:
-            label.set_text(f"{label.get_text()[:23]}…")
-    figure.axes[0].set_yticklabels([label.get_text() for label in figure.axes[0].get_yticklabels()])
+    """Laid out now, while the letters' settings hold."""
     figure.draw_without_rendering()
     return figure
+
+
+def _short(name: str) -> str:
+    """Cut, so that the marks keep their place.
+
+    >>> _short("overall"), _short("a name that is longer than there is room for")
+    ('overall', 'a name that is longer …')
+    """
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"

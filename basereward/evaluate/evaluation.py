@@ -113,8 +113,6 @@ def _items(file: Path) -> Iterable[Item]:
 
 
 def _measure(given: Any, where: str) -> Measure:
-    if not isinstance(given, dict):
-        _bad(where, "a measure is a JSON object")
     _check(given, _MEASURE, where)
     low, high = given["low"], given["high"]
     if (low is None) != (high is None) or (low is not None and low > high):
@@ -160,6 +158,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 Rule = tuple[str, Callable[[Any], bool]]
+Made = TypeVar("Made", Measure, Item, Evaluation)
 
 
 def _check(given: Mapping[str, Any], rules: Mapping[str, Rule], where: object) -> None:
@@ -178,9 +177,6 @@ def _bad(where: object, fault: str) -> NoReturn:
     raise DataError(f"{where}: {fault}. The evaluation is damaged; run `basereward eval` again.")
 
 
-Made = TypeVar("Made", Measure, Item, Evaluation)
-
-
 def _made(kind: type[Made], given: Mapping[str, Any]) -> Made:
     return kind(**{field.name: given[field.name] for field in fields(kind)})
 
@@ -194,13 +190,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _or_null(rule: Rule) -> Rule:
-    words, holds = rule
-    return f"{words}, or null", lambda value: value is None or holds(value)
+    return f"{rule[0]}, or null", lambda value: value is None or rule[1](value)
 
 
 def _list_of(rule: Rule) -> Rule:
-    words, holds = rule
-    return f"a list, each {words}", lambda value: isinstance(value, list) and all(map(holds, value))
+    return f"a list, each {rule[0]}", lambda value: isinstance(value, list) and all(map(rule[1], value))
 
 
 def _one_of(names: tuple[str, ...]) -> Rule:
@@ -209,6 +203,10 @@ def _one_of(names: tuple[str, ...]) -> Rule:
 
 def _is_table(value: Any, depth: int) -> bool:
     return depth == 0 or (isinstance(value, dict) and all(_is_table(each, depth - 1) for each in value.values()))
+
+
+def _is_picture(value: Any) -> bool:
+    return isinstance(value, str) and PICTURE.fullmatch(value) is not None
 
 
 _TEXT: Rule = ("text", lambda value: isinstance(value, str))
@@ -226,10 +224,9 @@ _HEAD: dict[str, Rule] = {
     "kind": _one_of(KINDS),
     "order": _or_null(_one_of(ORDERS)),
     "votes": _or_null(_COUNT),
-    "items": _COUNT,
-    "scored": _COUNT,
+    **dict.fromkeys(("items", "scored"), _COUNT),
     "run_id": _or_null(_TEXT),
-    "variants": ("an object of variants, each an object of measures", lambda value: _is_table(value, 2)),
+    "variants": ("an object of variants, each an object of measures", lambda value: _is_table(value, 3)),
 }
 _MEASURE: dict[str, Rule] = {
     **dict.fromkeys(("value", "low", "high"), _or_null(_SHARE)),
@@ -241,7 +238,7 @@ _MEASURE: dict[str, Rule] = {
 _ITEM: dict[str, Rule] = {
     "row": _COUNT,
     **dict.fromkeys(("id", "prompt_id", "prompt"), _TEXT),
-    "labels": ("an object", lambda value: isinstance(value, dict)),
+    "labels": ("an object", lambda value: _is_table(value, 1)),
     "responses": _list_of(_TEXT),
     **dict.fromkeys(("right", "wrong"), _list_of(_COUNT)),
     "scores": _or_null(_list_of(_NUMBER)),
@@ -249,7 +246,5 @@ _ITEM: dict[str, Rule] = {
     "correct": _or_null(_FLAG),
     "tie": _FLAG,
     "margin": _or_null(_NUMBER),
-    "picture": _or_null(
-        ("a picture as a data URI", lambda value: isinstance(value, str) and bool(PICTURE.fullmatch(value)))
-    ),
+    "picture": _or_null(("a picture as a data URI", _is_picture)),
 }

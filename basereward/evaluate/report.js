@@ -2,6 +2,7 @@
 // Everything that the data say goes into the page as text, never as markup: models, papers and strangers wrote it.
 const data = JSON.parse(document.getElementById("data").textContent);
 const LONG = { characters: 900, lines: 14 }; // a longer text is folded
+const FEW = 5; // published values of a metric that are shown before one asks for all
 const ORDERS = { fixed: "fixed", random: "random", both: "both orders" };
 const KINDS = { scores: "scores", correct: "right or wrong, as given", verdicts: "verdicts" };
 
@@ -34,7 +35,7 @@ function partial(models) {
     element("b", { textContent: ` ${label}: scored ${scored.toLocaleString("en")} of ${items.toLocaleString("en")}.` }));
 }
 
-// One variant: what was measured, then what papers print, then what guessing gives.
+// One variant: what was measured, then what guessing gives, then what papers print, the highest first.
 
 const COLUMNS = ["Model", "Right, %", "Counted", "95 % interval", "Ties", "Undecided", "Unscored", "Order"];
 
@@ -51,9 +52,28 @@ function measuredRow(row, [value, low, high]) {
     cell("order", order, ""));
 }
 
-function besideRow(row, [value]) {
-  const source = row.source === "published" ? [row.paper, row.table && (/^\d+$/.test(row.table) ? `table ${row.table}` : row.table)] : ["baseline"];
-  const told = [...source, row.note].filter(Boolean).join(", ");
+function baselines(rows) {
+  if (!rows.length) return [];
+  const said = rows.map(([row, [value]]) => `${row.model} ${value}${row.note ? ` (${row.note})` : ""}`).join(" \u00b7 ");
+  const all = element("td", { colSpan: COLUMNS.length - 1, className: "left wide", textContent: said });
+  return [element("tr", { className: "baseline" }, element("th", { scope: "row", textContent: "baselines, %" }), all)];
+}
+
+function printed(rows) {
+  const made = rows.map(([row, shares]) => publishedRow(row, shares));
+  if (made.length <= FEW) return made;
+  const rest = made.slice(FEW);
+  const button = element("button", { type: "button", className: "plain", textContent: `Show ${count(rest.length, "more published value")}` });
+  const line = element("tr", { className: "more" }, element("td", { colSpan: COLUMNS.length, className: "left wide" }, button));
+  const open = () => { rest.forEach((each) => { each.hidden = false; }); line.hidden = true; };
+  rest.forEach((each) => { each.hidden = true; });
+  button.addEventListener("click", open);
+  addEventListener("beforeprint", open);
+  return [...made, line];
+}
+
+function publishedRow(row, [value]) {
+  const told = [row.paper, row.table, row.note].filter(Boolean).join("; ");
   const rest = cell("", "", "");
   rest.colSpan = COLUMNS.length - 2;
   return element("tr", { className: row.source },
@@ -64,12 +84,13 @@ function besideRow(row, [value]) {
 function variantTable(benchmark, variant) {
   const places = benchmark.rows.map((_, place) => place).filter((place) => benchmark.rows[place].variant === variant);
   const metrics = [...new Set(places.map((place) => benchmark.rows[place].metric))];
+  const rowsOf = (source, metric) => places.map((place) => [benchmark.rows[place], benchmark.percent[place]])
+    .filter(([row]) => row.source === source && row.metric === metric)
+    .sort(([a], [b]) => (source === "published" ? b.value - a.value : 0));
   const bodies = metrics.map((metric) => element("tbody", {},
     element("tr", {}, element("th", { scope: "rowgroup", colSpan: COLUMNS.length, textContent: metric })),
-    ...places.filter((place) => benchmark.rows[place].metric === metric).map((place) => {
-      const row = benchmark.rows[place];
-      return (row.source === "measured" ? measuredRow : besideRow)(row, benchmark.percent[place]);
-    })));
+    ...rowsOf("measured", metric).map(([row, shares]) => measuredRow(row, shares)),
+    ...baselines(rowsOf("baseline", metric)), ...printed(rowsOf("published", metric))));
   return table(COLUMNS, element("caption", {}, `${benchmark.name} ${benchmark.version}, variant ${variant}.`, ...partial(benchmark.models)), ...bodies);
 }
 
