@@ -36,7 +36,7 @@ def test_a_partial_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "rows", "message"),
     [
-        ({"order": "fxed"}, None, "'order' is \"fxed\"; it must be one of fixed, random, both, or null"),
+        ({"order": "fixd"}, None, "'order' is \"fixd\"; it must be one of fixed, random, both, or null"),
         ({"scored": 1}, None, "2 of its 2 rows are scored, and evaluation.json says that 1 of 2"),
         ({"variants": {"official": {"overall": measure(1, 1) | {"value": 82.16}}}}, None, "official, overall: 'value'"),
         ({"variants": {"official": {"overall": measure(1, 1) | {"low": None}}}}, None, "both are null"),
