@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol as Contract
 
 from basereward.data.image_store import ImageStore
+from basereward.errors import DataError
 from basereward.evaluate.items import Item
 from basereward.evaluate.measures import Variant
 from basereward.recipe import make
@@ -41,12 +43,15 @@ def load_benchmark(given: str, *, overrides: Iterable[str] = ()) -> Benchmark:
 
     Raises:
         RecipeError: there is no such benchmark, or its arguments are wrong.
+        DataError: nothing lies where `data` says.
     """
     told: list[str] = []
     for override in overrides:
         if override.startswith(DATA):
             path = override.removeprefix(DATA)
-            told += [f"path={path}", "revision=null"] + (
+            if not Path(path).exists():
+                raise DataError(f"data={path}: there is no such file or folder")
+            told += [f"path={json.dumps(path)}", "revision=null"] + (
                 ["files=null", "subset=null", "split=train"] if Path(path).is_file() else []
             )
         else:

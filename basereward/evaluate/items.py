@@ -27,6 +27,7 @@ class Item:
     prompt_id: str  # items of one prompt share it: they are not independent
     labels: Mapping[str, str] = field(default_factory=dict)  # what protocols make categories of
     images: tuple[Any, ...] = ()
+    prompt_items: int = 0  # rows of the benchmark that share the prompt; 0: not told
 
     @property
     def is_pair(self) -> bool:

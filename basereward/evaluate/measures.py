@@ -87,16 +87,21 @@ def per_vote(judged: Sequence[Judged]) -> Measure:
 
 
 def all_right(judged: Sequence[Judged]) -> Measure:
-    """Acc+: the share of prompts whose items are all right. The interval is by prompt."""
-    prompts = by_prompt(judged)
-    right = [float(all(each.is_right for each in items)) for items in prompts.values()]
+    """Acc+: the share of prompts whose items are all right. The interval is by prompt.
+
+    A prompt of which an item was not scored is left out: whether all are right is not known.
+    """
+    whole = [items for items in by_prompt(judged).values() if len(items) >= items[0].item.prompt_items]
+    counted = [each for items in whole for each in items]
+    right = [float(all(each.is_right for each in items)) for items in whole]
     sums = np.array([[r, 1.0] for r in right])[:, None, :] if right else np.zeros((0, 1, 2))
     return Measure(
         int(sum(right)),
         len(right),
         "bootstrap",
         lambda: resampled(sums, np.ones(1)),
-        ties=_count(judged, Decision.TIE),
+        ties=_count(counted, Decision.TIE),
+        undecided=_count(counted, Decision.UNDECIDED),
     )
 
 
@@ -107,6 +112,8 @@ def mean_accuracy(
     undecided: Undecided = "wrong",
 ) -> Measure:
     """The mean of the categories' accuracies, equal in weight unless told. The interval is by prompt.
+
+    Nothing is known, 0 of 0, when nothing is in one of the categories, or nothing was decided there.
 
     `numerator` is the weighted sum of the accuracies, `denominator` the sum of the weights.
     """

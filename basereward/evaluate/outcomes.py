@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from basereward.errors import DataError
 from basereward.evaluate.items import Item, Outcome
 
 KINDS = ("scores", "correct", "verdicts")
+LARGEST = sys.float_info.max  # NaN is not below it either
 TOLD = 8  # faults of one sort that a message lists
 
 
@@ -93,7 +94,7 @@ def _read(line: str, items: Sequence[Item]) -> tuple[int, Outcome]:
 def _scores(value: Any, item: Item) -> Outcome:
     if not isinstance(value, list) or len(value) != len(item.responses):
         raise _fault(item, "scores", value, f"a list of {len(item.responses)} numbers, one an answer,")
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value):
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= LARGEST for v in value):
         raise _fault(item, "scores", value, "finite numbers")
     return Outcome(scores=tuple(float(v) for v in value))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,11 @@ def evaluate(
         BaseRewardError: something cannot be opened or read, or counts only in part; nothing is counted then.
     """
     told = _by_benchmark(benchmarks, list(overrides))
-    opened = [load_benchmark(given, overrides=told[given]) for given in benchmarks]
+    if scores is not None and len(benchmarks) > 1:
+        raise DataError(f"--scores holds the outcomes of one benchmark, and {len(benchmarks)} are named; give one")
     subject = _subject(model, scores, out=out, name=name)
+    opened = [load_benchmark(given, overrides=told[given]) for given in benchmarks]
+    _check_names(opened, subject)
     if order is not None and model != "first":
         raise DataError(
             f"--order {order} is for a judge that sees answers in an order; a reward model sees one at a time"
@@ -77,6 +81,8 @@ def evaluate(
     result: dict[str, Any] = {}
     evaluations = []
     for benchmark in opened:
+        assert benchmark.items  # all are read before anything is scored, so that a bad one costs no time
+    for benchmark in opened:
         folder = subject.folder / benchmark.name
         outcomes = outcomes_of(benchmark, journal=folder / JOURNAL)
         judged = [Judged(item, outcomes[item.row]) for item in benchmark.items if item.row in outcomes]
@@ -84,11 +90,13 @@ def evaluate(
             raise DataError(f"no row of benchmark '{benchmark.name}' could be scored; there is nothing to count")
         variants = measured(benchmark.variants, judged)
         facts = _facts(subject, benchmark, outcomes, order=order) | {"variants": variants}
+        _make(folder)
         write_evaluation(folder, facts, judged, images=benchmark.store if subject.fingerprint else None)
-        (folder / JOURNAL).unlink(missing_ok=True)
         result[benchmark.name] = variants
         evaluations.append({"benchmark": benchmark.name, "out": str(folder)} | {name: facts[name] for name in SHOWN})
         _record(subject, folder, benchmark.name, variants)
+    for benchmark in opened:  # now that all are done: a call that is killed before scores nothing twice
+        (subject.folder / benchmark.name / JOURNAL).unlink(missing_ok=True)
     return {**result, "evaluations": evaluations}
 
 
@@ -112,11 +120,11 @@ class _Outcomes:
                 f"the answers of benchmark '{benchmark.name}' are pictures, which a reward model cannot score; give "
                 "the verdicts of a judge with --scores"
             )
-        items = benchmark.items  # before the model is loaded, which takes longer
+        _make(journal.parent)
         self.scorer = self.scorer or _load(self.subject.model)
         return score_items(
             self.scorer,
-            items,
+            benchmark.items,
             images=benchmark.store,
             journal=journal,
             of={"model": self.subject.fingerprint, "benchmark": benchmark.digest},
@@ -132,9 +140,9 @@ def _by_benchmark(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[s
         raise DataError(f"a benchmark is named twice: {', '.join(benchmarks)}")
     told: dict[str, list[str]] = {given: [] for given in benchmarks}
     for override in overrides:
-        first, _, rest = override.partition(".")
-        if first in told and "=" in rest:
-            told[first].append(rest)
+        meant = next((given for given in benchmarks if override.startswith(f"{given}.")), None)
+        if meant is not None:
+            told[meant].append(override.removeprefix(f"{meant}."))
         elif len(told) == 1:
             told[benchmarks[0]].append(override)
         else:
@@ -145,9 +153,11 @@ def _by_benchmark(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[s
 def _subject(model: str | None, scores: str | None, *, out: str | None, name: str | None) -> _Subject:
     if (model is None) == (scores is None):
         raise DataError("give a model to evaluate, or --scores with a file of outcomes made elsewhere; one of the two")
+    if name is not None and (Path(name).name != name or not name.strip()):
+        raise DataError(f"--name {name!r}: a name without slashes is needed, since a folder is called by it")
     if scores is not None:
         shown = name or Path(scores).stem
-        return _Subject(shown, scores, Path(out or Path(FOLDER) / shown))
+        return _Subject(shown, str(Path(scores).absolute()), Path(out or Path(FOLDER) / shown))
     assert model is not None
     if model in BASELINES and not Path(model).exists():
         return _Subject(name or model, model, Path(out or Path(FOLDER) / (name or model)))
@@ -155,7 +165,34 @@ def _subject(model: str | None, scores: str | None, *, out: str | None, name: st
     run = RunFolder(path.parent) if (path.parent / "status.json").is_file() else None
     shown = name or (run.name if run else path.name)
     default = run.path / FOLDER if run else Path(FOLDER) / shown
-    return _Subject(shown, model, Path(out) if out else default, run, _fingerprint(path))
+    asked = run.run_id if run else str(path)
+    return _Subject(shown, asked, Path(out) if out else default, run, _fingerprint(path))
+
+
+def _check_names(benchmarks: Sequence[Benchmark], subject: _Subject) -> None:
+    """Two benchmarks of one name, or the evaluation of something else, would be overwritten."""
+    names = [benchmark.name for benchmark in benchmarks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"several benchmarks are called {', '.join(twice)}; give them files of different names")
+    for name in names:
+        file = subject.folder / name / "evaluation.json"
+        try:
+            before = json.loads(file.read_text())["model"]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if before != subject.model:
+            raise DataError(
+                f"{file.parent} holds the evaluation of {before}, not of {subject.model}; call this one otherwise with "
+                "--name, or put it elsewhere with --out"
+            )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"the evaluation cannot be written to '{folder}': {error.strerror or error}") from error
 
 
 def _fingerprint(folder: Path) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost
 from basereward.errors import DataError
 from basereward.evaluate.items import Item, Outcome
+from basereward.train.files import write_atomic
 
 if TYPE_CHECKING:
     from basereward.model.scorer import Scorer  # takes seconds; not needed for outcomes that are there already
@@ -102,6 +104,7 @@ def score_items(
         for batch in (waiting[start : start + size] for start in range(0, len(waiting), size)):
             scores = _score(scorer, [asked[place] for place in batch], images, allow_partial=allow_partial)
             fresh = {place: found for place, found in zip(batch, scores, strict=True) if found is not None}
+            _check_finite(asked, fresh)
             _append(file, [{"prompt": place, "scores": found} for place, found in fresh.items()])
             kept |= fresh
     return {row: outcome for place, scores in kept.items() for row, outcome in asked[place].outcomes(scores)}
@@ -122,6 +125,13 @@ def _score(
     return [_score(scorer, [bundle], images, allow_partial=True)[0] for bundle in batch]
 
 
+def _check_finite(asked: Sequence[Bundle], scores: Mapping[int, Sequence[float]]) -> None:
+    wrong = [place for place, found in scores.items() if not all(map(math.isfinite, found))]
+    if wrong:
+        rows = ", ".join(f"row {row} ('{asked[place].item.id}')" for place in wrong for row in asked[place].places)
+        raise DataError(f"the model gives scores that are not finite: {rows}. Nothing is counted.")
+
+
 def _append(file: Any, lines: Sequence[Any]) -> None:
     file.write("".join(json.dumps(line) + "\n" for line in lines))
     file.flush()
@@ -133,10 +143,14 @@ def _read(journal: Path, *, of: dict[str, str], bundles: Sequence[Bundle]) -> di
     if not journal.is_file():
         return {}
     whole, cut, _ = journal.read_text(encoding="utf-8").rpartition("\n")
-    lines = [json.loads(line) for line in whole.splitlines()]
-    if not lines or lines[0] != of:
+    try:
+        lines = [json.loads(line) for line in whole.split("\n")]
+        found = {line["prompt"]: line["scores"] for line in lines[1:]}
+        fits = all(len(scores) == len(bundles[place].responses) for place, scores in found.items())
+    except (ValueError, TypeError, LookupError):
+        logger.warning("%s is damaged; everything is scored anew", journal)
         return {}
-    journal.write_text(whole + cut, encoding="utf-8")
-    found = {line["prompt"]: line["scores"] for line in lines[1:]}
-    assert all(len(scores) == len(bundles[place].responses) for place, scores in found.items())
+    if lines[0] != of or not fits:
+        return {}
+    write_atomic(journal, whole + cut)
     return found

@@ -18,7 +18,7 @@ from basereward.evaluate.scoring import Bundle
 from basereward.evaluate.thumbnails import data_uri
 from basereward.train.files import write_atomic
 
-TOSSES = 20_000  # of a coin in all, so that the baseline is not one lucky toss
+TOSSES, SEEDS = 20_000, 100  # of a coin in all, and at most so many of an item: the baseline is not one lucky toss
 PICTURES, SIDE = 24, 384  # of the items that are worst
 
 
@@ -30,7 +30,7 @@ def measured(variants: Mapping[str, Variant], judged: Sequence[Judged]) -> dict[
     told: dict[str, dict[str, dict[str, Any]]] = {}
     for name, variant in variants.items():
         measures = variant(judged)
-        if any(measure.denominator for measure in measures.values()):
+        if any(measure.denominator or measure.undecided for measure in measures.values()):
             beside = _baselines(variant, judged)
             told[name] = {
                 metric: {**measure.told(), "baselines": beside.get(metric, {})} for metric, measure in measures.items()
@@ -42,7 +42,7 @@ def _baselines(variant: Variant, judged: Sequence[Judged]) -> dict[str, dict[str
     items = [each.item for each in judged]
     found: dict[str, dict[str, float]] = {}
     for name in BASELINES:
-        seeds = range(max(1, TOSSES // len(items)) if name == "random" else 1)
+        seeds = range(max(1, min(SEEDS, TOSSES // len(items))) if name == "random" else 1)
         for seed in seeds:
             outcomes = baseline(name, items, seed=seed)
             rivals = [Judged(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
@@ -71,6 +71,8 @@ def write_evaluation(
     if all(each.outcome.scores is not None for each in judged):
         rows = [{"row": each.item.row, "id": each.item.id, "scores": each.outcome.scores} for each in judged]
         write_atomic(folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        (folder / "scores.jsonl").unlink(missing_ok=True)  # of an evaluation before
     write_atomic(folder / "evaluation.json", json.dumps(facts, indent=2) + "\n")
 
 

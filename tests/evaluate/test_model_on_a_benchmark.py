@@ -13,11 +13,13 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 
 from basereward import load, load_recipe
 from basereward.cli import main
+from basereward.errors import DataError
 from basereward.evaluate.benchmark import load_benchmark
-from basereward.evaluate.scoring import bundles
+from basereward.evaluate.scoring import bundles, score_items
 from basereward.train.api import train
 from basereward.train.runs import find
 from tests.evaluate.benchmark_rows import small_benchmark
@@ -166,3 +168,43 @@ def test_an_item_that_cannot_be_scored_stops_or_is_left_out(here: Path, capsys: 
         assert result["evaluations"][0]["scored"] == 29
     finally:
         picture.write_bytes(kept)
+
+
+def test_scores_that_are_not_finite_are_named(here: Path) -> None:
+    """Before they are kept anywhere."""
+    model = load((here / "run").read_text())
+    with torch.no_grad():
+        next(model.model.head.parameters()).fill_(float("nan"))
+    benchmark = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"])
+    journal = here / "nan" / "partial.jsonl"
+    with pytest.raises(DataError, match=r"not finite: row 0 \('wildvision-0'\)"):
+        score_items(model, benchmark.items, images=benchmark.store, journal=journal, of={})
+    assert journal.read_text() == "{}\n"
+
+
+def test_a_later_benchmark_that_fails_costs_no_scores(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The journal of the first stays until all are done, and the next call scores nothing of it again."""
+    run = (here / "run").read_text()
+    experiments = here / "mine"
+    experiments.mkdir()
+    yaml = (ROOT / "experiments" / "benchmarks" / "vl_rewardbench.yaml").read_text()
+    for name in ("one", "two"):
+        (experiments / f"{name}.yaml").write_text(yaml)
+    small_benchmark(here / "second", rows=6)
+    picture = here / "second" / "images" / "5.png"
+    kept = picture.read_bytes()
+    picture.unlink()
+    named = [f"mine/{name}.yaml" for name in ("one", "two")]
+    where = ["mine/one.yaml.data=data/rows.json", "mine/two.yaml.data=second/rows.json"]
+    given = ["eval", run, "--benchmark", named[0], "--benchmark", named[1], *where, "--out", "both"]
+    assert main(given) == 2
+    capsys.readouterr()
+    journal = here / "both" / "one" / "partial.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    marked = [lines[0], *({**line, "scores": [1000.0 + s for s in line["scores"]]} for line in lines[1:])]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in marked))
+    picture.write_bytes(kept)
+    assert main(given) == 0
+    rows = [json.loads(line) for line in (journal.parent / "scores.jsonl").read_text().splitlines()]
+    assert all(score > 500 for row in rows for score in row["scores"])
+    assert not journal.exists()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
+from basereward.data.messages import shown
 from basereward.data.screening import RowLost
 from basereward.data.sources.hub import find_images
 from basereward.data.tables.find import find_table
@@ -53,6 +56,7 @@ class Annotated:
         self.protocol: Protocol = make(protocol, "protocols")
         self.store = find_images(path, images, revision=revision)
         self._columns = dict(columns or {})
+        self._made_of = (path, images, protocol)
         self._table = partial(find_table, path, files=files or (), subset=subset, revision=revision, split=split)
 
     @property
@@ -82,7 +86,8 @@ class Annotated:
                 ) from loss
         if not found:
             raise DataError(f"{table.label} has no rows; benchmark '{self.name}' has nothing to count")
-        return found
+        rows = Counter(item.prompt_id for item in found)
+        return [replace(item, prompt_items=rows[item.prompt_id]) for item in found]
 
     def _item(self, row: object, *, number: int) -> Item:
         if not isinstance(row, Mapping):
@@ -95,12 +100,19 @@ class Annotated:
                 f"missing or empty: {', '.join(missing)}. Columns found: {', '.join(map(str, row)) or 'none'}. "
                 f"If they are these under other names, map them: columns.{missing[0]}=...",
             )
-        return self.protocol.item(named, number=number, images=self.store)
+        item = self.protocol.item(named, number=number, images=self.store)
+        for text in item.responses:
+            if not isinstance(text, str):
+                raise RowLost("wrong_type", f"an answer is {shown(text)}; text is needed.")
+        if not isinstance(item.prompt, str | list):
+            raise RowLost("wrong_type", f"the prompt is {shown(item.prompt)}; text or a list of messages is needed.")
+        return item
 
     @cached_property
     def digest(self) -> str:
-        """A hash of what is asked: rows, answers and which of them are right; of pictures only names and sizes."""
-        told = hashlib.sha256(self.version.encode())
+        """A hash of all that decides on a score or a number: rows, answers, which are right, the pictures' names or
+        bytes and where they are looked for, and the protocol's arguments."""
+        told = hashlib.sha256(repr((self.version, *self._made_of)).encode())
         for item in self.items:
-            told.update(repr((item.id, item.prompt, item.responses, item.right, item.wrong, item.labels)).encode())
+            told.update(repr(item).encode())
         return told.hexdigest()

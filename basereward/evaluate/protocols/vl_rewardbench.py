@@ -63,7 +63,7 @@ class VLRewardBench:
         responses, ranking = row["response"], row["human_ranking"]
         if not isinstance(responses, list) or len(responses) != 2:
             raise RowLost("wrong_type", f"`response` is {shown(responses)}; a list of two answers is needed")
-        if sorted(ranking) != [0, 1]:
+        if ranking not in ([0, 1], [1, 0]) or any(isinstance(rank, bool) for rank in ranking):
             raise RowLost("wrong_type", f"`human_ranking` is {shown(ranking)}; [0, 1] or [1, 0] is needed")
         return Item(
             row=number,
@@ -92,8 +92,7 @@ def _measures(judged: Sequence[Judged], *, scheme: str) -> Measures:
     for each in judged:
         parts[category(each.item, scheme=scheme)].append(each)
     measures = {name: accuracy(part, undecided=undecided) for name, part in parts.items()}
-    present = {name: part for name, part in parts.items() if part}
-    macro = mean_accuracy(present, undecided=undecided)
+    macro = mean_accuracy(parts, undecided=undecided)
     return {"overall": accuracy(judged, undecided=undecided), "macro": macro, **measures}
 
 
