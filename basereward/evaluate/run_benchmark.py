@@ -244,4 +244,5 @@ def _record(subject: _Subject, folder: Path, benchmark: str, variants: dict[str,
         for metric, measure in measures.items()
         if measure["value"] is not None
     }
-    record(subject.run, values, sorted(folder.iterdir()), folder=f"{FOLDER}/{benchmark}")
+    files = sorted(file for file in folder.iterdir() if file.name != JOURNAL)
+    record(subject.run, values, files, folder=f"{FOLDER}/{benchmark}")

@@ -91,8 +91,8 @@ def test_the_numbers_are_in_the_models_run(here: Path, capsys: pytest.CaptureFix
     client = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db")
     found = client.get_run(str(find(run).mlflow_run_id))
     assert found.info.status == "FINISHED"
-    value = result["vl_rewardbench"]["r1_reward"]["macro"]["value"]
-    assert found.data.metrics["eval/vl_rewardbench/r1_reward/macro"] == pytest.approx(value)
+    value = result["vl_rewardbench"]["official"]["macro"]["value"]
+    assert found.data.metrics["eval/vl_rewardbench/official/macro"] == pytest.approx(value)
     names = {each.path for each in client.list_artifacts(found.info.run_id, "evaluations/vl_rewardbench")}
     assert {Path(name).name for name in names} == {"evaluation.json", "items.jsonl", "scores.jsonl"}
 
