@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,15 +34,30 @@ class Piece:
     mask: Tensor | None = None  # (tokens, tokens of the prefix + tokens), true where one sees the other
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last tokens of the branches of one tree, which attend in one call."""
+
+    row: range  # the tree in the row
+    columns: Tensor  # (K,), counted from the tree's first token
+    mask: Tensor  # (K, tokens of the tree), true where one sees the other
+
+
 class TreePlan:
     """The calls that attention over a tree row takes, in the order of its tokens.
 
     Args:
         trees: for every group in the row the tokens of its prefix, then of each of its branches.
         device: where the row is.
+        ends_only: index of the layer that attends for the last token of every branch alone; None: no layer does.
     """
 
-    def __init__(self, trees: Sequence[tuple[int, ...]], *, device: torch.device | str) -> None:
+    def __init__(
+        self, trees: Sequence[tuple[int, ...]], *, device: torch.device | str, ends_only: int | None = None
+    ) -> None:
+        self.trees = list(trees)
+        self.device = device
+        self.ends_only = ends_only
         self.pieces: list[Piece] = []
         for prefix, *branches in trees:
             at = len(self.pieces)
@@ -50,6 +66,15 @@ class TreePlan:
                 mask = branch_mask(prefix, shared, device=device)
                 self.pieces.append(Piece(len(mask), at, mask))
         self.sizes = [piece.tokens for piece in self.pieces]
+
+    @cached_property
+    def ends(self) -> list[End]:
+        """The last tokens of the branches, tree by tree."""
+        ends, first = [], 0
+        for prefix, *branches in self.trees:
+            ends.append(End(range(first, first + prefix + sum(branches)), *_end_mask(prefix, branches, self.device)))
+            first = ends[-1].row.stop
+        return ends
 
 
 def branch_mask(prefix: int, branches: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
@@ -70,6 +95,19 @@ def branch_mask(prefix: int, branches: Sequence[int], *, device: torch.device | 
     blocks = [torch.ones(size, size, dtype=torch.bool).tril() for size in branches]
     own = torch.block_diag(*blocks).bool()  # type: ignore[no-untyped-call]
     return torch.cat([own.new_ones(len(own), prefix), own], dim=1).to(device, non_blocking=True)
+
+
+def _end_mask(prefix: int, branches: Sequence[int], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Where the branches of a tree end, `(K,)`, and what their last tokens see of the tree.
+
+    >>> columns, mask = _end_mask(1, [1, 2], "cpu")
+    >>> columns.tolist(), mask.int().tolist()
+    ([1, 3], [[1, 1, 0, 0], [1, 0, 1, 1]])
+    """
+    sizes = torch.tensor(branches)
+    own = torch.repeat_interleave(torch.eye(len(branches), dtype=torch.bool), sizes, dim=1)
+    mask = torch.cat([own.new_ones(len(branches), prefix), own], dim=1)
+    return (sizes.cumsum(0) + prefix - 1).to(device, non_blocking=True), mask.to(device, non_blocking=True)
 
 
 def _shared(branches: Sequence[int]) -> Iterator[list[int]]:
@@ -112,6 +150,8 @@ def tree_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    if tree.ends_only is not None and tree.ends_only == getattr(module, "layer_idx", None):
+        return _attend_at_ends(query, key, value, tree, dropout=dropout, scaling=scaling), None
     # split, not slices: its gradient is one concatenation, that of every slice would be as long as the row
     queries, keys, values = (torch.split(states, tree.sizes, dim=2) for states in (query, key, value))
     outputs = []
@@ -132,6 +172,27 @@ def tree_attention(
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _attend_at_ends(
+    query: Tensor, key: Tensor, value: Tensor, tree: TreePlan, *, dropout: float, scaling: float | None
+) -> Tensor:
+    """Attention of the last tokens of branches, `(1, T, H, D)`; zero for all others."""
+    sizes = [len(end.row) for end in tree.ends]
+    trees = zip(*(torch.split(states, sizes, dim=2) for states in (query, key, value)), tree.ends, strict=True)
+    outputs = []
+    for asked, seen, read, end in trees:
+        found = scaled_dot_product_attention(
+            asked.index_select(2, end.columns),
+            seen,
+            read,
+            attn_mask=end.mask,
+            dropout_p=dropout,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        outputs.append(found.new_zeros(asked.shape).index_copy(2, end.columns, found))
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
 AttentionInterface.register(TREE_ATTENTION, tree_attention)

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from basereward.data.tree import PADDING, TreeBatch
 from basereward.errors import ModelError
 from basereward.model.attention import TREE_ATTENTION, TreePlan
+from basereward.model.last_layer import LastLayer
 from basereward.model.parts import part_of
 from basereward.model.quantization import Quantization, quantization_config, settle
 
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
         self.model = model
         self.origin = origin
         self.quantization = quantization
+        self._last_layer = LastLayer()
         self.merged = False  # whether adapters were folded in, so that the weights are no longer those at the origin
 
     @property
@@ -75,16 +77,19 @@ class Backbone(nn.Module):
             ModelError: the batch has images and the backbone reads none; or it has tree rows and the backbone attends
                 in windows.
         """
-        hidden = self.hidden_states(batch)
+        hidden = self.hidden_states(batch, of_pooled=True)
         return hidden[batch.ends[:, 0], batch.ends[:, 1]]
 
-    def hidden_states(self, batch: TreeBatch) -> Tensor:
-        """Hidden states of all tokens after the last norm, shape `(R, T, D)`."""
+    def hidden_states(self, batch: TreeBatch, *, of_pooled: bool = False) -> Tensor:
+        """Hidden states after the last norm, shape `(R, T, D)`, of all tokens or of the pooled ones alone; those of
+        others then mean nothing."""
+        pooled = batch.ends[:, 0] * batch.input_ids.shape[1] + batch.ends[:, 1] if of_pooled else None
+        restricted = self._last_layer.restrict(self.transformer, pooled)
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,
             "use_cache": False,
-        } | self._attention(batch)
+        } | self._attention(batch, ends_only=restricted)
         if batch.pixels is not None:
             if not self.reads_images:
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
@@ -114,7 +119,7 @@ class Backbone(nn.Module):
         transformer: Any = self.transformer
         return torch.cat(transformer.get_image_features(patches, grid, return_dict=True).pooler_output)
 
-    def _attention(self, batch: TreeBatch) -> dict[str, Any]:
+    def _attention(self, batch: TreeBatch, *, ends_only: int | None) -> dict[str, Any]:
         if batch.layout == "plain":
             return {"attention_mask": (batch.branch != PADDING).long()}
         kinds = set(getattr(self.transformer.config.get_text_config(), "layer_types", None) or ["full_attention"])
@@ -124,8 +129,9 @@ class Backbone(nn.Module):
                 "Set batch.layout=plain."
             )
         device = batch.input_ids.device
+        plan = TreePlan(batch.trees, device=device, ends_only=ends_only)
         # Every family takes a mask of four axes as it is and makes none of its own; tree attention does not read it.
-        return {"attention_mask": torch.ones(1, 1, 1, 1, device=device), "tree": TreePlan(batch.trees, device=device)}
+        return {"attention_mask": torch.ones(1, 1, 1, 1, device=device), "tree": plan}
 
 
 def load_backbone(
