@@ -26,8 +26,10 @@ POSITIVE = (
     "data.encoding.min_pixels",
     "data.mixture.limits",
     "data.mixture.passes",
+    "data.prefetch",
     "data.streaming.buffer",
     "data.streaming.held_out",
+    "model.backbone.checkpoint_layers",
     "model.lora.alpha",
     "model.lora.rank",
     "optimizer.eps",
@@ -159,6 +161,23 @@ def betas(recipe: Recipe) -> Problems:
         yield "optimizer.betas", f"two numbers are needed; {len(recipe.optimizer.betas)} given"
 
 
+def cost(recipe: Recipe) -> Problems:
+    """What makes a step cheaper, only where it does."""
+    backbone, accelerator = recipe.model.backbone, recipe.trainer.accelerator
+    if backbone.checkpoint_layers is not None and not backbone.gradient_checkpointing:
+        yield "model.backbone.checkpoint_layers", "says how many layers gradient_checkpointing is of, and that is false"
+    if recipe.data.prefetch is not None and not recipe.data.workers:
+        yield "data.prefetch", "is of the processes that load data, and there are none: set data.workers above 0"
+    if accelerator not in ("cpu", "mps"):
+        return
+    if recipe.optimizer.kind.startswith("paged_"):
+        message = f"'{recipe.optimizer.kind}' needs an NVIDIA GPU, and trainer.accelerator is {accelerator}"
+        yield "optimizer.kind", f"{message}. Allowed there: adamw, adamw_8bit."
+    if backbone.kernels == "liger":
+        message = f"'liger' needs an NVIDIA GPU, and trainer.accelerator is {accelerator}"
+        yield "model.backbone.kernels", f"{message}. Allowed there: none."
+
+
 def monitor(recipe: Recipe) -> Problems:
     """`val/<metric>` or `val/<source>/<metric>`, of a metric of which more is better."""
     given = recipe.trainer.monitor
@@ -182,6 +201,7 @@ CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     curation,
     streaming,
     betas,
+    cost,
     monitor,
 )
 

@@ -29,7 +29,9 @@ class BackboneRecipe:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the backbone's weights; head and loss are float32 always
     quantization: Literal["nf4", "int8"] | None = None  # 4-bit or 8-bit weights by bitsandbytes; they are frozen
     freeze: list[str] = field(default_factory=list)  # among vision, merger, language
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # compute activations again in the backward pass in place of keeping them
+    checkpoint_layers: int | None = None  # so many layers of the language model do so, from the first; null: all do
+    kernels: Literal["none", "liger"] = "none"  # liger: fused norms, SwiGLU and rotary positions; NVIDIA GPUs only
     trust_remote_code: bool = False
 
 
@@ -92,6 +94,7 @@ class DataRecipe:
     encoding: EncodingRecipe = field(default_factory=EncodingRecipe)
     max_lost: float = 0.01  # a larger share of lost rows stops the run before training
     workers: int = 0  # processes that load data
+    prefetch: int | None = None  # batches that each of them keeps ready; null: 2
     curation: CurationRecipe = field(default_factory=CurationRecipe)
     streaming: StreamingRecipe | None = None  # read the sources from beginning to end; needs trainer.steps
 
@@ -112,6 +115,7 @@ class OptimizerRecipe:
     weight_decay: float = 0.0  # on matrices only
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
+    kind: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"  # paged: NVIDIA GPUs only
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ class TrainerRecipe:
     clip: float = 1.0  # largest norm of the gradient; 0 is no clipping
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
     deterministic: bool = True
+    compile: bool = False  # torch.compile of the language model's layers; the first steps take minutes longer
     validations: int = 4  # number of validations, evenly spread; each writes a checkpoint
     checkpoint_every: int | None = None  # optimizer steps between further checkpoints
     log_every: int = 10  # optimizer steps between records of the training curve

@@ -88,6 +88,28 @@ def test_a_right_recipe_has_no_problem() -> None:
         ({"data__curation__drop": -1.0}, "data.curation.drop", "must be at least 0"),
         ({"data__curation__drop": float("nan")}, "data.curation.drop", "must be at least 0"),
         ({"seeds__data": 2**32}, "seeds.data", "a seed is from 0 to 4294967295"),
+        (
+            {"model__backbone__checkpoint_layers": 2},
+            "model.backbone.checkpoint_layers",
+            "gradient_checkpointing is of, and that is false",
+        ),
+        (
+            {"model__backbone__gradient_checkpointing": True, "model__backbone__checkpoint_layers": 0},
+            "model.backbone.checkpoint_layers",
+            "must be above 0; 0 given",
+        ),
+        ({"data__prefetch": 4}, "data.prefetch", "set data.workers above 0"),
+        ({"data__prefetch": 0, "data__workers": 1}, "data.prefetch", "must be above 0; 0 given"),
+        (
+            {"optimizer__kind": "paged_adamw", "trainer__accelerator": "cpu"},
+            "optimizer.kind",
+            "'paged_adamw' needs an NVIDIA GPU, and trainer.accelerator is cpu. Allowed there: adamw, adamw_8bit.",
+        ),
+        (
+            {"model__backbone__kernels": "liger", "trainer__accelerator": "mps"},
+            "model.backbone.kernels",
+            "'liger' needs an NVIDIA GPU, and trainer.accelerator is mps. Allowed there: none.",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_named(changes: dict[str, Any], key: str, message: str) -> None:
@@ -102,6 +124,21 @@ STREAMED: dict[str, Any] = {
     "trainer__steps": 3,
     "data__mixture__weights": {"digits": 1.0, "words": 3.0},
 }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__backbone__gradient_checkpointing": True, "model__backbone__checkpoint_layers": 2},
+        {"data__prefetch": 4, "data__workers": 1},
+        {"optimizer__kind": "adamw_8bit", "trainer__accelerator": "cpu"},
+        {"optimizer__kind": "paged_adamw_8bit", "trainer__accelerator": "cuda"},
+        {"model__backbone__kernels": "liger"},
+    ],
+)
+def test_what_makes_a_step_cheaper_is_right_where_it_does(changes: dict[str, Any]) -> None:
+    """Each key together with the one it belongs to."""
+    assert problems(**changes) == {}
 
 
 def test_a_stream_of_two_weighted_sources_is_right() -> None:
