@@ -1,0 +1,251 @@
+"""What a training step computes: the multiplications and additions of its matrix products.
+
+Counted is what the step needs, whatever kernel does it:
+
+- A linear layer takes 2 * inputs * outputs a token forward; as much for the gradient of its weight, where that is
+  trained; as much for the gradient of its input, where anything that is trained lies below. So a frozen vision tower
+  has no backward pass, and nor have the first projections of a language model that is trained by adapters alone.
+- Attention takes 4 * heads * head size for every pair of tokens of which one sees the other (its weight, and its
+  value), and twice that backward. Blind pairs cost nothing. A prefix of P tokens has P (P + 1) / 2 pairs, a branch of
+  L tokens has L P + L (L + 1) / 2; windows of a vision tower see themselves whole.
+- Of the last decoder layer the pooled tokens alone need a query, an output and the feed-forward network.
+- Padding, norms, activations, rotary positions and the optimizer are left out, as is common (arXiv 2204.02311,
+  appendix B).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+from basereward.data.encoding import EncodedGroup
+from basereward.data.tree import Layout, TreeBatch
+from basereward.model.layers import Block, Layers, Linear, Vision, layers_of
+from basereward.model.reward import RewardModel
+
+Grid = tuple[int, int, int]
+"""Patches of a picture in time, height and width."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A tree: tokens of its prefix, tokens of every branch, and its pictures. A plain sequence has one branch."""
+
+    prefix: int
+    branches: tuple[int, ...]
+    images: tuple[Grid, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        return self.prefix + sum(self.branches)
+
+    @property
+    def pairs(self) -> int:
+        """Of tokens of which one sees the other, each with itself included.
+
+        >>> Shape(2, (1, 2)).pairs  # 3 in the prefix, 2 + 1, 4 + 3
+        13
+        """
+        own = (self.prefix, *self.branches)
+        return sum(n * (n + 1) // 2 for n in own) + self.prefix * sum(self.branches)
+
+    @property
+    def pairs_of_ends(self) -> int:
+        """Those in which a pooled token sees.
+
+        >>> Shape(2, (1, 2)).pairs_of_ends
+        7
+        """
+        return sum(self.prefix + branch for branch in self.branches)
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Floating point operations of matrix products."""
+
+    vision: int = 0  # linear layers of the vision tower and its merger
+    language: int = 0  # linear layers of the language model
+    attention: int = 0  # of both
+    lora: int = 0  # adapters of both
+    head: int = 0
+    recomputed: int = 0  # what gradient checkpointing does again: no part of the total
+
+    @property
+    def total(self) -> int:
+        """Useful ones."""
+        return self.vision + self.language + self.attention + self.lora + self.head
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+
+class Counter:
+    """Counts for one model; looks at its layers once.
+
+    Args:
+        model: with weights or in outline; adapters and frozen parts as they are now.
+        pooled_only: whether the last decoder layer works for pooled tokens alone.
+
+    Raises:
+        ModelError: the backbone has layers that are not known.
+    """
+
+    def __init__(self, model: RewardModel, *, pooled_only: bool = True) -> None:
+        self.layers: Layers = layers_of(model)
+        self.pooled_only = pooled_only
+
+    def __call__(self, shapes: Sequence[Shape], *, training: bool = True) -> Flops:
+        """The operations of one pass: forward, and backward too when `training`."""
+        work = _Work(training)
+        grids = [grid for shape in shapes for grid in shape.images]
+        if grids and self.layers.vision is not None:
+            work.vision(self.layers.vision, grids)
+        work.reached |= self.layers.embedding_trained
+        tokens, pairs = sum(shape.tokens for shape in shapes), sum(shape.pairs for shape in shapes)
+        ends, pairs_of_ends = (
+            sum(len(shape.branches) for shape in shapes), sum(shape.pairs_of_ends for shape in shapes)
+        )  # fmt: skip
+        *blocks, last = self.layers.blocks
+        for block in blocks:
+            work.block(block, "language", tokens=tokens, pairs=pairs)
+        if self.pooled_only and last.restrictable:
+            work.block(last, "language", tokens=tokens, pairs=pairs_of_ends, ends=ends)
+        else:
+            work.block(last, "language", tokens=tokens, pairs=pairs)
+        work.reached |= self.layers.norm_trained
+        for layer in self.layers.head:
+            work.linear(layer, "head", ends)
+        return Flops(**work.done)
+
+
+class _Work:
+    """Adds up, layer after layer, and remembers whether anything trained lies below."""
+
+    def __init__(self, training: bool) -> None:
+        self.training = training
+        self.done = {each.name: 0 for each in fields(Flops)}
+        self.reached = False  # by the backward pass
+        self._forward = 0
+
+    def linear(self, layer: Linear, kind: str, tokens: int) -> None:
+        for down, up in layer.adapters:
+            reached = self.reached
+            self.linear(down, "lora", tokens)
+            self.linear(up, "lora", tokens)
+            self.reached = reached
+        passes = 1 + self.training * (layer.trained + self.reached)
+        once = 2 * layer.inputs * layer.outputs * tokens
+        self._forward += once
+        self.done[kind] += passes * once
+        self.reached |= layer.anything_trained
+
+    def together(self, layers: Iterable[Linear], kind: str, tokens: Sequence[int]) -> None:
+        """Layers of one input."""
+        below = self.reached
+        reached = below
+        for layer, count in zip(layers, tokens, strict=True):
+            self.reached = below
+            self.linear(layer, kind, count)
+            reached |= layer.anything_trained
+        self.reached = reached
+
+    def attention(self, width: int, pairs: int) -> None:
+        once = 4 * width * pairs
+        self._forward += once
+        self.done["attention"] += (1 + 2 * (self.training and self.reached)) * once
+
+    def block(self, block: Block, kind: str, *, tokens: int, pairs: int, ends: int | None = None) -> None:
+        """`ends`: tokens that need more than a key and a value; None: all of them."""
+        few = tokens if ends is None else ends
+        before = self._forward
+        self.reached |= block.others_trained
+        project, *rest = block.stages
+        self.together(project, kind, [few if layer.name == "q_proj" else tokens for layer in project])
+        self.attention(block.width, pairs)
+        for stage in rest:
+            self.together(stage, kind, [few] * len(stage))
+        if block.checkpointed and self.training and self.reached:
+            # Computing again stops when all is there that the backward pass asks for: before the last product, but that
+            # of pooled tokens, which are put back to their places afterwards.
+            last = block.stages[-1] if ends is None else ()
+            spared = sum(2 * layer.inputs * layer.outputs * few for layer in last if not layer.adapters)
+            self.done["recomputed"] += self._forward - before - spared
+
+    def vision(self, vision: Vision, grids: Sequence[Grid]) -> None:
+        patches = sum(math.prod(grid) for grid in grids)
+        self.linear(vision.embedding, "vision", patches)
+        whole = sum(frames * (height * width) ** 2 for frames, height, width in grids)
+        windowed = sum(window_pairs(grid, window=vision.window, merge=vision.merge) for grid in grids)
+        for index, block in enumerate(vision.blocks):
+            sees_all = not vision.window or index in vision.whole
+            self.block(block, "vision", tokens=patches, pairs=whole if sees_all else windowed)
+        self.reached |= vision.merger_others_trained
+        for layer in vision.merger:
+            self.linear(layer, "vision", patches // vision.merge**2)
+
+
+def window_pairs(grid: Grid, *, window: int, merge: int) -> int:
+    """Pairs of patches that see each other when every window of `window * merge` patches a side sees itself; those at
+    the right and lower edge are what is left.
+
+    >>> window_pairs((1, 6, 4), window=2, merge=2)  # windows of 4 x 4 and 2 x 4 patches
+    320
+    """
+    frames, height, width = grid
+    if not window:
+        return 0
+    return frames * _squares(height, window * merge) * _squares(width, window * merge)
+
+
+def _squares(length: int, part: int) -> int:
+    """The sum of the squared parts of a length.
+
+    >>> _squares(10, 4)
+    36
+    """
+    return length // part * part**2 + (length % part) ** 2
+
+
+def count(
+    model: RewardModel, shapes: Sequence[Shape], *, training: bool = True, pooled_only: bool = True
+) -> Flops:  # fmt: skip
+    """The operations of one pass over trees of these shapes.
+
+    Args:
+        model: with weights, or from `outline` without any.
+        shapes: of the trees, or of the plain sequences.
+        training: forward and backward; else forward alone.
+        pooled_only: whether the last decoder layer works for pooled tokens alone.
+
+    Raises:
+        ModelError: the backbone has layers that are not known.
+    """
+    return Counter(model, pooled_only=pooled_only)(shapes, training=training)
+
+
+def count_batch(model: RewardModel, batch: TreeBatch, *, training: bool = True) -> Flops:
+    """The operations of one pass over a batch."""
+    return count(model, batch_shapes(batch), training=training)
+
+
+def batch_shapes(batch: TreeBatch) -> list[Shape]:
+    """The trees of a batch, or its plain sequences without their padding. All its pictures are the first one's; which
+    tree they belong to changes no count."""
+    if batch.layout == "tree":
+        trees = [(prefix, tuple(branches)) for prefix, *branches in batch.trees]
+    else:
+        lengths = zip((batch.branch == 0).sum(1).tolist(), (batch.branch > 0).sum(1).tolist(), strict=True)
+        trees = [(prefix, (branch,)) for prefix, branch in lengths]
+    grids = [] if batch.pixels is None or batch.image_grid_thw is None else batch.image_grid_thw.tolist()
+    images = tuple((int(t), int(h), int(w)) for t, h, w in grids)
+    return [Shape(prefix, branches, () if i else images) for i, (prefix, branches) in enumerate(trees)]
+
+
+def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[Shape]:
+    """The tree of a group, or the plain sequence of each of its responses."""
+    branches = tuple(len(branch) for branch in group.branches)
+    grids = [] if group.images_thw is None else group.images_thw.tolist()
+    images = tuple((int(t), int(h), int(w)) for t, h, w in grids)
+    bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]
+    return [Shape(len(group.prefix), bundle, images) for bundle in bundles]

@@ -1,0 +1,46 @@
+"""A recipe's model without its weights: every layer in its shape, and known which of them is trained."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModel, PreTrainedModel
+
+from basereward.model.backbone import Backbone, Origin, load_config, quiet_transformers
+from basereward.model.lora import add_lora
+from basereward.model.parts import freeze
+from basereward.model.recompute import recompute
+from basereward.model.reward import RewardModel
+from basereward.recipe import make
+from basereward.recipe.schema import ModelRecipe
+
+
+def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
+    """What `build_model` would build, on torch's `meta` device: it takes no memory and computes nothing, and of the
+    checkpoint only `config.json` is read. Quantised weights appear as they were before.
+
+    Args:
+        recipe: section `model`.
+        path: hub id or folder of the backbone.
+
+    Raises:
+        ModelError: the configuration cannot be reached, or its family is not supported.
+    """
+    settings = recipe.backbone
+    config = load_config(path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    with torch.device("meta"), quiet_transformers():
+        model = AutoModel.from_config(
+            config, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.trust_remote_code
+        )
+        assert isinstance(model, PreTrainedModel)
+        backbone = Backbone(model, origin=Origin(str(path)))
+        head = make(recipe.head, "heads", backbone.hidden_size)
+        assert isinstance(head, torch.nn.Module)
+        if settings.quantization is not None:
+            model.requires_grad_(False)
+        if settings.gradient_checkpointing:
+            recompute(model, layers=settings.checkpoint_layers)
+        if recipe.lora is not None:
+            lora = recipe.lora
+            backbone.model = add_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, parts=lora.parts)
+        freeze(backbone, settings.freeze)
+    return RewardModel(backbone, head).train()
