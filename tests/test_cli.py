@@ -109,6 +109,9 @@ def test_check_exits_with_2_and_lists_every_fault() -> None:
         (["check", "basereward", "--resume=x"], "unknown option '--resume'"),
         (["score", "model"], "the following arguments are required: FILE"),
         (["score", "model", "file", "a=1"], "unexpected argument 'a=1'"),
+        (["score", "model", "file", "--dtyp", "float32"], "unknown option '--dtyp'; did you mean '--dtype'?"),
+        (["score", "model", "file", "--dtype", "bfloat"], "unknown dtype 'bfloat'; did you mean 'bfloat16'?"),
+        (["score", "model", "file", "--tokens", "0"], "--tokens 0: at least 1 is needed"),
         (["train", "basereward", "a=1", "--profile", "tiny", "b"], "unexpected argument 'b'; a change is KEY=VALUE"),
         (["train", "basereword"], "unknown experiment 'basereword'; did you mean 'basereward'?"),
         (["sweep", "head_depth", "loss.margn=1"], "did you mean 'margin'?"),
@@ -270,10 +273,19 @@ def test_audit_tells_what_sources_are_like_and_what_curation_would_leave_out(
 
 
 def test_score_says_where_the_scores_are(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """The file's name goes through as it was typed."""
-    api.score = lambda model, file, *, out: {"rows": 2, "responses": 6, "seconds": 0.5, "out": f"{model} {file} {out}"}
-    assert main(["score", "m", "rows.jsonl", "--out", "scores.jsonl"]) == 0
-    assert capsys.readouterr().out == "6 responses of 2 rows scored in 0.5 s: m rows.jsonl scores.jsonl\n"
+    """The file's name, the budget and the dtype go through as they were typed; speed is told where there was work."""
+    told = {"rows": 2, "responses": 6, "seconds": 0.5, "responses_per_s": 12.0}
+    told |= {"forwards": 3, "forward_ms": 90.4, "forward_ms_95": 120.6}
+    api.score = lambda *given, **options: {**told, "out": " ".join([*given, *map(str, options.values())])}
+    words = ["score", "m", "rows.jsonl", "--tokens", "512", "--out", "scores.jsonl", "--dtype", "bfloat16"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "6 responses of 2 rows scored in 0.5 s: m rows.jsonl scores.jsonl 512 bfloat16"
+    speed = "12.0 responses a second; 3 forward passes of 90 ms (median; 95 % took at most 121 ms)"
+    assert lines[1:] == [speed]
+    api.score = lambda *_, **__: {**told, "forwards": 0, "forward_ms": None, "forward_ms_95": None, "out": "o"}
+    assert main(["score", "m", "rows.jsonl"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_a_mistake_found_while_working_is_printed_and_anything_else_is_raised(

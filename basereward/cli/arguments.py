@@ -9,6 +9,7 @@ from typing import NoReturn
 from basereward.cli.commands import COMMANDS
 from basereward.data.group import SPLITS
 from basereward.errors import BaseRewardError, unknown
+from basereward.train.gpus import GPUS, UTILISATION
 
 LISTED = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "runs")
 OPTIONS = (
@@ -23,9 +24,15 @@ OPTIONS = (
     "name",
     "order",
     "allow_partial",
+    "tokens",
+    "dtype",
+    "cost",
+    "gpu",
+    "utilisation",
 )
 RULES = ("random", "longer", "shorter", "first")
 ORDERS = ("fixed", "random", "both")
+DTYPES = ("float32", "bfloat16")
 
 
 class UsageError(BaseRewardError):
@@ -70,6 +77,8 @@ def build_parser() -> Parser:
                 "--profile", default="tiny", help="a name in experiments/profiles/, or a YAML file (tiny)"
             )
             command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in optimizer.lr=1e-4")
+        if name == "check":
+            _add_cost(command)
         if name == "train":
             command.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
         if name == "audit":
@@ -80,6 +89,8 @@ def build_parser() -> Parser:
             command.add_argument("model", metavar="MODEL", help="a run id, runs:/..., or a folder that was saved")
             command.add_argument("file", metavar="FILE", help="JSON Lines of prompts and responses")
             command.add_argument("--out", metavar="FILE", help="where the scores go")
+            command.add_argument("--tokens", metavar="N", type=int, help="at most so many in a forward pass")
+            command.add_argument("--dtype", metavar="DTYPE", help=f"of the weights: {', '.join(DTYPES)} (as trained)")
         if name == "eval":
             _add_eval(command)
         if name == "report":
@@ -95,6 +106,14 @@ def build_parser() -> Parser:
         if name == "ls":
             command.add_argument("kind", metavar="KIND", help=", ".join(LISTED))
     return parser
+
+
+def _add_cost(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--cost", action="store_true", help="count tokens, work and memory, and expect hours")
+    command.add_argument("--gpu", metavar="NAME", help=f"of one GPU only: {', '.join(GPUS)}")
+    command.add_argument(
+        "--utilisation", metavar="SHARE", type=float, help=f"of the GPU's peak, to expect ({UTILISATION})"
+    )
 
 
 def _add_eval(command: argparse.ArgumentParser) -> None:
@@ -121,6 +140,10 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
 def _check_values(arguments: argparse.Namespace) -> None:
     if arguments.command == "ls" and arguments.kind not in LISTED:
         raise UsageError(unknown("kind", arguments.kind, LISTED))
+    if arguments.command == "check":
+        _check_cost(arguments)
+    if arguments.command == "score":
+        _check_score(arguments)
     if arguments.command == "eval":
         if arguments.model is not None and "=" in arguments.model:
             arguments.overrides.insert(0, arguments.model)
@@ -132,6 +155,22 @@ def _check_values(arguments: argparse.Namespace) -> None:
             raise UsageError(unknown("part", arguments.split, SPLITS))
         if arguments.rows < 1:
             raise UsageError(f"--rows {arguments.rows}: at least 1 is needed")
+
+
+def _check_score(arguments: argparse.Namespace) -> None:
+    if arguments.dtype not in (None, *DTYPES):
+        raise UsageError(unknown("dtype", arguments.dtype, DTYPES))
+    if arguments.tokens is not None and arguments.tokens < 1:
+        raise UsageError(f"--tokens {arguments.tokens}: at least 1 is needed")
+
+
+def _check_cost(arguments: argparse.Namespace) -> None:
+    if arguments.gpu not in (None, *GPUS):
+        raise UsageError(unknown("GPU", arguments.gpu, GPUS))
+    if arguments.utilisation is not None and not 0 < arguments.utilisation <= 1:
+        raise UsageError(f"--utilisation {arguments.utilisation}: a share above 0 and at most 1 is needed")
+    if not arguments.cost and (arguments.gpu is not None or arguments.utilisation is not None):
+        raise UsageError("--gpu and --utilisation say nothing without --cost; add it")
 
 
 def _unexpected(word: str, arguments: argparse.Namespace) -> str:

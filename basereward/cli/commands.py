@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from basereward.cli import text
+from basereward.train.gpus import GPUS
 
 Result: TypeAlias = tuple[dict[str, Any], int]
 DONE, FAILED, MISTAKE = 0, 1, 2
@@ -21,12 +22,18 @@ class Command(NamedTuple):
 
 
 def check(arguments: argparse.Namespace) -> Result:
-    """Every cell and every fault."""
+    """Every cell and every fault; what each would cost when that is asked for and there is no fault."""
     from basereward.recipe import find_faults
 
     cells, faults = find_faults(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    told: list[dict[str, Any]] = [{"name": cell.name, "overrides": cell.overrides} for cell in cells]
+    if arguments.cost and not faults:
+        from basereward.train.cost import costs
+
+        found = costs(cells, gpus=[arguments.gpu] if arguments.gpu else GPUS, utilisation=arguments.utilisation)
+        told = [cell | {"cost": cost} for cell, cost in zip(told, found, strict=True)]
     return {
-        "cells": [{"name": cell.name, "overrides": cell.overrides} for cell in cells],
+        "cells": told,
         "faults": [{"cell": fault.cell, "key": fault.key, "message": fault.message} for fault in faults],
     }, MISTAKE if faults else DONE
 
@@ -76,7 +83,10 @@ def score(arguments: argparse.Namespace) -> Result:
     """Scores for a file."""
     from basereward.train import api
 
-    return api.score(arguments.model, arguments.file, out=arguments.out), DONE
+    result = api.score(
+        arguments.model, arguments.file, out=arguments.out, tokens=arguments.tokens, dtype=arguments.dtype
+    )
+    return result, DONE
 
 
 def evaluate(arguments: argparse.Namespace) -> Result:

@@ -12,12 +12,17 @@ if TYPE_CHECKING:
 
 
 def check(result: dict[str, Any]) -> Iterator[str]:
-    """The cells, and below them the faults."""
+    """The cells, and below them the faults; then what each cell costs, where that was counted."""
     from basereward.recipe import Fault
     from basereward.recipe.table import check_table
 
     cells = [(cell["name"], cell["overrides"]) for cell in result["cells"]]
-    return check_table(cells, [Fault(**fault) for fault in result["faults"]])
+    yield from check_table(cells, [Fault(**fault) for fault in result["faults"]])
+    if any("cost" in cell for cell in result["cells"]):
+        from basereward.cli.cost_text import cost
+
+        yield ""
+        yield from cost(result["cells"])
 
 
 def data(result: dict[str, Any]) -> Iterator[str]:
@@ -118,8 +123,11 @@ def sweep(result: dict[str, Any]) -> Iterator[str]:
 
 
 def score(result: dict[str, Any]) -> Iterator[str]:
-    """How many, how long, and where they are."""
+    """How many, how fast, and where they are."""
     yield "{responses} responses of {rows} rows scored in {seconds:.1f} s: {out}".format(**result)
+    if result["forwards"]:
+        took = "{responses_per_s:.1f} responses a second; {forwards} forward passes of {forward_ms:.0f} ms"
+        yield (took + " (median; 95 % took at most {forward_ms_95:.0f} ms)").format(**result)
 
 
 def evaluate(result: dict[str, Any]) -> Iterator[str]:

@@ -127,7 +127,7 @@ class Encoder:
         """
         pixels, images_thw = self._images(group.images)
         prefix = self._prefix(group.prompt, images_thw)
-        branches = tuple(self._branch(response) for response in group.responses)
+        branches = tuple(self.branch(response) for response in group.responses)
         encoded = EncodedGroup(
             id=group.id,
             source=group.source,
@@ -138,7 +138,7 @@ class Encoder:
             pixels=pixels,
             images_thw=images_thw,
         )
-        self._check_length(encoded.longest)
+        self.check_length(encoded.longest)
         return encoded
 
     def measure(self, group: Group) -> Size:
@@ -150,8 +150,8 @@ class Encoder:
         patches = [self._patches(picture) for picture in self._open(group.images)]
         grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None
         prefix = len(self._prefix(group.prompt, grids))
-        branches = tuple(len(self._branch(response)) for response in group.responses)
-        self._check_length(prefix + max(branches))
+        branches = tuple(len(self.branch(response)) for response in group.responses)
+        self.check_length(prefix + max(branches))
         return Size(prefix, branches, len(patches))
 
     @cached_property
@@ -165,7 +165,8 @@ class Encoder:
         parts = (backend, self.tokenizer.chat_template or "", processor, self.image_token_id, self.max_tokens)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def _check_length(self, longest: int) -> None:
+    def check_length(self, longest: int) -> None:
+        """Raises `EncodingError` when a prefix with its longest branch has more tokens than are allowed."""
         if longest > self.max_tokens:
             raise EncodingError("too_long", f"{longest} tokens; data.encoding.max_tokens allows {self.max_tokens}")
 
@@ -206,7 +207,8 @@ class Encoder:
         repeats[places] = torch.tensor(sizes, dtype=torch.int64)
         return ids.repeat_interleave(repeats)
 
-    def _branch(self, response: str) -> Tensor:
+    def branch(self, response: str) -> Tensor:
+        """Tokens of a response with its end of turn, `(L,)`."""
         # Special tokens written out in a response are its text: they must neither end the turn nor stand for an image.
         ids = self.tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return torch.tensor([*ids, self.end_of_turn], dtype=torch.int64)

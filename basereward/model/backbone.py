@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from basereward.data.tree import PADDING, TreeBatch
 from basereward.errors import ModelError
-from basereward.model.attention import TREE_ATTENTION, TreePlan
+from basereward.model.attention import TREE_ATTENTION, TreePlan, branch_mask
+from basereward.model.kernels import Kernels, check_liger, use_liger
 from basereward.model.last_layer import LastLayer
 from basereward.model.parts import part_of
 from basereward.model.quantization import Quantization, quantization_config, settle
+from basereward.model.recompute import recompute
 
 VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl")
 LOOKING = ("vision", "merger")  # the parts that a batch without pictures does not run through
@@ -70,26 +72,32 @@ class Backbone(nn.Module):
     def reads_images(self) -> bool:
         return self.transformer.config.model_type in VISION_FAMILIES
 
-    def forward(self, batch: TreeBatch) -> Tensor:
-        """Hidden states of the pooled tokens, shape `(B, D)`, in the backbone's precision.
+    def forward(self, batch: TreeBatch, *, cache: Cache | None = None) -> Tensor:
+        """Hidden states of the pooled tokens, shape `(B, D)`, in the backbone's precision; `cache` as below.
 
         Raises:
             ModelError: the batch has images and the backbone reads none; or it has tree rows and the backbone attends
                 in windows.
         """
-        hidden = self.hidden_states(batch, of_pooled=True)
+        hidden = self.hidden_states(batch, of_pooled=True, cache=cache)
         return hidden[batch.ends[:, 0], batch.ends[:, 1]]
 
-    def hidden_states(self, batch: TreeBatch, *, of_pooled: bool = False) -> Tensor:
+    def hidden_states(self, batch: TreeBatch, *, of_pooled: bool = False, cache: Cache | None = None) -> Tensor:
         """Hidden states after the last norm, shape `(R, T, D)`, of all tokens or of the pooled ones alone; those of
-        others then mean nothing."""
+        others then mean nothing.
+
+        Args:
+            cache: an empty one takes the keys and values of all tokens. One that holds those of a prefix is seen by
+                the tokens of the batch's one row, which are the branches of the batch's one tree.
+        """
         pooled = batch.ends[:, 0] * batch.input_ids.shape[1] + batch.ends[:, 1] if of_pooled else None
         restricted = self._last_layer.restrict(self.transformer, pooled)
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,
             "use_cache": False,
-        } | self._attention(batch, ends_only=restricted)
+            "past_key_values": cache,
+        } | self._attention(batch, ends_only=restricted, prefix=0 if cache is None else cache.get_seq_length())
         if batch.pixels is not None:
             if not self.reads_images:
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
@@ -119,7 +127,7 @@ class Backbone(nn.Module):
         transformer: Any = self.transformer
         return torch.cat(transformer.get_image_features(patches, grid, return_dict=True).pooler_output)
 
-    def _attention(self, batch: TreeBatch, *, ends_only: int | None) -> dict[str, Any]:
+    def _attention(self, batch: TreeBatch, *, ends_only: int | None, prefix: int) -> dict[str, Any]:
         if batch.layout == "plain":
             return {"attention_mask": (batch.branch != PADDING).long()}
         kinds = set(getattr(self.transformer.config.get_text_config(), "layer_types", None) or ["full_attention"])
@@ -129,6 +137,9 @@ class Backbone(nn.Module):
                 "Set batch.layout=plain."
             )
         device = batch.input_ids.device
+        if prefix:
+            ((_, *branches),) = batch.trees
+            return {"attention_mask": branch_mask(prefix, branches, device=device)[None, None]}
         plan = TreePlan(batch.trees, device=device, ends_only=ends_only)
         # Every family takes a mask of four axes as it is and makes none of its own; tree attention does not read it.
         return {"attention_mask": torch.ones(1, 1, 1, 1, device=device), "tree": plan}
@@ -141,19 +152,25 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     quantization: Quantization | None = None,
     gradient_checkpointing: bool = False,
+    checkpoint_layers: int | None = None,
+    kernels: Kernels = "none",
     trust_remote_code: bool = False,
     complete: bool = False,
 ) -> Backbone:
     """Loads a transformer from the hub or from a folder in the hub's format, without its language head.
 
     Args:
+        gradient_checkpointing, checkpoint_layers: whether layers keep their inputs alone in training; see `recompute`.
+        kernels: see `use_liger`.
         complete: the folder must hold this transformer and no weight besides, as those do that we save.
 
     Raises:
-        ModelError: there is no model, its family is unknown, or weights are missing in it or, with `complete`, too
-            many.
+        ModelError: there is no model, its family is unknown, weights are missing in it or, with `complete`, too many,
+            or an option cannot be had.
     """
     config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
+    if kernels == "liger":
+        check_liger(config.model_type)
     attention: Any = {"text_config": TREE_ATTENTION} if config.model_type in VISION_FAMILIES else TREE_ATTENTION
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
     if quantization is not None:
@@ -167,7 +184,9 @@ def load_backbone(
         model.requires_grad_(False)
         settle(model)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute(model, layers=checkpoint_layers)
+    if kernels == "liger":
+        use_liger(model)
     origin = Origin(str(path), getattr(config, "_commit_hash", None) or revision, fingerprint(model))
     return Backbone(model, origin=origin, quantization=quantization)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from basereward.data.tree import TreeBatch
 from basereward.model.backbone import Backbone, load_backbone
@@ -26,9 +27,9 @@ class RewardModel(nn.Module):
         self.backbone = backbone
         self.head = head.float()
 
-    def forward(self, batch: TreeBatch) -> Tensor:
-        """Scores, shape `(B,)`, in float32 whatever the backbone's precision."""
-        pooled = self.backbone(batch)
+    def forward(self, batch: TreeBatch, *, cache: Cache | None = None) -> Tensor:
+        """Scores, shape `(B,)`, in float32 whatever the backbone's precision; `cache` as the backbone takes it."""
+        pooled = self.backbone(batch, cache=cache)
         with torch.autocast(pooled.device.type, enabled=False):
             scores: Tensor = self.head(pooled.float())
         return scores
@@ -58,6 +59,8 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int) -> RewardModel:
         dtype=getattr(torch, settings.dtype),
         quantization=settings.quantization,
         gradient_checkpointing=settings.gradient_checkpointing,
+        checkpoint_layers=settings.checkpoint_layers,
+        kernels=settings.kernels,
         trust_remote_code=settings.trust_remote_code,
     )
     with torch.random.fork_rng(devices=[]):

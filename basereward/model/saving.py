@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from basereward.data.encoding import Encoder
 from basereward.errors import CheckpointError, ModelError
 from basereward.model.backbone import load_backbone, quiet_transformers
+from basereward.model.casting import cast, cast_backbone, find_dtype
 from basereward.model.reward import RewardModel
 from basereward.recipe import make, recipe_from_yaml, recipe_yaml
 from basereward.recipe.schema import Recipe
@@ -126,13 +127,17 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def load_reward_model(folder: Path) -> tuple[RewardModel, Recipe, str]:
+def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[RewardModel, Recipe, str]:
     """The model of a saved folder, its recipe, and the path its tokenizer is found at.
 
+    Args:
+        dtype: what the backbone's weights are rounded to, `float32` or `bfloat16`; None leaves them.
+
     Raises:
-        ModelError: the folder is not a saved model, the backbone it was trained on is gone or another one, or weights
-            are missing, too many or of another shape.
+        ModelError: the folder is not a saved model, the backbone it was trained on is gone or another one, weights
+            are missing, too many or of another shape, or they cannot take the dtype.
     """
+    wanted = None if dtype is None else find_dtype(dtype)
     card, recipe = read_card(folder), recipe_from_yaml(folder / "recipe.yaml")
     origin = card["backbone"]
     path = str(folder / "backbone") if card["kind"] == "full" else origin["path"]
@@ -149,11 +154,15 @@ def load_reward_model(folder: Path) -> tuple[RewardModel, Recipe, str]:
             f"the backbone at '{path}' is not the one that '{folder}' was trained on: its weights differ. "
             "Put the old one back, or train again."
         )
+    if wanted is not None:
+        cast_backbone(backbone, wanted)
     head = make(card["head"], "heads", backbone.hidden_size)
     assert isinstance(head, nn.Module)
     _load_exactly(head.state_dict(), folder / "head.safetensors")
     if card["kind"] == "adapter":
         backbone.model = _load_adapter(backbone.transformer, folder / "adapter")
+        if wanted is not None:
+            cast(backbone.model, wanted)
     backbone.merged = card["kind"] == "full"
     return RewardModel(backbone, head).eval(), recipe, path
 

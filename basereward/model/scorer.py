@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import count, islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 
-from basereward.data.encoding import Encoder
+from basereward.data.encoding import EncodedGroup, Encoder
+from basereward.data.filling import Placed, fill
 from basereward.data.group import Group, Image
 from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost
@@ -20,7 +24,30 @@ from basereward.model.lora import merge_lora
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel
 from basereward.model.saving import load_reward_model, read_card, save_model
+from basereward.model.stopwatch import Stopwatch
 from basereward.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from basereward.model.rollouts import PromptScorer
+
+TOKENS = {"cuda": 16_384}  # of a forward pass where neither call nor recipe says; on other devices:
+FEW_TOKENS = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A forward pass that was begun."""
+
+    responses: dict[int, int]  # of every group, by its place
+    scores: Tensor  # (B,)
+    watch: Stopwatch
+
+    def read(self, latencies: list[float] | None) -> dict[int, list[float]]:
+        """The scores of every group by its place, when they are there."""
+        scores = iter(self.scores.tolist())
+        if latencies is not None:
+            latencies.append(self.watch.ms)
+        return {place: list(islice(scores, number)) for place, number in self.responses.items()}
 
 
 class Scorer:
@@ -68,31 +95,84 @@ class Scorer:
         group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
         return next(iter(self.score_groups([group])))
 
-    def score_groups(self, groups: Iterable[Group]) -> Iterator[list[float]]:
+    def prompt(self, prompt: str | Sequence[dict[str, Any]], *, images: Sequence[Image] = ()) -> PromptScorer:
+        """Reads a prompt and its images once, for answers that come in several calls.
+
+        Raises:
+            DataError: as `score`.
+            ModelError: the backbone attends in windows.
+        """
+        from basereward.model.rollouts import PromptScorer  # it needs this module
+
+        row = {"prompt": prompt, "responses": [""], "images": list(images) or None}
+        group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="prompt()")
+        return PromptScorer(self, self.encode(group))
+
+    def score_groups(
+        self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
+    ) -> Iterator[list[float]]:
         """The scores of every group's responses, in order.
+
+        Args:
+            tokens: the most in a forward pass, unless one group has more; by default `batch.tokens` of the recipe,
+                else 16,384 on a GPU and 4,096 elsewhere. Scores do not depend on it.
+            latencies: takes the milliseconds of every forward pass.
 
         Raises:
             DataError: a group cannot be scored; the message names it.
         """
-        waiting = iter(groups)
-        while batch := list(islice(waiting, self.recipe.batch.groups_per_forward)):
-            yield from self._score_batch(batch)
+        for scored in self.score_encoded(map(self.encode, groups), tokens=tokens, latencies=latencies):
+            yield from scored
 
-    @torch.inference_mode()
-    def _score_batch(self, groups: Sequence[Group]) -> list[list[float]]:
-        batch = collate(
-            [self._encode(group) for group in groups], layout=self.recipe.batch.layout, pad_id=self.encoder.pad_id
-        )
-        mixed = self.recipe.trainer.precision == "bf16-mixed"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            scores = iter(self.model(batch.to(self.device)).tolist())
-        return [list(islice(scores, len(group.responses))) for group in groups]
+    def score_encoded(
+        self, groups: Iterable[EncodedGroup], *, tokens: int | None = None, latencies: list[float] | None = None
+    ) -> Iterator[list[list[float]]]:
+        """As `score_groups`, for groups of `encode`, and as soon as a forward pass is done: some groups at a time.
 
-    def _encode(self, group: Group) -> Any:
+        The scores of a pass are read after the groups of the next are: on a GPU both are worked at together.
+        """
+        ready: dict[int, list[float]] = {}
+        told = 0
+        at_work: _Pass | None = None
+        budget = tokens or self.recipe.batch.tokens or TOKENS.get(self.device.type, FEW_TOKENS)
+        passes = fill(groups, budget=budget, layout=self.recipe.batch.layout)
+        while True:
+            batch = next(passes, None)
+            if at_work is not None:
+                ready |= at_work.read(latencies)
+                if told in ready:
+                    whole = list(takewhile(ready.__contains__, count(told)))
+                    told += len(whole)
+                    yield [ready.pop(place) for place in whole]
+            if batch is None:
+                return
+            at_work = self._begin(batch)
+
+    def encode(self, group: Group) -> EncodedGroup:
+        """
+        Raises:
+            DataError: it cannot be scored by this model; the message names it.
+        """
         try:
             return self.encoder(group)
         except RowLost as loss:
             raise DataError(f"'{group.id}' cannot be scored: {loss.reason}: {loss.detail}") from loss
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The precision of its training, while it lasts."""
+        mixed = self.recipe.trainer.precision == "bf16-mixed"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
+
+    @torch.inference_mode()
+    def _begin(self, batch: Sequence[Placed]) -> _Pass:
+        watch = Stopwatch(self.device)
+        rows = collate([group for _, group in batch], layout=self.recipe.batch.layout, pad_id=self.encoder.pad_id).to(
+            self.device
+        )
+        with self.precision():
+            scores = self.model(rows)
+        watch.stop()
+        return _Pass({place: len(group.branches) for place, group in batch}, scores, watch)
 
     def merged(self) -> Scorer:
         """The same scorer with its adapters folded into the weights; this one must not be used any more.
@@ -113,14 +193,18 @@ class Scorer:
         save_model(self.model, Path(folder), recipe=self.recipe, encoder=self.encoder, scores=self.scores)
 
 
-def load_scorer(folder: str | Path, *, device: str | None = None) -> Scorer:
+def load_scorer(folder: str | Path, *, device: str | None = None, dtype: str | None = None) -> Scorer:
     """Opens a saved model, on the GPU when there is one.
 
+    Args:
+        dtype: of the backbone's weights, `float32` or `bfloat16`; by default as they were trained.
+
     Raises:
-        ModelError: the folder is not a saved model, or its weights do not fit.
+        ModelError: the folder is not a saved model, or its weights do not fit; there is no such dtype, or weights in
+            four or eight bits cannot take it.
     """
     folder = Path(folder)
-    model, recipe, path = load_reward_model(folder)
+    model, recipe, path = load_reward_model(folder, dtype=dtype)
     encoder = recipe_encoder(recipe, path=path)
     scorer = Scorer(model, encoder=encoder, recipe=recipe, scores=read_card(folder)["scores"])
     return scorer.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError
 from basereward.model.scorer import Scorer, load_scorer
@@ -15,21 +17,26 @@ from basereward.train.files import write_atomic
 from basereward.train.locate import locate
 
 
-def load(model: str | os.PathLike[str], *, device: str | None = None) -> Scorer:
+def load(model: str | os.PathLike[str], *, device: str | None = None, dtype: str | None = None) -> Scorer:
     """Opens a trained model.
 
     Args:
         model: a run id, `runs:/<run id>/model`, or a folder that was saved.
         device: where it works; by default the GPU when there is one.
+        dtype: of the backbone's weights, `float32` or `bfloat16`; by default as they were trained. The head is in
+            float32 always.
 
     Raises:
         RunError: there is no such run.
-        ModelError: the folder is not a saved model, or its weights do not fit.
+        ModelError: the folder is not a saved model, or its weights do not fit; there is no such dtype, or weights in
+            four or eight bits cannot take it.
     """
-    return load_scorer(locate(str(model)), device=device)
+    return load_scorer(locate(str(model)), device=device, dtype=dtype)
 
 
-def score(model: str, file: str, *, out: str | None = None) -> dict[str, Any]:
+def score(
+    model: str, file: str, *, out: str | None = None, tokens: int | None = None, dtype: str | None = None
+) -> dict[str, Any]:
     """Scores every response of every row of a JSON Lines file.
 
     Args:
@@ -37,6 +44,12 @@ def score(model: str, file: str, *, out: str | None = None) -> dict[str, Any]:
         file: rows in the format of `basereward/data/rows.py`; preferences are not needed.
         out: JSON Lines `{"id", "scores"}` in the order of the rows, whole or not at all; by default
             `<file>.scores.jsonl` in the working directory.
+        tokens: the most in a forward pass, as `Scorer.score_groups` takes it.
+        dtype: as `load` takes it.
+
+    Returns:
+        How many rows and responses were scored, in which file, the seconds without loading the model, responses a
+        second, and the milliseconds of a forward pass: their median and the 95th percentile, None when there was none.
 
     Raises:
         BaseRewardError: the model cannot be opened, or a row cannot be scored; no row is left out.
@@ -47,11 +60,25 @@ def score(model: str, file: str, *, out: str | None = None) -> dict[str, Any]:
         raise DataError(
             f"the scores cannot be written to '{target}': there is no folder '{target.parent}'. Make it first."
         )
-    scorer = load(model)
+    scorer = load(model, dtype=dtype)
+    latencies: list[float] = []
     began = time.perf_counter()
-    scored = list(scorer.score_groups(rows))
+    scored = list(scorer.score_groups(rows, tokens=tokens, latencies=latencies))
     seconds = time.perf_counter() - began
     lines = [json.dumps({"id": group.id, "scores": scores}) for group, scores in zip(rows, scored, strict=True)]
     write_atomic(target, "\n".join(lines) + "\n" if lines else "")
     responses = sum(len(scores) for scores in scored)
-    return {"rows": len(lines), "responses": responses, "seconds": round(seconds, 3), "out": str(target)}
+    return {
+        "rows": len(lines),
+        "responses": responses,
+        "seconds": round(seconds, 3),
+        "responses_per_s": round(responses / seconds, 3),
+        "forwards": len(latencies),
+        "forward_ms": _percentile(latencies, 50),
+        "forward_ms_95": _percentile(latencies, 95),
+        "out": str(target),
+    }
+
+
+def _percentile(values: list[float], percent: int) -> float | None:
+    return round(float(np.percentile(values, percent)), 3) if values else None

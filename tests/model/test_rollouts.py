@@ -1,0 +1,137 @@
+"""Answers in several calls: the scores of one call, and the prompt read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from basereward.errors import DataError, ModelError
+from basereward.model import rollouts
+from basereward.model.processing import load_encoder
+from basereward.model.reward import build_model
+from basereward.model.scorer import Scorer
+from basereward.recipe.schema import BackboneRecipe, BatchRecipe, LoraRecipe, ModelRecipe, Recipe, TrainerRecipe
+from tests.support import picture
+
+FolderOf = Callable[[str], Path]
+ANSWERS = ["It is a seven.", "4", "This is the number eight, and I say it at some length.", "no"]
+
+
+def scorer_of(
+    folder: Path, *, lora: bool = False, precision: str = "32-true", max_tokens: int = 4096, layout: str = "tree"
+) -> Scorer:
+    """A scorer with random weights; adapters, when there are any, do something."""
+    recipe = Recipe(
+        model=ModelRecipe(
+            backbone=BackboneRecipe(path=str(folder)),
+            lora=LoraRecipe(rank=4) if lora else None,
+            head={"_target_": "mlp"},
+        ),
+        batch=BatchRecipe(layout=layout),  # type: ignore[arg-type]
+        trainer=TrainerRecipe(precision=precision),  # type: ignore[arg-type]
+    )
+    model = build_model(recipe.model, path=str(folder), seed=0)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # B starts at zero, and does nothing
+            nn.init.normal_(parameter, std=0.1)
+    return Scorer(model.eval(), encoder=load_encoder(folder, max_tokens=max_tokens), recipe=recipe)
+
+
+@pytest.mark.parametrize("layout", ["tree", "plain"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl", "qwen2", "qwen3", "llama"])
+def test_scores_are_those_of_one_call(family: str, lora: bool, layout: str, folder_of: FolderOf) -> None:
+    """Whatever answers came before, in which order and with how many others."""
+    scorer = scorer_of(folder_of(family), lora=lora, layout=layout)
+    images = [picture(0), picture(1)] if scorer.model.backbone.reads_images else []
+    expected = dict(zip(ANSWERS, scorer.score("Which digits?", ANSWERS, images=images), strict=True))
+    assert max(expected.values()) - min(expected.values()) > 1e-2
+    asked = scorer.prompt("Which digits?", images=images)
+    for some in (ANSWERS[:1], ANSWERS[2:], ANSWERS[1::-1], ANSWERS, ANSWERS[:1]):
+        assert asked.score(some) == pytest.approx([expected[answer] for answer in some], abs=1e-5)
+
+
+def test_a_prompt_and_its_pictures_are_read_once(folder_of: FolderOf) -> None:
+    """The vision tower runs for the prompt alone, and no call reads more tokens than its answers have."""
+    scorer = scorer_of(folder_of("qwen2_5_vl"))
+    transformer: Any = scorer.model.backbone.transformer
+    calls = {"vision": 0}
+    tokens: list[int] = []
+
+    def saw(*_: object) -> None:
+        calls["vision"] += 1
+
+    transformer.visual.register_forward_hook(saw)
+    transformer.language_model.embed_tokens.register_forward_hook(lambda _, given, __: tokens.append(given[0].numel()))
+    asked = scorer.prompt("Which digit?", images=[picture(0)])
+    assert calls["vision"] == 1
+    (prefix,) = tokens
+    for answer in ANSWERS:
+        asked.score([answer])
+    assert calls["vision"] == 1
+    assert tokens == [prefix, *(len(scorer.encoder.branch(answer)) for answer in ANSWERS)]
+
+
+def test_many_answers_share_passes(folder_of: FolderOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tokens a pass takes, the scores are the same and in order."""
+    scorer = scorer_of(folder_of("qwen2_5_vl"))
+    asked = scorer.prompt("Which digit?", images=[picture(0)])
+    expected = scorer.score("Which digit?", ANSWERS * 3, images=[picture(0)])
+    for tokens in (1, 30, 2048):
+        monkeypatch.setattr(rollouts, "AT_ONCE", tokens)
+        assert asked.score(ANSWERS * 3) == pytest.approx(expected, abs=1e-5)
+
+
+def test_prompts_do_not_meet(folder_of: FolderOf) -> None:
+    """Two prompts of one scorer take turns, with whole batches between them."""
+    scorer = scorer_of(folder_of("qwen2_5_vl"), lora=True)
+    one, other = scorer.prompt("Which digit?", images=[picture(0)]), scorer.prompt("Is 4 more than 3?")
+    for _ in range(2):
+        expected = scorer.score("Which digit?", ANSWERS, images=[picture(0)])
+        assert one.score(ANSWERS) == pytest.approx(expected, abs=1e-5)
+        assert other.score(ANSWERS) == pytest.approx(scorer.score("Is 4 more than 3?", ANSWERS), abs=1e-5)
+
+
+def test_the_precision_is_that_of_training(folder_of: FolderOf) -> None:
+    """In bf16-mixed the scores agree to the rounding of bfloat16, and are not those of float32."""
+    mixed, single = (scorer_of(folder_of("qwen2_5_vl"), precision=name) for name in ("bf16-mixed", "32-true"))
+    rounded = mixed.prompt("Which digit?").score(ANSWERS)
+    assert rounded == pytest.approx(mixed.score("Which digit?", ANSWERS), abs=2e-2)
+    assert rounded != pytest.approx(single.score("Which digit?", ANSWERS), abs=1e-6)
+
+
+def test_answers_that_cannot_be_scored_are_refused(folder_of: FolderOf) -> None:
+    """As `score` refuses them: too long with the prompt, none at all, no text; the prompt stays of use."""
+    scorer = scorer_of(folder_of("llama"), max_tokens=200)
+    asked = scorer.prompt("Which is larger?")
+    longest = 200 - len(asked._group.prefix) - 1
+    with pytest.raises(DataError, match=r"201 tokens; data\.encoding\.max_tokens allows 200"):
+        asked.score(["yes", "9" * (longest + 1)])
+    with pytest.raises(DataError, match="a list of at least one response"):
+        asked.score([])
+    with pytest.raises(DataError, match=r"responses\[1\]"):
+        asked.score(["yes", None])  # type: ignore[list-item]
+    turns = [{"role": "user", "content": "And 5?"}, {"role": "assistant", "content": "no"}]
+    with pytest.raises(DataError, match="turns before the responses differ"):
+        asked.score([turns])  # type: ignore[list-item]
+    with pytest.raises(DataError, match="too_long"):
+        scorer.prompt("9" * 300)
+    answers = ["yes", "9" * longest]
+    assert asked.score(answers) == pytest.approx(scorer.score("Which is larger?", answers), abs=1e-5)
+
+
+def test_a_backbone_that_attends_in_windows_is_refused(folder_of: FolderOf) -> None:
+    """Its answers would see more of the prompt than in training."""
+    scorer = scorer_of(folder_of("qwen2"))
+    config = scorer.model.backbone.transformer.config
+    config.layer_types = ["sliding_attention", "full_attention"]
+    scorer.recipe = replace(scorer.recipe, batch=BatchRecipe(layout="plain"))
+    with pytest.raises(ModelError, match="sliding_attention"):
+        scorer.prompt("Which?")
