@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers import PreTrainedModel
 from basereward.errors import ModelError
 from basereward.model.parts import linear_layers
 from basereward.model.quantization import dequantized, is_quantized
+from basereward.model.recompute import need_no_input_gradients
 
 
 def add_lora(
@@ -42,9 +45,19 @@ def add_lora(
         target_modules=targets,
         bias="none",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(seed)
-        return get_peft_model(backbone, config)
+        adapted = get_peft_model(backbone, config)
+    need_no_input_gradients(backbone)
+    return adapted
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """No word of the old name by which peft asks transformers for gradient checkpointing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 @torch.no_grad()

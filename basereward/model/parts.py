@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +20,11 @@ def part_of(name: str) -> str:
     if "visual" not in path:
         return "language"
     return "merger" if any("merger" in step for step in path) else "vision"
+
+
+def decoder_layers(transformer: nn.Module) -> list[Any]:
+    """The layers of the language model, from first to last; none where a family keeps them elsewhere."""
+    return list(getattr(getattr(transformer, "language_model", transformer), "layers", ()))
 
 
 def freeze(backbone: nn.Module, parts: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
@@ -20,12 +21,16 @@ from basereward.data.group import Group
 from basereward.data.module import PreferenceData
 from basereward.data.streamed_module import StreamedData
 from basereward.model.checkpoint import backbone_path
+from basereward.model.compiled import compile_layers
+from basereward.model.kernels import check_liger
 from basereward.model.reward import build_model
 from basereward.model.scorer import recipe_encoder
 from basereward.recipe import make, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.train.checkpoint import AtomicCheckpointIO, Checkpoints
 from basereward.train.module import RewardModule
+from basereward.train.optimizer import check_kind
+from basereward.train.performance import Performance
 from basereward.train.progress import Progress, StageBar
 from basereward.train.recorder import Recorder
 from basereward.train.runs import RunFolder
@@ -47,12 +52,15 @@ def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule
         trainer.fit(module, data)
     """
     calm_lightning()
+    check_machine(recipe)
     run = run or RunFolder.create(recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name=recipe.name)
     path = backbone_path(recipe.model.backbone)
     encoder = recipe_encoder(recipe, path=path)
     data = build_data(recipe, encoder=encoder, lost_file=run.lost)
     data.setup()
     model = build_model(recipe.model, path=path, seed=recipe.seeds.init)
+    if recipe.trainer.compile:
+        compile_layers(model.backbone.transformer)
     loss = make(recipe.loss, "losses")
     module = RewardModule(
         model,
@@ -64,6 +72,18 @@ def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule
         dropout_seed=recipe.seeds.dropout,
     )
     return module, data, build_trainer(recipe, data=data, run=run)
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Refuses what this machine cannot do, before anything is read.
+
+    Raises:
+        ModelError: an optimizer or kernels need an NVIDIA GPU, and there is none.
+    """
+    on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    check_kind(recipe.optimizer.kind, devices=["cuda" if on_gpu else "cpu"])
+    if recipe.model.backbone.kernels == "liger":
+        check_liger()
 
 
 def build_data(recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: float | None = None) -> PreferenceData:
@@ -128,7 +148,7 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Tr
     )
     recorder = Recorder(recipe, run=run, checkpoints=checkpoints)
     bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
-    callbacks = [checkpoints, recorder, bar]
+    callbacks = [checkpoints, recorder, Performance(), bar]
     if settings.early_stopping is not None:
         early = settings.early_stopping
         callbacks.append(
@@ -157,8 +177,6 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Tr
 
 def deterministic(accelerator: str) -> bool | Literal["warn"]:
     """Bits repeat on the CPU. On a GPU some operations have no deterministic form: they run and say so."""
-    import torch
-
     # Deterministic mode would also write NaN into all memory that torch hands out, at every step, to show who reads it
     # too early.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch sets its class
