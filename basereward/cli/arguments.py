@@ -72,25 +72,9 @@ def build_parser() -> Parser:
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         if name in ("check", "data", "audit", "train", "sweep"):
-            command.add_argument("experiment", metavar="EXPERIMENT", help="a name in experiments/, or a YAML file")
-            command.add_argument(
-                "--profile", default="tiny", help="a name in experiments/profiles/, or a YAML file (tiny)"
-            )
-            command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in optimizer.lr=1e-4")
-        if name == "check":
-            _add_cost(command)
-        if name == "train":
-            command.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
-        if name == "audit":
-            command.add_argument(
-                "--model", metavar="MODEL", help="count where it disagrees: a run id, runs:/..., or a folder"
-            )
+            _add_recipe(command, name)
         if name == "score":
-            command.add_argument("model", metavar="MODEL", help="a run id, runs:/..., or a folder that was saved")
-            command.add_argument("file", metavar="FILE", help="JSON Lines of prompts and responses")
-            command.add_argument("--out", metavar="FILE", help="where the scores go")
-            command.add_argument("--tokens", metavar="N", type=int, help="at most so many in a forward pass")
-            command.add_argument("--dtype", metavar="DTYPE", help=f"of the weights: {', '.join(DTYPES)} (as trained)")
+            _add_score(command)
         if name == "eval":
             _add_eval(command)
         if name == "report":
@@ -106,6 +90,28 @@ def build_parser() -> Parser:
         if name == "ls":
             command.add_argument("kind", metavar="KIND", help=", ".join(LISTED))
     return parser
+
+
+def _add_recipe(command: argparse.ArgumentParser, name: str) -> None:
+    command.add_argument("experiment", metavar="EXPERIMENT", help="a name in experiments/, or a YAML file")
+    command.add_argument("--profile", default="tiny", help="a name in experiments/profiles/, or a YAML file (tiny)")
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in optimizer.lr=1e-4")
+    if name == "check":
+        _add_cost(command)
+    if name == "train":
+        command.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
+    if name == "audit":
+        command.add_argument(
+            "--model", metavar="MODEL", help="count where it disagrees: a run id, runs:/..., or a folder"
+        )
+
+
+def _add_score(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="a run id, runs:/..., or a folder that was saved")
+    command.add_argument("file", metavar="FILE", help="JSON Lines of prompts and responses")
+    command.add_argument("--out", metavar="FILE", help="where the scores go")
+    command.add_argument("--tokens", metavar="N", type=int, help="at most so many in a forward pass")
+    command.add_argument("--dtype", metavar="DTYPE", help=f"of the weights: {', '.join(DTYPES)} (as trained)")
 
 
 def _add_cost(command: argparse.ArgumentParser) -> None:
