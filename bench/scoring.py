@@ -1,10 +1,11 @@
-"""Time the scoring of a prompt with a picture by how many answers it has: several cost little more than one.
+"""Time the scoring of a prompt with a picture by how many answers it has, and by whether they come in one call.
 
     python -m bench.scoring [--work FOLDER] [--prompts 6] [--rounds 5]
 
 The prompts are those of the workload `groups`: a picture of 896 x 896 pixels and four answers of 40 to 200 words. Each
 round scores every prompt with its first answer alone, with all four in one tree row, and with the four one after the
-other; they take turns.
+other; then with eight answers in eight calls, once each call reading the prompt anew and once all together reading it
+once, as rollouts in reinforcement learning come. All take turns.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ def prepare(work: Path) -> Scorer:
     return Scorer(module.model.eval(), encoder=data.encoder, recipe=recipe)
 
 
+def rollouts(scorer: Scorer, prompt: str, answers: list[str], images: list[Path]) -> list[float]:
+    """Scores of answers that come one by one."""
+    asked = scorer.prompt(prompt, images=images)
+    return [asked.score([answer])[0] for answer in answers]
+
+
 def seconds(work: Callable[[], object]) -> float:
     """How long a call takes."""
     start = time.perf_counter()
@@ -47,7 +54,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> int:
-    """Prints one Markdown table; ratios are medians over the rounds."""
+    """Prints two Markdown tables; ratios are medians over the rounds."""
     parser = argparse.ArgumentParser(prog="python -m bench.scoring")
     parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
     parser.add_argument("--prompts", type=int, default=6, help="scored in every turn")
@@ -63,6 +70,8 @@ def main() -> int:
             "one answer": lambda: [scorer.score(p, r[:1], images=i) for p, r, i in asked],
             "four together": lambda: [scorer.score(p, r, images=i) for p, r, i in asked],
             "four apart": lambda: [scorer.score(p, [one], images=i) for p, r, i in asked for one in r],
+            "eight calls": lambda: [scorer.score(p, [one], images=i) for p, r, i in asked for one in 2 * r],
+            "eight rollouts": lambda: [rollouts(scorer, p, 2 * r, i) for p, r, i in asked],
         }
         for way in ways.values():
             way()
@@ -71,11 +80,15 @@ def main() -> int:
         print(", ".join(f"{name} {spent:.2f} s a prompt" for name, spent in told.items()), file=sys.stderr)
     together = statistics.median(told["four together"] / told["one answer"] for told in rounds)
     apart = statistics.median(told["four apart"] / told["one answer"] for told in rounds)
-    spent = statistics.median(told["one answer"] for told in rounds)
+    faster = statistics.median(told["eight calls"] / told["eight rollouts"] for told in rounds)
+    spent, rolled = (statistics.median(told[name] for told in rounds) for name in ("one answer", "eight rollouts"))
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n")
-    print("| one answer, seconds a prompt | four together / one | four apart / one |")
+    print("| four together / one | four apart / one | one answer: ms a call |")
     print("|---|---|---|")
-    print(f"| {spent:.2f} | {together:.2f} | {apart:.2f} |")
+    print(f"| {together:.2f} | {apart:.2f} | {1000 * spent:.0f} |\n")
+    print("| eight calls / with the prompt read once | the latter: ms an answer |")
+    print("|---|---|")
+    print(f"| {faster:.2f} | {1000 * rolled / 8:.0f} |")
     return 0
 
 

@@ -125,9 +125,8 @@ def sweep(result: dict[str, Any]) -> Iterator[str]:
 def score(result: dict[str, Any]) -> Iterator[str]:
     """How many, how fast, and where they are."""
     yield "{responses} responses of {rows} rows scored in {seconds:.1f} s: {out}".format(**result)
-    if result["forwards"]:
-        took = "{responses_per_s:.1f} responses a second; {forwards} forward passes of {forward_ms:.0f} ms"
-        yield (took + " (median; 95 % took at most {forward_ms_95:.0f} ms)").format(**result)
+    took = "{responses_per_s:.1f} responses a second; {forwards} forward passes of {forward_ms:.0f} ms"
+    yield (took + " (median; 95 % took at most {forward_ms_95:.0f} ms)").format(**result)
 
 
 def evaluate(result: dict[str, Any]) -> Iterator[str]:

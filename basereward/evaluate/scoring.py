@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from basereward.evaluate.items import Item, Outcome
 from basereward.train.files import write_atomic
 
 if TYPE_CHECKING:
+    from basereward.data.encoding import EncodedGroup
     from basereward.model.scorer import Scorer  # takes seconds; not needed for outcomes that are there already
 
 logger = logging.getLogger(__name__)
@@ -100,29 +102,38 @@ def score_items(
     with journal.open("a" if kept else "w", encoding="utf-8") as file:
         if not kept:
             _append(file, [of])
-        size = scorer.recipe.batch.groups_per_forward
-        for batch in (waiting[start : start + size] for start in range(0, len(waiting), size)):
-            scores = _score(scorer, [asked[place] for place in batch], images, allow_partial=allow_partial)
-            fresh = {place: found for place, found in zip(batch, scores, strict=True) if found is not None}
+        readable: deque[int] = deque()
+        groups = _encoded(scorer, asked, waiting, images=images, allow_partial=allow_partial, readable=readable)
+        for scores in scorer.score_encoded(groups):
+            fresh = {readable.popleft(): found for found in scores}
             _check_finite(asked, fresh)
             _append(file, [{"prompt": place, "scores": found} for place, found in fresh.items()])
             kept |= fresh
     return {row: outcome for place, scores in kept.items() for row, outcome in asked[place].outcomes(scores)}
 
 
-def _score(
-    scorer: Scorer, batch: Sequence[Bundle], images: ImageStore, *, allow_partial: bool
-) -> list[list[float] | None]:
-    try:
-        return list(scorer.score_groups([bundle.group(images) for bundle in batch]))
-    except (DataError, RowLost) as error:
-        if not allow_partial:
+def _encoded(
+    scorer: Scorer,
+    asked: Sequence[Bundle],
+    waiting: Sequence[int],
+    *,
+    images: ImageStore,
+    allow_partial: bool,
+    readable: deque[int],
+) -> Iterator[EncodedGroup]:
+    """The prompts that wait, as the scorer takes them; the places of those that it can read go to `readable`."""
+    for place in waiting:
+        try:
+            group = scorer.encode(asked[place].group(images))
+        except DataError as error:
             detail = f"{error.reason}: {error.detail}" if isinstance(error, RowLost) else str(error)
-            raise DataError(f"{detail}. --allow-partial counts without what cannot be scored") from error
-        if len(batch) == 1:
-            logger.warning("row %d ('%s') cannot be scored: %s", batch[0].item.row, batch[0].item.id, error)
-            return [None]
-    return [_score(scorer, [bundle], images, allow_partial=True)[0] for bundle in batch]
+            if not allow_partial:
+                raise DataError(f"{detail}. --allow-partial counts without what cannot be scored") from error
+            item = asked[place].item
+            logger.warning("row %d ('%s') cannot be scored: %s", item.row, item.id, detail)
+        else:
+            readable.append(place)
+            yield group
 
 
 def _check_finite(asked: Sequence[Bundle], scores: Mapping[int, Sequence[float]]) -> None:

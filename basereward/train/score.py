@@ -49,7 +49,7 @@ def score(
 
     Returns:
         How many rows and responses were scored, in which file, the seconds without loading the model, responses a
-        second, and the milliseconds of a forward pass: their median and the 95th percentile, None when there was none.
+        second, and the milliseconds of a forward pass: their median and the 95th percentile.
 
     Raises:
         BaseRewardError: the model cannot be opened, or a row cannot be scored; no row is left out.
@@ -80,5 +80,5 @@ def score(
     }
 
 
-def _percentile(values: list[float], percent: int) -> float | None:
-    return round(float(np.percentile(values, percent)), 3) if values else None
+def _percentile(values: list[float], percent: int) -> float:
+    return round(float(np.percentile(values, percent)), 3)

@@ -43,7 +43,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     if not (place / "data").exists():
         small_benchmark(place / "data", rows=30)
-        result = train(load_recipe("basereward", overrides=[*SMALL, "trainer.steps=1"]))
+        result = train(load_recipe("basereward", overrides=[*SMALL, "trainer.steps=1", "batch.tokens=256"]))
         (place / "run").write_text(result["run_id"])
     return place
 

@@ -1,0 +1,59 @@
+"""Scores for a file: what is written, and what is told of the work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from basereward.errors import ModelError
+from basereward.model.processing import load_encoder
+from basereward.model.reward import build_model
+from basereward.model.scorer import Scorer
+from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
+from basereward.train.score import load, score
+from tests.support import checkpoint, pair_rows, write_rows
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A saved model with random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    path = checkpoint("llama", folder / "llama")
+    recipe = Recipe(
+        model=ModelRecipe(backbone=BackboneRecipe(path=str(path)), head={"_target_": "linear"}),
+        data=DataRecipe(sources={"rows": {"_target_": "jsonl"}}),
+    )
+    made = build_model(recipe.model, path=str(path), seed=0).eval()
+    Scorer(made, encoder=load_encoder(path), recipe=recipe).save(folder / "model")
+    return str(folder / "model")
+
+
+def test_speed_is_told(model: str, tmp_path: Path) -> None:
+    """Rows, responses and passes as they were, and times that fit together; the budget decides on the passes alone."""
+    file = write_rows(tmp_path / "rows.jsonl", pair_rows(9))
+    told = [score(model, str(file), out=str(tmp_path / f"{n}.jsonl"), tokens=n) for n in (1, 10_000)]
+    assert [(each["rows"], each["responses"], each["forwards"]) for each in told] == [(9, 18, 9), (9, 18, 1)]
+    for each in told:
+        assert 0 < each["forward_ms"] <= each["forward_ms_95"] <= 1000 * each["seconds"] + 1
+        assert each["responses_per_s"] == pytest.approx(18 / each["seconds"], rel=0.05, abs=20)
+        json.dumps(each, allow_nan=False)
+    one, other = ([json.loads(line) for line in Path(each["out"]).read_text().splitlines()] for each in told)
+    assert [row["id"] for row in one] == [row["id"] for row in other] == [f"row-{n}" for n in range(9)]
+    for row, same in zip(one, other, strict=True):
+        assert row["scores"] == pytest.approx(same["scores"], abs=1e-5)
+
+
+def test_the_dtype_goes_through(model: str, tmp_path: Path) -> None:
+    """To the weights, by both doors."""
+    file = write_rows(tmp_path / "rows.jsonl", pair_rows(3))
+    told = [
+        score(model, str(file), out=str(tmp_path / f"{name}.jsonl"), dtype=name) for name in ("float32", "bfloat16")
+    ]
+    one, other = (Path(each["out"]).read_text() for each in told)
+    assert one != other
+    asked = load(model, dtype="bfloat16")
+    assert str(next(asked.model.backbone.parameters()).dtype) == "torch.bfloat16"
+    with pytest.raises(ModelError, match="unknown dtype 'half'"):
+        load(model, dtype="half")
