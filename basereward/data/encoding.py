@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-import PIL.Image
 import torch
 from torch import Tensor
 
-from basereward.data.group import Group, Image, Preference, Turn
-from basereward.data.images import ImageError, open_image
-from basereward.data.pixels import Pixels, Shades, find_shades, read_pixels
+from basereward.data.group import Group, Preference, Turn
+from basereward.data.pictures import Known, PictureReader
+from basereward.data.pixels import Pixels
 from basereward.data.screening import RowLost
 from basereward.errors import ModelError
 
 _SENTINEL = "basereward-response"
-_MAX_ASPECT_RATIO = 200  # Qwen's image processors refuse longer pictures
 
 
 class Tokenizer(Protocol):
@@ -72,8 +70,9 @@ class EncodedGroup:
     positions: Tensor  # (3, P) or (P,) int64
     branches: tuple[Tensor, ...]  # K of (L,) int64
     preferences: tuple[Preference, ...]
-    pixels: Pixels | None = None  # N patches
+    pixels: Pixels | None = None  # N patches, of the images whose features are not at hand
     images_thw: Tensor | None = None  # (n, 3) int64
+    known: tuple[Known, ...] = ()  # n where features are kept, else none
 
     @property
     def longest(self) -> int:
@@ -94,6 +93,7 @@ class Encoder:
 
     Attributes:
         fingerprint: a hash of all that decides how long a group becomes and whether it fits.
+        pictures: how images are read.
 
     Raises:
         ModelError: the tokenizer has no chat template.
@@ -112,6 +112,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.positions = positions
         self.image_processor = image_processor
+        self.pictures = PictureReader(image_processor)
         self.image_token_id = image_token_id
         self.merge_size = merge_size
         self.max_tokens = max_tokens
@@ -125,7 +126,9 @@ class Encoder:
             EncodingError: too long, or its images and their places in the text do not fit together.
             ImageError: an image cannot be opened.
         """
-        pixels, images_thw = self._images(group.images)
+        self._check_images(group)
+        pictures = self.pictures(group.images) if group.images else None
+        images_thw = pictures.thw if pictures else None
         prefix = self._prefix(group.prompt, images_thw)
         branches = tuple(self.branch(response) for response in group.responses)
         encoded = EncodedGroup(
@@ -135,8 +138,9 @@ class Encoder:
             positions=self.positions(prefix, images_thw),
             branches=branches,
             preferences=group.preferences,
-            pixels=pixels,
+            pixels=pictures.pixels if pictures else None,
             images_thw=images_thw,
+            known=pictures.known if pictures else (),
         )
         self.check_length(encoded.longest)
         return encoded
@@ -147,16 +151,13 @@ class Encoder:
         Raises:
             EncodingError, ImageError: as `__call__`, for the same groups.
         """
-        patches = [self._patches(picture) for picture in self._open(group.images)]
+        self._check_images(group)
+        patches = self.pictures.measure(group.images)
         grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None
         prefix = len(self._prefix(group.prompt, grids))
         branches = tuple(len(self.branch(response)) for response in group.responses)
         self.check_length(prefix + max(branches))
         return Size(prefix, branches, len(patches))
-
-    @cached_property
-    def _shades(self) -> Shades | None:
-        return find_shades(self.image_processor)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -170,26 +171,9 @@ class Encoder:
         if longest > self.max_tokens:
             raise EncodingError("too_long", f"{longest} tokens; data.encoding.max_tokens allows {self.max_tokens}")
 
-    def _open(self, images: Sequence[Image]) -> list[PIL.Image.Image]:
-        if images and self.image_processor is None:
+    def _check_images(self, group: Group) -> None:
+        if group.images and self.image_processor is None:
             raise EncodingError("image_without_vision", "the row has an image and the backbone reads text only")
-        pictures = [open_image(image) for image in images]
-        for picture in pictures:
-            if max(picture.size) > _MAX_ASPECT_RATIO * min(picture.size):
-                detail = (
-                    f"{picture.width} x {picture.height} pixels; one side may be {_MAX_ASPECT_RATIO} times the other"
-                )
-                raise ImageError("image_aspect_ratio", detail)
-        return pictures
-
-    def _patches(self, picture: PIL.Image.Image) -> int:
-        return int(self.image_processor.get_number_of_image_patches(picture.height, picture.width))
-
-    def _images(self, images: Sequence[Image]) -> tuple[Pixels | None, Tensor | None]:
-        pictures = self._open(images)
-        if not pictures:
-            return None, None
-        return read_pixels(self.image_processor, pictures, self._shades)
 
     def _prefix(self, prompt: Sequence[Turn], images_thw: Tensor | None) -> Tensor:
         text = self.tokenizer.apply_chat_template(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,28 +22,53 @@ MAX_PIXELS = 100_000_000  # width x height; a larger picture would take gigabyte
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
-def open_image(image: Image) -> PIL.Image.Image:
+def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
     """The picture in mode RGB, upright.
 
     The camera's orientation (EXIF) is applied; transparency is laid on white; 16-bit grey is scaled to 8; of an
     animation the first frame is taken. `image` itself is not changed.
 
+    Args:
+        name: what messages call it; by default as `describe` does.
+
     Raises:
         ImageError: `image_missing`, there is no such file; `image_unreadable`, it is not a picture, damaged or empty;
             `image_too_large`, it has more than `MAX_PIXELS`, which is read from the header, before anything is decoded.
     """
-    name = describe(image)
+    name = name or describe(image)
     if isinstance(image, PIL.Image.Image):
         return _decode(image, name=name, ours=False)
     if isinstance(image, ArchivedImage):
         image = image.read()
     if isinstance(image, bytes):
         return _open(io.BytesIO(image), name=name)
+    with _file(image, name=name) as file:
+        return _open(file, name=name)
+
+
+def read_image(image: Image) -> bytes | PIL.Image.Image:
+    """All that `open_image` makes a picture of: the bytes of its file, or the upright picture where there is no file.
+
+    Raises:
+        ImageError: as `open_image`, but for what is wrong inside a file.
+    """
+    if isinstance(image, PIL.Image.Image):
+        return open_image(image)
+    if isinstance(image, ArchivedImage):
+        return image.read()
+    if isinstance(image, bytes):
+        return image
+    with _file(image, name=describe(image)) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _file(path: str | Path, *, name: str) -> Iterator[BinaryIO]:
     try:
-        if Path(image).exists() and not Path(image).is_file():
+        if Path(path).exists() and not Path(path).is_file():
             raise ImageError("image_unreadable", f"{name} is no file")  # a folder; or a pipe, which would never end
-        with Path(image).open("rb") as file:
-            return _open(file, name=name)
+        with Path(path).open("rb") as file:
+            yield file
     except ImageError:
         raise
     except FileNotFoundError:

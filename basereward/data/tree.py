@@ -1,26 +1,28 @@
 """Batches of groups as rows of tokens: `[prefix][branch 1]...[branch K]`, group after group in one row without padding,
 or one plain sequence a response.
 
-Shapes: R rows of T tokens, B responses, G groups, P preferences, N image patches, n images.
+Shapes: R rows of T tokens, B responses, G groups, P preferences, N image patches, n images to encode, m places of
+images in the rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from basereward.data.distinct import distinct
 from basereward.data.encoding import EncodedGroup
+from basereward.data.features import Features
 from basereward.data.group import Lost
 from basereward.data.pixels import Pixels
 from basereward.data.stream import Met
 
-T = TypeVar("T")
 Layout = Literal["tree", "plain"]
 PADDING = -1
 
@@ -37,7 +39,7 @@ class TreeBatch:
     group: Tensor  # (R, T): index of the token's group, PADDING
     branch: Tensor  # (R, T): 0 in a prefix, k >= 1 in the k-th branch, PADDING
     ends: Tensor  # (B, 2): row and column of every response's pooled token
-    pixels: Pixels | None  # N patches
+    pixels: Pixels | None  # N patches of the distinct images to encode
     image_grid_thw: Tensor | None  # (n, 3)
     winner: Tensor  # (P,): index among the B responses
     loser: Tensor  # (P,)
@@ -48,6 +50,9 @@ class TreeBatch:
     lengths: Tensor  # (B,): tokens of every response, its end of turn left out
     ids: list[str]  # G
     sources: list[str]  # G
+    image_places: tuple[int, ...] = ()  # m: the image there, of the n and then of those whose features are kept
+    image_keys: tuple[str, ...] = ()  # n names to keep features under; none where they are not kept
+    features: Features | None = None  # of the images that need not be encoded
     lost: list[Lost] = field(default_factory=list)  # rows of a stream that were met on the way to these groups
     met: Met | None = None  # how far a stream was read for them
 
@@ -62,11 +67,13 @@ class TreeBatch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> TreeBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, pixels=self.pixels.map(change) if self.pixels else None, **changed)
+        changed["pixels"] = self.pixels.map(change) if self.pixels else None
+        changed["features"] = self.features.map(change) if self.features else None
+        return replace(self, **changed)
 
     def __getstate__(self) -> dict[str, Any]:
         # Between processes torch hands every tensor over as a shared file of its own, which costs more than a copy of a
-        # small one; only pixels are large.
+        # small one; only pixels and features are large.
         return {
             field.name: value.numpy() if isinstance(value := getattr(self, field.name), Tensor) else value
             for field in fields(self)
@@ -97,14 +104,14 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
 
     Args:
         groups: G encoded groups.
-        layout: `tree` puts all groups in one row; `plain` gives every response a row, its images repeated with it,
-            padded on the right.
+        layout: `tree` puts all groups in one row; `plain` gives every response a row, padded on the right. Equal
+            images, in one group or in several, are carried once.
         pad_id: token of the padding.
     """
     rows = [row for index, group in enumerate(groups) for row in _rows(group, index, layout)]
     if layout == "tree":
         rows = [_joined(rows)]
-    copies = [len(group.branches) if layout == "plain" else 1 for group in groups]
+    pictures = distinct(groups, [len(group.branches) if layout == "plain" else 1 for group in groups])
     return TreeBatch(
         layout=layout,
         input_ids=pad_sequence([row.ids for row in rows], batch_first=True, padding_value=pad_id),
@@ -113,8 +120,11 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         group=pad_sequence([row.group for row in rows], True, PADDING),
         branch=pad_sequence([row.branch for row in rows], True, PADDING),
         ends=torch.tensor([(r, column) for r, row in enumerate(rows) for column in row.ends]),
-        pixels=Pixels.joined(pixels) if (pixels := _repeated([group.pixels for group in groups], copies)) else None,
-        image_grid_thw=torch.cat(grids) if (grids := _repeated([g.images_thw for g in groups], copies)) else None,
+        pixels=pictures.pixels,
+        image_grid_thw=pictures.grids,
+        image_places=pictures.places,
+        image_keys=pictures.keys,
+        features=pictures.features,
         lengths=torch.tensor([len(branch) - 1 for group in groups for branch in group.branches]),
         ids=[group.id for group in groups],
         sources=[group.source for group in groups],
@@ -160,10 +170,6 @@ def _pad_positions(positions: Sequence[Tensor]) -> Tensor:
     """`(3, T)` or `(T,)` a row -> `(3, R, T)` or `(R, T)`."""
     padded = pad_sequence([p.movedim(-1, 0) for p in positions], batch_first=True)  # (R, T, 3) or (R, T)
     return padded.movedim(-1, 0) if padded.ndim == 3 else padded
-
-
-def _repeated(values: Sequence[T | None], copies: Sequence[int]) -> list[T]:
-    return [value for value, n in zip(values, copies, strict=True) if value is not None for _ in range(n)]
 
 
 def _preferences(groups: Sequence[EncodedGroup]) -> dict[str, Any]:

@@ -20,12 +20,11 @@ from basereward.errors import ModelError
 from basereward.model.attention import TREE_ATTENTION, TreePlan, branch_mask
 from basereward.model.kernels import Kernels, check_liger, use_liger
 from basereward.model.last_layer import LastLayer
-from basereward.model.parts import part_of
 from basereward.model.quantization import Quantization, quantization_config, settle
 from basereward.model.recompute import recompute
+from basereward.model.vision import PictureEncoder, is_trained
 
 VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl")
-LOOKING = ("vision", "merger")  # the parts that a batch without pictures does not run through
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,7 @@ class Backbone(nn.Module):
         self.model = model
         self.origin = origin
         self.quantization = quantization
+        self.vision = PictureEncoder()
         self._last_layer = LastLayer()
         self.merged = False  # whether adapters were folded in, so that the weights are no longer those at the origin
 
@@ -98,10 +98,10 @@ class Backbone(nn.Module):
             "use_cache": False,
             "past_key_values": cache,
         } | self._attention(batch, ends_only=restricted, prefix=0 if cache is None else cache.get_seq_length())
-        if batch.pixels is not None:
+        if batch.image_places:
             if not self.reads_images:
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
-            inputs |= {"pixel_values": batch.pixels.values, "image_grid_thw": batch.image_grid_thw}
+            inputs["mm_encoder_outputs"] = {"image": self.vision(self.transformer, batch)}
         hidden: Tensor = self.transformer(**inputs).last_hidden_state
         if batch.pixels is None and self._vision_is_awaited():
             hidden = hidden + 0.0 * self._features_of_nothing().sum()
@@ -115,7 +115,7 @@ class Backbone(nn.Module):
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not (together and torch.distributed.get_world_size() > 1 and torch.is_grad_enabled() and self.reads_images):
             return False
-        return any(p.requires_grad for name, p in self.transformer.named_parameters() if part_of(name) in LOOKING)
+        return is_trained(self.transformer)
 
     def _features_of_nothing(self) -> Tensor:
         """What the vision tower makes of the smallest picture there is."""

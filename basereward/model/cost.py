@@ -19,6 +19,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
+from torch import Tensor
+
+from basereward.data.distinct import distinct
 from basereward.data.encoding import EncodedGroup
 from basereward.data.tree import Layout, TreeBatch
 from basereward.model.layers import Block, Layers, Linear, Vision, layers_of
@@ -237,15 +240,18 @@ def batch_shapes(batch: TreeBatch) -> list[Shape]:
     else:
         lengths = zip((batch.branch == 0).sum(1).tolist(), (batch.branch > 0).sum(1).tolist(), strict=True)
         trees = [(prefix, (branch,)) for prefix, branch in lengths]
-    grids = [] if batch.pixels is None or batch.image_grid_thw is None else batch.image_grid_thw.tolist()
-    images = tuple((int(t), int(h), int(w)) for t, h, w in grids)
+    images = _grids(batch.image_grid_thw)
     return [Shape(prefix, branches, () if i else images) for i, (prefix, branches) in enumerate(trees)]
 
 
 def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[Shape]:
-    """The tree of a group, or the plain sequence of each of its responses."""
+    """The tree of a group, or the plain sequence of each of its responses. The first one has its pictures, each once,
+    but for those whose features are kept."""
     branches = tuple(len(branch) for branch in group.branches)
-    grids = [] if group.images_thw is None else group.images_thw.tolist()
-    images = tuple((int(t), int(h), int(w)) for t, h, w in grids)
+    images = _grids(distinct([group], [1]).grids)
     bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]
-    return [Shape(len(group.prefix), bundle, images) for bundle in bundles]
+    return [Shape(len(group.prefix), bundle, () if i else images) for i, bundle in enumerate(bundles)]
+
+
+def _grids(thw: Tensor | None) -> tuple[Grid, ...]:
+    return () if thw is None else tuple((int(t), int(h), int(w)) for t, h, w in thw.tolist())

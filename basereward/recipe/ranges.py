@@ -21,6 +21,7 @@ POSITIVE = (
     "batch.groups",
     "batch.groups_per_forward",
     "batch.tokens",
+    "data.encoding.feature_cache",
     "data.encoding.max_pixels",
     "data.encoding.max_tokens",
     "data.encoding.min_pixels",
@@ -122,6 +123,18 @@ def pixels(recipe: Recipe) -> Problems:
         yield "data.encoding.min_pixels", f"{low} is above max_pixels, {high}"
 
 
+def features(recipe: Recipe) -> Problems:
+    """Features are kept of a tower that does not change."""
+    given, backbone, lora = recipe.data.encoding.feature_cache, recipe.model.backbone, recipe.model.lora
+    still = set(PARTS) if backbone.quantization is not None else set(backbone.freeze)
+    trained = [part for part in ("vision", "merger") if part in (lora.parts if lora else {*PARTS} - still)]
+    if given is None or not trained:
+        return
+    freeze = "leave them out of model.lora.parts" if lora else "name both parts in model.backbone.freeze"
+    allowed = f"Allowed where vision and merger are both frozen: {freeze}, or set it to null."
+    yield "data.encoding.feature_cache", f"{given:g} GiB given, and {' and '.join(trained)} would be trained. {allowed}"
+
+
 def batch(recipe: Recipe) -> Problems:
     """A step of the optimizer is a whole number of forward passes."""
     groups, once = recipe.batch.groups, recipe.batch.groups_per_forward
@@ -197,6 +210,7 @@ CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     parts,
     sources,
     pixels,
+    features,
     batch,
     curation,
     streaming,

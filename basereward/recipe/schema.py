@@ -66,6 +66,7 @@ class EncodingRecipe:
     min_pixels: int | None = None  # null: as the checkpoint's preprocessor_config.json says
     max_pixels: int | None = None
     max_tokens: int = 4096  # of a prompt with its images and any one response; longer groups are lost as `too_long`
+    feature_cache: float | None = None  # GiB on disk for features of a frozen vision tower; null: none are kept
 
 
 @dataclass(frozen=True)

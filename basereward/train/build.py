@@ -25,6 +25,7 @@ from basereward.model.compiled import compile_layers
 from basereward.model.kernels import check_liger
 from basereward.model.reward import build_model
 from basereward.model.scorer import recipe_encoder
+from basereward.model.vision import keep_features
 from basereward.recipe import make, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.train.checkpoint import AtomicCheckpointIO, Checkpoints
@@ -71,7 +72,17 @@ def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule
         clip=recipe.trainer.clip,
         dropout_seed=recipe.seeds.dropout,
     )
-    return module, data, build_trainer(recipe, data=data, run=run)
+    trainer = build_trainer(recipe, data=data, run=run)
+    if recipe.data.encoding.feature_cache is not None:
+        keep_features(
+            model.backbone.vision,
+            transformer=model.backbone.transformer,
+            encoder=encoder,
+            gib=recipe.data.encoding.feature_cache,
+            device=trainer.strategy.root_device,
+            precision=recipe.trainer.precision,
+        )
+    return module, data, trainer
 
 
 def check_machine(recipe: Recipe) -> None:

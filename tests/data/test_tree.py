@@ -103,17 +103,18 @@ def test_positions_of_three_axes_go_on_from_the_largest() -> None:
     assert batch.position_ids[:, 0, 5:].tolist() == [[0, 21], [10, 21], [20, 21]]
 
 
-def test_pictures_come_once_a_tree_and_once_a_plain_row() -> None:
-    """Tree rows have a group's pictures once; of plain rows each has them anew, beside groups that have none."""
+def test_equal_pictures_are_carried_once() -> None:
+    """Once for all their places: a tree row has a group's pictures once, of plain rows each has them anew."""
     groups = [with_images(encoded_group(2, [2, 1]), images=1, fill=1.0), encoded_group(2, [1])]
     groups[1] = replace(groups[1], positions=groups[1].positions.expand(3, -1))
     groups.append(with_images(encoded_group(2, [1, 1, 1]), images=2, fill=2.0))
     found = {layout: collate(groups, layout=layout, pad_id=99) for layout in ("tree", "plain")}
-    for batch, fills in ((found["tree"], [1, 2, 2]), (found["plain"], [1, 1, 2, 2, 2, 2, 2, 2])):
+    for batch, places in ((found["tree"], (0, 1, 1)), (found["plain"], (0, 0, 1, 1, 1, 1, 1, 1))):
         assert batch.pixels is not None
         assert batch.image_grid_thw is not None
-        assert batch.pixels.values[::4, 0].tolist() == fills
-        assert batch.image_grid_thw.tolist() == [[1, 2, 2]] * len(fills)
+        assert batch.pixels.values[::4, 0].tolist() == [1, 2]
+        assert batch.image_grid_thw.tolist() == [[1, 2, 2]] * 2
+        assert batch.image_places == places
 
 
 def test_a_batch_without_pictures_has_none() -> None:
