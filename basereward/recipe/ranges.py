@@ -126,13 +126,16 @@ def pixels(recipe: Recipe) -> Problems:
 def features(recipe: Recipe) -> Problems:
     """Features are kept of a tower that does not change."""
     given, backbone, lora = recipe.data.encoding.feature_cache, recipe.model.backbone, recipe.model.lora
-    still = set(PARTS) if backbone.quantization is not None else set(backbone.freeze)
-    trained = [part for part in ("vision", "merger") if part in (lora.parts if lora else {*PARTS} - still)]
-    if given is None or not trained:
-        return
-    freeze = "leave them out of model.lora.parts" if lora else "name both parts in model.backbone.freeze"
-    allowed = f"Allowed where vision and merger are both frozen: {freeze}, or set it to null."
-    yield "data.encoding.feature_cache", f"{given:g} GiB given, and {' and '.join(trained)} would be trained. {allowed}"
+    still = backbone.freeze if backbone.quantization is None else PARTS
+    trained = [part for part in ("vision", "merger") if (part in lora.parts if lora else part not in still)]
+    if given is not None and trained:
+        message = (
+            f"{given:g} given, and {' and '.join(trained)} would be trained. Allowed where neither is: name both in"
+        )
+        yield (
+            "data.encoding.feature_cache",
+            f"{message} model.backbone.freeze, leave both out of LoRA, or set it to null",
+        )
 
 
 def batch(recipe: Recipe) -> Problems:

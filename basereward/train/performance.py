@@ -11,7 +11,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from basereward.data.tree import TreeBatch
 from basereward.errors import ModelError
-from basereward.model.cost import Counter, batch_shapes
+from basereward.model.cost import Counter
+from basereward.model.shapes import batch_shapes
 from basereward.train.module import RewardModule
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from basereward.data.module import PreferenceData
 from basereward.data.plan import Plan
 from basereward.errors import DataError
 from basereward.model.checkpoint import backbone_path
-from basereward.model.cost import Shape, group_shapes
 from basereward.model.memory import Pass
 from basereward.model.scorer import recipe_encoder
+from basereward.model.shapes import Shape, group_shapes
 from basereward.recipe.schema import Recipe
 from basereward.train.build import build_data
 from basereward.train.preview import lost_file

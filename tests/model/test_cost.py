@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from basereward.data.tree import Layout, TreeBatch, collate
 from basereward.errors import ModelError
-from basereward.model.cost import Flops, Shape, batch_shapes, count, count_batch, group_shapes, window_pairs
+from basereward.model.cost import Flops, count, count_batch, window_pairs
 from basereward.model.outline import outline
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel, build_model
+from basereward.model.shapes import Shape, batch_shapes, group_shapes
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe
 from tests.support import group, mixed_groups
 

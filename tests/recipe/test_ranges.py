@@ -98,6 +98,21 @@ def test_a_right_recipe_has_no_problem() -> None:
             "model.backbone.checkpoint_layers",
             "must be above 0; 0 given",
         ),
+        (
+            {"data__encoding__feature_cache": 2.0, "model__backbone__freeze": ["vision"]},
+            "data.encoding.feature_cache",
+            "2 given, and merger would be trained. Allowed where neither is: name both in model.backbone.freeze",
+        ),
+        (
+            {"data__encoding__feature_cache": 2.0, "model__lora": {"parts": ["vision", "merger", "language"]}},
+            "data.encoding.feature_cache",
+            "vision and merger would be trained",
+        ),
+        (
+            {"data__encoding__feature_cache": 0.0, "model__lora": {"rank": 8}},
+            "data.encoding.feature_cache",
+            "must be above 0; 0.0 given",
+        ),
         ({"data__prefetch": 4}, "data.prefetch", "set data.workers above 0"),
         ({"data__prefetch": 0, "data__workers": 1}, "data.prefetch", "must be above 0; 0 given"),
         (
@@ -134,6 +149,9 @@ STREAMED: dict[str, Any] = {
         {"optimizer__kind": "adamw_8bit", "trainer__accelerator": "cpu"},
         {"optimizer__kind": "paged_adamw_8bit", "trainer__accelerator": "cuda"},
         {"model__backbone__kernels": "liger"},
+        {"data__encoding__feature_cache": 2.0, "model__lora": {"rank": 8}},
+        {"data__encoding__feature_cache": 2.0, "model__backbone__freeze": ["vision", "merger"]},
+        {"data__encoding__feature_cache": 2.0, "model__backbone__quantization": "nf4"},
     ],
 )
 def test_what_makes_a_step_cheaper_is_right_where_it_does(changes: dict[str, Any]) -> None:

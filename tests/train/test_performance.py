@@ -11,7 +11,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from basereward.errors import ModelError
-from basereward.model.cost import Counter, batch_shapes
+from basereward.model.cost import Counter
+from basereward.model.shapes import batch_shapes
 from basereward.recipe import load_recipe
 from basereward.train import performance
 from basereward.train.build import build

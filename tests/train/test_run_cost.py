@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from basereward.cli import main
-from basereward.model.cost import Counter, batch_shapes
+from basereward.model.cost import Counter
 from basereward.model.memory import Pass
+from basereward.model.shapes import batch_shapes
 from basereward.recipe import load_recipe
 from basereward.train.build import build
 from basereward.train.cost import recipe_cost

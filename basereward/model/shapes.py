@@ -1,0 +1,69 @@
+"""What a pass works on, in numbers: trees of tokens and their pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from basereward.data.distinct import distinct
+from basereward.data.encoding import EncodedGroup
+from basereward.data.features import Grid
+from basereward.data.tree import Layout, TreeBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A tree: tokens of its prefix, tokens of every branch, and its pictures. A plain sequence has one branch."""
+
+    prefix: int
+    branches: tuple[int, ...]
+    images: tuple[Grid, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        return self.prefix + sum(self.branches)
+
+    @property
+    def pairs(self) -> int:
+        """Of tokens of which one sees the other, each with itself included.
+
+        >>> Shape(2, (1, 2)).pairs  # 3 in the prefix, 2 + 1, 4 + 3
+        13
+        """
+        own = (self.prefix, *self.branches)
+        return sum(n * (n + 1) // 2 for n in own) + self.prefix * sum(self.branches)
+
+    @property
+    def pairs_of_ends(self) -> int:
+        """Those in which a pooled token sees.
+
+        >>> Shape(2, (1, 2)).pairs_of_ends
+        7
+        """
+        return sum(self.prefix + branch for branch in self.branches)
+
+
+def batch_shapes(batch: TreeBatch) -> list[Shape]:
+    """The trees of a batch, or its plain sequences without their padding. All its pictures are the first one's; which
+    tree they belong to changes no count."""
+    if batch.layout == "tree":
+        trees = [(prefix, tuple(branches)) for prefix, *branches in batch.trees]
+    else:
+        lengths = zip((batch.branch == 0).sum(1).tolist(), (batch.branch > 0).sum(1).tolist(), strict=True)
+        trees = [(prefix, (branch,)) for prefix, branch in lengths]
+    images = _grids(batch.image_grid_thw)
+    return [Shape(prefix, branches, () if i else images) for i, (prefix, branches) in enumerate(trees)]
+
+
+def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[Shape]:
+    """The tree of a group, or the plain sequence of each of its responses. The first one has its pictures, each once,
+    but for those whose features are kept."""
+    branches = tuple(len(branch) for branch in group.branches)
+    images = _grids(distinct([group], [1]).grids)
+    bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]
+    return [Shape(len(group.prefix), bundle, () if i else images) for i, bundle in enumerate(bundles)]
+
+
+def _grids(thw: Tensor | None) -> tuple[Grid, ...]:
+    return () if thw is None else tuple((int(t), int(h), int(w)) for t, h, w in thw.tolist())
