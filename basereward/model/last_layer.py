@@ -66,9 +66,9 @@ class LastLayer:
 def _last(transformer: nn.Module) -> tuple[int, list[nn.Module]]:
     """How many layers there are, and the modules of the last one that work token by token."""
     layers: Any = getattr(getattr(transformer, "language_model", transformer), "layers", [])
-    attention, feed_forward = (
-        getattr(layers[-1] if len(layers) else None, name, None) for name in ("self_attn", "mlp")
-    )
+    last: Any = layers[-1] if len(layers) else None
+    attention: Any = getattr(last, "self_attn", None)
+    feed_forward: Any = getattr(last, "mlp", None)
     if not hasattr(feed_forward, "down_proj") or not hasattr(attention, "q_proj") or not hasattr(attention, "o_proj"):
         return len(layers), []
     return len(layers), [attention.q_proj, attention.o_proj, feed_forward]
