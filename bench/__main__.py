@@ -24,7 +24,7 @@ from bench import checkpoint, workloads
 from bench.table import table
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKLOADS = ("pairs", "groups", "text")
+WORKLOADS = ("pairs", "groups", "text", "short")
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ TRAINERS = (
     Trainer("tree", sys.executable, "bench.ours", ("--layout", "tree")),
     Trainer("plain", sys.executable, "bench.ours", ("--layout", "plain")),
     Trainer("ms-swift", os.environ.get("MS_SWIFT_PYTHON"), "bench.peers.ms_swift"),
-    Trainer("TRL", os.environ.get("TRL_PYTHON"), "bench.peers.trl", can=("text",)),  # it reads no images
+    Trainer("TRL", os.environ.get("TRL_PYTHON"), "bench.peers.trl", can=("text", "short")),  # it reads no images
 )
 
 
 def measure(trainer: Trainer, workload: str, *, work: Path, steps: int, vision: bool) -> dict[str, Any] | None:
     """Runs one trainer in a process of its own; None, and the end of its log on standard error, when it fails."""
     assert trainer.python is not None
-    given = {"checkpoint": work / ("text_model" if workload == "text" else "image_model")}
+    given = {"checkpoint": work / ("image_model" if workload in workloads.WITH_IMAGES else "text_model")}
     given |= {"rows": work / f"{workload}.jsonl"}
     command = [trainer.python, "-m", trainer.module, *trainer.args, "--steps", str(steps)]
     command += ["--vision"] if vision else []

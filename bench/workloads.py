@@ -7,6 +7,7 @@
 | pairs.jsonl | 896 x 896 pixels, which is 1,024 visual tokens | a question and 40 words | two of 40 to 200 words |
 | groups.jsonl | the same | the same | four, ranked: six preferences |
 | text.jsonl | none | 600 words | two of 40 to 200 words |
+| short.jsonl | none | ten words | two of 300 to 400 words |
 
 Rows are in our own format; `for_ms_swift` and `for_trl` write them in that of another trainer.
 """
@@ -31,16 +32,20 @@ FILLER = (
 PROMPT_WORDS = 40
 TEXT_PROMPT_WORDS = 600
 RESPONSE_WORDS = (40, 200)
+SHORT_PROMPT_WORDS = 10
+LONG_RESPONSE_WORDS = (300, 400)
+WITH_IMAGES = ("pairs", "groups")
 
 
 def write(folder: Path, *, rows: int = 48, side: int = 896, seed: int = 0) -> None:
-    """Writes the three workloads and the pictures they name; the same arguments write the same bytes."""
+    """Writes the workloads and the pictures they name; the same arguments write the same bytes."""
     from sklearn.datasets import load_digits
 
     rng = random.Random(seed)
     digits = load_digits()
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    made: dict[str, list[Row]] = {"pairs": [], "groups": [], "text": []}
+    made: dict[str, list[Row]] = {"pairs": [], "groups": [], "text": [], "short": []}
+    long_rng = random.Random(seed + 1)
     for i in range(rows):
         picture = f"images/{i}.png"
         _save_picture(folder / picture, digits.images[i], side=side)
@@ -52,6 +57,9 @@ def write(folder: Path, *, rows: int = 48, side: int = 896, seed: int = 0) -> No
         made["pairs"].append(_row(i, question, responses[:2], images=[picture]))
         made["groups"].append(_row(i, question, responses, images=[picture]))
         made["text"].append(_row(i, long_prompt, responses[:2], images=[]))
+        answers = [_words(long_rng, *LONG_RESPONSE_WORDS) for _ in range(2)]
+        asked = _words(long_rng, SHORT_PROMPT_WORDS, SHORT_PROMPT_WORDS)
+        made["short"].append(_row(i, asked, answers, images=[]))
     for name, content in made.items():
         write_rows(folder / f"{name}.jsonl", content)
 

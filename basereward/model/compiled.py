@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import MethodType
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import AttentionInterface
@@ -21,4 +25,14 @@ def compile_layers(transformer: nn.Module) -> None:
     """
     AttentionInterface.register(TREE_ATTENTION, torch.compiler.disable(tree_attention))  # type: ignore[no-untyped-call]
     for layer in decoder_layers(transformer):
-        layer.compile(dynamic=True)
+        work: Any = type(layer).forward
+        # What computes a layer again stays around the compiled code: inside, it forbids the pause for attention.
+        inner = torch.compile(getattr(work, "__wrapped__", work), dynamic=True)
+
+        def forward(self: Any, *inputs: Any, _inner: Any = inner, **options: Any) -> Any:
+            compiled = partial(_inner, self, **options)
+            if self.gradient_checkpointing and self.training:
+                return self._gradient_checkpointing_func(compiled, *inputs)
+            return compiled(*inputs)
+
+        layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]

@@ -1,0 +1,73 @@
+"""Measure what a training step holds in memory beyond what it began with: tree rows against one sequence a response.
+
+    python -m bench.memory [--work FOLDER] [--workload pairs]
+
+Each layout runs in a process of its own: a step to warm up, then the resident memory before a second step and its
+peak during that step, as Linux counts them (VmRSS, and VmHWM after a reset).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.timing import quiet_stdout
+
+
+def resident(key: str) -> float:
+    """Resident memory of this process in MiB: `VmRSS` now, `VmHWM` at most since the last reset."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
+    return int(line.split()[1]) / 1024
+
+
+def measure(work: Path, workload: str, *, layout: str) -> float:
+    """MiB at the peak of a step above those before it."""
+    from bench.step import Bench
+
+    with quiet_stdout():
+        bench = Bench(work, workload)
+        groups = [group for _, group in zip(range(2), bench.groups(), strict=False)]
+        batch = bench.batch(groups, layout=layout)  # type: ignore[arg-type]  # one of the two
+        bench.step(batch)
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        bench.step(batch)
+        return resident("VmHWM") - before
+
+
+def main() -> int:
+    """Prints one Markdown table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.memory")
+    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
+    parser.add_argument("--workload", default="pairs")
+    parser.add_argument("--layout", choices=("tree", "plain"), help="measure one, and print a number")
+    given = parser.parse_args()
+    if given.layout:
+        print(json.dumps(measure(given.work, given.workload, layout=given.layout)))
+        return 0
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (given.work or Path(temporary)).resolve()
+        store = {"BASEREWARD_RUNS": str(work / "runs"), "MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}"}
+        # Small pieces of freed memory go back at once, or the peak of an earlier step would hide that of a later one.
+        settings = os.environ | store | {"OMP_NUM_THREADS": "2", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+        taken = {}
+        for layout in ("tree", "plain"):
+            command = [sys.executable, "-m", "bench.memory", "--work", str(work), "--workload", given.workload]
+            told = subprocess.run([*command, "--layout", layout], env=settings, check=True, capture_output=True)
+            taken[layout] = json.loads(told.stdout.splitlines()[-1])
+    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n")
+    print("| a step of two groups | tree / plain | tree, MiB | plain, MiB |")
+    print("|---|---|---|---|")
+    print(f"| {given.workload} | {taken['tree'] / taken['plain']:.2f} | {taken['tree']:.0f} | {taken['plain']:.0f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Show how the cost of a training step grows: with groups in a row, and with the responses of a group.
+
+    python -m bench.scaling [--work FOLDER] [--rounds 3]
+
+A step is a forward and a backward pass over groups with a picture of 896 x 896 pixels. The fit is the straight line
+that least squares draw through the seconds: the cost of a prefix, that of a branch, and how far a point lies off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from basereward.data.encoding import EncodedGroup
+from basereward.data.tree import TreeBatch
+from basereward.train.allocator import keep_freed_memory
+from bench.step import Bench, of_size
+
+RESPONSES = (1, 2, 4, 8, 16)
+GROUPS = (1, 2, 4, 8)
+
+
+def line(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float, float]:
+    """Offset and slope of the line through the points, and the largest distance from it as a share of the point.
+
+    >>> [round(value, 6) for value in line([1, 2, 4], [3.0, 5.0, 9.0])]
+    [1.0, 2.0, 0.0]
+    """
+    slope, offset = np.polyfit(sizes, seconds, 1)
+    off = np.abs(np.asarray(seconds) - (offset + slope * np.asarray(sizes))) / np.asarray(seconds)
+    return float(offset), float(slope), float(off.max())
+
+
+def measure(bench: Bench, batch_of: Callable[[int], TreeBatch], sizes: Sequence[int], *, rounds: int) -> list[float]:
+    """Median seconds of a step for every size; sizes take turns."""
+    batches = {size: batch_of(size) for size in sizes}
+    bench.step(batches[sizes[-1]])
+    taken = [{size: bench.step(batch) for size, batch in batches.items()} for _ in range(rounds)]
+    return [statistics.median(told[size] for told in taken) for size in sizes]
+
+
+def row(name: str, sizes: Sequence[int], seconds: Sequence[float]) -> str:
+    """One line of the table."""
+    offset, slope, off = line(sizes, seconds)
+    points = ", ".join(f"{size}: {spent:.2f}" for size, spent in zip(sizes, seconds, strict=True))
+    return f"| {name} | {points} | {offset:.2f} + {slope:.3f} n | {off:.0%} |"
+
+
+def main() -> int:
+    """Prints one Markdown table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.scaling")
+    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    keep_freed_memory()  # as a run does
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (given.work or Path(temporary)).resolve()
+        bench = Bench(work, "groups")
+        groups: list[EncodedGroup] = [group for _, group in zip(range(max(GROUPS)), bench.groups(), strict=False)]
+        one = groups[0]
+        by_responses = measure(
+            bench, lambda n: bench.batch([of_size(one, n)]), RESPONSES, rounds=given.rounds
+        )  # fmt: skip
+        by_groups = measure(bench, lambda n: bench.batch(groups[:n]), GROUPS, rounds=given.rounds)
+    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n")
+    print("| n | seconds of a step | fit | farthest point |")
+    print("|---|---|---|---|")
+    print(row("responses of one group", RESPONSES, by_responses))
+    print(row("groups of four in a row", GROUPS, by_groups))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
