@@ -35,4 +35,4 @@ def compile_layers(transformer: nn.Module) -> None:
                 return self._gradient_checkpointing_func(compiled, *inputs)
             return compiled(*inputs)
 
-        layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]
+        layer.forward = MethodType(forward, layer)
