@@ -3,6 +3,8 @@
 make bench                                      our tree and plain layouts
 make bench ARGS="--workloads pairs --steps 12"
 MS_SWIFT_PYTHON=S/bin/python TRL_PYTHON=W/bin/python make bench
+make bench ARGS="--gpu 7b"                      random weights in the shapes of Qwen2.5-VL-7B, on one NVIDIA GPU
+make bench ARGS="--gpu 7b --full"               all weights but those of the vision tower trained
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import checkpoint, workloads
-from bench.table import table
+from bench.table import Results, table
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKLOADS = ("pairs", "groups", "text", "short")
@@ -46,15 +48,38 @@ TRAINERS = (
 )
 
 
-def measure(trainer: Trainer, workload: str, *, work: Path, steps: int, vision: bool) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Work:
+    """What all trainers are given."""
+
+    folder: Path  # of rows and checkpoints
+    gpu: str | None  # shapes of the checkpoint that trains on a GPU; None: the small ones, on the CPU
+    options: tuple[str, ...]
+
+    def checkpoint(self, workload: str) -> Path:
+        if self.gpu is not None:
+            return self.folder / f"{self.gpu}_model"
+        return self.folder / ("image_model" if workload in workloads.WITH_IMAGES else "text_model")
+
+    def prepare(self) -> None:
+        """Writes the workloads and the checkpoints, unless an earlier call left them there."""
+        for name in WORKLOADS:
+            folder = self.checkpoint(name)
+            if not (folder / "tokenizer.json").exists():
+                text_only = self.gpu is None and name not in workloads.WITH_IMAGES
+                checkpoint.write(folder, shapes=self.gpu or checkpoint.SMALL, text_only=text_only)
+        workloads.write(self.folder)
+
+
+def measure(trainer: Trainer, workload: str, work: Work) -> dict[str, Any] | None:
     """Runs one trainer in a process of its own; None, and the end of its log on standard error, when it fails."""
     assert trainer.python is not None
-    given = {"checkpoint": work / ("image_model" if workload in workloads.WITH_IMAGES else "text_model")}
-    given |= {"rows": work / f"{workload}.jsonl"}
-    command = [trainer.python, "-m", trainer.module, *trainer.args, "--steps", str(steps)]
-    command += ["--vision"] if vision else []
-    command += [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    store = {"BASEREWARD_RUNS": str(work / "runs"), "MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}"}
+    told = ("--checkpoint", str(work.checkpoint(workload)), "--rows", str(work.folder / f"{workload}.jsonl"))
+    command = [trainer.python, "-m", trainer.module, *trainer.args, *told, *work.options]
+    store = {
+        "BASEREWARD_RUNS": str(work.folder / "runs"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{work.folder / 'mlflow.db'}",
+    }
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | store | offline, stdin=subprocess.DEVNULL, capture_output=True, text=True
@@ -68,30 +93,34 @@ def measure(trainer: Trainer, workload: str, *, work: Path, steps: int, vision: 
     return result
 
 
-def prepare(work: Path) -> None:
-    """Writes the workloads and the two checkpoints, unless an earlier call left them there."""
-    for name, text_only in {"image_model": False, "text_model": True}.items():
-        if not (work / name / "tokenizer.json").exists():
-            checkpoint.write(work / name, text_only=text_only)
-    workloads.write(work)
-
-
-def sitting(
-    work: Path, *, chosen: list[str], trainers: list[str], steps: int, rounds: int, vision: bool
-) -> tuple[dict[tuple[str, str], float], bool]:
-    """Preferences a second by (workload, trainer), the median of `rounds`; and whether every trainer could be timed.
+def sitting(work: Work, *, chosen: list[str], trainers: list[str], rounds: int) -> tuple[Results, bool]:
+    """What was measured by (workload, trainer), of each figure the median of `rounds`; and whether every trainer could
+    be timed.
 
     Trainers take turns within a round, so that a machine that slows down slows all of them.
     """
-    taken: dict[tuple[str, str], list[float]] = {}
+    taken: dict[tuple[str, str], list[dict[str, Any]]] = {}
     there = [trainer for trainer in TRAINERS if trainer.python and trainer.name in trainers]
     turns = [(w, t) for _ in range(rounds) for w in chosen for t in there if w in t.can]
     for workload, trainer in turns:
-        result = measure(trainer, workload, work=work, steps=steps, vision=vision)
+        result = measure(trainer, workload, work)
         if result is not None:
-            taken.setdefault((workload, trainer.name), []).append(result["pairs_per_s"])
+            taken.setdefault((workload, trainer.name), []).append(result)
     complete = sum(map(len, taken.values())) == len(turns)
-    return {key: statistics.median(values) for key, values in taken.items()}, complete
+    return {key: _medians(results) for key, results in taken.items()}, complete
+
+
+def _medians(results: list[dict[str, Any]]) -> dict[str, float]:
+    figures = [name for name, value in results[0].items() if isinstance(value, float)]
+    return {name: statistics.median(result[name] for result in results) for name in figures}
+
+
+def _machine(gpu: bool) -> str:
+    if not gpu:
+        return f"{platform.machine()}, {os.cpu_count()} cores, two threads, float32"
+    import torch
+
+    return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bfloat16"
 
 
 def main() -> int:
@@ -103,22 +132,24 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps; the first two are not counted")
     parser.add_argument("--rounds", type=int, default=1, help="times that every trainer gets its turn")
     parser.add_argument("--vision", action="store_true", help="adapters on the vision tower and its merger too")
+    parser.add_argument("--responses", type=int, default=4, help="responses that a step reads")
+    parser.add_argument("--gpu", choices=[name for name in checkpoint.SHAPES if name != checkpoint.SMALL])
+    parser.add_argument("--full", action="store_true", help="with --gpu: train all weights but the vision tower's")
     parser.add_argument("--work", type=Path, help="keeps rows, checkpoints and runs; default: a temporary folder")
     given = parser.parse_args()
+    options = ["--steps", str(given.steps), "--responses", str(given.responses)]
+    options += ["--vision"] if given.vision else []
+    if given.gpu is not None:
+        given.trainers = [name for name in given.trainers if name in ("tree", "plain")]
+        options += ["--gpu", *(["--full"] if given.full else [])]
     with tempfile.TemporaryDirectory() as temporary:
-        work = (given.work or Path(temporary)).resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        prepare(work)
-        speed, complete = sitting(
-            work,
-            chosen=given.workloads,
-            trainers=given.trainers,
-            steps=given.steps,
-            rounds=given.rounds,
-            vision=given.vision,
-        )
-    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, two threads, float32\n")
-    print(table(speed, workloads=given.workloads, trainers=[trainer.name for trainer in TRAINERS]))
+        folder = (given.work or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        work = Work(folder, given.gpu, tuple(options))
+        work.prepare()
+        measured, complete = sitting(work, chosen=given.workloads, trainers=given.trainers, rounds=given.rounds)
+    print(f"{datetime.date.today()}, {_machine(given.gpu is not None)}\n")
+    print(table(measured, workloads=given.workloads, trainers=[trainer.name for trainer in TRAINERS]))
     return 0 if complete else 1
 
 

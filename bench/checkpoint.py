@@ -1,9 +1,9 @@
 """Random checkpoints that every trainer can load from a folder: Qwen's on-disk format and vocabulary, few weights.
 
-    python -m bench.checkpoint FOLDER [--text]
+    python -m bench.checkpoint FOLDER [--text] [--shapes 3b]
 
 A Qwen2.5-VL of hidden size 512 with 8 layers and a vision tower of hidden size 128 with 4; with --text
-a Qwen2 of the same size.
+a Qwen2 of the same size; with --shapes one of the sizes that are published, in bfloat16.
 """
 
 from __future__ import annotations
@@ -25,10 +25,68 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-HIDDEN = 512
-HEADS = 8
 FIRST_SPECIAL_ID = 151643  # the vocabulary file ends before it
 VOCABULARY = 151936  # ids that embeddings are kept for, more than there are tokens
+
+SMALL = "small"
+WINDOW = {"window_size": 112, "num_heads": 16}
+SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # Those of config.json of Qwen2.5-VL-3B-Instruct and Qwen2.5-VL-7B-Instruct: language model, vision tower.
+    "3b": (
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        },
+        {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+            **WINDOW,
+        },
+    ),
+    "7b": (
+        {
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": False,
+        },
+        {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+            **WINDOW,
+        },
+    ),
+    SMALL: (
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+        },
+        {
+            "depth": 4,
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_heads": 4,
+            "fullatt_block_indexes": [1, 3],
+            "window_size": 112,
+        },
+    ),
+}
 
 # Qwen2's published rule for cutting text into words, and its special tokens in the order of their ids.
 WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -74,49 +132,46 @@ IMAGE_PROCESSOR = {
 }
 
 
-def write(folder: Path, *, text_only: bool = False, seed: int = 0) -> None:
-    """Writes weights, configuration, tokenizer and, unless `text_only`, the image processor's settings."""
+def write(folder: Path, *, shapes: str = SMALL, text_only: bool = False, seed: int = 0) -> None:
+    """Writes weights, configuration, tokenizer and, unless `text_only`, the image processor's settings.
+
+    Args:
+        shapes: a name of `SHAPES`; those that are published are drawn and written in bfloat16, on a GPU where one is.
+        text_only: a Qwen2 of the language model's shapes.
+    """
     torch.manual_seed(seed)
-    model: PreTrainedModel = _language_model() if text_only else _vision_language_model()
+    published = shapes != SMALL
+    standard = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if published else standard)
+    try:
+        with torch.device("cuda" if published and torch.cuda.is_available() else "cpu"):
+            model: PreTrainedModel = _language_model(shapes) if text_only else _vision_language_model(shapes)
+    finally:
+        torch.set_default_dtype(standard)
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     if not text_only:
         (folder / "preprocessor_config.json").write_text(json.dumps(IMAGE_PROCESSOR, indent=2))
 
 
-def _language_settings() -> dict[str, Any]:
-    return {
-        "vocab_size": VOCABULARY,
-        "hidden_size": HIDDEN,
-        "intermediate_size": 4 * HIDDEN,
-        "num_hidden_layers": 8,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32768,
-    }
-
-
-def _language_model() -> Qwen2ForCausalLM:
+def _language_model(shapes: str) -> Qwen2ForCausalLM:
     end_of_turn = FIRST_SPECIAL_ID + SPECIAL.index("<|im_end|>")
     ends: dict[str, Any] = {"pad_token_id": FIRST_SPECIAL_ID, "eos_token_id": end_of_turn}
-    return Qwen2ForCausalLM(Qwen2Config(**_language_settings(), **ends))
+    return Qwen2ForCausalLM(Qwen2Config(**SHAPES[shapes][0], max_position_embeddings=32768, **ends))
 
 
-def _vision_language_model() -> Qwen2_5_VLForConditionalGeneration:
-    frequencies = HIDDEN // HEADS // 2  # of the rotary embedding, shared out to time, height and width as 1 : 1.5 : 1.5
+def _vision_language_model(shapes: str) -> Qwen2_5_VLForConditionalGeneration:
+    language, vision = SHAPES[shapes]
+    # Of the rotary embedding, shared out to time, height and width as 1 : 1.5 : 1.5.
+    frequencies = language["hidden_size"] // language["num_attention_heads"] // 2
     time = frequencies // 4
     sections = [time, (frequencies - time) // 2, (frequencies - time) // 2]
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
-    vision = {
-        "depth": 4,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_heads": 4,
-        "out_hidden_size": HIDDEN,
-        "fullatt_block_indexes": [1, 3],
-        "window_size": 112,
-    }
-    config = Qwen2_5_VLConfig(text_config=_language_settings() | {"rope_parameters": rope}, vision_config=vision)
+    config = Qwen2_5_VLConfig(
+        text_config=language | {"max_position_embeddings": 32768, "rope_parameters": rope},
+        vision_config=vision | {"out_hidden_size": language["hidden_size"]},
+        tie_word_embeddings=language.get("tie_word_embeddings", False),
+    )
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
@@ -140,8 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a small random checkpoint in Qwen's format.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--text", action="store_true", help="a text-only Qwen2 in place of a Qwen2.5-VL")
+    parser.add_argument("--shapes", choices=SHAPES, default=SMALL)
     given = parser.parse_args()
-    write(given.folder, text_only=given.text)
+    write(given.folder, shapes=given.shapes, text_only=given.text)
 
 
 if __name__ == "__main__":

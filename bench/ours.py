@@ -1,37 +1,90 @@
 """Time our own training on a workload, with `trainer.fit` as a notebook calls it.
 
 python -m bench.ours --checkpoint FOLDER --rows pairs.jsonl --layout tree [--steps 8] [--responses 4] [--vision]
+    [--gpu] [--full]
 """
 
 from __future__ import annotations
 
+import statistics
 from importlib.metadata import version
 from math import comb
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from basereward import build, load_recipe
-from bench.timing import Clock, arguments, quiet_stdout, report
+from basereward.data.tree import TreeBatch
+from basereward.model.cost import Counter
+from basereward.model.shapes import batch_shapes
+from basereward.train.module import RewardModule
+from basereward.train.performance import product_dtype, product_rate
+from bench.timing import WARM_UP_STEPS, Clock, arguments, quiet_stdout, report
 from bench.workloads import read_rows
 
 HERE = Path(__file__).parent
 
 
 class StepEnds(Callback):
-    """Ticks a clock at the end of every batch, each of which is an optimizer step here."""
+    """Ticks a clock at the end of every batch, each of which is an optimizer step here, and counts its useful work.
+
+    Attributes:
+        flops: of every step; see `basereward.model.cost`.
+        rates: FLOP/s of the machine's own matrix product, before and after the steps.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.flops: list[int] = []
+        self.rates: list[float] = []
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measure(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TreeBatch, batch_idx: int
+    ) -> None:
         self.clock.tick()
+        assert isinstance(pl_module, RewardModule)
+        self.flops.append(Counter(pl_module.model)(batch_shapes(batch)).total)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, RewardModule)
+        self.rates.append(product_rate(module.device, dtype=product_dtype(trainer, module)))
+
+    def work(self) -> dict[str, float]:
+        """GFLOP of a step and GFLOP/s over the steps that are timed, the machine's own GFLOP/s, and the share."""
+        timed = self.flops[WARM_UP_STEPS:]
+        achieved = sum(timed) / (self.clock.ends[-1] - self.clock.ends[WARM_UP_STEPS - 1])
+        machine = statistics.mean(self.rates)
+        found = {"gflop_a_step": statistics.mean(timed), "gflop_s": achieved, "product_gflop_s": machine}
+        return {name: value / 1e9 for name, value in found.items()} | {"work_share": achieved / machine}
 
 
-def overrides(checkpoint: Path, rows: Path, *, layout: str, groups: int, steps: int, vision: bool) -> list[str]:
-    """What the recipe of the bench is told for one workload."""
+# Frozen weights in bfloat16, products too; loading keeps up.
+ON_GPU = ("trainer.accelerator=gpu", "trainer.precision=bf16-mixed", "model.backbone.dtype=bfloat16", "data.workers=8")
+IN_FULL = ("model.lora=null", "model.backbone.freeze=[vision]")
+
+
+def overrides(
+    checkpoint: Path,
+    rows: Path,
+    *,
+    layout: str,
+    groups: int,
+    steps: int,
+    vision: bool = False,
+    gpu: bool = False,
+    full: bool = False,
+) -> list[str]:
+    """What the recipe of the bench is told for one workload: adapters on the vision tower too, or all weights of
+    merger, language model and head trained."""
+    adapted = f"model.lora.parts=[{'vision, merger, language' if vision else 'language'}]"
     return [
         f"model.backbone.path={checkpoint}",
         f"data.sources.rows.path={rows}",
@@ -39,27 +92,37 @@ def overrides(checkpoint: Path, rows: Path, *, layout: str, groups: int, steps: 
         f"batch.groups={groups}",
         f"batch.groups_per_forward={groups}",
         f"trainer.steps={steps}",
-        f"model.lora.parts=[{'vision, merger, language' if vision else 'language'}]",
+        *(IN_FULL if full else (adapted,)),
+        *(ON_GPU if gpu else ()),
     ]
 
 
 def main() -> None:
     """Trains for a few steps; a group of K responses counts K (K - 1) / 2 preferences."""
-    given = arguments(__doc__, more=("layout",))
+    given = arguments(__doc__, more=("layout",), flags=("gpu", "full"))
     group_size = len(read_rows(given.rows)[0]["responses"])
     groups = given.responses // group_size
     clock = Clock()
     told = overrides(
-        given.checkpoint, given.rows, layout=given.layout, groups=groups, steps=given.steps, vision=given.vision
+        given.checkpoint,
+        given.rows,
+        layout=given.layout,
+        groups=groups,
+        steps=given.steps,
+        vision=given.vision,
+        gpu=given.gpu,
+        full=given.full,
     )
     with quiet_stdout():
         module, data, trainer = build(
             load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=told)
         )
-        trainer.callbacks.append(StepEnds(clock))  # type: ignore[attr-defined]
+        steps = StepEnds(clock)
+        trainer.callbacks.append(steps)  # type: ignore[attr-defined]
         trainer.fit(module, data)
     pairs = groups * comb(group_size, 2)
-    report(f"ours, {given.layout}", clock, pairs=pairs, version=version("basereward"), torch=torch.__version__)
+    versions = {"version": version("basereward"), "torch": torch.__version__}
+    report(f"ours, {given.layout}", clock, pairs=pairs, **versions, **steps.work())
 
 
 if __name__ == "__main__":

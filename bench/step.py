@@ -33,7 +33,7 @@ class Bench:
             checkpoint.write(model, text_only=workload not in workloads.WITH_IMAGES)
         if not (work / f"{workload}.jsonl").exists():
             workloads.write(work)
-        told = overrides(model, work / f"{workload}.jsonl", layout="tree", groups=1, steps=1, vision=False)
+        told = overrides(model, work / f"{workload}.jsonl", layout="tree", groups=1, steps=1)
         recipe = load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=told)
         self.module: RewardModule
         self.data: PreferenceData

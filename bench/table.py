@@ -1,46 +1,75 @@
-"""The bench's result as two Markdown tables: ratios first."""
+"""The bench's result as Markdown tables: ratios first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-Cells = Mapping[tuple[str, str], float]  # (workload, trainer) to a number
+Results = Mapping[tuple[str, str], Mapping[str, float]]  # (workload, trainer) to figures by name
+
+# Columns of the last table, for trainers whose work is counted: heading, figure, format.
+WORK = (
+    ("of the machine's rate", "work_share", ".2f"),
+    ("GFLOP a step", "gflop_a_step", ".0f"),
+    ("GFLOP/s", "gflop_s", ".0f"),
+    ("GFLOP/s of the machine", "product_gflop_s", ".0f"),
+)
 
 
-def table(speed: Cells, *, workloads: Sequence[str], trainers: Sequence[str]) -> str:
-    """How many times faster the first trainer is than the others, then preferences a second of each.
+def table(results: Results, *, workloads: Sequence[str], trainers: Sequence[str]) -> str:
+    """How many times faster the first trainer is than the others, then preferences a second and peak memory of each,
+    then the useful work of those whose work is counted.
 
     A trainer that was never timed gets no column.
 
-    >>> print(table({("pairs", "tree"): 0.9, ("pairs", "plain"): 0.3}, workloads=["pairs"], trainers=["tree", "plain"]))
+    >>> fast, slow = {"pairs_per_s": 0.9, "peak_gib": 2.0}, {"pairs_per_s": 0.3, "peak_gib": 4.0}
+    >>> results = {("text", "tree"): fast, ("text", "plain"): slow}
+    >>> print(table(results, workloads=["text"], trainers=["tree", "plain"]))
     | times faster | tree / plain |
     |---|---|
-    | pairs | 3.00 |
+    | text | 3.00 |
     <BLANKLINE>
     | preferences a second | tree | plain |
     |---|---|---|
-    | pairs | 0.900 | 0.300 |
+    | text | 0.900 | 0.300 |
+    <BLANKLINE>
+    | peak memory of the process, GiB | tree | plain |
+    |---|---|---|
+    | text | 2.0 | 4.0 |
     """
     first = trainers[0]
-    timed = [name for name in trainers if any(name == trainer for _, trainer in speed)]
+    timed = [name for name in trainers if any(name == trainer for _, trainer in results)]
+    speed = {key: figures["pairs_per_s"] for key, figures in results.items()}
+    memory = {key: figures["peak_gib"] for key, figures in results.items()}
+    ratios = {
+        (workload, name): speed[workload, first] / value
+        for (workload, name), value in speed.items()
+        if name != first and (workload, first) in speed
+    }
     others = [name for name in timed if name != first]
-    base = {workload: value for (workload, name), value in speed.items() if name == first}
-    ratios = {(workload, name): base[workload] / value for (workload, name), value in speed.items() if workload in base}
-    lines = [
-        _line("times faster", [f"{first} / {name}" for name in others]),
-        _rule(len(others)),
-        *(_line(workload, _shown(ratios, workload, others, digits=2)) for workload in workloads),
-        "",
-        _line("preferences a second", timed),
-        _rule(len(timed)),
-        *(_line(workload, _shown(speed, workload, timed, digits=3)) for workload in workloads),
+    parts = [
+        _grid("times faster", workloads, {f"{first} / {name}": name for name in others}, ratios, ".2f"),
+        _grid("preferences a second", workloads, {name: name for name in timed}, speed, ".3f"),
+        _grid("peak memory of the process, GiB", workloads, {name: name for name in timed}, memory, ".1f"),
     ]
+    counted = [key for key in results if "work_share" in results[key]]
+    if counted:
+        lines = [_line("useful work", [heading for heading, _, _ in WORK]), _rule(len(WORK))]
+        for workload, name in counted:
+            figures = results[workload, name]
+            lines.append(_line(f"{workload}, {name}", [f"{figures[key]:{form}}" for _, key, form in WORK]))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _grid(
+    head: str, workloads: Sequence[str], columns: Mapping[str, str], cells: Mapping[tuple[str, str], float], form: str
+) -> str:
+    """`columns`: heading to trainer."""
+    lines = [_line(head, list(columns)), _rule(len(columns))]
+    for workload in workloads:
+        found = [cells.get((workload, name)) for name in columns.values()]
+        lines.append(_line(workload, ["-" if value is None else f"{value:{form}}" for value in found]))
     return "\n".join(lines)
-
-
-def _shown(cells: Cells, workload: str, names: Sequence[str], *, digits: int) -> list[str]:
-    values = [cells.get((workload, name)) for name in names]
-    return ["-" if value is None else f"{value:.{digits}f}" for value in values]
 
 
 def _line(head: str, cells: Sequence[str]) -> str:

@@ -44,8 +44,11 @@ class Clock:
         return statistics.median(end - start for start, end in zip(starts, ends, strict=False))
 
 
-def arguments(description: str | None, *, more: tuple[str, ...] = ()) -> argparse.Namespace:
-    """What every timed program is told: --checkpoint, --rows, --steps, --responses (of a step), --vision and `more`."""
+def arguments(
+    description: str | None, *, more: tuple[str, ...] = (), flags: tuple[str, ...] = ()
+) -> argparse.Namespace:
+    """What every timed program is told: --checkpoint, --rows, --steps, --responses (of a step), --vision, `more` with a
+    value each, and `flags`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True)
@@ -54,6 +57,8 @@ def arguments(description: str | None, *, more: tuple[str, ...] = ()) -> argpars
     parser.add_argument("--vision", action="store_true", help="adapters on the vision tower and its merger too")
     for name in more:
         parser.add_argument(f"--{name}", required=True)
+    for name in flags:
+        parser.add_argument(f"--{name}", action="store_true")
     return parser.parse_args()
 
 
@@ -71,10 +76,15 @@ def quiet_stdout() -> Iterator[None]:
         os.close(kept)
 
 
-def report(trainer: str, clock: Clock, *, pairs: int, version: str, torch: str) -> None:
-    """Prints the one line of JSON; `pairs` is the number of preferences that one optimizer step learns from."""
+def report(trainer: str, clock: Clock, *, pairs: int, version: str, torch: str, **more: float) -> None:
+    """Prints the one line of JSON.
+
+    Args:
+        pairs: preferences that one optimizer step learns from.
+        more: what else was measured.
+    """
     step_s = clock.step_s
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
     result = {"trainer": trainer, "version": version, "torch": torch, "peak_gib": peak_gib, "step_s": step_s}
-    result |= {"pairs_per_s": pairs / step_s}
+    result |= {"pairs_per_s": pairs / step_s, **more}
     print(json.dumps(result), flush=True)

@@ -88,6 +88,18 @@ def read_rows(path: Path) -> list[Row]:
         return [json.loads(line) for line in lines]
 
 
+def some_rows(folder: Path, workload: str, *, count: int) -> Path:
+    """A file of the first rows of a workload, which are written where they are not there."""
+    if not (folder / f"{workload}.jsonl").exists():
+        write(folder)
+    rows = read_rows(folder / f"{workload}.jsonl")
+    if len(rows) < count:
+        raise SystemExit(f"the workload {workload} has {len(rows)} rows; {count} are asked for")
+    path = folder / f"{workload}_{count}.jsonl"
+    write_rows(path, rows[:count])
+    return path
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """One row a line."""
     with path.open("w", encoding="utf-8") as out:

@@ -38,6 +38,7 @@ class PreferenceData(LightningDataModule):
         groups, groups_per_forward, budget, modality, epochs, steps, stages: the plan's; see `Plan`.
         layout: of the rows of a batch.
         workers: processes that load data; 0 loads in the training process.
+        prefetch: batches that each of them keeps ready; None: 2.
         max_lost: a larger share of lost rows stops the run before training.
         lost_file: where lost rows are listed.
         cache: the folder where the lengths of the groups are kept; None keeps none.
@@ -64,6 +65,7 @@ class PreferenceData(LightningDataModule):
         stages: int = 1,
         layout: Layout = "tree",
         workers: int = 0,
+        prefetch: int | None = None,
         max_lost: float = 0.01,
         lost_file: Path | str = "lost.jsonl",
         cache: Path | None = None,
@@ -88,6 +90,7 @@ class PreferenceData(LightningDataModule):
         self.curated = Curated()
         self.layout = layout
         self.workers = workers
+        self.prefetch = prefetch
         self.max_lost = max_lost
         self.lost_file = Path(lost_file)
         self.lost: list[Lost] = []
@@ -217,9 +220,13 @@ class PreferenceData(LightningDataModule):
             dataset,
             batch_sampler=batch_sampler,
             collate_fn=to_batch,
-            num_workers=self.workers,
-            pin_memory=self._pins_memory(),
+            **self._loading(),
         )
+
+    def _loading(self) -> dict[str, Any]:
+        """How batches are loaded, for every `DataLoader`."""
+        prefetch = self.prefetch if self.workers else None  # torch takes none without workers
+        return {"num_workers": self.workers, "prefetch_factor": prefetch, "pin_memory": self._pins_memory()}
 
     def _pins_memory(self) -> bool:
         return self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator"

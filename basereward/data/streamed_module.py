@@ -110,7 +110,7 @@ class StreamedData(PreferenceData):
             rank=rank,
             ranks=self.steps.ranks,
         )
-        return DataLoader(passes, batch_size=None, num_workers=self.workers, pin_memory=self._pins_memory())
+        return DataLoader(passes, batch_size=None, **self._loading())
 
     def on_after_batch_transfer(self, batch: TreeBatch, dataloader_idx: int) -> TreeBatch:
         """Counts what was lost on the way to a batch.

@@ -36,6 +36,7 @@ from basereward.train.progress import Progress, StageBar
 from basereward.train.recorder import Recorder
 from basereward.train.runs import RunFolder
 from basereward.train.score import load
+from basereward.train.waiting import Waiting
 
 
 def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule, PreferenceData, Trainer]:
@@ -111,6 +112,7 @@ def build_data(recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: f
         "stages": trainer.validations,
         "layout": batch.layout,
         "workers": recipe.data.workers,
+        "prefetch": recipe.data.prefetch,
         "max_lost": recipe.data.max_lost if max_lost is None else max_lost,
         "lost_file": lost_file,
         "cache": cache_folder() / "lengths",
@@ -159,7 +161,8 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Tr
     )
     recorder = Recorder(recipe, run=run, checkpoints=checkpoints)
     bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
-    callbacks = [checkpoints, recorder, Performance(), bar]
+    waiting = Waiting()
+    callbacks = [checkpoints, recorder, Performance(), waiting, bar]
     if settings.early_stopping is not None:
         early = settings.early_stopping
         callbacks.append(
@@ -178,6 +181,7 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Tr
         deterministic=deterministic(settings.accelerator) if settings.deterministic else False,
         logger=recorder.logger,
         callbacks=callbacks,
+        profiler=waiting.clock,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_model_summary=False,
