@@ -121,8 +121,14 @@ def main() -> None:
         trainer.callbacks.append(steps)  # type: ignore[attr-defined]
         trainer.fit(module, data)
     pairs = groups * comb(group_size, 2)
-    versions = {"version": version("basereward"), "torch": torch.__version__}
-    report(f"ours, {given.layout}", clock, pairs=pairs, **versions, **steps.work())
+    report(
+        f"ours, {given.layout}",
+        clock,
+        pairs=pairs,
+        version=version("basereward"),
+        torch=torch.__version__,
+        **steps.work(),
+    )
 
 
 if __name__ == "__main__":
