@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import os
 import platform
 import statistics
@@ -59,7 +60,7 @@ def measure(work: Path, *, steps: int) -> tuple[list[float], list[float]]:
         tower = Tower(module.model.backbone.transformer.visual)
         trainer.fit(module, data)
     ends = [clock.ends[0], *clock.ends]
-    return [end - start for start, end in zip(ends, ends[1:], strict=False)], tower.seconds
+    return [end - start for start, end in itertools.pairwise(ends)], tower.seconds
 
 
 def main() -> int:
