@@ -22,9 +22,9 @@ from basereward.model.kernels import Kernels, check_liger, use_liger
 from basereward.model.last_layer import LastLayer
 from basereward.model.quantization import Quantization, quantization_config, settle
 from basereward.model.recompute import recompute
-from basereward.model.vision import PictureEncoder, is_trained
+from basereward.model.vision import PictureEncoder, features_of_nothing, is_trained
 
-VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl")
+VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Backbone(nn.Module):
             inputs["mm_encoder_outputs"] = {"image": self.vision(self.transformer, batch)}
         hidden: Tensor = self.transformer(**inputs).last_hidden_state
         if batch.pixels is None and self._vision_is_awaited():
-            hidden = hidden + 0.0 * self._features_of_nothing().sum()
+            hidden = hidden + 0.0 * features_of_nothing(self.transformer)
         return hidden
 
     def _vision_is_awaited(self) -> bool:
@@ -116,16 +116,6 @@ class Backbone(nn.Module):
         if not (together and torch.distributed.get_world_size() > 1 and torch.is_grad_enabled() and self.reads_images):
             return False
         return is_trained(self.transformer)
-
-    def _features_of_nothing(self) -> Tensor:
-        """What the vision tower makes of the smallest picture there is."""
-        config = self.transformer.config.vision_config
-        side = config.spatial_merge_size
-        width = config.in_channels * config.temporal_patch_size * config.patch_size**2
-        patches = torch.zeros(side * side, width, dtype=self.transformer.dtype, device=self.transformer.device)
-        grid = torch.tensor([[1, side, side]], device=patches.device)
-        transformer: Any = self.transformer
-        return torch.cat(transformer.get_image_features(patches, grid, return_dict=True).pooler_output)
 
     def _attention(self, batch: TreeBatch, *, ends_only: int | None, prefix: int) -> dict[str, Any]:
         if batch.layout == "plain":

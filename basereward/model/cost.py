@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 
 from basereward.data.features import Grid
 from basereward.data.tree import TreeBatch
-from basereward.model.layers import Block, Layers, Linear, Vision, layers_of
+from basereward.model.layers import Block, Layers, Linear, Merger, Vision, layers_of
 from basereward.model.reward import RewardModel
 from basereward.model.shapes import Shape, batch_shapes
 
@@ -141,14 +141,23 @@ class _Work:
     def vision(self, vision: Vision, grids: Sequence[Grid]) -> None:
         patches = sum(math.prod(grid) for grid in grids)
         self.linear(vision.embedding, "vision", patches)
+        self.reached |= vision.positions_trained
         whole = sum(frames * (height * width) ** 2 for frames, height, width in grids)
         windowed = sum(window_pairs(grid, window=vision.window, merge=vision.merge) for grid in grids)
         for index, block in enumerate(vision.blocks):
             sees_all = not vision.window or index in vision.whole
             self.block(block, "vision", tokens=patches, pairs=whole if sees_all else windowed)
-        self.reached |= vision.merger_others_trained
-        for layer in vision.merger:
-            self.linear(layer, "vision", patches // vision.merge**2)
+            below = self.reached
+            if index in vision.deeper:
+                self.merger(vision.deeper[index], patches // vision.merge**2)
+            self.reached = below  # the next block does not see what was merged
+        self.merger(vision.merger, patches // vision.merge**2)
+        self.reached |= any(_anything_trained(merger) for merger in vision.deeper.values())
+
+    def merger(self, merger: Merger, tokens: int) -> None:
+        self.reached |= merger.others_trained
+        for layer in merger.layers:
+            self.linear(layer, "vision", tokens)
 
 
 def window_pairs(grid: Grid, *, window: int, merge: int) -> int:

@@ -15,7 +15,7 @@ from basereward.errors import ModelError, unknown
 from basereward.model.parts import decoder_layers
 
 Kernels = Literal["none", "liger"]
-LIGER_FAMILIES = ("llama", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3")
+LIGER_FAMILIES = ("llama", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3", "qwen3_vl")
 ROTARY = "apply_rotary_pos_emb"  # what the modelling files of these families call it
 
 

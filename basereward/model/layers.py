@@ -57,13 +57,22 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Merger:
+    """What makes tokens of the language model out of patches."""
+
+    layers: tuple[Linear, ...]  # in the order of their work
+    others_trained: bool  # its norm
+
+
+@dataclass(frozen=True, slots=True)
 class Vision:
     """A vision tower of the Qwen-VL kind."""
 
     embedding: Linear
+    positions_trained: bool
     blocks: tuple[Block, ...]
-    merger: tuple[Linear, ...]  # in the order of their work
-    merger_others_trained: bool
+    merger: Merger  # of what comes out of the last block
+    deeper: dict[int, Merger]  # of what comes out of blocks before, for further layers of the language model
     merge: int  # side of the square of patches that becomes one token
     window: int  # side of a window, in merged patches; 0: every block attends to whole frames
     whole: frozenset[int]  # blocks that attend to whole frames all the same
@@ -112,21 +121,28 @@ def _block(block: nn.Module) -> Block:
 
 
 def _vision(tower: Any, config: Any) -> Vision:
-    """The tower of Qwen2-VL or Qwen2.5-VL."""
+    """The tower of Qwen2-VL, Qwen2.5-VL or Qwen3-VL."""
     patches = tower.patch_embed.proj
     weight: Tensor = patches.weight
     inputs = weight.numel() // weight.shape[0]
     merge = int(config.spatial_merge_size)
     window = getattr(config, "window_size", 0)
+    taken = getattr(config, "deepstack_visual_indexes", ())
+    positions = getattr(tower, "pos_embed", None)
     return Vision(
         embedding=Linear("patch_embed", inputs, weight.shape[0], weight.requires_grad),
+        positions_trained=positions is not None and _others_trained(positions),
         blocks=tuple(_block(block) for block in tower.blocks),
-        merger=tuple(_linears(tower.merger)),
-        merger_others_trained=_others_trained(tower.merger),
+        merger=_merger(tower.merger),
+        deeper={index: _merger(tower.deepstack_merger_list[i]) for i, index in enumerate(taken)},
         merge=merge,
         window=window // merge // config.patch_size,
         whole=frozenset(getattr(config, "fullatt_block_indexes", ())),
     )
+
+
+def _merger(module: nn.Module) -> Merger:
+    return Merger(tuple(_linears(module)), _others_trained(module))
 
 
 def _linears(module: nn.Module) -> Iterator[Linear]:

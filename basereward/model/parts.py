@@ -15,6 +15,8 @@ def part_of(name: str) -> str:
 
     >>> part_of("visual.merger.mlp.0.weight"), part_of("visual.blocks.0.norm1.weight"), part_of("layers.0.mlp.up_proj")
     ('merger', 'vision', 'language')
+    >>> part_of("visual.deepstack_merger_list.0.linear_fc1.weight")
+    'merger'
     """
     path = name.split(".")
     if "visual" not in path:

@@ -63,7 +63,7 @@ class PictureEncoder:
         if batch.pixels is None or batch.image_grid_thw is None:
             return []
         if torch.is_grad_enabled() and is_trained(transformer):
-            return _encode(transformer, batch.pixels.values, batch.image_grid_thw)
+            return encode(transformer, batch.pixels.values, batch.image_grid_thw)
         grids: list[list[int]] = batch.image_grid_thw.tolist()
         found, first = [], 0
         for index, (time, height, width) in enumerate(grids):
@@ -74,7 +74,7 @@ class PictureEncoder:
             if kept is None:
                 pixels = batch.pixels.map(lambda patches, here=here: patches[here])  # type: ignore[misc]
                 with torch.no_grad():
-                    (states,) = _encode(transformer, pixels.values, batch.image_grid_thw[index : index + 1])
+                    (states,) = encode(transformer, pixels.values, batch.image_grid_thw[index : index + 1])
                 self._keep(key, Features(states, ((time, height, width),), (states.shape[1],)))
             else:
                 states = kept.states.to(batch.input_ids.device)
@@ -90,11 +90,28 @@ class PictureEncoder:
             self.store.keep(key, features)
 
 
-def _encode(transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+def encode(transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+    """The states of every picture, `(S, t, D)`, in one pass of the tower.
+
+    Args:
+        transformer: one that reads images.
+        patches: of n pictures, as the image processor makes them.
+        grids: `(n, 3)`, patches in time, height and width.
+    """
     model: Any = transformer
     output = model.get_image_features(patches, grids, return_dict=True)
     deeper: Sequence[Sequence[Tensor]] = getattr(output, "deepstack_features", None) or ()
     return [torch.stack(states) for states in zip(output.pooler_output, *deeper, strict=True)]
+
+
+def features_of_nothing(transformer: PreTrainedModel) -> Tensor:
+    """The sum of what the vision tower makes of the smallest picture there is: it depends on all of its weights."""
+    config: Any = transformer.config.vision_config
+    side = config.spatial_merge_size
+    width = config.in_channels * config.temporal_patch_size * config.patch_size**2
+    patches = torch.zeros(side * side, width, dtype=transformer.dtype, device=transformer.device)
+    (states,) = encode(transformer, patches, torch.tensor([[1, side, side]], device=patches.device))
+    return states.sum()
 
 
 def towers(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
