@@ -24,7 +24,7 @@ from basereward.model.makers.tiny_qwen2_5_vl import (
     write_image_processor,
 )
 
-VISION = ("qwen2_5_vl", "qwen2_vl")
+VISION = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 TEXT = ("qwen2", "qwen3", "llama")
 
 # A run of a few steps on a few groups: enough to go through every stage, not to learn.
@@ -54,7 +54,10 @@ def checkpoint(family: str, folder: Path) -> Path:
         return folder
     torch.manual_seed(0)
     tokenizer = byte_level_tokenizer()
-    model = _qwen2_vl(tokenizer, folder) if family == "qwen2_vl" else _text_model(family, len(tokenizer))
+    if family in VISION:
+        model = {"qwen2_vl": _qwen2_vl, "qwen3_vl": _qwen3_vl}[family](tokenizer, folder)
+    else:
+        model = _text_model(family, len(tokenizer))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -69,11 +72,29 @@ def _qwen2_vl(tokenizer: Any, folder: Path) -> Any:
     vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2}
     text = like.text_config.to_dict()
     text.pop("model_type")
-    ids = {
-        name: getattr(like, name)
-        for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    }
-    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **_vision_ids(like)))
+
+
+def _vision_ids(config: Any) -> dict[str, Any]:
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return {name: getattr(config, name) for name in names}
+
+
+def _qwen3_vl(tokenizer: Any, folder: Path) -> Any:
+    """Two of its three layers take states of deeper blocks; its heads together are wider than its stream."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    like = tiny_config(tokenizer, hidden_size=64, layers=2, vision_layers=2)
+    like.vision_config.patch_size = 16
+    folder.mkdir(parents=True, exist_ok=True)
+    write_image_processor(folder, like)
+    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
+    vision |= {"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 1]}
+    text = {name: getattr(like.text_config, name) for name in ("hidden_size", "vocab_size", "max_position_embeddings")}
+    text |= {"intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+    text |= {"head_dim": 24, "rope_parameters": {"rope_type": "default", "mrope_section": [4, 4, 4], "rope_theta": 1e6}}
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_vision_ids(like))
+    return Qwen3VLForConditionalGeneration(config)
 
 
 def _text_model(family: str, vocabulary: int) -> Any:

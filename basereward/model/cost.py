@@ -152,7 +152,7 @@ class _Work:
                 self.merger(vision.deeper[index], patches // vision.merge**2)
             self.reached = below  # the next block does not see what was merged
         self.merger(vision.merger, patches // vision.merge**2)
-        self.reached |= any(_anything_trained(merger) for merger in vision.deeper.values())
+        self.reached |= any(merger.anything_trained for merger in vision.deeper.values())
 
     def merger(self, merger: Merger, tokens: int) -> None:
         self.reached |= merger.others_trained

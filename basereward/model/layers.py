@@ -63,6 +63,10 @@ class Merger:
     layers: tuple[Linear, ...]  # in the order of their work
     others_trained: bool  # its norm
 
+    @property
+    def anything_trained(self) -> bool:
+        return self.others_trained or any(layer.anything_trained for layer in self.layers)
+
 
 @dataclass(frozen=True, slots=True)
 class Vision:

@@ -25,8 +25,19 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def pictures(folder_of: Callable[[str], Path]) -> TreeBatch:
-    """Two groups, one with a picture, as tree rows of the small Qwen2.5-VL."""
-    encoder = load_encoder(folder_of("qwen2_5_vl"))
-    encoded = [encoder(group(images=1)), encoder(group(responses=("7", "It is 4.")))]
-    return collate(encoded, layout="tree", pad_id=encoder.pad_id)
+def pictures_of(folder_of: Callable[[str], Path]) -> Callable[[str], TreeBatch]:
+    """Two groups, one with a picture, as tree rows of a family's small checkpoint."""
+
+    @lru_cache
+    def pictures(family: str) -> TreeBatch:
+        encoder = load_encoder(folder_of(family))
+        encoded = [encoder(group(images=1)), encoder(group(responses=("7", "It is 4.")))]
+        return collate(encoded, layout="tree", pad_id=encoder.pad_id)
+
+    return pictures
+
+
+@pytest.fixture(scope="session")
+def pictures(pictures_of: Callable[[str], TreeBatch]) -> TreeBatch:
+    """Those of the small Qwen2.5-VL."""
+    return pictures_of("qwen2_5_vl")

@@ -20,7 +20,7 @@ from basereward.model.backbone import load_backbone, load_config
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward import RewardModel, build_model
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe
-from tests.support import encoded_group, gradients
+from tests.support import VISION, encoded_group, gradients
 
 FolderOf = Callable[[str], Path]
 PLAN = ModelRecipe(backbone=BackboneRecipe(path="given apart"), head={"_target_": "mlp"})
@@ -170,11 +170,13 @@ def test_plain_rows_keep_their_windows(windows: Path) -> None:
             torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "llama"])
-def test_gradient_checkpointing_changes_no_number(family: str, folder_of: FolderOf, pictures: TreeBatch) -> None:
+@pytest.mark.parametrize("family", [*VISION, "llama"])
+def test_gradient_checkpointing_changes_no_number(
+    family: str, folder_of: FolderOf, pictures_of: Callable[[str], TreeBatch]
+) -> None:
     """Loss and gradients are equal with activations stored or computed again, and they are computed again."""
     found = []
-    batch = pictures if family == "qwen2_5_vl" else text_batch("tree")
+    batch = pictures_of(family) if family in VISION else text_batch("tree")
     for checkpointing in (False, True):
         model = model_of(folder_of(family), gradient_checkpointing=checkpointing)
         passes: list[int] = []

@@ -18,8 +18,9 @@ from basereward.model.outline import outline
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel, build_model
 from basereward.model.shapes import Shape, batch_shapes, group_shapes
+from basereward.model.vision import encode
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe
-from tests.support import group, mixed_groups
+from tests.support import TEXT, VISION, group, mixed_groups
 
 FolderOf = Callable[[str], Path]
 HEAD = {"_target_": "mlp", "layers": 2}
@@ -63,7 +64,7 @@ def linear(flops: Flops) -> int:
 
 
 @pytest.mark.parametrize("trained", TRAINED)
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("family", VISION)
 def test_linear_layers_with_pictures_are_counted_to_the_multiplication(
     family: str, trained: str, folder_of: FolderOf
 ) -> None:
@@ -75,7 +76,7 @@ def test_linear_layers_with_pictures_are_counted_to_the_multiplication(
 
 
 @pytest.mark.parametrize("trained", ["all", "head", "adapters"])
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", [*TEXT, *VISION])
 def test_linear_layers_of_text_are_counted_to_the_multiplication(
     family: str, trained: str, folder_of: FolderOf
 ) -> None:
@@ -126,16 +127,17 @@ def test_pairs_are_those_that_the_law_of_attention_lets_see(layout: Any, folder_
     assert sum(shape.pairs_of_ends for shape in shapes) == ends
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("family", VISION)
 def test_attention_of_the_vision_tower_is_what_torch_sees(family: str, folder_of: FolderOf) -> None:
     """It has no blind pairs, so that it can be compared: in windows, in whole pictures, of several sizes."""
     path = folder_of(family)
     model = build_model(recipe(), path=str(path), seed=0)
     batch = batch_of(path)
-    tower: Any = model.backbone.transformer.visual
     assert batch.pixels is not None
+    assert batch.image_grid_thw is not None
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        torch.autograd.backward(tower(batch.pixels.values, grid_thw=batch.image_grid_thw).pooler_output.sum())
+        states = encode(model.backbone.transformer, batch.pixels.values, batch.image_grid_thw)
+        torch.autograd.backward(torch.cat(states, dim=1).sum())
     found = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
     with_pictures, text = count_batch(model, batch), count(model, [without_pictures(s) for s in batch_shapes(batch)])
     assert with_pictures.attention - text.attention == found
@@ -154,10 +156,11 @@ def test_windows_end_at_the_edge_of_the_picture(grid: Any, pairs: int) -> None:
     assert window_pairs(grid, window=4, merge=2) == pairs
 
 
+@pytest.mark.parametrize("family", VISION)
 @pytest.mark.parametrize("trained", ["all", "adapters"])
-def test_gradient_checkpointing_is_told_apart(trained: str, folder_of: FolderOf) -> None:
+def test_gradient_checkpointing_is_told_apart(trained: str, family: str, folder_of: FolderOf) -> None:
     """The useful work is the same; on top comes what torch sees more of, where there are gradients to compute."""
-    path = folder_of("qwen2_5_vl")
+    path = folder_of(family)
     batch = batch_of(path)
     options = TRAINED[trained]
     plain, again = (build_model(recipe(checkpointing=on, **options), path=str(path), seed=0) for on in (False, True))
@@ -167,15 +170,18 @@ def test_gradient_checkpointing_is_told_apart(trained: str, folder_of: FolderOf)
     text = [without_pictures(shape) for shape in batch_shapes(batch)]
     forward = count_batch(again, batch, training=False) if trained == "all" else count(again, text, training=False)
     more = seen(again, batch) - seen(plain, batch)
-    if trained == "adapters":  # of the last product's adapters the second half is spared too
-        more += 2 * 4 * 64 * sum(shape.tokens for shape in text)
+    if trained == "adapters":  # of the last product's adapters the second half is spared too, but in the last layer
+        layers = again.backbone.transformer.config.get_text_config().num_hidden_layers
+        more += (layers - 1) * 2 * 4 * 64 * sum(shape.tokens for shape in text)
     assert counted.recomputed - forward.attention == more
 
 
-@pytest.mark.parametrize("trained", TRAINED)
-def test_the_outline_of_a_recipe_counts_like_its_model(trained: str, folder_of: FolderOf) -> None:
+@pytest.mark.parametrize(
+    ("family", "trained"), [*(("qwen2_5_vl", trained) for trained in TRAINED), *((each, "all") for each in VISION[1:])]
+)
+def test_the_outline_of_a_recipe_counts_like_its_model(family: str, trained: str, folder_of: FolderOf) -> None:
     """With no weight in memory."""
-    path = str(folder_of("qwen2_5_vl"))
+    path = str(folder_of(family))
     outlined = outline(recipe(**TRAINED[trained]), path=path)
     model = build_model(recipe(**TRAINED[trained]), path=path, seed=0)
     assert {p.device.type for p in outlined.parameters()} == {"meta"}

@@ -45,10 +45,11 @@ def test_every_norm_and_feed_forward_network_is_found(family: str, folder_of: Fo
     """Two norms and a feed-forward network a layer and a norm at the end; Qwen3 has norms of queries and keys besides,
     and Qwen2.5-VL's vision tower is made of the same."""
     transformer = load_backbone(folder_of(family)).transformer
-    layers = {"qwen3": 4}.get(family, 2)
+    layers = transformer.config.get_text_config().num_hidden_layers
+    norms = 4 if "qwen3" in family else 2
     vision = {"qwen2_5_vl": 2 * 2 + 1}.get(family, 0)  # two norms a block and one before the merger
-    assert sum(map(is_rms_norm, transformer.modules())) == 2 * layers + 1 + vision
-    assert sum(map(is_swiglu, transformer.modules())) == 2 + (2 if vision else 0)
+    assert sum(map(is_rms_norm, transformer.modules())) == norms * layers + 1 + vision
+    assert sum(map(is_swiglu, transformer.modules())) == layers + (2 if vision else 0)
     file = __import__(type(transformer).__module__, fromlist=["_"])
     assert callable(file.apply_rotary_pos_emb)
 

@@ -16,9 +16,10 @@ from tests.support import TEXT, VISION
 def expected_part(model: nn.Module, name: str) -> str:
     """By which module of the model holds the parameter."""
     visual = dict(model.visual.named_parameters()) if hasattr(model, "visual") else {}
-    merger = dict(model.visual.merger.named_parameters()) if hasattr(model, "visual") else {}
+    children = model.visual.children() if visual else ()
+    mergers = [module for module in children if "Merger" in str(module)]
     parameter = model.get_parameter(name)
-    if any(parameter is each for each in merger.values()):
+    if any(parameter is each for merger in mergers for each in merger.parameters()):
         return "merger"
     return "vision" if any(parameter is each for each in visual.values()) else "language"
 

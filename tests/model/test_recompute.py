@@ -20,7 +20,7 @@ from basereward.model.parts import decoder_layers, freeze
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel
 from basereward.recipe import make
-from tests.support import gradients, mixed_groups
+from tests.support import TEXT, VISION, gradients, mixed_groups
 
 FolderOf = Callable[[str], Path]
 
@@ -91,9 +91,9 @@ def test_more_layers_than_there_are_is_refused(folder_of: FolderOf) -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "llama"])
+@pytest.mark.parametrize("family", [*VISION, "llama"])
 def test_frozen_embeddings_get_no_gradient(
-    family: str, checkpointing: bool, folder_of: FolderOf, pictures: TreeBatch
+    family: str, checkpointing: bool, folder_of: FolderOf, pictures_of: Callable[[str], TreeBatch]
 ) -> None:
     """With adapters neither the embeddings' weights nor their output is in the backward pass; trained in full they
     are."""
@@ -103,7 +103,7 @@ def test_frozen_embeddings_get_no_gradient(
         embeddings: Any = model.backbone.transformer.get_input_embeddings()
         outputs: list[Tensor] = []
         embeddings.register_forward_hook(lambda *call, outputs=outputs: outputs.append(call[-1]))
-        batch = pictures if family == "qwen2_5_vl" else text_batch(path)
+        batch = pictures_of(family) if family in VISION else text_batch(path)
         model(batch).sum().backward()
         assert [output.requires_grad for output in outputs] == [not lora]
         assert (embeddings.weight.grad is None) == lora
@@ -130,7 +130,7 @@ def test_neither_checkpointing_nor_adapters_warn_of_old_names(folder_of: FolderO
         adapted(folder_of("llama"), gradient_checkpointing=True)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl", "qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", [*VISION, *TEXT])
 def test_no_logits_and_no_states_of_every_layer(family: str, folder_of: FolderOf) -> None:
     """There is no language head, nothing as wide as the vocabulary comes out of any module but the weights of the
     embeddings, and the states of single layers are not kept."""

@@ -17,7 +17,7 @@ from basereward.model.processing import load_encoder
 from basereward.model.reward import build_model
 from basereward.model.scorer import Scorer
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, LoraRecipe, ModelRecipe, Recipe, TrainerRecipe
-from tests.support import picture
+from tests.support import TEXT, VISION, picture
 
 FolderOf = Callable[[str], Path]
 ANSWERS = ["It is a seven.", "4", "This is the number eight, and I say it at some length.", "no"]
@@ -46,7 +46,7 @@ def scorer_of(
 
 @pytest.mark.parametrize("layout", ["tree", "plain"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl", "qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", [*VISION, *TEXT])
 def test_scores_are_those_of_one_call(family: str, lora: bool, layout: str, folder_of: FolderOf) -> None:
     """Whatever answers came before, in which order and with how many others."""
     scorer = scorer_of(folder_of(family), lora=lora, layout=layout)
