@@ -24,7 +24,7 @@ from basereward.model.makers.tiny_qwen2_5_vl import (
     write_image_processor,
 )
 
-VISION = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+VISION = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
 TEXT = ("qwen2", "qwen3", "llama")
 
 # A run of a few steps on a few groups: enough to go through every stage, not to learn.
@@ -53,9 +53,9 @@ def checkpoint(family: str, folder: Path) -> Path:
         tiny_qwen2_5_vl(folder, hidden_size=64, layers=2, vision_layers=2)
         return folder
     torch.manual_seed(0)
-    tokenizer = byte_level_tokenizer()
+    tokenizer = byte_level_tokenizer() if family != "internvl" else _internvl_tokenizer()
     if family in VISION:
-        model = {"qwen2_vl": _qwen2_vl, "qwen3_vl": _qwen3_vl}[family](tokenizer, folder)
+        model = {"qwen2_vl": _qwen2_vl, "qwen3_vl": _qwen3_vl, "internvl": _internvl}[family](tokenizer, folder)
     else:
         model = _text_model(family, len(tokenizer))
     model.save_pretrained(folder)
@@ -95,6 +95,46 @@ def _qwen3_vl(tokenizer: Any, folder: Path) -> Any:
     text |= {"head_dim": 24, "rope_parameters": {"rope_type": "default", "mrope_section": [4, 4, 4], "rope_theta": 1e6}}
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **_vision_ids(like))
     return Qwen3VLForConditionalGeneration(config)
+
+
+def _internvl_tokenizer() -> Any:
+    """With InternVL's tokens, of which its chat template writes one for an image."""
+    from transformers import PreTrainedTokenizerFast
+
+    like = byte_level_tokenizer()
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    like.add_tokens(list(names.values()), special_tokens=True)
+    template = like.chat_template.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=like.backend_tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=names,
+        chat_template=template,
+    )
+
+
+def _internvl(tokenizer: Any, folder: Path) -> Any:
+    """Its tiles have 56 pixels a side, and four tokens."""
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+    folder.mkdir(parents=True, exist_ok=True)
+    processor = {"image_processor_type": "GotOcr2ImageProcessorFast", "processor_class": "InternVLProcessor"}
+    tiles = {"crop_to_patches": False, "min_patches": 1, "max_patches": 12, "size": {"height": 56, "width": 56}}
+    colours = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor | tiles | colours))
+    size = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    vision = size | {"hidden_size": 32, "image_size": [56, 56], "patch_size": [14, 14]}
+    text = size | {"model_type": "qwen2", "hidden_size": 64, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    image = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    config = InternVLConfig(text_config=text, vision_config=vision, image_token_id=image, image_seq_length=4)
+    model = InternVLForConditionalGeneration(config)
+    for zeros in (
+        model.model.vision_tower.embeddings.cls_token,
+        model.model.vision_tower.embeddings.position_embeddings,
+    ):
+        torch.nn.init.normal_(zeros, std=0.02)
+    return model
 
 
 def _text_model(family: str, vocabulary: int) -> Any:

@@ -20,6 +20,7 @@ from basereward.data.group import Group, Preference, Turn
 from basereward.data.pictures import Known, PictureReader
 from basereward.data.pixels import Pixels
 from basereward.data.screening import RowLost
+from basereward.data.tiles import marked
 from basereward.errors import ModelError
 
 _SENTINEL = "basereward-response"
@@ -89,6 +90,7 @@ class Encoder:
         image_processor: the backbone's own; None for a text-only backbone.
         image_token_id: the id that stands for one visual token; None for a text-only backbone.
         merge_size: side of the square of patches that becomes one visual token.
+        image_marks: ids that go before and after the tokens of an image, where the chat template does not put them.
         max_tokens: a longer group raises `EncodingError("too_long", ...)`; nothing is ever cut.
 
     Attributes:
@@ -107,6 +109,7 @@ class Encoder:
         image_processor: Any = None,
         image_token_id: int | None = None,
         merge_size: int = 1,
+        image_marks: tuple[int, int] | None = None,
         max_tokens: int = 4096,
     ) -> None:
         self.tokenizer = tokenizer
@@ -115,6 +118,7 @@ class Encoder:
         self.pictures = PictureReader(image_processor)
         self.image_token_id = image_token_id
         self.merge_size = merge_size
+        self.image_marks = image_marks
         self.max_tokens = max_tokens
         self.end_of_turn = _end_of_turn(tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn
@@ -164,7 +168,8 @@ class Encoder:
         processor = self.image_processor.to_json_string() if self.image_processor is not None else ""
         backend = self.tokenizer.backend_tokenizer.to_str()
         parts = (backend, self.tokenizer.chat_template or "", processor, self.image_token_id, self.max_tokens)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        marks = () if self.image_marks is None else (self.image_marks,)
+        return hashlib.sha256(repr((*parts, *marks)).encode()).hexdigest()
 
     def check_length(self, longest: int) -> None:
         """Raises `EncodingError` when a prefix with its longest branch has more tokens than are allowed."""
@@ -189,6 +194,8 @@ class Encoder:
             raise EncodingError("image_token_in_text", detail)
         repeats = torch.ones_like(ids)
         repeats[places] = torch.tensor(sizes, dtype=torch.int64)
+        if self.image_marks is not None:
+            ids, repeats = marked(ids, repeats, places, self.image_marks)
         return ids.repeat_interleave(repeats)
 
     def branch(self, response: str) -> Tensor:

@@ -18,7 +18,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-_SIDE = 224  # of the trial picture: a whole number of patches of 14 and of 16 pixels, merged two by two
+_SIDE = 224  # of the trial picture: a whole number of patches of 14 and of 16 pixels, merged two by two; or a tile
 _AT_ONCE = 256  # patches looked up together: what a core's cache holds
 
 
@@ -71,7 +71,7 @@ def read_pixels(processor: Any, pictures: Sequence[PIL.Image.Image], shades: Sha
     """Patches of all pictures, and the patches of each in time, height and width, `(n, 3)`.
 
     Args:
-        processor: an image processor of transformers' Qwen-VL kind.
+        processor: an image processor of transformers' Qwen-VL kind, or one of tiles that looks like it.
         pictures: n pictures in mode RGB.
         shades: the processor's; None has it do the whole work itself.
     """
@@ -85,13 +85,16 @@ def read_pixels(processor: Any, pictures: Sequence[PIL.Image.Image], shades: Sha
 def find_shades(processor: Any) -> Shades | None:
     """The processor's table, found by trial; None if it is not one: if the values of a patch depend on more than its
     bytes, or stand in another order than Qwen-VL's channel, frame, height, width."""
-    ramp = np.arange(_SIDE * _SIDE * 3).reshape(_SIDE, _SIDE, 3)
+    height, width = getattr(processor, "tile", (_SIDE, _SIDE))
+    ramp = np.arange(height * width * 3).reshape(height, width, 3)
     every_level = PIL.Image.fromarray(((ramp // 3 + ramp % 3 * 85) % 256).astype(np.uint8))
-    noise = np.random.default_rng(0).integers(0, 256, (_SIDE - 9, _SIDE + 23, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (height - 9, width + 23, 3), dtype=np.uint8)
     resized = PIL.Image.fromarray(noise)
     frames = int(processor.temporal_patch_size)
     values = processor(images=[every_level], do_resize=False, return_tensors="pt")["pixel_values"]
     levels = _bytes_of(processor, [every_level], do_resize=False)["pixel_values"]
+    if any(len(shades.unique()) < 256 for shades in _by_channel(levels)):
+        return None
     first = values.view(len(values), 3, frames, -1)[:, :, 0]
     table = torch.zeros(3, 256).scatter_(1, _by_channel(levels).long(), _by_channel(first))
     shades = Shades(table, frames)

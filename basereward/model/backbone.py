@@ -24,7 +24,7 @@ from basereward.model.quantization import Quantization, quantization_config, set
 from basereward.model.recompute import recompute
 from basereward.model.vision import PictureEncoder, features_of_nothing, is_trained
 
-VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,8 @@ def load_backbone(
     """
     config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
     if kernels == "liger":
-        check_liger(config.model_type)
+        reader = config.get_text_config() if config.model_type == "internvl" else config  # whose layers have kernels
+        check_liger(reader.model_type)
     attention: Any = {"text_config": TREE_ATTENTION} if config.model_type in VISION_FAMILIES else TREE_ATTENTION
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
     if quantization is not None:

@@ -133,8 +133,8 @@ class _Work:
             self.together(stage, kind, [few] * len(stage))
         if block.checkpointed and self.training and self.reached:
             # Computing again stops when all is there that the backward pass asks for: before the last product, but that
-            # of pooled tokens, which are put back to their places afterwards.
-            last = block.stages[-1] if ends is None else ()
+            # of pooled tokens, which are put back to their places afterwards, and one that is multiplied.
+            last = block.stages[-1] if ends is None and not block.scaled else ()
             spared = sum(2 * layer.inputs * layer.outputs * few for layer in last if not layer.adapters)
             self.done["recomputed"] += self._forward - before - spared
 
@@ -142,11 +142,12 @@ class _Work:
         patches = sum(math.prod(grid) for grid in grids)
         self.linear(vision.embedding, "vision", patches)
         self.reached |= vision.positions_trained
-        whole = sum(frames * (height * width) ** 2 for frames, height, width in grids)
+        tokens = patches + vision.extra * sum(frames for frames, _, _ in grids)
+        whole = sum(frames * (height * width + vision.extra) ** 2 for frames, height, width in grids)
         windowed = sum(window_pairs(grid, window=vision.window, merge=vision.merge) for grid in grids)
         for index, block in enumerate(vision.blocks):
             sees_all = not vision.window or index in vision.whole
-            self.block(block, "vision", tokens=patches, pairs=whole if sees_all else windowed)
+            self.block(block, "vision", tokens=tokens, pairs=whole if sees_all else windowed)
             below = self.reached
             if index in vision.deeper:
                 self.merger(vision.deeper[index], patches // vision.merge**2)

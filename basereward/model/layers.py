@@ -16,7 +16,7 @@ from basereward.model.reward import RewardModel
 # first two.
 ROLES = {
     "project": ("q_proj", "k_proj", "v_proj", "qkv", "qkv_proj"),
-    "output": ("o_proj", "proj", "out_proj"),
+    "output": ("o_proj", "proj", "out_proj", "projection_layer"),
     "widen": ("gate_proj", "up_proj", "gate_up_proj", "fc1", "linear_fc1"),
     "narrow": ("down_proj", "fc2", "linear_fc2"),
 }
@@ -45,6 +45,7 @@ class Block:
     stages: tuple[tuple[Linear, ...], ...]  # one for each of ROLES
     others_trained: bool  # its norms
     checkpointed: bool
+    scaled: bool  # what comes out of it is multiplied by a trained vector
 
     @property
     def width(self) -> int:
@@ -70,9 +71,10 @@ class Merger:
 
 @dataclass(frozen=True, slots=True)
 class Vision:
-    """A vision tower of the Qwen-VL kind."""
+    """A vision tower of the Qwen-VL kind, or of InternVL's, whose tiles are frames."""
 
     embedding: Linear
+    extra: int  # tokens of a frame besides its patches
     positions_trained: bool
     blocks: tuple[Block, ...]
     merger: Merger  # of what comes out of the last block
@@ -102,9 +104,8 @@ def layers_of(model: RewardModel) -> Layers:
     transformer: Any = model.backbone.transformer
     language = getattr(transformer, "language_model", transformer)
     blocks = tuple(_block(block) for block in language.layers)
-    vision = _vision(transformer.visual, transformer.config.vision_config) if hasattr(transformer, "visual") else None
     return Layers(
-        vision=vision,
+        vision=_vision(transformer),
         embedding_trained=language.embed_tokens.weight.requires_grad,
         blocks=blocks,
         norm_trained=any(p.requires_grad for p in language.norm.parameters()),
@@ -121,10 +122,44 @@ def _block(block: nn.Module) -> Block:
             f"the work of a {type(block).__name__} cannot be counted: its linear layers are {', '.join(by_name)}; "
             f"known are {', '.join(sorted(known))}"
         )
-    return Block(stages, _others_trained(block), bool(getattr(block, "gradient_checkpointing", False)))
+    scale = getattr(block, "lambda_2", None)
+    return Block(
+        stages,
+        others_trained=_others_trained(block),
+        checkpointed=bool(getattr(block, "gradient_checkpointing", False)),
+        scaled=isinstance(scale, nn.Parameter) and scale.requires_grad,
+    )
 
 
-def _vision(tower: Any, config: Any) -> Vision:
+def _vision(transformer: Any) -> Vision | None:
+    if hasattr(transformer, "visual"):
+        return _of_pictures(transformer.visual, transformer.config.vision_config)
+    return _of_tiles(transformer) if hasattr(transformer, "vision_tower") else None
+
+
+def _of_tiles(transformer: Any) -> Vision:
+    """The tower of InternVL, which has a token for the whole of every tile."""
+    layer = transformer.config.vision_feature_layer
+    if layer != -1:
+        raise ModelError(
+            f"vision_feature_layer is {layer} in the backbone's config.json; work is counted where it is -1, the last"
+        )
+    tower, (side, _) = transformer.vision_tower, transformer.config.vision_config.patch_size
+    weight: Tensor = tower.embeddings.patch_embeddings.projection.weight
+    return Vision(
+        embedding=Linear("projection", weight.shape[1] * side**2, weight.shape[0], weight.requires_grad),
+        extra=1,
+        positions_trained=_others_trained(tower.embeddings),
+        blocks=tuple(_block(block) for block in tower.encoder.layer),
+        merger=_merger(transformer.multi_modal_projector),
+        deeper={},
+        merge=int(1 / transformer.config.downsample_ratio),
+        window=0,
+        whole=frozenset(),
+    )
+
+
+def _of_pictures(tower: Any, config: Any) -> Vision:
     """The tower of Qwen2-VL, Qwen2.5-VL or Qwen3-VL."""
     patches = tower.patch_embed.proj
     weight: Tensor = patches.weight
@@ -135,6 +170,7 @@ def _vision(tower: Any, config: Any) -> Vision:
     positions = getattr(tower, "pos_embed", None)
     return Vision(
         embedding=Linear("patch_embed", inputs, weight.shape[0], weight.requires_grad),
+        extra=0,
         positions_trained=positions is not None and _others_trained(positions),
         blocks=tuple(_block(block) for block in tower.blocks),
         merger=_merger(tower.merger),

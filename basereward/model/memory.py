@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from basereward.model.layers import Block, Layers, Linear, layers_of
+from basereward.model.parts import part_of
 from basereward.model.quantization import Quantization
 from basereward.model.reward import RewardModel
 
@@ -90,7 +91,7 @@ def _weights(model: RewardModel, quantization: Quantization | None) -> Iterator[
 
 def _quantizable(model: RewardModel) -> Iterator[torch.nn.Parameter]:
     for name, parameter in model.backbone.transformer.named_parameters():
-        in_layer = ".layers." in f".{name}" and "visual." not in name and "lora_" not in name
+        in_layer = ".layers." in f".{name}" and part_of(name) == "language" and "lora_" not in name
         if in_layer and parameter.ndim == 2 and parameter.element_size() > 1:
             yield parameter
 

@@ -15,11 +15,13 @@ def part_of(name: str) -> str:
 
     >>> part_of("visual.merger.mlp.0.weight"), part_of("visual.blocks.0.norm1.weight"), part_of("layers.0.mlp.up_proj")
     ('merger', 'vision', 'language')
-    >>> part_of("visual.deepstack_merger_list.0.linear_fc1.weight")
-    'merger'
+    >>> part_of("visual.deepstack_merger_list.0.linear_fc1.weight"), part_of("multi_modal_projector.linear_1.weight")
+    ('merger', 'merger')
     """
     path = name.split(".")
-    if "visual" not in path:
+    if "multi_modal_projector" in path:
+        return "merger"
+    if "visual" not in path and "vision_tower" not in path:
         return "language"
     return "merger" if any("merger" in step for step in path) else "vision"
 

@@ -11,12 +11,13 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
 from basereward.data.encoding import Encoder
+from basereward.data.tiles import TileProcessor
 from basereward.errors import ModelError
 from basereward.model.backbone import VISION_FAMILIES, _explained, load_config, quiet_transformers
 
 
 class TextPositions:
-    """Positions of a text-only backbone: 0, 1, 2, ..."""
+    """Positions of a backbone that reads text only, or pictures as it reads text: 0, 1, 2, ..."""
 
     def __call__(self, input_ids: Tensor, images_thw: Tensor | None) -> Tensor:
         """`(P,)` tokens to `(P,)` positions."""
@@ -78,6 +79,23 @@ def load_encoder(
         )
     with quiet_transformers(), _explained(path):
         processor = AutoImageProcessor.from_pretrained(path, backend=image_backend, **source)
+    if config.model_type == "internvl":
+        processor = TileProcessor(
+            processor,
+            patch_size=config.vision_config.patch_size[0],
+            merge_size=int(1 / config.downsample_ratio),
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+        )
+        return Encoder(
+            tokenizer,
+            positions=TextPositions(),
+            image_processor=processor,
+            image_token_id=config.image_token_id,
+            merge_size=processor.merge_size,
+            image_marks=_image_marks(tokenizer, path),
+            max_tokens=max_tokens,
+        )
     limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     for name, value in limits.items():
         if value is not None:
@@ -90,3 +108,14 @@ def load_encoder(
         merge_size=processor.merge_size,
         max_tokens=max_tokens,
     )
+
+
+def _image_marks(tokenizer: Any, path: str | Path) -> tuple[int, int]:
+    """What InternVL's processor puts around the tokens of an image."""
+    marks = tuple(getattr(tokenizer, f"{name}_image_token_id", None) for name in ("start", "end"))
+    if None in marks:
+        raise ModelError(
+            f"the tokenizer in '{path}' names no start_image_token and end_image_token, which go around the tokens of "
+            "an image. Use a checkpoint in transformers' own format (its hub id ends with -hf)."
+        )
+    return marks  # type: ignore[return-value]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 Quantization = Literal["nf4", "int8"]
+KEPT = ["visual", "vision_tower", "multi_modal_projector", "lm_head"]
 
 
 def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -26,9 +27,9 @@ def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesC
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=True,
-            llm_int8_skip_modules=["visual", "lm_head"],
+            llm_int8_skip_modules=KEPT,
         )
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["visual", "lm_head"])
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT)
 
 
 def settle(model: nn.Module) -> None:

@@ -21,6 +21,7 @@ from basereward.data.cache import cache_folder
 from basereward.data.encoding import Encoder
 from basereward.data.feature_store import FeatureStore
 from basereward.data.features import Features
+from basereward.data.tiles import to_tiles
 from basereward.data.tree import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.parts import part_of
@@ -32,7 +33,7 @@ LOOKING = ("vision", "merger")  # the parts that a batch without pictures does n
 class Looks:
     """What transformers takes from a vision tower, for every picture in the order of their places in the rows."""
 
-    pooler_output: list[Tensor]  # of (t, D)
+    pooler_output: list[Tensor] | Tensor  # of (t, D); or all of them in one, where the family wants it so
     deepstack_features: list[list[Tensor]]  # the same, for each of the S - 1 deeper layers
 
 
@@ -56,7 +57,11 @@ class PictureEncoder:
             found += batch.features.split()
         placed = [found[index] for index in batch.image_places]
         levels = range(1, len(placed[0]))
-        return Looks([states[0] for states in placed], [[states[level] for states in placed] for level in levels])
+        entering = [states[0] for states in placed]
+        return Looks(
+            torch.cat(entering) if reads_tiles(transformer) else entering,
+            [[states[level] for states in placed] for level in levels],
+        )
 
     def _encoded(self, transformer: PreTrainedModel, batch: TreeBatch) -> list[Tensor]:
         """`(S, t, D)` of every picture that comes as pixels."""
@@ -99,6 +104,11 @@ def encode(transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list
         grids: `(n, 3)`, patches in time, height and width.
     """
     model: Any = transformer
+    if reads_tiles(transformer):
+        _, rows, columns = grids[0].tolist()
+        tiles = to_tiles(patches, rows=rows, columns=columns, side=model.config.vision_config.patch_size[0])
+        features = model.get_image_features(tiles, return_dict=True).pooler_output
+        return [states.flatten(0, 1)[None] for states in torch.split(features, grids[:, 0].tolist())]
     output = model.get_image_features(patches, grids, return_dict=True)
     deeper: Sequence[Sequence[Tensor]] = getattr(output, "deepstack_features", None) or ()
     return [torch.stack(states) for states in zip(output.pooler_output, *deeper, strict=True)]
@@ -107,11 +117,20 @@ def encode(transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list
 def features_of_nothing(transformer: PreTrainedModel) -> Tensor:
     """The sum of what the vision tower makes of the smallest picture there is: it depends on all of its weights."""
     config: Any = transformer.config.vision_config
-    side = config.spatial_merge_size
-    width = config.in_channels * config.temporal_patch_size * config.patch_size**2
+    if reads_tiles(transformer):
+        side = config.image_size[0] // config.patch_size[0]
+        width = config.num_channels * config.patch_size[0] ** 2
+    else:
+        side = config.spatial_merge_size
+        width = config.in_channels * config.temporal_patch_size * config.patch_size**2
     patches = torch.zeros(side * side, width, dtype=transformer.dtype, device=transformer.device)
     (states,) = encode(transformer, patches, torch.tensor([[1, side, side]], device=patches.device))
     return states.sum()
+
+
+def reads_tiles(transformer: PreTrainedModel) -> bool:
+    """Whether the tower takes pictures as tiles of one size: InternVL's."""
+    return transformer.config.model_type == "internvl"
 
 
 def towers(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -164,11 +183,15 @@ def _setting(transformer: PreTrainedModel, *, processor: Any, device: torch.devi
     else:
         # Sums of another number of threads come in another order.
         machine = (device.type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
-    vision_config: Any = transformer.config.vision_config
+    config: Any = transformer.config
+    vision_config: Any = config.vision_config
+    # What InternVL takes of its tower, and how it makes tokens of it: no weights.
+    taken = [getattr(config, name, None) for name in ("downsample_ratio", "vision_feature_layer")]
     parts = (
         *(PIL.__version__, torch.__version__, transformers.__version__),
         *(type(processor).__qualname__, processor.to_json_string()),
         *(vision_config.to_json_string(), vision_config._attn_implementation, precision, *machine),
+        *(taken if reads_tiles(transformer) else ()),
     )
     digest = hashlib.sha256(repr(parts).encode())
     for name, tower in towers(transformer):

@@ -15,9 +15,10 @@ from tests.support import TEXT, VISION
 
 def expected_part(model: nn.Module, name: str) -> str:
     """By which module of the model holds the parameter."""
-    visual = dict(model.visual.named_parameters()) if hasattr(model, "visual") else {}
-    children = model.visual.children() if visual else ()
-    mergers = [module for module in children if "Merger" in str(module)]
+    tower = getattr(model, "visual", getattr(model, "vision_tower", None))
+    visual = dict(tower.named_parameters()) if isinstance(tower, nn.Module) else {}
+    mergers = [module for module in (tower.children() if visual else ()) if "Merger" in str(module)]
+    mergers += [model.multi_modal_projector] if hasattr(model, "multi_modal_projector") else []
     parameter = model.get_parameter(name)
     if any(parameter is each for merger in mergers for each in merger.parameters()):
         return "merger"
