@@ -32,6 +32,7 @@ class GroupDataset(Dataset[EncodedGroup]):
         encoder: Encoder,
         changed: Mapping[tuple[str, int], tuple[Preference, ...]] | None = None,
     ) -> None:
+        self.taught = split == "train"
         self.names = list(sources)
         self.groups = {name: source.groups(split) for name, source in sources.items()}
         self.kept = dict(kept)
@@ -53,7 +54,7 @@ class GroupDataset(Dataset[EncodedGroup]):
         if (name, index) in self.changed:
             group = replace(group, preferences=self.changed[name, index])
         try:
-            return self.encoder(group)
+            return self.encoder(group, taught=self.taught)
         except RowLost as loss:
             raise DataError(
                 f"group '{group.id}' of source '{name}' could be read when the run began and cannot be read now "

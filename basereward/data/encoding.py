@@ -11,33 +11,18 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from basereward.data.group import Group, Preference, Turn
+from basereward.data.chat import SENTINEL, Tokenizer, end_of_turn, messages
+from basereward.data.group import Group, Part, Preference, Turn
 from basereward.data.pictures import Known, PictureReader
 from basereward.data.pixels import Pixels
 from basereward.data.screening import RowLost
+from basereward.data.speech import Speech, Spoken
 from basereward.data.tiles import marked
-from basereward.errors import ModelError
-
-_SENTINEL = "basereward-response"
-
-
-class Tokenizer(Protocol):
-    """What is asked of a tokenizer: that of transformers' fast tokenizers."""
-
-    chat_template: str | None
-    eos_token_id: int | None
-    pad_token_id: int | None
-
-    @property
-    def backend_tokenizer(self) -> Any: ...
-    def __call__(self, text: str, **options: Any) -> Any: ...
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
-
 
 Positions = Callable[[Tensor, Tensor | None], Tensor]
 """`(input_ids (P,), image_grid_thw (n, 3) or None) -> positions (3, P) or (P,)`: as the backbone numbers a prefix."""
@@ -74,6 +59,7 @@ class EncodedGroup:
     pixels: Pixels | None = None  # N patches, of the images whose features are not at hand
     images_thw: Tensor | None = None  # (n, 3) int64
     known: tuple[Known, ...] = ()  # n where features are kept, else none
+    spoken: tuple[Spoken, ...] = ()  # K where a head speaks, else none: what is what in the branches
 
     @property
     def longest(self) -> int:
@@ -96,6 +82,7 @@ class Encoder:
     Attributes:
         fingerprint: a hash of all that decides how long a group becomes and whether it fits.
         pictures: how images are read.
+        speech: what a head that speaks adds to the branches; None for scalar heads.
 
     Raises:
         ModelError: the tokenizer has no chat template.
@@ -120,11 +107,12 @@ class Encoder:
         self.merge_size = merge_size
         self.image_marks = image_marks
         self.max_tokens = max_tokens
-        self.end_of_turn = _end_of_turn(tokenizer)
+        self.speech: Speech | None = None
+        self.end_of_turn = end_of_turn(tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn
 
-    def __call__(self, group: Group) -> EncodedGroup:
-        """Encodes a group.
+    def __call__(self, group: Group, *, taught: bool = False) -> EncodedGroup:
+        """Encodes a group; `taught` with the text that a head which speaks learns to write.
 
         Raises:
             EncodingError: too long, or its images and their places in the text do not fit together.
@@ -134,7 +122,7 @@ class Encoder:
         pictures = self.pictures(group.images) if group.images else None
         images_thw = pictures.thw if pictures else None
         prefix = self._prefix(group.prompt, images_thw)
-        branches = tuple(self.branch(response) for response in group.responses)
+        branches, spoken = self._branches(group, taught=taught)
         encoded = EncodedGroup(
             id=group.id,
             source=group.source,
@@ -145,6 +133,7 @@ class Encoder:
             pixels=pictures.pixels if pictures else None,
             images_thw=images_thw,
             known=pictures.known if pictures else (),
+            spoken=spoken,
         )
         self.check_length(encoded.longest)
         return encoded
@@ -159,7 +148,7 @@ class Encoder:
         patches = self.pictures.measure(group.images)
         grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None
         prefix = len(self._prefix(group.prompt, grids))
-        branches = tuple(len(self.branch(response)) for response in group.responses)
+        branches = tuple(len(branch) for branch in self._branches(group, taught=True)[0])
         self.check_length(prefix + max(branches))
         return Size(prefix, branches, len(patches))
 
@@ -169,7 +158,8 @@ class Encoder:
         backend = self.tokenizer.backend_tokenizer.to_str()
         parts = (backend, self.tokenizer.chat_template or "", processor, self.image_token_id, self.max_tokens)
         marks = () if self.image_marks is None else (self.image_marks,)
-        return hashlib.sha256(repr((*parts, *marks)).encode()).hexdigest()
+        speech = () if self.speech is None else (self.speech.fingerprint,)
+        return hashlib.sha256(repr((*parts, *marks, *speech)).encode()).hexdigest()
 
     def check_length(self, longest: int) -> None:
         """Raises `EncodingError` when a prefix with its longest branch has more tokens than are allowed."""
@@ -182,7 +172,7 @@ class Encoder:
 
     def _prefix(self, prompt: Sequence[Turn], images_thw: Tensor | None) -> Tensor:
         text = self.tokenizer.apply_chat_template(
-            _messages(prompt, in_parts=self.image_token_id is not None), tokenize=False, add_generation_prompt=True
+            messages(prompt, in_parts=self.image_token_id is not None), tokenize=False, add_generation_prompt=True
         )
         ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
         if self.image_token_id is None:
@@ -198,44 +188,26 @@ class Encoder:
             ids, repeats = marked(ids, repeats, places, self.image_marks)
         return ids.repeat_interleave(repeats)
 
+    def _branches(self, group: Group, *, taught: bool) -> tuple[tuple[Tensor, ...], tuple[Spoken, ...]]:
+        if self.speech is None:
+            return tuple(self.branch(response) for response in group.responses), ()
+        laid = self.speech(self, group, taught=taught)
+        return tuple(branch for branch, _ in laid), tuple(spoken for _, spoken in laid)
+
+    def asked(self, request: str) -> Tensor:
+        """What stands between a response and what is then said at the user's request, `(n,)`: the response's end of
+        turn, the request, and the generation prompt."""
+        turns = [("user", "?"), ("assistant", SENTINEL), ("user", request)]
+        asked = messages(
+            [Turn(role, (Part(words),)) for role, words in turns],  # type: ignore[arg-type]  # roles all
+            in_parts=self.image_token_id is not None,
+        )
+        text = self.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        after = text.rpartition(SENTINEL)[2].lstrip()
+        return torch.tensor(self.tokenizer(after, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+
     def branch(self, response: str) -> Tensor:
         """Tokens of a response with its end of turn, `(L,)`."""
         # Special tokens written out in a response are its text: they must neither end the turn nor stand for an image.
         ids = self.tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return torch.tensor([*ids, self.end_of_turn], dtype=torch.int64)
-
-
-def _messages(prompt: Sequence[Turn], *, in_parts: bool) -> list[dict[str, Any]]:
-    """A prompt as the chat templates want it: content in parts for vision models, a string for text models."""
-    if not in_parts:
-        return [{"role": turn.role, "content": "".join(part.text or "" for part in turn.parts)} for turn in prompt]
-    return [
-        {
-            "role": turn.role,
-            "content": [
-                {"type": "image"} if part.is_image else {"type": "text", "text": part.text} for part in turn.parts
-            ],
-        }
-        for turn in prompt
-    ]
-
-
-def _end_of_turn(tokenizer: Tokenizer) -> int:
-    """The token that the chat template puts after a response."""
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "the backbone's tokenizer has no chat template, so a prompt cannot be encoded. "
-            "Use an instruct or chat checkpoint, or add a chat_template.jinja to the folder."
-        )
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
-    rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-    after = rendered.rpartition(_SENTINEL)[2].lstrip()
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
-    if ids:
-        return int(ids[0])
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            "the backbone's chat template ends a response with nothing and its tokenizer has no eos_token: "
-            "there is no token to read a score from. Set eos_token in tokenizer_config.json."
-        )
-    return int(tokenizer.eos_token_id)

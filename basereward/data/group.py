@@ -68,6 +68,9 @@ class Group:
     responses: tuple[str, ...]
     preferences: tuple[Preference, ...] = ()
     images: tuple[Image, ...] = field(default=(), repr=False)
+    critiques: tuple[
+        str, ...
+    ] = ()  # of every response, for heads that learn to write them; none where nobody wrote any
 
 
 @dataclass(frozen=True, slots=True)

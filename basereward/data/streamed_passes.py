@@ -79,7 +79,7 @@ class StreamedPasses(IterableDataset[TreeBatch]):
 
     def _encoded(self, group: Group) -> EncodedGroup | Lost:
         try:
-            return self.encoder(group)
+            return self.encoder(group, taught=True)
         except RowLost as loss:
             return Lost(group.source, "train", group.id, loss.reason, loss.detail)
 

@@ -55,6 +55,8 @@ class TreeBatch:
     features: Features | None = None  # of the images that need not be encoded
     lost: list[Lost] = field(default_factory=list)  # rows of a stream that were met on the way to these groups
     met: Met | None = None  # how far a stream was read for them
+    written: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))  # (W, 2): row and column of
+    # the tokens that a head which speaks is taught to write
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
         """The batch with all its tensors on `device`."""
@@ -111,6 +113,7 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
     rows = [row for index, group in enumerate(groups) for row in _rows(group, index, layout)]
     if layout == "tree":
         rows = [_joined(rows)]
+    ends = torch.tensor([(r, column) for r, row in enumerate(rows) for column in row.ends])
     pictures = distinct(groups, [len(group.branches) if layout == "plain" else 1 for group in groups])
     return TreeBatch(
         layout=layout,
@@ -119,17 +122,30 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         trees=[_tree(group) for group in groups] if layout == "tree" else [],
         group=pad_sequence([row.group for row in rows], True, PADDING),
         branch=pad_sequence([row.branch for row in rows], True, PADDING),
-        ends=torch.tensor([(r, column) for r, row in enumerate(rows) for column in row.ends]),
+        ends=ends,
         pixels=pictures.pixels,
         image_grid_thw=pictures.grids,
         image_places=pictures.places,
         image_keys=pictures.keys,
         features=pictures.features,
-        lengths=torch.tensor([len(branch) - 1 for group in groups for branch in group.branches]),
+        lengths=torch.tensor([length for group in groups for length in _lengths(group)]),
+        written=_written(groups, ends),
         ids=[group.id for group in groups],
         sources=[group.source for group in groups],
         **_preferences(groups),
     )
+
+
+def _lengths(group: EncodedGroup) -> list[int]:
+    """Tokens of every response, its end of turn left out."""
+    return [spoken.response for spoken in group.spoken] or [len(branch) - 1 for branch in group.branches]
+
+
+def _written(groups: Sequence[EncodedGroup], ends: Tensor) -> Tensor:
+    """Row and column of the last tokens of every branch, as many as are written; `ends` has the last of them."""
+    counts = [each.written for group in groups for each in group.spoken]
+    found = [(row, end - back) for (row, end), n in zip(ends.tolist(), counts, strict=False) for back in range(n)]
+    return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
 
 
 def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterable[_Row]:

@@ -1,6 +1,8 @@
-"""A reward model: a backbone and a head."""
+"""A reward model: a backbone and a head, and where the head speaks the backbone's language head."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +10,20 @@ from transformers import Cache
 
 from basereward.data.tree import TreeBatch
 from basereward.model.backbone import Backbone, load_backbone
+from basereward.model.language import LanguageHead, load_language_head
 from basereward.model.lora import add_lora
 from basereward.model.parts import freeze, part_of
+from basereward.model.voice import Voice, speaks
 from basereward.recipe import make
 from basereward.recipe.schema import ModelRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Of a training pass: scores `(B,)`, and the mean cross-entropy of the tokens that are taught, if there are any."""
+
+    scores: Tensor
+    language: Tensor | None = None
 
 
 class RewardModel(nn.Module):
@@ -20,16 +32,42 @@ class RewardModel(nn.Module):
     Args:
         backbone: batches to hidden states `(B, D)`.
         head: hidden states `(B, D)` in float32 to scores `(B,)`.
+        language: the backbone's language head, where the head speaks.
+
+    Attributes:
+        voice: what lets it speak; None until it is given the encoder.
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module, *, language: LanguageHead | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head.float()
+        self.language = language
+        self.voice: Voice | None = None
 
     def forward(self, batch: TreeBatch, *, cache: Cache | None = None) -> Tensor:
         """Scores, shape `(B,)`, in float32 whatever the backbone's precision; `cache` as the backbone takes it."""
-        pooled = self.backbone(batch, cache=cache)
+        return self._scores(self.backbone(batch, cache=cache))
+
+    def outputs(self, batch: TreeBatch) -> Outputs:
+        """What a training step needs; the same scores as `forward` gives."""
+        if self.language is None or not len(batch.written):
+            return Outputs(self(batch))
+        hidden = self.backbone.hidden_states(batch)
+        rows, columns = batch.written.unbind(1)
+        told = batch.input_ids[rows, columns]
+        loss = self.language.loss(self.backbone.transformer, hidden[rows, columns - 1], told)
+        pooled = hidden[batch.ends[:, 0], batch.ends[:, 1]]
+        return Outputs(self._scores(pooled), loss / len(told))
+
+    def judged(self, batch: TreeBatch) -> Tensor:
+        """Scores, shape `(B,)`, of responses: those of a head that speaks at the end of what it writes itself."""
+        if self.voice is None or len(batch.written):
+            scores: Tensor = self(batch)
+            return scores
+        return self.voice.scores(self, batch)
+
+    def _scores(self, pooled: Tensor) -> Tensor:
         with torch.autocast(pooled.device.type, enabled=False):
             scores: Tensor = self.head(pooled.float())
         return scores
@@ -79,4 +117,10 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int) -> RewardModel:
             seed=seed,
         )
     freeze(backbone, settings.freeze)
-    return RewardModel(backbone, head).train()
+    language = None
+    if speaks(head):
+        dtype = getattr(torch, settings.dtype)
+        language = load_language_head(path, backbone.transformer.config, revision=settings.revision, dtype=dtype)
+        frozen = recipe.lora is not None or settings.quantization is not None or "language" in settings.freeze
+        language.requires_grad_(not frozen)
+    return RewardModel(backbone, head, language=language).train()

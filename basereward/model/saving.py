@@ -3,6 +3,7 @@
 reward_model.json   what kind of folder it is, the head's node, where the backbone comes from, the spread of the scores
 recipe.yaml         the run's recipe
 head.safetensors    the head
+language.safetensors the language head, where the head speaks and it is in no other file
 backbone/           the whole backbone with tokenizer and image processor, in the hub's format; or
 adapter/            the adapters alone, in peft's format; or neither, when only the head was trained
 """
@@ -24,13 +25,16 @@ from torch import Tensor, nn
 
 from basereward.data.encoding import Encoder
 from basereward.errors import CheckpointError, ModelError
-from basereward.model.backbone import load_backbone, quiet_transformers
+from basereward.model.backbone import Backbone, load_backbone, quiet_transformers
 from basereward.model.casting import cast, cast_backbone, find_dtype
+from basereward.model.language import WEIGHT, LanguageHead, load_language_head
 from basereward.model.reward import RewardModel
+from basereward.model.voice import speaks
 from basereward.recipe import make, recipe_from_yaml, recipe_yaml
 from basereward.recipe.schema import Recipe
 
 CARD = "reward_model.json"
+LANGUAGE = "language.safetensors"
 FORMAT = 1
 Kind = Literal["full", "adapter", "head"]
 
@@ -94,6 +98,8 @@ def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder
     save_file(
         {k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / "head.safetensors"
     )
+    if model.language is not None and model.language.weight is not None and kind == "full":
+        save_file({WEIGHT: model.language.weight.detach().cpu().contiguous()}, folder / LANGUAGE)
     if kind == "adapter":
         backbone.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     elif kind == "full":
@@ -164,7 +170,21 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
         if wanted is not None:
             cast(backbone.model, wanted)
     backbone.merged = card["kind"] == "full"
-    return RewardModel(backbone, head).eval(), recipe, path
+    language = _language(folder, card, backbone, path=path) if speaks(head) else None
+    return RewardModel(backbone, head, language=language).eval(), recipe, path
+
+
+def _language(folder: Path, card: Mapping[str, Any], backbone: Backbone, *, path: str) -> LanguageHead:
+    """The language head that was saved, or that of the backbone's checkpoint."""
+    config, dtype = backbone.transformer.config, backbone.transformer.dtype
+    if card["kind"] != "full":
+        return load_language_head(path, config, revision=card["backbone"]["revision"], dtype=dtype)
+    if config.tie_word_embeddings:
+        return LanguageHead()
+    embedding: Any = backbone.transformer.get_input_embeddings()
+    own = {WEIGHT: torch.empty(embedding.weight.shape, dtype=dtype)}
+    _load_exactly(own, folder / LANGUAGE)
+    return LanguageHead(own[WEIGHT])
 
 
 def _load_adapter(transformer: Any, folder: Path) -> PeftModel:

@@ -25,6 +25,8 @@ from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel
 from basereward.model.saving import load_reward_model, read_card, save_model
 from basereward.model.stopwatch import Stopwatch
+from basereward.model.voice import Voice, speaks
+from basereward.recipe import make
 from basereward.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class Scorer:
         self, model: RewardModel, *, encoder: Encoder, recipe: Recipe, scores: dict[str, float] | None = None
     ) -> None:
         self.model = model
+        if speaks(model.head):
+            model.voice = Voice(encoder)
         self.encoder = encoder
         self.recipe = recipe
         self.scores = scores or {}
@@ -103,6 +107,9 @@ class Scorer:
             ModelError: the backbone attends in windows.
         """
         from basereward.model.rollouts import PromptScorer  # it needs this module
+
+        if speaks(self.model.head):
+            raise ModelError("a head that speaks writes about whole prompts; call score() with all responses at once")
 
         row = {"prompt": prompt, "responses": [""], "images": list(images) or None}
         group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="prompt()")
@@ -170,7 +177,7 @@ class Scorer:
             self.device
         )
         with self.precision():
-            scores = self.model(rows)
+            scores = self.model.judged(rows)
         watch.stop()
         return _Pass({place: len(group.branches) for place, group in batch}, scores, watch)
 
@@ -213,7 +220,7 @@ def load_scorer(folder: str | Path, *, device: str | None = None, dtype: str | N
 def recipe_encoder(recipe: Recipe, *, path: str) -> Encoder:
     """The encoder that a recipe asks for, with the tokenizer and image processor at `path`."""
     settings = recipe.data.encoding
-    return load_encoder(
+    encoder = load_encoder(
         path,
         revision=recipe.model.backbone.revision if path == recipe.model.backbone.path else None,
         image_backend=settings.image_backend,
@@ -222,3 +229,6 @@ def recipe_encoder(recipe: Recipe, *, path: str) -> Encoder:
         max_tokens=settings.max_tokens,
         trust_remote_code=recipe.model.backbone.trust_remote_code,
     )
+    head = make(recipe.model.head, "heads", 1)  # its arguments alone are asked for
+    encoder.speech = getattr(head, "speech", None)
+    return encoder

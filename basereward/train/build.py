@@ -26,6 +26,7 @@ from basereward.model.kernels import check_liger
 from basereward.model.reward import build_model
 from basereward.model.scorer import recipe_encoder
 from basereward.model.vision import keep_features
+from basereward.model.voice import Voice, speaks
 from basereward.recipe import make, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.train.checkpoint import AtomicCheckpointIO, Checkpoints
@@ -61,6 +62,8 @@ def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule
     data = build_data(recipe, encoder=encoder, lost_file=run.lost)
     data.setup()
     model = build_model(recipe.model, path=path, seed=recipe.seeds.init)
+    if speaks(model.head):
+        model.voice = Voice(encoder)
     if recipe.trainer.compile:
         compile_layers(model.backbone.transformer)
     loss = make(recipe.loss, "losses")

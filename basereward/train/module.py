@@ -84,7 +84,12 @@ class RewardModule(LightningModule):
             self._step_began = time.perf_counter()
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
-        loss, parts = self.loss(self(batch), batch)
+        outputs = self.model.outputs(batch)
+        loss, parts = self.loss(outputs.scores, batch)
+        if outputs.language is not None:
+            parts = parts | {"language": outputs.language}
+            head: Any = self.model.head
+            loss = loss + head.language_weight * outputs.language
         if not torch.isfinite(loss):
             raise NotFiniteError(self._not_finite(f"the loss is {float(loss.detach())}"))
         share: float = self.trainer.datamodule.plan.share(batch.num_groups)  # type: ignore[attr-defined]
@@ -139,7 +144,7 @@ class RewardModule(LightningModule):
         self._report("test")
 
     def _evaluate(self, batch: TreeBatch) -> None:
-        scores = self(batch)
+        scores = self.model.judged(batch)
         margins = scores[batch.winner] - scores[batch.loser]
         won, lost = batch.lengths[batch.winner], batch.lengths[batch.loser]
         source_of = [batch.sources[g] for g in batch.preference_group.tolist()]

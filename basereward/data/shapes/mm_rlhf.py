@@ -12,7 +12,8 @@ READ = ("id", "prompt", "chosen", "rejected")
 
 
 class MMRLHF:
-    """Pairs with the path of an `image`, or of a `video`, which is a folder of frames. Reasons are left alone.
+    """Pairs with the path of an `image`, or of a `video`, which is a folder of frames. The reasons that people
+    gave become critiques where both answers have one.
 
     Args:
         video: what becomes of rows with one: `lost` under the reason `video`, or `frames_as_images`.
@@ -33,4 +34,6 @@ class MMRLHF:
             RowLost: `video`, `video_missing`.
         """
         images = self._video.names(row["video"]) if row.get("video") else row.get("image")
-        return {name: row.get(name) for name in READ} | {"images": images}
+        reasons = [row.get("chosen_reason"), row.get("rejected_reason")]
+        told = dict(zip(("chosen_critique", "rejected_critique"), reasons, strict=True)) if all(reasons) else {}
+        return {name: row.get(name) for name in READ} | {"images": images} | told

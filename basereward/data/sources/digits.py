@@ -107,7 +107,17 @@ class Digits:
             responses=tuple(word_digit(d, wording) for d, wording in zip(said, wordings, strict=True)),
             preferences=prefer_true([d == digit for d in said]),
             images=(draw(picture, side=self.side),),
+            critiques=tuple(criticise(d, digit) for d in said),
         )
+
+
+def criticise(said: int, digit: int) -> str:
+    """What a critic has to say of an answer.
+
+    >>> criticise(3, 7), criticise(7, 7)
+    ('It shows 7, not 3: wrong.', 'It shows 7: right.')
+    """
+    return f"It shows {digit}: right." if said == digit else f"It shows {digit}, not {said}: wrong."
 
 
 def split_pictures(name: str, *, val_size: int, test_size: int, seed: int) -> dict[Split, tuple[int, ...]]:
