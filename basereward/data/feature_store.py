@@ -24,6 +24,7 @@ from basereward.data.features import Features, pack, read
 logger = logging.getLogger(__name__)
 
 TOTAL = "total"  # the file that writers lock, and that says how many bytes all records have
+_TICK = 2.0  # seconds that the time of a file may be behind the clock
 
 
 class _Record(NamedTuple):
@@ -49,7 +50,7 @@ class FeatureStore:
         self.folder = folder
         self.setting = setting
         self.limit = int(gib * 2**30)
-        self.began = time.time()
+        self.began = time.time() - _TICK
         self._unused: deque[_Record] | None = None  # that may make room; None before the first writing
         self._closed = False  # whether nothing more can be written
 
@@ -120,6 +121,8 @@ class FeatureStore:
         if fits:
             part = file.with_name(f"{file.name}.part")
             file.parent.mkdir(exist_ok=True)
+            # A writer that is killed from here on leaves a total that is too large, which others keep the limit with.
+            os.pwrite(total, b"%020d" % (held + len(content)), 0)
             part.write_bytes(content)
             os.replace(part, file)
             held += len(content) - replaced

@@ -18,8 +18,10 @@ from torch import Tensor
 
 MAGIC = b"brfeat01"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Magic, key, place in DTYPES, S, F and D, patches of the picture in time, height and width, checksum of the numbers.
-_HEADER = struct.Struct("<8s32sQ3Q3QQ")
+# Magic, key, place in DTYPES, S, F and D, patches of the picture in time, height and width.
+_HEADER = struct.Struct("<8s32sQ3Q3Q")
+_CHECKSUM = struct.Struct("<Q")  # of the header and the numbers, between the two
+_START = _HEADER.size + _CHECKSUM.size  # of the numbers
 
 Grid = tuple[int, int, int]
 """Patches of a picture in time, height and width."""
@@ -61,7 +63,8 @@ def pack(key: str, features: Features) -> bytes:
     (grid,) = features.grids
     numbers = states.view(torch.uint8).numpy().tobytes()
     kind = DTYPES.index(states.dtype)
-    return _HEADER.pack(MAGIC, bytes.fromhex(key), kind, *states.shape, *grid, zlib.crc32(numbers)) + numbers
+    header = _HEADER.pack(MAGIC, bytes.fromhex(key), kind, *states.shape, *grid)
+    return header + _CHECKSUM.pack(zlib.crc32(numbers, zlib.crc32(header))) + numbers
 
 
 def read(file: Path, key: str) -> Features | None:
@@ -72,15 +75,17 @@ def read(file: Path, key: str) -> Features | None:
             whole = opened.readinto(content) == len(content)
     except OSError:
         return None
-    if not whole or len(content) <= _HEADER.size:
+    if not whole or len(content) <= _START:
         return None
-    magic, owner, kind, *rest, checksum = _HEADER.unpack_from(content)
+    magic, owner, kind, *rest = _HEADER.unpack_from(content)
+    (checksum,) = _CHECKSUM.unpack_from(content, _HEADER.size)
     shape, (time, height, width) = rest[:3], rest[3:]
     if magic != MAGIC or owner != bytes.fromhex(key) or kind >= len(DTYPES):
         return None
     count = shape[0] * shape[1] * shape[2]
-    numbers = memoryview(content)[_HEADER.size :]
-    if count * DTYPES[kind].itemsize != len(numbers) or zlib.crc32(numbers) != checksum:
+    view = memoryview(content)
+    found = zlib.crc32(view[_START:], zlib.crc32(view[: _HEADER.size]))
+    if count * DTYPES[kind].itemsize != len(content) - _START or found != checksum:
         return None
-    states = torch.frombuffer(content, dtype=DTYPES[kind], offset=_HEADER.size).view(shape)
+    states = torch.frombuffer(content, dtype=DTYPES[kind], offset=_START).view(shape)
     return Features(states, ((time, height, width),), (shape[1],))
