@@ -150,7 +150,7 @@ def test_plain_rows_cannot_be_written_after(tmp_path: Path) -> None:
     [
         ({"samples": 3}, "the same critique"),
         ({"max_tokens": 0}, "at least 1"),
-        ({"prompt": "critque"}, "critique"),
+        ({"prompt": "critic"}, "critique"),
         ({"prompt_file": "/nowhere.txt"}, "cannot be read"),
     ],
 )
