@@ -50,3 +50,30 @@ def continued(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
         trees=trees,
         ends=torch.tensor(ends, device=device),
     )
+
+
+def unwritten(batch: TreeBatch) -> TreeBatch:
+    """The same groups without what the head is taught to write: every branch ends where it would begin to."""
+    kept = torch.ones_like(batch.input_ids[0], dtype=torch.bool)
+    kept[batch.written[:, 1]] = False
+    before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)]).tolist()
+    trees, ends, at = [], [], 0
+    for tree in batch.trees:
+        sizes = []
+        for number, size in enumerate(tree):
+            sizes.append(before[at + size] - before[at])
+            at += size
+            if number:
+                ends.append((0, before[at] - 1))
+        trees.append(tuple(sizes))
+    return replace(
+        batch,
+        input_ids=batch.input_ids[:, kept],
+        position_ids=batch.position_ids[..., kept],
+        group=batch.group[:, kept],
+        branch=batch.branch[:, kept],
+        trees=trees,
+        ends=torch.tensor(ends, device=kept.device),
+        written=batch.written[:0],
+        written_weight=batch.written_weight[:0],
+    )

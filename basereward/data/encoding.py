@@ -54,12 +54,13 @@ class EncodedGroup:
     source: str
     prefix: Tensor  # (P,) int64
     positions: Tensor  # (3, P) or (P,) int64
-    branches: tuple[Tensor, ...]  # K of (L,) int64
+    branches: tuple[Tensor, ...]  # of (L,) int64; K, or where a head speaks as many as it has to say something at
     preferences: tuple[Preference, ...]
     pixels: Pixels | None = None  # N patches, of the images whose features are not at hand
     images_thw: Tensor | None = None  # (n, 3) int64
     known: tuple[Known, ...] = ()  # n where features are kept, else none
-    spoken: tuple[Spoken, ...] = ()  # K where a head speaks, else none: what is what in the branches
+    lengths: tuple[int, ...] = ()  # K: tokens of every response, its end of turn left out; none: of branches, less one
+    spoken: tuple[Spoken, ...] = ()  # of every branch where a head speaks, else none
 
     @property
     def longest(self) -> int:
@@ -121,7 +122,7 @@ class Encoder:
         self._check_images(group)
         pictures = self.pictures(group.images) if group.images else None
         images_thw = pictures.thw if pictures else None
-        prefix = self._prefix(group.prompt, images_thw)
+        prefix = self._prefix(group, images_thw)
         branches, spoken = self._branches(group, taught=taught)
         encoded = EncodedGroup(
             id=group.id,
@@ -133,12 +134,13 @@ class Encoder:
             pixels=pictures.pixels if pictures else None,
             images_thw=images_thw,
             known=pictures.known if pictures else (),
+            lengths=tuple(len(branch) - 1 for branch in branches) if not spoken else self._lengths(group),
             spoken=spoken,
         )
         self.check_length(encoded.longest)
         return encoded
 
-    def measure(self, group: Group) -> Size:
+    def measure(self, group: Group, *, taught: bool = False) -> Size:
         """What `__call__` would give, in numbers: pictures are opened, but not cut into patches.
 
         Raises:
@@ -147,8 +149,8 @@ class Encoder:
         self._check_images(group)
         patches = self.pictures.measure(group.images)
         grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None
-        prefix = len(self._prefix(group.prompt, grids))
-        branches = tuple(len(branch) for branch in self._branches(group, taught=True)[0])
+        prefix = len(self._prefix(group, grids))
+        branches = tuple(len(branch) for branch in self._branches(group, taught=taught)[0])
         self.check_length(prefix + max(branches))
         return Size(prefix, branches, len(patches))
 
@@ -170,10 +172,10 @@ class Encoder:
         if group.images and self.image_processor is None:
             raise EncodingError("image_without_vision", "the row has an image and the backbone reads text only")
 
-    def _prefix(self, prompt: Sequence[Turn], images_thw: Tensor | None) -> Tensor:
-        text = self.tokenizer.apply_chat_template(
-            messages(prompt, in_parts=self.image_token_id is not None), tokenize=False, add_generation_prompt=True
-        )
+    def _prefix(self, group: Group, images_thw: Tensor | None) -> Tensor:
+        text = self._rendered(group.prompt if self.speech is None else self.speech.prompt(group))
+        if self.speech is not None and self.speech.open:
+            text = text.rpartition(SENTINEL)[0]
         ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
         if self.image_token_id is None:
             return ids
@@ -194,20 +196,38 @@ class Encoder:
         laid = self.speech(self, group, taught=taught)
         return tuple(branch for branch, _ in laid), tuple(spoken for _, spoken in laid)
 
+    def _lengths(self, group: Group) -> tuple[int, ...]:
+        return tuple(len(self.plain(response)) for response in group.responses)
+
+    def _rendered(self, turns: Sequence[Turn]) -> str:
+        """Turns in the chat template, with the generation prompt."""
+        told = messages(turns, in_parts=self.image_token_id is not None)
+        text: str = self.tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
+        return text
+
+    @cached_property
+    def closing(self) -> Tensor:
+        """What stands between the end of a user's words and what is then said, `(n,)`: the end of the turn and the
+        generation prompt."""
+        return self._special(self._rendered([Turn("user", (Part(SENTINEL),))]).rpartition(SENTINEL)[2])
+
     def asked(self, request: str) -> Tensor:
         """What stands between a response and what is then said at the user's request, `(n,)`: the response's end of
         turn, the request, and the generation prompt."""
         turns = [("user", "?"), ("assistant", SENTINEL), ("user", request)]
-        asked = messages(
-            [Turn(role, (Part(words),)) for role, words in turns],  # type: ignore[arg-type]  # roles all
-            in_parts=self.image_token_id is not None,
-        )
-        text = self.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        after = text.rpartition(SENTINEL)[2].lstrip()
-        return torch.tensor(self.tokenizer(after, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+        text = self._rendered([Turn(role, (Part(words),)) for role, words in turns])  # type: ignore[arg-type]
+        return self._special(text.rpartition(SENTINEL)[2].lstrip())
+
+    def _special(self, text: str) -> Tensor:
+        """Tokens of a piece of the chat template, `(n,)`."""
+        return torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+
+    def plain(self, text: str) -> Tensor:
+        """Tokens of a text, `(n,)`."""
+        # Special tokens written out in a response are its text: they must neither end the turn nor stand for an image.
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64)
 
     def branch(self, response: str) -> Tensor:
         """Tokens of a response with its end of turn, `(L,)`."""
-        # Special tokens written out in a response are its text: they must neither end the turn nor stand for an image.
-        ids = self.tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return torch.tensor([*ids, self.end_of_turn], dtype=torch.int64)
+        return torch.cat([self.plain(response), torch.tensor([self.end_of_turn])])

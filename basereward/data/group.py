@@ -56,6 +56,16 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What was written on the way to a verdict on the responses `first` and `second`, shown in this order and called 1
+    and 2; the verdict itself is the group's preference."""
+
+    first: int
+    second: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """One prompt, its K >= 1 responses and the preferences among them.
 
@@ -68,9 +78,10 @@ class Group:
     responses: tuple[str, ...]
     preferences: tuple[Preference, ...] = ()
     images: tuple[Image, ...] = field(default=(), repr=False)
-    critiques: tuple[
-        str, ...
-    ] = ()  # of every response, for heads that learn to write them; none where nobody wrote any
+    # For heads that learn to write them; none where the data have none.
+    critiques: tuple[str, ...] = ()  # of every response
+    reasonings: tuple[Reasoning, ...] = ()
+    ratings: tuple[float, ...] = ()  # of every response, from 0 (worst) to 1 (best)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,10 +70,12 @@ def measure(
         DataError: the source is malformed.
     """
     groups = source.groups(split)
-    file = cache / f"{_content(groups)}-{encoder.fingerprint[:32]}.npz" if cache else None
+    taught = split == "train"
+    kind = "" if taught or encoder.speech is None else "-asked"
+    file = cache / f"{_content(groups)}-{encoder.fingerprint[:32]}{kind}.npz" if cache else None
     found = _load(file) if file else None
     if found is None:
-        found = _try_all(groups, encoder=encoder, workers=workers)
+        found = _try_all(_Tried(groups, encoder, taught), workers=workers)
         if file:
             _save(file, *found)
     lengths, losses = found
@@ -84,9 +86,10 @@ def measure(
 class _Tried(Dataset[tuple[Any, ...]]):
     """Groups as their tokens and images, or as what is wrong with them."""
 
-    def __init__(self, groups: Sequence[Group], encoder: Encoder) -> None:
+    def __init__(self, groups: Sequence[Group], encoder: Encoder, taught: bool) -> None:
         self.groups = groups
         self.encoder = encoder
+        self.taught = taught
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -95,16 +98,16 @@ class _Tried(Dataset[tuple[Any, ...]]):
         group = self.groups[index]
         try:
             check_usable(group)
-            size = self.encoder.measure(group)
+            size = self.encoder.measure(group, taught=self.taught)
         except RowLost as loss:
             return group.id, loss.reason, loss.detail
         return size.tokens, size.images
 
 
-def _try_all(groups: Sequence[Group], *, encoder: Encoder, workers: int) -> tuple[Lengths, list[dict[str, str]]]:
+def _try_all(tried: _Tried, *, workers: int) -> tuple[Lengths, list[dict[str, str]]]:
     index, tokens, images = [], [], []
     lost: list[dict[str, str]] = []
-    for place, found in enumerate(_results(_Tried(groups, encoder), workers=workers)):
+    for place, found in enumerate(_results(tried, workers=workers)):
         if len(found) == 3:
             lost.append(dict(zip(("id", "reason", "detail"), found, strict=True)))
         else:
@@ -128,6 +131,8 @@ def _content(groups: Iterable[Group]) -> str:
         turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
         preferences = [(p.winner, p.loser, p.tie) for p in group.preferences]
         digest.update(repr((group.id, turns, group.responses, preferences)).encode("utf-8", "surrogatepass"))
+        if told := (*group.critiques, *group.reasonings, *group.ratings):
+            digest.update(repr(told).encode("utf-8", "surrogatepass"))
         for image in group.images:
             digest.update(_image_content(image))
     return digest.hexdigest()

@@ -4,8 +4,9 @@
     {"prompt": ..., "responses": [...], "ranking": [0, 2, 1], "images": [...]}
     {"prompt": ..., "responses": [...], "preferences": [[winner, loser], ...], "margins": [...]}
 
-Every form may have critiques of the responses, which heads that write them learn: `critiques`, a text for each, or
-`chosen_critique` and `rejected_critique`.
+Every form may have what heads that write learn: `critiques`, a text for each response, or `chosen_critique` and
+`rejected_critique`; `ratings` from 0 to 1, or `chosen_rating` and `rejected_rating`; `reasonings`, lists of the places
+of two responses, which the text calls 1 and 2, and the text, or `reasoning`, a text about the row's first two.
 
 `prompt` may be absent when `chosen` and `rejected` are message lists that begin with it. `ranking[i]` is the rank of
 response i, lower is better, equal is a tie. An image is a path, `{"path": ..., "bytes": ...}`, or a data URI (base64).
@@ -26,11 +27,13 @@ from basereward.data.image_store import ImageStore
 from basereward.data.messages import join_prompt, place_images, read_messages, read_response, shown
 from basereward.data.preferences import read_preferences
 from basereward.data.screening import RowLost, located
+from basereward.data.told import COLUMNS as TOLD
+from basereward.data.told import read_told
 from basereward.errors import DataError, nearest, unknown
 
 COLUMNS = (
     "id", "prompt", "chosen", "rejected", "responses", "ranking", "preferences", "margin", "margins", "images", "image",
-    "critiques", "chosen_critique", "rejected_critique",
+    *TOLD,
 )  # fmt: skip
 LIKE_IMAGES = frozenset(
     {"img", "imgs", "image_path", "image_paths", "img_path", "img_paths", "image_file", "image_files", "pictures"}
@@ -95,7 +98,7 @@ class RowFormat:
             responses=responses,
             preferences=preferences,
             images=tuple(self._image(image, place=i) for i, image in enumerate(images)),
-            critiques=_critiques(cells, names),
+            **read_told(cells, names),
         )
 
     def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,19 +178,6 @@ def _image_cells(cells: Mapping[str, Any]) -> list[Any] | None:
         raise RowLost("conflicting_columns", "the row has both `images` and `image`; give one of them")
     images = cells.get("images", cells.get("image"))
     return images if images is None or isinstance(images, list) else [images]
-
-
-def _critiques(cells: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
-    """What was written of every response; nothing where a response has none, which only a critic asks for."""
-    told = cells.get("critiques")
-    if names == ["chosen", "rejected"]:
-        told = [cells.get("chosen_critique"), cells.get("rejected_critique")]
-    if told is None or (isinstance(told, list) and all(each is None for each in told)):
-        return ()
-    if not isinstance(told, list) or len(told) != len(names) or not all(isinstance(each, str) for each in told):
-        detail = f"`critiques` is {shown(told)}; one text for every one of the {len(names)} responses is needed"
-        raise RowLost("bad_critiques", detail)
-    return tuple(told)
 
 
 def _from_base64(text: str, *, place: int) -> bytes:

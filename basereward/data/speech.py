@@ -10,15 +10,16 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from basereward.data.encoding import Encoder
-    from basereward.data.group import Group
+    from basereward.data.group import Group, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One branch: which of its tokens are the response's own, and which are written by the head."""
+    """One branch of a head that speaks."""
 
-    response: int  # first tokens, the end of turn left out
-    written: int = 0  # last tokens, the end of turn included; 0 where they are still to be written
+    written: int = 0  # its last tokens, which the head is taught to write; 0 where they are still to be written
+    weight: float = 1.0  # what those count in the loss
+    about: tuple[int, ...] = ()  # the responses it is about, in the order they are shown
 
 
 class Speech(Protocol):
@@ -26,16 +27,25 @@ class Speech(Protocol):
 
     Attributes:
         fingerprint: changes with anything that changes a branch.
+        open: whether branches go on within the prompt's last turn, at the `SENTINEL` at its end.
+        text: of its prompt.
     """
+
+    open: bool
+    text: str
 
     @property
     def fingerprint(self) -> str: ...
+
+    def prompt(self, group: Group) -> tuple[Turn, ...]:
+        """What all branches of a group begin with."""
+        ...
 
     def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, Spoken]]:
         """The branches, `(L,)` tokens each, with what is what in them; `taught` with the text of the data, else up to
         where the head begins to write.
 
         Raises:
-            RowLost: the group has no text to learn from.
+            RowLost: the group has no text to learn from, or nothing can be said of it.
         """
         ...

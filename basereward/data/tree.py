@@ -1,8 +1,8 @@
 """Batches of groups as rows of tokens: `[prefix][branch 1]...[branch K]`, group after group in one row without padding,
 or one plain sequence a response.
 
-Shapes: R rows of T tokens, B responses, G groups, P preferences, N image patches, n images to encode, m places of
-images in the rows.
+Shapes: R rows of T tokens, B branches, G groups of K responses in all, P preferences, N image patches, n images to
+encode, m places of images in the rows. A branch is a response, so that B = K, unless a head that speaks has others.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class TreeBatch:
     trees: list[tuple[int, ...]]  # of tree rows, for every group: tokens of its prefix, then of each branch
     group: Tensor  # (R, T): index of the token's group, PADDING
     branch: Tensor  # (R, T): 0 in a prefix, k >= 1 in the k-th branch, PADDING
-    ends: Tensor  # (B, 2): row and column of every response's pooled token
+    ends: Tensor  # (B, 2): row and column of every branch's pooled token
     pixels: Pixels | None  # N patches of the distinct images to encode
     image_grid_thw: Tensor | None  # (n, 3)
-    winner: Tensor  # (P,): index among the B responses
+    winner: Tensor  # (P,): index among the K responses
     loser: Tensor  # (P,)
     weight: Tensor  # (P,) float32
     margin: Tensor  # (P,) float32, NaN where the data give none
     tie: Tensor  # (P,) bool
     preference_group: Tensor  # (P,): index among the G groups
-    lengths: Tensor  # (B,): tokens of every response, its end of turn left out
+    lengths: Tensor  # (K,): tokens of every response, its end of turn left out
     ids: list[str]  # G
     sources: list[str]  # G
     image_places: tuple[int, ...] = ()  # m: the image there, of the n and then of those whose features are kept
@@ -55,8 +55,13 @@ class TreeBatch:
     features: Features | None = None  # of the images that need not be encoded
     lost: list[Lost] = field(default_factory=list)  # rows of a stream that were met on the way to these groups
     met: Met | None = None  # how far a stream was read for them
+    responses: list[int] = field(default_factory=list)  # G: how many of the K are each group's
+    # Of a head that speaks; without one there are none.
+    about: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))  # (B, 2): the two of the K
+    # responses that a branch compares, the one shown first before the other
     written: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))  # (W, 2): row and column of
-    # the tokens that a head which speaks is taught to write
+    # the tokens that it is taught to write
+    written_weight: Tensor = field(default_factory=lambda: torch.empty(0))  # (W,): what each counts in the loss
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
         """The batch with all its tensors on `device`."""
@@ -129,7 +134,9 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         image_keys=pictures.keys,
         features=pictures.features,
         lengths=torch.tensor([length for group in groups for length in _lengths(group)]),
-        written=_written(groups, ends),
+        responses=[len(_lengths(group)) for group in groups],
+        about=_about(groups),
+        **_written(groups, ends),
         ids=[group.id for group in groups],
         sources=[group.source for group in groups],
         **_preferences(groups),
@@ -138,14 +145,29 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
 
 def _lengths(group: EncodedGroup) -> list[int]:
     """Tokens of every response, its end of turn left out."""
-    return [spoken.response for spoken in group.spoken] or [len(branch) - 1 for branch in group.branches]
+    return list(group.lengths) or [len(branch) - 1 for branch in group.branches]
 
 
-def _written(groups: Sequence[EncodedGroup], ends: Tensor) -> Tensor:
+def _about(groups: Sequence[EncodedGroup]) -> Tensor:
+    pairs, first = [], 0
+    for group in groups:
+        pairs += [(first + each.about[0], first + each.about[1]) for each in group.spoken if len(each.about) == 2]
+        first += len(_lengths(group))
+    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+
+
+def _written(groups: Sequence[EncodedGroup], ends: Tensor) -> dict[str, Any]:
     """Row and column of the last tokens of every branch, as many as are written; `ends` has the last of them."""
-    counts = [each.written for group in groups for each in group.spoken]
-    found = [(row, end - back) for (row, end), n in zip(ends.tolist(), counts, strict=False) for back in range(n)]
-    return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
+    spoken = [each for group in groups for each in group.spoken]
+    found = [
+        (row, end - back, each.weight)
+        for (row, end), each in zip(ends.tolist(), spoken, strict=False)
+        for back in range(each.written)
+    ]
+    return {
+        "written": torch.tensor([place[:2] for place in found], dtype=torch.int64).reshape(-1, 2),
+        "written_weight": torch.tensor([weight for *_, weight in found], dtype=torch.float32),
+    }
 
 
 def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterable[_Row]:
@@ -199,7 +221,7 @@ def _preferences(groups: Sequence[EncodedGroup]) -> dict[str, Any]:
             margin.append(float("nan") if preference.margin is None else preference.margin)
             tie.append(preference.tie)
             of_group.append(index)
-        first += len(group.branches)
+        first += len(_lengths(group))
     return {
         "winner": torch.tensor(winner, dtype=torch.int64),
         "loser": torch.tensor(loser, dtype=torch.int64),

@@ -42,15 +42,19 @@ class LanguageHead(nn.Module):
         weight = self.of(transformer)
         return linear(hidden.to(weight.dtype), weight).float()
 
-    def loss(self, transformer: PreTrainedModel, hidden: Tensor, targets: Tensor) -> Tensor:
-        """The sum of the cross-entropies of the tokens that follow, a scalar in float32.
+    def loss(self, transformer: PreTrainedModel, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of the cross-entropies of the tokens that follow, a scalar in float32.
 
         Args:
             hidden: `(W, D)` of the tokens before them.
             targets: `(W,)` token ids.
+            weights: `(W,)`.
         """
-        pieces = zip(torch.split(hidden, AT_ONCE), torch.split(targets, AT_ONCE), strict=True)
-        sums = [cross_entropy(self.logits(transformer, some), told, reduction="sum") for some, told in pieces]
+        pieces = zip(*(torch.split(each, AT_ONCE) for each in (hidden, targets, weights)), strict=True)
+        sums = [
+            (share * cross_entropy(self.logits(transformer, some), told, reduction="none")).sum()
+            for some, told, share in pieces
+        ]
         return torch.stack(sums).sum() if sums else hidden.float().sum() * 0.0
 
 

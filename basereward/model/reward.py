@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
 
+from basereward.data.continued import unwritten
 from basereward.data.tree import TreeBatch
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.language import LanguageHead, load_language_head
@@ -20,10 +22,10 @@ from basereward.recipe.schema import ModelRecipe
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Of a training pass: scores `(B,)`, and the mean cross-entropy of the tokens that are taught, if there are any."""
+    """Of a training pass."""
 
-    scores: Tensor
-    language: Tensor | None = None
+    scores: tuple[Tensor, ...]  # (K,) each, to be ranked: one, none of a head that learns by language alone, or two
+    language: Tensor | None = None  # the weighted mean cross-entropy of the tokens that are taught, if there are any
 
 
 class RewardModel(nn.Module):
@@ -51,21 +53,36 @@ class RewardModel(nn.Module):
 
     def outputs(self, batch: TreeBatch) -> Outputs:
         """What a training step needs; the same scores as `forward` gives."""
-        if self.language is None or not len(batch.written):
-            return Outputs(self(batch))
-        hidden = self.backbone.hidden_states(batch)
+        if self.language is None:
+            return Outputs((self(batch),))
+        head: Any = self.head
+        scores, language = [], None
+        if len(batch.written):
+            hidden = self.backbone.hidden_states(batch)
+            language = self._language_loss(hidden, batch)
+            if head.ranks:
+                scores.append(self._scores(hidden[batch.ends[:, 0], batch.ends[:, 1]]))
+        if head.ranks_own:
+            assert self.voice is not None
+            scores.append(self(head.finished(self.voice, self, unwritten(batch))[0]))
+        return Outputs(tuple(scores), language)
+
+    def _language_loss(self, hidden: Tensor, batch: TreeBatch) -> Tensor:
+        assert self.language is not None
         rows, columns = batch.written.unbind(1)
         told = batch.input_ids[rows, columns]
-        loss = self.language.loss(self.backbone.transformer, hidden[rows, columns - 1], told)
-        pooled = hidden[batch.ends[:, 0], batch.ends[:, 1]]
-        return Outputs(self._scores(pooled), loss / len(told))
+        before = hidden[rows, columns - 1]
+        return self.language.loss(self.backbone.transformer, before, told, batch.written_weight) / len(told)
 
     def judged(self, batch: TreeBatch) -> Tensor:
-        """Scores, shape `(B,)`, of responses: those of a head that speaks at the end of what it writes itself."""
-        if self.voice is None or len(batch.written):
+        """Scores, shape `(K,)`, of responses: those of a head that speaks come of what it writes itself."""
+        if self.voice is None:
             scores: Tensor = self(batch)
             return scores
-        return self.voice.scores(self, batch)
+        head: Any = self.head
+        with self.backbone.vision.holding(self.backbone.transformer, batch):
+            judged: Tensor = head.judge(self.voice, self, batch)
+        return judged
 
     def _scores(self, pooled: Tensor) -> Tensor:
         with torch.autocast(pooled.device.type, enabled=False):

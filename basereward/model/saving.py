@@ -4,6 +4,7 @@ reward_model.json   what kind of folder it is, the head's node, where the backbo
 recipe.yaml         the run's recipe
 head.safetensors    the head
 language.safetensors the language head, where the head speaks and it is in no other file
+prompt.txt           what a head that speaks asks
 backbone/           the whole backbone with tokenizer and image processor, in the hub's format; or
 adapter/            the adapters alone, in peft's format; or neither, when only the head was trained
 """
@@ -35,6 +36,7 @@ from basereward.recipe.schema import Recipe
 
 CARD = "reward_model.json"
 LANGUAGE = "language.safetensors"
+PROMPT = "prompt.txt"
 FORMAT = 1
 Kind = Literal["full", "adapter", "head"]
 
@@ -100,6 +102,10 @@ def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder
     )
     if model.language is not None and model.language.weight is not None and kind == "full":
         save_file({WEIGHT: model.language.weight.detach().cpu().contiguous()}, folder / LANGUAGE)
+    if speaks(model.head):
+        # Files of prompts change and move; the model's own stays with it.
+        speech: Any = model.head.speech
+        (folder / PROMPT).write_text(speech.text, encoding="utf-8")
     if kind == "adapter":
         backbone.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     elif kind == "full":
@@ -162,7 +168,7 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
         )
     if wanted is not None:
         cast_backbone(backbone, wanted)
-    head = make(card["head"], "heads", backbone.hidden_size)
+    head = make(saved_head(folder, card), "heads", backbone.hidden_size)
     assert isinstance(head, nn.Module)
     _load_exactly(head.state_dict(), folder / "head.safetensors")
     if card["kind"] == "adapter":
@@ -172,6 +178,13 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
     backbone.merged = card["kind"] == "full"
     language = _language(folder, card, backbone, path=path) if speaks(head) else None
     return RewardModel(backbone, head, language=language).eval(), recipe, path
+
+
+def saved_head(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The head's node, with the prompt that was saved."""
+    kept = folder / PROMPT
+    node: dict[str, Any] = card["head"]
+    return node | {"prompt_file": str(kept)} if kept.is_file() else node
 
 
 def _language(folder: Path, card: Mapping[str, Any], backbone: Backbone, *, path: str) -> LanguageHead:

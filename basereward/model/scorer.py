@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from basereward.data.encoding import EncodedGroup, Encoder
 from basereward.data.filling import Placed, fill
@@ -74,7 +74,7 @@ class Scorer:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.head.parameters()).device
+        return next(self.model.parameters()).device
 
     def to(self, device: str | torch.device) -> Scorer:
         """The same scorer, moved to a device."""
@@ -179,7 +179,7 @@ class Scorer:
         with self.precision():
             scores = self.model.judged(rows)
         watch.stop()
-        return _Pass({place: len(group.branches) for place, group in batch}, scores, watch)
+        return _Pass({place: len(group.lengths) for place, group in batch}, scores, watch)
 
     def merged(self) -> Scorer:
         """The same scorer with its adapters folded into the weights; this one must not be used any more.
@@ -212,13 +212,14 @@ def load_scorer(folder: str | Path, *, device: str | None = None, dtype: str | N
     """
     folder = Path(folder)
     model, recipe, path = load_reward_model(folder, dtype=dtype)
-    encoder = recipe_encoder(recipe, path=path)
+    encoder = recipe_encoder(recipe, path=path, head=model.head)
     scorer = Scorer(model, encoder=encoder, recipe=recipe, scores=read_card(folder)["scores"])
     return scorer.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def recipe_encoder(recipe: Recipe, *, path: str) -> Encoder:
-    """The encoder that a recipe asks for, with the tokenizer and image processor at `path`."""
+def recipe_encoder(recipe: Recipe, *, path: str, head: nn.Module | None = None) -> Encoder:
+    """The encoder that a recipe asks for, with the tokenizer and image processor at `path`; `head` is the recipe's own,
+    made anew unless it is given."""
     settings = recipe.data.encoding
     encoder = load_encoder(
         path,
@@ -229,6 +230,6 @@ def recipe_encoder(recipe: Recipe, *, path: str) -> Encoder:
         max_tokens=settings.max_tokens,
         trust_remote_code=recipe.model.backbone.trust_remote_code,
     )
-    head = make(recipe.model.head, "heads", 1)  # its arguments alone are asked for
-    encoder.speech = getattr(head, "speech", None)
+    made = head or make(recipe.model.head, "heads", 1)  # its arguments alone are asked for
+    encoder.speech = getattr(made, "speech", None)
     return encoder

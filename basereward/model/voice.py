@@ -1,13 +1,15 @@
-"""A head that speaks, at work: it writes after every branch, and scores what it has written."""
+"""A head that speaks, at work: it writes after every branch, and what it has written comes to scores."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from basereward.data.continued import continued
 from basereward.data.tree import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.generation import Writer, Writing
@@ -23,35 +25,68 @@ def speaks(head: nn.Module) -> bool:
 
 
 class Voice:
-    """Writes and scores.
+    """Writes, and reads what is written.
 
     Args:
         encoder: that of the batches.
+
+    Attributes:
+        tally: how many `tokens` were written, and of judges that write how many `verdicts` were looked for and how
+            many were `unread`, since it was last emptied.
     """
 
     def __init__(self, encoder: Encoder) -> None:
-        self.end = encoder.end_of_turn
-        self.pad = encoder.pad_id
+        self.encoder = encoder
+        self.tally: Counter[str] = Counter()
 
-    def scores(self, model: RewardModel, batch: TreeBatch) -> Tensor:
-        """Scores `(B,)` of responses, each at the end of what the model writes about it; the mean over samples.
+    def write(self, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[Tensor]]:
+        """For every branch `how.samples` texts, `(n,)` tokens each, with the end of turn unless they were cut.
 
-        Pictures are encoded once. Raises:
+        Raises:
             ModelError: the batch is of plain rows.
         """
         if batch.layout == "plain":
             raise ModelError("a head that speaks writes after tree rows; batch.layout is plain. Set batch.layout=tree.")
         assert model.language is not None
-        head: Any = model.head
-        how: Writing = head.writing
-        with model.backbone.vision.holding(model.backbone.transformer, batch):
-            writer = Writer(model.backbone, model.language, end=self.end, pad=self.pad)
+        end = self.encoder.end_of_turn
+        writer = Writer(model.backbone, model.language, end=end, pad=self.encoder.pad_id)
+        with _evaluated(model):
             written = writer(batch, how)
-            found = [
-                model(continued(batch, [self._ended(texts[i], how) for texts in written])) for i in range(how.samples)
-            ]
-        return torch.stack(found).mean(0)
+        ended = [
+            [text if len(text) >= how.max_tokens else torch.cat([text, text.new_tensor([end])]) for text in texts]
+            for texts in written
+        ]
+        self.tally["tokens"] += sum(len(text) for texts in ended for text in texts)
+        return ended
 
-    def _ended(self, text: Tensor, how: Writing) -> Tensor:
-        """A text with its end of turn, unless it was cut."""
-        return text if len(text) >= how.max_tokens else torch.cat([text, text.new_tensor([self.end])])
+    def text(self, tokens: Tensor) -> str:
+        """Tokens as text, special ones to be seen, the end of turn left out."""
+        kept = tokens[:-1] if len(tokens) and int(tokens[-1]) == self.encoder.end_of_turn else tokens
+        text: str = self.encoder.tokenizer.decode(kept, skip_special_tokens=False)  # type: ignore[attr-defined]
+        return text
+
+    def token(self, text: str) -> int:
+        """The one token that a text is.
+
+        Raises:
+            ModelError: it is several.
+        """
+        ids = self.encoder.plain(text).tolist()
+        if len(ids) != 1:
+            raise ModelError(
+                f"'{text}' is {len(ids)} tokens of this backbone's tokenizer, so its probability cannot be read from "
+                "one place. Use a judge that writes (generative with thinking: true), or another backbone."
+            )
+        return int(ids[0])
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """Without dropout, while it lasts."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,10 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from basereward.data.tree import TreeBatch
+from basereward.data.tree import PADDING, TreeBatch
 from basereward.errors import CheckpointError, NotFiniteError
 from basereward.metrics.collection import PreferenceMetrics
-from basereward.model.reward import RewardModel
+from basereward.model.reward import Outputs, RewardModel
 from basereward.model.saving import copy_exactly
 from basereward.train.allocator import keep_freed_memory
 from basereward.train.optimizer import adamw, schedule
@@ -57,13 +58,13 @@ class RewardModule(LightningModule):
         self.metrics = torch.nn.ModuleDict({_key(name): PreferenceMetrics() for name in sources})
         self.names = {_key(name): name for name in sources}
         self.scored: list[ScoredGroup] = []
+        self._spent = Counter[str]()
         self._batch_ids: list[str] = []
         self._step_began = 0.0
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        """Scores of all responses of the batch, shape `(B,)`, float32."""
-        scores: Tensor = self.model(batch)
-        return scores
+        """Scores of all responses of the batch, shape `(K,)`, float32."""
+        return self.model.judged(batch)
 
     # Training.
 
@@ -85,11 +86,7 @@ class RewardModule(LightningModule):
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         outputs = self.model.outputs(batch)
-        loss, parts = self.loss(outputs.scores, batch)
-        if outputs.language is not None:
-            parts = parts | {"language": outputs.language}
-            head: Any = self.model.head
-            loss = loss + head.language_weight * outputs.language
+        loss, parts = self._loss(outputs, batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self._not_finite(f"the loss is {float(loss.detach())}"))
         share: float = self.trainer.datamodule.plan.share(batch.num_groups)  # type: ignore[attr-defined]
@@ -98,6 +95,17 @@ class RewardModule(LightningModule):
         if len(parts) > 1:
             self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, batch_size=batch.num_groups)
         return loss
+
+    def _loss(self, outputs: Outputs, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its named parts; of ranking it is the mean over the texts that scores were read after."""
+        found = [self.loss(scores, batch) for scores in outputs.scores]
+        parts = {name: torch.stack([each[name] for _, each in found]).mean() for name in (found[0][1] if found else ())}
+        losses = [torch.stack([loss for loss, _ in found]).mean()] if found else []
+        if outputs.language is not None:
+            head: Any = self.model.head
+            parts["language"] = outputs.language
+            losses.append(head.language_weight * outputs.language)
+        return torch.stack(losses).sum(), parts
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -126,10 +134,16 @@ class RewardModule(LightningModule):
     # Validation and test.
 
     def on_validation_epoch_start(self) -> None:
-        self.scored = []
+        self._start()
 
     def on_test_epoch_start(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self.scored = []
+        self._spent.clear()
+        if self.model.voice is not None:
+            self.model.voice.tally.clear()
 
     def validation_step(self, batch: TreeBatch, batch_idx: int) -> None:
         self._evaluate(batch)
@@ -144,7 +158,11 @@ class RewardModule(LightningModule):
         self._report("test")
 
     def _evaluate(self, batch: TreeBatch) -> None:
+        began = time.perf_counter_ns()
         scores = self.model.judged(batch)
+        self.scored += scored_groups(batch, scores)  # waits for a GPU
+        self._spent["ns"] += time.perf_counter_ns() - began
+        self._spent["tokens"] += int((batch.group != PADDING).sum())
         margins = scores[batch.winner] - scores[batch.loser]
         won, lost = batch.lengths[batch.winner], batch.lengths[batch.loser]
         source_of = [batch.sources[g] for g in batch.preference_group.tolist()]
@@ -153,7 +171,6 @@ class RewardModule(LightningModule):
             self._metrics_of(_key(name)).update(
                 margins[mine], ties=batch.tie[mine], winner_lengths=won[mine], loser_lengths=lost[mine]
             )
-        self.scored += scored_groups(batch, scores)
 
     def _metrics_of(self, key: str) -> PreferenceMetrics:
         metrics = self.metrics[key]
@@ -171,6 +188,17 @@ class RewardModule(LightningModule):
                 accuracies.append(float(values["pair_accuracy"]))
         mean = sum(accuracies) / len(accuracies) if accuracies else float("nan")
         self.log(f"{split}/pair_accuracy", mean, prog_bar=True)
+        self._report_cost(split)
+
+    def _report_cost(self, split: str) -> None:
+        """What the scores cost, by preference: tokens read and written, and seconds."""
+        pairs = sum(len(group.preferences) for group in self.scored)
+        tally = self.model.voice.tally if self.model.voice is not None else Counter[str]()
+        if pairs:
+            self.log(f"{split}/tokens_per_pair", (self._spent["tokens"] + tally["tokens"]) / pairs)
+            self.log(f"time/{split}_pair_s", self._spent["ns"] / 1e9 / pairs)
+        if tally["verdicts"]:
+            self.log(f"{split}/unread_verdicts", tally["unread"] / tally["verdicts"])
 
     # Checkpoints hold what is trained; what is frozen comes from the backbone again.
 

@@ -31,26 +31,17 @@ class ScoredGroup:
 
 
 def scored_groups(batch: TreeBatch, scores: Tensor) -> list[ScoredGroup]:
-    """The groups of a batch with their scores `(B,)`."""
-    counts = _responses_per_group(batch)
+    """The groups of a batch with their responses' scores `(K,)`."""
     values, lengths = scores.tolist(), batch.lengths.tolist()
     pairs = list(zip(batch.winner.tolist(), batch.loser.tolist(), batch.tie.tolist(), strict=True))
     of_group = batch.preference_group.tolist()
     found, first = [], 0
     for index, (name, source) in enumerate(zip(batch.ids, batch.sources, strict=True)):
-        last = first + counts[index]
+        last = first + batch.responses[index]
         mine = [(w - first, m - first, tie) for (w, m, tie), g in zip(pairs, of_group, strict=True) if g == index]
         found.append(ScoredGroup(name, source, values[first:last], lengths[first:last], mine))
         first = last
     return found
-
-
-def _responses_per_group(batch: TreeBatch) -> list[int]:
-    groups = batch.group[batch.ends[:, 0], batch.ends[:, 1]].tolist()
-    counts = [0] * batch.num_groups
-    for group in groups:
-        counts[group] += 1
-    return counts
 
 
 def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 
 from basereward.data.group import IMAGE, Group, Lost, Part, Split, Turn
 from basereward.data.sources import LazyGroups
-from basereward.data.sources.digits import draw, prefer_true, split_pictures, true_digit
+from basereward.data.sources.digits import draw, prefer_true, split_pictures, tell, true_digit
 from basereward.errors import DataError
 
 # Question -> whether it asks for the larger digit.
@@ -76,6 +76,7 @@ class DigitPairs:
             prompt=(Turn("user", (IMAGE, IMAGE, Part(question))),),
             responses=tuple(said),
             preferences=prefer_true(truth),
+            **tell(f"They show {' and '.join(str(true_digit(picture)) for picture in pictures)}", truth),
             images=tuple(draw(picture, side=self.side) for picture in pictures),
         )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
 
-from basereward.data.group import IMAGE, Group, Lost, Part, Preference, Split, Turn
+from basereward.data.group import IMAGE, Group, Lost, Part, Preference, Reasoning, Split, Turn
 from basereward.data.sources import LazyGroups
 from basereward.errors import DataError
 
@@ -107,17 +107,25 @@ class Digits:
             responses=tuple(word_digit(d, wording) for d, wording in zip(said, wordings, strict=True)),
             preferences=prefer_true([d == digit for d in said]),
             images=(draw(picture, side=self.side),),
-            critiques=tuple(criticise(d, digit) for d in said),
+            **tell(f"It shows {digit}", [d == digit for d in said]),
         )
 
 
-def criticise(said: int, digit: int) -> str:
-    """What a critic has to say of an answer.
+def tell(fact: str, truth: Sequence[bool]) -> dict[str, Any]:
+    """What there is to say of true and false answers: critiques, ratings, and reasoning on every pair of a true and a
+    false one, in both orders.
 
-    >>> criticise(3, 7), criticise(7, 7)
-    ('It shows 7, not 3: wrong.', 'It shows 7: right.')
+    >>> told = tell("It shows 7", [True, False])
+    >>> told["critiques"], told["ratings"], told["reasonings"][1].text
+    (('It shows 7: right.', 'It shows 7: wrong.'), (1.0, 0.0), 'It shows 7: 1 is wrong, 2 is right.')
     """
-    return f"It shows {digit}: right." if said == digit else f"It shows {digit}, not {said}: wrong."
+    words = [("wrong", "right")[each] for each in truth]
+    pairs = [pair for p in prefer_true(truth) for pair in ((p.winner, p.loser), (p.loser, p.winner))]
+    return {
+        "critiques": tuple(f"{fact}: {word}." for word in words),
+        "ratings": tuple(float(each) for each in truth),
+        "reasonings": tuple(Reasoning(i, j, f"{fact}: 1 is {words[i]}, 2 is {words[j]}.") for i, j in pairs),
+    }
 
 
 def split_pictures(name: str, *, val_size: int, test_size: int, seed: int) -> dict[Split, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from basereward.data.group import SPLITS, Group, Lost, Part, Split, Turn
 from basereward.data.sources import LazyGroups
-from basereward.data.sources.digits import prefer_true
+from basereward.data.sources.digits import prefer_true, tell
 from basereward.errors import DataError
 
 HELD_OUT = 0.1  # share of all sets of numbers that belongs to each of val and test
@@ -114,6 +114,7 @@ class Numbers:
             prompt=(Turn("user", (Part(text),)),),
             responses=tuple(rng.choice(WORDINGS).format(n=n) for n in said),
             preferences=prefer_true([n == right for n in said]),
+            **tell(f"The {degree} is {right}", [n == right for n in said]),
         )
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from basereward.data.continued import continued
 from basereward.data.screening import RowLost
 from basereward.data.speech import Spoken
-from basereward.errors import unknown
 from basereward.model.generation import Writing
 from basereward.model.heads.mlp import MLP
+from basereward.model.speech.prompts import REQUEST, load_prompt
 
 if TYPE_CHECKING:
     from basereward.data.encoding import Encoder
-    from basereward.data.group import Group
+    from basereward.data.group import Group, Turn
+    from basereward.data.tree import TreeBatch
+    from basereward.model.reward import RewardModel
+    from basereward.model.voice import Voice
 
 
 class Critic(MLP):
@@ -33,8 +35,10 @@ class Critic(MLP):
         layers, activation, width, dropout: of the score; see `MLP`.
         language_weight: what a token's mean cross-entropy over critiques counts beside the loss over scores.
         max_tokens: of a critique that the model writes; a longer one is cut, and scored where it was cut.
-        temperature: of the writing; 0 takes the likeliest token.
+        temperature: of the writing; 0 takes the likeliest token. At a higher one, scores vary with the batch.
         samples: critiques a response; its score is their mean.
+        critiques: at whose end scores are ranked in training: at the end of those `given` in the data; of the model's
+            `own`, written anew at every step, of which no language is learned; or of `both`, half the loss each.
         prompt: the request, by the name of a file in `basereward/model/prompts`.
         prompt_file: a text file with the request, in its place.
 
@@ -54,6 +58,7 @@ class Critic(MLP):
         max_tokens: int = 512,
         temperature: float = 0.0,
         samples: int = 1,
+        critiques: Literal["given", "own", "both"] = "given",
         prompt: str = "critique",
         prompt_file: str | None = None,
     ) -> None:
@@ -63,41 +68,51 @@ class Critic(MLP):
         if samples > 1 and not temperature:
             raise ValueError(f"samples={samples} at temperature 0 would be the same critique so many times")
         self.language_weight = language_weight
+        self.ranks = critiques != "own"
+        self.ranks_own = critiques != "given"
         self.writing = Writing(max_tokens=max_tokens, temperature=temperature, samples=samples)
-        self.speech = Critiques(_request(prompt, prompt_file))
+        self.speech = Critiques(load_prompt(prompt, prompt_file, fields=REQUEST).text, given=critiques != "own")
+
+    def judge(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> Tensor:
+        """Scores `(K,)` of responses, each at the end of what the model writes about it; the mean over samples."""
+        scores = [model(finished) for finished in self.finished(voice, model, batch)]
+        return torch.stack(scores).mean(0)
+
+    def finished(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> list[TreeBatch]:
+        """The batch with a critique written at the end of every branch, once for every sample."""
+        written = voice.write(model, batch, self.writing)
+        return [continued(batch, [texts[i] for texts in written]) for i in range(self.writing.samples)]
 
 
 class Critiques:
-    """Branches with a request for a critique, and the critique."""
+    """Branches with a request for a critique, and the critique where it is `given`."""
 
-    def __init__(self, request: str) -> None:
-        self.request = request
+    open = False
+
+    def __init__(self, request: str, *, given: bool) -> None:
+        self.text = request
+        self.given = given
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"critique {self.request}".encode()).hexdigest()
+        return hashlib.sha256(f"critique {self.given} {self.text}".encode()).hexdigest()
+
+    def prompt(self, group: Group) -> tuple[Turn, ...]:
+        return group.prompt
 
     def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, Spoken]]:
+        taught = taught and self.given
         if taught and len(group.critiques) != len(group.responses):
             raise RowLost(
                 "no_critique",
                 f"{len(group.critiques)} critiques of {len(group.responses)} responses; a critic learns from written "
-                "ones, which digits and mm_rlhf have. Give `critiques`, or another head",
+                "ones, which the sources digits, numbers, digit_pairs and mm_rlhf have. Give the rows `critiques`, let "
+                "the critic learn from its own (model.head.critiques=own), or take another head",
             )
-        asked = encoder.asked(self.request)
+        asked = encoder.asked(self.text)
         laid = []
         for index, response in enumerate(group.responses):
             said = encoder.branch(response)[:-1]
             told = encoder.branch(group.critiques[index]) if taught else said[:0]
-            laid.append((torch.cat([said, asked, told]), Spoken(len(said), len(told))))
+            laid.append((torch.cat([said, asked, told]), Spoken(len(told))))
         return laid
-
-
-def _request(name: str, file: str | None) -> str:
-    known = {Path(each.name).stem: each for each in (files("basereward.model") / "prompts").iterdir()}
-    if file is None and name not in known:
-        raise ValueError(unknown("prompt", name, known))
-    try:
-        return (known[name] if file is None else Path(file)).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ValueError(f"prompt_file cannot be read: {error}") from error

@@ -1,0 +1,106 @@
+"""The pointwise judge: one answer in a prompt, and its rating as one token."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from basereward.data.group import Turn
+from basereward.data.screening import RowLost
+from basereward.data.speech import Spoken
+from basereward.errors import ModelError
+from basereward.model.heads.generative import with_sentinel
+from basereward.model.speech.prompts import POINTWISE, Prompt, load_prompt
+
+if TYPE_CHECKING:
+    from basereward.data.encoding import Encoder
+    from basereward.data.group import Group
+    from basereward.data.tree import TreeBatch
+    from basereward.model.reward import RewardModel
+    from basereward.model.voice import Voice
+
+
+class Rating(nn.Module):
+    """A judge of one answer at a time, as VL-RewardBench trains critics pointwise (arXiv 2411.17451, section 5).
+
+    The model learns, by cross-entropy, to say the rating of the data as a number from 1 to `scale`; an answer's score
+    is the mean rating under the softmax over those numbers' tokens.
+
+    Args:
+        hidden_size: of the backbone; not used.
+        scale: the best rating, 2 to 9: one token each.
+        prompt: by the name of a file in `basereward/model/prompts`; it must speak of the same scale.
+        prompt_file: a text file with the prompt, in its place.
+
+    Raises:
+        ValueError: `scale` is out of its range, or there is no such prompt.
+    """
+
+    language_weight = 1.0
+    ranks = False
+    ranks_own = False
+
+    def __init__(
+        self, hidden_size: int, *, scale: int = 5, prompt: str = "pointwise_rating", prompt_file: str | None = None
+    ) -> None:
+        super().__init__()
+        if not 2 <= scale <= 9:
+            raise ValueError(f"scale is 2 to 9, so that a rating is one token; {scale} given")
+        self.scale = scale
+        self.speech = Ratings(load_prompt(prompt, prompt_file, fields=POINTWISE), scale=scale)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Not for this head: it has no score of a hidden state."""
+        raise ModelError("a rating head scores by what is written: call judged(batch), score() or score_groups()")
+
+    def judge(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> Tensor:
+        """Scores `(K,)` of responses, 1 to `scale`."""
+        assert model.language is not None
+        logits = model.language.logits(model.backbone.transformer, model.backbone(batch))
+        tokens = [voice.token(str(rating)) for rating in range(1, self.scale + 1)]
+        ratings = torch.arange(1, self.scale + 1, dtype=torch.float32, device=logits.device)
+        return logits[:, tokens].softmax(-1) @ ratings
+
+
+class Ratings:
+    """A branch for every answer, after one prefix with the question and its pictures."""
+
+    open = True
+
+    def __init__(self, prompt: Prompt, *, scale: int) -> None:
+        self.asked = prompt
+        self.scale = scale
+
+    @property
+    def text(self) -> str:
+        return self.asked.text
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"ratings {self.scale} {self.text}".encode()).hexdigest()
+
+    def prompt(self, group: Group) -> tuple[Turn, ...]:
+        (turn,) = self.asked.turns(group)
+        return (with_sentinel(turn),)
+
+    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, Spoken]]:
+        if taught and len(group.ratings) != len(group.responses):
+            raise RowLost(
+                "no_rating",
+                f"{len(group.ratings)} ratings of {len(group.responses)} responses; a rating head learns from ratings, "
+                "which the sources digits, numbers, digit_pairs and llava_critic_pointwise (with its scale) have. Give "
+                "the rows `ratings` from 0 to 1, or take another head",
+            )
+        ending = torch.cat([encoder.plain(self.asked.after("answer")), encoder.closing])
+        laid = []
+        for index, response in enumerate(group.responses):
+            told = encoder.branch(self._said(group.ratings[index])) if taught else ending[:0]
+            laid.append((torch.cat([encoder.plain(response), ending, told]), Spoken(len(told))))
+        return laid
+
+    def _said(self, rating: float) -> str:
+        return str(1 + round(rating * (self.scale - 1)))

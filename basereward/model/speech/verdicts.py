@@ -1,0 +1,56 @@
+"""What a judge's text comes to. Text that does not say it in the agreed form says nothing: no verdict is guessed."""
+
+from __future__ import annotations
+
+import re
+
+ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+THOUGHT = "</think>"
+
+
+def parse_verdict(text: str, pattern: re.Pattern[str] | None = None) -> int | None:
+    """1 or 2: the number of the better answer; None where the text does not say it once and plainly.
+
+    Args:
+        text: what the judge wrote. Only what comes after its last `</think>` counts, where there is one.
+        pattern: with one group that holds the number; by default `<answer>1</answer>`.
+
+    >>> parse_verdict("<think>The second is false.</think><answer>1</answer>"), parse_verdict("Answer 1, or 2?")
+    (1, None)
+    """
+    found = _found(text, pattern)
+    return int(found) if found in ("1", "2") else None
+
+
+def parse_rating(text: str, *, scale: int, pattern: re.Pattern[str] | None = None) -> int | None:
+    """The rating, 1 to `scale`; None where the text does not say it once and plainly.
+
+    >>> parse_rating("<answer>4</answer>", scale=5), parse_rating("<answer>7</answer>", scale=5)
+    (4, None)
+    """
+    found = _found(text, pattern)
+    rating = int(found) if found is not None and re.fullmatch(r"[0-9]{1,3}", found) else 0
+    return rating if 1 <= rating <= scale else None
+
+
+def compiled_pattern(text: str) -> re.Pattern[str]:
+    """A user's regular expression for a verdict, such as a benchmark's `Answer ([12]) is better`.
+
+    Raises:
+        ValueError: it is none, or has not one group.
+    """
+    try:
+        pattern = re.compile(text, re.DOTALL)
+    except re.error as error:
+        raise ValueError(f"pattern '{text}' is no regular expression: {error}") from error
+    if pattern.groups != 1:
+        raise ValueError(f"pattern '{text}' has {pattern.groups} groups; one is needed, around the number")
+    return pattern
+
+
+def _found(text: str, pattern: re.Pattern[str] | None) -> str | None:
+    """What the only match holds; several that agree are one."""
+    if pattern is None and "<think>" in text and THOUGHT not in text:
+        return None  # cut in the midst of its reasoning
+    said = {each.strip() for each in (pattern or ANSWER).findall(text.rpartition(THOUGHT)[2])}
+    return said.pop() if len(said) == 1 else None
