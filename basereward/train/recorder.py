@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import sys
 from collections import Counter
@@ -20,6 +21,12 @@ from basereward.train.module import RewardModule
 from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, read_scores, write_scores
 from basereward.train.tracking import Tracker
+
+
+def _prompt_tags(module: LightningModule) -> dict[str, str]:
+    """The hash of what a head that speaks asks."""
+    speech = getattr(module.model.head, "speech", None) if isinstance(module, RewardModule) else None
+    return {} if speech is None else {"prompt.sha256": hashlib.sha256(speech.text.encode()).hexdigest()}
 
 
 class RecordLogger(Logger):
@@ -70,7 +77,11 @@ class Recorder(Callback):
         tracking = self.recipe.tracking
         self.tracker = Tracker(self.run)
         self.tracker.start(
-            self.recipe, uri=tracking.uri, experiment=tracking.experiment or self.recipe.name, name=self.recipe.name
+            self.recipe,
+            uri=tracking.uri,
+            experiment=tracking.experiment or self.recipe.name,
+            name=self.recipe.name,
+            tags=_prompt_tags(pl_module),
         )
         self._record_lost(trainer)
 

@@ -89,7 +89,7 @@ def test_every_group_is_measured_or_lost(encoder: Encoder, workers: int, monkeyp
 def test_other_errors_pass_through(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A data set that is malformed is no lost row."""
 
-    def broken(group: Group) -> None:
+    def broken(group: Group, **options: object) -> None:
         raise DataError("file:3: malformed")
 
     monkeypatch.setattr(encoder, "measure", broken)
@@ -100,7 +100,7 @@ def test_other_errors_pass_through(encoder: Encoder, monkeypatch: pytest.MonkeyP
 class Refusing(Encoder):
     """An encoder that must not be asked."""
 
-    def measure(self, group: Group) -> object:  # type: ignore[override]
+    def measure(self, group: Group, *, taught: bool = False) -> object:  # type: ignore[override]
         raise AssertionError("measured again")
 
 

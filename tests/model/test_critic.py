@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from basereward.data.continued import unwritten
 from basereward.data.encoding import Encoder
 from basereward.data.group import Group
 from basereward.data.screening import RowLost
@@ -59,9 +60,10 @@ def test_tree_rows_teach_what_plain_rows_do(family: str, tmp_path: Path) -> None
         batch = laid(encoder, groups, taught=True, layout=layout)  # type: ignore[arg-type]
         outputs = model.train().outputs(batch)
         assert outputs.language is not None
-        loss, _ = BradleyTerry()(outputs.scores, batch)
+        (ranked,) = outputs.scores
+        loss, _ = BradleyTerry()(ranked, batch)
         (loss + outputs.language).backward()
-        found.append((outputs.scores.detach(), outputs.language.detach(), gradients(model)))
+        found.append((ranked.detach(), outputs.language.detach(), gradients(model)))
     (scores, language, grads), (expected, expected_language, expected_grads) = found
     assert torch.allclose(scores, expected, rtol=1e-5, atol=1e-6)
     assert torch.allclose(language, expected_language, rtol=1e-5)
@@ -132,10 +134,38 @@ def test_pictures_are_encoded_once_for_writing_and_scoring(tmp_path: Path) -> No
 def test_rows_without_critiques_are_lost_by_name(tmp_path: Path) -> None:
     """In training; scoring asks for none."""
     _, encoder = made(checkpoint("qwen3", tmp_path / "model"))
-    with pytest.raises(RowLost, match="digits and mm_rlhf") as told:
+    with pytest.raises(RowLost, match="digits, numbers, digit_pairs and mm_rlhf") as told:
         encoder(group(), taught=True)
     assert told.value.reason == "no_critique"
     assert len(encoder(group()).branches) == 3
+
+
+def test_its_own_critiques_are_ranked_after(tmp_path: Path) -> None:
+    """Of `own` there is no language to learn, and no row is lost; of `both` there are two rankings, the first that of
+    `given`, and gradients of each. Without what is taught, a batch is the one that is scored."""
+    path = checkpoint("qwen2_5_vl", tmp_path / "model")
+    groups = [criticised(group(images=1)), criticised(group("Which?", ("7", "It is 4."), name="text"))]
+    own, encoder = made(path, critiques="own")
+    plain = laid(encoder, [replace(each, critiques=()) for each in groups], taught=True)
+    outputs = own.train().outputs(plain)
+    assert outputs.language is None
+    (ranked,) = outputs.scores
+    ranked.sum().backward()
+    assert gradients(own)
+    with torch.no_grad():
+        assert torch.allclose(ranked, own.eval().judged(plain), rtol=1e-5, atol=1e-6)
+    both, encoder = made(path, critiques="both")
+    taught, asked = laid(encoder, groups, taught=True), laid(encoder, groups)
+    shortened = unwritten(taught)
+    for name in ("input_ids", "position_ids", "group", "branch", "ends"):
+        assert torch.equal(getattr(shortened, name), getattr(asked, name)), name
+    assert shortened.trees == asked.trees
+    outputs = both.train().outputs(taught)
+    given, mine = outputs.scores
+    assert torch.allclose(mine, ranked, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(given, mine)
+    assert outputs.language is not None
+    assert both.training
 
 
 def test_plain_rows_cannot_be_written_after(tmp_path: Path) -> None:

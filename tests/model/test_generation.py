@@ -138,7 +138,7 @@ def test_the_language_head_is_the_checkpoint_s(tied: bool, tmp_path: Path) -> No
         found = logits(tmp_path, hidden)
         assert torch.allclose(found, expected, atol=1e-6)
         language = load_language_head(tmp_path, load_config(tmp_path))
-        loss = language.loss(load_backbone(tmp_path).transformer, hidden[0, :-1], ids[0, 1:])
+        loss = language.loss(load_backbone(tmp_path).transformer, hidden[0, :-1], ids[0, 1:], torch.ones(19))
         assert float(loss) / 19 == pytest.approx(float(model(ids, labels=ids).loss), rel=1e-6)
 
 

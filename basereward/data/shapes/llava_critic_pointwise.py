@@ -40,14 +40,29 @@ class LLaVACriticPointwise:
         margins: whether the difference of the scores is given as the margin; scales differ from prompt to prompt.
         caption_prompt: the prompt of the answers for rows that rate a caption, which hold no question; null: these rows
             are lost, under `unknown_template`.
+        scale: the lowest and the highest score; with it, scores are given as ratings too, from 0 to 1, and rows with
+            another score are lost, as `off_scale`.
+
+    Raises:
+        ValueError: the scale's first number is not below its second.
     """
 
     columns: tuple[str, ...] = ("conversations", "image")
 
-    def __init__(self, *, pairs: Pairs = "all", margins: bool = False, caption_prompt: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        pairs: Pairs = "all",
+        margins: bool = False,
+        caption_prompt: str | None = None,
+        scale: list[float] | None = None,
+    ) -> None:
         self.pairs = pairs
         self.margins = margins
         self.caption_prompt = caption_prompt
+        if scale is not None and (len(scale) != 2 or scale[0] >= scale[1]):
+            raise ValueError(f"scale is the lowest and the highest score, such as [0, 100]; {scale} given")
+        self.scale = scale
 
     def key(self, row: Mapping[str, Any]) -> str | None:
         try:
@@ -60,14 +75,24 @@ class LLaVACriticPointwise:
         """
         Raises:
             RowLost: `unknown_template`, `unknown_verdict`, `several_rounds`, `single_response` (no other row has the
-                same question), `equal_ratings`.
+                same question), `equal_ratings`, `off_scale`.
         """
         rated = [self._read(one) for one in row["rows"]]
         if len(rated) == 1:
             raise RowLost("single_response", "no other row rates an answer to the same question and picture")
         scores = [(one.answer, one.score) for one in rated]
         compared = compare(scores, pairs=self.pairs, margins=self.margins)
+        if self.scale is not None:
+            given = dict(scores)
+            compared["ratings"] = [self._rating(given[answer]) for answer in compared["responses"]]
         return {"id": row.get("id"), "prompt": rated[0].question, "image": row["image"]} | compared
+
+    def _rating(self, score: float) -> float:
+        assert self.scale is not None
+        lowest, highest = self.scale
+        if not lowest <= score <= highest:
+            raise RowLost("off_scale", f"the score {score:g} is not on the scale of {lowest:g} to {highest:g}")
+        return (score - lowest) / (highest - lowest)
 
     def _read(self, row: Mapping[str, Any]) -> _Rated:
         check_columns(self, row)

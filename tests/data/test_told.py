@@ -1,0 +1,77 @@
+"""Reasonings and ratings in rows, and in the embedded data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from basereward.data.group import Group, Reasoning
+from basereward.data.rows import RowFormat
+from basereward.data.screening import RowLost
+from basereward.data.sources.digit_pairs import DigitPairs
+from basereward.data.sources.digits import Digits
+from basereward.data.sources.numbers import Numbers
+
+PAIR = {"prompt": "Which?", "chosen": "7", "rejected": "3"}
+GENERAL = {"prompt": "Which?", "responses": ["7", "3", "4"], "ranking": [0, 1, 1]}
+
+
+def read(row: dict[str, Any]) -> Group:
+    """The group that a row makes."""
+    return RowFormat().group(row, source="mine", row_id="0", where="row")
+
+
+def test_they_speak_of_the_row_s_responses() -> None:
+    """By their places; one text alone is about the first two. A row without has none."""
+    assert read(GENERAL | {"reasonings": [[2, 0, "1 is wrong."]]}).reasonings == (Reasoning(2, 0, "1 is wrong."),)
+    assert read(PAIR | {"reasoning": "2 is wrong."}).reasonings == (Reasoning(0, 1, "2 is wrong."),)
+    assert read(GENERAL | {"ratings": [1, 0.25, 0]}).ratings == (1.0, 0.25, 0.0)
+    assert read(PAIR | {"chosen_rating": 0.9, "rejected_rating": 0.1}).ratings == (0.9, 0.1)
+    assert read(PAIR).reasonings == read(GENERAL).ratings == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"reasonings": [[0, 3, "?"]]}, "bad_reasonings"),
+        ({"reasonings": [[1, 1, "?"]]}, "bad_reasonings"),
+        ({"reasonings": [[0, 1]]}, "bad_reasonings"),
+        ({"reasonings": "1 is wrong."}, "bad_reasonings"),
+        ({"reasoning": 3}, "bad_reasonings"),
+        ({"ratings": [1, 0]}, "bad_ratings"),
+        ({"ratings": [1, 0, 5]}, "bad_ratings"),
+        ({"ratings": [1, 0, None]}, "bad_ratings"),
+        ({"ratings": [True, 0, 0]}, "bad_ratings"),
+    ],
+)
+def test_what_cannot_be_read_loses_the_row(given: dict[str, Any], reason: str) -> None:
+    """Under its own reason."""
+    with pytest.raises(RowLost) as told:
+        read(GENERAL | given)
+    assert told.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Digits("digits", val_size=20, test_size=0),
+        Numbers("numbers", size=20, val_size=20, test_size=0),
+        DigitPairs("pairs", size=20, val_size=20, test_size=0),
+    ],
+    ids=["digits", "numbers", "digit_pairs"],
+)
+def test_the_embedded_data_tell_the_truth(source: Any) -> None:
+    """Every preference is reasoned in both orders, and says right of the winner alone; ratings are 1 and 0."""
+    for each in source.groups("val"):
+        winners = {preference.winner for preference in each.preferences}
+        assert each.ratings == tuple(float(i in winners) for i in range(len(each.responses)))
+        shown = {(r.first, r.second) for r in each.reasonings}
+        pairs = {(p.winner, p.loser) for p in each.preferences}
+        assert shown == pairs | {(loser, winner) for winner, loser in pairs}
+        for reasoning in each.reasonings:
+            right = 1 if reasoning.first in winners else 2
+            assert f"{right} is right" in reasoning.text
+            assert f"{3 - right} is wrong" in reasoning.text
+        for index, critique in enumerate(each.critiques):
+            assert critique.endswith("right." if index in winners else "wrong.")

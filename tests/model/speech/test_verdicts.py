@@ -1,0 +1,52 @@
+"""Verdicts are read or they are not; they are never guessed."""
+
+from __future__ import annotations
+
+import pytest
+
+from basereward.model.speech.verdicts import compiled_pattern, parse_rating, parse_verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("<answer>1</answer>", 1),
+        ("<think>It is 7.</think><answer>2</answer>", 2),
+        ("<think>It is 7.</think>\n<answer> 2 </answer>\n", 2),
+        ("<answer>2</answer> So: <answer>2</answer>", 2),
+        ("<think>First <answer>1</answer>, no.</think><answer>2</answer>", 2),
+        ("<answer>1</answer><answer>2</answer>", None),
+        ("<think>So <answer>1</answer>", None),
+        ("<think>So it is 1", None),
+        ("<answer>3</answer>", None),
+        ("<answer>12</answer>", None),
+        ("<answer></answer>", None),
+        ("<answer>1", None),
+        ("1", None),
+        ("", None),
+        ("<answer>Answer 1</answer>", None),
+        ("<answer>\u0661</answer>", None),
+    ],
+)
+def test_a_verdict_is_said_once_and_plainly(text: str, verdict: int | None) -> None:
+    """Everything else is none."""
+    assert parse_verdict(text) == verdict
+
+
+def test_a_pattern_of_one_s_own() -> None:
+    """As a benchmark words it."""
+    pattern = compiled_pattern(r"Overall Judgment.*?Answer ([12]) is (?:slightly )?better")
+    assert parse_verdict("**Overall Judgment**: Answer 2 is slightly better.", pattern) == 2
+    assert parse_verdict("Answer 2 is better.", pattern) is None
+    with pytest.raises(ValueError, match="2 groups"):
+        compiled_pattern("(1)(2)")
+    with pytest.raises(ValueError, match="no regular expression"):
+        compiled_pattern("([12]")
+
+
+@pytest.mark.parametrize(
+    ("text", "rating"), [("<answer>5</answer>", 5), ("<answer>0</answer>", None), ("<answer>6</answer>", None)]
+)
+def test_a_rating_is_on_its_scale(text: str, rating: int | None) -> None:
+    """Of 1 to 5."""
+    assert parse_rating(text, scale=5) == rating
