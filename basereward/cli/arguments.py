@@ -29,6 +29,8 @@ OPTIONS = (
     "cost",
     "gpu",
     "utilisation",
+    *("endpoint", "judge", "votes", "prompt", "prompt_file", "pattern", "temperature", "max_tokens", "concurrency"),
+    *("timeout", "attempts", "limit", "seed"),
 )
 RULES = ("random", "longer", "shorter", "first")
 ORDERS = ("fixed", "random", "both")
@@ -77,6 +79,8 @@ def build_parser() -> Parser:
             _add_score(command)
         if name == "eval":
             _add_eval(command)
+        if name == "annotate":
+            _add_annotate(command)
         if name == "report":
             command.add_argument("evaluations", metavar="EVALUATION", nargs="+", help="a folder that `eval` wrote")
             command.add_argument("--out", metavar="FILE", help="where the page goes")
@@ -139,28 +143,74 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
         "--order", metavar="ORDER", help=f"in which the rule `first` sees answers: {', '.join(ORDERS)}"
     )
     command.add_argument("--allow-partial", action="store_true", help="count without rows that are missing")
+    command.add_argument("--judge", metavar="NAME", help="a model that compares answers, in place of a MODEL")
+    command.add_argument("--votes", metavar="K", type=int, default=1, help="of the judge on a pair in one order (1)")
+    _add_judge(command, temperature=0.0)
     command.add_argument("--out", metavar="FOLDER", help="where the evaluation goes")
     command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in data=rows.jsonl")
 
 
+def _add_judge(command: argparse.ArgumentParser, *, temperature: float) -> None:
+    command.add_argument("--endpoint", metavar="URL", help="where the judge is: an address, or local, or vllm")
+    command.add_argument("--prompt", metavar="NAME", default="pairwise_thinking", help="of a judge (pairwise_thinking)")
+    command.add_argument("--prompt-file", metavar="FILE", help="the prompt of a judge, in place of a named one")
+    command.add_argument(
+        "--pattern", metavar="REGEX", help="that finds its verdict, where it is not <answer>1</answer>"
+    )
+    command.add_argument("--temperature", metavar="T", type=float, default=temperature, help=f"({temperature:g})")
+    command.add_argument("--max-tokens", metavar="N", type=int, default=2048, help="of one text (2048)")
+    command.add_argument("--concurrency", metavar="N", type=int, default=8, help="requests under way at once (8)")
+    command.add_argument("--timeout", metavar="S", type=float, default=120.0, help="of one request, in seconds (120)")
+
+
+def _add_annotate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", metavar="SOURCE", help="a name in experiments/sources/, or a .jsonl file")
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in path=pairs.jsonl")
+    command.add_argument("--model", metavar="NAME", required=True, help="of the judge")
+    _add_judge(command, temperature=1.0)
+    command.add_argument("--out", metavar="FILE", required=True, help="JSON Lines to train on")
+    command.add_argument("--split", metavar="PART", default="train", help=f"one of {', '.join(SPLITS)} (train)")
+    command.add_argument("--attempts", metavar="N", type=int, default=3, help="texts a pair at most (3)")
+    command.add_argument("--limit", metavar="N", type=int, help="pairs at most")
+    command.add_argument("--seed", metavar="N", type=int, default=0, help="of the orders and the draw (0)")
+
+
 def _check_values(arguments: argparse.Namespace) -> None:
-    if arguments.command == "ls" and arguments.kind not in LISTED:
+    checks = {
+        "ls": _check_ls, "check": _check_cost, "score": _check_score, "eval": _check_eval, "annotate": _check_annotate,
+        "look": _check_look,
+    }  # fmt: skip
+    if check := checks.get(arguments.command):
+        check(arguments)
+
+
+def _check_ls(arguments: argparse.Namespace) -> None:
+    if arguments.kind not in LISTED:
         raise UsageError(unknown("kind", arguments.kind, LISTED))
-    if arguments.command == "check":
-        _check_cost(arguments)
-    if arguments.command == "score":
-        _check_score(arguments)
-    if arguments.command == "eval":
-        if arguments.model is not None and "=" in arguments.model:
-            arguments.overrides.insert(0, arguments.model)
-            arguments.model = None
-        if arguments.order not in (None, *ORDERS):
-            raise UsageError(unknown("order", arguments.order, ORDERS))
-    if arguments.command == "look":
-        if arguments.split not in (None, *SPLITS):
-            raise UsageError(unknown("part", arguments.split, SPLITS))
-        if arguments.rows < 1:
-            raise UsageError(f"--rows {arguments.rows}: at least 1 is needed")
+
+
+def _check_eval(arguments: argparse.Namespace) -> None:
+    if arguments.model is not None and "=" in arguments.model:
+        arguments.overrides.insert(0, arguments.model)
+        arguments.model = None
+    if arguments.order not in (None, *ORDERS):
+        raise UsageError(unknown("order", arguments.order, ORDERS))
+    if (arguments.endpoint is None) != (arguments.judge is None):
+        raise UsageError("a judge has both: --endpoint says where it is, --judge its name there")
+
+
+def _check_annotate(arguments: argparse.Namespace) -> None:
+    if arguments.endpoint is None:
+        raise UsageError("--endpoint is needed: the judge's address, or local, or vllm")
+    if arguments.split not in SPLITS:
+        raise UsageError(unknown("part", arguments.split, SPLITS))
+
+
+def _check_look(arguments: argparse.Namespace) -> None:
+    if arguments.split not in (None, *SPLITS):
+        raise UsageError(unknown("part", arguments.split, SPLITS))
+    if arguments.rows < 1:
+        raise UsageError(f"--rows {arguments.rows}: at least 1 is needed")
 
 
 def _check_score(arguments: argparse.Namespace) -> None:

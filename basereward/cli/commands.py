@@ -89,6 +89,26 @@ def score(arguments: argparse.Namespace) -> Result:
     return result, DONE
 
 
+def _judge(arguments: argparse.Namespace) -> Any:
+    if arguments.judge is None:
+        return None
+    from basereward.evaluate.run_judge import open_judge
+
+    return open_judge(
+        arguments.judge,
+        endpoint=arguments.endpoint,
+        order=arguments.order,
+        votes=arguments.votes,
+        prompt=arguments.prompt,
+        prompt_file=arguments.prompt_file,
+        pattern=arguments.pattern,
+        temperature=arguments.temperature,
+        max_tokens=arguments.max_tokens,
+        concurrency=arguments.concurrency,
+        timeout_s=arguments.timeout,
+    )
+
+
 def evaluate(arguments: argparse.Namespace) -> Result:
     """Measures on benchmarks."""
     from basereward.evaluate.run_benchmark import evaluate
@@ -101,6 +121,31 @@ def evaluate(arguments: argparse.Namespace) -> Result:
         name=arguments.name,
         order=arguments.order,
         allow_partial=arguments.allow_partial,
+        judge=_judge(arguments),
+        overrides=arguments.overrides,
+    ), DONE
+
+
+def annotate(arguments: argparse.Namespace) -> Result:
+    """Reasoning for pairs."""
+    from basereward.evaluate.annotation import annotate
+
+    return annotate(
+        arguments.source,
+        model=arguments.model,
+        endpoint=arguments.endpoint,
+        out=arguments.out,
+        split=arguments.split,
+        attempts=arguments.attempts,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        concurrency=arguments.concurrency,
+        timeout_s=arguments.timeout,
+        temperature=arguments.temperature,
+        max_tokens=arguments.max_tokens,
+        prompt=arguments.prompt,
+        prompt_file=arguments.prompt_file,
+        pattern=arguments.pattern,
         overrides=arguments.overrides,
     ), DONE
 
@@ -149,6 +194,7 @@ COMMANDS = {
     "sweep": Command(sweep, text.sweep, "train every cell of an experiment; finished ones are skipped"),
     "score": Command(score, text.score, "score every response of every row of a file"),
     "eval": Command(evaluate, text.evaluate, "measure a model, or a file of scores made elsewhere, on benchmarks"),
+    "annotate": Command(annotate, text.annotate, "have a judge write reasoning for the pairs of a source"),
     "report": Command(report, text.report, "write an HTML page that compares evaluations"),
     "look": Command(look, text.look, "write an HTML page of the rows of a source: pictures, answers, scores"),
     "ls": Command(ls, text.ls, "list experiments, profiles, sources, benchmarks, heads, losses or runs"),

@@ -136,6 +136,10 @@ def evaluate(result: dict[str, Any]) -> Iterator[str]:
     for told in result["evaluations"]:
         votes = f"; {told['votes']} votes an item" if told["votes"] else ""
         order = f"; answers shown in the order: {told['order']}" if told["order"] else ""
+        if cost := told.get("cost"):
+            yield (
+                "{requests} requests, {unread} verdicts unread, {prompt_tokens:,} tokens read, {tokens:,} written"
+            ).format(**cost)
         yield "{benchmark}, {name}: {scored} of {items} items, {kind}".format(**told) + votes + order
         part = "" if told["scored"] == told["items"] else f" ({told['scored']} of {told['items']} items)"
         for variant, measures in result[told["benchmark"]].items():
@@ -172,6 +176,15 @@ def percent(share: float | None) -> str:
 def report(result: dict[str, Any]) -> Iterator[str]:
     """Where the page and what lies beside it are."""
     yield "evaluations: {evaluations}; page: {out}; numbers: {csv}".format(**result)
+
+
+def annotate(result: dict[str, Any]) -> Iterator[str]:
+    """How many pairs, how hard they were, and what it cost."""
+    yield "{agreed} of {pairs} pairs agreed, {disagreed} did not; {unread} texts had no verdict".format(**result)
+    yield "agreed by attempt: " + ", ".join(f"{number}: {count}" for number, count in result["by_attempts"].items())
+    rate = f"{result['answers'] / result['seconds']:.2f} a second" if result["seconds"] > 1 else "at once"
+    yield "{answers} texts, {prompt_tokens:,} tokens read and {tokens:,} written, ".format(**result) + rate
+    yield "kept in {out}".format(**result)
 
 
 def look(result: dict[str, Any]) -> Iterator[str]:

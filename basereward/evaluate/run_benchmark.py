@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from basereward.errors import DataError
 from basereward.evaluate.benchmark import Benchmark, load_benchmark
 from basereward.evaluate.items import Judged, Outcome
+from basereward.evaluate.judge import Judge, judge_items
 from basereward.evaluate.judging import BASELINES, Baseline, Order, baseline, judged_by
 from basereward.evaluate.outcomes import read_outcomes
 from basereward.evaluate.recording import record
 from basereward.evaluate.scoring import score_items
+from basereward.evaluate.subject import FOLDER, Subject, check_names, find_subject
 from basereward.evaluate.writing import measured, write_evaluation
-from basereward.train.locate import locate
-from basereward.train.runs import RunFolder
 
-FOLDER = "evaluations"
 JOURNAL = "partial.jsonl"
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is evaluated: its name, where its evaluations lie, and the run that it came from."""
-
-    name: str
-    model: str
-    folder: Path
-    run: RunFolder | None = None
-    fingerprint: str = ""
 
 
 def evaluate(
@@ -44,6 +30,7 @@ def evaluate(
     name: str | None = None,
     order: Order | None = None,
     allow_partial: bool = False,
+    judge: Judge | None = None,
     overrides: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Evaluates one thing on one or several benchmarks.
@@ -57,6 +44,7 @@ def evaluate(
         name: what tables call it; by default the run's name, or that of the folder or file.
         order: has the rule `first` judge as one who sees the answers in that order.
         allow_partial: rows that are missing or cannot be scored are left out, which every table says.
+        judge: compares the answers pair by pair, in place of a model.
         overrides: `key=value` for arguments of the benchmark, as in `data=rows.jsonl`; `BENCHMARK.key=value` with
             several.
 
@@ -70,14 +58,14 @@ def evaluate(
     told = _by_benchmark(benchmarks, list(overrides))
     if scores is not None and len(benchmarks) > 1:
         raise DataError(f"--scores holds the outcomes of one benchmark, and {len(benchmarks)} are named; give one")
-    subject = _subject(model, scores, out=out, name=name)
+    subject = find_subject(model, scores, judge, out=out, name=name)
     opened = [load_benchmark(given, overrides=told[given]) for given in benchmarks]
-    _check_names(opened, subject)
-    if order is not None and model != "first":
+    check_names(opened, subject)
+    if order is not None and model != "first" and judge is None:
         raise DataError(
             f"--order {order} is for a judge that sees answers in an order; a reward model sees one at a time"
         )
-    outcomes_of = _Outcomes(subject, scores=scores, order=order, allow_partial=allow_partial)
+    outcomes_of = _Outcomes(subject, scores=scores, order=order, allow_partial=allow_partial, judge=judge)
     result: dict[str, Any] = {}
     evaluations = []
     for benchmark in opened:
@@ -90,10 +78,14 @@ def evaluate(
             raise DataError(f"no row of benchmark '{benchmark.name}' could be scored; there is nothing to count")
         variants = measured(benchmark.variants, judged)
         facts = _facts(subject, benchmark, outcomes, order=order) | {"variants": variants}
+        facts |= {"cost": outcomes_of.cost} if judge is not None else {}
         _make(folder)
         write_evaluation(folder, facts, judged, images=benchmark.store if subject.fingerprint else None)
         result[benchmark.name] = variants
-        evaluations.append({"benchmark": benchmark.name, "out": str(folder)} | {name: facts[name] for name in SHOWN})
+        evaluations.append(
+            {"benchmark": benchmark.name, "out": str(folder)}
+            | {name: facts[name] for name in (*SHOWN, "cost") if name in facts}
+        )
         _record(subject, folder, benchmark.name, variants)
     for benchmark in opened:  # now that all are done: a call that is killed before scores nothing twice
         (subject.folder / benchmark.name / JOURNAL).unlink(missing_ok=True)
@@ -104,22 +96,22 @@ def evaluate(
 class _Outcomes:
     """Where the outcomes of a subject come from: a file, a model or a rule."""
 
-    subject: _Subject
+    subject: Subject
     scores: str | None
     order: Order | None
     allow_partial: bool
+    judge: Judge | None = None
     scorer: Any = None
+    cost: dict[str, float] = field(default_factory=dict)  # of the last benchmark's judgements
 
     def __call__(self, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
         if self.scores is not None:
             return read_outcomes(self.scores, benchmark.items, allow_partial=self.allow_partial)
+        if self.judge is not None:
+            return self._judged(self.judge, benchmark, journal=journal)
         if not self.subject.fingerprint:
             return _by_rule(self.subject.model, benchmark, order=self.order)
-        if benchmark.judges_only:
-            raise DataError(
-                f"the answers of benchmark '{benchmark.name}' are pictures, which a reward model cannot score; give "
-                "the verdicts of a judge with --scores"
-            )
+        _check_readable(benchmark)
         _make(journal.parent)
         self.scorer = self.scorer or _load(self.subject.model)
         return score_items(
@@ -129,6 +121,26 @@ class _Outcomes:
             journal=journal,
             of={"model": self.subject.fingerprint, "benchmark": benchmark.digest},
             allow_partial=self.allow_partial,
+        )
+
+    def _judged(self, judge: Judge, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
+        _check_readable(benchmark)
+        outcomes, self.cost = judge_items(
+            judge,
+            benchmark.items,
+            images=benchmark.store,
+            journal=journal,
+            of={"benchmark": benchmark.digest},
+            allow_partial=self.allow_partial,
+        )
+        return outcomes
+
+
+def _check_readable(benchmark: Benchmark) -> None:
+    if benchmark.judges_only:
+        raise DataError(
+            f"the answers of benchmark '{benchmark.name}' are pictures, which can be neither scored nor compared here; "
+            "give the verdicts of a judge with --scores"
         )
 
 
@@ -150,56 +162,11 @@ def _by_benchmark(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[s
     return told
 
 
-def _subject(model: str | None, scores: str | None, *, out: str | None, name: str | None) -> _Subject:
-    if (model is None) == (scores is None):
-        raise DataError("give a model to evaluate, or --scores with a file of outcomes made elsewhere; one of the two")
-    if name is not None and (Path(name).name != name or not name.strip()):
-        raise DataError(f"--name {name!r}: a name without slashes is needed, since a folder is called by it")
-    if scores is not None:
-        shown = name or Path(scores).stem
-        return _Subject(shown, str(Path(scores).absolute()), Path(out or Path(FOLDER) / shown))
-    assert model is not None
-    if model in BASELINES and not Path(model).exists():
-        return _Subject(name or model, model, Path(out or Path(FOLDER) / (name or model)))
-    path = locate(model)
-    run = RunFolder(path.parent) if (path.parent / "status.json").is_file() else None
-    shown = name or (run.name if run else path.name)
-    default = run.path / FOLDER if run else Path(FOLDER) / shown
-    asked = run.run_id if run else str(path)
-    return _Subject(shown, asked, Path(out) if out else default, run, _fingerprint(path))
-
-
-def _check_names(benchmarks: Sequence[Benchmark], subject: _Subject) -> None:
-    """Two benchmarks of one name, or the evaluation of something else, would be overwritten."""
-    names = [benchmark.name for benchmark in benchmarks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"several benchmarks are called {', '.join(twice)}; give them files of different names")
-    for name in names:
-        file = subject.folder / name / "evaluation.json"
-        try:
-            before = json.loads(file.read_text())["model"]
-        except (OSError, ValueError, LookupError, TypeError):
-            continue
-        if before != subject.model:
-            raise DataError(
-                f"{file.parent} holds the evaluation of {before}, not of {subject.model}; call this one otherwise with "
-                "--name, or put it elsewhere with --out"
-            )
-
-
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"the evaluation cannot be written to '{folder}': {error.strerror or error}") from error
-
-
-def _fingerprint(folder: Path) -> str:
-    """Changes when a file of the model does: by size and time, since weights are too large to be read for it."""
-    files = sorted(each for each in folder.rglob("*") if each.is_file())
-    told = [(str(each.relative_to(folder)), each.stat().st_size, each.stat().st_mtime_ns) for each in files]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def _load(model: str) -> Any:
@@ -216,7 +183,7 @@ def _by_rule(name: str, benchmark: Benchmark, *, order: Order | None) -> dict[in
 
 
 def _facts(
-    subject: _Subject, benchmark: Benchmark, outcomes: dict[int, Outcome], *, order: Order | None
+    subject: Subject, benchmark: Benchmark, outcomes: dict[int, Outcome], *, order: Order | None
 ) -> dict[str, Any]:
     votes = {len(outcome.votes) for outcome in outcomes.values() if outcome.votes is not None}
     return {
@@ -234,7 +201,7 @@ def _facts(
     }
 
 
-def _record(subject: _Subject, folder: Path, benchmark: str, variants: dict[str, dict[str, dict[str, Any]]]) -> None:
+def _record(subject: Subject, folder: Path, benchmark: str, variants: dict[str, dict[str, dict[str, Any]]]) -> None:
     """The numbers and the files go to the MLflow run of the model."""
     if subject.run is None:
         return

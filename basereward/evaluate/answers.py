@@ -1,0 +1,101 @@
+"""A judge's answers, kept as they come: a call that is stopped at any place goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from basereward.errors import DataError
+from basereward.model.generation import Writing
+from basereward.model.speech.engine import Engine, Failed, Request
+from basereward.train.files import write_atomic
+
+logger = logging.getLogger(__name__)
+TELL_EVERY_S = 10.0
+
+
+class Answers:
+    """A file of JSON Lines: what the answers are of, then one line an answer.
+
+    Args:
+        file: made with the first answer; a last line that was cut is taken off.
+        of: what is asked of whom; the file of something else is refused.
+
+    Raises:
+        DataError: the file holds the answers to something else, or is damaged.
+    """
+
+    def __init__(self, file: Path, *, of: Mapping[str, Any]) -> None:
+        self.file = file
+        self.of = dict(of)
+        self.known: dict[str, dict[str, Any]] = {}
+        self.failed: list[Failed] = []
+        self.seconds = 0.0
+        if file.is_file():
+            self._read()
+
+    def _read(self) -> None:
+        whole, cut, _ = self.file.read_text(encoding="utf-8").rpartition("\n")
+        try:
+            first, *lines = [json.loads(line) for line in whole.split("\n")] if cut else [self.of]
+            self.known = {line["id"]: line for line in lines}
+        except (ValueError, LookupError, TypeError) as error:
+            raise DataError(f"'{self.file}' is damaged ({error}); move it away to ask everything anew") from error
+        if first != self.of:
+            changed = [name for name in self.of if first.get(name) != self.of[name]] or ["what they are of"]
+            raise DataError(
+                f"'{self.file}' holds answers to something else: {', '.join(changed)} changed. Move it away, or write "
+                "elsewhere"
+            )
+        write_atomic(self.file, whole + cut)
+        if self.known:
+            logger.warning("%d answers were there before; going on with the others", len(self.known))
+
+    def ask(self, engine: Engine, requests: Iterable[Request], how: Writing) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Asks those that have no answer yet, and gives each answer once it is on the disk; the failed ones are
+        added to `failed`."""
+        waiting = (request for request in requests if request.id not in self.known)
+        began = told = time.monotonic()
+        fresh = 0
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8") as out:
+            if not out.tell():
+                _append(out, self.of)
+            for answer in engine.write(waiting, how):
+                if isinstance(answer, Failed):
+                    self.failed.append(answer)
+                    logger.warning("%s: no answer after %d attempts: %s", answer.id, answer.attempts, answer.reason)
+                    continue
+                line = {
+                    "id": answer.id, "text": answer.text, "prompt_tokens": answer.prompt_tokens, "tokens": answer.tokens
+                }  # fmt: skip
+                _append(out, line)
+                self.known[answer.id] = line
+                fresh += 1
+                if time.monotonic() - told > TELL_EVERY_S:
+                    told = time.monotonic()
+                    logger.warning("%d answers, %.2f a second", fresh, fresh / (told - began))
+                yield answer.id, line
+        self.seconds += time.monotonic() - began
+
+    def cost(self, ids: Iterable[str]) -> dict[str, float]:
+        """Answers and tokens of some requests, and the seconds that this call spent on asking."""
+        kept = [self.known[each] for each in ids if each in self.known]
+        totals: Counter[str] = Counter()
+        for line in kept:
+            totals.update({name: line[name] for name in ("prompt_tokens", "tokens")})
+        return {"answers": len(kept), "failed": len(self.failed), "seconds": self.seconds} | {
+            name: totals[name] for name in ("prompt_tokens", "tokens")
+        }
+
+
+def _append(file: Any, line: Mapping[str, Any]) -> None:
+    file.write(json.dumps(line) + "\n")
+    file.flush()
+    os.fsync(file.fileno())

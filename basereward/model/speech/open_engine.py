@@ -1,0 +1,30 @@
+"""The engine that a command line names."""
+
+from __future__ import annotations
+
+from basereward.model.speech.engine import Engine
+
+LOCAL, VLLM = "local", "vllm"
+
+
+def open_engine(model: str, *, endpoint: str, concurrency: int = 8, timeout_s: float = 120.0) -> Engine:
+    """The model behind an address, or on this machine.
+
+    Args:
+        model: as the server calls it; of a local one the hub id or folder.
+        endpoint: an address, or `local` (transformers) or `vllm`, both in this process.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    if endpoint == LOCAL:
+        from basereward.model.speech.local import LocalEngine  # seconds; not needed for an address
+
+        return LocalEngine(model)
+    if endpoint == VLLM:
+        from basereward.model.speech.vllm_engine import VLLMEngine
+
+        return VLLMEngine(model)
+    from basereward.model.speech.endpoint import Endpoint
+
+    return Endpoint(endpoint, model, concurrency=concurrency, timeout_s=timeout_s)

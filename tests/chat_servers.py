@@ -1,0 +1,100 @@
+"""A real HTTP server that speaks OpenAI's chat completions, well or badly."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, TypeAlias
+
+Reply: TypeAlias = Callable[[dict[str, Any], int], Any]
+"""`(request body, how many requests came before) -> text to answer, or one of the misdeeds below`."""
+
+SLEEP, DROP, HALF, NOT_JSON, NO_CHOICES, EMPTY = (object() for _ in range(6))
+
+
+class ChatServer:
+    """Answers as `reply` says; keeps what was asked, and how many requests were under way at most."""
+
+    def __init__(self, reply: Reply, *, delay_s: float = 0.0) -> None:
+        self.reply = reply
+        self.delay_s = delay_s
+        self.asked: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.most_at_once = 0
+        self._at_once = 0
+        self._lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with server._lock:
+                    number = len(server.asked)
+                    server.asked.append(body)
+                    server.headers.append(dict(self.headers))
+                    server._at_once += 1
+                    server.most_at_once = max(server.most_at_once, server._at_once)
+                try:
+                    time.sleep(server.delay_s)
+                    server._answer(self, server.reply(body, number))
+                finally:
+                    with server._lock:
+                        server._at_once -= 1
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def _answer(self, handler: BaseHTTPRequestHandler, said: Any) -> None:
+        status = 200
+        if isinstance(said, int):
+            status, said = said, "refused"
+        body = json.dumps(
+            {
+                "choices": [{"message": {"role": "assistant", "content": "" if said is EMPTY else said}}],
+                "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+            },
+            default=str,
+        ).encode()
+        if said is SLEEP:
+            time.sleep(3)
+            return
+        if said is DROP:
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            return
+        body = {NOT_JSON: b"<html>busy</html>", NO_CHOICES: b'{"choices": []}'}.get(said, body)
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body) * (2 if said is HALF else 1)))
+        handler.end_headers()
+        handler.wfile.write(body)
+        if said is HALF:
+            handler.wfile.flush()
+            handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def serving(reply: Reply, *, delay_s: float = 0.0) -> Iterator[ChatServer]:
+    """A server at work in a thread, while it lasts."""
+    server = ChatServer(reply, delay_s=delay_s)
+    thread = threading.Thread(target=server._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server._http.shutdown()
+        server._http.server_close()
+        thread.join()
+
+
+def words(body: dict[str, Any]) -> str:
+    """All text of a request."""
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

@@ -1,0 +1,61 @@
+"""A checkpoint on this machine as an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from basereward.data.group import IMAGE, Part, Turn
+from basereward.errors import ModelError
+from basereward.model.generation import Writing
+from basereward.model.speech.engine import Failed, Request, Written
+from basereward.model.speech.open_engine import open_engine
+from tests.support import checkpoint, picture
+
+HOW = Writing(max_tokens=6)
+
+
+def test_it_writes_what_transformers_would(tmp_path: Path) -> None:
+    """Of three prompts in batches of two, each as `generate` continues it alone."""
+    path = checkpoint("qwen3", tmp_path / "model")
+    engine: Any = open_engine(str(path), endpoint="local")
+    engine.at_once = 2
+    texts = {"a": "Which?", "b": "Name a number between one and ten.", "c": "Why?"}
+    requests = [Request(name, (Turn("user", (Part(text),)),)) for name, text in texts.items()]
+    found = {answer.id: answer for answer in engine.write(requests, HOW)}
+    model = AutoModelForCausalLM.from_pretrained(path)
+    tokenizer = engine.encoder.tokenizer
+    for name, text in texts.items():
+        turn = [{"role": "user", "content": text}]
+        prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]])
+        end = engine.encoder.end_of_turn
+        said = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=end, pad_token_id=end)[
+            0, ids.shape[1] :
+        ]
+        said = said[: said.tolist().index(end)] if end in said.tolist() else said
+        assert found[name] == Written(name, tokenizer.decode(said), ids.shape[1], len(said))
+
+
+def test_a_picture_goes_in_and_a_missing_one_fails_alone(tmp_path: Path) -> None:
+    """What is written depends on it."""
+    engine = open_engine(str(checkpoint("qwen2_5_vl", tmp_path / "model")), endpoint="local")
+    turns = (Turn("user", (IMAGE, Part("Which?"))),)
+    images = {"a": picture(0), "b": picture(5), "c": tmp_path / "none.png"}
+    requests = [Request(name, turns, (image,)) for name, image in images.items()]
+    found = {answer.id: answer for answer in engine.write(requests, HOW)}
+    assert isinstance(found["c"], Failed)
+    assert isinstance(found["a"], Written)
+    assert isinstance(found["b"], Written)
+    assert found["a"].text != found["b"].text
+
+
+def test_a_saved_reward_model_is_no_engine(tmp_path: Path) -> None:
+    """The error says how it is evaluated."""
+    (tmp_path / "reward_model.json").write_text("{}")
+    with pytest.raises(ModelError, match="as a MODEL"):
+        open_engine(str(tmp_path), endpoint="local")
