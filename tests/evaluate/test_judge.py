@@ -1,0 +1,164 @@
+"""Judges behind an endpoint on benchmarks: votes, round-robins, cost, faults."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.cli import main
+from basereward.data.image_store import ImageStore
+from basereward.errors import DataError
+from basereward.evaluate.items import Decision, Item, Judged
+from basereward.evaluate.judge import judge_items
+from basereward.evaluate.run_judge import open_judge
+from tests.chat_servers import serving, words
+from tests.evaluate.benchmark_rows import item, small_benchmark
+
+ROOT = Path(__file__).parents[2]
+
+
+def judged(items: list[Item], url: str, folder: Path, **options: Any) -> tuple[list[Judged], dict[str, float]]:
+    """By a judge at an address."""
+    judge = open_judge("judge", endpoint=url, **options)
+    outcomes, cost = judge_items(judge, items, images=ImageStore(), journal=folder / "partial.jsonl", of={"b": "1"})
+    return [Judged(each, outcomes[each.row]) for each in items], cost
+
+
+def answers(body: dict[str, Any]) -> list[str]:
+    """The answers as they are shown."""
+    return re.findall(r"Answer \d: (\S+)", words(body))
+
+
+def test_a_judge_that_likes_the_first_is_undecided_in_both_orders(tmp_path: Path) -> None:
+    """One that reads the answers is right, with as many votes as were asked for; and the cost is counted."""
+    items = [item(0), item(1, right=1)]
+    with serving(lambda body, number: "<answer>1</answer>") as server:
+        found, cost = judged(items, server.url, tmp_path / "a", order="both")
+    assert [each.decision for each in found] == [Decision.UNDECIDED] * 2
+    assert cost["requests"] == cost["answers"] == 4
+    assert (cost["prompt_tokens"], cost["tokens"], cost["unread"]) == (28, 12, 0)
+    with serving(lambda body, number: f"<answer>{1 + answers(body).index('aaaa')}</answer>") as server:
+        found, cost = judged(items, server.url, tmp_path / "b", order="both", votes=3, temperature=1.0)
+    assert [each.outcome.votes for each in found] == [(0,) * 6] * 2
+    assert [each.decision for each in found] == [Decision.RIGHT, Decision.WRONG]
+
+
+def test_what_cannot_be_read_is_no_vote(tmp_path: Path) -> None:
+    """It is counted, and decides nothing."""
+    with serving(lambda body, number: "Both are fine.") as server:
+        (found,), cost = judged([item(0)], server.url, tmp_path)
+    assert found.outcome.votes == (None,)
+    assert found.decision is Decision.UNDECIDED
+    assert cost["unread"] == 1
+
+
+def test_of_more_answers_the_round_robin_scores(tmp_path: Path) -> None:
+    """By hand: the judge takes the longer of three, so that they score 2/3, 0 and -2/3."""
+    three = Item(0, "three", "?", ("aaaaaa", "bbbb", "cc"), right=(0,), wrong=(1, 2), prompt_id="three")
+
+    def longer(body: dict[str, Any], number: int) -> str:
+        first, second = answers(body)
+        return f"<answer>{1 if len(first) > len(second) else 2}</answer>"
+
+    with serving(longer) as server:
+        (found,), cost = judged([three], server.url, tmp_path, order="both")
+    assert found.outcome.scores == pytest.approx((2 / 3, 0.0, -2 / 3))
+    assert cost["requests"] == 6
+
+
+def test_a_random_order_is_even_and_the_same_again(tmp_path: Path) -> None:
+    """Of 100 pairs the right answer is first in about half: 50 +- 20 is four standard deviations."""
+    items = [item(row) for row in range(100)]
+    shown = []
+    for name in ("a", "b"):
+        with serving(lambda body, number: "<answer>1</answer>") as server:
+            judged(items, server.url, tmp_path / name)
+            shown.append(sorted(answers(body)[0] for body in server.asked))
+    assert shown[0] == shown[1]
+    assert 30 <= shown[0].count("aaaa") <= 70
+
+
+def test_requests_that_fail_are_asked_again_later(tmp_path: Path) -> None:
+    """Nothing is counted without them, and nothing that was answered is asked twice."""
+    items = [item(row) for row in range(6)]
+    calls: list[str] = []
+
+    def reply(body: dict[str, Any], number: int) -> Any:
+        calls.append(words(body))
+        return 422 if len(calls) == 2 else "<answer>1</answer>"
+
+    with serving(reply) as server:
+        with pytest.raises(DataError, match=r"1 of 6 requests were not answered: status 422.*--allow-partial"):
+            judged(items, server.url, tmp_path, concurrency=1)
+        found, _ = judged(items, server.url, tmp_path, concurrency=1)
+    assert len(found) == 6
+    assert len(calls) == 7
+
+
+def evaluated(*given: str) -> int:
+    """The status of `basereward eval` on the small benchmark."""
+    return main(["eval", *given, "--benchmark", "vl_rewardbench", "data=data/rows.json"])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a benchmark."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
+    small_benchmark(tmp_path / "data", rows=30)
+    return tmp_path
+
+
+def test_the_command_measures_a_served_judge(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Through the same measures as everything else: a judge that reads the picture's number out of the question is
+    right in all 30 rows, in both orders; pictures were sent; the cost is in the evaluation's folder."""
+
+    def right(body: dict[str, Any], number: int) -> str:
+        asked = re.findall(r"picture (\d+)\?", words(body))[0]
+        shown = re.findall(r"Answer \d: There are (\d+)", words(body))
+        return f"<think>{asked}.</think><answer>{1 + shown.index(asked)}</answer>"
+
+    with serving(right) as server:
+        assert (
+            evaluated("--judge", "served", "--endpoint", server.url, "--order", "both", "--name", "mine", "--json") == 0
+        )
+        assert all(part["type"] == "image_url" for part in [server.asked[0]["messages"][0]["content"][0]])
+    result = json.loads(capsys.readouterr().out)
+    labelled = json.loads((here / "data" / "rows.json").read_text())
+    expected = sum(row["human_ranking"] == [0, 1] for row in labelled)
+    measure = result["vl_rewardbench"]["official"]["overall"]
+    assert (measure["numerator"], measure["denominator"]) == (expected, 30)
+    facts = json.loads((here / "evaluations" / "mine" / "vl_rewardbench" / "evaluation.json").read_text())
+    assert facts["cost"]["requests"] == 60
+    assert facts["votes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--judge", "j"], "--endpoint says where"),
+        (["--endpoint", "http://localhost:1/v1"], "--judge its name"),
+        (["random", "--judge", "j", "--endpoint", "http://localhost:1/v1"], "one of the three"),
+        (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "3"], "same vote"),
+        (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "16"], "1 to 15"),
+        (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--pattern", "[12]"], "0 groups"),
+        (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--prompt-file", "none.txt"], "cannot be read"),
+    ],
+)
+def test_a_user_s_mistakes(here: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What to do, and exit code 2."""
+    assert evaluated(*arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_server_that_is_down_is_told(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """Without waiting for every row."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with serving(lambda body, number: 503) as server:
+        assert evaluated("--judge", "j", "--endpoint", server.url) == 2
+    assert "requests all failed" in capsys.readouterr().err
