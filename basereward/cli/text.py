@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from basereward.data.curation.audit import SourceAudit
 
+ACCURACY_AND_COST = ("/pair_accuracy", "test/tokens_per_pair", "time/test_pair_s")
+
 
 def check(result: dict[str, Any]) -> Iterator[str]:
     """The cells, and below them the faults; then what each cell costs, where that was counted."""
@@ -108,11 +110,11 @@ def train(result: dict[str, Any]) -> Iterator[str]:
 
 
 def sweep(result: dict[str, Any]) -> Iterator[str]:
-    """A row a cell, a column a measure of accuracy."""
+    """A row a cell, a column a measure of accuracy, and what a pair's scores cost."""
     from basereward.recipe.table import table
 
     cells = result["cells"]
-    measures = dict.fromkeys(name for cell in cells for name in cell["metrics"] if name.endswith("/pair_accuracy"))
+    measures = dict.fromkeys(name for cell in cells for name in cell["metrics"] if name.endswith(ACCURACY_AND_COST))
     rows = [
         (cell["name"], cell["status"], *(number(cell["metrics"].get(name)) for name in measures), cell["run_id"] or "-")
         for cell in cells

@@ -9,6 +9,8 @@ Counted is what the step needs, whatever kernel does it:
   value), and twice that backward. Blind pairs cost nothing. A prefix of P tokens has P (P + 1) / 2 pairs, a branch of
   L tokens has L P + L (L + 1) / 2; windows of a vision tower see themselves whole.
 - Of the last decoder layer the pooled tokens alone need a query, an output and the feed-forward network.
+- A head that speaks has the logits of the tokens that it is taught, and then the last layer works for all tokens. What
+  it writes itself is not counted.
 - Padding, norms, activations, rotary positions and the optimizer are left out, as is common (arXiv 2204.02311,
   appendix B).
 """
@@ -75,11 +77,16 @@ class Counter:
         *blocks, last = self.layers.blocks
         for block in blocks:
             work.block(block, "language", tokens=tokens, pairs=pairs)
-        if self.pooled_only and last.restrictable:
+        written = sum(shape.written for shape in shapes) if self.layers.logits is not None else 0
+        if self.pooled_only and last.restrictable and not written:
             work.block(last, "language", tokens=tokens, pairs=pairs_of_ends, ends=ends)
         else:
             work.block(last, "language", tokens=tokens, pairs=pairs)
         work.reached |= self.layers.norm_trained
+        if self.layers.logits is not None:
+            reached = work.reached
+            work.linear(self.layers.logits, "language", written)
+            work.reached = reached
         for layer in self.layers.head:
             work.linear(layer, "head", ends)
         return Flops(**work.done)

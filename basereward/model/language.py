@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
@@ -51,11 +52,17 @@ class LanguageHead(nn.Module):
             weights: `(W,)`.
         """
         pieces = zip(*(torch.split(each, AT_ONCE) for each in (hidden, targets, weights)), strict=True)
-        sums = [
-            (share * cross_entropy(self.logits(transformer, some), told, reduction="none")).sum()
-            for some, told, share in pieces
-        ]
+        weight = self.of(transformer)
+        if len(targets) <= AT_ONCE:
+            sums = [_weighted(weight, *piece) for piece in pieces]
+        else:  # a backward pass would keep all logits: they are made again, piece by piece
+            sums = [checkpoint(_weighted, weight, *piece, use_reentrant=False) for piece in pieces]
         return torch.stack(sums).sum() if sums else hidden.float().sum() * 0.0
+
+
+def _weighted(weight: Tensor, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    logits = linear(hidden.to(weight.dtype), weight).float()
+    return (weights * cross_entropy(logits, targets, reduction="none")).sum()
 
 
 def load_language_head(

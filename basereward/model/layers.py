@@ -93,6 +93,7 @@ class Layers:
     blocks: tuple[Block, ...]
     norm_trained: bool
     head: tuple[Linear, ...]
+    logits: Linear | None  # the language head, where the head speaks
 
 
 def layers_of(model: RewardModel) -> Layers:
@@ -110,7 +111,15 @@ def layers_of(model: RewardModel) -> Layers:
         blocks=blocks,
         norm_trained=any(p.requires_grad for p in language.norm.parameters()),
         head=tuple(_linears(model.head)),
+        logits=_logits(model, language),
     )
+
+
+def _logits(model: RewardModel, transformer: Any) -> Linear | None:
+    if model.language is None:
+        return None
+    weight = model.language.of(transformer)
+    return Linear("lm_head", weight.shape[1], weight.shape[0], trained=weight.requires_grad)
 
 
 def _block(block: nn.Module) -> Block:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import AutoModel, PreTrainedModel
 
 from basereward.model.backbone import Backbone, Origin, load_config, quiet_transformers
+from basereward.model.language import LanguageHead
 from basereward.model.lora import add_lora
 from basereward.model.parts import freeze
 from basereward.model.recompute import recompute
-from basereward.model.reward import RewardModel
+from basereward.model.reward import RewardModel, learns_language
+from basereward.model.voice import speaks
 from basereward.recipe import make
 from basereward.recipe.schema import ModelRecipe
 
@@ -43,4 +47,10 @@ def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
             lora = recipe.lora
             backbone.model = add_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, parts=lora.parts)
         freeze(backbone, settings.freeze)
-    return RewardModel(backbone, head).train()
+        language = None
+        if speaks(head):
+            embedding: Any = model.get_input_embeddings()
+            tied = config.tie_word_embeddings
+            language = LanguageHead(None if tied else torch.empty(embedding.weight.shape, dtype=model.dtype))
+            language.requires_grad_(learns_language(recipe))
+    return RewardModel(backbone, head, language=language).train()

@@ -11,6 +11,7 @@ from transformers import Cache
 
 from basereward.data.continued import unwritten
 from basereward.data.tree import TreeBatch
+from basereward.errors import ModelError
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.language import LanguageHead, load_language_head
 from basereward.model.lora import add_lora
@@ -99,6 +100,12 @@ class RewardModel(nn.Module):
         return groups
 
 
+def learns_language(recipe: ModelRecipe) -> bool:
+    """Whether a language head's own weight is trained: with the language model's."""
+    settings = recipe.backbone
+    return recipe.lora is None and settings.quantization is None and "language" not in settings.freeze
+
+
 def build_model(recipe: ModelRecipe, *, path: str, seed: int) -> RewardModel:
     """The model of a recipe, ready to be trained.
 
@@ -106,6 +113,9 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int) -> RewardModel:
         recipe: section `model`.
         path: hub id or folder of the backbone.
         seed: of the head's and the adapters' first weights.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded, lacks what the head needs, or nothing of it is trained.
     """
     settings = recipe.backbone
     backbone = load_backbone(
@@ -138,6 +148,11 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int) -> RewardModel:
     if speaks(head):
         dtype = getattr(torch, settings.dtype)
         language = load_language_head(path, backbone.transformer.config, revision=settings.revision, dtype=dtype)
-        frozen = recipe.lora is not None or settings.quantization is not None or "language" in settings.freeze
-        language.requires_grad_(not frozen)
-    return RewardModel(backbone, head, language=language).train()
+        language.requires_grad_(learns_language(recipe))
+    model = RewardModel(backbone, head, language=language)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            f"nothing would be trained: model.backbone.freeze is {settings.freeze}, and head "
+            f"'{recipe.head.get('_target_')}' has no weights of its own. Freeze less, or give model.lora"
+        )
+    return model.train()

@@ -19,6 +19,7 @@ class Shape:
     prefix: int
     branches: tuple[int, ...]
     images: tuple[Grid, ...] = ()
+    written: int = 0  # tokens in it that a head which speaks is taught to write
 
     @property
     def tokens(self) -> int:
@@ -45,24 +46,30 @@ class Shape:
 
 
 def batch_shapes(batch: TreeBatch) -> list[Shape]:
-    """The trees of a batch, or its plain sequences without their padding. All its pictures are the first one's; which
-    tree they belong to changes no count."""
+    """The trees of a batch, or its plain sequences without their padding. All its pictures and all that is
+    taught are the first one's; which tree they belong to changes no count."""
     if batch.layout == "tree":
         trees = [(prefix, tuple(branches)) for prefix, *branches in batch.trees]
     else:
         lengths = zip((batch.branch == 0).sum(1).tolist(), (batch.branch > 0).sum(1).tolist(), strict=True)
         trees = [(prefix, (branch,)) for prefix, branch in lengths]
     images = _grids(batch.image_grid_thw)
-    return [Shape(prefix, branches, () if i else images) for i, (prefix, branches) in enumerate(trees)]
+    written = len(batch.written)
+    return [
+        Shape(prefix, branches, *(((), 0) if i else (images, written))) for i, (prefix, branches) in enumerate(trees)
+    ]
 
 
 def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[Shape]:
     """The tree of a group, or the plain sequence of each of its responses. The first one has its pictures, each once,
-    but for those whose features are kept."""
+    but for those whose features are kept, and all that is taught."""
     branches = tuple(len(branch) for branch in group.branches)
     images = _grids(distinct([group], [1]).grids)
     bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]
-    return [Shape(len(group.prefix), bundle, () if i else images) for i, bundle in enumerate(bundles)]
+    written = sum(each.written for each in group.spoken)
+    return [
+        Shape(len(group.prefix), bundle, *(((), 0) if i else (images, written))) for i, bundle in enumerate(bundles)
+    ]
 
 
 def _grids(thw: Tensor | None) -> tuple[Grid, ...]:

@@ -126,7 +126,9 @@ class Recorder(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RewardModule)
         self.test_metrics = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(("test/", "time/test_"))
         }
         if trainer.is_global_zero:
             write_scores(self.run.scores / "test.jsonl", pl_module.scored)

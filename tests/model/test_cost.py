@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from tests.support import TEXT, VISION, group, mixed_groups
 
 FolderOf = Callable[[str], Path]
 HEAD = {"_target_": "mlp", "layers": 2}
+SPEAKING: dict[str, dict[str, Any]] = {
+    "critic": {"prompt": "critique_brief"},
+    "generative": {"prompt": "pairwise_brief"},
+}
 LINEAR = ("mm", "addmm", "convolution", "convolution_backward")
 # What is trained of a model: all, a part, adapters.
 TRAINED: dict[str, dict[str, Any]] = {
@@ -109,6 +114,42 @@ def test_what_is_named_is_counted_where_it_is_named(folder_of: FolderOf) -> None
     assert flops.head == 2 * 2 * 3 * (64 * 64 + 64)
     assert (flops.vision, flops.recomputed) == (0, 0)
     assert flops.total == flops.language + flops.lora + flops.attention + flops.head
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3"])
+@pytest.mark.parametrize(
+    ("head", "trained"),
+    [
+        *(("critic", trained) for trained in ("all", "head", "adapters")),
+        ("generative", "all"),
+        ("generative", "adapters"),
+    ],
+)
+def test_what_is_taught_is_counted_to_the_multiplication(
+    head: str, family: str, trained: str, folder_of: FolderOf
+) -> None:
+    """The logits of every token that a head is taught to write, and a last layer that works for all tokens."""
+    path = str(folder_of(family))
+    asked = replace(recipe(**TRAINED[trained]), head={"_target_": head} | SPEAKING[head])
+    model = build_model(asked, path=path, seed=0)
+    encoder = load_encoder(path)
+    encoder.speech = model.head.speech  # type: ignore[assignment]
+    told = [
+        replace(each, critiques=tuple(f"{text} is so." for text in each.responses))
+        for each in mixed_groups(vision="vl" in family)
+        if len(each.responses) > 1
+    ]
+    encoded = [encoder(each, taught=True) for each in told]
+    batch = collate(encoded, layout="tree", pad_id=encoder.pad_id)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        outputs = model.outputs(batch)
+        assert outputs.language is not None
+        total = sum(outputs.scores, outputs.language).sum()
+        torch.autograd.backward(total)
+    found = sum(counter.get_flop_counts()["Global"].get(getattr(torch.ops.aten, name), 0) for name in LINEAR)
+    assert linear(count_batch(model, batch)) == found
+    assert count(outline(asked, path=path), batch_shapes(batch)) == count_batch(model, batch)
+    assert sum(shape.written for group in encoded for shape in group_shapes(group, layout="tree")) == len(batch.written)
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain"])

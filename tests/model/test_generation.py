@@ -142,6 +142,26 @@ def test_the_language_head_is_the_checkpoint_s(tied: bool, tmp_path: Path) -> No
         assert float(loss) / 19 == pytest.approx(float(model(ids, labels=ids).loss), rel=1e-6)
 
 
+def test_many_logits_are_made_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same loss and the same gradients as all at once."""
+    path = checkpoint("qwen3", tmp_path / "model")
+    transformer = load_backbone(path).transformer
+    torch.manual_seed(0)
+    hidden = torch.randn(20, 64, requires_grad=True)
+    targets, weights = torch.arange(20), torch.rand(20)
+    found = []
+    for at_once in (1024, 6):
+        monkeypatch.setattr("basereward.model.language.AT_ONCE", at_once)
+        language = load_language_head(path, load_config(path))
+        hidden.grad = None
+        loss = language.loss(transformer, hidden, targets, weights)
+        loss.backward()
+        assert hidden.grad is not None
+        found.append((loss.detach(), hidden.grad.clone()))
+    assert torch.allclose(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-7)
+
+
 def test_a_checkpoint_without_one_says_so(tmp_path: Path) -> None:
     """Not a head of random weights."""
     path = checkpoint("qwen3", tmp_path / "model")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from basereward.data.tree import collate
-from basereward.errors import DataError
+from basereward.errors import DataError, ModelError
 from basereward.model.saving import PROMPT
 from basereward.model.scorer import Scorer, load_scorer
 from basereward.recipe import load_recipe
@@ -85,3 +85,10 @@ def test_data_without_what_is_learned_stops_the_run(head: str, reason: str, tmp_
     with pytest.raises(DataError, match=reason) as told:
         train(load_recipe("basereward", overrides=changes))
     assert "digits" in str(told.value)
+
+
+def test_a_judge_of_frozen_weights_has_nothing_to_learn() -> None:
+    """It has none of its own; the error says what to free."""
+    frozen = "model.backbone.freeze=[vision,merger,language]"
+    with pytest.raises(ModelError, match="nothing would be trained"):
+        train(load_recipe("basereward", overrides=[*SMALL, "model.head={_target_: generative}", frozen]))
