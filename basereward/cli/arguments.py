@@ -30,10 +30,11 @@ OPTIONS = (
     "gpu",
     "utilisation",
     *("endpoint", "judge", "votes", "prompt", "prompt_file", "pattern", "temperature", "max_tokens", "concurrency"),
-    *("timeout", "attempts", "limit", "seed"),
+    *("timeout", "attempts", "limit", "seed", "how", "text", "pairs", "k"),
 )
 RULES = ("random", "longer", "shorter", "first")
 ORDERS = ("fixed", "random", "both")
+WAYS = ("mean", "accuracy", "confidence", "learned", "standardised", "worst", "pessimistic", "soup")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -79,6 +80,8 @@ def build_parser() -> Parser:
             _add_score(command)
         if name == "eval":
             _add_eval(command)
+        if name == "ensemble":
+            _add_ensemble(command)
         if name == "annotate":
             _add_annotate(command)
         if name == "report":
@@ -161,6 +164,16 @@ def _add_judge(command: argparse.ArgumentParser, *, temperature: float) -> None:
     command.add_argument("--max-tokens", metavar="N", type=int, default=2048, help="of one text (2048)")
     command.add_argument("--concurrency", metavar="N", type=int, default=8, help="requests under way at once (8)")
     command.add_argument("--timeout", metavar="S", type=float, default=120.0, help="of one request, in seconds (120)")
+
+
+def _add_ensemble(command: argparse.ArgumentParser) -> None:
+    command.add_argument("models", metavar="MODEL", nargs="+", help="a run id, runs:/..., or a folder that was saved")
+    command.add_argument("--how", metavar="HOW", default="mean", help=f"{', '.join(WAYS)} (mean)")
+    command.add_argument("--text", metavar="MODEL", action="append", default=[], help="for prompts without pictures")
+    command.add_argument("--name", metavar="NAME", help="of the ensemble")
+    command.add_argument("--pairs", metavar="N", type=int, default=1000, help="validation pairs for weights (1000)")
+    command.add_argument("--k", metavar="K", type=float, default=1.0, help="spreads that `pessimistic` takes off (1)")
+    command.add_argument("--seed", metavar="N", type=int, default=0, help="of the draw of pairs (0)")
 
 
 def _add_annotate(command: argparse.ArgumentParser) -> None:

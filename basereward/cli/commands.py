@@ -150,6 +150,21 @@ def annotate(arguments: argparse.Namespace) -> Result:
     ), DONE
 
 
+def ensemble(arguments: argparse.Namespace) -> Result:
+    """Several models as one."""
+    from basereward.train.ensemble import ensemble
+
+    return ensemble(
+        arguments.models,
+        how=arguments.how,
+        text=arguments.text,
+        name=arguments.name,
+        pairs=arguments.pairs,
+        k=arguments.k,
+        seed=arguments.seed,
+    ), DONE
+
+
 def report(arguments: argparse.Namespace) -> Result:
     """A page about evaluations."""
     from basereward.evaluate.report import report
@@ -195,6 +210,7 @@ COMMANDS = {
     "score": Command(score, text.score, "score every response of every row of a file"),
     "eval": Command(evaluate, text.evaluate, "measure a model, or a file of scores made elsewhere, on benchmarks"),
     "annotate": Command(annotate, text.annotate, "have a judge write reasoning for the pairs of a source"),
+    "ensemble": Command(ensemble, text.ensemble, "make one model of several trained ones"),
     "report": Command(report, text.report, "write an HTML page that compares evaluations"),
     "look": Command(look, text.look, "write an HTML page of the rows of a source: pictures, answers, scores"),
     "ls": Command(ls, text.ls, "list experiments, profiles, sources, benchmarks, heads, losses or runs"),

@@ -189,6 +189,17 @@ def annotate(result: dict[str, Any]) -> Iterator[str]:
     yield "kept in {out}".format(**result)
 
 
+def ensemble(result: dict[str, Any]) -> Iterator[str]:
+    """Members, weights, accuracies."""
+    from basereward.recipe.table import table
+
+    rows = [(m["name"], number(m["weight"]), number(m["accuracy"])) for m in result["members"]]
+    yield from (*table(("member", "weight", "accuracy"), rows), "")
+    if result["accuracy"] is not None:
+        yield "together {accuracy:.4f} on the same validation pairs".format(**result)
+    yield "{how} of {count} members: run {run_id}".format(count=len(rows), **result)
+
+
 def look(result: dict[str, Any]) -> Iterator[str]:
     """How many rows, what was left out, and where the page is."""
     yield from (f"lost: {count} ({reason})" for reason, count in result["lost"].items())

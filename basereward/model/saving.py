@@ -168,9 +168,7 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
         )
     if wanted is not None:
         cast_backbone(backbone, wanted)
-    head = make(saved_head(folder, card), "heads", backbone.hidden_size)
-    assert isinstance(head, nn.Module)
-    _load_exactly(head.state_dict(), folder / "head.safetensors")
+    head = load_head(folder, hidden_size=backbone.hidden_size)
     if card["kind"] == "adapter":
         backbone.model = _load_adapter(backbone.transformer, folder / "adapter")
         if wanted is not None:
@@ -178,6 +176,18 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
     backbone.merged = card["kind"] == "full"
     language = _language(folder, card, backbone, path=path) if speaks(head) else None
     return RewardModel(backbone, head, language=language).eval(), recipe, path
+
+
+def load_head(folder: Path, *, hidden_size: int) -> nn.Module:
+    """The head of a saved folder.
+
+    Raises:
+        ModelError: its weights are missing, too many or of another shape.
+    """
+    head = make(saved_head(folder, read_card(folder)), "heads", hidden_size)
+    assert isinstance(head, nn.Module)
+    _load_exactly(head.state_dict(), folder / "head.safetensors")
+    return head
 
 
 def saved_head(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:

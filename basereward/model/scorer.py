@@ -24,6 +24,7 @@ from basereward.model.lora import merge_lora
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel
 from basereward.model.saving import load_reward_model, read_card, save_model
+from basereward.model.scores_groups import ScoresGroups
 from basereward.model.stopwatch import Stopwatch
 from basereward.model.voice import Voice, speaks
 from basereward.recipe import make
@@ -52,7 +53,7 @@ class _Pass:
         return {place: list(islice(scores, number)) for place, number in self.responses.items()}
 
 
-class Scorer:
+class Scorer(ScoresGroups):
     """A reward model with its encoder, ready to score.
 
     Args:
@@ -81,24 +82,6 @@ class Scorer:
         self.model.to(device)
         return self
 
-    def score(
-        self, prompt: str | Sequence[dict[str, Any]], responses: Sequence[str], *, images: Sequence[Image] = ()
-    ) -> list[float]:
-        """One score a response; higher is better.
-
-        Args:
-            prompt: a text, or messages `{"role", "content"}` as chat templates take them.
-            responses: answers to it, at least one.
-            images: paths, bytes or PIL images, in the order of their places in the prompt.
-
-        Raises:
-            DataError: the prompt is malformed, an image cannot be opened, or the whole is too long. Nothing is cut or
-                left out.
-        """
-        row = {"prompt": prompt, "responses": list(responses), "images": list(images) or None}
-        group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
-        return next(iter(self.score_groups([group])))
-
     def prompt(self, prompt: str | Sequence[dict[str, Any]], *, images: Sequence[Image] = ()) -> PromptScorer:
         """Reads a prompt and its images once, for answers that come in several calls.
 
@@ -114,22 +97,6 @@ class Scorer:
         row = {"prompt": prompt, "responses": [""], "images": list(images) or None}
         group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="prompt()")
         return PromptScorer(self, self.encode(group))
-
-    def score_groups(
-        self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
-    ) -> Iterator[list[float]]:
-        """The scores of every group's responses, in order.
-
-        Args:
-            tokens: the most in a forward pass, unless one group has more; by default `batch.tokens` of the recipe,
-                else 16,384 on a GPU and 4,096 elsewhere. Scores do not depend on it.
-            latencies: takes the milliseconds of every forward pass.
-
-        Raises:
-            DataError: a group cannot be scored; the message names it.
-        """
-        for scored in self.score_encoded(map(self.encode, groups), tokens=tokens, latencies=latencies):
-            yield from scored
 
     def score_encoded(
         self, groups: Iterable[EncodedGroup], *, tokens: int | None = None, latencies: list[float] | None = None

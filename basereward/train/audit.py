@@ -17,7 +17,8 @@ from basereward.data.module import PreferenceData
 from basereward.data.screening import RowLost, summary
 from basereward.errors import DataError
 from basereward.model.checkpoint import backbone_path
-from basereward.model.scorer import Scorer, recipe_encoder
+from basereward.model.scorer import recipe_encoder
+from basereward.model.scores_groups import ScoresGroups
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.train.build import build_curation, build_data
 from basereward.train.preview import lost_file
@@ -71,13 +72,13 @@ def _placed(data: PreferenceData) -> Iterator[Placed]:
         yield from ((name, index, group) for index, group in zip(indices, _groups(data, name), strict=True))
 
 
-def _audited(data: PreferenceData, name: str, *, scorer: Scorer | None) -> dict[str, Any]:
+def _audited(data: PreferenceData, name: str, *, scorer: ScoresGroups | None) -> dict[str, Any]:
     scores = None if scorer is None else list(_scores(_groups(data, name), scorer=scorer))
     told = _plain(asdict(audit_source(_groups(data, name), source=name, scores=scores)))
     return {**told, "unscored": sum(own is None for own in scores or ())}
 
 
-def _scores(groups: Iterable[Group], *, scorer: Scorer) -> Iterator[list[float] | None]:
+def _scores(groups: Iterable[Group], *, scorer: ScoresGroups) -> Iterator[list[float] | None]:
     """The scores of every group; None for one that this model cannot read, as when it takes fewer tokens."""
     groups = iter(groups)
     while some := list(islice(groups, TOGETHER)):
@@ -90,7 +91,7 @@ def _scores(groups: Iterable[Group], *, scorer: Scorer) -> Iterator[list[float] 
         yield from scored
 
 
-def _score_one(group: Group, *, scorer: Scorer) -> list[float] | None:
+def _score_one(group: Group, *, scorer: ScoresGroups) -> list[float] | None:
     try:
         return next(iter(scorer.score_groups([group])))
     except DataError as error:

@@ -32,7 +32,7 @@ from basereward.train.process import fate, identify
 log = logging.getLogger(__name__)
 
 State: TypeAlias = Literal["running", "finished", "failed", "killed"]
-Kind: TypeAlias = Literal["run", "sweep"]
+Kind: TypeAlias = Literal["run", "sweep", "ensemble"]
 SILENCE_S = 15 * 60
 """A run of another machine counts as killed after so many seconds without a sign of life."""
 

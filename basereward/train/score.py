@@ -12,13 +12,14 @@ import numpy as np
 
 from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError
+from basereward.model.ensemble import Ensemble, is_ensemble, load_ensemble
 from basereward.model.scorer import Scorer, load_scorer
 from basereward.train.files import write_atomic
 from basereward.train.locate import locate
 
 
-def load(model: str | os.PathLike[str], *, device: str | None = None, dtype: str | None = None) -> Scorer:
-    """Opens a trained model.
+def load(model: str | os.PathLike[str], *, device: str | None = None, dtype: str | None = None) -> Scorer | Ensemble:
+    """Opens a trained model, or an ensemble of them.
 
     Args:
         model: a run id, `runs:/<run id>/model`, or a folder that was saved.
@@ -31,7 +32,10 @@ def load(model: str | os.PathLike[str], *, device: str | None = None, dtype: str
         ModelError: the folder is not a saved model, or its weights do not fit; there is no such dtype, or weights in
             four or eight bits cannot take it.
     """
-    return load_scorer(locate(str(model)), device=device, dtype=dtype)
+    folder = locate(str(model))
+    if is_ensemble(folder):
+        return load_ensemble(folder, find=locate, device=device, dtype=dtype)
+    return load_scorer(folder, device=device, dtype=dtype)
 
 
 def score(

@@ -9,6 +9,7 @@ import pytest
 from basereward.data.group import Group, Reasoning
 from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost
+from basereward.data.shapes.llava_critic_pointwise import LLaVACriticPointwise
 from basereward.data.sources.digit_pairs import DigitPairs
 from basereward.data.sources.digits import Digits
 from basereward.data.sources.numbers import Numbers
@@ -75,3 +76,26 @@ def test_the_embedded_data_tell_the_truth(source: Any) -> None:
             assert f"{3 - right} is wrong" in reasoning.text
         for index, critique in enumerate(each.critiques):
             assert critique.endswith("right." if index in winners else "wrong.")
+
+
+def test_scores_of_a_known_scale_are_ratings() -> None:
+    """Of LLaVA-Critic's pointwise rows; a score that is not on the scale loses the row, and without a scale there are
+    no ratings."""
+    asked = "<image>\nQuestion: [Which?]\nThe LMM response: [{}]\nASSISTANT:\n"
+    rows = [
+        {
+            "conversations": [
+                {"from": "human", "value": asked.format(answer)},
+                {"from": "gpt", "value": f"Score: {score}"},
+            ]
+        }
+        for answer, score in (("a", 20), ("b", 95))
+    ]
+    row = {"rows": [each | {"image": "1.jpg"} for each in rows], "id": "x", "image": "1.jpg"}
+    assert LLaVACriticPointwise(scale=[0, 100])(row)["ratings"] == [0.2, 0.95]
+    assert "ratings" not in LLaVACriticPointwise()(row)
+    with pytest.raises(RowLost) as told:
+        LLaVACriticPointwise(scale=[1, 10])(row)
+    assert told.value.reason == "off_scale"
+    with pytest.raises(ValueError, match="lowest and the highest"):
+        LLaVACriticPointwise(scale=[5, 5])

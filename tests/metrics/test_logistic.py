@@ -1,0 +1,30 @@
+"""Learned weights against scikit-learn's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from basereward.metrics.logistic import logistic_weights
+
+
+def test_weights_are_those_of_scikit_learn() -> None:
+    """On margins of spread one, with the same penalty; every pair as a win and, turned round, as a loss."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=400) + 0.8
+    margins = np.stack([truth + rng.normal(size=400), 0.3 * truth + rng.normal(size=400), rng.normal(size=400)])
+    margins /= (margins.std(1) + np.abs(margins.mean(1)))[:, None]
+    weights, intervals = logistic_weights(margins)
+    # Two copies of every pair double the likelihood, so that the penalty is halved.
+    theirs = LogisticRegression(fit_intercept=False, C=0.5, tol=1e-10, max_iter=10_000)
+    theirs.fit(np.concatenate([margins.T, -margins.T]), [1] * 400 + [0] * 400)
+    assert weights == pytest.approx(theirs.coef_[0], abs=1e-4)
+    assert all(low < weight < high for weight, (low, high) in zip(weights, intervals, strict=True))
+    assert intervals[0][0] > 0 > intervals[2][0]
+
+
+def test_pairs_that_one_score_tells_apart_leave_weights_finite() -> None:
+    """By the penalty."""
+    weights, _ = logistic_weights(np.abs(np.random.default_rng(0).normal(size=(2, 50))))
+    assert np.isfinite(weights).all()
