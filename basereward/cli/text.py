@@ -120,6 +120,7 @@ def sweep(result: dict[str, Any]) -> Iterator[str]:
         for cell in cells
     ]
     yield from (*table(("cell", "status", *measures, "run"), rows), "")
+    yield from (told["words"] for told in result.get("comparisons", []))
     yield from (f"{cell['name']} failed: {cell.get('error')}" for cell in cells if cell["status"] == "failed")
     yield ", ".join(f"{count} {status}" for status, count in Counter(row[1] for row in rows).items())
 

@@ -78,7 +78,7 @@ def evaluate(
             raise DataError(f"no row of benchmark '{benchmark.name}' could be scored; there is nothing to count")
         variants = measured(benchmark.variants, judged)
         facts = _facts(subject, benchmark, outcomes, order=order) | {"variants": variants}
-        facts |= {"cost": outcomes_of.cost} if judge is not None else {}
+        facts |= {"cost": outcomes_of.cost, "judge": judge.facts} if judge is not None else {}
         _make(folder)
         write_evaluation(folder, facts, judged, images=benchmark.store if subject.fingerprint else None)
         result[benchmark.name] = variants

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from basereward.errors import RunError
 from basereward.recipe import Cell, recipe_sha256, recipe_yaml
+from basereward.train.compare_cells import compare_cells
 from basereward.train.runs import RunFolder, finished_with, list_runs, unfinished_with
 from basereward.train.tracking import Tracker, deliver_pending
 
@@ -32,7 +33,8 @@ def sweep(cells: Sequence[Cell], *, name: str) -> dict[str, Any]:
         name: of the sweep, and of its runs' experiment.
 
     Returns:
-        `sweep_id` and `cells`: name, run id, status (finished, skipped or failed) and test metrics of each.
+        `sweep_id`; `cells`: name, run id, status (finished, skipped or failed) and test metrics of each; `comparisons`
+        of the best recipe with every other, as `compare_cells` makes them.
     """
     deliver_pending()
     folder = _sweep_folder(cells, name=name)
@@ -52,7 +54,7 @@ def sweep(cells: Sequence[Cell], *, name: str) -> dict[str, Any]:
     state: Literal["failed", "finished"] = (
         "failed" if any(result["status"] == "failed" for result in results) else "finished"
     )
-    result = {"sweep_id": folder.run_id, "cells": results}
+    result = {"sweep_id": folder.run_id, "cells": results, "comparisons": compare_cells(cells, results)}
     folder.write_result(result)
     folder.mark(state)
     tracker.finish(state)

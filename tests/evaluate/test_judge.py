@@ -16,6 +16,7 @@ from basereward.errors import DataError
 from basereward.evaluate.items import Decision, Item, Judged
 from basereward.evaluate.judge import judge_items
 from basereward.evaluate.run_judge import open_judge
+from basereward.model.speech.prompts import PAIRWISE, load_prompt
 from tests.chat_servers import serving, words
 from tests.evaluate.benchmark_rows import item, small_benchmark
 
@@ -136,6 +137,7 @@ def test_the_command_measures_a_served_judge(here: Path, capsys: pytest.CaptureF
     facts = json.loads((here / "evaluations" / "mine" / "vl_rewardbench" / "evaluation.json").read_text())
     assert facts["cost"]["requests"] == 60
     assert facts["votes"] == 2
+    assert facts["judge"]["prompt_sha256"] == load_prompt("pairwise_thinking", fields=PAIRWISE).sha256
 
 
 @pytest.mark.parametrize(

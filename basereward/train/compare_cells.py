@@ -1,0 +1,81 @@
+"""Which differences between the cells of a sweep stand."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from basereward.metrics.significance import holm, in_words, over_items, over_seeds
+from basereward.recipe import Cell
+from basereward.train.runs import find
+from basereward.train.scores import ScoredGroup, read_scores
+
+SEEDS = "seeds"
+Key = tuple[str, str]
+
+
+def compare_cells(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The recipe that is best on the test data with every other, on the groups that all have been tested on.
+
+    Cells that differ in their seeds alone are one recipe. Probabilities are adjusted for the number of comparisons.
+
+    Returns:
+        `better`, `other`, `items` and `seeds` (mean, low, high, p; None with one seed), and `words`; none where fewer
+        than two recipes finished.
+    """
+    recipes: dict[str, dict[str, dict[Key, float]]] = {}  # recipe -> seed -> group -> share of its preferences
+    for cell, result in zip(cells, results, strict=True):
+        if result["status"] == "failed":
+            continue
+        file = find(result["run_id"]).scores / "test.jsonl"
+        if file.is_file():
+            shares = {(each.source, each.id): _share(each) for each in read_scores(file) if each.margins}
+            seeds = json.dumps({key: value for key, value in cell.overrides.items() if _is_seed(key)}, default=str)
+            recipes.setdefault(_name(cell), {})[seeds] = shares
+    common = (
+        set.intersection(*(set(shares) for runs in recipes.values() for shares in runs.values())) if recipes else ()
+    )
+    if len(recipes) < 2 or not common:
+        return []
+    groups = sorted(common)
+    by_item = {
+        name: [statistics.fmean(shares[group] for shares in runs.values()) for group in groups]
+        for name, runs in recipes.items()
+    }
+    best = max(by_item, key=lambda name: statistics.fmean(by_item[name]))
+    others = [name for name in recipes if name != best]
+    items = [over_items(by_item[best], by_item[other]) for other in others]
+    adjusted = [replace(each, p=p) for each, p in zip(items, holm([each.p for each in items]), strict=True)]
+    found = []
+    for other, on_items in zip(others, adjusted, strict=True):
+        both = sorted(recipes[best].keys() & recipes[other].keys())
+        means = [[statistics.fmean(recipes[name][s][g] for g in groups) for s in both] for name in (best, other)]
+        on_seeds = over_seeds(*means) if len(both) > 1 else None
+        found.append(
+            {
+                "better": best,
+                "other": other,
+                "items": asdict(on_items),
+                "seeds": None if on_seeds is None else asdict(on_seeds),
+                "words": in_words(best, other, on_items, on_seeds),
+            }
+        )
+    return found
+
+
+def _is_seed(key: str) -> bool:
+    return key.partition(".")[0] == SEEDS
+
+
+def _name(cell: Cell) -> str:
+    """The cell's name without its seeds."""
+    kept = [part for part in cell.name.split(",") if not part.startswith("seed")]
+    return ",".join(kept) or "recipe"
+
+
+def _share(group: ScoredGroup) -> float:
+    """Of a group's preferences, those that are right."""
+    return statistics.fmean(margin > 0 for margin in group.margins)
