@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from basereward.data.curation.audit import SourceAudit
 
-ACCURACY_AND_COST = ("/pair_accuracy", "test/tokens_per_pair", "time/test_pair_s")
+ACCURACY_AND_COST = ("/pair_accuracy", "test/tokens_per_pair")
 
 
 def check(result: dict[str, Any]) -> Iterator[str]:
@@ -116,10 +116,16 @@ def sweep(result: dict[str, Any]) -> Iterator[str]:
     cells = result["cells"]
     measures = dict.fromkeys(name for cell in cells for name in cell["metrics"] if name.endswith(ACCURACY_AND_COST))
     rows = [
-        (cell["name"], cell["status"], *(number(cell["metrics"].get(name)) for name in measures), cell["run_id"] or "-")
+        (
+            cell["name"],
+            cell["status"],
+            *(number(cell["metrics"].get(name)) for name in measures),
+            number(cell.get("pair_s")),
+            cell["run_id"] or "-",
+        )
         for cell in cells
     ]
-    yield from (*table(("cell", "status", *measures, "run"), rows), "")
+    yield from (*table(("cell", "status", *measures, "seconds_per_pair", "run"), rows), "")
     yield from (told["words"] for told in result.get("comparisons", []))
     yield from (f"{cell['name']} failed: {cell.get('error')}" for cell in cells if cell["status"] == "failed")
     yield ", ".join(f"{count} {status}" for status, count in Counter(row[1] for row in rows).items())

@@ -228,7 +228,7 @@ def find_member(name: str, folder: Path) -> Member:
 
 
 def model_digest(folder: Path) -> str:
-    """Of all weights of a saved model, and what it is made of."""
+    """Of everything in a saved model's folder."""
     return _digest(folder, [each for each in sorted(folder.rglob("*")) if each.is_file()])
 
 

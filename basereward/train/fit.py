@@ -31,7 +31,8 @@ def train(recipe: Recipe, *, resume: str | None = None, parent: str | None = Non
         parent: id of the sweep that the run belongs to.
 
     Returns:
-        `run_id`, `model` (what `load` opens), `metrics` of the test rows, `seconds` of training, `skipped` rows by
+        `run_id`, `model` (what `load` opens), `metrics` of the test rows, `pair_s`, the seconds
+        that the scores of a test pair took, `seconds` of training, `skipped` rows by
         source and reason.
 
     Raises:
@@ -82,6 +83,7 @@ def _train(module: RewardModule, data: PreferenceData, trainer: Trainer, *, run:
         "run_id": run.run_id,
         "model": recorder.publish_model(),
         "metrics": recorder.test_metrics,
+        "pair_s": recorder.pair_s,
         "seconds": round(seconds, 1),
         "skipped": data.skipped,
     }

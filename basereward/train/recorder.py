@@ -69,6 +69,7 @@ class Recorder(Callback):
         self.tracker: Tracker | None = None
         self.keep_open = False  # whether more is to be recorded when training has ended
         self.test_metrics: dict[str, float] = {}
+        self.pair_s: float | None = None  # that the scores of a test pair took
         self._recorded = 0  # lost rows
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -125,11 +126,9 @@ class Recorder(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RewardModule)
-        self.test_metrics = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(("test/", "time/test_"))
-        }
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.test_metrics = {name: value for name, value in found.items() if name.startswith("test/")}
+        self.pair_s = found.get("time/test_pair_s")
         if trainer.is_global_zero:
             write_scores(self.run.scores / "test.jsonl", pl_module.scored)
             self._scores("test", pl_module.scored)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +33,8 @@ def sweep(cells: Sequence[Cell], *, name: str) -> dict[str, Any]:
         name: of the sweep, and of its runs' experiment.
 
     Returns:
-        `sweep_id`; `cells`: name, run id, status (finished, skipped or failed) and test metrics of each; `comparisons`
-        of the best recipe with every other, as `compare_cells` makes them.
+        `sweep_id`; `cells`: name, run id, status (finished, skipped or failed), test metrics, and `pair_s`, the seconds
+        of a scored pair, of each; `comparisons` of the best recipe with every other, as `compare_cells` makes them.
     """
     deliver_pending()
     folder = _sweep_folder(cells, name=name)
@@ -75,8 +75,7 @@ def _cell(cell: Cell, *, sweep_id: str) -> dict[str, Any]:
     sha256 = recipe_sha256(cell.recipe)
     done = finished_with(sha256)
     if done is not None:
-        metrics = (done.result() or {}).get("metrics", {})
-        return {"name": cell.name, "run_id": done.run_id, "status": "skipped", "metrics": metrics}
+        return {"name": cell.name, "run_id": done.run_id, "status": "skipped", **_measured(done.result() or {})}
     stopped = unfinished_with(sha256)
     resume = stopped.run_id if stopped is not None and (stopped.checkpoints / "last.ckpt").exists() else None
     try:
@@ -85,8 +84,13 @@ def _cell(cell: Cell, *, sweep_id: str) -> dict[str, Any]:
         logger.error("cell %s failed: %s", cell.name, error)
         failed = unfinished_with(sha256)
         run_id = failed.run_id if failed is not None else None
-        return {"name": cell.name, "run_id": run_id, "status": "failed", "metrics": {}, "error": str(error)}
-    return {"name": cell.name, "run_id": result["run_id"], "status": "finished", "metrics": result["metrics"]}
+        return {"name": cell.name, "run_id": run_id, "status": "failed", **_measured({}), "error": str(error)}
+    return {"name": cell.name, "run_id": result["run_id"], "status": "finished", **_measured(result)}
+
+
+def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run found out."""
+    return {"metrics": result.get("metrics", {}), "pair_s": result.get("pair_s")}
 
 
 def _in_own_process(cell: Cell, *, resume: str | None, parent: str) -> dict[str, Any]:
