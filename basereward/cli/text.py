@@ -115,17 +115,18 @@ def sweep(result: dict[str, Any]) -> Iterator[str]:
 
     cells = result["cells"]
     measures = dict.fromkeys(name for cell in cells for name in cell["metrics"] if name.endswith(ACCURACY_AND_COST))
+    timed = ["seconds_per_pair"] if any(cell.get("pair_s") for cell in cells) else []
     rows = [
         (
             cell["name"],
             cell["status"],
             *(number(cell["metrics"].get(name)) for name in measures),
-            number(cell.get("pair_s")),
+            *(number(cell.get("pair_s")) for _ in timed),
             cell["run_id"] or "-",
         )
         for cell in cells
     ]
-    yield from (*table(("cell", "status", *measures, "seconds_per_pair", "run"), rows), "")
+    yield from (*table(("cell", "status", *measures, *timed, "run"), rows), "")
     yield from (told["words"] for told in result.get("comparisons", []))
     yield from (f"{cell['name']} failed: {cell.get('error')}" for cell in cells if cell["status"] == "failed")
     yield ", ".join(f"{count} {status}" for status, count in Counter(row[1] for row in rows).items())
