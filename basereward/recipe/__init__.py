@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from basereward.recipe.entry import Entry, names
     from basereward.recipe.fault import Fault
-    from basereward.recipe.load import Cell, find_faults, load_cells, load_recipe
+    from basereward.recipe.load import (
+        Cell,
+        Experiment,
+        find_experiment,
+        find_faults,
+        load_cells,
+        load_experiment,
+        load_recipe,
+    )
     from basereward.recipe.nodes import make
     from basereward.recipe.schema import Recipe
     from basereward.recipe.text import recipe_from_yaml, recipe_sha256, recipe_yaml
@@ -19,10 +27,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Cell",
     "Entry",
+    "Experiment",
     "Fault",
     "Recipe",
+    "find_experiment",
     "find_faults",
     "load_cells",
+    "load_experiment",
     "load_recipe",
     "make",
     "names",
@@ -34,10 +45,13 @@ __all__ = [
 _MODULES = {
     "Cell": "load",
     "Entry": "entry",
+    "Experiment": "load",
     "Fault": "fault",
     "Recipe": "schema",
+    "find_experiment": "load",
     "find_faults": "load",
     "load_cells": "load",
+    "load_experiment": "load",
     "load_recipe": "load",
     "make": "nodes",
     "names": "entry",

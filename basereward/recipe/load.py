@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from basereward.errors import RecipeError
 from basereward.recipe.check import Check
+from basereward.recipe.ensembles import ensembles
 from basereward.recipe.fault import EVERY_CELL, Fault, fold, told
-from basereward.recipe.files import experiments_folder, find_file, head_comment
-from basereward.recipe.grid import SEEDS, Axis, GridError, Point, axes, points
+from basereward.recipe.files import experiments_folder
+from basereward.recipe.grid import Axis, GridError, Point, axes, points
 from basereward.recipe.include import Reader
 from basereward.recipe.interpolation import interpolate
 from basereward.recipe.merge import Layer, merge
-from basereward.recipe.override import read_overrides
 from basereward.recipe.ranges import range_problems
-from basereward.recipe.schema import Recipe
+from basereward.recipe.reading import GRID, Layers, read_layers
+from basereward.recipe.schema import EnsembleRecipe, Recipe
 from basereward.recipe.text import build_recipe, recipe_sha256
-
-SWEEP = "sweep"
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,16 @@ class Cell:
     name: str
     overrides: dict[str, Any]
     recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared: cells, which are trained, and ensembles of them, by name."""
+
+    name: str
+    summary: str
+    cells: list[Cell]
+    ensembles: dict[str, EnsembleRecipe]
 
 
 def load_recipe(experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = ()) -> Recipe:
@@ -76,99 +86,56 @@ def refusal(experiment: str, faults: Sequence[Fault]) -> RecipeError:
 def find_faults(
     experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = ()
 ) -> tuple[list[Cell], list[Fault]]:
-    """The cells of an experiment and everything that is wrong with them. No model is loaded and no class is made.
+    """The cells of an experiment and everything that is wrong with it, as `find_experiment`."""
+    found, faults = find_experiment(experiment, profile=profile, overrides=overrides)
+    return found.cells, faults
+
+
+def load_experiment(experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = ()) -> Experiment:
+    """An experiment: its cells, and the ensembles that are made of them.
+
+    Args: as of `load_recipe`.
+
+    Raises:
+        RecipeError: anything is wrong with it; `faults` holds all faults of all cells, the message lists them.
+    """
+    found, faults = find_experiment(experiment, profile=profile, overrides=overrides)
+    if faults:
+        raise refusal(experiment, faults)
+    return found
+
+
+def find_experiment(
+    experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = ()
+) -> tuple[Experiment, list[Fault]]:
+    """An experiment and everything that is wrong with it. No model is loaded and no class is made.
 
     Where there are faults, the recipes of the cells hold defaults in the place of what is wrong: use only their names.
     """
     reader = Reader(experiments_folder())
-    base, rest = _read(experiment, profile, overrides, reader)
-    if base is None:
-        return [], reader.faults
-    found = list(axes(base))
+    layers = read_layers(experiment, profile, overrides, reader)
+    if layers is None:
+        return Experiment(Path(experiment).stem, "", [], {}), reader.faults
+    found = list(axes(layers.whole))
     for error in (axis for axis in found if isinstance(axis, GridError)):
-        origin = base.origin(tuple(error.key.split(".", maxsplit=1)))
+        origin = layers.whole.origin(tuple(error.key.split(".", maxsplit=1)))
         reader.tell(error.key, f"{error} ({origin})")
-    grid = points([axis for axis in found if isinstance(axis, Axis)], origin=base.origin(("grid",)))
-    base = _without_axes(base)
+    grid = points([axis for axis in found if isinstance(axis, Axis)], origin=layers.whole.origin((GRID,)))
     cells, faults = [], []
     for point in grid:
-        cell, wrong = _cell(point, base, rest, reader=reader)
+        cell, wrong = _cell(point, layers, reader=reader)
         cells.append(cell)
         faults += wrong
-    faults = [*reader.faults, *fold(faults, cells=[cell.name for cell in cells])]
-    return cells, faults or _equal_cells(cells)
+    names = [cell.name for cell in cells]
+    together, wrong = ensembles(layers.whole, cells=names)
+    faults = [*reader.faults, *fold(faults, cells=names), *wrong]
+    first = cells[0].recipe
+    return Experiment(first.name, first.summary, cells, together), faults or _equal_cells(cells)
 
 
-def _read(
-    experiment: str, profile: str | None, overrides: Iterable[str], reader: Reader
-) -> tuple[Layer | None, list[Layer]]:
-    """Profile and experiment with the axes that overrides name, and the other overrides. None: a file is not there."""
-    layers = []
-    if profile is not None:
-        layers.append(_file(profile, "profile", reader))
-        if layers[0] and "grid" in layers[0].values:
-            reader.tell("grid", f"axes belong into an experiment, not a profile ({layers[0].origin(('grid',))})")
-            layers[0] = layers[0].without("grid")
-    layers.append(_file(experiment, "experiment", reader))
-    # A new target drops the arguments of the old one, so it comes before the arguments, whatever the order of typing.
-    ordered = sorted(overrides, key=lambda override: not override.partition("=")[0].endswith("_target_"))
-    rest = read_overrides(ordered, reader=reader)
-    axes_given = [_only_axes(layer) for layer in rest]
-    if None in layers:
-        return None, rest
-    known = [layer for layer in layers if layer is not None]
-    varied = any(_only_axes(layer).values for layer in (*known, *axes_given))
-    if profile is not None:
-        known[0] = _for_sweeps(known[0], varied=varied)
-    base = Layer()
-    for layer in (*known, *axes_given):
-        base = merge(base, layer)
-    return base, [_without_axes(layer) for layer in rest]
-
-
-def _for_sweeps(profile: Layer, *, varied: bool) -> Layer:
-    """A profile with what it says under `sweep`, the budget of one cell among many, when something is varied."""
-    changes = profile.values.get(SWEEP) or {}
-    origins = {path[1:]: origin for path, origin in profile.origins.items() if path[:1] == (SWEEP,)}
-    plain = profile.without(SWEEP)
-    return merge(plain, Layer(changes, {(): profile.origin((SWEEP,)), **origins})) if varied else plain
-
-
-def _file(given: str, kind: str, reader: Reader) -> Layer | None:
-    folder = reader.folder / "profiles" if kind == "profile" else reader.folder
-    try:
-        file = find_file(given, kind=kind, folder=folder)
-        layer = reader.read(file)
-    except RecipeError as error:
-        reader.tell("", str(error))
-        return None
-    if kind == "experiment":
-        named = Layer({"name": file.stem, "summary": head_comment(file)}, {(): str(file)})
-        layer = merge(named, layer)
-    return layer
-
-
-def _only_axes(layer: Layer) -> Layer:
-    for key in layer.values:
-        if not _is_axis(layer, key):
-            layer = layer.without(key)
-    return layer
-
-
-def _without_axes(layer: Layer) -> Layer:
-    for key in layer.values:
-        if _is_axis(layer, key):
-            layer = layer.without(key)
-    return layer
-
-
-def _is_axis(layer: Layer, key: str) -> bool:
-    return key == "grid" or (key == SEEDS and isinstance(layer.values[key], list))
-
-
-def _cell(point: Point, base: Layer, rest: Sequence[Layer], *, reader: Reader) -> tuple[Cell, list[Fault]]:
-    layer = merge(base, point.layer)
-    for override in rest:
+def _cell(point: Point, layers: Layers, *, reader: Reader) -> tuple[Cell, list[Fault]]:
+    layer = merge(layers.recipe, point.layer)
+    for override in layers.overrides:
         layer = merge(layer, override)
     layer, problems = interpolate(layer)
     unread = [(fault.key, fault.message) for fault in reader.faults if fault.key]

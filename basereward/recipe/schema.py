@@ -155,6 +155,18 @@ class TrackingRecipe:
 
 
 @dataclass(frozen=True)
+class EnsembleRecipe:
+    """What an experiment makes of its trained cells; it stands under `ensembles`, by name, and is no part of a cell."""
+
+    how: Literal["mean", "accuracy", "confidence", "learned", "standardised", "worst", "pessimistic", "soup"] = "mean"
+    members: list[str] = field(default_factory=lambda: ["*"])  # names of cells; `*` stands for any letters
+    text: list[str] = field(default_factory=list)  # cells that score prompts without pictures, in the others' place
+    pairs: int = 1000  # validation pairs that weights are made from
+    k: float = 1.0  # spreads that `pessimistic` takes off
+    seed: int = 0  # of the draw of pairs
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A complete recipe: everything that decides what one run does. Read-only."""
 

@@ -213,9 +213,9 @@ def find(run_id: str, *, root: Path | None = None) -> RunFolder:
     raise RunError(f"There is no run '{run_id}' in {root}.{hint} Recent runs: {recent}. All: basereward ls runs.")
 
 
-def finished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
-    """The newest finished run of this recipe, which a sweep need not run again."""
-    return _newest(recipe_sha256, {"finished"}, root)
+def finished_with(recipe_sha256: str, *, kind: Kind = "run", root: Path | None = None) -> RunFolder | None:
+    """The newest finished run (or ensemble) of this recipe, which a sweep need not make again."""
+    return _newest(recipe_sha256, {"finished"}, root, kind=kind)
 
 
 def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
@@ -223,8 +223,8 @@ def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolde
     return _newest(recipe_sha256, {"killed", "failed"}, root)
 
 
-def _newest(recipe_sha256: str, states: set[State], root: Path | None) -> RunFolder | None:
-    for run in list_runs(root=root):
+def _newest(recipe_sha256: str, states: set[State], root: Path | None, *, kind: Kind = "run") -> RunFolder | None:
+    for run in list_runs(kind=kind, root=root):
         if run.status["recipe_sha256"] == recipe_sha256 and run.state in states:
             return run
     return None

@@ -1,0 +1,40 @@
+"""What there is of an experiment: the finished run of every cell and of every ensemble of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from basereward.recipe import Cell, Experiment, recipe_sha256
+from basereward.recipe.schema import EnsembleRecipe
+from basereward.train.runs import RunFolder, finished_with
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row of an experiment: a cell, or an ensemble of cells; `run` is None where none is finished."""
+
+    name: str
+    run: RunFolder | None
+    cell: Cell | None = None
+    ensemble: EnsembleRecipe | None = None
+
+
+def results(experiment: Experiment) -> list[Result]:
+    """Cells in their order, then ensembles in theirs."""
+    cells = {cell.name: cell for cell in experiment.cells}
+    found = [Result(name, finished_with(recipe_sha256(cell.recipe)), cell=cell) for name, cell in cells.items()]
+    for name, recipe in experiment.ensembles.items():
+        run = finished_with(ensemble_sha256(recipe, cells), kind="ensemble")
+        found.append(Result(name, run, ensemble=recipe))
+    return found
+
+
+def ensemble_sha256(recipe: EnsembleRecipe, cells: Mapping[str, Cell]) -> str:
+    """Equal for ensembles that combine models of equal recipes in the same way, whatever their names."""
+    named: dict[str, Sequence[str]] = {"members": recipe.members, "text": recipe.text}
+    shas = {key: [recipe_sha256(cells[name].recipe) for name in names] for key, names in named.items()}
+    content = json.dumps(asdict(recipe) | shas, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
