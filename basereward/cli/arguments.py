@@ -9,6 +9,7 @@ from typing import NoReturn
 from basereward.cli.commands import COMMANDS
 from basereward.data.group import SPLITS
 from basereward.errors import BaseRewardError, unknown
+from basereward.recipe.schema import WAYS
 from basereward.train.gpus import GPUS, UTILISATION
 
 LISTED = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "runs")
@@ -34,7 +35,6 @@ OPTIONS = (
 )
 RULES = ("random", "longer", "shorter", "first")
 ORDERS = ("fixed", "random", "both")
-WAYS = ("mean", "accuracy", "confidence", "learned", "standardised", "worst", "pessimistic", "soup")
 DTYPES = ("float32", "bfloat16")
 
 

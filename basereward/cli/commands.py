@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
 from basereward.cli import text
@@ -23,17 +24,20 @@ class Command(NamedTuple):
 
 def check(arguments: argparse.Namespace) -> Result:
     """Every cell and every fault; what each would cost when that is asked for and there is no fault."""
-    from basereward.recipe import find_faults
+    from basereward.recipe import find_experiment
 
-    cells, faults = find_faults(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
-    told: list[dict[str, Any]] = [{"name": cell.name, "overrides": cell.overrides} for cell in cells]
+    experiment, faults = find_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    told: list[dict[str, Any]] = [{"name": cell.name, "overrides": cell.overrides} for cell in experiment.cells]
     if arguments.cost and not faults:
         from basereward.train.cost import costs
 
-        found = costs(cells, gpus=[arguments.gpu] if arguments.gpu else GPUS, utilisation=arguments.utilisation)
+        found = costs(
+            experiment.cells, gpus=[arguments.gpu] if arguments.gpu else GPUS, utilisation=arguments.utilisation
+        )
         told = [cell | {"cost": cost} for cell, cost in zip(told, found, strict=True)]
     return {
         "cells": told,
+        "ensembles": [{"name": name, **asdict(recipe)} for name, recipe in experiment.ensembles.items()],
         "faults": [{"cell": fault.cell, "key": fault.key, "message": fault.message} for fault in faults],
     }, MISTAKE if faults else DONE
 
@@ -49,14 +53,15 @@ def train(arguments: argparse.Namespace) -> Result:
 
 
 def sweep(arguments: argparse.Namespace) -> Result:
-    """Every cell that is not finished yet."""
-    from basereward.recipe import load_cells
+    """Every cell that is not finished yet, and then the ensembles of them."""
+    from basereward.recipe import load_experiment
 
-    cells = load_cells(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     from basereward.train import api
 
-    result = api.sweep(cells, name=cells[0].recipe.name)
-    return result, FAILED if any(cell["status"] == "failed" for cell in result["cells"]) else DONE
+    result = api.sweep(experiment)
+    made = [*result["cells"], *result["ensembles"]]
+    return result, FAILED if any(each["status"] == "failed" for each in made) else DONE
 
 
 def data(arguments: argparse.Namespace) -> Result:

@@ -20,6 +20,9 @@ def check(result: dict[str, Any]) -> Iterator[str]:
 
     cells = [(cell["name"], cell["overrides"]) for cell in result["cells"]]
     yield from check_table(cells, [Fault(**fault) for fault in result["faults"]])
+    for each in result["ensembles"]:
+        text = f"; for text {', '.join(each['text'])}" if each["text"] else ""
+        yield f"  ensemble {each['name']}: {each['how']} of {', '.join(each['members'])}{text}"
     if any("cost" in cell for cell in result["cells"]):
         from basereward.cli.cost_text import cost
 
@@ -113,7 +116,7 @@ def sweep(result: dict[str, Any]) -> Iterator[str]:
     """A row a cell, a column a measure of accuracy, and what a pair's scores cost."""
     from basereward.recipe.table import table
 
-    cells = result["cells"]
+    cells = [*result["cells"], *result.get("ensembles", [])]
     measures = dict.fromkeys(name for cell in cells for name in cell["metrics"] if name.endswith(ACCURACY_AND_COST))
     timed = ["seconds_per_pair"] if any(cell.get("pair_s") for cell in cells) else []
     rows = [

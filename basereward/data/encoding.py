@@ -67,6 +67,11 @@ class EncodedGroup:
         """Tokens of the prefix with the longest branch: what a plain sequence of this group needs."""
         return len(self.prefix) + max(len(branch) for branch in self.branches)
 
+    @property
+    def response_lengths(self) -> list[int]:
+        """Tokens of every response, its end of turn left out."""
+        return list(self.lengths) or [len(branch) - 1 for branch in self.branches]
+
 
 class Encoder:
     """Encodes groups for one backbone.

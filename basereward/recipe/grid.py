@@ -11,6 +11,7 @@ from basereward.recipe.keys import key_problem
 from basereward.recipe.merge import Layer, layer_at, merge
 
 SEEDS = "seeds"
+RECIPE = "recipe"  # an axis of whole pieces of recipes, for what several keys say together
 SEED_NAMES = ("data", "init", "dropout")
 
 
@@ -59,7 +60,8 @@ def points(given: Sequence[Axis], *, origin: str) -> list[Point]:
     for labels in itertools.product(*[axis.values for axis in given]):
         overrides = {axis.key: axis.values[label] for axis, label in zip(given, labels, strict=True)}
         layer = Layer()
-        for key in sorted(overrides, key=lambda key: key.count(".")):  # `model.head` before `model.head.layers`
+        # `model.head` before `model.head.layers`, and whole pieces first of all.
+        for key in sorted(overrides, key=lambda key: (key != RECIPE, key.count("."))):
             layer = merge(layer, _axis_layer(key, overrides[key], origin=origin))
         name = ",".join(f"{short[axis.key]}={label}" for axis, label in zip(given, labels, strict=True))
         result.append(Point(name, overrides, layer))
@@ -86,9 +88,11 @@ def _axis(key: str, values: Any) -> Axis | GridError:
     at = f"grid.{key}"
     if key == SEEDS:
         return GridError(at, "the seeds are an axis of their own: write `seeds: [0, 1, 2]` beside `grid`")
-    problem = key_problem(tuple(key.split(".")))
+    problem = key_problem(tuple(key.split("."))) if key != RECIPE else None
     if problem is not None:
         return GridError(at, problem)
+    if key == RECIPE and not (isinstance(values, dict) and all(isinstance(value, dict) for value in values.values())):
+        return GridError(at, f"expected a mapping of labels to pieces of recipes; {values!r} given")
     if not isinstance(values, list | dict) or not values:
         return GridError(at, f"expected a list of values, or a mapping of labels to values; {values!r} given")
     if isinstance(values, dict):
@@ -110,6 +114,8 @@ def _seed_axis(values: list[Any]) -> Axis | GridError:
 def _axis_layer(key: str, value: Any, *, origin: str) -> Layer:
     if key == SEEDS:
         return layer_at((SEEDS,), dict.fromkeys(SEED_NAMES, value), origin=origin)
+    if key == RECIPE:
+        return Layer(value, {(): origin})
     return layer_at(tuple(key.split(".")), value, origin=origin)
 
 

@@ -7,9 +7,11 @@ A value of type `Node` is a mapping with `_target_`: the name of a file in the e
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 Node = dict[str, Any]
+Way: TypeAlias = Literal["mean", "accuracy", "confidence", "learned", "standardised", "worst", "pessimistic", "soup"]
+WAYS: tuple[Way, ...] = get_args(Way)  # in which models are combined; see `basereward.train.ensemble`
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class TrackingRecipe:
 class EnsembleRecipe:
     """What an experiment makes of its trained cells; it stands under `ensembles`, by name, and is no part of a cell."""
 
-    how: Literal["mean", "accuracy", "confidence", "learned", "standardised", "worst", "pessimistic", "soup"] = "mean"
+    how: Way = "mean"
     members: list[str] = field(default_factory=lambda: ["*"])  # names of cells; `*` stands for any letters
     text: list[str] = field(default_factory=list)  # cells that score prompts without pictures, in the others' place
     pairs: int = 1000  # validation pairs that weights are made from

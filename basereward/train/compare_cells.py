@@ -17,24 +17,30 @@ SEEDS = "seeds"
 Key = tuple[str, str]
 
 
-def compare_cells(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compare_cells(
+    cells: Sequence[Cell], results: Sequence[Mapping[str, Any]], *, ensembles: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
     """The recipe that is best on the test data with every other, on the groups that all have been tested on.
 
     Cells that differ in their seeds alone are one recipe. Probabilities are adjusted for the number of comparisons.
+
+    Args:
+        results: of every cell its `run_id` and `status`.
+        ensembles: of every ensemble its `name` too.
 
     Returns:
         `better`, `other`, `items` and `seeds` (mean, low, high, p; None with one seed), and `words`; none where fewer
         than two recipes finished.
     """
     recipes: dict[str, dict[str, dict[Key, float]]] = {}  # recipe -> seed -> group -> share of its preferences
-    for cell, result in zip(cells, results, strict=True):
+    named = [(_name(cell), _seeds(cell), result) for cell, result in zip(cells, results, strict=True)]
+    for name, seeds, result in [*named, *((each["name"], "", each) for each in ensembles)]:
         if result["status"] == "failed":
             continue
         file = find(result["run_id"]).scores / "test.jsonl"
         if file.is_file():
             shares = {(each.source, each.id): _share(each) for each in read_scores(file) if each.margins}
-            seeds = json.dumps({key: value for key, value in cell.overrides.items() if _is_seed(key)}, default=str)
-            recipes.setdefault(_name(cell), {})[seeds] = shares
+            recipes.setdefault(name, {})[seeds] = shares
     common = (
         set.intersection(*(set(shares) for runs in recipes.values() for shares in runs.values())) if recipes else ()
     )
@@ -66,8 +72,9 @@ def compare_cells(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -
     return found
 
 
-def _is_seed(key: str) -> bool:
-    return key.partition(".")[0] == SEEDS
+def _seeds(cell: Cell) -> str:
+    """The cell's seeds, as far as they are varied."""
+    return json.dumps({key: value for key, value in cell.overrides.items() if key.partition(".")[0] == SEEDS})
 
 
 def _name(cell: Cell) -> str:

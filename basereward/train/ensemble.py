@@ -1,34 +1,29 @@
-"""An ensemble made of runs: `basereward ensemble`."""
+"""An ensemble made of runs: `basereward ensemble`, and `ensembles` of an experiment."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 
 from basereward.errors import ModelError, RunError, unknown
-from basereward.metrics.logistic import logistic_weights
-from basereward.model.combining import Rule, Scores, shares
+from basereward.model.combining import Rule
 from basereward.model.ensemble import Member, find_member, write_ensemble
-from basereward.model.saving import read_card
 from basereward.model.soup import soup
+from basereward.recipe.schema import WAYS, EnsembleRecipe
+from basereward.train.ensemble_test import run_test
+from basereward.train.ensemble_weights import WEIGHTED, find_rule, validation_scores
 from basereward.train.locate import locate
 from basereward.train.runs import RunFolder
-from basereward.train.scores import ScoredGroup, read_scores, write_scores
+from basereward.train.scores import ScoredGroup, write_scores
 from basereward.train.tracking import Tracker
 
 logger = logging.getLogger(__name__)
-
-Kind: TypeAlias = Literal["mean", "accuracy", "confidence", "learned", "standardised", "worst", "pessimistic", "soup"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-WEIGHTED = ("accuracy", "confidence", "learned")
-PAIRS = 1000  # of BaseReward, section 5
 
 
 def ensemble(
@@ -37,7 +32,7 @@ def ensemble(
     how: str = "mean",
     text: Sequence[str] = (),
     name: str | None = None,
-    pairs: int = PAIRS,
+    pairs: int = 1000,
     k: float = 1.0,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -62,30 +57,83 @@ def ensemble(
         ModelError: a member is missing, no model, or has no validation scores where they are needed, or others than the
             first; a number is out of its range. The message names the member.
     """
-    if how not in KINDS:
-        raise ModelError(unknown("way to combine", how, KINDS))
-    kind: Kind = how
-    named = list(dict.fromkeys([*models, *text]))
-    if len(named) < 2 or pairs < 1 or k < 0:
-        raise ModelError(f"{len(named)} members, --pairs {pairs}, --k {k:g}: two members, one pair and 0 are the least")
+    if how not in WAYS:
+        raise ModelError(unknown("way to combine", how, WAYS))
+    recipe: Any = {"how": how, "members": list(models), "text": list(text), "pairs": pairs, "k": k, "seed": seed}
+    return make_ensemble(EnsembleRecipe(**recipe), name=name)
+
+
+def make_ensemble(
+    recipe: EnsembleRecipe,
+    *,
+    name: str | None = None,
+    sha256: str | None = None,
+    parent: str | None = None,
+    tested: bool = False,
+    tracking: Mapping[str, str | None] | None = None,
+) -> dict[str, Any]:
+    """The same, for models that `recipe` names.
+
+    Args:
+        sha256: what it is found again by.
+        parent: the sweep that it belongs to.
+        tested: whether it is tested on the members' test groups, as a run is.
+        tracking: `uri` and `experiment` of its record.
+
+    Returns:
+        As `ensemble`; with `tested` also what a run returns: `metrics`, `pair_s`, `skipped`.
+    """
+    named = list(dict.fromkeys([*recipe.members, *recipe.text]))
+    if len(named) < 2 or recipe.pairs < 1 or recipe.k < 0:
+        raise ModelError(
+            f"{len(named)} members, --pairs {recipe.pairs}, --k {recipe.k:g}: two members, one pair and 0 are the least"
+        )
+    if recipe.how == "soup" and recipe.text:
+        raise ModelError("a soup is one model; it has no members for text alone")
     members = [find_member(_reference(each), locate(each)) for each in named]
-    scored = _validation(members, needed=kind in WEIGHTED)
-    if kind == "soup":
-        return _make_soup(members, name=name, text=text)
-    routes = _routes(named, models=models, text=text)
-    rule, weights = _rule(kind, members, scored, pairs=pairs, seed=seed, k=k, routes=routes)
-    run = _create(name or f"ensemble-{kind}", members, kind)
-    write_ensemble(run.model, names=[m.name for m in members], digests=[m.digest for m in members], rule=rule)
-    whole = _combined(scored, rule) if scored else []
-    accuracy = _accuracy(whole) if whole else None
-    if whole:
-        write_scores(run.scores / "val.jsonl", whole)
+    scored = validation_scores(members, needed=recipe.how in WEIGHTED)
+    rule: Rule | None = None
+    weights: list[float | None] = [1 / len(members)] * len(members)
+    if recipe.how != "soup":
+        rule, weights = find_rule(recipe, members, scored, routes=_routes(named, recipe))
+    run = _create(name or f"ensemble-{recipe.how}", members, recipe.how, sha256=sha256, parent=parent)
+    try:
+        return _made(run, recipe, members, rule, weights, scored, tested=tested, tracking=tracking or {})
+    except BaseException as error:
+        run.give_up("failed" if isinstance(error, Exception) else "killed", error)
+        raise
+
+
+def _made(
+    run: RunFolder,
+    recipe: EnsembleRecipe,
+    members: Sequence[Member],
+    rule: Rule | None,
+    weights: Sequence[float | None],
+    scored: Sequence[Sequence[ScoredGroup]],
+    *,
+    tested: bool,
+    tracking: Mapping[str, str | None],
+) -> dict[str, Any]:
+    whole: list[ScoredGroup] = []
+    if rule is None:
+        soup(members, run.model)
+    else:
+        write_ensemble(run.model, names=[m.name for m in members], digests=[m.digest for m in members], rule=rule)
+        whole = _combined(scored, rule) if scored else []
+        if whole:
+            write_scores(run.scores / "val.jsonl", whole)
     told = [
         {"name": member.name, "weight": weight, "accuracy": _accuracy(own)}
         for member, weight, own in zip(members, weights, scored or [[]] * len(members), strict=True)
     ]
-    _record(run, kind, told, accuracy=accuracy, rule=rule)
-    return {"run_id": run.run_id, "model": str(run.model), "how": kind, "members": told, "accuracy": accuracy}
+    found = {"how": recipe.how, "members": told, "accuracy": _accuracy(whole)}
+    result = {"run_id": run.run_id, "model": str(run.model), **found}
+    if tested:
+        result |= run_test(run, members)
+    run.write_result(result)
+    _record(run, result, rule=rule, tracking=tracking)
+    return result
 
 
 def _reference(model: str) -> str:
@@ -96,104 +144,13 @@ def _reference(model: str) -> str:
     return str(folder)
 
 
-def _validation(members: Sequence[Member], *, needed: bool) -> list[list[ScoredGroup]]:
-    """Of every member the same validation groups in the same order; none where a member has others and they are not
-    needed."""
-    found: list[dict[tuple[str, str], ScoredGroup]] = []
-    for member in members:
-        file = RunFolder(member.folder.parent).scores / "val.jsonl"
-        if not file.is_file():
-            if needed:
-                raise ModelError(
-                    f"member '{member.name}' has no validation scores ({file} is not there), which its weight is made "
-                    "from; give the run that trained it, or take how=mean"
-                )
-            return []
-        found.append({(group.source, group.id): group for group in read_scores(file)})
-    for member, groups in zip(members[1:], found[1:], strict=True):
-        fault = _difference(found[0], groups)
-        if fault and needed:
-            raise ModelError(
-                f"member '{member.name}' was validated on other pairs than '{members[0].name}': {fault}. Weights "
-                "are made from the same pairs; train with the same data and seeds.data, or take how=mean"
-            )
-        if fault:
-            return []
-    return [[groups[key] for key in found[0]] for groups in found]
-
-
-def _difference(
-    first: Mapping[tuple[str, str], ScoredGroup], other: Mapping[tuple[str, str], ScoredGroup]
-) -> str | None:
-    if first.keys() != other.keys():
-        return f"{len(first.keys() - other.keys())} groups are missing, {len(other.keys() - first.keys())} are new"
-    changed = [key for key in first if first[key].preferences != other[key].preferences]
-    return f"{len(changed)} groups have other preferences, {changed[0]} for one" if changed else None
-
-
-def _routes(named: Sequence[str], *, models: Sequence[str], text: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    if not text:
+def _routes(named: Sequence[str], recipe: EnsembleRecipe) -> dict[str, tuple[int, ...]]:
+    if not recipe.text:
         return {}
     return {
-        "text": tuple(named.index(each) for each in dict.fromkeys(text)),
-        "image": tuple(named.index(each) for each in dict.fromkeys(models)),
+        "text": tuple(named.index(each) for each in dict.fromkeys(recipe.text)),
+        "image": tuple(named.index(each) for each in dict.fromkeys(recipe.members)),
     }
-
-
-def _rule(
-    kind: Kind,
-    members: Sequence[Member],
-    scored: Sequence[Sequence[ScoredGroup]],
-    *,
-    pairs: int,
-    seed: int,
-    k: float,
-    routes: dict[str, tuple[int, ...]],
-) -> tuple[Rule, list[float | None]]:
-    """The rule, and every member's weight where it has one."""
-    count = len(members)
-    options: dict[str, Any] = {"members": count, "k": k, **routes}
-    if kind in WEIGHTED:
-        margins = _margins(scored, pairs=pairs, seed=seed)
-        intervals: tuple[tuple[float, float], ...] = ()
-        if kind == "accuracy":
-            weights = shares((margins > 0).mean(1).tolist())
-        elif kind == "confidence":
-            weights = shares(margins.mean(1).tolist())
-        else:
-            weights, intervals = logistic_weights(margins, seed=seed)
-        return Rule("weighted", weights=weights, intervals=intervals, **options), list(weights)
-    if kind == "standardised":
-        cards = [read_card(member.folder)["scores"] for member in members]
-        for member, card in zip(members, cards, strict=True):
-            if not card:
-                raise ModelError(
-                    f"member '{member.name}' does not know the spread of its scores on validation data, which "
-                    "standardising needs; take how=mean"
-                )
-        means, deviations = tuple(card["mean"] for card in cards), tuple(card["std"] for card in cards)
-        return Rule("standardised", means=means, deviations=deviations, **options), [None] * count
-    assert kind in ("mean", "worst", "pessimistic")
-    return Rule(kind, **options), [1 / count if kind == "mean" else None] * count
-
-
-def _margins(scored: Sequence[Sequence[ScoredGroup]], *, pairs: int, seed: int) -> Scores:
-    """`(M, P)`: the margins of at most so many pairs, as many of each source as there are, ties left out."""
-    by_source: dict[str, list[tuple[int, int, int]]] = {}
-    for place, group in enumerate(scored[0]):
-        mine = [(place, winner, loser) for winner, loser, tie in group.preferences if not tie]
-        by_source.setdefault(group.source, []).extend(mine)
-    each = max(pairs // max(len(by_source), 1), 1)
-    drawn = [
-        pair
-        for source, found in sorted(by_source.items())
-        for pair in random.Random(f"{seed}/{source}").sample(found, min(each, len(found)))
-    ]
-    if not drawn:
-        raise ModelError("the members' validation data have no pairs to make weights from; take how=mean")
-    return np.array(
-        [[own[place].scores[winner] - own[place].scores[loser] for place, winner, loser in drawn] for own in scored]
-    )
 
 
 def _combined(scored: Sequence[Sequence[ScoredGroup]], rule: Rule) -> list[ScoredGroup]:
@@ -212,36 +169,31 @@ def _accuracy(groups: Sequence[ScoredGroup]) -> float | None:
     return sum(margin > 0 for margin in margins) / len(margins) if margins else None
 
 
-def _create(name: str, members: Sequence[Member], kind: str) -> RunFolder:
-    told = f'name: {name}\nsummary: "{kind} of {", ".join(member.name for member in members)}"\n'
-    return RunFolder.create(told, recipe_sha256=hashlib.sha256(told.encode()).hexdigest(), name=name, kind="ensemble")
-
-
-def _make_soup(members: Sequence[Member], *, name: str | None, text: Sequence[str]) -> dict[str, Any]:
-    if text:
-        raise ModelError("a soup is one model; it has no members for text alone")
-    run = _create(name or "ensemble-soup", members, "soup")
-    soup(members, run.model)
-    told = [{"name": member.name, "weight": 1 / len(members), "accuracy": None} for member in members]
-    _record(run, "soup", told, accuracy=None, rule=None)
-    return {"run_id": run.run_id, "model": str(run.model), "how": "soup", "members": told, "accuracy": None}
+def _create(name: str, members: Sequence[Member], how: str, *, sha256: str | None, parent: str | None) -> RunFolder:
+    told = f'name: {name}\nsummary: "{how} of {", ".join(member.name for member in members)}"\n'
+    sha256 = sha256 or hashlib.sha256(told.encode()).hexdigest()
+    return RunFolder.create(told, recipe_sha256=sha256, name=name, parent=parent, kind="ensemble")
 
 
 def _record(
-    run: RunFolder, kind: str, members: Sequence[Mapping[str, Any]], *, accuracy: float | None, rule: Rule | None
+    run: RunFolder, result: Mapping[str, Any], *, rule: Rule | None, tracking: Mapping[str, str | None]
 ) -> None:
     """Tells MLflow; a server that will not take it costs the record, not the ensemble."""
     tracker = Tracker(run)
+    place = {"experiment": tracking.get("experiment") or "ensembles", "uri": tracking.get("uri")}
     try:
-        tracker.start(experiment="ensembles", name=run.name, tags={"basereward.ensemble": kind})
+        tracker.start(**place, name=run.name, tags={"basereward.ensemble": result["how"]})  # type: ignore[arg-type]
     except RunError as error:
         logger.warning("the ensemble %s is not in MLflow: %s", run.run_id, error)
     else:
-        tracker.params({"how": kind, "members": [dict(member) for member in members]})
+        tracker.params({"how": result["how"], "members": result["members"]})
         if rule is not None:
             tracker.params({"rule": rule.as_dict()})
-        if accuracy is not None:
-            tracker.metrics({"val/pair_accuracy": accuracy}, step=0)
+        if result["accuracy"] is not None:
+            tracker.metrics({"val/pair_accuracy": result["accuracy"]}, step=0)
+        tracker.metrics(result.get("metrics", {}), step=0)
+        for file in sorted(run.scores.glob("*.jsonl")):
+            tracker.artifact(file, folder="scores")
         tracker.artifacts(run.model, folder="model")
     run.mark("finished")
     tracker.finish("finished")

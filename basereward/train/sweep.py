@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from basereward.errors import RunError
-from basereward.recipe import Cell, recipe_sha256, recipe_yaml
+from basereward.recipe import Cell, Experiment, recipe_sha256, recipe_yaml
+from basereward.train.child import run_child
 from basereward.train.compare_cells import compare_cells
 from basereward.train.runs import RunFolder, finished_with, list_runs, unfinished_with
+from basereward.train.sweep_ensembles import make_ensembles
 from basereward.train.tracking import Tracker, deliver_pending
 
 logger = logging.getLogger(__name__)
 
 
-def sweep(cells: Sequence[Cell], *, name: str) -> dict[str, Any]:
-    """Runs every cell that is not finished. A cell that fails is named and does not stop the rest; one that was stopped
-    goes on from its last checkpoint.
+def sweep(experiment: Experiment) -> dict[str, Any]:
+    """Runs every cell that is not finished, and then makes the ensembles of them. A cell that fails is named and does
+    not stop the rest; one that was stopped goes on from its last checkpoint.
 
     Every cell has a process of its own, since a GPU that a cell has left in a fault is lost to the whole process, and
     since memory comes back for certain.
 
-    Args:
-        cells: of one grid.
-        name: of the sweep, and of its runs' experiment.
-
     Returns:
         `sweep_id`; `cells`: name, run id, status (finished, skipped or failed), test metrics, and `pair_s`, the seconds
-        of a scored pair, of each; `comparisons` of the best recipe with every other, as `compare_cells` makes them.
+        of a scored pair, of each; `ensembles`, the same of each; `comparisons` of the best recipe with every other, as
+        `compare_cells` makes them.
     """
     deliver_pending()
+    cells, name = experiment.cells, experiment.name
     folder = _sweep_folder(cells, name=name)
     tracking = cells[0].recipe.tracking
     tracker = Tracker(folder)
@@ -47,14 +41,16 @@ def sweep(cells: Sequence[Cell], *, name: str) -> dict[str, Any]:
             logger.info("cell %d of %d: %s", number, len(cells), cell.name)
             results.append(_cell(cell, sweep_id=folder.run_id))
             logger.info("cell %d of %d: %s %s", number, len(cells), cell.name, results[-1]["status"])
+        together = make_ensembles(experiment, results, sweep_id=folder.run_id)
     except BaseException:
         folder.mark("killed")
         tracker.finish("killed")
         raise
     state: Literal["failed", "finished"] = (
-        "failed" if any(result["status"] == "failed" for result in results) else "finished"
+        "failed" if any(result["status"] == "failed" for result in [*results, *together]) else "finished"
     )
-    result = {"sweep_id": folder.run_id, "cells": results, "comparisons": compare_cells(cells, results)}
+    compared = compare_cells(cells, results, ensembles=together)
+    result = {"sweep_id": folder.run_id, "cells": results, "ensembles": together, "comparisons": compared}
     folder.write_result(result)
     folder.mark(state)
     tracker.finish(state)
@@ -99,19 +95,4 @@ def _in_own_process(cell: Cell, *, resume: str | None, parent: str) -> dict[str,
     Raises:
         RunError: the process failed; the message is its own.
     """
-    with tempfile.TemporaryDirectory(prefix="basereward-cell-") as place:
-        recipe, answer = Path(place) / "recipe.yaml", Path(place) / "result.json"
-        recipe.write_text(recipe_yaml(cell.recipe))
-        words = [str(recipe), str(answer), parent, str(os.getpid()), resume or ""]
-        command = [sys.executable, "-m", "basereward.train.cell", *words]
-        code = subprocess.run(command, check=False).returncode
-        if not answer.exists():
-            raise RunError(f"its process ended with {_ending(code)} and left no result; its output is above")
-        result: dict[str, Any] = json.loads(answer.read_text())
-    if "error" in result:
-        raise RunError(result["error"])
-    return result
-
-
-def _ending(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+    return run_child("basereward.train.cell", recipe_yaml(cell.recipe), parent=parent, resume=resume)

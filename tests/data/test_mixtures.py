@@ -14,6 +14,7 @@ from basereward.recipe.schema import Recipe
 FOLDER = Path(__file__).parents[2] / "experiments"
 PROFILE = "qwen2_5_vl_7b"
 MIXTURES = sorted(f"mixtures/{file.stem}" for file in (FOLDER / "mixtures").glob("*.yaml"))
+GRIDS = ("single_source", "text_ratio", "text_only", "ensembles")
 # The paper's Table 3, and our sources for each of its sets.
 PAPER = {"rlaif_v": 83_000, "mmpr": 2_000_000, "r1_reward": 200_000, "tulu_3": 65_000, "olmo_2": 378_000} | {
     "ultra_hard": 63_000, "others": 63_000, "mmif": 22_000, "omni_align": 120_000, "shp": 348_000, "ultra_all": None,
@@ -34,7 +35,7 @@ def mixture(recipe: Recipe) -> Mixture:
     return Mixture(sizes, weights=given.weights, limits=given.limits, stop=given.stop)
 
 
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", [*MIXTURES, *GRIDS])
 def test_every_mixture_is_right_on_the_large_profile(name: str) -> None:
     """All cells, all arguments of all sources, nothing left of what the profile brings."""
     cells, faults = find_faults(name, profile=PROFILE)
@@ -68,7 +69,7 @@ def test_the_halves_are_the_halves() -> None:
 
 def test_single_source_is_table_4() -> None:
     """Eleven cells, each with one of the paper's sets in its size, and nothing else varied."""
-    cells = load_cells("mixtures/single_source", profile=PROFILE)
+    cells = load_cells("single_source", profile=PROFILE)
     assert {cell.name for cell in cells} == {f"data={name}" for name in PAPER}
     used = [name for cell in cells for name in cell.recipe.data.sources]
     assert len(used) == len(set(used)) == 17
@@ -83,7 +84,7 @@ def test_single_source_is_table_4() -> None:
 def test_text_ratio_is_exact(place: int) -> None:
     """1:0, 1:0.25, 1:0.5, 1:1 and 0:1, exact in the weights, to one group a source in an epoch; as many steps each."""
     ratios = ["1:0", "1:0.25", "1:0.5", "1:1", "0:1"]
-    cells = load_cells("mixtures/text_ratio", profile=PROFILE)
+    cells = load_cells("text_ratio", profile=PROFILE)
     assert [cell.name for cell in cells] == [f"data={ratio}" for ratio in ratios]
     recipe = cells[place].recipe
     images, text = map(Fraction, ratios[place].split(":"))
@@ -98,7 +99,7 @@ def test_text_ratio_is_exact(place: int) -> None:
 
 def test_text_ratio_keeps_the_sets_of_a_half_in_the_ratio_of_their_sizes() -> None:
     """Each weight is its set's share of its half, to four digits."""
-    (cell,) = [cell for cell in load_cells("mixtures/text_ratio", profile=PROFILE) if cell.name == "data=1:1"]
+    (cell,) = [cell for cell in load_cells("text_ratio", profile=PROFILE) if cell.name == "data=1:1"]
     given = cell.recipe.data.mixture
     for half in (MULTIMODAL, TEXT):
         total = sum(given.limits[name] for name in half)
@@ -109,10 +110,10 @@ def test_text_ratio_keeps_the_sets_of_a_half_in_the_ratio_of_their_sizes() -> No
 
 def test_the_tiny_grid_has_the_same_ratios() -> None:
     """On the sources of the tiny profile, under the same names of cells."""
-    cells = load_cells("mixtures/tiny_text_ratio", profile="tiny")
-    assert [cell.name for cell in cells] == [cell.name for cell in load_cells("mixtures/text_ratio", profile=PROFILE)]
+    cells = load_cells("text_ratio", profile="tiny")
+    assert [cell.name for cell in cells] == [cell.name for cell in load_cells("text_ratio", profile=PROFILE)]
     for cell in cells:
         data = cell.recipe.data
         mixed = Mixture(dict.fromkeys(data.sources, 3000), weights=data.mixture.weights)
         images, text = map(Fraction, cell.name.removeprefix("data=").split(":"))
-        assert Fraction(mixed.counts.get("numbers", 0), mixed.epoch_size) == text / (images + text)
+        assert Fraction(mixed.counts["numbers"], mixed.epoch_size) == text / (images + text)

@@ -41,9 +41,10 @@ WORDINGS = (
 class Digits:
     """Scikit-learn's 1,797 scanned digits as pictures, each with `answers` responses: `true_answers` right ones.
 
-    Every right response is preferred to every wrong one. The parts hold different pictures, drawn by `seed`. In
-    training a picture comes `copies` times, each time with another question and other answers. Pictures are `side`
-    pixels wide and high.
+    Every right response is preferred to every wrong one; with `graded` all are ranked by how far they are from the
+    digit, those as far tie, and margins are the ninths by which one is farther than the other. The parts hold different
+    pictures, drawn by `seed`. In training a picture comes `copies` times, each time with another question and other
+    answers. Pictures are `side` pixels wide and high.
 
     Raises:
         DataError: an argument is out of its range.
@@ -60,6 +61,7 @@ class Digits:
         val_size: int = 250,
         test_size: int = 250,
         copies: int = 1,
+        graded: bool = False,
         seed: int = 0,
     ) -> None:
         if not 1 <= true_answers < answers <= len(WORDINGS):
@@ -74,6 +76,7 @@ class Digits:
         self.true_answers = true_answers
         self.side = side
         self.copies = copies
+        self.graded = graded
         self.seed = seed
         self.pictures = split_pictures(name, val_size=val_size, test_size=test_size, seed=seed)
         if size is not None and not 0 < size <= len(self.pictures["train"]):
@@ -100,14 +103,15 @@ class Digits:
         rng.shuffle(said)
         wordings = rng.sample(WORDINGS, self.answers)
         question = rng.choice(QUESTIONS)
+        truth = [d == digit for d in said]
         return Group(
             id=f"{self.name}/{picture}" + (f"/{copy}" if copy else ""),
             source=self.name,
             prompt=(Turn("user", (IMAGE, Part(question))),),
             responses=tuple(word_digit(d, wording) for d, wording in zip(said, wordings, strict=True)),
-            preferences=prefer_true([d == digit for d in said]),
+            preferences=grade([abs(d - digit) for d in said]) if self.graded else prefer_true(truth),
             images=(draw(picture, side=self.side),),
-            **tell(f"It shows {digit}", [d == digit for d in said]),
+            **tell(f"It shows {digit}", truth),
         )
 
 
@@ -156,6 +160,21 @@ def prefer_true(truth: Sequence[bool]) -> tuple[Preference, ...]:
     [(1, 0), (2, 0)]
     """
     return tuple(Preference(i, j) for i in range(len(truth)) if truth[i] for j in range(len(truth)) if not truth[j])
+
+
+def grade(distances: Sequence[int]) -> tuple[Preference, ...]:
+    """Every response before those that are farther from the truth, with ties and margins.
+
+    >>> [(p.winner, p.loser, p.tie, p.margin) for p in grade([3, 0, 3])]
+    [(1, 0, False, 0.3333333333333333), (0, 2, True, None), (1, 2, False, 0.3333333333333333)]
+    """
+    found = []
+    for later in range(len(distances)):
+        for one in range(later):
+            near, far = sorted((one, later), key=lambda place: distances[place])
+            more = distances[far] - distances[near]
+            found.append(Preference(near, far, margin=more / 9 if more else None, tie=not more))
+    return tuple(found)
 
 
 def word_digit(digit: int, wording: str) -> str:

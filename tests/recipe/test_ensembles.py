@@ -1,0 +1,65 @@
+"""What experiments say of ensembles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from basereward.recipe import find_experiment, load_cells, load_experiment
+from basereward.recipe.schema import EnsembleRecipe
+from tests.recipe.conftest import EXPERIMENT
+
+Write = Callable[..., Path]
+GRID = "grid: {optimizer.lr: {low: 1e-6, high: 1e-5}}\nseeds: [0, 1]\n"
+CELLS = ["lr=low,seed=0", "lr=low,seed=1", "lr=high,seed=0", "lr=high,seed=1"]
+
+
+def test_members_are_named_or_meant_by_stars(experiments: Write) -> None:
+    """All cells by default, in their order, each once; the cells themselves know nothing of it."""
+    told = "ensembles: {all: {}, low: {how: worst, members: ['lr=low*', 'lr=low,seed=0'], k: 2}}\n"
+    experiments(one=EXPERIMENT + GRID + told)
+    found = load_experiment("one")
+    assert found.ensembles == {
+        "all": EnsembleRecipe(members=CELLS),
+        "low": EnsembleRecipe(how="worst", members=CELLS[:2], k=2.0),
+    }
+    experiments(two=EXPERIMENT + GRID)
+    assert [cell.recipe.optimizer for cell in found.cells] == [cell.recipe.optimizer for cell in load_cells("two")]
+
+
+def test_text_alone_may_have_members_of_its_own(experiments: Write) -> None:
+    """Then one member for pictures is enough."""
+    experiments(one=f"{EXPERIMENT}{GRID}ensembles: {{routed: {{members: [{CELLS[0]!r}], text: [{CELLS[3]!r}]}}}}\n")
+    assert load_experiment("one").ensembles["routed"] == EnsembleRecipe(members=CELLS[:1], text=CELLS[3:])
+
+
+def test_an_included_ensemble_can_be_taken_out(experiments: Write) -> None:
+    """By null, as anything can."""
+    experiments(one=EXPERIMENT + GRID + "ensembles: {all: {}, worst: {how: worst}}\n")
+    assert list(load_experiment("one", overrides=["ensembles.all=null"]).ensembles) == ["worst"]
+
+
+@pytest.mark.parametrize(
+    ("told", "key", "message"),
+    [
+        pytest.param("{a: {how: meen}}", "ensembles.a.how", "'mean'", id="way"),
+        pytest.param("{a: {hwo: mean}}", "ensembles.a.hwo", "did you mean 'how'?", id="key"),
+        pytest.param("{a: {members: ['lr=lwo*']}}", "ensembles.a.members", "unknown cell 'lr=lwo*'", id="member"),
+        pytest.param("{a: {members: ['lr=low,seed=0']}}", "ensembles.a.members", "two members or more", id="alone"),
+        pytest.param("{a: {pairs: 0}}", "ensembles.a.pairs", "1 is the least", id="pairs"),
+        pytest.param("{a: {k: -1}}", "ensembles.a.k", "0 is the least", id="k"),
+        pytest.param("{a: {members: 3}}", "ensembles.a.members", "list", id="type"),
+        pytest.param("{'lr=low,seed=0': {}}", "ensembles.lr=low,seed=0", "a cell has this name", id="name"),
+        pytest.param("[mean]", "ensembles", "expected a mapping of names", id="list"),
+        pytest.param("{a: mean}", "ensembles.a", "expected a mapping of how", id="value"),
+    ],
+)
+def test_faults_name_the_key(experiments: Write, told: str, key: str, message: str) -> None:
+    """One fault, at its key, with what is allowed."""
+    experiments(one=f"{EXPERIMENT}{GRID}ensembles: {told}\n")
+    _, faults = find_experiment("one")
+    (fault,) = faults
+    assert fault.key == key
+    assert message in fault.message
