@@ -154,6 +154,15 @@ def write(folder: Path, *, shapes: str = SMALL, text_only: bool = False, seed: i
         (folder / "preprocessor_config.json").write_text(json.dumps(IMAGE_PROCESSOR, indent=2))
 
 
+def write_settings(folder: Path, *, shapes: str) -> None:
+    """Writes all but the weights: enough to count work and tokens by."""
+    config = _vision_language_config(shapes)
+    config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
+    config.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(IMAGE_PROCESSOR, indent=2))
+
+
 def _language_model(shapes: str) -> Qwen2ForCausalLM:
     end_of_turn = FIRST_SPECIAL_ID + SPECIAL.index("<|im_end|>")
     ends: dict[str, Any] = {"pad_token_id": FIRST_SPECIAL_ID, "eos_token_id": end_of_turn}
@@ -161,18 +170,21 @@ def _language_model(shapes: str) -> Qwen2ForCausalLM:
 
 
 def _vision_language_model(shapes: str) -> Qwen2_5_VLForConditionalGeneration:
+    return Qwen2_5_VLForConditionalGeneration(_vision_language_config(shapes))
+
+
+def _vision_language_config(shapes: str) -> Qwen2_5_VLConfig:
     language, vision = SHAPES[shapes]
     # Of the rotary embedding, shared out to time, height and width as 1 : 1.5 : 1.5.
     frequencies = language["hidden_size"] // language["num_attention_heads"] // 2
     time = frequencies // 4
     sections = [time, (frequencies - time) // 2, (frequencies - time) // 2]
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
-    config = Qwen2_5_VLConfig(
+    return Qwen2_5_VLConfig(
         text_config=language | {"max_position_embeddings": 32768, "rope_parameters": rope},
         vision_config=vision | {"out_hidden_size": language["hidden_size"]},
         tie_word_embeddings=language.get("tie_word_embeddings", False),
     )
-    return Qwen2_5_VLForConditionalGeneration(config)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

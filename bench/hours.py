@@ -1,0 +1,118 @@
+"""GPU hours that the experiments would take at full size, by the count of `basereward check --cost`.
+
+    python -m bench.hours [EXPERIMENT ...]
+
+Data sets are not read: a cell trains on as many pairs as its recipe limits it to, or on 200,000, the size of the paper's ablations. A pair is a
+picture of 896 x 896 pixels (1,024 tokens) with a question of 40 words, or 600 words of text; answers have 40 to 200 words, critiques 60, reasoning
+120. Work is that of Qwen2.5-VL-7B by its published shapes, at 45 % of the peak of one H100; of a backbone of another size as much as the number in
+its name says. Generation in validation and test is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from basereward.recipe import Cell, Recipe, find_experiment, load_experiment, make, names
+from basereward.recipe.files import experiments_folder, read_yaml
+from basereward.train.cost import recipe_cost
+from basereward.train.workload import workload
+from bench.checkpoint import write_settings
+from bench.workloads import write
+
+PROFILE, SIZE_B, GPU = "qwen2_5_vl_7b", 7.0, "h100"
+PAIRS = 200_000
+ROWS = 48
+OWN_ROWS = "data.sources.pairs.path=pairs.jsonl"
+
+
+def hours(cell: Cell, *, folder: Path, text: set[str]) -> float:
+    """GPU hours of a cell: its multimodal pairs and its text pairs, each by the rows that stand for them.
+
+    Args:
+        folder: with `model`, `pairs.jsonl` and `text.jsonl`.
+        text: names of the sources without pictures.
+    """
+    found = 0.0
+    for kind, number in _pairs(cell.recipe, text).items():
+        if number:
+            recipe = _on(cell.recipe, folder / f"{kind}.jsonl", model=folder / "model", pairs=number)
+            cost = recipe_cost(recipe, workload(recipe), gpus=[GPU])
+            found += cost["gpus"][GPU]["hours"]
+    size = re.search(r"(\d+(?:\.\d+)?)B", cell.recipe.model.backbone.path or "")
+    return found * (float(size[1]) / SIZE_B if size else 1.0)
+
+
+def _pairs(recipe: Recipe, text: set[str]) -> dict[str, float]:
+    """How many pairs a cell trains on, with pictures and without."""
+    mixture = recipe.data.mixture
+    shares: dict[str, float] = {**mixture.weights} or {**mixture.limits} or dict.fromkeys(recipe.data.sources, 1.0)
+    whole = sum(shares.values())
+    steps = recipe.trainer.steps
+    number = steps * recipe.batch.groups if steps else (sum(mixture.limits.values()) or PAIRS)
+    written = sum(share for name, share in shares.items() if name in text) / whole
+    return {"pairs": number * (1 - written), "text": number * written}
+
+
+def _on(recipe: Recipe, rows: Path, *, model: Path, pairs: float) -> Recipe:
+    """The recipe on rows that stand for its own."""
+    own = {"_target_": "jsonl", "path": str(rows), "val": 0.1, "test": 0.0}
+    make(own, "sources", "pairs")
+    data = replace(recipe.data, sources={"pairs": own}, mixture=type(recipe.data.mixture)(), max_lost=0.0)
+    backbone = replace(recipe.model.backbone, path=str(model), revision=None)
+    trainer = replace(recipe.trainer, steps=math.ceil(pairs / recipe.batch.groups))
+    return replace(recipe, data=data, model=replace(recipe.model, backbone=backbone), trainer=trainer)
+
+
+def prepare(folder: Path) -> None:
+    """Writes the model's settings and the rows, with all that a head may learn from."""
+    write_settings(folder / "model", shapes="7b")
+    write(folder, rows=ROWS)
+    for kind in ("pairs", "text"):
+        file = folder / f"{kind}.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        told = {"critiques": ["word " * 60] * 2, "reasoning": "word " * 120, "ratings": [1.0, 0.0]}
+        file.write_text("".join(json.dumps(row | told) + "\n" for row in rows))
+
+
+def experiments() -> Iterator[str]:
+    """Those that can be run at full size."""
+    for entry in names("experiments"):
+        found, _ = find_experiment(entry.name, profile=PROFILE, overrides=_overrides(entry.name))
+        if found.cells:
+            yield entry.name
+
+
+def _overrides(experiment: str) -> list[str]:
+    """A path of rows where the experiment brings no data of its own."""
+    _, faults = find_experiment(experiment, profile=PROFILE)
+    return [OWN_ROWS] if any(fault.key == "data.sources.pairs.path" for fault in faults) else []
+
+
+def main() -> None:
+    """Prints the hours of every cell, and of every experiment."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("experiments", metavar="EXPERIMENT", nargs="*", help="names in experiments/ (all)")
+    given = parser.parse_args()
+    text = set(read_yaml(experiments_folder() / "mixtures" / "sets" / "text.yaml")["sources"])
+    text |= set(read_yaml(experiments_folder() / "mixtures" / "sets" / "others.yaml")["sources"])
+    text |= {"shp", "ultra_feedback_all"}
+    with tempfile.TemporaryDirectory(prefix="basereward-hours-") as place:
+        folder = Path(place)
+        prepare(folder)
+        for name in given.experiments or experiments():
+            found = load_experiment(name, profile=PROFILE, overrides=_overrides(name))
+            by_cell = {cell.name: hours(cell, folder=folder, text=text) for cell in found.cells}
+            for cell, value in by_cell.items():
+                print(f"  {cell}: {value:,.0f}")  # noqa: T201
+            print(f"{name}: {len(by_cell)} cells, {sum(by_cell.values()):,.0f} hours of one {GPU.upper()}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
