@@ -393,11 +393,15 @@ DROPOUT = (
 )
 
 
-@pytest.mark.parametrize("kill_at", [2, 5], ids=["between-checkpoints", "after-a-validation"])
-def test_law_8_stopped_and_resumed_equals_never_stopped(kill_at: int) -> None:
+@pytest.mark.parametrize(
+    ("kill_at", "pooling"),
+    [(2, "last"), (5, "last"), (2, "mean")],
+    ids=["between-checkpoints", "after-a-validation", "mean"],
+)
+def test_law_8_stopped_and_resumed_equals_never_stopped(kill_at: int, pooling: str) -> None:
     """A run killed with SIGKILL and resumed ends with the bits of one that was never stopped, dropout and
     accumulation included."""
-    overrides = [*SMALL, *DROPOUT, "trainer.checkpoint_every=1"]
+    overrides = [*SMALL, *DROPOUT, "trainer.checkpoint_every=1", f"model.pooling={pooling}"]
     whole = train(load_recipe("basereward", overrides=overrides))
     run_id = killed_run(overrides, at_step=kill_at)
     command = [sys.executable, "-m", "basereward", "train", "basereward", "--resume", run_id, "--json", *overrides]

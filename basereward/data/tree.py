@@ -35,10 +35,10 @@ class TreeBatch:
     layout: Layout
     input_ids: Tensor  # (R, T)
     position_ids: Tensor  # (3, R, T) or (R, T)
-    trees: list[tuple[int, ...]]  # of tree rows, for every group: tokens of its prefix, then of each branch
+    trees: list[tuple[int, ...]]  # of every group, or plain row: tokens of its prefix, then of each of its branches
     group: Tensor  # (R, T): index of the token's group, PADDING
     branch: Tensor  # (R, T): 0 in a prefix, k >= 1 in the k-th branch, PADDING
-    ends: Tensor  # (B, 2): row and column of every branch's pooled token
+    ends: Tensor  # (B, 2): row and column of every branch's last token
     pixels: Pixels | None  # N patches of the distinct images to encode
     image_grid_thw: Tensor | None  # (n, 3)
     winner: Tensor  # (P,): index among the K responses
@@ -124,7 +124,7 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         layout=layout,
         input_ids=pad_sequence([row.ids for row in rows], batch_first=True, padding_value=pad_id),
         position_ids=_pad_positions([row.positions for row in rows]),
-        trees=[_tree(group) for group in groups] if layout == "tree" else [],
+        trees=[tree for group in groups for tree in _trees(group, layout)],
         group=pad_sequence([row.group for row in rows], True, PADDING),
         branch=pad_sequence([row.branch for row in rows], True, PADDING),
         ends=ends,
@@ -200,8 +200,9 @@ def _joined(rows: Sequence[_Row]) -> _Row:
     )
 
 
-def _tree(group: EncodedGroup) -> tuple[int, ...]:
-    return (len(group.prefix), *(len(branch) for branch in group.branches))
+def _trees(group: EncodedGroup, layout: Layout) -> list[tuple[int, ...]]:
+    prefix, branches = len(group.prefix), [len(branch) for branch in group.branches]
+    return [(prefix, *branches)] if layout == "tree" else [(prefix, size) for size in branches]
 
 
 def _pad_positions(positions: Sequence[Tensor]) -> Tensor:

@@ -18,6 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from basereward.model.pooling import LAST, Pooling
+
 TREE_ATTENTION = "basereward_tree"
 
 # Short branches of one prefix share a call, each blind to the others; beyond so many tokens the pairs that see nothing
@@ -35,8 +37,8 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """The last tokens of the branches of one tree, which attend in one call."""
+class Read:
+    """The tokens that are read of the branches of one tree, one of each, which attend in one call."""
 
     row: range  # the tree in the row
     columns: Tensor  # (K,), counted from the tree's first token
@@ -49,15 +51,22 @@ class TreePlan:
     Args:
         trees: for every group in the row the tokens of its prefix, then of each of its branches.
         device: where the row is.
-        ends_only: index of the layer that attends for the last token of every branch alone; None: no layer does.
+        restricted: index of the layer that attends for the pooled tokens alone; None: no layer does.
+        pooling: which they are.
     """
 
     def __init__(
-        self, trees: Sequence[tuple[int, ...]], *, device: torch.device | str, ends_only: int | None = None
+        self,
+        trees: Sequence[tuple[int, ...]],
+        *,
+        device: torch.device | str,
+        restricted: int | None = None,
+        pooling: Pooling = LAST,
     ) -> None:
         self.trees = list(trees)
         self.device = device
-        self.ends_only = ends_only
+        self.restricted = restricted
+        self.pooling = pooling
         self.pieces: list[Piece] = []
         for prefix, *branches in trees:
             at = len(self.pieces)
@@ -68,13 +77,15 @@ class TreePlan:
         self.sizes = [piece.tokens for piece in self.pieces]
 
     @cached_property
-    def ends(self) -> list[End]:
-        """The last tokens of the branches, tree by tree."""
-        ends, first = [], 0
+    def read(self) -> list[Read]:
+        """The tokens that are read, tree by tree, where it is one of every branch."""
+        read, first = [], 0
         for prefix, *branches in self.trees:
-            ends.append(End(range(first, first + prefix + sum(branches)), *_end_mask(prefix, branches, self.device)))
-            first = ends[-1].row.stop
-        return ends
+            tokens = [self.pooling.read(size)[0] for size in branches]
+            row = range(first, first + prefix + sum(branches))
+            read.append(Read(row, *_read_mask(prefix, branches, tokens, self.device)))
+            first = row.stop
+        return read
 
 
 def branch_mask(prefix: int, branches: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
@@ -97,17 +108,21 @@ def branch_mask(prefix: int, branches: Sequence[int], *, device: torch.device | 
     return torch.cat([own.new_ones(len(own), prefix), own], dim=1).to(device, non_blocking=True)
 
 
-def _end_mask(prefix: int, branches: Sequence[int], device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Where the branches of a tree end, `(K,)`, and what their last tokens see of the tree.
+def _read_mask(
+    prefix: int, branches: Sequence[int], tokens: Sequence[int], device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Where a token of every branch, counted from the branch's first, is in the tree, `(K,)`, and what it sees there.
 
-    >>> columns, mask = _end_mask(1, [1, 2], "cpu")
+    >>> columns, mask = _read_mask(1, [1, 3], [0, 1], "cpu")
     >>> columns.tolist(), mask.int().tolist()
-    ([1, 3], [[1, 1, 0, 0], [1, 0, 1, 1]])
+    ([1, 3], [[1, 1, 0, 0, 0], [1, 0, 1, 1, 0]])
     """
     sizes = torch.tensor(branches)
+    columns = sizes.cumsum(0) - sizes + torch.tensor(tokens)
     own = torch.repeat_interleave(torch.eye(len(branches), dtype=torch.bool), sizes, dim=1)
+    own &= torch.arange(sum(branches)) <= columns[:, None]
     mask = torch.cat([own.new_ones(len(branches), prefix), own], dim=1)
-    return (sizes.cumsum(0) + prefix - 1).to(device, non_blocking=True), mask.to(device, non_blocking=True)
+    return (columns + prefix).to(device, non_blocking=True), mask.to(device, non_blocking=True)
 
 
 def _shared(branches: Sequence[int]) -> Iterator[list[int]]:
@@ -150,13 +165,17 @@ def tree_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if tree.ends_only is not None and tree.ends_only == getattr(module, "layer_idx", None):
-        return _attend_at_ends(query, key, value, tree, dropout=dropout, scaling=scaling), None
+    restricted = tree.restricted is not None and tree.restricted == getattr(module, "layer_idx", None)
+    if restricted and not tree.pooling.whole:
+        return _attend_where_read(query, key, value, tree, dropout=dropout, scaling=scaling), None
     # split, not slices: its gradient is one concatenation, that of every slice would be as long as the row
     queries, keys, values = (torch.split(states, tree.sizes, dim=2) for states in (query, key, value))
     outputs = []
     for index, piece in enumerate(tree.pieces):
         seen, read = keys[index], values[index]
+        if restricted and piece.prefix is None:
+            outputs.append(torch.zeros_like(queries[index]))  # nothing of a prefix is read
+            continue
         if piece.prefix is not None:
             seen, read = torch.cat([keys[piece.prefix], seen], dim=2), torch.cat([values[piece.prefix], read], dim=2)
         outputs.append(
@@ -174,24 +193,24 @@ def tree_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _attend_at_ends(
+def _attend_where_read(
     query: Tensor, key: Tensor, value: Tensor, tree: TreePlan, *, dropout: float, scaling: float | None
 ) -> Tensor:
-    """Attention of the last tokens of branches, `(1, T, H, D)`; zero for all others."""
-    sizes = [len(end.row) for end in tree.ends]
-    trees = zip(*(torch.split(states, sizes, dim=2) for states in (query, key, value)), tree.ends, strict=True)
+    """Attention of the one token that is read of every branch, `(1, T, H, D)`; zero for all others."""
+    sizes = [len(each.row) for each in tree.read]
+    trees = zip(*(torch.split(states, sizes, dim=2) for states in (query, key, value)), tree.read, strict=True)
     outputs = []
-    for asked, seen, read, end in trees:
+    for asked, seen, values, read in trees:
         found = scaled_dot_product_attention(
-            asked.index_select(2, end.columns),
+            asked.index_select(2, read.columns),
             seen,
-            read,
-            attn_mask=end.mask,
+            values,
+            attn_mask=read.mask,
             dropout_p=dropout,
             scale=scaling,
             enable_gqa=True,
         )
-        outputs.append(found.new_zeros(asked.shape).index_copy(2, end.columns, found))
+        outputs.append(found.new_zeros(asked.shape).index_copy(2, read.columns, found))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 

@@ -20,6 +20,7 @@ from basereward.errors import ModelError
 from basereward.model.attention import TREE_ATTENTION, TreePlan, branch_mask
 from basereward.model.kernels import Kernels, check_liger, use_liger
 from basereward.model.last_layer import LastLayer
+from basereward.model.pooling import LAST, Pooling
 from basereward.model.quantization import Quantization, quantization_config, settle
 from basereward.model.recompute import recompute
 from basereward.model.vision import PictureEncoder, features_of_nothing, is_trained
@@ -72,32 +73,33 @@ class Backbone(nn.Module):
     def reads_images(self) -> bool:
         return self.transformer.config.model_type in VISION_FAMILIES
 
-    def forward(self, batch: TreeBatch, *, cache: Cache | None = None) -> Tensor:
-        """Hidden states of the pooled tokens, shape `(B, D)`, in the backbone's precision; `cache` as below.
+    def forward(self, batch: TreeBatch, *, pooling: Pooling = LAST, cache: Cache | None = None) -> Tensor:
+        """Pooled hidden states of the branches, shape `(B, D)`, in the backbone's precision; `cache` as below.
 
         Raises:
             ModelError: the batch has images and the backbone reads none; or it has tree rows and the backbone attends
                 in windows.
         """
-        hidden = self.hidden_states(batch, of_pooled=True, cache=cache)
-        return hidden[batch.ends[:, 0], batch.ends[:, 1]]
+        return pooling(self.hidden_states(batch, pooling=pooling, cache=cache), batch)
 
-    def hidden_states(self, batch: TreeBatch, *, of_pooled: bool = False, cache: Cache | None = None) -> Tensor:
-        """Hidden states after the last norm, shape `(R, T, D)`, of all tokens or of the pooled ones alone; those of
-        others then mean nothing.
+    def hidden_states(self, batch: TreeBatch, *, pooling: Pooling | None = None, cache: Cache | None = None) -> Tensor:
+        """Hidden states after the last norm, shape `(R, T, D)`.
 
         Args:
+            pooling: the states of the tokens that it reads are made alone, and those of others mean nothing; None: the
+                states of all tokens are made.
             cache: an empty one takes the keys and values of all tokens. One that holds those of a prefix is seen by
                 the tokens of the batch's one row, which are the branches of the batch's one tree.
         """
-        pooled = batch.ends[:, 0] * batch.input_ids.shape[1] + batch.ends[:, 1] if of_pooled else None
-        restricted = self._last_layer.restrict(self.transformer, pooled)
+        places = None if pooling is None else pooling.places(batch)
+        restricted = self._last_layer.restrict(self.transformer, places, length=batch.input_ids.shape[1])
+        prefix = 0 if cache is None else cache.get_seq_length()
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,
             "use_cache": False,
             "past_key_values": cache,
-        } | self._attention(batch, ends_only=restricted, prefix=0 if cache is None else cache.get_seq_length())
+        } | self._attention(batch, restricted=restricted, pooling=pooling or LAST, prefix=prefix)
         if batch.image_places:
             if not self.reads_images:
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
@@ -117,7 +119,7 @@ class Backbone(nn.Module):
             return False
         return is_trained(self.transformer)
 
-    def _attention(self, batch: TreeBatch, *, ends_only: int | None, prefix: int) -> dict[str, Any]:
+    def _attention(self, batch: TreeBatch, *, restricted: int | None, pooling: Pooling, prefix: int) -> dict[str, Any]:
         if batch.layout == "plain":
             return {"attention_mask": (batch.branch != PADDING).long()}
         kinds = set(getattr(self.transformer.config.get_text_config(), "layer_types", None) or ["full_attention"])
@@ -130,7 +132,7 @@ class Backbone(nn.Module):
         if prefix:
             ((_, *branches),) = batch.trees
             return {"attention_mask": branch_mask(prefix, branches, device=device)[None, None]}
-        plan = TreePlan(batch.trees, device=device, ends_only=ends_only)
+        plan = TreePlan(batch.trees, device=device, restricted=restricted, pooling=pooling)
         # Every family takes a mask of four axes as it is and makes none of its own; tree attention does not read it.
         return {"attention_mask": torch.ones(1, 1, 1, 1, device=device), "tree": plan}
 

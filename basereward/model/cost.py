@@ -61,6 +61,7 @@ class Counter:
 
     def __init__(self, model: RewardModel, *, pooled_only: bool = True) -> None:
         self.layers: Layers = layers_of(model)
+        self.pooling = model.pooling
         self.pooled_only = pooled_only
 
     def __call__(self, shapes: Sequence[Shape], *, training: bool = True) -> Flops:
@@ -71,15 +72,14 @@ class Counter:
             work.vision(self.layers.vision, grids)
         work.reached |= self.layers.embedding_trained
         tokens, pairs = sum(shape.tokens for shape in shapes), sum(shape.pairs for shape in shapes)
-        ends, pairs_of_ends = (
-            sum(len(shape.branches) for shape in shapes), sum(shape.pairs_of_ends for shape in shapes)
-        )  # fmt: skip
         *blocks, last = self.layers.blocks
         for block in blocks:
             work.block(block, "language", tokens=tokens, pairs=pairs)
         written = sum(shape.written for shape in shapes) if self.layers.logits is not None else 0
         if self.pooled_only and last.restrictable and not written:
-            work.block(last, "language", tokens=tokens, pairs=pairs_of_ends, ends=ends)
+            pooled = sum(shape.pooled(self.pooling) for shape in shapes)
+            of_pooled = sum(shape.pairs_of_pooled(self.pooling) for shape in shapes)
+            work.block(last, "language", tokens=tokens, pairs=of_pooled, pooled=pooled)
         else:
             work.block(last, "language", tokens=tokens, pairs=pairs)
         work.reached |= self.layers.norm_trained
@@ -88,7 +88,7 @@ class Counter:
             work.linear(self.layers.logits, "language", written)
             work.reached = reached
         for layer in self.layers.head:
-            work.linear(layer, "head", ends)
+            work.linear(layer, "head", sum(len(shape.branches) for shape in shapes))
         return Flops(**work.done)
 
 
@@ -128,9 +128,9 @@ class _Work:
         self._forward += once
         self.done["attention"] += (1 + 2 * (self.training and self.reached)) * once
 
-    def block(self, block: Block, kind: str, *, tokens: int, pairs: int, ends: int | None = None) -> None:
-        """`ends`: tokens that need more than a key and a value; None: all of them."""
-        few = tokens if ends is None else ends
+    def block(self, block: Block, kind: str, *, tokens: int, pairs: int, pooled: int | None = None) -> None:
+        """`pooled`: tokens that need more than a key and a value; None: all of them."""
+        few = tokens if pooled is None else pooled
         before = self._forward
         self.reached |= block.others_trained
         project, *rest = block.stages
@@ -141,7 +141,7 @@ class _Work:
         if block.checkpointed and self.training and self.reached:
             # Computing again stops when all is there that the backward pass asks for: before the last product, but that
             # of pooled tokens, which are put back to their places afterwards, and one that is multiplied.
-            last = block.stages[-1] if ends is None and not block.scaled else ()
+            last = block.stages[-1] if pooled is None and not block.scaled else ()
             spared = sum(2 * layer.inputs * layer.outputs * few for layer in last if not layer.adapters)
             self.done["recomputed"] += self._forward - before - spared
 

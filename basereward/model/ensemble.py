@@ -238,7 +238,8 @@ def backbone_digest(folder: Path) -> str:
     if (folder / PROMPT).is_file():
         return model_digest(folder)  # what it writes changes what its backbone reads
     own = [each for name in ("backbone", "adapter") for each in sorted((folder / name).rglob("*")) if each.is_file()]
-    known = repr((card["kind"], card["backbone"], recipe.data.encoding, recipe.batch.layout, recipe.trainer.precision))
+    way = (recipe.model.pooling, recipe.data.encoding, recipe.batch.layout, recipe.trainer.precision)
+    known = repr((card["kind"], card["backbone"], *way))
     return hashlib.sha256(f"{known}{_digest(folder, own)}".encode()).hexdigest()
 
 

@@ -20,20 +20,21 @@ class LastLayer:
     """
 
     def __init__(self) -> None:
-        self._tokens: Tensor | None = None
+        self._tokens: Tensor | None = None  # (N,), places in the flattened (R * T) tokens of the rows
         self._shape: tuple[int, ...] = ()
         self._modules: list[nn.Module] = []
         self._hooks: list[RemovableHandle] = []
 
-    def restrict(self, transformer: nn.Module, tokens: Tensor | None) -> int | None:
-        """Until the next call, the last layer works for `tokens` only.
+    def restrict(self, transformer: nn.Module, places: Tensor | None, *, length: int) -> int | None:
+        """Until the next call, the last layer works for the tokens at `places` only.
 
         That holds for what gradient checkpointing computes again, too: it does so before the next batch.
 
         Args:
             transformer: one whose last layer has `self_attn.q_proj`, `self_attn.o_proj` and `mlp.down_proj`; of another
                 nothing is restricted.
-            tokens: shape `(B,)`, places in the flattened `(R * T)` tokens of the rows; None: all of them.
+            places: row and column of each, `(N, 2)`; None: all of them.
+            length: tokens T of a row.
 
         Returns:
             The layer's index; None where nothing is restricted.
@@ -45,8 +46,8 @@ class LastLayer:
             self._modules = modules
             self._hooks = [module.register_forward_pre_hook(self._take) for module in modules]
             self._hooks += [module.register_forward_hook(self._put_back) for module in modules]
-        self._tokens = tokens
-        return layers - 1 if modules and tokens is not None else None
+        self._tokens = None if places is None else places[:, 0] * length + places[:, 1]
+        return layers - 1 if modules and places is not None else None
 
     def _take(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
         if self._tokens is None:

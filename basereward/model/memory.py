@@ -43,7 +43,7 @@ class Pass:
     """The size of a forward pass: tokens, pooled tokens and patches."""
 
     tokens: int
-    ends: int
+    pooled: int
     patches: int = 0
 
 
@@ -128,7 +128,7 @@ def _activations(layers: Layers, size: Pass, stores: _Stores) -> int:
         tokens = size.patches if in_vision else size.tokens
         whole = stores.block(block) * tokens
         if index == len(blocks) - 1 and block.restrictable:
-            whole = stores.last(block) * tokens + stores.block(block) * size.ends
+            whole = stores.last(block) * tokens + stores.block(block) * size.pooled
         if not reached:
             largest = max(largest, stores.working(block) * tokens)
         elif block.checkpointed:

@@ -11,6 +11,7 @@ from basereward.model.backbone import Backbone, Origin, load_config, quiet_trans
 from basereward.model.language import LanguageHead
 from basereward.model.lora import add_lora
 from basereward.model.parts import freeze
+from basereward.model.pooling import Pooling
 from basereward.model.recompute import recompute
 from basereward.model.reward import RewardModel, learns_language
 from basereward.model.voice import speaks
@@ -53,4 +54,4 @@ def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
             tied = config.tie_word_embeddings
             language = LanguageHead(None if tied else torch.empty(embedding.weight.shape, dtype=model.dtype))
             language.requires_grad_(learns_language(recipe))
-    return RewardModel(backbone, head, language=language).train()
+    return RewardModel(backbone, head, language=language, pooling=Pooling(recipe.pooling)).train()

@@ -16,6 +16,7 @@ from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.language import LanguageHead, load_language_head
 from basereward.model.lora import add_lora
 from basereward.model.parts import freeze, part_of
+from basereward.model.pooling import LAST, Pooling
 from basereward.model.voice import Voice, speaks
 from basereward.recipe import make
 from basereward.recipe.schema import ModelRecipe
@@ -36,21 +37,38 @@ class RewardModel(nn.Module):
         backbone: batches to hidden states `(B, D)`.
         head: hidden states `(B, D)` in float32 to scores `(B,)`.
         language: the backbone's language head, where the head speaks.
+        pooling: which of a branch's hidden states the head reads.
 
     Attributes:
         voice: what lets it speak; None until it is given the encoder.
+
+    Raises:
+        ModelError: the head speaks, and is not to read where its text ends.
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Module, *, language: LanguageHead | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, head: nn.Module, *, language: LanguageHead | None = None, pooling: Pooling = LAST
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head.float()
         self.language = language
+        self.pooling = pooling
         self.voice: Voice | None = None
+        if speaks(head) and pooling != LAST:
+            raise ModelError(
+                f"a head that speaks reads where its text ends, and model.pooling is {pooling.name}. "
+                "Set model.pooling=last."
+            )
 
     def forward(self, batch: TreeBatch, *, cache: Cache | None = None) -> Tensor:
         """Scores, shape `(B,)`, in float32 whatever the backbone's precision; `cache` as the backbone takes it."""
-        return self._scores(self.backbone(batch, cache=cache))
+        return self._scores(self.pooled(batch, cache=cache))
+
+    def pooled(self, batch: TreeBatch, *, cache: Cache | None = None) -> Tensor:
+        """What the head reads, shape `(B, D)`, in the backbone's precision: decided by the backbone and `pooling`."""
+        states: Tensor = self.backbone(batch, pooling=self.pooling, cache=cache)
+        return states
 
     def outputs(self, batch: TreeBatch) -> Outputs:
         """What a training step needs; the same scores as `forward` gives."""
@@ -62,7 +80,7 @@ class RewardModel(nn.Module):
             hidden = self.backbone.hidden_states(batch)
             language = self._language_loss(hidden, batch)
             if head.ranks:
-                scores.append(self._scores(hidden[batch.ends[:, 0], batch.ends[:, 1]]))
+                scores.append(self._scores(self.pooling(hidden, batch)))
         if head.ranks_own:
             assert self.voice is not None
             scores.append(self(head.finished(self.voice, self, unwritten(batch))[0]))
@@ -149,7 +167,7 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int) -> RewardModel:
         dtype = getattr(torch, settings.dtype)
         language = load_language_head(path, backbone.transformer.config, revision=settings.revision, dtype=dtype)
         language.requires_grad_(learns_language(recipe))
-    model = RewardModel(backbone, head, language=language)
+    model = RewardModel(backbone, head, language=language, pooling=Pooling(recipe.pooling))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             f"nothing would be trained: model.backbone.freeze is {settings.freeze}, and head "

@@ -29,6 +29,7 @@ from basereward.errors import CheckpointError, ModelError
 from basereward.model.backbone import Backbone, load_backbone, quiet_transformers
 from basereward.model.casting import cast, cast_backbone, find_dtype
 from basereward.model.language import WEIGHT, LanguageHead, load_language_head
+from basereward.model.pooling import Pooling
 from basereward.model.reward import RewardModel
 from basereward.model.voice import speaks
 from basereward.recipe import make, recipe_from_yaml, recipe_yaml
@@ -175,7 +176,8 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
             cast(backbone.model, wanted)
     backbone.merged = card["kind"] == "full"
     language = _language(folder, card, backbone, path=path) if speaks(head) else None
-    return RewardModel(backbone, head, language=language).eval(), recipe, path
+    model = RewardModel(backbone, head, language=language, pooling=Pooling(recipe.model.pooling))
+    return model.eval(), recipe, path
 
 
 def load_head(folder: Path, *, hidden_size: int) -> nn.Module:

@@ -10,6 +10,7 @@ from basereward.data.distinct import distinct
 from basereward.data.encoding import EncodedGroup
 from basereward.data.features import Grid
 from basereward.data.tree import Layout, TreeBatch
+from basereward.model.pooling import LAST, Pooling
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +36,32 @@ class Shape:
         own = (self.prefix, *self.branches)
         return sum(n * (n + 1) // 2 for n in own) + self.prefix * sum(self.branches)
 
-    @property
-    def pairs_of_ends(self) -> int:
-        """Those in which a pooled token sees.
+    def pooled(self, pooling: Pooling = LAST) -> int:
+        """Tokens that are read.
 
-        >>> Shape(2, (1, 2)).pairs_of_ends
-        7
+        >>> Shape(2, (1, 2)).pooled(Pooling("mean"))
+        3
         """
-        return sum(self.prefix + branch for branch in self.branches)
+        return sum(len(pooling.read(branch)) for branch in self.branches)
+
+    def pairs_of_pooled(self, pooling: Pooling = LAST) -> int:
+        """Those in which a token that is read sees.
+
+        >>> Shape(2, (1, 2)).pairs_of_pooled(), Shape(2, (1, 2)).pairs_of_pooled(Pooling("mean"))  # 3 + 4, 3 + (3 + 4)
+        (7, 10)
+        """
+        reads = [pooling.read(branch) for branch in self.branches]
+        return sum(len(read) * (2 * self.prefix + 2 + read[0] + read[-1]) // 2 for read in reads)
 
 
 def batch_shapes(batch: TreeBatch) -> list[Shape]:
     """The trees of a batch, or its plain sequences without their padding. All its pictures and all that is
     taught are the first one's; which tree they belong to changes no count."""
-    if batch.layout == "tree":
-        trees = [(prefix, tuple(branches)) for prefix, *branches in batch.trees]
-    else:
-        lengths = zip((batch.branch == 0).sum(1).tolist(), (batch.branch > 0).sum(1).tolist(), strict=True)
-        trees = [(prefix, (branch,)) for prefix, branch in lengths]
     images = _grids(batch.image_grid_thw)
     written = len(batch.written)
     return [
-        Shape(prefix, branches, *(((), 0) if i else (images, written))) for i, (prefix, branches) in enumerate(trees)
+        Shape(prefix, tuple(branches), *(((), 0) if i else (images, written)))
+        for i, (prefix, *branches) in enumerate(batch.trees)
     ]
 
 

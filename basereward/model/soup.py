@@ -40,7 +40,13 @@ def soup(members: Sequence[Member], folder: Path) -> None:
             )
         if card["backbone"]["fingerprint"] != other["backbone"]["fingerprint"]:
             raise ModelError(f"member '{member.name}' was trained on another backbone than '{members[0].name}'")
-        weights = _trained(load_scorer(member.folder).model)
+        model = load_scorer(member.folder).model
+        if model.pooling != first.model.pooling:
+            raise ModelError(
+                f"member '{member.name}' was trained with model.pooling={model.pooling.name}, "
+                f"'{members[0].name}' with {first.model.pooling.name}; their heads have no mean"
+            )
+        weights = _trained(model)
         if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in mean.items()}:
             raise ModelError(
                 f"the weights of member '{member.name}' have other shapes than those of '{members[0].name}'"

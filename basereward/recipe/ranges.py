@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from basereward.errors import unknown
 from basereward.recipe.schema import CurationRecipe, Recipe
+from basereward.recipe.speaking import pooling
 
 Problems: TypeAlias = Iterator[tuple[str, str]]
 
@@ -129,13 +130,9 @@ def features(recipe: Recipe) -> Problems:
     still = backbone.freeze if backbone.quantization is None else PARTS
     trained = [part for part in ("vision", "merger") if (part in lora.parts if lora else part not in still)]
     if given is not None and trained:
-        message = (
-            f"{given:g} given, and {' and '.join(trained)} would be trained. Allowed where neither is: name both in"
-        )
-        yield (
-            "data.encoding.feature_cache",
-            f"{message} model.backbone.freeze, leave both out of LoRA, or set it to null",
-        )
+        message = f"{given:g} given, and {' and '.join(trained)} would be trained. Allowed where neither is"
+        way = "name both in model.backbone.freeze, leave both out of LoRA, or set it to null"
+        yield "data.encoding.feature_cache", f"{message}: {way}"
 
 
 def batch(recipe: Recipe) -> Problems:
@@ -214,6 +211,7 @@ CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     sources,
     pixels,
     features,
+    pooling,
     batch,
     curation,
     streaming,

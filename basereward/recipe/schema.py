@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 Node = dict[str, Any]
 Way: TypeAlias = Literal["mean", "accuracy", "confidence", "learned", "standardised", "worst", "pessimistic", "soup"]
 WAYS: tuple[Way, ...] = get_args(Way)  # in which models are combined; see `basereward.train.ensemble`
+PoolingName: TypeAlias = Literal["last", "last_text", "mean"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class ModelRecipe:
     backbone: BackboneRecipe = field(default_factory=BackboneRecipe)
     lora: LoraRecipe | None = None
     head: Node = field(default_factory=dict)
+    pooling: PoolingName = "last"  # what a scalar head reads of a response: its end of turn, the token before, all
 
 
 @dataclass(frozen=True)

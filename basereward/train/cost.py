@@ -40,7 +40,7 @@ def _reads(recipe: Recipe) -> str:
     """All of a recipe that decides what is read, and when."""
     plan = (recipe.trainer.epochs, recipe.trainer.steps, recipe.trainer.validations, recipe.seeds.data)
     backbone = dataclasses.replace(recipe.model.backbone, freeze=[], gradient_checkpointing=False)
-    return repr((recipe.data, recipe.batch, backbone, plan))
+    return repr((recipe.data, recipe.batch, backbone, recipe.model.pooling, plan))
 
 
 def recipe_cost(

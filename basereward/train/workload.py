@@ -13,6 +13,7 @@ from basereward.data.plan import Plan
 from basereward.errors import DataError
 from basereward.model.checkpoint import backbone_path
 from basereward.model.memory import Pass
+from basereward.model.pooling import Pooling
 from basereward.model.scorer import recipe_encoder
 from basereward.model.shapes import Shape, group_shapes
 from basereward.recipe.schema import Recipe
@@ -65,7 +66,8 @@ def workload(recipe: Recipe) -> Workload:
     data.setup()
     assert isinstance(data.plan, Plan)
     sources = {name: _source(data, name) for name, each in data.lengths["train"].items() if len(each)}
-    return Workload(data.plan.steps, data.plan.groups, data.plan.stages, sources, _largest(data, sources))
+    largest = _largest(data, sources, Pooling(recipe.model.pooling))
+    return Workload(data.plan.steps, data.plan.groups, data.plan.stages, sources, largest)
 
 
 def _source(data: PreferenceData, name: str) -> SourceLoad:
@@ -90,8 +92,8 @@ def _spread(lengths: Lengths) -> list[int]:
     return [int(row) for row in np.argsort(lengths.tokens, kind="stable")[places.astype(int)]]
 
 
-def _largest(data: PreferenceData, sources: dict[str, SourceLoad]) -> Pass:
-    """The forward pass of most tokens, with as many responses and patches as so many tokens have on average."""
+def _largest(data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pooling) -> Pass:
+    """The forward pass of most tokens, with as many pooled ones and patches as so many tokens have on average."""
     plan = data.plan
     assert isinstance(plan, Plan)
     lengths = data.lengths["train"]
@@ -104,6 +106,6 @@ def _largest(data: PreferenceData, sources: dict[str, SourceLoad]) -> Pass:
     mean = sum(weight * shape.tokens for weight, shape in weighed)
     in_tree = sum(load.share * float(lengths[name].tokens.mean()) for name, load in sources.items())
     most = round(most * max(sum(load.share * load.tokens for load in sources.values()) / in_tree, 1.0))
-    ends = sum(weight * len(shape.branches) for weight, shape in weighed) / mean
+    pooled = sum(weight * shape.pooled(pooling) for weight, shape in weighed) / mean
     patches = sum(weight * sum(t * h * w for t, h, w in shape.images) for weight, shape in weighed) / mean
-    return Pass(most, round(most * ends), round(most * patches))
+    return Pass(most, round(most * pooled), round(most * patches))

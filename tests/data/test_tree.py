@@ -76,7 +76,7 @@ def test_a_plain_row_is_one_response() -> None:
     ]
     assert batch.ends.tolist() == [[0, 4], [1, 3], [2, 2], [3, 3], [4, 4]]
     assert batch.lengths.tolist() == [1, 0, 0, 1, 2]
-    assert batch.trees == []
+    assert batch.trees == [(3, 2), (3, 1), (2, 1), (2, 2), (2, 3)]
 
 
 def test_preferences_point_to_the_responses_of_the_batch() -> None:

@@ -16,11 +16,12 @@ from basereward.data.tree import Layout, TreeBatch, collate
 from basereward.errors import ModelError
 from basereward.model.cost import Flops, count, count_batch, window_pairs
 from basereward.model.outline import outline
+from basereward.model.pooling import Pooling
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel, build_model
 from basereward.model.shapes import Shape, batch_shapes, group_shapes
 from basereward.model.vision import encode
-from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe
+from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, PoolingName
 from tests.support import TEXT, VISION, group, mixed_groups
 
 FolderOf = Callable[[str], Path]
@@ -42,10 +43,16 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe(*, lora: LoraRecipe | None = None, freeze: Sequence[str] = (), checkpointing: bool = False) -> ModelRecipe:
+def recipe(
+    *,
+    lora: LoraRecipe | None = None,
+    freeze: Sequence[str] = (),
+    checkpointing: bool = False,
+    pooling: PoolingName = "last",
+) -> ModelRecipe:
     """A small model of which something is trained."""
     backbone = BackboneRecipe(freeze=list(freeze), gradient_checkpointing=checkpointing)
-    return ModelRecipe(backbone=backbone, lora=lora, head=HEAD)
+    return ModelRecipe(backbone=backbone, lora=lora, head=HEAD, pooling=pooling)
 
 
 def batch_of(path: Path, *, layout: Layout = "tree", vision: bool = True) -> TreeBatch:
@@ -92,6 +99,29 @@ def test_linear_layers_of_text_are_counted_to_the_multiplication(
     flops = count_batch(model, batch)
     assert linear(flops) == seen(model, batch)
     assert flops.vision == 0
+
+
+@pytest.mark.parametrize(
+    ("trained", "checkpointing"), [("all", False), ("head", False), ("adapters", False), ("all", True)]
+)
+@pytest.mark.parametrize("layout", ["tree", "plain"])
+@pytest.mark.parametrize("pooling", ["last_text", "mean"])
+def test_what_is_read_is_counted_to_the_multiplication(
+    pooling: PoolingName, layout: Layout, trained: str, checkpointing: bool, folder_of: FolderOf
+) -> None:
+    """Of the last layer, for the tokens that are read; of the head, for every response once."""
+    path = str(folder_of("qwen3"))
+    encoder = load_encoder(path)
+    # of one length, so that plain rows have no padding, whose work torch sees and no step needs
+    encoded = encoder(group("Which?", ("one", "two", "six")))
+    batch = collate([encoded], layout=layout, pad_id=encoder.pad_id)
+    asked = recipe(**TRAINED[trained], checkpointing=checkpointing, pooling=pooling)
+    model = build_model(asked, path=path, seed=0)
+    flops = count_batch(model, batch)
+    assert count(outline(asked, path=path), batch_shapes(batch)) == flops
+    again = flops.recomputed - count_batch(model, batch, training=False).attention if checkpointing else 0
+    assert linear(flops) + again == seen(model, batch)
+    assert flops.head == 3 * count_batch(model, batch, training=False).head - (trained == "head") * 2 * 3 * 64 * 64
 
 
 def test_what_is_named_is_counted_where_it_is_named(folder_of: FolderOf) -> None:
@@ -152,20 +182,30 @@ def test_what_is_taught_is_counted_to_the_multiplication(
     assert sum(shape.written for group in encoded for shape in group_shapes(group, layout="tree")) == len(batch.written)
 
 
+@pytest.mark.parametrize("pooling", ["last", "last_text", "mean"])
 @pytest.mark.parametrize("layout", ["tree", "plain"])
-def test_pairs_are_those_that_the_law_of_attention_lets_see(layout: Any, folder_of: FolderOf) -> None:
+def test_pairs_are_those_that_the_law_of_attention_lets_see(
+    layout: Any, pooling: PoolingName, folder_of: FolderOf
+) -> None:
     """Same group, not later, and of the prefix or of the same branch: counted in the batch, token by token."""
     batch = batch_of(folder_of("qwen2"), layout=layout, vision=False)
-    pairs = ends = 0
+    columns = {
+        "last": lambda row: batch.ends[batch.ends[:, 0] == row, 1],
+        "last_text": lambda row: batch.ends[batch.ends[:, 0] == row, 1] - 1,
+        "mean": lambda row: (batch.branch[row] > 0).nonzero().flatten(),
+    }[pooling]
+    pairs = read = pairs_of_read = 0
     for row in range(len(batch.group)):
         group_of, branch = batch.group[row], batch.branch[row]
         same = (group_of[:, None] == group_of) & (group_of >= 0)
         sees = same & ((branch == 0) | (branch[:, None] == branch)) & torch.ones_like(same).tril()
         pairs += int(sees.sum())
-        ends += int(sees[batch.ends[batch.ends[:, 0] == row, 1]].sum())
+        read += len(columns(row))
+        pairs_of_read += int(sees[columns(row)].sum())
     shapes = batch_shapes(batch)
     assert sum(shape.pairs for shape in shapes) == pairs
-    assert sum(shape.pairs_of_ends for shape in shapes) == ends
+    assert sum(shape.pooled(Pooling(pooling)) for shape in shapes) == read
+    assert sum(shape.pairs_of_pooled(Pooling(pooling)) for shape in shapes) == pairs_of_read
 
 
 @pytest.mark.parametrize("family", VISION)

@@ -14,7 +14,7 @@ from basereward.model.memory import Pass, memory
 from basereward.model.outline import outline
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel, build_model
-from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe
+from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, PoolingName
 from tests.support import mixed_groups
 
 
@@ -33,9 +33,9 @@ def batch(folder: Path) -> TreeBatch:
     return collate([encoder(each) for each in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
 
 
-def model_recipe(*, lora: LoraRecipe | None = None, **backbone: Any) -> ModelRecipe:
+def model_recipe(*, lora: LoraRecipe | None = None, pooling: PoolingName = "last", **backbone: Any) -> ModelRecipe:
     """A linear head on a backbone with some options."""
-    return ModelRecipe(backbone=BackboneRecipe(**backbone), lora=lora, head={"_target_": "linear"})
+    return ModelRecipe(backbone=BackboneRecipe(**backbone), lora=lora, head={"_target_": "linear"}, pooling=pooling)
 
 
 def kept(model: RewardModel, batch: TreeBatch, *, mixed: bool) -> int:
@@ -54,17 +54,23 @@ def kept(model: RewardModel, batch: TreeBatch, *, mixed: bool) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
 
-def size_of(batch: TreeBatch) -> Pass:
-    """Tokens, responses and patches."""
+def size_of(batch: TreeBatch, *, pooled: int | None = None) -> Pass:
+    """Tokens, pooled ones, by default one a response, and patches."""
     assert batch.pixels is not None
-    return Pass(batch.input_ids.numel(), len(batch.ends), len(batch.pixels.values))
+    return Pass(batch.input_ids.numel(), pooled or len(batch.ends), len(batch.pixels.values))
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "mixed"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"freeze": ["vision"]}, {"lora": LoraRecipe(rank=4)}, {"lora": LoraRecipe(rank=4), "dtype": "bfloat16"}],
-    ids=["all", "frozen vision", "adapters", "adapters on bfloat16"],
+    [
+        {},
+        {"freeze": ["vision"]},
+        {"lora": LoraRecipe(rank=4)},
+        {"lora": LoraRecipe(rank=4), "dtype": "bfloat16"},
+        {"pooling": "mean"},
+    ],
+    ids=["all", "frozen vision", "adapters", "adapters on bfloat16", "mean"],
 )
 def test_activations_are_about_what_torch_keeps(
     options: dict[str, Any], mixed: bool, folder: Path, batch: TreeBatch
@@ -72,7 +78,8 @@ def test_activations_are_about_what_torch_keeps(
     """To a fifth, what comes and goes in a layer counted with them."""
     model = build_model(model_recipe(**options), path=str(folder), seed=0)
     found = kept(model, batch, mixed=mixed)
-    expected = memory(model, size_of(batch), mixed=mixed)
+    pooled = int((batch.branch > 0).sum()) if "pooling" in options else None
+    expected = memory(model, size_of(batch, pooled=pooled), mixed=mixed)
     assert 0.85 * found < expected.activations + expected.copies < 1.25 * found
 
 

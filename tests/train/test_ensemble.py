@@ -16,6 +16,7 @@ from basereward.cli import main
 from basereward.errors import DataError, ModelError
 from basereward.evaluate.run_benchmark import evaluate
 from basereward.model.ensemble import Ensemble
+from basereward.recipe import make
 from basereward.train.api import train
 from basereward.train.ensemble import ensemble
 from basereward.train.runs import find
@@ -37,6 +38,7 @@ CHANGES = {
         f"linear{seed}": [FROZEN, "model.head={_target_: linear}", "optimizer.lr=1e-2", f"seeds.init={seed}"]
         for seed in range(3)
     },
+    "mean": [FROZEN, "model.head={_target_: linear}", "optimizer.lr=1e-2", "model.pooling=mean"],
     "mlp": [FROZEN, "seeds.init=3"],
     **{f"whole{seed}": [f"seeds.init={seed}"] for seed in range(2)},
     "other": [FROZEN, "data.sources.digits.seed=5"],
@@ -139,6 +141,29 @@ def test_heads_on_one_backbone_cost_one_pass(runs: dict[str, str]) -> None:
     list(opened.score_groups(GROUPS, tokens=100_000))
     assert len(calls) == 1
     assert len(load(ensemble([*frozen, runs["whole0"], runs["whole1"]])["model"]).scorers) == 3  # type: ignore[union-attr]
+
+
+def test_heads_that_read_otherwise_share_no_pass(runs: dict[str, str]) -> None:
+    """On one frozen backbone, the end of turn and the mean of all tokens: the mean of their own scores, from two
+    passes; their weights have no mean."""
+    names = [runs["linear0"], runs["mean"]]
+    made = ensemble(names)["model"]
+    opened: Any = load(made)
+    assert [scorer.model.pooling.name for scorer in opened.scorers] == ["last", "mean"]
+    assert scored(made) == pytest.approx(np.mean([scored(name) for name in names], axis=0), abs=1e-6)
+    with pytest.raises(ModelError, match=rf"'{runs['mean']}' was trained with model\.pooling=mean, .* with last"):
+        ensemble(names, how="soup")
+
+
+def test_a_trained_model_scores_as_in_its_test(runs: dict[str, str]) -> None:
+    """With the mean of all tokens too: the scores that its run logged are those of the model that it saved."""
+    run = find(runs["mean"])
+    logged = {each.id: each.scores for each in read_scores(run.scores / "test.jsonl")}
+    recipe = load_recipe("basereward", overrides=[*SMALL, *CHANGES["mean"]])
+    groups = list(make(recipe.data.sources["numbers"], "sources", "numbers").groups("test"))
+    assert len(groups) > 5
+    for each, scores in zip(groups, load(runs["mean"]).score_groups(groups), strict=True):
+        assert scores == pytest.approx(logged[each.id], abs=1e-5)
 
 
 def test_a_soup_of_linear_heads_is_the_mean_of_their_scores(runs: dict[str, str]) -> None:
