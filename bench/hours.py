@@ -2,10 +2,11 @@
 
     python -m bench.hours [EXPERIMENT ...]
 
-Data sets are not read: a cell trains on as many pairs as its recipe limits it to, or on 200,000, the size of the paper's ablations. A pair is a
-picture of 896 x 896 pixels (1,024 tokens) with a question of 40 words, or 600 words of text; answers have 40 to 200 words, critiques 60, reasoning
-120. Work is that of Qwen2.5-VL-7B by its published shapes, at 45 % of the peak of one H100; of a backbone of another size as much as the number in
-its name says. Generation in validation and test is not counted.
+Data sets are not read: a cell trains on as many pairs as its recipe limits it to, or on 200,000, the size of the
+paper's ablations. A pair is a picture of 896 x 896 pixels (1,024 tokens) with a question of 40 words, or 600 words of
+text; answers have 40 to 200 words, critiques 60, reasoning 120. Work is that of Qwen2.5-VL-7B by its published shapes,
+at 45 % of the peak of one H100; of a backbone of another size as much as the number in its name says. Generation in
+validation and test is not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from basereward.recipe import Cell, Recipe, find_experiment, load_experiment, make, names
+from basereward.recipe import Cell, Recipe, find_experiment, load_experiment, names
 from basereward.recipe.files import experiments_folder, read_yaml
 from basereward.train.cost import recipe_cost
 from basereward.train.workload import workload
@@ -63,7 +64,6 @@ def _pairs(recipe: Recipe, text: set[str]) -> dict[str, float]:
 def _on(recipe: Recipe, rows: Path, *, model: Path, pairs: float) -> Recipe:
     """The recipe on rows that stand for its own."""
     own = {"_target_": "jsonl", "path": str(rows), "val": 0.1, "test": 0.0}
-    make(own, "sources", "pairs")
     data = replace(recipe.data, sources={"pairs": own}, mixture=type(recipe.data.mixture)(), max_lost=0.0)
     backbone = replace(recipe.model.backbone, path=str(model), revision=None)
     trainer = replace(recipe.trainer, steps=math.ceil(pairs / recipe.batch.groups))
@@ -110,8 +110,8 @@ def main() -> None:
             found = load_experiment(name, profile=PROFILE, overrides=_overrides(name))
             by_cell = {cell.name: hours(cell, folder=folder, text=text) for cell in found.cells}
             for cell, value in by_cell.items():
-                print(f"  {cell}: {value:,.0f}")  # noqa: T201
-            print(f"{name}: {len(by_cell)} cells, {sum(by_cell.values()):,.0f} hours of one {GPU.upper()}")  # noqa: T201
+                print(f"  {cell}: {value:,.0f}")
+            print(f"{name}: {len(by_cell)} cells, {sum(by_cell.values()):,.0f} hours of one {GPU.upper()}")
 
 
 if __name__ == "__main__":
