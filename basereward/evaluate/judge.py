@@ -7,7 +7,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,14 @@ def judge_items(
             answered is kept.
     """
     answers = Answers(journal, of={**of, **judge.facts})
-    asked = {(item.row, *pair, vote): item for item in items for pair, vote in _shown(judge, item)}
-    requests = _requests(judge, items, images=images)
-    for _ in answers.ask(judge.engine, requests, judge.writing):
-        pass
+    asked = [
+        (item.row, *pair, vote) for vote in range(judge.votes) for item in items for pair in _shown(judge, item, vote)
+    ]
+    for vote in range(judge.votes):
+        # The same prompt with the same seed would be the same text, wherever draws follow the seed of a request.
+        how = replace(judge.writing, seed=judge.writing.seed + vote)
+        for _ in answers.ask(judge.engine, _requests(judge, items, vote, images=images), how):
+            pass
     if answers.failed and not allow_partial:
         reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
         raise DataError(
@@ -100,22 +104,20 @@ def judge_items(
     return outcomes, {"requests": len(asked), "unread": unread, **cost}
 
 
-def _shown(judge: Judge, item: Item) -> Iterator[tuple[tuple[int, int], int]]:
-    for vote in range(judge.votes):
-        for pair in ordered_pairs(len(item.responses), judge.order, seed=f"{item.row}/{vote}"):
-            yield pair, vote
+def _shown(judge: Judge, item: Item, vote: int) -> list[tuple[int, int]]:
+    return ordered_pairs(len(item.responses), judge.order, seed=f"{item.row}/{vote}")
 
 
 def _id(row: int, first: int, second: int, vote: int) -> str:
     return f"{row}/{first}/{second}/{vote}"
 
 
-def _requests(judge: Judge, items: Sequence[Item], *, images: ImageStore) -> Iterator[Request]:
+def _requests(judge: Judge, items: Sequence[Item], vote: int, *, images: ImageStore) -> Iterator[Request]:
     for item in items:
         bundle = Bundle(item)
         bundle.add(item)
         group = bundle.group(images)
-        for (first, second), vote in _shown(judge, item):
+        for first, second in _shown(judge, item, vote):
             yield compared(
                 judge.prompt, group, item.responses[first], item.responses[second], _id(item.row, first, second, vote)
             )

@@ -49,6 +49,21 @@ def test_a_judge_that_likes_the_first_is_undecided_in_both_orders(tmp_path: Path
     assert [each.decision for each in found] == [Decision.RIGHT, Decision.WRONG]
 
 
+def test_votes_are_draws_of_their_own(tmp_path: Path) -> None:
+    """A server whose draws follow the seed of a request gives the same text to the same request; so that 15 votes are
+    15 draws, no request comes twice, and a judge that takes the first at every third seed loses 5 of its 15 votes."""
+
+    def drawn(body: dict[str, Any], number: int) -> str:
+        right = 1 + answers(body).index("aaaa")
+        return f"<answer>{right if body['seed'] % 3 else 3 - right}</answer>"
+
+    with serving(drawn) as server:
+        (found,), _ = judged([item(0)], server.url, tmp_path, order="random", votes=15, temperature=1.0)
+    assert found.outcome.votes is not None
+    assert (found.outcome.votes.count(0), found.outcome.votes.count(1)) == (10, 5)
+    assert len({(words(body), body["seed"]) for body in server.asked}) == 15
+
+
 def test_what_cannot_be_read_is_no_vote(tmp_path: Path) -> None:
     """It is counted, and decides nothing."""
     with serving(lambda body, number: "Both are fine.") as server:
