@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import re
 from collections import defaultdict
@@ -13,7 +14,7 @@ from typing import Any
 
 from basereward.data.group import Group
 from basereward.data.image_store import ImageStore
-from basereward.errors import DataError
+from basereward.errors import DataError, SilentError
 from basereward.evaluate.answers import Answers
 from basereward.evaluate.items import Item, Outcome
 from basereward.evaluate.scoring import Bundle
@@ -22,6 +23,8 @@ from basereward.model.speech.engine import Engine, Request
 from basereward.model.speech.judging import Order, ordered_pairs, scores
 from basereward.model.speech.prompts import Prompt
 from basereward.model.speech.verdicts import parse_verdict
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,22 @@ def judge_items(
             answered is kept.
     """
     answers = Answers(journal, of={**of, **judge.facts})
+    kept = bool(answers.known)
     asked = [
         (item.row, *pair, vote) for vote in range(judge.votes) for item in items for pair in _shown(judge, item, vote)
     ]
     for vote in range(judge.votes):
         # The same prompt with the same seed would be the same text, wherever draws follow the seed of a request.
         how = replace(judge.writing, seed=judge.writing.seed + vote)
-        for _ in answers.ask(judge.engine, _requests(judge, items, vote, images=images), how):
-            pass
+        requests = _requests(judge, items, vote, images=images)
+        try:
+            for _ in answers.ask(judge.engine, requests, how):
+                pass
+        except SilentError:
+            if not (allow_partial and kept):
+                raise
+            logger.warning("nothing more is answered; counting what there is")
+            break
     if answers.failed and not allow_partial:
         reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
         raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import PIL.Image
 import pytest
 
 from basereward.data.group import IMAGE, Image, Part, Turn
-from basereward.errors import ModelError
+from basereward.errors import ModelError, SilentError
 from basereward.model.generation import Writing
 from basereward.model.speech.endpoint import Endpoint
 from basereward.model.speech.engine import Answer, Failed, Request, Written
 from basereward.model.speech.open_engine import open_engine
-from tests.chat_servers import DROP, EMPTY, HALF, NO_CHOICES, NOT_JSON, SLEEP, serving, words
+from tests.chat_servers import DRIP, DROP, EMPTY, HALF, NO_CHOICES, NOT_JSON, SLEEP, USAGE, serving, words
 from tests.support import picture
 
 HOW = Writing(max_tokens=9, temperature=0.5, seed=3)
@@ -83,8 +84,8 @@ def test_pictures_go_in_their_places(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [SLEEP, DROP, HALF, NOT_JSON, NO_CHOICES, EMPTY, 429, 500, 503],
-    ids=["sleep", "drop", "half", "html", "no choices", "empty", "429", "500", "503"],
+    [SLEEP, DRIP, DROP, HALF, NOT_JSON, NO_CHOICES, EMPTY, USAGE, 429, 500, 503],
+    ids=["sleep", "drip", "drop", "half", "html", "no choices", "empty", "usage", "429", "500", "503"],
 )
 def test_what_passes_is_tried_again(fault: Any) -> None:
     """The first attempt of every request fails; all are answered, by two attempts each."""
@@ -130,6 +131,44 @@ def test_what_no_request_can_do_stops_all(status: int, said: str) -> None:
     assert len(server.asked) <= 2
 
 
+def test_what_is_under_way_is_not_lost_when_all_is_stopped() -> None:
+    """Of three requests at once one is refused with 401 while two are being written: these two are given first."""
+
+    def reply(body: dict[str, Any], number: int) -> Any:
+        if "Say a" in words(body):
+            return 401
+        time.sleep(0.3)
+        return "yes"
+
+    found = []
+    with serving(reply) as server, pytest.raises(ModelError, match="API key"):
+        for answer in Endpoint(server.url, "judge", concurrency=3).write([request(n) for n in "abcdef"], HOW):
+            found.append(answer.id)
+    assert sorted(found) == ["b", "c"]
+    assert len(server.asked) == 3
+
+
+def test_a_server_that_goes_away_is_told_soon() -> None:
+    """After thirty answers, and not after every one of a thousand requests was tried five times."""
+    with serving(lambda body, number: "yes" if number < 30 else 503) as server:
+        found = []
+        with pytest.raises(SilentError, match="20 requests in a row"):
+            for answer in Endpoint(server.url, "judge", attempts=2, first_wait_s=0.001).write(
+                (request(str(i)) for i in range(1000)), HOW
+            ):
+                found.append(answer)
+    assert sum(isinstance(answer, Written) for answer in found) == 30
+    assert len(server.asked) < 30 + 2 * 40
+
+
+def test_what_the_endpoint_refuses_does_not_make_it_silent() -> None:
+    """Thirty requests that it will not take are told one by one; the last is answered."""
+    with serving(lambda body, number: "yes" if number == 30 else 400) as server:
+        found = asked(server.url, [request(str(i)) for i in range(31)], concurrency=1)
+    assert isinstance(found["30"], Written)
+    assert all(isinstance(found[str(i)], Failed) and found[str(i)].refused for i in range(30))  # type: ignore[union-attr]
+
+
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """And is in no error."""
     monkeypatch.setenv("MY_KEY", "secret-1")
@@ -155,7 +194,7 @@ def test_a_server_that_is_not_there_is_told_soon() -> None:
             yield request(str(i))
 
     engine = Endpoint(gone, "judge", attempts=2, first_wait_s=0.001)
-    with pytest.raises(ModelError, match="first 20 requests all failed"):
+    with pytest.raises(ModelError, match="20 requests in a row without an answer"):
         list(engine.write(requests(), HOW))
     assert read < 100
 
