@@ -37,6 +37,7 @@ class Answers:
         self.of = dict(of)
         self.known: dict[str, dict[str, Any]] = {}
         self.failed: list[Failed] = []
+        self.fresh = 0
         self.seconds = 0.0
         if file.is_file():
             self._read()
@@ -68,7 +69,6 @@ class Answers:
         """
         waiting = (request for request in requests if request.id not in self.known)
         began = told = time.monotonic()
-        fresh = 0
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a", encoding="utf-8") as out:
             if not out.tell():
@@ -82,10 +82,10 @@ class Answers:
                 }  # fmt: skip
                 _append(out, line)
                 self.known[answer.id] = line
-                fresh += 1
+                self.fresh += 1
                 if time.monotonic() - told > TELL_EVERY_S:
                     told = time.monotonic()
-                    logger.warning("%d answers, %.2f a second", fresh, fresh / (told - began))
+                    logger.warning("%d answers, %.2f a second", self.fresh, self.fresh / (self.seconds + told - began))
                 yield answer.id, line
         self.seconds += time.monotonic() - began
 
@@ -97,14 +97,14 @@ class Answers:
             raise SilentError(f"the first {TOLD} requests all failed; the last: {answer.reason}")
 
     def cost(self, ids: Iterable[str]) -> dict[str, float]:
-        """Answers and tokens of some requests, and the seconds that this call spent on asking."""
+        """Answers and tokens of some requests; of this call, the answers that are `fresh`, the requests that `failed`,
+        and the `seconds` spent on asking."""
         kept = [self.known[each] for each in ids if each in self.known]
         totals: Counter[str] = Counter()
         for line in kept:
             totals.update({name: line[name] for name in ("prompt_tokens", "tokens")})
-        return {"answers": len(kept), "failed": len(self.failed), "seconds": self.seconds} | {
-            name: totals[name] for name in ("prompt_tokens", "tokens")
-        }
+        now = {"fresh": self.fresh, "failed": len(self.failed), "seconds": self.seconds}
+        return {"answers": len(kept), **now} | {name: totals[name] for name in ("prompt_tokens", "tokens")}
 
 
 def _append(file: Any, line: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import re
@@ -71,7 +70,7 @@ def judge_items(
 
     Returns:
         outcomes by row; `requests`, `answers`, `unread` (verdicts), `prompt_tokens`, `tokens`, and of this call
-        `failed` and `seconds`.
+        `fresh` answers, `failed` and `seconds`.
 
     Raises:
         DataError: a request was not answered, or an item cannot be read, and `allow_partial` is not given. What was
@@ -146,8 +145,3 @@ def _outcome(item: Item, found: Mapping[tuple[int, int], Sequence[int | None]]) 
     leads = {pair: [None if v is None else 3.0 - 2.0 * v for v in verdicts] for pair, verdicts in found.items()}
     values = scores(len(item.responses), leads)
     return Outcome(votes=(None,)) if any(map(math.isnan, values)) else Outcome(scores=tuple(values))
-
-
-def digest(*parts: object) -> str:
-    """A short hash, to tell one thing from another."""
-    return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -142,7 +142,7 @@ def test_a_damaged_file_of_answers_is_told(content: bytes, tmp_path: Path) -> No
     """What to do, and nothing is asked."""
     (tmp_path / "partial.jsonl").write_bytes(content)
     with serving(lambda body, number: "<answer>1</answer>") as server:
-        with pytest.raises(DataError, match="is damaged.*move it away"):
+        with pytest.raises(DataError, match=r"is damaged.*move it away"):
             judged([item(0)], server.url, tmp_path)
         assert not server.asked
 
@@ -217,7 +217,7 @@ def test_a_call_that_is_killed_goes_on(here: Path) -> None:
     def outcome(name: str) -> bytes:
         facts = json.loads((here / "evaluations" / name / "vl_rewardbench" / "evaluation.json").read_text())
         kept = {k: v for k, v in facts.items() if k not in ("name", "cost")}
-        cost = {k: v for k, v in facts["cost"].items() if k != "seconds"}
+        cost = {k: v for k, v in facts["cost"].items() if k not in ("seconds", "fresh")}
         return json.dumps([kept, cost], sort_keys=True).encode()
 
     with serving(by_its_words, delay_s=0.05) as server:

@@ -140,23 +140,22 @@ def test_what_is_under_way_is_not_lost_when_all_is_stopped() -> None:
         time.sleep(0.3)
         return "yes"
 
-    found = []
-    with serving(reply) as server, pytest.raises(ModelError, match="API key"):
-        for answer in Endpoint(server.url, "judge", concurrency=3).write([request(n) for n in "abcdef"], HOW):
-            found.append(answer.id)
-    assert sorted(found) == ["b", "c"]
+    found: list[Answer] = []
+    with serving(reply) as server:
+        engine = Endpoint(server.url, "judge", concurrency=3)
+        with pytest.raises(ModelError, match="API key"):
+            found.extend(engine.write([request(n) for n in "abcdef"], HOW))
+    assert sorted(answer.id for answer in found) == ["b", "c"]
     assert len(server.asked) == 3
 
 
 def test_a_server_that_goes_away_is_told_soon() -> None:
     """After thirty answers, and not after every one of a thousand requests was tried five times."""
     with serving(lambda body, number: "yes" if number < 30 else 503) as server:
-        found = []
+        found: list[Answer] = []
+        engine = Endpoint(server.url, "judge", attempts=2, first_wait_s=0.001)
         with pytest.raises(SilentError, match="20 requests in a row"):
-            for answer in Endpoint(server.url, "judge", attempts=2, first_wait_s=0.001).write(
-                (request(str(i)) for i in range(1000)), HOW
-            ):
-                found.append(answer)
+            found.extend(engine.write((request(str(i)) for i in range(1000)), HOW))
     assert sum(isinstance(answer, Written) for answer in found) == 30
     assert len(server.asked) < 30 + 2 * 40
 
