@@ -197,6 +197,21 @@ def test_written_verdicts_come_to_scores(tmp_path: Path, monkeypatch: pytest.Mon
     assert scores.tolist() == pytest.approx([0.0, 2 / 3, -2 / 3])
 
 
+def test_no_verdict_is_made_up_of_an_unread_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three responses the first beats the second, and no text about the third can be read: a score for it would put
+    it before one of them, so that all are 0, and a group beside it has its scores."""
+    model, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, order="given")
+    says = {(0, 1): "1", (0, 2): "?", (1, 2): "?", (3, 4): "2"}
+
+    def write(self: Voice, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
+        pairs = [(first, second) for first, second in batch.about.tolist()]
+        return [[self.encoder.branch(f"<think>.</think><answer>{says[pair]}</answer>")] for pair in pairs]
+
+    monkeypatch.setattr(Voice, "write", write)
+    scores = model.judged(laid(encoder, [group(responses=("a", "b", "c")), group("x", ("d", "e"), name="y")]))
+    assert scores.tolist() == [0.0, 0.0, 0.0, -0.5, 0.5]
+
+
 def test_ratings_are_a_mean_over_the_scale(tmp_path: Path) -> None:
     """And what is taught is the nearest number of the scale."""
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), RATING)
@@ -235,6 +250,27 @@ def test_preferences_are_spread_evenly(tmp_path: Path) -> None:
     for pairs, about in ((1, {(0, 1)}), (2, {(0, 1), (0, 2)}), (None, {(0, 1), (0, 2), (1, 2)})):
         _, encoder = made(path, VERDICT, pairs=pairs, order="given")
         assert {each.about for each in encoder(group(), taught=True).spoken} == about
+
+
+def test_preferences_with_reasoning_are_those_that_are_learned(tmp_path: Path) -> None:
+    """Of three preferences the last alone has reasoning, and one is to be learned from: that one, as it was written."""
+    _, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, pairs=1)
+    asked = replace(group(responses=("a", "b", "c")), reasonings=(Reasoning(2, 1, "1 is false."),))
+    (spoken,) = encoder(asked, taught=True).spoken
+    assert spoken.about == (2, 1)
+
+
+@pytest.mark.parametrize("head", [VERDICT, RATING], ids=["verdict", "rating"])
+def test_a_step_is_the_same_however_it_is_shared_out(head: dict[str, Any], tmp_path: Path) -> None:
+    """The loss of three unlike groups in one pass is the mean of theirs in passes of one and two, by groups."""
+    model, encoder = made(checkpoint("qwen3", tmp_path / "model"), head)
+    groups = [told(group("Which?", tuple("abcdefg"[:count]), name=f"g{count}")) for count in (2, 3, 5)]
+    with torch.no_grad():
+        together, one, two = (
+            float(model.outputs(laid(encoder, some, taught=True)).language)  # type: ignore[arg-type]
+            for some in (groups, groups[:1], groups[1:])
+        )
+    assert together == pytest.approx((one + 2 * two) / 3, rel=1e-5)
 
 
 def test_a_judge_has_no_score_of_a_hidden_state(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Critic(MLP):
     Args:
         hidden_size: width D of the backbone's hidden states.
         layers, activation, width, dropout: of the score; see `MLP`.
-        language_weight: what a token's mean cross-entropy over critiques counts beside the loss over scores.
+        language_weight: what the mean cross-entropy of a group's critiques counts beside the loss over scores.
         max_tokens: of a critique that the model writes; a longer one is cut, and scored where it was cut.
         temperature: of the writing; 0 takes the likeliest token. At a higher one, scores vary with the batch.
         samples: critiques a response; its score is their mean.
