@@ -41,6 +41,7 @@ def annotate(
     seed: int = 0,
     concurrency: int = 8,
     timeout_s: float = 120.0,
+    send: str | None = None,
     temperature: float = 1.0,
     max_tokens: int = 2048,
     prompt: str = "pairwise_thinking",
@@ -54,6 +55,7 @@ def annotate(
         source: a name in `experiments/sources`, or a path to a JSON Lines file.
         model: as the endpoint calls it; of a local one the hub id or folder.
         endpoint: an address, or `local` or `vllm`.
+        send: a JSON object with more of every request's body.
         out: JSON Lines of the pairs whose verdict agreed at last, ready to be trained on; beside it lie
             `.disagreed.jsonl` with the others, `.answers.jsonl` with everything that was written, and `_images`.
         attempts: at most so many texts a pair.
@@ -88,10 +90,10 @@ def annotate(
     target = Path(out)
     if not target.parent.is_dir():
         raise DataError(f"nothing can be written to '{target}': there is no folder '{target.parent}'. Make it first.")
-    engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s)
+    engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     of = {
         "judge": engine.name, "prompt_sha256": asked.sha256, "seed": seed, "temperature": temperature,
-        "max_tokens": max_tokens, "pairs": digest(pairs),
+        "max_tokens": max_tokens, "pairs": digest(pairs), "send": send,
     }  # fmt: skip
     answers = Answers(target.with_suffix(".answers.jsonl"), of=of)
     how = Writing(max_tokens=max_tokens, temperature=temperature, seed=seed)

@@ -36,6 +36,7 @@ class Judge:
         order: in which orders a pair is shown; each is asked `votes` times.
         votes: 1 to 15; above 1 the temperature of `writing` is above 0.
         pattern: that finds a verdict, where it is not `<answer>1</answer>`.
+        send: what the engine sends with every request, for records.
     """
 
     engine: Engine
@@ -44,6 +45,7 @@ class Judge:
     order: Order = "random"
     votes: int = 1
     pattern: re.Pattern[str] | None = None
+    send: str | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -51,7 +53,7 @@ class Judge:
         pattern = None if self.pattern is None else self.pattern.pattern
         told = {"judge": self.engine.name, "prompt_sha256": self.prompt.sha256, "order": self.order}
         written = {"temperature": self.writing.temperature, "max_tokens": self.writing.max_tokens}
-        return told | {"votes": self.votes, "pattern": pattern} | written
+        return told | {"votes": self.votes, "pattern": pattern, "send": self.send} | written
 
 
 def judge_items(

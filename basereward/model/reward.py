@@ -84,7 +84,7 @@ class RewardModel(nn.Module):
                 scores.append(self._scores(self.pooling(hidden, batch)))
         if head.ranks_own:
             assert self.voice is not None
-            scores.append(self(head.finished(self.voice, self, unwritten(batch))[0]))
+            scores.append(self(head.finished(self.voice, self, unwritten(batch), samples=1)[0]))
         return Outputs(tuple(scores), language)
 
     def _language_loss(self, hidden: Tensor, batch: TreeBatch) -> Tensor:

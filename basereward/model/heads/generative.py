@@ -116,8 +116,8 @@ class Generative(nn.Module):
             mine = {
                 (i, j): shown[start + i, start + j] for i, j in ordered_pairs(count, "both")
             }  # a pair that was not shown has no values
-            values = scores(count, mine)
-            found += [0.0] * count if any(map(math.isnan, values)) else values
+            scored = scores(count, mine)
+            found += [0.0] * count if any(map(math.isnan, scored)) else scored
         return torch.tensor(found).to(batch.input_ids.device)
 
     def _lead(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> list[list[float | None]]:

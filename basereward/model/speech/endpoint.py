@@ -6,7 +6,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from threading import Event
@@ -23,6 +23,7 @@ from basereward.model.speech.messages import chat_messages
 
 KEY = "OPENAI_API_KEY"
 PASSING = {408, 409, 425, 429}  # and all from 500: the same request may do later
+OURS = ("model", "messages", "stream", "n")  # what an answer would not be read with otherwise
 HOPELESS = {401, 403, 404, 405}  # no request will do
 IN_A_ROW = 20  # requests without an answer, one after the other, and the endpoint is taken to be gone
 LONGEST_WAIT_S = 60.0
@@ -51,6 +52,8 @@ class Endpoint:
         timeout_s: of one attempt.
         attempts: of one request.
         first_wait_s: before the second attempt.
+        extra: more of the body of every request, for servers and models that want it; a key of ours that is None is
+            not sent, as in `{"max_tokens": None, "max_completion_tokens": 2048}`.
 
     Raises:
         ModelError: the address is none, or a number is out of its range.
@@ -66,6 +69,7 @@ class Endpoint:
         timeout_s: float = 120.0,
         attempts: int = 5,
         first_wait_s: float = 1.0,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -84,6 +88,7 @@ class Endpoint:
         self.timeout_s = timeout_s
         self.attempts = attempts
         self.first_wait_s = first_wait_s
+        self.extra = dict(extra or {})
 
     def write(self, asked: Iterable[Request], how: Writing) -> Iterator[Answer]:
         """As `Engine.write`. No more than `concurrency` requests are read ahead.
@@ -149,7 +154,7 @@ class Endpoint:
             attempt += 1
 
     def _body(self, request: Request, how: Writing) -> dict[str, Any]:
-        return {
+        body = {
             "model": self.model,
             "messages": chat_messages(request.turns, request.images),
             "max_tokens": how.max_tokens,
@@ -157,6 +162,7 @@ class Endpoint:
             "top_p": how.top_p,
             "seed": how.seed,
         }
+        return {key: value for key, value in {**body, **self.extra}.items() if value is not None}
 
     def _answer(self, request: Request, body: dict[str, Any]) -> Written:
         content = self._posted(body)
@@ -211,6 +217,21 @@ class Endpoint:
         if status in HOPELESS or 300 <= status < 400:
             raise ModelError(f"{self.url} has no model '{self.model}', or is not an endpoint's address ({said})")
         raise _Refused(said)
+
+
+def read_extra(text: str | None) -> dict[str, Any]:
+    """The JSON object that `--send` is, or nothing.
+
+    Raises:
+        ModelError: it is none, or has a key that is not to be changed.
+    """
+    try:
+        extra = json.loads(text or "{}")
+    except ValueError as error:
+        raise ModelError(f'--send {text!r} is not JSON ({error}); one is \'{{"reasoning_effort": "low"}}\'') from error
+    if not isinstance(extra, dict) or any(key in extra for key in OURS):
+        raise ModelError(f"--send {text!r}: an object is needed, without the keys {', '.join(OURS)}")
+    return extra
 
 
 def _start(content: bytes, letters: int) -> str:

@@ -15,7 +15,7 @@ import pytest
 from basereward.data.group import IMAGE, Image, Part, Turn
 from basereward.errors import ModelError, SilentError
 from basereward.model.generation import Writing
-from basereward.model.speech.endpoint import Endpoint
+from basereward.model.speech.endpoint import Endpoint, read_extra
 from basereward.model.speech.engine import Answer, Failed, Request, Written
 from basereward.model.speech.open_engine import open_engine
 from tests.chat_servers import DRIP, DROP, EMPTY, HALF, NO_CHOICES, NOT_JSON, SLEEP, USAGE, serving, words
@@ -33,6 +33,28 @@ def asked(url: str, requests: list[Request], **options: Any) -> dict[str, Answer
     """The answers by their requests."""
     engine = Endpoint(url, "judge", **{"first_wait_s": 0.01, "timeout_s": 1.0, **options})
     return {answer.id: answer for answer in engine.write(requests, HOW)}
+
+
+def test_what_a_model_wants_besides_is_sent() -> None:
+    """A key more, one in place of another, and one that is left out."""
+    extra = read_extra('{"reasoning_effort": "low", "max_completion_tokens": 5, "max_tokens": null, "temperature": 1}')
+    with serving(lambda body, number: "yes") as server:
+        asked(server.url, [request("a")], extra=extra)
+    (body,) = server.asked
+    assert "max_tokens" not in body
+    expected = {"reasoning_effort": "low", "max_completion_tokens": 5, "temperature": 1, "model": "judge", "seed": 3}
+    assert {key: body[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "is not JSON"), ("[1]", "an object is needed"), ('{"stream": true}', "without the keys")]
+)
+def test_what_cannot_be_sent_is_told(text: str, said: str) -> None:
+    """Before anything is; and on this machine nothing is sent."""
+    with pytest.raises(ModelError, match=said):
+        open_engine("judge", endpoint="http://localhost/v1", send=text)
+    with pytest.raises(ModelError, match="leave it out"):
+        open_engine("judge", endpoint="local", send="{}")
 
 
 def test_every_request_is_answered_once() -> None:
