@@ -246,7 +246,7 @@ def test_a_call_that_is_killed_goes_on(here: Path) -> None:
 
 def test_a_server_that_is_down_is_told(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     """Without waiting for every row."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("basereward.model.speech.endpoint.LONGEST_WAIT_S", 0.0)
     with serving(lambda body, number: 503) as server:
         assert evaluated("--judge", "j", "--endpoint", server.url) == 2
     assert "requests all failed" in capsys.readouterr().err

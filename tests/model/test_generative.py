@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from basereward.data.encoding import Encoder
 from basereward.data.group import Group, Preference, Reasoning
@@ -15,7 +16,7 @@ from basereward.data.screening import RowLost
 from basereward.data.tree import Layout, TreeBatch, collate
 from basereward.errors import ModelError, RecipeError
 from basereward.model.backbone import load_backbone, load_config
-from basereward.model.generation import Writer, Writing
+from basereward.model.generation import Writing
 from basereward.model.language import load_language_head
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel
@@ -122,9 +123,9 @@ def test_the_verdict_s_probability_is_that_of_generate(family: str, tmp_path: Pa
     asked = group("Which digit?", ("It is 7.", "4"), images=int("vl" in family))
     batch = laid(encoder, [asked])
     assert model.voice is not None
-    assert model.language is not None
     tokens = [model.voice.token("1"), model.voice.token("2")]
-    whole = Writer(model.backbone, model.language, end=encoder.end_of_turn, pad=encoder.pad_id)._whole()
+    kind = AutoModelForImageTextToText if "vl" in family else AutoModelForCausalLM
+    whole: Any = kind.from_pretrained(tmp_path / "model", attn_implementation="eager").eval()
     leads = []
     for each in encoder(asked).branches:
         alone = replace(encoder(asked), branches=(each,), spoken=(), lengths=())
