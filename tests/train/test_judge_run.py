@@ -46,7 +46,7 @@ def written(scorer: Scorer) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_judge_is_a_model_like_any_other(head: str, tmp_path: Path) -> None:
+def test_a_judge_is_a_model_like_any_other(head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It trains on all embedded data by the text it is taught, and its run has the metrics of every run, what the
     verdicts cost, and its prompt's hash. Its folder holds the prompt: opened without the file it was given, it writes
     and scores the same (law 4)."""
@@ -76,6 +76,7 @@ def test_a_judge_is_a_model_like_any_other(head: str, tmp_path: Path) -> None:
     assert measured["evaluations"][0]["scored"] == 6
     if head == "thinking":
         assert written(again) == written(scorer)
+        assert "2 of 2 verdicts could not be read" in caplog.text
     if head == "verdict":
         with pytest.raises(DataError, match="single_response"):
             scorer.score("Which digit?", ["4"])
