@@ -79,22 +79,10 @@ def judge_items(
             answered is kept.
     """
     answers = Answers(journal, of={**of, **judge.facts})
-    kept = bool(answers.known)
     asked = [
         (item.row, *pair, vote) for vote in range(judge.votes) for item in items for pair in _shown(judge, item, vote)
     ]
-    for vote in range(judge.votes):
-        # The same prompt with the same seed would be the same text, wherever draws follow the seed of a request.
-        how = replace(judge.writing, seed=judge.writing.seed + vote)
-        requests = _requests(judge, items, vote, images=images)
-        try:
-            for _ in answers.ask(judge.engine, requests, how):
-                pass
-        except SilentError:
-            if not (allow_partial and kept):
-                raise
-            logger.warning("nothing more is answered; counting what there is")
-            break
+    _ask_all(judge, items, answers, images=images, allow_partial=allow_partial)
     if answers.failed and not allow_partial:
         reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
         raise DataError(
@@ -114,6 +102,21 @@ def judge_items(
     outcomes = {item.row: _outcome(item, found[item.row]) for item in items if item.row not in missing}
     cost = answers.cost([_id(*key) for key in asked])
     return outcomes, {"requests": len(asked), "unread": unread, **cost}
+
+
+def _ask_all(judge: Judge, items: Sequence[Item], answers: Answers, *, images: ImageStore, allow_partial: bool) -> None:
+    kept = bool(answers.known)
+    for vote in range(judge.votes):
+        # The same prompt with the same seed would be the same text, wherever draws follow the seed of a request.
+        how = replace(judge.writing, seed=judge.writing.seed + vote)
+        try:
+            for _ in answers.ask(judge.engine, _requests(judge, items, vote, images=images), how):
+                pass
+        except SilentError:
+            if not (allow_partial and kept):
+                raise
+            logger.warning("nothing more is answered; counting what there is")
+            return
 
 
 def _shown(judge: Judge, item: Item, vote: int) -> list[tuple[int, int]]:
