@@ -5,6 +5,7 @@ BaseRewardError
 ├── DataError            a row, a file or an image cannot be used
 │   └── TooManyRowsLost  more rows were lost than `data.max_lost` allows
 ├── ModelError           a folder is not a model, or its weights do not fit
+│   └── SilentError      an endpoint answers nothing, or refuses all that it is asked
 ├── TrainingError        training cannot go on
 │   ├── NotFiniteError   a loss or a gradient is NaN or infinite
 │   └── CheckpointError  a checkpoint cannot be written or read
@@ -42,6 +43,10 @@ class TooManyRowsLost(DataError):
 
 class ModelError(BaseRewardError, ValueError):
     """A folder is not a model, or its weights do not fit the recipe."""
+
+
+class SilentError(ModelError):
+    """An endpoint has answered nothing for long, or refuses all that it is asked."""
 
 
 class TrainingError(BaseRewardError, RuntimeError):

@@ -14,7 +14,10 @@ from typing import Any, TypeAlias
 Reply: TypeAlias = Callable[[dict[str, Any], int], Any]
 """`(request body, how many requests came before) -> text to answer, or one of the misdeeds below`."""
 
-SLEEP, DROP, HALF, NOT_JSON, NO_CHOICES, EMPTY = (object() for _ in range(6))
+SLEEP, DRIP, DROP, HALF, NOT_JSON, NO_CHOICES, EMPTY, USAGE = (object() for _ in range(8))
+
+
+IMPOSSIBLE = b'{"choices": [{"message": {"content": "yes"}}], "usage": {"prompt_tokens": Infinity}}'
 
 
 class ChatServer:
@@ -70,7 +73,10 @@ class ChatServer:
         if said is DROP:
             handler.connection.shutdown(socket.SHUT_RDWR)
             return
-        body = {NOT_JSON: b"<html>busy</html>", NO_CHOICES: b'{"choices": []}'}.get(said, body)
+        if said is DRIP:
+            _drip(handler)
+            return
+        body = {NOT_JSON: b"<html>busy</html>", NO_CHOICES: b'{"choices": []}', USAGE: IMPOSSIBLE}.get(said, body)
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(body) * (2 if said is HALF else 1)))
         handler.end_headers()
@@ -78,6 +84,22 @@ class ChatServer:
         if said is HALF:
             handler.wfile.flush()
             handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _drip(handler: BaseHTTPRequestHandler) -> None:
+    """Blanks, to keep a connection alive on which no answer comes for three seconds."""
+    handler.protocol_version = "HTTP/1.1"
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    for _ in range(15):
+        try:
+            handler.wfile.write(b"1\r\n \r\n")
+            handler.wfile.flush()
+        except OSError:
+            return
+        time.sleep(0.2)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ OPTIONS = (
     "gpu",
     "utilisation",
     *("endpoint", "judge", "votes", "prompt", "prompt_file", "pattern", "temperature", "max_tokens", "concurrency"),
-    *("timeout", "attempts", "limit", "seed", "how", "text", "pairs", "k"),
+    *("timeout", "send", "attempts", "limit", "seed", "how", "text", "pairs", "k"),
 )
 RULES = ("random", "longer", "shorter", "first")
 ORDERS = ("fixed", "random", "both")
@@ -142,9 +142,7 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--scores", metavar="FILE", help="JSON Lines of scores, verdicts or 0/1 in place of a MODEL")
     command.add_argument("--name", metavar="NAME", help="what tables call it")
-    command.add_argument(
-        "--order", metavar="ORDER", help=f"in which the rule `first` sees answers: {', '.join(ORDERS)}"
-    )
+    command.add_argument("--order", metavar="ORDER", help=f"in which a judge sees answers: {', '.join(ORDERS)}")
     command.add_argument("--allow-partial", action="store_true", help="count without rows that are missing")
     command.add_argument("--judge", metavar="NAME", help="a model that compares answers, in place of a MODEL")
     command.add_argument("--votes", metavar="K", type=int, default=1, help="of the judge on a pair in one order (1)")
@@ -157,12 +155,11 @@ def _add_judge(command: argparse.ArgumentParser, *, temperature: float) -> None:
     command.add_argument("--endpoint", metavar="URL", help="where the judge is: an address, or local, or vllm")
     command.add_argument("--prompt", metavar="NAME", default="pairwise_thinking", help="of a judge (pairwise_thinking)")
     command.add_argument("--prompt-file", metavar="FILE", help="the prompt of a judge, in place of a named one")
-    command.add_argument(
-        "--pattern", metavar="REGEX", help="that finds its verdict, where it is not <answer>1</answer>"
-    )
+    command.add_argument("--pattern", metavar="REGEX", help="that finds its verdict, if not <answer>1</answer>")
     command.add_argument("--temperature", metavar="T", type=float, default=temperature, help=f"({temperature:g})")
     command.add_argument("--max-tokens", metavar="N", type=int, default=2048, help="of one text (2048)")
     command.add_argument("--concurrency", metavar="N", type=int, default=8, help="requests under way at once (8)")
+    command.add_argument("--send", metavar="JSON", help="more of a request's body; null leaves a key out")
     command.add_argument("--timeout", metavar="S", type=float, default=120.0, help="of one request, in seconds (120)")
 
 

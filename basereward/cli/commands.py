@@ -111,6 +111,7 @@ def _judge(arguments: argparse.Namespace) -> Any:
         max_tokens=arguments.max_tokens,
         concurrency=arguments.concurrency,
         timeout_s=arguments.timeout,
+        send=arguments.send,
     )
 
 
@@ -146,6 +147,7 @@ def annotate(arguments: argparse.Namespace) -> Result:
         seed=arguments.seed,
         concurrency=arguments.concurrency,
         timeout_s=arguments.timeout,
+        send=arguments.send,
         temperature=arguments.temperature,
         max_tokens=arguments.max_tokens,
         prompt=arguments.prompt,

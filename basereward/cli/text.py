@@ -193,9 +193,13 @@ def report(result: dict[str, Any]) -> Iterator[str]:
 
 def annotate(result: dict[str, Any]) -> Iterator[str]:
     """How many pairs, how hard they were, and what it cost."""
-    yield "{agreed} of {pairs} pairs agreed, {disagreed} did not; {unread} texts had no verdict".format(**result)
+    yield (
+        "{agreed} of {pairs} pairs of the part {split} agreed, {disagreed} did not; {unread} texts had no verdict, "
+        "{bare} no reasoning"
+    ).format(**result)
+    yield from (f"lost: {count} ({reason})" for reason, count in result["lost"].items())
     yield "agreed by attempt: " + ", ".join(f"{number}: {count}" for number, count in result["by_attempts"].items())
-    rate = f"{result['answers'] / result['seconds']:.2f} a second" if result["seconds"] > 1 else "at once"
+    rate = f"{result['fresh'] / result['seconds']:.2f} a second" if result["seconds"] > 1 else "at once"
     yield "{answers} texts, {prompt_tokens:,} tokens read and {tokens:,} written, ".format(**result) + rate
     yield "kept in {out}".format(**result)
 

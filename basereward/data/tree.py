@@ -61,7 +61,8 @@ class TreeBatch:
     # responses that a branch compares, the one shown first before the other
     written: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))  # (W, 2): row and column of
     # the tokens that it is taught to write
-    written_weight: Tensor = field(default_factory=lambda: torch.empty(0))  # (W,): what each counts in the loss
+    written_weight: Tensor = field(default_factory=lambda: torch.empty(0))  # (W,): what each counts in the loss, which
+    # is a mean over groups, and in a group over its tokens
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
         """The batch with all its tensors on `device`."""
@@ -158,11 +159,17 @@ def _about(groups: Sequence[EncodedGroup]) -> Tensor:
 
 def _written(groups: Sequence[EncodedGroup], ends: Tensor) -> dict[str, Any]:
     """Row and column of the last tokens of every branch, as many as are written; `ends` has the last of them."""
-    spoken = [each for group in groups for each in group.spoken]
+    # As of preferences every group has the same say, so that a step is the same however its groups are shared out among
+    # forward passes.
+    shares = [
+        (each.written, each.weight / (len(groups) * sum(every.written for every in group.spoken) or 1))
+        for group in groups
+        for each in group.spoken
+    ]
     found = [
-        (row, end - back, each.weight)
-        for (row, end), each in zip(ends.tolist(), spoken, strict=False)
-        for back in range(each.written)
+        (row, end - back, weight)
+        for (row, end), (written, weight) in zip(ends.tolist(), shares, strict=False)
+        for back in range(written)
     ]
     return {
         "written": torch.tensor([place[:2] for place in found], dtype=torch.int64).reshape(-1, 2),

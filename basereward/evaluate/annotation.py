@@ -16,9 +16,9 @@ from typing import Any
 from basereward.data.group import Group, Split
 from basereward.data.sources import Source
 from basereward.errors import DataError, ModelError
-from basereward.evaluate.annotation_rows import Pair, pair_row, reasoning
+from basereward.evaluate.annotation_rows import Pair, digest, pair_row, reasoning
 from basereward.evaluate.answers import Answers
-from basereward.evaluate.judge import compared, digest
+from basereward.evaluate.judge import compared
 from basereward.model.generation import Writing
 from basereward.model.speech.engine import Engine
 from basereward.model.speech.open_engine import open_engine
@@ -41,6 +41,7 @@ def annotate(
     seed: int = 0,
     concurrency: int = 8,
     timeout_s: float = 120.0,
+    send: str | None = None,
     temperature: float = 1.0,
     max_tokens: int = 2048,
     prompt: str = "pairwise_thinking",
@@ -54,6 +55,7 @@ def annotate(
         source: a name in `experiments/sources`, or a path to a JSON Lines file.
         model: as the endpoint calls it; of a local one the hub id or folder.
         endpoint: an address, or `local` or `vllm`.
+        send: a JSON object with more of every request's body.
         out: JSON Lines of the pairs whose verdict agreed at last, ready to be trained on; beside it lie
             `.disagreed.jsonl` with the others, `.answers.jsonl` with everything that was written, and `_images`.
         attempts: at most so many texts a pair.
@@ -63,8 +65,9 @@ def annotate(
         prompt, prompt_file, pattern: as of the head `generative`.
 
     Returns:
-        `pairs`, `agreed`, `disagreed`, `unread` (texts without a verdict), `by_attempts`, `prompt_sha256`, `answers`,
-        `failed`, `prompt_tokens`, `tokens`, `seconds`, `out`.
+        `split`; `lost`, rows and preferences that are no pair, by reason; `pairs`, `agreed`, `disagreed`; `unread`,
+        texts without a verdict; `bare`, texts with the right one and no reasoning, which do not count as agreed;
+        `by_attempts`, `prompt_sha256`, `answers`, `fresh`, `failed`, `prompt_tokens`, `tokens`, `seconds`, `out`.
 
     Raises:
         BaseRewardError: something cannot be opened, or requests were not answered; what was answered is kept, and
@@ -81,40 +84,41 @@ def annotate(
         raise ModelError(str(error)) from error
     name, node = load_source(source, overrides=overrides)
     made: Source = make(node, "sources", name)
-    pairs = _pairs(made.groups(split), seed=seed, limit=limit)
+    pairs, ties = _pairs(made.groups(split), seed=seed, limit=limit)
     if not pairs:
         raise DataError(f"source '{name}' has no preferences in the part {split}; there is nothing to write about")
     target = Path(out)
     if not target.parent.is_dir():
         raise DataError(f"nothing can be written to '{target}': there is no folder '{target.parent}'. Make it first.")
-    engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s)
+    engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     of = {
         "judge": engine.name, "prompt_sha256": asked.sha256, "seed": seed, "temperature": temperature,
-        "max_tokens": max_tokens, "pairs": digest([(pair.id, pair.winner_first) for pair in pairs]),
+        "max_tokens": max_tokens, "pairs": digest(pairs), "send": send,
     }  # fmt: skip
     answers = Answers(target.with_suffix(".answers.jsonl"), of=of)
     how = Writing(max_tokens=max_tokens, temperature=temperature, seed=seed)
     texts = _write_all(pairs, answers, engine=engine, prompt=asked, how=how, attempts=attempts, form=form)
     result = _settle(pairs, texts, target, prompt=asked, form=form, attempts=attempts)
-    ids = [f"{pair.id}#{number}" for pair in pairs for number in range(1, attempts + 1)]
-    result |= {"prompt_sha256": asked.sha256, **answers.cost(ids), "out": str(target)}
     if answers.failed:
         reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
         raise DataError(
             f"{len(answers.failed)} requests were not answered: {reasons}. {result['agreed']} pairs that agreed are in "
             f"'{target}', and all that was written is kept: the same call asks only for what is missing"
         )
-    return result
+    lost = Counter(each.reason for each in made.lost(split)) + Counter(tie=ties)
+    ids = [f"{pair.id}#{number}" for pair in pairs for number in range(1, attempts + 1)]
+    told = {"split": split, "lost": dict(sorted(lost.items()))}
+    return told | result | {"prompt_sha256": asked.sha256, **answers.cost(ids), "out": str(target)}
 
 
-def _pairs(groups: Sequence[Group], *, seed: int, limit: int | None) -> list[Pair]:
-    """The preferences that are no ties; half of them, or one more, show the winner first."""
-    found = [
-        (f"{group.id}/{p.winner}>{p.loser}", group, p.winner, p.loser)
-        for group in groups
-        for p in group.preferences
-        if not p.tie
-    ]
+def _pairs(groups: Iterable[Group], *, seed: int, limit: int | None) -> tuple[list[Pair], int]:
+    """The preferences that are no ties, of which half, or one more, show the winner first; and the number of ties."""
+    found, ties = [], 0
+    for group in groups:
+        ties += sum(p.tie for p in group.preferences)
+        found += [
+            (f"{group.id}/{p.winner}>{p.loser}", group, p.winner, p.loser) for p in group.preferences if not p.tie
+        ]
     names: Counter[str] = Counter()
     unique = []
     for name, group, winner, loser in found:
@@ -123,10 +127,11 @@ def _pairs(groups: Sequence[Group], *, seed: int, limit: int | None) -> list[Pai
     rng = random.Random(f"annotate/{seed}")
     rng.shuffle(unique)
     kept = unique[:limit]
-    return [
+    pairs = [
         Pair(name, group, winner, loser, winner_first=place % 2 == 0)
         for place, (name, group, winner, loser) in enumerate(kept)
     ]
+    return pairs, ties
 
 
 def _write_all(
@@ -153,7 +158,7 @@ def _write_all(
             if line is None:
                 continue  # failed: asked again by the next call
             texts[pair.id].append(line["text"])
-            if parse_verdict(line["text"], form) != pair.verdict:
+            if not _agrees(line["text"], pair, form):
                 left.append(pair)
         waiting = left
     return texts
@@ -164,17 +169,24 @@ def _request(pair: Pair, prompt: Prompt, number: int) -> Any:
     return compared(prompt, pair.group, first, second, f"{pair.id}#{number}")
 
 
+def _agrees(text: str, pair: Pair, form: Any) -> bool:
+    """Whether the verdict is the label, and something was written on the way to it: a bare one teaches no reasoning."""
+    return parse_verdict(text, form) == pair.verdict and reasoning(text) != ""
+
+
 def _settle(
     pairs: Sequence[Pair], texts: dict[str, list[str]], target: Path, *, prompt: Prompt, form: Any, attempts: int
 ) -> dict[str, Any]:
     """Writes the rows, and counts."""
-    agreed, disagreed, unread = [], [], 0
+    agreed, disagreed, unread, bare = [], [], 0, 0
     by_attempts = dict.fromkeys(map(str, range(1, attempts + 1)), 0)
     folder = target.with_name(f"{target.stem}_images")
     for pair in pairs:
         verdicts = [parse_verdict(text, form) for text in texts[pair.id]]
         unread += verdicts.count(None)
-        if pair.verdict in verdicts:
+        agrees = [_agrees(text, pair, form) for text in texts[pair.id]]
+        bare += verdicts.count(pair.verdict) - sum(agrees)
+        if any(agrees):
             row = pair_row(pair, folder) | {"reasoning": reasoning(texts[pair.id][-1]), "attempts": len(verdicts)}
             agreed.append(row | {"prompt_sha256": prompt.sha256})
             by_attempts[str(len(verdicts))] += 1
@@ -184,5 +196,5 @@ def _settle(
         write_atomic(file, "".join(json.dumps(row) + "\n" for row in rows))
     return {
         "pairs": len(pairs), "agreed": len(agreed), "disagreed": len(disagreed), "unread": unread,
-        "by_attempts": by_attempts,
+        "bare": bare, "by_attempts": by_attempts,
     }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,15 @@ class Pair:
     @property
     def verdict(self) -> int:
         return 1 if self.winner_first else 2
+
+
+def digest(pairs: Iterable[Pair]) -> str:
+    """A hash of what is asked about pairs, their pictures left out."""
+    hashed = hashlib.sha256()
+    for pair in pairs:
+        shown = tuple(pair.group.responses[index] for index in pair.shown)
+        hashed.update(repr((pair.id, pair.verdict, pair.group.prompt, shown)).encode("utf-8", "surrogatepass"))
+    return hashed.hexdigest()[:16]
 
 
 def reasoning(text: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from basereward.data.group import Group
 from basereward.data.image_store import ImageStore
-from basereward.errors import DataError
+from basereward.errors import DataError, SilentError
 from basereward.evaluate.answers import Answers
 from basereward.evaluate.items import Item, Outcome
 from basereward.evaluate.scoring import Bundle
@@ -22,6 +22,8 @@ from basereward.model.speech.engine import Engine, Request
 from basereward.model.speech.judging import Order, ordered_pairs, scores
 from basereward.model.speech.prompts import Prompt
 from basereward.model.speech.verdicts import parse_verdict
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Judge:
         order: in which orders a pair is shown; each is asked `votes` times.
         votes: 1 to 15; above 1 the temperature of `writing` is above 0.
         pattern: that finds a verdict, where it is not `<answer>1</answer>`.
+        send: what the engine sends with every request, for records.
     """
 
     engine: Engine
@@ -42,6 +45,7 @@ class Judge:
     order: Order = "random"
     votes: int = 1
     pattern: re.Pattern[str] | None = None
+    send: str | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -49,7 +53,7 @@ class Judge:
         pattern = None if self.pattern is None else self.pattern.pattern
         told = {"judge": self.engine.name, "prompt_sha256": self.prompt.sha256, "order": self.order}
         written = {"temperature": self.writing.temperature, "max_tokens": self.writing.max_tokens}
-        return told | {"votes": self.votes, "pattern": pattern} | written
+        return told | {"votes": self.votes, "pattern": pattern, "send": self.send} | written
 
 
 def judge_items(
@@ -68,17 +72,17 @@ def judge_items(
 
     Returns:
         outcomes by row; `requests`, `answers`, `unread` (verdicts), `prompt_tokens`, `tokens`, and of this call
-        `failed` and `seconds`.
+        `fresh` answers, `failed` and `seconds`.
 
     Raises:
         DataError: a request was not answered, or an item cannot be read, and `allow_partial` is not given. What was
             answered is kept.
     """
     answers = Answers(journal, of={**of, **judge.facts})
-    asked = {(item.row, *pair, vote): item for item in items for pair, vote in _shown(judge, item)}
-    requests = _requests(judge, items, images=images)
-    for _ in answers.ask(judge.engine, requests, judge.writing):
-        pass
+    asked = [
+        (item.row, *pair, vote) for vote in range(judge.votes) for item in items for pair in _shown(judge, item, vote)
+    ]
+    _ask_all(judge, items, answers, images=images, allow_partial=allow_partial)
     if answers.failed and not allow_partial:
         reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
         raise DataError(
@@ -100,22 +104,35 @@ def judge_items(
     return outcomes, {"requests": len(asked), "unread": unread, **cost}
 
 
-def _shown(judge: Judge, item: Item) -> Iterator[tuple[tuple[int, int], int]]:
+def _ask_all(judge: Judge, items: Sequence[Item], answers: Answers, *, images: ImageStore, allow_partial: bool) -> None:
+    kept = bool(answers.known)
     for vote in range(judge.votes):
-        for pair in ordered_pairs(len(item.responses), judge.order, seed=f"{item.row}/{vote}"):
-            yield pair, vote
+        # The same prompt with the same seed would be the same text, wherever draws follow the seed of a request.
+        how = replace(judge.writing, seed=judge.writing.seed + vote)
+        try:
+            for _ in answers.ask(judge.engine, _requests(judge, items, vote, images=images), how):
+                pass
+        except SilentError:
+            if not (allow_partial and kept):
+                raise
+            logger.warning("nothing more is answered; counting what there is")
+            return
+
+
+def _shown(judge: Judge, item: Item, vote: int) -> list[tuple[int, int]]:
+    return ordered_pairs(len(item.responses), judge.order, seed=f"{item.row}/{vote}")
 
 
 def _id(row: int, first: int, second: int, vote: int) -> str:
     return f"{row}/{first}/{second}/{vote}"
 
 
-def _requests(judge: Judge, items: Sequence[Item], *, images: ImageStore) -> Iterator[Request]:
+def _requests(judge: Judge, items: Sequence[Item], vote: int, *, images: ImageStore) -> Iterator[Request]:
     for item in items:
         bundle = Bundle(item)
         bundle.add(item)
         group = bundle.group(images)
-        for (first, second), vote in _shown(judge, item):
+        for first, second in _shown(judge, item, vote):
             yield compared(
                 judge.prompt, group, item.responses[first], item.responses[second], _id(item.row, first, second, vote)
             )
@@ -133,8 +150,3 @@ def _outcome(item: Item, found: Mapping[tuple[int, int], Sequence[int | None]]) 
     leads = {pair: [None if v is None else 3.0 - 2.0 * v for v in verdicts] for pair, verdicts in found.items()}
     values = scores(len(item.responses), leads)
     return Outcome(votes=(None,)) if any(map(math.isnan, values)) else Outcome(scores=tuple(values))
-
-
-def digest(*parts: object) -> str:
-    """A short hash, to tell one thing from another."""
-    return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -28,11 +28,12 @@ def open_judge(
     max_tokens: int = 2048,
     concurrency: int = 8,
     timeout_s: float = 120.0,
+    send: str | None = None,
 ) -> Judge:
     """A pairwise judge.
 
     Args:
-        model, endpoint: as `open_engine` takes them.
+        model, endpoint, send: as `open_engine` takes them.
         order: `fixed`, `random` (by default) or `both`.
         votes: 1 to 15 on a pair in one order; more than one need a temperature above 0.
         prompt, prompt_file, pattern: as of the head `generative`.
@@ -51,6 +52,6 @@ def open_judge(
         form = None if pattern is None else compiled_pattern(pattern)
     except ValueError as error:
         raise ModelError(str(error)) from error
-    engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s)
+    engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     how = Writing(max_tokens=max_tokens, temperature=temperature)
-    return Judge(engine, asked, how, order=ORDERS[order or "random"], votes=votes, pattern=form)
+    return Judge(engine, asked, how, order=ORDERS[order or "random"], votes=votes, pattern=form, send=send)

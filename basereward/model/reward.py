@@ -27,7 +27,8 @@ class Outputs:
     """Of a training pass."""
 
     scores: tuple[Tensor, ...]  # (K,) each, to be ranked: one, none of a head that learns by language alone, or two
-    language: Tensor | None = None  # the weighted mean cross-entropy of the tokens that are taught, if there are any
+    language: Tensor | None = None  # of the tokens that are taught, if there are any: the weighted mean over groups of
+    # the mean cross-entropy
 
 
 class RewardModel(nn.Module):
@@ -83,7 +84,7 @@ class RewardModel(nn.Module):
                 scores.append(self._scores(self.pooling(hidden, batch)))
         if head.ranks_own:
             assert self.voice is not None
-            scores.append(self(head.finished(self.voice, self, unwritten(batch))[0]))
+            scores.append(self(head.finished(self.voice, self, unwritten(batch), samples=1)[0]))
         return Outputs(tuple(scores), language)
 
     def _language_loss(self, hidden: Tensor, batch: TreeBatch) -> Tensor:
@@ -91,7 +92,7 @@ class RewardModel(nn.Module):
         rows, columns = batch.written.unbind(1)
         told = batch.input_ids[rows, columns]
         before = hidden[rows, columns - 1]
-        return self.language.loss(self.backbone.transformer, before, told, batch.written_weight) / len(told)
+        return self.language.loss(self.backbone.transformer, before, told, batch.written_weight)
 
     def judged(self, batch: TreeBatch) -> Tensor:
         """Scores, shape `(K,)`, of responses: those of a head that speaks come of what it writes itself."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from basereward.recipe.schema import Recipe
 if TYPE_CHECKING:
     from basereward.model.rollouts import PromptScorer
 
+logger = logging.getLogger(__name__)
 TOKENS = {"cuda": 16_384}  # of a forward pass where neither call nor recipe says; on other devices:
 FEW_TOKENS = 4_096
 
@@ -103,8 +106,10 @@ class Scorer(ScoresGroups):
     ) -> Iterator[list[list[float]]]:
         """As `score_groups`, for groups of `encode`, and as soon as a forward pass is done: some groups at a time.
 
-        The scores of a pass are read after the groups of the next are: on a GPU both are worked at together.
+        The scores of a pass are read after the groups of the next are: on a GPU both are worked at together. Verdicts
+        that a judge wrote and that could not be read are told in the log.
         """
+        self._forget()
         ready: dict[int, list[float]] = {}
         told = 0
         at_work: _Pass | None = None
@@ -112,6 +117,8 @@ class Scorer(ScoresGroups):
         passes = fill(groups, budget=budget, layout=self.recipe.batch.layout)
         while True:
             batch = next(passes, None)
+            if batch is None:
+                self._tell_unread()
             if at_work is not None:
                 ready |= at_work.read(latencies)
                 if told in ready:
@@ -121,6 +128,15 @@ class Scorer(ScoresGroups):
             if batch is None:
                 return
             at_work = self._begin(batch)
+
+    def _forget(self) -> None:
+        if self.model.voice is not None:
+            self.model.voice.tally.clear()
+
+    def _tell_unread(self) -> None:
+        tally = Counter[str]() if self.model.voice is None else self.model.voice.tally
+        if tally["unread"]:
+            logger.warning("%d of %d verdicts could not be read, and say nothing", tally["unread"], tally["verdicts"])
 
     def encode(self, group: Group) -> EncodedGroup:
         """

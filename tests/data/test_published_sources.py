@@ -13,6 +13,7 @@ import pickle
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -121,6 +122,17 @@ def test_where_it_comes_from_is_said(name: str) -> None:
     head = (ROOT / "experiments" / "sources" / f"{name}.yaml").read_text().split("_target_")[0].lower()
     assert "licence" in head
     assert "pairs" in head
+
+
+def test_sources_with_critiques_are_those_that_are_named() -> None:
+    """The error of a critic without critiques names those of the published sources that have them, but for a benchmark,
+    and the embedded ones, whose groups `test_told.py` reads."""
+    found = set()
+    for name in PUBLISHED:
+        with TemporaryDirectory() as folder:
+            source = load(name, Path(folder), write(name, Path(folder)))
+            found |= {name for group in all_groups(source) if group.critiques}
+    assert found == {"mm_rlhf", "mm_rlhf_rewardbench"}
 
 
 def rename_columns(file: Path) -> set[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from basereward.cli import text
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError
 from basereward.evaluate.annotation import annotate
@@ -113,7 +114,41 @@ def test_attempts_are_the_difficulty(tmp_path: Path) -> None:
     never = read(tmp_path / "told.disagreed.jsonl")
     assert {int(row["id"].split("/")[0][1:]) % 4 for row in never} == {3}
     assert all(row["attempts"] == 4 and len(row["texts"]) == 3 for row in never)
+    for group in read_rows(tmp_path / "told.disagreed.jsonl"):  # which can be trained on as pairs
+        (preference,) = group.preferences
+        assert (group.responses[preference.winner], group.reasonings) == ("4", ())
     assert len({body["seed"] for body in server.asked}) == 3
+
+
+def test_a_bare_verdict_is_no_reasoning(tmp_path: Path) -> None:
+    """Nothing would be learned of it: it is counted, and the pair is asked again."""
+    source = write_rows(tmp_path)
+    seen: set[str] = set()
+
+    def reply(body: dict[str, Any], number: int) -> str:
+        new = words(body) not in seen
+        seen.add(words(body))
+        return f"<think> </think><answer>{better(body)}</answer>" if new else says(better(body))
+
+    with serving(reply) as server:
+        result = run(source, server.url, tmp_path / "told.jsonl", attempts=2)
+    assert (result["bare"], result["agreed"], result["by_attempts"]) == (12, 12, {"1": 0, "2": 12})
+    assert all(row["reasoning"] for row in read(tmp_path / "told.jsonl"))
+
+
+def test_what_is_no_pair_is_counted(tmp_path: Path) -> None:
+    """A blank answer and a tie, each by its reason; and the command tells them, with the part that it read."""
+    source = write_rows(tmp_path)
+    blank = {"id": "blank", "prompt": "Row 12", "chosen": "4", "rejected": " "}
+    tie = {"id": "tie", "prompt": "Row 13", "responses": ["4", "7"], "ranking": [0, 0]}
+    with source.open("a") as file:
+        file.write(json.dumps(blank) + "\n" + json.dumps(tie) + "\n")
+    with serving(lambda body, number: says(better(body))) as server:
+        result = run(source, server.url, tmp_path / "told.jsonl")
+    assert (result["lost"], result["pairs"], result["split"]) == ({"empty_response": 1, "tie": 1}, 12, "train")
+    told = list(text.annotate(result))
+    assert told[0].startswith("12 of 12 pairs of the part train agreed")
+    assert told[1:3] == ["lost: 1 (empty_response)", "lost: 1 (tie)"]
 
 
 def test_what_failed_is_asked_again_by_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,11 +194,16 @@ def test_a_call_that_is_killed_goes_on(tmp_path: Path) -> None:
         assert len(read(out)) == len({row["id"] for row in read(out)}) == 40
         again = subprocess.run(command, capture_output=True, check=False)
         assert json.loads(again.stdout)["agreed"] == 40
+        assert json.loads(again.stdout)["fresh"] == 0
         assert len(server.asked) - asked <= 40 - before + 1
+        whole = run(source, server.url, tmp_path / "whole.jsonl")
+        assert whole["agreed"] == 40
+        assert (tmp_path / "whole.jsonl").read_bytes() == out.read_bytes()
 
 
 def test_answers_to_something_else_are_not_taken(tmp_path: Path) -> None:
-    """Another prompt asks something else; the error names what changed."""
+    """Another prompt asks something else, and so does another answer under the same id; the error names what
+    changed."""
     source, out = write_rows(tmp_path), tmp_path / "told.jsonl"
     with serving(lambda body, number: says(better(body))) as server:
         run(source, server.url, out)
@@ -171,6 +211,9 @@ def test_answers_to_something_else_are_not_taken(tmp_path: Path) -> None:
         mine.write_text("{question} Answer 1: {answer_1} Answer 2: {answer_2} Which?")
         with pytest.raises(DataError, match="prompt_sha256 changed"):
             run(source, server.url, out, prompt_file=str(mine))
+        source.write_text(source.read_text().replace('"7"', '"9"'))
+        with pytest.raises(DataError, match="pairs changed"):
+            run(source, server.url, out)
 
 
 def test_at_most_so_many_pairs(tmp_path: Path) -> None:

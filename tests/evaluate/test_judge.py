@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -47,6 +52,21 @@ def test_a_judge_that_likes_the_first_is_undecided_in_both_orders(tmp_path: Path
         found, cost = judged(items, server.url, tmp_path / "b", order="both", votes=3, temperature=1.0)
     assert [each.outcome.votes for each in found] == [(0,) * 6] * 2
     assert [each.decision for each in found] == [Decision.RIGHT, Decision.WRONG]
+
+
+def test_votes_are_draws_of_their_own(tmp_path: Path) -> None:
+    """A server whose draws follow the seed of a request gives the same text to the same request; so that 15 votes are
+    15 draws, no request comes twice, and a judge that takes the first at every third seed loses 5 of its 15 votes."""
+
+    def drawn(body: dict[str, Any], number: int) -> str:
+        right = 1 + answers(body).index("aaaa")
+        return f"<answer>{right if body['seed'] % 3 else 3 - right}</answer>"
+
+    with serving(drawn) as server:
+        (found,), _ = judged([item(0)], server.url, tmp_path, order="random", votes=15, temperature=1.0)
+    assert found.outcome.votes is not None
+    assert (found.outcome.votes.count(0), found.outcome.votes.count(1)) == (10, 5)
+    assert len({(words(body), body["seed"]) for body in server.asked}) == 15
 
 
 def test_what_cannot_be_read_is_no_vote(tmp_path: Path) -> None:
@@ -99,6 +119,32 @@ def test_requests_that_fail_are_asked_again_later(tmp_path: Path) -> None:
         found, _ = judged(items, server.url, tmp_path, concurrency=1)
     assert len(found) == 6
     assert len(calls) == 7
+
+
+def test_what_will_never_be_answered_can_be_left_out(tmp_path: Path) -> None:
+    """Of 32 requests the server takes two and refuses the others, as a filter of contents does: the second call counts
+    the two."""
+    items = [item(row) for row in range(32)]
+    with serving(lambda body, number: "<answer>1</answer>" if number in (0, 1) else 400) as server:
+        with pytest.raises(DataError, match="30 of 32 requests were not answered"):
+            judged(items, server.url, tmp_path, concurrency=1)
+        judge = open_judge("judge", endpoint=server.url)
+        journal = tmp_path / "partial.jsonl"
+        outcomes, cost = judge_items(
+            judge, items, images=ImageStore(), journal=journal, of={"b": "1"}, allow_partial=True
+        )
+    assert len(outcomes) == cost["answers"] == 2
+    assert cost["failed"] == 30
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"[]\n", b'{"b": "1"}\n{"text": "?"}\n', b"answers\n"])
+def test_a_damaged_file_of_answers_is_told(content: bytes, tmp_path: Path) -> None:
+    """What to do, and nothing is asked."""
+    (tmp_path / "partial.jsonl").write_bytes(content)
+    with serving(lambda body, number: "<answer>1</answer>") as server:
+        with pytest.raises(DataError, match=r"is damaged.*move it away"):
+            judged([item(0)], server.url, tmp_path)
+        assert not server.asked
 
 
 def evaluated(*given: str) -> int:
@@ -158,9 +204,49 @@ def test_a_user_s_mistakes(here: Path, arguments: list[str], said: str, capsys: 
     assert said in capsys.readouterr().err
 
 
+def test_a_call_that_is_killed_goes_on(here: Path) -> None:
+    """By SIGKILL, in the midst of two votes: what was answered is not asked again, and the evaluation is, byte for
+    byte, that of a call that was not killed."""
+    command = [sys.executable, "-m", "basereward", "eval", "--judge", "served", "--benchmark", "vl_rewardbench"]
+    command += ["data=data/rows.json", "--votes", "2", "--temperature", "1", "--concurrency", "2", "--endpoint"]
+
+    def by_its_words(body: dict[str, Any], number: int) -> str:
+        drawn = hashlib.sha256(f"{words(body)}{body['seed']}".encode()).digest()[0]
+        return f"<think>{drawn}</think><answer>{1 + drawn % 2}</answer>" if drawn % 5 else "I cannot tell."
+
+    def outcome(name: str) -> bytes:
+        facts = json.loads((here / "evaluations" / name / "vl_rewardbench" / "evaluation.json").read_text())
+        kept = {k: v for k, v in facts.items() if k not in ("name", "cost")}
+        cost = {k: v for k, v in facts["cost"].items() if k not in ("seconds", "fresh")}
+        return json.dumps([kept, cost], sort_keys=True).encode()
+
+    with serving(by_its_words, delay_s=0.05) as server:
+        killed = [*command, server.url, "--name", "killed"]
+        process = subprocess.Popen(killed, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        journal = here / "evaluations" / "killed" / "vl_rewardbench" / "partial.jsonl"
+        while not journal.is_file() or len(journal.read_bytes().splitlines()) < 36:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        before = journal.read_bytes().count(b"\n") - 1
+        time.sleep(0.3)
+        asked = len(server.asked)
+        assert subprocess.run(killed, capture_output=True, check=False).returncode == 0
+        assert len(server.asked) - asked == 60 - before
+        assert not journal.exists()
+        assert (
+            subprocess.run([*command, server.url, "--name", "whole"], capture_output=True, check=False).returncode == 0
+        )
+    assert outcome("killed") == outcome("whole")
+    files = [here / "evaluations" / name / "vl_rewardbench" for name in ("killed", "whole")]
+    for file in sorted(files[1].glob("*.jsonl")):
+        assert (files[0] / file.name).read_bytes() == file.read_bytes(), file.name
+
+
 def test_a_server_that_is_down_is_told(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     """Without waiting for every row."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("basereward.model.speech.endpoint.LONGEST_WAIT_S", 0.0)
     with serving(lambda body, number: 503) as server:
         assert evaluated("--judge", "j", "--endpoint", server.url) == 2
     assert "requests all failed" in capsys.readouterr().err

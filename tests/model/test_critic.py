@@ -108,6 +108,41 @@ def test_a_score_is_that_at_the_end_of_the_written_critique(tmp_path: Path) -> N
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_branch_is_the_conversation_as_the_template_writes_it(tmp_path: Path) -> None:
+    """The prompt, the response, the request for a critique, and the critique."""
+    _, encoder = made(checkpoint("qwen3", tmp_path / "model"))
+    asked = criticised(group("Which digit?", ("It is 7.", "4")))
+    encoded = encoder(asked, taught=True)
+    tokenizer: Any = encoder.tokenizer
+    for branch, response, critique in zip(encoded.branches, asked.responses, asked.critiques, strict=True):
+        words = [("user", "Which digit?"), ("assistant", response), ("user", "Why?")]
+        turns = [{"role": role, "content": text} for role, text in words]
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        end = tokenizer.decode([encoder.end_of_turn])
+        assert tokenizer.decode(torch.cat([encoded.prefix, branch])) == rendered + critique + end
+
+
+def test_of_several_critiques_the_score_is_the_mean(tmp_path: Path) -> None:
+    """Of the scores at the end of each, read one by one in plain rows."""
+    model, encoder = made(checkpoint("qwen2_5_vl", tmp_path / "model"), samples=3, temperature=1.0)
+    model.eval()
+    asked = group(images=1)
+    batch, whole = laid(encoder, [asked]), encoder(asked)
+    assert model.voice is not None
+    written = model.voice.write(model, batch, model.head.writing)  # type: ignore[arg-type]
+    assert len({tuple(text.tolist()) for texts in written for text in texts}) > 3, "the critiques are not all alike"
+    scores = []
+    for sample in range(3):
+        ends = [texts[sample] for texts in written]
+        branches = tuple(torch.cat([branch, text]) for branch, text in zip(whole.branches, ends, strict=True))
+        with torch.no_grad():
+            row = collate([replace(whole, branches=branches)], layout="plain", pad_id=encoder.pad_id)
+            scores.append(model(row))
+    with torch.no_grad():
+        found = model.judged(batch)
+    assert torch.allclose(found, torch.stack(scores).mean(0), rtol=1e-5, atol=1e-6)
+
+
 def test_a_score_does_not_depend_on_batch_mates(tmp_path: Path) -> None:
     """Law 3, with what is written."""
     model, encoder = made(checkpoint("qwen2_5_vl", tmp_path / "model"))

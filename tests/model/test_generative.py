@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from basereward.data.encoding import Encoder
 from basereward.data.group import Group, Preference, Reasoning
@@ -15,7 +16,7 @@ from basereward.data.screening import RowLost
 from basereward.data.tree import Layout, TreeBatch, collate
 from basereward.errors import ModelError, RecipeError
 from basereward.model.backbone import load_backbone, load_config
-from basereward.model.generation import Writer, Writing
+from basereward.model.generation import Writing
 from basereward.model.language import load_language_head
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel
@@ -122,9 +123,9 @@ def test_the_verdict_s_probability_is_that_of_generate(family: str, tmp_path: Pa
     asked = group("Which digit?", ("It is 7.", "4"), images=int("vl" in family))
     batch = laid(encoder, [asked])
     assert model.voice is not None
-    assert model.language is not None
     tokens = [model.voice.token("1"), model.voice.token("2")]
-    whole = Writer(model.backbone, model.language, end=encoder.end_of_turn, pad=encoder.pad_id)._whole()
+    kind = AutoModelForImageTextToText if "vl" in family else AutoModelForCausalLM
+    whole: Any = kind.from_pretrained(tmp_path / "model", attn_implementation="eager").eval()
     leads = []
     for each in encoder(asked).branches:
         alone = replace(encoder(asked), branches=(each,), spoken=(), lengths=())
@@ -197,6 +198,21 @@ def test_written_verdicts_come_to_scores(tmp_path: Path, monkeypatch: pytest.Mon
     assert scores.tolist() == pytest.approx([0.0, 2 / 3, -2 / 3])
 
 
+def test_no_verdict_is_made_up_of_an_unread_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three responses the first beats the second, and no text about the third can be read: a score for it would put
+    it before one of them, so that all are 0, and a group beside it has its scores."""
+    model, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, order="given")
+    says = {(0, 1): "1", (0, 2): "?", (1, 2): "?", (3, 4): "2"}
+
+    def write(self: Voice, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
+        pairs = [(first, second) for first, second in batch.about.tolist()]
+        return [[self.encoder.branch(f"<think>.</think><answer>{says[pair]}</answer>")] for pair in pairs]
+
+    monkeypatch.setattr(Voice, "write", write)
+    scores = model.judged(laid(encoder, [group(responses=("a", "b", "c")), group("x", ("d", "e"), name="y")]))
+    assert scores.tolist() == [0.0, 0.0, 0.0, -0.5, 0.5]
+
+
 def test_ratings_are_a_mean_over_the_scale(tmp_path: Path) -> None:
     """And what is taught is the nearest number of the scale."""
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), RATING)
@@ -235,6 +251,27 @@ def test_preferences_are_spread_evenly(tmp_path: Path) -> None:
     for pairs, about in ((1, {(0, 1)}), (2, {(0, 1), (0, 2)}), (None, {(0, 1), (0, 2), (1, 2)})):
         _, encoder = made(path, VERDICT, pairs=pairs, order="given")
         assert {each.about for each in encoder(group(), taught=True).spoken} == about
+
+
+def test_preferences_with_reasoning_are_those_that_are_learned(tmp_path: Path) -> None:
+    """Of three preferences the last alone has reasoning, and one is to be learned from: that one, as it was written."""
+    _, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, pairs=1)
+    asked = replace(group(responses=("a", "b", "c")), reasonings=(Reasoning(2, 1, "1 is false."),))
+    (spoken,) = encoder(asked, taught=True).spoken
+    assert spoken.about == (2, 1)
+
+
+@pytest.mark.parametrize("head", [VERDICT, RATING], ids=["verdict", "rating"])
+def test_a_step_is_the_same_however_it_is_shared_out(head: dict[str, Any], tmp_path: Path) -> None:
+    """The loss of three unlike groups in one pass is the mean of theirs in passes of one and two, by groups."""
+    model, encoder = made(checkpoint("qwen3", tmp_path / "model"), head)
+    groups = [told(group("Which?", tuple("abcdefg"[:count]), name=f"g{count}")) for count in (2, 3, 5)]
+    with torch.no_grad():
+        together, one, two = (
+            float(model.outputs(laid(encoder, some, taught=True)).language)  # type: ignore[arg-type]
+            for some in (groups, groups[:1], groups[1:])
+        )
+    assert together == pytest.approx((one + 2 * two) / 3, rel=1e-5)
 
 
 def test_a_judge_has_no_score_of_a_hidden_state(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from basereward.model.saving import LANGUAGE
 from basereward.model.scorer import Scorer, load_scorer
 from basereward.recipe import load_recipe
 from basereward.train.api import train
+from basereward.train.ensemble import ensemble
 from basereward.train.runs import find
+from basereward.train.score import load
 from tests.support import SMALL, group
 
 CRITIC = "model.head={_target_: critic, max_tokens: 8, prompt: critique_brief}"
@@ -34,6 +36,21 @@ def written(scorer: Scorer) -> list[list[int]]:
     batch = collate([scorer.encode(group(images=1))], layout="tree", pad_id=encoder.pad_id)
     writer = Writer(model.backbone, model.language, end=encoder.end_of_turn, pad=encoder.pad_id)
     return [some[0].tolist() for some in writer(batch, Writing(max_tokens=8))]
+
+
+def test_critics_on_one_frozen_backbone_are_an_ensemble() -> None:
+    """Each writes what its own request asks for, so that they share no pass: the mean of their scores."""
+    kept = [each for each in SMALL if not each.startswith("data.sources.digits")]
+    changes = [*kept, "data.sources.digits=null", "model.backbone.freeze=[vision,merger,language]", "trainer.steps=2"]
+    runs = []
+    for prompt in ("critique_brief", "critique"):
+        head = CRITIC.replace("critique_brief", prompt)
+        done: Any = train(load_recipe("basereward", overrides=[*changes, head, "trainer.validations=1"]))
+        runs.append(done["run_id"])
+    asked = ("Which is larger, 4 or 7?", ["7", "4"])
+    each = [load(run).score(*asked) for run in runs]
+    together = load(ensemble(runs)["model"]).score(*asked)
+    assert together == pytest.approx([sum(scores) / 2 for scores in zip(*each, strict=True)])
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])

@@ -25,8 +25,9 @@ HEADS = {
     "verdict": "{_target_: generative, pairs: 1, prompt_file: PROMPT}",
     "thinking": "{_target_: generative, thinking: true, max_tokens: 6, pairs: 1, prompt_file: PROMPT}",
     "rating": "{_target_: rating, prompt_file: PROMPT}",
+    "critic": "{_target_: critic, max_tokens: 6, prompt_file: PROMPT}",
 }
-WORDS = {"rating": "{question} Rate: {answer}"}
+WORDS = {"rating": "{question} Rate: {answer}", "critic": "What of it?"}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,7 @@ def written(scorer: Scorer) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_judge_is_a_model_like_any_other(head: str, tmp_path: Path) -> None:
+def test_a_judge_is_a_model_like_any_other(head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It trains on all embedded data by the text it is taught, and its run has the metrics of every run, what the
     verdicts cost, and its prompt's hash. Its folder holds the prompt: opened without the file it was given, it writes
     and scores the same (law 4)."""
@@ -75,12 +76,15 @@ def test_a_judge_is_a_model_like_any_other(head: str, tmp_path: Path) -> None:
     assert measured["evaluations"][0]["scored"] == 6
     if head == "thinking":
         assert written(again) == written(scorer)
+        assert "2 of 2 verdicts could not be read" in caplog.text
     if head == "verdict":
         with pytest.raises(DataError, match="single_response"):
             scorer.score("Which digit?", ["4"])
 
 
-@pytest.mark.parametrize(("head", "reason"), [("thinking", "no_reasoning"), ("rating", "no_rating")])
+@pytest.mark.parametrize(
+    ("head", "reason"), [("thinking", "no_reasoning"), ("rating", "no_rating"), ("critic", "no_critique")]
+)
 def test_data_without_what_is_learned_stops_the_run(head: str, reason: str, tmp_path: Path) -> None:
     """Before training, with the reason and the sources that have it."""
     rows = tmp_path / "pairs.jsonl"

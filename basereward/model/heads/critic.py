@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -33,10 +34,10 @@ class Critic(MLP):
     Args:
         hidden_size: width D of the backbone's hidden states.
         layers, activation, width, dropout: of the score; see `MLP`.
-        language_weight: what a token's mean cross-entropy over critiques counts beside the loss over scores.
+        language_weight: what the mean cross-entropy of a group's critiques counts beside the loss over scores.
         max_tokens: of a critique that the model writes; a longer one is cut, and scored where it was cut.
         temperature: of the writing; 0 takes the likeliest token. At a higher one, scores vary with the batch.
-        samples: critiques a response; its score is their mean.
+        samples: critiques a response; its score is their mean. In training it is one.
         critiques: at whose end scores are ranked in training: at the end of those `given` in the data; of the model's
             `own`, written anew at every step, of which no language is learned; or of `both`, half the loss each.
         prompt: the request, by the name of a file in `basereward/model/prompts`.
@@ -75,13 +76,13 @@ class Critic(MLP):
 
     def judge(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> Tensor:
         """Scores `(K,)` of responses, each at the end of what the model writes about it; the mean over samples."""
-        scores = [model(finished) for finished in self.finished(voice, model, batch)]
+        scores = [model(finished) for finished in self.finished(voice, model, batch, samples=self.writing.samples)]
         return torch.stack(scores).mean(0)
 
-    def finished(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> list[TreeBatch]:
-        """The batch with a critique written at the end of every branch, once for every sample."""
-        written = voice.write(model, batch, self.writing)
-        return [continued(batch, [texts[i] for texts in written]) for i in range(self.writing.samples)]
+    def finished(self, voice: Voice, model: RewardModel, batch: TreeBatch, *, samples: int) -> list[TreeBatch]:
+        """The batch with a critique written at the end of every branch, so many times."""
+        written = voice.write(model, batch, replace(self.writing, samples=samples))
+        return [continued(batch, [texts[i] for texts in written]) for i in range(samples)]
 
 
 class Critiques:

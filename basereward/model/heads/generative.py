@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from basereward.data.screening import RowLost
 from basereward.data.speech import Spoken
 from basereward.errors import ModelError
 from basereward.model.generation import Writing
-from basereward.model.speech.judging import ORDERS, Order, ordered_pairs, scores
+from basereward.model.speech.judging import Order, ordered_pairs, scores
 from basereward.model.speech.prompts import PAIRWISE, Prompt, load_prompt
 from basereward.model.speech.verdicts import compiled_pattern, parse_verdict
 
@@ -44,11 +45,13 @@ class Generative(nn.Module):
         hidden_size: of the backbone; not used.
         thinking: whether reasoning is written before the verdict, and learned from the data's `reasonings`.
         order: in which orders a pair is shown, in training and in scoring: `both`, as `given`, or one at `random`.
+            Written reasoning is learned in the order it speaks of.
         votes: verdicts on a pair in one order, with thinking; above 1 they are drawn at a temperature above 0.
         temperature: of the writing; 0 takes the likeliest token. At a higher one, scores vary with the batch.
         top_p: the smallest set of tokens with so much probability is drawn from.
         max_tokens: of a text with reasoning; a longer one is cut, and has no verdict.
-        pairs: at most so many preferences of a group are learned from, spread evenly over them; None: all.
+        pairs: at most so many preferences of a group, with thinking of those that have reasoning, are learned from,
+            spread evenly over them; None: all.
         prompt: by the name of a file in `basereward/model/prompts`; None: `pairwise_thinking` or `pairwise_verdict`.
         prompt_file: a text file with the prompt, in its place.
         pattern: a regular expression with one group, which finds the verdict in a text of another form.
@@ -66,7 +69,7 @@ class Generative(nn.Module):
         hidden_size: int,
         *,
         thinking: bool = False,
-        order: Order = "both",
+        order: Literal["both", "given", "random"] = "both",  # spelled out: `check` reads it without importing
         votes: int = 1,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -77,8 +80,6 @@ class Generative(nn.Module):
         pattern: str | None = None,
     ) -> None:
         super().__init__()
-        if order not in ORDERS:
-            raise ValueError(f"order is both, given or random, not {order}")
         if not 1 <= votes <= MOST_VOTES or temperature < 0 or max_tokens < 1 or (pairs is not None and pairs < 1):
             raise ValueError(
                 f"votes={votes} is 1 to {MOST_VOTES}, temperature={temperature} at least 0, max_tokens={max_tokens} "
@@ -101,7 +102,8 @@ class Generative(nn.Module):
         raise ModelError("a generative head scores by what is written: call judged(batch), score() or score_groups()")
 
     def judge(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> Tensor:
-        """Scores `(K,)` of responses by their leads over each other; 0 where no verdict could be read."""
+        """Scores `(K,)` of responses by their leads over each other; all 0 in a group with a response on which no
+        verdict could be read, since any score of it would be a verdict."""
         leads = self._votes(voice, model, batch) if self.thinking else self._lead(voice, model, batch)
         found: list[float] = []
         shown: dict[tuple[int, int], list[float | None]] = defaultdict(list)
@@ -112,8 +114,9 @@ class Generative(nn.Module):
             mine = {
                 (i, j): shown[start + i, start + j] for i, j in ordered_pairs(count, "both")
             }  # a pair that was not shown has no values
-            found += scores(count, mine)
-        return torch.tensor(found).nan_to_num(0.0).to(batch.input_ids.device)
+            scored = scores(count, mine)
+            found += [0.0] * count if any(map(math.isnan, scored)) else scored
+        return torch.tensor(found).to(batch.input_ids.device)
 
     def _lead(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> list[list[float | None]]:
         """What the two tokens' logits differ by, at the end of every branch."""
@@ -178,28 +181,32 @@ class Comparisons:
         better = {(p.winner, p.loser): p.weight for p in group.preferences if not p.tie}
         if not better:
             raise RowLost("no_verdict", "all preferences of the group are ties; a judge learns from a better answer")
-        kept = self._some(sorted(better))
-        shown = {pair for pair in ordered_pairs(len(group.responses), self.order, seed=group.id)}
-        if not self.thinking:
-            for winner, loser in kept:
-                for first, second in sorted(shown & {(winner, loser), (loser, winner)}):
-                    yield first, second, "1" if first == winner else "2", better[winner, loser]
+        if self.thinking:
+            yield from self._reasoned(group, better)
             return
-        count = 0
+        shown = {pair for pair in ordered_pairs(len(group.responses), self.order, seed=group.id)}
+        for winner, loser in self._some(sorted(better)):
+            for first, second in sorted(shown & {(winner, loser), (loser, winner)}):
+                yield first, second, "1" if first == winner else "2", better[winner, loser]
+
+    def _reasoned(self, group: Group, better: Mapping[tuple[int, int], float]) -> Taught:
+        """Reasoning of the data is shown in its own order: its words say which answer is 1."""
+        found = []
         for each in group.reasonings:
             verdict = 1 if (each.first, each.second) in better else 2
             pair = (each.first, each.second) if verdict == 1 else (each.second, each.first)
-            # Reasoning of the data is shown in its own order: its words say which answer is 1.
-            if pair in kept:
-                count += 1
-                yield each.first, each.second, f"<think>{each.text}</think><answer>{verdict}</answer>", better[pair]
-        if not count:
+            if pair in better:
+                text = f"<think>{each.text}</think><answer>{verdict}</answer>"
+                found.append((pair, (each.first, each.second, text, better[pair])))
+        if not found:
             raise RowLost(
                 "no_reasoning",
                 "a judge that thinks learns from written reasoning, which the sources digits, numbers and digit_pairs "
                 "have; `basereward annotate` writes it for others. Give the rows `reasonings`, or set "
                 "model.head.thinking=false",
             )
+        kept = self._some(sorted({pair for pair, _ in found}))
+        yield from (taught for pair, taught in found if pair in kept)
 
     def _some(self, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """At most `self.pairs` of them, evenly spread."""

@@ -37,6 +37,7 @@ class Failed:
     id: str
     reason: str
     attempts: int
+    refused: bool = False  # for what it is: asked again, it would fail again
 
 
 Answer: TypeAlias = Written | Failed

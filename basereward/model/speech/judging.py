@@ -9,7 +9,6 @@ from itertools import combinations
 from typing import Literal, TypeAlias
 
 Order: TypeAlias = Literal["both", "given", "random"]
-ORDERS: tuple[Order, ...] = ("both", "given", "random")
 
 
 def ordered_pairs(count: int, order: Order, *, seed: str = "") -> list[tuple[int, int]]:

@@ -59,7 +59,7 @@ class LocalEngine:
                 try:
                     ready.append((request, self._encoded(request)))
                 except RowLost as loss:
-                    yield Failed(request.id, f"{loss.reason}: {loss.detail}", 0)
+                    yield Failed(request.id, f"{loss.reason}: {loss.detail}", 0, refused=True)
             if not ready:
                 continue
             rows = collate([group for _, group in ready], layout="tree", pad_id=self.encoder.pad_id).to(self.device)

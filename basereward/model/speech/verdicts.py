@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-THOUGHT = "</think>"
+TAG = re.compile(r"</?answer>")
+THINKING, THOUGHT = "<think>", "</think>"
 
 
 def parse_verdict(text: str, pattern: re.Pattern[str] | None = None) -> int | None:
     """1 or 2: the number of the better answer; None where the text does not say it once and plainly.
 
     Args:
-        text: what the judge wrote. Only what comes after its last `</think>` counts, where there is one.
+        text: what the judge wrote. Only what comes after its last `</think>` counts, where there is one; of reasoning
+            that was cut nothing does.
         pattern: with one group that holds the number; by default `<answer>1</answer>`.
 
     >>> parse_verdict("<think>The second is false.</think><answer>1</answer>"), parse_verdict("Answer 1, or 2?")
@@ -50,7 +52,11 @@ def compiled_pattern(text: str) -> re.Pattern[str]:
 
 def _found(text: str, pattern: re.Pattern[str] | None) -> str | None:
     """What the only match holds; several that agree are one."""
-    if pattern is None and "<think>" in text and THOUGHT not in text:
+    rest = text.rpartition(THOUGHT)[2]
+    if THINKING in rest:
         return None  # cut in the midst of its reasoning
-    said = {each.strip() for each in (pattern or ANSWER).findall(text.rpartition(THOUGHT)[2])}
+    matches = (pattern or ANSWER).findall(rest)
+    if pattern is None and len(TAG.findall(rest)) != 2 * len(matches):
+        return None  # a tag is left over: another answer was begun, and might have been another
+    said = {each.strip() for each in matches}
     return said.pop() if len(said) == 1 else None

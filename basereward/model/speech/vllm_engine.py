@@ -49,7 +49,7 @@ class VLLMEngine:
                 try:
                     conversations.append(chat_messages(request.turns, request.images))
                 except RowLost as loss:
-                    yield Failed(request.id, f"{loss.reason}: {loss.detail}", 0)
+                    yield Failed(request.id, f"{loss.reason}: {loss.detail}", 0, refused=True)
                 else:
                     ready.append(request)
             for request, output in zip(ready, self.llm.chat(conversations, sampling), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import PIL.Image
 import pytest
 
 from basereward.data.group import IMAGE, Image, Part, Turn
-from basereward.errors import ModelError
+from basereward.errors import ModelError, SilentError
 from basereward.model.generation import Writing
-from basereward.model.speech.endpoint import Endpoint
+from basereward.model.speech.endpoint import Endpoint, read_extra
 from basereward.model.speech.engine import Answer, Failed, Request, Written
 from basereward.model.speech.open_engine import open_engine
-from tests.chat_servers import DROP, EMPTY, HALF, NO_CHOICES, NOT_JSON, SLEEP, serving, words
+from tests.chat_servers import DRIP, DROP, EMPTY, HALF, NO_CHOICES, NOT_JSON, SLEEP, USAGE, serving, words
 from tests.support import picture
 
 HOW = Writing(max_tokens=9, temperature=0.5, seed=3)
@@ -32,6 +33,28 @@ def asked(url: str, requests: list[Request], **options: Any) -> dict[str, Answer
     """The answers by their requests."""
     engine = Endpoint(url, "judge", **{"first_wait_s": 0.01, "timeout_s": 1.0, **options})
     return {answer.id: answer for answer in engine.write(requests, HOW)}
+
+
+def test_what_a_model_wants_besides_is_sent() -> None:
+    """A key more, one in place of another, and one that is left out."""
+    extra = read_extra('{"reasoning_effort": "low", "max_completion_tokens": 5, "max_tokens": null, "temperature": 1}')
+    with serving(lambda body, number: "yes") as server:
+        asked(server.url, [request("a")], extra=extra)
+    (body,) = server.asked
+    assert "max_tokens" not in body
+    expected = {"reasoning_effort": "low", "max_completion_tokens": 5, "temperature": 1, "model": "judge", "seed": 3}
+    assert {key: body[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "is not JSON"), ("[1]", "an object is needed"), ('{"stream": true}', "without the keys")]
+)
+def test_what_cannot_be_sent_is_told(text: str, said: str) -> None:
+    """Before anything is; and on this machine nothing is sent."""
+    with pytest.raises(ModelError, match=said):
+        open_engine("judge", endpoint="http://localhost/v1", send=text)
+    with pytest.raises(ModelError, match="leave it out"):
+        open_engine("judge", endpoint="local", send="{}")
 
 
 def test_every_request_is_answered_once() -> None:
@@ -83,8 +106,8 @@ def test_pictures_go_in_their_places(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [SLEEP, DROP, HALF, NOT_JSON, NO_CHOICES, EMPTY, 429, 500, 503],
-    ids=["sleep", "drop", "half", "html", "no choices", "empty", "429", "500", "503"],
+    [SLEEP, DRIP, DROP, HALF, NOT_JSON, NO_CHOICES, EMPTY, USAGE, 429, 500, 503],
+    ids=["sleep", "drip", "drop", "half", "html", "no choices", "empty", "usage", "429", "500", "503"],
 )
 def test_what_passes_is_tried_again(fault: Any) -> None:
     """The first attempt of every request fails; all are answered, by two attempts each."""
@@ -130,6 +153,43 @@ def test_what_no_request_can_do_stops_all(status: int, said: str) -> None:
     assert len(server.asked) <= 2
 
 
+def test_what_is_under_way_is_not_lost_when_all_is_stopped() -> None:
+    """Of three requests at once one is refused with 401 while two are being written: these two are given first."""
+
+    def reply(body: dict[str, Any], number: int) -> Any:
+        if "Say a" in words(body):
+            return 401
+        time.sleep(0.3)
+        return "yes"
+
+    found: list[Answer] = []
+    with serving(reply) as server:
+        engine = Endpoint(server.url, "judge", concurrency=3)
+        with pytest.raises(ModelError, match="API key"):
+            found.extend(engine.write([request(n) for n in "abcdef"], HOW))
+    assert sorted(answer.id for answer in found) == ["b", "c"]
+    assert len(server.asked) == 3
+
+
+def test_a_server_that_goes_away_is_told_soon() -> None:
+    """After thirty answers, and not after every one of a thousand requests was tried five times."""
+    with serving(lambda body, number: "yes" if number < 30 else 503) as server:
+        found: list[Answer] = []
+        engine = Endpoint(server.url, "judge", attempts=2, first_wait_s=0.001)
+        with pytest.raises(SilentError, match="20 requests in a row"):
+            found.extend(engine.write((request(str(i)) for i in range(1000)), HOW))
+    assert sum(isinstance(answer, Written) for answer in found) == 30
+    assert len(server.asked) < 30 + 2 * 40
+
+
+def test_what_the_endpoint_refuses_does_not_make_it_silent() -> None:
+    """Thirty requests that it will not take are told one by one; the last is answered."""
+    with serving(lambda body, number: "yes" if number == 30 else 400) as server:
+        found = asked(server.url, [request(str(i)) for i in range(31)], concurrency=1)
+    assert isinstance(found["30"], Written)
+    assert all(isinstance(found[str(i)], Failed) and found[str(i)].refused for i in range(30))  # type: ignore[union-attr]
+
+
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """And is in no error."""
     monkeypatch.setenv("MY_KEY", "secret-1")
@@ -155,7 +215,7 @@ def test_a_server_that_is_not_there_is_told_soon() -> None:
             yield request(str(i))
 
     engine = Endpoint(gone, "judge", attempts=2, first_wait_s=0.001)
-    with pytest.raises(ModelError, match="first 20 requests all failed"):
+    with pytest.raises(ModelError, match="20 requests in a row without an answer"):
         list(engine.write(requests(), HOW))
     assert read < 100
 

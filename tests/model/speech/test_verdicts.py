@@ -15,7 +15,16 @@ from basereward.model.speech.verdicts import compiled_pattern, parse_rating, par
         ("<think>It is 7.</think>\n<answer> 2 </answer>\n", 2),
         ("<answer>2</answer> So: <answer>2</answer>", 2),
         ("<think>First <answer>1</answer>, no.</think><answer>2</answer>", 2),
+        ("<think>a</think><think>b</think><answer>1</answer>", 1),
         ("<answer>1</answer><answer>2</answer>", None),
+        ("<answer>1</answer> or rather <answer>2", None),
+        ("<answer><answer>1</answer></answer>", None),
+        ("<answer>1</answer>2</answer>", None),
+        ("<answer>1</answer><answer>3</answer>", None),
+        ("<answer>1, 2</answer>", None),
+        ("<answer>1</answer><think>No,", None),
+        ("<think>a</think><answer>1</answer><think>No, it is 2", None),
+        ("<answer>1</answer><think>No, it is the second.</think>", None),
         ("<think>So <answer>1</answer>", None),
         ("<think>So it is 1", None),
         ("<answer>3</answer>", None),
@@ -38,6 +47,8 @@ def test_a_pattern_of_one_s_own() -> None:
     pattern = compiled_pattern(r"Overall Judgment.*?Answer ([12]) is (?:slightly )?better")
     assert parse_verdict("**Overall Judgment**: Answer 2 is slightly better.", pattern) == 2
     assert parse_verdict("Answer 2 is better.", pattern) is None
+    assert parse_verdict("<think>An Overall Judgment may be that Answer 2 is better; but", pattern) is None
+    assert parse_verdict("<think>Answer 1?</think>Overall Judgment: Answer 2 is better", pattern) == 2
     with pytest.raises(ValueError, match="2 groups"):
         compiled_pattern("(1)(2)")
     with pytest.raises(ValueError, match="no regular expression"):
