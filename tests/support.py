@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from basereward.data.encoding import EncodedGroup
 from basereward.data.group import IMAGE, Group, Part, Preference, Turn, rank_preferences
 from basereward.data.sources.digits import draw
-from basereward.model.makers.tiny_qwen2_5_vl import (
-    byte_level_tokenizer,
-    tiny_config,
-    tiny_qwen2_5_vl,
-    write_image_processor,
-)
+from basereward.model.makers._byte_level import byte_level_tokenizer
+from basereward.model.makers._qwen import language, write_checkpoint
+from basereward.model.makers.tiny_internvl import tiny_internvl
+from basereward.model.makers.tiny_qwen2_5_vl import tiny_qwen2_5_vl
+from basereward.model.makers.tiny_qwen2_vl import tiny_qwen2_vl
+from basereward.model.makers.tiny_qwen3 import tiny_qwen3
+from basereward.model.makers.tiny_qwen3_vl import tiny_qwen3_vl
 
 VISION = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
 TEXT = ("qwen2", "qwen3", "llama")
@@ -49,120 +50,29 @@ SMALL = (
 
 def checkpoint(family: str, folder: Path) -> Path:
     """A small checkpoint of a family with random weights, in the hub's on-disk format."""
-    if family == "qwen2_5_vl":
-        tiny_qwen2_5_vl(folder, hidden_size=64, layers=2, vision_layers=2)
-        return folder
-    torch.manual_seed(0)
-    tokenizer = byte_level_tokenizer() if family != "internvl" else _internvl_tokenizer()
-    if family in VISION:
-        model = {"qwen2_vl": _qwen2_vl, "qwen3_vl": _qwen3_vl, "internvl": _internvl}[family](tokenizer, folder)
+    if family in ("qwen2", "llama"):
+        _text_model(family, folder)
+    elif family == "qwen3":
+        tiny_qwen3(folder, hidden_size=64, layers=2)
+    elif family == "qwen3_vl":  # so that two of its three layers take states of deeper blocks
+        tiny_qwen3_vl(folder, hidden_size=64, layers=3, vision_layers=3)
     else:
-        model = _text_model(family, len(tokenizer))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        maker = {"qwen2_5_vl": tiny_qwen2_5_vl, "qwen2_vl": tiny_qwen2_vl, "internvl": tiny_internvl}[family]
+        maker(folder, hidden_size=64, layers=2, vision_layers=2)
     return folder
 
 
-def _qwen2_vl(tokenizer: Any, folder: Path) -> Any:
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+def _text_model(family: str, folder: Path) -> None:
+    """Of a family that has no maker."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    like = tiny_config(tokenizer, hidden_size=64, layers=2, vision_layers=2)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_image_processor(folder, like)
-    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2}
-    text = like.text_config.to_dict()
-    text.pop("model_type")
-    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **_vision_ids(like)))
-
-
-def _vision_ids(config: Any) -> dict[str, Any]:
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return {name: getattr(config, name) for name in names}
-
-
-def _qwen3_vl(tokenizer: Any, folder: Path) -> Any:
-    """Two of its three layers take states of deeper blocks; its heads together are wider than its stream."""
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    like = tiny_config(tokenizer, hidden_size=64, layers=2, vision_layers=2)
-    like.vision_config.patch_size = 16
-    folder.mkdir(parents=True, exist_ok=True)
-    write_image_processor(folder, like)
-    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
-    vision |= {"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 1]}
-    text = {name: getattr(like.text_config, name) for name in ("hidden_size", "vocab_size", "max_position_embeddings")}
-    text |= {"intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
-    text |= {"head_dim": 24, "rope_parameters": {"rope_type": "default", "mrope_section": [4, 4, 4], "rope_theta": 1e6}}
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_vision_ids(like))
-    return Qwen3VLForConditionalGeneration(config)
-
-
-def _internvl_tokenizer() -> Any:
-    """With InternVL's tokens, of which its chat template writes one for an image."""
-    from transformers import PreTrainedTokenizerFast
-
-    like = byte_level_tokenizer()
-    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
-    like.add_tokens(list(names.values()), special_tokens=True)
-    template = like.chat_template.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=like.backend_tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        extra_special_tokens=names,
-        chat_template=template,
-    )
-
-
-def _internvl(tokenizer: Any, folder: Path) -> Any:
-    """Its tiles have 56 pixels a side, and four tokens."""
-    from transformers import InternVLConfig, InternVLForConditionalGeneration
-
-    folder.mkdir(parents=True, exist_ok=True)
-    processor = {"image_processor_type": "GotOcr2ImageProcessorFast", "processor_class": "InternVLProcessor"}
-    tiles = {"crop_to_patches": False, "min_patches": 1, "max_patches": 12, "size": {"height": 56, "width": 56}}
-    colours = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor | tiles | colours))
-    size = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-    vision = size | {"hidden_size": 32, "image_size": [56, 56], "patch_size": [14, 14]}
-    text = size | {"model_type": "qwen2", "hidden_size": 64, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
-    image = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    config = InternVLConfig(text_config=text, vision_config=vision, image_token_id=image, image_seq_length=4)
-    model = InternVLForConditionalGeneration(config)
-    for zeros in (
-        model.model.vision_tower.embeddings.cls_token,
-        model.model.vision_tower.embeddings.position_embeddings,
-    ):
-        torch.nn.init.normal_(zeros, std=0.02)
-    return model
-
-
-def _text_model(family: str, vocabulary: int) -> Any:
-    from transformers import (
-        LlamaConfig,
-        LlamaForCausalLM,
-        Qwen2Config,
-        Qwen2ForCausalLM,
-        Qwen3Config,
-        Qwen3ForCausalLM,
-    )
-
-    classes = {
-        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-        "llama": (LlamaConfig, LlamaForCausalLM),
+    tokenizer = byte_level_tokenizer()
+    size = language(tokenizer, hidden_size=64, layers=2)
+    models = {
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**size)),
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(head_dim=16, **size)),
     }
-    config, model = classes[family]
-    size = {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "head_dim": 16,
-    }
-    if family == "qwen2":
-        size.pop("head_dim")
-    return model(config(vocab_size=vocabulary, num_key_value_heads=2, **size))
+    write_checkpoint(folder, models[family], tokenizer=tokenizer, seed=0)
 
 
 def picture(index: int, *, side: int = 56) -> PIL.Image.Image:

@@ -16,12 +16,8 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from basereward.data.encoding import Encoder, EncodingError
 from basereward.data.group import IMAGE, Group, Part, Turn
 from basereward.data.images import ImageError
-from basereward.model.makers.tiny_qwen2_5_vl import (
-    SPECIAL_TOKENS,
-    byte_level_tokenizer,
-    tiny_config,
-    write_image_processor,
-)
+from basereward.model.makers._byte_level import SPECIAL_TOKENS
+from basereward.model.makers._qwen import write_image_processor
 from tests.support import group, picture
 
 IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD = 151644, 151645, 151652, 151653, 151655
@@ -59,7 +55,7 @@ def qwen() -> PreTrainedTokenizerFast:
 def image_processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Qwen2.5-VL's."""
     folder = tmp_path_factory.mktemp("processor")
-    write_image_processor(folder, tiny_config(byte_level_tokenizer(), hidden_size=64, layers=1, vision_layers=1))
+    write_image_processor(folder, processor="Qwen2_5_VLProcessor")
     return AutoImageProcessor.from_pretrained(folder, backend="pil")
 
 
