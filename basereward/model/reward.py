@@ -67,8 +67,8 @@ class RewardModel(nn.Module):
         return self._scores(self.pooled(batch, cache=cache))
 
     def pooled(self, batch: TreeBatch, *, cache: Cache | None = None) -> Tensor:
-        """What the head reads, shape `(B, D)`: the pooled states of the batch, or what the backbone makes of its rows, as
-        `pooling` says and in the backbone's precision."""
+        """What the head reads, shape `(B, D)`: states that the batch brings, or what backbone and `pooling` make of its
+        rows, in the backbone's precision."""
         if batch.pooled is not None:
             return batch.pooled
         states: Tensor = self.backbone(batch, pooling=self.pooling, cache=cache)
