@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch.utils.data import Dataset
 
 from basereward.data.encoding import EncodedGroup, Encoder
-from basereward.data.group import Preference, Split
+from basereward.data.group import Group, Preference, Split
 from basereward.data.plan import Place
 from basereward.data.screening import RowLost
 from basereward.data.sources import Source
@@ -47,12 +47,17 @@ class GroupDataset(Dataset[EncodedGroup]):
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.kept.values())
 
-    def __getitem__(self, place: Place) -> EncodedGroup:
+    def group(self, place: Place) -> Group:
+        """A group before it is encoded, with the preferences that it is trained on."""
         name = self.names[place[0]]
         index = int(self.kept[name][place[1]])
         group = self.groups[name][index]
         if (name, index) in self.changed:
             group = replace(group, preferences=self.changed[name, index])
+        return group
+
+    def __getitem__(self, place: Place) -> EncodedGroup:
+        group, name = self.group(place), self.names[place[0]]
         try:
             return self.encoder(group, taught=self.taught)
         except RowLost as loss:

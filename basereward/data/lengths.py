@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import PIL.Image
 from torch.utils.data import DataLoader, Dataset
 
+from basereward.data.content import image_content
 from basereward.data.encoding import Encoder
-from basereward.data.group import Group, Image, Lost, Split
-from basereward.data.image_store import ArchivedImage
+from basereward.data.group import Group, Lost, Split
 from basereward.data.screening import RowLost
 from basereward.data.sources import Source
 from basereward.data.usable import check_usable
@@ -134,23 +133,8 @@ def _content(groups: Iterable[Group]) -> str:
         if told := (*group.critiques, *group.reasonings, *group.ratings):
             digest.update(repr(told).encode("utf-8", "surrogatepass"))
         for image in group.images:
-            digest.update(_image_content(image))
+            digest.update(image_content(image))
     return digest.hexdigest()
-
-
-def _image_content(image: Image) -> bytes:
-    """The picture itself where it is at hand; of a file its path, size and time, which reading it would not tell more
-    cheaply."""
-    if isinstance(image, bytes):
-        return hashlib.blake2b(image).digest()
-    if isinstance(image, PIL.Image.Image):
-        return hashlib.blake2b(repr((image.mode, image.size)).encode() + image.tobytes()).digest()
-    path = image.archive if isinstance(image, ArchivedImage) else str(image)
-    try:
-        found = Path(path).stat()
-    except OSError as error:
-        return f"{image} {error.errno}".encode("utf-8", "surrogateescape")
-    return f"{image} {found.st_size} {found.st_mtime_ns}".encode("utf-8", "surrogateescape")
 
 
 def _load(file: Path) -> tuple[Lengths, list[dict[str, str]]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -20,9 +21,10 @@ from basereward.data.group import SPLITS, Lost, Split
 from basereward.data.lengths import Lengths, measure
 from basereward.data.mixture import Mixture, Stop
 from basereward.data.plan import Modality, Place, Plan, StageSampler, Steps
+from basereward.data.pooled import PooledDataset, collate_pooled
 from basereward.data.screening import check_limit, summary, write_lost
 from basereward.data.sources import Source
-from basereward.data.tree import PADDING, Layout, TreeBatch, collate
+from basereward.data.tree import Layout, TreeBatch, collate
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,7 @@ class PreferenceData(LightningDataModule):
         self.lost: list[Lost] = []
         self.lengths: dict[Split, dict[str, Lengths]] = {split: {} for split in SPLITS}
         self.parts: dict[Split, GroupDataset] = {}
+        self.pooled: dict[Split, PooledDataset] = {}  # what is read in place of the parts, where it is known
         self.plan: Steps | None = None
         self._done = 0
 
@@ -124,8 +127,22 @@ class PreferenceData(LightningDataModule):
             kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
             changed = self.curated.preferences if split == "train" else None
             self.parts[split] = GroupDataset(self.sources, split, kept=kept, encoder=self.encoder, changed=changed)
+        self.plan = self._planned()
+
+    def _planned(self) -> Plan:
         sizes = {name: len(lengths) for name, lengths in self.lengths["train"].items()}
-        self.plan = Plan(Mixture(sizes, **self._mixture), lengths=self.lengths["train"], **self._plan)
+        return Plan(Mixture(sizes, **self._mixture), lengths=self.lengths["train"], **self._plan)
+
+    def replanned(self, *, lost_file: Path, seed: int, epochs: float, steps: int | None, stages: int) -> PreferenceData:
+        """The data of another run on the same groups, after `setup`: they are not tried again."""
+        other = copy.copy(self)
+        other._mixture = self._mixture | {"seed": seed}
+        other._plan = self._plan | {"epochs": epochs, "steps": steps, "stages": stages}
+        other.plan = other._planned()
+        other.lost_file, other._done = lost_file, 0
+        if other.lost:
+            write_lost(lost_file, other.lost)
+        return other
 
     def _curate(self, curation: Curation) -> None:
         trained = self.lengths["train"]
@@ -155,19 +172,6 @@ class PreferenceData(LightningDataModule):
             lost.append(Lost(source.name, split, groups[index].id, "above_batch_tokens", detail))
         return lengths.only(fits), lost
 
-    def padding(self, *, passes: int = 8) -> float:
-        """The share of tokens that are padding, in the first forward passes."""
-        assert isinstance(self.plan, Plan)
-        if self.layout == "tree":
-            return 0.0  # groups stand in one row
-        indices = range(min(passes, self.plan.steps * self.plan.forwards_per_step))
-        batches = [self._collate([self.parts["train"][place] for place in self.plan.forward(i)]) for i in indices]
-        padded = sum(int((batch.branch == PADDING).sum()) for batch in batches)
-        return padded / sum(batch.branch.numel() for batch in batches)
-
-    def _collate(self, groups: Sequence[EncodedGroup]) -> TreeBatch:
-        return collate(groups, layout=self.layout, pad_id=self.encoder.pad_id)
-
     @property
     def skipped(self) -> dict[str, dict[str, int]]:
         """Lost rows by source and reason."""
@@ -183,7 +187,7 @@ class PreferenceData(LightningDataModule):
         """The batches of one stage on one rank, from the first pass that is not done: the same ones whatever the number
         of workers and wherever the run was stopped before."""
         assert isinstance(self.plan, Plan)
-        return self._loader(self.parts["train"], batch_sampler=StageSampler(self.plan, stage, rank=rank, done=done))
+        return self._loader("train", batch_sampler=StageSampler(self.plan, stage, rank=rank, done=done))
 
     def val_dataloader(self) -> DataLoader[EncodedGroup]:
         return self._held_out("val")
@@ -194,9 +198,9 @@ class PreferenceData(LightningDataModule):
     def _held_out(self, split: Split) -> DataLoader[EncodedGroup]:
         assert self.trainer is not None
         places = self.parts[split].places[self.trainer.global_rank :: self.trainer.world_size]
-        return self._loader(self.parts[split], batch_sampler=self._batches(split, places))
+        return self._loader(split, batch_sampler=self.batches(split, places))
 
-    def _batches(self, split: Split, places: Sequence[Place]) -> list[list[Place]]:
+    def batches(self, split: Split, places: Sequence[Place]) -> list[list[Place]]:
         """Groups in their order, as many together as the budget lets, or `groups_per_forward`."""
         if self.budget is None:
             size = self.groups_per_forward
@@ -212,16 +216,20 @@ class PreferenceData(LightningDataModule):
             room -= tokens
         return batches
 
-    def _loader(self, dataset: GroupDataset, *, batch_sampler: Any) -> DataLoader[EncodedGroup]:
-        to_batch: Callable[[Sequence[EncodedGroup]], TreeBatch] = partial(
-            collate, layout=self.layout, pad_id=self.encoder.pad_id
-        )  # no method: that would take the whole module along to the workers
-        return DataLoader(
-            dataset,
-            batch_sampler=batch_sampler,
-            collate_fn=to_batch,
-            **self._loading(),
-        )
+    @property
+    def collate(self) -> Callable[[Sequence[EncodedGroup]], TreeBatch]:
+        """Lays groups out in rows. No method: that would take the whole module along to the workers."""
+        return partial(collate, layout=self.layout, pad_id=self.encoder.pad_id)
+
+    def _loader(self, split: Split, *, batch_sampler: Any) -> DataLoader[Any]:
+        if split not in self.pooled:
+            return self.loader(split, batches=batch_sampler)
+        kept, pins = self.pooled[split], self._pins_memory()  # read here, which is less work than handing it over
+        return DataLoader(kept, batch_sampler=batch_sampler, collate_fn=collate_pooled, pin_memory=pins)
+
+    def loader(self, split: Split, *, batches: Any) -> DataLoader[EncodedGroup]:
+        """Batches of encoded groups, in the order of their places."""
+        return DataLoader(self.parts[split], batch_sampler=batches, collate_fn=self.collate, **self._loading())
 
     def _loading(self) -> dict[str, Any]:
         """How batches are loaded, for every `DataLoader`."""

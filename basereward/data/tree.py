@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from basereward.data.distinct import distinct
 from basereward.data.encoding import EncodedGroup
 from basereward.data.features import Features
-from basereward.data.group import Lost
+from basereward.data.group import Lost, Preference
 from basereward.data.pixels import Pixels
 from basereward.data.stream import Met
 
@@ -53,6 +53,7 @@ class TreeBatch:
     image_places: tuple[int, ...] = ()  # m: the image there, of the n and then of those whose features are kept
     image_keys: tuple[str, ...] = ()  # n names to keep features under; none where they are not kept
     features: Features | None = None  # of the images that need not be encoded
+    pooled: Tensor | None = None  # (B, D) float32: pooled states that were computed before; there are no rows then
     lost: list[Lost] = field(default_factory=list)  # rows of a stream that were met on the way to these groups
     met: Met | None = None  # how far a stream was read for them
     responses: list[int] = field(default_factory=list)  # G: how many of the K are each group's
@@ -140,7 +141,7 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         **_written(groups, ends),
         ids=[group.id for group in groups],
         sources=[group.source for group in groups],
-        **_preferences(groups),
+        **preference_tensors([(group.preferences, len(_lengths(group))) for group in groups]),
     )
 
 
@@ -218,18 +219,19 @@ def _pad_positions(positions: Sequence[Tensor]) -> Tensor:
     return padded.movedim(-1, 0) if padded.ndim == 3 else padded
 
 
-def _preferences(groups: Sequence[EncodedGroup]) -> dict[str, Any]:
+def preference_tensors(groups: Iterable[tuple[Sequence[Preference], int]]) -> dict[str, Any]:
+    """The fields of a batch that its preferences are in, from those of every group and its number of responses."""
     winner, loser, weight, margin, tie, of_group = [], [], [], [], [], []
     first = 0
-    for index, group in enumerate(groups):
-        for preference in group.preferences:
+    for index, (preferences, responses) in enumerate(groups):
+        for preference in preferences:
             winner.append(first + preference.winner)
             loser.append(first + preference.loser)
             weight.append(preference.weight)
             margin.append(float("nan") if preference.margin is None else preference.margin)
             tie.append(preference.tie)
             of_group.append(index)
-        first += len(_lengths(group))
+        first += responses
     return {
         "winner": torch.tensor(winner, dtype=torch.int64),
         "loser": torch.tensor(loser, dtype=torch.int64),

@@ -19,7 +19,7 @@ from basereward.model.parts import freeze, part_of
 from basereward.model.pooling import LAST, Pooling
 from basereward.model.voice import Voice, speaks
 from basereward.recipe import make
-from basereward.recipe.schema import ModelRecipe
+from basereward.recipe.schema import BackboneRecipe, ModelRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,10 @@ class RewardModel(nn.Module):
         return self._scores(self.pooled(batch, cache=cache))
 
     def pooled(self, batch: TreeBatch, *, cache: Cache | None = None) -> Tensor:
-        """What the head reads, shape `(B, D)`, in the backbone's precision: decided by the backbone and `pooling`."""
+        """What the head reads, shape `(B, D)`: states that the batch brings, or what backbone and `pooling` make of its
+        rows, in the backbone's precision."""
+        if batch.pooled is not None:
+            return batch.pooled
         states: Tensor = self.backbone(batch, pooling=self.pooling, cache=cache)
         return states
 
@@ -125,19 +128,8 @@ def learns_language(recipe: ModelRecipe) -> bool:
     return recipe.lora is None and settings.quantization is None and "language" not in settings.freeze
 
 
-def build_model(recipe: ModelRecipe, *, path: str, seed: int) -> RewardModel:
-    """The model of a recipe, ready to be trained.
-
-    Args:
-        recipe: section `model`.
-        path: hub id or folder of the backbone.
-        seed: of the head's and the adapters' first weights.
-
-    Raises:
-        ModelError: the checkpoint cannot be loaded, lacks what the head needs, or nothing of it is trained.
-    """
-    settings = recipe.backbone
-    backbone = load_backbone(
+def _backbone(settings: BackboneRecipe, *, path: str) -> Backbone:
+    return load_backbone(
         path,
         revision=settings.revision,
         dtype=getattr(torch, settings.dtype),
@@ -147,6 +139,22 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int) -> RewardModel:
         kernels=settings.kernels,
         trust_remote_code=settings.trust_remote_code,
     )
+
+
+def build_model(recipe: ModelRecipe, *, path: str, seed: int, backbone: Backbone | None = None) -> RewardModel:
+    """The model of a recipe, ready to be trained.
+
+    Args:
+        recipe: section `model`.
+        path: hub id or folder of the backbone.
+        seed: of the head's and the adapters' first weights.
+        backbone: the recipe's, where it is loaded already; it must be as it was loaded.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded, lacks what the head needs, or nothing of it is trained.
+    """
+    settings = recipe.backbone
+    backbone = backbone or _backbone(settings, path=path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = make(recipe.head, "heads", backbone.hidden_size)

@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import PIL
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,6 +23,7 @@ from basereward.data.features import Features
 from basereward.data.tiles import to_tiles
 from basereward.data.tree import TreeBatch
 from basereward.errors import ModelError
+from basereward.model.machine import machine
 from basereward.model.parts import part_of
 
 LOOKING = ("vision", "merger")  # the parts that a batch without pictures does not run through
@@ -192,19 +191,14 @@ def keep_features(
 
 def _setting(transformer: PreTrainedModel, *, processor: Any, device: torch.device, precision: str) -> str:
     """Everything besides the picture that the bits of its features depend on, as a hash."""
-    if device.type == "cuda":
-        machine: tuple[Any, ...] = (torch.cuda.get_device_name(device), torch.get_float32_matmul_precision())
-    else:
-        # Sums of another number of threads come in another order.
-        machine = (device.type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     config: Any = transformer.config
     vision_config: Any = config.vision_config
     # What InternVL takes of its tower, and how it makes tokens of it: no weights.
     taken = [getattr(config, name, None) for name in ("downsample_ratio", "vision_feature_layer")]
     parts = (
-        *(PIL.__version__, torch.__version__, transformers.__version__),
         *(type(processor).__qualname__, processor.to_json_string()),
-        *(vision_config.to_json_string(), vision_config._attn_implementation, precision, *machine),
+        *(vision_config.to_json_string(), vision_config._attn_implementation, precision),
+        *machine(device),
         *(taken if reads_tiles(transformer) else ()),
     )
     digest = hashlib.sha256(repr(parts).encode())

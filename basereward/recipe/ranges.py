@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from basereward.errors import unknown
+from basereward.recipe.probing import PARTS, features, probe, trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.speaking import pooling
 
 Problems: TypeAlias = Iterator[tuple[str, str]]
 
-PARTS = ("vision", "merger", "language")
 MONITORED = ("pair_accuracy", "mean_margin")  # of these more is better
 LARGEST_SEED = 2**32 - 1  # of numpy
 
@@ -95,9 +95,10 @@ def parts(recipe: Recipe) -> Problems:
         yield from _names("model.lora.parts", lora.parts, PARTS, "part")
         if not lora.parts:
             yield "model.lora.parts", f"at least one of {', '.join(PARTS)} is needed; none given"
-    still = set(recipe.model.backbone.freeze) if lora is None else {*PARTS}.difference(lora.parts)
+    still = set(trained_model(recipe).backbone.freeze) if lora is None else {*PARTS}.difference(lora.parts)
     for part in sorted(still.intersection(recipe.optimizer.lr_by_part)):
         reason = "model.backbone.freeze names it" if lora is None else "model.lora.parts leaves it out"
+        reason = "probe freezes it" if recipe.probe else reason
         yield f"optimizer.lr_by_part.{part}", f"the part is not trained, so its learning rate changes nothing: {reason}"
 
 
@@ -122,17 +123,6 @@ def pixels(recipe: Recipe) -> Problems:
     low, high = recipe.data.encoding.min_pixels, recipe.data.encoding.max_pixels
     if low is not None and high is not None and low > high:
         yield "data.encoding.min_pixels", f"{low} is above max_pixels, {high}"
-
-
-def features(recipe: Recipe) -> Problems:
-    """Features are kept of a tower that does not change."""
-    given, backbone, lora = recipe.data.encoding.feature_cache, recipe.model.backbone, recipe.model.lora
-    still = backbone.freeze if backbone.quantization is None else PARTS
-    trained = [part for part in ("vision", "merger") if (part in lora.parts if lora else part not in still)]
-    if given is not None and trained:
-        message = f"{given:g} given, and {' and '.join(trained)} would be trained. Allowed where neither is"
-        way = "name both in model.backbone.freeze, leave both out of LoRA, or set it to null"
-        yield "data.encoding.feature_cache", f"{message}: {way}"
 
 
 def batch(recipe: Recipe) -> Problems:
@@ -212,6 +202,7 @@ CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     pixels,
     features,
     pooling,
+    probe,
     batch,
     curation,
     streaming,

@@ -178,6 +178,9 @@ class Recipe:
     summary: str = ""
     seeds: Seeds = field(default_factory=Seeds)
     model: ModelRecipe = field(default_factory=ModelRecipe)
+    probe: bool = (
+        False  # freeze the whole backbone, and train the head on pooled states that are computed once and kept
+    )
     loss: Node = field(default_factory=dict)
     data: DataRecipe = field(default_factory=DataRecipe)
     batch: BatchRecipe = field(default_factory=BatchRecipe)

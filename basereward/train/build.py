@@ -28,24 +28,30 @@ from basereward.model.scorer import recipe_encoder
 from basereward.model.vision import keep_features
 from basereward.model.voice import Voice, speaks
 from basereward.recipe import make, recipe_sha256, recipe_yaml
+from basereward.recipe.probing import trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.train.checkpoint import AtomicCheckpointIO, Checkpoints
 from basereward.train.module import RewardModule
 from basereward.train.optimizer import check_kind
 from basereward.train.performance import Performance
+from basereward.train.probe import pool
 from basereward.train.progress import Progress, StageBar
 from basereward.train.recorder import Recorder
 from basereward.train.runs import RunFolder
 from basereward.train.score import load
+from basereward.train.shared import Shared
 from basereward.train.waiting import Waiting
 
 
-def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule, PreferenceData, Trainer]:
+def build(
+    recipe: Recipe, *, run: RunFolder | None = None, shared: Shared | None = None
+) -> tuple[RewardModule, PreferenceData, Trainer]:
     """Builds what a recipe describes; the data are read and checked before the model is loaded.
 
     Args:
         recipe: from `load_recipe`.
         run: the folder of an earlier run that goes on; a new one is made by default.
+        shared: what earlier probes of this process stood on; takes what this one stands on.
 
     Raises:
         BaseRewardError: anything that the recipe or the data have wrong.
@@ -57,19 +63,17 @@ def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule
     calm_lightning()
     check_machine(recipe)
     run = run or RunFolder.create(recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name=recipe.name)
+    shared = shared or Shared()
     path = backbone_path(recipe.model.backbone)
-    encoder = recipe_encoder(recipe, path=path)
-    data = build_data(recipe, encoder=encoder, lost_file=run.lost)
-    data.setup()
-    model = build_model(recipe.model, path=path, seed=recipe.seeds.init)
+    data, backbone = shared.find(recipe, lost_file=run.lost) or (_read(recipe, path=path, lost_file=run.lost), None)
+    model = build_model(trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone)
     if speaks(model.head):
-        model.voice = Voice(encoder)
+        model.voice = Voice(data.encoder)
     if recipe.trainer.compile:
         compile_layers(model.backbone.transformer)
-    loss = make(recipe.loss, "losses")
     module = RewardModule(
         model,
-        loss=loss,
+        loss=make(recipe.loss, "losses"),
         sources=list(recipe.data.sources),
         optimizer=dataclasses.asdict(recipe.optimizer),
         schedule=dataclasses.asdict(recipe.schedule),
@@ -77,16 +81,26 @@ def build(recipe: Recipe, *, run: RunFolder | None = None) -> tuple[RewardModule
         dropout_seed=recipe.seeds.dropout,
     )
     trainer = build_trainer(recipe, data=data, run=run)
+    device = trainer.strategy.root_device
     if recipe.data.encoding.feature_cache is not None:
         keep_features(
             model.backbone.vision,
             transformer=model.backbone.transformer,
-            encoder=encoder,
+            encoder=data.encoder,
             gib=recipe.data.encoding.feature_cache,
-            device=trainer.strategy.root_device,
+            device=device,
             precision=recipe.trainer.precision,
         )
+    if recipe.probe:
+        pool(recipe, model=model, data=data, device=device)
+        shared.keep(recipe, data=data, backbone=model.backbone)
     return module, data, trainer
+
+
+def _read(recipe: Recipe, *, path: str, lost_file: Path) -> PreferenceData:
+    data = build_data(recipe, encoder=recipe_encoder(recipe, path=path), lost_file=lost_file)
+    data.setup()
+    return data
 
 
 def check_machine(recipe: Recipe) -> None:
@@ -165,7 +179,9 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Tr
     recorder = Recorder(recipe, run=run, checkpoints=checkpoints)
     bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
     waiting = Waiting()
-    callbacks = [checkpoints, recorder, Performance(), waiting, bar]
+    callbacks = [checkpoints, recorder, waiting, bar]
+    if not recipe.probe:  # which multiplies next to nothing
+        callbacks.append(Performance())
     if settings.early_stopping is not None:
         early = settings.early_stopping
         callbacks.append(

@@ -1,24 +1,29 @@
-"""The process of one cell of a sweep: `python -m basereward.train.cell RECIPE.yaml RESULT.json SWEEP PID [RUN]`."""
+"""A process for cells of a sweep: `python -m basereward.train.cell PID`."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from basereward.recipe import recipe_from_yaml
-from basereward.train.child import answer
+from basereward.train.child import Work, answer
 
 
-def main(recipe: str, result: str, sweep: str, pid: str, resume: str = "") -> int:
-    """Trains the recipe and writes what `train` returned, or the error, to the file `result`."""
+def main(pid: str) -> int:
+    """Trains the recipes that it is told, as YAML, and answers what `train` returns."""
+    return answer(_begin, pid=pid)
 
-    def work() -> dict[str, Any]:
-        from basereward.train.fit import train  # seconds, in which the parent may be gone already
 
-        return train(recipe_from_yaml(Path(recipe)), resume=resume or None, parent=sweep)
+def _begin() -> Work:
+    from basereward.train.fit import train
+    from basereward.train.shared import Shared
 
-    return answer(work, result, pid=pid)
+    shared = Shared()
+
+    def work(told: str, parent: str, resume: str | None) -> dict[str, Any]:
+        return train(recipe_from_yaml(told), resume=resume, parent=parent, shared=shared)
+
+    return work
 
 
 if __name__ == "__main__":

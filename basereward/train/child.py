@@ -1,10 +1,11 @@
-"""Work in a process of its own: what it is told and what it answers are files, and it ends when its parent does.
+"""Work in a process of its own: it is told what to do line by line, answers by files, and ends when its parent does.
 
 A GPU that a cell has left in a fault is lost to the whole process, and memory comes back for certain only when it ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,44 +15,93 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
 from basereward.errors import BaseRewardError, RunError, explain
 from basereward.train.console import log_to_stderr
 from basereward.train.files import write_atomic
 
-EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
+EXIT_INTERRUPTED = 130
+LOOK_S = 0.05  # between looks for an answer
+END_S = 10.0  # that a child has to end by itself
+
+Work: TypeAlias = Callable[[str, str, str | None], dict[str, Any]]
+"""`(told, parent, resume) -> result`; see `Child.ask`."""
 
 
-def run_child(module: str, told: str, *, parent: str, resume: str | None = None) -> dict[str, Any]:
-    """Runs `python -m MODULE` and returns what it answers.
+class Child:
+    """The process `python -m MODULE PID`, whose `main` calls `answer`. It does one thing after another."""
 
-    Args:
-        module: whose `main` calls `answer`.
-        told: what it works on.
-        parent: id of the sweep.
-        resume: id of the run that it goes on with.
+    def __init__(self, module: str) -> None:
+        self._place = tempfile.TemporaryDirectory(prefix="basereward-cell-")
+        command = [sys.executable, "-m", module, str(os.getpid())]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ask(self, told: str, *, parent: str, resume: str | None = None) -> dict[str, Any]:
+        """Returns what it answers.
+
+        Args:
+            told: what it works on.
+            parent: id of the sweep.
+            resume: id of the run that it goes on with.
+
+        Raises:
+            RunError: it failed, or the process has died; the message is its own.
+        """
+        result = Path(self._place.name) / "result.json"
+        result.unlink(missing_ok=True)
+        task = {"told": told, "result": str(result), "parent": parent, "resume": resume}
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died, which is told below
+            self._process.stdin.write(json.dumps(task) + "\n")
+            self._process.stdin.flush()
+        while self._process.poll() is None and not result.exists():
+            time.sleep(LOOK_S)
+        if not result.exists():
+            ending = _ending(self._process.wait())
+            raise RunError(f"its process ended with {ending} and left no result; its output is above")
+        found: dict[str, Any] = json.loads(result.read_text())
+        if "error" in found:
+            raise RunError(found["error"])
+        return found
+
+    def close(self) -> None:
+        """Ends the process, which ends by itself when it is told nothing more."""
+        assert self._process.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._place.cleanup()
+
+
+def run_child(module: str, told: str, *, parent: str) -> dict[str, Any]:
+    """Has one thing done in a process; see `Child.ask`.
 
     Raises:
         RunError: the process failed; the message is its own.
     """
-    with tempfile.TemporaryDirectory(prefix="basereward-cell-") as place:
-        question, result = Path(place) / "told", Path(place) / "result.json"
-        question.write_text(told)
-        words = [str(question), str(result), parent, str(os.getpid()), resume or ""]
-        code = subprocess.run([sys.executable, "-m", module, *words], check=False).returncode
-        if not result.exists():
-            raise RunError(f"its process ended with {_ending(code)} and left no result; its output is above")
-        found: dict[str, Any] = json.loads(result.read_text())
-    if "error" in found:
-        raise RunError(found["error"])
-    return found
+    with Child(module) as child:
+        return child.ask(told, parent=parent)
 
 
-def answer(work: Callable[[], dict[str, Any]], result: str, *, pid: str) -> int:
-    """Works in the child and writes the result, or the error, to the file `result`.
+def answer(begin: Callable[[], Work], *, pid: str) -> int:
+    """Works in the child on what it is told, and writes each result, or the error, to the file that is named with it.
 
     Args:
+        begin: imports what the work needs, which takes seconds in which the parent may be gone already.
         pid: of the parent: asked for here, it could be that of another process, since the parent is gone.
 
     Returns:
@@ -59,14 +109,16 @@ def answer(work: Callable[[], dict[str, Any]], result: str, *, pid: str) -> int:
     """
     threading.Thread(target=_end_with, args=(int(pid),), daemon=True).start()
     with log_to_stderr():
-        try:
-            found = work()
-        except BaseRewardError as error:
-            write_atomic(result, json.dumps({"error": explain(error)}))
-            return EXIT_MISTAKE
-        except KeyboardInterrupt:  # the sweep has it too, and says so
-            return EXIT_INTERRUPTED
-    write_atomic(result, json.dumps(found))
+        work = begin()
+        for line in sys.stdin:
+            task = json.loads(line)
+            try:
+                found = work(task["told"], task["parent"], task["resume"])
+            except BaseRewardError as error:
+                found = {"error": explain(error)}
+            except KeyboardInterrupt:  # the sweep has it too, and says so
+                return EXIT_INTERRUPTED
+            write_atomic(task["result"], json.dumps(found))
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from basereward.model.checkpoint import backbone_path
 from basereward.model.cost import Counter, Flops
@@ -13,6 +13,7 @@ from basereward.model.memory import Memory, memory
 from basereward.model.outline import outline
 from basereward.model.reward import RewardModel
 from basereward.recipe.load import Cell
+from basereward.recipe.probing import trained_model
 from basereward.recipe.schema import Recipe
 from basereward.train.gpus import GPUS, UTILISATION
 from basereward.train.workload import SourceLoad, Workload, workload
@@ -56,24 +57,24 @@ def recipe_cost(
     Returns:
         `steps`; `tokens` and `flops`, of a `step` and of the whole `run`; `parameters`; `bytes`, the most that are held
         at once, with their sum `peak`; `utilisation`; and for every GPU the `hours`, whether the peak `fits` in its
-        memory, and the `mfu`: the share of its peak that goes into useful work.
+        memory, and the `mfu`: the share of its peak that goes into useful work. A probe's `step` is of its head; its
+        run's tokens and work are those of the states, from an empty cache, and of the head.
     """
-    model = outline(recipe.model, path=backbone_path(recipe.model.backbone))
+    model = outline(trained_model(recipe), path=backbone_path(recipe.model.backbone))
     counter = Counter(model)
-    step = _scaled([(load.groups * each.share, each, counter(_shapes(each))) for each in load.sources.values()])
-    validated = sum(_evaluated(counter, each, load.validations) for each in load.sources.values())
-    tokens = load.groups * sum(each.share * each.tokens for each in load.sources.values())
-    held = _memory(recipe, model, load)
-    work = load.steps * (step.total + step.recomputed) + validated
+    done = _probed(counter, load) if recipe.probe else _trained(counter, load)
+    step, held = done.step, _memory(recipe, model, load)
+    recomputed = load.steps * step.recomputed
+    work = done.useful + recomputed + done.evaluation
     return {
         "steps": load.steps,
-        "tokens": {"step": round(tokens), "run": round(load.steps * tokens)},
+        "tokens": {"step": round(done.step_tokens), "run": round(done.tokens)},
         "flops": {
             "step": dataclasses.asdict(step) | {"total": step.total},
             "run": {
-                "useful": load.steps * step.total,
-                "recomputed": load.steps * step.recomputed,
-                "evaluation": validated,
+                "useful": done.useful,
+                "recomputed": recomputed,
+                "evaluation": done.evaluation,
                 "all": work,
             },
         },
@@ -89,6 +90,34 @@ def recipe_cost(
             for name in gpus
         },
     }
+
+
+class _Done(NamedTuple):
+    """What a run reads and multiplies."""
+
+    step: Flops
+    step_tokens: float
+    tokens: float  # of all steps
+    useful: int
+    evaluation: int
+
+
+def _trained(counter: Counter, load: Workload) -> _Done:
+    step = _scaled([(load.groups * each.share, each, counter(_shapes(each))) for each in load.sources.values()])
+    evaluation = sum(_forward(counter, each, _evaluated(each, load)).total for each in load.sources.values())
+    tokens = load.groups * sum(each.share * each.tokens for each in load.sources.values())
+    return _Done(step, tokens, load.steps * tokens, load.steps * step.total, evaluation)
+
+
+def _probed(counter: Counter, load: Workload) -> _Done:
+    """A step runs the head alone; the backbone reads every group once."""
+    step = Flops(head=_trained(counter, load).step.head)
+    useful, evaluation = load.steps * step.total, 0
+    for each in load.sources.values():
+        states, held_out = (_forward(counter, each, n) for n in (each.pooled, sum(each.held_out.values())))
+        useful += states.total - states.head
+        evaluation += held_out.total - held_out.head + _forward(counter, each, _evaluated(each, load)).head
+    return _Done(step, 0, sum(each.pooled for each in load.sources.values()), useful, evaluation)
 
 
 def _shapes(source: SourceLoad) -> list[Any]:
@@ -109,10 +138,16 @@ def _scaled(parts: Sequence[tuple[float, SourceLoad, Flops]]) -> Flops:
     return Flops(**{kind: round(value) for kind, value in sums.items()})
 
 
-def _evaluated(counter: Counter, source: SourceLoad, validations: int) -> int:
-    """The work of scoring the held-out groups, at every validation and once in the test."""
-    tokens = source.held_out["val"] * validations + source.held_out["test"]
-    return round(counter(_shapes(source), training=False).total * tokens / _sampled_tokens(source))
+def _evaluated(source: SourceLoad, load: Workload) -> int:
+    """Tokens of the held-out groups that are scored, at every validation and once in the test."""
+    return source.held_out["val"] * load.validations + source.held_out["test"]
+
+
+def _forward(counter: Counter, source: SourceLoad, tokens: int) -> Flops:
+    """The work of scoring so many tokens."""
+    scale = tokens / _sampled_tokens(source)
+    named = dataclasses.asdict(counter(_shapes(source), training=False))
+    return Flops(**{kind: round(scale * value) for kind, value in named.items()})
 
 
 def _memory(recipe: Recipe, model: RewardModel, load: Workload) -> Memory:

@@ -1,27 +1,29 @@
-"""The process of one ensemble of a sweep: `python -m basereward.train.ensemble_cell TOLD RESULT.json SWEEP PID`."""
+"""A process for an ensemble of a sweep: `python -m basereward.train.ensemble_cell PID`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from basereward.recipe.schema import EnsembleRecipe
-from basereward.train.child import answer
+from basereward.train.child import Work, answer
 
 
-def main(told: str, result: str, sweep: str, pid: str, *_: str) -> int:
-    """Makes and tests the ensemble and writes what `make_ensemble` returned, or the error, to the file `result`."""
+def main(pid: str) -> int:
+    """Makes and tests the ensembles that it is told, as JSON, and answers what `make_ensemble` returns."""
+    return answer(_begin, pid=pid)
 
-    def work() -> dict[str, Any]:
-        from basereward.train.ensemble import make_ensemble  # seconds, in which the parent may be gone already
 
-        asked = json.loads(Path(told).read_text())
+def _begin() -> Work:
+    from basereward.train.ensemble import make_ensemble
+
+    def work(told: str, parent: str, resume: str | None) -> dict[str, Any]:
+        asked = json.loads(told)
         recipe = EnsembleRecipe(**asked.pop("recipe"))
-        return make_ensemble(recipe, parent=sweep, tested=True, **asked)
+        return make_ensemble(recipe, parent=parent, tested=True, **asked)
 
-    return answer(work, result, pid=pid)
+    return work
 
 
 if __name__ == "__main__":

@@ -19,16 +19,20 @@ from basereward.train.module import RewardModule
 from basereward.train.params import flatten
 from basereward.train.recorder import Recorder
 from basereward.train.runs import RunFolder, find
+from basereward.train.shared import Shared
 from basereward.train.tracking import deliver_pending
 
 
-def train(recipe: Recipe, *, resume: str | None = None, parent: str | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe, *, resume: str | None = None, parent: str | None = None, shared: Shared | None = None
+) -> dict[str, Any]:
     """Trains, validates, tests and saves one model, and records all of it.
 
     Args:
         recipe: a complete recipe.
         resume: id of a run of the same recipe that was stopped; it goes on from its last checkpoint, to the same bits.
         parent: id of the sweep that the run belongs to.
+        shared: what earlier probes of this process stood on.
 
     Returns:
         `run_id`, `model` (what `load` opens), `metrics` of the test rows, `pair_s`, the seconds
@@ -43,7 +47,7 @@ def train(recipe: Recipe, *, resume: str | None = None, parent: str | None = Non
         run = continued(resume, recipe) if resume is not None else _new(recipe, parent=parent)
     try:
         with disk_faults():
-            module, data, trainer = build(recipe, run=run)
+            module, data, trainer = build(recipe, run=run, shared=shared)
             return _train(module, data, trainer, run=run)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt
         run.give_up("killed", stop)

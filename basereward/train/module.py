@@ -191,10 +191,11 @@ class RewardModule(LightningModule):
         self._report_cost(split)
 
     def _report_cost(self, split: str) -> None:
-        """What the scores cost, by preference: tokens read and written, and seconds."""
+        """What the scores cost, by preference: tokens read and written, and seconds. A probe reads none, and its
+        seconds would be those of its head alone."""
         pairs = sum(len(group.preferences) for group in self.scored)
         tally = self.model.voice.tally if self.model.voice is not None else Counter[str]()
-        if pairs:
+        if pairs and self._spent["tokens"]:
             self.log(f"{split}/tokens_per_pair", (self._spent["tokens"] + tally["tokens"]) / pairs)
             self.log(f"time/{split}_pair_s", self._spent["ns"] / 1e9 / pairs)
         if tally["verdicts"]:

@@ -10,6 +10,7 @@ from basereward.data.group import SPLITS
 from basereward.data.module import PreferenceData
 from basereward.data.plan import Plan
 from basereward.data.screening import summary
+from basereward.data.tree import PADDING
 from basereward.errors import DataError
 from basereward.model.checkpoint import backbone_path
 from basereward.model.scorer import recipe_encoder
@@ -72,5 +73,16 @@ def _told(data: PreferenceData) -> dict[str, Any]:
         "steps": plan.steps,
         "groups_per_step": plan.groups,
         "forwards_per_step": plan.forwards_per_step,
-        "padding": data.padding(),
+        "padding": _padding(data),
     }
+
+
+def _padding(data: PreferenceData, *, passes: int = 8) -> float:
+    """The share of tokens that are padding, in the first forward passes."""
+    assert isinstance(data.plan, Plan)
+    if data.layout == "tree":
+        return 0.0  # groups stand in one row
+    indices = range(min(passes, data.plan.steps * data.plan.forwards_per_step))
+    batches = [data.collate([data.parts["train"][place] for place in data.plan.forward(i)]) for i in indices]
+    padded = sum(int((batch.branch == PADDING).sum()) for batch in batches)
+    return padded / sum(batch.branch.numel() for batch in batches)

@@ -34,11 +34,13 @@ def scored_groups(batch: TreeBatch, scores: Tensor) -> list[ScoredGroup]:
     """The groups of a batch with their responses' scores `(K,)`."""
     values, lengths = scores.tolist(), batch.lengths.tolist()
     pairs = list(zip(batch.winner.tolist(), batch.loser.tolist(), batch.tie.tolist(), strict=True))
-    of_group = batch.preference_group.tolist()
+    of_group: list[list[tuple[int, int, bool]]] = [[] for _ in batch.ids]
+    for pair, group in zip(pairs, batch.preference_group.tolist(), strict=True):
+        of_group[group].append(pair)
     found, first = [], 0
     for index, (name, source) in enumerate(zip(batch.ids, batch.sources, strict=True)):
         last = first + batch.responses[index]
-        mine = [(w - first, m - first, tie) for (w, m, tie), g in zip(pairs, of_group, strict=True) if g == index]
+        mine = [(winner - first, loser - first, tie) for winner, loser, tie in of_group[index]]
         found.append(ScoredGroup(name, source, values[first:last], lengths[first:last], mine))
         first = last
     return found

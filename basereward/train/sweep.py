@@ -1,4 +1,4 @@
-"""A grid's cells, run one after another, each in a process of its own."""
+"""A grid's cells, run one after another."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from basereward.errors import RunError
-from basereward.recipe import Cell, Experiment, recipe_sha256, recipe_yaml
-from basereward.train.child import run_child
+from basereward.recipe import Cell, Experiment, recipe_sha256
+from basereward.train.cell_processes import CellProcesses
 from basereward.train.compare_cells import compare_cells
 from basereward.train.runs import RunFolder, finished_with, list_runs, unfinished_with
 from basereward.train.sweep_ensembles import make_ensembles
@@ -20,9 +20,6 @@ logger = logging.getLogger(__name__)
 def sweep(experiment: Experiment) -> dict[str, Any]:
     """Runs every cell that is not finished, and then makes the ensembles of them. A cell that fails is named and does
     not stop the rest; one that was stopped goes on from its last checkpoint.
-
-    Every cell has a process of its own, since a GPU that a cell has left in a fault is lost to the whole process, and
-    since memory comes back for certain.
 
     Returns:
         `sweep_id`; `cells`: name, run id, status (finished, skipped or failed), test metrics, and `pair_s`, the seconds
@@ -37,10 +34,11 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
     tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
     results: list[dict[str, Any]] = []
     try:
-        for number, cell in enumerate(cells, start=1):
-            logger.info("cell %d of %d: %s", number, len(cells), cell.name)
-            results.append(_cell(cell, sweep_id=folder.run_id))
-            logger.info("cell %d of %d: %s %s", number, len(cells), cell.name, results[-1]["status"])
+        with CellProcesses() as processes:
+            for number, cell in enumerate(cells, start=1):
+                logger.info("cell %d of %d: %s", number, len(cells), cell.name)
+                results.append(_cell(cell, processes=processes, sweep_id=folder.run_id))
+                logger.info("cell %d of %d: %s %s", number, len(cells), cell.name, results[-1]["status"])
         together = make_ensembles(experiment, results, sweep_id=folder.run_id)
     except BaseException:
         folder.mark("killed")
@@ -67,7 +65,7 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
     return RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")
 
 
-def _cell(cell: Cell, *, sweep_id: str) -> dict[str, Any]:
+def _cell(cell: Cell, *, processes: CellProcesses, sweep_id: str) -> dict[str, Any]:
     sha256 = recipe_sha256(cell.recipe)
     done = finished_with(sha256)
     if done is not None:
@@ -75,7 +73,7 @@ def _cell(cell: Cell, *, sweep_id: str) -> dict[str, Any]:
     stopped = unfinished_with(sha256)
     resume = stopped.run_id if stopped is not None and (stopped.checkpoints / "last.ckpt").exists() else None
     try:
-        result = _in_own_process(cell, resume=resume, parent=sweep_id)
+        result = processes.train(cell.recipe, resume=resume, parent=sweep_id)
     except RunError as error:
         logger.error("cell %s failed: %s", cell.name, error)
         failed = unfinished_with(sha256)
@@ -87,12 +85,3 @@ def _cell(cell: Cell, *, sweep_id: str) -> dict[str, Any]:
 def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a run found out."""
     return {"metrics": result.get("metrics", {}), "pair_s": result.get("pair_s")}
-
-
-def _in_own_process(cell: Cell, *, resume: str | None, parent: str) -> dict[str, Any]:
-    """Trains a cell in a child process and returns its result.
-
-    Raises:
-        RunError: the process failed; the message is its own.
-    """
-    return run_child("basereward.train.cell", recipe_yaml(cell.recipe), parent=parent, resume=resume)

@@ -19,6 +19,7 @@ from basereward.model.shapes import Shape, group_shapes
 from basereward.recipe.schema import Recipe
 from basereward.train.build import build_data
 from basereward.train.preview import lost_file
+from basereward.train.probe import read_places
 
 SAMPLED = 32  # groups of a source that are encoded, from its shortest to its longest
 LOOKED_AT = 2048  # forward passes of which the largest is looked for
@@ -33,12 +34,14 @@ class SourceLoad:
         tokens: of a training group, the mean of all.
         sample: the rows of each sampled group.
         held_out: tokens of all groups that are validated, and that are tested.
+        pooled: tokens of the training groups whose states a probe computes.
     """
 
     share: float
     tokens: float
     sample: tuple[tuple[Shape, ...], ...]
     held_out: dict[Split, int]
+    pooled: int
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,9 @@ def _source(data: PreferenceData, name: str) -> SourceLoad:
         split: round(int(data.lengths[split][name].tokens.sum()) * in_layout) for split in ("val", "test")
     }
     share = mixture.counts[name] / mixture.epoch_size
-    return SourceLoad(share, float(lengths.tokens.mean()) * in_layout, sample, held_out)
+    mean = float(lengths.tokens.mean()) * in_layout
+    pooled = sum(source == place for source, _ in read_places(data, "train"))
+    return SourceLoad(share, mean, sample, held_out, round(pooled * mean))
 
 
 def _spread(lengths: Lengths) -> list[int]:

@@ -72,7 +72,7 @@ def test_a_mixture_of_pictures_and_text_is_counted_to_a_hundredth() -> None:
     assert len(groups) > 200
     load = workload(recipe)
     cost = recipe_cost(recipe, load)["flops"]["step"]
-    batches = [data._collate([group]) for group in groups]
+    batches = [data.collate([group]) for group in groups]
     worked = sum(counter(batch_shapes(batch)).total for batch in batches) / len(groups) * 8
     assert cost["total"] == pytest.approx(worked, rel=0.01)
     assert cost["vision"] > 0

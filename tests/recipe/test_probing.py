@@ -1,0 +1,50 @@
+"""Recipes of probes: what they freeze, and what they cannot be combined with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from basereward.recipe import find_faults, load_recipe, recipe_sha256
+from basereward.recipe.probing import trained_model
+
+
+def faults(*changes: str) -> dict[str, str]:
+    """Key and message of what is wrong with a probe."""
+    found: list[Any] = find_faults("basereward", profile="tiny", overrides=["probe=true", *changes])[1]
+    return {fault.key: fault.message for fault in found}
+
+
+def test_a_probe_freezes_all_of_the_backbone() -> None:
+    """Whatever the section says, which stays as it is written; a recipe that is no probe keeps what it says."""
+    recipe = load_recipe("basereward", overrides=["probe=true", "model.backbone.freeze=[vision]"])
+    assert trained_model(recipe).backbone.freeze == ["vision", "merger", "language"]
+    assert recipe.model.backbone.freeze == ["vision"]
+    assert trained_model(recipe).head == recipe.model.head
+    plain = load_recipe("basereward", overrides=["model.backbone.freeze=[vision]"])
+    assert trained_model(plain) == plain.model
+    assert recipe_sha256(plain) != recipe_sha256(recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "message"),
+    [
+        ("model.lora.rank=4", "model.lora", "has nothing to adapt. Set it to null"),
+        ("data.streaming.buffer=5", "data.streaming", "groups that can be found again. Set it to null"),
+        ("trainer.compile=true", "trainer.compile", "repays no compiling. Set it to false"),
+        ("model.head._target_=critic", "model.head", "head 'critic' writes with it"),
+        ("model.head._target_=generative", "model.head", "head 'generative' writes with it"),
+        ("model.head._target_=rating", "model.head", "Allowed: heads that score pooled states"),
+        ("optimizer.lr_by_part.language=1e-3", "optimizer.lr_by_part.language", "probe freezes it"),
+    ],
+)
+def test_what_needs_a_backbone_at_work_is_a_fault(change: str, key: str, message: str) -> None:
+    """Each is told by its key with the way out, before anything loads."""
+    assert message in faults(change, "trainer.steps=10", "data.mixture.weights={digits: 1, numbers: 1}")[key]
+
+
+@pytest.mark.parametrize("change", ["model.head._target_=linear", "data.encoding.feature_cache=1.0", "probe=false"])
+def test_what_goes_with_a_probe_is_no_fault(change: str) -> None:
+    """Scalar heads; features of the tower, which is frozen with the rest."""
+    assert faults(change, "data.streaming=null") == {}
