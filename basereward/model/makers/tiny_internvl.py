@@ -44,7 +44,7 @@ def tiny_internvl(
         text_config={"model_type": "qwen2", **language(tokenizer, hidden_size=hidden_size, layers=layers)},
         vision_config={
             "num_hidden_layers": vision_layers,
-            # Half as wide it learns nothing of digits in 220 steps: unlike Qwen's mergers, InternVL's is no wider inside.
+            # Half as wide it learns nothing in 220 steps: its merger, unlike those of Qwen, is no wider inside.
             "hidden_size": hidden_size,
             "intermediate_size": 4 * hidden_size,
             "num_attention_heads": HEADS,

@@ -137,3 +137,17 @@ def test_arguments_out_of_range_are_named(arguments: dict[str, int], words: str)
     with pytest.raises(DataError, match=words) as caught:
         Digits("mine", **arguments)
     assert "'mine'" in str(caught.value)
+
+
+def test_graded_answers_are_ranked_by_their_distance() -> None:
+    """From scikit-learn's own label: nearer ones win, by the ninths that they are nearer; as near ones tie."""
+    labels = load_digits().target
+    for group in Digits("d", graded=True).groups("val"):
+        digit = labels[int(group.id.split("/")[1])]
+        away = [abs(_heard(response)[1] - digit) for response in group.responses]
+        pairs = {frozenset((p.winner, p.loser)) for p in group.preferences}
+        assert len(pairs) == len(group.preferences) == 10
+        for p in group.preferences:
+            assert p.tie == (away[p.winner] == away[p.loser])
+            assert p.margin == (None if p.tie else pytest.approx((away[p.loser] - away[p.winner]) / 9))
+            assert p.tie or away[p.winner] < away[p.loser]
