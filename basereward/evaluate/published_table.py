@@ -39,7 +39,7 @@ class PrintedCell:
 @dataclass(frozen=True)
 class PublishedTable:
     """`rows` are cells by row and column; `means` the columns that a column is the mean of; `joined` the cell or
-    ensemble of `experiments` that is a row, without its seeds."""
+    ensemble of `experiment` that is a row, without its seeds."""
 
     title: str
     paper: str
@@ -50,7 +50,7 @@ class PublishedTable:
     row_notes: Mapping[str, str]
     means: Mapping[str, tuple[str, ...]]
     rows: Mapping[str, Mapping[str, PrintedCell]]
-    experiments: tuple[str, ...]
+    experiment: str | None
     joined: Mapping[str, str]
 
     def digits(self, row: str) -> int:
@@ -80,7 +80,7 @@ def read_published_table(file: Path) -> PublishedTable:
             row: {name: _cell(table, row, name) for name in columns if table.printed(row, name) is not None}
             for row in content["rows"]
         },
-        experiments=tuple(listed(content.get("experiment", []))),
+        experiment=content.get("experiment"),
         joined=content.get("cells", {}),
     )
 
@@ -105,7 +105,7 @@ def tables_of(experiment: str, *, folder: Path | None = None) -> list[PublishedT
             faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
-    return [table for table in found if experiment in [name.rpartition("/")[2] for name in table.experiments]]
+    return [table for table in found if table.experiment and table.experiment.rpartition("/")[2] == experiment]
 
 
 def _cell(table: TableFile, row: str, column: str) -> PrintedCell:

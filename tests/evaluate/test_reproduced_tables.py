@@ -56,11 +56,11 @@ MISPRINTS = {
 
 
 def counts(percent: float, total: int, *, digits: int) -> list[int]:
-    """Numbers of right ones that print as this percentage; some of Table 8 are cut off after two digits."""
+    """Numbers of right ones that print as this percentage: rounded, or where none does, cut off."""
     unit = 10.0**-digits
     exact = [(right, 100 * right / total - percent) for right in range(total + 1)]
     rounded = [right for right, off in exact if abs(off) <= unit / 2 + 1e-9]
-    return rounded or [right for right, off in exact if digits == 2 and 0 <= off < unit]
+    return rounded or [right for right, off in exact if 0 <= off < unit]
 
 
 def one(percent: float, total: int, *, digits: int) -> int:
@@ -101,7 +101,12 @@ def vl_rewardbench(printed: Mapping[str, float], *, scheme: str, once: bool, dig
     for; with `once` the pairs whose id comes again are left out of them."""
     groups = VL | ({"mathverse": VL["mathverse"] - TWICE} if once else {})
     sizes = {name: sum(groups[source] for source in sources) for name, sources in SCHEMES[scheme].items()}
-    choices = [counts(printed[name], total, digits=digits) or range(total + 1) for name, total in sizes.items()]
+    found = {name: counts(printed[name], total, digits=digits) for name, total in sizes.items()}
+    # Of 448 none rounds to the misprint 76.7, and the one that it would be cut off from is not what the row adds up to.
+    choices = [
+        right if abs(100 * right[0] / sizes[name] - printed[name]) <= 0.5 * 10.0**-digits + 1e-9 else range(sizes[name])
+        for name, right in found.items()
+    ]
 
     def off(right: Sequence[int]) -> float:
         macro = sum(each / total for each, total in zip(right, sizes.values(), strict=True)) / 3

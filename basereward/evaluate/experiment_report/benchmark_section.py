@@ -43,11 +43,13 @@ def benchmarks(contenders: Sequence[Contender], rows: Sequence[Sequence[Row]]) -
         body.append(open_)
         if folded:
             body.append(tag("details", tag("summary", f"{count(len(folded), 'other variant')}"), *folded))
-        drawings.append(Drawing(name, f"{name}: 95 % intervals", forest(same, places=places)))
-        first = same[0]["variant"]  # categories of the others are in the tables
-        drawn = bars([each for each in same if each["variant"] == first], places=places)
-        if drawn is not None:
-            drawings.append(Drawing(f"{name}-{first}", f"{name}, {first}: categories", drawn))
+        first = same[0]["variant"]  # the others are in the tables, and their figures would be longer than a page
+        drawn = [each for each in same if each["variant"] == first]
+        title = f"{name}, {first}"
+        drawings.append(Drawing(name, f"{title}: 95 % intervals", forest(drawn, places=places)))
+        categories = bars(drawn, places=places)
+        if categories is not None:
+            drawings.append(Drawing(f"{name}-categories", f"{title}: categories", categories))
     about = note(
         "Per cent, what was counted, and a 95 % interval. Variants are ways of counting; numbers of different variants "
         "do not compare."
