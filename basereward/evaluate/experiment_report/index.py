@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,14 @@ def make_index(folder: Path, *, profile: str, overrides: Sequence[str]) -> dict[
             raise
         except BaseRewardError as error:
             refused[entry.name] = str(error)
-    rows = [_row(entry, pages.get(entry.name), refused.get(entry.name), folder) for entry in entries]
+    rows = [_row(entry, pages.get(entry.name), folder) for entry in entries]
     told = f"{count(len(pages), 'experiment')} on profile {profile}."
     about = note("The best recipe is the one with the highest accuracy over all pairs of the test data.")
     parts = {
         "title": tag("title", f"Experiments, {profile}"),
         "head": join([tag("h1", "Experiments"), tag("p", told, id="about")]),
         "contents": Markup(""),
-        "sections": tag("section", table(HEAD, rows), about),
+        "sections": tag("section", table(HEAD, rows, class_="index"), about, *_refusals(refused)),
     }
     out = folder / INDEX
     write_atomic(out, written("experiment", parts, base="common"))
@@ -67,15 +67,20 @@ def page_place(folder: Path, name: str, profile: str) -> Path:
     return folder / Path(profile).stem / f"{named}.html"
 
 
-def _row(entry: Entry, made: Made | None, refusal: str | None, folder: Path) -> Markup:
+def _refusals(refused: Mapping[str, str]) -> list[Markup]:
+    """Why some have no page."""
+    return [tag("p", tag("b", f"No page of {name}: "), why, class_="warning") for name, why in refused.items()]
+
+
+def _row(entry: Entry, made: Made | None, folder: Path) -> Markup:
     summary = tag("small", entry.summary)
     if made is None:
-        why = tag("td", tag("span", "no page: ", class_="bad"), refusal, class_="left why", colspan=len(HEAD) - 1)
-        return row(join([entry.name, summary]), [why])
+        told = tag("td", "no page, see below", class_="left bad", colspan=len(HEAD) - 1)
+        return row(join([entry.name, summary]), [told])
     link = tag("a", entry.name, href=made.out.relative_to(folder).as_posix())
-    told = made.told()
+    counts = made.told()
     found = [(each, reached) for each in made.contenders if (reached := share(each, ALL))]
-    done = cell(f"{told['finished']} / {told['cells']}")
+    done = cell(f"{counts['finished']} / {counts['cells']}")
     if not found:
         return row(join([link, summary]), [done, *[cell(NONE)] * (len(HEAD) - 2)])
     best, reached = max(found, key=lambda pair: pair[1].value)
