@@ -10,10 +10,7 @@ import pytest
 from basereward.errors import DataError
 from basereward.evaluate.published import PublishedValue, every_value, published
 from basereward.evaluate.published_file import read_table
-from basereward.evaluate.published_table import read_published_table
 from basereward.evaluate.published_value import UNKNOWN
-from basereward.recipe import find_experiment
-from basereward.train.compare_cells import recipe_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "published"
 SIZES = {  # pairs of Multimodal RewardBench
@@ -336,37 +333,3 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
         str(tmp_path / "one.yaml"),
         str(tmp_path / "two.yaml"),
     ]
-
-
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
-def test_rows_are_joined_to_cells_that_there_are(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every cell or ensemble that a table names is one of its experiment's at full size."""
-    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(FOLDER.parent))
-    table = read_published_table(file)
-    if table.experiment is not None:
-        experiment = find_experiment(table.experiment, profile="qwen2_5_vl_7b")[0]  # paths of data are the user's
-        assert set(table.joined.values()) <= {*map(recipe_name, experiment.cells), *experiment.ensembles}
-
-
-@pytest.mark.parametrize(
-    ("added", "fault"),
-    [
-        ("experiment: e\n", "`experiment` and `cells` stand together"),
-        ("experiment: e\ncells: {C: x}\n", "unknown row 'C'"),
-        ("cells: {A: x}\n", "`experiment` and `cells` stand together"),
-    ],
-)
-def test_a_row_that_is_joined_is_there(added: str, fault: str, tmp_path: Path) -> None:
-    """And the experiment whose cells are meant is named."""
-    file = tmp_path / "table.yaml"
-    file.write_text(GOOD + added)
-    with pytest.raises(DataError, match=fault):
-        read_table(file)
-
-
-def test_a_mean_is_of_columns_that_there_are(tmp_path: Path) -> None:
-    """A name that is no column is told."""
-    file = tmp_path / "table.yaml"
-    file.write_text(GOOD.replace("metric: reasoning}", "metric: reasoning, of: [generl]}"))
-    with pytest.raises(DataError, match=r"unknown column 'generl'.*general"):
-        read_table(file)
