@@ -8,7 +8,7 @@ STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
 
 # What a command is told: make train EXP=head_depth PROFILE=qwen2_5_vl_7b ARGS="optimizer.lr=1e-5"
 train: EXP ?= basereward
-sweep: EXP ?= head_depth
+sweep report: EXP ?= head_depth
 look: SOURCE ?= digits
 eval: BENCH ?= vl_rewardbench
 PROFILE ?= tiny
@@ -44,8 +44,8 @@ look: $(READY) ## an HTML page of the rows of SOURCE (a name, or rows.jsonl), wi
 eval: $(READY) ## measures of MODEL=folder, or RUN=id, on BENCH (a name; data=PATH in ARGS for a copy)
 	$(BIN)/basereward eval $(MODEL) --benchmark $(BENCH) $(ARGS)
 
-report: $(READY) ## an HTML page that compares EVALS="folder folder", which `make eval` wrote
-	$(BIN)/basereward report $(EVALS) $(ARGS)
+report: $(READY) ## an HTML page of EXP (head_depth; all: of every one) on PROFILE (tiny), or of EVALS="folder folder" of `eval`
+	$(BIN)/basereward report $(if $(EVALS),$(EVALS),$(EXP) --profile $(PROFILE)) $(ARGS)
 
 check: $(READY) ## style, types, arrows and doors, stripped notebooks, spelling
 	$(BIN)/ruff check

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
+from basereward.cli.checks import DTYPES, LISTED, ORDERS, UsageError, check_values
 from basereward.cli.commands import COMMANDS
 from basereward.data.group import SPLITS
-from basereward.errors import BaseRewardError, unknown
+from basereward.errors import unknown
 from basereward.recipe.schema import WAYS
 from basereward.train.gpus import GPUS, UTILISATION
 
-LISTED = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "runs")
 OPTIONS = (
     "profile",
     "resume",
@@ -34,12 +34,6 @@ OPTIONS = (
     *("timeout", "send", "attempts", "limit", "seed", "how", "text", "pairs", "k"),
 )
 RULES = ("random", "longer", "shorter", "first")
-ORDERS = ("fixed", "random", "both")
-DTYPES = ("float32", "bfloat16")
-
-
-class UsageError(BaseRewardError):
-    """The command line itself is wrong."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,7 +57,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         if word.startswith("-") or "=" not in word or "overrides" not in arguments:
             raise UsageError(_unexpected(word, arguments))
         arguments.overrides.append(word)
-    _check_values(arguments)
+    check_values(arguments)
     return arguments
 
 
@@ -85,8 +79,7 @@ def build_parser() -> Parser:
         if name == "annotate":
             _add_annotate(command)
         if name == "report":
-            command.add_argument("evaluations", metavar="EVALUATION", nargs="+", help="a folder that `eval` wrote")
-            command.add_argument("--out", metavar="FILE", help="where the page goes")
+            _add_report(command)
         if name == "look":
             command.add_argument("source", metavar="SOURCE", help="a name in experiments/sources/, or a .jsonl file")
             command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in path=pairs.jsonl")
@@ -111,6 +104,14 @@ def _add_recipe(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument(
             "--model", metavar="MODEL", help="count where it disagrees: a run id, runs:/..., or a folder"
         )
+
+
+def _add_report(command: argparse.ArgumentParser) -> None:
+    told = "an experiment, `all`, or folders that `eval` wrote; KEY=VALUE changes the experiment"
+    command.add_argument("words", metavar="EXPERIMENT|EVALUATION", nargs="+", help=told)
+    command.add_argument("--profile", default="tiny", help="what the experiment runs on (tiny)")
+    command.add_argument("--out", metavar="PLACE", help="where the page goes; the folder, of all")
+    command.set_defaults(overrides=[])
 
 
 def _add_score(command: argparse.ArgumentParser) -> None:
@@ -183,60 +184,6 @@ def _add_annotate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--attempts", metavar="N", type=int, default=3, help="texts a pair at most (3)")
     command.add_argument("--limit", metavar="N", type=int, help="pairs at most")
     command.add_argument("--seed", metavar="N", type=int, default=0, help="of the orders and the draw (0)")
-
-
-def _check_values(arguments: argparse.Namespace) -> None:
-    checks = {
-        "ls": _check_ls, "check": _check_cost, "score": _check_score, "eval": _check_eval, "annotate": _check_annotate,
-        "look": _check_look,
-    }  # fmt: skip
-    if check := checks.get(arguments.command):
-        check(arguments)
-
-
-def _check_ls(arguments: argparse.Namespace) -> None:
-    if arguments.kind not in LISTED:
-        raise UsageError(unknown("kind", arguments.kind, LISTED))
-
-
-def _check_eval(arguments: argparse.Namespace) -> None:
-    if arguments.model is not None and "=" in arguments.model:
-        arguments.overrides.insert(0, arguments.model)
-        arguments.model = None
-    if arguments.order not in (None, *ORDERS):
-        raise UsageError(unknown("order", arguments.order, ORDERS))
-    if (arguments.endpoint is None) != (arguments.judge is None):
-        raise UsageError("a judge has both: --endpoint says where it is, --judge its name there")
-
-
-def _check_annotate(arguments: argparse.Namespace) -> None:
-    if arguments.endpoint is None:
-        raise UsageError("--endpoint is needed: the judge's address, or local, or vllm")
-    if arguments.split not in SPLITS:
-        raise UsageError(unknown("part", arguments.split, SPLITS))
-
-
-def _check_look(arguments: argparse.Namespace) -> None:
-    if arguments.split not in (None, *SPLITS):
-        raise UsageError(unknown("part", arguments.split, SPLITS))
-    if arguments.rows < 1:
-        raise UsageError(f"--rows {arguments.rows}: at least 1 is needed")
-
-
-def _check_score(arguments: argparse.Namespace) -> None:
-    if arguments.dtype not in (None, *DTYPES):
-        raise UsageError(unknown("dtype", arguments.dtype, DTYPES))
-    if arguments.tokens is not None and arguments.tokens < 1:
-        raise UsageError(f"--tokens {arguments.tokens}: at least 1 is needed")
-
-
-def _check_cost(arguments: argparse.Namespace) -> None:
-    if arguments.gpu not in (None, *GPUS):
-        raise UsageError(unknown("GPU", arguments.gpu, GPUS))
-    if arguments.utilisation is not None and not 0 < arguments.utilisation <= 1:
-        raise UsageError(f"--utilisation {arguments.utilisation}: a share above 0 and at most 1 is needed")
-    if not arguments.cost and (arguments.gpu is not None or arguments.utilisation is not None):
-        raise UsageError("--gpu and --utilisation say nothing without --cost; add it")
 
 
 def _unexpected(word: str, arguments: argparse.Namespace) -> str:

@@ -173,10 +173,10 @@ def ensemble(arguments: argparse.Namespace) -> Result:
 
 
 def report(arguments: argparse.Namespace) -> Result:
-    """A page about evaluations."""
-    from basereward.evaluate.report import report
+    """A page about an experiment, about all, or about evaluations."""
+    from basereward.evaluate.report_kind import report_of
 
-    return report(arguments.evaluations, out=arguments.out), DONE
+    return report_of(arguments.words, profile=arguments.profile, overrides=arguments.overrides, out=arguments.out), DONE
 
 
 def look(arguments: argparse.Namespace) -> Result:
@@ -218,7 +218,7 @@ COMMANDS = {
     "eval": Command(evaluate, text.evaluate, "measure a model, or a file of scores made elsewhere, on benchmarks"),
     "annotate": Command(annotate, text.annotate, "have a judge write reasoning for the pairs of a source"),
     "ensemble": Command(ensemble, text.ensemble, "make one model of several trained ones"),
-    "report": Command(report, text.report, "write an HTML page that compares evaluations"),
+    "report": Command(report, text.report, "write an HTML page of an experiment, of all, or of evaluations"),
     "look": Command(look, text.look, "write an HTML page of the rows of a source: pictures, answers, scores"),
     "ls": Command(ls, text.ls, "list experiments, profiles, sources, benchmarks, heads, losses or runs"),
 }

@@ -188,7 +188,14 @@ def percent(share: float | None) -> str:
 
 def report(result: dict[str, Any]) -> Iterator[str]:
     """Where the page and what lies beside it are."""
-    yield "evaluations: {evaluations}; page: {out}; numbers: {csv}".format(**result)
+    for page in result.get("pages", [result]):
+        if "experiment" in page:
+            yield "{experiment}: {finished} of {cells} finished; page: {out}; numbers: {csv}".format(**page)
+    yield from (f"no page of {name}: {reason}" for name, reason in result.get("refused", {}).items())
+    if "pages" in result:
+        yield f"index: {result['out']}"
+    if "evaluations" in result:
+        yield "evaluations: {evaluations}; page: {out}; numbers: {csv}".format(**result)
 
 
 def annotate(result: dict[str, Any]) -> Iterator[str]:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from basereward.evaluate.drawing import blank, drawn, plain, short
 from basereward.evaluate.numbers import Row
-from basereward.metrics.figures import COLOURS
+from basereward.metrics.palette import COLOURS
 
-WIDTH = 4.6  # inches: on a phone the letters stay as large as those of the page
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++", "ooo")
 WHOLE = ("macro", "acc_plus")  # metrics that stand for all items too, beside the first of a variant
-LETTERS = 23  # of a name
 MARKS = {"random answer": ":", "longer answer": "--"}
 
 
@@ -28,11 +23,12 @@ def heads(rows: Sequence[Row], variant: str) -> list[str]:
     return [metric for place, metric in enumerate(metrics) if place == 0 or metric in WHOLE]
 
 
-def forest(rows: Sequence[Row]) -> Figure:
+def forest(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Figure:
     """One line a model, grouped by variant and metric, with 95 % intervals; papers hollow, baselines as strokes.
 
     Args:
         rows: of one benchmark, as `numbers` makes them.
+        places: of the models among the colours; by default their order in the rows.
     """
     variants = dict.fromkeys(row["variant"] for row in rows)
     groups = [(variant, metric) for variant in variants for metric in heads(rows, variant)]
@@ -42,27 +38,30 @@ def forest(rows: Sequence[Row]) -> Figure:
     }
     groups = [group for group in groups if any(row["source"] == "measured" for row in members[group])]
     lines = sum(1 + _lines(members[group]) for group in groups)
-    models = list(dict.fromkeys(row["model"] for row in rows if row["source"] == "measured"))
-    with _plain():
-        figure, axes = _figure(height=1.1 + 0.24 * lines)
+    places = places or _places(rows)
+    with plain():
+        figure, axes = blank(height=1.1 + 0.24 * lines)
         place = 0.0
         ticks: dict[float, str] = {}
         for group in groups:
             place -= 1
             ticks[place] = " · ".join(group)
-            place = _group(axes, members[group], top=place, ticks=ticks, models=models)
-        axes.set_yticks(list(ticks), [_short(name) for name in ticks.values()])
+            place = _group(axes, members[group], top=place, ticks=ticks, places=places)
+        axes.set_yticks(list(ticks), [short(name) for name in ticks.values()])
         for label, name in zip(axes.get_yticklabels(), ticks.values(), strict=True):
             if name in map(" · ".join, groups):
                 label.set_fontweight("bold")
         axes.set(ylim=(place - 0.7, -0.3), xlabel="right, %; bars are 95 % intervals")
         axes.grid(axis="x", color="0.9", linewidth=0.8)
         _key(figure, rows)
-        return _drawn(figure)
+        return drawn(figure)
 
 
-def bars(rows: Sequence[Row]) -> Figure | None:
-    """The categories of one variant, one bar a model; None where there are none."""
+def bars(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Figure | None:
+    """The categories of one variant, one bar a model; None where there are none.
+
+    Args: as of `forest`.
+    """
     measured = [row for row in rows if row["source"] == "measured" and row["value"] is not None]
     whole = heads(rows, rows[0]["variant"]) if rows else []
     categories = list(dict.fromkeys(row["metric"] for row in measured if row["metric"] not in whole))
@@ -70,38 +69,28 @@ def bars(rows: Sequence[Row]) -> Figure | None:
     if not categories:
         return None
     thick = 0.8 / len(models)
-    with _plain():
-        figure, axes = _figure(height=1.0 + 0.2 * (len(models) + 1) * (1 + len(categories)))
+    with plain():
+        figure, axes = blank(height=1.0 + 0.2 * (len(models) + 1) * (1 + len(categories)))
         for number, model in enumerate(models):
             found = {row["metric"]: row for row in measured if row["model"] == model}
             spots = [place + thick * (number + 0.5) - 0.4 for place, name in enumerate(categories) if name in found]
             values = np.array([100 * found[name]["value"] for name in categories if name in found])
-            hatch = HATCHES[number // len(COLOURS) % len(HATCHES)]
-            colour = COLOURS[number % len(COLOURS)]
-            axes.barh(spots, values, thick * 0.92, color=colour, label=_short(model), hatch=hatch, edgecolor="white")
+            place = (places or _places(rows))[model]
+            hatch, colour = HATCHES[place // len(COLOURS) % len(HATCHES)], COLOURS[place % len(COLOURS)]
+            axes.barh(spots, values, thick * 0.92, color=colour, label=short(model), hatch=hatch, edgecolor="white")
             for spot, value in zip(spots, values, strict=True):
                 axes.text(value + 1, spot, f"{value:.1f}", va="center", fontsize=7.5)
-        axes.set_yticks(range(len(categories)), [_short(name) for name in categories])
+        axes.set_yticks(range(len(categories)), [short(name) for name in categories])
         axes.invert_yaxis()
         axes.set(xlim=(0, 110), xticks=range(0, 101, 20), xlabel="right, %")
         axes.grid(axis="x", color="0.9", linewidth=0.8)
         figure.legend(loc="outside upper left", frameon=False)
-        return _drawn(figure)
+        return drawn(figure)
 
 
-def as_svg(figure: Figure) -> bytes:
-    """The same bytes for the same figure."""
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "basereward"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def as_png(figure: Figure) -> bytes:
-    """At 200 dots an inch."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200)
-    return buffer.getvalue()
+def _places(rows: Sequence[Row]) -> dict[str, int]:
+    models = dict.fromkeys(row["model"] for row in rows if row["source"] == "measured")
+    return {model: place for place, model in enumerate(models)}
 
 
 def _lines(rows: Sequence[Row]) -> int:
@@ -109,13 +98,13 @@ def _lines(rows: Sequence[Row]) -> int:
     return sources.count("measured") + ("published" in sources)
 
 
-def _group(axes: Axes, rows: Sequence[Row], *, top: float, ticks: dict[float, str], models: Sequence[str]) -> float:
+def _group(axes: Axes, rows: Sequence[Row], *, top: float, ticks: dict[float, str], places: Mapping[str, int]) -> float:
     """Draws one group below `top` and returns its lowest line."""
     place = top
     for row in (row for row in rows if row["source"] == "measured"):
         place -= 1
         ticks[place] = row["model"]
-        colour, value = COLOURS[models.index(row["model"]) % len(COLOURS)], 100 * row["value"]
+        colour, value = COLOURS[places[row["model"]] % len(COLOURS)], 100 * row["value"]
         if row["low"] is not None:
             axes.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour, linewidth=2.2)
         axes.plot([value], [place], color=colour, marker="o", markersize=5.5)
@@ -144,36 +133,3 @@ def _key(figure: Figure, rows: Sequence[Row]) -> None:
         axes.plot([], [], "D", markersize=4.5, markerfacecolor="white", markeredgecolor="0.3", label="published")
     if axes.get_legend_handles_labels()[1]:
         figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1.6, columnspacing=1.2)
-
-
-@contextmanager
-def _plain() -> Iterator[None]:
-    """Names are shown as they are: a dollar sign starts no formula."""
-    with mpl.rc_context({"text.parse_math": False, "font.size": 9, "hatch.linewidth": 0.6}):
-        yield
-
-
-def _figure(*, height: float) -> tuple[Figure, Axes]:
-    """Unknown to pyplot, whose list of figures would keep it alive."""
-    figure = Figure(figsize=(WIDTH, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _drawn(figure: Figure) -> Figure:
-    """Laid out now, while the letters' settings hold."""
-    figure.draw_without_rendering()
-    return figure
-
-
-def _short(name: str) -> str:
-    """Cut, so that the marks keep their place.
-
-    >>> _short("overall"), _short("a name that is longer than there is room for")
-    ('overall', 'a name that is longer …')
-    """
-    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"

@@ -6,18 +6,33 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from basereward.evaluate.markup import Markup
 
-def page(name: str, data: dict[str, Any]) -> str:
+
+def page(name: str, data: dict[str, Any], *, base: str | None = None) -> str:
     """The page `NAME.html` of this package with its style, its script and its data inside.
 
     The data are JSON in which nothing can be taken for markup; the script puts them into the page as text. The page's
     policy lets no other script run and nothing be fetched.
+
+    Args:
+        base: a style that comes before the page's own.
     """
-    style, script = _read(f"{name}.css"), _read(f"{name}.js")
-    filled = {"style": style, "script": script, "data": as_json(data), "policy": _policy(style=style, script=script)}
+    return _filled(name, {"data": as_json(data)}, script=_read(f"{name}.js"), base=base)
+
+
+def written(name: str, parts: Mapping[str, Markup], *, base: str | None = None) -> str:
+    """The same for a page without a script, that says everything in HTML, under the names of its parts."""
+    return _filled(name, parts, script=None, base=base)
+
+
+def _filled(name: str, parts: Mapping[str, str], *, script: str | None, base: str | None) -> str:
+    style = "".join(_read(f"{each}.css") for each in (base, name) if each)
+    filled = {"style": style, "script": script or "", "policy": _policy(style=style, script=script), **parts}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], _read(f"{name}.html"))
 
 
@@ -31,8 +46,8 @@ def as_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _policy(*, style: str, script: str) -> str:
-    allowed = f"style-src {_hash(style)}; script-src {_hash(script)}"
+def _policy(*, style: str, script: str | None) -> str:
+    allowed = f"style-src {_hash(style)}" + (f"; script-src {_hash(script)}" if script else "")
     return f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'; form-action 'none'"
 
 

@@ -14,13 +14,15 @@ from basereward.recipe.hints import Misfit, fit
 
 PAPER = {"title": str, "arxiv": str | None, "table": str, "year": int}
 COLUMN = {"benchmark": str, "variant": str | list[str], "metric": str}
-COLUMN_MAY = {"note": str}
+COLUMN_MAY = {"note": str, "of": list[str]}
 ENTRY = {"rows": list[str], "cells": dict[str, dict[str, Any]], "why": str}
 ENTRY_MAY = {"variant": str | list[str]}
 CELL_MAY = {"variant": str | list[str], "metric": str, "value": float, "count": list[int]}
 FILE = {"paper": dict, "columns": dict[str, dict[str, Any]], "rows": dict[str, list[float | None]]}
 FILE_MAY = {
     "note": str,
+    "experiment": str,
+    "cells": dict[str, str],
     "row_notes": dict[str, str],
     "counts": dict[str, dict[str, list[int]]],
     "corrections": list[dict[str, Any]],
@@ -34,21 +36,28 @@ def read_table(file: Path) -> list[PublishedValue]:
     Raises:
         DataError: the file is not such a table; the message lists every fault.
     """
+    return list(open_table(file).values())
+
+
+def open_table(file: Path) -> TableFile:
+    """The content of a file, checked. Raises as `read_table`."""
     try:
         content = read_yaml(file)
     except RecipeError as error:
         raise DataError(str(error)) from error
-    table = _Table(content)
-    values = list(table.values()) if not table.faults else []
-    table.check_twice(values)
+    table = TableFile(content)
+    table.check_twice(table.values() if not table.faults else ())
     if table.faults:
         raise DataError("\n".join(f"{file}: {fault}" for fault in table.faults))
-    return values
+    return table
 
 
 @dataclass
-class _Table:
-    """A file's content; what is wrong with it is collected in `faults`."""
+class TableFile:
+    """A file's content; what is wrong with it is collected in `faults`.
+
+    `counts` and `corrections` are by row and column, as are the entries of `recomputed`.
+    """
 
     content: dict[str, Any]
     faults: list[str] = field(default_factory=list)
@@ -61,10 +70,15 @@ class _Table:
         for name, column in self.content["columns"].items():
             if self._shape(column, COLUMN, COLUMN_MAY, where=f"columns.{name}"):
                 self._names(column, column, where=f"columns.{name}")
+                for each in column.get("of", []):
+                    self._known("column", each, self.content["columns"], where=f"columns.{name}.of")
         for row, printed in self.content["rows"].items():
             self._row(row, printed)
-        for row in self.content.get("row_notes", {}):
-            self._known("row", row, self.content["rows"], where="row_notes")
+        for section in ("row_notes", "cells"):
+            for row in self.content.get(section, {}):
+                self._known("row", row, self.content["rows"], where=section)
+        if ("cells" in self.content) != ("experiment" in self.content):
+            self.faults.append("`experiment` and `cells` stand together: whose cells, and which row is which")
         if not self.faults:
             self.counts = self._counts()
             self.corrections = dict(self._entries("corrections"))
@@ -74,7 +88,7 @@ class _Table:
         """Of every cell that is not empty."""
         for row in self.content["rows"]:
             for column in self.content["columns"]:
-                if self._printed(row, column) is None:
+                if self.printed(row, column) is None:
                     continue
                 yield from self._value(row, column, self.corrections.get((row, column)))
                 for key, change in self.recomputed:
@@ -97,11 +111,11 @@ class _Table:
         claimed, paper = self.content["columns"][column], self.content["paper"]
         told = {**claimed, **(change or {})}
         count = told.get("count") or (self.counts.get((row, column)) if "value" not in told else None)
-        printed = self._printed(row, column)
+        printed = self.printed(row, column)
         percent = told.get("value", printed)
         notes = [self.content.get("note"), claimed.get("note"), self.content.get("row_notes", {}).get(row)]
         notes.append(change["why"] if change else None)
-        for variant in _listed(told["variant"]):
+        for variant in listed(told["variant"]):
             yield PublishedValue(
                 model=row,
                 value=count[0] / count[1] if count else percent / 100,
@@ -153,7 +167,7 @@ class _Table:
                 where = f"counts, '{column}' of '{row}'"
                 if self._cell(row, column, where="counts") and self._count(count, where=where):
                     counts[row, column] = count
-                    printed, exact = self._printed(row, column), 100 * count[0] / count[1]
+                    printed, exact = self.printed(row, column), 100 * count[0] / count[1]
                     digits = 1 if round(printed, 1) == printed else 2
                     if abs(exact - printed) > 0.5 * 10**-digits + 1e-9:
                         self.faults.append(
@@ -173,7 +187,7 @@ class _Table:
     def _cell(self, row: str, column: str, *, where: str) -> bool:
         known = self._known("row", row, self.content["rows"], where=where)
         known &= self._known("column", column, self.content["columns"], where=where)
-        if known and self._printed(row, column) is None:
+        if known and self.printed(row, column) is None:
             self.faults.append(f"{where}: '{column}' of '{row}' is empty in the table")
             return False
         return known
@@ -182,7 +196,7 @@ class _Table:
         benchmark = claimed["benchmark"]
         if not self._known("benchmark", benchmark, VARIANTS, where=where):
             return
-        for variant in _listed(said.get("variant", [])):
+        for variant in listed(said.get("variant", [])):
             self._known(f"variant of {benchmark}", variant, (*VARIANTS[benchmark], UNKNOWN), where=where)
         if "metric" in said:
             self._known(f"metric of {benchmark}", said["metric"], METRICS[benchmark], where=where)
@@ -217,9 +231,11 @@ class _Table:
         self.faults.append(f"{where}: a count is [right ones, all], {count} given")
         return False
 
-    def _printed(self, row: str, column: str) -> Any:
+    def printed(self, row: str, column: str) -> Any:
+        """The percentage that stands there; None where there is none."""
         return self.content["rows"][row][list(self.content["columns"]).index(column)]
 
 
-def _listed(names: str | list[str]) -> list[str]:
+def listed(names: str | list[str]) -> list[str]:
+    """A name by itself as a list of one."""
     return [names] if isinstance(names, str) else names

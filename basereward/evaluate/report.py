@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -14,7 +12,8 @@ from matplotlib.figure import Figure
 
 from basereward.errors import DataError, RunError
 from basereward.evaluate.agreement import agreement
-from basereward.evaluate.benchmark_figures import as_png, as_svg, bars, forest
+from basereward.evaluate.benchmark_figures import bars, forest
+from basereward.evaluate.drawing import keep, shown
 from basereward.evaluate.evaluation import Evaluation, Item, read_evaluation
 from basereward.evaluate.numbers import Labels, Row, as_csv, labels, numbers, percent
 from basereward.evaluate.page import page
@@ -54,7 +53,7 @@ def report(evaluations: Sequence[str], *, out: str | None = None) -> dict[str, A
     rows = [row for section in sections for row in section["rows"]]
     table = folder / "numbers.csv"
     write_atomic(table, as_csv(rows))
-    write_atomic(target, page("report", {"benchmarks": sections, "without": without}))
+    write_atomic(target, page("report", {"benchmarks": sections, "without": without}, base="common"))
     _record(read, [target, table, *map(Path, figures)])
     return {"out": str(target), "figures": figures, "csv": str(table), "evaluations": len(read)}
 
@@ -137,13 +136,8 @@ def _figures(rows: Sequence[Row], benchmark: str) -> list[dict[str, Any]]:
 def _save(folder: Path, section: dict[str, Any], figure: dict[str, Any]) -> str:
     """Writes a figure as PNG and leaves it in the section as data URI."""
     drawn: Figure = figure.pop("figure")
-    svg = base64.b64encode(as_svg(drawn)).decode()
-    figure["uri"] = f"data:image/svg+xml;base64,{svg}"
-    figure["width"], figure["height"] = (round(96 * inches) for inches in drawn.get_size_inches())
-    stem = "-".join((section["name"], section["version"], figure["name"]))
-    file = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', stem)}.png"
-    write_atomic(file, as_png(drawn))
-    return str(file)
+    figure |= shown(drawn)
+    return keep(drawn, folder, "-".join((section["name"], section["version"], figure["name"])), "png")[0]
 
 
 def _agreement(one: Evaluation, two: Evaluation, names: Labels) -> dict[str, Any]:

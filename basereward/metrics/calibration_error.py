@@ -9,8 +9,7 @@ from torch import Tensor
 from torchmetrics.classification import BinaryCalibrationError
 
 from basereward.metrics.margins import untied
-
-BINS = 15
+from basereward.metrics.reliability import BINS
 
 
 class CalibrationError(BinaryCalibrationError):

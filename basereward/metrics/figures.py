@@ -12,14 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from basereward.metrics.calibration_error import BINS
+from basereward.metrics.palette import COLOURS, STYLES
+from basereward.metrics.reliability import reliability
 
 Margins: TypeAlias = "Tensor | npt.NDArray[np.floating] | Sequence[float]"
 """score(winner) - score(loser) of P preferences, ties left out."""
-
-# Okabe and Ito's colours, which the colour-blind tell apart; line styles differ too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", "-.", ":")
 
 
 def margin_histogram(margins: Mapping[str, Margins]) -> Figure:
@@ -62,24 +59,15 @@ def reliability_diagram(margins: Margins) -> Figure:
     >>> len(reliability_diagram([1.0, 2.0, -0.5]).axes)
     2
     """
-    values = _array(margins)
-    confidence = 1 / (1 + np.exp(-np.abs(values)))
-    edges = np.linspace(0, 1, BINS + 1)
-    bins = np.clip(np.digitize(confidence, edges) - 1, 0, BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    used = counts > 0
-    accuracy = np.bincount(bins, values > 0, minlength=BINS)[used] / counts[used]
-    called = np.bincount(bins, confidence, minlength=BINS)[used] / counts[used]
-    error = float(np.sum(counts[used] * np.abs(accuracy - called)) / len(values)) if len(values) else float("nan")
-
+    found = reliability(_array(margins))
     figure, axes = _figure(rows=(3, 1))
     axes[0].plot([0.5, 1], [0.5, 1], color="0.4", linestyle="--", linewidth=1, label="perfectly calibrated")
-    label = f"n = {len(values):,} pairs, calibration error {error:.3f}"
-    axes[0].plot(called, accuracy, color=COLOURS[0], marker="o", linewidth=1.8, label=label)
+    label = f"n = {found.pairs.sum():,} pairs, calibration error {found.error:.3f}"
+    axes[0].plot(found.called, found.right, color=COLOURS[0], marker="o", linewidth=1.8, label=label)
     axes[0].set(xlim=(0.5, 1.005), ylim=(-0.02, 1.02), ylabel="share that is right")
     axes[0].set_title("Reliability: how often a call of this confidence is right")
     axes[0].legend(frameon=False)
-    axes[1].bar(edges[:-1], counts, np.diff(edges), align="edge", color=COLOURS[5], edgecolor="white")
+    axes[1].bar(found.edges[:-1], found.pairs, np.diff(found.edges), align="edge", color=COLOURS[5], edgecolor="white")
     axes[1].set(xlim=(0.5, 1.005), xlabel="confidence of the call, sigmoid(|margin|)", ylabel="pairs")
     return figure
 

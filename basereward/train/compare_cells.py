@@ -33,7 +33,7 @@ def compare_cells(
         than two recipes finished.
     """
     recipes: dict[str, dict[str, dict[Key, float]]] = {}  # recipe -> seed -> group -> share of its preferences
-    named = [(_name(cell), _seeds(cell), result) for cell, result in zip(cells, results, strict=True)]
+    named = [(recipe_name(cell), seeds_of(cell), result) for cell, result in zip(cells, results, strict=True)]
     for name, seeds, result in [*named, *((each["name"], "", each) for each in ensembles)]:
         if result["status"] == "failed":
             continue
@@ -72,15 +72,15 @@ def compare_cells(
     return found
 
 
-def _seeds(cell: Cell) -> str:
+def seeds_of(cell: Cell) -> str:
     """The cell's seeds, as far as they are varied."""
     return json.dumps({key: value for key, value in cell.overrides.items() if key.partition(".")[0] == SEEDS})
 
 
-def _name(cell: Cell) -> str:
+def recipe_name(cell: Cell) -> str:
     """The cell's name without its seeds."""
     kept = [part for part in cell.name.split(",") if not part.startswith("seed")]
-    return ",".join(kept) or "recipe"
+    return ",".join(kept) or cell.recipe.name
 
 
 def _share(group: ScoredGroup) -> float:

@@ -8,6 +8,7 @@ runs/20260314-153012-9f2c41/
 ├── model/          the trained model
 ├── figures/        pictures
 ├── scores/         one JSON Lines file a part of the data
+├── evaluations/    what it reached on benchmarks, a folder each
 ├── lost.jsonl      rows that were not used, each with the reason
 └── outbox/         what the tracking server should know
 """
@@ -99,6 +100,10 @@ class RunFolder:
     @property
     def scores(self) -> Path:
         return self.path / "scores"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
 
     @property
     def lost(self) -> Path:

@@ -1,0 +1,88 @@
+"""What the runs reached on benchmarks, by protocol variant and category."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from basereward.evaluate.benchmark_figures import bars, forest
+from basereward.evaluate.evaluation import Evaluation
+from basereward.evaluate.experiment_report.gather import Contender, Trained
+from basereward.evaluate.experiment_report.parts import NONE, Drawing, Section, cell, chip, note, percent, row
+from basereward.evaluate.markup import Child, Markup, join, table, tag
+from basereward.evaluate.numbers import Row, numbers
+from basereward.evaluate.published import PublishedValue
+from basereward.recipe.table import count
+
+
+def benchmark_rows(contenders: Sequence[Contender], published: Sequence[PublishedValue]) -> list[list[Row]]:
+    """Rows as `numbers` makes them, a list a version of a benchmark."""
+    found: dict[tuple[str, str], list[Evaluation]] = {}
+    names: dict[str, str] = {}
+    for each in contenders:
+        for run in each.trained:
+            for evaluation in run.evaluations:
+                found.setdefault((evaluation.benchmark, evaluation.version), []).append(evaluation)
+                names[evaluation.folder] = _name(each, run)
+    return [numbers(same, names, published) for same in found.values()]
+
+
+def benchmarks(contenders: Sequence[Contender], rows: Sequence[Sequence[Row]]) -> Section | None:
+    """None where nothing was evaluated."""
+    faults = [fault for each in contenders for run in each.trained for fault in run.faults]
+    if not rows and not faults:
+        return None
+    places = {_name(each, run): place for place, each in enumerate(contenders) for run in each.trained}
+    body: list[Child] = [tag("p", fault, class_="warning") for fault in faults]
+    drawings: list[Drawing] = []
+    for same in rows:
+        name = f"{same[0]['benchmark']} {same[0]['version']}"
+        body.append(tag("h3", name))
+        open_, *folded = (
+            _variant(same, variant, places) for variant in dict.fromkeys(each["variant"] for each in same)
+        )
+        body.append(open_)
+        if folded:
+            body.append(tag("details", tag("summary", f"{count(len(folded), 'other variant')}"), *folded))
+        first = same[0]["variant"]  # the others are in the tables, and their figures would be longer than a page
+        drawn = [each for each in same if each["variant"] == first]
+        title = f"{name}, {first}"
+        drawings.append(Drawing(name, f"{title}: 95 % intervals", forest(drawn, places=places)))
+        categories = bars(drawn, places=places)
+        if categories is not None:
+            drawings.append(Drawing(f"{name}-categories", f"{title}: categories", categories))
+    about = note(
+        "Per cent, what was counted, and a 95 % interval. Variants are ways of counting; numbers of different variants "
+        "do not compare."
+    )
+    return Section("benchmarks", "Benchmarks", [about, *body], drawings)
+
+
+def _variant(rows: Sequence[Row], variant: str, places: Mapping[str, int]) -> Markup:
+    mine = [each for each in rows if each["variant"] == variant and each["source"] != "published"]
+    metrics = list(dict.fromkeys(each["metric"] for each in mine))
+    models = list(dict.fromkeys((each["source"], each["model"]) for each in mine))
+    found = {(each["source"], each["model"], each["metric"]): each for each in mine}
+    made = [
+        row(
+            join([chip(places[model]), model]) if source == "measured" else model,
+            [_value(found.get((source, model, metric))) for metric in metrics],
+            class_=source,
+        )
+        for source, model in models
+    ]
+    return table(["", *metrics], made, caption=f"variant {variant}")
+
+
+def _name(each: Contender, run: Trained) -> str:
+    """Of a run among others of its recipe, with its seeds."""
+    return run.name if len(each.trained) > 1 else each.name
+
+
+def _value(found: Row | None) -> Markup:
+    if found is None or found["value"] is None:
+        return cell(NONE)
+    counted = f"{found['numerator']:g} / {found['denominator']:g}" if found["denominator"] else None
+    interval = f"{percent(found['low'])}\N{EN DASH}{percent(found['high'])}" if found["low"] is not None else None
+    left = found["unscored"]
+    partial = tag("small", f"{left:,} not scored", class_="bad") if left else None
+    return cell(percent(found["value"], 2), *(tag("small", said) for said in (counted, interval) if said), partial)

@@ -1,0 +1,121 @@
+"""What the runs of an experiment kept, by recipe: cells that differ in their seeds alone are one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from basereward.errors import DataError
+from basereward.evaluate.evaluation import Evaluation, read_evaluation
+from basereward.recipe import Experiment
+from basereward.train.compare_cells import recipe_name, seeds_of
+from basereward.train.mlflow_store import masked
+from basereward.train.results import Result, results
+from basereward.train.runs import RunFolder
+from basereward.train.scores import ScoredGroup, read_scores
+
+CURVES = ("train/loss", "val/pair_accuracy")
+PEAK = "mem/peak_gib"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run and what it kept; what it did not keep is empty."""
+
+    name: str  # of the cell or ensemble, seeds included
+    seeds: str  # such as "0"; empty where they are not varied
+    run: RunFolder
+    told: Mapping[str, Any]  # its result
+    groups: Sequence[ScoredGroup]  # of the test data
+    curves: Mapping[str, Sequence[tuple[int, float]]]  # (step, value)
+    peak_gib: float | None
+    store: str | None  # where its MLflow run is, for people to read
+    evaluations: Sequence[Evaluation]
+    faults: Sequence[str]  # evaluations that cannot be read
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        found: Mapping[str, float] = self.told.get("metrics", {})
+        return found
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A recipe with all its seeds, or an ensemble; one row of every table."""
+
+    name: str
+    results: Sequence[Result]
+    trained: Sequence[Trained] = field(default=())
+
+    @property
+    def missing(self) -> list[str]:
+        """Cells and ensembles without a finished run."""
+        return [result.name for result in self.results if result.run is None]
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """Of the test data, in their order."""
+        return list(dict.fromkeys(group.source for each in self.trained for group in each.groups))
+
+
+def gather(experiment: Experiment) -> list[Contender]:
+    """Recipes in the order of their first cells, then ensembles."""
+    by_name: dict[str, list[Result]] = {}
+    for result in results(experiment):
+        by_name.setdefault(recipe_name(result.cell) if result.cell else result.name, []).append(result)
+    return [
+        Contender(name, same, [_trained(result, result.run) for result in same if result.run is not None])
+        for name, same in by_name.items()
+    ]
+
+
+def _trained(result: Result, run: RunFolder) -> Trained:
+    scores = run.scores / "test.jsonl"
+    curves, peak, store = _journal(run)
+    evaluations, faults = _evaluations(run)
+    seeds = json.loads(seeds_of(result.cell)).values() if result.cell else ()
+    return Trained(
+        name=result.name,
+        seeds=", ".join(map(str, seeds)),
+        run=run,
+        told=run.result() or {},
+        groups=read_scores(scores) if scores.is_file() else [],
+        curves=curves,
+        peak_gib=peak,
+        store=store,
+        evaluations=evaluations,
+        faults=faults,
+    )
+
+
+def _journal(run: RunFolder) -> tuple[dict[str, list[tuple[int, float]]], float | None, str | None]:
+    """Curves, the most memory held, and the store, from what was recorded for MLflow; no server is asked."""
+    curves: dict[str, dict[int, float]] = {name: {} for name in CURVES}
+    peaks: list[float] = []
+    store = None
+    position = 0
+    while records := run.outbox.read(position):
+        for record, _ in records:
+            if record["kind"] == "start":
+                store = masked(record["uri"])
+            if record["kind"] == "metrics":
+                for name in CURVES:
+                    if name in record["values"]:
+                        curves[name][record["step"]] = record["values"][name]
+                if PEAK in record["values"]:
+                    peaks.append(record["values"][PEAK])
+        position = records[-1][1]
+    return {name: sorted(values.items()) for name, values in curves.items()}, max(peaks, default=None), store
+
+
+def _evaluations(run: RunFolder) -> tuple[list[Evaluation], list[str]]:
+    found, faults = [], []
+    for file in sorted(run.evaluations.glob("*/evaluation.json")):
+        try:
+            found.append(read_evaluation(file.parent))
+        except DataError as error:
+            faults.append(str(error))
+    return found, faults

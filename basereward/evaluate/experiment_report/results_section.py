@@ -1,0 +1,146 @@
+"""What the recipes reached on the test data, and which differences stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from basereward.evaluate.benchmark_figures import forest
+from basereward.evaluate.experiment_report.accuracy import Share, accuracy_rows, held_out, longer, parts, share
+from basereward.evaluate.experiment_report.figures import calibration, curves, length
+from basereward.evaluate.experiment_report.gather import Contender
+from basereward.evaluate.experiment_report.parts import (
+    NONE,
+    Drawing,
+    Section,
+    cell,
+    chip,
+    listed,
+    note,
+    number,
+    percent,
+    row,
+)
+from basereward.evaluate.markup import Child, Markup, join, table, tag
+
+BIAS = ("longer_wins", "follows_length", "equal_lengths")
+
+
+def results(contenders: Sequence[Contender], comparisons: Sequence[Mapping[str, Any]]) -> Section:
+    """The main table, the differences in words, and the forest."""
+    told = parts(contenders)
+    single = next(iter(dict.fromkeys(source for each in contenders for source in each.sources)), None)
+    names = [f"{single}, all pairs" if len(told) == 1 and single else part for part in told]
+    rows = [_row(each, place, told) for place, each in enumerate(contenders)]
+    body: list[Child] = [
+        table(["recipe", *names], [*rows, *_guesses(contenders, told)]),
+        note(
+            "Right pairs of the test data in per cent, right pairs of all pairs, and a 95 % interval (Wilson); ties "
+            "are left out. Of several seeds: the mean, ± the standard deviation over seeds, the interval of the mean "
+            "for one seed's pairs, which does not hold the spread over seeds, and each seed. \u201cLonger answer\u201d "
+            "is the rule that takes the answer with more tokens, a coin where they have as many."
+        ),
+    ]
+    if comparisons:
+        words = listed(each["words"] for each in comparisons)
+        about = note(
+            "The best recipe with every other, by groups that all were tested on. On items: 95 % interval by "
+            "bootstrap, p by exchanging the two at random, adjusted for the number of comparisons (Holm). Over seeds: "
+            "Student's paired t test."
+        )
+        body += [tag("h3", "Which differences stand"), words, about]
+    drawn = accuracy_rows(contenders)
+    measured = any(each["source"] == "measured" for each in drawn)
+    places = {each.name: place for place, each in enumerate(contenders)}
+    title = "Test accuracy with 95 % intervals"
+    drawings = [Drawing("accuracy", title, forest(drawn, places=places))] if measured else []
+    return Section("results", "Results", body, drawings)
+
+
+def _row(each: Contender, place: int, told: Sequence[str]) -> Markup:
+    seeds = len(each.trained)
+    about = f"{seeds} seeds" if seeds > 1 else None if each.trained else "not finished"
+    if each.missing and each.trained:
+        about = f"{seeds} of {len(each.results)} seeds finished"
+    small = tag("small", about, class_="bad" if each.missing else None) if about else None
+    return row(join([chip(place), each.name, small]), [_accuracy(share(each, part)) for part in told])
+
+
+def _accuracy(found: Share | None) -> Markup:
+    if found is None:
+        return cell(NONE)
+    low, high = found.interval
+    interval = tag("small", f"{percent(low)}\N{EN DASH}{percent(high)}")
+    if found.spread is None:
+        return cell(tag("b", percent(found.value)), tag("small", _count(found.right[0], found.pairs[0])), interval)
+    runs = zip(found.values, found.right, found.pairs, strict=True)
+    each = " · ".join(f"{percent(value)}\N{NO-BREAK SPACE}({_count(right, pairs)})" for value, right, pairs in runs)
+    told = f"{percent(found.value)} ± {percent(found.spread)}"
+    return cell(tag("b", told), interval, tag("small", each, class_="seeds"))
+
+
+def _count(right: float, pairs: int) -> str:
+    return f"{right:g} / {pairs:,}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _guesses(contenders: Sequence[Contender], told: Sequence[str]) -> list[Markup]:
+    groups = held_out(contenders)
+    if not groups:
+        return []
+    rule = [longer(groups, part) for part in told]
+    counted = [
+        cell(percent(found.value), tag("small", _count(found.right[0], found.pairs[0]))) if found else cell(NONE)
+        for found in rule
+    ]
+    return [
+        row("longer answer", counted, class_="baseline"),
+        row("random answer", [cell("50.0")] * len(told), class_="baseline"),
+    ]
+
+
+def learning(contenders: Sequence[Contender]) -> Section | None:
+    """Curves of training, as they were recorded."""
+    asked = {"loss": ("train/loss", "training loss"), "validation": ("val/pair_accuracy", "validation accuracy")}
+    made = {name: curves(contenders, key, axis=title) for name, (key, title) in asked.items()}
+    titles = {"loss": "Training loss", "validation": "Validation accuracy, mean over the sources"}
+    drawings = [Drawing(name, titles[name], figure) for name, figure in made.items() if figure is not None]
+    if not drawings:
+        return None
+    about = "Lines are means over the seeds of a recipe, thin ones its seeds. Every recorded number is in MLflow."
+    return Section("learning", "Learning curves", [note(about)], drawings)
+
+
+def trust(contenders: Sequence[Contender]) -> Section | None:
+    """Calibration and length bias: by source in numbers, over all pairs in figures."""
+    rows = [
+        row(
+            join([chip(place), each.name, tag("small", source)]),
+            [
+                cell(number(_mean(each, f"test/{source}/calibration_error"), 3)),
+                *(cell(percent(_mean(each, f"test/{source}/{name}"))) for name in BIAS[:2]),
+                cell(number(_mean(each, f"test/{source}/{BIAS[2]}"), 0)),
+            ],
+        )
+        for place, each in enumerate(contenders)
+        for source in each.sources
+    ]
+    if not rows:
+        return None
+    head = ["recipe", "calibration error", "longer is better, %", "scores longer higher, %", "pairs of equal length"]
+    about = note(
+        "Calibration error: how far confidence, sigmoid(|margin|), is from accuracy in the mean of 15 bins; 0 is best. "
+        "Length: of test pairs whose answers differ in tokens, how often the longer one is the better by the data, and "
+        "how often it scores higher. Where the second share is larger than the first, the model takes length for "
+        "quality. Means over seeds."
+    )
+    made = [
+        ("calibration", "Reliability, and the calibration error of all test pairs", calibration(contenders)),
+        ("length", "What length is worth", length(contenders)),
+    ]
+    drawings = [Drawing(name, title, figure) for name, title, figure in made if figure is not None]
+    return Section("trust", "Calibration and length", [table(head, rows), about], drawings)
+
+
+def _mean(each: Contender, metric: str) -> float | None:
+    values = [run.metrics[metric] for run in each.trained if run.metrics.get(metric) is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,78 @@
+"""Finished runs of an experiment without any training: scores, curves and evaluations that a test chooses."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from basereward.evaluate.writing import write_evaluation
+from basereward.recipe import Cell, recipe_sha256, recipe_yaml
+from basereward.train.runs import RunFolder
+from basereward.train.scores import ScoredGroup, write_scores
+
+STEPS = (0, 10, 20, 30)
+
+
+def finished_run(
+    cell: Cell, *, accuracy: float = 0.8, groups: Sequence[ScoredGroup] | None = None, seed: int = 0, **more: Any
+) -> RunFolder:
+    """A run of a cell, right on about such a share of 200 pairs of two sources unless groups are given."""
+    run = RunFolder.create(recipe_yaml(cell.recipe), recipe_sha256=recipe_sha256(cell.recipe), name=cell.recipe.name)
+    scored = groups if groups is not None else drawn_groups(accuracy, seed=seed)
+    write_scores(run.scores / "test.jsonl", scored)
+    metrics = {"test/digits/calibration_error": 0.125, "test/digits/longer_wins": 0.25, "test/tokens_per_pair": 15.5}
+    run.write_result(
+        {"metrics": metrics, "pair_s": 0.0125, "seconds": 61.0, "skipped": {"digits": {"empty": 3}}} | more
+    )
+    curve = [{"train/loss": 0.7 - 0.01 * step * accuracy, "val/pair_accuracy": 0.5 + 0.01 * step} for step in STEPS]
+    records = [{"kind": "metrics", "step": s, "time": 0, "values": v} for s, v in zip(STEPS, curve, strict=True)]
+    records.append({"kind": "metrics", "step": 30, "time": 0, "values": {"mem/peak_gib": 1.75}})
+    run.outbox.folder.mkdir()
+    run.outbox.append([{"kind": "start", "uri": "sqlite:///store.db"}, *records])
+    run.mark("finished")
+    return run
+
+
+def drawn_groups(accuracy: float, *, seed: int) -> list[ScoredGroup]:
+    """Two sources of 100 pairs; winners are longer by one to five tokens in a half."""
+    rng, lengths = random.Random(seed), random.Random(1)
+    found = []
+    for index in range(200):
+        margin = rng.uniform(0.1, 3) * (1 if rng.random() < accuracy else -1)
+        pair = [8 + lengths.randint(-5, 5), 8]
+        source = ("digits", "numbers")[index % 2]
+        found.append(ScoredGroup(f"{index}", source, [margin, 0.0], pair, [(0, 1, False)]))
+    return found
+
+
+def pairs(right: int, total: int, *, source: str = "digits") -> list[ScoredGroup]:
+    """So many right pairs of so many; the winners of the first half are longer."""
+    return [
+        ScoredGroup(
+            f"{source}-{i}", source, [1.0 if i < right else -1.0, 0.0], [2 if i < total / 2 else 1, 1], [(0, 1, False)]
+        )
+        for i in range(total)
+    ]
+
+
+def write_measures(run: RunFolder, benchmark: str, variants: Mapping[str, Any], judged: Sequence[Any]) -> Path:
+    """An evaluation as `eval` leaves it in a run, counted by the protocol itself; without what guessing gives."""
+    folder = run.path / "evaluations" / benchmark
+    folder.mkdir(parents=True)
+    facts = {"benchmark": benchmark, "version": "1", "digest": "0", "name": run.name, "model": run.run_id}
+    facts |= {"kind": "correct", "order": None, "votes": None, "items": len(judged), "scored": len(judged)}
+    told = {
+        name: {metric: measure.told() | {"baselines": {}} for metric, measure in variant(judged).items()}
+        for name, variant in variants.items()
+        if name not in ("per_vote", "length_controlled")
+    }
+    write_evaluation(folder, facts | {"run_id": run.run_id, "variants": told}, judged)
+    return folder
+
+
+def written_recipe(folder: Path, name: str, content: Mapping[str, Any]) -> None:
+    """An experiment of a test's own."""
+    (folder / f"{name}.yaml").write_text(f"# {name}\n" + json.dumps(content))
