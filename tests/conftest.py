@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Before any library reads it.
+# Before any library reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Threads of several processes share the cores: one that waits for another must not keep it from working.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 
