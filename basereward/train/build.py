@@ -23,7 +23,7 @@ from basereward.data.streamed_module import StreamedData
 from basereward.model.checkpoint import backbone_path
 from basereward.model.compiled import compile_layers
 from basereward.model.kernels import check_liger
-from basereward.model.reward import build_model
+from basereward.model.reward import RewardModel, build_model
 from basereward.model.scorer import recipe_encoder
 from basereward.model.vision import keep_features
 from basereward.model.voice import Voice, speaks
@@ -81,7 +81,14 @@ def build(
         dropout_seed=recipe.seeds.dropout,
     )
     trainer = build_trainer(recipe, data=data, run=run)
-    device = trainer.strategy.root_device
+    _keep(recipe, model=model, data=data, device=trainer.strategy.root_device)
+    if recipe.probe:
+        shared.keep(recipe, data=data, backbone=model.backbone)
+    return module, data, trainer
+
+
+def _keep(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> None:
+    """What the recipe wants kept of a frozen backbone: features of pictures, pooled states."""
     if recipe.data.encoding.feature_cache is not None:
         keep_features(
             model.backbone.vision,
@@ -93,8 +100,6 @@ def build(
         )
     if recipe.probe:
         pool(recipe, model=model, data=data, device=device)
-        shared.keep(recipe, data=data, backbone=model.backbone)
-    return module, data, trainer
 
 
 def _read(recipe: Recipe, *, path: str, lost_file: Path) -> PreferenceData:
