@@ -16,6 +16,7 @@ class CellProcesses:
 
     def __init__(self) -> None:
         self._child: Child | None = None
+        self._worked = False  # whether it has trained a cell
 
     def __enter__(self) -> Self:
         return self
@@ -23,7 +24,7 @@ class CellProcesses:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self.close()
 
     def train(self, recipe: Recipe, *, resume: str | None, parent: str) -> dict[str, Any]:
         """Trains a cell and returns its result.
@@ -35,19 +36,24 @@ class CellProcesses:
         Raises:
             RunError: it failed, or its process has died; the message is its own.
         """
-        if not recipe.probe:
-            self._close()
-        self._child = self._child or Child("basereward.train.cell")
+        if self._worked and not recipe.probe:
+            self.close()
+        child, self._worked = self.start(), True
         try:
-            result = self._child.ask(recipe_yaml(recipe), parent=parent, resume=resume)
+            result = child.ask(recipe_yaml(recipe), parent=parent, resume=resume)
         except RunError:
-            self._close()
+            self.close()
             raise
         if not recipe.probe:
-            self._close()
+            self.close()
         return result
 
-    def _close(self) -> None:
+    def start(self) -> Child:
+        """The process of the next cell: asked for early, its imports and the caller's go on together."""
+        self._child = self._child or Child("basereward.train.cell")
+        return self._child
+
+    def close(self) -> None:
         if self._child is not None:
             self._child.close()
-            self._child = None
+            self._child, self._worked = None, False

@@ -31,19 +31,18 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
     folder = _sweep_folder(cells, name=name)
     tracking = cells[0].recipe.tracking
     tracker = Tracker(folder)
-    tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
-    results: list[dict[str, Any]] = []
-    try:
-        with CellProcesses() as processes:
-            for number, cell in enumerate(cells, start=1):
-                logger.info("cell %d of %d: %s", number, len(cells), cell.name)
-                results.append(_cell(cell, processes=processes, sweep_id=folder.run_id))
-                logger.info("cell %d of %d: %s %s", number, len(cells), cell.name, results[-1]["status"])
-        together = make_ensembles(experiment, results, sweep_id=folder.run_id)
-    except BaseException:
-        folder.mark("killed")
-        tracker.finish("killed")
-        raise
+    with CellProcesses() as processes:
+        if any(finished_with(recipe_sha256(cell.recipe)) is None for cell in cells):
+            processes.start()
+        tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
+        try:
+            results = [_told(cells, at, processes=processes, sweep_id=folder.run_id) for at in range(len(cells))]
+            processes.close()
+            together = make_ensembles(experiment, results, sweep_id=folder.run_id)
+        except BaseException:
+            folder.mark("killed")
+            tracker.finish("killed")
+            raise
     state: Literal["failed", "finished"] = (
         "failed" if any(result["status"] == "failed" for result in [*results, *together]) else "finished"
     )
@@ -63,6 +62,15 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
             run.mark("running")
             return run
     return RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")
+
+
+def _told(cells: Sequence[Cell], at: int, *, processes: CellProcesses, sweep_id: str) -> dict[str, Any]:
+    """What becomes of a cell, told as it begins and ends."""
+    place = f"cell {at + 1} of {len(cells)}: {cells[at].name}"
+    logger.info(place)
+    result = _cell(cells[at], processes=processes, sweep_id=sweep_id)
+    logger.info("%s %s", place, result["status"])
+    return result
 
 
 def _cell(cell: Cell, *, processes: CellProcesses, sweep_id: str) -> dict[str, Any]:
