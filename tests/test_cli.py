@@ -177,16 +177,17 @@ def test_train_hands_over_the_checked_recipe_and_prints_the_result(
 
 
 def test_a_sweep_with_a_failed_cell_ends_with_1_and_names_it(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """The others are in the table with their accuracy."""
+    """The others are in the table with their accuracy; an ensemble of a failed one fails with it."""
     cells = [
         {"name": "head=a", "run_id": "r1", "status": "finished", "metrics": {"test/digits/pair_accuracy": 0.5}},
         {"name": "head=b", "run_id": None, "status": "failed", "metrics": {}, "error": "the loss is NaN"},
     ]
+    ensembles: list[dict[str, Any]] = []
     names = []
 
-    def sweep(given: list[Any], *, name: str) -> dict[str, Any]:
-        names.append((name, len(given)))
-        return {"sweep_id": "s", "cells": cells}
+    def sweep(given: Any) -> dict[str, Any]:
+        names.append((given.name, len(given.cells)))
+        return {"sweep_id": "s", "cells": cells, "ensembles": ensembles}
 
     api.sweep = sweep
     assert main(["sweep", "head_depth"]) == 1
@@ -199,6 +200,9 @@ def test_a_sweep_with_a_failed_cell_ends_with_1_and_names_it(api: Any, capsys: p
     del cells[1]
     assert main(["sweep", "head_depth", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sweep_id"] == "s"
+    ensembles.append({"name": "all", "run_id": None, "status": "failed", "metrics": {}, "error": "head=b failed"})
+    assert main(["sweep", "head_depth"]) == 1
+    assert "all failed: head=b failed" in capsys.readouterr().out
 
 
 AUDITED = {
@@ -317,13 +321,13 @@ def test_progress_goes_to_standard_error_and_the_json_stays_alone(
     def work(*_: Any, **__: Any) -> dict[str, Any]:
         logging.getLogger("basereward.train.progress").info("step 6, 3 s")
         logging.getLogger("other").info("chatter")
-        return {"cells": []}
+        return {"cells": [], "ensembles": []}
 
     setattr(api, command, work)
     words = ["m", "f"] if command == "score" else ["basereward"]
     assert main([command, *words, "--json"]) == 0
     printed = capsys.readouterr()
-    assert printed.out == '{"cells": []}\n'
+    assert printed.out == '{"cells": [], "ensembles": []}\n'
     assert printed.err == ("step 6, 3 s\n" if shown else "")
 
 

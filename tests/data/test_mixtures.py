@@ -108,6 +108,20 @@ def test_text_ratio_keeps_the_sets_of_a_half_in_the_ratio_of_their_sizes() -> No
         )
 
 
+@pytest.mark.parametrize("experiment", ["text_only", "ensembles"])
+def test_models_of_text_read_text_alone(experiment: str) -> None:
+    """On both profiles, and the others what has pictures too."""
+    for profile in ("tiny", PROFILE):
+        for cell in load_cells(experiment, profile=profile):
+            sources = cell.recipe.data.sources.keys()
+            weights = cell.recipe.data.mixture.weights
+            read = {name for name in sources if not weights or weights[name]}
+            if cell.name.endswith("_text"):
+                assert read <= TEXT | {"numbers"}
+            else:
+                assert read & (MULTIMODAL | {"digits"})
+
+
 def test_the_tiny_grid_has_the_same_ratios() -> None:
     """On the sources of the tiny profile, under the same names of cells."""
     cells = load_cells("text_ratio", profile="tiny")
