@@ -30,6 +30,7 @@ TEXT = ("qwen2", "qwen3", "llama")
 
 # A run of a few steps on a few groups: enough to go through every stage, not to learn.
 SMALL = (
+    "data.sources.numbers.include=sources/numbers",  # which cells of a sweep on the tiny profile go without
     "data.sources.digits.size=24",
     "data.sources.digits.copies=1",
     "data.sources.digits.val_size=12",

@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 TOGETHER = """\
 # Two models of all rows and one of text alone, together in three ways.
 include: basereward
+data:
+  sources: {digits: {size: 24, copies: 1, val_size: 12, test_size: 12}}
 grid:
   recipe:
     one: {}
