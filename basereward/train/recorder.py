@@ -149,7 +149,7 @@ class Recorder(Callback):
             margins.setdefault(group.source, []).extend(group.margins)
         by_source = {source: torch.tensor(values) for source, values in margins.items() if values}
         self.tracker.artifact(self.run.scores / f"{split}.jsonl", folder="scores")
-        if by_source:
+        if by_source and not self.recipe.probe:  # to draw takes longer than a probe's training; reports have them
             self.tracker.figure(margin_histogram(by_source), name=f"{split}_margins")
             self.tracker.figure(reliability_diagram(torch.cat(list(by_source.values()))), name=f"{split}_reliability")
 
