@@ -79,6 +79,7 @@ def build(
         schedule=dataclasses.asdict(recipe.schedule),
         clip=recipe.trainer.clip,
         dropout_seed=recipe.seeds.dropout,
+        log_every=recipe.trainer.log_every if recipe.probe else 1,
     )
     trainer = build_trainer(recipe, data=data, run=run)
     _keep(recipe, model=model, data=data, device=trainer.strategy.root_device)

@@ -55,5 +55,6 @@ class Waiting(Callback):
         self._worked += time.perf_counter() - self._began
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             waited = self.clock.take()
-            pl_module.log(NAME, waited / max(waited + self._worked, 1e-9))
+            if getattr(pl_module, "logs", True):
+                pl_module.log(NAME, waited / max(waited + self._worked, 1e-9))
             self._worked = 0.0

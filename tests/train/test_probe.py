@@ -205,3 +205,21 @@ def test_killed_and_resumed_is_never_stopped(tmp_path: Path) -> None:
     expected = json.loads(started(cache=tmp_path).communicate(timeout=240)[0])
     assert all(torch.equal(weight, head(resumed)[name]) for name, weight in head(expected).items())
     assert resumed["metrics"] == expected["metrics"]
+
+
+def test_a_probe_has_the_curves_of_the_run_that_it_stands_for() -> None:
+    """Though it logs only the steps that are kept."""
+    curves = []
+    for way in ("probe=true", FROZEN):
+        records = [record for record, _ in find(run("trainer.log_every=2", way)["run_id"]).outbox.read(0)]
+        curves.append(
+            {
+                (record["step"], name): value
+                for record in records
+                if record["kind"] == "metrics"
+                for name, value in record["values"].items()
+                if name.startswith("train/")
+            }
+        )
+    assert {step for step, name in curves[0] if name == "train/loss"} == {1, 3, 5}  # counted from 0
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
