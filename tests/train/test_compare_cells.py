@@ -9,7 +9,7 @@ import pytest
 
 from basereward.recipe import Cell, load_cells
 from basereward.train.compare_cells import compare_cells
-from basereward.train.runs import RunFolder
+from basereward.train.runs import RunFolder, find
 from basereward.train.scores import ScoredGroup, write_scores
 
 ITEMS = 300
@@ -67,3 +67,14 @@ def test_with_one_seed_nothing_is_said_of_seeds(monkeypatch: pytest.MonkeyPatch)
     assert "seeds were not varied" in told["words"]
     results[1] = results[2]
     assert compare_cells(cells, results) == []
+
+
+def test_a_model_of_other_groups_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are compared on theirs."""
+    cells = cells_of(monkeypatch, seeds=1)
+    results = [ran(cell, accuracy=a, seed=i) for i, (cell, a) in enumerate(zip(cells, (0.9, 0.6, 0.7), strict=True))]
+    other = [ScoredGroup(str(i), "text", [1.0, 0.0], [1, 1], [(0, 1, False)]) for i in range(50)]
+    write_scores(find(results[2]["run_id"]).scores / "test.jsonl", other)
+    (told,) = compare_cells(cells, results)
+    assert (told["better"], told["other"]) == ("lr=a", "lr=b")
+    assert 0.2 < told["items"]["mean"] < 0.4
