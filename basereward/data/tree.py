@@ -135,26 +135,21 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         image_places=pictures.places,
         image_keys=pictures.keys,
         features=pictures.features,
-        lengths=torch.tensor([length for group in groups for length in _lengths(group)]),
-        responses=[len(_lengths(group)) for group in groups],
+        lengths=torch.tensor([length for group in groups for length in group.response_lengths]),
+        responses=[len(group.response_lengths) for group in groups],
         about=_about(groups),
         **_written(groups, ends),
         ids=[group.id for group in groups],
         sources=[group.source for group in groups],
-        **preference_tensors([(group.preferences, len(_lengths(group))) for group in groups]),
+        **preference_tensors([(group.preferences, len(group.response_lengths)) for group in groups]),
     )
-
-
-def _lengths(group: EncodedGroup) -> list[int]:
-    """Tokens of every response, its end of turn left out."""
-    return list(group.lengths) or [len(branch) - 1 for branch in group.branches]
 
 
 def _about(groups: Sequence[EncodedGroup]) -> Tensor:
     pairs, first = [], 0
     for group in groups:
         pairs += [(first + each.about[0], first + each.about[1]) for each in group.spoken if len(each.about) == 2]
-        first += len(_lengths(group))
+        first += len(group.response_lengths)
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
 
