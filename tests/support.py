@@ -68,7 +68,8 @@ def _text_model(family: str, folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = byte_level_tokenizer()
-    size = language(tokenizer, hidden_size=64, layers=2)
+    size = language(tokenizer, hidden_size=64, layers=2) | {"intermediate_size": 128}
+    del size["rope_parameters"]
     models = {
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**size)),
         "llama": lambda: LlamaForCausalLM(LlamaConfig(head_dim=16, **size)),

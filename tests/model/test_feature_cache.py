@@ -356,7 +356,7 @@ def test_equal_pictures_are_encoded_once(family: str, layout: Layout, folder_of:
     scores = model(batch_of(load_encoder(folder_of(family)), *groups, layout=layout))
     (scores * weighing).sum().backward()
     assert calls == [24 + 24 + 32]
-    torch.testing.assert_close(scores, truth, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(scores, truth, rtol=1e-5, atol=1e-6)  # the head works in float32
     expected = {name: weight.grad for name, weight in transformer.named_parameters() if weight.grad is not None}
     assert {name.split(".")[0] for name in expected} == {"visual", "language_model"}
     for name, weight in model.backbone.transformer.named_parameters():
