@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -47,3 +49,14 @@ class PreferenceMetrics(MetricCollection):
         A share of nothing is NaN. All processes of a distributed run must call this, those without rows too.
         """
         return {name: float(value) for name, value in super().compute().items()}
+
+
+def mean_accuracy(sources: Iterable[Mapping[str, float]]) -> float:
+    """The mean over sources of what `compute` gave for each. One without pairs has no accuracy, and takes none from the
+    others; of none it is NaN.
+
+    >>> mean_accuracy([{"pair_accuracy": 0.5, "pairs": 2.0}, {"pair_accuracy": float("nan"), "pairs": 0.0}])
+    0.5
+    """
+    accuracies = [values["pair_accuracy"] for values in sources if values["pairs"]]
+    return sum(accuracies) / len(accuracies) if accuracies else float("nan")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from basereward.errors import RunError
 from basereward.recipe import Recipe, recipe_yaml
@@ -17,14 +16,6 @@ class CellProcesses:
     def __init__(self) -> None:
         self._child: Child | None = None
         self._worked = False  # whether it has trained a cell
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def train(self, recipe: Recipe, *, resume: str | None, parent: str) -> dict[str, Any]:
         """Trains a cell and returns its result.

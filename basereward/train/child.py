@@ -15,8 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from basereward.errors import BaseRewardError, RunError, explain
 from basereward.train.console import log_to_stderr
@@ -37,14 +36,6 @@ class Child:
         self._place = tempfile.TemporaryDirectory(prefix="basereward-cell-")
         command = [sys.executable, "-m", module, str(os.getpid())]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def ask(self, told: str, *, parent: str, resume: str | None = None) -> dict[str, Any]:
         """Returns what it answers.
@@ -93,7 +84,7 @@ def run_child(module: str, told: str, *, parent: str) -> dict[str, Any]:
     Raises:
         RunError: the process failed; the message is its own.
     """
-    with Child(module) as child:
+    with contextlib.closing(Child(module)) as child:
         return child.ask(told, parent=parent)
 
 

@@ -15,7 +15,7 @@ from basereward.data.group import Group
 from basereward.data.screening import RowLost
 from basereward.data.sources import Source
 from basereward.errors import DataError, ModelError
-from basereward.metrics.collection import PreferenceMetrics
+from basereward.metrics.collection import PreferenceMetrics, mean_accuracy
 from basereward.model.ensemble import Encoded, Member
 from basereward.recipe import make, recipe_from_yaml
 from basereward.train.runs import RunFolder
@@ -97,18 +97,15 @@ def _scored(group: Group, encoded: EncodedGroup | Encoded, scores: list[float]) 
 
 def _measured(scored: Sequence[ScoredGroup]) -> dict[str, float]:
     """What a run's test logs, of the same groups."""
-    found: dict[str, float] = {}
-    accuracies = []
+    by_source: dict[str, dict[str, float]] = {}
     for source in dict.fromkeys(group.source for group in scored):
         metrics = PreferenceMetrics()
         for group in scored:
             if group.source == source and group.preferences:
                 _update(metrics, group)
-        values = {name: float(value) for name, value in metrics.compute().items()}
-        found |= {f"test/{source}/{name}": value for name, value in values.items()}
-        if values["pairs"]:
-            accuracies.append(values["pair_accuracy"])
-    return found | {"test/pair_accuracy": sum(accuracies) / len(accuracies) if accuracies else float("nan")}
+        by_source[source] = metrics.compute()
+    found = {f"test/{source}/{name}": value for source, values in by_source.items() for name, value in values.items()}
+    return found | {"test/pair_accuracy": mean_accuracy(by_source.values())}
 
 
 def _update(metrics: PreferenceMetrics, group: ScoredGroup) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from basereward.data.tree import PADDING, TreeBatch
 from basereward.errors import CheckpointError, NotFiniteError
-from basereward.metrics.collection import PreferenceMetrics
+from basereward.metrics.collection import PreferenceMetrics, mean_accuracy
 from basereward.model.reward import Outputs, RewardModel
 from basereward.model.saving import copy_exactly
 from basereward.train.allocator import keep_freed_memory
@@ -186,16 +186,13 @@ class RewardModule(LightningModule):
         return metrics
 
     def _report(self, split: str) -> None:
-        accuracies = []
+        found = []
         for key, source in self.names.items():
             metrics = self._metrics_of(key)
-            values = metrics.compute()
+            found.append(metrics.compute())
             metrics.reset()
-            self.log_dict({f"{split}/{source}/{name}": float(value) for name, value in values.items()})
-            if values["pairs"]:  # without held-out pairs a source has no accuracy, and takes none from the others
-                accuracies.append(float(values["pair_accuracy"]))
-        mean = sum(accuracies) / len(accuracies) if accuracies else float("nan")
-        self.log(f"{split}/pair_accuracy", mean, prog_bar=True)
+            self.log_dict({f"{split}/{source}/{name}": value for name, value in found[-1].items()})
+        self.log(f"{split}/pair_accuracy", mean_accuracy(found), prog_bar=True)
         self._report_cost(split)
 
     def _report_cost(self, split: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.recipe.schema import EnsembleRecipe
@@ -38,3 +39,9 @@ def ensemble_sha256(recipe: EnsembleRecipe, cells: Mapping[str, Cell]) -> str:
     shas = {key: [recipe_sha256(cells[name].recipe) for name in names] for key, names in named.items()}
     content = json.dumps(asdict(recipe) | shas, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def told(name: str, run_id: str | None, status: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep tells of a cell or an ensemble, whose run came to `result`."""
+    measured = {"metrics": result.get("metrics", {}), "pair_s": result.get("pair_s")}
+    return {"name": name, "run_id": run_id, "status": status, **measured}

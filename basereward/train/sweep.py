@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from basereward.errors import RunError
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.train.cell_processes import CellProcesses
 from basereward.train.compare_cells import compare_cells
+from basereward.train.results import told
 from basereward.train.runs import RunFolder, finished_with, list_runs, unfinished_with
 from basereward.train.sweep_ensembles import make_ensembles
 from basereward.train.tracking import Tracker, deliver_pending
@@ -31,12 +33,12 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
     folder = _sweep_folder(cells, name=name)
     tracking = cells[0].recipe.tracking
     tracker = Tracker(folder)
-    with CellProcesses() as processes:
+    with contextlib.closing(CellProcesses()) as processes:
         if any(finished_with(recipe_sha256(cell.recipe)) is None for cell in cells):
             processes.start()
         tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
         try:
-            results = [_told(cells, at, processes=processes, sweep_id=folder.run_id) for at in range(len(cells))]
+            results = [_run(cells, at, processes=processes, sweep_id=folder.run_id) for at in range(len(cells))]
             processes.close()
             together = make_ensembles(experiment, results, sweep_id=folder.run_id)
         except BaseException:
@@ -64,7 +66,7 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
     return RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")
 
 
-def _told(cells: Sequence[Cell], at: int, *, processes: CellProcesses, sweep_id: str) -> dict[str, Any]:
+def _run(cells: Sequence[Cell], at: int, *, processes: CellProcesses, sweep_id: str) -> dict[str, Any]:
     """What becomes of a cell, told as it begins and ends."""
     place = f"cell {at + 1} of {len(cells)}: {cells[at].name}"
     logger.info(place)
@@ -77,7 +79,7 @@ def _cell(cell: Cell, *, processes: CellProcesses, sweep_id: str) -> dict[str, A
     sha256 = recipe_sha256(cell.recipe)
     done = finished_with(sha256)
     if done is not None:
-        return {"name": cell.name, "run_id": done.run_id, "status": "skipped", **_measured(done.result() or {})}
+        return told(cell.name, done.run_id, "skipped", done.result() or {})
     stopped = unfinished_with(sha256)
     resume = stopped.run_id if stopped is not None and (stopped.checkpoints / "last.ckpt").exists() else None
     try:
@@ -86,10 +88,5 @@ def _cell(cell: Cell, *, processes: CellProcesses, sweep_id: str) -> dict[str, A
         logger.error("cell %s failed: %s", cell.name, error)
         failed = unfinished_with(sha256)
         run_id = failed.run_id if failed is not None else None
-        return {"name": cell.name, "run_id": run_id, "status": "failed", **_measured({}), "error": str(error)}
-    return {"name": cell.name, "run_id": result["run_id"], "status": "finished", **_measured(result)}
-
-
-def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run found out."""
-    return {"metrics": result.get("metrics", {}), "pair_s": result.get("pair_s")}
+        return told(cell.name, run_id, "failed", {}) | {"error": str(error)}
+    return told(cell.name, result["run_id"], "finished", result)

@@ -12,7 +12,7 @@ from basereward.errors import RunError
 from basereward.recipe import Experiment
 from basereward.recipe.schema import EnsembleRecipe
 from basereward.train.child import run_child
-from basereward.train.results import ensemble_sha256
+from basereward.train.results import ensemble_sha256, told
 from basereward.train.runs import finished_with
 
 logger = logging.getLogger(__name__)
@@ -42,23 +42,18 @@ def _make(
     runs = {cell["name"]: cell["run_id"] for cell in cells if cell["status"] != "failed"}
     if missing := [member for member in [*recipe.members, *recipe.text] if member not in runs]:
         error = f"its members {', '.join(missing)} failed; run the sweep again when they are mended"
-        return _told(name, None, "failed", {}) | {"error": error}
+        return told(name, None, "failed", {}) | {"error": error}
     sha256 = ensemble_sha256(recipe, {cell.name: cell for cell in experiment.cells})
     done = finished_with(sha256, kind="ensemble")
     if done is not None:
-        return _told(name, done.run_id, "skipped", done.result() or {})
+        return told(name, done.run_id, "skipped", done.result() or {})
     members = replace(recipe, members=[runs[m] for m in recipe.members], text=[runs[m] for m in recipe.text])
     tracking = experiment.cells[0].recipe.tracking
     place = {"uri": tracking.uri, "experiment": tracking.experiment or experiment.name}
-    told = {"recipe": asdict(members), "name": name, "sha256": sha256, "tracking": place}
+    asked = {"recipe": asdict(members), "name": name, "sha256": sha256, "tracking": place}
     try:
-        result = run_child("basereward.train.ensemble_cell", json.dumps(told), parent=sweep_id)
+        result = run_child("basereward.train.ensemble_cell", json.dumps(asked), parent=sweep_id)
     except RunError as error:
         logger.error("ensemble %s failed: %s", name, error)
-        return _told(name, None, "failed", {}) | {"error": str(error)}
-    return _told(name, result["run_id"], "finished", result)
-
-
-def _told(name: str, run_id: str | None, status: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    measured = {"metrics": result.get("metrics", {}), "pair_s": result.get("pair_s")}
-    return {"name": name, "run_id": run_id, "status": status, **measured}
+        return told(name, None, "failed", {}) | {"error": str(error)}
+    return told(name, result["run_id"], "finished", result)
