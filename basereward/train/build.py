@@ -185,9 +185,9 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Tr
     recorder = Recorder(recipe, run=run, checkpoints=checkpoints)
     bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
     waiting = Waiting()
-    callbacks = [checkpoints, recorder, waiting, bar]
-    if not recipe.probe:  # which multiplies next to nothing
-        callbacks.append(Performance())
+    performance = [] if recipe.probe else [Performance()]  # a probe multiplies next to nothing
+    # What a step logs is recorded when all have logged, and before a checkpoint that goes on after that step.
+    callbacks: list[Callback] = [waiting, *performance, recorder, checkpoints, bar]
     if settings.early_stopping is not None:
         early = settings.early_stopping
         callbacks.append(

@@ -21,6 +21,7 @@ from basereward.train.module import RewardModule
 from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, read_scores, write_scores
 from basereward.train.tracking import Tracker
+from basereward.train.waiting import NAME as WAIT_SHARE
 
 
 def _prompt_tags(module: LightningModule) -> dict[str, str]:
@@ -29,12 +30,16 @@ def _prompt_tags(module: LightningModule) -> dict[str, str]:
     return {} if speech is None else {"prompt.sha256": hashlib.sha256(speech.text.encode()).hexdigest()}
 
 
+OF_A_STEP = ("train/", "perf/", "time/step_s", WAIT_SHARE)  # how the names begin that a step of the training logs
+
+
 class RecordLogger(Logger):
     """Lightning's `self.log`, sent to the recorder's tracker."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self.recorder = recorder
+        self._stepped: tuple[int, frozenset[str]] = (-1, frozenset())  # the last step of the training, what is recorded
 
     @property
     def name(self) -> str:
@@ -44,9 +49,17 @@ class RecordLogger(Logger):
     def version(self) -> str:
         return self.recorder.run.run_id
 
+    def log_step(self, metrics: dict[str, Any], step: int) -> None:
+        """Records, of Lightning's metrics, those of a step of the training; they are left out when they come again."""
+        own = {name: float(value) for name, value in metrics.items() if name.startswith(OF_A_STEP)}
+        self.recorder.metrics(own, step=step)
+        self._stepped = (step, frozenset(own))
+
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        kept = {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        self.recorder.metrics(kept, step=step or 0)
+        step = step or 0
+        told = self._stepped[1] if step == self._stepped[0] else frozenset()
+        kept = {name: float(value) for name, value in metrics.items() if name != "epoch" and name not in told}
+        self.recorder.metrics(kept, step=step)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the recipe is recorded whole."""
@@ -105,6 +118,16 @@ class Recorder(Callback):
         """Records numbers at a step, on the one process that keeps the record."""
         if self.tracker is not None:
             self.tracker.metrics(values, step=step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Records the step here, and not where Lightning does, after every callback: a run that is killed between a
+        checkpoint and the record of its step would go on without that record.
+        """
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if whole and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.logger.log_step(trainer.callback_metrics, step=trainer.global_step - 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.metrics({"mem/peak_gib": peak_gib()}, step=trainer.global_step)
