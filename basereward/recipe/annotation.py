@@ -7,7 +7,9 @@ import functools
 import operator
 import types
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from basereward.recipe.hints import RANGES
 
 PLAIN: dict[str, Any] = {
     "int": int,
@@ -71,7 +73,9 @@ def _subscript(node: ast.Subscript, aliases: Mapping[str, ast.expr]) -> Any:
     if name == "Literal":
         return _literal(items)
     if name in ("Annotated", "Final"):
-        return hint_of(items[0], aliases=aliases)
+        hint = hint_of(items[0], aliases=aliases)
+        ranges = [found for item in items[1:] if (found := _range(item)) is not None]
+        return Annotated[(hint, *ranges)] if ranges else hint
     inner = [... if _is_ellipsis(item) else hint_of(item, aliases=aliases) for item in items]
     if name == "Optional":
         return _union([inner[0], None])
@@ -86,6 +90,19 @@ def _literal(items: list[ast.expr]) -> Any:
         return Literal[tuple(ast.literal_eval(item) for item in items)]
     except ValueError:
         return Any  # a constant by name: known only when the module runs
+
+
+def _range(node: ast.expr) -> Any:
+    """The range that a mark such as `Interval(ge=0, lt=1)` or `Ge(1)` sets; None for another mark."""
+    if not isinstance(node, ast.Call):
+        return None
+    try:
+        values = [ast.literal_eval(value) for value in node.args]
+        named = {str(each.arg): ast.literal_eval(each.value) for each in node.keywords}
+    except ValueError:
+        return None  # a constant by name
+    kinds = (kind for kind in RANGES if kind.__name__ == _last_name(node.func))
+    return next((kind(*values, **named) for kind in kinds), None)
 
 
 def _union(members: list[Any]) -> Any:

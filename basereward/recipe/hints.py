@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import types
-from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
 
 from basereward.errors import nearest
 
@@ -21,6 +24,13 @@ WORDS: dict[Any, str] = {
     dict: "a mapping",
 }
 LISTS = (list, tuple, set, frozenset)
+RANGES = (
+    annotated_types.Interval,
+    annotated_types.Ge,
+    annotated_types.Gt,
+    annotated_types.Le,
+    annotated_types.Lt,
+)
 
 
 class Misfit(ValueError):
@@ -33,7 +43,7 @@ def fit(value: Any, hint: Any) -> Any:
     A hint of a kind that no YAML value has (a class, say) is not checked.
 
     Raises:
-        Misfit: the value is of another type, or not among the allowed ones.
+        Misfit: the value is of another type, not among the allowed ones, or out of its range.
 
     >>> fit(1, float), fit(["vision"], list[str]), fit(None, int | None)
     (1.0, ['vision'], None)
@@ -42,8 +52,8 @@ def fit(value: Any, hint: Any) -> Any:
     basereward.recipe.hints.Misfit: expected one of 'tanh', 'silu'; 'slu' given; did you mean 'silu'?
     """
     origin = get_origin(hint) or hint
-    if origin in (Union, types.UnionType):
-        return _fit_union(value, hint)
+    if origin in NESTED:
+        return NESTED[origin](value, hint)
     if origin is Literal:
         fits = any(value == allowed and type(value) is type(allowed) for allowed in get_args(hint))
     elif origin is float:
@@ -55,10 +65,6 @@ def fit(value: Any, hint: Any) -> Any:
         fits = value is None
     elif origin in (str, bool):
         fits = isinstance(value, origin)
-    elif origin in LISTS:
-        return _fit_list(value, hint)
-    elif origin is dict:
-        return _fit_mapping(value, hint)
     else:
         return value
     if not fits:
@@ -71,8 +77,12 @@ def describe(hint: Any) -> str:
 
     >>> describe(int | None), describe(list[str]), describe(Literal["data"] | float)
     ('a whole number or null', 'a list of text', "'data' or a number")
+    >>> describe(Annotated[int, RANGES[0](ge=1, le=15)]), describe(Annotated[float, RANGES[1](0)])
+    ('a whole number from 1 to 15', 'a number of at least 0')
     """
     origin, args = get_origin(hint) or hint, get_args(hint)
+    if origin is Annotated:
+        return " ".join([describe(args[0]), *_in_words(_limits(hint))])
     if origin in (Union, types.UnionType):
         return " or ".join(describe(arg) for arg in args)
     if origin is Literal:
@@ -91,6 +101,41 @@ def misfit(value: Any, hint: Any) -> Misfit:
     return Misfit(
         f"expected {describe(hint)}; {_quoted(value)} given" + (f"; did you mean '{close}'?" if close else "")
     )
+
+
+def _fit_range(value: Any, hint: Any) -> Any:
+    """A value of the inner hint that keeps every limit; NaN keeps none."""
+    fitted = fit(value, get_args(hint)[0])
+    numbers = isinstance(fitted, int | float)
+    if numbers and not all(getattr(operator, name)(fitted, limit) for name, limit in _limits(hint).items()):
+        raise misfit(value, hint)
+    return fitted
+
+
+def _limits(hint: Any) -> dict[str, float]:
+    """The limits of an annotated hint by the name of their operator: ge, gt, le, lt."""
+    marks = [mark for mark in get_args(hint)[1:] if isinstance(mark, RANGES)]
+    found = [(name, getattr(mark, name, None)) for mark in marks for name in ("ge", "gt", "le", "lt")]
+    return {name: limit for name, limit in found if limit is not None}
+
+
+def _in_words(limits: Mapping[str, float]) -> Iterator[str]:
+    """What limits allow, from below and from above."""
+    below, above = limits.keys() & {"ge", "gt"}, limits.keys() & {"le", "lt"}
+    if "ge" in limits:
+        yield f"from {limits['ge']} to" if above else f"of at least {limits['ge']}"
+    if "gt" in limits:
+        yield f"above {limits['gt']}" + (" and" if above else "")
+    if "le" in limits:
+        yield (
+            f"{limits['le']}"
+            if "ge" in limits
+            else f"at most {limits['le']}"
+            if below
+            else f"of at most {limits['le']}"
+        )
+    if "lt" in limits:
+        yield f"below {limits['lt']}"
 
 
 def _fit_union(value: Any, hint: Any) -> Any:
@@ -139,6 +184,15 @@ def _fit_mapping(value: Any, hint: Any) -> dict[str, Any]:
         except Misfit as error:
             raise Misfit(f"item '{key}': {error}") from error
     return result
+
+
+NESTED: dict[Any, Callable[[Any, Any], Any]] = {  # hints that hold others
+    Annotated: _fit_range,
+    Union: _fit_union,
+    types.UnionType: _fit_union,
+    **dict.fromkeys(LISTS, _fit_list),
+    dict: _fit_mapping,
+}
 
 
 def _words(hint: Any) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from basereward.errors import unknown
 from basereward.recipe.probing import PARTS, features, probe, trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
-from basereward.recipe.speaking import pooling
+from basereward.recipe.speaking import draws, pooling, votes
 
 Problems: TypeAlias = Iterator[tuple[str, str]]
 
@@ -202,6 +202,8 @@ CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     pixels,
     features,
     pooling,
+    draws,
+    votes,
     probe,
     batch,
     curation,

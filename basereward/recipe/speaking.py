@@ -17,6 +17,23 @@ def pooling(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "model.pooling", f"head '{name}' speaks, and reads where its text ends; '{given}' given. Allowed: last"
 
 
+def draws(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Several texts about the same differ only where they are drawn."""
+    head = recipe.model.head
+    if not speaks(head) or head.get("temperature", 1.0):
+        return
+    for name in ("samples", "votes"):
+        if (number := head.get(name, 1)) > 1:
+            yield f"model.head.{name}", f"at temperature 0 all {number} would be the same; set temperature above 0"
+
+
+def votes(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Votes are of reasoning; of a single token the probability is known."""
+    head = recipe.model.head
+    if speaks(head) and head.get("votes", 1) > 1 and not head.get("thinking", True):
+        yield "model.head.votes", f"{head['votes']} votes need thinking: true; without, one token says all"
+
+
 def speaks(head: Node) -> bool:
     """Whether a head's text defines `judge`. One that inherits it is found out when it is made."""
     try:

@@ -10,7 +10,9 @@ import torch
 
 from basereward.data.group import Preference, rank_preferences
 from basereward.data.tree import TreeBatch, collate
+from basereward.errors import RecipeError
 from basereward.model.losses.bradley_terry import BradleyTerry
+from basereward.recipe.nodes import make
 from tests.support import encoded_group
 
 
@@ -154,5 +156,5 @@ def test_a_batch_without_preferences_costs_nothing() -> None:
 @pytest.mark.parametrize(("option", "value"), [("label_smoothing", 0.5), ("label_smoothing", -0.1), ("centring", -1.0)])
 def test_numbers_out_of_range_are_refused(option: str, value: float) -> None:
     """A smoothing that would turn preferences round, or a negative weight, is an error that names the option."""
-    with pytest.raises(ValueError, match=f"{option} .* {value} given"):
-        BradleyTerry(**{option: value})  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=f"{option}: expected a number .*; {value} given"):
+        make({"_target_": "bradley_terry", option: value}, "losses")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from basereward.errors import RecipeError
 from basereward.model.heads.linear import Linear
 from basereward.model.heads.mlp import MLP
+from basereward.recipe.nodes import check_node, make
 
 
 def parameters(head: nn.Module) -> int:
@@ -18,10 +21,10 @@ def parameters(head: nn.Module) -> int:
     return sum(p.numel() for p in head.parameters())
 
 
-def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    """What `make` gives after a seed."""
+def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` gives after a seed."""
     torch.manual_seed(seed)
-    return make()
+    return build()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,21 @@ def test_first_scores_spread_near_one(layers: int) -> None:
     assert abs(float(scores.mean())) < 0.1
 
 
-def test_a_head_without_layers_is_refused() -> None:
-    """No layer is an error that says how many were given."""
-    with pytest.raises(ValueError, match="at least 1 layer, 0 given"):
-        MLP(8, layers=0)
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ({"_target_": "mlp", "layers": 0}, "layers: expected a whole number of at least 1; 0 given"),
+        ({"_target_": "mlp", "width": 0}, "width: expected a whole number of at least 1 or null; 0 given"),
+        ({"_target_": "mlp", "dropout": 1.0}, "dropout: expected a number from 0 to below 1; 1.0 given"),
+        ({"_target_": "critic", "language_weight": -1}, "language_weight: expected a number of at least 0; -1 given"),
+        ({"_target_": "critic", "samples": 0}, "samples: expected a whole number of at least 1; 0 given"),
+        ({"_target_": "generative", "votes": 16}, "votes: expected a whole number from 1 to 15; 16 given"),
+        ({"_target_": "generative", "top_p": 0}, "top_p: expected a number above 0 and at most 1; 0 given"),
+        ({"_target_": "rating", "scale": 10}, "scale: expected a whole number from 2 to 9; 10 given"),
+    ],
+)
+def test_a_head_with_a_number_out_of_range_is_refused(head: dict[str, Any], message: str) -> None:
+    """`check` finds it without importing the head, and `make` says the same."""
+    assert [f"{key}: {text}" for key, text in check_node(head, "heads")[1]] == [message]
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        make(head, "heads", 8)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 import pytest
+from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from basereward.recipe.annotation import hint_of
 from basereward.recipe.hints import Misfit, fit
@@ -27,6 +29,9 @@ FITTING = [
     ("[1, 2, 3]", tuple[int, ...], [1, 2, 3]),
     ("{'a': 1}", dict[str, float], {"a": 1.0}),
     ("[1]", list[int] | None, [1]),
+    ("15", Annotated[int, Interval(ge=1, le=15)], 15),
+    ("1", Annotated[float, Gt(0), Lt(2)], 1.0),
+    ("'x'", Annotated[str, "a name"], "x"),
 ]
 
 
@@ -56,6 +61,13 @@ def test_a_fitting_value_comes_back_as_its_hint_wants_it(source: str, hint: Any,
         pytest.param([1, "x"], list[int], "item 2: expected a whole number", id="item"),
         pytest.param([1, "x"], list[int] | None, "item 2: expected a whole number", id="item_of_optional"),
         pytest.param({"a": "x"}, dict[str, float], "item 'a': expected a number", id="entry"),
+        pytest.param(16, Annotated[int, Interval(ge=1, le=15)], "a whole number from 1 to 15; 16 given", id="range"),
+        pytest.param(0.5, Annotated[float, Interval(ge=0, lt=0.5)], "from 0 to below 0.5; 0.5 given", id="half_open"),
+        pytest.param(0, Annotated[float, Interval(gt=0, le=1)], "a number above 0 and at most 1; 0 given", id="above"),
+        pytest.param(2, Annotated[float, Gt(0), Lt(2)], "a number above 0 and below 2; 2 given", id="two_marks"),
+        pytest.param(4, Annotated[int, Le(3)], "a whole number of at most 3; 4 given", id="at_most"),
+        pytest.param(math.nan, Annotated[float, Ge(0)], "a number of at least 0; nan given", id="nan_is_in_no_range"),
+        pytest.param(0, Annotated[int, Ge(1)] | None, "of at least 1 or null; 0 given", id="range_or_null"),
         pytest.param([1], tuple[int, int], "expected a list of 2 values", id="length"),
         pytest.param("vision", list[str], "expected a list of text; 'vision' given", id="text_is_no_list"),
         pytest.param([1], dict[str, int], "expected a mapping", id="list_is_no_mapping"),
@@ -77,6 +89,9 @@ def test_a_misfit_says_what_was_expected_and_given(value: Any, hint: Any, messag
         ("Sequence[str]", list[str]),
         ("Mapping[str, float]", dict[str, float]),
         ("Annotated[int, 'unit']", int),
+        ("Annotated[int, Interval(ge=1, le=15)]", Annotated[int, Interval(ge=1, le=15)]),
+        ("Annotated[float, annotated_types.Ge(-1.5)] | None", Annotated[float, Ge(-1.5)] | None),
+        ("Annotated[float, Le(LARGEST)]", float),
         ("'float | None'", float | None),
         ("Path", str),
         ("torch.dtype", Any),

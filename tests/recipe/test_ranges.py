@@ -56,6 +56,21 @@ def test_a_right_recipe_has_no_problem() -> None:
             "data.encoding.min_pixels",
             "above max_pixels",
         ),
+        (
+            {"model__head": {"_target_": "critic", "samples": 3, "temperature": 0.0}},
+            "model.head.samples",
+            "at temperature 0 all 3 would be the same",
+        ),
+        (
+            {"model__head": {"_target_": "generative", "thinking": True, "votes": 5, "temperature": 0.0}},
+            "model.head.votes",
+            "at temperature 0 all 5 would be the same",
+        ),
+        (
+            {"model__head": {"_target_": "generative", "thinking": False, "votes": 5, "temperature": 1.0}},
+            "model.head.votes",
+            "5 votes need thinking: true",
+        ),
         ({"model__backbone__path": None}, "model.backbone", "neither is given"),
         ({"model__backbone__path": ""}, "model.backbone", "neither is given"),
         (

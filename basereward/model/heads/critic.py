@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from basereward.data.continued import continued
@@ -44,30 +45,26 @@ class Critic(MLP):
         prompt_file: a text file with the request, in its place.
 
     Raises:
-        ValueError: a number is out of its range, or there is no such file.
+        ValueError: there is no such prompt, or its fields are others.
     """
 
     def __init__(
         self,
         hidden_size: int,
         *,
-        layers: int = 2,
+        layers: Annotated[int, Ge(1)] = 2,
         activation: Literal["none", "tanh", "relu", "silu"] = "silu",
-        width: int | None = None,
-        dropout: float = 0.0,
-        language_weight: float = 1.0,
-        max_tokens: int = 512,
-        temperature: float = 0.0,
-        samples: int = 1,
+        width: Annotated[int, Ge(1)] | None = None,
+        dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+        language_weight: Annotated[float, Ge(0)] = 1.0,
+        max_tokens: Annotated[int, Ge(1)] = 512,
+        temperature: Annotated[float, Ge(0)] = 0.0,
+        samples: Annotated[int, Ge(1)] = 1,
         critiques: Literal["given", "own", "both"] = "given",
         prompt: str = "critique",
         prompt_file: str | None = None,
     ) -> None:
         super().__init__(hidden_size, layers=layers, activation=activation, width=width, dropout=dropout)
-        if samples < 1 or max_tokens < 1 or temperature < 0 or language_weight < 0:
-            raise ValueError("samples and max_tokens are at least 1, temperature and language_weight at least 0")
-        if samples > 1 and not temperature:
-            raise ValueError(f"samples={samples} at temperature 0 would be the same critique so many times")
         self.language_weight = language_weight
         self.ranks = critiques != "own"
         self.ranks_own = critiques != "given"

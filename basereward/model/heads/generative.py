@@ -6,9 +6,10 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from basereward.data.chat import SENTINEL
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from basereward.model.reward import RewardModel
     from basereward.model.voice import Voice
 
-MOST_VOTES = 15
 Taught = Iterator[tuple[int, int, str, float]]
 """First and second answer as they are shown, the text that is taught, and what it counts."""
 
@@ -57,7 +57,7 @@ class Generative(nn.Module):
         pattern: a regular expression with one group, which finds the verdict in a text of another form.
 
     Raises:
-        ValueError: a number is out of its range, or there is no such prompt.
+        ValueError: there is no such prompt, its fields are others, or `pattern` has not one group.
     """
 
     language_weight = 1.0
@@ -70,26 +70,16 @@ class Generative(nn.Module):
         *,
         thinking: bool = False,
         order: Literal["both", "given", "random"] = "both",  # spelled out: `check` reads it without importing
-        votes: int = 1,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        max_tokens: int = 1024,
-        pairs: int | None = None,
+        votes: Annotated[int, Interval(ge=1, le=15)] = 1,
+        temperature: Annotated[float, Ge(0)] = 0.0,
+        top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0,
+        max_tokens: Annotated[int, Ge(1)] = 1024,
+        pairs: Annotated[int, Ge(1)] | None = None,
         prompt: str | None = None,
         prompt_file: str | None = None,
         pattern: str | None = None,
     ) -> None:
         super().__init__()
-        if not 1 <= votes <= MOST_VOTES or temperature < 0 or max_tokens < 1 or (pairs is not None and pairs < 1):
-            raise ValueError(
-                f"votes={votes} is 1 to {MOST_VOTES}, temperature={temperature} at least 0, max_tokens={max_tokens} "
-                f"and pairs={pairs} at least 1"
-            )
-        if votes > 1 and not (thinking and temperature):
-            raise ValueError(
-                f"votes={votes} of the same text would be the same vote: they need thinking: true and a temperature "
-                "above 0"
-            )
         self.thinking = thinking
         self.writing = Writing(max_tokens=max_tokens, temperature=temperature, top_p=top_p, samples=votes)
         self.pattern = None if pattern is None else compiled_pattern(pattern)

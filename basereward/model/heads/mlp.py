@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 ACTIVATIONS = {"none": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -15,13 +16,10 @@ class MLP(nn.Module):
 
     Args:
         hidden_size: width D of the backbone's hidden states.
-        layers: number of linear layers, at least 1; one layer is a linear head.
+        layers: number of linear layers; one layer is a linear head.
         activation: after every layer but the last.
         width: of the hidden layers; the paper does not state it, and `hidden_size` is taken when it is None.
-        dropout: before every layer but the first, 0 to 1.
-
-    Raises:
-        ValueError: fewer than one layer.
+        dropout: before every layer but the first.
 
     >>> sum(p.numel() for p in MLP(8, layers=2, width=4).parameters())  # (8 * 4 + 4) + (4 + 1)
     41
@@ -31,14 +29,12 @@ class MLP(nn.Module):
         self,
         hidden_size: int,
         *,
-        layers: int = 2,
+        layers: Annotated[int, Ge(1)] = 2,
         activation: Literal["none", "tanh", "relu", "silu"] = "silu",
-        width: int | None = None,
-        dropout: float = 0.0,
+        width: Annotated[int, Ge(1)] | None = None,
+        dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"an MLP head has at least 1 layer, {layers} given")
         width = width or hidden_size
         modules: list[nn.Module] = []
         for index in range(layers - 1):

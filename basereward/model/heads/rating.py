@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from basereward.data.group import Turn
@@ -32,12 +33,12 @@ class Rating(nn.Module):
 
     Args:
         hidden_size: of the backbone; not used.
-        scale: the best rating, 2 to 9: one token each.
+        scale: the best rating; up to 9 each is one token.
         prompt: by the name of a file in `basereward/model/prompts`; it must speak of the same scale.
         prompt_file: a text file with the prompt, in its place.
 
     Raises:
-        ValueError: `scale` is out of its range, or there is no such prompt.
+        ValueError: there is no such prompt, or its fields are others.
     """
 
     language_weight = 1.0
@@ -45,11 +46,14 @@ class Rating(nn.Module):
     ranks_own = False
 
     def __init__(
-        self, hidden_size: int, *, scale: int = 5, prompt: str = "pointwise_rating", prompt_file: str | None = None
+        self,
+        hidden_size: int,
+        *,
+        scale: Annotated[int, Interval(ge=2, le=9)] = 5,
+        prompt: str = "pointwise_rating",
+        prompt_file: str | None = None,
     ) -> None:
         super().__init__()
-        if not 2 <= scale <= 9:
-            raise ValueError(f"scale is 2 to 9, so that a rating is one token; {scale} given")
         self.scale = scale
         self.speech = Ratings(load_prompt(prompt, prompt_file, fields=POINTWISE), scale=scale)
 

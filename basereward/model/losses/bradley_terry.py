@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -18,7 +19,7 @@ class BradleyTerry:
     Args:
         margin: by how much the winner must lead: a number, or `data` for the margin of each preference (0 where it has
             none).
-        label_smoothing: probability, 0 to below 0.5, that a preference is the wrong way round.
+        label_smoothing: probability that a preference is the wrong way round.
         centring: weight of `mean((r_winner + r_loser)^2)`, which holds the scores around zero (BaseReward, section on
             regularisers).
         length_normalisation: divide each score by `log(tokens of the response + 1)` before the loss. The scores that
@@ -26,25 +27,18 @@ class BradleyTerry:
         weighting: `group` gives every group the same say, however many preferences it has; `preference` gives it to
             every preference.
         ties: `half` pulls the two scores of a tie together (each wins with probability 1/2); `ignore` leaves ties out.
-
-    Raises:
-        ValueError: a number out of its range.
     """
 
     def __init__(
         self,
         *,
         margin: float | Literal["data"] = 0.0,
-        label_smoothing: float = 0.0,
-        centring: float = 0.0,
+        label_smoothing: Annotated[float, Interval(ge=0, lt=0.5)] = 0.0,
+        centring: Annotated[float, Ge(0)] = 0.0,
         length_normalisation: bool = False,
         weighting: Literal["group", "preference"] = "group",
         ties: Literal["half", "ignore"] = "half",
     ) -> None:
-        if not 0 <= label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing is a probability from 0 to below 0.5, {label_smoothing} given")
-        if centring < 0:
-            raise ValueError(f"centring is a weight of at least 0, {centring} given")
         self.margin = margin
         self.label_smoothing = label_smoothing
         self.centring = centring
