@@ -48,7 +48,8 @@ def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], 
     for layer in (*known, *given):
         whole = merge(whole, _whole(layer))
     if profile is not None:
-        known[0] = _for_sweeps(known[0], varied=GRID in whole.values or SEEDS in whole.values)
+        # A grid that was dropped by `grid=null` is still a key, and varies nothing.
+        known[0] = _for_sweeps(known[0], varied=bool(whole.values.get(GRID)) or SEEDS in whole.values, reader=reader)
     base = Layer()
     for layer in known:
         base = merge(base, layer)
@@ -91,12 +92,21 @@ def _on_profile(experiment: Layer | None, profile: str | None, reader: Reader) -
     return merge(plain, Layer(sections[name], {(): at, **inner}))
 
 
-def _for_sweeps(profile: Layer, *, varied: bool) -> Layer:
+def _for_sweeps(profile: Layer, *, varied: bool, reader: Reader) -> Layer:
     """A profile with what it says under `sweep`, the budget of one cell among many, when something is varied."""
-    changes = profile.values.get(SWEEP) or {}
-    origins = {path[1:]: origin for path, origin in profile.origins.items() if path[:1] == (SWEEP,)}
+    changes = profile.values.get(SWEEP)
     plain = profile.without(SWEEP)
-    return merge(plain, Layer(changes, {(): profile.origin((SWEEP,)), **origins})) if varied else plain
+    if changes is None:
+        return plain
+    at = profile.origin((SWEEP,))
+    if not isinstance(changes, dict):
+        reader.tell(SWEEP, f"expected a mapping of what is different for a cell of a sweep ({at})")
+        return plain
+    origins = {path[1:]: origin for path, origin in profile.origins.items() if path[:1] == (SWEEP,)}
+    section = Layer(changes, {(): at, **origins})
+    for key in _whole(section).values:
+        reader.tell(f"{SWEEP}.{key}", f"is said of an experiment as a whole, not of a cell ({at})")
+    return merge(plain, _of_a_cell(section)) if varied else plain
 
 
 def _whole(layer: Layer) -> Layer:

@@ -318,6 +318,32 @@ def test_what_a_profile_says_of_sweeps_holds_for_cells_alone(experiments: Write)
     assert [cell.recipe.trainer.steps for cell in load_cells("one", profile="small", overrides=varied)] == [7, 7]
 
 
+def test_a_dropped_grid_varies_nothing(experiments: Write) -> None:
+    """`grid=null` gives the recipe of a single run, not that of a sweep's cell."""
+    experiments(profiles__small=SMALL + "sweep: {trainer: {steps: 5}}\ntrainer: {steps: 50}\n")
+    varied = "grid.optimizer.lr=[1e-3,1e-4]"
+    assert load_recipe("one", profile="small", overrides=[varied, "grid=null"]).trainer.steps == 50
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "message"),
+    [
+        ("5", "sweep", "expected a mapping of what is different for a cell of a sweep"),
+        ("[1]", "sweep", "expected a mapping"),
+        ("{grid: {optimizer.lr: [1, 2]}}", "sweep.grid", "of an experiment as a whole, not of a cell"),
+        ("{seeds: [0, 1]}", "sweep.seeds", "of an experiment as a whole, not of a cell"),
+    ],
+)
+def test_a_wrong_section_for_sweeps_is_a_fault(experiments: Write, section: str, key: str, message: str) -> None:
+    """With the file it stands in, whether or not something is varied."""
+    experiments(profiles__small=SMALL + f"sweep: {section}\n")
+    for overrides in ([], ["grid.optimizer.lr=[1e-3,1e-4]"]):
+        found = faults_of(*overrides, profile="small")
+        assert list(found) == [key]
+        assert message in found[key]
+        assert "small.yaml" in found[key]
+
+
 def test_a_typo_below_sweep_is_found(experiments: Write) -> None:
     """With the nearest right key, when it would be used."""
     experiments(profiles__small=SMALL + "sweep: {trainer: {stepps: 5}}\n")
