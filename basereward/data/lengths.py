@@ -47,6 +47,11 @@ class Lengths:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def mark(self) -> str:
+        """A hash that changes with the groups' number and with the length of any."""
+        return hashlib.blake2b(self.index.tobytes() + self.tokens.tobytes(), digest_size=16).hexdigest()
+
     def only(self, kept: NDArray[np.bool_]) -> Lengths:
         """Some of the groups: `kept` has shape `(N,)`."""
         return Lengths(self.index[kept], self.tokens[kept], self.images[kept])

@@ -25,6 +25,7 @@ from basereward.data.pooled import PooledDataset, collate_pooled
 from basereward.data.screening import check_limit, summary, write_lost
 from basereward.data.sources import Source
 from basereward.data.tree import Layout, TreeBatch, collate
+from basereward.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -239,11 +240,27 @@ class PreferenceData(LightningDataModule):
     def _pins_memory(self) -> bool:
         return self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator"
 
-    def state_dict(self) -> dict[str, int]:
-        """How many forward passes are done: with the recipe, all that is needed to go on with the next one."""
+    def state_dict(self) -> dict[str, Any]:
+        """How many forward passes are done: with recipe and groups, all that is needed to go on with the next one."""
         assert self.plan is not None
         assert self.trainer is not None
-        return {"forwards_done": self.trainer.global_step * self.plan.forwards_per_step}
+        return {"forwards_done": self.trainer.global_step * self.plan.forwards_per_step, "groups": self._marks}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on after the passes that are done.
+
+        Raises:
+            DataError: the groups are no longer those that the run began with.
+        """
+        if changed := [name for name, mark in self._marks.items() if mark != state_dict["groups"].get(name)]:
+            raise DataError(
+                f"the groups of {', '.join(changed)} are not those that the run began with: the recipe names the same "
+                "data, and they have changed. A run goes on with its own data: put them back, or remove the run's "
+                "folder and start anew"
+            )
         self._done = state_dict["forwards_done"]
+
+    @property
+    def _marks(self) -> dict[str, str]:
+        parts = self.lengths.values()  # of a stream there are none
+        return {name: " ".join(part[name].mark for part in parts if name in part) for name in self.sources}

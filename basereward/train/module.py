@@ -65,7 +65,6 @@ class RewardModule(LightningModule):
         self.scored: list[ScoredGroup] = []
         self._spent = Counter[str]()
         self._batch_ids: list[str] = []
-        self._step_began = 0.0
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Scores of all responses of the batch, shape `(K,)`, float32."""
@@ -88,7 +87,6 @@ class RewardModule(LightningModule):
         )
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self.logs = (self.global_step + 1) % self.log_every == 0
-            self._step_began = time.perf_counter()
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         outputs = self.model.outputs(batch)
@@ -121,11 +119,7 @@ class RewardModule(LightningModule):
             raise NotFiniteError(self._not_finite(f"the norm of the gradient is {float(norm)}"))
         if self.logs:
             self.log("train/grad_norm", norm)
-
-    def on_train_batch_end(self, outputs: Any, batch: TreeBatch, batch_idx: int) -> None:
-        if self.logs and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.log("time/step_s", time.perf_counter() - self._step_began)
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log("train/lr", optimizer.param_groups[0]["lr"])  # here it is that of this step, later of the next
 
     def _not_finite(self, what: str) -> str:
         return (

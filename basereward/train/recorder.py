@@ -21,7 +21,7 @@ from basereward.train.module import RewardModule
 from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, read_scores, write_scores
 from basereward.train.tracking import Tracker
-from basereward.train.waiting import NAME as WAIT_SHARE
+from basereward.train.waiting import NAME, STEP
 
 
 def _prompt_tags(module: LightningModule) -> dict[str, str]:
@@ -30,7 +30,7 @@ def _prompt_tags(module: LightningModule) -> dict[str, str]:
     return {} if speech is None else {"prompt.sha256": hashlib.sha256(speech.text.encode()).hexdigest()}
 
 
-OF_A_STEP = ("train/", "perf/", "time/step_s", WAIT_SHARE)  # how the names begin that a step of the training logs
+OF_A_STEP = ("train/", "perf/", STEP, NAME)  # how the names begin that a step of the training logs
 
 
 class RecordLogger(Logger):

@@ -17,6 +17,7 @@ from basereward.recipe import load_recipe
 from basereward.train import performance
 from basereward.train.build import build
 from basereward.train.performance import Performance, product_rate
+from basereward.train.waiting import Waiting
 from tests.support import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ def train(*changes: str, without: bool = False) -> tuple[Curves, Performance, di
         max_epochs=1,
         accumulate_grad_batches=2,
         limit_val_batches=0,
-        callbacks=[curves] if without else [measured, curves],
+        callbacks=[curves] if without else [Waiting(), measured, curves],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

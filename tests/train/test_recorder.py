@@ -68,3 +68,12 @@ def test_a_step_is_recorded_once_and_whole(recipe: Recipe) -> None:
     assert {"train/loss", "train/lr", "train/grad_norm", "time/step_s", "perf/tflops", "perf/mfu"} <= stepped
     assert "time/data_wait_share" in stepped
     assert all(len(steps) == len(set(steps)) for steps in named.values()), named
+
+
+def test_the_rate_of_a_step_is_the_one_it_was_made_with() -> None:
+    """A warm-up over all four steps, from a quarter of the rate."""
+    overrides = [*SMALL, "trainer.steps=4", "schedule={shape: constant, warmup: 1.0}", "optimizer.lr=1e-3"]
+    run, _ = fitted(load_recipe("basereward", overrides=overrides))
+    records = [record for record, _ in run.outbox.read(0) if "train/lr" in record.get("values", {})]
+    rates = {record["step"]: record["values"]["train/lr"] for record in records}
+    assert rates == pytest.approx({0: 0.25e-3, 1: 0.5e-3, 2: 0.75e-3, 3: 1e-3})
