@@ -228,6 +228,12 @@ def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolde
     return _newest(recipe_sha256, {"killed", "failed"}, root)
 
 
+def running_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
+    """The newest run of this recipe that a process works on, and that a sweep began."""
+    run = _newest(recipe_sha256, {"running"}, root)
+    return run if run is not None and run.status["parent"] is not None else None
+
+
 def _newest(recipe_sha256: str, states: set[State], root: Path | None, *, kind: Kind = "run") -> RunFolder | None:
     for run in list_runs(kind=kind, root=root):
         if run.status["recipe_sha256"] == recipe_sha256 and run.state in states:

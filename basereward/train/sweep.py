@@ -1,27 +1,32 @@
-"""A grid's cells, run one after another."""
+"""A grid's cells, run one after another. Sweeps of one grid beside each other share them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from basereward.errors import RunError
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.train.cell_processes import CellProcesses
+from basereward.train.claim import claim
 from basereward.train.compare_cells import compare_cells
 from basereward.train.results import told
-from basereward.train.runs import RunFolder, finished_with, list_runs, unfinished_with
+from basereward.train.runs import RunFolder, finished_with, list_runs, running_with, unfinished_with
 from basereward.train.sweep_ensembles import make_ensembles
 from basereward.train.tracking import Tracker, deliver_pending
 
 logger = logging.getLogger(__name__)
 
+END_S = 15.0  # that the process of a cell has to end by itself when its sweep was killed
+
 
 def sweep(experiment: Experiment) -> dict[str, Any]:
     """Runs every cell that is not finished, and then makes the ensembles of them. A cell that fails is named and does
-    not stop the rest; one that was stopped goes on from its last checkpoint.
+    not stop the rest; one that was stopped goes on from its last checkpoint. What another process trains comes last,
+    and is waited for.
 
     Returns:
         `sweep_id`; `cells`: name, run id, status (finished, skipped or failed), test metrics, and `pair_s`, the seconds
@@ -38,7 +43,7 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
             processes.start()
         tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
         try:
-            results = [_run(cells, at, processes=processes, sweep_id=folder.run_id) for at in range(len(cells))]
+            results = _run_all(cells, processes=processes, sweep_id=folder.run_id)
             processes.close()
             together = make_ensembles(experiment, results, sweep_id=folder.run_id)
         except BaseException:
@@ -66,17 +71,26 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
     return RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")
 
 
-def _run(cells: Sequence[Cell], at: int, *, processes: CellProcesses, sweep_id: str) -> dict[str, Any]:
-    """What becomes of a cell, told as it begins and ends."""
-    place = f"cell {at + 1} of {len(cells)}: {cells[at].name}"
-    logger.info(place)
-    result = _cell(cells[at], processes=processes, sweep_id=sweep_id)
-    logger.info("%s %s", place, result["status"])
-    return result
+def _run_all(cells: Sequence[Cell], *, processes: CellProcesses, sweep_id: str) -> list[dict[str, Any]]:
+    """What becomes of every cell, told as each begins and ends."""
+    results: dict[int, dict[str, Any]] = {}
+    for wait in (False, True):
+        for at in [at for at in range(len(cells)) if at not in results]:
+            place, sha256 = f"cell {at + 1} of {len(cells)}: {cells[at].name}", recipe_sha256(cells[at].recipe)
+            logger.info(place)
+            with claim(sha256, wait=wait) as ours:
+                if not ours:
+                    logger.info("%s is trained by another process; it is looked at again after the others", place)
+                    continue
+                results[at] = _cell(cells[at], sha256, processes=processes, sweep_id=sweep_id)
+            logger.info("%s %s", place, results[at]["status"])
+    return [results[at] for at in range(len(cells))]
 
 
-def _cell(cell: Cell, *, processes: CellProcesses, sweep_id: str) -> dict[str, Any]:
-    sha256 = recipe_sha256(cell.recipe)
+def _cell(cell: Cell, sha256: str, *, processes: CellProcesses, sweep_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + END_S
+    while running_with(sha256) is not None and time.monotonic() < deadline:
+        time.sleep(0.1)  # a sweep that was killed lets go of its cell before the cell's process has seen it
     done = finished_with(sha256)
     if done is not None:
         return told(cell.name, done.run_id, "skipped", done.result() or {})
