@@ -3,10 +3,10 @@
     python -m bench.hours [EXPERIMENT ...]
 
 Data sets are not read: a cell trains on as many pairs as its recipe limits it to, or on 200,000, the size of the
-paper's ablations. A pair is a picture of 896 x 896 pixels (1,024 tokens) with a question of 40 words, or 600 words of
-text; answers have 40 to 200 words, critiques 60, reasoning 120. Work is that of Qwen2.5-VL-7B by its published shapes,
-at 45 % of the peak of one H100; of a backbone of another size as much as the number in its name says. Generation in
-validation and test is not counted.
+paper's ablations; groups of several answers count as that many pairs. A pair is a picture of 896 x 896 pixels (1,024
+tokens) with a question of 40 words, or 600 words of text; answers have 40 to 200 words, critiques 60, reasoning 120.
+Work is that of Qwen2.5-VL-7B by its published shapes, at 45 % of the peak of one H100; of a backbone of another size
+as much as the number in its name says. Generation in validation and test is not counted.
 """
 
 from __future__ import annotations

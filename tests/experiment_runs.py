@@ -58,12 +58,15 @@ def pairs(right: int, total: int, *, source: str = "digits") -> list[ScoredGroup
     ]
 
 
-def write_measures(run: RunFolder, benchmark: str, variants: Mapping[str, Any], judged: Sequence[Any]) -> Path:
-    """An evaluation as `eval` leaves it in a run, counted by the protocol itself; without what guessing gives."""
+def write_measures(
+    run: RunFolder, benchmark: str, variants: Mapping[str, Any], judged: Sequence[Any], *, items: int | None = None
+) -> Path:
+    """An evaluation as `eval` leaves it in a run, counted by the protocol itself; without what guessing gives. `items`
+    are those of the benchmark, where some were not scored."""
     folder = run.path / "evaluations" / benchmark
     folder.mkdir(parents=True)
     facts = {"benchmark": benchmark, "version": "1", "digest": "0", "name": run.name, "model": run.run_id}
-    facts |= {"kind": "correct", "order": None, "votes": None, "items": len(judged), "scored": len(judged)}
+    facts |= {"kind": "correct", "order": None, "votes": None, "items": items or len(judged), "scored": len(judged)}
     told = {
         name: {metric: measure.told() | {"baselines": {}} for metric, measure in variant(judged).items()}
         for name, variant in variants.items()

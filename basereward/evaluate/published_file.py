@@ -21,8 +21,8 @@ CELL_MAY = {"variant": str | list[str], "metric": str, "value": float, "count": 
 FILE = {"paper": dict, "columns": dict[str, dict[str, Any]], "rows": dict[str, list[float | None]]}
 FILE_MAY = {
     "note": str,
-    "experiment": str,
-    "cells": dict[str, str],
+    "experiment": str | list[str],
+    "cells": dict[str, str | list[str]],
     "row_notes": dict[str, str],
     "counts": dict[str, dict[str, list[int]]],
     "corrections": list[dict[str, Any]],

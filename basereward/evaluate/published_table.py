@@ -38,8 +38,8 @@ class PrintedCell:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """`rows` are cells by row and column; `means` the columns that a column is the mean of; `joined` the cell or
-    ensemble of `experiment` that is a row, without its seeds."""
+    """`rows` are cells by row and column; `means` the columns that a column is the mean of; `joined` the cells or
+    ensembles of `experiments` that are a row, without their seeds."""
 
     title: str
     paper: str
@@ -50,8 +50,8 @@ class PublishedTable:
     row_notes: Mapping[str, str]
     means: Mapping[str, tuple[str, ...]]
     rows: Mapping[str, Mapping[str, PrintedCell]]
-    experiment: str | None
-    joined: Mapping[str, str]
+    experiments: tuple[str, ...]
+    joined: Mapping[str, tuple[str, ...]]
 
     def digits(self, row: str) -> int:
         """After the point, of the numbers of a row: some tables print rows of other papers in fewer."""
@@ -80,8 +80,8 @@ def read_published_table(file: Path) -> PublishedTable:
             row: {name: _cell(table, row, name) for name in columns if table.printed(row, name) is not None}
             for row in content["rows"]
         },
-        experiment=content.get("experiment"),
-        joined=content.get("cells", {}),
+        experiments=tuple(listed(content.get("experiment", []))),
+        joined={row: tuple(listed(names)) for row, names in content.get("cells", {}).items()},
     )
 
 
@@ -105,7 +105,7 @@ def tables_of(experiment: str, *, folder: Path | None = None) -> list[PublishedT
             faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
-    return [table for table in found if table.experiment and table.experiment.rpartition("/")[2] == experiment]
+    return [table for table in found if experiment in [each.rpartition("/")[2] for each in table.experiments]]
 
 
 def _cell(table: TableFile, row: str, column: str) -> PrintedCell:

@@ -17,6 +17,7 @@ class Ours:
     values: Sequence[float]
     counts: Sequence[str]  # such as "1027/1250"; none where it is a mean of shares
     variant: str | None
+    partial: bool = False  # whether some items of the benchmark were not scored
 
     @property
     def value(self) -> float:
@@ -44,15 +45,18 @@ def ours(table: PublishedTable, row: str, contender: Contender) -> dict[str, Our
 
 
 def not_evaluated(table: PublishedTable, row: str, contender: Contender) -> list[str]:
-    """Benchmarks of the row that no run of a recipe was evaluated on."""
-    asked = {cell.benchmark: None for name, cell in table.rows[row].items() if name not in table.means}
+    """Benchmarks of the row that no run of a recipe was evaluated on, and whose protocol the paper says."""
+    asked = {
+        cell.benchmark: None for name, cell in table.rows[row].items() if cell.variants and name not in table.means
+    }
     have = {evaluation.benchmark for run in contender.trained for evaluation in run.evaluations}
     return [benchmark for benchmark in asked if benchmark not in have]
 
 
 def difference(cell: PrintedCell, found: Ours) -> float | None:
-    """Ours less the paper's, in points; where that is misprinted, less what it is, and None where that is not known."""
-    if not cell.known:
+    """Ours less the paper's, in points; where that is misprinted, less what it is. None where that is not known, or
+    ours is of other items."""
+    if not cell.known or found.partial:
         return None
     return 100 * found.value - (cell.printed if cell.is_percent is None else cell.is_percent)
 
@@ -60,25 +64,26 @@ def difference(cell: PrintedCell, found: Ours) -> float | None:
 def joined(table: PublishedTable, contenders: Sequence[Contender]) -> Mapping[str, Contender]:
     """By row, the recipe or ensemble that is to reproduce it."""
     named = {each.name: each for each in contenders}
-    return {row: named[name] for row, name in table.joined.items() if name in named}
+    return {row: named[name] for row, names in table.joined.items() for name in names if name in named}
 
 
 def _measured(cell: PrintedCell, contender: Contender) -> Ours | None:
     for variant in cell.variants:
-        measures = [
-            evaluation.variants.get(variant, {}).get(cell.metric)
+        found = [
+            (evaluation, evaluation.variants.get(variant, {}).get(cell.metric))
             for run in contender.trained
             for evaluation in run.evaluations
             if evaluation.benchmark == cell.benchmark
         ]
-        known = [(each, each.value) for each in measures if each is not None and each.value is not None]
+        known = [(each, each.value) for _, each in found if each is not None and each.value is not None]
         if known:
+            partial = any(evaluation.scored < evaluation.items for evaluation, _ in found)
             counts = [
                 f"{each.numerator:g}/{each.denominator:g}"
                 for each, _ in known
                 if each.numerator is not None and each.denominator is not None and each.numerator % 1 == 0
             ]
-            return Ours([value for _, value in known], counts, variant)
+            return Ours([value for _, value in known], counts, variant, partial)
     return None
 
 
@@ -86,4 +91,5 @@ def _mean(parts: Sequence[Ours]) -> Ours:
     """Of columns, run by run where all have as many."""
     runs = {len(each.values) for each in parts}
     columns = [each.values if len(runs) == 1 else [each.value] for each in parts]
-    return Ours([statistics.fmean(values) for values in zip(*columns, strict=True)], (), None)
+    values = [statistics.fmean(each) for each in zip(*columns, strict=True)]
+    return Ours(values, (), None, any(each.partial for each in parts))

@@ -51,7 +51,9 @@ def _footing(contenders: Sequence[Contender]) -> list[Child]:
     return [
         f"Ours are {weights}, trained on {', '.join(sources)}; the paper's are what its text says. Accuracy on the "
         "test data of these sources, under Results, is of other data than the paper's tables and does not compare with "
-        "them. Only values of the same benchmark, protocol variant and metric stand beside each other here."
+        "them. Only values of the same benchmark, protocol variant and metric stand beside each other here; a column "
+        "with ? is of a protocol that the paper does not say. Values in part are of some of a benchmark's items, and "
+        "have no difference."
     ]
 
 
@@ -64,7 +66,7 @@ def _table(printed: PublishedTable, contenders: Sequence[Contender]) -> list[Chi
     ]
     bodies = [_rows(printed, name, mine.get(name), notes) for name in printed.rows]
     source = f"{printed.title}, {printed.paper}" + (f" (arXiv:{printed.arxiv})" if printed.arxiv else "")
-    absent = [f"{name} ({row})" for row, name in printed.joined.items() if row not in mine]
+    absent = [f"{' or '.join(names)} ({row})" for row, names in printed.joined.items() if row not in mine]
     gone = f"Not among the cells here: {', '.join(absent)}." if absent else None
     return [
         tag("h3", printed.title),
@@ -116,7 +118,7 @@ def _ours(
     for column in columns:
         found = values.get(column)
         if found is None or column not in printed:
-            own.append(cell(NONE if column in printed else None, data_column=column))
+            own.append(_none(printed.get(column), column))
             less.append(cell())
             continue
         spread = tag("small", f"± {100 * found.spread:.{digits}f}") if found.spread is not None else None
@@ -126,6 +128,7 @@ def _ours(
                 percent(found.value, digits),
                 spread,
                 count,
+                tag("small", "in part", class_="bad") if found.partial else None,
                 data_column=column,
                 data_value=f"{found.value:.8f}",
                 title=found.variant,
@@ -134,6 +137,14 @@ def _ours(
         points = difference(printed[column], found)
         less.append(cell(NONE if points is None else signed(points, digits)))
     return [row(tag("span", mine.name), own, class_="ours"), row("difference", less, class_="difference")]
+
+
+def _none(printed: PrintedCell | None, column: str) -> Markup:
+    """No value of ours: there is none of the paper's, its protocol is not known, or ours is not evaluated."""
+    if printed is None:
+        return cell(None, data_column=column)
+    title = None if printed.variants else "the paper does not say by which protocol"
+    return cell(NONE if printed.variants else "?", data_column=column, title=title)
 
 
 def _how(printed: PublishedTable, mine: Mapping[str, Contender]) -> list[Child]:
