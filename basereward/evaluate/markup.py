@@ -19,15 +19,15 @@ Child: TypeAlias = "str | Markup | None"
 def tag(name: str, *children: Child, **attributes: Any) -> Markup:
     """An element. A trailing `_` of an attribute's name is dropped, `_` becomes `-`; None and False leave it out.
 
-    >>> tag("td", "a < b", class_="number", data_row="1", hidden=True)
-    '<td class="number" data-row="1" hidden>a &lt; b</td>'
+    >>> tag("td", "a < b", class_="number", data_row=0, hidden=True, title=None)
+    '<td class="number" data-row="0" hidden>a &lt; b</td>'
     """
     told = ""
     for key, value in attributes.items():
         key = key.rstrip("_").replace("_", "-")
         if value is True:
             told += f" {key}"
-        elif value not in (None, False):
+        elif value is not None and value is not False:  # 0 equals False, and is a value
             told += f' {key}="{html.escape(str(value))}"'
     inside = join(children)
     return Markup(f"<{name}{told}>" if name in ("img", "br") else f"<{name}{told}>{inside}</{name}>")

@@ -130,7 +130,8 @@ class Recorder(Callback):
             self.logger.log_step(trainer.callback_metrics, step=trainer.global_step - 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.metrics({"mem/peak_gib": peak_gib()}, step=trainer.global_step)
+        if not self.recipe.probe:  # probes share a process, whose peak is that of whatever it did before
+            self.metrics({"mem/peak_gib": peak_gib()}, step=trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RewardModule)
@@ -192,7 +193,7 @@ class Recorder(Callback):
 
 
 def peak_gib() -> float:
-    """The most memory that the run has held, in GiB: on the GPU when there is one, else of the process."""
+    """The most memory that this process has held, in GiB: on the GPU when there is one, else in all."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
