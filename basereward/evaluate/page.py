@@ -20,7 +20,7 @@ def page(name: str, data: dict[str, Any], *, base: str | None = None) -> str:
     policy lets no other script run and nothing be fetched.
 
     Args:
-        base: a style that comes before the page's own.
+        base: a style that comes between that of all pages and the page's own.
     """
     return _filled(name, {"data": as_json(data)}, script=_read(f"{name}.js"), base=base)
 
@@ -31,7 +31,7 @@ def written(name: str, parts: Mapping[str, Markup], *, base: str | None = None) 
 
 
 def _filled(name: str, parts: Mapping[str, str], *, script: str | None, base: str | None) -> str:
-    style = "".join(_read(f"{each}.css") for each in (base, name) if each)
+    style = "".join(_read(f"{each}.css") for each in ("common", base, name) if each)
     filled = {"style": style, "script": script or "", "policy": _policy(style=style, script=script), **parts}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], _read(f"{name}.html"))
 

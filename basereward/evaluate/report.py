@@ -53,7 +53,7 @@ def report(evaluations: Sequence[str], *, out: str | None = None) -> dict[str, A
     rows = [row for section in sections for row in section["rows"]]
     table = folder / "numbers.csv"
     write_atomic(table, as_csv(rows))
-    write_atomic(target, page("report", {"benchmarks": sections, "without": without}, base="common"))
+    write_atomic(target, page("report", {"benchmarks": sections, "without": without}, base="tables"))
     _record(read, [target, table, *map(Path, figures)])
     return {"out": str(target), "figures": figures, "csv": str(table), "evaluations": len(read)}
 

@@ -53,7 +53,7 @@ def make_index(folder: Path, *, profile: str, overrides: Sequence[str]) -> dict[
         "sections": tag("section", table(HEAD, rows, class_="index"), about, *_refusals(refused)),
     }
     out = folder / INDEX
-    write_atomic(out, written("experiment", parts, base="common"))
+    write_atomic(out, written("experiment", parts, base="tables"))
     return {"out": str(out), "pages": [page.told() for page in pages.values()], "refused": refused}
 
 

@@ -108,7 +108,7 @@ def _page(
         "contents": join(tag("a", each.title, href=f"#{each.name}") for each in sections),
         "sections": join(each.html() for each in sections),
     }
-    return written("experiment", parts, base="common")
+    return written("experiment", parts, base="tables")
 
 
 def _command(name: str, profile: str, overrides: Iterable[str], *, sweep: bool) -> str:
