@@ -25,9 +25,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """One combination: its name, the value of every axis by key, and the same as a layer."""
+    """One combination: its name, that without its seeds, the value of every axis by key, and the same as a layer."""
 
     name: str
+    without_seeds: str
     overrides: dict[str, Any]
     layer: Layer
 
@@ -63,9 +64,20 @@ def points(given: Sequence[Axis], *, origin: str) -> list[Point]:
         # `model.head` before `model.head.layers`, and whole pieces first of all.
         for key in sorted(overrides, key=lambda key: (key != RECIPE, key.count("."))):
             layer = merge(layer, _axis_layer(key, overrides[key], origin=origin))
-        name = ",".join(f"{short[axis.key]}={label}" for axis, label in zip(given, labels, strict=True))
-        result.append(Point(name, overrides, layer))
+        told = [(axis, f"{short[axis.key]}={label}") for axis, label in zip(given, labels, strict=True)]
+        name = ",".join(part for _, part in told)
+        without_seeds = ",".join(part for axis, part in told if not is_seed(axis.key))
+        result.append(Point(name, without_seeds, overrides, layer))
     return result
+
+
+def is_seed(key: str) -> bool:
+    """Whether the values of an axis make further runs of one recipe.
+
+    >>> is_seed("seeds"), is_seed("seeds.init"), is_seed("data.sources.digits.seed")
+    (True, True, False)
+    """
+    return key.partition(".")[0] == SEEDS
 
 
 def label(value: Any) -> str:

@@ -12,7 +12,7 @@ from basereward.recipe.check import Check
 from basereward.recipe.ensembles import ensembles
 from basereward.recipe.fault import EVERY_CELL, Fault, fold, told
 from basereward.recipe.files import experiments_folder
-from basereward.recipe.grid import Axis, GridError, Point, axes, points
+from basereward.recipe.grid import Axis, GridError, Point, axes, is_seed, points
 from basereward.recipe.include import Reader
 from basereward.recipe.interpolation import interpolate
 from basereward.recipe.merge import Layer, merge
@@ -27,8 +27,14 @@ class Cell:
     """One point of a sweep's grid: its name, the value of every axis by key, and its complete recipe."""
 
     name: str
+    without_seeds: str  # its name without its seeds, which cells that are runs of one recipe share
     overrides: dict[str, Any]
     recipe: Recipe
+
+    @property
+    def seeds(self) -> dict[str, Any]:
+        """The values of the axes that are seeds; none where they are not varied."""
+        return {key: value for key, value in self.overrides.items() if is_seed(key)}
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,7 @@ def find_experiment(
         faults += wrong
     names = [cell.name for cell in cells]
     together, wrong = ensembles(layers.whole, cells=names)
+    wrong += _equal_names(cells, together)
     faults = [*reader.faults, *fold(faults, cells=names), *wrong]
     first = cells[0].recipe
     return Experiment(first.name, first.summary, cells, together), faults or _equal_cells(cells)
@@ -145,8 +152,8 @@ def _cell(point: Point, layers: Layers, *, reader: Reader) -> tuple[Cell, list[F
     if reader.complete:
         located = [(key, f"{message}{_origin(layer, key)}") for key, message in range_problems(recipe)]
         problems += _new(located, [*unread, *problems])
-    name = point.name or recipe.name
-    return Cell(name, point.overrides, recipe), [Fault(name, key, message) for key, message in problems]
+    name, without_seeds = point.name or recipe.name, point.without_seeds or recipe.name
+    return Cell(name, without_seeds, point.overrides, recipe), [Fault(name, key, message) for key, message in problems]
 
 
 def _new(problems: Iterable[tuple[str, str]], known: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -162,6 +169,22 @@ def _new(problems: Iterable[tuple[str, str]], known: Iterable[tuple[str, str]]) 
 def _origin(layer: Layer, key: str) -> str:
     origin = layer.origin(tuple(key.split(".")))
     return f" ({origin})" if origin else ""
+
+
+def _equal_names(cells: Sequence[Cell], together: Iterable[str]) -> list[Fault]:
+    """What would be told as one: a run as another of the same recipe and seeds, an ensemble as a run of a recipe."""
+    names = {cell.name for cell in cells}
+    recipes = {cell.without_seeds for cell in cells}
+    runs = {(cell.without_seeds, str(cell.seeds)) for cell in cells}
+    faults = []
+    if min(len(names), len(runs)) < len(cells):
+        message = "labels with commas give two cells one name; give the values other labels"
+        faults.append(Fault(EVERY_CELL, "grid", message))
+    return faults + [
+        Fault(EVERY_CELL, f"ensembles.{name}", "a recipe has this name; give the ensemble another")
+        for name in together
+        if name in recipes - names  # that of a cell is told already
+    ]
 
 
 def _equal_cells(cells: Sequence[Cell]) -> list[Fault]:

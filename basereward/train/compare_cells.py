@@ -14,7 +14,6 @@ from basereward.recipe import Cell
 from basereward.train.runs import find
 from basereward.train.scores import ScoredGroup, read_scores
 
-SEEDS = "seeds"
 Key = tuple[str, str]
 
 
@@ -35,14 +34,16 @@ def compare_cells(
         than two recipes finished.
     """
     recipes: dict[str, dict[str, dict[Key, float]]] = {}  # recipe -> seed -> group -> share of its preferences
-    named = [(recipe_name(cell), seeds_of(cell), result) for cell, result in zip(cells, results, strict=True)]
+    named = [(cell.without_seeds, json.dumps(cell.seeds), result) for cell, result in zip(cells, results, strict=True)]
     for name, seeds, result in [*named, *((each["name"], "", each) for each in ensembles)]:
         if result["status"] == "failed":
             continue
         file = find(result["run_id"]).scores / "test.jsonl"
         if file.is_file():
             shares = {(each.source, each.id): _share(each) for each in read_scores(file) if each.margins}
-            recipes.setdefault(name, {})[seeds] = shares
+            runs = recipes.setdefault(name, {})
+            assert seeds not in runs, f"two runs of {name} with seeds {seeds}"  # names are checked with the recipe
+            runs[seeds] = shares
     groups = _shared(recipes)
     recipes = {n: runs for n, runs in recipes.items() if groups and all(s.keys() >= set(groups) for s in runs.values())}
     if len(recipes) < 2:
@@ -77,17 +78,6 @@ def _shared(recipes: Mapping[str, Mapping[str, Mapping[Key, float]]]) -> list[Ke
     tested = Counter(group for runs in recipes.values() for group in set.intersection(*map(set, runs.values())))
     most = max(tested.values(), default=0)
     return sorted(group for group, number in tested.items() if number == most)
-
-
-def seeds_of(cell: Cell) -> str:
-    """The cell's seeds, as far as they are varied."""
-    return json.dumps({key: value for key, value in cell.overrides.items() if key.partition(".")[0] == SEEDS})
-
-
-def recipe_name(cell: Cell) -> str:
-    """The cell's name without its seeds."""
-    kept = [part for part in cell.name.split(",") if not part.startswith("seed")]
-    return ",".join(kept) or cell.recipe.name
 
 
 def _share(group: ScoredGroup) -> float:

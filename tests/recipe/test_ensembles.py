@@ -52,6 +52,7 @@ def test_an_included_ensemble_can_be_taken_out(experiments: Write) -> None:
         pytest.param("{a: {k: -1}}", "ensembles.a.k", "0 is the least", id="k"),
         pytest.param("{a: {members: 3}}", "ensembles.a.members", "list", id="type"),
         pytest.param("{'lr=low,seed=0': {}}", "ensembles.lr=low,seed=0", "a cell has this name", id="name"),
+        pytest.param("{lr=low: {}}", "ensembles.lr=low", "a recipe has this name", id="name of two seeds"),
         pytest.param("[mean]", "ensembles", "expected a mapping of names", id="list"),
         pytest.param("{a: mean}", "ensembles.a", "expected a mapping of how", id="value"),
     ],

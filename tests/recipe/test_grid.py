@@ -42,6 +42,21 @@ def test_keys_with_the_same_last_part_are_written_in_full() -> None:
     assert point.name == "data.mixture.weights.digits=1,data.mixture.limits.digits=9"
 
 
+@pytest.mark.parametrize(
+    ("grid", "told"),
+    [
+        ({"data.sources.digits.seed": [0, 1]}, ["seed=0", "seed=1"]),  # another recipe: its data are drawn anew
+        ({"seeds.init": [0, 1]}, ["", ""]),
+        ({"seeds.init": [0], "loss": {"a,seedless": {}, "a": {}}}, ["loss=a,seedless", "loss=a"]),
+    ],
+    ids=["of data", "of weights", "in a label"],
+)
+def test_what_is_a_seed_is_told_by_its_key(grid: dict[str, object], told: list[str]) -> None:
+    """Not by how its name or a label is spelled."""
+    given = [axis for axis in axes(Layer({"grid": grid})) if isinstance(axis, Axis)]
+    assert [point.without_seeds for point in points(given, origin="file")] == told
+
+
 def test_without_axes_there_is_one_point_that_changes_nothing() -> None:
     """An experiment that varies nothing is a sweep of one cell."""
     (point,) = points([], origin="file")

@@ -12,6 +12,7 @@ import pytest
 
 from basereward.errors import RecipeError
 from basereward.recipe import find_faults, load_cells, load_recipe
+from tests.recipe.conftest import EXPERIMENT
 
 Write = Callable[..., Path]
 
@@ -290,6 +291,14 @@ def test_seeds_and_overrides_of_one_seed_go_together(experiments: Write) -> None
     cells = load_cells("one", overrides=["seeds=[1,2]", "seeds.data=9"])
     assert [dataclasses.astuple(cell.recipe.seeds) for cell in cells] == [(9, 1, 1), (9, 2, 2)]
     assert [cell.name for cell in cells] == ["seed=1", "seed=2"]
+
+
+def test_labels_that_make_two_cells_one_name_are_a_fault(experiments: Write) -> None:
+    """Two runs of one recipe and seed would stand for each other wherever cells are named."""
+    lr = "optimizer.lr: {'1,groups=2': 1e-3, '1': 1e-4}"
+    experiments(one=EXPERIMENT + "grid: {" + lr + ", batch.groups: {'3': 3, '2,groups=3': 4}}\n")
+    with pytest.raises(RecipeError, match="labels with commas give two cells one name"):
+        load_cells("one")
 
 
 def test_a_recipe_is_read_only(experiments: Write) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,6 @@ from typing import Any
 from basereward.errors import DataError
 from basereward.evaluate.evaluation import Evaluation, read_evaluation
 from basereward.recipe import Experiment
-from basereward.train.compare_cells import recipe_name, seeds_of
 from basereward.train.mlflow_store import masked
 from basereward.train.results import Result, results
 from basereward.train.runs import RunFolder
@@ -26,7 +24,6 @@ class Trained:
     """A finished run and what it kept; what it did not keep is empty."""
 
     name: str  # of the cell or ensemble, seeds included
-    seeds: str  # such as "0"; empty where they are not varied
     run: RunFolder
     told: Mapping[str, Any]  # its result
     groups: Sequence[ScoredGroup]  # of the test data
@@ -65,7 +62,7 @@ def gather(experiment: Experiment) -> list[Contender]:
     """Recipes in the order of their first cells, then ensembles."""
     by_name: dict[str, list[Result]] = {}
     for result in results(experiment):
-        by_name.setdefault(recipe_name(result.cell) if result.cell else result.name, []).append(result)
+        by_name.setdefault(result.cell.without_seeds if result.cell else result.name, []).append(result)
     return [
         Contender(name, same, [_trained(result, result.run) for result in same if result.run is not None])
         for name, same in by_name.items()
@@ -76,10 +73,8 @@ def _trained(result: Result, run: RunFolder) -> Trained:
     scores = run.scores / "test.jsonl"
     curves, peak, store = _journal(run)
     evaluations, faults = _evaluations(run)
-    seeds = json.loads(seeds_of(result.cell)).values() if result.cell else ()
     return Trained(
         name=result.name,
-        seeds=", ".join(map(str, seeds)),
         run=run,
         told=run.result() or {},
         groups=read_scores(scores) if scores.is_file() else [],
