@@ -10,16 +10,12 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 from sklearn.linear_model import LogisticRegression
 
 from basereward.evaluate.items import Decision, Judged, by_prompt
-from basereward.metrics.interval import wilson
+from basereward.metrics.interval import Interval, resampled, wilson
 
 Undecided: TypeAlias = Literal["wrong", "left_out"]
-Interval: TypeAlias = tuple[float, float]
-RESAMPLES = 2000
-SEED = 0
 
 
 @dataclass(frozen=True)
@@ -192,23 +188,3 @@ def _by_prompt(
     for category, added in enumerate(rows):
         np.add.at(sums[:, category], places, np.array(added))
     return resampled(sums, np.ones(len(rows)) if weights is None else weights)
-
-
-def resampled(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> Interval:
-    """Percentile bootstrap over prompts: `sums` is (prompts, categories, 2)."""
-    if len(sums) < 2:
-        return 0.0, 1.0
-
-    def statistic(picked: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
-        drawn = sums[picked].sum(axis=axis if axis >= 0 else picked.ndim + axis)
-        with np.errstate(invalid="ignore"):  # a category of which no prompt was drawn is left out of this mean
-            ratios = drawn[..., 0] / drawn[..., 1]
-        present = ~np.isnan(ratios)
-        found: NDArray[np.float64] = (np.nan_to_num(ratios) * weights).sum(-1) / (present * weights).sum(-1)
-        return found
-
-    places = (np.arange(len(sums)),)
-    result = bootstrap(
-        places, statistic, n_resamples=RESAMPLES, batch=100, method="percentile", vectorized=True, rng=SEED
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -13,7 +13,8 @@ import numpy as np
 
 from basereward.errors import DataError
 from basereward.evaluate.items import Decision, Judged, Kind
-from basereward.evaluate.measures import Interval, Measure, resampled
+from basereward.evaluate.measures import Measure
+from basereward.metrics.interval import Interval, resampled
 
 
 class Added(NamedTuple):
