@@ -187,7 +187,7 @@ def test_a_sweep_with_a_failed_cell_ends_with_1_and_names_it(api: Any, capsys: p
 
     def sweep(given: Any) -> dict[str, Any]:
         names.append((given.name, len(given.cells)))
-        return {"sweep_id": "s", "cells": cells, "ensembles": ensembles}
+        return {"sweep_id": "s", "cells": cells, "ensembles": ensembles, "differences": ["a beats b"]}
 
     api.sweep = sweep
     assert main(["sweep", "head_depth"]) == 1
@@ -197,6 +197,11 @@ def test_a_sweep_with_a_failed_cell_ends_with_1_and_names_it(api: Any, capsys: p
     assert lines[2].split() == ["head=b", "failed", "-", "-"]
     assert "head=b failed: the loss is NaN" in lines
     assert lines[-1] == "1 finished, 1 failed"
+    assert "a beats b" in lines
+    assert "test/pair_accuracy is the mean over the sources." not in lines
+    cells[0]["metrics"] |= {"test/words/pair_accuracy": 0.7, "test/pair_accuracy": 0.6}
+    main(["sweep", "head_depth"])
+    assert "test/pair_accuracy is the mean over the sources.\na beats b\n" in capsys.readouterr().out
     del cells[1]
     assert main(["sweep", "head_depth", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sweep_id"] == "s"

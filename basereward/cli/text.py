@@ -130,7 +130,9 @@ def sweep(result: dict[str, Any]) -> Iterator[str]:
         for cell in cells
     ]
     yield from (*table(("cell", "status", *measures, *timed, "run"), rows), "")
-    yield from (told["words"] for told in result.get("comparisons", []))
+    if result["differences"] and sum(name.endswith("/pair_accuracy") for name in measures) > 2:
+        yield "test/pair_accuracy is the mean over the sources."
+    yield from result["differences"]
     yield from (f"{cell['name']} failed: {cell.get('error')}" for cell in cells if cell["status"] == "failed")
     yield ", ".join(f"{count} {status}" for status, count in Counter(row[1] for row in rows).items())
 

@@ -3,83 +3,74 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from basereward.metrics.significance import holm, in_words, over_items, over_seeds
+from basereward.metrics.significance import Comparison, compare
 from basereward.recipe import Cell
+from basereward.recipe.table import count
 from basereward.train.runs import find
-from basereward.train.scores import ScoredGroup, read_scores
+from basereward.train.scores import read_scores
+from basereward.train.tested import Tested, by_key, shared
 
-Key = tuple[str, str]
+
+@dataclass(frozen=True)
+class Compared:
+    """The best recipe with every other, what they were compared on, and who was not compared, with the reason."""
+
+    comparisons: Sequence[Comparison] = ()
+    measure: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> list[str]:
+        """A sentence for each; none where there is nothing to compare."""
+        left_out = [f"{name} is not compared: {why}" for name, why in self.left_out.items()]
+        return [*(each.words for each in self.comparisons), *left_out]
 
 
 def compare_cells(
     cells: Sequence[Cell], results: Sequence[Mapping[str, Any]], *, ensembles: Sequence[Mapping[str, Any]] = ()
-) -> list[dict[str, Any]]:
-    """The recipe that is best on the test data with every other, on the groups that most have been tested on; one that
-    was tested on others, such as a model of text among readers of pictures, is left out.
+) -> Compared:
+    """The recipe that has most pairs of the test data right with every other, on the groups that `shared` finds.
 
-    Cells that differ in their seeds alone are one recipe. Probabilities are adjusted for the number of comparisons.
+    Cells that differ in their seeds alone are runs of one recipe; an ensemble is one with one run.
 
     Args:
-        results: of every cell its `run_id` and `status`.
+        results: of every cell its `run_id` and `status`; those that failed are left to the rest of the report.
         ensembles: of every ensemble its `name` too.
-
-    Returns:
-        `better`, `other`, `items` and `seeds` (mean, low, high, p; None with one seed), and `words`; none where fewer
-        than two recipes finished.
     """
-    recipes: dict[str, dict[str, dict[Key, float]]] = {}  # recipe -> seed -> group -> share of its preferences
-    named = [(cell.without_seeds, json.dumps(cell.seeds), result) for cell, result in zip(cells, results, strict=True)]
+    recipes: dict[str, dict[str, Tested]] = {}  # recipe -> seeds -> groups
+    named = [(cell.without_seeds, json.dumps(cell.seeds), each) for cell, each in zip(cells, results, strict=True)]
     for name, seeds, result in [*named, *((each["name"], "", each) for each in ensembles)]:
         if result["status"] == "failed":
             continue
+        runs = recipes.setdefault(name, {})
+        assert seeds not in runs, f"two runs of {name} with seeds {seeds}"  # the recipe's check refuses such names
         file = find(result["run_id"]).scores / "test.jsonl"
-        if file.is_file():
-            shares = {(each.source, each.id): _share(each) for each in read_scores(file) if each.margins}
-            runs = recipes.setdefault(name, {})
-            assert seeds not in runs, f"two runs of {name} with seeds {seeds}"  # names are checked with the recipe
-            runs[seeds] = shares
-    groups = _shared(recipes)
-    recipes = {n: runs for n, runs in recipes.items() if groups and all(s.keys() >= set(groups) for s in runs.values())}
+        if file.is_file() and (groups := by_key(read_scores(file))):
+            runs[seeds] = groups
     if len(recipes) < 2:
-        return []
-    by_item = {
-        name: [statistics.fmean(shares[group] for shares in runs.values()) for group in groups]
-        for name, runs in recipes.items()
-    }
-    best = max(by_item, key=lambda name: statistics.fmean(by_item[name]))
-    others = [name for name in recipes if name != best]
-    items = [over_items(by_item[best], by_item[other]) for other in others]
-    adjusted = [replace(each, p=p) for each, p in zip(items, holm([each.p for each in items]), strict=True)]
-    found = []
-    for other, on_items in zip(others, adjusted, strict=True):
-        both = sorted(recipes[best].keys() & recipes[other].keys())
-        means = [[statistics.fmean(recipes[name][s][g] for g in groups) for s in both] for name in (best, other)]
-        on_seeds = over_seeds(*means) if len(both) > 1 else None
-        found.append(
-            {
-                "better": best,
-                "other": other,
-                "items": asdict(on_items),
-                "seeds": None if on_seeds is None else asdict(on_seeds),
-                "words": in_words(best, other, on_items, on_seeds),
-            }
+        return Compared()
+    on = shared({name: list(runs.values()) for name, runs in recipes.items()})
+    if len(on.names) < 2:
+        return Compared(
+            left_out={name: _why(runs, "no other was tested on its groups") for name, runs in recipes.items()}
         )
-    return found
+    right = {name: {seeds: on.right(run) for seeds, run in recipes[name].items()} for name in on.names}
+    pairs = on.pairs
+    measure = (
+        f"Points are right pairs in per cent, of the {int(pairs.sum()):,} in {count(len(pairs), 'group')} that all"
+    )
+    others = {name: runs for name, runs in recipes.items() if name not in on.names}
+    left_out = {name: _why(runs, "it was tested on other groups") for name, runs in others.items()}
+    return Compared(compare(right, pairs), f"{measure} of these were tested on", left_out)
 
 
-def _shared(recipes: Mapping[str, Mapping[str, Mapping[Key, float]]]) -> list[Key]:
-    """The groups that most recipes have been tested on, with all their seeds."""
-    tested = Counter(group for runs in recipes.values() for group in set.intersection(*map(set, runs.values())))
-    most = max(tested.values(), default=0)
-    return sorted(group for group, number in tested.items() if number == most)
-
-
-def _share(group: ScoredGroup) -> float:
-    """Of a group's preferences, those that are right."""
-    return statistics.fmean(margin > 0 for margin in group.margins)
+def _why(runs: Mapping[str, Tested], else_: str) -> str:
+    if not runs:
+        return "it has no test scores"
+    if not set.intersection(*map(set, runs.values())):
+        return "its runs were tested on different groups"
+    return else_

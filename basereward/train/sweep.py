@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from basereward.errors import RunError
@@ -31,7 +32,7 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
     Returns:
         `sweep_id`; `cells`: name, run id, status (finished, skipped or failed), test metrics, and `pair_s`, the seconds
         of a scored pair, of each; `ensembles`, the same of each; `comparisons` of the best recipe with every other, as
-        `compare_cells` makes them.
+        `compare` makes them; `differences`, lines that say which stand, on which pairs, and who was not compared.
     """
     deliver_pending()
     cells, name = experiment.cells, experiment.name
@@ -54,7 +55,13 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
         "failed" if any(result["status"] == "failed" for result in [*results, *together]) else "finished"
     )
     compared = compare_cells(cells, results, ensembles=together)
-    result = {"sweep_id": folder.run_id, "cells": results, "ensembles": together, "comparisons": compared}
+    result = {
+        "sweep_id": folder.run_id,
+        "cells": results,
+        "ensembles": together,
+        "comparisons": [asdict(each) for each in compared.comparisons],
+        "differences": [*filter(None, [compared.measure]), *compared.words],
+    }
     folder.write_result(result)
     folder.mark(state)
     tracker.finish(state)

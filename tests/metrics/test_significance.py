@@ -1,45 +1,62 @@
-"""Differences that stand, and those that are chance."""
+"""Differences that stand, and those that are chance: against scipy, arithmetic by hand, and draws of equal recipes."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_rel
+from numpy.typing import NDArray
+from scipy.stats import binomtest, permutation_test, ttest_rel
 
-from basereward.metrics.significance import Difference, holm, in_words, over_items, over_seeds
+from basereward.metrics.significance import Difference, compare, exchanged, holm, in_words, over_seeds
 
-
-def test_exchanging_is_the_sign_test() -> None:
-    """Of right and wrong alone, the probability is that of the exact sign test on the items that differ, within four
-    standard deviations of 10,000 draws."""
-    first, second = [1.0] * 18 + [0.0] * 7 + [1.0] * 75, [0.0] * 18 + [1.0] * 7 + [1.0] * 75
-    found = over_items(first, second)
-    expected = binomtest(18, 25).pvalue
-    assert found.mean == pytest.approx(0.11)
-    assert found.p == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 10_000) ** 0.5)
-    # the mean's spread by hand: 25 of 100 differ by one, so that it is sqrt(0.25 - 0.11^2) / 10
-    spread = (0.25 - 0.11**2) ** 0.5 / 10
-    assert found.low == pytest.approx(0.11 - 1.96 * spread, abs=0.01)
-    assert found.high == pytest.approx(0.11 + 1.96 * spread, abs=0.01)
+PAIR = np.array([1] * 18 + [-1] * 7 + [0] * 75)  # by how many right pairs one is better than the other, of 100 groups
 
 
-def test_equal_recipes_are_found_different_seldom() -> None:
-    """In 5 % of 200 trials: at most 10 + 4 standard deviations of 3."""
-    rng = np.random.default_rng(1)
-    trials = [over_items(rng.random(40), rng.random(40), seed=i) for i in range(200)]
-    assert sum(each.stands for each in trials) <= 22
+def run(*right: int) -> dict[str, NDArray[np.int64]]:
+    """A recipe with one run."""
+    return {"": np.array(right)}
+
+
+def test_exchanging_single_pairs_is_the_sign_test() -> None:
+    """18 groups better, 7 worse: the exact binomial test on 25."""
+    assert exchanged(PAIR) == pytest.approx(binomtest(18, 25).pvalue, rel=1e-9)
+    many = np.array([1] * 30_000 + [-1] * 29_500)
+    assert exchanged(many) == pytest.approx(binomtest(30_000, 59_500).pvalue, rel=1e-9)
+
+
+def test_exchanging_groups_of_several_pairs_is_counted_out() -> None:
+    """Of 12 groups that differ by 0 to 4 pairs, all 4096 exchanges by scipy; parts of pairs change nothing."""
+    differences = np.array([3, -1, 2, 0, 4, -2, 1, 1, -3, 2, 2, 1])
+    pairs = (differences, np.zeros_like(differences))
+    found = permutation_test(pairs, lambda one, two: (one - two).sum(), permutation_type="samples", n_resamples=np.inf)
+    assert exchanged(differences) == pytest.approx(float(found.pvalue), rel=1e-9)
+    assert exchanged(6 * differences) == exchanged(differences)
+    assert exchanged(-differences) == exchanged(differences)
+
+
+def test_exchanging_equal_recipes_shows_nothing() -> None:
+    """No group differs, or as many each way."""
+    assert exchanged(np.zeros(5, int)) == exchanged(np.array([2, -1, -1])) == 1.0
+    assert exchanged(np.ones(200, int)) == pytest.approx(0, abs=1e-14)
 
 
 def test_seeds_are_student_s_paired_test() -> None:
-    """As scipy has it; without any spread it is certain."""
+    """As scipy has it."""
     first, second = [0.91, 0.93, 0.92], [0.90, 0.905, 0.903]
     found = over_seeds(first, second)
+    assert found is not None
     assert found.p == pytest.approx(float(ttest_rel(first, second).pvalue))
     assert found.low < found.mean < found.high
-    assert over_seeds([0.5, 0.5], [0.5, 0.5]).p == 1.0
-    assert over_seeds([0.6, 0.6], [0.5, 0.5]).stands
     with pytest.raises(ValueError, match="two or more"):
         over_seeds([0.5], [0.4])
+
+
+@pytest.mark.parametrize(("first", "second"), [([0.6, 0.6], [0.5, 0.5]), ([0.1 + 0.2, 0.3 + 0.4], [0.2, 0.6])])
+def test_no_spread_over_seeds_is_no_certainty(first: list[float], second: list[float]) -> None:
+    """Nor is that of rounding, which scipy takes for p = 2e-16."""
+    assert over_seeds(first, second) is None
 
 
 def test_many_comparisons_cost() -> None:
@@ -47,15 +64,108 @@ def test_many_comparisons_cost() -> None:
     assert holm([0.01, 0.5, 0.04, 0.03]) == pytest.approx([0.04, 0.5, 0.09, 0.09])
 
 
+def test_the_interval_is_that_of_the_mean_difference_of_groups() -> None:
+    """25 of 100 groups of one pair differ by one: by hand a spread of sqrt(0.25 - 0.11^2) / 10. With three pairs that
+    are right and wrong together it is as wide, not sqrt(3) times narrower."""
+    spread = (0.25 - 0.11**2) ** 0.5 / 10
+    for each in (1, 3):
+        first, second = run(*(each * np.maximum(PAIR, 0))), run(*(each * np.maximum(-PAIR, 0)))
+        (found,) = compare({"a": first, "b": second}, np.full(100, each))
+        assert found.items.mean == pytest.approx(0.11)
+        assert (found.items.low, found.items.high) == pytest.approx(
+            (0.11 - 1.96 * spread, 0.11 + 1.96 * spread), abs=0.01
+        )
+        assert found.items.p == pytest.approx(binomtest(18, 25).pvalue)
+
+
+def test_pairs_are_what_is_compared() -> None:
+    """One large group outweighs two small ones: 4 of 6 against 2 of 6, where the mean over groups says 1/3 and 2/3."""
+    (found,) = compare({"a": run(4, 0, 0), "b": run(0, 1, 1)}, np.array([4, 1, 1]))
+    assert (found.better, found.other) == ("a", "b")
+    assert found.items.mean == pytest.approx((4 - 2) / 6)
+    assert found.items.p == 1.0  # however 4, -1 and -1 are exchanged, their sum is at least 2 from 0
+
+
+def test_the_runs_of_a_recipe_count_by_their_mean() -> None:
+    """Of two runs against three, 3/2 against 4/3 right pairs of 4: a difference of 1/24."""
+    two = {"0": np.array([1, 1, 0, 0]), "1": np.array([1, 0, 0, 0])}
+    three = {"0": np.array([1, 0, 0, 0]), "1": np.array([0, 1, 0, 0]), "2": np.array([1, 1, 0, 0])}
+    (found,) = compare({"three": three, "two": two}, np.ones(4, int))
+    assert (found.better, found.items.mean) == ("two", pytest.approx(1 / 24))
+
+
+def test_every_two_recipes_count_as_a_comparison() -> None:
+    """By hand: of four recipes the best is better than b by 7 groups and worse by none, 2 / 2^7. Threefold, for the
+    comparisons with the best, that would stand; sixfold, for those of every two, it does not."""
+    rows = {"best": run(*[1] * 20), "b": run(*[1] * 13, *[0] * 7), "c": run(*[1] * 19, 0), "d": run(*[1] * 18, 0, 0)}
+    found = {each.other: each.items for each in compare(rows, np.ones(20, int))}
+    every = [binomtest(n, n).pvalue for n in (7, 1, 2, 6, 5, 1)]  # best-b, best-c, best-d, c-b, d-b, c-d
+    assert [found[other].p for other in "bcd"] == pytest.approx(holm(every)[:3])
+    assert found["b"].p == pytest.approx(6 * 2 / 2**7)
+    assert 3 * 2 / 2**7 < 0.05 < found["b"].p
+
+
+def test_equal_recipes_are_told_apart_in_a_twentieth_of_cases_at_most() -> None:
+    """Seven that are alike on 200 groups of one to three pairs, each as hard for all: of 300 draws at most 15 in which
+    the best is said to beat any other. Had the six comparisons with the best alone been counted, it would be more."""
+    rng = np.random.default_rng(0)
+    false = with_best_alone = 0
+    for _ in range(300):
+        pairs = rng.integers(1, 4, 200)
+        hard = rng.random(200)
+        recipes = {str(name): {"": rng.binomial(pairs, hard)} for name in range(7)}
+        found = compare(recipes, pairs)
+        false += any(each.items.stands for each in found)
+        alone = [exchanged(recipes[each.better][""] - recipes[each.other][""]) for each in found]
+        with_best_alone += min(holm(alone)) < 0.05
+    assert 0 < false <= 15 < with_best_alone
+
+
+def test_seeds_are_adjusted_by_the_comparisons_that_can_be_made() -> None:
+    """Three recipes with three seeds, and one of one run that is in none of the tests: three comparisons, by Holm."""
+    rng = np.random.default_rng(3)
+    shares = {"a": 0.8, "b": 0.6, "c": 0.5}
+    recipes = {n: {s: rng.binomial(1, p, 200) for s in ("0", "1", "2")} for n, p in shares.items()}
+    recipes["together"] = {"": rng.binomial(1, 0.3, 200)}
+    found = {each.other: each for each in compare(recipes, np.ones(200, int))}
+    means = {n: [runs[s].mean() for s in ("0", "1", "2")] for n, runs in recipes.items() if len(runs) == 3}
+    every = holm([float(ttest_rel(means[one], means[two]).pvalue) for one, two in itertools.combinations("abc", 2)])
+    assert [each.seeds and each.seeds.p for each in found.values()] == [
+        pytest.approx(every[0]),
+        pytest.approx(every[1]),
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (("",), ("",), "each has one run, which says nothing of other seeds"),
+        (("0", "1", "2"), ("",), "of their 3 and 1 runs fewer than two have seeds in common"),
+        (("0", "1"), ("0", "1"), "they differ by as much with every seed"),
+    ],
+    ids=["one run each", "an ensemble", "no spread"],
+)
+def test_why_nothing_is_said_of_seeds(first: tuple[str, ...], second: tuple[str, ...], said: str) -> None:
+    """What is true of these runs."""
+    recipes = {"a": dict.fromkeys(first, np.ones(20, int)), "b": dict.fromkeys(second, np.zeros(20, int))}
+    (found,) = compare(recipes, np.ones(20, int))
+    assert found.seeds is None
+    assert found.words == (
+        f"a beats b by 100.0 points (100.0 to 100.0) on the same 20 pairs: it stands for these runs; {said}"
+        + (", which says nothing of others" if said.endswith("every seed") else "")
+    )
+
+
 @pytest.mark.parametrize(
     ("items", "seeds", "said"),
     [
         (Difference(0.01, -0.01, 0.03, 0.4), None, "within chance"),
-        (Difference(0.02, 0.01, 0.03, 0.01), None, "seeds were not varied"),
+        (Difference(0.02, 0.01, 0.03, 0.01), None, "it stands for these runs; who knows"),
         (Difference(0.02, 0.01, 0.03, 0.01), Difference(0.02, 0.01, 0.03, 0.02), "it stands ("),
         (Difference(0.02, 0.01, 0.03, 0.01), Difference(0.02, -0.01, 0.05, 0.2), "within chance over seeds"),
     ],
 )
 def test_it_is_said_in_words(items: Difference, seeds: Difference | None, said: str) -> None:
     """Stands, or chance."""
-    assert said in in_words("a", "b", items, seeds)
+    assert said in in_words("a", "b", items, seeds, pairs=100, unsaid="who knows")

@@ -3,78 +3,129 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from basereward.recipe import Cell, load_cells
 from basereward.train.compare_cells import compare_cells
-from basereward.train.runs import RunFolder, find
+from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, write_scores
 
 ITEMS = 300
+RATES = "grid.optimizer.lr={a: 1e-3, b: 3e-4, c: 1e-4}"
 
 
-def cells_of(monkeypatch: pytest.MonkeyPatch, *, seeds: int) -> list[Cell]:
-    """Two learning rates with so many seeds."""
-    from pathlib import Path
-
+@pytest.fixture(autouse=True)
+def experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the project."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(Path(__file__).parents[2] / "experiments"))
-    changes = ["grid.optimizer.lr={a: 1e-3, b: 3e-4, c: 1e-4}"]
-    return load_cells("basereward", overrides=changes + ([f"seeds={list(range(seeds))}"] if seeds > 1 else []))
 
 
-def ran(cell: Cell, *, accuracy: float, seed: int) -> dict[str, Any]:
-    """A run that is right on so many of its pairs."""
-    run = RunFolder.create("name: x\n", recipe_sha256=cell.name, name="x")
+def cells_of(*changes: str) -> list[Cell]:
+    """Three learning rates, and what else is varied."""
+    return load_cells("basereward", overrides=[RATES, *changes])
+
+
+def ran(name: str, groups: Sequence[ScoredGroup]) -> dict[str, Any]:
+    """A run that scored these."""
+    run = RunFolder.create("name: x\n", recipe_sha256=name, name="x")
+    write_scores(run.scores / "test.jsonl", groups)
+    return {"name": name, "run_id": run.run_id, "status": "finished", "metrics": {}}
+
+
+def groups_of(accuracy: float, *, seed: int, source: str = "s") -> list[ScoredGroup]:
+    """Right with such a chance."""
     rng = random.Random(seed)
     right = [rng.random() < accuracy for _ in range(ITEMS)]
-    groups = [
-        ScoredGroup(str(i), "s", [1.0, 0.0] if ok else [0.0, 1.0], [1, 1], [(0, 1, False)])
+    return [
+        ScoredGroup(str(i), source, [1.0, 0.0] if ok else [0.0, 1.0], [1, 1], [(0, 1, False)])
         for i, ok in enumerate(right)
     ]
-    write_scores(run.scores / "test.jsonl", groups)
-    return {"name": cell.name, "run_id": run.run_id, "status": "finished", "metrics": {}}
 
 
-def test_the_best_is_compared_with_every_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_is_compared_with_every_other() -> None:
     """Of three recipes with three seeds one is clearly better than the second, and as good as the third."""
-    cells = cells_of(monkeypatch, seeds=3)
+    cells = cells_of("seeds=[0,1,2]")
     accuracy = {"lr=a": 0.9, "lr=b": 0.9, "lr=c": 0.7}
-    results = [
-        ran(cell, accuracy=next(a for key, a in accuracy.items() if key in cell.name), seed=place)
-        for place, cell in enumerate(cells)
-    ]
+    results = [ran(cell.name, groups_of(accuracy[cell.without_seeds], seed=i)) for i, cell in enumerate(cells)]
     found = compare_cells(cells, results)
-    assert len(found) == 2
-    by_other = {told["other"]: told for told in found}
-    worse = next(told for other, told in by_other.items() if "lr=c" in other)
-    equal = next(told for other, told in by_other.items() if "lr=c" not in other)
-    assert worse["items"]["p"] < 0.01
-    assert 0.1 < worse["items"]["mean"] < 0.3
-    assert worse["seeds"]["p"] < 0.05
-    assert "it stands" in worse["words"]
-    assert "within chance" in equal["words"]
+    assert len(found.comparisons) == 2
+    by_other = {told.other: told for told in found.comparisons}
+    worse = by_other.pop("lr=c")
+    (equal,) = by_other.values()
+    assert worse.items.p < 0.01
+    assert 0.1 < worse.items.mean < 0.3
+    assert worse.seeds is not None
+    assert worse.seeds.p < 0.05
+    assert "it stands (" in worse.words
+    assert "within chance" in equal.words
+    assert (
+        found.measure == "Points are right pairs in per cent, of the 300 in 300 groups that all of these were tested on"
+    )
+    assert not found.left_out
 
 
-def test_with_one_seed_nothing_is_said_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_one_seed_nothing_is_said_of_seeds() -> None:
     """And a cell that failed is left out."""
-    cells = cells_of(monkeypatch, seeds=1)
-    results = [ran(cell, accuracy=a, seed=i) for i, (cell, a) in enumerate(zip(cells, (0.9, 0.6, 0.6), strict=True))]
+    cells = cells_of()
+    results = [
+        ran(cell.name, groups_of(a, seed=i)) for i, (cell, a) in enumerate(zip(cells, (0.9, 0.6, 0), strict=True))
+    ]
     results[2] = {"name": cells[2].name, "run_id": None, "status": "failed", "metrics": {}}
-    (told,) = compare_cells(cells, results)
-    assert told["seeds"] is None
-    assert "seeds were not varied" in told["words"]
+    (told,) = compare_cells(cells, results).comparisons
+    assert told.seeds is None
+    assert told.words.endswith("it stands for these runs; each has one run, which says nothing of other seeds")
     results[1] = results[2]
-    assert compare_cells(cells, results) == []
+    assert compare_cells(cells, results).words == []
 
 
-def test_a_model_of_other_groups_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are compared on theirs."""
-    cells = cells_of(monkeypatch, seeds=1)
-    results = [ran(cell, accuracy=a, seed=i) for i, (cell, a) in enumerate(zip(cells, (0.9, 0.6, 0.7), strict=True))]
-    other = [ScoredGroup(str(i), "text", [1.0, 0.0], [1, 1], [(0, 1, False)]) for i in range(50)]
-    write_scores(find(results[2]["run_id"]).scores / "test.jsonl", other)
-    (told,) = compare_cells(cells, results)
-    assert (told["better"], told["other"]) == ("lr=a", "lr=b")
-    assert 0.2 < told["items"]["mean"] < 0.4
+def test_an_ensemble_is_compared_with_its_members() -> None:
+    """It has one run and they have three: that seeds were not varied would not be true."""
+    cells = load_cells("seeds")
+    results = [ran(cell.name, groups_of(0.6, seed=i)) for i, cell in enumerate(cells)]
+    together = ran("together", groups_of(0.9, seed=9))
+    (told,) = compare_cells(cells, results, ensembles=[together]).comparisons
+    assert (told.better, told.other) == ("together", "seeds")
+    assert told.words.endswith("it stands for these runs; of their 1 and 3 runs fewer than two have seeds in common")
+
+
+def test_what_was_tested_on_other_groups_is_named() -> None:
+    """The others are compared on theirs; so are they where the sets are of as many recipes."""
+    cells = cells_of()
+    text = groups_of(0.8, seed=3, source="text")[:50]
+    results = [
+        ran(cell.name, groups_of(a, seed=i)) for i, (cell, a) in enumerate(zip(cells, (0.9, 0.6, 0), strict=True))
+    ]
+    results[2] = ran("lr=c", text)
+    found = compare_cells(cells, results)
+    (told,) = found.comparisons
+    assert (told.better, told.other) == ("lr=a", "lr=b")
+    assert 0.2 < told.items.mean < 0.4
+    assert found.words[-1] == "lr=c is not compared: it was tested on other groups"
+    found = compare_cells(cells, results, ensembles=[ran("of text", text)])
+    assert [(each.better, each.other) for each in found.comparisons] == [("lr=a", "lr=b")]
+    assert set(found.left_out) == {"lr=c", "of text"}
+
+
+def test_where_nothing_is_shared_all_are_named() -> None:
+    """Each was tested on a source of its own; then one has no scores."""
+    cells = cells_of()
+    results = [ran(cell.name, groups_of(0.9, seed=0, source=source)) for cell, source in zip(cells, "xyz", strict=True)]
+    assert compare_cells(cells, results).words == [
+        f"{cell.name} is not compared: no other was tested on its groups" for cell in cells
+    ]
+    results[0] = ran("lr=a", [])
+    assert compare_cells(cells, results).words[0] == "lr=a is not compared: it has no test scores"
+
+
+def test_a_seed_of_the_data_is_no_seed_of_a_run() -> None:
+    """`data.sources.digits.seed` makes two recipes, of which neither is overwritten; `seeds.init` makes two runs."""
+    cells = load_cells("basereward", overrides=["grid.data.sources.digits.seed=[0,1]"])
+    results = [ran(cell.name, groups_of(a, seed=i)) for i, (cell, a) in enumerate(zip(cells, (0.9, 0.6), strict=True))]
+    (told,) = compare_cells(cells, results).comparisons
+    assert (told.better, told.other) == ("seed=0", "seed=1")
+    cells = load_cells("basereward", overrides=["grid.seeds.init=[0,1]"])
+    assert not compare_cells(cells, results).comparisons

@@ -25,7 +25,7 @@ from basereward.evaluate.published_table import tables_of
 from basereward.evaluate.recording import record
 from basereward.recipe import Experiment, load_experiment, recipe_sha256
 from basereward.recipe.table import count
-from basereward.train.compare_cells import compare_cells
+from basereward.train.compare_cells import Compared, compare_cells
 from basereward.train.files import write_atomic
 from basereward.train.runs import RunFolder, list_runs
 
@@ -65,7 +65,7 @@ def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path) -
     how = _command(name, profile, overrides, sweep=len(experiment.cells) > 1 or bool(experiment.ensembles))
     measured = benchmark_rows(contenders, every_value())
     sections = [
-        results(contenders, _comparisons(experiment, contenders)),
+        results(contenders, _compared(experiment, contenders)),
         paper(tables_of(experiment.name), contenders),
         benchmarks(contenders, measured),
         learning(contenders),
@@ -115,7 +115,7 @@ def _command(name: str, profile: str, overrides: Iterable[str], *, sweep: bool) 
     return shlex.join(["basereward", "sweep" if sweep else "train", name, "--profile", profile, *overrides])
 
 
-def _comparisons(experiment: Experiment, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
+def _compared(experiment: Experiment, contenders: Sequence[Contender]) -> Compared:
     """Of all that have test scores; what is not finished is left out, as the page says elsewhere."""
     done = {run.name: run.run.run_id for each in contenders for run in each.trained}
     told = {name: {"name": name, "run_id": run_id, "status": "finished"} for name, run_id in done.items()}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from basereward.evaluate.benchmark_figures import forest
 from basereward.evaluate.experiment_report.accuracy import Share, accuracy_rows, held_out, longer, parts, share
@@ -22,11 +21,12 @@ from basereward.evaluate.experiment_report.parts import (
     row,
 )
 from basereward.evaluate.markup import Child, Markup, join, table, tag
+from basereward.train.compare_cells import Compared
 
 BIAS = ("longer_wins", "follows_length", "equal_lengths")
 
 
-def results(contenders: Sequence[Contender], comparisons: Sequence[Mapping[str, Any]]) -> Section:
+def results(contenders: Sequence[Contender], compared: Compared) -> Section:
     """The main table, the differences in words, and the forest."""
     told = parts(contenders)
     single = next(iter(dict.fromkeys(source for each in contenders for source in each.sources)), None)
@@ -41,14 +41,18 @@ def results(contenders: Sequence[Contender], comparisons: Sequence[Mapping[str, 
             "is the rule that takes the answer with more tokens, a coin where they have as many."
         ),
     ]
-    if comparisons:
-        words = listed(each["words"] for each in comparisons)
+    if compared.words:
         about = note(
-            "The best recipe with every other, by groups that all were tested on. On items: 95 % interval by "
-            "bootstrap, p by exchanging the two at random, adjusted for the number of comparisons (Holm). Over seeds: "
-            "Student's paired t test."
+            "The best recipe, by shared pairs, with every other. On the same pairs: 95 % interval by bootstrap over "
+            "groups, exact p of exchanging the two in every group at random. Over seeds: Student's paired t test. As "
+            "the best is chosen after looking, p is adjusted (Holm) for the comparisons of every two recipes; "
+            "intervals are not."
         )
-        body += [tag("h3", "Which differences stand"), words, about]
+        verdicts: list[Child] = [note(f"{compared.measure}."), listed(compared.words), about]
+        body += [
+            tag("h3", "Which differences stand"),
+            *(verdicts if compared.comparisons else [listed(compared.words)]),
+        ]
     drawn = accuracy_rows(contenders)
     measured = any(each["source"] == "measured" for each in drawn)
     places = {each.name: place for place, each in enumerate(contenders)}
