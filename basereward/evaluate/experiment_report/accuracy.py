@@ -1,30 +1,48 @@
-"""Right pairs of the test data, by source, with intervals and what guessing gives."""
+"""Right pairs of the test data: of all that recipes share and by source, with intervals and what guessing gives.
+
+R: runs of a recipe. G: groups of the test data.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from basereward.evaluate.experiment_report.gather import Contender
 from basereward.evaluate.numbers import BASELINES, COLUMNS, Row
-from basereward.metrics.interval import wilson
+from basereward.metrics.interval import Interval, resampled, wilson
 from basereward.train.scores import ScoredGroup
+from basereward.train.tested import Shared, Tested, shared
 
-ALL = "all pairs"
-METRIC = "accuracy"
+ALL = "shared pairs"
+METRIC = "pair accuracy"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Share:
-    """Right pairs of all pairs, a run; the interval is that of the mean run, for one run's number of pairs."""
+    """Right pairs of all pairs in the same groups, a run; of several runs the mean."""
 
-    right: Sequence[float]
-    pairs: Sequence[int]
+    runs: Sequence[str]  # R names
+    right_RG: NDArray[np.float64]
+    pairs_G: NDArray[np.int64]
+
+    @property
+    def right(self) -> list[float]:
+        """Of each run."""
+        return [float(each) for each in self.right_RG.sum(1)]
+
+    @property
+    def pairs(self) -> int:
+        return int(self.pairs_G.sum())
 
     @property
     def values(self) -> list[float]:
-        return [right / pairs for right, pairs in zip(self.right, self.pairs, strict=True)]
+        return [right / self.pairs for right in self.right]
 
     @property
     def value(self) -> float:
@@ -36,73 +54,90 @@ class Share:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
-    def interval(self) -> tuple[float, float]:
-        pairs = round(statistics.fmean(self.pairs))
-        return wilson(round(self.value * pairs), pairs)
+    def method(self) -> str:
+        """Of the interval: where all pairs are right, or none, every draw is the same and would say nothing."""
+        return "wilson" if self.value in (0.0, 1.0) else "bootstrap"
+
+    @cached_property
+    def interval(self) -> Interval:
+        """95 %, over groups, since the pairs of one depend on each other; the spread over seeds is not in it."""
+        groups = len(self.pairs_G)
+        if self.method == "wilson":
+            return wilson(round(self.value * groups), groups)
+        return resampled(np.stack([self.right_RG.mean(0), self.pairs_G], axis=-1)[:, None], np.ones(1))
+
+    def seeds(self) -> list[Share]:
+        """Each run's own."""
+        return [Share([run], right[None], self.pairs_G) for run, right in zip(self.runs, self.right_RG, strict=True)]
 
 
-def parts(contenders: Iterable[Contender]) -> list[str]:
-    """What accuracy is told of: all pairs, and every source where there are several."""
+@dataclass(frozen=True)
+class Column:
+    """A part of the test data, what each recipe that was tested on all of it reached, and the longer answer."""
+
+    name: str
+    shares: Mapping[str, Share]
+    longer: Share | None
+
+
+def columns(contenders: Sequence[Contender]) -> list[Column]:
+    """The pairs of the groups that most recipes were tested on, and of every source the same where there are several.
+
+    Columns of one page are of the same pairs in every row; a recipe that was tested on others is not there.
+    """
     sources = list(dict.fromkeys(source for each in contenders for source in each.sources))
-    return [ALL, *sources] if len(sources) > 1 else [ALL]
+    return [_column(contenders, name) for name in ([ALL, *sources] if len(sources) > 1 else [ALL])]
 
 
-def share(contender: Contender, part: str) -> Share | None:
-    """None where no run has test scores with a pair in this part."""
-    counts = [count for run in contender.trained if (count := _count(run.groups, part))[1]]
-    return Share([right for right, _ in counts], [pairs for _, pairs in counts]) if counts else None
+def _column(contenders: Sequence[Contender], name: str) -> Column:
+    runs = {
+        each.name: {run.name: part for run in each.trained if (part := _part(run.tested, name))} for each in contenders
+    }
+    on = shared({recipe: list(tested.values()) for recipe, tested in runs.items()})
+    pairs = on.pairs
+    shares = {
+        recipe: Share([*runs[recipe]], np.array([on.right(run) for run in runs[recipe].values()], float), pairs)
+        for recipe in on.names
+    }
+    return Column(name, shares, _longer(on, next(iter(runs[on.names[0]].values()))) if on.names else None)
 
 
-def longer(groups: Iterable[ScoredGroup], part: str) -> Share | None:
+def _part(tested: Tested, name: str) -> Tested:
+    return {key: group for key, group in tested.items() if name in (ALL, group.source)}
+
+
+def _longer(on: Shared, tested: Tested) -> Share:
     """Of the rule that takes the longer answer, in tokens; equal lengths are half right, as by a coin."""
-    lengths = [
-        (group.lengths[winner], group.lengths[loser])
-        for group in groups
-        for winner, loser, tie in group.preferences
-        if part in (ALL, group.source) and not tie
-    ]
-    right = sum(1.0 if first > second else 0.5 if first == second else 0.0 for first, second in lengths)
-    return Share([right], [len(lengths)]) if lengths else None
+    right = np.array([[_longer_right(tested[key]) for key in on.groups]])
+    return Share([BASELINES["longer"]], right, on.pairs)
 
 
-def accuracy_rows(contenders: Sequence[Contender], *, seeds: bool = False) -> list[Row]:
+def _longer_right(group: ScoredGroup) -> float:
+    lengths = [(group.lengths[winner], group.lengths[loser]) for winner, loser, tie in group.preferences if not tie]
+    return sum(1.0 if first > second else 0.5 if first == second else 0.0 for first, second in lengths)
+
+
+def accuracy_rows(reached: Sequence[Column], *, seeds: bool = False) -> list[Row]:
     """Rows in the form of `numbers`, with a part of the data in place of a protocol variant; by `seeds`, every run's
     own beside the mean of each recipe that has several."""
     rows: list[Row] = []
-    for part in parts(contenders):
-        head = dict.fromkeys(COLUMNS) | {"benchmark": "test data", "variant": part, "metric": METRIC}
-        for each in contenders:
-            found = share(each, part)
-            if found is None:
-                continue
-            rows.append(head | _told(each.name, found))
+    for column in reached:
+        head = dict.fromkeys(COLUMNS) | {"benchmark": "test data", "variant": column.name, "metric": METRIC}
+        for name, found in column.shares.items():
+            rows.append(head | _told(name, found))
             if seeds and found.spread is not None:
-                runs = [run for run in each.trained if _count(run.groups, part)[1]]
-                ones = [Share([right], [pairs]) for right, pairs in zip(found.right, found.pairs, strict=True)]
-                rows += [head | _told(run.name, one) for run, one in zip(runs, ones, strict=True)]
-        rule = longer(held_out(contenders), part)
-        if rule is not None:
-            rows.append(head | _told(BASELINES["longer"], rule) | {"source": "baseline"})
+                rows += [head | _told(one.runs[0], one) for one in found.seeds()]
+        if column.longer is not None:
+            rows.append(head | _told(BASELINES["longer"], column.longer) | {"source": "baseline"})
             rows.append(head | {"source": "baseline", "model": BASELINES["random"], "value": 0.5})
     return rows
 
 
-def held_out(contenders: Iterable[Contender]) -> Sequence[ScoredGroup]:
-    """Of the first run that has any: what guessing gives does not depend on the run."""
-    return next((run.groups for each in contenders for run in each.trained if run.groups), ())
-
-
-def _count(groups: Iterable[ScoredGroup], part: str) -> tuple[int, int]:
-    margins = [margin for group in groups if part in (ALL, group.source) for margin in group.margins]
-    return sum(margin > 0 for margin in margins), len(margins)
-
-
 def _told(name: str, found: Share) -> Row:
     low, high = found.interval
-    pairs = round(statistics.fmean(found.pairs))
     several = (
-        f"mean of {len(found.pairs)} seeds, standard deviation {found.spread:.4f}" if found.spread is not None else None
+        f"mean of {len(found.runs)} seeds, standard deviation {found.spread:.4f}" if found.spread is not None else None
     )
-    counts = {"numerator": round(found.value * pairs, 2), "denominator": pairs}
+    counts = {"numerator": round(found.value * found.pairs, 2), "denominator": found.pairs}
     told = {"source": "measured", "model": name, "value": found.value, **counts, "note": several}
-    return told | {"low": low, "high": high, "interval": "wilson"}
+    return told | {"low": low, "high": high, "interval": found.method}

@@ -14,6 +14,7 @@ from basereward.train.mlflow_store import masked
 from basereward.train.results import Result, results
 from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, read_scores
+from basereward.train.tested import Tested, by_key
 
 CURVES = ("train/loss", "val/pair_accuracy")
 PEAK = "mem/peak_gib"
@@ -37,6 +38,11 @@ class Trained:
     def metrics(self) -> Mapping[str, float]:
         found: Mapping[str, float] = self.told.get("metrics", {})
         return found
+
+    @cached_property
+    def tested(self) -> Tested:
+        """The groups in which there is something to be right or wrong about."""
+        return by_key(self.groups)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from basereward.errors import BaseRewardError, DataError
-from basereward.evaluate.experiment_report.accuracy import ALL, share
 from basereward.evaluate.experiment_report.make import Made, make_page
 from basereward.evaluate.experiment_report.parts import NONE, cell, note, percent, row
 from basereward.evaluate.markup import Markup, join, table, tag
@@ -17,7 +16,7 @@ from basereward.recipe.table import count
 from basereward.train.files import write_atomic
 
 INDEX = "index.html"
-HEAD = ("experiment", "finished", "best recipe", "right, %", "95 % interval")
+HEAD = ("experiment", "finished", "best recipe", "pair accuracy, %", "95 % interval")
 
 
 def make_index(folder: Path, *, profile: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -45,7 +44,10 @@ def make_index(folder: Path, *, profile: str, overrides: Sequence[str]) -> dict[
             refused[entry.name] = str(error)
     rows = [_row(entry, pages.get(entry.name), folder) for entry in entries]
     told = f"{count(len(pages), 'experiment')} on profile {profile}."
-    about = note("The best recipe is the one with the highest accuracy over all pairs of the test data.")
+    about = note(
+        "The best recipe is the one with most right pairs of the test data, among those that were tested on the groups "
+        "that most recipes of the experiment were tested on. Whether it stands against the others is on its page."
+    )
     parts = {
         "title": tag("title", f"Experiments, {profile}"),
         "head": join([tag("h1", "Experiments"), tag("p", told, id="about")]),
@@ -79,14 +81,14 @@ def _row(entry: Entry, made: Made | None, folder: Path) -> Markup:
         return row(join([entry.name, summary]), [told])
     link = tag("a", entry.name, href=made.out.relative_to(folder).as_posix())
     counts = made.told()
-    found = [(each, reached) for each in made.contenders if (reached := share(each, ALL))]
+    shares = made.accuracy[0].shares
     done = cell(f"{counts['finished']} / {counts['cells']}")
-    if not found:
+    if not shares:
         return row(join([link, summary]), [done, *[cell(NONE)] * (len(HEAD) - 2)])
-    best, reached = max(found, key=lambda pair: pair[1].value)
+    best, reached = max(shares.items(), key=lambda pair: pair[1].value)
     low, high = reached.interval
     interval = f"{percent(low)}\N{EN DASH}{percent(high)}"
     return row(
         join([link, summary]),
-        [done, tag("td", best.name, class_="left"), cell(tag("b", percent(reached.value))), cell(interval)],
+        [done, tag("td", best, class_="left"), cell(tag("b", percent(reached.value))), cell(interval)],
     )

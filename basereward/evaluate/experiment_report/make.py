@@ -10,7 +10,7 @@ from typing import Any
 
 from basereward.errors import DataError
 from basereward.evaluate.drawing import keep
-from basereward.evaluate.experiment_report.accuracy import accuracy_rows
+from basereward.evaluate.experiment_report.accuracy import Column, accuracy_rows, columns
 from basereward.evaluate.experiment_report.benchmark_section import benchmark_rows, benchmarks
 from basereward.evaluate.experiment_report.gather import Contender, gather
 from basereward.evaluate.experiment_report.paper_section import paper
@@ -37,6 +37,7 @@ class Made:
     out: Path
     experiment: Experiment
     contenders: Sequence[Contender]
+    accuracy: Sequence[Column]
     figures: Sequence[str]
     csv: Path
     recorded: str | None  # the run whose record it went to
@@ -63,9 +64,10 @@ def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path) -
     experiment = load_experiment(name, profile=profile, overrides=overrides)
     contenders = gather(experiment)
     how = _command(name, profile, overrides, sweep=len(experiment.cells) > 1 or bool(experiment.ensembles))
+    accuracy = columns(contenders)
     measured = benchmark_rows(contenders, every_value())
     sections = [
-        results(contenders, _compared(experiment, contenders)),
+        results(contenders, accuracy, _compared(experiment, contenders)),
         paper(tables_of(experiment.name), contenders),
         benchmarks(contenders, measured),
         learning(contenders),
@@ -84,12 +86,12 @@ def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path) -
         for file in keep(each.figure, folder, each.name, "png", "pdf")
     ]
     numbers = folder / "numbers.csv"
-    write_atomic(numbers, as_csv([*accuracy_rows(contenders, seeds=True), *(row for same in measured for row in same)]))
+    write_atomic(numbers, as_csv([*accuracy_rows(accuracy, seeds=True), *(row for same in measured for row in same)]))
     write_atomic(out, _page(experiment, contenders, shown, profile=profile, how=how))
     run = _home(experiment)
     if run is not None:
         record(run, {}, [out, numbers, *map(Path, figures)], folder="report")
-    return Made(out, experiment, contenders, figures, numbers, run.run_id if run else None)
+    return Made(out, experiment, contenders, accuracy, figures, numbers, run.run_id if run else None)
 
 
 def _page(

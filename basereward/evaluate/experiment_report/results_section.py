@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from basereward.evaluate.benchmark_figures import forest
-from basereward.evaluate.experiment_report.accuracy import Share, accuracy_rows, held_out, longer, parts, share
+from basereward.evaluate.experiment_report.accuracy import ALL, Column, Share, accuracy_rows
 from basereward.evaluate.experiment_report.figures import calibration, curves, length
 from basereward.evaluate.experiment_report.gather import Contender
 from basereward.evaluate.experiment_report.parts import (
@@ -26,48 +26,47 @@ from basereward.train.compare_cells import Compared
 BIAS = ("longer_wins", "follows_length", "equal_lengths")
 
 
-def results(contenders: Sequence[Contender], compared: Compared) -> Section:
+def results(contenders: Sequence[Contender], reached: Sequence[Column], compared: Compared) -> Section:
     """The main table, the differences in words, and the forest."""
-    told = parts(contenders)
     single = next(iter(dict.fromkeys(source for each in contenders for source in each.sources)), None)
-    names = [f"{single}, all pairs" if len(told) == 1 and single else part for part in told]
-    rows = [_row(each, place, told) for place, each in enumerate(contenders)]
+    names = [f"{single}, {ALL}" if len(reached) == 1 and single else column.name for column in reached]
+    rows = [_row(each, place, reached) for place, each in enumerate(contenders)]
     body: list[Child] = [
-        table(["recipe", *names], [*rows, *_guesses(contenders, told)]),
+        table(["recipe", *names], [*rows, *_guesses(reached)]),
         note(
-            "Right pairs of the test data in per cent, right pairs of all pairs, and a 95 % interval (Wilson); ties "
-            "are left out. Of several seeds: the mean, ± the standard deviation over seeds, the interval of the mean "
-            "for one seed's pairs, which does not hold the spread over seeds, and each seed. \u201cLonger answer\u201d "
-            "is the rule that takes the answer with more tokens, a coin where they have as many."
+            "Pair accuracy: right pairs of all pairs, in per cent, without ties, with a 95 % interval, bootstrap over "
+            "groups, since the pairs of one depend on each other (where all or no pairs are right, Wilson's, for the "
+            "number of groups). A column is of the same pairs in every row, those of the groups that most recipes were "
+            f"tested on; a recipe that was tested on others has {NONE} there. Of several seeds: the mean, ± the "
+            "standard deviation over seeds, the interval of the mean of these seeds, which does not hold the spread "
+            "over seeds, and each seed. \u201cLonger answer\u201d is the rule that takes the answer with more tokens, "
+            "a coin where they have as many."
         ),
     ]
     if compared.words:
         about = note(
-            "The best recipe, by shared pairs, with every other. On the same pairs: 95 % interval by bootstrap over "
-            "groups, exact p of exchanging the two in every group at random. Over seeds: Student's paired t test. As "
-            "the best is chosen after looking, p is adjusted (Holm) for the comparisons of every two recipes; "
-            "intervals are not."
+            f"The best recipe, by {ALL}, with every other. On the same pairs: 95 % interval by bootstrap over groups, "
+            "exact p of exchanging the two in every group at random. Over seeds: Student's paired t test. As the best "
+            "is chosen after looking, p is adjusted (Holm) for the comparisons of every two recipes; intervals are not."
         )
-        verdicts: list[Child] = [note(f"{compared.measure}."), listed(compared.words), about]
-        body += [
-            tag("h3", "Which differences stand"),
-            *(verdicts if compared.comparisons else [listed(compared.words)]),
-        ]
-    drawn = accuracy_rows(contenders)
+        told = [note(f"{compared.measure}."), listed(compared.words), about]
+        body += [tag("h3", "Which differences stand"), *(told if compared.comparisons else [listed(compared.words)])]
+    drawn = accuracy_rows(reached)
     measured = any(each["source"] == "measured" for each in drawn)
     places = {each.name: place for place, each in enumerate(contenders)}
-    title = "Test accuracy with 95 % intervals"
+    title = "Pair accuracy of the test data with 95 % intervals"
     drawings = [Drawing("accuracy", title, forest(drawn, places=places))] if measured else []
     return Section("results", "Results", body, drawings)
 
 
-def _row(each: Contender, place: int, told: Sequence[str]) -> Markup:
+def _row(each: Contender, place: int, reached: Sequence[Column]) -> Markup:
     seeds = len(each.trained)
     about = f"{seeds} seeds" if seeds > 1 else None if each.trained else "not finished"
     if each.missing and each.trained:
         about = f"{seeds} of {len(each.results)} seeds finished"
     small = tag("small", about, class_="bad" if each.missing else None) if about else None
-    return row(join([chip(place), each.name, small]), [_accuracy(share(each, part)) for part in told])
+    cells = [_accuracy(column.shares.get(each.name)) for column in reached]
+    return row(join([chip(place), each.name, small]), cells)
 
 
 def _accuracy(found: Share | None) -> Markup:
@@ -76,9 +75,9 @@ def _accuracy(found: Share | None) -> Markup:
     low, high = found.interval
     interval = tag("small", f"{percent(low)}\N{EN DASH}{percent(high)}")
     if found.spread is None:
-        return cell(tag("b", percent(found.value)), tag("small", _count(found.right[0], found.pairs[0])), interval)
-    runs = zip(found.values, found.right, found.pairs, strict=True)
-    each = " · ".join(f"{percent(value)}\N{NO-BREAK SPACE}({_count(right, pairs)})" for value, right, pairs in runs)
+        return cell(tag("b", percent(found.value)), tag("small", _count(found.right[0], found.pairs)), interval)
+    runs = zip(found.values, found.right, strict=True)
+    each = " · ".join(f"{percent(value)}\N{NO-BREAK SPACE}({_count(right, found.pairs)})" for value, right in runs)
     told = f"{percent(found.value)} ± {percent(found.spread)}"
     return cell(tag("b", told), interval, tag("small", each, class_="seeds"))
 
@@ -87,18 +86,17 @@ def _count(right: float, pairs: int) -> str:
     return f"{right:g} / {pairs:,}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _guesses(contenders: Sequence[Contender], told: Sequence[str]) -> list[Markup]:
-    groups = held_out(contenders)
-    if not groups:
+def _guesses(reached: Sequence[Column]) -> list[Markup]:
+    rule = [column.longer for column in reached]
+    if not any(rule):
         return []
-    rule = [longer(groups, part) for part in told]
     counted = [
-        cell(percent(found.value), tag("small", _count(found.right[0], found.pairs[0]))) if found else cell(NONE)
+        cell(percent(found.value), tag("small", _count(found.right[0], found.pairs))) if found else cell(NONE)
         for found in rule
     ]
     return [
         row("longer answer", counted, class_="baseline"),
-        row("random answer", [cell("50.0")] * len(told), class_="baseline"),
+        row("random answer", [cell("50.0")] * len(rule), class_="baseline"),
     ]
 
 
