@@ -72,7 +72,7 @@ def test_accuracy_is_counted_by_source_and_over_seeds(experiments: Path, tmp_pat
     train_all("rates")
     made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").told()
     rows = {(row["variant"], row["model"]): row for row in rows_of(made["csv"])}
-    high = rows["shared pairs", "lr=high"]
+    high = rows["shared", "lr=high"]
     assert float(high["value"]) == pytest.approx((35 / 50 + 37 / 50) / 2)
     half = 1.96 * (35 * 0.28**2 + 2 * 0.22**2 + 13 * 0.72**2) ** 0.5 / 50
     assert (float(high["low"]), float(high["high"])) == pytest.approx((0.72 - half, 0.72 + half), abs=0.02)
@@ -81,7 +81,7 @@ def test_accuracy_is_counted_by_source_and_over_seeds(experiments: Path, tmp_pat
     assert float(rows["digits", "lr=low,seed=1"]["value"]) == 24 / 40
     assert float(rows["numbers", "lr=low"]["value"]) == 5 / 10
     # The winners of the first half are longer, the others as long: 25 + 25 / 2 of 50.
-    assert float(rows["shared pairs", "longer answer"]["value"]) == 37.5 / 50
+    assert float(rows["shared", "longer answer"]["value"]) == 37.5 / 50
     told = section(Path(made["out"]), "results")
     assert "72.0 ± 2.8" in told
     assert "70.0 (35 / 50) · 74.0 (37 / 50)" in told
@@ -96,8 +96,8 @@ def test_what_was_tested_on_other_data_is_not_compared(experiments: Path, tmp_pa
         finished_run(cell, groups=pairs(10, 10, source="numbers") if easy else pairs(30, 40))
     made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").told()
     values = {(row["variant"], row["model"]) for row in rows_of(made["csv"]) if row["source"] == "measured"}
-    assert {("shared pairs", "lr=high"), ("digits", "lr=high"), ("numbers", "lr=low")} <= values
-    assert not {("shared pairs", "lr=low"), ("digits", "lr=low"), ("numbers", "lr=high")} & values
+    assert {("shared", "lr=high"), ("digits", "lr=high"), ("numbers", "lr=low")} <= values
+    assert not {("shared", "lr=low"), ("digits", "lr=low"), ("numbers", "lr=high")} & values
     told = section(Path(made["out"]), "results")
     assert "lr=low is not compared: no other was tested on its groups" in told
     index = make_index(tmp_path / "all", profile="tiny", overrides=())["out"]

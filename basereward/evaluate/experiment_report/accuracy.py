@@ -19,7 +19,7 @@ from basereward.metrics.interval import Interval, resampled, wilson
 from basereward.train.scores import ScoredGroup
 from basereward.train.tested import Shared, Tested, shared
 
-ALL = "shared pairs"
+ALL = "shared"  # with the metric as long as a figure has room for
 METRIC = "pair accuracy"
 
 

@@ -29,7 +29,8 @@ BIAS = ("longer_wins", "follows_length", "equal_lengths")
 def results(contenders: Sequence[Contender], reached: Sequence[Column], compared: Compared) -> Section:
     """The main table, the differences in words, and the forest."""
     single = next(iter(dict.fromkeys(source for each in contenders for source in each.sources)), None)
-    names = [f"{single}, {ALL}" if len(reached) == 1 and single else column.name for column in reached]
+    whole = f"{single}, {ALL} pairs" if len(reached) == 1 and single else f"{ALL} pairs"
+    names = [whole, *(column.name for column in reached[1:])]
     rows = [_row(each, place, reached) for place, each in enumerate(contenders)]
     body: list[Child] = [
         table(["recipe", *names], [*rows, *_guesses(reached)]),
@@ -45,9 +46,10 @@ def results(contenders: Sequence[Contender], reached: Sequence[Column], compared
     ]
     if compared.words:
         about = note(
-            f"The best recipe, by {ALL}, with every other. On the same pairs: 95 % interval by bootstrap over groups, "
-            "exact p of exchanging the two in every group at random. Over seeds: Student's paired t test. As the best "
-            "is chosen after looking, p is adjusted (Holm) for the comparisons of every two recipes; intervals are not."
+            f"The best recipe, by {ALL} pairs, with every other. On the same pairs: 95 % interval by bootstrap over "
+            "groups, exact p of exchanging the two in every group at random. Over seeds: Student's paired t test. As "
+            "the best is chosen after looking, p is adjusted (Holm) for the comparisons of every two recipes; "
+            "intervals are not."
         )
         told = [note(f"{compared.measure}."), listed(compared.words), about]
         body += [tag("h3", "Which differences stand"), *(told if compared.comparisons else [listed(compared.words)])]
