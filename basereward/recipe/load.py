@@ -126,16 +126,16 @@ def find_experiment(
     for error in (axis for axis in found if isinstance(axis, GridError)):
         origin = layers.whole.origin(tuple(error.key.split(".", maxsplit=1)))
         reader.tell(error.key, f"{error} ({origin})")
-    grid = points([axis for axis in found if isinstance(axis, Axis)], origin=layers.whole.origin((GRID,)))
+    varied, at = [axis for axis in found if isinstance(axis, Axis)], layers.whole.origin((GRID,))
+    grid = points(varied, origin=at)
     cells, faults = [], []
     for point in grid:
         cell, wrong = _cell(point, layers, reader=reader)
         cells.append(cell)
         faults += wrong
     names = [cell.name for cell in cells]
-    together, wrong = ensembles(layers.whole, cells=names)
-    wrong += _equal_names(cells, together)
-    faults = [*reader.faults, *fold(faults, cells=names), *wrong]
+    together, wrong = ensembles(layers.whole, cells=names, recipes=[cell.without_seeds for cell in cells])
+    faults = [*reader.faults, *fold(faults, cells=names), *wrong, *_equal_names(cells)]
     first = cells[0].recipe
     return Experiment(first.name, first.summary, cells, together), faults or _equal_cells(cells)
 
@@ -171,20 +171,13 @@ def _origin(layer: Layer, key: str) -> str:
     return f" ({origin})" if origin else ""
 
 
-def _equal_names(cells: Sequence[Cell], together: Iterable[str]) -> list[Fault]:
-    """What would be told as one: a run as another of the same recipe and seeds, an ensemble as a run of a recipe."""
+def _equal_names(cells: Sequence[Cell]) -> list[Fault]:
+    """A run that would be told as another of the same recipe and seeds."""
     names = {cell.name for cell in cells}
-    recipes = {cell.without_seeds for cell in cells}
     runs = {(cell.without_seeds, str(cell.seeds)) for cell in cells}
-    faults = []
-    if min(len(names), len(runs)) < len(cells):
-        message = "labels with commas give two cells one name; give the values other labels"
-        faults.append(Fault(EVERY_CELL, "grid", message))
-    return faults + [
-        Fault(EVERY_CELL, f"ensembles.{name}", "a recipe has this name; give the ensemble another")
-        for name in together
-        if name in recipes - names  # that of a cell is told already
-    ]
+    if min(len(names), len(runs)) == len(cells):
+        return []
+    return [Fault(EVERY_CELL, "grid", "labels with commas give two cells one name; give the values other labels")]
 
 
 def _equal_cells(cells: Sequence[Cell]) -> list[Fault]:

@@ -48,11 +48,19 @@ def test_an_included_ensemble_can_be_taken_out(experiments: Write) -> None:
         pytest.param("{a: {hwo: mean}}", "ensembles.a.hwo", "did you mean 'how'?", id="key"),
         pytest.param("{a: {members: ['lr=lwo*']}}", "ensembles.a.members", "unknown cell 'lr=lwo*'", id="member"),
         pytest.param("{a: {members: ['lr=low,seed=0']}}", "ensembles.a.members", "two members or more", id="alone"),
-        pytest.param("{a: {pairs: 0}}", "ensembles.a.pairs", "1 is the least", id="pairs"),
-        pytest.param("{a: {k: -1}}", "ensembles.a.k", "0 is the least", id="k"),
+        pytest.param("{a: {pairs: 0}}", "ensembles.a.pairs", "must be at least 1; 0 given", id="pairs"),
+        pytest.param("{a: {k: -1}}", "ensembles.a.k", "at least 0; -1 given", id="k"),
+        pytest.param("{a: {k: .nan}}", "ensembles.a.k", "a finite number of at least 0; nan given", id="k-nan"),
+        pytest.param("{a: {k: .inf}}", "ensembles.a.k", "a finite number of at least 0; inf given", id="k-inf"),
+        pytest.param("{a: {seed: -1}}", "ensembles.a.seed", "from 0 to 4294967295; -1 given", id="seed"),
+        pytest.param(
+            "{a: {how: soup, text: ['lr=low*']}}", "ensembles.a.text", "a soup is one model", id="soup-for-text"
+        ),
         pytest.param("{a: {members: 3}}", "ensembles.a.members", "list", id="type"),
         pytest.param("{'lr=low,seed=0': {}}", "ensembles.lr=low,seed=0", "a cell has this name", id="name"),
-        pytest.param("{lr=low: {}}", "ensembles.lr=low", "a recipe has this name", id="name of two seeds"),
+        pytest.param(
+            "{'lr=low': {}}", "ensembles.lr=low", "the cells of one recipe are called so together", id="recipe"
+        ),
         pytest.param("[mean]", "ensembles", "expected a mapping of names", id="list"),
         pytest.param("{a: mean}", "ensembles.a", "expected a mapping of how", id="value"),
     ],
@@ -64,3 +72,17 @@ def test_faults_name_the_key(experiments: Write, told: str, key: str, message: s
     (fault,) = faults
     assert fault.key == key
     assert message in fault.message
+
+
+@pytest.mark.parametrize("seeds", ["seeds: [0, 1]", "grid: {seeds.init: [0, 1]}"])
+def test_an_ensemble_of_seeds_alone_may_not_be_called_as_the_experiment(experiments: Write, seeds: str) -> None:
+    """As the recipe of those cells is; where something else varies, the name is free."""
+    together = "ensembles: {one: {}}\n"
+    experiments(one=f"{EXPERIMENT}{seeds}\n{together}")
+    _, (fault,) = find_experiment("one")
+    assert (fault.key, fault.message.partition(";")[0]) == (
+        "ensembles.one",
+        "the cells of one recipe are called so together",
+    )
+    experiments(one=EXPERIMENT + GRID + together)
+    assert list(load_experiment("one").ensembles) == ["one"]
