@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,12 @@ def _record(
         if result["accuracy"] is not None:
             tracker.metrics({"val/pair_accuracy": result["accuracy"]}, step=0)
         tracker.metrics(result.get("metrics", {}), step=0)
+        lost: Counter[str] = Counter()
+        for reasons in result.get("skipped", {}).values():
+            lost.update(reasons)
+        tracker.metrics({f"data/skipped/{reason}": float(number) for reason, number in lost.items()}, step=0)
+        if run.lost.exists():
+            tracker.artifact(run.lost)
         for file in sorted(run.scores.glob("*.jsonl")):
             tracker.artifact(file, folder="scores")
         tracker.artifacts(run.model, folder="model")

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 import torch
 
 from basereward.data.encoding import EncodedGroup
-from basereward.data.group import Group
-from basereward.data.screening import RowLost
+from basereward.data.group import Group, Lost
+from basereward.data.screening import RowLost, check_limit, summary, write_lost
 from basereward.data.sources import Source
+from basereward.data.usable import check_usable
 from basereward.errors import DataError, ModelError
 from basereward.metrics.collection import PreferenceMetrics, mean_accuracy
 from basereward.model.ensemble import Encoded, Member
-from basereward.recipe import make, recipe_from_yaml
+from basereward.model.scores_groups import ScoresGroups
+from basereward.recipe import Recipe, make, recipe_from_yaml
 from basereward.train.runs import RunFolder
 from basereward.train.score import load
 from basereward.train.scores import ScoredGroup, write_scores
 
+logger = logging.getLogger(__name__)
+
+WINDOW = 64  # groups that are encoded and scored before the next are read, since their pictures fill the memory
+
 
 def run_test(run: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
-    """Scores the test groups of all sources that a member was trained on, and keeps them as `scores/test.jsonl`.
+    """Scores the test groups of all sources that a member was trained on, and keeps them as `scores/test.jsonl`; those
+    that cannot be scored are listed in `lost.jsonl`.
 
     Returns:
         `metrics` as a run's test has them, `pair_s`, the seconds of a pair's scores, and `skipped` groups by source and
@@ -32,36 +42,67 @@ def run_test(run: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
 
     Raises:
         ModelError: two members mean different rows by the same source's name; the message names both.
+        TooManyRowsLost: of all test rows a larger share is lost by the ensemble, and was not lost by its members, than
+            the `data.max_lost` of any member allows; or every row of a source is.
     """
-    scorer, sources = load(run.model), _sources(members)
-    skipped = {name: Counter(row.reason for row in source.lost("test")) for name, source in sources.items()}
-    groups: list[Group] = []
-    encoded: list[Any] = []
-    for group in chain.from_iterable(source.groups("test") for source in sources.values()):
-        try:
-            encoded.append(scorer.encode(group))
-        except DataError as error:
-            skipped[group.source][_reason(error)] += 1
-        else:
-            groups.append(group)
-    began = time.perf_counter()
-    scores = [one for some in scorer.score_encoded(encoded) for one in some]
-    seconds = time.perf_counter() - began
-    scored = [_scored(*each) for each in zip(groups, encoded, scores, strict=True)]
+    scorer: ScoresGroups = load(run.model)
+    recipes = [recipe_from_yaml(member.folder / "recipe.yaml") for member in members]
+    sources = _sources(members, recipes)
+    lost = [row for source in sources.values() for row in source.lost("test")]
+    rows = Counter(row.source for row in lost)
+    scored: list[ScoredGroup] = []
+    seconds, tokens = 0.0, 0
+    groups = chain.from_iterable(source.groups("test") for source in sources.values())
+    while window := list(islice(groups, WINDOW)):
+        rows.update(group.source for group in window)
+        encoded = [(group, found) for group in window if (found := _encoded(scorer, group, lost)) is not None]
+        began = time.perf_counter()
+        scores = list(chain.from_iterable(scorer.score_encoded([found for _, found in encoded])))
+        seconds += time.perf_counter() - began
+        scored += [_scored(*each, own) for each, own in zip(encoded, scores, strict=True)]
+        tokens += sum(_tokens(found) for _, found in encoded)
+    if lost:
+        write_lost(run.lost, lost)
+        told = (len(lost), rows.total(), summary(lost), run.lost)
+        logger.warning("%d of %d test rows are lost: %s; listed in %s", *told)
+    limit = max(recipe.data.max_lost for recipe in recipes)
+    check_limit(_new(lost, members), rows=rows, max_lost=limit, listed_in=run.lost)
     write_scores(run.scores / "test.jsonl", scored)
     pairs = sum(len(group.preferences) for group in scored)
     metrics = _measured(scored)
     if pairs:
-        metrics["test/tokens_per_pair"] = sum(map(_tokens, encoded)) / pairs
-    told = {source: dict(reasons) for source, reasons in skipped.items() if reasons}
-    return {"metrics": metrics, "pair_s": seconds / pairs if pairs else None, "skipped": told}
+        metrics["test/tokens_per_pair"] = tokens / pairs
+    return {"metrics": metrics, "pair_s": seconds / pairs if pairs else None, "skipped": summary(lost)}
 
 
-def _sources(members: Sequence[Member]) -> dict[str, Source]:
+def _encoded(scorer: ScoresGroups, group: Group, lost: list[Lost]) -> Any:
+    """The group as the ensemble takes it; None where it cannot, which is added to the lost rows."""
+    try:
+        check_usable(group)
+        return scorer.encode(group)  # an EncodedGroup or an Encoded
+    except DataError as error:
+        lost.append(Lost(group.source, "test", group.id, _reason(error), str(error)))
+        return None
+
+
+def _new(lost: Sequence[Lost], members: Sequence[Member]) -> list[Lost]:
+    """The lost rows, of which those that a member's own run lost are no fault: they were held against its limit when it
+    was trained, and of the few rows of a test they may be a larger share."""
+    known: set[tuple[str, str]] = set()
+    for member in members:
+        file = RunFolder(member.folder.parent).lost
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+            row = json.loads(line)
+            if row["split"] == "test":
+                known.add((row["source"], row["id"]))
+    return [replace(row, fault=row.fault and (row.source, row.id) not in known) for row in lost]
+
+
+def _sources(members: Sequence[Member], recipes: Sequence[Recipe]) -> dict[str, Source]:
     """Every source of any member, by name."""
     known: dict[str, tuple[str, Any]] = {}
-    for member in members:
-        for name, node in recipe_from_yaml(member.folder / "recipe.yaml").data.sources.items():
+    for member, recipe in zip(members, recipes, strict=True):
+        for name, node in recipe.data.sources.items():
             first, before = known.setdefault(name, (member.name, node))
             if node != before:
                 raise ModelError(

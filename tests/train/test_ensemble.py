@@ -17,8 +17,9 @@ from basereward.errors import DataError, ModelError
 from basereward.evaluate.run_benchmark import evaluate
 from basereward.model.ensemble import Ensemble
 from basereward.recipe import make
+from basereward.recipe.schema import EnsembleRecipe
 from basereward.train.api import train
-from basereward.train.ensemble import ensemble
+from basereward.train.ensemble import ensemble, make_ensemble
 from basereward.train.runs import find
 from basereward.train.scores import read_scores
 from tests.evaluate.benchmark_rows import small_benchmark
@@ -250,6 +251,20 @@ def test_members_that_do_not_fit_are_named(runs: dict[str, str], place: Path) ->
         load(made["run_id"])
     with pytest.raises(ModelError, match="an ensemble itself"):
         ensemble([one, ensemble([one, runs["mlp"]])["run_id"]])
+
+
+def test_lost_test_rows_are_recorded(runs: dict[str, str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By reason over all sources, as a run's are."""
+    told = {"digits": {"too_long": 2}, "numbers": {"too_long": 1, "empty_response": 4}}
+    monkeypatch.setattr(
+        "basereward.train.ensemble.run_test", lambda *_: {"metrics": {}, "pair_s": None, "skipped": told}
+    )
+    recipe = EnsembleRecipe(members=[runs["linear0"], runs["mlp"]])
+    made = make_ensemble(recipe, name="lossy", tested=True)
+    assert made["skipped"] == told
+    recorded = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db").get_run(find(made["run_id"]).mlflow_run_id)
+    lost = {name: value for name, value in recorded.data.metrics.items() if name.startswith("data/skipped/")}
+    assert lost == {"data/skipped/too_long": 3.0, "data/skipped/empty_response": 4.0}
 
 
 def test_a_group_that_a_member_cannot_score_names_it(runs: dict[str, str]) -> None:
