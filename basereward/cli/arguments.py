@@ -169,7 +169,13 @@ def _add_ensemble(command: argparse.ArgumentParser) -> None:
     command.add_argument("--how", metavar="HOW", default="mean", help=f"{', '.join(WAYS)} (mean)")
     command.add_argument("--text", metavar="MODEL", action="append", default=[], help="for prompts without pictures")
     command.add_argument("--name", metavar="NAME", help="of the ensemble")
-    command.add_argument("--pairs", metavar="N", type=int, default=1000, help="validation pairs for weights (1000)")
+    command.add_argument(
+        "--pairs",
+        metavar="N",
+        type=int,
+        default=1000,
+        help="validation pairs for weights, at least one a source (1000)",
+    )
     command.add_argument("--k", metavar="K", type=float, default=1.0, help="spreads that `pessimistic` takes off (1)")
     command.add_argument("--seed", metavar="N", type=int, default=0, help="of the draw of pairs (0)")
 

@@ -215,13 +215,12 @@ def annotate(result: dict[str, Any]) -> Iterator[str]:
 
 def ensemble(result: dict[str, Any]) -> Iterator[str]:
     """Members, weights, accuracies."""
-    from basereward.recipe.table import table
+    from basereward.cli.ensemble_text import members
 
-    rows = [(m["name"], number(m["weight"]), number(m["accuracy"])) for m in result["members"]]
-    yield from (*table(("member", "weight", "accuracy"), rows), "")
+    yield from (*members(result["members"]), "")
     if result["accuracy"] is not None:
         yield "together {accuracy:.4f} on the same validation pairs".format(**result)
-    yield "{how} of {count} members: run {run_id}".format(count=len(rows), **result)
+    yield "{how} of {count} members: run {run_id}".format(count=len(result["members"]), **result)
 
 
 def look(result: dict[str, Any]) -> Iterator[str]:

@@ -85,7 +85,7 @@ class Ensemble(ScoresGroups):
         places: of every scorer, which members its heads are.
 
     Raises:
-        ModelError: a member cannot be opened; the message names it.
+        ModelError: a member cannot be opened, or gives a score that is not finite; the message names it.
     """
 
     def __init__(
@@ -150,11 +150,18 @@ class Ensemble(ScoresGroups):
                 scored = scorer.score_encoded((group for _, group in asked), tokens=tokens, latencies=latencies)
                 for (place, _), found in zip(asked, chain.from_iterable(scored), strict=True):
                     own[place][places] = np.asarray(found).reshape(len(found), -1).T
-            yield [self._judged(scores, images=each.images) for scores, each in zip(own, some, strict=True)]
+            yield [self._judged(scores, each) for scores, each in zip(own, some, strict=True)]
 
-    def _judged(self, scores: Scores, *, images: bool) -> Judged:
-        spread = self.rule.spread(scores, images=images)
-        return Judged(self.rule.combine(scores, images=images).tolist(), spread.tolist(), scores.tolist())
+    def _judged(self, scores: Scores, group: Encoded) -> Judged:
+        for place in self.rule.asked(images=group.images):
+            if not np.isfinite(scores[place]).all():
+                name = next(part.id for part in group.groups if part is not None)
+                raise ModelError(
+                    f"member '{self.members[place].name}' scores '{name}' with a number that is NaN or infinite, and "
+                    "so would the ensemble; make it without this member"
+                )
+        spread = self.rule.spread(scores, images=group.images)
+        return Judged(self.rule.combine(scores, images=group.images).tolist(), spread.tolist(), scores.tolist())
 
     def save(self, folder: str | Path) -> None:
         """Writes a folder with a copy of every member, which needs nothing else."""

@@ -165,9 +165,9 @@ class EnsembleRecipe:
     how: Way = "mean"
     members: list[str] = field(default_factory=lambda: ["*"])  # names of cells; `*` stands for any letters
     text: list[str] = field(default_factory=list)  # cells that score prompts without pictures, in the others' place
-    pairs: int = 1000  # validation pairs that weights are made from
+    pairs: int = 1000  # validation pairs that weights are made from, as many of each source and at least one
     k: float = 1.0  # spreads that `pessimistic` takes off
-    seed: int = 0  # of the draw of pairs
+    seed: int = 0  # of the draw of pairs, and of the bootstrap of learned weights
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from basereward.errors import ModelError, RunError, unknown
 from basereward.model.combining import Rule
 from basereward.model.ensemble import Member, find_member, write_ensemble
 from basereward.model.soup import soup
+from basereward.recipe.ensembles import number_problems
 from basereward.recipe.schema import WAYS, EnsembleRecipe
 from basereward.train.ensemble_test import run_test
 from basereward.train.ensemble_weights import WEIGHTED, find_rule, validation_scores
@@ -40,23 +41,26 @@ def ensemble(
     """Makes an ensemble of trained models, as a run of its own.
 
     Args:
-        models: two or more, as `load` opens them. They score prompts with pictures, and where `text` names none all.
+        models: two or more different ones, as `load` opens them. They score prompts with pictures, and where `text`
+            names none all.
         how: `mean` of raw scores; weights by validation `accuracy` or `confidence` (mean margin), as BaseReward's Table
             7 has them, or `learned` by logistic regression; `standardised`; `worst`; `pessimistic`, with `k`; or
             `soup`, one model whose weights are the members' mean.
         text: models that score prompts without pictures; among `models` or further ones.
         name: of the run.
-        pairs: validation pairs that weights are made from, as many of each source.
+        pairs: validation pairs that weights are made from, as many of each source and at least one.
         k: see `Rule`.
-        seed: of the draw of pairs.
+        seed: of the draw of pairs, and of the bootstrap of learned weights.
 
     Returns:
-        `run_id`, `model`, `how`, `members` (name, weight, accuracy on the validation pairs), `accuracy` of the whole on
-        them, None where there are no validation scores in common.
+        `run_id`, `model`, `how`, `members`, `accuracy` of the whole on the validation pairs, None where there are no
+        validation scores in common. Of each member `name`, `accuracy` on them, and what its score counts: `weight` of
+        prompts with pictures and `text_weight` of those without (0 where it is not asked, None where `how` has no
+        weights); `interval` and `text_interval` [low, high] of 95 %, of learned weights.
 
     Raises:
-        ModelError: a member is missing, no model, or has no validation scores where they are needed, or others than the
-            first; a number is out of its range. The message names the member.
+        ModelError: a member is missing, no model, named twice, or has no validation scores where they are needed, or
+            others than the first; a number is out of its range. The message names the member.
     """
     if how not in WAYS:
         raise ModelError(unknown("way to combine", how, WAYS))
@@ -84,25 +88,40 @@ def make_ensemble(
     Returns:
         As `ensemble`; with `tested` also what a run returns: `metrics`, `pair_s`, `skipped`.
     """
-    named = list(dict.fromkeys([*recipe.members, *recipe.text]))
-    if len(named) < 2 or recipe.pairs < 1 or recipe.k < 0:
-        raise ModelError(
-            f"{len(named)} members, --pairs {recipe.pairs}, --k {recipe.k:g}: two members, one pair and 0 are the least"
-        )
-    if recipe.how == "soup" and recipe.text:
-        raise ModelError("a soup is one model; it has no members for text alone")
-    members = [find_member(_reference(each), locate(each)) for each in named]
+    if problems := number_problems(recipe):
+        raise ModelError("; ".join(f"{key}: {message}" for key, message in problems))
+    members, routes = _members(recipe)
     scored = validation_scores(members, needed=recipe.how in WEIGHTED)
-    rule: Rule | None = None
-    weights: list[float | None] = [1 / len(members)] * len(members)
-    if recipe.how != "soup":
-        rule, weights = find_rule(recipe, members, scored, routes=_routes(named, recipe))
+    rule = find_rule(recipe, members, scored, routes=routes) if recipe.how != "soup" else None
     run = _create(name or f"ensemble-{recipe.how}", members, recipe.how, sha256=sha256, parent=parent)
     try:
-        return _made(run, recipe, members, rule, weights, scored, tested=tested, tracking=tracking or {})
+        return _made(run, recipe, members, rule, scored, tested=tested, tracking=tracking or {})
     except BaseException as error:
         run.give_up("failed" if isinstance(error, Exception) else "killed", error)
         raise
+
+
+def _members(recipe: EnsembleRecipe) -> tuple[list[Member], dict[str, tuple[int, ...]]]:
+    """The members, each model once however it is named, and, where some are for text alone, which are for what."""
+    members: list[Member] = []
+    routes: dict[str, tuple[int, ...]] = {}
+    for route, names in (("image", recipe.members), ("text", recipe.text)):
+        places: list[int] = []
+        for name in names:
+            member = find_member(_reference(name), locate(name))
+            place = next((at for at, known in enumerate(members) if known.digest == member.digest), len(members))
+            if place in places:
+                raise ModelError(
+                    f"'{name}' is the same model as '{members[place].name}' and would count twice; name each model once"
+                )
+            places.append(place)
+            if place == len(members):
+                members.append(member)
+        routes[route] = tuple(places)
+    if len(members) < 2:
+        named = ", ".join(member.name for member in members) or "none"
+        raise ModelError(f"an ensemble has two members or more; {named} is named")
+    return members, routes if recipe.text else {}
 
 
 def _made(
@@ -110,7 +129,6 @@ def _made(
     recipe: EnsembleRecipe,
     members: Sequence[Member],
     rule: Rule | None,
-    weights: Sequence[float | None],
     scored: Sequence[Sequence[ScoredGroup]],
     *,
     tested: bool,
@@ -125,8 +143,8 @@ def _made(
         if whole:
             write_scores(run.scores / "val.jsonl", whole)
     told = [
-        {"name": member.name, "weight": weight, "accuracy": _accuracy(own)}
-        for member, weight, own in zip(members, weights, scored or [[]] * len(members), strict=True)
+        {"name": member.name, "accuracy": _accuracy(own), **_weights(rule, place, count=len(members))}
+        for place, (member, own) in enumerate(zip(members, scored or [[]] * len(members), strict=True))
     ]
     found = {"how": recipe.how, "members": told, "accuracy": _accuracy(whole)}
     result = {"run_id": run.run_id, "model": str(run.model), **found}
@@ -145,13 +163,15 @@ def _reference(model: str) -> str:
     return str(folder)
 
 
-def _routes(named: Sequence[str], recipe: EnsembleRecipe) -> dict[str, tuple[int, ...]]:
-    if not recipe.text:
-        return {}
-    return {
-        "text": tuple(named.index(each) for each in dict.fromkeys(recipe.text)),
-        "image": tuple(named.index(each) for each in dict.fromkeys(recipe.members)),
-    }
+def _weights(rule: Rule | None, place: int, *, count: int) -> dict[str, Any]:
+    """What a member's score counts, with pictures and without; of a soup, what its weights do."""
+    if rule is None:
+        return {"weight": 1 / count, "interval": None, "text_weight": 1 / count, "text_interval": None}
+    told: dict[str, Any] = {}
+    for prefix, images in (("", True), ("text_", False)):
+        told[f"{prefix}weight"] = rule.weights_of(images=images)[place]
+        told[f"{prefix}interval"] = rule.intervals_of(images=images)[place]
+    return told
 
 
 def _combined(scored: Sequence[Sequence[ScoredGroup]], rule: Rule) -> list[ScoredGroup]:

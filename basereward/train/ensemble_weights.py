@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,10 +22,17 @@ from basereward.train.scores import ScoredGroup, read_scores
 WEIGHTED = ("accuracy", "confidence", "learned")
 
 
+Key: TypeAlias = tuple[str, str, int]  # source, id, and which one of the groups with this id
+
+
 def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[ScoredGroup]]:
     """Of every member the same validation groups in the same order; none where a member has others and they are not
-    needed."""
-    found: list[dict[tuple[str, str], ScoredGroup]] = []
+    needed.
+
+    Raises:
+        ModelError: they are needed, and a member has none or others than the first; or a score of one is not finite.
+    """
+    found: list[dict[Key, ScoredGroup]] = []
     for member in members:
         file = RunFolder(member.folder.parent).scores / "val.jsonl"
         if not file.is_file():
@@ -33,7 +42,8 @@ def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[S
                     "from; give the run that trained it, or take how=mean"
                 )
             return []
-        found.append({(group.source, group.id): group for group in read_scores(file)})
+        found.append(_by_key(read_scores(file)))
+        _check_finite(member, file, found[-1])
     for member, groups in zip(members[1:], found[1:], strict=True):
         fault = _difference(found[0], groups)
         if fault and needed:
@@ -46,13 +56,30 @@ def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[S
     return [[groups[key] for key in found[0]] for groups in found]
 
 
-def _difference(
-    first: Mapping[tuple[str, str], ScoredGroup], other: Mapping[tuple[str, str], ScoredGroup]
-) -> str | None:
+def _by_key(groups: Iterable[ScoredGroup]) -> dict[Key, ScoredGroup]:
+    """Every group: a source may give one id to several, which are told apart by their order."""
+    met: Counter[tuple[str, str]] = Counter()
+    found = {}
+    for group in groups:
+        found[group.source, group.id, met[group.source, group.id]] = group
+        met[group.source, group.id] += 1
+    return found
+
+
+def _check_finite(member: Member, file: Path, groups: Mapping[Key, ScoredGroup]) -> None:
+    wrong = [key for key, group in groups.items() if not np.isfinite(group.scores).all()]
+    if wrong:
+        raise ModelError(
+            f"member '{member.name}' has validation scores that are NaN or infinite, of {len(wrong)} groups "
+            f"({wrong[0][0]} {wrong[0][1]} for one, in {file}); leave it out, or train it anew"
+        )
+
+
+def _difference(first: Mapping[Key, ScoredGroup], other: Mapping[Key, ScoredGroup]) -> str | None:
     if first.keys() != other.keys():
         return f"{len(first.keys() - other.keys())} groups are missing, {len(other.keys() - first.keys())} are new"
     changed = [key for key in first if first[key].preferences != other[key].preferences]
-    return f"{len(changed)} groups have other preferences, {changed[0]} for one" if changed else None
+    return f"{len(changed)} groups have other preferences, {changed[0][:2]} for one" if changed else None
 
 
 def find_rule(
@@ -61,8 +88,8 @@ def find_rule(
     scored: Sequence[Sequence[ScoredGroup]],
     *,
     routes: Mapping[str, tuple[int, ...]],
-) -> tuple[Rule, list[float | None]]:
-    """The rule, and every member's weight where it has one.
+) -> Rule:
+    """The rule. Of prompts that some members score alone, these have weights of their own, made from them alone.
 
     Args:
         scored: of every member the same validation groups; none where they are not needed.
@@ -71,23 +98,51 @@ def find_rule(
     Raises:
         ModelError: a member lacks what its weight is made from; the message names it.
     """
-    count = len(members)
-    options: dict[str, Any] = {"members": count, "k": recipe.k, **routes}
+    options: dict[str, Any] = {"members": len(members), "k": recipe.k, **routes}
     if recipe.how in WEIGHTED:
-        margins = _margins(scored, pairs=recipe.pairs, seed=recipe.seed)
-        intervals: tuple[tuple[float, float], ...] = ()
-        if recipe.how == "accuracy":
-            weights = shares((margins > 0).mean(1).tolist())
-        elif recipe.how == "confidence":
-            weights = shares(margins.mean(1).tolist())
-        else:
-            weights, intervals = logistic_weights(margins, seed=recipe.seed)
-        return Rule("weighted", weights=weights, intervals=intervals, **options), list(weights)
+        margins, groups = drawn_margins(scored, pairs=recipe.pairs, seed=recipe.seed)
+        everyone = tuple(range(len(members)))
+        made = _weights(recipe, members, margins, groups, asked=routes.get("image", everyone))
+        options |= {"weights": made[0], "intervals": made[1]}
+        if routes:
+            made = _weights(recipe, members, margins, groups, asked=routes["text"])
+            options |= {"text_weights": made[0], "text_intervals": made[1]}
+        return Rule("weighted", **options)
     if recipe.how == "standardised":
         means, deviations = _spreads(members)
-        return Rule("standardised", means=means, deviations=deviations, **options), [None] * count
+        return Rule("standardised", means=means, deviations=deviations, **options)
     assert recipe.how in ("mean", "worst", "pessimistic")
-    return Rule(recipe.how, **options), [1 / count if recipe.how == "mean" else None] * count
+    return Rule(recipe.how, **options)
+
+
+def _weights(
+    recipe: EnsembleRecipe, members: Sequence[Member], margins: Scores, groups: Sequence[int], *, asked: Sequence[int]
+) -> tuple[tuple[float, ...], tuple[tuple[float, float], ...]]:
+    """M weights, 0 for members that are not asked, and where they are learned M intervals.
+
+    Args:
+        margins: `(M, P)`.
+        groups: P, the group of each pair.
+    """
+    own = margins[list(asked)]
+    intervals: tuple[tuple[float, float], ...] = ()
+    named = ", ".join(members[place].name for place in asked)
+    if recipe.how == "learned":
+        weights, intervals = logistic_weights(own, groups=groups, seed=recipe.seed)
+        if not any(weights):
+            raise ModelError(f"the learned weights of {named} are all 0: they tell no pair apart; take how=mean")
+    else:
+        try:
+            weights = shares(((own > 0) if recipe.how == "accuracy" else own).mean(1).tolist())
+        except ModelError as error:
+            raise ModelError(f"the {recipe.how} of {named} makes no weights: {error}") from error
+    of = dict(zip(asked, weights, strict=True))
+    between = dict(zip(asked, intervals, strict=True)) if intervals else {}
+    everyone = range(len(margins))
+    return (
+        tuple(of.get(place, 0.0) for place in everyone),
+        tuple(between.get(place, (0.0, 0.0)) for place in everyone) if intervals else (),
+    )
 
 
 def _spreads(members: Sequence[Member]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -99,11 +154,17 @@ def _spreads(members: Sequence[Member]) -> tuple[tuple[float, ...], tuple[float,
                 f"member '{member.name}' does not know the spread of its scores on validation data, which "
                 "standardising needs; take how=mean"
             )
+        if not (np.isfinite(card["mean"]) and 0 < card["std"] < np.inf):
+            raise ModelError(
+                f"member '{member.name}' has validation scores of mean {card['mean']:g} and standard deviation "
+                f"{card['std']:g}; standardising divides by a finite one above 0. Leave it out, or take how=mean"
+            )
     return tuple(card["mean"] for card in cards), tuple(card["std"] for card in cards)
 
 
-def _margins(scored: Sequence[Sequence[ScoredGroup]], *, pairs: int, seed: int) -> Scores:
-    """`(M, P)`: the margins of at most so many pairs, as many of each source as there are, ties left out."""
+def drawn_margins(scored: Sequence[Sequence[ScoredGroup]], *, pairs: int, seed: int) -> tuple[Scores, list[int]]:
+    """`(M, P)`: the margins of at most so many pairs, as many of each source and at least one, ties left out; and P,
+    the place of each pair's group."""
     by_source: dict[str, list[tuple[int, int, int]]] = {}
     for place, group in enumerate(scored[0]):
         mine = [(place, winner, loser) for winner, loser, tie in group.preferences if not tie]
@@ -116,6 +177,7 @@ def _margins(scored: Sequence[Sequence[ScoredGroup]], *, pairs: int, seed: int) 
     ]
     if not drawn:
         raise ModelError("the members' validation data have no pairs to make weights from; take how=mean")
-    return np.array(
+    margins = np.array(
         [[own[place].scores[winner] - own[place].scores[loser] for place, winner, loser in drawn] for own in scored]
     )
+    return margins, [place for place, _, _ in drawn]

@@ -188,7 +188,9 @@ def test_a_soup_of_whole_models_is_the_mean_of_their_weights(runs: dict[str, str
 def test_text_goes_to_the_members_for_text(runs: dict[str, str]) -> None:
     """Prompts without pictures are scored by them alone, the others by the others alone."""
     pictures, text = runs["whole0"], runs["whole1"]
-    opened: Any = load(ensemble([pictures], text=[text])["model"])
+    made = ensemble([pictures], text=[text])
+    assert [(each["weight"], each["text_weight"]) for each in made["members"]] == [(1.0, 0.0), (0.0, 1.0)]
+    opened: Any = load(made["model"])
     found = list(opened.score_groups(GROUPS))
     for scores, each, of_pictures, of_text in zip(found, GROUPS, own(pictures), own(text), strict=True):
         assert scores == pytest.approx(of_pictures if each.images else of_text, abs=1e-6)
@@ -231,11 +233,11 @@ def test_members_that_do_not_fit_are_named(runs: dict[str, str], place: Path) ->
     one = runs["linear0"]
     with pytest.raises(LookupError, match="none-such"):
         ensemble([one, "none-such"])
-    with pytest.raises(ModelError, match="two members"):
+    with pytest.raises(ModelError, match=f"two members or more; {one} is named"):
         ensemble([one])
     bare = place / "bare"
     if not bare.exists():
-        shutil.copytree(find(one).model, bare)
+        shutil.copytree(find(runs["linear1"]).model, bare)
     with pytest.raises(ModelError, match=rf"member '{bare}' has no validation scores"):
         ensemble([one, str(bare)], how="accuracy")
     assert ensemble([one, str(bare)])["accuracy"] is None
@@ -253,6 +255,66 @@ def test_members_that_do_not_fit_are_named(runs: dict[str, str], place: Path) ->
         ensemble([one, ensemble([one, runs["mlp"]])["run_id"]])
 
 
+def test_a_model_is_one_member_however_it_is_named(runs: dict[str, str], place: Path) -> None:
+    """By its id, its folder, or a copy of that; among those for text it is the same member."""
+    one, two = runs["linear0"], runs["mlp"]
+    copied = place / "copied_linear"
+    shutil.copytree(find(one).model, copied, dirs_exist_ok=True)
+    for name in (one, str(find(one).path), str(find(one).model), str(copied)):
+        with pytest.raises(ModelError, match=f"is the same model as '{one}' and would count twice"):
+            ensemble([one, two, name])
+    made = ensemble([one, two], text=[str(find(two).path)])
+    assert [each["name"] for each in made["members"]] == [one, two]
+    assert [(each["weight"], each["text_weight"]) for each in made["members"]] == [(0.5, 0.0), (0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(["--how", "learned", "--seed", "-1"], "seed: a seed is from 0 to 4294967295; -1 given", id="seed"),
+        pytest.param(["--how", "pessimistic", "--k", "nan"], "k: must be a finite number of at least 0; nan", id="nan"),
+        pytest.param(["--how", "pessimistic", "--k", "inf"], "k: must be a finite number of at least 0; inf", id="inf"),
+        pytest.param(["--pairs", "0"], "pairs: must be at least 1; 0 given", id="pairs"),
+        pytest.param(["--how", "soup", "--text", "c"], "text: a soup is one model", id="soup for text"),
+    ],
+)
+def test_what_no_ensemble_has_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before any model is looked for: exit code 2, no traceback."""
+    assert main(["ensemble", "a", "b", *words, "--json"]) == 2
+    printed = capsys.readouterr()
+    assert message in json.loads(printed.out)["error"]["message"]
+    assert "Traceback" not in printed.err
+
+
+def test_learned_weights_are_told_with_their_intervals(
+    runs: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the text and as JSON, by route: those of the rule that is applied."""
+    pictures, both = runs["whole0"], runs["whole1"]
+    words = ["ensemble", pictures, both, "--how", "learned", "--text", both]
+    assert main([*words, "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    opened: Any = load(made["run_id"])
+    for place, each in enumerate(made["members"]):
+        assert each["weight"] == opened.rule.weights[place]
+        assert each["text_weight"] == opened.rule.text_weights[place]
+        low, high = each["interval"]
+        assert low < high
+    assert made["members"][0]["text_interval"] is None
+    low, high = made["members"][1]["text_interval"]
+    assert [low, high] == list(opened.rule.text_intervals[1])
+    assert main(words) == 0
+    head, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "member"
+    assert [word for word in ("weight with pictures", "weight without", "95 %", "accuracy") if word not in head] == []
+    assert f"{low:.4f} to {high:.4f}" in second
+    assert " - " in first
+    for each, judged in zip(GROUPS, opened.judge_groups(GROUPS), strict=True):
+        weights = np.array([m["weight" if each.images else "text_weight"] for m in made["members"]])
+        counted = np.nansum(weights[:, None] * np.array(judged.members), axis=0)  # NaN where one is not asked
+        assert judged.scores == pytest.approx(counted.tolist(), rel=1e-9)
+
+
 def test_lost_test_rows_are_recorded(runs: dict[str, str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By reason over all sources, as a run's are."""
     told = {"digits": {"too_long": 2}, "numbers": {"too_long": 1, "empty_response": 4}}
@@ -265,6 +327,16 @@ def test_lost_test_rows_are_recorded(runs: dict[str, str], place: Path, monkeypa
     recorded = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db").get_run(find(made["run_id"]).mlflow_run_id)
     lost = {name: value for name, value in recorded.data.metrics.items() if name.startswith("data/skipped/")}
     assert lost == {"data/skipped/too_long": 3.0, "data/skipped/empty_response": 4.0}
+
+
+def test_a_score_that_is_no_number_names_member_and_group(runs: dict[str, str]) -> None:
+    """Where it is asked; beside it, the other is heard no more than before."""
+    opened: Any = load(ensemble([runs["whole0"]], text=[runs["whole1"]])["model"])
+    head = next(parameter for parameter in opened.scorers[1].model.head.parameters())
+    head.data.fill_(float("nan"))
+    assert len(list(opened.score_groups(GROUPS[:1]))) == 1
+    with pytest.raises(ModelError, match=f"member '{runs['whole1']}' scores 'text' with a number that is NaN"):
+        list(opened.score_groups(GROUPS[1:]))
 
 
 def test_a_group_that_a_member_cannot_score_names_it(runs: dict[str, str]) -> None:

@@ -1,0 +1,103 @@
+"""From several scores to one, by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from basereward.errors import ModelError
+from basereward.model.combining import Rule, read_rule, shares
+
+SCORES = np.array([[1.0, 4.0], [2.0, 0.0], [3.0, 8.0]])  # of three members for two answers
+ROUTES: dict[str, Any] = {"members": 3, "text": (0,), "image": (1, 2)}
+
+
+def test_weights_are_applied_as_they_are() -> None:
+    """With pictures 0.5 * 2 - 2 * 3 and 0.5 * 0 - 2 * 8; without, 1.5 times the first alone. No weight is made larger,
+    smaller or turned round for what the others of its route sum to."""
+    rule = Rule("weighted", weights=(0.0, 0.5, -2.0), text_weights=(1.5, 0.0, 0.0), **ROUTES)
+    assert rule.combine(SCORES, images=True).tolist() == [-5.0, -16.0]
+    assert rule.combine(SCORES, images=False).tolist() == [1.5, 6.0]
+    assert (rule.weights_of(images=True), rule.weights_of(images=False)) == ((0.0, 0.5, -2.0), (1.5, 0.0, 0.0))
+
+
+def test_weights_that_sum_to_nothing_are_weights() -> None:
+    """1 - 1: what two members differ by."""
+    rule = Rule("weighted", members=2, weights=(1.0, -1.0))
+    assert rule.combine(SCORES[:2]).tolist() == [-1.0, 4.0]
+
+
+def test_the_mean_is_of_those_that_are_asked() -> None:
+    """And says so."""
+    rule = Rule("mean", **ROUTES)
+    assert rule.combine(SCORES, images=True).tolist() == [2.5, 4.0]
+    assert (rule.weights_of(images=True), rule.weights_of(images=False)) == ((0.0, 0.5, 0.5), (1.0, 0.0, 0.0))
+    assert Rule("worst", **ROUTES).weights_of(images=True) == (None, None, None)
+
+
+def test_intervals_are_told_of_members_that_are_asked() -> None:
+    """None of the others, and none where nothing was learned."""
+    between = ((0.0, 0.0), (0.1, 0.9), (-3.0, -1.0))
+    alone = ((1.0, 2.0), (0.0, 0.0), (0.0, 0.0))
+    rule = Rule(
+        "weighted", weights=(0, 0.5, -2), text_weights=(1.5, 0, 0), intervals=between, text_intervals=alone, **ROUTES
+    )
+    assert rule.intervals_of(images=True) == (None, (0.1, 0.9), (-3.0, -1.0))
+    assert rule.intervals_of(images=False) == ((1.0, 2.0), None, None)
+    assert Rule("mean", members=2).intervals_of(images=False) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(
+            {"how": "weighted", "weights": (1.0, 0.0, 1.0), "text_weights": (0.0, 1.0, 0.0), **ROUTES},
+            r"without pictures all weights are 0 \(members 0\)",
+            id="no weight for text",
+        ),
+        pytest.param(
+            {"how": "weighted", "weights": (1.0, 0.0, 0.0), "text_weights": (1.0, 0.0, 0.0), **ROUTES},
+            r"with pictures all weights are 0 \(members 1, 2\)",
+            id="no weight for pictures",
+        ),
+        pytest.param({"how": "weighted", "weights": (0.0, 0.0), "members": 2}, "all weights are 0", id="no weight"),
+        pytest.param(
+            {"how": "weighted", "weights": (1.0, 0.5, 2.0), **ROUTES},
+            "text_weights has 0. Make the ensemble anew",
+            id="routes without weights of their own",
+        ),
+        pytest.param({"how": "weighted", "weights": (1.0, np.nan), "members": 2}, "must be finite", id="nan weight"),
+        pytest.param(
+            {"how": "standardised", "means": (0.0, 0.0), "deviations": (1.0, np.nan), "members": 2},
+            "deviations must be finite",
+            id="nan spread",
+        ),
+        pytest.param(
+            {"how": "standardised", "means": (0.0, 0.0), "deviations": (1.0, 0.0), "members": 2},
+            "cannot be standardised",
+            id="no spread",
+        ),
+        pytest.param({"how": "pessimistic", "k": np.nan, "members": 2}, "k is a finite number", id="nan k"),
+        pytest.param({"how": "pessimistic", "k": -1.0, "members": 2}, "at least 0; -1 given", id="negative k"),
+    ],
+)
+def test_what_makes_no_score_is_refused(arguments: dict[str, Any], message: str) -> None:
+    """When the rule is made."""
+    with pytest.raises(ModelError, match=message):
+        Rule(**arguments)
+
+
+def test_a_rule_is_read_as_it_was_written() -> None:
+    """Routes and their weights included."""
+    rule = Rule("weighted", weights=(0.0, 0.5, -2.0), text_weights=(1.5, 0.0, 0.0), **ROUTES)
+    assert read_rule(rule.as_dict()) == rule
+
+
+@pytest.mark.parametrize("values", [(0.5, -0.1), (0.0, 0.0), (0.5, np.nan), (np.inf, 1.0)])
+def test_shares_of_nothing_are_refused(values: tuple[float, ...]) -> None:
+    """Of 1 and 3 they are a quarter and three."""
+    assert shares([1.0, 3.0]) == (0.25, 0.75)
+    with pytest.raises(ModelError, match="none may be negative"):
+        shares(values)
