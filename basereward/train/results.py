@@ -10,7 +10,7 @@ from typing import Any
 
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.recipe.schema import EnsembleRecipe
-from basereward.train.runs import RunFolder, finished_with
+from basereward.train.runs import RunFolder, finished_with, list_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,31 @@ def results(experiment: Experiment) -> list[Result]:
     """Cells in their order, then ensembles in theirs."""
     cells = {cell.name: cell for cell in experiment.cells}
     found = [Result(name, finished_with(recipe_sha256(cell.recipe)), cell=cell) for name, cell in cells.items()]
+    runs = {result.name: result.run.run_id for result in found if result.run is not None}
     for name, recipe in experiment.ensembles.items():
-        run = finished_with(ensemble_sha256(recipe, cells), kind="ensemble")
+        run = finished_ensemble(ensemble_sha256(recipe, cells), members_of(recipe, runs))
         found.append(Result(name, run, ensemble=recipe))
     return found
+
+
+def members_of(recipe: EnsembleRecipe, runs: Mapping[str, str]) -> list[str | None]:
+    """The runs of an ensemble's members, in the order in which it holds them; None for one that is not finished.
+
+    Args:
+        runs: of every cell that is, its run's id.
+    """
+    return [runs.get(name) for name in dict.fromkeys([*recipe.members, *recipe.text])]
+
+
+def finished_ensemble(sha256: str, members: Sequence[str | None]) -> RunFolder | None:
+    """The newest finished ensemble, or soup, of these very runs. One of earlier runs of the same cells is another:
+    its members may be gone."""
+    for run in list_runs(kind="ensemble"):
+        if run.status["recipe_sha256"] == sha256 and run.state == "finished":
+            held = [member["name"] for member in (run.result() or {}).get("members", [])]
+            if held == members:
+                return run
+    return None
 
 
 def ensemble_sha256(recipe: EnsembleRecipe, cells: Mapping[str, Cell]) -> str:

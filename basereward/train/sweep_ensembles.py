@@ -12,8 +12,7 @@ from basereward.errors import RunError
 from basereward.recipe import Experiment
 from basereward.recipe.schema import EnsembleRecipe
 from basereward.train.child import run_child
-from basereward.train.results import ensemble_sha256, told
-from basereward.train.runs import finished_with
+from basereward.train.results import ensemble_sha256, finished_ensemble, members_of, told
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def _make(
         error = f"its members {', '.join(missing)} failed; run the sweep again when they are mended"
         return told(name, None, "failed", {}) | {"error": error}
     sha256 = ensemble_sha256(recipe, {cell.name: cell for cell in experiment.cells})
-    done = finished_with(sha256, kind="ensemble")
+    done = finished_ensemble(sha256, members_of(recipe, runs))
     if done is not None:
         return told(name, done.run_id, "skipped", done.result() or {})
     members = replace(recipe, members=[runs[m] for m in recipe.members], text=[runs[m] for m in recipe.text])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from tests.support import SMALL
 
 ROOT = Path(__file__).parents[2]
 TOGETHER = """\
-# Two models of all rows and one of text alone, together in three ways.
+# Two models of all rows and one of text alone, for which every picture is too long, together in three ways.
 include: basereward
 data:
   sources: {digits: {size: 24, copies: 1, val_size: 12, test_size: 12}}
@@ -26,7 +28,9 @@ grid:
   recipe:
     one: {}
     two: {seeds: {init: 1}}
-    text: {data: {sources: {digits: null}}, seeds: {init: 2}}
+    text:
+      data: {sources: {digits: null}, encoding: {min_pixels: 200000, max_pixels: 300000, max_tokens: 120}}
+      seeds: {init: 2}
 ensembles:
   average: {members: ["*one", "*two"]}
   careful: {how: pessimistic, k: 0.5, members: ["*one", "*two"]}
@@ -124,6 +128,26 @@ def test_the_next_sweep_makes_nothing(experiment: Experiment, swept: dict[str, A
     assert named >= {"average", "careful", "routed"}
 
 
+@pytest.fixture
+def together(folder: Path) -> Callable[..., Experiment]:
+    """The experiment with more said on the command line."""
+    few = [override for override in (*SMALL, *FEW) if "digits." not in override]
+    return lambda *more: load_experiment(str(folder / "together.yaml"), overrides=[*few, *more])
+
+
+def test_a_test_that_a_member_cannot_take_fails(swept: dict[str, Any], together: Callable[..., Experiment]) -> None:
+    """A model of text on pictures: it is named, the rows are listed, and nothing counts as measured."""
+    told = sweep(
+        together("ensembles={unfit: {members: ['*one', '*text']}, average: null, careful: null, routed: null}")
+    )
+    (unfit,) = told["ensembles"]
+    assert (unfit["status"], unfit["metrics"]) == ("failed", {})
+    assert "every row of digits is lost" in unfit["error"]
+    assert f"(member {swept['recipe=text'].run_id})" in unfit["error"]
+    run = next(run for run in list_runs(kind="ensemble") if run.name == "unfit")
+    assert (run.state, len(run.lost.read_text().splitlines())) == ("failed", 12)
+
+
 def test_a_member_that_failed_is_named_and_the_rest_is_made(folder: Path) -> None:
     """Nothing is averaged without it."""
     changes = [override for override in (*SMALL, *FEW) if "digits." not in override]
@@ -138,3 +162,32 @@ def test_a_member_that_failed_is_named_and_the_rest_is_made(folder: Path) -> Non
     }
     assert "lr=wild" in by_name["all"]["error"]
     assert find(by_name["calm"]["run_id"]).state == "finished"
+
+
+def test_ensembles_of_a_run_that_is_gone_are_made_anew(
+    swept: dict[str, Any], together: Callable[..., Experiment]
+) -> None:
+    """A soup too: of the run that took its place. The report has none of those before; the next sweep makes nothing."""
+    experiment = together("ensembles={mixed: {how: soup, members: ['*one', '*two']}, careful: null, routed: null}")
+    before = {each["name"]: each["run_id"] for each in sweep(experiment)["ensembles"]}
+    assert before["average"] == swept["average"].run_id
+    shutil.rmtree(swept["recipe=one"].path)
+    assert [each.name for each in results(experiment) if each.run is None] == ["recipe=one", "average", "mixed"]
+    told = sweep(experiment)
+    runs = {each["name"]: each["run_id"] for each in (*told["cells"], *told["ensembles"])}
+    assert {each["name"]: each["status"] for each in (*told["cells"], *told["ensembles"])} == {
+        "recipe=one": "finished",
+        "recipe=two": "skipped",
+        "recipe=text": "skipped",
+        "average": "finished",
+        "mixed": "finished",
+    }
+    for name in before:
+        assert runs[name] != before[name]
+        held = [each["name"] for each in (find(runs[name]).result() or {})["members"]]
+        assert held == [runs["recipe=one"], runs["recipe=two"]]
+        assert len(load(runs[name]).score("Which is larger, 4 or 7?", ["7", "4"])) == 2
+    again = sweep(experiment)["ensembles"]
+    assert {each["name"]: (each["status"], each["run_id"]) for each in again} == {
+        name: ("skipped", runs[name]) for name in before
+    }
