@@ -12,6 +12,7 @@ from basereward.errors import RunError
 from basereward.recipe import Experiment
 from basereward.recipe.schema import EnsembleRecipe
 from basereward.train.child import run_child
+from basereward.train.claim import claim
 from basereward.train.results import ensemble_sha256, finished_ensemble, members_of, told
 
 logger = logging.getLogger(__name__)
@@ -43,16 +44,17 @@ def _make(
         error = f"its members {', '.join(missing)} failed; run the sweep again when they are mended"
         return told(name, None, "failed", {}) | {"error": error}
     sha256 = ensemble_sha256(recipe, {cell.name: cell for cell in experiment.cells})
-    done = finished_ensemble(sha256, members_of(recipe, runs))
-    if done is not None:
-        return told(name, done.run_id, "skipped", done.result() or {})
     members = replace(recipe, members=[runs[m] for m in recipe.members], text=[runs[m] for m in recipe.text])
     tracking = experiment.cells[0].recipe.tracking
     place = {"uri": tracking.uri, "experiment": tracking.experiment or experiment.name}
     asked = {"recipe": asdict(members), "name": name, "sha256": sha256, "tracking": place}
-    try:
-        result = run_child("basereward.train.ensemble_cell", json.dumps(asked), parent=sweep_id)
-    except RunError as error:
-        logger.error("ensemble %s failed: %s", name, error)
-        return told(name, None, "failed", {}) | {"error": str(error)}
+    with claim(sha256, wait=True):  # a sweep beside this one may be making it
+        done = finished_ensemble(sha256, members_of(recipe, runs))
+        if done is not None:
+            return told(name, done.run_id, "skipped", done.result() or {})
+        try:
+            result = run_child("basereward.train.ensemble_cell", json.dumps(asked), parent=sweep_id)
+        except RunError as error:
+            logger.error("ensemble %s failed: %s", name, error)
+            return told(name, None, "failed", {}) | {"error": str(error)}
     return told(name, result["run_id"], "finished", result)
