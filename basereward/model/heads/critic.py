@@ -45,7 +45,7 @@ class Critic(MLP):
         prompt_file: a text file with the request, in its place.
 
     Raises:
-        ValueError: there is no such prompt, or its fields are others.
+        ValueError: there is no such prompt, its fields are others, or several samples would be the same.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class Critic(MLP):
         prompt_file: str | None = None,
     ) -> None:
         super().__init__(hidden_size, layers=layers, activation=activation, width=width, dropout=dropout)
+        if samples > 1 and not temperature:
+            raise ValueError(f"samples={samples} at temperature 0 would be the same critique so many times")
         self.language_weight = language_weight
         self.ranks = critiques != "own"
         self.ranks_own = critiques != "given"

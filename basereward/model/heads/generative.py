@@ -57,7 +57,8 @@ class Generative(nn.Module):
         pattern: a regular expression with one group, which finds the verdict in a text of another form.
 
     Raises:
-        ValueError: there is no such prompt, its fields are others, or `pattern` has not one group.
+        ValueError: there is no such prompt, its fields are others, `pattern` has not one group, or several votes would
+            be the same.
     """
 
     language_weight = 1.0
@@ -80,6 +81,11 @@ class Generative(nn.Module):
         pattern: str | None = None,
     ) -> None:
         super().__init__()
+        if votes > 1 and not (thinking and temperature):
+            raise ValueError(
+                f"votes={votes} of the same text would be the same vote: they need thinking: true and a temperature "
+                "above 0"
+            )
         self.thinking = thinking
         self.writing = Writing(max_tokens=max_tokens, temperature=temperature, top_p=top_p, samples=votes)
         self.pattern = None if pattern is None else compiled_pattern(pattern)
