@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from basereward.train.ensemble_weights import WEIGHTED, find_rule, validation_sc
 from basereward.train.locate import locate
 from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, write_scores
-from basereward.train.tracking import Tracker
+from basereward.train.tracking import Tracker, lost_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -213,10 +212,7 @@ def _record(
         if result["accuracy"] is not None:
             tracker.metrics({"val/pair_accuracy": result["accuracy"]}, step=0)
         tracker.metrics(result.get("metrics", {}), step=0)
-        lost: Counter[str] = Counter()
-        for reasons in result.get("skipped", {}).values():
-            lost.update(reasons)
-        tracker.metrics({f"data/skipped/{reason}": float(number) for reason, number in lost.items()}, step=0)
+        tracker.metrics(lost_metrics(result.get("skipped", {})), step=0)
         if run.lost.exists():
             tracker.artifact(run.lost)
         for file in sorted(run.scores.glob("*.jsonl")):

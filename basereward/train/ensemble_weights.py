@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +17,7 @@ from basereward.model.saving import read_card
 from basereward.recipe.schema import EnsembleRecipe
 from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, read_scores
+from basereward.train.tested import numbered
 
 WEIGHTED = ("accuracy", "confidence", "learned")
 
@@ -42,7 +42,8 @@ def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[S
                     "from; give the run that trained it, or take how=mean"
                 )
             return []
-        found.append(_by_key(read_scores(file)))
+        same = numbered(read_scores(file), lambda group: (group.source, group.id))
+        found.append({(*head, number): group for head, number, group in same})
         _check_finite(member, file, found[-1])
     for member, groups in zip(members[1:], found[1:], strict=True):
         fault = _difference(found[0], groups)
@@ -54,16 +55,6 @@ def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[S
         if fault:
             return []
     return [[groups[key] for key in found[0]] for groups in found]
-
-
-def _by_key(groups: Iterable[ScoredGroup]) -> dict[Key, ScoredGroup]:
-    """Every group: a source may give one id to several, which are told apart by their order."""
-    met: Counter[tuple[str, str]] = Counter()
-    found = {}
-    for group in groups:
-        found[group.source, group.id, met[group.source, group.id]] = group
-        met[group.source, group.id] += 1
-    return found
 
 
 def _check_finite(member: Member, file: Path, groups: Mapping[Key, ScoredGroup]) -> None:

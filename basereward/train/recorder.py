@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import resource
 import sys
-from collections import Counter
 from typing import Any, Literal
 
 import torch
@@ -20,7 +19,7 @@ from basereward.train.checkpoint import Checkpoints
 from basereward.train.module import RewardModule
 from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, read_scores, write_scores
-from basereward.train.tracking import Tracker
+from basereward.train.tracking import Tracker, lost_metrics
 from basereward.train.waiting import NAME, STEP
 
 
@@ -105,12 +104,7 @@ class Recorder(Callback):
         if len(data.lost) == self._recorded:
             return
         self._recorded = len(data.lost)
-        totals: Counter[str] = Counter()
-        for reasons in data.skipped.values():
-            totals.update(reasons)
-        self.metrics(
-            {f"data/skipped/{reason}": float(number) for reason, number in totals.items()}, step=trainer.global_step
-        )
+        self.metrics(lost_metrics(data.skipped), step=trainer.global_step)
         if self.tracker is not None and self.run.lost.exists():
             self.tracker.artifact(self.run.lost)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from basereward.train.scores import ScoredGroup
 
+Head = TypeVar("Head", bound=Hashable)
 Key: TypeAlias = tuple[str, str, tuple[tuple[int, int, bool], ...], int]
 """Source, id and preferences of a group, and how many came before that are alike in these: ids may come twice."""
 Tested: TypeAlias = Mapping[Key, ScoredGroup]
@@ -36,14 +37,20 @@ class Shared:
 
 def by_key(groups: Iterable[ScoredGroup]) -> dict[Key, ScoredGroup]:
     """Groups that have a pair that is no tie."""
-    seen: Counter[tuple[str, str, tuple[tuple[int, int, bool], ...]]] = Counter()
-    found: dict[Key, ScoredGroup] = {}
+    told = (group for group in groups if group.margins)
+    same = numbered(told, lambda group: (group.source, group.id, tuple(group.preferences)))
+    return {(*head, number): group for head, number, group in same}
+
+
+def numbered(
+    groups: Iterable[ScoredGroup], head: Callable[[ScoredGroup], Head]
+) -> Iterator[tuple[Head, int, ScoredGroup]]:
+    """Every group with its head and how many came before with the same one: a source may give one id to several."""
+    seen: Counter[Head] = Counter()
     for group in groups:
-        if group.margins:
-            head = (group.source, group.id, tuple(group.preferences))
-            found[*head, seen[head]] = group
-            seen[head] += 1
-    return found
+        key = head(group)
+        yield key, seen[key], group
+        seen[key] += 1
 
 
 def shared(recipes: Mapping[str, Collection[Tested]]) -> Shared:

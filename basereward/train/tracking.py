@@ -10,6 +10,7 @@ import io
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -215,6 +216,18 @@ class Tracker:
                 self._told = True
             else:
                 self._unwritten.clear()
+
+
+def lost_metrics(skipped: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+    """The metrics that tell of lost rows, from their counts by source and reason.
+
+    >>> lost_metrics({"a": {"too_long": 2}, "b": {"too_long": 1, "no_prompt": 1}})
+    {'data/skipped/too_long': 3.0, 'data/skipped/no_prompt': 1.0}
+    """
+    totals: Counter[str] = Counter()
+    for reasons in skipped.values():
+        totals.update(reasons)
+    return {f"data/skipped/{reason}": float(number) for reason, number in totals.items()}
 
 
 def now_ms() -> int:
