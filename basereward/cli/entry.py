@@ -14,8 +14,8 @@ from typing import Any
 from basereward.cli.arguments import parse
 from basereward.cli.commands import COMMANDS, MISTAKE
 from basereward.errors import BaseRewardError, explain
+from basereward.io.files import disk_faults
 from basereward.train.console import log_to_stderr
-from basereward.train.files import disk_faults
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
 TELL_PROGRESS = ("train", "sweep")

@@ -19,6 +19,7 @@ from basereward.errors import DataError, ModelError
 from basereward.evaluate.annotation_rows import Pair, digest, pair_row, reasoning
 from basereward.evaluate.answers import Answers
 from basereward.evaluate.judge import compared
+from basereward.io.files import write_atomic
 from basereward.model.generation import Writing
 from basereward.model.speech.engine import Engine
 from basereward.model.speech.open_engine import open_engine
@@ -26,7 +27,6 @@ from basereward.model.speech.prompts import PAIRWISE, Prompt, load_prompt
 from basereward.model.speech.verdicts import compiled_pattern, parse_verdict
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
-from basereward.train.files import write_atomic
 
 
 def annotate(

@@ -11,7 +11,7 @@ from typing import Any
 
 from basereward.data.group import Group, Image
 from basereward.data.images import open_image
-from basereward.train.files import write_atomic
+from basereward.io.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from basereward.errors import DataError, SilentError
+from basereward.io.files import write_atomic
 from basereward.model.generation import Writing
 from basereward.model.speech.engine import Engine, Failed, Request
-from basereward.train.files import write_atomic
 
 logger = logging.getLogger(__name__)
 TELL_EVERY_S = 10.0

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from basereward.train.files import write_atomic
+from basereward.io.files import write_atomic
 
 WIDTH = 4.6  # inches: on a phone the letters stay as large as those of the page
 LETTERS = 23  # of a name

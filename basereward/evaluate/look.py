@@ -12,9 +12,9 @@ from basereward.data.sources import Source
 from basereward.errors import DataError
 from basereward.evaluate.collect import Score, collect
 from basereward.evaluate.page import page
+from basereward.io.files import write_atomic
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
-from basereward.train.files import write_atomic
 
 ROWS = 200
 

@@ -19,7 +19,7 @@ from basereward.evaluate.numbers import Labels, Row, as_csv, labels, numbers, pe
 from basereward.evaluate.page import page
 from basereward.evaluate.published import PublishedValue, every_value
 from basereward.evaluate.recording import record
-from basereward.train.files import write_atomic
+from basereward.io.files import write_atomic
 from basereward.train.runs import find
 
 OUT = "benchmarks.html"

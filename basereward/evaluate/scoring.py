@@ -19,7 +19,7 @@ from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost
 from basereward.errors import DataError
 from basereward.evaluate.items import Item, Outcome
-from basereward.train.files import write_atomic
+from basereward.io.files import write_atomic
 
 if TYPE_CHECKING:
     from basereward.data.encoding import EncodedGroup

@@ -16,7 +16,7 @@ from basereward.evaluate.judging import BASELINES, baseline
 from basereward.evaluate.measures import Variant
 from basereward.evaluate.scoring import Bundle
 from basereward.evaluate.thumbnails import data_uri
-from basereward.train.files import write_atomic
+from basereward.io.files import write_atomic
 
 TOSSES, SEEDS = 20_000, 100  # of a coin in all, and at most so many of an item: the baseline is not one lucky toss
 PICTURES, SIDE = 24, 384  # of the items that are worst

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from basereward.data.cache import cache_folder
+from basereward.io.cache import cache_folder
 from basereward.model.backbone import quiet_transformers
 from basereward.recipe import make
 from basereward.recipe.schema import BackboneRecipe

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from basereward.data.cache import cache_folder
 from basereward.data.encoding import Encoder
 from basereward.data.feature_store import FeatureStore
 from basereward.data.features import Features
 from basereward.data.tiles import to_tiles
 from basereward.data.tree import TreeBatch
 from basereward.errors import ModelError
+from basereward.io.cache import cache_folder
 from basereward.model.machine import machine
 from basereward.model.parts import part_of
 

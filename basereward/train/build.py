@@ -14,12 +14,12 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
-from basereward.data.cache import cache_folder
 from basereward.data.curation.curate import Curation
 from basereward.data.encoding import Encoder
 from basereward.data.group import Group
 from basereward.data.module import PreferenceData
 from basereward.data.streamed_module import StreamedData
+from basereward.io.cache import cache_folder
 from basereward.model.checkpoint import backbone_path
 from basereward.model.compiled import compile_layers
 from basereward.model.kernels import check_liger

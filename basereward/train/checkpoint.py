@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from basereward.errors import CheckpointError
+from basereward.io.files import free_space, write_atomic
 from basereward.train.delivery import describe
-from basereward.train.files import free_space, write_atomic
 from basereward.train.module import RewardModule
 from basereward.train.scores import spread, write_scores
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from basereward.errors import BaseRewardError, RunError, explain
+from basereward.io.files import write_atomic
 from basereward.train.console import log_to_stderr
-from basereward.train.files import write_atomic
 
 EXIT_INTERRUPTED = 130
 LOOK_S = 0.05  # between looks for an answer

@@ -10,11 +10,11 @@ from pytorch_lightning import Trainer
 
 from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, RunError
+from basereward.io.files import disk_faults
 from basereward.model.scorer import load_scorer
 from basereward.recipe import recipe_from_yaml, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
 from basereward.train.build import build
-from basereward.train.files import disk_faults
 from basereward.train.module import RewardModule
 from basereward.train.params import flatten
 from basereward.train.recorder import Recorder

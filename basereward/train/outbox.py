@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from basereward.train.files import write_atomic
+from basereward.io.files import write_atomic
 
 log = logging.getLogger(__name__)
 

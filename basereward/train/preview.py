@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from basereward.data.cache import cache_folder
 from basereward.data.group import SPLITS
 from basereward.data.module import PreferenceData
 from basereward.data.plan import Plan
 from basereward.data.screening import summary
 from basereward.data.tree import PADDING
 from basereward.errors import DataError
+from basereward.io.cache import cache_folder
 from basereward.model.checkpoint import backbone_path
 from basereward.model.scorer import recipe_encoder
 from basereward.recipe.schema import Recipe

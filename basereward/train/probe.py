@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from basereward.data.cache import cache_folder
 from basereward.data.content import encoded_content
 from basereward.data.group import SPLITS, Preference, Split
 from basereward.data.module import PreferenceData
@@ -24,6 +23,7 @@ from basereward.data.plan import Place, Plan
 from basereward.data.pooled import PooledDataset, PooledGroup
 from basereward.data.pooled_store import PooledStates, PooledStore
 from basereward.data.tree import TreeBatch
+from basereward.io.cache import cache_folder
 from basereward.model.machine import machine
 from basereward.model.reward import RewardModel
 from basereward.recipe.schema import Recipe

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from basereward.errors import RunError, nearest
-from basereward.train.files import write_atomic
+from basereward.io.files import write_atomic
 from basereward.train.outbox import Outbox
 from basereward.train.process import fate, identify
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError
+from basereward.io.files import write_atomic
 from basereward.model.ensemble import Ensemble, is_ensemble, load_ensemble
 from basereward.model.scorer import Scorer, load_scorer
-from basereward.train.files import write_atomic
 from basereward.train.locate import locate
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from basereward.data.tree import TreeBatch
-from basereward.train.files import write_atomic
+from basereward.io.files import write_atomic
 
 
 @dataclass(frozen=True, slots=True)

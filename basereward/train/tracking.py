@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from basereward.errors import RunError
+from basereward.io.files import write_atomic
 from basereward.recipe.schema import Recipe
 from basereward.train.delivery import Refused, describe
-from basereward.train.files import write_atomic
 from basereward.train.mlflow_store import RUN_TAG, courier, load_mlflow, masked, tracking_uri
 from basereward.train.outbox import Outbox, Record
 from basereward.train.params import clean_name, flatten

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from basereward.data.cache import cache_folder
+from basereward.io.cache import cache_folder
 from basereward.model.backbone import Backbone
 from basereward.recipe import load_recipe
 from basereward.train.api import load, train

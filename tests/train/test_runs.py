@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from basereward.errors import ModelError, RunError
-from basereward.train.files import write_atomic
+from basereward.io.files import write_atomic
 from basereward.train.locate import locate
 from basereward.train.process import fate, identify
 from basereward.train.runs import RunFolder, find, finished_with, list_runs, unfinished_with

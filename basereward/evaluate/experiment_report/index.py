@@ -11,9 +11,9 @@ from basereward.evaluate.experiment_report.make import Made, make_page
 from basereward.evaluate.experiment_report.parts import NONE, cell, note, percent, row
 from basereward.evaluate.markup import Markup, join, table, tag
 from basereward.evaluate.page import written
+from basereward.io.files import write_atomic
 from basereward.recipe import Entry, names
 from basereward.recipe.table import count
-from basereward.train.files import write_atomic
 
 INDEX = "index.html"
 HEAD = ("experiment", "finished", "best recipe", "pair accuracy, %", "95 % interval")

@@ -23,10 +23,10 @@ from basereward.evaluate.page import written
 from basereward.evaluate.published import every_value
 from basereward.evaluate.published_table import tables_of
 from basereward.evaluate.recording import record
+from basereward.io.files import write_atomic
 from basereward.recipe import Experiment, load_experiment, recipe_sha256
 from basereward.recipe.table import count
 from basereward.train.compare_cells import Compared, compare_cells
-from basereward.train.files import write_atomic
 from basereward.train.runs import RunFolder, list_runs
 
 

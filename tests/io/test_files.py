@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from basereward.errors import RunError
-from basereward.train.files import disk_faults, write_atomic
+from basereward.io.files import disk_faults, write_atomic
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

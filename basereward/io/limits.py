@@ -1,0 +1,149 @@
+"""Reads of files from outside, each with a limit: a wrong or hostile file ends in an error and not in a full machine."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from basereward.errors import BaseRewardError, DataError
+
+MIB = 2**20
+JSON_DEPTH = 100
+"""Levels of nesting that `parse_json` accepts. The parser of Python's standard library gives up near 1,000."""
+
+
+def check_regular_file(path: Path | str, *, error: type[BaseRewardError] = DataError) -> int:
+    """The size of a regular file in bytes. A FIFO, a device or a socket may never end, so it is refused unread.
+
+    Args:
+        path: a file from outside; symbolic links are followed.
+        error: the type of error to raise.
+
+    Raises:
+        BaseRewardError: of type `error`; the file does not exist, or is a folder, a FIFO, a device or a socket.
+
+    >>> check_regular_file("/dev/zero")
+    Traceback (most recent call last):
+        ...
+    basereward.errors.DataError: '/dev/zero' is a character device; give a regular file
+    """
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError) as cause:
+        raise error(f"'{path}' cannot be read: {getattr(cause, 'strerror', None) or cause}") from cause
+    if not stat.S_ISREG(status.st_mode):
+        raise error(f"'{path}' is {_kind(status.st_mode)}; give a regular file")
+    return status.st_size
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFCHR: "a character device",
+        stat.S_IFBLK: "a block device",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no regular file")
+
+
+def read_bytes(path: Path | str, *, limit: int, error: type[BaseRewardError] = DataError) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Args:
+        path: a file from outside.
+        limit: in bytes. One byte more is asked for, so a file that grows while it is read is refused too.
+        error: the type of error to raise.
+
+    Raises:
+        BaseRewardError: of type `error`; the file cannot be read, is no regular file, or is larger than `limit`.
+    """
+    size = check_regular_file(path, error=error)
+    if size <= limit:
+        try:
+            with Path(path).open("rb") as file:
+                content = file.read(limit + 1)
+        except OSError as cause:
+            raise error(f"'{path}' cannot be read: {cause.strerror}") from cause
+        size = len(content)
+    if size > limit:
+        raise error(f"'{path}' has {size:,} bytes; at most {limit:,} are read")
+    return content
+
+
+def read_text(path: Path | str, *, limit: int = 16 * MIB, error: type[BaseRewardError] = DataError) -> str:
+    """The content of a regular UTF-8 file of at most `limit` bytes; see `read_bytes`.
+
+    Raises:
+        BaseRewardError: of type `error`; as `read_bytes`, or the file is not UTF-8.
+    """
+    try:
+        return read_bytes(path, limit=limit, error=error).decode("utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise error(f"'{path}' is not UTF-8: {cause}") from cause
+
+
+def read_json(path: Path | str, *, limit: int = 16 * MIB, error: type[BaseRewardError] = DataError) -> Any:
+    """The value of a JSON file of at most `limit` bytes; see `read_bytes` and `parse_json`."""
+    return parse_json(read_text(path, limit=limit, error=error), where=f"'{path}'", error=error)
+
+
+def read_json_object(
+    path: Path | str, *, limit: int = 16 * MIB, error: type[BaseRewardError] = DataError
+) -> dict[str, Any]:
+    """The object of a JSON file of at most `limit` bytes; any other JSON value is an error."""
+    value = read_json(path, limit=limit, error=error)
+    if not isinstance(value, dict):
+        raise error(f"'{path}' holds a JSON {_json_kind(value)}; a JSON object is needed")
+    return value
+
+
+def parse_json(text: str, *, where: str, error: type[BaseRewardError] = DataError) -> Any:
+    """The value of a JSON text with at most `JSON_DEPTH` levels.
+
+    Args:
+        text: from outside.
+        where: what the text is, for the message.
+        error: the type of error to raise.
+
+    Raises:
+        BaseRewardError: of type `error`; the text is not JSON, or nested deeper.
+
+    >>> parse_json("[" * 200 + "]" * 200, where="the row")
+    Traceback (most recent call last):
+        ...
+    basereward.errors.DataError: the row is JSON nested deeper than 100 levels
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise error(f"{where} is JSON nested deeper than {JSON_DEPTH} levels") from None
+    except ValueError as cause:
+        raise error(f"{where} is not JSON: {cause}") from cause
+    if _deeper(value, JSON_DEPTH):
+        raise error(f"{where} is JSON nested deeper than {JSON_DEPTH} levels")
+    return value
+
+
+def _deeper(value: Any, limit: int) -> bool:
+    """Whether a value is nested deeper than `limit`. Level by level, since recursion is what the limit is against."""
+    level = [value]
+    for _ in range(limit + 1):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                below.extend(each.values())
+            elif isinstance(each, list):
+                below.extend(each)
+        if not below:
+            return False
+        level = below
+    return True
+
+
+def _json_kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {list: "array", str: "string", bool: "boolean"}.get(type(value), "number")
