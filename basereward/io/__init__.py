@@ -1,1 +1,1 @@
-"""Files: atomic writes, bounded reads, checks of outputs, hashes. The bottom of the project; it imports only `errors`."""
+"""Files: atomic writes, bounded reads, checks of outputs, hashes. The project's bottom; it imports only `errors`."""

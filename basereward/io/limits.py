@@ -1,4 +1,4 @@
-"""Reads of files from outside, each with a limit: a wrong or hostile file ends in an error and not in a full machine."""
+"""Reads of files from outside, each with a limit: a wrong or hostile file ends in an error, not in a full machine."""
 
 from __future__ import annotations
 
