@@ -54,6 +54,7 @@ check: $(READY) ## style, types, arrows and doors, stripped notebooks, spelling
 	$(BIN)/lint-imports
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(NOTEBOOKS))
 	$(BIN)/codespell
+	.ci/check-files
 
 test: $(READY) ## the tests; ARGS="tests/recipe -x" for some of them
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)

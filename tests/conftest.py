@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 # Before any library reads them.
@@ -13,6 +15,32 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+BEFORE = pytest.StashKey[set[str]]()
+CACHES = {".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".coverage"}
+
+
+def _foreign_files() -> set[str]:
+    """Files in the working tree that git does not track, ignored ones included; caches of tools aside."""
+    command = ["git", "status", "--porcelain", "--ignored=matching", "--untracked-files=all", "-z"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    entries = [entry[3:] for entry in done.stdout.split("\0") if entry[:2] in ("??", "!!")]
+    return {entry for entry in entries if not CACHES.intersection(Path(entry).parts)}
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Notes what lies in the working tree. Only the controlling process of several does."""
+    if not hasattr(session.config, "workerinput"):
+        session.config.stash[BEFORE] = _foreign_files()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a run whose tests have left files in the working tree: they belong into temporary folders."""
+    if hasattr(session.config, "workerinput"):
+        return
+    left = sorted(_foreign_files() - session.config.stash[BEFORE])
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        sys.stderr.write(f"\nThe tests have left in the working tree: {', '.join(left)}\n")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
