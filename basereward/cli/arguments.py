@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from basereward.cli.checks import DTYPES, LISTED, ORDERS, UsageError, check_values
@@ -14,6 +14,7 @@ from basereward.recipe.schema import WAYS
 from basereward.train.gpus import GPUS, UTILISATION
 
 OPTIONS = (
+    "trust",
     "profile",
     "resume",
     "model",
@@ -68,42 +69,47 @@ def build_parser() -> Parser:
     for name, (_, _, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-        if name in ("check", "data", "audit", "train", "sweep"):
-            _add_recipe(command, name)
-        if name == "score":
-            _add_score(command)
-        if name == "eval":
-            _add_eval(command)
-        if name == "ensemble":
-            _add_ensemble(command)
-        if name == "annotate":
-            _add_annotate(command)
-        if name == "report":
-            _add_report(command)
-        if name == "look":
-            command.add_argument("source", metavar="SOURCE", help="a name in experiments/sources/, or a .jsonl file")
-            command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in path=pairs.jsonl")
-            command.add_argument("--model", metavar="MODEL", help="show its scores: a run id, runs:/..., or a folder")
-            command.add_argument("--rows", metavar="N", type=int, default=200, help="rows to show, evenly spread (200)")
-            command.add_argument("--split", metavar="PART", help=f"one part only: {', '.join(SPLITS)}")
-            command.add_argument("--out", metavar="FILE", help="where the page goes")
-        if name == "ls":
-            command.add_argument("kind", metavar="KIND", help=", ".join(LISTED))
+        if name != "ls":
+            command.add_argument(
+                "--trust", action="store_true", help="run classes and checkpoint code from outside of this package"
+            )
+        if name in ADDERS:
+            ADDERS[name](command)
     return parser
 
 
-def _add_recipe(command: argparse.ArgumentParser, name: str) -> None:
+def _add_look(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", metavar="SOURCE", help="a name in experiments/sources/, or a .jsonl file")
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in path=pairs.jsonl")
+    command.add_argument("--model", metavar="MODEL", help="show its scores: a run id, runs:/..., or a folder")
+    command.add_argument("--rows", metavar="N", type=int, default=200, help="rows to show, evenly spread (200)")
+    command.add_argument("--split", metavar="PART", help=f"one part only: {', '.join(SPLITS)}")
+    command.add_argument("--out", metavar="FILE", help="where the page goes")
+
+
+def _add_ls(command: argparse.ArgumentParser) -> None:
+    command.add_argument("kind", metavar="KIND", help=", ".join(LISTED))
+
+
+def _add_check(command: argparse.ArgumentParser) -> None:
+    _add_recipe(command)
+    _add_cost(command)
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    _add_recipe(command)
+    command.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
+
+
+def _add_audit(command: argparse.ArgumentParser) -> None:
+    _add_recipe(command)
+    command.add_argument("--model", metavar="MODEL", help="count where it disagrees: a run id, runs:/..., or a folder")
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("experiment", metavar="EXPERIMENT", help="a name in experiments/, or a YAML file")
     command.add_argument("--profile", default="tiny", help="a name in experiments/profiles/, or a YAML file (tiny)")
     command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="a change, as in optimizer.lr=1e-4")
-    if name == "check":
-        _add_cost(command)
-    if name == "train":
-        command.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
-    if name == "audit":
-        command.add_argument(
-            "--model", metavar="MODEL", help="count where it disagrees: a run id, runs:/..., or a folder"
-        )
 
 
 def _add_report(command: argparse.ArgumentParser) -> None:
@@ -197,3 +203,20 @@ def _unexpected(word: str, arguments: argparse.Namespace) -> str:
         return f"unexpected argument '{word}'" + ("; a change is KEY=VALUE" if "overrides" in arguments else "")
     names = ["json", "help", *(name for name in OPTIONS if name in arguments)]
     return unknown("option", word.partition("=")[0], [f"--{name.replace('_', '-')}" for name in names])
+
+
+ADDERS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "check": _add_check,
+    "data": _add_recipe,
+    "audit": _add_audit,
+    "train": _add_train,
+    "sweep": _add_recipe,
+    "score": _add_score,
+    "eval": _add_eval,
+    "ensemble": _add_ensemble,
+    "annotate": _add_annotate,
+    "report": _add_report,
+    "look": _add_look,
+    "ls": _add_ls,
+}
+"""What each command takes besides the options of all."""

@@ -15,6 +15,7 @@ from basereward.cli.arguments import parse
 from basereward.cli.commands import COMMANDS, MISTAKE
 from basereward.errors import BaseRewardError, explain
 from basereward.io.files import disk_faults
+from basereward.recipe.trust import trusting
 from basereward.train.console import log_to_stderr
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
@@ -25,11 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 some cells failed, 2 a user's mistake, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     as_json = "--json" in argv
-    sys.path.append(os.getcwd())  # where a class that a recipe names by its dotted path is likely to be
     try:
         arguments = parse(argv)
+        trust = getattr(arguments, "trust", False)
+        if trust:  # a class that a recipe names by its dotted path is likely to be in the working folder
+            sys.path.append(os.getcwd())
         level = logging.INFO if arguments.command in TELL_PROGRESS else logging.WARNING
-        with stdout_to_stderr(), log_to_stderr(level), disk_faults():
+        with stdout_to_stderr(), log_to_stderr(level), disk_faults(), trusting(trust):
             result, status = COMMANDS[arguments.command].work(arguments)
         text = json.dumps(_strict(result)) if as_json else "\n".join(COMMANDS[arguments.command].text(result))
         print(text, flush=True)  # flushed here, where a closed pipe is still caught

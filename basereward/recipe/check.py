@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, get_args, get_origin
 
 from basereward.errors import unknown
+from basereward.recipe.files import shortened
 from basereward.recipe.hints import Misfit, fit, misfit
 from basereward.recipe.keys import hints, is_section, node_kind, required
 from basereward.recipe.merge import KeyPath, Layer
@@ -35,7 +36,7 @@ class Check:
 
     def _section(self, section: Any, values: Any, path: KeyPath) -> dict[str, Any]:
         if not isinstance(values, dict):
-            self._tell(path, f"expected a mapping of {', '.join(hints(section))}; {values!r} given")
+            self._tell(path, f"expected a mapping of {', '.join(hints(section))}; {shortened(values)} given")
             return {}
         known = hints(section)
         words = [*known, "include"] if path else [*known, "include", "grid"]

@@ -11,8 +11,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from basereward.errors import RecipeError, unknown
+from basereward.io.limits import check_regular_file, read_text
 
 SUFFIXES = (".yaml", ".yml")
+YAML_LIMIT = 4 * 2**20
+"""Bytes of a YAML file."""
+YAML_DEPTH = 50
+"""Levels of mappings and lists in a YAML file or an override."""
+YAML_VALUES = 10_000
+"""Keys, values and items in a YAML file or an override; also OmegaConf's limit."""
 
 
 def experiments_folder() -> Path:
@@ -53,14 +60,15 @@ def read_yaml(file: Path) -> dict[str, Any]:
     Raises:
         RecipeError: it cannot be read, is not YAML, or holds no mapping; the message names file and line.
     """
+    text = read_text(file, limit=YAML_LIMIT, error=RecipeError)
     try:
-        content = OmegaConf.to_container(OmegaConf.load(file))
+        content = _load(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RecipeError(f"{file}{line}: not valid YAML: {error.problem}") from error
-    except OmegaConfBaseException as error:
+    except (ValueError, OmegaConfBaseException) as error:
         raise RecipeError(f"{file}: {_first_line(error)}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
         raise RecipeError(f"{file}: cannot be read: {_first_line(error)}") from error
     return _mapping(content, origin=str(file))
 
@@ -68,10 +76,38 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def parse_yaml(text: str, *, origin: str) -> dict[str, Any]:
     """The mapping that a YAML text holds. Raises as `read_yaml`."""
     try:
-        content = OmegaConf.to_container(OmegaConf.create(text))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        content = _load(text)
+    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise RecipeError(f"{origin}: not valid YAML: {_first_line(error)}") from error
     return _mapping(content, origin=origin)
+
+
+def _load(text: str) -> Any:
+    """The content of a YAML text, interpolations unresolved.
+
+    Raises:
+        ValueError: it is nested too deeply.
+    """
+    _check_bounds(text)
+    return OmegaConf.to_container(OmegaConf.create(text))
+
+
+def _check_bounds(text: str) -> None:
+    """Checks size and nesting of a YAML text by its events, which come one after another.
+
+    To build the nested values is recursive, in C too: ten thousand brackets end the process with a segmentation fault.
+
+    Raises:
+        ValueError: it has more than `YAML_DEPTH` levels, or more than `YAML_VALUES` values.
+    """
+    depth = values = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > YAML_DEPTH:
+            raise ValueError(f"nested deeper than {YAML_DEPTH} levels")
+        values += isinstance(event, yaml.NodeEvent)
+        if values > YAML_VALUES:
+            raise ValueError(f"more than {YAML_VALUES:,} values")
 
 
 def parse_value(text: str) -> Any:
@@ -84,19 +120,21 @@ def parse_value(text: str) -> Any:
     (1e-05, ['vision', 'merger'], None)
     """
     try:
+        _check_bounds(text)
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"'{text}' is not valid YAML: {_first_line(error)}") from error
+        raise ValueError(f"'{shortened(text)}' is not valid YAML: {_first_line(error)}") from error
     assert isinstance(value, dict)
     if value["value"] is None and text.strip() not in ("", "null", "Null", "NULL", "~"):
-        raise ValueError(f"'{text}' is a comment in YAML; put it in quotes")
+        raise ValueError(f"'{shortened(text)}' is a comment in YAML; put it in quotes")
     return value["value"]
 
 
 def head_comment(file: Path) -> str:
     """A YAML file's summary: its first line, which is a comment, without the mark; empty when it is something else."""
+    check_regular_file(file, error=RecipeError)
     with file.open(encoding="utf-8", errors="replace") as lines:
-        first = lines.readline()
+        first = lines.readline(10_000)
     return first.lstrip("# ").rstrip() if first.startswith("#") else ""
 
 
@@ -119,4 +157,15 @@ def _text_keys(content: Any, *, origin: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).split("\n", maxsplit=1)[0]
+    return shortened(str(error).split("\n", maxsplit=1)[0], limit=300)
+
+
+def shortened(value: object, *, limit: int = 120) -> str:
+    """A value for a message, cut in the middle when its text is long.
+
+    >>> shortened("a" * 30, limit=20)
+    'aaaaaaaa....aaaaaaaa'
+    """
+    text = value if isinstance(value, str) else repr(value)
+    half = limit // 2 - 2
+    return text if len(text) <= limit else f"{text[:half]}....{text[-half:]}"

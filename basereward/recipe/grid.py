@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from basereward.recipe.files import YAML_DEPTH, shortened
 from basereward.recipe.keys import key_problem
 from basereward.recipe.merge import Layer, layer_at, merge
 
 SEEDS = "seeds"
 RECIPE = "recipe"  # an axis of whole pieces of recipes, for what several keys say together
 SEED_NAMES = ("data", "init", "dropout")
+CELLS_LIMIT = 2_000
+"""Cells of one sweep. Every cell is a complete recipe that is checked before anything runs."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,25 @@ def axes(layer: Layer) -> Iterator[Axis | GridError]:
     """The axes that a merged layer asks for: those below `grid`, and then a list of seeds."""
     grid = layer.values.get("grid") or {}
     if not isinstance(grid, dict):
-        yield GridError("grid", f"expected a mapping of keys to lists of values; {grid!r} given")
+        yield GridError("grid", f"expected a mapping of keys to lists of values; {shortened(grid)} given")
         return
     for key, values in grid.items():
         if values is not None:  # null takes an axis out that was included
             yield _axis(key, values)
     if isinstance(layer.values.get(SEEDS), list):
         yield _seed_axis(layer.values[SEEDS])
+
+
+def check_size(given: Sequence[Axis]) -> None:
+    """Checks the number of cells before any is made.
+
+    Raises:
+        GridError: there are more than `CELLS_LIMIT`.
+    """
+    cells = math.prod(len(axis.values) for axis in given)
+    if cells > CELLS_LIMIT:
+        sizes = " x ".join(f"{axis.key} ({len(axis.values):,})" for axis in given)
+        raise GridError("grid", f"{cells:,} cells: {sizes}; at most {CELLS_LIMIT:,} are allowed. Vary less at once")
 
 
 def points(given: Sequence[Axis], *, origin: str) -> list[Point]:
@@ -100,17 +117,19 @@ def _axis(key: str, values: Any) -> Axis | GridError:
     at = f"grid.{key}"
     if key == SEEDS:
         return GridError(at, "the seeds are an axis of their own: write `seeds: [0, 1, 2]` beside `grid`")
+    if key.count(".") >= YAML_DEPTH:
+        return GridError("grid", f"a key has at most {YAML_DEPTH} parts; '{shortened(key)}' given")
     problem = key_problem(tuple(key.split("."))) if key != RECIPE else None
     if problem is not None:
         return GridError(at, problem)
     if key == RECIPE and not (isinstance(values, dict) and all(isinstance(value, dict) for value in values.values())):
-        return GridError(at, f"expected a mapping of labels to pieces of recipes; {values!r} given")
+        return GridError(at, f"expected a mapping of labels to pieces of recipes; {shortened(values)} given")
     if not isinstance(values, list | dict) or not values:
-        return GridError(at, f"expected a list of values, or a mapping of labels to values; {values!r} given")
+        return GridError(at, f"expected a list of values, or a mapping of labels to values; {shortened(values)} given")
     if isinstance(values, dict):
         return Axis(key, values)
     labels = [label(value) for value in values]
-    twice = [text for text in dict.fromkeys(labels) if labels.count(text) > 1]
+    twice = [text for text, number in Counter(labels).items() if number > 1]
     if twice:
         return GridError(at, f"the same value stands twice: {', '.join(twice)}")
     return Axis(key, dict(zip(labels, values, strict=True)))
@@ -119,7 +138,7 @@ def _axis(key: str, values: Any) -> Axis | GridError:
 def _seed_axis(values: list[Any]) -> Axis | GridError:
     wrong = [value for value in values if not isinstance(value, int) or isinstance(value, bool)]
     if wrong or not values or len(set(values)) < len(values):
-        return GridError(SEEDS, f"expected different whole numbers, as in [0, 1, 2]; {values!r} given")
+        return GridError(SEEDS, f"expected different whole numbers, as in [0, 1, 2]; {shortened(values)} given")
     return Axis(SEEDS, {str(value): value for value in values})
 
 

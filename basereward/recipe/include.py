@@ -7,10 +7,12 @@ from typing import Any
 
 from basereward.errors import RecipeError
 from basereward.recipe.fault import EVERY_CELL, Fault
-from basereward.recipe.files import find_file, read_yaml
+from basereward.recipe.files import find_file, read_yaml, shortened
 from basereward.recipe.merge import KeyPath, Layer, merge
 
 COMMAND_LINE = "the command line"
+FILES_LIMIT = 1_000
+"""Files that one recipe may include. Files that include two others twice would be read without end."""
 
 
 class Reader:
@@ -20,6 +22,7 @@ class Reader:
         self.folder = folder
         self.faults: list[Fault] = []
         self.complete = True  # False once something that is included could not be read
+        self._files_read = 0
 
     def read(self, file: Path) -> Layer:
         """A file with everything that it includes."""
@@ -37,6 +40,9 @@ class Reader:
         if file.resolve() in chain:
             names = " -> ".join(step.stem for step in (*chain[chain.index(file.resolve()) :], file))
             raise RecipeError(f"the includes go in a circle: {names}")
+        self._files_read += 1
+        if self._files_read > FILES_LIMIT:
+            raise RecipeError(f"more than {FILES_LIMIT:,} files are included")
         return self._expand(read_yaml(file), origin=str(file), chain=(*chain, file.resolve()), path=path)
 
     def _expand(self, values: dict[str, Any], *, origin: str, chain: tuple[Path, ...], path: KeyPath) -> Layer:
@@ -69,5 +75,7 @@ class Reader:
         names = given if isinstance(given, list) else [given]
         if all(isinstance(name, str) for name in names):
             return names
-        self.tell(".".join((*path, "include")), f"expected a name or a list of names, {given!r} given ({origin})")
+        self.tell(
+            ".".join((*path, "include")), f"expected a name or a list of names, {shortened(given)} given ({origin})"
+        )
         return []

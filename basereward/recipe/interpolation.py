@@ -14,13 +14,20 @@ from basereward.recipe.keys import key_problem
 from basereward.recipe.merge import KeyPath, Layer, merge
 from basereward.recipe.schema import Recipe
 
-REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+REFERENCE = re.compile(r"\$\{([\w.-]+)\}")
+OPENING = re.compile(r"(?P<backslashes>\\*)\$\{")
+KEY = re.compile(r"[\w-][\w.-]*\}")
+RESOLVER = re.compile(r"\s*(?P<name>[\w.]+)\s*:")
+RESOLVED_LIMIT = 2**20
+"""Characters that the texts of a recipe may have once their references are resolved."""
 
 
 def interpolate(layer: Layer) -> tuple[Layer, list[tuple[str, str]]]:
     """The layer with every `${...}` resolved, and what could not be as (key, message).
 
-    A value may refer to any key of the recipe, defaults included, and to the environment as `${oc.env:HOME}`.
+    A value may refer to any key of the recipe, defaults included. OmegaConf's resolvers are refused: what
+    `${oc.env:NAME}` reads from the environment may be a secret, and a resolved recipe is stored with every run and
+    model. References that add up to more than `RESOLVED_LIMIT` characters are refused too.
     """
     places = [(path, text) for path, text in _texts(layer.values, ()) if "${" in text]
     if not places:
@@ -30,9 +37,13 @@ def interpolate(layer: Layer) -> tuple[Layer, list[tuple[str, str]]]:
     for path, text in places:
         try:
             OmegaConf.create({"value": text})
-        except OmegaConfBaseException as error:  # not the grammar of an interpolation; it would spoil the rest
+            _check_references(text)
+        except (OmegaConfBaseException, ValueError) as error:  # it would spoil the rest
             faults.append((path, _message(text, error, layer.origin(path))))
             _put(complete, path, None)
+    if _resolved_size(complete) > RESOLVED_LIMIT:
+        message = f"the references add up to more than {RESOLVED_LIMIT:,} characters; refer to smaller values"
+        return layer, [*_by_key(faults), (".".join(map(str, places[0][0])), message)]
     config = OmegaConf.create(complete)
     result = merge(Layer(), layer)  # a copy
     for path, text in places:
@@ -41,7 +52,64 @@ def interpolate(layer: Layer) -> tuple[Layer, list[tuple[str, str]]]:
         except OmegaConfBaseException as error:
             faults.append((path, _message(text, error, layer.origin(path))))
             _put(result.values, path, None)
-    return result, [(".".join(map(str, path)), message) for path, message in dict(faults).items()]
+    return result, _by_key(faults)
+
+
+def _by_key(faults: list[tuple[KeyPath, str]]) -> list[tuple[str, str]]:
+    return [(".".join(map(str, path)), message) for path, message in dict(faults).items()]
+
+
+def _check_references(text: str) -> None:
+    """Checks that every `${...}` of a text names a key.
+
+    Raises:
+        ValueError: one is a resolver, such as `${oc.env:NAME}`, or is built of others.
+    """
+    for found in OPENING.finditer(text):
+        if len(found["backslashes"]) % 2:
+            continue  # an odd number of backslashes makes it text
+        name = RESOLVER.match(text, found.end())
+        if name is not None:
+            raise ValueError(
+                f"a recipe reads nothing from outside, so '{name['name']}' is not available; the command line can give "
+                'the value, as in key="$NAME"'
+            )
+        if not KEY.match(text, found.end()):
+            raise ValueError("only a key can be referred to, as in ${optimizer.lr}")
+
+
+def _resolved_size(values: dict[str, Any]) -> int:
+    """Characters of all texts, and one for every other item, once each reference is resolved. None is resolved here.
+
+    A text that refers to one that refers to others doubles with every step, so that a short recipe would fill the
+    memory. References that go in a circle count once; to resolve them is an error of its own.
+    """
+    sizes: dict[str, int] = {}
+
+    def size_of(value: Any) -> int:
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        size = 1 + sum(size_of(item) for item in items)
+        if isinstance(value, str):
+            size += len(value) + sum(size_at(key) for key in REFERENCE.findall(value))
+        return min(size, RESOLVED_LIMIT + 1)
+
+    def size_at(key: str) -> int:
+        if key not in sizes:
+            sizes[key] = 0  # where a circle ends
+            sizes[key] = size_of(_value_at(values, key))
+        return sizes[key]
+
+    try:
+        return size_of(values)
+    except RecursionError:  # a chain of hundreds of references
+        return RESOLVED_LIMIT + 1
+
+
+def _value_at(values: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def escape(value: Any) -> Any:

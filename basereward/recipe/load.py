@@ -12,7 +12,7 @@ from basereward.recipe.check import Check
 from basereward.recipe.ensembles import ensembles
 from basereward.recipe.fault import EVERY_CELL, Fault, fold, told
 from basereward.recipe.files import experiments_folder
-from basereward.recipe.grid import Axis, GridError, Point, axes, is_seed, points
+from basereward.recipe.grid import Axis, GridError, Point, axes, check_size, is_seed, points
 from basereward.recipe.include import Reader
 from basereward.recipe.interpolation import interpolate
 from basereward.recipe.merge import Layer, merge
@@ -20,6 +20,7 @@ from basereward.recipe.ranges import range_problems
 from basereward.recipe.reading import GRID, Layers, read_layers
 from basereward.recipe.schema import EnsembleRecipe, Recipe
 from basereward.recipe.text import build_recipe, recipe_sha256
+from basereward.recipe.trust import REMEDY, is_trusted, trusting
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Experiment:
     ensembles: dict[str, EnsembleRecipe]
 
 
-def load_recipe(experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(
+    experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
+) -> Recipe:
     """The recipe of an experiment that varies nothing.
 
     Args:
@@ -55,11 +58,13 @@ def load_recipe(experiment: str, *, profile: str | None = "tiny", overrides: Ite
         profile: what it runs on: a name in `profiles` of that folder, a path to a YAML file, or None for an experiment
             that says it all.
         overrides: `key=value`, dotted keys, values read as YAML; they win over everything else.
+        trust: whether classes from outside of this package, and the Python files of a checkpoint, may run. `build` and
+            `load` ask for the same word.
 
     Raises:
         RecipeError: anything is wrong with it, all of which the message lists; or it has several cells.
     """
-    cells = load_cells(experiment, profile=profile, overrides=overrides)
+    cells = load_cells(experiment, profile=profile, overrides=overrides, trust=trust)
     if len(cells) > 1:
         names = ", ".join(cell.name for cell in cells[:3])
         raise RecipeError(
@@ -69,7 +74,9 @@ def load_recipe(experiment: str, *, profile: str | None = "tiny", overrides: Ite
     return cells[0].recipe
 
 
-def load_cells(experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = ()) -> list[Cell]:
+def load_cells(
+    experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
+) -> list[Cell]:
     """The cells of an experiment: every combination of its axes, or the one recipe that it is without them.
 
     Args: as of `load_recipe`.
@@ -77,7 +84,7 @@ def load_cells(experiment: str, *, profile: str | None = "tiny", overrides: Iter
     Raises:
         RecipeError: anything is wrong with any cell; `faults` holds all faults of all cells, the message lists them.
     """
-    cells, faults = find_faults(experiment, profile=profile, overrides=overrides)
+    cells, faults = find_faults(experiment, profile=profile, overrides=overrides, trust=trust)
     if faults:
         raise refusal(experiment, faults)
     return cells
@@ -90,14 +97,16 @@ def refusal(experiment: str, faults: Sequence[Fault]) -> RecipeError:
 
 
 def find_faults(
-    experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = ()
+    experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
 ) -> tuple[list[Cell], list[Fault]]:
     """The cells of an experiment and everything that is wrong with it, as `find_experiment`."""
-    found, faults = find_experiment(experiment, profile=profile, overrides=overrides)
+    found, faults = find_experiment(experiment, profile=profile, overrides=overrides, trust=trust)
     return found.cells, faults
 
 
-def load_experiment(experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = ()) -> Experiment:
+def load_experiment(
+    experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
+) -> Experiment:
     """An experiment: its cells, and the ensembles that are made of them.
 
     Args: as of `load_recipe`.
@@ -105,19 +114,26 @@ def load_experiment(experiment: str, *, profile: str | None = "tiny", overrides:
     Raises:
         RecipeError: anything is wrong with it; `faults` holds all faults of all cells, the message lists them.
     """
-    found, faults = find_experiment(experiment, profile=profile, overrides=overrides)
+    found, faults = find_experiment(experiment, profile=profile, overrides=overrides, trust=trust)
     if faults:
         raise refusal(experiment, faults)
     return found
 
 
 def find_experiment(
-    experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = ()
+    experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
 ) -> tuple[Experiment, list[Fault]]:
     """An experiment and everything that is wrong with it. No model is loaded and no class is made.
 
     Where there are faults, the recipes of the cells hold defaults in the place of what is wrong: use only their names.
     """
+    with trusting(trust):
+        return _find_experiment(experiment, profile=profile, overrides=overrides)
+
+
+def _find_experiment(
+    experiment: str, *, profile: str | None, overrides: Iterable[str]
+) -> tuple[Experiment, list[Fault]]:
     reader = Reader(experiments_folder())
     layers = read_layers(experiment, profile, overrides, reader)
     if layers is None:
@@ -127,6 +143,11 @@ def find_experiment(
         origin = layers.whole.origin(tuple(error.key.split(".", maxsplit=1)))
         reader.tell(error.key, f"{error} ({origin})")
     varied, at = [axis for axis in found if isinstance(axis, Axis)], layers.whole.origin((GRID,))
+    try:
+        check_size(varied)
+    except GridError as error:
+        reader.tell(error.key, f"{error} ({at})")
+        varied = []
     grid = points(varied, origin=at)
     cells, faults = [], []
     for point in grid:
@@ -152,6 +173,9 @@ def _cell(point: Point, layers: Layers, *, reader: Reader) -> tuple[Cell, list[F
     if reader.complete:
         located = [(key, f"{message}{_origin(layer, key)}") for key, message in range_problems(recipe)]
         problems += _new(located, [*unread, *problems])
+        if recipe.model.backbone.trust_remote_code and not is_trusted():
+            key = "model.backbone.trust_remote_code"
+            problems.append((key, f"true runs the checkpoint's own Python files; {REMEDY}{_origin(layer, key)}"))
     name, without_seeds = point.name or recipe.name, point.without_seeds or recipe.name
     return Cell(name, without_seeds, point.overrides, recipe), [Fault(name, key, message) for key, message in problems]
 

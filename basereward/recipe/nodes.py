@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from basereward.errors import RecipeError, nearest, unknown
+from basereward.recipe.files import shortened
 from basereward.recipe.hints import Misfit, describe, fit
 from basereward.recipe.schema import Node
 from basereward.recipe.signature import MISSING, Parameter, Signature, import_target, signature_of
-from basereward.recipe.targets import SINGULAR, Kind, TargetError, short_names
+from basereward.recipe.targets import SINGULAR, Kind, TargetError, check_trusted, short_names
 
 # What the code gives to a target itself, in this order, before the arguments of the recipe.
 SUPPLIED: dict[Kind, tuple[str, ...]] = {
@@ -31,6 +32,7 @@ def check_node(node: Any, kind: Kind) -> tuple[Node, list[tuple[str, str]]]:
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         return {}, [("", _no_target(node, kind))]
     try:
+        check_trusted(node["_target_"], kind)
         signature = signature_of(node["_target_"], kind)
         settable = _settable(signature, node["_target_"], kind)
     except TargetError as error:
@@ -108,7 +110,7 @@ def _default(parameter: Parameter) -> Any:
 
 def _no_target(node: Any, kind: Kind) -> str:
     allowed = f"expected a mapping with `_target_`: {', '.join(short_names(kind))}, or a dotted path of your own"
-    given = f"{node!r} given" if node else "none given"
+    given = f"{shortened(node)} given" if node else "none given"
     slips = {word: nearest(word, map(str, node)) for word in ("_target_", "include")} if isinstance(node, dict) else {}
     hints = [f"; did you mean '{word}' by '{slip}'?" for word, slip in slips.items() if slip not in (None, word)]
     return f"{allowed}; {given}{''.join(hints)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from basereward.recipe.files import parse_value
+from basereward.recipe.files import YAML_DEPTH, parse_value, shortened
 from basereward.recipe.include import COMMAND_LINE, Reader
 from basereward.recipe.merge import KeyPath, Layer, layer_at
 
@@ -16,7 +16,13 @@ def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Layer]:
         key, equals, text = override.partition("=")
         path = split_key(key.strip())
         if not equals or not all(path):
-            reader.tell(key, f"an override is KEY=VALUE, as in optimizer.lr=1e-3; '{override}' given ({COMMAND_LINE})")
+            reader.tell(
+                key,
+                f"an override is KEY=VALUE, as in optimizer.lr=1e-3; '{shortened(override)}' given ({COMMAND_LINE})",
+            )
+            continue
+        if sum(part.count(".") + 1 for part in path) > YAML_DEPTH:
+            reader.tell(shortened(key), f"a key has at most {YAML_DEPTH} parts ({COMMAND_LINE})")
             continue
         try:
             value = parse_value(text)

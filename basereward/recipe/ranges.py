@@ -51,6 +51,18 @@ NOT_NEGATIVE = (
     "trainer.clip",
     "trainer.early_stopping.min_delta",
 )
+AT_MOST = {  # beyond any use, and below what would fill the memory or the process table before an error comes
+    "batch.groups": 1_000_000,
+    "batch.groups_per_forward": 100_000,
+    "data.prefetch": 1_000,
+    "data.streaming.buffer": 10_000_000,
+    "data.streaming.held_out": 10_000_000,
+    "data.workers": 512,
+    "model.lora.rank": 8_192,
+    "trainer.epochs": 1_000_000,
+    "trainer.steps": 1_000_000_000,
+    "trainer.validations": 100_000,
+}
 SHARES = ("data.max_lost", "schedule.final", "schedule.warmup")
 SHARES_BELOW_ONE = ("model.lora.dropout", "optimizer.betas")
 
@@ -64,6 +76,10 @@ def bounds(recipe: Recipe) -> Problems:
     """Numbers in their ranges; NaN is in none."""
     yield from _outside(recipe, POSITIVE, lambda number: 0 < number < math.inf, "above 0")
     yield from _outside(recipe, NOT_NEGATIVE, lambda number: 0 <= number < math.inf, "at least 0")
+    for key, limit in AT_MOST.items():
+        for at, number in _numbers(key, _get(recipe, key)):
+            if number > limit:
+                yield at, f"must be at most {limit:,}; {number} given"
     yield from _outside(recipe, SHARES, lambda number: 0 <= number <= 1, "from 0 to 1")
     yield from _outside(recipe, SHARES_BELOW_ONE, lambda number: 0 <= number < 1, "from 0 to below 1")
 

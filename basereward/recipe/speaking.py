@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from basereward.recipe.schema import Node, Recipe
-from basereward.recipe.targets import TargetError, locate
+from basereward.recipe.targets import TargetError, check_trusted, locate
 
 
 def pooling(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -36,8 +36,10 @@ def votes(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def speaks(head: Node) -> bool:
     """Whether a head's text defines `judge`. One that inherits it is found out when it is made."""
+    target = str(head.get("_target_", ""))
     try:
-        definition = locate(str(head.get("_target_", "")), "heads").definition
+        check_trusted(target, "heads")
+        definition = locate(target, "heads").definition
     except TargetError:  # a fault of its own
         return False
     inner = definition.body if isinstance(definition, ast.ClassDef) else []

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from basereward.errors import nearest, unknown
+from basereward.recipe.trust import REMEDY, is_trusted
 
 Kind: TypeAlias = Literal["heads", "losses", "sources", "shapes", "makers", "benchmarks", "protocols"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -56,6 +57,27 @@ class Target:
     body: tuple[ast.stmt, ...] = ()
 
 
+def check_trusted(target: str, kind: Kind) -> None:
+    """Checks that a target may be imported: it is a part of this package, or the caller trusts foreign code.
+
+    Raises:
+        TargetError: it is foreign code, and nobody gave the word for it.
+
+    >>> check_trusted("mlp", "heads"), check_trusted("basereward.model.heads.mlp.MLP", "heads")
+    (None, None)
+    >>> check_trusted("os.system", "heads")
+    Traceback (most recent call last):
+    basereward.recipe.targets.TargetError: 'os.system' is code from outside of this package; it runs only with ...
+    """
+    if "." not in target or is_trusted():
+        return
+    parts = short_names(kind)
+    # A longer path would lead through what a module of ours has imported, as `basereward.x.y.os.system`.
+    if target not in [f"{PACKAGES[kind]}.{file}.{definition.name}" for file, definition in parts.items()]:
+        allowed = f"parts of the package: {', '.join(parts)}"
+        raise TargetError(f"'{target}' is code from outside of this package; {REMEDY}. Allowed without it: {allowed}")
+
+
 @functools.cache
 def locate(target: str, kind: Kind) -> Target:
     """Find a target by its short name or its dotted path.
@@ -66,7 +88,8 @@ def locate(target: str, kind: Kind) -> Target:
     if "." in target:
         return _locate_dotted(target)
     file = _folder(kind) / f"{target}.py"
-    if target.startswith("_") or not file.is_file():
+    # A name with slashes would be looked for outside of the folder.
+    if target.startswith("_") or not target.isidentifier() or not file.is_file():
         known = unknown(SINGULAR[kind], target, short_names(kind))
         raise TargetError(f"{known} For one of your own give its dotted path.")
     definition = _of_file(file)

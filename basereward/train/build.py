@@ -30,6 +30,7 @@ from basereward.model.voice import Voice, speaks
 from basereward.recipe import make, recipe_sha256, recipe_yaml
 from basereward.recipe.probing import trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
+from basereward.recipe.trust import trusting
 from basereward.train.checkpoint import AtomicCheckpointIO, Checkpoints
 from basereward.train.module import RewardModule
 from basereward.train.optimizer import check_kind
@@ -44,7 +45,7 @@ from basereward.train.waiting import Waiting
 
 
 def build(
-    recipe: Recipe, *, run: RunFolder | None = None, shared: Shared | None = None
+    recipe: Recipe, *, run: RunFolder | None = None, shared: Shared | None = None, trust: bool = False
 ) -> tuple[RewardModule, PreferenceData, Trainer]:
     """Builds what a recipe describes; the data are read and checked before the model is loaded.
 
@@ -52,6 +53,7 @@ def build(
         recipe: from `load_recipe`.
         run: the folder of an earlier run that goes on; a new one is made by default.
         shared: what earlier probes of this process stood on; takes what this one stands on.
+        trust: whether classes from outside of this package, and the Python files of a checkpoint, may run.
 
     Raises:
         BaseRewardError: anything that the recipe or the data have wrong.
@@ -60,6 +62,13 @@ def build(
         module, data, trainer = build(load_recipe("basereward", profile="tiny"))
         trainer.fit(module, data)
     """
+    with trusting(trust):
+        return _build(recipe, run=run, shared=shared)
+
+
+def _build(
+    recipe: Recipe, *, run: RunFolder | None, shared: Shared | None
+) -> tuple[RewardModule, PreferenceData, Trainer]:
     calm_lightning()
     check_machine(recipe)
     run = run or RunFolder.create(recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name=recipe.name)

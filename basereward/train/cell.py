@@ -9,9 +9,9 @@ from basereward.recipe import recipe_from_yaml
 from basereward.train.child import Work, answer
 
 
-def main(pid: str) -> int:
+def main(pid: str, trust: str = "") -> int:
     """Trains the recipes that it is told, as YAML, and answers what `train` returns."""
-    return answer(_begin, pid=pid)
+    return answer(_begin, pid=pid, trust=trust)
 
 
 def _begin() -> Work:

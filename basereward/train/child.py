@@ -19,11 +19,13 @@ from typing import Any, TypeAlias
 
 from basereward.errors import BaseRewardError, RunError, explain
 from basereward.io.files import write_atomic
+from basereward.recipe.trust import is_trusted, trusting
 from basereward.train.console import log_to_stderr
 
 EXIT_INTERRUPTED = 130
 LOOK_S = 0.05  # between looks for an answer
 END_S = 10.0  # that a child has to end by itself
+TRUST = "--trust"  # the parent's word that foreign code may run, which holds for the child too
 
 Work: TypeAlias = Callable[[str, str, str | None], dict[str, Any]]
 """`(told, parent, resume) -> result`; see `Child.ask`."""
@@ -34,7 +36,7 @@ class Child:
 
     def __init__(self, module: str) -> None:
         self._place = tempfile.TemporaryDirectory(prefix="basereward-cell-")
-        command = [sys.executable, "-m", module, str(os.getpid())]
+        command = [sys.executable, "-m", module, str(os.getpid()), *([TRUST] if is_trusted() else [])]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
 
     def ask(self, told: str, *, parent: str, resume: str | None = None) -> dict[str, Any]:
@@ -88,18 +90,21 @@ def run_child(module: str, told: str, *, parent: str) -> dict[str, Any]:
         return child.ask(told, parent=parent)
 
 
-def answer(begin: Callable[[], Work], *, pid: str) -> int:
+def answer(begin: Callable[[], Work], *, pid: str, trust: str = "") -> int:
     """Works in the child on what it is told, and writes each result, or the error, to the file that is named with it.
 
     Args:
         begin: imports what the work needs, which takes seconds in which the parent may be gone already.
         pid: of the parent: asked for here, it could be that of another process, since the parent is gone.
+        trust: `TRUST` when the parent lets foreign code run.
 
     Returns:
         The exit code.
     """
     threading.Thread(target=_end_with, args=(int(pid),), daemon=True).start()
-    with log_to_stderr():
+    with log_to_stderr(), trusting(trust == TRUST):
+        if trust:
+            sys.path.append(os.getcwd())
         work = begin()
         for line in sys.stdin:
             task = json.loads(line)

@@ -10,9 +10,9 @@ from basereward.recipe.schema import EnsembleRecipe
 from basereward.train.child import Work, answer
 
 
-def main(pid: str) -> int:
+def main(pid: str, trust: str = "") -> int:
     """Makes and tests the ensembles that it is told, as JSON, and answers what `make_ensemble` returns."""
-    return answer(_begin, pid=pid)
+    return answer(_begin, pid=pid, trust=trust)
 
 
 def _begin() -> Work:

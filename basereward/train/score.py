@@ -15,10 +15,13 @@ from basereward.errors import DataError
 from basereward.io.files import write_atomic
 from basereward.model.ensemble import Ensemble, is_ensemble, load_ensemble
 from basereward.model.scorer import Scorer, load_scorer
+from basereward.recipe.trust import trusting
 from basereward.train.locate import locate
 
 
-def load(model: str | os.PathLike[str], *, device: str | None = None, dtype: str | None = None) -> Scorer | Ensemble:
+def load(
+    model: str | os.PathLike[str], *, device: str | None = None, dtype: str | None = None, trust: bool = False
+) -> Scorer | Ensemble:
     """Opens a trained model, or an ensemble of them.
 
     Args:
@@ -26,6 +29,8 @@ def load(model: str | os.PathLike[str], *, device: str | None = None, dtype: str
         device: where it works; by default the GPU when there is one.
         dtype: of the backbone's weights, `float32` or `bfloat16`; by default as they were trained. The head is in
             float32 always.
+        trust: whether a head from outside of this package, and the Python files of a checkpoint, may run. A folder
+            from somebody else can name any; only the caller lets them run.
 
     Raises:
         RunError: there is no such run.
@@ -33,9 +38,10 @@ def load(model: str | os.PathLike[str], *, device: str | None = None, dtype: str
             four or eight bits cannot take it.
     """
     folder = locate(str(model))
-    if is_ensemble(folder):
-        return load_ensemble(folder, find=locate, device=device, dtype=dtype)
-    return load_scorer(folder, device=device, dtype=dtype)
+    with trusting(trust):
+        if is_ensemble(folder):
+            return load_ensemble(folder, find=locate, device=device, dtype=dtype)
+        return load_scorer(folder, device=device, dtype=dtype)
 
 
 def score(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from basereward.recipe.trust import trusting
+
 PROFILE = """\
 # A small profile for tests.
 model: {backbone: {path: some/model}}
@@ -46,6 +48,13 @@ class Words:
 
 def maker(folder, *, seed: int = 0): ...
 '''
+
+
+@pytest.fixture(autouse=True)
+def trusted() -> Iterator[None]:
+    """The recipes of these tests name classes that the tests have written, so their code may run."""
+    with trusting():
+        yield
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def swept(experiment: str, capfd: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """The cells of a sweep, and the lines of its standard error."""
-    main(["sweep", experiment, "--profile", "tests/small.yaml", "--json"])
+    main(["sweep", experiment, "--profile", "tests/small.yaml", "--trust", "--json"])
     printed = capfd.readouterr()
     return json.loads(printed.out)["cells"], printed.err.splitlines()
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
+
+from annotated_types import Interval
 
 from basereward.data.group import IMAGE, Group, Lost, Part, Split, Turn
 from basereward.data.sources import LazyGroups
@@ -38,10 +41,10 @@ class DigitPairs:
         self,
         name: str,
         *,
-        size: int = 2000,
-        val_size: int = 200,
-        test_size: int = 200,
-        side: int = 56,
+        size: Annotated[int, Interval(ge=0, le=10_000_000)] = 2000,
+        val_size: Annotated[int, Interval(ge=0, le=10_000_000)] = 200,
+        test_size: Annotated[int, Interval(ge=0, le=10_000_000)] = 200,
+        side: Annotated[int, Interval(ge=8, le=4096)] = 56,
         seed: int = 0,
     ) -> None:
         if min(size, val_size, test_size) < 0 or side < 8:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import PIL.Image
+from annotated_types import Interval
 
 from basereward.data.group import IMAGE, Group, Lost, Part, Preference, Reasoning, Split, Turn
 from basereward.data.sources import LazyGroups
@@ -54,13 +55,13 @@ class Digits:
         self,
         name: str,
         *,
-        answers: int = 5,
-        true_answers: int = 2,
-        side: int = 56,
-        size: int | None = None,
-        val_size: int = 250,
-        test_size: int = 250,
-        copies: int = 1,
+        answers: Annotated[int, Interval(ge=1, le=10)] = 5,
+        true_answers: Annotated[int, Interval(ge=1, le=10)] = 2,
+        side: Annotated[int, Interval(ge=8, le=4096)] = 56,
+        size: Annotated[int, Interval(ge=0, le=10_000_000)] | None = None,
+        val_size: Annotated[int, Interval(ge=0, le=10_000_000)] = 250,
+        test_size: Annotated[int, Interval(ge=0, le=10_000_000)] = 250,
+        copies: Annotated[int, Interval(ge=1, le=10_000)] = 1,
         graded: bool = False,
         seed: int = 0,
     ) -> None:

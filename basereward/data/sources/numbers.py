@@ -6,7 +6,9 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from annotated_types import Interval
 
 from basereward.data.group import SPLITS, Group, Lost, Part, Split, Turn
 from basereward.data.sources import LazyGroups
@@ -48,9 +50,9 @@ class Numbers:
         self,
         name: str,
         *,
-        size: int = 4000,
-        val_size: int = 300,
-        test_size: int = 300,
+        size: Annotated[int, Interval(ge=0, le=10_000_000)] = 4000,
+        val_size: Annotated[int, Interval(ge=0, le=10_000_000)] = 300,
+        test_size: Annotated[int, Interval(ge=0, le=10_000_000)] = 300,
         counts: Sequence[int] = (2, 3, 4),
         lowest: int = 10,
         below: int = 100,

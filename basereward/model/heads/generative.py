@@ -74,7 +74,7 @@ class Generative(nn.Module):
         votes: Annotated[int, Interval(ge=1, le=15)] = 1,
         temperature: Annotated[float, Ge(0)] = 0.0,
         top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0,
-        max_tokens: Annotated[int, Ge(1)] = 1024,
+        max_tokens: Annotated[int, Interval(ge=1, le=131_072)] = 1024,
         pairs: Annotated[int, Ge(1)] | None = None,
         prompt: str | None = None,
         prompt_file: str | None = None,

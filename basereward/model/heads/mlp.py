@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 from torch import Tensor, nn
 
 ACTIVATIONS = {"none": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -29,9 +29,9 @@ class MLP(nn.Module):
         self,
         hidden_size: int,
         *,
-        layers: Annotated[int, Ge(1)] = 2,
+        layers: Annotated[int, Interval(ge=1, le=64)] = 2,
         activation: Literal["none", "tanh", "relu", "silu"] = "silu",
-        width: Annotated[int, Ge(1)] | None = None,
+        width: Annotated[int, Interval(ge=1, le=131_072)] | None = None,
         dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__()

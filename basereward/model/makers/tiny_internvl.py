@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Interval
 
 from basereward.model.makers._byte_level import CHAT_TEMPLATE, byte_level_tokenizer
 from basereward.model.makers._qwen import HEADS, language, spread, write_checkpoint
@@ -20,9 +22,9 @@ NAMED_TOKENS = {"start_image_token": "<img>", "end_image_token": "</img>", "cont
 def tiny_internvl(
     folder: Path,
     *,
-    hidden_size: int = 128,
-    layers: int = 3,
-    vision_layers: int = 3,
+    hidden_size: Annotated[int, Interval(ge=1, le=4096)] = 128,
+    layers: Annotated[int, Interval(ge=1, le=64)] = 3,
+    vision_layers: Annotated[int, Interval(ge=1, le=64)] = 3,
     initializer_range: float = 0.06,
     seed: int = 0,
 ) -> None:

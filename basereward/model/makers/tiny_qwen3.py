@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
 
 from basereward.model.makers._byte_level import byte_level_tokenizer
 from basereward.model.makers._qwen import HEADS, language, spread, write_checkpoint
 
 
 def tiny_qwen3(
-    folder: Path, *, hidden_size: int = 128, layers: int = 3, initializer_range: float = 0.06, seed: int = 0
+    folder: Path,
+    *,
+    hidden_size: Annotated[int, Interval(ge=1, le=4096)] = 128,
+    layers: Annotated[int, Interval(ge=1, le=64)] = 3,
+    initializer_range: float = 0.06,
+    seed: int = 0,
 ) -> None:
     """A Qwen3 of random weights with a byte-level tokenizer; it reads no pictures.
 

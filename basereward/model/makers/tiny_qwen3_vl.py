@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
 
 from basereward.model.makers._byte_level import byte_level_tokenizer
 from basereward.model.makers._qwen import (
@@ -18,9 +21,9 @@ from basereward.model.makers._qwen import (
 def tiny_qwen3_vl(
     folder: Path,
     *,
-    hidden_size: int = 128,
-    layers: int = 3,
-    vision_layers: int = 3,
+    hidden_size: Annotated[int, Interval(ge=1, le=4096)] = 128,
+    layers: Annotated[int, Interval(ge=1, le=64)] = 3,
+    vision_layers: Annotated[int, Interval(ge=1, le=64)] = 3,
     initializer_range: float = 0.06,
     seed: int = 0,
 ) -> None:
