@@ -1,0 +1,400 @@
+"""Kill commands with SIGKILL at their events, run them again, and compare with an undisturbed run.
+
+python -m bench.kills                               200 kills: 20 of each of ten scenarios, two at a time
+python -m bench.kills --scenarios train probe --kills 10 --jobs 1 --seed 3
+
+An event is an effect on a file or a step of training, validation or test, in any process of the command: see
+`bench/kill_hook`. Kills are spread evenly over the events of the undisturbed command, so that each named moment (a new
+folder, lengths, a part of a checkpoint, a validation, a merge, the model, the result, a delivery) is met. After a kill
+the command is run again until it ends well, at most three times. Then are compared: the bits of models, scores and
+results; every metric of every run in MLflow, by name and step; and what is left over. The last line prints counts, and
+the exit code is 1 when any comparison fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ("--profile", str(ROOT / "tests" / "small.yaml"))
+TIMED = ("time/", "mem/", "perf/", "system/")  # metrics that no two runs share
+LEFT_OVER = ("*.new", "*.part", "*.tmp", ".model-*", ".making-*", ".*.new", ".*.tmp", ".*.part", ".*.partial")
+TRIES = 3
+LIMIT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command and how it goes on.
+
+    Args:
+        name: for the table.
+        first: the command line after `basereward`.
+        prepare: commands that are run once, before any kill.
+        resumes: whether `--resume RUN` goes on with a run that a kill has left.
+        outputs: files to compare, as patterns below the folder.
+        judge: whether the command asks an endpoint, whose address stands for URL in `first`.
+    """
+
+    name: str
+    first: tuple[str, ...]
+    prepare: tuple[tuple[str, ...], ...] = ()
+    resumes: bool = False
+    outputs: tuple[str, ...] = ("runs/*/model/**/*.safetensors", "runs/*/scores/*.jsonl")
+    judge: bool = False
+
+
+TRAIN = ("train", "basereward", *SMALL)
+VALIDATED = ("trainer.steps=8", "trainer.validations=2", "data.sources.numbers.val_size=200")
+SCENARIOS = (
+    Scenario("train", (*TRAIN, *VALIDATED), resumes=True),
+    Scenario("train, checkpoint_every", (*TRAIN, *VALIDATED, "trainer.checkpoint_every=2"), resumes=True),
+    Scenario("train, LoRA merged", (*TRAIN, "model.lora={rank: 2, merge: true}"), resumes=True),
+    Scenario(
+        "train, critic",
+        (
+            *(*TRAIN, "model.head={_target_: critic, prompt: critique_brief, max_tokens: 8}"),
+            "data.sources.numbers=null",
+            "data.sources.digits={include: sources/digits, size: 24, copies: 1, val_size: 12, test_size: 12}",
+        ),
+        resumes=True,
+    ),
+    Scenario("train, probe", (*TRAIN, "probe=true"), resumes=True),
+    Scenario(
+        "train, streaming with workers",
+        (
+            *(*TRAIN, "data.streaming={buffer: 8, held_out: 4}", "data.workers=2"),
+            *("data.sources.numbers=null", "data.sources.pairs={_target_: jsonl, path: pairs.jsonl}"),
+        ),
+        resumes=True,
+    ),
+    Scenario("sweep with an ensemble", ("sweep", "kills.yaml", *SMALL), outputs=("runs/*/scores/*.jsonl",)),
+    Scenario(
+        "eval",
+        ("eval", "MODEL", "--benchmark", "vl_rewardbench", "data=rows.json", "--allow-partial", "--out", "evaluation"),
+        prepare=(TRAIN,),
+        outputs=("evaluation/**/scores.jsonl",),
+    ),
+    Scenario(
+        "annotate",
+        (
+            *("annotate", "pairs.jsonl", "val=0", "test=0", "--model", "judge", "--endpoint", "URL"),
+            *("--out", "annotated.jsonl", "--concurrency", "4"),
+        ),
+        outputs=("annotated.jsonl",),
+        judge=True,
+    ),
+    Scenario(
+        "report",
+        ("report", "kills.yaml", *SMALL, "--out", "page.html"),
+        prepare=(("sweep", "kills.yaml", *SMALL),),
+        outputs=("**/numbers.csv",),
+    ),
+)
+
+
+@dataclass
+class Outcome:
+    """What a kill came to."""
+
+    scenario: str
+    event: str
+    faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Place:
+    """A folder in which a scenario runs: its own runs, cache and tracking store."""
+
+    def __init__(self, folder: Path, *, url: str = "") -> None:
+        self.folder = folder
+        self.url = url
+
+    def environment(self, at: int | None, *, hooked: bool) -> dict[str, str]:
+        """The variables of a command."""
+        inside = {
+            "BASEREWARD_RUNS": str(self.folder / "runs"),
+            "BASEREWARD_CACHE": str(self.folder / "cache"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}",
+            "BASEREWARD_EXPERIMENTS": str(ROOT / "experiments"),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([*([str(ROOT / "bench" / "kill_hook")] if hooked else []), str(ROOT)]),
+        }
+        if hooked:
+            told = {"folder": str(self.folder), "events": str(self.events), "at": at}
+            inside["BENCH_KILL"] = json.dumps(told)
+        return {**os.environ, **inside}
+
+    @property
+    def events(self) -> Path:
+        return self.folder.with_suffix(".events")
+
+    def run(self, words: tuple[str, ...], *, at: int | None = None, hooked: bool = False) -> tuple[int, str]:
+        """Exit code and standard error of a command; -9 when it was killed."""
+        model = (self.folder / "model.txt").read_text() if (self.folder / "model.txt").exists() else ""
+        given = [{"URL": self.url, "MODEL": model}.get(word, word) for word in words]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "basereward", *given, "--json"],
+            cwd=self.folder,
+            env=self.environment(at, hooked=hooked),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            out, error = process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, error = process.communicate()
+            return 124, f"longer than {LIMIT_S:.0f} s\n{error}"
+        if process.returncode == 0 and words[0] == "train":
+            (self.folder / "model.txt").write_text(json.loads(out)["run_id"])
+        return process.returncode, error
+
+    def unfinished(self) -> list[str]:
+        """Ids of training runs whose folder says that they did not end."""
+        states = [(path.parent.name, json.loads(path.read_text())) for path in self.folder.glob("runs/*/status.json")]
+        return [name for name, state in states if state["state"] != "finished" and state.get("kind", "run") == "run"]
+
+
+def comparable(scenario: Scenario, place: Place) -> dict[str, Any]:
+    """What must be the same after a kill: hashes of outputs, and the metrics of every finished run in MLflow."""
+    hashes: list[str] = []
+    for pattern in scenario.outputs:
+        for path in sorted(place.folder.glob(pattern)):
+            kind = path.name
+            hashes.append(f"{kind} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}")
+    # Runs are told apart by what they reached, since names and times differ.
+    return {"outputs": sorted(set(hashes)), "metrics": sorted(set(map(str, _metrics(place).values())))}
+
+
+def _metrics(place: Place) -> dict[str, list[tuple[str, int, str]]]:
+    """Every record of a metric, by run: name, step, value."""
+    found: dict[str, list[tuple[str, int, str]]] = {}
+    if not (place.folder / "mlflow.db").exists():
+        return found
+    with contextlib.closing(sqlite3.connect(place.folder / "mlflow.db")) as store:
+        runs = store.execute("select run_uuid from runs where status = 'FINISHED'").fetchall()
+        for (run,) in runs:
+            rows = store.execute("select key, step, value, is_nan from metrics where run_uuid = ?", (run,)).fetchall()
+            # Evaluations stand at the time when they were recorded.
+            places = [(key, 0 if key.startswith("eval/") else step, nan, value) for key, step, value, nan in rows]
+            kept = [(key, step, "nan" if nan else repr(value)) for key, step, nan, value in places]
+            found[run] = sorted(record for record in kept if not record[0].startswith(TIMED))
+    return found
+
+
+def faults_of(scenario: Scenario, place: Place, expected: dict[str, Any]) -> list[str]:
+    """What differs from an undisturbed run, and what is left over."""
+    faults = []
+    reached = comparable(scenario, place)
+    for name, value in expected.items():
+        if reached[name] != value:
+            faults.append(f"{name} differ: {_difference(value, reached[name])}")
+    for run, records in _metrics(place).items():
+        twice = [key for key, number in collections.Counter(r[:2] for r in records).items() if number > 1]
+        if twice:
+            faults.append(f"recorded twice in {run}: {twice[:3]}")
+    if (place.folder / "mlflow.db").exists():
+        with contextlib.closing(sqlite3.connect(place.folder / "mlflow.db")) as store:
+            running = store.execute("select count(*) from runs where status = 'RUNNING'").fetchone()[0]
+        if running:
+            faults.append(f"{running} RUNNING in MLflow")
+    for path in place.folder.glob("runs/*/status.json"):
+        if json.loads(path.read_text())["state"] == "running":
+            faults.append(f"{path.parent.name} is running")
+    left = {path.relative_to(place.folder).as_posix() for pattern in LEFT_OVER for path in place.folder.rglob(pattern)}
+    if left:
+        faults.append(f"left over: {', '.join(sorted(left)[:4])}")
+    return faults
+
+
+def _difference(expected: list[str], reached: list[str]) -> str:
+    missing, more = set(expected) - set(reached), set(reached) - set(expected)
+    return f"{len(missing)} missing {sorted(missing)[:1]!s:.200}, {len(more)} more {sorted(more)[:1]!s:.200}"
+
+
+def undisturbed(scenario: Scenario, base: Path, work: Path, url: str) -> tuple[dict[str, Any], list[str]]:
+    """What the command comes to, and its events in order."""
+    place = Place(work / "undisturbed", url=url)
+    shutil.copytree(base, place.folder)
+    code, error = place.run(scenario.first, hooked=True)
+    if code:
+        raise SystemExit(f"{scenario.name}: exit code {code} without any kill\n{error[-2000:]}")
+    lines = place.events.read_text(errors="replace").split("\n")
+    return comparable(scenario, place), [line.strip() for line in lines if line.strip()]
+
+
+def kill(scenario: Scenario, base: Path, work: Path, url: str, *, at: int, event: str, expected: Any) -> Outcome:
+    """One kill, and the way on."""
+    began = time.perf_counter()
+    outcome = Outcome(scenario.name, event)
+    place = Place(work / f"kill-{at}", url=url)
+    shutil.copytree(base, place.folder)
+    code, error = place.run(scenario.first, at=at, hooked=True)
+    if code != -signal.SIGKILL:
+        outcome.faults.append(f"not killed: exit code {code} {error[-300:]}")
+    else:
+        outcome.faults += go_on(scenario, place)
+        outcome.faults += faults_of(scenario, place, expected)
+    outcome.seconds = time.perf_counter() - began
+    if not outcome.faults:
+        shutil.rmtree(place.folder, ignore_errors=True)
+    return outcome
+
+
+def go_on(scenario: Scenario, place: Place) -> list[str]:
+    """Runs the command again until it ends well."""
+    error = ""
+    for _ in range(TRIES):
+        words = scenario.first
+        stopped = place.unfinished()
+        if scenario.resumes and stopped:
+            words = (*words, "--resume", stopped[-1])
+        elif scenario.resumes and list(place.folder.glob("runs/*/result.json")):
+            words = ("ls", "runs")  # it is finished: the next call of any kind must tidy up
+        code, error = place.run(words)
+        if "Traceback" in error:
+            return [f"traceback: {error[-600:]}"]
+        if code == 0:
+            return []
+    return [f"does not end well: {error[-600:]}"]
+
+
+@contextlib.contextmanager
+def judge() -> Iterator[str]:
+    """An endpoint that prefers the longer answer, at an address of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            message = {"role": "assistant", "content": "<think>The first is right.</think><answer>1</answer>"}
+            body = json.dumps({"choices": [{"message": message}], "usage": {}}).encode()
+            time.sleep(0.02)
+            with contextlib.suppress(OSError):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+
+
+def write_inputs(folder: Path) -> None:
+    """What scenarios read: pairs, a benchmark's rows with pictures, and an experiment of two cells with an ensemble."""
+    import PIL.Image
+
+    folder.mkdir(parents=True)
+    pairs = [
+        {"id": f"p{i}", "prompt": f"Question {i}?", "chosen": f"yes {i}", "rejected": f"no, not {i}"} for i in range(40)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    rows = []
+    for i in range(12):
+        PIL.Image.new("RGB", (56, 56), (20 * i, 0, 0)).save(folder / f"{i}.png")
+        name = ("wildvision", "RLAIF-V", "mathverse")[i % 3]
+        answers = [f"There are {i}.", f"There are {i + 20}, I would say."]
+        row = {"id": f"{name}-{i}", "query": f"How many are in {i}?", "response": answers, "image": f"{i}.png"}
+        rows.append({**row, "human_ranking": [0, 1]})
+    (folder / "rows.json").write_text(json.dumps(rows))
+    (folder / "kills.yaml").write_text(
+        "# Two heads and their mean.\ninclude: basereward\ngrid: {model.head.layers: [1, 2]}\n"
+        "ensembles: {average: {how: mean, members: ['*']}}\n"
+    )
+
+
+def run_scenario(scenario: Scenario, work: Path, *, kills: int, jobs: int, seed: int) -> list[Outcome]:
+    """All kills of one scenario, evenly spread over its events; `seed` shifts them."""
+    base = work / "base"
+    write_inputs(base)
+    with judge() as url:
+        prepared = Place(base, url=url)
+        for words in scenario.prepare:
+            code, error = prepared.run(words)
+            if code:
+                raise SystemExit(f"{scenario.name}: {' '.join(words)} ended with exit code {code}\n{error[-2000:]}")
+        expected, events = undisturbed(scenario, base, work, url)
+        places = sorted({1 + (i * len(events) + seed * 7) // kills % len(events) for i in range(kills)})
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            tasks = [
+                pool.submit(kill, scenario, base, work, url, at=at, event=events[at - 1], expected=expected)
+                for at in places
+            ]
+            outcomes = []
+            for task in concurrent.futures.as_completed(tasks):
+                outcomes.append(task.result())
+                _tell(outcomes[-1])
+    return outcomes
+
+
+def _tell(outcome: Outcome) -> None:
+    state = "; ".join(outcome.faults) if outcome.faults else "same"
+    print(f"{outcome.scenario:32} {outcome.event:60.60} {outcome.seconds:5.0f} s  {state}", flush=True)
+
+
+def table(outcomes: list[Outcome]) -> Iterator[str]:
+    """Kills and exact outcomes by scenario."""
+    yield "| scenario | kills | the same | moments |"
+    yield "|---|---|---|---|"
+    for name in dict.fromkeys(outcome.scenario for outcome in outcomes):
+        mine = [outcome for outcome in outcomes if outcome.scenario == name]
+        same = sum(not outcome.faults for outcome in mine)
+        yield f"| {name} | {len(mine)} | {same} | {len({outcome.event for outcome in mine})} |"
+
+
+def main() -> int:
+    """All scenarios, and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenarios", nargs="*", help="those whose names begin so; all by default")
+    parser.add_argument("--kills", type=int, default=200, help="in all (200)")
+    parser.add_argument("--jobs", type=int, default=2, help="at a time (2)")
+    parser.add_argument("--seed", type=int, default=0, help="shifts the places of the kills (0)")
+    given = parser.parse_args()
+    names = given.scenarios or [scenario.name for scenario in SCENARIOS]
+    chosen = [each for each in SCENARIOS if any(each.name.startswith(name) for name in names)]
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="basereward-kills-") as folder:
+        for number, scenario in enumerate(chosen):
+            share = given.kills * (number + 1) // len(chosen) - given.kills * number // len(chosen)
+            work = Path(folder) / f"scenario-{number}"
+            work.mkdir()
+            outcomes += run_scenario(scenario, work, kills=share, jobs=given.jobs, seed=given.seed)
+    print("\n".join(table(outcomes)))
+    wrong = [outcome for outcome in outcomes if outcome.faults]
+    print(f"{len(outcomes)} kills, {len(outcomes) - len(wrong)} the same, {len(wrong)} not")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
