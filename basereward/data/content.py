@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from pathlib import Path
 
 import PIL.Image
 
+from basereward.data.encoding import Encoder
 from basereward.data.group import Group, Image
 from basereward.data.image_store import ArchivedImage
+from basereward.data.screening import RowLost
+
+ENDS = 32 * 1024
+"""Bytes at the beginning and at the end of a picture file that `group_content` reads. A small file is read whole."""
 
 
 def encoded_content(group: Group) -> bytes:
@@ -33,3 +40,62 @@ def image_content(image: Image) -> bytes:
     except OSError as error:
         return f"{image} {error.errno}".encode("utf-8", "surrogateescape")
     return f"{image} {found.st_size} {found.st_mtime_ns}".encode("utf-8", "surrogateescape")
+
+
+def group_content(group: Group) -> bytes:
+    """A hash of all in a group that training depends on, 16 bytes: equal wherever the files of the data lie.
+
+    Prompt, responses, preferences with weight and margin, what heads learn to write, and the pictures. A group has the
+    same hash after its files were moved or copied, and under another id.
+    """
+    turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
+    preferences = [(p.winner, p.loser, p.weight, p.margin, p.tie) for p in group.preferences]
+    taught = (group.critiques, [(r.first, r.second, r.text) for r in group.reasonings], group.ratings)
+    text = repr((turns, group.responses, preferences, taught))
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
+    for image in group.images:
+        digest.update(_picture_content(image))
+    return digest.digest()
+
+
+def _picture_content(image: Image) -> bytes:
+    """A hash of a picture. Of a file: its size and both ends. PNG has its checksum at the end, and an edit of a JPEG
+    moves all that follows, so that the ends tell as much as the whole at a fraction of the reading."""
+    if isinstance(image, bytes | PIL.Image.Image):
+        return image_content(image)
+    try:
+        if isinstance(image, ArchivedImage):
+            return hashlib.blake2b(image.read()).digest()
+        if not Path(image).is_file():  # one that is no file at all, a FIFO say, may never end
+            return b"missing"
+        with Path(image).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            ends = file.read(ENDS)
+            if size > 2 * ENDS:
+                file.seek(size - ENDS)
+            ends += file.read(ENDS)
+    except RowLost as loss:
+        return loss.reason.encode()
+    except OSError as error:
+        return str(error.errno).encode()
+    return hashlib.blake2b(size.to_bytes(8, "big") + ends).digest()
+
+
+def encoder_hashes(encoder: Encoder) -> dict[str, str]:
+    """SHA-256 of what an encoder reads with: of `tokenizer`, `chat_template` and, where there is one, `processor`.
+
+    They are of the state after loading, so that a setting counts wherever it was written.
+    """
+    tokenizer = encoder.tokenizer
+    special = {name: str(token) for name, token in getattr(tokenizer, "special_tokens_map", {}).items()}
+    parts = {
+        "tokenizer": [tokenizer.backend_tokenizer.to_str(), special, encoder.end_of_turn, encoder.pad_id],
+        "chat_template": [tokenizer.chat_template],
+    }
+    if encoder.image_processor is not None:
+        known = (encoder.image_token_id, encoder.merge_size, encoder.image_marks)
+        parts["processor"] = [encoder.image_processor.to_json_string(), *known]
+    return {
+        name: hashlib.sha256(json.dumps(part, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+        for name, part in parts.items()
+    }
