@@ -12,6 +12,7 @@ processor/          tokenizer, chat template and image processor, where there is
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -174,7 +175,7 @@ def _card(model: RewardModel, *, recipe: Recipe, encoder: Encoder, scores: Mappi
             "quantization": backbone.quantization,
         },
         "identity": identity.as_dict(),
-        "scores": dict(scores),
+        "scores": {name: value for name, value in scores.items() if value is not None and math.isfinite(value)},
     }
 
 

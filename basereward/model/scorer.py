@@ -24,6 +24,7 @@ from basereward.data.screening import RowLost
 from basereward.data.tree import collate
 from basereward.errors import DataError, ModelError
 from basereward.model.card import read_card
+from basereward.model.folder_checks import first_not_finite
 from basereward.model.identity import hash_differences
 from basereward.model.lora import merge_lora
 from basereward.model.processing import load_encoder
@@ -150,6 +151,14 @@ class Scorer(ScoresGroups):
             return self.encoder(group)
         except RowLost as loss:
             raise DataError(f"'{group.id}' cannot be scored: {loss.reason}: {loss.detail}") from loss
+
+    def _not_finite(self) -> str:
+        weight = first_not_finite(self.model.state_dict())
+        if weight is None:
+            return super()._not_finite()
+        return (
+            f"The model's weight {weight} holds NaN or infinity; give another checkpoint of the backbone or the model"
+        )
 
     def precision(self) -> AbstractContextManager[Any]:
         """The precision of its training, while it lasts."""
