@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import PIL.Image
@@ -16,6 +17,16 @@ from basereward.data.screening import RowLost
 
 ENDS = 32 * 1024
 """Bytes at the beginning and at the end of a picture file that `group_content` reads. A small file is read whole."""
+
+PARTS = {
+    "weights": "the weights",
+    "config": "config.json",
+    "precision": "dtype and quantization",
+    "tokenizer": "the tokenizer",
+    "chat_template": "the chat template",
+    "processor": "the image processor",
+}
+"""The parts of a backbone that have a hash, and how messages call them."""
 
 
 def encoded_content(group: Group) -> bytes:
@@ -81,6 +92,14 @@ def _picture_content(image: Image) -> bytes:
     return hashlib.blake2b(size.to_bytes(8, "big") + ends).digest()
 
 
+def combined_content(contents: Iterable[bytes]) -> str:
+    """One hash of the contents of groups, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
+
+
 def encoder_hashes(encoder: Encoder) -> dict[str, str]:
     """SHA-256 of what an encoder reads with: of `tokenizer`, `chat_template` and, where there is one, `processor`.
 
@@ -99,3 +118,37 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
         name: hashlib.sha256(json.dumps(part, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
         for name, part in parts.items()
     }
+
+
+def hash_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """One line for each part that both know and that differs: its name, the old and the new hash.
+
+    >>> hash_differences({"weights": "a" * 64, "config": "c" * 64}, {"weights": "b" * 64})
+    ['the weights differ: aaaaaaaaaaaa before, bbbbbbbbbbbb now']
+    """
+    lines = []
+    for part, name in PARTS.items():
+        old, new = before.get(part), now.get(part)
+        if old is not None and new is not None and old != new:
+            verb = "differ" if name.startswith("the weights") or " and " in name else "differs"
+            shown = (old, new) if part == "precision" else (old[:12], new[:12])
+            lines.append(f"{name} {verb}: {shown[0]} before, {shown[1]} now")
+    return lines
+
+
+def content_differences(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """One line for each source whose groups are others: its name and the parts that differ.
+
+    Args:
+        before, now: hashes by source and part, as `PreferenceData.content` gives them; what only one of them has is
+            not compared.
+
+    >>> content_differences({"a": {"train": "1", "val": "2"}, "b": {}}, {"a": {"train": "3", "val": "2"}})
+    ['the groups of a are not those that the run began with (train)']
+    """
+    lines = []
+    for name, parts in before.items():
+        changed = [part for part, content in parts.items() if now.get(name, {}).get(part, content) != content]
+        if changed:
+            lines.append(f"the groups of {name} are not those that the run began with ({', '.join(changed)})")
+    return lines

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from basereward.data.content import hash_differences
 from basereward.errors import ModelError
 from basereward.io.limits import read_json_object
-from basereward.model.identity import hash_differences, read_identity
+from basereward.model.identity import read_identity
 
 CARD = "reward_model.json"
 FORMAT = 1

@@ -24,15 +24,6 @@ WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "c
 UNHASHED = ("_name_or_path", "transformers_version")
 """Keys of `config.json` that say who wrote it and not what the model is."""
 
-NAMES = {
-    "weights": "the weights",
-    "config": "config.json",
-    "precision": "dtype and quantization",
-    "tokenizer": "the tokenizer",
-    "chat_template": "the chat template",
-    "processor": "the image processor",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class BackboneIdentity:
@@ -43,7 +34,7 @@ class BackboneIdentity:
         revision: the branch, tag or commit that was asked for.
         commit: the commit that the hub's cache resolved it to; None for a folder.
         fingerprint: a hash of 64 values of each weight. Models that were saved without `hashes` are compared by it.
-        hashes: SHA-256 by part, with the keys of `NAMES`; `precision` is text. Empty where nothing was hashed.
+        hashes: SHA-256 by part, with the keys of `PARTS`; `precision` is text. Empty where nothing was hashed.
     """
 
     path: str
@@ -100,22 +91,6 @@ def precision_text(dtype: Any, quantization: str | None) -> str:
     ('bfloat16, nf4', 'float32, not quantized')
     """
     return f"{str(dtype).removeprefix('torch.')}, {quantization or 'not quantized'}"
-
-
-def hash_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """One line for each part that both know and that differs: its name, the old and the new hash.
-
-    >>> hash_differences({"weights": "a" * 64, "config": "c" * 64}, {"weights": "b" * 64})
-    ['the weights differ: aaaaaaaaaaaa before, bbbbbbbbbbbb now']
-    """
-    lines = []
-    for part, name in NAMES.items():
-        old, new = before.get(part), now.get(part)
-        if old is not None and new is not None and old != new:
-            verb = "differ" if name.startswith("the weights") or " and " in name else "differs"
-            shown = (old, new) if part == "precision" else (old[:12], new[:12])
-            lines.append(f"{name} {verb}: {shown[0]} before, {shown[1]} now")
-    return lines
 
 
 def find_file(path: str | Path, name: str, *, revision: str | None = None) -> Path | None:

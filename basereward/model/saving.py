@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from basereward.data.content import hash_differences
 from basereward.data.encoding import Encoder
 from basereward.errors import CheckpointError, ModelError, RecipeError
 from basereward.io.files import apply_umask, json_text, write_atomic
@@ -44,7 +45,7 @@ from basereward.model.folder_checks import (
     load_finite,
     tensor_shapes,
 )
-from basereward.model.identity import BackboneIdentity, hash_differences, read_identity
+from basereward.model.identity import BackboneIdentity, read_identity
 from basereward.model.language import WEIGHT, LanguageHead, load_language_head
 from basereward.model.pooling import Pooling
 from basereward.model.reward import RewardModel

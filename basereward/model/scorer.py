@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from basereward.data.content import encoder_hashes
+from basereward.data.content import encoder_hashes, hash_differences
 from basereward.data.encoding import EncodedGroup, Encoder
 from basereward.data.filling import Placed, fill
 from basereward.data.group import Group, Image
@@ -25,7 +25,6 @@ from basereward.data.tree import collate
 from basereward.errors import DataError, ModelError
 from basereward.model.card import read_card
 from basereward.model.folder_checks import first_not_finite
-from basereward.model.identity import hash_differences
 from basereward.model.lora import merge_lora
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel

@@ -4,6 +4,7 @@ runs/20260314-153012-9f2c41/
 ├── recipe.yaml     the complete recipe
 ├── status.json     state, name, parent, the recipe's sha256, and the process that works on it
 ├── result.json     what `basereward train --json` prints
+├── identity.json   hashes of the backbone and of the data that it is trained on
 ├── checkpoints/    to go on from
 ├── model/          the trained model
 ├── figures/        pictures
@@ -85,6 +86,10 @@ class RunFolder:
     @property
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
+
+    @property
+    def identity(self) -> Path:
+        return self.path / "identity.json"
 
     @property
     def checkpoints(self) -> Path:
