@@ -273,7 +273,7 @@ def test_law_4_another_backbone_is_an_error(tmp_path: Path) -> None:
     weights = Path(scorer.model.backbone.origin.path) / "model.safetensors"
     changed = {name: weight + 0.01 for name, weight in load_file(weights).items()}
     save_file(changed, weights, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="its weights differ"):
+    with pytest.raises(ModelError, match="the weights differ"):
         load_scorer(tmp_path / "model")
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from basereward.cli.arguments import parse
 from basereward.cli.commands import COMMANDS, MISTAKE
 from basereward.errors import BaseRewardError, explain
-from basereward.io.files import disk_faults
+from basereward.io.files import disk_faults, json_text
 from basereward.recipe.trust import trusting
 from basereward.train.console import log_to_stderr
 
@@ -34,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level = logging.INFO if arguments.command in TELL_PROGRESS else logging.WARNING
         with stdout_to_stderr(), log_to_stderr(level), disk_faults(), trusting(trust):
             result, status = COMMANDS[arguments.command].work(arguments)
-        text = json.dumps(_strict(result)) if as_json else "\n".join(COMMANDS[arguments.command].text(result))
+        text = json_text(result) if as_json else "\n".join(COMMANDS[arguments.command].text(result))
         print(text, flush=True)  # flushed here, where a closed pipe is still caught
     except BaseRewardError as error:
         print(f"basereward: {explain(error)}", file=sys.stderr)
@@ -63,12 +61,3 @@ def stdout_to_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _strict(value: Any) -> Any:
-    """JSON knows no NaN: a measure that is not defined is null."""
-    if isinstance(value, dict):
-        return {key: _strict(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_strict(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

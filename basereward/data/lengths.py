@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from basereward.data.content import image_content
+from basereward.data.content import combined_content, group_content, image_content
 from basereward.data.encoding import Encoder
 from basereward.data.group import Group, Lost, Split
 from basereward.data.screening import RowLost
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORM = 1  # of what is kept; another number makes everything anew
+FORM = 2  # of what is kept; another number makes everything anew
 MANY = 2000  # groups from which worth starting processes for
 
 
@@ -43,18 +43,20 @@ class Lengths:
     index: NDArray[np.int64]  # among `source.groups(split)`
     tokens: NDArray[np.int32]  # of the group in a tree row: its prefix once and every response
     images: NDArray[np.int32]
+    content: str = ""  # a hash of all groups of the part, those that cannot be used too; see `group_content`
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def mark(self) -> str:
-        """A hash that changes with the groups' number and with the length of any."""
+        """A hash that changes with the groups' number and with the length of any. Checkpoints hold it beside `content`,
+        which earlier versions did not know."""
         return hashlib.blake2b(self.index.tobytes() + self.tokens.tobytes(), digest_size=16).hexdigest()
 
     def only(self, kept: NDArray[np.bool_]) -> Lengths:
         """Some of the groups: `kept` has shape `(N,)`."""
-        return Lengths(self.index[kept], self.tokens[kept], self.images[kept])
+        return Lengths(self.index[kept], self.tokens[kept], self.images[kept], self.content)
 
 
 def measure(
@@ -88,7 +90,7 @@ def measure(
 
 
 class _Tried(Dataset[tuple[Any, ...]]):
-    """Groups as their tokens and images, or as what is wrong with them."""
+    """Groups as their content with their tokens and images, or with what is wrong with them."""
 
     def __init__(self, groups: Sequence[Group], encoder: Encoder, taught: bool) -> None:
         self.groups = groups
@@ -100,25 +102,29 @@ class _Tried(Dataset[tuple[Any, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         group = self.groups[index]
+        content = group_content(group)
         try:
             check_usable(group)
             size = self.encoder.measure(group, taught=self.taught)
         except RowLost as loss:
-            return group.id, loss.reason, loss.detail
-        return size.tokens, size.images
+            return content, group.id, loss.reason, loss.detail
+        return content, size.tokens, size.images
 
 
 def _try_all(tried: _Tried, *, workers: int) -> tuple[Lengths, list[dict[str, str]]]:
     index, tokens, images = [], [], []
     lost: list[dict[str, str]] = []
-    for place, found in enumerate(_results(tried, workers=workers)):
+    contents: list[bytes] = []
+    for place, (content, *found) in enumerate(_results(tried, workers=workers)):
+        contents.append(content)
         if len(found) == 3:
             lost.append(dict(zip(("id", "reason", "detail"), found, strict=True)))
         else:
             index.append(place)
             tokens.append(found[0])
             images.append(found[1])
-    return Lengths(np.array(index, np.int64), np.array(tokens, np.int32), np.array(images, np.int32)), lost
+    arrays = np.array(index, np.int64), np.array(tokens, np.int32), np.array(images, np.int32)
+    return Lengths(*arrays, combined_content(contents)), lost
 
 
 def _results(tried: _Tried, *, workers: int) -> Iterator[tuple[Any, ...]]:
@@ -133,7 +139,7 @@ def _content(groups: Iterable[Group]) -> str:
     digest = hashlib.blake2b(str(FORM).encode(), digest_size=16)
     for group in groups:
         turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
-        preferences = [(p.winner, p.loser, p.tie) for p in group.preferences]
+        preferences = [(p.winner, p.loser, p.tie, p.weight, p.margin) for p in group.preferences]
         digest.update(repr((group.id, turns, group.responses, preferences)).encode("utf-8", "surrogatepass"))
         if told := (*group.critiques, *group.reasonings, *group.ratings):
             digest.update(repr(told).encode("utf-8", "surrogatepass"))
@@ -147,7 +153,7 @@ def _load(file: Path) -> tuple[Lengths, list[dict[str, str]]] | None:
     try:
         with np.load(file, allow_pickle=False) as kept:
             lost = json.loads(str(kept["lost"]))
-            return Lengths(kept["index"], kept["tokens"], kept["images"]), lost
+            return Lengths(kept["index"], kept["tokens"], kept["images"], str(kept["content"])), lost
     except FileNotFoundError:
         return None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -162,7 +168,12 @@ def _save(file: Path, lengths: Lengths, lost: list[dict[str, str]]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as out:
             np.savez(
-                out, index=lengths.index, tokens=lengths.tokens, images=lengths.images, lost=np.array(json.dumps(lost))
+                out,
+                index=lengths.index,
+                tokens=lengths.tokens,
+                images=lengths.images,
+                content=np.array(lengths.content),
+                lost=np.array(json.dumps(lost)),
             )
         os.replace(part, file)
     except OSError as error:

@@ -13,6 +13,7 @@ import numpy as np
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from basereward.data.content import content_differences, encoder_hashes, hash_differences
 from basereward.data.curation.curate import Curated, Curation
 from basereward.data.curation.duplicates import Placed
 from basereward.data.dataset import GroupDataset
@@ -244,14 +245,32 @@ class PreferenceData(LightningDataModule):
         """How many forward passes are done: with recipe and groups, all that is needed to go on with the next one."""
         assert self.plan is not None
         assert self.trainer is not None
-        return {"forwards_done": self.trainer.global_step * self.plan.forwards_per_step, "groups": self._marks}
+        return {
+            "forwards_done": self.trainer.global_step * self.plan.forwards_per_step,
+            "groups": self._marks,
+            "content": self.content,
+            "encoder": encoder_hashes(self.encoder),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on after the passes that are done.
 
+        Checkpoints of earlier versions hold the lengths of the groups alone, and are compared by these.
+
         Raises:
-            DataError: the groups are no longer those that the run began with.
+            DataError: the groups, or what encodes them, are no longer those that the run began with; the message names
+                the parts that differ.
         """
+        if faults := hash_differences(state_dict.get("encoder", {}), encoder_hashes(self.encoder)):
+            raise DataError(
+                f"the rows would be encoded otherwise than the run began: {'; '.join(faults)}. A run goes on with its "
+                "own backbone: put it back, or start anew without --resume"
+            )
+        if faults := content_differences(state_dict.get("content", {}), self.content):
+            raise DataError(
+                f"{'; '.join(faults)}. The recipe names the same data, and they have changed. A run goes on with its "
+                "own data: put them back, or start anew without --resume"
+            )
         if changed := [name for name, mark in self._marks.items() if mark != state_dict["groups"].get(name)]:
             raise DataError(
                 f"the groups of {', '.join(changed)} are not those that the run began with: the recipe names the same "
@@ -259,6 +278,14 @@ class PreferenceData(LightningDataModule):
                 "folder and start anew"
             )
         self._done = state_dict["forwards_done"]
+
+    @property
+    def content(self) -> dict[str, dict[str, str]]:
+        """A hash of the groups of every part, by source: of prompts, answers, preferences, pictures and labels."""
+        return {
+            name: {split: parts[name].content for split, parts in self.lengths.items() if name in parts}
+            for name in self.sources
+        }
 
     @property
     def _marks(self) -> dict[str, str]:

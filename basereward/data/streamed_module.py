@@ -6,14 +6,16 @@ import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from basereward.data.content import combined_content, group_content
 from basereward.data.dataset import GroupDataset
 from basereward.data.encoding import Encoder
-from basereward.data.group import SPLITS, Lost
+from basereward.data.group import SPLITS, Group, Lost
 from basereward.data.lengths import measure
 from basereward.data.module import PreferenceData
 from basereward.data.plan import Steps
@@ -75,6 +77,7 @@ class StreamedData(PreferenceData):
         self.met = Met()
         self._held_out_rows: Counter[str] = Counter()
         self._known: set[Lost] = set()
+        self._first: dict[str, str] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the held-out groups; of those to train on only the first, to see that there is one.
@@ -95,9 +98,15 @@ class StreamedData(PreferenceData):
                 self._tell(lost)
             kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
             self.parts[split] = GroupDataset(heads, split, kept=kept, encoder=self.encoder)
+        self._first = {name: combined_content(_first(source)) for name, source in self.streams.items()}
         if self.lost or self.lost_file.exists():
             write_lost(self.lost_file, self.lost)
         self.plan = self.steps
+
+    @property
+    def content(self) -> dict[str, dict[str, str]]:
+        """As of data that are read whole; of the training part the first `ENOUGH` groups stand for all."""
+        return {name: parts | {"train": self._first[name]} for name, parts in super().content.items()}
 
     def passes(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[TreeBatch]:  # type: ignore[override]
         passes = StreamedPasses(
@@ -148,3 +157,9 @@ class StreamedData(PreferenceData):
         self._known.update(new)
         self.lost += new
         return new
+
+
+def _first(source: Streamed) -> Iterator[bytes]:
+    """The contents of the first `ENOUGH` training groups of a stream."""
+    groups = (item for item in source.stream("train") if isinstance(item, Group))
+    return (group_content(group) for group in islice(groups, ENOUGH))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from basereward.errors import RunError
 
@@ -41,6 +44,38 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
             error.filename = str(path)  # a failed write does not know its file, and nobody knows the temporary one
         raise
     _sync_folder(path.parent)
+
+
+def apply_umask(path: Path | str) -> None:
+    """Give a file the permissions that `open` would have given it.
+
+    Libraries that write through `mkstemp` leave files that their owner alone can read. The umask cannot be read without
+    being set for all threads, so that the permissions of a new file are taken.
+    """
+    path = Path(path)
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.mode")
+    probe.touch(exist_ok=False)
+    try:
+        path.chmod(probe.stat().st_mode & 0o777)
+    finally:
+        probe.unlink()
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """A value as strict JSON. JSON has no NaN and no infinity: such a number becomes null.
+
+    >>> json_text({"accuracy": float("nan"), "scores": (1.0, float("-inf"))})
+    '{"accuracy": null, "scores": [1.0, null]}'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sync_folder(folder: Path) -> None:

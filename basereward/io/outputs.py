@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from basereward.errors import BaseRewardError, DataError
@@ -42,3 +44,73 @@ def check_outputs(
         for other in names[:place]:
             if same_file(outputs[name], outputs[other]):
                 raise error(f"{name} and {other} are both '{outputs[name]}'; give each a path of its own")
+
+
+def check_replaceable(
+    folder: Path | str, *, foreign: Callable[[Path], Iterable[str]], error: type[BaseRewardError] = DataError
+) -> None:
+    """Checks that an output folder does not stand where something of the user's is.
+
+    Args:
+        folder: where the output goes. A folder that is not there yet, or is empty, is always allowed.
+        foreign: the files in an existing folder that this project did not write.
+        error: the type of error to raise.
+
+    Raises:
+        BaseRewardError: of type `error`; the path is a file, holds the working folder or the home folder, or has
+            foreign files, of which the first are named.
+    """
+    path = Path(os.path.abspath(folder))
+    if os.path.lexists(path) and not path.is_dir():
+        raise error(f"'{path}' is a file; give a folder that is not there yet, or is empty")
+    for name, place in (("the working folder", Path.cwd()), ("the home folder", Path.home())):
+        if place.resolve().is_relative_to(path.resolve()):
+            raise error(f"'{path}' is {name}, or holds it, and is not replaced; give a folder of its own")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if names := sorted(foreign(path)):
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise error(
+            f"'{path}' is not replaced: it holds files that were not written by this project ({shown}). "
+            "Give a folder that is not there yet, or is empty"
+        )
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Gives a complete folder its name. A folder of that name is moved aside first and deleted last.
+
+    Args:
+        new: the complete folder, on the same file system as `target`.
+        target: its name. The caller has checked it with `check_replaceable`.
+
+    Raises:
+        OSError: the folder cannot be renamed. The old one is then in its place again.
+    """
+    if not target.exists():
+        new.rename(target)
+        return
+    aside = target.with_name(f".{target.name}-old-{secrets.token_hex(4)}")
+    target.rename(aside)
+    try:
+        new.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def foreign_files(folder: Path, ours: Callable[[str], bool]) -> list[str]:
+    """The files and links below a folder that are not ours, by their path in it.
+
+    Args:
+        folder: an existing folder.
+        ours: whether this project wrote a file, given its relative path with forward slashes.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for name in [*files, *links]:
+            relative = Path(place, name).relative_to(folder).as_posix()
+            if not ours(relative):
+                found.append(relative)
+    return found

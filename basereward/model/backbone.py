@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from peft import PeftModel
@@ -17,7 +18,10 @@ from transformers.utils import logging as transformers_logging
 
 from basereward.data.tree import PADDING, TreeBatch
 from basereward.errors import ModelError
+from basereward.io.limits import read_json_object
 from basereward.model.attention import TREE_ATTENTION, TreePlan, branch_mask
+from basereward.model.folder_checks import check_checkpoint, check_numbers, check_size, explained
+from basereward.model.identity import CONFIG, BackboneIdentity, checkpoint_identity, find_file, precision_text
 from basereward.model.kernels import Kernels, check_liger, use_liger
 from basereward.model.last_layer import LastLayer
 from basereward.model.pooling import LAST, Pooling
@@ -28,14 +32,8 @@ from basereward.model.vision import PictureEncoder, features_of_nothing, is_trai
 VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a backbone's weights come from: a hub id or folder, the commit when the hub gave one, and a hash that tells
-    whether the weights there are still the same."""
-
-    path: str
-    revision: str | None = None
-    fingerprint: str | None = None
+Origin: TypeAlias = BackboneIdentity
+"""Where a backbone's weights come from, with the hashes of the files that were read."""
 
 
 class Backbone(nn.Module):
@@ -161,14 +159,18 @@ def load_backbone(
             or an option cannot be had.
     """
     config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
+    with quiet_transformers():
+        check_size(config, check_checkpoint(path, revision=revision), path=path)
+    identity = _identity(path, revision=revision, dtype=dtype, quantization=quantization, hashed=not complete)
     if kernels == "liger":
         reader = config.get_text_config() if config.model_type == "internvl" else config  # whose layers have kernels
         check_liger(reader.model_type)
     attention: Any = {"text_config": TREE_ATTENTION} if config.model_type in VISION_FAMILIES else TREE_ATTENTION
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
+    options["use_safetensors"] = True  # transformers would read a pickle where there is no safetensors file
     if quantization is not None:
         options["quantization_config"] = quantization_config(quantization, dtype)
-    with quiet_transformers(), _explained(path):
+    with quiet_transformers(), explained(path):
         model, loading = AutoModel.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code, **options
         )
@@ -180,8 +182,17 @@ def load_backbone(
         recompute(model, layers=checkpoint_layers)
     if kernels == "liger":
         use_liger(model)
-    origin = Origin(str(path), getattr(config, "_commit_hash", None) or revision, fingerprint(model))
+    origin = replace(identity, fingerprint=fingerprint(model))
     return Backbone(model, origin=origin, quantization=quantization)
+
+
+def _identity(
+    path: str | Path, *, revision: str | None, dtype: torch.dtype, quantization: Quantization | None, hashed: bool
+) -> BackboneIdentity:
+    """The identity of a checkpoint. One that belongs to a saved model needs none: it moves with its folder."""
+    if not hashed:
+        return BackboneIdentity(str(path), revision)
+    return checkpoint_identity(path, revision=revision, precision=precision_text(dtype, quantization))
 
 
 def _check_weights(path: str | Path, loading: dict[str, Any], *, complete: bool) -> None:
@@ -208,7 +219,11 @@ def load_config(path: str | Path, *, revision: str | None = None, trust_remote_c
     Raises:
         ModelError: there is none, or its family is not supported.
     """
-    with quiet_transformers(), _explained(path):
+    _check_local(path)
+    with quiet_transformers(), explained(path):
+        file = find_file(path, CONFIG, revision=revision)
+        if file is not None:
+            check_numbers(read_json_object(file, error=ModelError), where=f"'{file}'")
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code
         )
@@ -220,17 +235,21 @@ def load_config(path: str | Path, *, revision: str | None = None, trust_remote_c
     return config
 
 
-@contextlib.contextmanager
-def _explained(path: str | Path) -> Iterator[None]:
-    """Turns what transformers raises for a folder that holds no model into an error that says so."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _check_local(path: str | Path) -> None:
+    """Refuses a path that can only be a folder and is none, which transformers would look for on the hub.
+
+    Raises:
+        ModelError: it says where the folder was looked for.
+    """
+    text = str(path)
+    if os.path.isdir(path):
+        return
+    if isinstance(path, Path) or text.count("/") > 1 or text.startswith((".", "~", "/")) or os.path.exists(path):
+        kind = "a file and no folder" if os.path.exists(path) else "no folder"
         raise ModelError(
-            f"no model could be loaded from '{path}': {reason} "
-            "Give a hub id, or a folder with config.json, *.safetensors and a tokenizer."
-        ) from error
+            f"no model could be loaded from '{text}': {os.path.abspath(path)} is {kind}. A relative path starts from "
+            "the working folder. Give a hub id, or a folder with config.json, *.safetensors and a tokenizer."
+        )
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from torch import nn
 
 from basereward.errors import ModelError, unknown
 from basereward.model.backbone import Backbone, fingerprint
+from basereward.model.identity import precision_text
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -35,7 +36,9 @@ def cast_backbone(backbone: Backbone, dtype: torch.dtype) -> None:
             f"{str(dtype).removeprefix('torch.')}. Leave dtype out."
         )
     cast(backbone.transformer, dtype)
-    backbone.origin = replace(backbone.origin, fingerprint=fingerprint(backbone.transformer))
+    origin = backbone.origin
+    hashes = {**origin.hashes, "precision": precision_text(dtype, None)} if origin.hashes else {}
+    backbone.origin = replace(origin, fingerprint=fingerprint(backbone.transformer), hashes=hashes)
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:

@@ -7,7 +7,8 @@ the same, weight by weight, share it: one forward pass, and then every head.
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,16 @@ from torch import Tensor, nn
 
 from basereward.data.encoding import EncodedGroup
 from basereward.data.group import Group
-from basereward.errors import DataError, ModelError
+from basereward.errors import CheckpointError, DataError, ModelError
+from basereward.io.files import json_text, write_atomic
+from basereward.io.hashing import file_sha256
+from basereward.io.limits import read_json_object
+from basereward.io.outputs import check_replaceable, foreign_files, replace_folder
+from basereward.model.card import read_card
 from basereward.model.combining import Rule, Scores, read_rule
-from basereward.model.saving import PROMPT, load_head, read_card
+from basereward.model.saving import PROMPT, foreign_model_files, load_head, saved_recipe
 from basereward.model.scorer import Scorer, load_scorer
 from basereward.model.scores_groups import ScoresGroups
-from basereward.recipe import recipe_from_yaml
 
 ENSEMBLE = "ensemble.json"
 FORMAT = 1
@@ -164,12 +169,38 @@ class Ensemble(ScoresGroups):
         return Judged(self.rule.combine(scores, images=group.images).tolist(), spread.tolist(), scores.tolist())
 
     def save(self, folder: str | Path) -> None:
-        """Writes a folder with a copy of every member, which needs nothing else."""
-        target = Path(folder)
-        for place, member in enumerate(self.members):
-            shutil.copytree(member.folder, target / "members" / str(place), dirs_exist_ok=True)
+        """Writes a folder with a copy of every member. It appears whole or not at all, and replaces a saved ensemble.
+
+        Raises:
+            ModelError: the folder holds files of somebody else's, or is or holds the working folder or the home folder.
+            CheckpointError: it cannot be written, on a full disk for example.
+        """
+        check_replaceable(folder, foreign=_foreign_ensemble_files, error=ModelError)
+        target = Path(os.path.abspath(folder))
         names = [f"members/{place}" for place in range(len(self.members))]
-        write_ensemble(target, names=names, digests=[member.digest for member in self.members], rule=self.rule)
+        partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+        try:
+            partial.mkdir(parents=True)
+            for name, member in zip(names, self.members, strict=True):
+                shutil.copytree(member.folder, partial / name)
+            write_ensemble(partial, names=names, digests=[member.digest for member in self.members], rule=self.rule)
+            replace_folder(partial, target)
+        except (OSError, shutil.Error) as error:
+            raise CheckpointError(f"the ensemble cannot be saved in '{target}': {error}. Make room.") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _foreign_ensemble_files(folder: Path) -> list[str]:
+    """The files in a folder that `Ensemble.save` does not write; all of them when the folder is no ensemble."""
+    members = {each.name: each for each in (folder / "members").glob("*") if each.is_dir() and each.name.isdecimal()}
+    foreign = [f"members/{name}/{file}" for name, each in members.items() for file in foreign_model_files(each)]
+
+    def ours(name: str) -> bool:
+        top, _, inner = name.partition("/")
+        return is_ensemble(folder) and (name == ENSEMBLE or (top == "members" and inner.partition("/")[0] in members))
+
+    return foreign + foreign_files(folder, ours)
 
 
 def is_ensemble(folder: Path) -> bool:
@@ -182,7 +213,7 @@ def write_ensemble(folder: Path, *, names: Sequence[str], digests: Sequence[str]
     folder.mkdir(parents=True, exist_ok=True)
     members = [{"name": name, "digest": digest} for name, digest in zip(names, digests, strict=True)]
     told = {"format": FORMAT, "members": members, "rule": rule.as_dict()}
-    (folder / ENSEMBLE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    write_atomic(folder / ENSEMBLE, json_text(told, indent=2) + "\n")
 
 
 def load_ensemble(
@@ -197,7 +228,7 @@ def load_ensemble(
         ModelError: the file is damaged, or a member is missing or not the one that the ensemble was made of.
     """
     try:
-        told = json.loads((folder / ENSEMBLE).read_text())
+        told = read_json_object(folder / ENSEMBLE, error=ModelError)
         named = [(str(member["name"]), str(member["digest"])) for member in told["members"]]
         rule = read_rule(told["rule"])
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -241,12 +272,13 @@ def model_digest(folder: Path) -> str:
 
 def backbone_digest(folder: Path) -> str:
     """Equal for two models iff one forward pass of the backbone does for both."""
-    card, recipe = read_card(folder), recipe_from_yaml(folder / "recipe.yaml")
+    card, recipe = read_card(folder), saved_recipe(folder)
     if (folder / PROMPT).is_file():
         return model_digest(folder)  # what it writes changes what its backbone reads
     own = [each for name in ("backbone", "adapter") for each in sorted((folder / name).rglob("*")) if each.is_file()]
     way = (recipe.model.pooling, recipe.data.encoding, recipe.batch.layout, recipe.trainer.precision)
-    known = repr((card["kind"], card["backbone"], *way))
+    hashes = sorted((card.get("identity") or {}).get("hashes", {}).items())
+    known = repr((card["kind"], card["backbone"], *way, *([hashes] if hashes else [])))
     return hashlib.sha256(f"{known}{_digest(folder, own)}".encode()).hexdigest()
 
 
@@ -254,6 +286,5 @@ def _digest(folder: Path, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(folder)}\0".encode())
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(file)))
     return digest.hexdigest()

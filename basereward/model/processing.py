@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,13 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PreTraine
 from basereward.data.encoding import Encoder
 from basereward.data.tiles import TileProcessor
 from basereward.errors import ModelError
-from basereward.model.backbone import VISION_FAMILIES, _explained, load_config, quiet_transformers
+from basereward.model.backbone import VISION_FAMILIES, load_config, quiet_transformers
+from basereward.model.folder_checks import check_text_files, explained
+
+MAX_PIXELS = 2**27
+"""Of a picture: the largest that `shortest_edge`, the least number of pixels, may ask for."""
+MAX_SIDE = 2**13
+"""Pixels of a tile's side."""
 
 
 class TextPositions:
@@ -60,54 +67,95 @@ def load_encoder(
     max_pixels: int | None = None,
     max_tokens: int = 4096,
     trust_remote_code: bool = False,
+    files: str | Path | None = None,
 ) -> Encoder:
     """The encoder of a checkpoint on the hub or in a folder.
+
+    Args:
+        path: hub id or folder of the backbone.
+        revision: branch, tag or commit of the hub repository.
+        image_backend: which of transformers' image processors is used; they resample differently.
+        min_pixels, max_pixels: of a picture; None: as the image processor has it.
+        max_tokens: of a prompt with any one response.
+        trust_remote_code: whether code of the checkpoint may run.
+        files: the folder of tokenizer, chat template and image processor, where they are not in `path`.
 
     Raises:
         ModelError: there is no tokenizer, chat template or image processor, or the image backend is not installed.
     """
-    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = load_config(path, **source)
-    with quiet_transformers(), _explained(path):
-        tokenizer = AutoTokenizer.from_pretrained(path, **source)
-    if config.model_type not in VISION_FAMILIES:
-        return Encoder(tokenizer, positions=TextPositions(), max_tokens=max_tokens)
+    config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
+    source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if files is None:
+        source["revision"] = revision
+    place = path if files is None else files
+    check_text_files(place, revision=source.get("revision"))
+    with quiet_transformers(), explained(place):
+        tokenizer = AutoTokenizer.from_pretrained(place, **source)
+        if config.model_type not in VISION_FAMILIES:
+            return Encoder(tokenizer, positions=TextPositions(), max_tokens=max_tokens)
     if image_backend == "torchvision" and importlib.util.find_spec("torchvision") is None:
         raise ModelError(
             "data.encoding.image_backend is torchvision, which is not installed. Install it, or set "
             "data.encoding.image_backend=pil (the two resample differently, so scores differ a little)."
         )
-    with quiet_transformers(), _explained(path):
-        processor = AutoImageProcessor.from_pretrained(path, backend=image_backend, **source)
+    with quiet_transformers(), explained(place):
+        processor = AutoImageProcessor.from_pretrained(place, backend=image_backend, **source)
+        options = _image_options(config, processor, tokenizer, path=place, min_pixels=min_pixels, max_pixels=max_pixels)
+        return Encoder(tokenizer, image_token_id=config.image_token_id, max_tokens=max_tokens, **options)
+
+
+def _image_options(
+    config: PreTrainedConfig,
+    processor: Any,
+    tokenizer: Any,
+    *,
+    path: str | Path,
+    min_pixels: int | None,
+    max_pixels: int | None,
+) -> dict[str, Any]:
+    """What `Encoder` is told about pictures, by family.
+
+    Raises:
+        ModelError: the image processor's sizes are of no picture.
+    """
     if config.model_type == "internvl":
-        processor = TileProcessor(
+        tiles = TileProcessor(
             processor,
             patch_size=config.vision_config.patch_size[0],
             merge_size=int(1 / config.downsample_ratio),
             min_pixels=min_pixels,
             max_pixels=max_pixels,
         )
-        return Encoder(
-            tokenizer,
-            positions=TextPositions(),
-            image_processor=processor,
-            image_token_id=config.image_token_id,
-            merge_size=processor.merge_size,
-            image_marks=_image_marks(tokenizer, path),
-            max_tokens=max_tokens,
-        )
+        _check_sizes(processor, {"height": MAX_SIDE, "width": MAX_SIDE}, path=path)
+        marks = _image_marks(tokenizer, path)
+        positions = TextPositions()
+        return {
+            "positions": positions, "image_processor": tiles, "merge_size": tiles.merge_size, "image_marks": marks,
+        }  # fmt: skip
     limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     for name, value in limits.items():
         if value is not None:
             setattr(processor.size, name, value)
-    return Encoder(
-        tokenizer,
-        positions=VisionPositions(config),
-        image_processor=processor,
-        image_token_id=config.image_token_id,
-        merge_size=processor.merge_size,
-        max_tokens=max_tokens,
-    )
+    _check_sizes(processor, {"shortest_edge": MAX_PIXELS}, path=path)
+    return {
+        "positions": VisionPositions(config),
+        "image_processor": processor,
+        "merge_size": processor.merge_size,
+    }
+
+
+def _check_sizes(processor: Any, limits: Mapping[str, int], *, path: str | Path) -> None:
+    """A picture is never made larger than the limits, whatever a preprocessor_config.json says.
+
+    Raises:
+        ModelError: a size that every picture is brought to is no positive number, or above the limit.
+    """
+    for name, limit in limits.items():
+        value = getattr(processor.size, name, None)
+        if not isinstance(value, int) or not 0 < value <= limit:
+            raise ModelError(
+                f"preprocessor_config.json of '{path}': size.{name} is {value}; allowed are 1 to {limit:,}"
+            )
 
 
 def _image_marks(tokenizer: Any, path: str | Path) -> tuple[int, int]:

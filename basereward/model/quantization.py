@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
+
+from basereward.errors import ModelError, unknown
 
 Quantization = Literal["nf4", "int8"]
 KEPT = ["visual", "vision_tower", "multi_modal_projector", "lm_head"]
@@ -20,7 +22,12 @@ def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesC
         kind: `nf4` is the 4-bit normal float of QLoRA (arXiv 2305.14314) with doubly quantised scales; `int8` is
             LLM.int8() (arXiv 2208.07339).
         dtype: of the products.
+
+    Raises:
+        ModelError: there is no such kind.
     """
+    if kind not in get_args(Quantization):
+        raise ModelError(unknown("quantization", str(kind), get_args(Quantization)))
     if kind == "nf4":
         return BitsAndBytesConfig(
             load_in_4bit=True,

@@ -67,13 +67,16 @@ class PromptScorer:
 
         Raises:
             DataError: there is no response, one is no text, or one is too long with the prompt.
+            ModelError: a score is NaN or infinite.
         """
         row = {"prompt": "?", "responses": list(responses)}
         checked = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
         encoder = self._scorer.encoder
         branches = [encoder.branch(response) for response in checked.responses]
         encoder.check_length(len(self._group.prefix) + max(map(len, branches)))
-        return [score for some in _shared(branches) for score in self._score(some)]
+        scores = [score for some in _shared(branches) for score in self._score(some)]
+        self._scorer.check_finite(scores, name=self._group.id)
+        return scores
 
     @torch.inference_mode()
     def _score(self, branches: Sequence[Tensor]) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count, islice, takewhile
@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from basereward.data.content import encoder_hashes, hash_differences
 from basereward.data.encoding import EncodedGroup, Encoder
 from basereward.data.filling import Placed, fill
 from basereward.data.group import Group, Image
@@ -22,10 +23,12 @@ from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost
 from basereward.data.tree import collate
 from basereward.errors import DataError, ModelError
+from basereward.model.card import read_card
+from basereward.model.folder_checks import first_not_finite
 from basereward.model.lora import merge_lora
 from basereward.model.processing import load_encoder
 from basereward.model.reward import RewardModel
-from basereward.model.saving import load_reward_model, read_card, save_model
+from basereward.model.saving import load_reward_model, processor_folder, save_model
 from basereward.model.scores_groups import ScoresGroups
 from basereward.model.stopwatch import Stopwatch
 from basereward.model.voice import Voice, speaks
@@ -148,6 +151,14 @@ class Scorer(ScoresGroups):
         except RowLost as loss:
             raise DataError(f"'{group.id}' cannot be scored: {loss.reason}: {loss.detail}") from loss
 
+    def _not_finite(self) -> str:
+        weight = first_not_finite(self.model.state_dict())
+        if weight is None:
+            return super()._not_finite()
+        return (
+            f"The model's weight {weight} holds NaN or infinity; give another checkpoint of the backbone or the model"
+        )
+
     def precision(self) -> AbstractContextManager[Any]:
         """The precision of its training, while it lasts."""
         mixed = self.recipe.trainer.precision == "bf16-mixed"
@@ -195,23 +206,55 @@ def load_scorer(folder: str | Path, *, device: str | None = None, dtype: str | N
     """
     folder = Path(folder)
     model, recipe, path = load_reward_model(folder, dtype=dtype)
-    encoder = recipe_encoder(recipe, path=path, head=model.head)
-    scorer = Scorer(model, encoder=encoder, recipe=recipe, scores=read_card(folder)["scores"])
+    card = read_card(folder)
+    encoder = recipe_encoder(
+        recipe, path=path, head=model.head, revision=card["backbone"]["revision"], files=processor_folder(folder)
+    )
+    _warn_of_other_encoder(folder, card, encoder)
+    scorer = Scorer(model, encoder=encoder, recipe=recipe, scores=card["scores"])
     return scorer.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def recipe_encoder(recipe: Recipe, *, path: str, head: nn.Module | None = None) -> Encoder:
-    """The encoder that a recipe asks for, with the tokenizer and image processor at `path`; `head` is the recipe's own,
-    made anew unless it is given."""
+def _warn_of_other_encoder(folder: Path, card: Mapping[str, Any], encoder: Encoder) -> None:
+    """Says when tokenizer, template or image processor are not as they were when the model was saved.
+
+    The files in the model's folder are the user's to edit. Another version of transformers may read them otherwise.
+    """
+    before = (card.get("identity") or {}).get("hashes", {})
+    for line in hash_differences(before, encoder_hashes(encoder)):
+        logger.warning("%s: %s since the model was saved; scores may differ from those in training", folder, line)
+
+
+def recipe_encoder(
+    recipe: Recipe,
+    *,
+    path: str,
+    head: nn.Module | None = None,
+    revision: str | None = None,
+    files: Path | None = None,
+) -> Encoder:
+    """The encoder that a recipe asks for.
+
+    Args:
+        recipe: of the run.
+        path: hub id or folder of the backbone.
+        head: the recipe's own; made anew unless it is given.
+        revision: of the hub's repository; None: the recipe's, where `path` is.
+        files: the folder of tokenizer, chat template and image processor, where they are not at `path`.
+
+    Raises:
+        ModelError: as `load_encoder`.
+    """
     settings = recipe.data.encoding
     encoder = load_encoder(
         path,
-        revision=recipe.model.backbone.revision if path == recipe.model.backbone.path else None,
+        revision=revision or (recipe.model.backbone.revision if path == recipe.model.backbone.path else None),
         image_backend=settings.image_backend,
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
         max_tokens=settings.max_tokens,
         trust_remote_code=recipe.model.backbone.trust_remote_code,
+        files=files,
     )
     made = head or make(recipe.model.head, "heads", 1)  # its arguments alone are asked for
     encoder.speech = getattr(made, "speech", None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from basereward.data.group import Group, Image
 from basereward.data.rows import RowFormat
+from basereward.errors import ModelError
 
 
 class ScoresGroups(ABC):
@@ -56,6 +59,34 @@ class ScoresGroups(ABC):
 
         Raises:
             DataError: a group cannot be scored; the message names it.
+            ModelError: a score is NaN or infinite; the message names the group.
         """
-        for scored in self.score_encoded(map(self.encode, groups), tokens=tokens, latencies=latencies):
-            yield from scored
+        names: deque[str] = deque()
+
+        def encoded() -> Iterator[Any]:
+            for group in groups:
+                found = self.encode(group)
+                names.append(group.id)
+                yield found
+
+        for some in self.score_encoded(encoded(), tokens=tokens, latencies=latencies):
+            for scores in some:
+                self.check_finite(scores, name=names.popleft())
+                yield scores
+
+    def check_finite(self, scores: Sequence[float], *, name: str) -> None:
+        """Refuses scores that no comparison means anything of.
+
+        Args:
+            scores: of a group's responses.
+            name: of the group.
+
+        Raises:
+            ModelError: one is NaN or infinite.
+        """
+        if not all(map(math.isfinite, scores)):
+            raise ModelError(f"'{name}' has scores that are NaN or infinite: {list(scores)}. {self._not_finite()}")
+
+    def _not_finite(self) -> str:
+        """Why scores may be NaN or infinite, and what to do."""
+        return "Train again with a lower optimizer.lr, or load the model with dtype=float32"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from basereward.errors import ModelError
+from basereward.model.card import backbone_differences, read_card
 from basereward.model.ensemble import Member
-from basereward.model.saving import read_card
 from basereward.model.scorer import load_scorer
 
 
@@ -38,8 +38,10 @@ def soup(members: Sequence[Member], folder: Path) -> None:
                 f"member '{member.name}' has another {fault} than '{members[0].name}' ({other[fault]}, not "
                 f"{card[fault]}); weights of different kinds have no mean"
             )
-        if card["backbone"]["fingerprint"] != other["backbone"]["fingerprint"]:
-            raise ModelError(f"member '{member.name}' was trained on another backbone than '{members[0].name}'")
+        if faults := backbone_differences(card, other):
+            raise ModelError(
+                f"member '{member.name}' was trained on another backbone than '{members[0].name}': {'; '.join(faults)}"
+            )
         model = load_scorer(member.folder).model
         if model.pooling != first.model.pooling:
             raise ModelError(

@@ -22,6 +22,7 @@ from basereward.data.streamed_module import StreamedData
 from basereward.io.cache import cache_folder
 from basereward.model.checkpoint import backbone_path
 from basereward.model.compiled import compile_layers
+from basereward.model.identity import BackboneIdentity
 from basereward.model.kernels import check_liger
 from basereward.model.reward import RewardModel, build_model
 from basereward.model.scorer import recipe_encoder
@@ -32,6 +33,7 @@ from basereward.recipe.probing import trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.trust import trusting
 from basereward.train.checkpoint import AtomicCheckpointIO, Checkpoints
+from basereward.train.identity import IdentityInCheckpoint, check_encoder, identity_tags, record_identity
 from basereward.train.module import RewardModule
 from basereward.train.optimizer import check_kind
 from basereward.train.performance import Performance
@@ -74,8 +76,9 @@ def _build(
     run = run or RunFolder.create(recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name=recipe.name)
     shared = shared or Shared()
     path = backbone_path(recipe.model.backbone)
-    data, backbone = shared.find(recipe, lost_file=run.lost) or (_read(recipe, path=path, lost_file=run.lost), None)
+    data, backbone = shared.find(recipe, lost_file=run.lost) or (_read(recipe, path=path, run=run), None)
     model = build_model(trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone)
+    identity = record_identity(run, recipe, backbone=model.backbone, data=data)
     if speaks(model.head):
         model.voice = Voice(data.encoder)
     if recipe.trainer.compile:
@@ -90,7 +93,7 @@ def _build(
         dropout_seed=recipe.seeds.dropout,
         log_every=recipe.trainer.log_every if recipe.probe else 1,
     )
-    trainer = build_trainer(recipe, data=data, run=run)
+    trainer = build_trainer(recipe, data=data, run=run, identity=identity)
     _keep(recipe, model=model, data=data, device=trainer.strategy.root_device)
     if recipe.probe:
         shared.keep(recipe, data=data, backbone=model.backbone)
@@ -112,8 +115,10 @@ def _keep(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: t
         pool(recipe, model=model, data=data, device=device)
 
 
-def _read(recipe: Recipe, *, path: str, lost_file: Path) -> PreferenceData:
-    data = build_data(recipe, encoder=recipe_encoder(recipe, path=path), lost_file=lost_file)
+def _read(recipe: Recipe, *, path: str, run: RunFolder) -> PreferenceData:
+    encoder = recipe_encoder(recipe, path=path)
+    check_encoder(run, encoder)
+    data = build_data(recipe, encoder=encoder, lost_file=run.lost)
     data.setup()
     return data
 
@@ -184,19 +189,19 @@ def build_curation(recipe: CurationRecipe) -> Curation | None:
     )
 
 
-def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Trainer:
+def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder, identity: BackboneIdentity) -> Trainer:
     """Lightning's trainer with our checkpoints and tracking. A stage of the plan is an epoch of Lightning's."""
     assert data.plan is not None
     settings = recipe.trainer
     checkpoints = Checkpoints(
         run.checkpoints, scores_file=run.scores / "val.jsonl", monitor=settings.monitor, every=settings.checkpoint_every
     )
-    recorder = Recorder(recipe, run=run, checkpoints=checkpoints)
+    recorder = Recorder(recipe, run=run, checkpoints=checkpoints, tags=identity_tags(identity))
     bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
     waiting = Waiting()
     performance = [] if recipe.probe else [Performance()]  # a probe multiplies next to nothing
     # What a step logs is recorded when all have logged, and before a checkpoint that goes on after that step.
-    callbacks: list[Callback] = [waiting, *performance, recorder, checkpoints, bar]
+    callbacks: list[Callback] = [waiting, *performance, recorder, checkpoints, IdentityInCheckpoint(identity), bar]
     if settings.early_stopping is not None:
         early = settings.early_stopping
         callbacks.append(

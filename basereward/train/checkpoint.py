@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from basereward.errors import CheckpointError
-from basereward.io.files import free_space, write_atomic
+from basereward.io.files import apply_umask, free_space, json_text, write_atomic
 from basereward.train.delivery import describe
 from basereward.train.module import RewardModule
 from basereward.train.scores import spread, write_scores
@@ -123,9 +123,10 @@ class Checkpoints(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         try:
             save_file({k: v.cpu().contiguous() for k, v in module.trained_state().items()}, partial)
+            apply_umask(partial)
             partial.replace(target)
             card = {"step": trainer.global_step, "metrics": metrics, "scores": spread(module.scored)}
-            write_atomic(self.folder / "best.json", json.dumps(card, indent=2) + "\n")
+            write_atomic(self.folder / "best.json", json_text(card, indent=2) + "\n")
             write_scores(self.scores_file, module.scored)
         except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)

@@ -11,9 +11,9 @@ import numpy as np
 
 from basereward.errors import ModelError
 from basereward.metrics.logistic import logistic_weights
+from basereward.model.card import read_card
 from basereward.model.combining import Rule, Scores, shares
 from basereward.model.ensemble import Member
-from basereward.model.saving import read_card
 from basereward.recipe.schema import EnsembleRecipe
 from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, read_scores

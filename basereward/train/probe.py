@@ -65,7 +65,8 @@ def setting(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device:
     section = dataclasses.asdict(recipe.model) | {"head": None, "lora": None}
     section["backbone"] = {key: value for key, value in section["backbone"].items() if key not in backbone_keys}
     parts = (
-        *(section, backbone.origin.fingerprint, backbone.transformer.config.to_json_string()),
+        *(section, backbone.origin.fingerprint, sorted(backbone.origin.hashes.items())),
+        backbone.transformer.config.to_json_string(),
         *(encoder.fingerprint, type(encoder.image_processor).__qualname__, recipe.batch.layout),
         *(recipe.trainer.precision, recipe.trainer.deterministic, *machine(device)),
     )

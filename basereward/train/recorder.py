@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import sys
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -71,9 +72,13 @@ class Recorder(Callback):
         recipe: the run's.
         run: its folder.
         checkpoints: that know the best weights.
+        tags: of the run, besides those that every run has.
     """
 
-    def __init__(self, recipe: Recipe, *, run: RunFolder, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, recipe: Recipe, *, run: RunFolder, checkpoints: Checkpoints, tags: Mapping[str, str] | None = None
+    ) -> None:
+        self.tags = dict(tags or {})
         self.recipe = recipe
         self.run = run
         self.checkpoints = checkpoints
@@ -94,7 +99,7 @@ class Recorder(Callback):
             uri=tracking.uri,
             experiment=tracking.experiment or self.recipe.name,
             name=self.recipe.name,
-            tags=_prompt_tags(pl_module),
+            tags={**self.tags, **_prompt_tags(pl_module)},
         )
         self._record_lost(trainer)
 

@@ -4,6 +4,7 @@ runs/20260314-153012-9f2c41/
 ├── recipe.yaml     the complete recipe
 ├── status.json     state, name, parent, the recipe's sha256, and the process that works on it
 ├── result.json     what `basereward train --json` prints
+├── identity.json   hashes of the backbone and of the data that it is trained on
 ├── checkpoints/    to go on from
 ├── model/          the trained model
 ├── figures/        pictures
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from basereward.errors import RunError, nearest
-from basereward.io.files import write_atomic
+from basereward.io.files import json_text, write_atomic
 from basereward.train.outbox import Outbox
 from basereward.train.process import fate, identify
 
@@ -84,6 +86,10 @@ class RunFolder:
     @property
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
+
+    @property
+    def identity(self) -> Path:
+        return self.path / "identity.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -164,7 +170,7 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Keep what the run came to; JSON values."""
-        write_atomic(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        write_atomic(self.path / "result.json", json_text(result, indent=2) + "\n")
 
     def result(self) -> dict[str, Any] | None:
         """What `write_result` kept; None when there is nothing yet."""
@@ -172,10 +178,12 @@ class RunFolder:
             result: dict[str, Any] = json.loads((self.path / "result.json").read_text())
         except FileNotFoundError:
             return None
+        if isinstance(result.get("metrics"), dict):  # JSON has no NaN: a metric that is none is written as null
+            result["metrics"] = {key: math.nan if each is None else each for key, each in result["metrics"].items()}
         return result
 
     def _write(self, status: dict[str, Any]) -> None:
-        write_atomic(self.path / "status.json", json.dumps(status, indent=2) + "\n")
+        write_atomic(self.path / "status.json", json_text(status, indent=2) + "\n")
 
     def _last_sign(self) -> float:
         files = (self.path / "status.json", self.outbox.journal)

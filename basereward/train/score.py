@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError
-from basereward.io.files import write_atomic
+from basereward.io.files import json_text, write_atomic
 from basereward.model.ensemble import Ensemble, is_ensemble, load_ensemble
 from basereward.model.scorer import Scorer, load_scorer
 from basereward.recipe.trust import trusting
@@ -75,7 +74,7 @@ def score(
     began = time.perf_counter()
     scored = list(scorer.score_groups(rows, tokens=tokens, latencies=latencies))
     seconds = time.perf_counter() - began
-    lines = [json.dumps({"id": group.id, "scores": scores}) for group, scores in zip(rows, scored, strict=True)]
+    lines = [json_text({"id": group.id, "scores": scores}) for group, scores in zip(rows, scored, strict=True)]
     write_atomic(target, "\n".join(lines) + "\n" if lines else "")
     responses = sum(len(scores) for scores in scored)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from basereward.data.tree import TreeBatch
-from basereward.io.files import write_atomic
+from basereward.io.files import json_text, write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,19 @@ def scored_groups(batch: TreeBatch, scores: Tensor) -> list[ScoredGroup]:
 
 def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
     """Writes groups as JSON Lines; the file appears whole or not at all."""
-    write_atomic(path, "".join(json.dumps(asdict(group)) + "\n" for group in groups))
+    write_atomic(path, "".join(json_text(asdict(group)) + "\n" for group in groups))
 
 
 def read_scores(path: Path) -> list[ScoredGroup]:
     """Reads what `write_scores` wrote."""
-    found = [ScoredGroup(**json.loads(line)) for line in path.read_text().splitlines()]
-    return [replace(group, preferences=[(w, loser, tie) for w, loser, tie in group.preferences]) for group in found]
+    found = []
+    for line in path.read_text().splitlines():
+        group = ScoredGroup(**json.loads(line))
+        # JSON has no NaN: a score that is none is written as null.
+        scores = [math.nan if score is None else score for score in group.scores]
+        preferences = [(winner, loser, tie) for winner, loser, tie in group.preferences]
+        found.append(replace(group, scores=scores, preferences=preferences))
+    return found
 
 
 def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -81,6 +81,7 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
 def _run_all(cells: Sequence[Cell], *, processes: CellProcesses, sweep_id: str) -> list[dict[str, Any]]:
     """What becomes of every cell, told as each begins and ends."""
     results: dict[int, dict[str, Any]] = {}
+    backbones: dict[str, Mapping[str, str]] = {}
     for wait in (False, True):
         for at in [at for at in range(len(cells)) if at not in results]:
             place, sha256 = f"cell {at + 1} of {len(cells)}: {cells[at].name}", recipe_sha256(cells[at].recipe)
@@ -89,18 +90,28 @@ def _run_all(cells: Sequence[Cell], *, processes: CellProcesses, sweep_id: str) 
                 if not ours:
                     logger.info("%s is trained by another process; it is looked at again after the others", place)
                     continue
-                results[at] = _cell(cells[at], sha256, processes=processes, sweep_id=sweep_id)
+                results[at] = _cell(cells[at], sha256, processes=processes, sweep_id=sweep_id, backbones=backbones)
             logger.info("%s %s", place, results[at]["status"])
     return [results[at] for at in range(len(cells))]
 
 
-def _cell(cell: Cell, sha256: str, *, processes: CellProcesses, sweep_id: str) -> dict[str, Any]:
+def _cell(
+    cell: Cell, sha256: str, *, processes: CellProcesses, sweep_id: str, backbones: dict[str, Mapping[str, str]]
+) -> dict[str, Any]:
     deadline = time.monotonic() + END_S
     while running_with(sha256) is not None and time.monotonic() < deadline:
         time.sleep(0.1)  # a sweep that was killed lets go of its cell before the cell's process has seen it
     done = finished_with(sha256)
     if done is not None:
-        return told(cell.name, done.run_id, "skipped", done.result() or {})
+        changed = _backbone_changes(done, cell, known=backbones)
+        if changed:
+            logger.warning(
+                "cell %s is finished and stays as it is, and its backbone has changed since: %s. To train it on the "
+                "backbone of now, remove %s",
+                *(cell.name, "; ".join(changed), done.path),
+            )
+        skipped = told(cell.name, done.run_id, "skipped", done.result() or {})
+        return skipped | ({"backbone_changed": changed} if changed else {})
     stopped = unfinished_with(sha256)
     resume = stopped.run_id if stopped is not None and (stopped.checkpoints / "last.ckpt").exists() else None
     try:
@@ -111,3 +122,12 @@ def _cell(cell: Cell, sha256: str, *, processes: CellProcesses, sweep_id: str) -
         run_id = failed.run_id if failed is not None else None
         return told(cell.name, run_id, "failed", {}) | {"error": str(error)}
     return told(cell.name, result["run_id"], "finished", result)
+
+
+def _backbone_changes(run: RunFolder, cell: Cell, *, known: dict[str, Mapping[str, str]]) -> list[str]:
+    """See `backbone_changes`."""
+    if not run.identity.exists():
+        return []
+    from basereward.train.identity import backbone_changes  # loads transformers, which sweeps do without otherwise
+
+    return backbone_changes(run, cell.recipe, known=known)
