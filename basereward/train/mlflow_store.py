@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basereward.errors import RunError
+from basereward.io.secrets import redact, userinfo_of, with_userinfo, without_userinfo
 from basereward.train.delivery import Courier, Refused, describe
 from basereward.train.outbox import Outbox, Record
 from basereward.train.params import MAX_TAG, shorten
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+SCHEMES_WITHOUT_ADDRESS = ("databricks", "databricks-uc", "uc")
 RUN_TAG = "basereward.run_id"
 PARENT_TAG = "mlflow.parentRunId"
 # MLflow asks again for minutes, reports its use to its makers, and writes to the terminal; a user who has set one of
@@ -60,16 +62,50 @@ def load_mlflow() -> None:
     importlib.import_module("mlflow")
 
 
+_userinfo: dict[str, str] = {}
+"""User information of addresses that this process was given, by the address without it. It stays in memory."""
+
+
 def tracking_uri(uri: str | None) -> str:
-    """The store: this one, else $MLFLOW_TRACKING_URI, else mlflow.db here. A SQLite file is named by its whole path.
+    """The store: this one, else $MLFLOW_TRACKING_URI, else mlflow.db here, as it may be written to a file.
+
+    A SQLite file is named by its whole path. A user and a password are left out; `MlflowStore` adds them again, from
+    memory or from $MLFLOW_TRACKING_URI.
+
+    Raises:
+        RunError: a store of files, which MLflow does not take any more.
 
     >>> tracking_uri("http://localhost:5000"), tracking_uri("sqlite:////data/mlflow.db")
     ('http://localhost:5000', 'sqlite:////data/mlflow.db')
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    given = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    uri = without_userinfo(given)
+    if userinfo_of(given):
+        _userinfo[uri] = userinfo_of(given)
+    if _is_file_store(uri) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+        raise RunError(
+            f"MLflow does not take a folder of files as a store any more, and '{uri}' is one. Set MLFLOW_TRACKING_URI "
+            f"or tracking.uri to a database, such as {DEFAULT_URI}, or to the address of a server; or set "
+            "MLFLOW_ALLOW_FILE_STORE=true to use the folder all the same"
+        )
     database = database_of(uri)
     # What is left over may be delivered from another working directory.
     return uri if database is None else f"sqlite:///{database.absolute()}{''.join(uri.partition('?')[1:])}"
+
+
+def _is_file_store(uri: str) -> bool:
+    """
+    >>> [_is_file_store(uri) for uri in ("file:mlruns", "./mlruns", "databricks", "databricks://profile", "http://host")]
+    [True, True, False, False, False]
+    """
+    return uri.startswith("file:") or ("://" not in uri and uri not in SCHEMES_WITHOUT_ADDRESS)
+
+
+def _whole_address(uri: str) -> str:
+    """The address as a client needs it: with the user information that this process knows of it."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    known = userinfo_of(given) if without_userinfo(given) == uri else _userinfo.get(uri, "")
+    return with_userinfo(uri, known) if known else uri
 
 
 def masked(uri: str) -> str:
@@ -78,7 +114,7 @@ def masked(uri: str) -> str:
     >>> masked("https://me:secret@tracking.example")
     'https://***@tracking.example'
     """
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+    return redact(uri)
 
 
 class MlflowStore:
@@ -94,7 +130,7 @@ class MlflowStore:
             ensure_database(database, build=_build_database)
             _keep_artifacts_beside(database)
         with refusals():
-            self._client: MlflowClient = MlflowClient(uri)
+            self._client: MlflowClient = MlflowClient(_whole_address(uri))
 
     def open_run(self, start: Record) -> str:
         """The run that has our id as a tag: found, when an earlier try was cut off after making it, or made."""

@@ -11,7 +11,9 @@ from pathlib import Path
 from torch import Tensor
 
 from basereward.data.tree import TreeBatch
+from basereward.errors import RunError
 from basereward.io.files import write_atomic
+from basereward.train.outbox import warn_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,27 @@ def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
 
 
 def read_scores(path: Path) -> list[ScoredGroup]:
-    """Reads what `write_scores` wrote."""
-    found = [ScoredGroup(**json.loads(line)) for line in path.read_text().splitlines()]
-    return [replace(group, preferences=[(w, loser, tie) for w, loser, tie in group.preferences]) for group in found]
+    """Reads what `write_scores` wrote.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    try:
+        found = [ScoredGroup(**json.loads(line)) for line in path.read_text().splitlines()]
+        return [replace(group, preferences=[(w, loser, tie) for w, loser, tie in group.preferences]) for group in found]
+    except (ValueError, TypeError) as error:
+        raise RunError(f"the scores in '{path}' are damaged: {error}") from error
+
+
+def known_scores(path: Path) -> list[ScoredGroup]:
+    """The scores that a run has; none where there is no file, or, with a warning, a damaged one."""
+    if not path.is_file():
+        return []
+    try:
+        return read_scores(path)
+    except RunError as error:
+        warn_once(f"{error}. They are left out.")
+        return []
 
 
 def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:
