@@ -31,7 +31,8 @@ def finished_run(
     records = [{"kind": "metrics", "step": s, "time": 0, "values": v} for s, v in zip(STEPS, curve, strict=True)]
     records.append({"kind": "metrics", "step": 30, "time": 0, "values": {"mem/peak_gib": 1.75}})
     run.outbox.folder.mkdir()
-    run.outbox.append([{"kind": "start", "uri": "sqlite:///store.db"}, *records])
+    start = {"kind": "start", "uri": "sqlite:///store.db", "experiment": "e", "name": "n", "parent": None, "tags": {}}
+    run.outbox.append([start | {"time": 0}, *records])
     run.mark("finished")
     return run
 

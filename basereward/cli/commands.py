@@ -196,9 +196,10 @@ def look(arguments: argparse.Namespace) -> Result:
 def ls(arguments: argparse.Namespace) -> Result:
     """What there is of one kind."""
     if arguments.kind == "runs":
-        from basereward.train.runs import list_runs  # not by way of `api`, which takes seconds
+        from basereward.train.runs import broken_runs, list_runs  # not by way of `api`, which takes seconds
 
         entries = [(run.run_id, f"{run.name}, {run.state}") for run in list_runs()]
+        entries += [(name, f"broken: {reason}") for name, reason in broken_runs().items()]
     else:
         from basereward.recipe import names
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from basereward.errors import RunError
 from basereward.train.runs import RunFolder
-from basereward.train.tracking import Tracker, now_ms
+from basereward.train.tracking import Tracker, deliver_pending, now_ms
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +22,17 @@ def record(run: RunFolder, values: Mapping[str, float], files: Iterable[Path], *
     Args:
         folder: that the files get on the server.
     """
+    deliver_pending()
     tracker = Tracker(run)
     try:
         tracker.start(experiment=run.name)
     except RunError as error:
         logger.warning("Nothing is added to the record of run %s: %s", run.run_id, error)
         return
-    tracker.metrics(values, step=now_ms() // 1000)
-    for file in files:
-        tracker.artifact(file, folder=folder, copy=True)
-    state = run.state
-    tracker.finish("finished" if state == "running" else state)
+    try:
+        tracker.metrics(values, step=now_ms() // 1000)
+        for file in files:
+            tracker.artifact(file, folder=folder, copy=True)
+    finally:
+        state = run.state
+        tracker.finish("finished" if state == "running" else state)

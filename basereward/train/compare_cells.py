@@ -11,7 +11,7 @@ from basereward.metrics.significance import Comparison, compare
 from basereward.recipe import Cell
 from basereward.recipe.table import count
 from basereward.train.runs import find
-from basereward.train.scores import read_scores
+from basereward.train.scores import known_scores
 from basereward.train.tested import Tested, by_key, shared
 
 
@@ -48,8 +48,7 @@ def compare_cells(
             continue
         runs = recipes.setdefault(name, {})
         assert seeds not in runs, f"two runs of {name} with seeds {seeds}"  # the recipe's check refuses such names
-        file = find(result["run_id"]).scores / "test.jsonl"
-        if file.is_file() and (groups := by_key(read_scores(file))):
+        if groups := by_key(known_scores(find(result["run_id"]).scores / "test.jsonl")):
             runs[seeds] = groups
     if len(recipes) < 2:
         return Compared()

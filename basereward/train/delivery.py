@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from basereward.io.secrets import redact
 from basereward.train.outbox import Delivered, Outbox, Record
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,9 @@ class Courier:
         return True
 
     def _start(self) -> Record:
-        start: Record = self.outbox.read(0)[0][0]
+        start = self.outbox.start()
+        if start is None:
+            raise Refused(f"{self.outbox.journal} lacks its first record")
         return start
 
     def _name_parent(self) -> bool:
@@ -176,11 +179,11 @@ class Courier:
 
 
 def describe(error: BaseException, *, limit: int = 200) -> str:
-    """One short line about an error of a library, which may span pages.
+    """One short line about an error of a library, which may span pages and hold an address with a password.
 
     >>> describe(ValueError("no such thing\\nand so on"))
     'no such thing'
     """
-    text = str(error).strip() or type(error).__name__
+    text = redact(str(error)).strip() or type(error).__name__
     line = text.splitlines()[0]
     return line if len(line) <= limit else line[: limit - 3] + "..."

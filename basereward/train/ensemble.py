@@ -22,7 +22,7 @@ from basereward.train.ensemble_weights import WEIGHTED, find_rule, validation_sc
 from basereward.train.locate import locate
 from basereward.train.runs import RunFolder
 from basereward.train.scores import ScoredGroup, write_scores
-from basereward.train.tracking import Tracker, lost_metrics
+from basereward.train.tracking import Tracker, deliver_pending, lost_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ def ensemble(
         ModelError: a member is missing, no model, named twice, or has no validation scores where they are needed, or
             others than the first; a number is out of its range. The message names the member.
     """
+    deliver_pending()
     if how not in WAYS:
         raise ModelError(unknown("way to combine", how, WAYS))
     recipe: Any = {"how": how, "members": list(models), "text": list(text), "pairs": pairs, "k": k, "seed": seed}
@@ -202,21 +203,30 @@ def _record(
     tracker = Tracker(run)
     place = {"experiment": tracking.get("experiment") or "ensembles", "uri": tracking.get("uri")}
     try:
-        tracker.start(**place, name=run.name, tags={"basereward.ensemble": result["how"]})  # type: ignore[arg-type]
-    except RunError as error:
-        logger.warning("the ensemble %s is not in MLflow: %s", run.run_id, error)
-    else:
-        tracker.params({"how": result["how"], "members": result["members"]})
-        if rule is not None:
-            tracker.params({"rule": rule.as_dict()})
-        if result["accuracy"] is not None:
-            tracker.metrics({"val/pair_accuracy": result["accuracy"]}, step=0)
-        tracker.metrics(result.get("metrics", {}), step=0)
-        tracker.metrics(lost_metrics(result.get("skipped", {})), step=0)
-        if run.lost.exists():
-            tracker.artifact(run.lost)
-        for file in sorted(run.scores.glob("*.jsonl")):
-            tracker.artifact(file, folder="scores")
-        tracker.artifacts(run.model, folder="model")
-    run.mark("finished")
-    tracker.finish("finished")
+        try:
+            tracker.start(**place, name=run.name, tags={"basereward.ensemble": result["how"]})  # type: ignore[arg-type]
+        except RunError as error:
+            logger.warning("the ensemble %s is not in MLflow: %s", run.run_id, error)
+        _record_all(tracker, run, result, rule=rule)
+        tracker.close("finished")
+        run.mark("finished")
+    except BaseException as error:
+        tracker.close("failed" if isinstance(error, Exception) else "killed")
+        raise
+    finally:
+        tracker.finish()
+
+
+def _record_all(tracker: Tracker, run: RunFolder, result: Mapping[str, Any], *, rule: Rule | None) -> None:
+    tracker.params({"how": result["how"], "members": result["members"]})
+    if rule is not None:
+        tracker.params({"rule": rule.as_dict()})
+    if result["accuracy"] is not None:
+        tracker.metrics({"val/pair_accuracy": result["accuracy"]}, step=0)
+    tracker.metrics(result.get("metrics", {}), step=0)
+    tracker.metrics(lost_metrics(result.get("skipped", {})), step=0)
+    if run.lost.exists():
+        tracker.artifact(run.lost)
+    for file in sorted(run.scores.glob("*.jsonl")):
+        tracker.artifact(file, folder="scores")
+    tracker.artifacts(run.model, folder="model")

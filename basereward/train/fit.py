@@ -20,7 +20,7 @@ from basereward.train.params import flatten
 from basereward.train.recorder import Recorder
 from basereward.train.runs import RunFolder, find
 from basereward.train.shared import Shared
-from basereward.train.tracking import deliver_pending
+from basereward.train.tracking import check_store, deliver_pending
 
 
 def train(
@@ -42,6 +42,7 @@ def train(
     Raises:
         BaseRewardError: the run cannot begin or cannot go on; what is done so far is kept.
     """
+    check_store(recipe.tracking.uri)
     deliver_pending()
     with disk_faults():
         run = continued(resume, recipe) if resume is not None else _new(recipe, parent=parent)
@@ -76,6 +77,16 @@ def _whereabouts(run: RunFolder) -> str:
 def _train(module: RewardModule, data: PreferenceData, trainer: Trainer, *, run: RunFolder) -> dict[str, Any]:
     recorder = next(callback for callback in trainer.callbacks if isinstance(callback, Recorder))  # type: ignore[attr-defined]
     recorder.keep_open = True  # the test follows
+    try:
+        return _recorded(module, data, trainer, run=run, recorder=recorder)
+    except BaseException as error:  # outside of Lightning's loops nobody else closes the record
+        recorder.abandon(error)
+        raise
+
+
+def _recorded(
+    module: RewardModule, data: PreferenceData, trainer: Trainer, *, run: RunFolder, recorder: Recorder
+) -> dict[str, Any]:
     last = recorder.checkpoints.last
     began = time.perf_counter()
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)

@@ -7,21 +7,27 @@ import importlib
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basereward.errors import RunError
+from basereward.io.secrets import redact, userinfo_of, with_userinfo, without_userinfo
 from basereward.train.delivery import Courier, Refused, describe
 from basereward.train.outbox import Outbox, Record
 from basereward.train.params import MAX_TAG, shorten
 from basereward.train.runs import find
+from basereward.train.tracking_database import ARTIFACTS, ensure_database, move_artifact_addresses
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
+log = logging.getLogger(__name__)
+
 DEFAULT_URI = "sqlite:///mlflow.db"
+SCHEMES_WITHOUT_ADDRESS = ("databricks", "databricks-uc", "uc")
 RUN_TAG = "basereward.run_id"
 PARENT_TAG = "mlflow.parentRunId"
 # MLflow asks again for minutes, reports its use to its makers, and writes to the terminal; a user who has set one of
@@ -46,23 +52,60 @@ def load_mlflow() -> None:
     """Import MLflow (seconds) with its habits set by `ENVIRONMENT`, where the user has not set them."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for name in ("mlflow", "alembic"):  # every new database would tell of its hundred migrations
+    # Every new database would log its hundred migrations, and every statement that a full disk refuses its traceback;
+    # the error itself is raised, and logged by whoever delivers.
+    levels = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "mlflow.store": logging.CRITICAL}
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
-            logger.setLevel(logging.WARNING)
+            logger.setLevel(level)
     importlib.import_module("mlflow")
 
 
+_userinfo: dict[str, str] = {}
+"""User information of addresses that this process was given, by the address without it. It stays in memory."""
+
+
 def tracking_uri(uri: str | None) -> str:
-    """The store: this one, else $MLFLOW_TRACKING_URI, else mlflow.db here. A SQLite file is named by its whole path.
+    """The store: this one, else $MLFLOW_TRACKING_URI, else mlflow.db here, as it may be written to a file.
+
+    A SQLite file is named by its whole path. A user and a password are left out; `MlflowStore` adds them again, from
+    memory or from $MLFLOW_TRACKING_URI.
+
+    Raises:
+        RunError: a store of files, which MLflow does not take any more.
 
     >>> tracking_uri("http://localhost:5000"), tracking_uri("sqlite:////data/mlflow.db")
     ('http://localhost:5000', 'sqlite:////data/mlflow.db')
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    database = _database(uri)
+    given = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    uri = without_userinfo(given)
+    if userinfo_of(given):
+        _userinfo[uri] = userinfo_of(given)
+    if _is_file_store(uri) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+        raise RunError(
+            f"MLflow does not take a folder of files as a store any more, and '{uri}' is one. Set MLFLOW_TRACKING_URI "
+            f"or tracking.uri to a database, such as {DEFAULT_URI}, or to the address of a server; or set "
+            "MLFLOW_ALLOW_FILE_STORE=true to use the folder all the same"
+        )
+    database = database_of(uri)
     # What is left over may be delivered from another working directory.
-    return uri if database is None else f"sqlite:///{database.absolute()}"
+    return uri if database is None else f"sqlite:///{database.absolute()}{''.join(uri.partition('?')[1:])}"
+
+
+def _is_file_store(uri: str) -> bool:
+    """
+    >>> [_is_file_store(uri) for uri in ("file:mlruns", "./mlruns", "databricks", "databricks://profile", "http://host")]
+    [True, True, False, False, False]
+    """
+    return uri.startswith("file:") or ("://" not in uri and uri not in SCHEMES_WITHOUT_ADDRESS)
+
+
+def _whole_address(uri: str) -> str:
+    """The address as a client needs it: with the user information that this process knows of it."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    known = userinfo_of(given) if without_userinfo(given) == uri else _userinfo.get(uri, "")
+    return with_userinfo(uri, known) if known else uri
 
 
 def masked(uri: str) -> str:
@@ -71,7 +114,7 @@ def masked(uri: str) -> str:
     >>> masked("https://me:secret@tracking.example")
     'https://***@tracking.example'
     """
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+    return redact(uri)
 
 
 class MlflowStore:
@@ -82,8 +125,12 @@ class MlflowStore:
         from mlflow import MlflowClient
 
         self._uri = uri
+        database = database_of(uri)
+        if database is not None:
+            ensure_database(database, build=_build_database)
+            _keep_artifacts_beside(database)
         with refusals():
-            self._client: MlflowClient = MlflowClient(uri)
+            self._client: MlflowClient = MlflowClient(_whole_address(uri))
 
     def open_run(self, start: Record) -> str:
         """The run that has our id as a tag: found, when an earlier try was cut off after making it, or made."""
@@ -174,10 +221,39 @@ class MlflowStore:
 
     def _artifacts(self, name: str) -> str | None:
         """Files lie beside a SQLite database, wherever the program was started; a server knows its own place."""
-        database = _database(self._uri)
+        database = database_of(self._uri)
         if database is None:
             return None
-        return (database.absolute().parent / "mlartifacts" / re.sub(r"[^\w.\-]+", "_", name)).as_uri()
+        return (database.absolute().parent / ARTIFACTS / _folder_name(name)).as_uri()
+
+
+def _folder_name(experiment: str) -> str:
+    """The name of an experiment's folder of artifacts, which lies in the folder of all whatever the name is.
+
+    >>> _folder_name("head depth"), _folder_name("..")
+    ('head_depth', '_..')
+    """
+    name = re.sub(r"[^\w.\-]+", "_", experiment)
+    return name if name.strip(".") else f"_{name}"
+
+
+def _build_database(path: Path) -> None:
+    """Make MLflow's tables in a new file, with the experiment `Default`."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(f"sqlite:///{path}", (path.parent / ARTIFACTS).as_uri())  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+
+
+def _keep_artifacts_beside(database: Path) -> None:
+    """Correct addresses after a move; a database that cannot be changed now is used as it is."""
+    try:
+        moved = move_artifact_addresses(database)
+    except sqlite3.Error as error:
+        log.warning("The addresses of artifacts in %s are not checked: %s.", database, describe(error))
+        return
+    if moved:
+        log.info("%s was moved: the artifacts of %d experiments are looked for beside it now.", database, moved)
 
 
 @contextlib.contextmanager
@@ -220,7 +296,11 @@ def _mlflow_id(parent: str, root: Path) -> str | None:
     return folder.mlflow_run_id
 
 
-def _database(uri: str) -> Path | None:
-    """The file of a SQLite URI; None of any other."""
-    path = uri.removeprefix("sqlite:///")
-    return Path(path) if path != uri and path and not path.startswith((":", "?")) else None
+def database_of(uri: str) -> Path | None:
+    """The file of a SQLite URI; None of any other.
+
+    >>> database_of("sqlite:///mlflow.db?timeout=9"), database_of("sqlite:///:memory:"), database_of("http://host")
+    (PosixPath('mlflow.db'), None, None)
+    """
+    path = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(path) if uri.startswith("sqlite:///") and path and not path.startswith(":") else None

@@ -15,6 +15,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Iterable
@@ -22,12 +23,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from basereward.errors import RunError
 from basereward.io.files import write_atomic
+from basereward.io.limits import read_json_object
 
 log = logging.getLogger(__name__)
 
 Record: TypeAlias = dict[str, Any]
 READ_BYTES = 1 << 20
+LAST_BYTES = 1 << 16
+"""Of the journal's end that are read for its last record; the records that are looked for there are short."""
+FIELDS = {
+    "start": ("uri",),
+    "metrics": ("step", "time", "values"),
+    "params": ("values",),
+    "tags": ("values",),
+    "artifact": ("path", "folder"),
+    "finish": ("status", "time"),
+}
+"""What a record of each kind must have; the journal may have been damaged by a power cut or by hand."""
+START_FIELDS = {"uri", "experiment", "name", "parent", "tags", "time"}
+"""What a first record must have, so that a run can be made of it on the server."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,15 @@ class Delivered:
     run_id: str | None = None  # on the server
     parent_named: bool = False  # the server knows the parent, or there is none
     refused: int = 0  # records set aside
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            TypeError: a value that was read from a file has the wrong type.
+        """
+        right = isinstance(self.position, int) and self.position >= 0 and isinstance(self.refused, int)
+        if not (right and isinstance(self.run_id, str | None) and isinstance(self.parent_named, bool)):
+            raise TypeError(f"wrong values: {asdict(self)}")
 
 
 class Outbox:
@@ -50,7 +75,10 @@ class Outbox:
         self._lock: int | None = None
 
     def acquire(self) -> bool:
-        """Become the one process that writes and delivers; False when another one is. Mends a torn last line."""
+        """Become the one process that writes and delivers; False when another one is.
+
+        Mends a torn last line, and sets a journal aside that lacks its first record: nothing in it can be delivered.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -61,6 +89,7 @@ class Outbox:
             return False
         self._lock = descriptor
         self._drop_torn_line()
+        self._set_broken_aside()
         return True
 
     def release(self) -> None:
@@ -100,18 +129,48 @@ class Outbox:
             if not line.endswith(b"\n"):
                 break
             position += len(line)
-            try:
-                records.append((json.loads(line), position))
-            except ValueError:
-                records.append(({"kind": "unreadable", "line": line.decode(errors="replace")}, position))
+            records.append((_parse(line), position))
         return records
 
-    def delivered(self) -> Delivered:
-        """How far the delivery has come; the beginning when nothing is known."""
+    def start(self) -> Record | None:
+        """The first record, of which the run is made on the server; None when it is not there or damaged."""
+        records = self.read(0)
+        first = records[0][0] if records else {}
+        return first if first.get("kind") == "start" and first.keys() >= START_FIELDS else None
+
+    def last(self) -> Record | None:
+        """The last whole record; None when there is none, or it is longer than `LAST_BYTES`."""
         try:
-            return Delivered(**json.loads((self.folder / "delivered.json").read_text()))
-        except FileNotFoundError:
+            with self.journal.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - LAST_BYTES))
+                lines = file.read().split(b"\n")[:-1]
+        except OSError:
+            return None
+        return _parse(lines[-1]) if lines else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the record has its end: the last thing that it says is how the run ended."""
+        last = self.last()
+        return last is not None and last["kind"] == "finish"
+
+    def delivered(self) -> Delivered:
+        """How far the delivery has come; the beginning when nothing is known.
+
+        From the beginning all is delivered again, which changes nothing on the server.
+        """
+        file = self.folder / "delivered.json"
+        if not file.exists():
             return Delivered()
+        try:
+            delivered = Delivered(**read_json_object(file, error=RunError))
+        except (RunError, TypeError) as error:
+            warn_once(f"{file} is damaged ({error}); what {self.journal} holds is delivered again.")
+            return Delivered()
+        if delivered.position > self._size():
+            return Delivered(run_id=delivered.run_id, parent_named=delivered.parent_named)
+        return delivered
 
     def save(self, delivered: Delivered) -> None:
         """Remember how far the delivery has come."""
@@ -140,12 +199,22 @@ class Outbox:
     @property
     def pending(self) -> bool:
         """Whether there is something that the server does not know yet."""
-        try:
-            size = self.journal.stat().st_size
-        except FileNotFoundError:
-            return False
+        size = self._size()
         delivered = self.delivered()
-        return delivered.position < size or not delivered.parent_named
+        return size > 0 and (delivered.position < size or not delivered.parent_named)
+
+    def _size(self) -> int:
+        try:
+            return self.journal.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _set_broken_aside(self) -> None:
+        if not self._size() or self.start() is not None:
+            return
+        place = self.journal.with_name(f"{self.journal.name}.broken-{secrets.token_hex(2)}")
+        self.journal.rename(place)
+        warn_once(f"{self.journal} lacks its first record, so nothing in it can be delivered; it is now {place}.")
 
     def _drop_torn_line(self) -> None:
         """Cut off a record that a crash left half written; nobody was told that it is there."""
@@ -162,3 +231,26 @@ class Outbox:
             if end < size:
                 log.warning("A record of %s was half written when its process died; it is dropped.", self.journal)
                 file.truncate(end)
+
+
+def _parse(line: bytes) -> Record:
+    """A line of a journal; one that is no record becomes a record of the kind `unreadable`."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if isinstance(record, dict) and isinstance(record.get("kind"), str):
+        fields = FIELDS.get(record["kind"], ())
+        if all(field in record for field in fields) and isinstance(record.get("values", {}), dict):
+            return record
+    return {"kind": "unreadable", "line": line.decode(errors="replace")}
+
+
+_warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Log a warning about a damaged file, once in a process: its folder is read many times."""
+    if message not in _warned:
+        _warned.add(message)
+        log.warning("%s", message)

@@ -6,7 +6,9 @@ import logging
 import time
 from pathlib import Path
 
-from basereward.train.outbox import Outbox
+from basereward.errors import RunError
+from basereward.io.secrets import redact
+from basereward.train.outbox import Outbox, warn_once
 from basereward.train.runs import RunFolder, list_runs
 
 log = logging.getLogger(__name__)
@@ -17,44 +19,67 @@ LIMIT_S = 20.0
 def deliver_pending(root: Path | None = None, *, limit_s: float = LIMIT_S) -> dict[str, bool]:
     """Deliver what is left of all runs in a folder that are over; which had something left, and whether it all went.
 
-    A run whose process died is marked as killed, here and in MLflow. Parents go before their children. Costs next to
-    nothing when nothing is left. A server that does not answer is given `limit_s`, once.
+    A run whose process died is marked, here and in MLflow: as killed, or as its record ends. A record without an end
+    gets one, so that no run stays RUNNING in MLflow. Parents go before their children. Costs next to nothing when
+    nothing is left. A server that does not answer is given `limit_s`, once. A broken folder is named and passed over.
     """
     results: dict[str, bool] = {}
     away: set[str] = set()
     for folder in reversed(list_runs(kind=None, root=root)):
-        outbox = folder.outbox
-        killed = folder.state == "killed"
-        if (killed or outbox.pending) and folder.state != "running" and outbox.journal.exists() and outbox.acquire():
-            try:
-                if killed:
-                    _mark_killed(folder, outbox)
-                if outbox.pending:
-                    results[folder.run_id] = _deliver(outbox, away, limit_s)
-            finally:
-                outbox.release()
-    delivered = sum(results.values())
-    if delivered:
-        log.info("Delivered to MLflow what was left of %d earlier runs.", delivered)
-    if delivered < len(results):
-        log.warning("MLflow has still not got all records of %d earlier runs.", len(results) - delivered)
+        try:
+            delivered = _settle(folder, away, limit_s)
+        except (OSError, RunError) as error:
+            warn_once(f"What is left of run {folder.run_id} cannot be delivered: {redact(str(error))}")
+            continue
+        if delivered is not None:
+            results[folder.run_id] = delivered
+    delivered_runs = sum(results.values())
+    if delivered_runs:
+        log.info("Delivered to MLflow what was left of %d earlier runs.", delivered_runs)
+    if delivered_runs < len(results):
+        log.warning("MLflow has still not got all records of %d earlier runs.", len(results) - delivered_runs)
     return results
 
 
-def _mark_killed(folder: RunFolder, outbox: Outbox) -> None:
-    """Say in both places that the run was killed, at the time of its last record, once."""
-    if folder.status["state"] != "running":
-        return
-    ended = int(outbox.journal.stat().st_mtime * 1000)
-    outbox.append([{"kind": "finish", "status": "KILLED", "time": ended}])
-    folder.mark("killed", error="the process was killed")
+def _settle(folder: RunFolder, away: set[str], limit_s: float) -> bool | None:
+    """Close and deliver the record of a run that is over; None where there is nothing to deliver."""
+    outbox = folder.outbox
+    if not outbox.journal.exists() or not _is_over(folder):
+        return None
+    if folder.status["state"] != "running" and outbox.closed and not outbox.pending:
+        return None
+    if not outbox.acquire():
+        return None
+    try:
+        if not _is_over(folder):  # it has gone on since
+            return None
+        _close(folder, outbox)
+        return _deliver(outbox, away, limit_s) if outbox.pending else None
+    finally:
+        outbox.release()
+
+
+def _is_over(folder: RunFolder) -> bool:
+    return folder.state != "running"
+
+
+def _close(folder: RunFolder, outbox: Outbox) -> None:
+    """Give the record of a run that is over its end, at the time of its last sign of life, and mark the folder."""
+    state = folder.state
+    if outbox.start() is not None and not outbox.closed:
+        ended = int(outbox.journal.stat().st_mtime * 1000)
+        outbox.append([{"kind": "finish", "status": state.upper(), "time": ended}])
+    if folder.status["state"] == "running":
+        folder.mark(state, error="the process was killed" if state == "killed" else None)
 
 
 def _deliver(outbox: Outbox, away: set[str], limit_s: float) -> bool:
     from basereward.train.mlflow_store import courier, load_mlflow, masked
     from basereward.train.worker import Worker
 
-    uri = outbox.read(0)[0][0]["uri"]
+    start = outbox.start()
+    assert start is not None, "a journal without its first record has nothing pending"
+    uri = str(start["uri"])
     if uri in away:
         return False
     load_mlflow()

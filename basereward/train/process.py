@@ -29,7 +29,9 @@ def fate(identity: Mapping[str, Any]) -> Literal["alive", "gone", "unknown"]:
         return "gone"
     if any(identity.get(key) != value for key, value in place.items()):
         return "unknown"
-    pid = int(identity.get("pid", -1))
+    pid = identity.get("pid")
+    if not isinstance(pid, int):
+        return "gone"
     if not PROC.is_dir():
         return "alive" if _exists(pid) else "gone"
     started = _started(pid)

@@ -159,11 +159,17 @@ class Recorder(Callback):
             self.finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        state: Literal["killed", "failed"] = "killed" if isinstance(exception, KeyboardInterrupt) else "failed"
-        self.run.give_up(state, exception)
-        if self.tracker is not None:
-            self.tracker.finish(state)
-            self.tracker = None
+        self.abandon(exception)
+
+    def abandon(self, error: BaseException) -> None:
+        """Closes the record of a run that ends with an error; does nothing when it is closed."""
+        if self.tracker is None:
+            return
+        tracker, self.tracker = self.tracker, None
+        state: Literal["killed", "failed"] = "failed" if isinstance(error, Exception) else "killed"
+        tracker.close(state)
+        self.run.give_up(state, error)
+        tracker.finish(state)
 
     def _scores(self, split: str, groups: list[ScoredGroup]) -> None:
         assert self.tracker is not None
@@ -185,6 +191,8 @@ class Recorder(Callback):
 
     def finish(self) -> None:
         """Closes the record; the run is finished."""
+        if self.tracker is not None:
+            self.tracker.close("finished")
         self.run.mark("finished")
         if self.tracker is not None:
             self.tracker.finish("finished")

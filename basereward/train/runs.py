@@ -16,6 +16,7 @@ runs/20260314-153012-9f2c41/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -23,19 +24,32 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from basereward.errors import RunError, nearest
 from basereward.io.files import json_text, write_atomic
-from basereward.train.outbox import Outbox
+from basereward.io.limits import read_json_object
+from basereward.io.secrets import redact
+from basereward.train.outbox import Outbox, warn_once
 from basereward.train.process import fate, identify
 
 log = logging.getLogger(__name__)
 
 State: TypeAlias = Literal["running", "finished", "failed", "killed"]
 Kind: TypeAlias = Literal["run", "sweep", "ensemble"]
+STATUS: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str),
+    "kind": lambda value: value in get_args(Kind),
+    "parent": lambda value: isinstance(value, str | None),
+    "recipe_sha256": lambda value: isinstance(value, str),
+    "created": lambda value: isinstance(value, int | float),
+    "state": lambda value: value in get_args(State),
+    "process": lambda value: isinstance(value, dict | None),
+}
+"""What `status.json` holds, and which values are right."""
 SILENCE_S = 15 * 60
 """A run of another machine counts as killed after so many seconds without a sign of life."""
 
@@ -87,6 +101,14 @@ class RunFolder:
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
 
+    def recipe_text(self) -> str:
+        """What recipe.yaml holds; nothing when it cannot be read, which makes it another recipe's."""
+        try:
+            return self.recipe.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            warn_once(f"The recipe of run {self.run_id} cannot be read: {error}.")
+            return ""
+
     @property
     def identity(self) -> Path:
         return self.path / "identity.json"
@@ -124,14 +146,17 @@ class RunFolder:
         """What status.json holds, as it was written; see `state` for how the run stands.
 
         Raises:
-            RunError: when the file is not there or not readable.
+            RunError: when the file is not there, not readable, or holds something else.
         """
         try:
-            status: dict[str, Any] = json.loads((self.path / "status.json").read_text())
-        except (OSError, ValueError) as error:
+            status = read_json_object(self.path / "status.json", error=RunError)
+        except RunError as error:
+            raise RunError(f"{self.path} is not the folder of a run: {error}.") from error
+        wrong = [key for key, right in STATUS.items() if not right(status.get(key))]
+        if wrong:
             raise RunError(
-                f"{self.path} is not the folder of a run: its status.json cannot be read ({error})."
-            ) from error
+                f"{self.path} is not the folder of a run: status.json lacks right values of {', '.join(wrong)}."
+            )
         return status
 
     @property
@@ -140,14 +165,25 @@ class RunFolder:
 
     @property
     def state(self) -> State:
-        """How the run stands; `killed` too when it was running and its process is gone."""
+        """How the run stands. One that was running and whose process is gone stands as its record ends, or is `killed`.
+
+        The record gets its end before `status.json` does, so a process may have died in between.
+        """
         status = self.status
         state: State = status["state"]
         if state != "running":
             return state
         process = fate(status.get("process") or {})
         silent = time.time() - self._last_sign() > SILENCE_S
-        return "killed" if process == "gone" or (process == "unknown" and silent) else "running"
+        if process == "gone" or (process == "unknown" and silent):
+            return self.recorded_end() or "killed"
+        return "running"
+
+    def recorded_end(self) -> State | None:
+        """How the run ended by its record; None while the record has no end."""
+        last = self.outbox.last()
+        ends: dict[str, State] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
+        return ends.get(str(last["status"])) if last is not None and last["kind"] == "finish" else None
 
     @property
     def mlflow_run_id(self) -> str | None:
@@ -161,11 +197,13 @@ class RunFolder:
     def give_up(self, state: State, error: BaseException) -> None:
         """Mark a run that ends with an error, on a disk that may take nothing more; nothing is raised for that.
 
-        A run that could not be marked counts as killed when its process is gone.
+        A run that could not be marked counts as killed when its process is gone. One that is finished stays so: what
+        fails after that, such as a delivery that is interrupted, does not concern it.
         """
         try:
-            self.mark(state, error=str(error) or type(error).__name__)
-        except OSError as fault:
+            if self.status["state"] != "finished":
+                self.mark(state, error=redact(str(error)) or type(error).__name__)
+        except (OSError, RunError) as fault:
             log.warning("The run %s could not be marked as %s: %s.", self.run_id, state, fault)
 
     def write_result(self, result: dict[str, Any]) -> None:
@@ -173,10 +211,14 @@ class RunFolder:
         write_atomic(self.path / "result.json", json_text(result, indent=2) + "\n")
 
     def result(self) -> dict[str, Any] | None:
-        """What `write_result` kept; None when there is nothing yet."""
+        """What `write_result` kept; None when there is nothing yet, or, with a warning, nothing readable."""
+        file = self.path / "result.json"
+        if not file.exists():
+            return None
         try:
-            result: dict[str, Any] = json.loads((self.path / "result.json").read_text())
-        except FileNotFoundError:
+            result = read_json_object(file, error=RunError)
+        except RunError as error:
+            warn_once(f"The result of run {self.run_id} is damaged and left out: {error}.")
             return None
         if isinstance(result.get("metrics"), dict):  # JSON has no NaN: a metric that is none is written as null
             result["metrics"] = {key: math.nan if each is None else each for key, each in result["metrics"].items()}
@@ -191,20 +233,35 @@ class RunFolder:
 
 
 def list_runs(*, kind: Kind | None = "run", root: Path | None = None) -> list[RunFolder]:
-    """All runs (or sweeps; `None` for both), the newest first; those with an unreadable status only as a warning."""
+    """All runs (or sweeps; `None` for all kinds), the newest first. Broken ones are named in a warning, once."""
+    found, broken = _scan(root)
+    for reason in broken.values():
+        warn_once(f"{reason} It is left out.")
+    return [run for run, status in found if kind in (None, status["kind"])]
+
+
+def broken_runs(*, root: Path | None = None) -> dict[str, str]:
+    """Folders of runs that cannot be read: the reason by the folder's name."""
+    return _scan(root)[1]
+
+
+def _scan(root: Path | None) -> tuple[list[tuple[RunFolder, dict[str, Any]]], dict[str, str]]:
+    """All runs with their status, the newest first, and the broken ones.
+
+    A folder that has a `status.json` or a `recipe.yaml` counts as a run's; others are passed over.
+    """
     root = (root or runs_root()).absolute()
-    found: list[tuple[float, RunFolder]] = []
-    for path in root.iterdir() if root.is_dir() else ():
-        if path.name.startswith(".") or not (path / "status.json").exists():
+    found: list[tuple[RunFolder, dict[str, Any]]] = []
+    broken: dict[str, str] = {}
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        run = RunFolder(path)
+        if path.name.startswith(".") or not any(os.path.lexists(file) for file in (path / "status.json", run.recipe)):
             continue
         try:
-            status = RunFolder(path).status
+            found.append((run, run.status))
         except RunError as error:
-            log.warning("%s It is left out.", error)
-            continue
-        if kind in (None, status["kind"]):
-            found.append((status["created"], RunFolder(path)))
-    return [run for _, run in sorted(found, key=lambda item: item[0], reverse=True)]
+            broken[path.name] = str(error)
+    return sorted(found, key=lambda item: float(item[1]["created"]), reverse=True), broken
 
 
 def find(run_id: str, *, root: Path | None = None) -> RunFolder:
@@ -244,6 +301,7 @@ def running_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder |
 
 def _newest(recipe_sha256: str, states: set[State], root: Path | None, *, kind: Kind = "run") -> RunFolder | None:
     for run in list_runs(kind=kind, root=root):
-        if run.status["recipe_sha256"] == recipe_sha256 and run.state in states:
-            return run
+        with contextlib.suppress(RunError):  # removed by somebody since it was listed
+            if run.status["recipe_sha256"] == recipe_sha256 and run.state in states:
+                return run
     return None

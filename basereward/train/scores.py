@@ -12,7 +12,9 @@ from pathlib import Path
 from torch import Tensor
 
 from basereward.data.tree import TreeBatch
+from basereward.errors import RunError
 from basereward.io.files import json_text, write_atomic
+from basereward.train.outbox import warn_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,33 @@ def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
 
 
 def read_scores(path: Path) -> list[ScoredGroup]:
-    """Reads what `write_scores` wrote."""
+    """Reads what `write_scores` wrote.
+
+    Raises:
+        RunError: the file is damaged.
+    """
     found = []
-    for line in path.read_text().splitlines():
-        group = ScoredGroup(**json.loads(line))
-        # JSON has no NaN: a score that is none is written as null.
-        scores = [math.nan if score is None else score for score in group.scores]
-        preferences = [(winner, loser, tie) for winner, loser, tie in group.preferences]
-        found.append(replace(group, scores=scores, preferences=preferences))
+    try:
+        for line in path.read_text().splitlines():
+            group = ScoredGroup(**json.loads(line))
+            # JSON has no NaN: a score that is none is written as null.
+            scores = [math.nan if score is None else score for score in group.scores]
+            preferences = [(winner, loser, tie) for winner, loser, tie in group.preferences]
+            found.append(replace(group, scores=scores, preferences=preferences))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"the scores in '{path}' are damaged: {error}") from error
     return found
+
+
+def known_scores(path: Path) -> list[ScoredGroup]:
+    """The scores that a run has; none where there is no file, or, with a warning, a damaged one."""
+    if not path.is_file():
+        return []
+    try:
+        return read_scores(path)
+    except RunError as error:
+        warn_once(f"{error}. They are left out.")
+        return []
 
 
 def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from basereward.train.compare_cells import compare_cells
 from basereward.train.results import told
 from basereward.train.runs import RunFolder, finished_with, list_runs, running_with, unfinished_with
 from basereward.train.sweep_ensembles import make_ensembles
-from basereward.train.tracking import Tracker, deliver_pending
+from basereward.train.tracking import Tracker, check_store, deliver_pending
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
         of a scored pair, of each; `ensembles`, the same of each; `comparisons` of the best recipe with every other, as
         `compare` makes them; `differences`, lines that say which stand, on which pairs, and who was not compared.
     """
+    check_store(experiment.cells[0].recipe.tracking.uri)
     deliver_pending()
     cells, name = experiment.cells, experiment.name
     folder = _sweep_folder(cells, name=name)
@@ -42,14 +43,16 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
     with contextlib.closing(CellProcesses()) as processes:
         if any(finished_with(recipe_sha256(cell.recipe)) is None for cell in cells):
             processes.start()
-        tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
         try:
+            tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
             results = _run_all(cells, processes=processes, sweep_id=folder.run_id)
             processes.close()
             together = make_ensembles(experiment, results, sweep_id=folder.run_id)
-        except BaseException:
-            folder.mark("killed")
-            tracker.finish("killed")
+        except BaseException as error:
+            ended: Literal["failed", "killed"] = "failed" if isinstance(error, Exception) else "killed"
+            tracker.close(ended)
+            folder.give_up(ended, error)
+            tracker.finish(ended)
             raise
     state: Literal["failed", "finished"] = (
         "failed" if any(result["status"] == "failed" for result in [*results, *together]) else "finished"
@@ -63,6 +66,7 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
         "differences": [*filter(None, [compared.measure]), *compared.words],
     }
     folder.write_result(result)
+    tracker.close(state)
     folder.mark(state)
     tracker.finish(state)
     return result
@@ -72,7 +76,7 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
     """The folder of the sweep: that of the same cells when it was stopped, so that its runs keep their parent."""
     grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in cells)
     for run in list_runs(kind="sweep"):
-        if run.name == name and run.recipe.read_text() == grid and run.state != "running":
+        if run.name == name and run.recipe_text() == grid and run.state != "running":
             run.mark("running")
             return run
     return RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from basereward.errors import RunError
 from basereward.io.files import write_atomic
+from basereward.io.secrets import redact
 from basereward.recipe.schema import Recipe
 from basereward.train.delivery import Refused, describe
 from basereward.train.mlflow_store import RUN_TAG, courier, load_mlflow, masked, tracking_uri
@@ -28,13 +29,15 @@ from basereward.train.provenance import provenance
 from basereward.train.runs import RunFolder
 from basereward.train.worker import Worker
 
-__all__ = ["Tracker", "deliver_pending"]
+__all__ = ["Tracker", "check_store", "deliver_pending"]
 
 log = logging.getLogger(__name__)
 
 START_WAIT_S = 15.0
 FINISH_LIMIT_S = 20.0
 VALUES_A_RECORD = 500
+REASON_LETTERS = 1000
+"""Of a reason for which MLflow takes no run; what to do about it often comes last."""
 
 
 class Figure(Protocol):
@@ -57,6 +60,7 @@ class Tracker:
         self._unwritten: list[Record] = []
         self._logged: dict[str, int] = {}  # last step of each metric that an earlier process has recorded
         self._told = False
+        self._closed = False  # whether the end of the record is in it
 
     def start(
         self,
@@ -85,22 +89,24 @@ class Tracker:
         Raises:
             RunError: the server answers that it will not take the run, or another process works on this folder.
         """
+        where = tracking_uri(uri)
         # Here, not in the thread: two threads that import large libraries at once may see them half made.
         load_mlflow()
         if not self._outbox.acquire():
             raise RunError(f"Another process is at work on {self.folder.path}; wait for it, or stop it.")
-        before = self._outbox.read(0)
-        if before:
+        before = self._outbox.start()
+        if before is not None:
             opening: Record = {"kind": "reopen"}
             self._logged = _last_steps(self._outbox)
         else:
             names = {"experiment": experiment, "name": name, "parent": parent}
-            opening = self._opening({**names, "uri": tracking_uri(uri)}, tags or {})
-        where = masked(before[0][0]["uri"] if before else opening["uri"])
+            opening = self._opening({**names, "uri": where}, tags or {})
+        where = masked(str((before or opening)["uri"]))
+        self._closed = False
         self._worker = Worker(courier(self._outbox), where=where)
         self._unwritten.insert(0, opening)
         self._append([])
-        if not before:
+        if before is None:
             self.artifact(self.folder.recipe)
             self.params(asdict(recipe) if recipe is not None else {})
         self._worker.start(wait_s=START_WAIT_S)
@@ -113,12 +119,13 @@ class Tracker:
         known = {key: names[key] or status[key] for key in ("name", "parent")}
         ours = {RUN_TAG: self.folder.run_id, "basereward.kind": status["kind"]}
         ours["recipe.sha256"] = status["recipe_sha256"]
-        theirs = {clean_name(key): str(value) for key, value in tags.items()}
-        return {"kind": "start", **names, **known, "tags": {**provenance(), **theirs, **ours}, "time": now_ms()}
+        all_tags = {**provenance(), **_clean_tags(tags), **ours}
+        return {"kind": "start", **names, **known, "tags": all_tags, "time": now_ms()}
 
     def _refusal(self, worker: Worker, where: str) -> RunError:
-        reason = describe(worker.error) if worker.error else "unknown"
+        reason = describe(worker.error, limit=REASON_LETTERS) if worker.error else "unknown"
         worker.drain(limit_s=0.0)
+        self._worker = None  # nothing more is recorded
         if self.run_id is None:
             self._outbox.forget()
         return RunError(f"MLflow at {where} does not take the run: {reason}.")
@@ -129,13 +136,13 @@ class Tracker:
         return self.folder.mlflow_run_id
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Record parameters, nested ones with dotted names."""
-        flat = flatten(values)
+        """Record parameters, nested ones with dotted names, without secrets."""
+        flat = {name: redact(value) for name, value in flatten(values).items()}
         self._append([{"kind": "params", "values": flat}] if flat else [])
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Record tags, over those of the same name."""
-        self._append([{"kind": "tags", "values": {clean_name(key): str(value) for key, value in values.items()}}])
+        """Record tags, over those of the same name, without secrets."""
+        self._append([{"kind": "tags", "values": _clean_tags(values)}])
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Record numbers at a step; a NaN is kept as a NaN."""
@@ -181,6 +188,16 @@ class Tracker:
             return
         self.artifact(path, folder="figures")
 
+    def close(self, status: Literal["finished", "failed", "killed"]) -> None:
+        """Put the end into the record, and wait for nothing; `finish` follows. Only the first call counts.
+
+        It comes before the folder's own state is final: a process that dies in between leaves a run that is over in
+        both places, and not one that MLflow shows as running for good.
+        """
+        if self._worker is not None and not self._closed:
+            self._closed = True
+            self._append([{"kind": "finish", "status": status.upper(), "time": now_ms()}])
+
     def finish(
         self, status: Literal["finished", "failed", "killed"] = "finished", *, limit_s: float = FINISH_LIMIT_S
     ) -> bool:
@@ -191,7 +208,8 @@ class Tracker:
         """
         if self._worker is None:
             return True
-        self._append([{"kind": "finish", "status": status.upper(), "time": now_ms()}])
+        self.close(status)
+        self._append([])  # what a full disk did not take before
         delivered = self._worker.drain(limit_s=limit_s) and not self._unwritten
         if not delivered:
             log.warning(
@@ -218,6 +236,15 @@ class Tracker:
                 self._unwritten.clear()
 
 
+def check_store(uri: str | None) -> None:
+    """Checks the address of the store before anything is done that should be recorded there.
+
+    Raises:
+        RunError: MLflow does not take such a store.
+    """
+    tracking_uri(uri)
+
+
 def lost_metrics(skipped: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
     """The metrics that tell of lost rows, from their counts by source and reason.
 
@@ -233,6 +260,10 @@ def lost_metrics(skipped: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
 def now_ms() -> int:
     """Milliseconds since 1970, which is how MLflow counts time."""
     return time.time_ns() // 1_000_000
+
+
+def _clean_tags(values: Mapping[str, str]) -> dict[str, str]:
+    return {clean_name(key): redact(str(value)) for key, value in values.items()}
 
 
 def _last_steps(outbox: Outbox) -> dict[str, int]:

@@ -10,6 +10,8 @@ import pytest
 from basereward.train import outbox
 from basereward.train.outbox import Delivered, Outbox
 
+START = {"kind": "start", "uri": "u", "experiment": "e", "name": "n", "parent": None, "tags": {}, "time": 0}
+
 
 def read_all(box: Outbox) -> list[object]:
     """Everything in the journal, read on from where the last reading ended."""
@@ -54,13 +56,13 @@ def test_one_process_at_a_time_holds_the_lock(tmp_path: Path) -> None:
 def test_a_torn_last_line_is_dropped_and_the_next_record_is_whole(tmp_path: Path) -> None:
     """Half a record after a crash does not swallow the one that is written next, and is never read."""
     box = Outbox(tmp_path)
-    box.append([{"kind": "a"}])
+    box.append([START])
     with box.journal.open("ab") as file:
         file.write(b'{"kind": "ha')
-    assert read_all(box) == [{"kind": "a"}]
+    assert read_all(box) == [START]
     assert box.acquire()
     box.append([{"kind": "b"}])
-    assert read_all(box) == [{"kind": "a"}, {"kind": "b"}]
+    assert read_all(box) == [START, {"kind": "b"}]
 
 
 def test_reading_in_pieces_gives_the_same_as_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,3 +98,59 @@ def test_what_is_delivered_is_remembered(tmp_path: Path) -> None:
     ):
         box.save(delivered)
         assert (Outbox(tmp_path).delivered(), Outbox(tmp_path).pending) == (delivered, pending)
+
+
+BROKEN = [
+    "",
+    "[]",
+    "{}",
+    '{"kind": "met',
+    "\x00" * 40 + "\n",
+    "null\n",
+    '{"kind": 5}\n',
+    '{"kind": "start", "uri": "u"}\n',
+]
+
+
+@pytest.mark.parametrize("journal", BROKEN)
+def test_a_journal_without_its_first_record_is_set_aside(
+    tmp_path: Path, journal: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Empty, cut, zeros after a power cut, another value: nothing is pending, and a new record begins whole."""
+    box = Outbox(tmp_path)
+    box.journal.write_text(journal)
+    box.save(Delivered(position=10_000, run_id="r", parent_named=True))
+    assert box.acquire()
+    assert not box.pending
+    assert box.delivered() == Delivered(run_id="r", parent_named=True)
+    box.append([START])
+    assert box.start() == box.last() == START
+    assert read_all(box) == [START]
+    assert box.pending
+    if journal.endswith("\n"):
+        assert caplog.text.count(str(box.journal)) >= 1
+        assert len(list(tmp_path.glob("journal.jsonl.broken-*"))) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"position": "1"}', '{"position": -1}', '{"unknown": 1}'])
+def test_a_damaged_note_of_what_is_delivered_means_the_beginning(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All is delivered again, which a server stores once; it is named once however often it is read."""
+    box = Outbox(tmp_path)
+    box.append([START])
+    (tmp_path / "delivered.json").write_text(text)
+    assert [box.delivered() for _ in range(3)] == [Delivered()] * 3
+    assert box.pending
+    assert len(caplog.records) == 1
+    assert str(tmp_path / "delivered.json") in caplog.text
+
+
+def test_damaged_records_are_handed_on_as_unreadable(tmp_path: Path) -> None:
+    """A record that lacks what its kind needs does not stop the ones behind it, nor is it half delivered."""
+    box = Outbox(tmp_path)
+    box.append([START, {"kind": "metrics", "step": 1}, {"kind": "params", "values": []}, {"kind": "finish"}])
+    assert [record["kind"] for record in read_all(box)] == ["start", "unreadable", "unreadable", "unreadable"]  # type: ignore[index]
+    assert not box.closed
+    box.append([{"kind": "finish", "status": "FINISHED", "time": 1}])
+    assert box.closed

@@ -13,7 +13,7 @@ from basereward.recipe import Experiment
 from basereward.train.mlflow_store import masked
 from basereward.train.results import Result, results
 from basereward.train.runs import RunFolder
-from basereward.train.scores import ScoredGroup, read_scores
+from basereward.train.scores import ScoredGroup, known_scores
 from basereward.train.tested import Tested, by_key
 
 CURVES = ("train/loss", "val/pair_accuracy")
@@ -83,7 +83,7 @@ def _trained(result: Result, run: RunFolder) -> Trained:
         name=result.name,
         run=run,
         told=run.result() or {},
-        groups=read_scores(scores) if scores.is_file() else [],
+        groups=known_scores(scores),
         curves=curves,
         peak_gib=peak,
         store=store,

@@ -130,7 +130,7 @@ def _home(experiment: Experiment) -> RunFolder | None:
     """The newest sweep that had one of the cells; where nothing was swept, the run of the only cell."""
     hashes = {recipe_sha256(cell.recipe) for cell in experiment.cells}
     for run in list_runs(kind="sweep"):
-        if run.name == experiment.name and any(each in run.recipe.read_text() for each in hashes):
+        if run.name == experiment.name and any(each in run.recipe_text() for each in hashes):
             return run
     if len(hashes) > 1:
         return None
