@@ -95,10 +95,10 @@ def annotate(
         "judge": engine.name, "prompt_sha256": asked.sha256, "seed": seed, "temperature": temperature,
         "max_tokens": max_tokens, "pairs": digest(pairs), "send": send,
     }  # fmt: skip
-    answers = Answers(target.with_suffix(".answers.jsonl"), of=of)
     how = Writing(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    texts = _write_all(pairs, answers, engine=engine, prompt=asked, how=how, attempts=attempts, form=form)
-    result = _settle(pairs, texts, target, prompt=asked, form=form, attempts=attempts)
+    with Answers(target.with_suffix(".answers.jsonl"), of=of) as answers:  # the lock of all that is written
+        texts = _write_all(pairs, answers, engine=engine, prompt=asked, how=how, attempts=attempts, form=form)
+        result = _settle(pairs, texts, target, prompt=asked, form=form, attempts=attempts)
     if answers.failed:
         reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
         raise DataError(

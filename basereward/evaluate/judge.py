@@ -78,11 +78,11 @@ def judge_items(
         DataError: a request was not answered, or an item cannot be read, and `allow_partial` is not given. What was
             answered is kept.
     """
-    answers = Answers(journal, of={**of, **judge.facts})
     asked = [
         (item.row, *pair, vote) for vote in range(judge.votes) for item in items for pair in _shown(judge, item, vote)
     ]
-    _ask_all(judge, items, answers, images=images, allow_partial=allow_partial)
+    with Answers(journal, of={**of, **judge.facts}) as answers:
+        _ask_all(judge, items, answers, images=images, allow_partial=allow_partial)
     if answers.failed and not allow_partial:
         reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
         raise DataError(
