@@ -20,6 +20,7 @@ from basereward.evaluate.page import page
 from basereward.evaluate.published import PublishedValue, every_value
 from basereward.evaluate.recording import record
 from basereward.io.files import write_atomic
+from basereward.io.outputs import check_outputs
 from basereward.train.runs import find
 
 OUT = "benchmarks.html"
@@ -43,6 +44,7 @@ def report(evaluations: Sequence[str], *, out: str | None = None) -> dict[str, A
         DataError: an evaluation is missing or damaged or given twice, or the page cannot be written there.
     """
     target = _target(out or OUT)
+    check_outputs({"--out": target, "the folder beside it": target.with_suffix("")}, evaluations)
     read = [read_evaluation(folder) for folder in _once(evaluations)]
     published, without = _published()
     names = labels(read)
