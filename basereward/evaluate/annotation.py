@@ -21,6 +21,7 @@ from basereward.evaluate.answers import Answers
 from basereward.evaluate.inputs import check_source_outputs
 from basereward.evaluate.judge import compared
 from basereward.io.files import write_atomic
+from basereward.io.secrets import redact
 from basereward.model.generation import Writing
 from basereward.model.speech.engine import Engine
 from basereward.model.speech.open_engine import open_engine
@@ -97,7 +98,7 @@ def annotate(
     engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     of = {
         "judge": engine.name, "prompt_sha256": asked.sha256, "seed": seed, "temperature": temperature,
-        "max_tokens": max_tokens, "pairs": digest(pairs), "send": send,
+        "max_tokens": max_tokens, "pairs": digest(pairs), "send": None if send is None else redact(send),
     }  # fmt: skip
     how = Writing(max_tokens=max_tokens, temperature=temperature, seed=seed)
     with Answers(_answers(target), of=of) as answers:  # the lock of all that is written

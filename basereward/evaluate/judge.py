@@ -37,6 +37,7 @@ class Judge:
         votes: 1 to 15; above 1 the temperature of `writing` is above 0.
         pattern: that finds a verdict, where it is not `<answer>1</answer>`.
         send: what the engine sends with every request, for records.
+        prompt_file: that the prompt was read from, where it is a user's own.
     """
 
     engine: Engine
@@ -46,6 +47,7 @@ class Judge:
     votes: int = 1
     pattern: re.Pattern[str] | None = None
     send: str | None = None
+    prompt_file: Path | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
