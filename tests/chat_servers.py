@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
@@ -114,6 +114,36 @@ def serving(reply: Reply, *, delay_s: float = 0.0) -> Iterator[ChatServer]:
         server._http.shutdown()
         server._http.server_close()
         thread.join()
+
+
+@contextmanager
+def serving_bytes(send: Callable[[socket.socket, dict[str, str]], None]) -> Iterator[str]:
+    """The address of a server that reads a request's head and body, and then lets `send` write to its socket."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    connected: list[socket.socket] = []
+
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError), connection.makefile("rb") as file:
+            head = dict(line.decode().strip().split(": ", 1) for line in iter(file.readline, b"\r\n") if b": " in line)
+            file.read(int(head.get("Content-Length", 0)))
+            send(connection, head)
+        connection.close()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                connected.append(connection)
+                threading.Thread(target=answer, args=[connection], daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+    finally:
+        listening.close()
+        for connection in connected:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def words(body: dict[str, Any]) -> str:

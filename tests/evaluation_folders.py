@@ -38,6 +38,7 @@ def write_folder(folder: Path, outcomes: Sequence[bool | None], **more: Any) -> 
     head = {
         **{"benchmark": "vl_rewardbench", "version": "1", "name": folder.name, "model": f"models/{folder.name}"},
         **{"kind": "scores", "order": None, "votes": None, "items": len(rows), "scored": len(rows), "run_id": None},
+        **{"expected": len(rows), "partial": None, "fingerprint": None},
         "variants": {"official": metrics},
     }
     folder.mkdir(parents=True, exist_ok=True)

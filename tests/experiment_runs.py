@@ -68,6 +68,8 @@ def write_measures(
     folder.mkdir(parents=True)
     facts = {"benchmark": benchmark, "version": "1", "digest": "0", "name": run.name, "model": run.run_id}
     facts |= {"kind": "correct", "order": None, "votes": None, "items": items or len(judged), "scored": len(judged)}
+    part = None if items in (None, len(judged)) else f"{len(judged)} of {items} are scored"
+    facts |= {"expected": items or len(judged), "partial": part, "fingerprint": None}
     told = {
         name: {metric: measure.told() | {"baselines": {}} for metric, measure in variant(judged).items()}
         for name, variant in variants.items()

@@ -156,7 +156,10 @@ def evaluate(result: dict[str, Any]) -> Iterator[str]:
                 "{requests} requests, {unread} verdicts unread, {prompt_tokens:,} tokens read, {tokens:,} written"
             ).format(**cost)
         yield "{benchmark}, {name}: {scored} of {items} items, {kind}".format(**told) + votes + order
-        part = "" if told["scored"] == told["items"] else f" ({told['scored']} of {told['items']} items)"
+        whole = told.get("expected") or told["items"]
+        part = f" ({told['scored']} of {whole} items)" if told.get("partial") else ""
+        if part:
+            yield f"PARTIAL: {told['partial']}. Published values are of the whole benchmark and do not compare."
         for variant, measures in result[told["benchmark"]].items():
             rules = list(dict.fromkeys(rule for measure in measures.values() for rule in measure["baselines"]))
             rows = [

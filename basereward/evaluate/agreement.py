@@ -12,6 +12,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from basereward.errors import DataError
 from basereward.evaluate.evaluation import Evaluation, Item
+from basereward.evaluate.identity import changed
 
 RESAMPLES, SEED = 4999, 0
 
@@ -40,7 +41,8 @@ def agreement(first: Evaluation, second: Evaluation) -> Agreement:
     The interval is a percentile bootstrap that draws prompts, not items, since the items of a prompt hang together.
 
     Raises:
-        DataError: they are not of the same benchmark and version, or did not score the same items.
+        DataError: they are not of the same benchmark and version, did not score the same items, or the items changed
+            between them.
     """
     pairs = _paired(first, second)
     right = np.array([[one.correct is True, two.correct is True] for one, two in pairs])
@@ -70,6 +72,11 @@ def _paired(first: Evaluation, second: Evaluation) -> list[tuple[Item, Item]]:
         one, two = getattr(first, what), getattr(second, what)
         if one != two:
             raise DataError(f"'{first.name}' and '{second.name}' cannot be compared: {what} {one} against {two}")
+    if different := changed(first.fingerprint, second.fingerprint):
+        raise DataError(
+            f"'{first.name}' and '{second.name}' cannot be compared: the {' and the '.join(different)} of the "
+            "benchmark changed between them. Evaluate both on the same files."
+        )
     ours, theirs = ({item.row: item for item in each.rows if item.scored} for each in (first, second))
     differ = [row for row in sorted({*ours, *theirs}) if _key(ours.get(row)) != _key(theirs.get(row))]
     if differ or not ours:

@@ -18,8 +18,10 @@ from basereward.data.sources import Source
 from basereward.errors import DataError, ModelError
 from basereward.evaluate.annotation_rows import Pair, digest, pair_row, reasoning
 from basereward.evaluate.answers import Answers
+from basereward.evaluate.inputs import check_source_outputs
 from basereward.evaluate.judge import compared
 from basereward.io.files import write_atomic
+from basereward.io.secrets import redact
 from basereward.model.generation import Writing
 from basereward.model.speech.engine import Engine
 from basereward.model.speech.open_engine import open_engine
@@ -90,15 +92,18 @@ def annotate(
     target = Path(out)
     if not target.parent.is_dir():
         raise DataError(f"nothing can be written to '{target}': there is no folder '{target.parent}'. Make it first.")
+    outputs = {"--out": target, "the pairs that disagreed": _disagreed(target), "the answers": _answers(target)}
+    also = [Path(prompt_file)] if prompt_file is not None else []
+    check_source_outputs(outputs, source, node, (pair.group for pair in pairs), also=also)
     engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     of = {
         "judge": engine.name, "prompt_sha256": asked.sha256, "seed": seed, "temperature": temperature,
-        "max_tokens": max_tokens, "pairs": digest(pairs), "send": send,
+        "max_tokens": max_tokens, "pairs": digest(pairs), "send": None if send is None else redact(send),
     }  # fmt: skip
-    answers = Answers(target.with_suffix(".answers.jsonl"), of=of)
     how = Writing(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    texts = _write_all(pairs, answers, engine=engine, prompt=asked, how=how, attempts=attempts, form=form)
-    result = _settle(pairs, texts, target, prompt=asked, form=form, attempts=attempts)
+    with Answers(_answers(target), of=of) as answers:  # the lock of all that is written
+        texts = _write_all(pairs, answers, engine=engine, prompt=asked, how=how, attempts=attempts, form=form)
+        result = _settle(pairs, texts, target, prompt=asked, form=form, attempts=attempts)
     if answers.failed:
         reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
         raise DataError(
@@ -109,6 +114,14 @@ def annotate(
     ids = [f"{pair.id}#{number}" for pair in pairs for number in range(1, attempts + 1)]
     told = {"split": split, "lost": dict(sorted(lost.items()))}
     return told | result | {"prompt_sha256": asked.sha256, **answers.cost(ids), "out": str(target)}
+
+
+def _answers(target: Path) -> Path:
+    return target.with_suffix(".answers.jsonl")
+
+
+def _disagreed(target: Path) -> Path:
+    return target.with_suffix(".disagreed.jsonl")
 
 
 def _pairs(groups: Iterable[Group], *, seed: int, limit: int | None) -> tuple[list[Pair], int]:
@@ -192,7 +205,7 @@ def _settle(
             by_attempts[str(len(verdicts))] += 1
         elif len(verdicts) == attempts:
             disagreed.append(pair_row(pair, folder) | {"texts": texts[pair.id], "attempts": attempts + 1})
-    for file, rows in ((target, agreed), (target.with_suffix(".disagreed.jsonl"), disagreed)):
+    for file, rows in ((target, agreed), (_disagreed(target), disagreed)):
         write_atomic(file, "".join(json.dumps(row) + "\n" for row in rows))
     return {
         "pairs": len(pairs), "agreed": len(agreed), "disagreed": len(disagreed), "unread": unread,

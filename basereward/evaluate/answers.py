@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
 
 from basereward.errors import DataError, SilentError
-from basereward.io.files import write_atomic
+from basereward.io.journal import Journal
 from basereward.model.generation import Writing
-from basereward.model.speech.engine import Engine, Failed, Request
+from basereward.model.speech.engine import Engine, Failed, Request, Written
 
 logger = logging.getLogger(__name__)
 TELL_EVERY_S = 10.0
@@ -24,44 +25,70 @@ TOLD = 20  # failures that are told one by one; of endless ones more would hide 
 class Answers:
     """A file of JSON Lines: what the answers are of, then one line an answer.
 
+    Only one process at a time has the file, until it is closed.
+
     Args:
-        file: made with the first answer; a last line that was cut is taken off.
+        file: made when it is not there; a last line that was cut is taken off.
         of: what is asked of whom; the file of something else is refused.
 
     Raises:
-        DataError: the file holds the answers to something else, or is damaged.
+        DataError: the file holds the answers to something else, is damaged, or another process writes it.
     """
 
     def __init__(self, file: Path, *, of: Mapping[str, Any]) -> None:
         self.file = file
-        self.of = dict(of)
         self.known: dict[str, dict[str, Any]] = {}
         self.failed: list[Failed] = []
         self.fresh = 0
         self.seconds = 0.0
-        if file.is_file():
-            self._read()
-
-    def _read(self) -> None:
+        self._lock = Lock()
+        self._journal = Journal(file)
         try:
-            whole, cut, _ = self.file.read_text(encoding="utf-8").rpartition("\n")
-            first, *lines = [json.loads(line) for line in whole.split("\n")] if cut else [self.of]
+            if self._journal.head is None:
+                self._journal.restart(of)
+            else:
+                self._read(dict(of))
+        except BaseException:
+            self.close()
+            raise
+        if self.known:
+            logger.warning("%d answers were there before; going on with the others", len(self.known))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets other processes write the file."""
+        self._journal.close()
+
+    def _read(self, of: dict[str, Any]) -> None:
+        try:
+            first = json.loads(self._journal.head or "")
+            lines = [json.loads(line) for line in self._journal.lines]
             self.known = {line["id"]: line for line in lines}
-            changed = [name for name in self.of if first.get(name) != self.of[name]] or ["what they are of"]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            changed = [name for name in of if first.get(name) != of[name]] or ["what they are of"]
+            wrong = [line for line in lines if not _is_answer(line)]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"'{self.file}' is damaged ({error}); move it away to ask everything anew") from error
-        if first != self.of:
+        if wrong:
+            raise DataError(f"'{self.file}' is damaged (a line is no answer); move it away to ask everything anew")
+        if first != of:
             raise DataError(
                 f"'{self.file}' holds answers to something else: {', '.join(changed)} changed. Move it away, or write "
                 "elsewhere"
             )
-        write_atomic(self.file, whole + cut)
-        if self.known:
-            logger.warning("%d answers were there before; going on with the others", len(self.known))
 
     def ask(self, engine: Engine, requests: Iterable[Request], how: Writing) -> Iterator[tuple[str, dict[str, Any]]]:
         """Asks those that have no answer yet, and gives each answer once it is on the disk; the failed ones are
         added to `failed`.
+
+        An answer is written to the disk when it arrives, in the engine's thread, so that an interruption loses only
+        what is under way.
 
         Raises:
             SilentError: nothing was ever answered, and the first twenty requests failed.
@@ -69,25 +96,35 @@ class Answers:
         """
         waiting = (request for request in requests if request.id not in self.known)
         began = told = time.monotonic()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", encoding="utf-8") as out:
-            if not out.tell():
-                _append(out, self.of)
-            for answer in engine.write(waiting, how):
+        stream = engine.write(waiting, how, arrived=self._keep)
+        try:
+            for answer in stream:
                 if isinstance(answer, Failed):
                     self._fail(answer)
                     continue
-                line = {
-                    "id": answer.id, "text": answer.text, "prompt_tokens": answer.prompt_tokens, "tokens": answer.tokens
-                }  # fmt: skip
-                _append(out, line)
-                self.known[answer.id] = line
-                self.fresh += 1
                 if time.monotonic() - told > TELL_EVERY_S:
                     told = time.monotonic()
                     logger.warning("%d answers, %.2f a second", self.fresh, self.fresh / (self.seconds + told - began))
-                yield answer.id, line
+                yield answer.id, self.known[answer.id]
+        except KeyboardInterrupt:
+            if isinstance(stream, Generator):
+                stream.close()
+            logger.warning(
+                "interrupted: the %d answers that arrived are kept in '%s'. The same command goes on with the others",
+                len(self.known),
+                self.file,
+            )
+            raise
         self.seconds += time.monotonic() - began
+
+    def _keep(self, answer: Written) -> None:
+        line = {
+            "id": answer.id, "text": answer.text, "prompt_tokens": answer.prompt_tokens, "tokens": answer.tokens
+        }  # fmt: skip
+        self._journal.append([line])
+        with self._lock:
+            self.known[answer.id] = line
+            self.fresh += 1
 
     def _fail(self, answer: Failed) -> None:
         self.failed.append(answer)
@@ -107,7 +144,6 @@ class Answers:
         return {"answers": len(kept), **now} | {name: totals[name] for name in ("prompt_tokens", "tokens")}
 
 
-def _append(file: Any, line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
+def _is_answer(line: Mapping[str, Any]) -> bool:
+    counts = [line.get(name) for name in ("prompt_tokens", "tokens")]
+    return isinstance(line.get("text"), str) and all(isinstance(count, int) for count in counts)

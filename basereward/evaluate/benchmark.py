@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Protocol as Contract
 
 from basereward.data.image_store import ImageStore
-from basereward.errors import DataError
+from basereward.errors import DataError, RecipeError
 from basereward.evaluate.items import Item
 from basereward.evaluate.measures import Variant
-from basereward.recipe import make
+from basereward.recipe import make, names
 from basereward.recipe.fragment import load_fragment
 
 DATA = "data="
@@ -23,6 +23,8 @@ class Benchmark(Contract):
     name: str
     version: str
     store: ImageStore
+    expected_items: int | None
+    """How many items the whole benchmark has; None where that is not known."""
 
     @property
     def judges_only(self) -> bool: ...
@@ -30,6 +32,12 @@ class Benchmark(Contract):
     def variants(self) -> Mapping[str, Variant]: ...
     @property
     def items(self) -> Sequence[Item]: ...
+    @property
+    def partial(self) -> str | None: ...
+    @property
+    def inputs(self) -> Sequence[Path]: ...
+    @property
+    def fingerprint(self) -> Mapping[str, str | None]: ...
     @property
     def digest(self) -> str: ...
 
@@ -59,3 +67,19 @@ def load_benchmark(given: str, *, overrides: Iterable[str] = ()) -> Benchmark:
     name, node = load_fragment(given, "benchmarks", overrides=told)
     made: Benchmark = make(node, "benchmarks", name)
     return made
+
+
+def expected_items(name: str) -> int | None:
+    """How many items the published benchmark of a name has; None where there is none of that name, or it does not say.
+
+    >>> expected_items("vl_rewardbench"), expected_items("no_such_benchmark")
+    (1250, None)
+    """
+    try:
+        if name not in [entry.name for entry in names("benchmarks")]:
+            return None
+        _, node = load_fragment(name, "benchmarks")
+    except RecipeError:
+        return None
+    found = node.get("expected_items")
+    return found if isinstance(found, int) else None

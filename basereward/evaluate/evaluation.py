@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from basereward.errors import DataError
+from basereward.evaluate.benchmark import expected_items
 
 KINDS = ("scores", "correct", "verdicts")
 ORDERS = ("fixed", "random", "both")
@@ -60,7 +61,12 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One model on one version of one benchmark; `rows` are in the order of the benchmark."""
+    """One model on one version of one benchmark; `rows` are in the order of the benchmark.
+
+    `expected` is the number of items of the whole benchmark, None where it is not known. `partial` says in what these
+    items differ from them, or how many are not scored; None of a whole evaluation. `fingerprint` is that of the
+    benchmark (see `Annotated.fingerprint`); None in folders of earlier versions.
+    """
 
     folder: str
     benchmark: str
@@ -72,6 +78,9 @@ class Evaluation:
     votes: int | None
     items: int
     scored: int
+    expected: int | None
+    partial: str | None
+    fingerprint: Mapping[str, str | None] | None
     run_id: str | None
     variants: Mapping[str, Mapping[str, Measure]]
     rows: tuple[Item, ...]
@@ -86,6 +95,9 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     folder = Path(folder)
     file = folder / "evaluation.json"
     head = _object(_text(file), file)
+    if "partial" not in head:  # written by an earlier version
+        expected = expected_items(str(head.get("benchmark")))
+        head |= {"expected": expected, "fingerprint": None, "partial": _earlier_partial(head, expected)}
     _check(head, _HEAD, file)
     variants = {
         variant: {metric: _measure(given, f"{file}: {variant}, {metric}") for metric, given in metrics.items()}
@@ -95,6 +107,15 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     evaluation = _made(Evaluation, {**head, "folder": str(folder), "variants": variants, "rows": rows})
     _check_rows(evaluation)
     return evaluation
+
+
+def _earlier_partial(head: Mapping[str, Any], expected: int | None) -> str | None:
+    """Whether an evaluation that does not say it is of a part: by its own counts, and by the size of the published
+    benchmark of its name."""
+    items, scored = head.get("items"), head.get("scored")
+    if items != scored:
+        return f"{scored} of {items} items are scored"
+    return None if expected in (None, items) else f"items: {expected:,} expected, {items} found"
 
 
 def _items(file: Path) -> Iterable[Item]:
@@ -209,6 +230,10 @@ def _is_picture(value: Any) -> bool:
     return isinstance(value, str) and PICTURE.fullmatch(value) is not None
 
 
+def _is_fingerprint(value: Any) -> bool:
+    return isinstance(value, dict) and all(each is None or isinstance(each, str) for each in value.values())
+
+
 _TEXT: Rule = ("text", lambda value: isinstance(value, str))
 _COUNT: Rule = ("a whole number of at least 0", _is_count)
 _FLAG: Rule = ("true or false", lambda value: isinstance(value, bool))
@@ -225,6 +250,9 @@ _HEAD: dict[str, Rule] = {
     "order": _or_null(_one_of(ORDERS)),
     "votes": _or_null(_COUNT),
     **dict.fromkeys(("items", "scored"), _COUNT),
+    "expected": _or_null(_COUNT),
+    "partial": _or_null(_TEXT),
+    "fingerprint": _or_null(("an object of texts or nulls", _is_fingerprint)),
     "run_id": _or_null(_TEXT),
     "variants": ("an object of variants, each an object of measures", lambda value: _is_table(value, 3)),
 }

@@ -37,6 +37,7 @@ class Judge:
         votes: 1 to 15; above 1 the temperature of `writing` is above 0.
         pattern: that finds a verdict, where it is not `<answer>1</answer>`.
         send: what the engine sends with every request, for records.
+        prompt_file: that the prompt was read from, where it is a user's own.
     """
 
     engine: Engine
@@ -46,6 +47,7 @@ class Judge:
     votes: int = 1
     pattern: re.Pattern[str] | None = None
     send: str | None = None
+    prompt_file: Path | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -78,11 +80,11 @@ def judge_items(
         DataError: a request was not answered, or an item cannot be read, and `allow_partial` is not given. What was
             answered is kept.
     """
-    answers = Answers(journal, of={**of, **judge.facts})
     asked = [
         (item.row, *pair, vote) for vote in range(judge.votes) for item in items for pair in _shown(judge, item, vote)
     ]
-    _ask_all(judge, items, answers, images=images, allow_partial=allow_partial)
+    with Answers(journal, of={**of, **judge.facts}) as answers:
+        _ask_all(judge, items, answers, images=images, allow_partial=allow_partial)
     if answers.failed and not allow_partial:
         reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
         raise DataError(

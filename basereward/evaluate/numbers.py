@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from basereward.evaluate.evaluation import Evaluation, Measure
+from basereward.evaluate.identity import changed
 from basereward.evaluate.published import PublishedValue
 
 COLUMNS = (
     *("benchmark", "version", "variant", "metric", "source", "model", "value", "numerator", "denominator"),
-    *("low", "high", "interval", "ties", "undecided", "unscored", "scored", "items"),
+    *("low", "high", "interval", "ties", "undecided", "unscored", "scored", "items", "partial"),
     *("order", "votes", "kind", "paper", "table", "note"),
 )
 BASELINES = {
@@ -39,10 +40,12 @@ def labels(evaluations: Sequence[Evaluation]) -> dict[str, str]:
 def numbers(evaluations: Sequence[Evaluation], names: Labels, published: Iterable[PublishedValue]) -> list[Row]:
     """All rows of one version of one benchmark, by variant and metric: the models, then papers, then guessing.
 
-    Values are shares. A row holds None where there is nothing to say; its keys are COLUMNS.
+    Values are shares. A row holds None where there is nothing to say; its keys are COLUMNS. Papers have no rows among
+    evaluations of a part of the benchmark, or of one whose size is not known: their values are of the whole.
     """
     head = {"benchmark": evaluations[0].benchmark, "version": evaluations[0].version}
-    printed = [value for value in published if value.benchmark == head["benchmark"]]
+    whole = all(is_whole(each) for each in evaluations)
+    printed = [value for value in published if whole and value.benchmark == head["benchmark"]]
     rows: list[Row] = []
     for variant in dict.fromkeys(name for each in evaluations for name in each.variants):
         of_variant = [value for value in printed if value.variant == variant]
@@ -90,7 +93,7 @@ def _counts(measure: Measure) -> Row:
 
 
 def _footing(each: Evaluation) -> Row:
-    kept = {name: getattr(each, name) for name in ("scored", "items", "order", "votes", "kind")}
+    kept = {name: getattr(each, name) for name in ("scored", "items", "partial", "order", "votes", "kind")}
     return {"unscored": each.items - each.scored, **kept}
 
 
@@ -112,3 +115,24 @@ def _guessed(evaluations: Sequence[Evaluation], names: Labels, variant: str, met
         several = sum(other == name for other, _ in found) > 1
         note = f"on the items of {', '.join(models)}" if several else None
         yield {"source": "baseline", "model": BASELINES.get(name, name), "value": share, "note": note}
+
+
+def is_whole(each: Evaluation) -> bool:
+    """Whether all items of the published benchmark were scored, and no others."""
+    return each.partial is None and each.expected is not None
+
+
+def same_items(evaluations: Iterable[Evaluation]) -> list[list[Evaluation]]:
+    """Evaluations that may stand in one table: of one benchmark and version, of items that are the same as far as is
+    recorded, and all of them whole, or all of a part."""
+    found: list[list[Evaluation]] = []
+    for each in evaluations:
+        for group in found:
+            first = group[0]
+            alike = (first.benchmark, first.version, is_whole(first)) == (each.benchmark, each.version, is_whole(each))
+            if alike and not any(changed(one.fingerprint, each.fingerprint) for one in group):
+                group.append(each)
+                break
+        else:
+            found.append([each])
+    return found

@@ -3,6 +3,9 @@
 {"row": 0, "id": "...", "scores": [1.5, -0.2]}      a score for every stored answer, in their order
 {"row": 0, "id": "...", "correct": 1}               or 0
 {"row": 0, "id": "...", "verdicts": [0, null, 1]}   for every vote the index of the chosen stored answer, or null
+
+A line may have `item`, the fingerprint of the item that `scores.jsonl` of an evaluation holds; it must be that of the
+benchmark's item then.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ from typing import Any
 
 from basereward.data.messages import shown
 from basereward.errors import DataError
+from basereward.evaluate.identity import item_fingerprint
 from basereward.evaluate.items import Item, Outcome
+from basereward.io.limits import read_text
 
 KINDS = ("scores", "correct", "verdicts")
+LARGEST_FILE = 1 << 30  # bytes; a vote or a score has some ten
 LARGEST = sys.float_info.max  # NaN is not below it either
 TOLD = 8  # faults of one sort that a message lists
 
@@ -33,10 +39,7 @@ def read_outcomes(path: str | Path, items: Sequence[Item], *, allow_partial: boo
         DataError: the file is not there, a line is malformed, doubled, of no row of the benchmark or has a number that
             is not finite, lines differ in kind, or rows are missing. The message lists them; nothing is counted.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines() would cut at U+2028 in a string
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the outcomes in '{path}' cannot be read: {error}") from error
+    lines = read_text(path, limit=LARGEST_FILE).split("\n")  # splitlines() would cut at U+2028 in a string
     found: dict[int, Outcome] = {}
     faults: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -83,6 +86,8 @@ def _read(line: str, items: Sequence[Item]) -> tuple[int, Outcome]:
     item = items[number]
     if str(row.get("id")) != item.id:
         raise DataError(f"row {number} has the id {shown(row.get('id'))}; in the benchmark it is '{item.id}'")
+    if row.get("item") not in (None, item_fingerprint(item)):
+        raise DataError(f"row {number} ('{item.id}') was scored with another prompt, other answers or other labels")
     given = [kind for kind in KINDS if kind in row]
     if len(given) != 1:
         raise DataError(

@@ -28,11 +28,11 @@ function table(columns, caption, ...bodies) {
   return element("table", {}, caption, element("thead", {}, head), ...bodies);
 }
 
-// How many of how many: said at every table of a benchmark that was not scored whole.
+// What is missing: said at every table of a benchmark that was not counted whole.
 
 function partial(models) {
-  return models.filter(({ scored, items }) => scored < items).map(({ label, scored, items }) =>
-    element("b", { textContent: ` ${label}: scored ${scored.toLocaleString("en")} of ${items.toLocaleString("en")}.` }));
+  return models.filter((model) => model.partial !== null).map((model) =>
+    element("b", { textContent: ` ${model.label}: scored ${model.scored.toLocaleString("en")} of ${model.items.toLocaleString("en")}; partial: ${model.partial}.` }));
 }
 
 // One variant: what was measured, then what guessing gives, then what papers print, the highest first.
@@ -40,7 +40,7 @@ function partial(models) {
 const COLUMNS = ["Model", "Right, %", "Counted", "95 % interval", "Ties", "Undecided", "Unscored", "Order"];
 
 function measuredRow(row, [value, low, high]) {
-  const missing = row.unscored ? element("small", { className: "bad", textContent: `scored ${row.scored.toLocaleString("en")} of ${row.items.toLocaleString("en")}` }) : null;
+  const missing = row.partial !== null ? element("small", { className: "bad", textContent: `partial: scored ${row.scored.toLocaleString("en")} of ${row.items.toLocaleString("en")}` }) : null;
   const votes = row.votes === null ? "" : `, ${count(row.votes, "vote")}`;
   const order = row.order === null ? "none" : `${ORDERS[row.order]}${votes}`;
   return element("tr", { className: "measured" },
@@ -94,10 +94,10 @@ function variantTable(benchmark, variant) {
   return table(COLUMNS, element("caption", {}, `${benchmark.name} ${benchmark.version}, variant ${variant}.`, ...partial(benchmark.models)), ...bodies);
 }
 
-function about({ label, model, kind, order, votes, items, scored, run_id: run }) {
+function about({ label, model, kind, order, votes, items, scored, partial: missing, run_id: run }) {
   const said = [model === label ? null : model, KINDS[kind], `scored ${scored.toLocaleString("en")} of ${count(items, "item")}`,
-    order === null ? "order: none" : `order: ${ORDERS[order]}`, votes === null ? null : count(votes, "vote"), run ? `run ${run}` : null];
-  return element("p", { className: scored < items ? "warning" : "note" }, element("b", { textContent: label }), `: ${said.filter(Boolean).join("; ")}`);
+    missing === null ? null : `partial: ${missing}`, order === null ? "order: none" : `order: ${ORDERS[order]}`, votes === null ? null : count(votes, "vote"), run ? `run ${run}` : null];
+  return element("p", { className: missing === null ? "note" : "warning" }, element("b", { textContent: label }), `: ${said.filter(Boolean).join("; ")}`);
 }
 
 // Pairs of models on the same items.
@@ -190,7 +190,7 @@ function drawing({ title, uri, width, height }) {
 
 function section(benchmark, place) {
   const variants = [...new Set(benchmark.rows.map((row) => row.variant))];
-  return element("section", { id: `benchmark-${place}` }, element("h2", { textContent: `${benchmark.name} ${benchmark.version}` }),
+  return element("section", { id: `benchmark-${place}` }, element("h2", { textContent: `${benchmark.name} ${benchmark.version}${benchmark.partial ? ", in part" : ""}` }),
     ...benchmark.models.map(about),
     ...variants.flatMap((variant) => [element("h3", { textContent: `Variant ${variant}` }), variantTable(benchmark, variant)]),
     element("h3", { textContent: "Figures" }), element("div", { className: "figures" }, ...benchmark.figures.map(drawing)),

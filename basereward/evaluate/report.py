@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -15,11 +16,12 @@ from basereward.evaluate.agreement import agreement
 from basereward.evaluate.benchmark_figures import bars, forest
 from basereward.evaluate.drawing import keep, shown
 from basereward.evaluate.evaluation import Evaluation, Item, read_evaluation
-from basereward.evaluate.numbers import Labels, Row, as_csv, labels, numbers, percent
+from basereward.evaluate.numbers import Labels, Row, as_csv, labels, numbers, percent, same_items
 from basereward.evaluate.page import page
 from basereward.evaluate.published import PublishedValue, every_value
 from basereward.evaluate.recording import record
 from basereward.io.files import write_atomic
+from basereward.io.outputs import check_outputs
 from basereward.train.runs import find
 
 OUT = "benchmarks.html"
@@ -43,10 +45,12 @@ def report(evaluations: Sequence[str], *, out: str | None = None) -> dict[str, A
         DataError: an evaluation is missing or damaged or given twice, or the page cannot be written there.
     """
     target = _target(out or OUT)
+    check_outputs({"--out": target, "the folder beside it": target.with_suffix("")}, evaluations)
     read = [read_evaluation(folder) for folder in _once(evaluations)]
     published, without = _published()
     names = labels(read)
-    sections = [_section(same, names, published) for same in _by_benchmark(read)]
+    sections = [_section(same, names, published) for same in same_items(read)]
+    _name_figures(sections)
     folder = target.with_suffix("")
     folder.mkdir(exist_ok=True)
     figures = [_save(folder, section, figure) for section in sections for figure in section["figures"]]
@@ -97,19 +101,13 @@ def _published() -> tuple[list[PublishedValue], str | None]:
         return [], f"Published values are not shown: {error}"
 
 
-def _by_benchmark(evaluations: Iterable[Evaluation]) -> list[list[Evaluation]]:
-    found: dict[tuple[str, str], list[Evaluation]] = {}
-    for each in evaluations:
-        found.setdefault((each.benchmark, each.version), []).append(each)
-    return list(found.values())
-
-
 def _section(same: Sequence[Evaluation], names: Labels, published: Iterable[PublishedValue]) -> dict[str, Any]:
-    """All about one version of one benchmark, as plain data."""
+    """All about one version of one benchmark, as plain data; `partial` where it is about parts of it."""
     rows = numbers(same, names, published)
     return {
         "name": same[0].benchmark,
         "version": same[0].version,
+        "partial": same[0].partial is not None,
         "models": [_model(each, names) for each in same],
         "rows": rows,
         "percent": [[percent(row[key]) for key in ("value", "low", "high")] for row in rows],
@@ -120,7 +118,7 @@ def _section(same: Sequence[Evaluation], names: Labels, published: Iterable[Publ
 
 
 def _model(each: Evaluation, names: Labels) -> dict[str, Any]:
-    kept = ("model", "kind", "order", "votes", "items", "scored", "run_id")
+    kept = ("model", "kind", "order", "votes", "items", "scored", "partial", "run_id")
     return {"label": names[each.folder], **{name: getattr(each, name) for name in kept}}
 
 
@@ -133,11 +131,20 @@ def _figures(rows: Sequence[Row], benchmark: str) -> list[dict[str, Any]]:
     return [{"name": name, "title": title, "figure": figure} for name, title, figure in made]
 
 
+def _name_figures(sections: Sequence[dict[str, Any]]) -> None:
+    """A `key` for each section, which its files are called by: a benchmark may have several."""
+    used: Counter[str] = Counter()
+    for section in sections:
+        key = "-".join((section["name"], section["version"], *(["partial"] if section["partial"] else [])))
+        used[key] += 1
+        section["key"] = key if used[key] == 1 else f"{key}-{used[key]}"
+
+
 def _save(folder: Path, section: dict[str, Any], figure: dict[str, Any]) -> str:
     """Writes a figure as PNG and leaves it in the section as data URI."""
     drawn: Figure = figure.pop("figure")
     figure |= shown(drawn)
-    return keep(drawn, folder, "-".join((section["name"], section["version"], figure["name"])), "png")[0]
+    return keep(drawn, folder, "-".join((section["key"], figure["name"])), "png")[0]
 
 
 def _agreement(one: Evaluation, two: Evaluation, names: Labels) -> dict[str, Any]:

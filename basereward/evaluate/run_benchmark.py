@@ -16,7 +16,8 @@ from basereward.evaluate.outcomes import read_outcomes
 from basereward.evaluate.recording import record
 from basereward.evaluate.scoring import score_items
 from basereward.evaluate.subject import FOLDER, Subject, check_names, find_subject
-from basereward.evaluate.writing import measured, write_evaluation
+from basereward.evaluate.writing import WRITTEN, measured, write_evaluation
+from basereward.io.outputs import check_outputs
 
 JOURNAL = "partial.jsonl"
 
@@ -43,7 +44,8 @@ def evaluate(
             `evaluations/NAME` in the working directory.
         name: what tables call it; by default the run's name, or that of the folder or file.
         order: has the rule `first` judge as one who sees the answers in that order.
-        allow_partial: rows that are missing or cannot be scored are left out, which every table says.
+        allow_partial: rows that are missing or cannot be scored are left out, and a benchmark may have other rows than
+            its published whole; every table says so, and no published value stands beside.
         judge: compares the answers pair by pair, in place of a model.
         overrides: `key=value` for arguments of the benchmark, as in `data=rows.jsonl`; `BENCHMARK.key=value` with
             several.
@@ -53,7 +55,8 @@ def evaluate(
         baselines; `evaluations` says of each where it lies and how many items were scored.
 
     Raises:
-        BaseRewardError: something cannot be opened or read, or counts only in part; nothing is counted then.
+        BaseRewardError: something cannot be opened or read, counts only in part, or would be written over an input;
+            nothing is counted then.
     """
     told = _by_benchmark(benchmarks, list(overrides))
     if scores is not None and len(benchmarks) > 1:
@@ -68,8 +71,9 @@ def evaluate(
     outcomes_of = _Outcomes(subject, scores=scores, order=order, allow_partial=allow_partial, judge=judge)
     result: dict[str, Any] = {}
     evaluations = []
-    for benchmark in opened:
-        assert benchmark.items  # all are read before anything is scored, so that a bad one costs no time
+    for benchmark in opened:  # all are read before anything is scored, so that a bad one costs no time
+        _check_whole(benchmark, allow_partial=allow_partial)
+        _check_outputs(subject, benchmark, scores=scores, judge=judge)
     for benchmark in opened:
         folder = subject.folder / benchmark.name
         outcomes = outcomes_of(benchmark, journal=folder / JOURNAL)
@@ -86,7 +90,7 @@ def evaluate(
             {"benchmark": benchmark.name, "out": str(folder)}
             | {name: facts[name] for name in (*SHOWN, "cost") if name in facts}
         )
-        _record(subject, folder, benchmark.name, variants)
+        _record(subject, folder, benchmark.name, variants, partial=facts["partial"] is not None)
     for benchmark in opened:  # now that all are done: a call that is killed before scores nothing twice
         (subject.folder / benchmark.name / JOURNAL).unlink(missing_ok=True)
     return {**result, "evaluations": evaluations}
@@ -144,7 +148,36 @@ def _check_readable(benchmark: Benchmark) -> None:
         )
 
 
-SHOWN = ("name", "kind", "order", "votes", "items", "scored")
+def _check_whole(benchmark: Benchmark, *, allow_partial: bool) -> None:
+    """
+    Raises:
+        DataError: the rows are malformed, or others than those of the whole benchmark and `allow_partial` is not given.
+    """
+    assert benchmark.items  # reads them
+    if benchmark.partial and not allow_partial:
+        raise DataError(
+            f"these rows are not the whole benchmark '{benchmark.name}' (version {benchmark.version}): "
+            f"{benchmark.partial}. Give the whole file, or the name of the benchmark that it is; --allow-partial "
+            "counts what there is, marked as partial"
+        )
+
+
+def _check_outputs(subject: Subject, benchmark: Benchmark, *, scores: str | None, judge: Judge | None) -> None:
+    """
+    Raises:
+        DataError: a file that is written would take the place of one that is read.
+    """
+    folder = subject.folder / benchmark.name
+    outputs = {f"the output '{name}'": folder / name for name in (*WRITTEN, JOURNAL)}
+    # What an evaluation before has left there is ours, and `check_names` has seen whose it is.
+    ours = (folder / WRITTEN[-1]).is_file() or (folder / JOURNAL).is_file()
+    inputs = [each for each in benchmark.inputs if each.is_file() or not ours]
+    inputs += [Path(scores)] if scores is not None else []
+    inputs += [judge.prompt_file] if judge is not None and judge.prompt_file is not None else []
+    check_outputs(outputs, inputs)
+
+
+SHOWN = ("name", "kind", "order", "votes", "items", "scored", "expected", "partial")
 
 
 def _by_benchmark(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -186,6 +219,8 @@ def _facts(
     subject: Subject, benchmark: Benchmark, outcomes: dict[int, Outcome], *, order: Order | None
 ) -> dict[str, Any]:
     votes = {len(outcome.votes) for outcome in outcomes.values() if outcome.votes is not None}
+    missing = len(benchmark.items) - len(outcomes)
+    parts = [benchmark.partial, f"{missing:,} of {len(benchmark.items):,} items are not scored" if missing else None]
     return {
         "benchmark": benchmark.name,
         "version": benchmark.version,
@@ -197,16 +232,22 @@ def _facts(
         "votes": max(votes, default=None),
         "items": len(benchmark.items),
         "scored": len(outcomes),
+        "expected": benchmark.expected_items,
+        "partial": "; ".join(filter(None, parts)) or None,
+        "fingerprint": dict(benchmark.fingerprint),
         "run_id": subject.run.run_id if subject.run else None,
     }
 
 
-def _record(subject: Subject, folder: Path, benchmark: str, variants: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """The numbers and the files go to the MLflow run of the model."""
+def _record(
+    subject: Subject, folder: Path, benchmark: str, variants: dict[str, dict[str, dict[str, Any]]], *, partial: bool
+) -> None:
+    """The numbers and the files go to the MLflow run of the model; numbers of a part under names of their own."""
     if subject.run is None:
         return
+    head = "eval_partial" if partial else "eval"
     values = {
-        f"eval/{benchmark}/{variant}/{metric}": measure["value"]
+        f"{head}/{benchmark}/{variant}/{metric}": measure["value"]
         for variant, measures in variants.items()
         for metric, measure in measures.items()
         if measure["value"] is not None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from basereward.errors import DataError, ModelError
 from basereward.evaluate.judge import Judge
 from basereward.evaluate.judging import Order as Shown
+from basereward.io.secrets import redact
 from basereward.model.generation import Writing
 from basereward.model.speech.judging import Order
 from basereward.model.speech.open_engine import open_engine
@@ -54,4 +57,13 @@ def open_judge(
         raise ModelError(str(error)) from error
     engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
     how = Writing(max_tokens=max_tokens, temperature=temperature)
-    return Judge(engine, asked, how, order=ORDERS[order or "random"], votes=votes, pattern=form, send=send)
+    return Judge(
+        engine,
+        asked,
+        how,
+        order=ORDERS[order or "random"],
+        votes=votes,
+        pattern=form,
+        send=None if send is None else redact(send),  # it is recorded
+        prompt_file=None if prompt_file is None else Path(prompt_file),
+    )

@@ -6,12 +6,11 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from basereward.data.group import Group
 from basereward.data.image_store import ImageStore
@@ -19,7 +18,7 @@ from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost
 from basereward.errors import DataError
 from basereward.evaluate.items import Item, Outcome
-from basereward.io.files import write_atomic
+from basereward.io.journal import Journal
 
 if TYPE_CHECKING:
     from basereward.data.encoding import EncodedGroup
@@ -94,20 +93,19 @@ def score_items(
         DataError: an item cannot be scored, and `allow_partial` is not given.
     """
     asked = bundles(items)
-    kept = _read(journal, of=of, bundles=asked)
-    if kept:
-        logger.warning("%d of %d prompts were scored before; going on with the others", len(kept), len(asked))
-    waiting = [place for place in range(len(asked)) if place not in kept]
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open("a" if kept else "w", encoding="utf-8") as file:
+    with Journal(journal) as file:
+        kept = _kept(file, of=of, bundles=asked)
         if not kept:
-            _append(file, [of])
+            file.restart(of)
+        else:
+            logger.warning("%d of %d prompts were scored before; going on with the others", len(kept), len(asked))
+        waiting = [place for place in range(len(asked)) if place not in kept]
         readable: deque[int] = deque()
         groups = _encoded(scorer, asked, waiting, images=images, allow_partial=allow_partial, readable=readable)
         for scores in scorer.score_encoded(groups):
             fresh = {readable.popleft(): found for found in scores}
             _check_finite(asked, fresh)
-            _append(file, [{"prompt": place, "scores": found} for place, found in fresh.items()])
+            file.append([{"prompt": place, "scores": found} for place, found in fresh.items()])
             kept |= fresh
     return {row: outcome for place, scores in kept.items() for row, outcome in asked[place].outcomes(scores)}
 
@@ -143,25 +141,22 @@ def _check_finite(asked: Sequence[Bundle], scores: Mapping[int, Sequence[float]]
         raise DataError(f"the model gives scores that are not finite: {rows}. Nothing is counted.")
 
 
-def _append(file: Any, lines: Sequence[Any]) -> None:
-    file.write("".join(json.dumps(line) + "\n" for line in lines))
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _read(journal: Path, *, of: dict[str, str], bundles: Sequence[Bundle]) -> dict[int, list[float]]:
-    """The scores that a journal holds by place of the prompt; a line that was cut short is taken off the file."""
-    if not journal.is_file():
+def _kept(journal: Journal, *, of: dict[str, str], bundles: Sequence[Bundle]) -> dict[int, list[float]]:
+    """The scores that a journal holds by place of the prompt; none of a journal that is of something else, which is
+    said with what changed."""
+    if journal.head is None:
         return {}
-    whole, cut, _ = journal.read_text(encoding="utf-8").rpartition("\n")
     try:
-        lines = [json.loads(line) for line in whole.split("\n")]
-        found = {line["prompt"]: line["scores"] for line in lines[1:]}
+        head = json.loads(journal.head)
+        changed = [name for name in {**head, **of} if head.get(name) != of.get(name)]
+        lines = [json.loads(line) for line in journal.lines]
+        found = {line["prompt"]: [float(score) for score in line["scores"]] for line in lines}
         fits = all(len(scores) == len(bundles[place].responses) for place, scores in found.items())
-    except (ValueError, TypeError, LookupError):
-        logger.warning("%s is damaged; everything is scored anew", journal)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        logger.warning("%s is damaged; everything is scored anew", journal.file)
         return {}
-    if lines[0] != of or not fits:
+    if changed or not fits:
+        what = ", ".join(changed) or "its prompts"
+        logger.warning("%s was begun with something else (%s changed); all is scored anew", journal.file, what)
         return {}
-    write_atomic(journal, whole + cut)
     return found

@@ -11,6 +11,7 @@ from typing import Any
 from basereward.data.image_store import ImageStore
 from basereward.data.images import open_image
 from basereward.data.screening import RowLost
+from basereward.evaluate.identity import item_fingerprint
 from basereward.evaluate.items import Decision, Judged
 from basereward.evaluate.judging import BASELINES, baseline
 from basereward.evaluate.measures import Variant
@@ -18,6 +19,7 @@ from basereward.evaluate.scoring import Bundle
 from basereward.evaluate.thumbnails import data_uri
 from basereward.io.files import write_atomic
 
+WRITTEN = ("items.jsonl", "scores.jsonl", "evaluation.json")  # by `write_evaluation`, in this order
 TOSSES, SEEDS = 20_000, 100  # of a coin in all, and at most so many of an item: the baseline is not one lucky toss
 PICTURES, SIDE = 24, 384  # of the items that are worst
 
@@ -69,7 +71,15 @@ def write_evaluation(
     lines = [json.dumps(_item(each) | {"picture": shown.get(each.item.row)}) for each in judged]
     write_atomic(folder / "items.jsonl", "\n".join(lines) + "\n")
     if all(each.outcome.scores is not None for each in judged):
-        rows = [{"row": each.item.row, "id": each.item.id, "scores": each.outcome.scores} for each in judged]
+        rows = [
+            {
+                "row": each.item.row,
+                "id": each.item.id,
+                "item": item_fingerprint(each.item),
+                "scores": each.outcome.scores,
+            }
+            for each in judged
+        ]
         write_atomic(folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     else:
         (folder / "scores.jsonl").unlink(missing_ok=True)  # of an evaluation before

@@ -17,7 +17,6 @@ runs/20260314-153012-9f2c41/
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os

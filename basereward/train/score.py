@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from basereward.data.sources.jsonl import read_rows
 from basereward.errors import DataError
 from basereward.io.files import json_text, write_atomic
+from basereward.io.outputs import check_outputs
 from basereward.model.ensemble import Ensemble, is_ensemble, load_ensemble
 from basereward.model.scorer import Scorer, load_scorer
 from basereward.recipe.trust import trusting
@@ -69,6 +71,10 @@ def score(
         raise DataError(
             f"the scores cannot be written to '{target}': there is no folder '{target.parent}'. Make it first."
         )
+    if target.is_dir():
+        raise DataError(f"the scores cannot be written to '{target}': it is a folder. Give the name of a file.")
+    images = (Path(image) for group in rows for image in group.images if isinstance(image, str | Path))
+    check_outputs({"--out": target}, chain([Path(file), locate(model)], images))
     scorer = load(model, dtype=dtype)
     latencies: list[float] = []
     began = time.perf_counter()

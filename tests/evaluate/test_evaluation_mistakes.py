@@ -14,7 +14,7 @@ from basereward.evaluate.benchmark import load_benchmark
 from basereward.evaluate.items import Judged, Outcome, by_prompt
 from basereward.evaluate.measures import mean_accuracy
 from basereward.evaluate.outcomes import read_outcomes
-from tests.evaluate.benchmark_rows import item, mm_rlhf, small_benchmark, with_correct, write_outcomes
+from tests.evaluate.benchmark_rows import ANY_SIZE, item, mm_rlhf, small_benchmark, with_correct, write_outcomes
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -98,7 +98,7 @@ def test_a_path_to_nothing_is_no_name_on_the_hub(capsys: pytest.CaptureFixture[s
 def test_another_models_evaluation_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two files of one name: the second needs a name of its own; the first may be given again."""
     one, two = scores(here / "a" / "scores.jsonl"), scores(here / "b" / "scores.jsonl", value=-1.0)
-    rest = ["--benchmark", "vl_rewardbench", "data=data/rows.json"]
+    rest = ["--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE]
     assert main(["eval", "--scores", str(one), *rest]) == 0
     told = refused(capsys, "--scores", str(two), *rest)
     assert "a/scores.jsonl" in told
@@ -120,7 +120,8 @@ def test_a_bad_second_benchmark_stops_before_the_first(here: Path, capsys: pytes
     """Every row of every benchmark is read before anything is counted."""
     (here / "bad.jsonl").write_text('{"id": "1", "prompt": "?", "chosen": 5, "rejected": "b", "image": "long/1.png"}')
     both = ["--benchmark", "vl_rewardbench", "--benchmark", "mm_rlhf_rewardbench"]
-    where = ["vl_rewardbench.data=data/rows.json", "mm_rlhf_rewardbench.data=bad.jsonl"]
+    where = [f"vl_rewardbench.{each}" for each in ANY_SIZE]
+    where += ["vl_rewardbench.data=data/rows.json", "mm_rlhf_rewardbench.data=bad.jsonl"]
     assert "an answer is 5 (int); text is needed" in refused(capsys, "longer", *both, *where)
     assert not (here / "evaluations").exists()
 
@@ -154,7 +155,7 @@ def test_a_bad_row_of_a_benchmark_is_named(fault: str, here: Path, capsys: pytes
 def test_a_place_that_cannot_be_written_is_told(out: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An existing file, or a folder that nobody may write."""
     (here / "taken").write_text("")
-    told = refused(capsys, "longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", "--out", out)
+    told = refused(capsys, "longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--out", out)
     assert "cannot be written" in told
 
 
@@ -169,7 +170,7 @@ def test_undecided_votes_stay_in_sight(here: Path, capsys: pytest.CaptureFixture
     """With no vote for anything, the official variant is 0 of 0 with twelve undecided, not absent."""
     items = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items
     write_outcomes(here / "none.jsonl", items, verdicts=[[None]] * 12)
-    given = ["--scores", "none.jsonl", "--benchmark", "vl_rewardbench", "data=data/rows.json", "--json"]
+    given = ["--scores", "none.jsonl", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--json"]
     assert main(["eval", *given]) == 0
     told = json.loads(capsys.readouterr().out)["vl_rewardbench"]["official"]["overall"]
     assert (told["value"], told["denominator"], told["undecided"]) == (None, 0, 12)

@@ -23,7 +23,7 @@ from basereward.evaluate.judge import judge_items
 from basereward.evaluate.run_judge import open_judge
 from basereward.model.speech.prompts import PAIRWISE, load_prompt
 from tests.chat_servers import serving, words
-from tests.evaluate.benchmark_rows import item, small_benchmark
+from tests.evaluate.benchmark_rows import ANY_SIZE, item, small_benchmark
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,7 +149,7 @@ def test_a_damaged_file_of_answers_is_told(content: bytes, tmp_path: Path) -> No
 
 def evaluated(*given: str) -> int:
     """The status of `basereward eval` on the small benchmark."""
-    return main(["eval", *given, "--benchmark", "vl_rewardbench", "data=data/rows.json"])
+    return main(["eval", *given, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE])
 
 
 @pytest.fixture
@@ -208,7 +208,17 @@ def test_a_call_that_is_killed_goes_on(here: Path) -> None:
     """By SIGKILL, in the midst of two votes: what was answered is not asked again, and the evaluation is, byte for
     byte, that of a call that was not killed."""
     command = [sys.executable, "-m", "basereward", "eval", "--judge", "served", "--benchmark", "vl_rewardbench"]
-    command += ["data=data/rows.json", "--votes", "2", "--temperature", "1", "--concurrency", "2", "--endpoint"]
+    command += [
+        *ANY_SIZE,
+        "data=data/rows.json",
+        "--votes",
+        "2",
+        "--temperature",
+        "1",
+        "--concurrency",
+        "2",
+        "--endpoint",
+    ]
 
     def by_its_words(body: dict[str, Any], number: int) -> str:
         drawn = hashlib.sha256(f"{words(body)}{body['seed']}".encode()).digest()[0]

@@ -94,16 +94,19 @@ def test_missing_rows_are_named(benchmark: Benchmark, tmp_path: Path) -> None:
 def test_a_part_says_of_how_many(
     benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every table has 10 of 12 in its head."""
+    """Every table has 10 of 1,250 in its head, and one line says in what the rows are not those of the benchmark."""
     monkeypatch.chdir(tmp_path)
     write_outcomes(tmp_path / "theirs.jsonl", benchmark.items[:10], scores=[[1.0, 0.0]] * 10)
     given = ["--scores", "theirs.jsonl", "--allow-partial"]
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(EXPERIMENTS))
     assert main(["eval", *given, "--benchmark", "vl_rewardbench", "data=data/rows.json"]) == 0
     out = capsys.readouterr().out
-    heads = [line for line in out.splitlines() if " of 12 items)" in line]
+    heads = [line for line in out.splitlines() if " of 1250 items)" in line]
     assert len(heads) == out.count(" undecided ") == 7
-    assert all("(10 of 12 items)" in head for head in heads)
+    assert all("(10 of 1250 items)" in head for head in heads)
+    (said,) = [line for line in out.splitlines() if line.startswith("PARTIAL")]
+    assert "1,250 expected, 12 found" in said
+    assert "2 of 12 items" in said
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,10 @@ def test_a_part_says_of_how_many(
         (["first", "--benchmark", "vl_rewardbench", "--order", "sideways"], "unknown order 'sideways'"),
         (["longer", "--benchmark", "vl_rewardbench", "dta=x"], "dta"),
         (["longer", "--benchmark", "vl_rewardbench", "data=nowhere.json"], "nowhere.json"),
-        (["--scores", "none.jsonl", "--benchmark", "vl_rewardbench", "data=data/rows.json"], "none.jsonl"),
+        (
+            ["--scores", "none.jsonl", "--benchmark", "vl_rewardbench", "data=data/rows.json", "--allow-partial"],
+            "none.jsonl",
+        ),
     ],
 )
 def test_a_mistake_ends_with_2_and_a_sentence(

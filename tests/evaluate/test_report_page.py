@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         write_folder(folder / "judge", [True, False, None], benchmark="rm_bench", order="both", votes=5),
     ]
     head = Path(given[1]) / "evaluation.json"
-    head.write_text(json.dumps(json.loads(head.read_text()) | {"items": 6, "scored": 4}))
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"items": 6, "scored": 4, "partial": "4 of 6"}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
         return report(given, out=str(folder / "page.html"))
@@ -71,12 +71,13 @@ def test_the_csv_holds_the_numbers_of_the_page(made: dict[str, Any]) -> None:
 
 
 def test_figures_are_pictures_beside_the_page(made: dict[str, Any]) -> None:
-    """One forest a benchmark, bars where there are categories; none is fetched from elsewhere."""
+    """One forest a section, bars where there are categories; none is fetched from elsewhere. The part of a benchmark is
+    a section of its own."""
     assert made["evaluations"] == 3
     assert all(Path(figure).read_bytes().startswith(b"\x89PNG") for figure in made["figures"])
     assert {Path(figure).parent for figure in made["figures"]} == {Path(made["out"]).with_suffix("")}
     uris = [figure["uri"] for benchmark in embedded(made)["benchmarks"] for figure in benchmark["figures"]]
-    assert len(uris) == len(made["figures"]) == 4
+    assert len(uris) == len(set(made["figures"])) == len(made["figures"]) == 5
     assert all(uri.startswith("data:image/svg+xml;base64,") for uri in uris)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from basereward.data.messages import shown
@@ -14,6 +15,7 @@ from basereward.data.screening import RowLost
 from basereward.data.sources.hub import find_images
 from basereward.data.tables.find import find_table
 from basereward.errors import DataError
+from basereward.evaluate.identity import items_fingerprint, pictures_fingerprint
 from basereward.evaluate.items import Item
 from basereward.evaluate.measures import Variant
 from basereward.evaluate.protocols import Protocol
@@ -35,6 +37,9 @@ class Annotated:
         columns: the protocol's column name -> the data set's own.
         images: zip or tar files in the data set, or a folder, that hold the pictures; null: paths start from the folder
             of a local data set.
+        expected_items: how many items the whole benchmark has in this version; null: that is not known.
+        expected_counts: label of the protocol -> its values -> how many items have each; null: some, it is not known
+            how many.
     """
 
     def __init__(
@@ -50,13 +55,18 @@ class Annotated:
         split: str = "test",
         columns: Mapping[str, str] | None = None,
         images: str | list[str] | None = None,
+        expected_items: int | None = None,
+        expected_counts: dict[str, dict[str, int | None]] | None = None,
     ) -> None:
         self.name = name
         self.version = version
+        self.expected_items = expected_items
+        self._expected_counts = expected_counts or {}
         self.protocol: Protocol = make(protocol, "protocols")
         self.store = find_images(path, images, revision=revision)
         self._columns = dict(columns or {})
-        self._made_of = (path, images, protocol)
+        self._node = protocol
+        self._path = path
         self._table = partial(find_table, path, files=files or (), subset=subset, revision=revision, split=split)
 
     @property
@@ -109,10 +119,39 @@ class Annotated:
         return item
 
     @cached_property
+    def partial(self) -> str | None:
+        """In what the items differ from those of the whole benchmark, by numbers; None where they do not."""
+        faults = []
+        if self.expected_items not in (None, len(self.items)):
+            faults.append(f"items: {self.expected_items:,} expected, {len(self.items):,} found")
+        for label, expected in self._expected_counts.items():
+            found = Counter(item.labels.get(label, "") for item in self.items)
+            for value in dict.fromkeys([*expected, *found]):
+                wanted = expected.get(value, 0)
+                if (wanted is None and not found[value]) or (wanted is not None and wanted != found[value]):
+                    number = "some" if wanted is None else f"{wanted:,}"
+                    faults.append(f"{label} {value or 'without a name'}: {number} expected, {found[value]:,} found")
+        return "; ".join(faults) or None
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The local files and folders that are read."""
+        images = [self.store.root] if self.store.root != Path() else []
+        return [each for each in (Path(self._path), *map(Path, self.store.archives), *images) if each.exists()]
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str | None]:
+        """Of the `items` (ids, prompts, answers, which are right, labels) and of the `pictures` by their content, which
+        is None where some are not at hand."""
+        pictures = pictures_fingerprint(self.items, self.store)
+        return {"items": items_fingerprint(self.items), "pictures": pictures}
+
+    @cached_property
     def digest(self) -> str:
-        """A hash of all that decides on a score or a number: rows, answers, which are right, the pictures' names or
-        bytes and where they are looked for, and the protocol's arguments."""
-        told = hashlib.sha256(repr((self.version, *self._made_of)).encode())
-        for item in self.items:
-            told.update(repr(item).encode())
-        return told.hexdigest()
+        """A hash of all that decides on a score or a number: version, items, pictures and the protocol's arguments.
+        Where pictures are not at hand, of their names and where they are looked for."""
+        pictures = self.fingerprint["pictures"] or repr(
+            (self.store.root, self.store.archives, [item.images for item in self.items])
+        )
+        told = (self.version, self._node, self.fingerprint["items"], pictures)
+        return hashlib.sha256(repr(told).encode("utf-8", "surrogatepass")).hexdigest()

@@ -9,21 +9,21 @@ from basereward.evaluate.evaluation import Evaluation
 from basereward.evaluate.experiment_report.gather import Contender, Trained
 from basereward.evaluate.experiment_report.parts import NONE, Drawing, Section, cell, chip, note, percent, row
 from basereward.evaluate.markup import Child, Markup, join, table, tag
-from basereward.evaluate.numbers import Row, numbers
+from basereward.evaluate.numbers import Row, numbers, same_items
 from basereward.evaluate.published import PublishedValue
 from basereward.recipe.table import count
 
 
 def benchmark_rows(contenders: Sequence[Contender], published: Sequence[PublishedValue]) -> list[list[Row]]:
-    """Rows as `numbers` makes them, a list a version of a benchmark."""
-    found: dict[tuple[str, str], list[Evaluation]] = {}
+    """Rows as `numbers` makes them, a list a version of a benchmark; parts of it have a list of their own."""
+    found: list[Evaluation] = []
     names: dict[str, str] = {}
     for each in contenders:
         for run in each.trained:
             for evaluation in run.evaluations:
-                found.setdefault((evaluation.benchmark, evaluation.version), []).append(evaluation)
+                found.append(evaluation)
                 names[evaluation.folder] = _name(each, run)
-    return [numbers(same, names, published) for same in found.values()]
+    return [numbers(same, names, published) for same in same_items(found)]
 
 
 def benchmarks(contenders: Sequence[Contender], rows: Sequence[Sequence[Row]]) -> Section | None:
@@ -34,9 +34,15 @@ def benchmarks(contenders: Sequence[Contender], rows: Sequence[Sequence[Row]]) -
     places = {_name(each, run): place for place, each in enumerate(contenders) for run in each.trained}
     body: list[Child] = [tag("p", fault, class_="warning") for fault in faults]
     drawings: list[Drawing] = []
+    taken: set[str] = set()
     for same in rows:
         name = f"{same[0]['benchmark']} {same[0]['version']}"
+        parts = dict.fromkeys(each["partial"] for each in same if each["partial"])
+        if parts:
+            name += ", in part" if f"{name}, in part" not in taken else f", in part {len(taken)}"
+        taken.add(name)
         body.append(tag("h3", name))
+        body += [tag("p", f"Not the whole benchmark: {part}.", class_="warning") for part in parts]
         open_, *folded = (
             _variant(same, variant, places) for variant in dict.fromkeys(each["variant"] for each in same)
         )

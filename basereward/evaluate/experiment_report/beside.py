@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from basereward.evaluate.experiment_report.gather import Contender
+from basereward.evaluate.numbers import is_whole
 from basereward.evaluate.published_table import PrintedCell, PublishedTable
 
 
@@ -17,7 +18,6 @@ class Ours:
     values: Sequence[float]
     counts: Sequence[str]  # such as "1027/1250"; none where it is a mean of shares
     variant: str | None
-    partial: bool = False  # whether some items of the benchmark were not scored
 
     @property
     def value(self) -> float:
@@ -49,14 +49,13 @@ def not_evaluated(table: PublishedTable, row: str, contender: Contender) -> list
     asked = {
         cell.benchmark: None for name, cell in table.rows[row].items() if cell.variants and name not in table.means
     }
-    have = {evaluation.benchmark for run in contender.trained for evaluation in run.evaluations}
+    have = {each.benchmark for run in contender.trained for each in run.evaluations if is_whole(each)}
     return [benchmark for benchmark in asked if benchmark not in have]
 
 
 def difference(cell: PrintedCell, found: Ours) -> float | None:
-    """Ours less the paper's, in points; where that is misprinted, less what it is. None where that is not known, or
-    ours is of other items."""
-    if not cell.known or found.partial:
+    """Ours less the paper's, in points; where that is misprinted, less what it is. None where that is not known."""
+    if not cell.known:
         return None
     return 100 * found.value - (cell.printed if cell.is_percent is None else cell.is_percent)
 
@@ -73,17 +72,16 @@ def _measured(cell: PrintedCell, contender: Contender) -> Ours | None:
             (evaluation, evaluation.variants.get(variant, {}).get(cell.metric))
             for run in contender.trained
             for evaluation in run.evaluations
-            if evaluation.benchmark == cell.benchmark
+            if evaluation.benchmark == cell.benchmark and is_whole(evaluation)
         ]
         known = [(each, each.value) for _, each in found if each is not None and each.value is not None]
         if known:
-            partial = any(evaluation.scored < evaluation.items for evaluation, _ in found)
             counts = [
                 f"{each.numerator:g}/{each.denominator:g}"
                 for each, _ in known
                 if each.numerator is not None and each.denominator is not None and each.numerator % 1 == 0
             ]
-            return Ours([value for _, value in known], counts, variant, partial)
+            return Ours([value for _, value in known], counts, variant)
     return None
 
 
@@ -92,4 +90,4 @@ def _mean(parts: Sequence[Ours]) -> Ours:
     runs = {len(each.values) for each in parts}
     columns = [each.values if len(runs) == 1 else [each.value] for each in parts]
     values = [statistics.fmean(each) for each in zip(*columns, strict=True)]
-    return Ours(values, (), None, any(each.partial for each in parts))
+    return Ours(values, (), None)

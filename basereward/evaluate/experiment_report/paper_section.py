@@ -128,7 +128,6 @@ def _ours(
                 percent(found.value, digits),
                 spread,
                 count,
-                tag("small", "in part", class_="bad") if found.partial else None,
                 data_column=column,
                 data_value=f"{found.value:.8f}",
                 title=found.variant,

@@ -9,7 +9,7 @@ from basereward.data.image_store import ImageStore
 from basereward.evaluate.items import Decision, Item, Judged, by_label
 from basereward.evaluate.measures import Measures, Variant
 from basereward.evaluate.protocols._rows import one_of, prompt_key, text
-from basereward.evaluate.shares import Part, count, right, weighted
+from basereward.evaluate.shares import Part, count, right, share, weighted
 
 # The weight of a subset in its section is the number of its rows, but that of math-prm, which stands for as much as the
 # six subsets of code together.
@@ -49,15 +49,16 @@ class RewardBench:
     """Rows of `prompt`, `chosen`, `rejected` and `subset`.
 
     `four_sections` is the mean of the sections. `with_prior_sets`, of the older leaderboard, adds the mean of four
-    earlier test sets with half the weight; without rows of these it has no measures. A vote that cannot be read, or
-    votes without a majority, count as half right.
+    earlier test sets with half the weight; without rows of these it has no measures. `subsets` counts every subset by
+    itself, and all pairs alike in its `overall`: it has values where a section is not whole. A vote that cannot be
+    read, or votes without a majority, count as half right.
     """
 
     columns = ("prompt", "chosen", "rejected", "subset")
 
     @property
     def variants(self) -> Mapping[str, Variant]:
-        return {"four_sections": _four_sections, "with_prior_sets": _with_prior_sets}
+        return {"four_sections": _four_sections, "with_prior_sets": _with_prior_sets, "subsets": _by_subset}
 
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """
@@ -86,6 +87,16 @@ def _with_prior_sets(judged: Sequence[Judged]) -> Measures:
         return {}
     sections = {**SECTIONS, "prior_sets": PRIOR_SETS}
     return _measures(judged, sections, {name: 1.0 if name in SECTIONS else PRIOR_WEIGHT for name in sections})
+
+
+def _by_subset(judged: Sequence[Judged]) -> Measures:
+    parts = {"overall": list(judged), **by_label(judged, "subset")}
+    return {
+        name: share(
+            right(part, undecided=0.5), ties=count(part, Decision.TIE), undecided=count(part, Decision.UNDECIDED)
+        )
+        for name, part in parts.items()
+    }
 
 
 def _measures(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeAlias
@@ -41,6 +41,7 @@ class Failed:
 
 
 Answer: TypeAlias = Written | Failed
+Arrived: TypeAlias = Callable[[Written], None]
 
 
 class Engine(Protocol):
@@ -52,8 +53,14 @@ class Engine(Protocol):
 
     name: str
 
-    def write(self, requests: Iterable[Request], how: Writing) -> Iterator[Answer]:
+    def write(self, requests: Iterable[Request], how: Writing, *, arrived: Arrived | None = None) -> Iterator[Answer]:
         """An answer to every request, as they come, in any order; `how.samples` is 1.
+
+        Args:
+            requests: read as they are needed.
+            how: of every text.
+            arrived: called with every text as soon as it is there, which may be before it is given and in another
+                thread, so that it can be kept whatever happens to the caller meanwhile.
 
         Raises:
             ModelError: it cannot work at all.

@@ -17,7 +17,7 @@ from basereward.model.backbone import load_backbone, load_config
 from basereward.model.generation import Writer, Writing
 from basereward.model.language import load_language_head
 from basereward.model.processing import load_encoder
-from basereward.model.speech.engine import Answer, Failed, Request, Written, several
+from basereward.model.speech.engine import Answer, Arrived, Failed, Request, Written, several
 
 AT_ONCE = 16
 
@@ -51,7 +51,7 @@ class LocalEngine:
         language.to(self.device)
         self.writer = Writer(backbone, language, end=self.encoder.end_of_turn, pad=self.encoder.pad_id)
 
-    def write(self, asked: Iterable[Request], how: Writing) -> Iterator[Answer]:
+    def write(self, asked: Iterable[Request], how: Writing, *, arrived: Arrived | None = None) -> Iterator[Answer]:
         """As `Engine.write`; prompt after prompt in batches."""
         for some in several(asked, self.at_once):
             ready: list[tuple[Request, EncodedGroup]] = []
@@ -65,7 +65,10 @@ class LocalEngine:
             rows = collate([group for _, group in ready], layout="tree", pad_id=self.encoder.pad_id).to(self.device)
             for (request, group), (text,) in zip(ready, self.writer(rows, how), strict=True):
                 said = self.encoder.tokenizer.decode(text, skip_special_tokens=False)  # type: ignore[attr-defined]
-                yield Written(request.id, said, len(group.prefix) + 1, len(text))
+                written = Written(request.id, said, len(group.prefix) + 1, len(text))
+                if arrived is not None:
+                    arrived(written)
+                yield written
 
     def _encoded(self, request: Request) -> EncodedGroup:
         """The prompt, of which the last token is the branch that the text goes on from."""

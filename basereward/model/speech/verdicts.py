@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 TAG = re.compile(r"</?answer>")
 THINKING, THOUGHT = "<think>", "</think>"
+MOST_LETTERS = 50_000
+"""Letters that a pattern of a user's own is searched in; the time of a search may grow with their square."""
 
 
 def parse_verdict(text: str, pattern: re.Pattern[str] | None = None) -> int | None:
@@ -15,7 +16,8 @@ def parse_verdict(text: str, pattern: re.Pattern[str] | None = None) -> int | No
     Args:
         text: what the judge wrote. Only what comes after its last `</think>` counts, where there is one; of reasoning
             that was cut nothing does.
-        pattern: with one group that holds the number; by default `<answer>1</answer>`.
+        pattern: with one group that holds the number; by default `<answer>1</answer>`. A text of more than
+            `MOST_LETTERS` after its reasoning has no verdict by a pattern.
 
     >>> parse_verdict("<think>The second is false.</think><answer>1</answer>"), parse_verdict("Answer 1, or 2?")
     (1, None)
@@ -55,8 +57,24 @@ def _found(text: str, pattern: re.Pattern[str] | None) -> str | None:
     rest = text.rpartition(THOUGHT)[2]
     if THINKING in rest:
         return None  # cut in the midst of its reasoning
-    matches = (pattern or ANSWER).findall(rest)
-    if pattern is None and len(TAG.findall(rest)) != 2 * len(matches):
-        return None  # a tag is left over: another answer was begun, and might have been another
+    matches = _tagged(rest) if pattern is None else pattern.findall(rest) if len(rest) <= MOST_LETTERS else []
     said = {each.strip() for each in matches}
     return said.pop() if len(said) == 1 else None
+
+
+def _tagged(text: str) -> list[str]:
+    """The texts between `<answer>` and `</answer>`; none where the two do not take turns.
+
+    A tag that is left over means that another answer was begun, which might have been another. The time is linear in
+    the length of the text, unlike that of a search for pairs of tags.
+
+    >>> _tagged("<answer>1</answer>, I say: <answer> 1 </answer>"), _tagged("<answer>1</answer> or <answer>2")
+    (['1', ' 1 '], [])
+    """
+    tags = list(TAG.finditer(text))
+    opening, closing = tags[::2], tags[1::2]
+    if len(opening) != len(closing):
+        return []
+    if any(tag[0] != "<answer>" for tag in opening) or any(tag[0] != "</answer>" for tag in closing):
+        return []
+    return [text[first.end() : last.start()] for first, last in zip(opening, closing, strict=True)]

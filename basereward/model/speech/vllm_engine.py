@@ -12,7 +12,7 @@ from typing import Any
 from basereward.data.screening import RowLost
 from basereward.errors import ModelError
 from basereward.model.generation import Writing
-from basereward.model.speech.engine import Answer, Failed, Request, Written, several
+from basereward.model.speech.engine import Answer, Arrived, Failed, Request, Written, several
 from basereward.model.speech.messages import chat_messages
 
 AT_ONCE = 256
@@ -40,7 +40,7 @@ class VLLMEngine:
         self.sampling: Any = vllm.SamplingParams
         self.llm: Any = vllm.LLM(model=path, **options)
 
-    def write(self, asked: Iterable[Request], how: Writing) -> Iterator[Answer]:
+    def write(self, asked: Iterable[Request], how: Writing, *, arrived: Arrived | None = None) -> Iterator[Answer]:
         """As `Engine.write`; vLLM batches by itself."""
         sampling = self.sampling(max_tokens=how.max_tokens, temperature=how.temperature, top_p=how.top_p, seed=how.seed)
         for some in several(asked, AT_ONCE):
@@ -54,4 +54,7 @@ class VLLMEngine:
                     ready.append(request)
             for request, output in zip(ready, self.llm.chat(conversations, sampling), strict=True):
                 (said,) = output.outputs
-                yield Written(request.id, said.text, len(output.prompt_token_ids or ()), len(said.token_ids))
+                written = Written(request.id, said.text, len(output.prompt_token_ids or ()), len(said.token_ids))
+                if arrived is not None:
+                    arrived(written)
+                yield written

@@ -1,0 +1,111 @@
+"""A file of JSON Lines that grows while work goes on, so that a stopped call can go on where it was."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from basereward.errors import DataError
+from basereward.io.limits import check_regular_file
+
+
+class Journal:
+    """A journal that this process alone writes, until it is closed or the process ends, however it ends.
+
+    The first line says what the others are of. A last line that was cut is taken off.
+
+    Args:
+        file: made when it is not there, with its folder.
+
+    Attributes:
+        head: the first line as it stands, None in a new journal.
+        lines: the other whole lines.
+
+    Raises:
+        DataError: another process writes it, it is no regular file, or it is not UTF-8.
+        OSError: it cannot be written.
+
+    >>> import tempfile
+    >>> place = Path(tempfile.mkdtemp()) / "work.jsonl"
+    >>> with Journal(place) as journal:
+    ...     journal.restart({"of": "squares"})
+    ...     journal.append([{"number": 3, "square": 9}])
+    >>> Journal(place).lines
+    ['{"number": 3, "square": 9}']
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = _locked(file)
+        self._lock = threading.Lock()
+        try:
+            content = file.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if len(whole) < len(content):
+                os.ftruncate(self._descriptor, len(whole))
+            lines = whole.decode().split("\n")[:-1]
+        except UnicodeDecodeError as error:
+            self.close()
+            raise DataError(f"'{file}' is damaged ({error}); move it away to begin anew") from error
+        self.head, self.lines = (lines[0], lines[1:]) if lines else (None, [])
+
+    def restart(self, head: Mapping[str, Any]) -> None:
+        """Drops what is there and writes the first line."""
+        os.ftruncate(self._descriptor, 0)
+        self.head, self.lines = json.dumps(head), []
+        self.append([head])
+
+    def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Adds lines, which are on the disk when this returns. Any thread may call it."""
+        content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
+        with self._lock:
+            while content:
+                content = content[os.write(self._descriptor, content) :]
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Lets other processes write it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            self.close()
+
+
+def _locked(file: Path) -> int:
+    """An open descriptor of the file, with its lock."""
+    while True:
+        if file.exists():
+            check_regular_file(file)  # opening a FIFO would wait for a reader
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The process that had it may have removed it between the two calls: what is locked then has no name.
+            if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise DataError(
+                f"'{file}' is written by another process now; wait until it has ended, or write elsewhere"
+            ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
