@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from basereward.data.tables.features import Decoder, row_decoders
 from basereward.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,13 +41,20 @@ class ArrowTable:
         return row
 
     def decode(self, raw: dict[str, Any]) -> object:
-        return raw
+        decoders = self._decoders
+        if not decoders:
+            return raw
+        return {column: decoders[column](cell) if column in decoders else cell for column, cell in raw.items()}
 
     def where(self, number: int) -> str:
         return f"{self.label}, row {number}"
 
     def row_id(self, number: int) -> str:
         return f"{self.split}:{number}"
+
+    @cached_property
+    def _decoders(self) -> dict[str, Decoder]:
+        return row_decoders(self._dataset.features)
 
     @cached_property
     def _dataset(self) -> datasets.Dataset:
