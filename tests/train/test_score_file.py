@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from basereward.errors import ModelError
@@ -57,3 +59,19 @@ def test_the_dtype_goes_through(model: str, tmp_path: Path) -> None:
     assert str(next(asked.model.backbone.parameters()).dtype) == "torch.bfloat16"
     with pytest.raises(ModelError, match="unknown dtype 'half'"):
         load(model, dtype="half")
+
+
+def test_every_kind_of_file_is_scored(model: str, tmp_path: Path) -> None:
+    """The same rows get the same scores, and the file of scores is named as the rows."""
+    rows = pair_rows(4)
+    write_rows(tmp_path / "lines.jsonl", rows)
+    (tmp_path / "array.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress((tmp_path / "lines.jsonl").read_bytes()))
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "table.parquet")
+    outs = [score(model, str(tmp_path / name), out=str(tmp_path / f"{name}.scores"))["out"] for name in KINDS]
+    first, *others = [Path(out).read_text() for out in outs]
+    assert first.count("\n") == 4
+    assert others == [first] * 3
+
+
+KINDS = ("lines.jsonl", "array.json", "packed.jsonl.gz", "table.parquet")

@@ -15,6 +15,7 @@ from basereward.data.tables import Table
 from basereward.data.tables.find import find_files, find_table
 from basereward.data.tables.gathered import Gathered, JoinsRows
 from basereward.data.tables.listed import find_listed
+from basereward.data.tables.separated import number_columns
 from basereward.recipe import make
 from basereward.recipe.schema import Node
 
@@ -68,7 +69,10 @@ class Hub:
             if listing:
                 found = find_listed(path, listing)
             else:
-                found = find_table(path, files=files or (), subset=subset, revision=revision, split=part)
+                numbers = number_columns(columns)
+                found = find_table(
+                    path, files=files or (), subset=subset, revision=revision, split=part, numbers=numbers
+                )
             return Gathered(found, key=made.key, columns=columns) if isinstance(made, JoinsRows) else found
 
         tables, shares = _parts(table, split=split, held_out={"val": val, "test": test})

@@ -82,20 +82,29 @@ def _json_parts(content: object) -> list[dict[str, Any]]:
     ] * 40
 
 
-@pytest.mark.parametrize("stored", ["jsonl folder", "parquet", "saved"])
+def _stored(rows: list[dict[str, Any]], folder: Path, *, saved: bool = False) -> Path:
+    """A folder with the rows as the library stores them, which it does as JSON where a column has mixed types."""
+    folder.mkdir()
+    file = write_rows(folder.with_suffix(".jsonl"), rows)
+    data = datasets.load_dataset("json", data_files=str(file), split="train")
+    assert "Json" in str(data.features)
+    if saved:
+        data.save_to_disk(folder)
+    else:
+        data.to_parquet(folder / "train.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("stored", ["rows", "parquet", "saved"])
 def test_messages_of_mixed_types_are_read_as_messages(stored: str, tmp_path: Path) -> None:
     """Parts beside plain texts: the library stores them as JSON, and the prompt is not that JSON's text."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    write_rows(folder / "a.jsonl", _json_parts([{"type": "image"}, {"type": "text", "text": "What colour?"}]))
-    if stored != "jsonl folder":
-        data = datasets.load_dataset("json", data_files=str(folder / "a.jsonl"), split="train")
-        assert "Json" in str(data.features)
-        (folder / "a.jsonl").unlink()
-        if stored == "saved":
-            data.save_to_disk(folder)
-        else:
-            data.to_parquet(folder / "a.parquet")
+    rows = _json_parts([{"type": "image"}, {"type": "text", "text": "What colour?"}])
+    if stored == "rows":
+        folder = tmp_path / "data"
+        folder.mkdir()
+        write_rows(folder / "a.jsonl", rows)
+    else:
+        folder = _stored(rows, tmp_path / "data", saved=stored == "saved")
     groups = Hub("h", path=str(folder), val=0, test=0).groups("train")
     assert len(groups) == 40
     assert groups[39].prompt[0].parts == (IMAGE, Part("What colour?"))
@@ -105,9 +114,7 @@ def test_messages_of_mixed_types_are_read_as_messages(stored: str, tmp_path: Pat
 def test_a_number_among_the_answers_changes_no_other_answer(tmp_path: Path) -> None:
     """It is lost as what it is; quotation marks around the others would tell the label."""
     rows = [{"prompt": f"Q{i}", "chosen": "yes", "rejected": "no"} for i in range(39)]
-    folder = tmp_path / "data"
-    folder.mkdir()
-    write_rows(folder / "a.jsonl", [*rows, {"prompt": "Q", "chosen": 7, "rejected": "no"}])
+    folder = _stored([*rows, {"prompt": "Q", "chosen": 7, "rejected": "no"}], tmp_path / "data")
     source = Hub("h", path=str(folder), val=0, test=0)
     assert {group.responses for group in source.groups("train")} == {("yes", "no")}
     assert [(row.id, row.reason) for row in source.lost("train")] == [("train:39", "wrong_type")]
@@ -117,9 +124,7 @@ def test_prompts_that_are_texts_or_messages(tmp_path: Path) -> None:
     """One column, both kinds."""
     rows: list[dict[str, Any]] = [{"prompt": "Why?", "chosen": "a", "rejected": "b"}]
     rows += [{**rows[0], "prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Why?"}]}]
-    folder = tmp_path / "data"
-    folder.mkdir()
-    write_rows(folder / "a.jsonl", rows)
+    folder = _stored(rows, tmp_path / "data")
     groups: list[Group] = list(Hub("h", path=str(folder), val=0, test=0).groups("train"))
     assert [[turn.role for turn in group.prompt] for group in groups] == [["user"], ["system", "user"]]
     assert {group.prompt[-1].parts for group in groups} == {(Part("Why?"),)}
@@ -132,9 +137,7 @@ def test_a_benchmark_row_of_another_type_is_named(tmp_path: Path) -> None:
          "response_A": "short", "response_B": "longer one", "label": "A>B"}
         for i in range(40)
     ]  # fmt: skip
-    folder = tmp_path / "data"
-    folder.mkdir()
-    write_rows(folder / "train.jsonl", [*rows[:-1], {**rows[-1], "response_A": 7}])
+    folder = _stored([*rows[:-1], {**rows[-1], "response_A": 7}], tmp_path / "data")
     overrides = [f"data={folder}", "subset=null", "split=train", "files=null"]
     with pytest.raises(DataError, match=r"row 39: wrong_type.*7 \(int\)"):
         _ = load_benchmark("judgebench", overrides=overrides).items
