@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from basereward.errors import ModelError
+from basereward.errors import DataError, ModelError
 from basereward.model.processing import load_encoder
 from basereward.model.reward import build_model
 from basereward.model.scorer import Scorer
@@ -75,3 +75,12 @@ def test_every_kind_of_file_is_scored(model: str, tmp_path: Path) -> None:
 
 
 KINDS = ("lines.jsonl", "array.json", "packed.jsonl.gz", "table.parquet")
+
+
+def test_half_a_surrogate_is_named(model: str, tmp_path: Path) -> None:
+    """In a file with its line, and in a text that is given to the model."""
+    file = write_rows(tmp_path / "rows.jsonl", [{**pair_rows(1)[0], "chosen": "good \ud83d"}])
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*surrogate"):
+        score(model, str(file), out=str(tmp_path / "out.jsonl"))
+    with pytest.raises(DataError, match="surrogate"):
+        load(model).score("What?", ["good \ud83d", "b"])
