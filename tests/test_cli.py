@@ -351,17 +351,25 @@ def test_what_other_processes_print_stays_off_standard_output(api: Any, capfd: p
     assert printed.err == "from a child\nfrom C\n"
 
 
-def test_ls_lists_names_and_summaries(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a table and as JSON; an empty kind says so."""
+def test_ls_lists_names_and_summaries(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a table and as JSON; an empty kind says so, and where there is no folder to look in, that is a mistake."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     assert main(["ls", "heads", "--json"]) == 0
     heads = json.loads(capsys.readouterr().out)["heads"]
     assert {"name", "summary"} == set(heads[0])
     assert main(["ls", "heads"]) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith(f"{heads[0]['name']} ")
-    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "no_such_folder"))
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(tmp_path))
     assert main(["ls", "profiles"]) == 0
     assert capsys.readouterr().out == "there are no profiles\n"
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(tmp_path / "no_such_folder"))
+    for kind in ("experiments", "profiles", "sources", "benchmarks"):
+        assert main(["ls", kind]) == 2
+        assert str(tmp_path / "no_such_folder") in capsys.readouterr().err
+    for kind in ("heads", "losses"):  # these are in the package
+        assert main(["ls", kind]) == 0
 
 
 def test_ls_runs_needs_no_tracking_server(

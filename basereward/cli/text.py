@@ -229,7 +229,7 @@ def ensemble(result: dict[str, Any]) -> Iterator[str]:
 def look(result: dict[str, Any]) -> Iterator[str]:
     """How many rows, what was left out, and where the page is."""
     yield from (f"lost: {count} ({reason})" for reason, count in result["lost"].items())
-    yield "{rows} rows are shown in {out}".format(**result)
+    yield "{rows} rows are shown in {out}; {read} of {total} were read".format(**result)
 
 
 def ls(result: dict[str, Any]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from basereward.data.pictures import Known, PictureReader
 from basereward.data.pixels import Pixels
 from basereward.data.screening import RowLost
 from basereward.data.speech import Speech, Spoken
+from basereward.data.text import check_text
 from basereward.data.tiles import marked
 
 Positions = Callable[[Tensor, Tensor | None], Tensor]
@@ -124,6 +125,7 @@ class Encoder:
             EncodingError: too long, or its images and their places in the text do not fit together.
             ImageError: an image cannot be opened.
         """
+        check_text(group)
         self._check_images(group)
         pictures = self.pictures(group.images) if group.images else None
         images_thw = pictures.thw if pictures else None
@@ -151,6 +153,7 @@ class Encoder:
         Raises:
             EncodingError, ImageError: as `__call__`, for the same groups.
         """
+        check_text(group)
         self._check_images(group)
         patches = self.pictures.measure(group.images)
         grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import posixpath
 import tarfile
 import zipfile
 import zlib
@@ -14,9 +15,13 @@ from pathlib import Path, PurePosixPath
 
 from basereward.data.screening import RowLost
 from basereward.errors import DataError
+from basereward.io.limits import check_regular_file
 
 ARCHIVES = (".zip", ".tar")
-MAX_BYTES = 1 << 30  # of one picture in an archive; a small member may unpack to more than the memory holds
+MAX_BYTES = 256 * 2**20
+"""Bytes of the file of one picture. A picture of `images.MAX_PIXELS` has less in every usual format, and a small member
+of an archive may unpack to more than the memory holds."""
+MAX_LINKS = 16  # of an archive, that lead from one to the next before a member is given up as a circle
 
 
 class ImageError(RowLost):
@@ -64,17 +69,24 @@ class ImageStore:
         root: the folder that relative paths start from.
         archives: zip or tar files; with them, every picture is looked for in these, in their order.
         closed: whether names must stay below the root, as those in a data set of somebody else's must.
+        caches: other folders that absolute paths may lie in, such as those that a library downloads pictures to.
 
     Raises:
         DataError: an archive is of an unknown kind.
     """
 
     def __init__(
-        self, root: str | Path | None = None, *, archives: Sequence[str | Path] = (), closed: bool = False
+        self,
+        root: str | Path | None = None,
+        *,
+        archives: Sequence[str | Path] = (),
+        closed: bool = False,
+        caches: Sequence[str | Path] = (),
     ) -> None:
         self.root = Path(root) if root is not None else Path()
         self.archives = [str(archive) for archive in archives]
         self.closed = closed
+        self.caches = [PurePosixPath(os.path.abspath(cache)) for cache in caches]
         for archive in self.archives:
             if Path(archive).suffix not in ARCHIVES:
                 raise DataError(
@@ -94,7 +106,7 @@ class ImageStore:
         if self.archives:
             holding = [archive for archive in self.archives if _opened(archive, os.getpid()).has(str(pure))]
             return ArchivedImage((holding or self.archives)[0], str(pure))
-        return self.root / name
+        return self.root / pure
 
     def listing(self, folder: str) -> list[str]:
         """The names, as `find` takes them, of the files directly in a folder, of archives in the first that has it.
@@ -111,23 +123,49 @@ class ImageStore:
         return [str(pure / file.name) for file in within.iterdir() if file.is_file()] if within.is_dir() else []
 
     def _pure(self, name: str | Path) -> PurePosixPath:
+        """The name below the root. An absolute path that lies there, as loaders of folders make, is one too."""
         pure = PurePosixPath(str(name))
-        if (self.closed or self.archives) and (pure.is_absolute() or ".." in pure.parts):
-            raise ImageError("image_outside_root", f"the image {name} is not below the folder of the images")
+        if not self.closed and not self.archives:
+            return pure
+        if pure.is_absolute() and not self.archives and ".." not in pure.parts:
+            pure = self._relative(pure)
+            if any(pure.is_relative_to(cache) for cache in self.caches):
+                return pure
+        if pure.is_absolute() or ".." in pure.parts:
+            where = f"the folder of the images, {self.root.absolute()}" if not self.archives else "the archive"
+            raise ImageError("image_outside_root", f"the image {name} is not below {where}")
         return pure
+
+    def _relative(self, path: PurePosixPath) -> PurePosixPath:
+        """An absolute path from the root on, as it stands or with symbolic links followed; else as it is."""
+        for root in self._roots:
+            if path.is_relative_to(root):
+                return path.relative_to(root)
+        try:
+            resolved = Path(path).resolve()
+        except (OSError, ValueError, RuntimeError):  # a circle of links, a zero byte: opening it would say so
+            return path
+        root = self._roots[-1]
+        return PurePosixPath(resolved.relative_to(root)) if resolved.is_relative_to(root) else path
+
+    @cached_property
+    def _roots(self) -> tuple[PurePosixPath, PurePosixPath]:
+        """The root's absolute path as it is given, and with symbolic links followed."""
+        return PurePosixPath(os.path.abspath(self.root)), PurePosixPath(self.root.resolve())
 
 
 class _Archive:
     """An archive that is open for reading, zip or tar. Its members are known by their names without a leading `./`."""
 
     def __init__(self, path: str) -> None:
-        # Both stay open as long as the process: opening reads the whole list of members.
+        check_regular_file(path)
+        # Both stay open as long as the process: opening reads the whole list of members. A tar must be a plain one:
+        # of a compressed one every picture would be found by unpacking all that is before it.
         try:
-            self._file = zipfile.ZipFile(path) if path.endswith(".zip") else tarfile.open(path)  # noqa: SIM115
-            members = _members(self._file)
-        except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
+            self._file = zipfile.ZipFile(path) if path.endswith(".zip") else tarfile.open(path, "r:")  # noqa: SIM115
+            self._members = _members(self._file)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
             raise DataError(f"the archive of images {path} cannot be opened: {error}") from error
-        self._members = {str(PurePosixPath(name)): name for name in members}
 
     def has(self, member: str) -> bool:
         return member in self._members
@@ -150,21 +188,45 @@ class _Archive:
 
     def read(self, member: str) -> bytes:
         """Raises: KeyError, where there is no such member; ImageError, where it is too large; one of `BROKEN`."""
-        name = self._members[member]
+        info = self._members[member]
         if isinstance(self._file, zipfile.ZipFile):
-            _check_size(self._file.getinfo(name).file_size, member)
-            return self._file.read(name)
-        info = self._file.getmember(name)
+            assert isinstance(info, zipfile.ZipInfo)
+            _check_size(info.file_size, member)
+            return self._file.read(info)
+        assert isinstance(info, tarfile.TarInfo)
+        info = self._target(info, member)
         _check_size(info.size, member)
         file = self._file.extractfile(info)
-        assert file is not None  # a regular file, as all of `_members` are
+        assert file is not None  # of a regular file, which the target is
         return file.read()
 
+    def _target(self, info: tarfile.TarInfo, member: str) -> tarfile.TarInfo:
+        """The regular file that a link leads to. GNU tar stores a second name of a file as a hard link to the first."""
+        for _ in range(MAX_LINKS):
+            if not info.islnk() and not info.issym():
+                return info
+            start = PurePosixPath(info.name).parent if info.issym() else PurePosixPath()
+            name = posixpath.normpath(str(start / info.linkname))
+            found = self._members.get(name)
+            if not isinstance(found, tarfile.TarInfo):
+                raise ImageError("image_missing", f"{member} is a link to {info.linkname}, which the archive lacks")
+            info = found
+        raise ImageError("image_unreadable", f"{member} is a link in a circle")
 
-def _members(file: zipfile.ZipFile | tarfile.TarFile) -> list[str]:
+
+def _members(file: zipfile.ZipFile | tarfile.TarFile) -> dict[str, zipfile.ZipInfo | tarfile.TarInfo]:
+    """Files and links by name. Of several members of one name the last counts, as for tar and unzip: where it is a
+    folder, a device or a pipe there is no file of that name."""
+    members: dict[str, zipfile.ZipInfo | tarfile.TarInfo] = {}
     if isinstance(file, zipfile.ZipFile):
-        return [name for name in file.namelist() if not name.endswith("/")]
-    return [member.name for member in file.getmembers() if member.isfile()]
+        return {str(PurePosixPath(each.filename)): each for each in file.infolist() if not each.is_dir()}
+    for member in file.getmembers():
+        name = str(PurePosixPath(member.name))
+        if member.isfile() or member.islnk() or member.issym():
+            members[name] = member
+        else:
+            members.pop(name, None)
+    return members
 
 
 def _check_size(size: int, member: str) -> None:

@@ -14,7 +14,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from basereward.data.group import Image
-from basereward.data.image_store import ArchivedImage
+from basereward.data.image_store import MAX_BYTES, ArchivedImage
 from basereward.data.image_store import ImageError as ImageError
 
 MAX_PIXELS = 100_000_000  # width x height; a larger picture would take gigabytes once it is decoded
@@ -67,6 +67,8 @@ def _file(path: str | Path, *, name: str) -> Iterator[BinaryIO]:
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise ImageError("image_unreadable", f"{name} is no file")  # a folder; or a pipe, which would never end
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise ImageError("image_too_large", f"{name}: at most {MAX_BYTES:,} bytes are read")
         with Path(path).open("rb") as file:
             yield file
     except ImageError:

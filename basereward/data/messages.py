@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 from basereward.data.group import IMAGE, Part, Turn
 from basereward.data.screening import RowLost
+from basereward.data.text import is_blank
 from basereward.errors import unknown
 
 ROLES = ("system", "user", "assistant")
@@ -163,7 +164,7 @@ def place_images(messages: Sequence[Message], images: Sequence[Any] | None) -> t
         turns[first] = Turn("user", (IMAGE,) * len(found) + turns[first].parts)
     elif num_places != len(found):
         raise RowLost("image_count", f"the prompt has {num_places} image places, and the row has {len(found)} images")
-    if not any(part.is_image or (part.text or "").strip() for turn in turns for part in turn.parts):
+    if not any(part.is_image or not is_blank(part.text or "") for turn in turns for part in turn.parts):
         raise RowLost("empty_prompt", "the prompt is empty: it has neither text nor images")
     return tuple(turns), found
 

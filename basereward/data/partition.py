@@ -159,7 +159,7 @@ class Partition:
 
     def _read(self, table: Table) -> Iterator[tuple[int, int, int, Group | Unusable]]:
         """Every row: its place, its number, its key, and what it is."""
-        malformed: list[str] = []
+        malformed: list[tuple[str, str]] = []  # where, and what is wrong there
         used = 0
         limit = FIRST_ROWS if self.form.for_training else MAX_FAULTS
         unseen = set((self.form.columns | self.columns).values())
@@ -173,7 +173,8 @@ class Partition:
                 self._check(group, where=table.where(number))
             except RowLost as loss:
                 if key == MALFORMED and not isinstance(loss, _Refused):
-                    malformed.append(loss.detail)
+                    where = table.where(number)
+                    malformed.append((where, loss.detail.removeprefix(f"{where}: ")))
                     if len(malformed) >= limit:
                         self._raise_faults(malformed, used=used)
                         malformed.pop()
@@ -193,7 +194,7 @@ class Partition:
             with located(where):
                 check_usable(group)
 
-    def _raise_faults(self, malformed: Sequence[str], *, used: int) -> None:
+    def _raise_faults(self, malformed: Sequence[tuple[str, str]], *, used: int) -> None:
         """Rows to be scored must all be well-formed. Of those to train on some may be lost and are counted; where all
         of the first ones are malformed, the columns have other names, or it is another data set.
 
@@ -203,9 +204,15 @@ class Partition:
         if not malformed or (self.form.for_training and used):
             return
         if len(malformed) == 1:
-            raise DataError(malformed[0])
+            raise DataError(": ".join(malformed[0]))
         more = " or more" if len(malformed) >= MAX_FAULTS else ""
-        listed = "\n".join(f"  {fault}" for fault in malformed[:MAX_FAULTS])
+        places: dict[str, list[str]] = {}  # of rows with the same fault, which is said once
+        for where, what in malformed[:MAX_FAULTS]:
+            places.setdefault(what, []).append(where)
+        listed = "\n".join(
+            f"  {where[0]}: {what}" + (f" (and {len(where) - 1} more such rows)" if len(where) > 1 else "")
+            for what, where in places.items()
+        )
         raise DataError(f"{min(len(malformed), MAX_FAULTS)}{more} malformed rows:\n{listed}")
 
     def _warn_of_overlap(self, indices: Mapping[Split, RowIndex]) -> None:

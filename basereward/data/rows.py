@@ -14,15 +14,11 @@ response i, lower is better, equal is a tie. An image is a path, `{"path": ..., 
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import PIL.Image
-
-from basereward.data.group import Group, Image
+from basereward.data.group import Group
+from basereward.data.image_reference import find_image, image_list
 from basereward.data.image_store import ImageStore
 from basereward.data.messages import join_prompt, place_images, read_messages, read_response, shown
 from basereward.data.preferences import read_preferences
@@ -38,7 +34,6 @@ COLUMNS = (
 LIKE_IMAGES = frozenset(
     {"img", "imgs", "image_path", "image_paths", "img_path", "img_paths", "image_file", "image_files", "pictures"}
 )
-DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,")
 
 
 class RowFormat:
@@ -97,7 +92,7 @@ class RowFormat:
             prompt=turns,
             responses=responses,
             preferences=preferences,
-            images=tuple(self._image(image, place=i) for i, image in enumerate(images)),
+            images=tuple(find_image(image, place=i, images=self.images) for i, image in enumerate(images)),
             **read_told(cells, names),
         )
 
@@ -152,39 +147,11 @@ class RowFormat:
         listed = " and ".join(f"'{name}'" for name in names)
         return RowLost("missing_column", ". ".join([f"missing: {listed}{general}", *hints, _found(list(row))]))
 
-    def _image(self, image: object, *, place: int) -> Image:
-        if isinstance(image, Mapping):
-            content, path = image.get("bytes"), image.get("path")
-            image = content if content is not None else path
-            if isinstance(content, str):
-                image = _from_base64(content, place=place)
-        if image is None:
-            return b""  # a null among the images: no bytes, which opening it will say
-        if isinstance(image, bytes | PIL.Image.Image):
-            return image
-        if not isinstance(image, str | Path) or not str(image):
-            detail = f"images[{place}] is {shown(image)}; a path, bytes or a data URI is needed"
-            raise RowLost("bad_image_reference", detail)
-        if match := DATA_URI.match(str(image)):
-            return _from_base64(str(image)[match.end() :], place=place)
-        if str(image).startswith(("http://", "https://")):
-            detail = f"images[{place}] is the address {image}; nothing is fetched: download it and give its path"
-            raise RowLost("image_is_address", detail)
-        return self.images.find(image)
-
 
 def _image_cells(cells: Mapping[str, Any]) -> list[Any] | None:
     if "images" in cells and "image" in cells:
         raise RowLost("conflicting_columns", "the row has both `images` and `image`; give one of them")
-    images = cells.get("images", cells.get("image"))
-    return images if images is None or isinstance(images, list) else [images]
-
-
-def _from_base64(text: str, *, place: int) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as error:  # binascii's own, and a plain one for letters outside ASCII
-        raise RowLost("bad_base64", f"images[{place}]: its base64 is broken: {error}") from None
+    return image_list(cells.get("images", cells.get("image")))
 
 
 def _id(cells: Mapping[str, Any], *, default: str) -> str:

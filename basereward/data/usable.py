@@ -6,6 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from basereward.data.group import Group, Preference
 from basereward.data.screening import RowLost
+from basereward.data.text import is_blank
 
 # What stands for a picture in prompts of the field; in a response it stands for one that was lost or never was.
 IMAGE_MARKS = ("<image>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
@@ -18,7 +19,7 @@ def check_usable(group: Group) -> None:
         RowLost: `empty_response`, `image_mark_in_response`, `identical_responses` (of a winner and its loser) or
             `contradictory_preferences` (a response is, around some corners, better than itself).
     """
-    blank = [str(i) for i, response in enumerate(group.responses) if not response.strip()]
+    blank = [str(i) for i, response in enumerate(group.responses) if is_blank(response)]
     if blank:
         detail = f"response {', '.join(blank)} of {len(group.responses)} is blank"
         raise RowLost("empty_response", detail)

@@ -33,7 +33,7 @@ def collect(source: Source, splits: Sequence[Split], *, rows: int, score: Score 
     groups = {split: source.groups(split) for split in splits}
     lost = [row for split in splits for row in source.lost(split)]
     known = {split: len(part) + sum(row.split == split for row in lost) for split, part in groups.items()}
-    number = min(rows, sum(map(len, groups.values())))
+    number = min(rows, sum(map(len, groups.values())))  # of rows whose pictures are opened
     album, shown = Album(), []
     for split, index in spread({split: len(part) for split, part in groups.items()}, at_most=rows):
         group = groups[split][index]
@@ -54,6 +54,7 @@ def collect(source: Source, splits: Sequence[Split], *, rows: int, score: Score 
         "facts": {
             "rows": sum(known.values()),
             "groups": sum(known.values()) - len(lost),
+            "read": number,
             "shown": len(shown),
             "images": sum(len(row["images"]) for row in shown),
             "unscored": sum(row["unscored"] is not None for row in shown),

@@ -1,4 +1,4 @@
-"""Outcomes that were made elsewhere: a JSON Lines file with one line a row of the benchmark.
+"""Outcomes that were made elsewhere: a JSON Lines file with one line a row of the benchmark, or one JSON array of them.
 
 {"row": 0, "id": "...", "scores": [1.5, -0.2]}      a score for every stored answer, in their order
 {"row": 0, "id": "...", "correct": 1}               or 0
@@ -10,20 +10,21 @@ benchmark's item then.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from basereward.data.messages import shown
+from basereward.data.tables import Table
+from basereward.data.tables.json_array import one_json_value
+from basereward.data.tables.json_lines import JsonLines
 from basereward.errors import DataError
 from basereward.evaluate.identity import item_fingerprint
 from basereward.evaluate.items import Item, Outcome
-from basereward.io.limits import read_text
 
 KINDS = ("scores", "correct", "verdicts")
-LARGEST_FILE = 1 << 30  # bytes; a vote or a score has some ten
 LARGEST = sys.float_info.max  # NaN is not below it either
 TOLD = 8  # faults of one sort that a message lists
 
@@ -39,25 +40,30 @@ def read_outcomes(path: str | Path, items: Sequence[Item], *, allow_partial: boo
         DataError: the file is not there, a line is malformed, doubled, of no row of the benchmark or has a number that
             is not finite, lines differ in kind, or rows are missing. The message lists them; nothing is counted.
     """
-    lines = read_text(path, limit=LARGEST_FILE).split("\n")  # splitlines() would cut at U+2028 in a string
     found: dict[int, Outcome] = {}
     faults: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for where, read in _lines(Path(path)):
         try:
-            row, outcome = _read(line, items)
+            row, outcome = _read(read(), items)
             if row in found:
                 raise DataError(f"row {row} ('{items[row].id}') comes twice")
             found[row] = outcome
         except DataError as error:
-            faults.append(f"line {number}: {error}")
+            faults.append(f"{where}: {error}")
     if not faults:
         faults += _as_a_whole(found, items, allow_partial=allow_partial)
     if faults:
         listed = [*faults[:TOLD], *([f"... and {len(faults) - TOLD} more"] if len(faults) > TOLD else [])]
         raise DataError("\n  ".join([f"{path} is refused, and nothing of it counted:", *listed]))
     return found
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What messages call each entry of a file, and what reads it: JSON Lines, or one array of the same objects."""
+    whole = one_json_value(path, name=path)
+    table: Table = JsonLines(path) if whole is None else whole
+    for _, number, raw in table.scan():
+        yield f"{'line' if whole is None else 'entry'} {number}", partial(table.decode, raw)
 
 
 def _as_a_whole(found: Mapping[int, Outcome], items: Sequence[Item], *, allow_partial: bool) -> list[str]:
@@ -73,11 +79,7 @@ def _as_a_whole(found: Mapping[int, Outcome], items: Sequence[Item], *, allow_pa
     return []
 
 
-def _read(line: str, items: Sequence[Item]) -> tuple[int, Outcome]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}") from None
+def _read(row: object, items: Sequence[Item]) -> tuple[int, Outcome]:
     if not isinstance(row, dict):
         raise DataError(f'{shown(row)}; an object such as {{"row": 0, "id": "...", "scores": [...]}} is needed')
     number = row.get("row")

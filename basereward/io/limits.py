@@ -122,12 +122,12 @@ def parse_json(text: str, *, where: str, error: type[BaseRewardError] = DataErro
         raise error(f"{where} is JSON nested deeper than {JSON_DEPTH} levels") from None
     except ValueError as cause:
         raise error(f"{where} is not JSON: {cause}") from cause
-    if _deeper(value, JSON_DEPTH):
+    if nested_deeper(value, JSON_DEPTH):
         raise error(f"{where} is JSON nested deeper than {JSON_DEPTH} levels")
     return value
 
 
-def _deeper(value: Any, limit: int) -> bool:
+def nested_deeper(value: Any, limit: int) -> bool:
     """Whether a value is nested deeper than `limit`. Level by level, since recursion is what the limit is against."""
     level = [value]
     for _ in range(limit + 1):

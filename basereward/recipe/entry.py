@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+from basereward.errors import RecipeError
 from basereward.recipe.files import experiments_folder, head_comment, yaml_names
 from basereward.recipe.targets import short_names
 
@@ -27,9 +28,17 @@ def names(kind: Named) -> list[Entry]:
 
     The summary of a YAML file is its first line, a comment; that of a head or a loss is the first line of its class's
     docstring.
+
+    Raises:
+        RecipeError: there is no folder of experiments to look in.
     """
     if kind in ("heads", "losses"):
         return [Entry(name, _summary(node)) for name, node in short_names(kind).items()]
+    if not experiments_folder().is_dir():
+        raise RecipeError(
+            f"{kind} are looked for in '{experiments_folder().absolute()}', and there is no such folder; call this "
+            "where it is, or set BASEREWARD_EXPERIMENTS to the folder of experiments"
+        )
     if kind == "experiments":
         mixtures = [Entry(f"mixtures/{each.name}", each.summary) for each in _files(experiments_folder() / "mixtures")]
         return [*_files(experiments_folder()), *mixtures]

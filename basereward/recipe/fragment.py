@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from basereward.errors import RecipeError
+from basereward.io.formats import compression, known_rows, rows_kind
 from basereward.recipe.fault import Fault, told
 from basereward.recipe.files import experiments_folder, find_file
 from basereward.recipe.include import Reader
@@ -17,21 +18,19 @@ from basereward.recipe.override import read_overrides
 from basereward.recipe.schema import Node
 from basereward.recipe.targets import SINGULAR, Kind
 
-ROWS = ".jsonl"
-
 
 def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
     """A source's name and its node, every argument checked; nothing is made or opened.
 
     Args:
         given: a name in `sources` of the folder of experiments, a path to a YAML file such as lie there, or a path to a
-            JSON Lines file, none of whose rows are held out.
+            file with rows (`io/formats.py` has the kinds), none of which are held out.
         overrides: `key=value`, the keys being arguments of the source, as in `path=pairs.jsonl`.
 
     Raises:
         RecipeError: there is no such source, or its arguments are wrong; the message lists every fault.
     """
-    if given.endswith(ROWS):
+    if rows_kind(given):
         return _load(given, "sources", _rows_file(given), Reader(experiments_folder()), overrides)
     return load_fragment(given, "sources", overrides=overrides)
 
@@ -56,7 +55,17 @@ def _load(given: str, kind: Kind, base: Layer, reader: Reader, overrides: Iterab
     faults = [*reader.faults, *(Fault("*", key, message) for key, message in problems)]
     if faults:
         raise RecipeError("\n  ".join([f"{SINGULAR[kind]} '{given}' cannot be made:", *told(faults)]), faults)
-    return Path(given).stem, node
+    return source_name(given), node
+
+
+def source_name(given: str) -> str:
+    """The name of a source or benchmark that is given by a path: without the ends that tell the kind of file.
+
+    >>> source_name("a/pairs.jsonl.gz"), source_name("sources/digits.yaml")
+    ('pairs', 'digits')
+    """
+    path = Path(given)
+    return path.with_suffix("").stem if compression(path) and rows_kind(path) else path.stem
 
 
 def _find(given: str, kind: Kind, folder: Path) -> Path:
@@ -65,10 +74,10 @@ def _find(given: str, kind: Kind, folder: Path) -> Path:
     except RecipeError as error:
         if kind != "sources":
             raise
-        raise RecipeError(f"{error} Rows of your own are given as a path to a {ROWS} file.") from None
+        raise RecipeError(f"{error} Rows of your own are given as a path to a file: {known_rows()}.") from None
 
 
 def _rows_file(given: str) -> Layer:
     if not Path(given).is_file():
-        raise RecipeError(f"there is no file '{given}' (a source is a path to a {ROWS} file, or a name in sources)")
+        raise RecipeError(f"there is no file '{given}' (a source is a path to a file with rows, or a name in sources)")
     return Layer({"_target_": "jsonl", "path": given, "val": 0.0, "test": 0.0}, {(): given})

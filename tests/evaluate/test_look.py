@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from basereward.cli import main
@@ -42,7 +43,7 @@ def test_the_page_holds_the_rows_of_the_file(capsys: pytest.CaptureFixture[str],
     """In its order: every id, prompt, response and preference; the page is beside, named as the file."""
     file = write_rows(tmp_path / "mine.jsonl", pair_rows(12, folder=tmp_path))
     result, data = looked(capsys, str(file))
-    assert result == {"out": "mine.look.html", "rows": 12, "lost": {}, "model": None}
+    assert result == {"out": "mine.look.html", "rows": 12, "read": 12, "total": 12, "lost": {}, "model": None}
     groups = Jsonl("mine", path=str(file), val=0.0, test=0.0).groups("train")
     for row, group in zip(data["rows"], groups, strict=True):
         assert row["id"] == group.id
@@ -76,7 +77,36 @@ def test_lost_rows_are_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert result["rows"] == 3
     assert {row["id"] for row in data["lost"]} == {"mine.jsonl:4", "gone"}
     assert main(["look", str(file), "--out", "page.html"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "3 rows are shown in page.html"
+    assert capsys.readouterr().out.splitlines()[-1] == "3 rows are shown in page.html; 4 of 5 were read"
+
+
+def test_a_page_without_rows_is_no_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Where no picture of the rows that are picked can be opened: how many there are, and how many were tried."""
+    rows = [{**row, "images": ["gone.png"]} for row in pair_rows(30)]
+    file = write_rows(tmp_path / "mine.jsonl", rows)
+    assert main(["look", str(file), "--rows", "20"]) == 2
+    message = capsys.readouterr().err
+    assert all(part in message for part in ("30", "20", "image_missing 20", "gone.png"))
+    assert not (tmp_path / "mine.look.html").exists()
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine.csv", "mine.parquet", "mine.jsonl.gz"])
+def test_rows_of_every_kind_of_file_are_looked_at(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The page is named as the file."""
+    table = pandas.DataFrame([{"prompt": f"Q{i}?", "chosen": "a", "rejected": "b"} for i in range(3)])
+    write = {
+        ".json": lambda path: table.to_json(path, orient="records", indent=2),
+        ".csv": lambda path: table.to_csv(path, index=False),
+        ".parquet": table.to_parquet,
+        ".gz": lambda path: table.to_json(path, orient="records", lines=True),
+    }
+    write[Path(name).suffix](tmp_path / name)
+    result, _ = looked(capsys, str(tmp_path / name))
+    assert (result["out"], result["rows"]) == ("mine.look.html", 3)
+    assert main(["look", str(tmp_path / name), "--out", str(tmp_path / name)]) == 2
+    assert "overwrite the input" in capsys.readouterr().err
 
 
 def test_a_model_gives_its_scores(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -40,6 +40,20 @@ def test_three_kinds_are_read(columns: dict[str, Any], kind: str, benchmark: Ben
     assert {outcome.kind for outcome in found.values()} == {kind}
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_outcomes_in_one_array_are_read(indent: int | None, benchmark: Benchmark, tmp_path: Path) -> None:
+    """Also one that is laid out over many lines; what is wrong with an entry is said once."""
+    file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, scores=[[1.5, -2]] * 12)
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text(json.dumps(entries, indent=indent))
+    assert sorted(read_outcomes(file, benchmark.items)) == list(range(12))
+    entries[4]["scores"] = [1.0]
+    file.write_text(json.dumps(entries, indent=indent))
+    with pytest.raises(DataError, match="entry 4: row 4") as caught:
+        read_outcomes(file, benchmark.items)
+    assert len(str(caught.value).splitlines()) == 2
+
+
 GOOD = {"row": 3, "id": "wildvision-3", "scores": [0.5, 0.25]}
 REFUSED: dict[str, tuple[str, str]] = {
     "unknown row": (json.dumps({**GOOD, "row": 12}), "rows 0 to 11"),

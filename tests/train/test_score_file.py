@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
-from basereward.errors import ModelError
+from basereward.errors import DataError, ModelError
 from basereward.model.processing import load_encoder
 from basereward.model.reward import build_model
 from basereward.model.scorer import Scorer
@@ -57,3 +59,28 @@ def test_the_dtype_goes_through(model: str, tmp_path: Path) -> None:
     assert str(next(asked.model.backbone.parameters()).dtype) == "torch.bfloat16"
     with pytest.raises(ModelError, match="unknown dtype 'half'"):
         load(model, dtype="half")
+
+
+def test_every_kind_of_file_is_scored(model: str, tmp_path: Path) -> None:
+    """The same rows get the same scores, and the file of scores is named as the rows."""
+    rows = pair_rows(4)
+    write_rows(tmp_path / "lines.jsonl", rows)
+    (tmp_path / "array.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress((tmp_path / "lines.jsonl").read_bytes()))
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "table.parquet")
+    outs = [score(model, str(tmp_path / name), out=str(tmp_path / f"{name}.scores"))["out"] for name in KINDS]
+    first, *others = [Path(out).read_text() for out in outs]
+    assert first.count("\n") == 4
+    assert others == [first] * 3
+
+
+KINDS = ("lines.jsonl", "array.json", "packed.jsonl.gz", "table.parquet")
+
+
+def test_half_a_surrogate_is_named(model: str, tmp_path: Path) -> None:
+    """In a file with its line, and in a text that is given to the model."""
+    file = write_rows(tmp_path / "rows.jsonl", [{**pair_rows(1)[0], "chosen": "good \ud83d"}])
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*surrogate"):
+        score(model, str(file), out=str(tmp_path / "out.jsonl"))
+    with pytest.raises(DataError, match="surrogate"):
+        load(model).score("What?", ["good \ud83d", "b"])

@@ -15,6 +15,7 @@ from basereward.data.tables import Table
 from basereward.data.tables.find import find_files, find_table
 from basereward.data.tables.gathered import Gathered, JoinsRows
 from basereward.data.tables.listed import find_listed
+from basereward.data.tables.separated import number_columns
 from basereward.recipe import make
 from basereward.recipe.schema import Node
 
@@ -68,7 +69,10 @@ class Hub:
             if listing:
                 found = find_listed(path, listing)
             else:
-                found = find_table(path, files=files or (), subset=subset, revision=revision, split=part)
+                numbers = number_columns(columns)
+                found = find_table(
+                    path, files=files or (), subset=subset, revision=revision, split=part, numbers=numbers
+                )
             return Gathered(found, key=made.key, columns=columns) if isinstance(made, JoinsRows) else found
 
         tables, shares = _parts(table, split=split, held_out={"val": val, "test": test})
@@ -108,6 +112,18 @@ def _make_shape(shape: Node, images: ImageStore) -> Shape:
     return made
 
 
+def _hub_caches() -> list[str]:
+    """Where the libraries of the hub keep the pictures that they download."""
+    import datasets
+    import huggingface_hub
+
+    return [
+        str(datasets.config.HF_DATASETS_CACHE),
+        str(datasets.config.DOWNLOADED_DATASETS_PATH),
+        str(huggingface_hub.constants.HF_HUB_CACHE),
+    ]
+
+
 def find_images(path: str, images: str | Sequence[str] | None, *, revision: str | None = None) -> ImageStore:
     """Where the pictures of a data set lie: a folder, archives in it, or beside its files.
 
@@ -117,7 +133,7 @@ def find_images(path: str, images: str | Sequence[str] | None, *, revision: str 
     local = Path(path)
     folder = local if local.is_dir() else local.parent if local.is_file() else None
     if images is None:
-        return ImageStore(folder, closed=True)
+        return ImageStore(folder, closed=True, caches=() if folder is not None else _hub_caches())
     names = [images] if isinstance(images, str) else list(images)
     if len(names) == 1 and not names[0].endswith(ARCHIVES):
         within = folder / names[0] if folder is not None else Path(names[0])

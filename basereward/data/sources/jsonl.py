@@ -1,4 +1,4 @@
-"""A local JSON Lines file of preference rows (the columns are described in `basereward/data/rows.py`)."""
+"""A local file of preference rows (the columns are described in `basereward/data/rows.py`)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from basereward.data.image_store import ImageStore
 from basereward.data.partition import Partition
 from basereward.data.rows import RowFormat
 from basereward.data.tables import Table
-from basereward.data.tables.json_lines import JsonLines
+from basereward.data.tables.rows_file import RowsFile
+from basereward.data.tables.separated import number_columns
 
 
 class Jsonl:
-    """Rows of a JSON Lines file, in pair form or general form.
+    """Rows of a file, in pair form or general form.
 
     Args:
-        path: the file.
+        path: the file: JSON Lines, JSON, CSV, TSV, Parquet, Arrow or a tar in the manner of WebDataset, all but Parquet
+            and Arrow also with `.gz` or `.zst`.
         val: another file for the val part, or the share of `path` that is held out for it; no prompt is in two parts.
         test: the same for the test part.
         images_root: the folder that relative image paths start from; null: the file's own folder.
@@ -41,12 +43,12 @@ class Jsonl:
         seed: int = 0,
     ) -> None:
         self.name = name
-        tables: dict[Split, Table] = {"train": JsonLines(path)}
+        tables: dict[Split, Table] = {"train": _table(path, columns)}
         shares: dict[Split, float] = {}
         held_out: dict[Split, float | str] = {"val": val, "test": test}
         for split, where in held_out.items():
             if isinstance(where, str):
-                tables[split] = JsonLines(where)
+                tables[split] = _table(where, columns)
             else:
                 shares[split] = where
         form = RowFormat(columns=columns, images=ImageStore(Path(path).parent if images_root is None else images_root))
@@ -63,6 +65,10 @@ class Jsonl:
         return self._partition.lost(split)
 
 
+def _table(path: str | Path, columns: Mapping[str, str] | None) -> Table:
+    return RowsFile(path, numbers=number_columns(columns), otherwise=".jsonl")
+
+
 def read_rows(
     path: str | Path, *, images_root: str | Path | None = None, columns: Mapping[str, str] | None = None
 ) -> Sequence[Group]:
@@ -76,4 +82,4 @@ def read_rows(
     """
     root = Path(path).parent if images_root is None else images_root
     form = RowFormat(columns=columns, images=ImageStore(root), for_training=False)
-    return Partition(Path(path).name, tables={"train": JsonLines(path)}, shares={}, form=form).groups("train")
+    return Partition(Path(path).name, tables={"train": _table(path, columns)}, shares={}, form=form).groups("train")

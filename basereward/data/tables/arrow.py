@@ -1,4 +1,4 @@
-"""One split of a data set that the `datasets` library reads: of the hub, a folder, a file (Parquet, Arrow, CSV)."""
+"""One split of a data set that the `datasets` library reads: of the hub, a folder, a file (Parquet, Arrow)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from basereward.data.tables.features import Decoder, row_decoders
 from basereward.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
 
-FILES = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}
+FILES = {".parquet": "parquet", ".arrow": "arrow"}
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 class ArrowTable:
@@ -40,13 +46,20 @@ class ArrowTable:
         return row
 
     def decode(self, raw: dict[str, Any]) -> object:
-        return raw
+        decoders = self._decoders
+        if not decoders:
+            return raw
+        return {column: decoders[column](cell) if column in decoders else cell for column, cell in raw.items()}
 
     def where(self, number: int) -> str:
         return f"{self.label}, row {number}"
 
     def row_id(self, number: int) -> str:
         return f"{self.split}:{number}"
+
+    @cached_property
+    def _decoders(self) -> dict[str, Decoder]:
+        return row_decoders(self._dataset.features)
 
     @cached_property
     def _dataset(self) -> datasets.Dataset:
@@ -63,7 +76,7 @@ class ArrowTable:
         import datasets
 
         local = Path(self.path)
-        if local.is_dir() and any((local / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        if local.is_dir() and is_saved(local):
             loaded = datasets.load_from_disk(self.path)
             if not isinstance(loaded, datasets.DatasetDict):
                 loaded = datasets.DatasetDict(train=loaded)
@@ -71,8 +84,6 @@ class ArrowTable:
                 raise ValueError(f"unknown split '{self.split}'; there are {', '.join(map(str, loaded))}")
             return loaded[self.split]
         if local.is_file():
-            kind = FILES.get(local.suffix)
-            if kind is None:
-                raise ValueError(f"unknown kind of file '{local.suffix}'; known are {', '.join(FILES)}")
+            kind = FILES[local.suffix.lower()]
             return datasets.load_dataset(kind, data_files=self.path, split=self.split)
         return datasets.load_dataset(self.path, self.subset, revision=self.revision, split=self.split)

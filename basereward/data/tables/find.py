@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from basereward.data.tables import Table
-from basereward.data.tables.arrow import FILES, ArrowTable
+from basereward.data.tables.arrow import ArrowTable, is_saved
+from basereward.data.tables.folder import folder_table
 from basereward.data.tables.joined import Joined
-from basereward.data.tables.json_array import JsonArray
-from basereward.data.tables.json_lines import JsonLines
+from basereward.data.tables.rows_file import RowsFile
+from basereward.data.tables.separated import NUMBERS
 from basereward.errors import DataError, nearest
+from basereward.io.formats import rows_kind
 
 
 def find_table(
@@ -21,23 +23,32 @@ def find_table(
     subset: str | None = None,
     revision: str | None = None,
     split: str = "train",
+    numbers: Collection[str] = NUMBERS,
 ) -> Table:
-    """Opens nothing yet, but for a listing of files where patterns are given.
+    """The one way from a path to rows: of training, benchmarks, `score`, `look` and `annotate` alike.
+
+    Opens nothing yet, but for a listing of files where patterns or a folder are given.
 
     Args:
         path: a file, a folder, or an id of the hub.
         files: names or patterns of files in the folder or in the repository; empty: what the `datasets` library finds.
-        subset, revision, split: of a data set that the `datasets` library finds.
+        subset, revision, split: of a data set that the `datasets` library finds; files and folders have slices of their
+            splits too, such as `train[:100]`.
+        numbers: columns of CSV files that hold numbers; in others a number is text.
 
     Raises:
         DataError: a file is of an unknown kind, or has no such split, or a pattern fits none.
     """
+    local = Path(path)
     if files:
         found = [file for pattern in files for file in find_files(path, pattern, revision=revision)]
-        tables = [_of_file(file, split=split) for file in found]
+        tables = [RowsFile(file, split=split, numbers=numbers) for file in found]
         return tables[0] if len(tables) == 1 else Joined(tables)
-    if Path(path).is_file():
-        return _of_file(Path(path), split=split)
+    if local.is_dir():
+        own = None if subset or is_saved(local) else folder_table(path, split=split, numbers=numbers)
+        return own or ArrowTable(path, subset=subset, revision=revision, split=split)
+    if local.exists() or (rows_kind(local) is not None and subset is None and revision is None):
+        return RowsFile(local, split=split, numbers=numbers)
     return ArrowTable(path, subset=subset, revision=revision, split=split)
 
 
@@ -81,24 +92,3 @@ def _fitting(names: Sequence[str], pattern: str, path: str) -> list[str]:
         hint = f"; did you mean {close}?" if close else "."
         raise DataError(f"{path} has no file {pattern}{hint} There are: {', '.join(names[:20]) or 'none'}")
     return fitting
-
-
-def _of_file(path: Path, *, split: str) -> Table:
-    if path.suffix in (".jsonl", ".json"):
-        if split != "train":
-            raise DataError(
-                f"{path} has no split '{split}': a JSON file is one part, train. Give a share of it for val and for "
-                "test, such as 0.05, or use the source jsonl, which takes a file for each part"
-            )
-        return JsonArray(path) if path.suffix == ".json" and _begins_with_bracket(path) else JsonLines(path)
-    if path.suffix in FILES:
-        return ArrowTable(str(path), subset=None, revision=None, split=split)
-    raise DataError(f"{path}: unknown kind of file '{path.suffix}'; known are .jsonl, .json, {', '.join(FILES)}")
-
-
-def _begins_with_bracket(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error

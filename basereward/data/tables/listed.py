@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +14,7 @@ from basereward.data.tables import Table
 from basereward.data.tables.joined import Joined
 from basereward.data.tables.json_lines import JsonLines
 from basereward.errors import DataError
+from basereward.io.limits import read_json
 
 
 class Rooted:
@@ -88,10 +88,7 @@ def _inside(folder: Path, name: PurePosixPath, dropped: int) -> Path:
 
 
 def _entries(file: Path) -> dict[str, Mapping[str, Any]]:
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {file}: {error}") from error
+    entries = read_json(file)
     if not isinstance(entries, dict) or not entries:
         raise DataError(f"{file} holds {shown(entries)}; an object of data files by name is needed")
     for name, entry in entries.items():

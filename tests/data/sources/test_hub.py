@@ -155,13 +155,13 @@ def test_faults_name_the_row(tmp_path: Path) -> None:
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     """An unknown split, a broken file, an unknown kind of file, and a hub id without a network."""
     _pictures(2).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match=r"cannot load the data set .*rows\.parquet .*split tset"):
+    with pytest.raises(DataError, match=r"rows\.parquet has no split 'tset'.*split=train"):
         Hub("h", path=str(tmp_path / "rows.parquet"), split="tset").groups("train")
     (tmp_path / "bad.parquet").write_bytes(b"not parquet")
     with pytest.raises(DataError, match=r"bad\.parquet"):
         Hub("h", path=str(tmp_path / "bad.parquet")).groups("train")
     (tmp_path / "rows.xls").touch()
-    with pytest.raises(DataError, match=r"unknown kind of file '\.xls'; known are \.jsonl, \.json, \.parquet"):
+    with pytest.raises(DataError, match=r"unknown kind of file '\.xls'; known are \.jsonl, .*\.parquet"):
         Hub("h", path=str(tmp_path / "rows.xls")).groups("train")
     with pytest.raises(DataError, match=r"cannot load the data set nobody/nothing \(subset None, revision abc"):
         Hub("h", path="nobody/nothing", revision="abc").groups("train")

@@ -125,13 +125,18 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str, words: st
 
 
 def test_all_bad_lines_to_score_are_named_at_once(tmp_path: Path) -> None:
-    """Up to twenty of them."""
+    """Up to twenty of them; one fault that they share is said once."""
     path = _write(tmp_path / "a.jsonl", [_pair("Q"), {"prompt": 1}, _pair("Q"), 7])
     with pytest.raises(DataError, match="2 malformed rows") as caught:
         read_rows(path)
     assert f"{path}:2: " in str(caught.value)
     assert f"{path}:4: " in str(caught.value)
     _write(path, [{}] * 50)
+    with pytest.raises(DataError, match="20 or more malformed rows") as caught:
+        read_rows(path)
+    assert len(str(caught.value).splitlines()) == 2
+    assert "19 more" in str(caught.value)
+    _write(path, [{f"column {i}": 1} for i in range(50)])
     with pytest.raises(DataError, match="20 or more malformed rows") as caught:
         read_rows(path)
     assert len(str(caught.value).splitlines()) == 21
@@ -179,7 +184,7 @@ def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
     """A folder too."""
     with pytest.raises(DataError, match=r"cannot read .*no\.jsonl: No such file"):
         Jsonl("a", path=str(tmp_path / "no.jsonl")).groups("train")
-    with pytest.raises(DataError, match="Is a directory"):
+    with pytest.raises(DataError, match="is a folder"):
         Jsonl("a", path=str(tmp_path)).groups("train")
     (tmp_path / "empty.jsonl").write_text("\n \n")
     with pytest.raises(DataError, match=r"empty\.jsonl holds no rows"):

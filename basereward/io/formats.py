@@ -1,0 +1,43 @@
+"""Kinds of files with rows, by the end of their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LINES = (".jsonl", ".ndjson")
+JSON = (*LINES, ".json")
+SEPARATED = (".csv", ".tsv")
+ARROW = (".parquet", ".arrow")
+TAR = (".tar",)
+ROWS = (*JSON, *SEPARATED, *ARROW, *TAR)
+COMPRESSED = (".gz", ".zst")
+
+
+def rows_kind(path: str | Path) -> str | None:
+    """The kind of a file with rows, one of `ROWS`; None for any other name.
+
+    >>> rows_kind("a/pairs.JSONL"), rows_kind("pairs.csv.gz"), rows_kind("pairs.yaml")
+    ('.jsonl', '.csv', None)
+    """
+    kind = Path(_unpacked_name(path)).suffix.lower()
+    return kind if kind in ROWS else None
+
+
+def compression(path: str | Path) -> str | None:
+    """How a file is compressed, one of `COMPRESSED`; None for one that is not.
+
+    >>> compression("pairs.csv.gz"), compression("pairs.csv")
+    ('.gz', None)
+    """
+    suffix = Path(path).suffix.lower()
+    return suffix if suffix in COMPRESSED else None
+
+
+def known_rows() -> str:
+    """The kinds, for a message."""
+    return f"{', '.join(ROWS)}, and these with {' or '.join(COMPRESSED)}"
+
+
+def _unpacked_name(path: str | Path) -> str:
+    name = Path(path).name
+    return name if compression(name) is None else name[: -len(Path(name).suffix)]
