@@ -26,7 +26,7 @@ from basereward.data.speech import Speech, Spoken
 from basereward.data.templates.answers import AnswerFormat, find_answer_format, mark_text
 from basereward.data.templates.control_tokens import ControlTokens, Marks
 from basereward.data.templates.limits import characters_per_token
-from basereward.data.templates.rendering import REJECTED, ChatTemplate, find_frame
+from basereward.data.templates.rendering import REJECTED, ChatTemplate, explained
 from basereward.data.tiles import marked
 
 VERSION = 2
@@ -127,9 +127,8 @@ class Encoder:
         self.speech: Speech | None = None
         self.template = ChatTemplate(tokenizer, in_parts=image_token_id is not None)
         images = (*(() if image_token_id is None else (image_token_id,)), *(image_marks or ()))
-        with self.template.first_use():
-            self._frame = find_frame(self.template)
-            self.control = ControlTokens(tokenizer, written=self._frame.written, image_ids=images)
+        self.control = ControlTokens(tokenizer, written=self.template.frame.written, image_ids=images)
+        with explained():
             self._last_answer = find_answer_format(self.template, control=self.control)
         self.end_of_turn = end_of_turn(tokenizer, self._last_answer.after.removeprefix(self._last_answer.closing))
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn
@@ -261,7 +260,7 @@ class Encoder:
         """
         for turn in turns:
             self._check_characters("".join(part.text or "" for part in turn.parts))
-        roles = {turn.role for turn in turns[:-1]} & self._frame.left_out
+        roles = {turn.role for turn in turns[:-1]} & self.template.frame.left_out
         if roles:
             raise EncodingError(REJECTED, f"the chat template leaves out turns of the role {', '.join(sorted(roles))}")
         marked_turns, marks = self.control.mark(turns)
@@ -293,7 +292,7 @@ class Encoder:
     @cached_property
     def _earlier_answer(self) -> AnswerFormat:
         following = (Turn("user", (Part("basereward-request"),)),)
-        with self.template.first_use():
+        with explained():
             return find_answer_format(self.template, following=following, control=self.control)
 
     @cached_property

@@ -10,10 +10,39 @@ from typing import Any
 from basereward.data.chat import Tokenizer, messages
 from basereward.data.group import Part, Turn
 from basereward.data.screening import RowLost
-from basereward.data.templates.limits import MAX_MEMORY, TemplateStopped, limited_memory, limited_steps, limited_time
+from basereward.data.templates.limits import TemplateStopped, limited_memory, limited_steps, limited_time
 from basereward.errors import ModelError
 
 REJECTED = "template_rejects"
+
+
+class TemplateEndless(RowLost):
+    """A rendering went over a limit: `template_rejects`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a template writes around everybody's words, and whose words it leaves out."""
+
+    written: tuple[str, ...]
+    left_out: frozenset[str]  # roles of turns before the last
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """For renderings while a model is opened: time is limited too, and a refusal is the model's fault.
+
+    Raises:
+        ModelError: the template refuses a conversation, or goes over a limit.
+    """
+    try:
+        with limited_time():
+            yield
+    except (RowLost, TemplateStopped) as error:
+        raise ModelError(
+            f"the backbone's chat template cannot render a question and an answer: {error}. Mend "
+            "chat_template.jinja (or chat_template in tokenizer_config.json), or use another checkpoint."
+        ) from None
 
 
 class ChatTemplate:
@@ -22,6 +51,9 @@ class ChatTemplate:
     Args:
         tokenizer: with its chat template.
         in_parts: whether the content of a turn is a list of parts, as vision models want it, or a string.
+
+    Attributes:
+        frame: what it writes around the words of any conversation.
 
     Raises:
         ModelError: the tokenizer has no chat template, or the template refuses even a question and its answer.
@@ -36,25 +68,10 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.in_parts = in_parts
         question = Turn("user", (Part("?"),))
-        with self.first_use():
-            self.render([question], generation_prompt=True)
+        # Only while nothing but the template is at work: a tokenizer's threads need address space of their own.
+        with explained(), limited_memory():
             self.render([question, Turn("assistant", (Part("!"),))])
-
-    @contextlib.contextmanager
-    def first_use(self) -> Iterator[None]:
-        """For renderings while a model is opened: memory and time are limited too, and a refusal is the model's fault.
-
-        Raises:
-            ModelError: the template refuses a conversation, or goes over a limit.
-        """
-        try:
-            with limited_memory(), limited_time():
-                yield
-        except (RowLost, TemplateStopped) as error:
-            raise ModelError(
-                f"the backbone's chat template cannot render a question and an answer: {error}. Mend "
-                "chat_template.jinja (or chat_template in tokenizer_config.json), or use another checkpoint."
-            ) from None
+            self.frame = self._find_frame()
 
     def render(self, turns: Sequence[Turn], *, generation_prompt: bool = False) -> str:
         """The conversation as text.
@@ -68,44 +85,37 @@ class ChatTemplate:
             with limited_steps():
                 text: str = self.tokenizer.apply_chat_template(conversation, **options)
         except TemplateStopped as stopped:
-            raise RowLost(REJECTED, f"the chat template does not come to an end: {stopped}") from None
+            raise TemplateEndless(REJECTED, f"the chat template does not come to an end: {stopped}") from None
         except MemoryError:
-            raise RowLost(REJECTED, f"the chat template needs more than {MAX_MEMORY:,} bytes") from None
+            raise TemplateEndless(REJECTED, "the chat template needs too much memory") from None
         except Exception as error:  # noqa: BLE001 - a template from outside can raise anything
             roles = ", ".join(turn.role for turn in turns[:8]) + (", ..." if len(turns) > 8 else "")
             said = str(error) or type(error).__name__
             raise RowLost(REJECTED, f"the chat template refuses the turns {roles}: {said}") from None
         return text
 
+    def _find_frame(self) -> Frame:
+        """Renders conversations of made words, with a system turn where the template takes one.
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What a template writes around everybody's words, and whose words it leaves out."""
-
-    written: tuple[str, ...]
-    left_out: frozenset[str]  # roles of turns before the last
-
-
-def find_frame(template: ChatTemplate) -> Frame:
-    """Renders conversations of made words, with a system turn where the template takes one.
-
-    Raises:
-        RowLost: `template_rejects`; it refuses even a question.
-    """
-    words = {role: f"basereward-{role}" for role in ("system", "user", "assistant")}
-    turns = [Turn(role, (Part(words[role]),)) for role in ("system", "user", "assistant")]
-    question = Turn("user", (Part("basereward-question"),))
-    left_out: set[str] = set()
-    written: list[str] = []
-    for earlier in ([], turns[:1], turns[1:]):
-        try:
-            text = template.render([*earlier, question], generation_prompt=True)
-        except RowLost:
-            if not earlier:
+        Raises:
+            RowLost: `template_rejects`; it refuses even a question.
+        """
+        words = {role: f"basereward-{role}" for role in ("system", "user", "assistant")}
+        turns = [Turn(role, (Part(words[role]),)) for role in ("system", "user", "assistant")]
+        question = Turn("user", (Part("basereward-question"),))
+        left_out: set[str] = set()
+        written: list[str] = []
+        for earlier in ([], turns[:1], turns[1:]):
+            try:
+                text = self.render([*earlier, question], generation_prompt=True)
+            except TemplateEndless:
                 raise
-            continue  # rows with such turns are lost one by one, with what the template says
-        left_out |= {turn.role for turn in earlier if words[turn.role] not in text}
-        for word in (*words.values(), "basereward-question"):
-            text = text.replace(word, "\0")
-        written.append(text)
-    return Frame(tuple(written), frozenset(left_out))
+            except RowLost:
+                if not earlier:
+                    raise
+                continue  # rows with such turns are lost one by one, with what the template says
+            left_out |= {turn.role for turn in earlier if words[turn.role] not in text}
+            for word in (*words.values(), "basereward-question"):
+                text = text.replace(word, "\0")
+            written.append(text)
+        return Frame(tuple(written), frozenset(left_out))
