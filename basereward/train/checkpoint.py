@@ -26,7 +26,6 @@ from basereward.train.delivery import describe
 from basereward.train.module import RewardModule
 from basereward.train.scores import spread, write_scores
 
-
 STOPPED_EARLY = "basereward.stopped_early"  # key of a checkpoint: whether early stopping has ended the training
 
 
