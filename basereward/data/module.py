@@ -20,6 +20,7 @@ from basereward.data.dataset import GroupDataset
 from basereward.data.encoding import EncodedGroup, Encoder
 from basereward.data.group import SPLITS, Lost, Split
 from basereward.data.lengths import Lengths, measure
+from basereward.data.loss_units import group_counts
 from basereward.data.mixture import Mixture, Stop
 from basereward.data.plan import Modality, Place, Plan, StageSampler, Steps
 from basereward.data.pooled import PooledDataset, collate_pooled
@@ -190,6 +191,31 @@ class PreferenceData(LightningDataModule):
         of workers and wherever the run was stopped before."""
         assert isinstance(self.plan, Plan)
         return self._loader("train", batch_sampler=StageSampler(self.plan, stage, rank=rank, done=done))
+
+    def step_counts(self, step: int, batch: TreeBatch) -> list[tuple[int, int]]:
+        """Of every group of an optimizer step, over all forward passes and ranks: the number of its preferences, and
+        how many of them are ties.
+
+        Args:
+            step: from 0.
+            batch: one of the step's.
+        """
+        counts = []
+        for place in self._step_places(step):
+            if "train" in self.pooled:
+                preferences = self.pooled["train"].groups[place].preferences
+            else:
+                preferences = self.parts["train"].group(place).preferences
+            counts.append(group_counts(preferences))
+        return counts
+
+    def _step_places(self, step: int) -> Iterator[Place]:
+        plan = self.plan
+        assert isinstance(plan, Plan)
+        first = step * plan.forwards_per_step
+        for index in range(first, first + plan.forwards_per_step):
+            for rank in range(plan.ranks):
+                yield from plan.forward(index, rank=rank)
 
     def val_dataloader(self) -> DataLoader[EncodedGroup]:
         return self._held_out("val")

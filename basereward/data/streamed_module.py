@@ -115,11 +115,17 @@ class StreamedData(PreferenceData):
             layout=self.layout,
             groups=self.groups_per_forward,
             forwards=self.steps.stage(stage),
+            forwards_per_step=self.steps.forwards_per_step,
             done=done,
             rank=rank,
             ranks=self.steps.ranks,
         )
         return DataLoader(passes, batch_size=None, **self._loading())
+
+    def step_counts(self, step: int, batch: TreeBatch) -> list[tuple[int, int]]:
+        """See `PreferenceData.step_counts`. Groups that turn out to be unusable when they are encoded are counted."""
+        assert batch.step_counts is not None
+        return batch.step_counts
 
     def on_after_batch_transfer(self, batch: TreeBatch, dataloader_idx: int) -> TreeBatch:
         """Counts what was lost on the way to a batch.

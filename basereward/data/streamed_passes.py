@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from basereward.data.encoding import EncodedGroup, Encoder
 from basereward.data.group import Group, Lost
+from basereward.data.loss_units import group_counts
 from basereward.data.screening import RowLost
 from basereward.data.stream import GroupStream, Item, Met
 from basereward.data.tree import Layout, TreeBatch, collate
@@ -28,6 +29,7 @@ class StreamedPasses(IterableDataset[TreeBatch]):
     Args:
         groups: groups a pass on one rank.
         forwards: the passes of the stage; over all ranks each has `ranks` parts.
+        forwards_per_step: passes of an optimizer step; the stage begins and ends with a step.
         done: passes of the run that are done.
     """
 
@@ -39,6 +41,7 @@ class StreamedPasses(IterableDataset[TreeBatch]):
         layout: Layout,
         groups: int,
         forwards: range,
+        forwards_per_step: int = 1,
         done: int = 0,
         rank: int = 0,
         ranks: int = 1,
@@ -48,6 +51,7 @@ class StreamedPasses(IterableDataset[TreeBatch]):
         self.layout: Layout = layout
         self.groups = groups
         self.forwards = forwards
+        self.forwards_per_step = forwards_per_step
         self.first = min(max(done, forwards.start), forwards.stop)
         self.rank = rank
         self.ranks = ranks
@@ -61,12 +65,15 @@ class StreamedPasses(IterableDataset[TreeBatch]):
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         met = Met()
         items = _Ahead(self.stream.items(met))
-        for number in range(self.forwards.stop):
-            for rank in range(self.ranks):
-                groups, lost = _take(items, self.groups)
+        for step in range(0, self.forwards.stop, self.forwards_per_step):
+            # Groups of the whole step are drawn before its first pass: its loss needs to know how many there are.
+            drawn = [(*_take(items, self.groups), met.copy()) for _ in range(self.forwards_per_step * self.ranks)]
+            counts = [group_counts(group.preferences) for groups, _, _ in drawn for group in groups]
+            for place, (groups, lost, met_by_then) in enumerate(drawn):
+                number, rank = step + place // self.ranks, place % self.ranks
                 if number >= self.first and (number - self.first) % workers == mine and rank == self.rank:
                     batch = self._batch(groups, lost, items)
-                    yield replace(batch, lost=lost, met=met.copy())
+                    yield replace(batch, lost=lost, met=met_by_then, step_counts=counts)
 
     def _batch(self, groups: list[Group], lost: list[Lost], items: _Ahead) -> TreeBatch:
         """The batch of a pass; what cannot be encoded is added to `lost`."""

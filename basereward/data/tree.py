@@ -56,6 +56,7 @@ class TreeBatch:
     pooled: Tensor | None = None  # (B, D) float32: pooled states that were computed before; there are no rows then
     lost: list[Lost] = field(default_factory=list)  # rows of a stream that were met on the way to these groups
     met: Met | None = None  # how far a stream was read for them
+    step_counts: list[tuple[int, int]] | None = None  # of a stream: `group_counts` of all groups of the optimizer step
     responses: list[int] = field(default_factory=list)  # G: how many of the K are each group's
     # Of a head that speaks; without one there are none.
     about: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))  # (B, 2): the two of the K

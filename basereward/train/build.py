@@ -205,7 +205,13 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder, ident
     if settings.early_stopping is not None:
         early = settings.early_stopping
         callbacks.append(
-            EarlyStopping(settings.monitor, mode="max", patience=early.patience, min_delta=early.min_delta)
+            EarlyStopping(
+                settings.monitor,
+                mode="max",
+                patience=early.patience,
+                min_delta=early.min_delta,
+                check_on_train_epoch_end=False,  # but at the validation's end, before the stage's checkpoint is saved
+            )
         )
     return Trainer(
         accelerator=settings.accelerator,

@@ -26,6 +26,8 @@ from basereward.train.delivery import describe
 from basereward.train.module import RewardModule
 from basereward.train.scores import spread, write_scores
 
+STOPPED_EARLY = "basereward.stopped_early"  # key of a checkpoint: whether early stopping has ended the training
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it, and reads no pickled code."""
@@ -84,6 +86,7 @@ class Checkpoints(Callback):
         self.every = every
         self.best = -math.inf
         self._saved_at = -1
+        self._stopped_early = False
 
     @property
     def last(self) -> Path:
@@ -94,6 +97,17 @@ class Checkpoints(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[STOPPED_EARLY] = trainer.should_stop
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._stopped_early = checkpoint.get(STOPPED_EARLY, False)
+        require_due_validation(checkpoint["loops"]["fit_loop"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Early stopping decides at the end of a validation. Lightning does not keep the decision in a checkpoint.
+        trainer.should_stop = trainer.should_stop or self._stopped_early
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -124,10 +138,14 @@ class Checkpoints(Callback):
         try:
             save_file({k: v.cpu().contiguous() for k, v in module.trained_state().items()}, partial)
             apply_umask(partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
             partial.replace(target)
+            # A run that is killed between these files goes on from a checkpoint before the validation, repeats it, and
+            # writes all of them again.
+            write_scores(self.scores_file, module.scored)
             card = {"step": trainer.global_step, "metrics": metrics, "scores": spread(module.scored)}
             write_atomic(self.folder / "best.json", json_text(card, indent=2) + "\n")
-            write_scores(self.scores_file, module.scored)
         except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
             raise CheckpointError(_disk_message(target, error)) from error
@@ -139,6 +157,27 @@ class Checkpoints(Callback):
         module.load_state_dict(load_file(self.folder / "best.safetensors"))
         card: dict[str, Any] = json.loads((self.folder / "best.json").read_text())
         return card
+
+
+def require_due_validation(fit_loop: dict[str, Any]) -> None:
+    """Makes a run that resumes from a stage's last optimizer step begin with the validation that ends the stage.
+
+    A checkpoint of that step is older than the validation. Lightning would skip the validation and go on with the next
+    stage, so the best weights, the metrics and the state of early stopping would lack it.
+
+    Args:
+        fit_loop: the saved counters of Lightning's loops. They are changed where a validation is due: to those of a
+            run that was stopped within its validation, which Lightning repeats from its first batch.
+    """
+    epoch, batch = fit_loop["epoch_progress"]["current"], fit_loop["epoch_loop.batch_progress"]
+    if not batch["is_last_batch"] or epoch["processed"] == epoch["ready"]:
+        return
+    for counters in (batch["total"], batch["current"]):
+        counters["completed"] = counters["processed"]
+    validation = fit_loop["epoch_loop.val_loop.batch_progress"]
+    validation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    validation["current"] = dict.fromkeys(validation["current"], 0)
+    validation["is_last_batch"] = False
 
 
 def _disk_message(target: Path, error: BaseException) -> str:

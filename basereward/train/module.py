@@ -12,6 +12,8 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from basereward.data.loss_units import Unit, batch_counts, count_units
+from basereward.data.plan import Steps
 from basereward.data.tree import PADDING, TreeBatch
 from basereward.errors import CheckpointError, NotFiniteError
 from basereward.metrics.collection import PreferenceMetrics, mean_accuracy
@@ -22,6 +24,8 @@ from basereward.train.optimizer import adamw, schedule
 from basereward.train.scores import ScoredGroup, scored_groups
 
 Loss = Callable[[Tensor, TreeBatch], tuple[Tensor, dict[str, Tensor]]]
+"""Scores `(K,)` and their batch to the loss of a forward pass and its named parts. The loss is a mean over units of the
+pass; the attribute `unit` says which (see `basereward.data.loss_units`), and is `group` where there is none."""
 
 
 class RewardModule(LightningModule):
@@ -65,6 +69,8 @@ class RewardModule(LightningModule):
         self.scored: list[ScoredGroup] = []
         self._spent = Counter[str]()
         self._batch_ids: list[str] = []
+        self._step_units = 0  # of the ranking loss, in the step under way
+        self._step_parts: list[dict[str, Tensor]] = []  # of the passes of the step under way, to be added up
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Scores of all responses of the batch, shape `(K,)`, float32."""
@@ -87,30 +93,64 @@ class RewardModule(LightningModule):
         )
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self.logs = (self.global_step + 1) % self.log_every == 0
+            self._step_parts = []
+            if self._unit != "group":  # of which the plan knows the number
+                counts = self.trainer.datamodule.step_counts(self.global_step, batch)  # type: ignore[attr-defined]
+                self._step_units = count_units(self._unit, counts)
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
+        """The loss of a forward pass. The mean over the passes of a step, which Lightning takes, is that of the step,
+        however its groups are shared out."""
         outputs = self.model.outputs(batch)
         loss, parts = self._loss(outputs, batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self._not_finite(f"the loss is {float(loss.detach())}"))
-        share: float = self.trainer.datamodule.plan.share(batch.num_groups)  # type: ignore[attr-defined]
-        loss = loss * share
         if self.logs:
-            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.num_groups)
-        if self.logs and len(parts) > 1:
-            self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, batch_size=batch.num_groups)
+            self._step_parts.append({"loss": loss.detach(), **{name: part.detach() for name, part in parts.items()}})
+            if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+                self._log_step()
         return loss
 
+    def _log_step(self) -> None:
+        """Logs the loss of the whole step, and its parts where there are several."""
+        passes, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        names = dict.fromkeys(name for parts in self._step_parts for name in parts)
+        for name in names if len(names) > 2 else ("loss",):
+            value = torch.stack([parts[name] for parts in self._step_parts if name in parts]).sum() / passes
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=1, sync_dist=ranks > 1)
+
     def _loss(self, outputs: Outputs, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its named parts; of ranking it is the mean over the texts that scores were read after."""
+        """The loss of a pass and its named parts, each times what the pass counts among the passes of its step. That of
+        ranking is the mean over the texts that scores were read after."""
         found = [self.loss(scores, batch) for scores in outputs.scores]
-        parts = {name: torch.stack([each[name] for _, each in found]).mean() for name in (found[0][1] if found else ())}
-        losses = [torch.stack([loss for loss, _ in found]).mean()] if found else []
+        ranking = self._ranking_share(batch)
+        parts = {
+            name: torch.stack([each[name] for _, each in found]).mean() * ranking
+            for name in (found[0][1] if found else ())
+        }
+        losses = [torch.stack([loss for loss, _ in found]).mean() * ranking] if found else []
         if outputs.language is not None:
             head: Any = self.model.head
-            parts["language"] = outputs.language
-            losses.append(head.language_weight * outputs.language)
+            parts["language"] = outputs.language * self._plan.share(batch.num_groups)
+            losses.append(head.language_weight * parts["language"])
         return torch.stack(losses).sum(), parts
+
+    @property
+    def _plan(self) -> Steps:
+        plan: Steps = self.trainer.datamodule.plan  # type: ignore[attr-defined]
+        return plan
+
+    @property
+    def _unit(self) -> Unit:
+        unit: Unit = getattr(self.loss, "unit", "group")
+        return unit
+
+    def _ranking_share(self, batch: TreeBatch) -> float:
+        """What the ranking loss of a pass counts among the passes of its step; 1 on average."""
+        if self._unit == "group":
+            return self._plan.share(batch.num_groups)
+        units = count_units(self._unit, batch_counts(batch))
+        return units * self._plan.forwards_per_step * self._plan.ranks / max(self._step_units, 1)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -129,8 +169,7 @@ class RewardModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = adamw(self.model.parts(), **self.optimizer_settings)
-        steps = self.trainer.datamodule.plan.steps  # type: ignore[attr-defined]
-        rates = schedule(optimizer, steps=steps, **self.schedule_settings)
+        rates = schedule(optimizer, steps=self._plan.steps, **self.schedule_settings)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
     # Validation and test.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -40,6 +41,7 @@ def load(data: PreferenceData, log: Path, *, seconds: float) -> None:
 def load_in_a_fork(data: PreferenceData, log: Path) -> None:
     """The same in a forked process, which has none of its parent's threads and must not wait for them."""
     torch.set_num_threads(1)
+    os.setsid()
     load(data, log, seconds=0.01)
 
 
@@ -92,6 +94,8 @@ def test_killed_at_twenty_places_with_other_workers_each_time(made: PreferenceDa
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
+        with contextlib.suppress(ProcessLookupError):  # loaders that wait for a lock which the killed one held
+            os.killpg(process.pid, signal.SIGKILL)
         kills += 1
     made.workers = 2
     load(made, log, seconds=0)

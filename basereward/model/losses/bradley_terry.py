@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 if TYPE_CHECKING:
+    from basereward.data.loss_units import Unit
     from basereward.data.tree import TreeBatch
 
 
@@ -45,6 +46,13 @@ class BradleyTerry:
         self.length_normalisation = length_normalisation
         self.weighting = weighting
         self.ties = ties
+
+    @property
+    def unit(self) -> Unit:
+        """What the loss is a mean over."""
+        if self.weighting == "preference":
+            return "decided_preference" if self.ties == "ignore" else "preference"
+        return "decided_group" if self.ties == "ignore" else "group"
 
     def __call__(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores `(B,)` in float32 and their batch to the loss and its named parts, all scalars."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from basereward.data.loss_units import Unit
     from basereward.data.tree import TreeBatch
 
 
@@ -19,6 +20,8 @@ class PlackettLuce:
     the number of its choices; of a pair it is Bradley-Terry's. Of a partial order, as of several true and several false
     answers, equals are not compared. Ties are left out, margins are not used.
     """
+
+    unit: ClassVar[Unit] = "decided_group"
 
     def __call__(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores `(K,)` in float32 and their batch to the loss and its named parts, all scalars."""

@@ -1,0 +1,93 @@
+"""Law 12: a step's loss does not depend on how its groups are cut into micro-batches."""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import basereward.model.losses
+from basereward.recipe import make
+from tests.one_step import FirstStep, row_file
+from tests.support import checkpoint
+
+RELATIVE = 1e-6
+GRADIENT = 1e-5  # the rounding of float32 in a backward pass, as in law 1
+OPTIONS: dict[str, list[dict[str, Any]]] = {  # of a loss that is not here, none
+    "bradley_terry": [
+        {},
+        {"ties": "ignore"},
+        {"weighting": "preference"},
+        {"weighting": "preference", "ties": "ignore"},
+        {"margin": "data", "label_smoothing": 0.1, "centring": 0.01, "length_normalisation": True},
+        {"centring": 0.01, "weighting": "preference", "ties": "ignore"},
+    ],
+}
+LOSSES = [
+    {"_target_": module.name, **options}
+    for module in pkgutil.iter_modules(basereward.model.losses.__path__)
+    for options in OPTIONS.get(module.name, [{}])
+]
+CRITIC = {
+    "_target_": "critic",
+    "prompt": "critique_brief",
+    "max_tokens": 3,
+    "critiques": "both",
+    "language_weight": 0.5,
+}
+HEADS = {
+    "mlp": {"_target_": "mlp"},
+    "critic": {"_target_": "critic", "critiques": "both", "language_weight": 0.5, **BRIEF},
+    "generative": {"_target_": "generative"},
+    "rating": {"_target_": "rating"},
+}
+# Heads that rank nothing know no ranking loss.
+CASES = [(head, loss) for head in HEADS for loss in LOSSES if head in ("mlp", "critic") or loss == LOSSES[0]]
+
+
+def named(case: tuple[str, dict[str, Any]]) -> str:
+    """A short name of a case."""
+    head, loss = case
+    return "-".join([head, *map(str, loss.values())])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small text-only checkpoint and the rows."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    folder = tmp_path_factory.mktemp("law-12")
+    checkpoint("qwen3", folder / "model")
+    row_file(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_law_12_a_step_does_not_depend_on_its_cut(case: tuple[str, dict[str, Any]], folder: Path) -> None:
+    """The loss that is logged and all gradients of a step are the same in one forward pass, in two, in one a group, and
+    within a budget of tokens. The groups have different numbers of preferences and of ties."""
+    head, loss = case
+    step = FirstStep(folder / "model", folder / "rows.jsonl", head=HEADS[head], loss=make(loss, "losses"))
+    whole, whole_gradient = step(folder, groups_per_forward=6)
+    assert whole_gradient.norm() > 0
+    cuts: list[dict[str, Any]] = [{"groups_per_forward": 3}, {"groups_per_forward": 1}, {"budget": step.largest}]
+    for cut in cuts:
+        value, gradient = step(folder, **cut)
+        assert value == pytest.approx(whole, rel=RELATIVE), cut
+        assert float((gradient - whole_gradient).norm()) <= GRADIENT * float(whole_gradient.norm()), cut
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("options", OPTIONS["bradley_terry"][:4], ids=str)
+def test_law_12_holds_for_a_stream(options: dict[str, Any], folder: Path) -> None:
+    """The preferences of a step are counted before its first pass, though nothing is known of a stream in advance."""
+    loss = make({"_target_": "bradley_terry", **options}, "losses")
+    step = FirstStep(folder / "model", folder / "rows.jsonl", head=HEADS["mlp"], loss=loss)
+    whole, whole_gradient = step(folder, streamed=True, groups_per_forward=6)
+    for size in (3, 1):
+        value, gradient = step(folder, streamed=True, groups_per_forward=size)
+        assert value == pytest.approx(whole, rel=RELATIVE)
+        assert float((gradient - whole_gradient).norm()) <= GRADIENT * float(whole_gradient.norm())
