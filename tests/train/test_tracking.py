@@ -401,3 +401,34 @@ def test_a_server_down_at_start_and_killed_in_mid_run_gets_everything_once(
     assert look.get_run(tracker.run_id).info.status == "FINISHED"
     assert Path(look.download_artifacts(tracker.run_id, "figures/margins.png")).read_bytes().startswith(b"\x89PNG")
     assert len(runs(look)) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "custom_model_development"),  # an experiment of an earlier version
+        ("genai_development_inferred", "custom_model_development"),
+        ("genai_development", "genai_development"),  # somebody has chosen it
+    ],
+)
+def test_an_experiment_is_one_of_training_runs(place: Path, before: str | None, after: str) -> None:
+    """MLflow's pages open it on its runs; a new one, and one that is there without a kind. A chosen kind stays."""
+    look = client()
+    if before != "genai_development":
+        assert started().finish()
+        look.delete_experiment_tag(runs_experiment(look), "mlflow.experimentKind")
+    else:
+        look.create_experiment("tests", tags={"mlflow.experimentKind": before})
+    if before:
+        look.set_experiment_tag(runs_experiment(look), "mlflow.experimentKind", before)
+    assert started().finish()
+    experiment = look.get_experiment_by_name("tests")
+    assert experiment is not None
+    assert experiment.tags["mlflow.experimentKind"] == after
+
+
+def runs_experiment(look: MlflowClient) -> str:
+    """The id of the experiment `tests`."""
+    experiment = look.get_experiment_by_name("tests")
+    assert experiment is not None
+    return str(experiment.experiment_id)
