@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from basereward.errors import RunError
 from basereward.io.secrets import redact, userinfo_of, with_userinfo, without_userinfo
 from basereward.train.delivery import Courier, Refused, describe
-from basereward.train.outbox import Outbox, Record
+from basereward.train.outbox import Outbox, Record, warn_once
 from basereward.train.params import MAX_TAG, shorten
 from basereward.train.runs import find
 from basereward.train.tracking_database import ARTIFACTS, ensure_database, move_artifact_addresses
@@ -256,7 +256,7 @@ def _keep_artifacts_beside(database: Path) -> None:
     try:
         moved = move_artifact_addresses(database)
     except sqlite3.Error as error:
-        log.warning("The addresses of artifacts in %s are not checked: %s.", database, describe(error))
+        warn_once(f"The addresses of artifacts in {database} are not checked: {describe(error)}.")
         return
     if moved:
         log.info("%s was moved: the artifacts of %d experiments are looked for beside it now.", database, moved)
