@@ -18,7 +18,11 @@ from mlflow import MlflowClient
 
 from basereward.cli import main
 from basereward.train.checkpoint import AtomicCheckpointIO
+from basereward.train.console import log_to_stderr
+from basereward.train.mlflow_store import _build_database, load_mlflow
 from basereward.train.runs import RunFolder, list_runs
+from basereward.train.tracking import Tracker, deliver_pending
+from basereward.train.tracking_database import ensure_database
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,6 +112,36 @@ def test_a_disk_without_any_room_is_named_before_anything_is_trained(
     ballast.unlink()
     assert list_runs(kind=None) == []
     assert [path for path in disk.folder.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("before", ["nothing", "database"])
+def test_a_full_disk_under_mlflow_alone_is_told_once(
+    disk: Disk, before: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on without a traceback, and nothing half made stays; with room everything is delivered."""
+    monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
+    disk.mount(2)
+    store = disk.folder / "mlflow.db"
+    if before == "database":
+        load_mlflow()
+        ensure_database(store, build=_build_database)
+    ballast = disk.fill()
+    run = RunFolder.create("name: a", recipe_sha256="a", name="a")
+    tracker = Tracker(run)
+    with log_to_stderr():
+        tracker.start(experiment="a", uri=f"sqlite:///{store}")
+        for step in range(5):
+            tracker.metrics({"train/loss": 1.0}, step=step)
+        assert tracker.finish(limit_s=2.0) is False
+    printed = capfd.readouterr().err
+    assert "Traceback" not in printed
+    assert printed.count("does not answer") == 1
+    assert len(printed.splitlines()) <= 3
+    assert sorted(path.name for path in disk.folder.iterdir()) == ["ballast", *["mlflow.db"] * (before == "database")]
+    ballast.unlink()
+    disk.mount(16)
+    run.mark("finished")
+    assert deliver_pending() == {run.run_id: True}
 
 
 def _hear_ctrl_c() -> None:

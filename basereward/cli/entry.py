@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from basereward.cli.arguments import parse
 from basereward.cli.commands import COMMANDS, MISTAKE
+from basereward.cli.machine_faults import machine_fault, working_folder
+from basereward.cli.streams import check_streams, flush_errors, silence, stdout_to_stderr, tell
 from basereward.errors import BaseRewardError, explain
 from basereward.io.files import disk_faults, json_text
+from basereward.io.secrets import redact
 from basereward.recipe.trust import trusting
 from basereward.train.console import log_to_stderr
 
@@ -21,43 +22,61 @@ TELL_PROGRESS = ("train", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 some cells failed, 2 a user's mistake, 130 interrupted."""
+    """Run one command and return its exit status: 0 done, 1 some cells failed, 2 a user's mistake or a fault of the
+    machine, 130 interrupted, 141 nobody reads the result."""
     argv = sys.argv[1:] if argv is None else argv
     as_json = "--json" in argv
     try:
-        arguments = parse(argv)
-        trust = getattr(arguments, "trust", False)
-        if trust:  # a class that a recipe names by its dotted path is likely to be in the working folder
-            sys.path.append(os.getcwd())
-        level = logging.INFO if arguments.command in TELL_PROGRESS else logging.WARNING
-        with stdout_to_stderr(), log_to_stderr(level), disk_faults(), trusting(trust):
-            result, status = COMMANDS[arguments.command].work(arguments)
-        text = json_text(result) if as_json else "\n".join(COMMANDS[arguments.command].text(result))
-        print(text, flush=True)  # flushed here, where a closed pipe is still caught
+        return _run(argv, as_json=as_json)
     except BaseRewardError as error:
-        print(f"basereward: {explain(error)}", file=sys.stderr)
-        if as_json:
-            print(json.dumps({"error": {"type": type(error).__name__, "message": explain(error)}}), flush=True)
-        return MISTAKE
+        return _refuse(explain(error), type(error).__name__, as_json=as_json)
     except KeyboardInterrupt:
-        print("basereward: interrupted", file=sys.stderr)
+        tell("basereward: interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader, `head` say, has what it wanted. Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
-    return status
-
-
-@contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """While a command works, whatever it or a process of its own prints goes to standard error."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
+    except Exception as error:
+        message = machine_fault(error)
+        if message is None:
+            raise
+        return _refuse(message, type(error).__name__, as_json=as_json)
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        flush_errors()
+
+
+def _run(argv: Sequence[str], *, as_json: bool) -> int:
+    check_streams()
+    folder = working_folder()
+    arguments = parse(argv)
+    trust = getattr(arguments, "trust", False)
+    if trust:  # a class that a recipe names by its dotted path is likely to be in the working folder
+        sys.path.append(folder)
+    level = logging.INFO if arguments.command in TELL_PROGRESS else logging.WARNING
+    with stdout_to_stderr(), log_to_stderr(level), disk_faults(), trusting(trust):
+        result, status = COMMANDS[arguments.command].work(arguments)
+    text = json_text(result) if as_json else "\n".join(COMMANDS[arguments.command].text(result))
+    return _print(text) or status
+
+
+def _refuse(message: str, kind: str, *, as_json: bool) -> int:
+    """Say why nothing came of the command, without secrets."""
+    message = redact(message)
+    tell(f"basereward: {message}")
+    if as_json:
+        _print(json.dumps({"error": {"type": kind, "message": message}}))
+    return MISTAKE
+
+
+def _print(text: str) -> int:
+    """Print to standard output; the exit status where that fails, else 0.
+
+    Flushed here, where a closed pipe or a full disk can still be told.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        silence(1)  # the reader, `head` say, has what it wanted
+        return CLOSED_PIPE
+    except OSError as error:
+        silence(1)
+        tell(f"basereward: standard output takes nothing: {error.strerror}. What was made is kept; its result is lost.")
+        return MISTAKE
+    return 0

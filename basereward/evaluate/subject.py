@@ -12,6 +12,7 @@ from basereward.errors import DataError
 from basereward.evaluate.benchmark import Benchmark
 from basereward.evaluate.judge import Judge
 from basereward.evaluate.judging import BASELINES
+from basereward.io.names import check_name
 from basereward.train.locate import locate
 from basereward.train.params import clean_name
 from basereward.train.runs import RunFolder
@@ -42,8 +43,8 @@ def find_subject(
         raise DataError(
             "give a model to evaluate, --scores with a file of outcomes made elsewhere, or --judge; one of the three"
         )
-    if name is not None and (Path(name).name != name or not name.strip()):
-        raise DataError(f"--name {name!r}: a name without slashes is needed, since a folder is called by it")
+    if name is not None:
+        check_name(name, what="--name", error=DataError)
     if judge is not None:
         shown = name or clean_name(judge.engine.name).replace("/", "_")
         return Subject(shown, judge.engine.name, Path(out or Path(FOLDER) / shown))

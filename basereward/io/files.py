@@ -15,8 +15,12 @@ from typing import Any
 
 from basereward.errors import RunError
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
-"""What keeps a file from being written and is no slip of ours."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+TAKEN = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+OTHER = {errno.EIO, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EBUSY}
+DISK = {*FULL, *FORBIDDEN, *TAKEN, *OTHER}
+"""What keeps a file from being read or written and is no slip of ours."""
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> None:
@@ -90,25 +94,50 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def disk_faults() -> Iterator[None]:
-    """Turns a disk that is full, broken or not ours to write on into an error that says so.
+    """Turns a disk that is full, broken or not ours to write on, or a file in the place of a folder, into an error.
 
     Raises:
-        RunError: which file, why, how much is free, and what to do.
+        RunError: which file, why, how much is free where that matters, and what to do.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in DISK:
             raise
-        path = Path(os.fsdecode(error.filename)) if error.filename else Path()
-        raise RunError(
-            f"'{path.absolute()}' cannot be used: {error.strerror}; {free_space(path)}. "
-            "Make room or give the right to write there, and run the command again."
-        ) from error
+        raise RunError(describe_fault(error)) from error
+
+
+def describe_fault(error: OSError) -> str:
+    """A sentence about what the machine refused: the file, the reason, and what to do.
+
+    >>> describe_fault(NotADirectoryError(20, "Not a directory", "/dev/null/runs"))
+    "'/dev/null/runs' cannot be used: Not a directory; '/dev/null' is no folder. Move it away, or name another place."
+    """
+    if error.errno is None or not error.strerror:
+        return str(error)
+    if not error.filename:
+        return f"{error.strerror} (error {error.errno} of the operating system)"
+    path = _absolute(Path(os.fsdecode(error.filename)))
+    told = f"'{path}' cannot be used: {error.strerror}"
+    if error.errno in FULL:
+        return f"{told}; {free_space(path)}. Make room, and run the command again."
+    if error.errno in FORBIDDEN:
+        return f"{told}. Give the right to write there, or name another place, and run the command again."
+    if error.errno in TAKEN:
+        taken = next((each for each in (path, *path.parents) if os.path.lexists(each) and not each.is_dir()), None)
+        return f"{told}{f'; {str(taken)!r} is no folder' if taken else ''}. Move it away, or name another place."
+    return f"{told}."
+
+
+def _absolute(path: Path) -> Path:
+    with contextlib.suppress(FileNotFoundError):  # of a working folder that has been deleted
+        return path.absolute()
+    return path
 
 
 def free_space(path: Path) -> str:
     """How much room there is where a file should go, for a message."""
-    place = next((each for each in (path.absolute(), *path.absolute().parents) if each.exists()), Path("/"))
+    path = _absolute(path)
+    place = next((each for each in (path, *path.parents) if each.exists()), Path("/"))
     free = shutil.disk_usage(place).free
     return f"{free / 2**30:.2f} GiB are free there" if free >= 2**30 else f"{free / 2**20:.2f} MiB are free there"

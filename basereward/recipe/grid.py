@@ -30,12 +30,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """One combination: its name, that without its seeds, the value of every axis by key, and the same as a layer."""
+    """One combination: its name, that without its seeds, the value of every axis by key, and the same as a layer.
+
+    `axes` holds the label of every axis by its short name.
+    """
 
     name: str
     without_seeds: str
     overrides: dict[str, Any]
     layer: Layer
+    axes: dict[str, str]
 
 
 class GridError(ValueError):
@@ -84,7 +88,8 @@ def points(given: Sequence[Axis], *, origin: str) -> list[Point]:
         told = [(axis, f"{short[axis.key]}={label}") for axis, label in zip(given, labels, strict=True)]
         name = ",".join(part for _, part in told)
         without_seeds = ",".join(part for axis, part in told if not is_seed(axis.key))
-        result.append(Point(name, without_seeds, overrides, layer))
+        axes = {short[axis.key]: str(label) for axis, label in zip(given, labels, strict=True)}
+        result.append(Point(name, without_seeds, overrides, layer, axes))
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,12 @@ class Cell:
     without_seeds: str  # its name without its seeds, which cells that are runs of one recipe share
     overrides: dict[str, Any]
     recipe: Recipe
+    axes: dict[str, str] = field(default_factory=dict)  # the label of every axis by its short name
+
+    @property
+    def title(self) -> str:
+        """What its run is called where runs are compared: `head=2_silu seed=1`; the recipe's name without axes."""
+        return " ".join(f"{name}={label}" for name, label in self.axes.items()) or self.recipe.name
 
     @property
     def seeds(self) -> dict[str, Any]:
@@ -177,7 +183,8 @@ def _cell(point: Point, layers: Layers, *, reader: Reader) -> tuple[Cell, list[F
             key = "model.backbone.trust_remote_code"
             problems.append((key, f"true runs the checkpoint's own Python files; {REMEDY}{_origin(layer, key)}"))
     name, without_seeds = point.name or recipe.name, point.without_seeds or recipe.name
-    return Cell(name, without_seeds, point.overrides, recipe), [Fault(name, key, message) for key, message in problems]
+    cell = Cell(name, without_seeds, point.overrides, recipe, point.axes)
+    return cell, [Fault(name, key, message) for key, message in problems]
 
 
 def _new(problems: Iterable[tuple[str, str]], known: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

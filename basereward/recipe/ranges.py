@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from basereward.errors import unknown
+from basereward.io.names import name_problem
+from basereward.io.secrets import userinfo_of
 from basereward.recipe.probing import PARTS, features, probe, trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.speaking import draws, pooling, votes
@@ -209,6 +211,25 @@ def monitor(recipe: Recipe) -> Problems:
         yield from _names("trainer.monitor", between, recipe.data.sources, "source")
 
 
+def names(recipe: Recipe) -> Problems:
+    """Names that become those of files, folders and metrics."""
+    given = {"name": recipe.name, "tracking.experiment": recipe.tracking.experiment}
+    given |= {f"data.sources.{name}": name for name in recipe.data.sources}
+    for key, name in given.items():
+        if name is not None and (problem := name_problem(name, slashes=True)):
+            yield key, problem
+
+
+def tracking(recipe: Recipe) -> Problems:
+    """An address without a password: a recipe is kept with its run and its model, and sent to MLflow."""
+    if recipe.tracking.uri is not None and userinfo_of(recipe.tracking.uri):
+        yield (
+            "tracking.uri",
+            "holds a user or a password, and a recipe is kept with every run and model. Leave them out, and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI with the whole address",
+        )
+
+
 CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     bounds,
     seeds,
@@ -227,6 +248,8 @@ CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     betas,
     cost,
     monitor,
+    names,
+    tracking,
 )
 
 

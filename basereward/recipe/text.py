@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from basereward.errors import RecipeError
+from basereward.io.secrets import without_userinfo
 from basereward.recipe.check import Check
 from basereward.recipe.files import parse_yaml, read_yaml
 from basereward.recipe.interpolation import escape, interpolate
@@ -50,7 +51,7 @@ def recipe_from_yaml(source: str | Path) -> Recipe:
     """
     origin = str(source) if isinstance(source, Path) else "recipe"
     values = read_yaml(source) if isinstance(source, Path) else parse_yaml(source, origin=origin)
-    layer, faults = interpolate(Layer(values))
+    layer, faults = interpolate(Layer(_without_userinfo(values)))
     check = Check(layer, nodes=False)
     recipe = build_recipe(check.values)
     faults += check.faults
@@ -59,6 +60,15 @@ def recipe_from_yaml(source: str | Path) -> Recipe:
         lines = [f"{key}: {message}" for key, message in faults]
         raise RecipeError("\n  ".join([f"{origin} is not a complete recipe:", *lines]), faults)
     return recipe
+
+
+def _without_userinfo(values: dict[str, Any]) -> dict[str, Any]:
+    """Earlier versions kept a password in `tracking.uri`, which is refused now; what they saved must open."""
+    tracking = values.get("tracking")
+    uri = tracking.get("uri") if isinstance(tracking, dict) else None
+    if not isinstance(tracking, dict) or not isinstance(uri, str):
+        return values
+    return {**values, "tracking": {**tracking, "uri": without_userinfo(uri)}}
 
 
 def recipe_sha256(recipe: Recipe) -> str:

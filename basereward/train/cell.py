@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -10,7 +11,7 @@ from basereward.train.child import Work, answer
 
 
 def main(pid: str, trust: str = "") -> int:
-    """Trains the recipes that it is told, as YAML, and answers what `train` returns."""
+    """Trains the cells that it is told, as JSON, and answers what `train` returns."""
     return answer(_begin, pid=pid, trust=trust)
 
 
@@ -21,7 +22,9 @@ def _begin() -> Work:
     shared = Shared()
 
     def work(told: str, parent: str, resume: str | None) -> dict[str, Any]:
-        return train(recipe_from_yaml(told), resume=resume, parent=parent, shared=shared)
+        asked = json.loads(told)
+        recipe = recipe_from_yaml(asked["recipe"])
+        return train(recipe, resume=resume, parent=parent, shared=shared, title=asked["title"], axes=asked["axes"])
 
     return work
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from basereward.errors import RunError
-from basereward.recipe import Recipe, recipe_yaml
+from basereward.recipe import Cell, recipe_yaml
 from basereward.train.child import Child
 
 
@@ -17,21 +18,24 @@ class CellProcesses:
         self._child: Child | None = None
         self._worked = False  # whether it has trained a cell
 
-    def train(self, recipe: Recipe, *, resume: str | None, parent: str) -> dict[str, Any]:
+    def train(self, cell: Cell, *, resume: str | None, parent: str) -> dict[str, Any]:
         """Trains a cell and returns its result.
 
         Args:
+            cell: its run gets its title and its axes.
             resume: id of a stopped run that goes on.
             parent: id of the sweep.
 
         Raises:
             RunError: it failed, or its process has died; the message is its own.
         """
+        recipe = cell.recipe
         if self._worked and not recipe.probe:
             self.close()
         child, self._worked = self.start(), True
+        asked = {"recipe": recipe_yaml(recipe), "title": cell.title, "axes": cell.axes}
         try:
-            result = child.ask(recipe_yaml(recipe), parent=parent, resume=resume)
+            result = child.ask(json.dumps(asked), parent=parent, resume=resume)
         except RunError:
             self.close()
             raise

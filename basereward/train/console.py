@@ -7,6 +7,15 @@ import logging
 import sys
 from collections.abc import Iterator
 
+from basereward.io.secrets import redact
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats a line, and leaves out the secrets in it; see `basereward.io.secrets`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
 
 @contextlib.contextmanager
 def log_to_stderr(level: int = logging.INFO) -> Iterator[None]:
@@ -16,6 +25,7 @@ def log_to_stderr(level: int = logging.INFO) -> Iterator[None]:
     """
     ours = logging.getLogger("basereward")
     handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter())
     before = ours.level, ours.propagate
     ours.addHandler(handler)
     ours.setLevel(level)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from basereward.errors import ModelError, RunError, unknown
+from basereward.io.names import check_name
 from basereward.model.combining import Rule
 from basereward.model.ensemble import Member, find_member, write_ensemble
 from basereward.model.soup import soup
@@ -61,6 +62,8 @@ def ensemble(
         ModelError: a member is missing, no model, named twice, or has no validation scores where they are needed, or
             others than the first; a number is out of its range. The message names the member.
     """
+    if name is not None:
+        check_name(name, what="--name", slashes=True)
     deliver_pending()
     if how not in WAYS:
         raise ModelError(unknown("way to combine", how, WAYS))

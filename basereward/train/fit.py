@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Trainer
@@ -24,7 +25,13 @@ from basereward.train.tracking import check_store, deliver_pending
 
 
 def train(
-    recipe: Recipe, *, resume: str | None = None, parent: str | None = None, shared: Shared | None = None
+    recipe: Recipe,
+    *,
+    resume: str | None = None,
+    parent: str | None = None,
+    shared: Shared | None = None,
+    title: str | None = None,
+    axes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Trains, validates, tests and saves one model, and records all of it.
 
@@ -33,6 +40,8 @@ def train(
         resume: id of a run of the same recipe that was stopped; it goes on from its last checkpoint, to the same bits.
         parent: id of the sweep that the run belongs to.
         shared: what earlier probes of this process stood on.
+        title: what a new run is called; by default the recipe's name.
+        axes: of a sweep's cell the label of every axis by its name.
 
     Returns:
         `run_id`, `model` (what `load` opens), `metrics` of the test rows, `pair_s`, the seconds
@@ -45,7 +54,7 @@ def train(
     check_store(recipe.tracking.uri)
     deliver_pending()
     with disk_faults():
-        run = continued(resume, recipe) if resume is not None else _new(recipe, parent=parent)
+        run = continued(resume, recipe) if resume is not None else _new(recipe, parent, title, axes)
     try:
         with disk_faults():
             module, data, trainer = build(recipe, run=run, shared=shared)
@@ -60,9 +69,9 @@ def train(
         raise
 
 
-def _new(recipe: Recipe, *, parent: str | None) -> RunFolder:
-    sha256 = recipe_sha256(recipe)
-    return RunFolder.create(recipe_yaml(recipe), recipe_sha256=sha256, name=recipe.name, parent=parent)
+def _new(recipe: Recipe, parent: str | None, title: str | None, axes: Mapping[str, str] | None) -> RunFolder:
+    sha256, name = recipe_sha256(recipe), title or recipe.name
+    return RunFolder.create(recipe_yaml(recipe), recipe_sha256=sha256, name=name, parent=parent, axes=axes)
 
 
 def _whereabouts(run: RunFolder) -> str:

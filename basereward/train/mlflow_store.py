@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from basereward.errors import RunError
 from basereward.io.secrets import redact, userinfo_of, with_userinfo, without_userinfo
 from basereward.train.delivery import Courier, Refused, describe
-from basereward.train.outbox import Outbox, Record
+from basereward.train.outbox import Outbox, Record, warn_once
 from basereward.train.params import MAX_TAG, shorten
 from basereward.train.runs import find
 from basereward.train.tracking_database import ARTIFACTS, ensure_database, move_artifact_addresses
@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SCHEMES_WITHOUT_ADDRESS = ("databricks", "databricks-uc", "uc")
+KIND_TAG = "mlflow.experimentKind"
+NO_KIND = "no_inferred_type"
+EXPERIMENT_TAGS = {KIND_TAG: "custom_model_development"}
+"""MLflow's pages show such an experiment as one of training runs; without a kind they open it as one of traces."""
 RUN_TAG = "basereward.run_id"
 PARENT_TAG = "mlflow.parentRunId"
 # MLflow asks again for minutes, reports its use to its makers, and writes to the terminal; a user who has set one of
@@ -206,7 +210,7 @@ class MlflowStore:
         found: Experiment | None = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name, self._artifacts(name)))
+                return str(self._client.create_experiment(name, self._artifacts(name), EXPERIMENT_TAGS))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -217,6 +221,8 @@ class MlflowStore:
                 f"the experiment '{name}' is deleted in MLflow; bring it back with `mlflow experiments restore "
                 f"--experiment-id {found.experiment_id}`, or choose another name with tracking.experiment=NAME"
             )
+        if found.tags.get(KIND_TAG, NO_KIND) in (NO_KIND, "") or found.tags[KIND_TAG].endswith("_inferred"):
+            self._client.set_experiment_tag(found.experiment_id, KIND_TAG, EXPERIMENT_TAGS[KIND_TAG])
         return str(found.experiment_id)
 
     def _artifacts(self, name: str) -> str | None:
@@ -250,7 +256,7 @@ def _keep_artifacts_beside(database: Path) -> None:
     try:
         moved = move_artifact_addresses(database)
     except sqlite3.Error as error:
-        log.warning("The addresses of artifacts in %s are not checked: %s.", database, describe(error))
+        warn_once(f"The addresses of artifacts in {database} are not checked: {describe(error)}.")
         return
     if moved:
         log.info("%s was moved: the artifacts of %d experiments are looked for beside it now.", database, moved)

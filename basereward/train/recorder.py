@@ -33,6 +33,10 @@ def _prompt_tags(module: LightningModule) -> dict[str, str]:
 OF_A_STEP = ("train/", "perf/", STEP, NAME)  # how the names begin that a step of the training logs
 
 
+AXIS = "axis"
+"""What the names of a sweep's axes begin with among parameters and tags: `axis.head`."""
+
+
 class RecordLogger(Logger):
     """Lightning's `self.log`, sent to the recorder's tracker."""
 
@@ -98,9 +102,12 @@ class Recorder(Callback):
             self.recipe,
             uri=tracking.uri,
             experiment=tracking.experiment or self.recipe.name,
-            name=self.recipe.name,
-            tags={**self.tags, **_prompt_tags(pl_module)},
+            name=self.run.name,
+            tags=self.tags
+            | _prompt_tags(pl_module)
+            | {f"{AXIS}.{name}": label for name, label in self.run.axes.items()},
         )
+        self.tracker.params({AXIS: self.run.axes} if self.run.axes else {})
         self._record_lost(trainer)
 
     def _record_lost(self, trainer: Trainer) -> None:

@@ -23,7 +23,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -46,6 +46,7 @@ STATUS: dict[str, Callable[[Any], bool]] = {
     "recipe_sha256": lambda value: isinstance(value, str),
     "created": lambda value: isinstance(value, int | float),
     "state": lambda value: value in get_args(State),
+    "axes": lambda value: isinstance(value, dict | None),
     "process": lambda value: isinstance(value, dict | None),
 }
 """What `status.json` holds, and which values are right."""
@@ -73,6 +74,7 @@ class RunFolder:
         name: str,
         parent: str | None = None,
         kind: Kind = "run",
+        axes: Mapping[str, str] | None = None,
         root: Path | None = None,
     ) -> RunFolder:
         """Make the folder of a new run, which this process is about to work on. It appears whole or not at all."""
@@ -82,7 +84,8 @@ class RunFolder:
         made.path.mkdir(parents=True)
         try:
             write_atomic(made.recipe, recipe_yaml)
-            facts = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
+            facts: dict[str, Any] = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
+            facts["axes"] = dict(axes or {})
             made._write({**facts, "created": time.time(), "state": "running", "error": None, "process": identify()})
             for folder in (made.checkpoints, made.scores):
                 folder.mkdir()
@@ -161,6 +164,11 @@ class RunFolder:
     @property
     def name(self) -> str:
         return str(self.status["name"])
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """Of the run of a sweep's cell the label of every axis by its name; empty for other runs."""
+        return dict(self.status.get("axes") or {})
 
     @property
     def state(self) -> State:

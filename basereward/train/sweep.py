@@ -119,7 +119,7 @@ def _cell(
     stopped = unfinished_with(sha256)
     resume = stopped.run_id if stopped is not None and (stopped.checkpoints / "last.ckpt").exists() else None
     try:
-        result = processes.train(cell.recipe, resume=resume, parent=sweep_id)
+        result = processes.train(cell, resume=resume, parent=sweep_id)
     except RunError as error:
         logger.error("cell %s failed: %s", cell.name, error)
         failed = unfinished_with(sha256)

@@ -159,11 +159,11 @@ def test_a_place_that_cannot_be_written_is_told(out: str, here: Path, capsys: py
     assert "cannot be written" in told
 
 
-@pytest.mark.parametrize("name", ["../away", "a/b", "", " "])
+@pytest.mark.parametrize("name", ["../away", "a/b", "", " ", "..", ".", "a\nb", "a" * 300])
 def test_a_name_is_no_path(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder is called by it."""
     told = refused(capsys, "longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", "--name", name)
-    assert "without slashes" in told
+    assert "--name: " in told
 
 
 def test_undecided_votes_stay_in_sight(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

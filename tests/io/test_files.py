@@ -26,13 +26,22 @@ def test_a_write_that_fails_leaves_the_old_file_and_names_it(tmp_path: Path, mon
     assert (tmp_path / "status.json").read_text() == "old"
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
-def test_a_disk_that_cannot_be_used_is_named_with_the_room_on_it(code: int, tmp_path: Path) -> None:
-    """Also when the file is not there yet."""
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR])
+def test_a_disk_that_cannot_be_used_is_named(code: int, tmp_path: Path) -> None:
+    """Also when the file is not there yet; a full disk with the room on it."""
     path = tmp_path / "no" / "such" / "file"
-    with pytest.raises(RunError, match=r"are free there\. Make room") as caught, disk_faults():
+    with pytest.raises(RunError) as caught, disk_faults():
         raise OSError(code, os.strerror(code), str(path))
     assert f"'{path}' cannot be used: {os.strerror(code)}" in str(caught.value)
+    assert ("are free there. Make room" in str(caught.value)) == (code == errno.ENOSPC)
+
+
+def test_what_lies_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    """The file that is in the way, not only the path below it that was asked for."""
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(RunError) as caught, disk_faults():
+        (tmp_path / "runs" / "a" / "b").mkdir(parents=True)
+    assert f"'{tmp_path / 'runs'}' is no folder" in str(caught.value)
 
 
 def test_other_errors_of_the_system_keep_their_traceback() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from basereward.errors import RecipeError
 from basereward.recipe import load_recipe, recipe_from_yaml, recipe_sha256, recipe_yaml
-from basereward.recipe.schema import Recipe
+from basereward.recipe.schema import Recipe, TrackingRecipe
 
 
 @pytest.fixture
@@ -95,3 +95,10 @@ def test_the_sha256_does_not_depend_on_the_order_of_keys_or_on_the_way_a_number_
     second = load_recipe("one", overrides=["model.head.activation=silu", "optimizer.lr=1.0"])
     assert recipe_sha256(first) == recipe_sha256(second)
     assert len(recipe_sha256(first)) == 64
+
+
+def test_a_recipe_that_an_earlier_version_kept_with_a_password_still_opens(recipe: Recipe) -> None:
+    """The address is read without user and password, which a new recipe may not have."""
+    kept = dataclasses.replace(recipe, tracking=TrackingRecipe(uri="http://me:pass@word@host:5000"))
+    assert "pass@word" in recipe_yaml(kept)
+    assert recipe_from_yaml(recipe_yaml(kept)).tracking.uri == "http://host:5000"

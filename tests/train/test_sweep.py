@@ -210,6 +210,11 @@ def test_the_runs_are_shown_below_their_sweep(finished: tuple[dict[str, Any], st
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {sweep.info.run_id}
     assert {run.data.tags["basereward.run_id"] for run in children} == {run.run_id for run in here.runs()}
     assert len(children) == 3
+    assert sweep.info.run_name == "seeds"
+    assert sorted(run.info.run_name for run in children) == ["seed=0", "seed=1", "seed=2"]
+    for run in children:
+        assert f"seed={run.data.tags['axis.seed']}" == f"seed={run.data.params['axis.seed']}" == run.info.run_name
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 

@@ -18,14 +18,16 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
+from basereward.cli import main
 from basereward.errors import RunError
 from basereward.recipe.schema import Recipe
-from basereward.train import tracking, worker
+from basereward.train import mlflow_store, tracking, worker
 from basereward.train.locate import locate
 from basereward.train.outbox import Outbox
 from basereward.train.runs import RunFolder
 from basereward.train.tracking import Tracker, deliver_pending
 from tests.servers import Server
+from tests.support import SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +224,7 @@ import os, signal
 from basereward.recipe.schema import Recipe
 from basereward.train.runs import RunFolder
 from basereward.train.tracking import Tracker
-from basereward.train import tracking, worker
+from basereward.train import mlflow_store, tracking, worker
 worker.INTERVAL_S = 1000.0  # nothing more is delivered once the run is known
 run = RunFolder.create("name: cell", recipe_sha256="5ha", name="cell")
 tracker = Tracker(run)
@@ -401,3 +403,76 @@ def test_a_server_down_at_start_and_killed_in_mid_run_gets_everything_once(
     assert look.get_run(tracker.run_id).info.status == "FINISHED"
     assert Path(look.download_artifacts(tracker.run_id, "figures/margins.png")).read_bytes().startswith(b"\x89PNG")
     assert len(runs(look)) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "custom_model_development"),  # an experiment of an earlier version
+        ("genai_development_inferred", "custom_model_development"),
+        ("genai_development", "genai_development"),  # somebody has chosen it
+    ],
+)
+def test_an_experiment_is_one_of_training_runs(place: Path, before: str | None, after: str) -> None:
+    """MLflow's pages open it on its runs; a new one, and one that is there without a kind. A chosen kind stays."""
+    look = client()
+    if before != "genai_development":
+        assert started().finish()
+        look.delete_experiment_tag(runs_experiment(look), "mlflow.experimentKind")
+    else:
+        look.create_experiment("tests", tags={"mlflow.experimentKind": before})
+    if before:
+        look.set_experiment_tag(runs_experiment(look), "mlflow.experimentKind", before)
+    assert started().finish()
+    experiment = look.get_experiment_by_name("tests")
+    assert experiment is not None
+    assert experiment.tags["mlflow.experimentKind"] == after
+
+
+def runs_experiment(look: MlflowClient) -> str:
+    """The id of the experiment `tests`."""
+    experiment = look.get_experiment_by_name("tests")
+    assert experiment is not None
+    return str(experiment.experiment_id)
+
+
+@pytest.mark.parametrize("password", ["very-secret", "very@sec/ret", "very%40secret"])
+def test_a_password_in_the_address_is_in_no_file_and_no_message(
+    place: Path, password: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server is away, so the address is in the journal and in the warning: without user and password. The next
+    delivery, which reads the journal, uses them again."""
+    monkeypatch.setattr(tracking, "START_WAIT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        host = f"127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{password}@{host}")
+    tracker = started()
+    tracker.params({"note": f"http://me:{password}@{host}"})
+    assert tracker.finish(limit_s=0.2) is False
+    journal = tracker.folder.outbox.journal.read_text()
+    assert f"http://{host}" in journal
+    for text in (journal, caplog.text, *[file.read_text() for file in tracker.folder.path.rglob("*.json*")]):
+        assert password not in text
+        assert "secret" not in text
+        assert "sec/ret" not in text
+    start = tracker.folder.outbox.start()
+    assert start is not None
+    assert mlflow_store._whole_address(start["uri"]) == f"http://me:{password}@{host}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    assert mlflow_store._whole_address(start["uri"]) == f"http://me:{password}@{host}"  # this process remembers it
+    assert mlflow_store._whole_address("http://elsewhere") == "http://elsewhere"
+
+
+@pytest.mark.parametrize("uri", ["file:mlruns", "file:///tmp/mlruns", "./mlruns", "mlruns"])
+def test_a_store_of_files_is_refused_once_and_before_anything_is_made(
+    place: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One message, with what to set in its place; no run is begun."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(Path(__file__).parents[2] / "experiments"))
+    assert main(["train", "basereward", *SMALL]) == 2
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 1
+    assert uri in printed
+    assert "sqlite:///mlflow.db" in printed
+    assert not Path("runs").exists()
