@@ -37,14 +37,29 @@ def train_in_process(
     kill: Moment | None = None,
 ) -> int:
     """The exit code of a process that trains; a negative one is the signal that ended it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["basereward.train.api", "mlflow", "tests.killed_process"])
-    arguments = (dict(os.environ), os.getcwd(), experiment, list(overrides), profile, resume, kill)
-    process = context.Process(target=_train, args=arguments)
-    process.start()
+    process = start_training(experiment, overrides, profile=profile, resume=resume, kill=kill)
     process.join()
     assert process.exitcode is not None
     return process.exitcode
+
+
+def start_training(
+    experiment: str,
+    overrides: Sequence[str],
+    *,
+    profile: str = "tiny",
+    resume: str | None = None,
+    kill: Moment | None = None,
+) -> Any:
+    """The process, which trains."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["basereward.train.api", "basereward.metrics.figures", "mlflow", "tests.killed_process"]
+    )
+    arguments = (dict(os.environ), os.getcwd(), experiment, list(overrides), profile, resume, kill)
+    process = context.Process(target=_train, args=arguments)
+    process.start()
+    return process
 
 
 def _train(

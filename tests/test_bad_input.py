@@ -231,7 +231,7 @@ def test_a_loss_that_is_not_finite_names_its_rows_and_keeps_the_last_good_checkp
     assert run.state == "failed"
     checkpoint = AtomicCheckpointIO().load_checkpoint(run.checkpoints / "last.ckpt")
     step = checkpoint["global_step"]
-    assert f"nan at step {step}. The rows of the step: numbers/train/" in answer
+    assert f"nan at step {step + 1}. The rows of the step: numbers/train/" in answer
     assert len(answer.split("The rows of the step: ")[1].split(". ")[0].split(", ")) in (4, 8)
     assert all(bool(weight.isfinite().all()) for weight in checkpoint["state_dict"].values())
     assert f"Its last checkpoint is whole: --resume {run.run_id} goes on from it." in answer

@@ -94,7 +94,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_costs_nothing(
     result = json.loads(capsys.readouterr().out)
     assert result["run_id"] == run.run_id
     assert run.state == "finished"
-    assert losses(run) == list(range(6))
+    assert losses(run) == list(range(1, 7))
 
 
 def test_a_disk_without_any_room_is_named_before_anything_is_trained(
@@ -199,7 +199,7 @@ def assert_delivered(run: RunFolder, server: Server, *, steps: int) -> None:
     client = MlflowClient(server.uri)
     assert client.get_run(run.mlflow_run_id).info.status == "FINISHED"
     history = client.get_metric_history(run.mlflow_run_id, "train/loss")
-    assert sorted(metric.step for metric in history) == list(range(steps))
+    assert sorted(metric.step for metric in history) == list(range(1, steps + 1))
     names = {file.path for file in client.list_artifacts(run.mlflow_run_id, "model")}
     assert {"model/reward_model.json", "model/head.safetensors", "model/recipe.yaml"} <= names
 
@@ -218,7 +218,7 @@ def test_a_server_that_is_down_at_the_start_is_told_once_and_gets_all_later(
     assert len(warnings) == 2, done.stderr
     assert f"MLflow at {server.uri} does not answer" in warnings[0]
     assert f"They are kept in {run.outbox.folder}" in warnings[1]
-    assert losses(run) == list(range(6))
+    assert losses(run) == list(range(1, 7))
     assert run.outbox.pending
 
     server.start()
@@ -239,7 +239,7 @@ def test_a_server_that_dies_in_the_middle_of_a_run_does_not_stop_it(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     server.kill()
-    missing = set(range(24)) - set(losses(runs[0]))
+    missing = set(range(1, 25)) - set(losses(runs[0]))
     assert missing, "the server was killed before the run ended"
     printed, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors

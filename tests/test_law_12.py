@@ -31,13 +31,7 @@ LOSSES = [
     for module in pkgutil.iter_modules(basereward.model.losses.__path__)
     for options in OPTIONS.get(module.name, [{}])
 ]
-CRITIC = {
-    "_target_": "critic",
-    "prompt": "critique_brief",
-    "max_tokens": 3,
-    "critiques": "both",
-    "language_weight": 0.5,
-}
+BRIEF = {"prompt": "critique_brief", "max_tokens": 3}
 HEADS = {
     "mlp": {"_target_": "mlp"},
     "critic": {"_target_": "critic", "critiques": "both", "language_weight": 0.5, **BRIEF},

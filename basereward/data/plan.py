@@ -170,8 +170,9 @@ class Plan(Steps):
                 if passes * self.ranks > self.groups:
                     within = f" within batch.tokens={self.budget}" if self.budget is not None else ""
                     raise RecipeError(
-                        f"batch.modality is separate, and the {self.groups} groups of step {step} cannot be shared out "
-                        f"over passes of {self.ranks} ranks{within}; raise batch.groups, or leave batch.modality mixed"
+                        f"batch.modality is separate, and the {self.groups} groups of step {step + 1} cannot be shared "
+                        f"out over passes of {self.ranks} ranks{within}; raise batch.groups, or leave batch.modality "
+                        "mixed"
                     )
         return passes
 

@@ -48,6 +48,11 @@ class CellProcesses:
         self._child = self._child or Child("basereward.train.cell")
         return self._child
 
+    def interrupt(self) -> None:
+        """Stops the cell that is trained, as Ctrl-C does."""
+        if self._child is not None:
+            self._child.interrupt()
+
     def close(self) -> None:
         if self._child is not None:
             self._child.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any, TypeAlias
 
 from basereward.errors import BaseRewardError, RunError, explain
 from basereward.io.files import write_atomic
+from basereward.io.interrupts import Interrupts, popen_with_interrupts_blocked
 from basereward.recipe.trust import is_trusted, trusting
 from basereward.train.console import log_to_stderr
 
@@ -37,7 +39,7 @@ class Child:
     def __init__(self, module: str) -> None:
         self._place = tempfile.TemporaryDirectory(prefix="basereward-cell-")
         command = [sys.executable, "-m", module, str(os.getpid()), *([TRUST] if is_trusted() else [])]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        self._process = popen_with_interrupts_blocked(command, stdin=subprocess.PIPE)
 
     def ask(self, told: str, *, parent: str, resume: str | None = None) -> dict[str, Any]:
         """Returns what it answers.
@@ -67,6 +69,10 @@ class Child:
             raise RunError(found["error"])
         return found
 
+    def interrupt(self) -> None:
+        """Stops what the process works on, as Ctrl-C does; `close` then waits for its end."""
+        self._process.send_signal(signal.SIGINT)
+
     def close(self) -> None:
         """Ends the process, which ends by itself when it is told nothing more."""
         assert self._process.stdin is not None
@@ -87,7 +93,11 @@ def run_child(module: str, told: str, *, parent: str) -> dict[str, Any]:
         RunError: the process failed; the message is its own.
     """
     with contextlib.closing(Child(module)) as child:
-        return child.ask(told, parent=parent)
+        try:
+            return child.ask(told, parent=parent)
+        except KeyboardInterrupt:
+            child.interrupt()
+            raise
 
 
 def answer(begin: Callable[[], Work], *, pid: str, trust: str = "") -> int:
@@ -101,6 +111,7 @@ def answer(begin: Callable[[], Work], *, pid: str, trust: str = "") -> int:
     Returns:
         The exit code.
     """
+    interrupts = Interrupts().install()
     threading.Thread(target=_end_with, args=(int(pid),), daemon=True).start()
     with log_to_stderr(), trusting(trust == TRUST):
         if trust:
@@ -109,13 +120,14 @@ def answer(begin: Callable[[], Work], *, pid: str, trust: str = "") -> int:
         for line in sys.stdin:
             task = json.loads(line)
             try:
-                found = work(task["told"], task["parent"], task["resume"])
+                with interrupts.stopping():
+                    found = work(task["told"], task["parent"], task["resume"])
             except BaseRewardError as error:
                 found = {"error": explain(error)}
             except KeyboardInterrupt:  # the sweep has it too, and says so
                 return EXIT_INTERRUPTED
             write_atomic(task["result"], json.dumps(found))
-    return 0
+    return EXIT_INTERRUPTED if interrupts.seen else 0
 
 
 def _ending(code: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +17,15 @@ from basereward.model.scorer import load_scorer
 from basereward.recipe import recipe_from_yaml, recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
 from basereward.train.build import build
+from basereward.train.claim import lock_run, unlock_run
 from basereward.train.module import RewardModule
 from basereward.train.params import flatten
 from basereward.train.recorder import Recorder
 from basereward.train.runs import RunFolder, find
 from basereward.train.shared import Shared
 from basereward.train.tracking import check_store, deliver_pending
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -60,18 +64,24 @@ def train(
             module, data, trainer = build(recipe, run=run, shared=shared)
             return _train(module, data, trainer, run=run)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt
-        run.give_up("killed", stop)
+        if run.state != "finished":  # Ctrl-C while the last records were delivered: they are kept
+            run.give_up("killed", stop)
+            logger.info("%s", _whereabouts(run))
         raise KeyboardInterrupt from stop
     except Exception as error:
         run.give_up("failed", error)
         if isinstance(error, BaseRewardError):
             error.add_note(_whereabouts(run))
         raise
+    finally:
+        unlock_run(run)
 
 
 def _new(recipe: Recipe, parent: str | None, title: str | None, axes: Mapping[str, str] | None) -> RunFolder:
     sha256, name = recipe_sha256(recipe), title or recipe.name
-    return RunFolder.create(recipe_yaml(recipe), recipe_sha256=sha256, name=name, parent=parent, axes=axes)
+    run = RunFolder.create(recipe_yaml(recipe), recipe_sha256=sha256, name=name, parent=parent, axes=axes)
+    lock_run(run)
+    return run
 
 
 def _whereabouts(run: RunFolder) -> str:
@@ -101,6 +111,16 @@ def _recorded(
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     seconds = time.perf_counter() - began
     trainer.test(module, datamodule=data, verbose=False)
+    try:
+        return _publish(recorder, data, run=run, seconds=seconds)
+    except BaseException as error:  # Lightning tells the recorder of those in the two calls above
+        if run.state != "finished":
+            recorder.on_exception(trainer, module, error)
+        raise
+
+
+def _publish(recorder: Recorder, data: PreferenceData, *, run: RunFolder, seconds: float) -> dict[str, Any]:
+    """Merges the adapters where the recipe says so, and records model and result."""
     if recorder.recipe.model.lora is not None and recorder.recipe.model.lora.merge:
         load_scorer(run.model, device="cpu").merged().save(run.model)
     result = {
@@ -117,26 +137,43 @@ def _recorded(
 
 
 def continued(run_id: str, recipe: Recipe) -> RunFolder:
-    """The folder of a stopped run that goes on, checked against the recipe.
+    """The folder of a stopped run that goes on, checked against the recipe, and locked for this process.
 
     Raises:
-        RunError: there is no such run, it is finished or still running, or its recipe is another one.
+        RunError: there is no such run, it is finished or still running, or its recipe is another one. The run is left
+            as it is.
     """
     run = find(run_id)
+    # The lock decides between processes that see the same stopped run at the same time.
+    if not lock_run(run):
+        raise _still_running(run_id)
+    try:
+        _check_continued(run, recipe)
+    except BaseException:
+        unlock_run(run)
+        raise
+    run.mark("running")
+    return run
+
+
+def _still_running(run_id: str) -> RunError:
+    return RunError(f"run '{run_id}' is still running; stop it before it is continued")
+
+
+def _check_continued(run: RunFolder, recipe: Recipe) -> None:
+    run_id = run.run_id
     if run.state == "finished":
         raise RunError(
             f"run '{run_id}' is finished; there is nothing to continue. Its model: basereward score {run_id} FILE"
         )
     if run.state == "running":
-        raise RunError(f"run '{run_id}' is still running; stop it before it is continued")
+        raise _still_running(run_id)
     before = recipe_from_yaml(run.recipe)
     if recipe_sha256(before) != recipe_sha256(recipe):
         raise RunError(
             f"run '{run_id}' has another recipe ({run.recipe}); a run goes on with its own, or its numbers would mean "
             "nothing. " + _difference(before, recipe)
         )
-    run.mark("running")
-    return run
 
 
 def _difference(before: Recipe, now: Recipe) -> str:

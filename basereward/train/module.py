@@ -104,7 +104,7 @@ class RewardModule(LightningModule):
         outputs = self.model.outputs(batch)
         loss, parts = self._loss(outputs, batch)
         if not torch.isfinite(loss):
-            raise NotFiniteError(self._not_finite(f"the loss is {float(loss.detach())}"))
+            raise NotFiniteError(self._not_finite(f"the loss is {float(loss.detach())}", step=self.global_step + 1))
         if self.logs:
             self._step_parts.append({"loss": loss.detach(), **{name: part.detach() for name, part in parts.items()}})
             if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
@@ -156,14 +156,16 @@ class RewardModule(LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
         if not torch.isfinite(norm):
-            raise NotFiniteError(self._not_finite(f"the norm of the gradient is {float(norm)}"))
+            raise NotFiniteError(
+                self._not_finite(f"the norm of the gradient is {float(norm)}", step=self.global_step + 1)
+            )
         if self.logs:
             self.log("train/grad_norm", norm)
             self.log("train/lr", optimizer.param_groups[0]["lr"])  # here it is that of this step, later of the next
 
-    def _not_finite(self, what: str) -> str:
+    def _not_finite(self, what: str, *, step: int) -> str:
         return (
-            f"{what} at step {self.global_step}. The rows of the step: {', '.join(self._batch_ids)}. No checkpoint was "
+            f"{what} at step {step}. The rows of the step: {', '.join(self._batch_ids)}. No checkpoint was "
             "written since. Train anew with a lower optimizer.lr or a longer schedule.warmup, or look at those rows."
         )
 
@@ -253,7 +255,7 @@ class RewardModule(LightningModule):
         state = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         for name, weight in state.items():
             if not torch.isfinite(weight).all():
-                raise NotFiniteError(self._not_finite(f"the weight {name} is no longer finite"))
+                raise NotFiniteError(self._not_finite(f"the weight {name} is no longer finite", step=self.global_step))
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

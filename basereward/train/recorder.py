@@ -38,7 +38,11 @@ AXIS = "axis"
 
 
 class RecordLogger(Logger):
-    """Lightning's `self.log`, sent to the recorder's tracker."""
+    """Lightning's `self.log`, sent to the recorder's tracker.
+
+    Steps are counted from 1: what is measured with the weights after N optimizer steps is recorded at step N. Lightning
+    numbers a step that is under way, and a validation after it, from 0.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -60,7 +64,7 @@ class RecordLogger(Logger):
         self._stepped = (step, frozenset(own))
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        step = step or 0
+        step = self.recorder.global_step
         told = self._stepped[1] if step == self._stepped[0] else frozenset()
         kept = {name: float(value) for name, value in metrics.items() if name != "epoch" and name not in told}
         self.recorder.metrics(kept, step=step)
@@ -92,8 +96,15 @@ class Recorder(Callback):
         self.test_metrics: dict[str, float] = {}
         self.pair_s: float | None = None  # that the scores of a test pair took
         self._recorded = 0  # lost rows
+        self._trainer: Trainer | None = None
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps that are done."""
+        return 0 if self._trainer is None else self._trainer.global_step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
         if self.tracker is not None or not trainer.is_global_zero:
             return
         tracking = self.recipe.tracking
@@ -133,7 +144,7 @@ class Recorder(Callback):
         """
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if whole and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.logger.log_step(trainer.callback_metrics, step=trainer.global_step - 1)
+            self.logger.log_step(trainer.callback_metrics, step=trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.recipe.probe:  # probes share a process, whose peak is that of whatever it did before

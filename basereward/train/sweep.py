@@ -12,7 +12,7 @@ from typing import Any, Literal
 from basereward.errors import RunError
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.train.cell_processes import CellProcesses
-from basereward.train.claim import claim
+from basereward.train.claim import claim, lock_run, unlock_run
 from basereward.train.compare_cells import compare_cells
 from basereward.train.results import told
 from basereward.train.runs import RunFolder, finished_with, list_runs, running_with, unfinished_with
@@ -36,8 +36,15 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
     """
     check_store(experiment.cells[0].recipe.tracking.uri)
     deliver_pending()
+    folder = _sweep_folder(experiment.cells, name=experiment.name)
+    try:
+        return _sweep(experiment, folder)
+    finally:
+        unlock_run(folder)
+
+
+def _sweep(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
     cells, name = experiment.cells, experiment.name
-    folder = _sweep_folder(cells, name=name)
     tracking = cells[0].recipe.tracking
     tracker = Tracker(folder)
     with contextlib.closing(CellProcesses()) as processes:
@@ -49,10 +56,12 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
             processes.close()
             together = make_ensembles(experiment, results, sweep_id=folder.run_id)
         except BaseException as error:
+            processes.interrupt()
             ended: Literal["failed", "killed"] = "failed" if isinstance(error, Exception) else "killed"
             tracker.close(ended)
             folder.give_up(ended, error)
             tracker.finish(ended)
+            logger.info("the sweep was stopped; the same command goes on with it, and skips cells that are finished")
             raise
     state: Literal["failed", "finished"] = (
         "failed" if any(result["status"] == "failed" for result in [*results, *together]) else "finished"
@@ -76,10 +85,14 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
     """The folder of the sweep: that of the same cells when it was stopped, so that its runs keep their parent."""
     grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in cells)
     for run in list_runs(kind="sweep"):
-        if run.name == name and run.recipe_text() == grid and run.state != "running":
-            run.mark("running")
-            return run
-    return RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")
+        if run.name == name and run.recipe_text() == grid and lock_run(run):
+            if run.state != "running":
+                run.mark("running")
+                return run
+            unlock_run(run)
+    folder = RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")
+    lock_run(folder)
+    return folder
 
 
 def _run_all(cells: Sequence[Cell], *, processes: CellProcesses, sweep_id: str) -> list[dict[str, Any]]:

@@ -221,5 +221,5 @@ def test_a_probe_has_the_curves_of_the_run_that_it_stands_for() -> None:
                 if name.startswith("train/")
             }
         )
-    assert {step for step, name in curves[0] if name == "train/loss"} == {1, 3, 5}  # counted from 0
+    assert {step for step, name in curves[0] if name == "train/loss"} == {2, 4, 6}
     assert curves[0] == pytest.approx(curves[1], abs=1e-5)

@@ -53,8 +53,8 @@ def fitted(recipe: Recipe) -> tuple[RunFolder, Witness]:
 def test_a_step_is_recorded_before_its_checkpoint(recipe: Recipe) -> None:
     """A run that is killed right after a checkpoint goes on with the next step; the record of this one is there."""
     run, witness = fitted(recipe)
-    assert witness.left == {step: list(range(step)) for step in (1, 2, 3, 4)}
-    assert losses(run) == [0, 1, 2, 3]
+    assert witness.left == {step: list(range(1, step + 1)) for step in (1, 2, 3, 4)}
+    assert losses(run) == [1, 2, 3, 4]
 
 
 def test_a_step_is_recorded_once_and_whole(recipe: Recipe) -> None:
@@ -64,9 +64,10 @@ def test_a_step_is_recorded_once_and_whole(recipe: Recipe) -> None:
     for record, _ in run.outbox.read(0):
         for name in record.get("values", {}) if record["kind"] == "metrics" else ():
             named.setdefault(name, []).append(record["step"])
-    stepped = {name for name, steps in named.items() if steps == [0, 1, 2, 3]}
+    stepped = {name for name, steps in named.items() if steps == [1, 2, 3, 4]}
     assert {"train/loss", "train/lr", "train/grad_norm", "time/step_s", "perf/tflops", "perf/mfu"} <= stepped
     assert "time/data_wait_share" in stepped
+    assert named["val/pair_accuracy"] == [2, 4]  # as the log and best.json count
     assert all(len(steps) == len(set(steps)) for steps in named.values()), named
 
 
@@ -76,4 +77,4 @@ def test_the_rate_of_a_step_is_the_one_it_was_made_with() -> None:
     run, _ = fitted(load_recipe("basereward", overrides=overrides))
     records = [record for record, _ in run.outbox.read(0) if "train/lr" in record.get("values", {})]
     rates = {record["step"]: record["values"]["train/lr"] for record in records}
-    assert rates == pytest.approx({0: 0.25e-3, 1: 0.5e-3, 2: 0.75e-3, 3: 1e-3})
+    assert rates == pytest.approx({1: 0.25e-3, 2: 0.5e-3, 3: 0.75e-3, 4: 1e-3})

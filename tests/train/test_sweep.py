@@ -163,7 +163,7 @@ def test_the_next_call_goes_on_where_the_sweep_was_killed(
     records = [record for record, _ in place.runs()[1].outbox.read(0)]
     assert [record["kind"] for record in records].count("reopen") == 1
     steps = [record["step"] for record in records if "train/loss" in record.get("values", {})]
-    assert steps == list(range(12))
+    assert steps == list(range(1, 13))
     assert "cell 2 of 3: seed=1" in log.splitlines()
     assert any(line.startswith("step 12, ") for line in log.splitlines())
 
