@@ -67,6 +67,7 @@ def build(
     path = backbone_path(recipe.model.backbone)
     data, backbone = shared.find(recipe, lost_file=run.lost) or (_read(recipe, path=path, lost_file=run.lost), None)
     model = build_model(trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone)
+    model.backbone.check_layout(recipe.batch.layout)
     if speaks(model.head):
         model.voice = Voice(data.encoder)
     if recipe.trainer.compile:
