@@ -13,17 +13,27 @@ from typing import Any, TypeAlias
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, Cache, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    Cache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import __version__ as transformers_version
 from transformers.utils import logging as transformers_logging
 
-from basereward.data.tree import PADDING, TreeBatch
+from basereward.data.tree import PADDING, Layout, TreeBatch
 from basereward.errors import ModelError
 from basereward.io.limits import read_json_object
-from basereward.model.attention import TREE_ATTENTION, TreePlan, branch_mask
+from basereward.model.attention import TREE_ATTENTION, RowPlan, TreePlan, tree_masks
 from basereward.model.folder_checks import check_checkpoint, check_numbers, check_size, explained
 from basereward.model.identity import CONFIG, BackboneIdentity, checkpoint_identity, find_file, precision_text
 from basereward.model.kernels import Kernels, check_liger, use_liger
 from basereward.model.last_layer import LastLayer
+from basereward.model.layout_check import find_tree_fault
 from basereward.model.pooling import LAST, Pooling
 from basereward.model.quantization import Quantization, quantization_config, settle
 from basereward.model.recompute import recompute
@@ -43,15 +53,22 @@ class Backbone(nn.Module):
         model: the transformer without its language head, with adapters or without.
         origin: where its weights were loaded from.
         quantization: how they were quantised.
+        tree_fault: why it cannot take tree rows; None: it can.
     """
 
     def __init__(
-        self, model: PreTrainedModel | PeftModel, *, origin: Origin, quantization: Quantization | None = None
+        self,
+        model: PreTrainedModel | PeftModel,
+        *,
+        origin: Origin,
+        quantization: Quantization | None = None,
+        tree_fault: str | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.origin = origin
         self.quantization = quantization
+        self.tree_fault = tree_fault
         self.vision = PictureEncoder()
         self._last_layer = LastLayer()
         self.merged = False  # whether adapters were folded in, so that the weights are no longer those at the origin
@@ -75,8 +92,8 @@ class Backbone(nn.Module):
         """Pooled hidden states of the branches, shape `(B, D)`, in the backbone's precision; `cache` as below.
 
         Raises:
-            ModelError: the batch has images and the backbone reads none; or it has tree rows and the backbone attends
-                in windows.
+            ModelError: the batch has images and the backbone reads none; or it has tree rows, which the backbone's
+                family cannot take.
         """
         return pooling(self.hidden_states(batch, pooling=pooling, cache=cache), batch)
 
@@ -88,24 +105,39 @@ class Backbone(nn.Module):
                 states of all tokens are made.
             cache: an empty one takes the keys and values of all tokens. One that holds those of a prefix is seen by
                 the tokens of the batch's one row, which are the branches of the batch's one tree.
+
+        Raises:
+            ModelError: as `forward`.
         """
-        places = None if pooling is None else pooling.places(batch)
-        restricted = self._last_layer.restrict(self.transformer, places, length=batch.input_ids.shape[1])
-        prefix = 0 if cache is None else cache.get_seq_length()
+        self.check_layout(batch.layout)
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,
             "use_cache": False,
             "past_key_values": cache,
-        } | self._attention(batch, restricted=restricted, pooling=pooling or LAST, prefix=prefix)
+        }
+        inputs |= self._attention(batch, pooling=pooling, prefix=0 if cache is None else cache.get_seq_length())
         if batch.image_places:
             if not self.reads_images:
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
             inputs["mm_encoder_outputs"] = {"image": self.vision(self.transformer, batch)}
-        hidden: Tensor = self.transformer(**inputs).last_hidden_state
+        rows = inputs.get("rows")
+        with tree_masks(rows if isinstance(rows, TreePlan) else None):
+            hidden: Tensor = self.transformer(**inputs).last_hidden_state
         if batch.pixels is None and self._vision_is_awaited():
             hidden = hidden + 0.0 * features_of_nothing(self.transformer)
         return hidden
+
+    def check_layout(self, layout: Layout) -> None:
+        """
+        Raises:
+            ModelError: batches of this layout cannot be run through this backbone.
+        """
+        if layout == "tree" and self.tree_fault is not None:
+            kind = self.transformer.config.model_type
+            raise ModelError(
+                f"{self.origin.path} ({kind}) cannot take tree rows: {self.tree_fault}. Set batch.layout=plain."
+            )
 
     def _vision_is_awaited(self) -> bool:
         """Whether other processes may wait for gradients of the vision tower that this one's batch would not give.
@@ -117,22 +149,29 @@ class Backbone(nn.Module):
             return False
         return is_trained(self.transformer)
 
-    def _attention(self, batch: TreeBatch, *, restricted: int | None, pooling: Pooling, prefix: int) -> dict[str, Any]:
-        if batch.layout == "plain":
-            return {"attention_mask": (batch.branch != PADDING).long()}
-        kinds = set(getattr(self.transformer.config.get_text_config(), "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            raise ModelError(
-                f"{self.origin.path} has layers of {', '.join(sorted(kinds))}; tree rows need full attention. "
-                "Set batch.layout=plain."
-            )
+    def _attention(self, batch: TreeBatch, *, pooling: Pooling | None, prefix: int) -> dict[str, Any]:
+        """What the layers are told about the rows; `prefix` is the number of tokens in the cache."""
+        rows, length = batch.input_ids.shape
         device = batch.input_ids.device
-        if prefix:
-            ((_, *branches),) = batch.trees
-            return {"attention_mask": branch_mask(prefix, branches, device=device)[None, None]}
-        plan = TreePlan(batch.trees, device=device, restricted=restricted, pooling=pooling)
-        # Every family takes a mask of four axes as it is and makes none of its own; tree attention does not read it.
-        return {"attention_mask": torch.ones(1, 1, 1, 1, device=device), "tree": plan}
+        restricted, pooled = None, None
+        if pooling is not None and self.tree_fault is None:
+            restricted = self._last_layer.install(self.transformer)
+        if pooling is not None and restricted is not None:
+            places = pooling.places(batch)
+            pooled = places[:, 0] * length + places[:, 1]
+        if batch.layout == "plain":
+            plain: dict[str, Any] = {"attention_mask": (batch.branch != PADDING).long()}
+            return plain if pooled is None else plain | {"rows": RowPlan(pooled)}
+        plan = TreePlan(
+            batch.trees,
+            device=device,
+            restricted=restricted,
+            pooling=pooling or LAST,
+            pooled=pooled,
+            cached=prefix > 0,
+        )
+        # No token is padding; with a mask that says so, no family takes positions that begin anew for packed rows.
+        return {"attention_mask": torch.ones(rows, prefix + length, dtype=torch.long, device=device), "rows": plan}
 
 
 def load_backbone(
@@ -165,7 +204,7 @@ def load_backbone(
     if kernels == "liger":
         reader = config.get_text_config() if config.model_type == "internvl" else config  # whose layers have kernels
         check_liger(reader.model_type)
-    attention: Any = {"text_config": TREE_ATTENTION} if config.model_type in VISION_FAMILIES else TREE_ATTENTION
+    attention: Any = {"text_config": TREE_ATTENTION} if config.model_type in VISION_FAMILIES else _attention_of(config)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
     options["use_safetensors"] = True  # transformers would read a pickle where there is no safetensors file
     if quantization is not None:
@@ -183,7 +222,16 @@ def load_backbone(
     if kernels == "liger":
         use_liger(model)
     origin = replace(identity, fingerprint=fingerprint(model))
-    return Backbone(model, origin=origin, quantization=quantization)
+    tree_fault = find_tree_fault(Backbone(model, origin=origin, quantization=quantization))
+    return Backbone(model, origin=origin, quantization=quantization, tree_fault=tree_fault)
+
+
+def _attention_of(config: PreTrainedConfig) -> str:
+    """Our attention where the family calls attention by transformers' interface, else its own."""
+    kind: Any = MODEL_MAPPING.get(type(config), None)
+    while isinstance(kind, tuple | list):
+        kind = kind[0]
+    return TREE_ATTENTION if kind is None or kind._can_set_attn_implementation() else "eager"
 
 
 def _identity(
@@ -227,12 +275,34 @@ def load_config(path: str | Path, *, revision: str | None = None, trust_remote_c
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code
         )
-    if hasattr(config, "vision_config") and config.model_type not in VISION_FAMILIES:
+    _check_family(config, path)
+    return config
+
+
+def _check_family(config: PreTrainedConfig, path: str | Path) -> None:
+    """
+    Raises:
+        ModelError: the family reads more than text and is none of those whose pictures are known, it encodes a source
+            text before it writes, or transformers has no such model without a head.
+    """
+    if config.model_type in VISION_FAMILIES:
+        return
+    more = hasattr(config, "vision_config") or hasattr(config, "audio_config")
+    if more or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelError(
             f"{path} is a {config.model_type} model; families that read images are {', '.join(VISION_FAMILIES)}, "
             "besides any text-only causal model"
         )
-    return config
+    if type(config) not in MODEL_MAPPING and not getattr(config, "auto_map", None):
+        raise ModelError(
+            f"{path} is a {config.model_type} model, of which transformers {transformers_version} has no backbone by "
+            "itself. Take a decoder-only language model."
+        )
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{path} is a {config.model_type} model, which has an encoder and a decoder. Take a decoder-only language "
+            "model."
+        )
 
 
 def _check_local(path: str | Path) -> None:

@@ -78,6 +78,7 @@ def _build(
     path = backbone_path(recipe.model.backbone)
     data, backbone = shared.find(recipe, lost_file=run.lost) or (_read(recipe, path=path, run=run), None)
     model = build_model(trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone)
+    model.backbone.check_layout(recipe.batch.layout)
     identity = record_identity(run, recipe, backbone=model.backbone, data=data)
     if speaks(model.head):
         model.voice = Voice(data.encoder)

@@ -4,33 +4,81 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import (
+    and_masks,
+    bidirectional_mask_function,
+    causal_mask_function,
+    chunked_causal_mask_function,
+    or_masks,
+    sliding_window_bidirectional_mask_function,
+    sliding_window_causal_mask_function,
+    sliding_window_overlay,
+)
 
-from basereward.model.attention import SHARED_CALL, TREE_ATTENTION, TreePlan, branch_mask, tree_attention
+from basereward.errors import ModelError
+from basereward.model.attention import (
+    NO_LIMIT,
+    SHARED_CALL,
+    TREE_ATTENTION,
+    LayerMask,
+    Limit,
+    TreePlan,
+    branch_mask,
+    read_limit,
+    tree_attention,
+    tree_mask,
+    tree_masks,
+)
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
 Trees = Sequence[tuple[int, ...]]
 
 
-def visible(trees: Trees) -> Tensor:
-    """bool, shape `(T, T)`: a token sees what is not later, of its group, and of the prefix or its own branch."""
-    place = [(g, b) for g, tree in enumerate(trees) for b, size in enumerate(tree) for _ in range(size)]
-    rows = [
-        [j <= i and group == of and branch in (0, own) for j, (group, branch) in enumerate(place)]
-        for i, (of, own) in enumerate(place)
-    ]
-    return torch.tensor(rows)
+def visible(trees: Trees, limit: Limit = NO_LIMIT) -> Tensor:
+    """bool, shape `(T, T)`: a token sees what is not later, of its group, of the prefix or its own branch, and no
+    further back in its own sequence than the limit."""
+    tokens = []  # group, branch, place in the sequence of prefix and branch
+    for group, (prefix, *branches) in enumerate(trees):
+        tokens += [(group, 0, place) for place in range(prefix)]
+        for branch, size in enumerate(branches, 1):
+            tokens += [(group, branch, prefix + place) for place in range(size)]
+    seen = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
+    for i, (group, branch, place) in enumerate(tokens):
+        for j, (other, own, before) in enumerate(tokens[: i + 1]):
+            near = limit.window is None or place - before < limit.window
+            together = limit.chunk is None or place // limit.chunk == before // limit.chunk
+            seen[i, j] = group == other and own in (0, branch) and near and together
+    return seen
 
 
-def by_definition(query: Tensor, key: Tensor, value: Tensor, trees: Trees, *, scaling: float) -> Tensor:
+def by_definition(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    trees: Trees,
+    *,
+    scaling: float,
+    limit: Limit = NO_LIMIT,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """Attention with one matrix of weights for the whole row, in float64."""
     key, value = (states.double().repeat_interleave(HEADS // KEY_HEADS, dim=1) for states in (key, value))
-    weights = (query.double() @ key.transpose(2, 3) * scaling).masked_fill(~visible(trees), float("-inf")).softmax(-1)
-    return (weights @ value).transpose(1, 2)
+    logits = query.double() @ key.transpose(2, 3) * scaling
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    exponentials = logits.exp() * visible(trees, limit)
+    total = exponentials.sum(-1, keepdim=True)
+    if sinks is not None:
+        total = total + sinks.double().exp()[:, None, None]
+    return (exponentials / total @ value).transpose(1, 2)
 
 
 def random_trees(rng: random.Random) -> list[tuple[int, ...]]:
@@ -55,7 +103,7 @@ def test_a_token_sees_its_prefix_and_its_own_branch(trees: Trees) -> None:
     length = sum(map(sum, trees))
     states = [torch.randn(1, heads, length, WIDTH, requires_grad=True) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
     plan = TreePlan(trees, device="cpu")
-    output, weights = tree_attention(nn.Module(), *states, attention_mask=None, tree=plan, scaling=0.3)
+    output, weights = tree_attention(nn.Module(), *states, attention_mask=LayerMask(NO_LIMIT, plan), scaling=0.3)
     expected = by_definition(*states, trees, scaling=0.3)
     assert weights is None
     assert output.shape == (1, length, HEADS, WIDTH)
@@ -65,6 +113,116 @@ def test_a_token_sees_its_prefix_and_its_own_branch(trees: Trees) -> None:
     wanted = torch.autograd.grad(expected, states, upstream.double())
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+KINDS: dict[str, tuple[Limit, dict[str, Any]]] = {
+    "window": (Limit(window=4), {}),
+    "window-of-itself": (Limit(window=1), {}),
+    "window-longer-than-the-row": (Limit(window=10_000), {}),
+    "chunk": (Limit(chunk=4), {}),
+    "softcap": (NO_LIMIT, {"softcap": 0.7}),
+    "sinks": (NO_LIMIT, {"s_aux": torch.tensor([0.5, -1.0, 2.0, 0.0])}),
+    "all": (Limit(window=6, chunk=9), {"softcap": 0.7, "s_aux": torch.tensor([0.5, -1.0, 2.0, 0.0])}),
+}
+
+
+@pytest.mark.parametrize(("limit", "options"), KINDS.values(), ids=KINDS.keys())
+def test_windows_chunks_soft_caps_and_sinks_are_those_of_the_definition(limit: Limit, options: dict[str, Any]) -> None:
+    """A window and a chunk are counted in the sequence of prefix and branch, not in the row; outputs and gradients."""
+    trees = [(9, 5, 3, 8), (3, 2)]
+    torch.manual_seed(0)
+    length = sum(map(sum, trees))
+    states = [torch.randn(1, heads, length, WIDTH, requires_grad=True) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
+    plan = TreePlan(trees, device="cpu")
+    output, _ = tree_attention(
+        nn.Module(), *states, attention_mask=LayerMask(limit, plan), scaling=0.3, sliding_window=4, **options
+    )
+    expected = by_definition(
+        *states, trees, scaling=0.3, limit=limit, softcap=options.get("softcap"), sinks=options.get("s_aux")
+    )
+    torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn_like(output)
+    found = torch.autograd.grad(output, states, upstream)
+    wanted = torch.autograd.grad(expected, states, upstream.double())
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("limit", "options"), KINDS.values(), ids=KINDS.keys())
+def test_tokens_that_are_read_and_tokens_after_a_cache_attend_as_in_the_row(
+    limit: Limit, options: dict[str, Any]
+) -> None:
+    """The layer that works for pooled tokens alone, and branches that come after the cached keys of their prefix, give
+    what the whole row gives there."""
+    tree = (9, 5, 3, 8)
+    torch.manual_seed(0)
+    states = [torch.randn(1, heads, sum(tree), WIDTH) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
+    layer: Any = nn.Module()
+    layer.layer_idx = 1
+    masks = [
+        LayerMask(limit, TreePlan([tree], device="cpu", **kind)) for kind in ({}, {"restricted": 1}, {"cached": True})
+    ]
+    options = options | {"scaling": 0.3}
+    whole, _ = tree_attention(layer, *states, masks[0], **options)
+    read, _ = tree_attention(layer, *states, masks[1], **options)
+    ends = [9 + 4, 9 + 7, 9 + 15]
+    torch.testing.assert_close(read[:, ends], whole[:, ends], rtol=1e-5, atol=1e-5)
+    query, key, value = states
+    after, _ = tree_attention(layer, query[:, :, 9:], key, value, masks[2], **options)
+    torch.testing.assert_close(after, whole[:, 9:], rtol=1e-5, atol=1e-5)
+
+
+def test_the_limit_of_a_layer_is_read_from_its_mask_function() -> None:
+    """What transformers builds for its kinds of layers; what it is not built for is refused."""
+    padding = torch.zeros(1, dtype=torch.long)
+    assert read_limit(causal_mask_function) == NO_LIMIT
+    assert read_limit(sliding_window_causal_mask_function(4)) == Limit(window=4)
+    assert read_limit(chunked_causal_mask_function(8, padding)) == Limit(chunk=8)
+    assert read_limit(and_masks(sliding_window_causal_mask_function(4), sliding_window_overlay(3))) == Limit(window=3)
+    refused = [
+        bidirectional_mask_function,
+        sliding_window_bidirectional_mask_function(4),
+        or_masks(causal_mask_function, sliding_window_overlay(4)),
+        and_masks(causal_mask_function, lambda batch, head, query, key: key != 3),
+        sliding_window_overlay(4),
+    ]
+    for function in refused:
+        with pytest.raises(ModelError):
+            read_limit(function)
+
+
+@pytest.mark.parametrize("keyword", ["position_bias", "sinks", "indices", "never_heard_of"])
+def test_a_keyword_that_is_not_implemented_is_refused_by_name(keyword: str) -> None:
+    """Nothing that a family hands to its attention is dropped in silence; None asks for nothing."""
+    states = [torch.randn(1, HEADS, 5, WIDTH) for _ in range(3)]
+    whole = LayerMask(NO_LIMIT, TreePlan([(3, 2)], device="cpu"))
+    tree_attention(nn.Module(), *states, whole, **{keyword: None})
+    with pytest.raises(ModelError, match=keyword):
+        tree_attention(nn.Module(), *states, whole, **{keyword: torch.zeros(1)})
+    if keyword != "position_bias":  # which plain rows have
+        with pytest.raises(ModelError, match=keyword):
+            tree_attention(nn.Module(), *states, None, **{keyword: torch.zeros(1)})
+
+
+def test_a_layer_that_masks_by_itself_or_sees_later_tokens_is_refused() -> None:
+    """A tree row is never attended to as a plain one, nor with what is later."""
+    states = [torch.randn(1, HEADS, 5, WIDTH) for _ in range(3)]
+    plan = TreePlan([(3, 2)], device="cpu")
+    with pytest.raises(ModelError, match="Module"):
+        tree_attention(nn.Module(), *states, None, rows=plan)
+    with pytest.raises(ModelError, match="is_causal"):
+        tree_attention(nn.Module(), *states, LayerMask(NO_LIMIT, plan), is_causal=False)
+
+
+def test_masks_are_those_of_tree_rows_only_where_they_are_asked_for() -> None:
+    """Inside the context a mask is the layer's limit; outside, and in another thread, it is a mask of plain rows."""
+    size: dict[str, Any] = {"batch_size": 1, "q_length": 4, "kv_length": 4, "allow_is_causal_skip": False}
+    size["mask_function"] = sliding_window_causal_mask_function(2)
+    plan = TreePlan([(3, 2)], device="cpu")
+    with tree_masks(plan), ThreadPoolExecutor() as threads:
+        assert tree_mask(**size) == LayerMask(Limit(window=2), plan)
+        assert isinstance(threads.submit(tree_mask, **size).result(), Tensor)
+    assert isinstance(tree_mask(**size), Tensor)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, LlavaConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModel, LlavaConfig, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from basereward.data.tree import TreeBatch, collate
 from basereward.errors import ModelError
@@ -153,21 +153,34 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_tree_rows_need_full_attention(windows: Path) -> None:
-    """A window would cut a branch off its prefix: tree rows are refused, and the error names the way out."""
-    with pytest.raises(ModelError, match=r"layers of full_attention, sliding_attention.*batch\.layout=plain"):
-        load_backbone(windows)(text_batch("tree"))
+@pytest.fixture(scope="module")
+def mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with windows of eight tokens in every layer, whose configuration names no kinds of layers."""
+    folder = tmp_path_factory.mktemp("mistral")
+    size: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    MistralForCausalLM(MistralConfig(sliding_window=8, **size, **heads)).save_pretrained(folder)
+    assert "layer_types" not in json.loads((folder / "config.json").read_text())
+    return folder
 
 
-def test_plain_rows_keep_their_windows(windows: Path) -> None:
-    """Plain rows give the hidden states of transformers' own attention in windows."""
-    batch = text_batch("plain")
-    reference = AutoModel.from_pretrained(windows, attn_implementation="eager").eval()
+@pytest.mark.parametrize("layout", ["tree", "plain"])
+@pytest.mark.parametrize("name", ["windows", "mistral"])
+def test_rows_keep_the_windows_of_their_layers(name: str, layout: Any, request: pytest.FixtureRequest) -> None:
+    """Tree rows and plain rows give the hidden states of transformers' own attention in windows, whether the
+    configuration names the kinds of layers or not."""
+    folder = request.getfixturevalue(name)
+    groups = [encoded_group(16, [4, 9]), encoded_group(3, [9, 2])]
+    batch = collate(groups, layout=layout, pad_id=0)
+    reference = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
-        found = load_backbone(windows).eval()(batch)
-        for (row, end), hidden in zip(batch.ends.tolist(), found, strict=True):
-            expected = reference(batch.input_ids[row : row + 1, : end + 1]).last_hidden_state[0, -1]
-            torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-5)
+        found = iter(load_backbone(folder).eval()(batch))
+        for group in groups:
+            for branch in group.branches:
+                ids = torch.cat([group.prefix, branch])[None]
+                expected = reference(ids).last_hidden_state[0, -1]
+                torch.testing.assert_close(next(found), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", [*VISION, "llama"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from basereward.model.processing import load_encoder
 from basereward.model.reward import build_model
 from basereward.model.scorer import Scorer
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, LoraRecipe, ModelRecipe, Recipe, TrainerRecipe
+from tests.families import write_tiny
 from tests.support import TEXT, VISION, picture
 
 FolderOf = Callable[[str], Path]
@@ -127,11 +130,38 @@ def test_answers_that_cannot_be_scored_are_refused(folder_of: FolderOf) -> None:
     assert asked.score(answers) == pytest.approx(scorer.score("Which is larger?", answers), abs=1e-5)
 
 
-def test_a_backbone_that_attends_in_windows_is_refused(folder_of: FolderOf) -> None:
-    """Its answers would see more of the prompt than in training."""
-    scorer = scorer_of(folder_of("qwen2"))
-    config = scorer.model.backbone.transformer.config
-    config.layer_types = ["sliding_attention", "full_attention"]
-    scorer.recipe = replace(scorer.recipe, batch=BatchRecipe(layout="plain"))
-    with pytest.raises(ModelError, match="sliding_attention"):
-        scorer.prompt("Which?")
+@pytest.mark.parametrize("layout", ["tree", "plain"])
+def test_answers_keep_the_windows_of_the_layers(layout: str, folder_of: FolderOf, tmp_path: Path) -> None:
+    """After a cached prompt an answer sees no more of it than in one call: a layer in windows of eight tokens."""
+    folder = tmp_path / "windows"
+    shutil.copytree(folder_of("qwen2"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    scores = scorer_of(folder).score("Which digits?", ANSWERS)
+    config |= {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    scorer = scorer_of(folder, layout=layout)
+    expected = scorer.score("Which digits?", ANSWERS)
+    assert expected != pytest.approx(scores, abs=1e-3), "the window does nothing"
+    asked = scorer.prompt("Which digits?")
+    assert asked.score(ANSWERS) == pytest.approx(expected, abs=1e-5)
+    assert asked.score(ANSWERS[:1]) == pytest.approx(expected[:1], abs=1e-5)
+
+
+def test_a_backbone_that_takes_plain_rows_only_reads_no_prompt_apart(folder_of: FolderOf, tmp_path: Path) -> None:
+    """The error names its family, whatever the layout of the recipe."""
+    write_tiny("bloom", tmp_path)
+    recipe = replace(scorer_of(folder_of("qwen2")).recipe, batch=BatchRecipe(layout="plain"))
+    model = build_model(replace(recipe.model, backbone=BackboneRecipe(path=str(tmp_path))), path=str(tmp_path), seed=0)
+    with pytest.raises(ModelError, match="bloom"):
+        Scorer(model.eval(), encoder=load_encoder(folder_of("qwen2")), recipe=recipe).prompt("Which?")
+
+
+def test_the_company_of_an_answer_moves_its_score_in_the_last_bits_alone(folder_of: FolderOf) -> None:
+    """A score alone, with others, and after a prompt that was read apart differ by a few units in the last place of a
+    float32: by less than 5e-6, where scores are about 1."""
+    scorer = scorer_of(folder_of("llama"))
+    answers = [f"{number} is right." for number in range(12)]
+    together = scorer.score("Which is larger, 3 or 7?", answers)
+    alone = [scorer.score("Which is larger, 3 or 7?", [answer])[0] for answer in answers]
+    assert alone == pytest.approx(together, rel=0, abs=5e-6)
+    assert scorer.prompt("Which is larger, 3 or 7?").score(answers) == pytest.approx(together, rel=0, abs=5e-6)
