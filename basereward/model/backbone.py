@@ -38,6 +38,7 @@ from basereward.model.pooling import LAST, Pooling
 from basereward.model.quantization import Quantization, quantization_config, settle
 from basereward.model.recompute import recompute
 from basereward.model.vision import PictureEncoder, features_of_nothing, is_trained
+from basereward.recipe.trust import is_trusted
 
 VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
 
@@ -197,6 +198,7 @@ def load_backbone(
         ModelError: there is no model, its family is unknown, weights are missing in it or, with `complete`, too many,
             or an option cannot be had.
     """
+    trust_remote_code = trust_remote_code and is_trusted()  # a recipe alone, or a saved model's, does not let code run
     config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
     with quiet_transformers():
         check_size(config, check_checkpoint(path, revision=revision), path=path)
@@ -267,6 +269,7 @@ def load_config(path: str | Path, *, revision: str | None = None, trust_remote_c
     Raises:
         ModelError: there is none, or its family is not supported.
     """
+    trust_remote_code = trust_remote_code and is_trusted()
     _check_local(path)
     with quiet_transformers(), explained(path):
         file = find_file(path, CONFIG, revision=revision)

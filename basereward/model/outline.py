@@ -17,6 +17,7 @@ from basereward.model.reward import RewardModel, learns_language
 from basereward.model.voice import speaks
 from basereward.recipe import make
 from basereward.recipe.schema import ModelRecipe
+from basereward.recipe.trust import is_trusted
 
 
 def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
@@ -34,7 +35,7 @@ def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
     config = load_config(path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
     with torch.device("meta"), quiet_transformers():
         model = AutoModel.from_config(
-            config, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.trust_remote_code
+            config, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.trust_remote_code and is_trusted()
         )
         assert isinstance(model, PreTrainedModel)
         backbone = Backbone(model, origin=Origin(str(path)))

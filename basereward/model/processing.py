@@ -16,6 +16,7 @@ from basereward.data.tiles import TileProcessor
 from basereward.errors import ModelError
 from basereward.model.backbone import VISION_FAMILIES, load_config, quiet_transformers
 from basereward.model.folder_checks import check_text_files, explained
+from basereward.recipe.trust import is_trusted
 
 MAX_PIXELS = 2**27
 """Of a picture: the largest that `shortest_edge`, the least number of pixels, may ask for."""
@@ -83,6 +84,7 @@ def load_encoder(
     Raises:
         ModelError: there is no tokenizer, chat template or image processor, or the image backend is not installed.
     """
+    trust_remote_code = trust_remote_code and is_trusted()
     config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
     source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if files is None:

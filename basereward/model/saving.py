@@ -294,10 +294,18 @@ def _check_head(build: Callable[[], nn.Module], shapes: Shapes, *, file: Path) -
 
 
 def saved_head(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The head's node, with the prompt that was saved."""
+    """The head's node, with the prompt that was saved.
+
+    Raises:
+        ModelError: the node names a prompt file, and the folder has none: a file outside of it is not read.
+    """
     kept = folder / PROMPT
     node: dict[str, Any] = card["head"]
-    return node | {"prompt_file": str(kept)} if kept.is_file() else node
+    if kept.is_file():
+        return node | {"prompt_file": str(kept)}
+    if node.get("prompt_file") is not None:
+        raise ModelError(f"'{folder}' has no {PROMPT}, the prompt of its head; the folder was not copied whole")
+    return node
 
 
 def processor_folder(folder: Path) -> Path | None:
