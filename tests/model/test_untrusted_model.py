@@ -1,4 +1,4 @@
-"""Opening a saved model runs nothing that its folder names, and reads no file outside of it, without the caller's word."""
+"""Opening a saved model runs nothing that its folder names and reads no file outside of it."""
 
 from __future__ import annotations
 
