@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from basereward.errors import BaseRewardError, DataError, RunError
-from basereward.recipe import load_recipe
+from basereward.recipe import load_experiment, load_recipe
 from basereward.recipe.schema import Recipe
 from basereward.train.api import train
 from basereward.train.build import build
 from basereward.train.runs import RunFolder, find
+from basereward.train.sweep import sweep
 from tests.support import checkpoint, only, pair_rows, picture, write_rows
 
 Rows = list[dict[str, Any]]
@@ -35,7 +36,8 @@ class Stopped:
         checkpoint("qwen2_5_vl", place / "base")
         mine = [each for each in only(place / "pairs.jsonl") if not each.startswith("model.backbone.make")]
         base = ["model.backbone.make=null", f"model.backbone.path={place / 'base'}"]
-        self.recipe: Recipe = load_recipe("basereward", overrides=[*mine, *base, "trainer.steps=2", *overrides])
+        self.overrides = [*mine, *base, "trainer.steps=2", *overrides]
+        self.recipe: Recipe = load_recipe("basereward", overrides=self.overrides)
         self.run: RunFolder = find(train(self.recipe)["run_id"])
         shutil.copytree(place, self.kept)
 
@@ -291,3 +293,30 @@ def test_a_broken_record_is_named_and_gone_on_without(
         assert "identity.json" in caplog.text
     finally:
         stopped.run.identity.write_bytes(kept)
+
+
+def test_a_sweep_names_a_finished_cell_whose_backbone_has_changed(
+    stopped: Stopped, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The cell stays as it is, as one whose data have changed does; where nothing has changed, nothing is said."""
+    stopped.run.mark("finished")
+    experiment = load_experiment("basereward", overrides=stopped.overrides)
+    (cell,) = sweep(experiment)["cells"]
+    assert cell["status"] == "skipped"
+    assert "backbone_changed" not in cell
+    template(stopped.place)
+    one_weight(stopped.place)
+    (cell,) = sweep(experiment)["cells"]
+    assert cell["status"] == "skipped"
+    assert cell["run_id"] == stopped.run.run_id
+    named = zip(("the weights", "the chat template"), cell["backbone_changed"], strict=True)
+    assert all(part in line for part, line in named)
+    assert str(stopped.run.path) in caplog.text
+
+
+def test_a_stopped_cell_of_a_sweep_does_not_go_on_with_another_backbone(stopped: Stopped) -> None:
+    """It fails by itself, and the part is named."""
+    weights(stopped.place)
+    (cell,) = sweep(load_experiment("basereward", overrides=stopped.overrides))["cells"]
+    assert (cell["status"], cell["run_id"]) == ("failed", stopped.run.run_id)
+    assert "the weights differ" in cell["error"]
