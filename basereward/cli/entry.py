@@ -13,6 +13,7 @@ from typing import Any
 
 from basereward.cli.arguments import parse
 from basereward.cli.commands import COMMANDS, MISTAKE
+from basereward.data.loading import loader_faults
 from basereward.errors import BaseRewardError, explain
 from basereward.io.files import disk_faults
 from basereward.train.console import log_to_stderr
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(argv)
         level = logging.INFO if arguments.command in TELL_PROGRESS else logging.WARNING
-        with stdout_to_stderr(), log_to_stderr(level), disk_faults():
+        with stdout_to_stderr(), log_to_stderr(level), disk_faults(), loader_faults():
             result, status = COMMANDS[arguments.command].work(arguments)
         text = json.dumps(_strict(result)) if as_json else "\n".join(COMMANDS[arguments.command].text(result))
         print(text, flush=True)  # flushed here, where a closed pipe is still caught

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from basereward.data import loading
 from basereward.data.dataset import GroupDataset
 from basereward.data.encoding import Encoder
 from basereward.data.group import SPLITS, Lost
@@ -111,6 +112,10 @@ class StreamedData(PreferenceData):
             ranks=self.steps.ranks,
         )
         return DataLoader(passes, batch_size=None, **self._loading())
+
+    @property
+    def _timeout_s(self) -> int:
+        return loading.STREAM_TIMEOUT_S
 
     def on_after_batch_transfer(self, batch: TreeBatch, dataloader_idx: int) -> TreeBatch:
         """Counts what was lost on the way to a batch.
