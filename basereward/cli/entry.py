@@ -11,6 +11,7 @@ from basereward.cli.arguments import parse
 from basereward.cli.commands import COMMANDS, MISTAKE
 from basereward.cli.machine_faults import machine_fault, working_folder
 from basereward.cli.streams import check_streams, flush_errors, silence, stdout_to_stderr, tell
+from basereward.data.loading import loader_faults
 from basereward.errors import BaseRewardError, explain
 from basereward.io.files import disk_faults, json_text
 from basereward.io.secrets import redact
@@ -50,7 +51,7 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
     if trust:  # a class that a recipe names by its dotted path is likely to be in the working folder
         sys.path.append(folder)
     level = logging.INFO if arguments.command in TELL_PROGRESS else logging.WARNING
-    with stdout_to_stderr(), log_to_stderr(level), disk_faults(), trusting(trust):
+    with stdout_to_stderr(), log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust):
         result, status = COMMANDS[arguments.command].work(arguments)
     text = json_text(result) if as_json else "\n".join(COMMANDS[arguments.command].text(result))
     return _print(text) or status

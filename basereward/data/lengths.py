@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from basereward.data import loading
 from basereward.data.content import combined_content, group_content, image_content
 from basereward.data.encoding import Encoder
 from basereward.data.group import Group, Lost, Split
@@ -130,7 +131,7 @@ def _try_all(tried: _Tried, *, workers: int) -> tuple[Lengths, list[dict[str, st
 def _results(tried: _Tried, *, workers: int) -> Iterator[tuple[Any, ...]]:
     if workers == 0 or len(tried) < MANY:
         return (tried[i] for i in range(len(tried)))
-    loader = DataLoader(tried, batch_size=64, num_workers=workers, collate_fn=list)
+    loader = DataLoader(tried, batch_size=64, num_workers=workers, collate_fn=list, timeout=loading.TIMEOUT_S)
     return (result for batch in loader for result in batch)
 
 

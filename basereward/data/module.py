@@ -13,6 +13,7 @@ import numpy as np
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from basereward.data import loading
 from basereward.data.content import content_differences, encoder_hashes, hash_differences
 from basereward.data.curation.curate import Curated, Curation
 from basereward.data.curation.duplicates import Placed
@@ -262,7 +263,17 @@ class PreferenceData(LightningDataModule):
     def _loading(self) -> dict[str, Any]:
         """How batches are loaded, for every `DataLoader`."""
         prefetch = self.prefetch if self.workers else None  # torch takes none without workers
-        return {"num_workers": self.workers, "prefetch_factor": prefetch, "pin_memory": self._pins_memory()}
+        timeout = self._timeout_s if self.workers else 0
+        return {
+            "num_workers": self.workers,
+            "prefetch_factor": prefetch,
+            "pin_memory": self._pins_memory(),
+            "timeout": timeout,
+        }
+
+    @property
+    def _timeout_s(self) -> int:
+        return loading.TIMEOUT_S
 
     def _pins_memory(self) -> bool:
         return self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator"

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from basereward.data import loading
 from basereward.data.content import combined_content, group_content
 from basereward.data.dataset import GroupDataset
 from basereward.data.encoding import Encoder
@@ -126,6 +127,10 @@ class StreamedData(PreferenceData):
         """See `PreferenceData.step_counts`. Groups that turn out to be unusable when they are encoded are counted."""
         assert batch.step_counts is not None
         return batch.step_counts
+
+    @property
+    def _timeout_s(self) -> int:
+        return loading.STREAM_TIMEOUT_S
 
     def on_after_batch_transfer(self, batch: TreeBatch, dataloader_idx: int) -> TreeBatch:
         """Counts what was lost on the way to a batch.

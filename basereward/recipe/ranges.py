@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from basereward.errors import unknown
 from basereward.io.names import name_problem
 from basereward.io.secrets import userinfo_of
+from basereward.recipe.names import clean_name
 from basereward.recipe.probing import PARTS, features, probe, trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.speaking import draws, pooling, votes
@@ -102,6 +103,16 @@ def backbone(recipe: Recipe) -> Problems:
         yield "model.backbone", f"only one of `path` ('{path}') and `make` can be meant; set the other to null"
     if not path and recipe.model.backbone.revision is not None:
         yield "model.backbone.revision", "is of a hub repository, and `path` names none"
+
+
+def source_names(recipe: Recipe) -> Problems:
+    """Names of sources that stay different in the names of metrics, where MLflow forbids some characters."""
+    known: dict[str, str] = {}
+    for name in recipe.data.sources:
+        metric = clean_name(f"val/{name}/pair_accuracy")
+        if metric in known:
+            yield f"data.sources.{name}", f"its metrics are called {metric}, as those of '{known[metric]}'; rename one"
+        known.setdefault(metric, name)
 
 
 def parts(recipe: Recipe) -> Problems:
@@ -232,6 +243,7 @@ def tracking(recipe: Recipe) -> Problems:
 
 CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
     bounds,
+    source_names,
     seeds,
     backbone,
     parts,

@@ -20,6 +20,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from basereward.data.loading import loader_fault
 from basereward.errors import CheckpointError
 from basereward.io.files import apply_umask, free_space, json_text, write_atomic
 from basereward.train.delivery import describe
@@ -51,7 +52,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            raise CheckpointError(_disk_message(target, error)) from error
+            # A signal handler of torch raises here too, of a loading process that ended while the file was written.
+            raise loader_fault(error) or CheckpointError(_disk_message(target, error)) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads the file.

@@ -10,6 +10,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
+from basereward.data.loading import loader_faults
 from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, RunError
 from basereward.io.files import disk_faults
@@ -60,7 +61,7 @@ def train(
     with disk_faults():
         run = continued(resume, recipe) if resume is not None else _new(recipe, parent, title, axes)
     try:
-        with disk_faults():
+        with disk_faults(), loader_faults():
             module, data, trainer = build(recipe, run=run, shared=shared)
             return _train(module, data, trainer, run=run)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import json
-import posixpath
-import re
 from collections.abc import Mapping
 from typing import Any
 
-MAX_NAME = 250
+from basereward.recipe.names import clean_name as clean_name
+
 MAX_PARAM = 6000
 MAX_TAG = 8000
-
-
-def clean_name(name: str) -> str:
-    """The name with everything that MLflow forbids in a name replaced.
-
-    >>> clean_name("val/my=source (2)/pair_accuracy"), clean_name("/a//../b")
-    ('val/my_source _2_/pair_accuracy', 'b')
-    """
-    allowed = re.sub(r"[^/\w.\- :]", "_", name)
-    path = posixpath.normpath(allowed).lstrip("/.")
-    return path[:MAX_NAME].rstrip("/") or "_"
 
 
 def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:

@@ -34,6 +34,15 @@ def test_a_right_recipe_has_no_problem() -> None:
     assert problems() == {}
 
 
+@pytest.mark.parametrize(("one", "other"), [("a=b", "a?b"), ("a/b", "a//b"), ("x" * 300, "x" * 301)])
+def test_sources_do_not_share_a_metric(one: str, other: str) -> None:
+    """MLflow forbids some characters in names, and two sources would be one line in every chart."""
+    node = {"_target_": "digits"}
+    found = problems(data__sources={one: node, other: node, "a_c": node, "a-c": node})
+    assert list(found) == [f"data.sources.{other}"]
+    assert one in found[f"data.sources.{other}"]
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "message"),
     [

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from basereward.cli import main
 from basereward.recipe import load_recipe
 from basereward.train.api import train
 from basereward.train.runs import find
@@ -81,3 +84,27 @@ def test_a_stream_without_held_out_rows_trains_to_its_end(overrides: list[str]) 
     run = train(load_recipe("basereward", overrides=[*overrides, *none]))
     assert (find(run["run_id"]).model / "head.safetensors").exists()
     assert not any(name.endswith("pair_accuracy") for name in run["metrics"])
+
+
+def test_a_killed_loading_process_ends_the_run_with_what_to_do(
+    overrides: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As the system kills one for want of memory: exit code 2, no traceback, and nothing about disks."""
+    killer = threading.Thread(target=_kill_first_loader, args=(multiprocessing.active_children(),), daemon=True)
+    killer.start()
+    assert main(["train", "basereward", *overrides, "data.workers=1", "trainer.steps=40"]) == 2
+    killer.join()
+    printed = capfd.readouterr().err
+    assert "data.workers=0" in printed
+    assert "Traceback" not in printed
+    assert "Make room" not in printed
+
+
+def _kill_first_loader(others: list[Any]) -> None:
+    """Kills the first process that loads data."""
+    while True:
+        for child in multiprocessing.active_children():
+            if child not in others:
+                child.kill()
+                return
+        time.sleep(0.001)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basereward.data.tables.features import Decoder, row_decoders
+from basereward.data.tables.parquet_size import check_parquet
 from basereward.errors import DataError
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ class ArrowTable:
             if self.split not in loaded:
                 raise ValueError(f"unknown split '{self.split}'; there are {', '.join(map(str, loaded))}")
             return loaded[self.split]
+        if local.suffix.lower() == ".parquet":
+            check_parquet(local)
+        elif local.is_dir():
+            for file in sorted(local.rglob("*.parquet")):
+                check_parquet(file)
         if local.is_file():
             kind = FILES[local.suffix.lower()]
             return datasets.load_dataset(kind, data_files=self.path, split=self.split)

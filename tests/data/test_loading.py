@@ -1,0 +1,74 @@
+"""A loading process that is killed or stopped ends the command with an error that says so, and soon."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from basereward.data.loading import loader_fault, loader_faults
+from basereward.errors import TrainingError
+from basereward.train.checkpoint import AtomicCheckpointIO
+
+
+class Struck(Dataset[int]):
+    """Its loading process gets a signal at one of its items."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        if index == 5 and get_worker_info():
+            os.kill(os.getpid(), self.number)
+        return index
+
+
+def _read(number: signal.Signals) -> None:
+    for _ in DataLoader(Struck(number), batch_size=1, num_workers=2, timeout=1):
+        pass
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "ended"), (signal.SIGSTOP, "no batch")])
+def test_a_loading_process_that_ends_or_hangs_is_named(number: signal.Signals, said: str) -> None:
+    """With what to do; a stopped one is no longer there afterwards, and nothing waits for it."""
+    with pytest.raises(TrainingError, match=rf"{said}.*data\.workers=0"), loader_faults():
+        _read(number)
+
+
+def test_other_errors_pass_as_they_are() -> None:
+    """Also those of a loading process that raised one."""
+    with pytest.raises(RuntimeError, match=r"^CUDA error$"), loader_faults():
+        raise RuntimeError("CUDA error")
+    assert loader_fault(RuntimeError("Caught ValueError in DataLoader worker process 0.")) is None
+    assert loader_fault(None) is None
+
+
+def test_a_checkpoint_that_a_killed_process_interrupts_is_no_fault_of_the_disk(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's signal handler raises wherever the training process is; the checkpoint of before stays."""
+    before = multiprocessing.active_children()
+    loader = iter(DataLoader(Struck(signal.SIGCONT), batch_size=1, num_workers=1))
+    next(loader)
+    [worker] = [child for child in multiprocessing.active_children() if child not in before]
+    path = f"{tmp_path}/last.ckpt"
+    write = AtomicCheckpointIO()
+    write.save_checkpoint({"step": torch.tensor(1)}, path)
+
+    def kill(*_: object) -> None:
+        worker.kill()
+        time.sleep(30)  # until the handler raises
+
+    monkeypatch.setattr(os, "fsync", kill)
+    with pytest.raises(TrainingError, match=r"data\.workers=0"):
+        write.save_checkpoint({"step": torch.tensor(2)}, path)
+    monkeypatch.undo()
+    assert write.load_checkpoint(path) == {"step": torch.tensor(1)}
