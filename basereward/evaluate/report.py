@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from basereward.errors import DataError, RunError
+from basereward.errors import DataError, RunError, check_several
 from basereward.evaluate.agreement import agreement
 from basereward.evaluate.benchmark_figures import bars, forest
 from basereward.evaluate.drawing import keep, shown
@@ -42,6 +42,7 @@ def report(evaluations: Sequence[str], *, out: str | None = None) -> dict[str, A
     Raises:
         DataError: an evaluation is missing or damaged or given twice, or the page cannot be written there.
     """
+    check_several(evaluations, name="evaluations", of="folders")
     target = _target(out or OUT)
     read = [read_evaluation(folder) for folder in _once(evaluations)]
     published, without = _published()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from basereward.data.encoding import EncodedGroup
 from basereward.data.group import Group
-from basereward.errors import DataError, ModelError
+from basereward.errors import DataError, ModelError, check_several
 from basereward.model.combining import Rule, Scores, read_rule
 from basereward.model.saving import PROMPT, load_head, read_card
 from basereward.model.scorer import Scorer, load_scorer
@@ -129,6 +129,7 @@ class Ensemble(ScoresGroups):
         self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
     ) -> Iterator[Judged]:
         """Scores of every group, with the spread among members and each member's own."""
+        check_several(groups, name="groups", of="groups")
         for some in self._judge(map(self.encode, groups), tokens=tokens, latencies=latencies):
             yield from some
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from basereward.errors import ModelError, RunError, unknown
+from basereward.errors import ModelError, RunError, check_several, unknown
 from basereward.model.combining import Rule
 from basereward.model.ensemble import Member, find_member, write_ensemble
 from basereward.model.soup import soup
@@ -63,6 +63,8 @@ def ensemble(
     """
     if how not in WAYS:
         raise ModelError(unknown("way to combine", how, WAYS))
+    check_several(models, name="models", of="models", error=ModelError)
+    check_several(text, name="text", of="models", error=ModelError)
     recipe: Any = {"how": how, "members": list(models), "text": list(text), "pairs": pairs, "k": k, "seed": seed}
     return make_ensemble(EnsembleRecipe(**recipe), name=name)
 
