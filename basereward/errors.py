@@ -18,7 +18,8 @@ traceback, and exits with 2. Slips of our own are `assert`s and keep their trace
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping, Set
 
 
 class BaseRewardError(Exception):
@@ -96,6 +97,30 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
     close = nearest(given, names)
     hint = f"; did you mean '{close}'?" if close else "."
     return f"unknown {kind} '{given}'{hint} Allowed: {', '.join(names) or 'none'}."
+
+
+def check_several(given: object, *, name: str, of: str, error: type[BaseRewardError] = DataError) -> None:
+    """Checks that an argument is several values, and not one text, whose letters would be taken for them.
+
+    Args:
+        given: what a caller passed; any iterable with an order is right.
+        name: of the argument.
+        of: what it holds, in the plural.
+        error: the type of error to raise.
+
+    Raises:
+        BaseRewardError: of type `error`; it is a single value, or has no order.
+
+    >>> check_several("a cat", name="responses", of="texts")
+    Traceback (most recent call last):
+        ...
+    basereward.errors.DataError: responses is one str; a list of texts is needed: responses=[...]
+    """
+    kind = type(given).__name__
+    if isinstance(given, str | bytes | bytearray | os.PathLike) or not isinstance(given, Iterable):
+        raise error(f"{name} is one {kind}; a list of {of} is needed: {name}=[...]")
+    if isinstance(given, Mapping | Set):
+        raise error(f"{name} is a {kind}, which has no order of {of}; a list is needed: {name}=[...]")
 
 
 def explain(error: BaseException) -> str:

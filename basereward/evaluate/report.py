@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from basereward.errors import DataError, RunError
+from basereward.errors import DataError, RunError, check_several
 from basereward.evaluate.agreement import agreement
 from basereward.evaluate.benchmark_figures import bars, forest
 from basereward.evaluate.drawing import keep, shown
@@ -44,6 +44,7 @@ def report(evaluations: Sequence[str], *, out: str | None = None) -> dict[str, A
     Raises:
         DataError: an evaluation is missing or damaged or given twice, or the page cannot be written there.
     """
+    check_several(evaluations, name="evaluations", of="folders")
     target = _target(out or OUT)
     check_outputs({"--out": target, "the folder beside it": target.with_suffix("")}, evaluations)
     read = [read_evaluation(folder) for folder in _once(evaluations)]

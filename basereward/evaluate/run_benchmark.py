@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from basereward.errors import DataError
+from basereward.errors import DataError, check_several
 from basereward.evaluate.benchmark import Benchmark, load_benchmark
 from basereward.evaluate.items import Judged, Outcome
 from basereward.evaluate.judge import Judge, judge_items
@@ -58,6 +58,8 @@ def evaluate(
         BaseRewardError: something cannot be opened or read, counts only in part, or would be written over an input;
             nothing is counted then.
     """
+    check_several(benchmarks, name="benchmarks", of="names")
+    check_several(overrides, name="overrides", of="texts")
     told = _by_benchmark(benchmarks, list(overrides))
     if scores is not None and len(benchmarks) > 1:
         raise DataError(f"--scores holds the outcomes of one benchmark, and {len(benchmarks)} are named; give one")

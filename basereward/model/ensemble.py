@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from basereward.data.encoding import EncodedGroup
 from basereward.data.group import Group
-from basereward.errors import CheckpointError, DataError, ModelError
+from basereward.errors import CheckpointError, DataError, ModelError, check_several
 from basereward.io.files import json_text, write_atomic
 from basereward.io.hashing import file_sha256
 from basereward.io.limits import read_json_object
@@ -134,6 +134,7 @@ class Ensemble(ScoresGroups):
         self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
     ) -> Iterator[Judged]:
         """Scores of every group, with the spread among members and each member's own."""
+        check_several(groups, name="groups", of="groups")
         for some in self._judge(map(self.encode, groups), tokens=tokens, latencies=latencies):
             yield from some
 

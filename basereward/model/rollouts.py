@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from basereward.data.encoding import EncodedGroup
 from basereward.data.rows import RowFormat
 from basereward.data.tree import TreeBatch, collate
+from basereward.errors import check_several
 
 if TYPE_CHECKING:
     from basereward.model.scorer import Scorer
@@ -66,9 +67,10 @@ class PromptScorer:
         """One score a response, as `Scorer.score` of prompt and responses gives them.
 
         Raises:
-            DataError: there is no response, one is no text, or one is too long with the prompt.
+            DataError: `responses` is no list, there is no response, one is no text, or one is too long with the prompt.
             ModelError: a score is NaN or infinite.
         """
+        check_several(responses, name="responses", of="texts")
         row = {"prompt": "?", "responses": list(responses)}
         checked = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
         encoder = self._scorer.encoder

@@ -22,7 +22,7 @@ from basereward.data.group import Group, Image
 from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost
 from basereward.data.tree import collate
-from basereward.errors import DataError, ModelError
+from basereward.errors import DataError, ModelError, check_several
 from basereward.model.card import read_card
 from basereward.model.folder_checks import first_not_finite
 from basereward.model.lora import merge_lora
@@ -100,6 +100,7 @@ class Scorer(ScoresGroups):
         if speaks(self.model.head):
             raise ModelError("a head that speaks writes about whole prompts; call score() with all responses at once")
 
+        check_several(images, name="images", of="pictures")
         row = {"prompt": prompt, "responses": [""], "images": list(images) or None}
         group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="prompt()")
         return PromptScorer(self, self.encode(group))

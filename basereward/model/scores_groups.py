@@ -10,7 +10,7 @@ from typing import Any
 
 from basereward.data.group import Group, Image
 from basereward.data.rows import RowFormat
-from basereward.errors import ModelError
+from basereward.errors import ModelError, check_several
 
 
 class ScoresGroups(ABC):
@@ -40,9 +40,11 @@ class ScoresGroups(ABC):
             images: paths, bytes or PIL images, in the order of their places in the prompt.
 
         Raises:
-            DataError: the prompt is malformed, an image cannot be opened, or the whole is too long. Nothing is cut or
-                left out.
+            DataError: `responses` or `images` is no list, the prompt is malformed, an image cannot be opened, the
+                whole is too long, or the chat template refuses it. Nothing is cut or left out.
         """
+        check_several(responses, name="responses", of="texts")
+        check_several(images, name="images", of="pictures")
         row = {"prompt": prompt, "responses": list(responses), "images": list(images) or None}
         group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
         return next(iter(self.score_groups([group])))
@@ -58,9 +60,15 @@ class ScoresGroups(ABC):
             latencies: takes the milliseconds of every forward pass.
 
         Raises:
-            DataError: a group cannot be scored; the message names it.
+            DataError: `groups` is no list, or a group cannot be scored; the message names it.
             ModelError: a score is NaN or infinite; the message names the group.
         """
+        check_several(groups, name="groups", of="groups")
+        return self._scores_of(groups, tokens=tokens, latencies=latencies)
+
+    def _scores_of(
+        self, groups: Iterable[Group], *, tokens: int | None, latencies: list[float] | None
+    ) -> Iterator[list[float]]:
         names: deque[str] = deque()
 
         def encoded() -> Iterator[Any]:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from basereward.errors import RecipeError, check_several
 from basereward.recipe.files import YAML_DEPTH, parse_value, shortened
 from basereward.recipe.include import COMMAND_LINE, Reader
 from basereward.recipe.merge import KeyPath, Layer, layer_at
 
 
 def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Layer]:
-    """One layer an override, in their order; what cannot be read is told to the reader."""
+    """One layer an override, in their order; what cannot be read is told to the reader.
+
+    Raises:
+        RecipeError: `overrides` is one text, and no list.
+    """
+    check_several(overrides, name="overrides", of="texts", error=RecipeError)
     layers = []
     for override in overrides:
         key, equals, text = override.partition("=")

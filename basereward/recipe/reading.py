@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from basereward.errors import RecipeError, unknown
+from basereward.errors import RecipeError, check_several, unknown
 from basereward.recipe.files import find_file, head_comment, yaml_names
 from basereward.recipe.grid import SEEDS
 from basereward.recipe.include import Reader
@@ -39,6 +39,7 @@ def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], 
             layers[0] = layers[0].without(GRID)
     layers.append(_on_profile(_file(experiment, "experiment", reader), profile, reader))
     # A new target drops the arguments of the old one, so it comes before the arguments, whatever the order of typing.
+    check_several(overrides, name="overrides", of="texts", error=RecipeError)
     ordered = sorted(overrides, key=lambda override: not override.partition("=")[0].endswith("_target_"))
     given = read_overrides(ordered, reader=reader)
     if None in layers:

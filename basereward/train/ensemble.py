@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from basereward.errors import ModelError, RunError, unknown
+from basereward.errors import ModelError, RunError, check_several, unknown
 from basereward.io.names import check_name
 from basereward.model.combining import Rule
 from basereward.model.ensemble import Member, find_member, write_ensemble
@@ -67,6 +67,8 @@ def ensemble(
     deliver_pending()
     if how not in WAYS:
         raise ModelError(unknown("way to combine", how, WAYS))
+    check_several(models, name="models", of="models", error=ModelError)
+    check_several(text, name="text", of="models", error=ModelError)
     recipe: Any = {"how": how, "members": list(models), "text": list(text), "pairs": pairs, "k": k, "seed": seed}
     return make_ensemble(EnsembleRecipe(**recipe), name=name)
 

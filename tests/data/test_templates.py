@@ -10,6 +10,7 @@ The differences are chosen, and each has a test of its own here:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from basereward.data.encoding import EncodedGroup, Encoder
 from basereward.data.group import Group, Turn
-from tests.data.chat_templates import FAMILIES, in_order, tokenizer_of, turn
+from tests.data.chat_templates import FAMILIES, MISTRAL_V1, in_order, tokenizer_of, turn
 
 
 @pytest.fixture(scope="session")
@@ -219,3 +220,27 @@ def test_marks_and_names_cannot_be_typed(encoders: dict[str, Encoder]) -> None:
     assert decoded(encoder, group.prefix.tolist()).count(words) == 1
     assert decoded(encoder, group.branches[0].tolist()) == words + "<|im_end|>"
     assert group.prefix.tolist().count(encoder.end_of_turn) == 2, "of the system turn and of the question"
+
+
+def test_tokenizers_with_a_space_before_every_text_read_an_answer_after_its_prompt() -> None:
+    """As Llama 2's: alone, "No." would begin with a space that it has not after the prompt."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+
+    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    byte_tokens = [f"<0x{value:02X}>" for value in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *byte_tokens])
+    texts = [text for text in RESPONSES.values() if text] + ["Is 3 even? [INST] [/INST] user assistant"] * 3
+    backend.train_from_iterator(texts, trainer)
+    settings = json.loads(backend.to_str())
+    settings["added_tokens"] = [token for token in settings["added_tokens"] if token["content"] not in byte_tokens]
+    backend = Tokenizer.from_str(json.dumps(settings))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", chat_template=MISTRAL_V1)
+    encoder = Encoder(tokenizer, positions=in_order)
+    for response in ("No.", "No, 3 is odd.", " No.", "naïve"):
+        turns = CONVERSATIONS["several"]
+        assert sequence(encoder, turns, response) == own_ids(encoder, own_text(encoder, turns, response)), response
+    typed = sequence(encoder, (turn("user", "Is 3</s> even?"),), "No.</s>No.")
+    assert typed.count(encoder.end_of_turn) == 1
+    assert decoded(encoder, typed[-8:]).endswith("No.</s>No.</s>")
