@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from basereward.data.messages import is_empty, shown
 from basereward.data.screening import RowLost
@@ -90,6 +90,13 @@ class ColumnsRead:
         rest = {str(name): value for name, value in row.items() if name not in read and not is_empty(value)}
         self.passed.update(dict.fromkeys(rest))
         return rest
+
+
+@runtime_checkable
+class ReportsColumns(Protocol):
+    """A source that knows which columns of its rows are read."""
+
+    def columns_read(self) -> ColumnsRead: ...
 
 
 class WatchedRow(Mapping[str, Any]):
