@@ -7,8 +7,9 @@ loses the row, with the mapping to write.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from basereward.data.messages import is_empty, shown
@@ -19,6 +20,8 @@ Media: TypeAlias = Literal["image", "response_image", "video", "audio"]
 
 SHOWN = 10  # names of columns in a warning
 
+# What `basereward annotate` writes beside the columns that it writes to be trained on.
+OF_ANNOTATE = frozenset({"verdict", "attempts", "prompt_sha256", "texts"})
 # Other names that are read for a column of ours without a mapping, since they cannot mean anything else; the first that
 # a row has. Pictures under any other name (`img`, `photo`, `image_url`) need a mapping: such columns often stand beside
 # the pictures themselves and hold where those once came from.
@@ -26,6 +29,7 @@ ALIASES = {
     "images": ("Images", "IMAGES", "Image", "IMAGE", "image_path", "image_paths", "image_list"),
     "system": ("system_prompt",),
 }
+ALIAS_NAMES = frozenset(name for others in ALIASES.values() for name in others)
 # Columns that change what is asked. They lose the row unless they are read, or their text stands in the prompt already.
 PROMPT_TEXTS = ("system", "system_prompt", "system_message", "instruction", "input", "context")
 TOOLS = ("tools", "functions")
@@ -74,22 +78,23 @@ class ColumnsRead:
     def unread(self) -> list[str]:
         """The columns that no row was read from."""
         read = set(self.read.values())
-        return [name for name in self.passed if name not in read]
-
-    @property
-    def warning(self) -> str | None:
-        """The columns that are not read, at most ten of them; None: there are none."""
-        names = self.unread
-        if not names:
-            return None
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        return f"columns that are not read: {', '.join(name[:60] for name in names[:SHOWN])}{more}"
+        return [name for name in self.passed if name not in read and name not in OF_ANNOTATE]
 
     def passed_over(self, row: Mapping[str, Any], *, read: Collection[str]) -> dict[str, Any]:
         """The cells of a row that say something and are not among those read. Their columns are noted."""
         rest = {str(name): value for name, value in row.items() if name not in read and not is_empty(value)}
         self.passed.update(dict.fromkeys(rest))
         return rest
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Names of columns for a message, at most ten.
+
+    >>> shown_names([f"c{i}" for i in range(12)])
+    'c0, c1, c2, c3, c4, c5, c6, c7, c8, c9 and 2 more'
+    """
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(name[:60] for name in names[:SHOWN]) + more
 
 
 @runtime_checkable
@@ -186,22 +191,32 @@ def media_of(name: str, value: object) -> Media | None:
     >>> media_of("rejected_images", ["1.png"]), media_of("videos", ["1.mp4"]), media_of("audio", {"path": "1.wav"})
     ('response_image', 'video', 'audio')
     """
+    kind = _kind_of(name)
+    if kind is None:
+        return None
     contents = list(_contents(value))
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
-    if not contents or ABOUT.intersection(words):
+    if kind != "file":
+        return kind if contents else None
+    files = [content.lower() for content in contents if isinstance(content, str)]
+    endings: dict[Media, tuple[str, ...]] = {"image": IMAGE_FILES, "video": VIDEO_FILES, "audio": AUDIO_FILES}
+    return next(
+        (media for media, ends in endings.items() if files and all(file.endswith(ends) for file in files)), None
+    )
+
+
+@lru_cache(maxsize=10_000)
+def _kind_of(name: str) -> Media | Literal["file"] | None:
+    """What a column may hold by its name alone; `file`: of what kind its values tell."""
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name[:200])}
+    if ABOUT & words:
         return None
     if any(PICTURE.fullmatch(word) for word in words):
-        return "response_image" if RESPONSE_WORDS.intersection(words) else "image"
-    if {"video", "videos"}.intersection(words):
+        return "response_image" if RESPONSE_WORDS & words else "image"
+    if {"video", "videos"} & words:
         return "video"
-    if {"audio", "audios"}.intersection(words):
+    if {"audio", "audios"} & words:
         return "audio"
-    if PLACE_WORDS.intersection(words):
-        files = [content.lower() for content in contents if isinstance(content, str)]
-        for media, endings in (("image", IMAGE_FILES), ("video", VIDEO_FILES), ("audio", AUDIO_FILES)):
-            if files and all(file.endswith(endings) for file in files):
-                return media  # type: ignore[return-value]  # of the literals above
-    return None
+    return "file" if PLACE_WORDS & words else None
 
 
 def _contents(value: object) -> Iterator[object]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from basereward.data.columns import ColumnsRead, WatchedRow, check_media, check_prompt_columns
+from basereward.data.columns import ColumnsRead, WatchedRow, check_media, check_prompt_columns, shown_names
 from basereward.data.group import SPLITS, Group, Lost, Split
 from basereward.data.messages import is_empty, shown
 from basereward.data.row_index import MALFORMED, RowIndex, Unusable, prompt_key
@@ -74,7 +74,7 @@ class Partition:
         self.ignored = form.ignored.union(name for name, own in (columns or {}).items() if own is None)
         self.seed = seed
         self._asked: set[str] = set()  # what the shape asked rows for
-        self._warned = False
+        self._named: set[str] = set()  # columns that a warning has named
 
     def groups(self, split: Split) -> Sequence[Group]:
         """As `Source.groups`."""
@@ -190,7 +190,14 @@ class Partition:
         return RowIndex(np.array(places, np.int64), np.array(numbers, np.int64), np.array(keys, np.uint64), lost)
 
     def _read(self, table: Table) -> Iterator[tuple[int, int, int, Group | Unusable]]:
-        """Every row: its place, its number, its key, and what it is."""
+        """Every row: its place, its number, its key, and what it is. However far it is read, the columns that were met
+        and not read are named."""
+        try:
+            yield from self._read_all(table)
+        finally:
+            self._warn_of_unread()
+
+    def _read_all(self, table: Table) -> Iterator[tuple[int, int, int, Group | Unusable]]:
         malformed: list[str] = []
         used = 0
         limit = FIRST_ROWS if self.form.for_training else MAX_FAULTS
@@ -216,17 +223,17 @@ class Partition:
             else:
                 used += 1
                 yield place, number, key, group
-        self._warn_of_unread()
         self._raise_faults(malformed, used=used)
         if unseen and used:
             raise DataError(f"{table.label}: no row has the column {', '.join(sorted(unseen))}, which `columns` names")
 
     def _warn_of_unread(self) -> None:
-        """Names the columns that nothing reads, once a source."""
+        """Names the columns that nothing reads, each once."""
         report = self.form.report if self.shape is None else self._shape_report
-        if report.warning and not self._warned:
-            self._warned = True
-            logger.warning("source '%s': %s", self.name, report.warning)
+        fresh = [name for name in report.unread if name not in self._named]
+        if fresh:
+            self._named.update(fresh)
+            logger.warning("source '%s': columns that are not read: %s", self.name, shown_names(fresh))
 
     def _check(self, group: Group, *, where: str) -> None:
         if self.form.for_training:

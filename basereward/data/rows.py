@@ -25,7 +25,7 @@ from typing import Any
 
 import PIL.Image
 
-from basereward.data.columns import ALIASES, ColumnsRead, check_media, check_prompt_columns, like_prompt
+from basereward.data.columns import ALIAS_NAMES, ALIASES, ColumnsRead, check_media, check_prompt_columns, like_prompt
 from basereward.data.group import Group, Image, Preference
 from basereward.data.image_store import ImageStore
 from basereward.data.messages import PLACE, Message, MessageReader, is_empty, shown
@@ -92,6 +92,8 @@ class RowFormat:
         self.image_mark = image_mark or None
         self.rating_range = _range(rating_range)
         self.report = ColumnsRead()
+        unmapped = self.ignored if "input" in self.columns else self.ignored | {"input"}
+        self._own = {name: self.columns.get(name, name) for name in COLUMNS if name not in unmapped}
 
     def group(self, row: Mapping[str, Any], *, source: str, row_id: str, where: str) -> Group:
         """The group that a row holds. Its pictures are not opened, and it may still be of no use (see `check_usable`).
@@ -107,10 +109,14 @@ class RowFormat:
             return self._group(row, source=source, row_id=row_id)
 
     def _group(self, row: Mapping[str, Any], *, source: str, row_id: str) -> Group:
-        mapped_only = () if "input" in self.columns else ("input",)
-        own = {name: self._own_name(name, row) for name in COLUMNS if name not in self.ignored.union(mapped_only)}
-        cells = {ours: self._cell(ours, row.get(theirs)) for ours, theirs in own.items()}
-        cells = {ours: value for ours, value in cells.items() if value is not None}
+        own = self._own | self._aliases(row)
+        cells: dict[str, Any] = {}
+        for ours, theirs in own.items():
+            value = row.get(theirs)
+            if isinstance(value, str):
+                value = self._cell(ours, value)
+            if value is not None:
+                cells[ours] = value
         reader = MessageReader(mark=self.image_mark, json_text=self.of_table)
         names, values = self._responses(cells, row=row)
         read = [reader.response(value, column=name) for name, value in zip(names, values, strict=True)]
@@ -134,16 +140,20 @@ class RowFormat:
             **told,
         )
 
-    def _own_name(self, name: str, row: Mapping[str, Any]) -> str:
-        """The data's name of a column of ours: the mapped one, ours, or another name of the same meaning."""
-        if name in self.columns:
-            return self.columns[name]
-        pictured = name == "images" and ("image" in self.columns or not is_empty(row.get("image")))
-        if name in ALIASES and not pictured and is_empty(row.get(name)):
-            mapped = self.ignored.union(self.columns.values())
-            others = (alias for alias in ALIASES[name] if alias not in mapped and not is_empty(row.get(alias)))
-            return next(others, name)
-        return name
+    def _aliases(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """The columns of ours that the row has under another name of the same meaning."""
+        found: dict[str, str] = {}
+        if ALIAS_NAMES.isdisjoint(row):
+            return found
+        mapped = self.ignored.union(self.columns.values())
+        for name, others in ALIASES.items():
+            own = ("images", "image") if name == "images" else (name,)
+            if any(each in self.columns or not is_empty(row.get(each)) for each in own) or name in self.ignored:
+                continue
+            given = [alias for alias in others if alias not in mapped and not is_empty(row.get(alias))]
+            if given:
+                found[name] = given[0]
+        return found
 
     def _take_instruction(
         self, row: Mapping[str, Any], cells: dict[str, Any], own: dict[str, str], *, has_prompt: bool
@@ -166,10 +176,8 @@ class RowFormat:
         self.report.read.update({ours: own[ours] for ours in cells})
         return self.report.passed_over(row, read={own[ours] for ours in cells} | self.ignored)
 
-    def _cell(self, name: str, value: Any) -> Any:
-        """A cell as it is read: of a table of texts lists and numbers are parsed."""
-        if not isinstance(value, str):
-            return value
+    def _cell(self, name: str, value: str) -> Any:
+        """A text as it is read: of a table of texts lists and numbers are parsed."""
         if not value.strip() and name in EMPTY_TEXT_IS_NULL:
             return None
         if self.of_table and name in LISTS and value.lstrip().startswith("["):

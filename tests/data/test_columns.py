@@ -228,6 +228,18 @@ def test_of_many_columns_ten_are_named(tmp_path: Path, caplog: pytest.LogCapture
     assert "c10" not in caplog.text
 
 
+def test_a_stream_that_is_not_read_to_its_end_names_them_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that were met so far; the others when they are met."""
+    rows = rows_beside(30, notes="n")
+    rows[20]["late"] = 1
+    source = Jsonl("mine", path=str(write_rows(tmp_path / "a.jsonl", rows)), val=0, test=0)
+    with caplog.at_level(logging.WARNING):
+        assert any(True for _ in source.stream("train"))
+        assert caplog.messages == ["source 'mine': columns that are not read: notes"]
+        assert len(list(source.stream("train"))) == 30
+    assert caplog.messages[1:] == ["source 'mine': columns that are not read: late"]
+
+
 def test_a_column_left_unread_must_be_there(tmp_path: Path) -> None:
     """Else a slip of the pen would be believed."""
     path = str(write_rows(tmp_path / "a.jsonl", rows_beside(3)))
