@@ -43,7 +43,8 @@ PICTURE = re.compile(
     r"(?:image|img|picture|pic|photo|pixel|screenshot)s?(?:path|file|url|uri|name|list|data|bytes|base64|b64|value)?s?"
     r"|jpg|jpeg|png|webp"
 )
-PLACE_WORDS = frozenset({"file", "filename", "filepath", "path", "url", "uri"})
+# Of a row that has its pictures, such columns say where those came from.
+PLACE_WORD = re.compile(r"\w*(?:path|file|url|uri|name)s?")
 RESPONSE_WORDS = frozenset({"chosen", "rejected", "response", "responses", "answer", "answers", "completion"})
 # Words that make a column one about pictures, such as `image_width`, `num_images` or `image_caption`.
 ABOUT = frozenset(
@@ -55,9 +56,13 @@ ABOUT = frozenset(
         "index", "idx", "turn", "prompt", "question", "score", "quality", "dataset", "split", "date",
     }
 )  # fmt: skip
-IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
-VIDEO_FILES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-AUDIO_FILES = (".wav", ".mp3", ".flac", ".ogg", ".m4a")
+FILES: dict[Media, tuple[str, ...]] = {
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"),
+    "video": (".mp4", ".avi", ".mov", ".mkv", ".webm"),
+    "audio": (".wav", ".mp3", ".flac", ".ogg", ".m4a"),
+}
+MAX_PATH = 4096  # letters
+MAX_ENDING = 5
 
 
 @dataclass
@@ -132,7 +137,8 @@ def check_media(rest: Mapping[str, Any], *, has_images: bool) -> None:
 
     Args:
         rest: cells that are not read.
-        has_images: whether the row's pictures were found; then `image_url` and the like say where they came from.
+        has_images: whether pictures of the row were found; then `image_url` and the like say where they came from, but
+            `image_2` is another one.
 
     Raises:
         RowLost: `video`, `audio`, `image_in_response` or `image_column_not_mapped`.
@@ -144,11 +150,11 @@ def check_media(rest: Mapping[str, Any], *, has_images: bool) -> None:
             raise RowLost(media, f"the row has a `{name}`; {media}s cannot be used; {way_out}")
         if media == "response_image":
             raise RowLost("image_in_response", f"column '{name}' by its name holds pictures of a response; {way_out}")
-        if media == "image" and not has_images:
-            mapping = f"columns: {{images: {name}}}"
-            raise RowLost(
-                "image_column_not_mapped", f"column '{name}' is not read; if these are the images: {mapping}; {way_out}"
-            )
+        if media == "image" and not (has_images and _is_origin(name)):
+            mapping = f"if these are the images: columns: {{images: {name}}}"
+            if has_images:
+                mapping = "if it holds one more image of the row, write all of them as a list in one column, `images`"
+            raise RowLost("image_column_not_mapped", f"column '{name}' is not read; {mapping}; {way_out}")
 
 
 def check_prompt_columns(rest: Mapping[str, Any], *, prompt: str | None) -> None:
@@ -186,37 +192,60 @@ def media_of(name: str, value: object) -> Media | None:
 
     >>> media_of("imageUrl", "https://x.org/1"), media_of("img", "1.png"), media_of("file_name", "1.png")
     ('image', 'image', 'image')
+    >>> media_of("figure", {"bytes": b"png", "path": None}), media_of("attachments", ["1.png", "2.png"])
+    ('image', 'image')
     >>> media_of("image_width", 640), media_of("image_caption", "A cat"), media_of("file_name", "rows.csv")
     (None, None, None)
     >>> media_of("rejected_images", ["1.png"]), media_of("videos", ["1.mp4"]), media_of("audio", {"path": "1.wav"})
     ('response_image', 'video', 'audio')
     """
     kind = _kind_of(name)
-    if kind is None:
+    if kind == "about":
         return None
-    contents = list(_contents(value))
-    if kind != "file":
+    contents = list(_contents(value)) if kind or isinstance(value, str | list | Mapping) else []
+    if kind or not contents:
         return kind if contents else None
-    files = [content.lower() for content in contents if isinstance(content, str)]
-    endings: dict[Media, tuple[str, ...]] = {"image": IMAGE_FILES, "video": VIDEO_FILES, "audio": AUDIO_FILES}
-    return next(
-        (media for media, ends in endings.items() if files and all(file.endswith(ends) for file in files)), None
-    )
+    if (
+        isinstance(value, Mapping)
+        and set(value) == {"bytes", "path"}
+        and any(isinstance(each, bytes) for each in contents)
+    ):
+        return "image"  # as the `datasets` library stores one
+    if not all(isinstance(content, str) and len(content) < MAX_PATH for content in contents):
+        return None
+    files = [str(content[-MAX_ENDING:]).lower() for content in contents]  # type: ignore[index]  # texts, as checked
+    media = next((media for media, endings in FILES.items() if all(file.endswith(endings) for file in files)), None)
+    return media if media and not any(" " in str(content) or "\n" in str(content) for content in contents) else None
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name[:200])]
 
 
 @lru_cache(maxsize=10_000)
-def _kind_of(name: str) -> Media | Literal["file"] | None:
-    """What a column may hold by its name alone; `file`: of what kind its values tell."""
-    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name[:200])}
+def _kind_of(name: str) -> Media | Literal["about"] | None:
+    """What a column holds by its name alone; `about`: something said about pictures; None: its values tell."""
+    words = set(_words(name))
     if ABOUT & words:
-        return None
+        return "about"
     if any(PICTURE.fullmatch(word) for word in words):
         return "response_image" if RESPONSE_WORDS & words else "image"
     if {"video", "videos"} & words:
         return "video"
-    if {"audio", "audios"} & words:
-        return "audio"
-    return "file" if PLACE_WORDS & words else None
+    return "audio" if {"audio", "audios"} & words else None
+
+
+@lru_cache(maxsize=10_000)
+def _is_origin(name: str) -> bool:
+    """Whether a column beside a row's pictures says where they came from, by its name.
+
+    >>> [_is_origin(name) for name in ("image_url", "imagePath", "file_name", "figure", "img", "image_2", "url_2")]
+    [True, True, True, True, False, False, False]
+    """
+    words = _words(name)
+    if any(word.isdigit() for word in words):
+        return False
+    return _kind_of(name) is None or any(PLACE_WORD.fullmatch(word) for word in words)
 
 
 def _contents(value: object) -> Iterator[object]:

@@ -41,7 +41,7 @@ def turns(group: Group) -> list[tuple[str, str]]:
 PICTURED = (
     "file_name", "filename", "image_url", "image_urls", "img", "imgs", "img_url", "img_path", "image_base64",
     "image_name", "image_file", "imageUrl", "IMAGE_DATA", "image_0", "picture", "Pictures", "photo", "pixel_values",
-    "screenshot", "jpg",
+    "screenshot", "jpg", "attachments", "visual",
 )  # fmt: skip
 
 
@@ -59,17 +59,22 @@ def test_pictures_in_a_column_that_is_not_read_lose_the_row(name: str, prompt: s
 
 @pytest.mark.parametrize("name", ["Image", "Images", "IMAGE", "image_path", "image_paths", "image_list"])
 def test_names_that_mean_the_same_are_read(name: str) -> None:
-    """Without a mapping; not beside `images`, which they then describe."""
+    """Without a mapping. Beside `images` a path says where those came from, and pictures are too many."""
     row = {"prompt": "<image>What colour?", name: ["0.png"], **PAIR}
     group = parse(row)
     assert (group.images, group.prompt[0].parts) == ((Path("0.png"),), (IMAGE, Part("What colour?")))
-    assert parse(row | {"images": ["1.png"]}).images == (Path("1.png"),)
+    both = row | {"images": ["1.png"]}
+    if name.startswith("image_path"):
+        assert parse(both).images == (Path("1.png"),)
+    else:
+        assert lost(both).reason == "image_column_not_mapped"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("audio", {"path": "a.wav"}, "audio"), ("audios", ["a.wav"], "audio"), ("file_name", "a.wav", "audio"),
+        ("audio", {"path": "a.wav"}, "audio"), ("clip", "v.mp4", "video"),
+        ("audios", ["a.wav"], "audio"), ("file_name", "a.wav", "audio"),
         ("video", "v.mp4", "video"), ("videos", ["v.mp4"], "video"), ("video_path", "v.mp4", "video"),
         ("rejected_images", ["0.png"], "image_in_response"), ("chosen_image", "0.png", "image_in_response"),
     ],
@@ -100,6 +105,24 @@ def test_where_pictures_came_from_is_no_second_picture() -> None:
     assert parse(ASKED | {"images": ["1.png"], "image_url": "https://example.org/1.png"}).images == (Path("1.png"),)
     carried = [{"role": "user", "content": "Q", "images": ["1.png"]}]
     assert parse({"prompt": carried, "image_url": "https://example.org/1.png", **PAIR}).images == (Path("1.png"),)
+
+
+@pytest.mark.parametrize(
+    ("beside", "name"),
+    [
+        ({"image_1": "1.png", "image_2": "2.png"}, "image_2"),
+        ({"image": "1.png", "image_url_2": "https://example.org/2.png"}, "image_url_2"),
+        ({"images": ["1.png"], "img": "2.png"}, "img"),
+        ({"images": ["1.png"], "photo": {"bytes": b"2", "path": None}}, "photo"),
+    ],
+)
+def test_a_second_column_of_pictures_loses_the_row(beside: dict[str, Any], name: str) -> None:
+    """One of two pictures would be shown. Where the recipe says so, it is."""
+    columns: dict[str, str | None] = {"images": "image_1"} if "image_1" in beside else {}
+    loss = lost(ASKED | beside, columns)
+    assert loss.reason == "image_column_not_mapped"
+    assert f"'{name}'" in loss.detail
+    assert parse(ASKED | beside, columns | {name: None}).images == (Path("1.png"),)
 
 
 def test_a_system_prompt_is_the_first_turn() -> None:
