@@ -31,7 +31,8 @@ def check(result: dict[str, Any]) -> Iterator[str]:
 
 
 def data(result: dict[str, Any]) -> Iterator[str]:
-    """A row a source, then the whole."""
+    """A row a source, then the whole, then how the rows of each source are read."""
+    from basereward.cli.reading_text import reading
     from basereward.recipe.table import table
 
     head = ("source", "train", "val", "test", "images", "tokens", "of groups", "of tokens", "lost")
@@ -46,6 +47,9 @@ def data(result: dict[str, Any]) -> Iterator[str]:
     yield "an epoch: {epoch_groups:,} groups, {epoch_tokens:,} tokens; ".format(**result) + modality
     passes = "{steps:,} steps of {groups_per_step} groups in {forwards_per_step} forward passes".format(**result)
     yield f"{passes}; padding {result['padding']:.2%}"
+    for name, source in result["sources"].items():
+        yield ""
+        yield from reading(name, source["reading"])
 
 
 def audit(result: dict[str, Any]) -> Iterator[str]:

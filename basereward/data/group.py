@@ -81,7 +81,7 @@ class Group:
     # For heads that learn to write them; none where the data have none.
     critiques: tuple[str, ...] = ()  # of every response
     reasonings: tuple[Reasoning, ...] = ()
-    ratings: tuple[float, ...] = ()  # of every response, from 0 (worst) to 1 (best)
+    ratings: tuple[float, ...] = ()  # of every response, higher is better; a head that learns them needs 0 to 1
 
 
 @dataclass(frozen=True, slots=True)

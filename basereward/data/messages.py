@@ -1,33 +1,60 @@
-"""Chat messages as rows hold them -> turns, with a place for each image."""
+"""Chat messages as rows hold them: `{"role", "content"}` or `{"from", "value"}`, with pictures in parts or beside."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from basereward.data.group import IMAGE, Part, Turn
 from basereward.data.screening import RowLost
-from basereward.data.text import is_blank
+from basereward.data.tables.json_lines import decode_json
 from basereward.errors import unknown
 
 ROLES = ("system", "user", "assistant")
+SPEAKERS = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "assistant": "assistant",
+}
+FORMS = (("role", "content"), ("from", "value"))  # the keys of a message, as OpenAI and as ShareGPT name them
 PLACE = "<image>"  # in a string: the place of the next image of the row
+PICTURES = ("images", "image")  # keys of a message that hold its pictures
+REFERENCES = ("image", "url", "path", "base64")  # keys of an image part that hold its picture
+
+# Keys of messages that say nothing of what was said. They are named, with the columns that are not read; any other key
+# that is not read loses the row, since it may be part of the conversation (`tool_calls`, `thinking`, `name`, ...).
+METADATA = frozenset(
+    {
+        "id", "_id", "uuid", "msg_id", "message_id", "parent_id", "conversation_id", "turn_id", "turn_identifier",
+        "openai_id", "user_id", "turn", "index", "idx", "date", "time", "timestamp", "create_time", "created_at",
+        "update_time", "updated_at", "lang", "language", "country", "state", "hashed_ip", "header", "model",
+        "model_name", "token_count", "num_tokens", "weight", "loss", "loss_weight", "train", "redacted", "toxic",
+    }
+)  # fmt: skip
+
+JSON_MESSAGES = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:role|content|from|value)"\s*:')
+PYTHON_MESSAGES = re.compile(r"\s*(?:array\(\s*)?(?:\[\s*)?\{\s*'(?:role|content|from|value)'\s*:")
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """A part `{"type": "image"}` of a message, with its image when it carries one itself."""
+    """The place of an image in a message, with the image where the message holds it."""
 
     image: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One checked message. Whether its content was a string or a list of parts makes no difference from here on."""
+    """One checked message. A string and one text part of the same words are equal."""
 
     role: str
     parts: tuple[str | ImagePart, ...]
+    typed: bool = field(default=False, compare=False)  # its content was a list of parts
 
     @property
     def text(self) -> str:
@@ -38,147 +65,227 @@ class Message:
         return [part for part in self.parts if isinstance(part, ImagePart)]
 
 
-def read_messages(value: object, *, column: str) -> list[Message]:
-    """A string (one user turn) or a list of `{"role", "content"}`.
+class MessageReader:
+    """Reads messages, and remembers which of their keys were not read.
 
-    >>> read_messages("Hello", column="prompt")
-    [Message(role='user', parts=('Hello',))]
+    Args:
+        mark: the text in a string that stands for the next image; None: no text does.
+        json_text: whether a string that is JSON text of messages stands for these messages, as in a CSV file.
+
+    Attributes:
+        unread: keys without a meaning for the conversation that were met, such as `prompt[].timestamp`.
+    """
+
+    def __init__(self, *, mark: str | None = PLACE, json_text: bool = False) -> None:
+        self.mark = mark
+        self.json_text = json_text
+        self.unread: set[str] = set()
+
+    def read(self, value: object, *, column: str) -> list[Message]:
+        """A string (one turn of the user), one message or a list of messages.
+
+        >>> MessageReader().read("Hello", column="prompt")
+        [Message(role='user', parts=('Hello',), typed=False)]
+        >>> [message.role for message in MessageReader().read([{"from": "gpt", "value": "Hi"}], column="prompt")]
+        ['assistant']
+
+        Raises:
+            RowLost: it is neither; the message names column and place.
+        """
+        value = self._decoded(value, column=column)
+        if isinstance(value, str):
+            return [Message("user", (value,))]
+        if not isinstance(value, list):
+            raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a string or a list of messages is needed")
+        return [self._message(message, column=column, place=place) for place, message in enumerate(value)]
+
+    def response(self, value: object, *, column: str) -> tuple[list[Message], str]:
+        """A response: a string, a message, or messages of which the last, the assistant's, is the response.
+
+        Returns:
+            The messages before the response, and the response's text.
+
+        Raises:
+            RowLost: it is neither, or the response holds an image.
+        """
+        value = self._decoded(value, column=column)
+        if isinstance(value, str):
+            return [], value
+        if value is None:
+            raise RowLost("null_response", f"`{column}` is null; a response is a text")
+        if not isinstance(value, list) or not value:
+            raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a response is a string or a list of messages")
+        *before, last = self.read(value, column=column)
+        if last.role != "assistant":
+            raise RowLost(
+                "bad_turns",
+                f"`{column}` ends with a turn of the {last.role}; its last turn is the response, the assistant's",
+            )
+        if last.image_parts:
+            raise RowLost("image_in_response", f"`{column}`: a response holds an image; responses are text")
+        return before, last.text
+
+    def _decoded(self, value: object, *, column: str) -> object:
+        """A list of messages where the value is one message, or text that stands for messages."""
+        if isinstance(value, str) and self.json_text:
+            value = _messages_in(value, column=column)
+        return [value] if isinstance(value, Mapping) and _form(value) else value
+
+    def _message(self, message: object, *, column: str, place: int) -> Message:
+        where = f"`{column}[{place}]`"
+        keys = _form(message)
+        if not isinstance(message, Mapping) or keys is None:
+            raise RowLost("bad_message", f'{where} is {shown(message)}; a message is {{"role": ..., "content": ...}}')
+        self._check_keys(message, known=(*keys, *PICTURES), column=column, where=where)
+        role = _role(message[keys[0]], key=keys[0], where=where)
+        content = message[keys[1]]
+        if isinstance(content, list):
+            parts = tuple(_part(part, where=f"{where}: part {i}") for i, part in enumerate(content))
+        elif isinstance(content, str):
+            parts = (content,)
+        else:
+            detail = f"{where}: {keys[1]} is {shown(content)}; a string or a list of parts is needed"
+            raise RowLost("wrong_type", detail)
+        pictures = [picture for key in PICTURES for picture in _listed(message.get(key))]
+        if pictures:
+            parts = self._with_pictures(parts, pictures, where=where)
+        return Message(role, parts, typed=isinstance(content, list))
+
+    def _check_keys(self, message: Mapping[str, Any], *, known: Collection[str], column: str, where: str) -> None:
+        for key, value in message.items():
+            if key in known or is_empty(value):
+                continue
+            if key not in METADATA:
+                raise RowLost(
+                    "unknown_key",
+                    f"{where}: its key '{str(key)[:60]}' is not read and may change what was said; write it into the "
+                    f"content, or take it out of the rows. Keys of a message that are read: {', '.join(known)}",
+                )
+            self.unread.add(f"{column.partition('[')[0]}[].{key}")
+
+    def _with_pictures(
+        self, parts: tuple[str | ImagePart, ...], pictures: list[Any], *, where: str
+    ) -> tuple[str | ImagePart, ...]:
+        """The parts with a message's own pictures in their places: image parts, marks, or else its beginning."""
+        places = [part for part in parts if isinstance(part, ImagePart)]
+        if any(part.image is not None for part in places):
+            raise RowLost("conflicting_columns", f"{where}: images stand both in its parts and in its key `images`")
+        if not places and self.mark:
+            parts = _split(parts, self.mark)
+            places = [part for part in parts if isinstance(part, ImagePart)]
+        if not places:
+            return (*map(ImagePart, pictures), *parts)
+        if len(places) != len(pictures):
+            raise RowLost("image_count", f"{where} has {len(places)} image places and {len(pictures)} images")
+        waiting = iter(pictures)
+        return tuple(ImagePart(next(waiting)) if isinstance(part, ImagePart) else part for part in parts)
+
+
+def _split(parts: tuple[str | ImagePart, ...], mark: str) -> tuple[str | ImagePart, ...]:
+    """The parts with every mark in a text as an image part."""
+    split: list[str | ImagePart] = []
+    for part in parts:
+        if isinstance(part, ImagePart):
+            split.append(part)
+            continue
+        for i, text in enumerate(part.split(mark)):
+            split += [ImagePart()] if i else []
+            split += [text] if text else []
+    return tuple(split)
+
+
+def _messages_in(text: str, *, column: str) -> object:
+    """The messages that a cell of text holds as JSON; any other text as it is.
 
     Raises:
-        RowLost: it is neither; the message names column and place.
+        RowLost: `python_text`, Python's own notation; `malformed_json`, JSON of messages that breaks off.
     """
-    if isinstance(value, str):
-        return [Message("user", (value,))]
-    if not isinstance(value, list):
-        raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a string or a list of messages is needed")
-    return [_read_message(message, where=f"`{column}[{i}]`") for i, message in enumerate(value)]
+    if PYTHON_MESSAGES.match(text):
+        raise RowLost(
+            "python_text",
+            f"`{column}` is {shown(text)}: messages as Python prints them; write them as JSON (json.dumps), which has "
+            "double quotation marks",
+        )
+    if not JSON_MESSAGES.match(text):
+        return text
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        detail = f"`{column}` begins as JSON of messages and is not JSON: {error.msg} at character {error.pos + 1}"
+        raise RowLost("malformed_json", detail) from None
+    except (RecursionError, ValueError):
+        pass  # `decode_json` says what is wrong
+    value = decode_json(text.strip())
+    messages = value if isinstance(value, list) else [value]
+    return messages if all(_form(message) for message in messages) else text
 
 
-def _read_message(message: object, *, where: str) -> Message:
-    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-        raise RowLost("bad_message", f'{where} is {shown(message)}; a message is {{"role": ..., "content": ...}}')
-    role, content = message["role"], message["content"]
-    if role not in ROLES:
-        raise RowLost("unknown_role", f"{where}: {unknown('role', str(role)[:60], ROLES)}")
-    if isinstance(content, str):
-        return Message(role, (content,))
-    if not isinstance(content, list):
-        raise RowLost("wrong_type", f"{where}: content is {shown(content)}; a string or a list of parts is needed")
-    return Message(role, tuple(_read_part(part, where=f"{where}: part {i}") for i, part in enumerate(content)))
+def _form(message: object) -> tuple[str, str] | None:
+    """The keys of a message's role and content; None: it is no message."""
+    if not isinstance(message, Mapping):
+        return None
+    return next((keys for keys in FORMS if all(key in message for key in keys)), None)
 
 
-def _read_part(part: object, *, where: str) -> str | ImagePart:
+def _role(value: object, *, key: str, where: str) -> str:
+    known = ROLES if key == "role" else tuple(SPEAKERS)
+    if not isinstance(value, str) or value not in known:
+        hint = " Calls of tools and their results are not read." if value in ("tool", "function", "observation") else ""
+        raise RowLost("unknown_role", f"{where}: {unknown(key, str(value)[:60], known)}{hint}")
+    return SPEAKERS[value]
+
+
+def _part(part: object, *, where: str) -> str | ImagePart:
     if not isinstance(part, Mapping) or "type" not in part:
         detail = f'{where} is {shown(part)}; a part is {{"type": "text", "text": ...}} or {{"type": "image"}}'
         raise RowLost("bad_message", detail)
     kind = part["type"]
-    if kind not in ("text", "image"):
-        raise RowLost("unknown_part", f"{where}: {unknown('type', str(kind)[:60], ('text', 'image'))}")
+    known = {"text": ("text",), "image": REFERENCES, "image_url": ("image_url",)}
+    if kind not in known:
+        raise RowLost("unknown_part", f"{where}: {unknown('type', str(kind)[:60], known)}")
     # Parquet fills the keys that a part does not have with null.
-    extra = [key for key, value in part.items() if key not in ("type", kind) and value is not None]
+    given = [key for key, value in part.items() if key != "type" and not is_empty(value)]
+    extra = [key for key in given if key not in known[kind]]
     if extra:
-        detail = unknown(f"key of a part of type {kind}", str(extra[0])[:60], ("type", kind))
+        detail = unknown(f"key of a part of type {kind}", str(extra[0])[:60], ("type", *known[kind]))
         raise RowLost("unknown_part", f"{where}: {detail}")
-    if kind == "image":
-        return ImagePart(part.get("image"))
-    if not isinstance(part.get("text"), str):
-        raise RowLost("wrong_type", f"{where}: text is {shown(part.get('text'))}; a string is needed")
-    return cast("str", part["text"])
+    if kind == "text":
+        if not isinstance(part.get("text"), str):
+            raise RowLost("wrong_type", f"{where}: text is {shown(part.get('text'))}; a string is needed")
+        return str(part["text"])
+    if len(given) > 1:
+        raise RowLost("conflicting_columns", f"{where}: an image is given by {' and by '.join(given)}; give one")
+    if kind == "image_url" and not given:
+        raise RowLost("unknown_part", f"{where}: image_url is {shown(part.get('image_url'))}; an address is needed")
+    return ImagePart(_reference(part[given[0]], key=given[0], where=where) if given else None)
 
 
-def read_response(value: object, *, column: str) -> tuple[list[Message], str]:
-    """A response: a string, or messages of which the last, the assistant's, is the response and the others the prompt.
+def _reference(value: object, *, key: str, where: str) -> object:
+    """The picture of an image part, as a row's `images` may hold it."""
+    if key == "base64":
+        return {"bytes": value}
+    if key != "image_url" or not isinstance(value, Mapping):
+        return value
+    extra = [name for name, inner in value.items() if name not in ("url", "detail") and not is_empty(inner)]
+    if extra or not isinstance(value.get("url"), str):
+        detail = f'{where}: image_url is {shown(value)}; a string or {{"url": ...}} is needed'
+        raise RowLost("unknown_part", detail)
+    return value["url"]
 
-    Returns:
-        The messages before the response, and the response's text.
 
-    Raises:
-        RowLost: it is neither, or the response holds an image.
+def _listed(value: Any) -> list[Any]:
+    if is_empty(value):
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def is_empty(value: object) -> bool:
+    """Whether a cell or key says nothing: null, false, or an empty text, list or object.
+
+    >>> [is_empty(value) for value in (None, "", [], {}, False, 0, " ", [None])]
+    [True, True, True, True, True, False, False, False]
     """
-    if isinstance(value, str):
-        return [], value
-    if value is None:
-        raise RowLost("null_response", f"`{column}` is null; a response is a text")
-    if not isinstance(value, list) or not value:
-        raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a response is a string or a list of messages")
-    messages = read_messages(value, column=column)
-    *before, last = messages
-    if last.role != "assistant":
-        raise RowLost(
-            "bad_turns",
-            f"`{column}` ends with a turn of the {last.role}; its last turn is the response, the assistant's",
-        )
-    if last.image_parts:
-        raise RowLost("image_in_response", f"`{column}`: a response holds an image; responses are text")
-    return before, last.text
-
-
-def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -> list[Message]:
-    """The prompt of a row, from its column `prompt` and the messages that stand before its responses.
-
-    Raises:
-        RowLost: there is none, or they differ.
-    """
-    leading = before[0]
-    if any(messages != leading for messages in before[1:]):
-        raise RowLost(
-            "prompts_differ",
-            "the responses have different turns before their last; one prompt with several responses is needed",
-        )
-    if not prompt:
-        prompt = leading
-    elif leading and leading != prompt:
-        # A `prompt` that is only the last of the turns, beside responses that hold all of them.
-        if leading[-len(prompt) :] != prompt:
-            detail = "the turns before the responses differ from `prompt`; leave them out of one of the two"
-            raise RowLost("prompts_differ", detail)
-        prompt = leading
-    if not prompt:
-        raise RowLost("no_prompt", "there is no prompt: no column `prompt`, and no turn before the responses")
-    if prompt[-1].role != "user":
-        detail = f"the prompt ends with a turn of the {prompt[-1].role}; its last turn must be the user's"
-        raise RowLost("bad_turns", detail)
-    return prompt
-
-
-def place_images(messages: Sequence[Message], images: Sequence[Any] | None) -> tuple[tuple[Turn, ...], list[Any]]:
-    """Turns in which every image has its place, and the images in that order.
-
-    Places are the parts of type image; or, when there are none and the row has a list of images (`images` is not None),
-    each "<image>" in a text; or, when there are none of these either, the start of the first turn of the user.
-
-    Raises:
-        RowLost: there are more places than images, or fewer; or some images stand in the parts and some in `images`.
-    """
-    image_parts = [part for message in messages for part in message.image_parts]
-    carried = [part.image for part in image_parts if part.image is not None]
-    if carried and images:
-        detail = "images stand both in the parts of the prompt and in `images`; give them in one of the two"
-        raise RowLost("conflicting_columns", detail)
-    found = list(carried or images or [])
-    mark = not image_parts and images is not None
-    turns = [_to_turn(message, mark=mark) for message in messages]
-    num_places = sum(part.is_image for turn in turns for part in turn.parts)
-    if found and not num_places:
-        first = next(i for i, turn in enumerate(turns) if turn.role == "user")
-        turns[first] = Turn("user", (IMAGE,) * len(found) + turns[first].parts)
-    elif num_places != len(found):
-        raise RowLost("image_count", f"the prompt has {num_places} image places, and the row has {len(found)} images")
-    if not any(part.is_image or not is_blank(part.text or "") for turn in turns for part in turn.parts):
-        raise RowLost("empty_prompt", "the prompt is empty: it has neither text nor images")
-    return tuple(turns), found
-
-
-def _to_turn(message: Message, *, mark: bool) -> Turn:
-    parts: list[Part] = []
-    for part in message.parts:
-        if isinstance(part, ImagePart):
-            parts.append(IMAGE)
-            continue
-        for i, text in enumerate(part.split(PLACE) if mark else [part]):
-            parts.extend([IMAGE] if i else [])
-            parts.extend([Part(text)] if text else [])
-    return Turn(cast("Literal['system', 'user', 'assistant']", message.role), tuple(parts))
+    return value is None or value is False or (isinstance(value, str | bytes | list | Mapping) and len(value) == 0)
 
 
 def shown(value: object) -> str:

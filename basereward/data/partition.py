@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from basereward.data.columns import ColumnsRead, WatchedRow, check_media, check_prompt_columns, shown_names
 from basereward.data.group import SPLITS, Group, Lost, Split
-from basereward.data.messages import shown
+from basereward.data.messages import is_empty, shown
 from basereward.data.row_index import MALFORMED, RowIndex, Unusable, prompt_key
 from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost, located
@@ -44,7 +45,7 @@ class Partition:
             by a hash of `seed`, prompt and images: rows that are added or reordered do not change where others are.
         form: how rows of ours are read.
         shape: what turns a row of the table into one of ours; None where it is one.
-        columns: for a shape, the column that it reads -> the table's own.
+        columns: for a shape, the column that it reads -> the table's own; a name -> null leaves that column unread.
 
     Raises:
         DataError: a share is out of range.
@@ -58,7 +59,7 @@ class Partition:
         shares: Mapping[Split, float],
         form: RowFormat,
         shape: Shape | None = None,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
         seed: int = 0,
     ) -> None:
         if any(not 0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
@@ -69,8 +70,11 @@ class Partition:
         self.shares = dict(shares)
         self.form = form
         self.shape = shape
-        self.columns = dict(columns or {})
+        self.columns = {ours: own for ours, own in (columns or {}).items() if own is not None}
+        self.ignored = form.ignored.union(name for name, own in (columns or {}).items() if own is None)
         self.seed = seed
+        self._asked: set[str] = set()  # what the shape asked rows for
+        self._named: set[str] = set()  # columns that a warning has named
 
     def groups(self, split: Split) -> Sequence[Group]:
         """As `Source.groups`."""
@@ -88,6 +92,15 @@ class Partition:
         for _, _, key, row in self._read(self.tables[split] if own else self.tables["train"]):
             if (own and split != "train") or self._part_of(key) == split:
                 yield row if isinstance(row, Group) else self._lost(split, row)
+
+    def columns_read(self) -> ColumnsRead:
+        """Which columns were read, and which were not. Goes through the tables, unless that was done before."""
+        _ = self._parts
+        return self.form.report if self.shape is None else self._shape_report
+
+    @cached_property
+    def _shape_report(self) -> ColumnsRead:
+        return ColumnsRead()
 
     def _lost(self, split: Split, row: Unusable) -> Lost:
         fault = self.shape is None or row.reason not in NO_PREFERENCE
@@ -121,13 +134,32 @@ class Partition:
         return self.form.group(row, source=self.name, row_id=table.row_id(number), where=where)
 
     def _shaped(self, shape: Shape, row: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
-        renamed = dict(row) | {ours: row[own] for ours, own in self.columns.items() if own in row}
+        renamed = {name: value for name, value in row.items() if name not in self.ignored}
+        renamed |= {ours: row[own] for ours, own in self.columns.items() if own in row}
         with located(where):
             check_columns(shape, renamed)
         try:
-            return shape(renamed)
+            shaped = shape(WatchedRow(renamed, self._asked))
         except RowLost as loss:
             raise _Refused(loss.reason, f"{where}: {loss.detail}") from None
+        with located(where):
+            self._check_unread(row, shaped)
+        return shaped
+
+    def _check_unread(self, row: Mapping[str, Any], shaped: Mapping[str, Any]) -> None:
+        """Notes the columns that the shape did not ask for.
+
+        Raises:
+            RowLost: one of them holds pictures, sound, tools or a system prompt.
+        """
+        report = self._shape_report
+        own = {name: self.columns.get(name, name) for name in self._asked if name != "rows"}
+        report.read.update({name: theirs for name, theirs in own.items() if theirs in row})
+        copies = {name for name, theirs in own.items() if row.get(name) is row.get(theirs)}
+        given = {name: value for name, value in row.items() if name != "rows"}
+        rest = report.passed_over(given, read={*own.values(), *copies, *self.ignored})
+        check_media(rest, has_images=not all(is_empty(shaped.get(name)) for name in ("images", "image")))
+        check_prompt_columns(rest, prompt=None)
 
     @cached_property
     def _parts(self) -> dict[Split, RowIndex]:
@@ -158,11 +190,18 @@ class Partition:
         return RowIndex(np.array(places, np.int64), np.array(numbers, np.int64), np.array(keys, np.uint64), lost)
 
     def _read(self, table: Table) -> Iterator[tuple[int, int, int, Group | Unusable]]:
-        """Every row: its place, its number, its key, and what it is."""
+        """Every row: its place, its number, its key, and what it is. However far it is read, the columns that were met
+        and not read are named."""
+        try:
+            yield from self._read_all(table)
+        finally:
+            self._warn_of_unread()
+
+    def _read_all(self, table: Table) -> Iterator[tuple[int, int, int, Group | Unusable]]:
         malformed: list[tuple[str, str]] = []  # where, and what is wrong there
         used = 0
         limit = FIRST_ROWS if self.form.for_training else MAX_FAULTS
-        unseen = set((self.form.columns | self.columns).values())
+        unseen = set((self.form.columns | self.columns).values()) | self.ignored
         for place, number, raw in table.scan():
             key, row_id = MALFORMED, table.row_id(number)
             try:
@@ -188,6 +227,14 @@ class Partition:
         self._raise_faults(malformed, used=used)
         if unseen and used:
             raise DataError(f"{table.label}: no row has the column {', '.join(sorted(unseen))}, which `columns` names")
+
+    def _warn_of_unread(self) -> None:
+        """Names the columns that nothing reads, each once."""
+        report = self.form.report if self.shape is None else self._shape_report
+        fresh = [name for name in report.unread if name not in self._named]
+        if fresh:
+            self._named.update(fresh)
+            logger.warning("source '%s': columns that are not read: %s", self.name, shown_names(fresh))
 
     def _check(self, group: Group, *, where: str) -> None:
         if self.form.for_training:

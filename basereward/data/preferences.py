@@ -1,9 +1,10 @@
-"""What a row says of its responses -> preferences: `ranking`, `preferences` with `margins`, or a pair with `margin`."""
+"""What a row says of its responses -> preferences: `ranking`, `preferences` with `margins`, a pair with `margin`, or
+`ratings` alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from basereward.data.group import Preference, rank_preferences
@@ -11,11 +12,17 @@ from basereward.data.messages import shown
 from basereward.data.screening import RowLost
 
 
-def read_preferences(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preference, ...]:
+def read_preferences(
+    cells: Mapping[str, Any], *, num_responses: int, ratings: Sequence[float] = ()
+) -> tuple[Preference, ...]:
     """The preferences among a row's responses; none when the row does not say.
 
     Args:
         cells: the row's cells that are not null, by column.
+        ratings: of every response, higher is better; they rank the responses where nothing else does.
+
+    >>> read_preferences({}, num_responses=2, ratings=(1.0, 4.0))
+    (Preference(winner=1, loser=0, weight=1.0, margin=None, tie=False),)
 
     Raises:
         RowLost: they contradict the responses or each other.
@@ -36,9 +43,31 @@ def read_preferences(cells: Mapping[str, Any], *, num_responses: int) -> tuple[P
     if "margins" in cells and given != ["preferences"]:
         raise RowLost("conflicting_columns", "`margins` goes with `preferences`, one for each")
     if not given:
-        return ()
+        best_first = sorted(set(ratings), reverse=True)
+        return rank_preferences([best_first.index(rating) for rating in ratings])
     read = _ranking if given == ["ranking"] else _pairs
     return read(cells, num_responses=num_responses)
+
+
+def check_ratings(preferences: Sequence[Preference], ratings: Sequence[float]) -> None:
+    """Checks that no winner is rated lower than its loser.
+
+    Raises:
+        RowLost: `contradicting_ratings`.
+
+    >>> check_ratings([Preference(0, 1)], [0.1, 0.8])
+    Traceback (most recent call last):
+    basereward.data.screening.RowLost: response 0 is preferred to response 1 and rated lower, 0.1 against 0.8; mend ...
+    """
+    for preference in preferences if ratings else ():
+        winner, loser = ratings[preference.winner], ratings[preference.loser]
+        if not preference.tie and winner < loser:
+            pair = f"response {preference.winner} is preferred to response {preference.loser} and rated lower"
+            raise RowLost(
+                "contradicting_ratings",
+                f"{pair}, {winner:g} against {loser:g}; mend the row, or leave the ratings unread, as in "
+                "columns: {chosen_rating: null, rejected_rating: null}",
+            )
 
 
 def _ranking(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preference, ...]:

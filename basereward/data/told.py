@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def read_told(cells: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def read_told(
+    cells: Mapping[str, Any], names: Sequence[str], *, rating_range: tuple[float, float] | None = None
+) -> dict[str, Any]:
     """Fields of a group.
 
     Args:
         cells: of the row, under our names.
         names: of the responses' cells.
+        rating_range: the lowest and the highest rating, which become 0 and 1; None: ratings are taken as they are.
 
     Raises:
         RowLost: `bad_critiques`, `bad_reasonings`, `bad_ratings`.
@@ -28,7 +32,7 @@ def read_told(cells: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {
         "critiques": _critiques(cells, names),
         "reasonings": _reasonings(cells, count=len(names)),
-        "ratings": _ratings(cells, names),
+        "ratings": _ratings(cells, names, rating_range=rating_range),
     }
 
 
@@ -51,20 +55,33 @@ def _critiques(cells: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...
     return tuple(told)
 
 
-def _ratings(cells: Mapping[str, Any], names: Sequence[str]) -> tuple[float, ...]:
-    told = _of_each(cells, names, one="rating", all_of="ratings")
-    if told is None:
+def _ratings(
+    cells: Mapping[str, Any], names: Sequence[str], *, rating_range: tuple[float, float] | None
+) -> tuple[float, ...]:
+    """A number for every response. Whether it is on the scale that a head learns from is for that head to check."""
+    given = _of_each(cells, names, one="rating", all_of="ratings")
+    if given is None:
         return ()
-    if not isinstance(told, list) or len(told) != len(names) or not all(_is_share(each) for each in told):
-        detail = (
-            f"`ratings` is {shown(told)}; a number from 0 to 1 for every one of the {len(names)} responses is needed"
-        )
-        raise RowLost("bad_ratings", detail)
-    return tuple(float(each) for each in told)
+    unread = "ratings" if "ratings" in cells else "chosen_rating: null, rejected_rating"
+    if not isinstance(given, list) or len(given) != len(names) or not all(_is_number(each) for each in given):
+        detail = f"`ratings` is {shown(given)}; a number for every one of the {len(names)} responses is needed"
+        raise RowLost("bad_ratings", f"{detail}; columns: {{{unread}: null}} leaves them unread")
+    ratings = tuple(float(each) for each in given)
+    if rating_range is None:
+        return ratings
+    low, high = rating_range
+    if not all(low <= rating <= high for rating in ratings):
+        raise RowLost("bad_ratings", f"`ratings` is {shown(given)}; rating_range is {low:g} to {high:g}")
+    return tuple((rating - low) / (high - low) for rating in ratings)
 
 
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _reasonings(cells: Mapping[str, Any], *, count: int) -> tuple[Reasoning, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from basereward.data.group import Group
 from basereward.data.image_store import ImageStore
+from basereward.data.messages import PLACE
 from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost
 from basereward.errors import DataError
@@ -54,7 +55,8 @@ class Bundle:
         row = {"prompt": self.item.prompt, "responses": self.responses}
         pictures = [image for image in self.item.images if image is not None]
         row |= {"images": pictures} if pictures else {}
-        form = RowFormat(images=images, for_training=False)
+        # A benchmark says which items have pictures: in the others "<image>" is a word.
+        form = RowFormat(images=images, for_training=False, image_mark=PLACE if pictures else None)
         return form.group(row, source="benchmark", row_id=self.item.id, where=f"row {self.item.row} ('{self.item.id}')")
 
     def outcomes(self, scores: Sequence[float]) -> Iterator[tuple[int, Outcome]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from basereward.data.columns import ReportsColumns
+from basereward.data.describe import describe_group
 from basereward.data.group import SPLITS
 from basereward.data.module import PreferenceData
 from basereward.data.plan import Plan
@@ -23,7 +25,8 @@ def preview(recipe: Recipe) -> dict[str, Any]:
 
     Returns:
         `sources`: for each its groups by part, and of those that train the tokens (each prefix once), the images, the
-        share of an epoch by groups and by tokens, and the lost rows by reason; `modality`: the shares of groups with
+        share of an epoch by groups and by tokens, the lost rows by reason, and `reading`, which shows how its rows are
+        read (see `_reading`); `modality`: the shares of groups with
         images and without; `steps`, `forwards_per_step`, and `padding`, the share of tokens that are none.
 
     Raises:
@@ -60,6 +63,7 @@ def _told(data: PreferenceData) -> dict[str, Any]:
             "share_of_groups": counts[name] / plan.mixture.epoch_size,
             "share_of_tokens": tokens[name] / max(sum(tokens.values()), 1.0),
             "lost": lost.get(name, {}),
+            "reading": _reading(data, name),
         }
         for name, each in trained.items()
     }
@@ -74,6 +78,31 @@ def _told(data: PreferenceData) -> dict[str, Any]:
         "groups_per_step": plan.groups,
         "forwards_per_step": plan.forwards_per_step,
         "padding": _padding(data),
+    }
+
+
+def _reading(data: PreferenceData, name: str) -> dict[str, Any]:
+    """How the rows of a source are read.
+
+    Returns:
+        `columns`, our name of each column that is read -> the data's own; `not_read`, the columns that nothing reads;
+        `notes`; `first`, the first usable group as `describe_group` gives it, or null where there is none.
+    """
+    source = data.sources[name]
+    columns = source.columns_read() if isinstance(source, ReportsColumns) else None
+    first = next(
+        (
+            source.groups(split)[int(data.lengths[split][name].index[0])]
+            for split in SPLITS
+            if data.lengths[split][name]
+        ),
+        None,
+    )
+    return {
+        "columns": {} if columns is None else columns.read,
+        "not_read": [] if columns is None else columns.unread,
+        "notes": [] if columns is None else list(columns.notes),
+        "first": None if first is None else describe_group(first),
     }
 
 

@@ -13,6 +13,7 @@ import pytest
 from basereward.data.group import IMAGE, Group, Part, Preference, Turn
 from basereward.data.image_store import ImageStore
 from basereward.data.rows import RowFormat
+from basereward.data.screening import RowLost
 from basereward.errors import DataError
 
 TEXT = Turn("user", (Part("Q"),))
@@ -131,11 +132,40 @@ def test_images_of_several_turns_keep_their_order() -> None:
     assert one.images == (Path("/data/1.png"), Path("/data/2.png"))
 
 
-def test_without_images_the_mark_is_text() -> None:
-    """A question about the SVG element <image> is a question."""
-    assert _parse({"prompt": "What is <image>?", "chosen": "a", "rejected": "b"}).prompt[0].parts == (
-        Part("What is <image>?"),
-    )
+ASKED = "What is <image>?"
+
+
+@pytest.mark.parametrize("beside", [{}, {"images": None}, {"image": None}, {"images": []}, {"images": ""}])
+def test_a_mark_without_its_picture_loses_the_row(beside: dict[str, Any]) -> None:
+    """Whether the column of pictures is missing, null or empty: the model would be asked about nothing."""
+    with pytest.raises(RowLost) as caught:
+        _parse({"prompt": ASKED, "chosen": "a", "rejected": "b", **beside}, of_table=True)
+    assert caught.value.reason == "image_count"
+    assert "image_mark: null" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("prompt", "arguments"),
+    [(ASKED, {"image_mark": None}), ([_user([_say(ASKED)])], {}), ([_user([_say(ASKED)])], {"of_table": True})],
+)
+def test_the_mark_may_be_a_word(prompt: object, arguments: dict[str, Any]) -> None:
+    """A question about the SVG element, in a text part of a row without a column of pictures, or where the source says
+    that nothing is a mark."""
+    group = _parse({"prompt": prompt, "chosen": "a", "rejected": "b"}, **arguments)
+    assert group.prompt == (Turn("user", (Part(ASKED),)),)
+
+
+def test_a_mark_in_a_text_part_counts_where_there_is_a_column_of_pictures() -> None:
+    """Null there says that a picture is missing."""
+    with pytest.raises(RowLost) as caught:
+        _parse({"prompt": [_user([_say(ASKED)])], "chosen": "a", "rejected": "b", "images": None}, of_table=True)
+    assert caught.value.reason == "image_count"
+
+
+def test_another_mark_may_stand_for_a_picture() -> None:
+    """As the source names it; the usual one is text then."""
+    row = {"prompt": "[IMG] <image>?", "chosen": "a", "rejected": "b", "images": ["x.png"]}
+    assert _parse(row, image_mark="[IMG]").prompt[0].parts == (IMAGE, Part(" <image>?"))
 
 
 def test_an_image_may_be_bytes_a_data_uri_or_a_struct() -> None:

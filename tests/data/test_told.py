@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import Group, Reasoning
+from basereward.data.group import Group, Preference, Reasoning
 from basereward.data.rows import RowFormat
 from basereward.data.screening import RowLost
 from basereward.data.shapes.llava_critic_pointwise import LLaVACriticPointwise
 from basereward.data.sources.digit_pairs import DigitPairs
 from basereward.data.sources.digits import Digits
 from basereward.data.sources.numbers import Numbers
+from basereward.errors import DataError
 
 PAIR = {"prompt": "Which?", "chosen": "7", "rejected": "3"}
 GENERAL = {"prompt": "Which?", "responses": ["7", "3", "4"], "ranking": [0, 1, 1]}
@@ -41,7 +42,9 @@ def test_they_speak_of_the_row_s_responses() -> None:
         ({"reasonings": "1 is wrong."}, "bad_reasonings"),
         ({"reasoning": 3}, "bad_reasonings"),
         ({"ratings": [1, 0]}, "bad_ratings"),
-        ({"ratings": [1, 0, 5]}, "bad_ratings"),
+        ({"ratings": [1, 0, float("nan")]}, "bad_ratings"),
+        ({"ratings": [1, 0, 10**400]}, "bad_ratings"),
+        ({"ratings": [0, 1, 0.5]}, "contradicting_ratings"),
         ({"ratings": [1, 0, None]}, "bad_ratings"),
         ({"ratings": [True, 0, 0]}, "bad_ratings"),
     ],
@@ -51,6 +54,61 @@ def test_what_cannot_be_read_loses_the_row(given: dict[str, Any], reason: str) -
     with pytest.raises(RowLost) as told:
         read(GENERAL | given)
     assert told.value.reason == reason
+
+
+def test_ratings_of_any_scale_are_kept_for_heads_that_do_not_read_them() -> None:
+    """From 1 to 5, as in argilla's sets: the row stays, in the scale of the data or, with its range, from 0 to 1."""
+    rated = PAIR | {"chosen_rating": 5.0, "rejected_rating": 2}
+    assert read(rated).ratings == (5.0, 2.0)
+    ranged = RowFormat(rating_range=[1, 5]).group(rated, source="mine", row_id="0", where="row")
+    assert ranged.ratings == (1.0, 0.25)
+    with pytest.raises(RowLost) as lost:
+        RowFormat(rating_range=[0, 4]).group(rated, source="mine", row_id="0", where="row")
+    assert lost.value.reason == "bad_ratings"
+    assert "0 to 4" in lost.value.detail
+
+
+@pytest.mark.parametrize("given", [[1], [5, 1], [1, 1], [1, float("nan")], [1, 2, 3]])
+def test_a_range_of_ratings_has_two_ends(given: list[float]) -> None:
+    """The lower one first."""
+    with pytest.raises(DataError, match="rating_range"):
+        RowFormat(rating_range=given)
+
+
+def test_a_rating_column_may_be_left_unread() -> None:
+    """By null for its name: what stands in it then neither loses the row nor reaches the group."""
+    form = RowFormat(columns={"chosen_rating": None, "rejected_rating": None})
+    group = form.group(PAIR | {"chosen_rating": "good", "rejected_rating": 9}, source="mine", row_id="0", where="row")
+    assert group.ratings == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "lower", "higher"),
+    [
+        (PAIR | {"chosen_rating": 0.1, "rejected_rating": 0.8}, "0.1", "0.8"),
+        (PAIR | {"ratings": [2, 7]}, "2", "7"),
+        ({"prompt": "Which?", "responses": ["7", "3"], "preferences": [[1, 0]], "ratings": [0.9, 0.5]}, "0.5", "0.9"),
+        ({"prompt": "Which?", "responses": ["7", "3"], "ranking": [0, 1], "ratings": [-1, 0]}, "-1", "0"),
+    ],
+    ids=["pair", "ratings of a pair", "preferences", "ranking"],
+)
+def test_ratings_that_contradict_the_label_lose_the_row(row: dict[str, Any], lower: str, higher: str) -> None:
+    """Both numbers are said. Ratings are not looked at where rows are only scored; equal ones contradict nothing."""
+    with pytest.raises(RowLost) as lost:
+        read(row)
+    assert lost.value.reason == "contradicting_ratings"
+    assert f"{lower} against {higher}" in lost.value.detail
+    RowFormat(for_training=False).group(row, source="mine", row_id="0", where="row")
+    assert read(PAIR | {"chosen_rating": 3, "rejected_rating": 3}).ratings == (3.0, 3.0)
+
+
+def test_ratings_alone_rank_the_responses() -> None:
+    """The higher, the better; equal ones tie. The report says so."""
+    form = RowFormat()
+    row = {"prompt": "Which?", "responses": ["7", "3", "4"], "ratings": [1, 4, 4]}
+    group = form.group(row, source="mine", row_id="0", where="row")
+    assert group.preferences == (Preference(1, 0), Preference(2, 0), Preference(1, 2, tie=True))
+    assert form.report.notes == {"responses are ranked by their ratings": None}
 
 
 @pytest.mark.parametrize(

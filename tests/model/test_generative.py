@@ -233,6 +233,7 @@ def test_ratings_are_a_mean_over_the_scale(tmp_path: Path) -> None:
         (VERDICT, replace(group(), preferences=(Preference(0, 1, tie=True),)), "no_verdict", "ties"),
         (THINKING, group(), "no_reasoning", "basereward annotate"),
         (RATING, group(), "no_rating", "llava_critic_pointwise"),
+        (RATING, replace(group(responses=("a", "b")), ratings=(5.0, 1.0)), "bad_ratings", "rating_range"),
     ],
 )
 def test_rows_with_nothing_to_learn_are_lost(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from basereward.cli import main
@@ -74,6 +75,70 @@ def test_lost_rows_are_counted_and_stop_nothing(tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     assert "malformed_json 2" in printed
     assert "6 steps of 8 groups in 2 forward passes; padding 0.00%" in printed
+
+
+def test_the_first_row_is_shown_as_it_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its turns, pictures by size and place, answers and label; the columns that are read, by both names, and those
+    that are not. A source that is made and not read shows its first row too."""
+    PIL.Image.new("RGB", (60, 40)).save(tmp_path / "0.png")
+    long = "long " * 60
+    rows = [
+        {
+            "id": f"row-{i}",
+            "system": "Be brief.",
+            "question": f"<image>Is {i}\neven?",
+            "img": ["0.png"],
+            "chosen": [{"role": "assistant", "content": "yes", "language": "en"}],
+            "rejected": long,
+            "margin": 2,
+            "chosen_rating": 5,
+            "rejected_rating": 1,
+            "note": "n",
+        }
+        for i in range(40)
+    ]
+    mine = [*only(write_rows(tmp_path / "pairs.jsonl", rows)), "data.sources.mine.val=0", "data.sources.mine.test=0"]
+    mine += ["data.sources.mine.columns={prompt: question, images: img}", "data.sources.mine.rating_range=[1, 5]"]
+    assert main(["data", "basereward", "--json", *mine]) == 0
+    reading = json.loads(capsys.readouterr().out)["sources"]["mine"]["reading"]
+    assert reading["columns"] == {
+        "id": "id", "prompt": "question", "chosen": "chosen", "rejected": "rejected", "margin": "margin",
+        "images": "img", "system": "system", "chosen_rating": "chosen_rating", "rejected_rating": "rejected_rating",
+    }  # fmt: skip
+    assert reading["not_read"] == ["note", "chosen[].language"]
+    first = reading["first"]
+    assert first["id"] == "row-0"
+    assert first["turns"] == [
+        {"role": "system", "text": "Be brief."}, {"role": "user", "text": "[image 1]Is 0\neven?"}
+    ]  # fmt: skip
+    assert first["images"] == [{"name": str(tmp_path / "0.png"), "width": 60, "height": 40, "turn": 1}]
+    assert first["responses"][0] == "yes"
+    assert first["responses"][1].startswith("long long")
+    assert len(first["responses"][1]) < len(long)
+    assert first["preferences"] == [{"winner": 0, "loser": 1, "tie": False, "margin": 2.0}]
+    assert first["ratings"] == [1.0, 0.0]
+    assert main(["data", "basereward", *mine]) == 0
+    printed = capsys.readouterr().out
+    for said in ("prompt <- question", "images <- img", "note, chosen[].language", "60x40", "Is 0\\neven?", "margin 2"):
+        assert said in printed
+
+
+def test_rows_that_are_made_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """They have no columns."""
+    reading = told(capsys)["sources"]["digits"]["reading"]
+    assert (reading["columns"], reading["not_read"], reading["notes"]) == ({}, [], [])
+    assert [(image["width"], image["turn"]) for image in reading["first"]["images"]] == [(56, 0)]
+    assert reading["first"]["num_responses"] == len(reading["first"]["ratings"]) == 5
+
+
+def test_responses_ranked_by_ratings_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ties among them too."""
+    rows = [{"prompt": f"Q{i}", "responses": ["a", "b", "c"], "ratings": [1, 0, 0]} for i in range(40)]
+    mine = [*only(write_rows(tmp_path / "pairs.jsonl", rows)), "data.sources.mine.val=0", "data.sources.mine.test=0"]
+    assert main(["data", "basereward", *mine]) == 0
+    printed = capsys.readouterr().out
+    assert "mine: responses are ranked by their ratings" in printed
+    assert "0 is better than 1, 0 is better than 2, 1 ties with 2" in printed
 
 
 def test_a_stream_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

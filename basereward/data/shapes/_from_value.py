@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from basereward.data.messages import shown
+from basereward.data.messages import MessageReader, shown
 from basereward.data.screening import RowLost
-from basereward.errors import unknown
-
-ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "assistant": "assistant",
-}
 
 
 def read_turns(value: object, *, column: str) -> list[dict[str, str]]:
-    """The messages of a list of turns.
+    """The messages of a list of turns; pictures that a turn holds itself are refused.
 
     >>> read_turns([{"from": "human", "value": "Hi"}], column="conversations")
     [{'role': 'user', 'content': 'Hi'}]
 
     Raises:
-        RowLost: `wrong_type`, `bad_message` or `unknown_role`.
+        RowLost: `wrong_type`, `bad_message`, `unknown_role`, `unknown_key`.
     """
     if not isinstance(value, list) or not value:
         raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a list of turns is needed")
@@ -34,9 +24,10 @@ def read_turns(value: object, *, column: str) -> list[dict[str, str]]:
 
 def read_turn(turn: object, *, where: str) -> dict[str, str]:
     """The message of one turn. Raises: as `read_turns`."""
-    if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
+    text = next((turn[key] for key in ("value", "content") if key in turn), None) if isinstance(turn, Mapping) else None
+    if not isinstance(text, str):
         raise RowLost("bad_message", f'{where} is {shown(turn)}; a turn is {{"from": ..., "value": text}}')
-    speaker = str(turn.get("from"))
-    if speaker not in ROLES:
-        raise RowLost("unknown_role", f"{where}: {unknown('speaker', speaker, ROLES)}")
-    return {"role": ROLES[speaker], "content": turn["value"]}
+    [message] = MessageReader(mark=None).read([turn], column=where.strip("`"))
+    if message.image_parts:
+        raise RowLost("unknown_key", f"{where} holds pictures of its own, which this shape does not read")
+    return {"role": message.role, "content": message.text}

@@ -16,8 +16,8 @@ class Conversations:
     columns: tuple[str, ...] = ("chosen", "rejected")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        read = {name: row.get(name) for name in ("id", *self.columns)}
-        chosen = row["chosen"]
+        read = {name: row.get(name) for name in ("id", "system", *self.columns)}
+        chosen, prompt = row["chosen"], row.get("prompt")
         if isinstance(chosen, list) and len(chosen) > 1:
             return read
-        return read | {"prompt": row.get("prompt")}
+        return read | {"prompt": prompt}

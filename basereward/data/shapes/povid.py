@@ -16,10 +16,11 @@ class POVID:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `wrong_type`, `bad_message`, `unknown_role`.
+            RowLost: `wrong_type`, `bad_message`, `unknown_role`, `unknown_key`.
         """
         return {
             "id": row.get("id"),
+            "system": row.get("system"),
             "chosen": read_turns(row["conversations"], column="conversations"),
             "rejected": read_turns(row["rejected_conversations"], column="rejected_conversations"),
             "image": row["image"],

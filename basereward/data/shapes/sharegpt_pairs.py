@@ -7,18 +7,22 @@ from typing import Any
 
 from basereward.data.shapes._from_value import read_turn, read_turns
 
+BESIDE = ("id", "images", "image", "system")
+
 
 class ShareGPTPairs:
     """`conversations` is the prompt, a list of `{"from", "value"}`; `chosen` and `rejected` are one such turn each.
-    Pictures, where there are some, are paths in `images` or `image`."""
+    Pictures, where there are some, are paths in `images` or `image`; `system` is the prompt's system turn."""
 
     columns = ("conversations", "chosen", "rejected")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `wrong_type`, `bad_message`, `unknown_role`.
+            RowLost: `wrong_type`, `bad_message`, `unknown_role`, `unknown_key`.
         """
-        answers = {name: read_turn(row[name], where=f"`{name}`")["content"] for name in ("chosen", "rejected")}
-        pictures = {name: row[name] for name in ("id", "images", "image") if row.get(name) is not None}
-        return {"prompt": read_turns(row["conversations"], column="conversations")} | answers | pictures
+        read_turns(row["conversations"], column="conversations")
+        for name in ("chosen", "rejected"):
+            read_turn(row[name], where=f"`{name}`")
+        turns = {"prompt": row["conversations"], "chosen": [row["chosen"]], "rejected": [row["rejected"]]}
+        return turns | {name: row[name] for name in BESIDE if row.get(name) is not None}

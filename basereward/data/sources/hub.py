@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from basereward.data.columns import ColumnsRead
 from basereward.data.group import Group, Lost, Split
 from basereward.data.image_store import ARCHIVES, ImageStore
 from basereward.data.partition import Partition
@@ -33,10 +34,13 @@ class Hub:
         split: the split to train on; the slices of the library, such as `train[:1000]`, are understood.
         val: another split for the val part, or the share of `split` that is held out for it; no prompt is in two parts.
         test: the same for the test part.
-        columns: our column name, or the shape's -> the data set's own.
+        columns: our column name, or the shape's -> the data set's own; a name -> null leaves that column unread.
         shape: how the data set writes its rows, where they are not in a form of ours.
         images: zip or tar files in the data set, or a folder, that hold the pictures; null: paths start from the folder
             of a local data set.
+        image_mark: the text in a prompt that stands for the next image; null: no text does.
+        rating_range: the lowest and the highest rating of the data, which become 0 and 1; null: they are 0 and 1, or
+            not used.
         seed: chooses what is held out.
 
     Raises:
@@ -56,31 +60,40 @@ class Hub:
         split: str = "train",
         val: float | str = 0.05,
         test: float | str = 0.05,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
         shape: Node | None = None,
         images: str | list[str] | None = None,
+        image_mark: str | None = "<image>",
+        rating_range: list[float] | None = None,
         seed: int = 0,
     ) -> None:
         self.name = name
         store = find_images(path, images, revision=revision)
         made = _make_shape(shape, store) if shape else None
+        mapped = {ours: own for ours, own in (columns or {}).items() if own is not None}
 
         def table(part: str) -> Table:
             if listing:
                 found = find_listed(path, listing)
             else:
-                numbers = number_columns(columns)
+                numbers = number_columns(mapped)
                 found = find_table(
                     path, files=files or (), subset=subset, revision=revision, split=part, numbers=numbers
                 )
-            return Gathered(found, key=made.key, columns=columns) if isinstance(made, JoinsRows) else found
+            return Gathered(found, key=made.key, columns=mapped) if isinstance(made, JoinsRows) else found
 
         tables, shares = _parts(table, split=split, held_out={"val": val, "test": test})
         self._partition = Partition(
             name,
             tables=tables,
             shares=shares,
-            form=RowFormat(columns=None if shape else columns, images=store),
+            form=RowFormat(
+                columns=None if shape else columns,
+                images=store,
+                of_table=True,
+                image_mark=image_mark,
+                rating_range=rating_range,
+            ),
             shape=made,
             columns=columns if shape else None,
             seed=seed,
@@ -91,6 +104,10 @@ class Hub:
 
     def stream(self, split: Split) -> Iterator[Group | Lost]:
         return self._partition.stream(split)
+
+    def columns_read(self) -> ColumnsRead:
+        """Which columns were read, and which were not."""
+        return self._partition.columns_read()
 
     def lost(self, split: Split) -> list[Lost]:
         return self._partition.lost(split)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from basereward.data.columns import ColumnsRead
 from basereward.data.group import Group, Lost, Split
 from basereward.data.image_store import ImageStore
 from basereward.data.partition import Partition
@@ -23,7 +24,10 @@ class Jsonl:
         val: another file for the val part, or the share of `path` that is held out for it; no prompt is in two parts.
         test: the same for the test part.
         images_root: the folder that relative image paths start from; null: the file's own folder.
-        columns: our column name -> the file's own.
+        columns: our column name -> the file's own; a name -> null leaves that column unread.
+        image_mark: the text in a prompt that stands for the next image; null: no text does.
+        rating_range: the lowest and the highest rating of the data, which become 0 and 1; null: they are 0 and 1, or
+            not used.
         seed: chooses what is held out.
 
     Raises:
@@ -39,7 +43,9 @@ class Jsonl:
         val: float | str = 0.05,
         test: float | str = 0.05,
         images_root: str | None = None,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        image_mark: str | None = "<image>",
+        rating_range: list[float] | None = None,
         seed: int = 0,
     ) -> None:
         self.name = name
@@ -51,7 +57,13 @@ class Jsonl:
                 tables[split] = _table(where, columns)
             else:
                 shares[split] = where
-        form = RowFormat(columns=columns, images=ImageStore(Path(path).parent if images_root is None else images_root))
+        form = RowFormat(
+            columns=columns,
+            images=ImageStore(Path(path).parent if images_root is None else images_root),
+            of_table=True,
+            image_mark=image_mark,
+            rating_range=rating_range,
+        )
         self._partition = Partition(name, tables=tables, shares=shares, form=form, seed=seed)
 
     def groups(self, split: Split) -> Sequence[Group]:
@@ -60,17 +72,21 @@ class Jsonl:
     def stream(self, split: Split) -> Iterator[Group | Lost]:
         return self._partition.stream(split)
 
+    def columns_read(self) -> ColumnsRead:
+        """Which columns were read, and which were not."""
+        return self._partition.columns_read()
+
     def lost(self, split: Split) -> list[Lost]:
         """The rows with a blank response."""
         return self._partition.lost(split)
 
 
-def _table(path: str | Path, columns: Mapping[str, str] | None) -> Table:
+def _table(path: str | Path, columns: Mapping[str, str | None] | None) -> Table:
     return RowsFile(path, numbers=number_columns(columns), otherwise=".jsonl")
 
 
 def read_rows(
-    path: str | Path, *, images_root: str | Path | None = None, columns: Mapping[str, str] | None = None
+    path: str | Path, *, images_root: str | Path | None = None, columns: Mapping[str, str | None] | None = None
 ) -> Sequence[Group]:
     """The rows of a file to be scored, all of them, in its order: one response will do, preferences are not needed.
 
@@ -81,5 +97,5 @@ def read_rows(
         DataError: the file is missing or rows are malformed; every fault is named with file and line.
     """
     root = Path(path).parent if images_root is None else images_root
-    form = RowFormat(columns=columns, images=ImageStore(root), for_training=False)
+    form = RowFormat(columns=columns, images=ImageStore(root), for_training=False, of_table=True)
     return Partition(Path(path).name, tables={"train": _table(path, columns)}, shares={}, form=form).groups("train")

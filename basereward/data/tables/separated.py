@@ -21,9 +21,10 @@ NUMBERS = ("margin", "chosen_rating", "rejected_rating")
 """Columns of ours that hold a number; in every other one a number is text, such as the answer `7`."""
 
 
-def number_columns(columns: Mapping[str, str] | None = None) -> list[str]:
-    """The columns of a file that hold numbers, where `columns` maps ours to its own."""
-    return [(columns or {}).get(name, name) for name in NUMBERS]
+def number_columns(columns: Mapping[str, str | None] | None = None) -> list[str]:
+    """The columns of a file that hold numbers, where `columns` maps ours to its own, or to None for one not read."""
+    mapped = {name: name for name in NUMBERS} | {ours: own for ours, own in (columns or {}).items() if ours in NUMBERS}
+    return [own for own in mapped.values() if own is not None]
 
 
 Raw: TypeAlias = list[str] | str  # the cells of a row, or what is wrong with it

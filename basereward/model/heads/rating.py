@@ -99,6 +99,12 @@ class Ratings:
                 "which the sources digits, numbers, digit_pairs and llava_critic_pointwise (with its scale) have. Give "
                 "the rows `ratings` from 0 to 1, or take another head",
             )
+        if taught and not all(0 <= rating <= 1 for rating in group.ratings):
+            raise RowLost(
+                "bad_ratings",
+                f"ratings of {', '.join(f'{rating:g}' for rating in group.ratings[:8])}; a rating head learns ratings "
+                "from 0 to 1; of another scale give the source its lowest and highest, as in rating_range: [1, 5]",
+            )
         ending = torch.cat([encoder.plain(self.asked.after("answer")), encoder.closing])
         laid = []
         for index, response in enumerate(group.responses):
