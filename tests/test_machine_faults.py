@@ -66,6 +66,16 @@ def test_a_file_in_the_place_of_a_folder(
     assert file.read_text() == "mine"
 
 
+def test_runs_that_are_a_file_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is an error, and not a list without runs."""
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "file"))
+    assert main(["ls", "runs"]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
 def test_memory_that_is_not_there_is_found_among_the_causes() -> None:
     """A library may say that a module is missing because there was no memory for it; other errors stay errors."""
     error = ModuleNotFoundError("could not import module")

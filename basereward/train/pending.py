@@ -66,6 +66,8 @@ def _is_over(folder: RunFolder) -> bool:
 def _close(folder: RunFolder, outbox: Outbox) -> None:
     """Give the record of a run that is over its end, at the time of its last sign of life, and mark the folder."""
     state = folder.state
+    if state == "running":  # another process has begun to go on with it
+        return
     if outbox.start() is not None and not outbox.closed:
         ended = int(outbox.journal.stat().st_mtime * 1000)
         outbox.append([{"kind": "finish", "status": state.upper(), "time": ended}])

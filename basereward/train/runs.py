@@ -258,6 +258,8 @@ def _scan(root: Path | None) -> tuple[list[tuple[RunFolder, dict[str, Any]]], di
     A folder that has a `status.json` or a `recipe.yaml` counts as a run's; others are passed over.
     """
     root = (root or runs_root()).absolute()
+    if root.exists() and not root.is_dir():
+        raise RunError(f"'{root}' is no folder, and runs are kept in one; move it away, or set BASEREWARD_RUNS")
     found: list[tuple[RunFolder, dict[str, Any]]] = []
     broken: dict[str, str] = {}
     for path in sorted(root.iterdir()) if root.is_dir() else ():
