@@ -26,6 +26,17 @@ from basereward.model.identity import CONFIG, find_file, weight_files
 Shapes = dict[str, tuple[int, ...]]
 
 MAX_LAYERS = 10_000
+MAX_COUNT = 1_000_000
+"""Of what config.json counts otherwise, labels say, of which transformers makes a table."""
+IMPLEMENTATIONS = (
+    "eager",
+    "sdpa",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flex_attention",
+    "grouped_mm",
+    "batched_mm",
+)
 MAX_NUMBER = 2**31
 """No size of a layer is larger; larger ones are for sums, such as token ids of a mask, that no config.json holds."""
 LAYERS = ("layers", "n_layer", "depth", "num_blocks")
@@ -194,10 +205,11 @@ def check_text_files(path: str | Path, *, revision: str | None = None) -> None:
 
 
 def check_numbers(config: Mapping[str, Any], *, where: str) -> None:
-    """Refuses numbers of a configuration that would keep its reader busy for ever.
+    """Refuses numbers of a configuration that would keep its reader busy for ever, and kernels that come with it.
 
     Raises:
-        ModelError: a number of layers above `MAX_LAYERS`, or any number above `MAX_NUMBER`; it is named.
+        ModelError: a number of layers above `MAX_LAYERS`, of other things above `MAX_COUNT`, or any number above
+            `MAX_NUMBER`; or an implementation that is none of transformers' own. It is named.
 
     >>> check_numbers({"text_config": {"num_hidden_layers": 10**9}}, where="config.json")
     Traceback (most recent call last):
@@ -207,18 +219,20 @@ def check_numbers(config: Mapping[str, Any], *, where: str) -> None:
     waiting: list[tuple[str, Any]] = list(config.items())
     while waiting:
         key, value = waiting.pop()
-        if isinstance(value, dict):
+        if key.endswith("_implementation"):
+            _check_implementation(key, value, where=where)
+        elif isinstance(value, dict):
             waiting.extend(value.items())
         elif isinstance(value, list):
             waiting.extend((key, each) for each in value)
         elif isinstance(value, int):
-            limit = MAX_LAYERS if key.endswith(LAYERS) else MAX_NUMBER
+            limit = MAX_LAYERS if key.endswith(LAYERS) else MAX_COUNT if key.startswith("num_") else MAX_NUMBER
             if key not in FREE and not -limit <= value <= limit:
                 raise ModelError(f"{where}: {key} is {value}; at most {limit:,} are allowed")
 
 
 def check_size(config: Any, files: Mapping[str, Shapes], *, path: str | Path) -> None:
-    """Checks that a configuration describes no larger model than the weight files hold.
+    """Checks that a configuration describes no much larger model than the weight files hold.
 
     The model is built on the meta device, which allocates nothing.
 
@@ -235,7 +249,8 @@ def check_size(config: Any, files: Mapping[str, Shapes], *, path: str | Path) ->
     shapes = [shape for held in files.values() for shape in held.values()]
     elements = sum(torch.Size(shape).numel() for shape in shapes)
     packed = getattr(config, "quantization_config", None) is not None
-    most = elements * (PACKED if packed else 1)
+    # Weights that are missing are named when they are loaded; here only what would fill the memory is refused.
+    most = elements * (PACKED if packed else 2) + 2**20
     with explained(path), bounded_parameters(MODULES_A_WEIGHT * len(shapes), what=f"config.json of '{path}'"):
         model = AutoModel.from_config(config, trust_remote_code=False) if _is_known(config) else None
     if model is None:
@@ -252,6 +267,17 @@ def check_size(config: Any, files: Mapping[str, Shapes], *, path: str | Path) ->
 def _is_known(config: Any) -> bool:
     """Whether the family is one of transformers' own. The code of another is the caller's responsibility."""
     return type(config).__module__.startswith("transformers.")
+
+
+def _check_implementation(key: str, value: Any, *, where: str) -> None:
+    """Refuses kernels of the hub, whose code transformers would fetch and run; a checkpoint may name its own only."""
+    names = value.values() if isinstance(value, dict) else [value]
+    for name in names:
+        if name is not None and name not in IMPLEMENTATIONS:
+            raise ModelError(
+                f"{where}: {key} is {str(name)[:80]!r}; allowed are {', '.join(IMPLEMENTATIONS)}. "
+                "Kernels of the hub would run code that came with the checkpoint; remove the key"
+            )
 
 
 @contextlib.contextmanager

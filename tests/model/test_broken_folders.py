@@ -206,6 +206,17 @@ CASES: dict[str, tuple[str, Change, str]] = {
     "config width is text": ("head", edit(BASE_CONFIG, text_config__hidden_size="wide"), "base"),
     "config width is a list": ("head", edit(BASE_CONFIG, text_config__hidden_size=[64]), "base"),
     "config activation unknown": ("head", edit(BASE_CONFIG, text_config__hidden_act="os.system"), "base"),
+    "config of a billion labels": ("head", edit(BASE_CONFIG, num_labels=10**9), "num_labels"),
+    "config names a kernel of the hub": (
+        "head",
+        edit(BASE_CONFIG, vision_config___attn_implementation="some-one/kernel"),
+        "some-one/kernel",
+    ),
+    "config names kernels of the hub": (
+        "head",
+        edit(BASE_CONFIG, attn_implementation={"text_config": "some-one/kernel"}),
+        "some-one/kernel",
+    ),
     "config heads zero": ("head", edit(BASE_CONFIG, text_config__num_attention_heads=0), "base"),
     "base is an adapter": ("head", write("base/adapter_config.json", "{}"), "adapter"),
     "tokenizer broken": ("head", write(TOKENIZER, "{"), "processor"),
