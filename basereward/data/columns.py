@@ -110,16 +110,16 @@ class ReportsColumns(Protocol):
 
 
 class WatchedRow(Mapping[str, Any]):
-    """A row that notes which of its cells are asked for."""
+    """A row that notes which of its cells are asked for, in `asked`, in their order."""
 
-    def __init__(self, row: Mapping[str, Any], asked: set[str]) -> None:
+    def __init__(self, row: Mapping[str, Any], asked: dict[str, None]) -> None:
         self._row = dict(row)
         self._asked = asked
         if isinstance(row.get("rows"), list):  # rows that were joined to one
             self._row["rows"] = [WatchedRow(each, asked) if isinstance(each, Mapping) else each for each in row["rows"]]
 
     def __getitem__(self, name: str) -> Any:
-        self._asked.add(name)
+        self._asked[name] = None
         return self._row[name]
 
     def __contains__(self, name: object) -> bool:

@@ -73,7 +73,7 @@ class Partition:
         self.columns = {ours: own for ours, own in (columns or {}).items() if own is not None}
         self.ignored = form.ignored.union(name for name, own in (columns or {}).items() if own is None)
         self.seed = seed
-        self._asked: set[str] = set()  # what the shape asked rows for
+        self._asked: dict[str, None] = {}  # what the shape asked rows for
         self._named: set[str] = set()  # columns that a warning has named
 
     def groups(self, split: Split) -> Sequence[Group]:
