@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from basereward.model.checkpoint import backbone_path
 from basereward.model.scorer import recipe_encoder
 from basereward.recipe.schema import Recipe
 from basereward.train.build import build_data
+
+logger = logging.getLogger(__name__)
 
 
 def preview(recipe: Recipe) -> dict[str, Any]:
@@ -41,10 +46,20 @@ def preview(recipe: Recipe) -> dict[str, Any]:
 
 
 def lost_file(name: str) -> Path:
-    """Where the lost rows of a recipe are listed when no run is made of it; the last listing is kept."""
-    file = cache_folder() / "lost" / f"{name.replace('/', '-')}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file
+    """Where the lost rows of a recipe are listed when no run is made of it; the last listing is kept.
+
+    Where the cache cannot be written, it is a new folder for temporary files, which a warning names.
+    """
+    folder = cache_folder() / "lost"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        folder = Path(tempfile.mkdtemp(prefix="basereward-lost-"))
+        logger.warning("the cache folder '%s' cannot be written; lost rows are listed in %s", cache_folder(), folder)
+    return folder / f"{name.replace('/', '-')}.jsonl"
 
 
 def _told(data: PreferenceData) -> dict[str, Any]:

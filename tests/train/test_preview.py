@@ -17,6 +17,7 @@ from basereward.data.tree import PADDING
 from basereward.model.processing import load_encoder
 from basereward.recipe import load_recipe
 from basereward.train.build import build_data
+from basereward.train.preview import preview
 from tests.support import SMALL, checkpoint, only, pair_rows, write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -185,3 +186,24 @@ def test_real_dialogues_are_not_padded(real_rows: Path, tmp_path: Path) -> None:
     }
     assert shares["tree"] == 0
     assert shares["plain"] > 0.2
+
+
+def test_lost_rows_are_listed_where_the_cache_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a folder of temporary files, which is named."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BASEREWARD_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    rows = [*pair_rows(3), {"prompt": "Q", "chosen": 7, "rejected": "b"}]
+    model = checkpoint("llama", tmp_path / "model")
+    recipe = load_recipe("basereward", overrides=[*only(write_rows(tmp_path / "pairs.jsonl", rows)), *_backbone(model)])
+    assert preview(recipe)["sources"]["mine"]["lost"] == {"wrong_type": 1}
+    [listed] = tmp_path.glob("basereward-lost-*/basereward.jsonl")
+    assert json.loads(listed.read_text())["reason"] == "wrong_type"
+    assert str(listed.parent) in caplog.text
+
+
+def _backbone(path: Path) -> list[str]:
+    """Overrides that take a checkpoint in place of one that is made in the cache."""
+    return ["model.backbone.make=null", f"model.backbone.path={path}"]
