@@ -101,7 +101,7 @@ class ControlTokens:
     def encode_text(self, text: str) -> list[int]:
         """Token ids of somebody's words, of which none is a control token."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return self._encode_named(text) if self._count(ids) else ids
+        return ids if self._id_set.isdisjoint(ids) else self._encode_named(text)
 
     def _count(self, ids: Sequence[int]) -> int:
         return sum(each in self._id_set for each in ids)
