@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
+
 from basereward.errors import BaseRewardError, RecipeError
 
 LONGEST = 200
 """Bytes of a name. File systems take 255, of which an ending and a temporary name need some."""
+LONGEST_IN_MLFLOW = 250
+"""Characters of the name of a metric, a parameter or a tag in MLflow."""
 
 
 def name_problem(name: str, *, slashes: bool = False) -> str | None:
@@ -46,3 +51,14 @@ def check_name(name: str, *, what: str, slashes: bool = False, error: type[BaseR
     """
     if problem := name_problem(name, slashes=slashes):
         raise error(f"{what}: {problem}")
+
+
+def clean_name(name: str) -> str:
+    """The name with everything that MLflow forbids in the name of a metric replaced; reports call columns by it too.
+
+    >>> clean_name("val/my=source (2)/pair_accuracy"), clean_name("/a//../b")
+    ('val/my_source _2_/pair_accuracy', 'b')
+    """
+    allowed = re.sub(r"[^/\w.\- :]", "_", name)
+    path = posixpath.normpath(allowed).lstrip("/.")
+    return path[:LONGEST_IN_MLFLOW].rstrip("/") or "_"

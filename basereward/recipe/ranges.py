@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from basereward.errors import unknown
-from basereward.io.names import name_problem
+from basereward.io.names import clean_name, name_problem
 from basereward.io.secrets import userinfo_of
-from basereward.recipe.names import clean_name
 from basereward.recipe.probing import PARTS, features, probe, trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.speaking import draws, pooling, votes

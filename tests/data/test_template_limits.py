@@ -150,10 +150,8 @@ def test_a_template_without_the_answer_is_no_model() -> None:
         encoder_of("{% for message in messages if message.role == 'user' %}{{ message.content }}{% endfor %}<|im_end|>")
 
 
-@pytest.mark.parametrize(
-    "text", ["x" * 10_000_000, "\n" * 10_000_000, "word " * 2_000_000], ids=["x", "lines", "words"]
-)
-def test_a_text_of_ten_megabytes_is_too_long_before_it_is_encoded(
+@pytest.mark.parametrize("text", ["x" * 2_000_000, "\n" * 2_000_000, "word " * 400_000], ids=["x", "lines", "words"])
+def test_a_text_of_two_million_characters_is_too_long_before_it_is_encoded(
     text: str, vocabulary: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a response, in the prompt, and in another turn."""
@@ -174,7 +172,7 @@ def test_a_text_of_ten_megabytes_is_too_long_before_it_is_encoded(
         with pytest.raises(RowLost) as caught:
             encoder(lost)
         assert caught.value.reason == "too_long"
-        assert "10000000" in str(caught.value)
+        assert "2000000" in str(caught.value)
         assert "4096" in str(caught.value)
     assert max(sizes) < 1000, "nothing long was encoded"
 

@@ -34,7 +34,7 @@ def test_a_right_recipe_has_no_problem() -> None:
     assert problems() == {}
 
 
-@pytest.mark.parametrize(("one", "other"), [("a=b", "a?b"), ("a/b", "a//b"), ("x" * 300, "x" * 301)])
+@pytest.mark.parametrize(("one", "other"), [("a=b", "a?b"), ("a/b", "a//b")])
 def test_sources_do_not_share_a_metric(one: str, other: str) -> None:
     """MLflow forbids some characters in names, and two sources would be one line in every chart."""
     node = {"_target_": "digits"}
