@@ -92,7 +92,6 @@ ROWS: dict[str, tuple[str, object]] = {
     "an image mark in one response": ("image_mark_in_response", row_with(rejected="<image> a four")),
     "a vision token in one response": ("image_mark_in_response", row_with(chosen="<|image_pad|> a seven")),
     "a picture in a response": ("image_in_response", row_with(chosen=[says("assistant", [{"type": "image"}])])),
-    "a vision token in the prompt": ("image_token_in_text", row_with(prompt="Which <|image_pad|> digit?")),
     "a response of a megabyte": ("too_long", row_with(rejected=MEGABYTE)),
     "a response of a megabyte without a space": ("too_long", row_with(rejected="x" * 1_000_000)),
     "a prompt of a megabyte": ("too_long", row_with(prompt=MEGABYTE)),

@@ -39,16 +39,17 @@ def messages(prompt: Sequence[Turn], *, in_parts: bool) -> list[dict[str, Any]]:
     ]
 
 
-def end_of_turn(tokenizer: Tokenizer) -> int:
-    """The token that the chat template puts after a response."""
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "the backbone's tokenizer has no chat template, so a prompt cannot be encoded. "
-            "Use an instruct or chat checkpoint, or add a chat_template.jinja to the folder."
-        )
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": SENTINEL}]
-    rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-    after = rendered.rpartition(SENTINEL)[2].lstrip()
+def end_of_turn(tokenizer: Tokenizer, after: str) -> int:
+    """The token that the chat template puts after a response.
+
+    Args:
+        tokenizer: the backbone's own.
+        after: what the template writes after a response.
+
+    Raises:
+        ModelError: it writes nothing there, and the tokenizer has no `eos_token`.
+    """
+    after = after.lstrip()
     ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
     if ids:
         return int(ids[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.resources import files
 from typing import Any
 
@@ -18,14 +19,11 @@ from basereward.data.group import IMAGE, Group, Part, Turn
 from basereward.data.images import ImageError
 from basereward.model.makers._byte_level import SPECIAL_TOKENS
 from basereward.model.makers._qwen import write_image_processor
+from tests.data.conftest import WORDS
 from tests.support import group, picture
 
 IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD = 151644, 151645, 151652, 151653, 151655
 FIRST_SPECIAL = 151643
-# Qwen2's published rule for cutting text into words.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 # Qwen2.5-VL's layout: a default system turn, and pictures between the marks of vision.
 QWEN_TEMPLATE = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -163,10 +161,22 @@ def test_every_image_has_the_tokens_of_its_own_size(encode: Encoder) -> None:
     ]  # fmt: skip
 
 
-def test_an_image_token_written_in_a_prompt_is_refused(encode: Encoder) -> None:
-    """It cannot be told from the place of an image: the group is lost under a reason of its own."""
+@pytest.mark.parametrize("typed", ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
+def test_an_image_token_written_in_a_prompt_is_its_text(typed: str, encode: Encoder, qwen: Any) -> None:
+    """It stands for no image, beside one that is there."""
+    ids = encode(group(f"What is {typed}?", images=1)).prefix.tolist()
+    assert [ids.count(token) for token in (VISION_START, IMAGE_PAD, VISION_END)] == [1, 6, 1]
+    assert qwen.decode(ids).count(f"What is {typed}?") == 1
+    assert all(token < FIRST_SPECIAL for token in ids[ids.index(VISION_END) + 1 : -5])
+
+
+def test_a_template_that_shows_an_image_twice_is_refused(qwen: PreTrainedTokenizerFast, image_processor: Any) -> None:
+    """It is not known which of the tokens is the picture: the group is lost under a reason of its own."""
+    twice = copy.copy(qwen)
+    twice.chat_template = QWEN_TEMPLATE.replace("<|image_pad|>", "<|image_pad|><|image_pad|>")
+    encode = Encoder(twice, positions=in_order, image_processor=image_processor, image_token_id=IMAGE_PAD, merge_size=2)
     with pytest.raises(EncodingError, match="2 image tokens in the rendered prompt, 1 images") as caught:
-        encode(group("What is <|image_pad|>?", images=1))
+        encode(group("What is it?", images=1))
     assert caught.value.reason == "image_token_in_text"
 
 

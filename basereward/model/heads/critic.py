@@ -113,6 +113,6 @@ class Critiques:
         laid = []
         for index, response in enumerate(group.responses):
             said = encoder.branch(response)[:-1]
-            told = encoder.branch(group.critiques[index]) if taught else said[:0]
+            told = encoder.answer(group.critiques[index]) if taught else said[:0]
             laid.append((torch.cat([said, asked, told]), Spoken(len(told))))
         return laid

@@ -162,10 +162,12 @@ class Comparisons:
         said = [encoder.plain(response) for response in group.responses]
         between = encoder.plain(self.asked.after("answer_1"))
         ending = encoder.plain(self.asked.after("answer_2"))
+        closing = encoder.closing_before_reasoning if self.thinking else encoder.closing
+        write = encoder.branch if self.thinking else encoder.answer
         laid = []
         for first, second, text, weight in self._taught(group) if taught else self._shown(group):
-            told = encoder.branch(text) if taught else said[0][:0]
-            pieces = [said[first], between, said[second], ending, encoder.closing, told]
+            told = write(text) if taught else said[0][:0]
+            pieces = [said[first], between, said[second], ending, closing, told]
             laid.append((torch.cat(pieces), Spoken(len(told), weight, (first, second))))
         return laid
 

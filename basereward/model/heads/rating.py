@@ -102,7 +102,7 @@ class Ratings:
         ending = torch.cat([encoder.plain(self.asked.after("answer")), encoder.closing])
         laid = []
         for index, response in enumerate(group.responses):
-            told = encoder.branch(self._said(group.ratings[index])) if taught else ending[:0]
+            told = encoder.answer(self._said(group.ratings[index])) if taught else ending[:0]
             laid.append((torch.cat([encoder.plain(response), ending, told]), Spoken(len(told))))
         return laid
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -69,8 +68,4 @@ class LocalEngine:
 
     def _encoded(self, request: Request) -> EncodedGroup:
         """The prompt, of which the last token is the branch that the text goes on from."""
-        group = Group(request.id, "judge", request.turns, ("",), images=request.images)
-        whole = self.encoder(group)
-        return replace(
-            whole, prefix=whole.prefix[:-1], positions=whole.positions[..., :-1], branches=(whole.prefix[-1:],)
-        )
+        return self.encoder.opening(Group(request.id, "judge", request.turns, ("",), images=request.images))
