@@ -140,7 +140,7 @@ def _spreads(members: Sequence[Member]) -> tuple[tuple[float, ...], tuple[float,
     """Mean and standard deviation of every member's scores on validation data."""
     cards = [read_card(member.folder)["scores"] for member in members]
     for member, card in zip(members, cards, strict=True):
-        if not card:
+        if not {"mean", "std"} <= card.keys():
             raise ModelError(
                 f"member '{member.name}' does not know the spread of its scores on validation data, which "
                 "standardising needs; take how=mean"

@@ -30,7 +30,9 @@ def make(tmp_path: Path) -> Make:
         run = tmp_path / name
         (run / "scores").mkdir(parents=True)
         (run / "model").mkdir()
-        (run / "model" / "reward_model.json").write_text(json.dumps({"format": 1, "scores": scores}))
+        backbone = {"path": None, "revision": None, "fingerprint": None, "dtype": "float32", "quantization": None}
+        card = {"format": 1, "kind": "full", "head": {"_target_": "mlp"}, "backbone": backbone, "scores": scores}
+        (run / "model" / "reward_model.json").write_text(json.dumps(card))
         write_scores(run / "scores" / "val.jsonl", groups or [pair(f"{i}", m) for i, m in enumerate(margins)])
         return Member(name, run / "model", name)
 
