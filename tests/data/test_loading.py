@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from basereward.data import loading
 from basereward.data.loading import loader_fault, loader_faults
 from basereward.errors import TrainingError
 from basereward.train.checkpoint import AtomicCheckpointIO
@@ -32,15 +33,32 @@ class Struck(Dataset[int]):
 
 
 def _read(number: signal.Signals) -> None:
-    for _ in DataLoader(Struck(number), batch_size=1, num_workers=2, timeout=1):
+    for _ in DataLoader(Struck(number), batch_size=1, num_workers=2, timeout=30):
         pass
 
 
-@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "ended"), (signal.SIGSTOP, "no batch")])
-def test_a_loading_process_that_ends_or_hangs_is_named(number: signal.Signals, said: str) -> None:
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "ended"), (signal.SIGSTOP, "stopped")])
+def test_a_loading_process_that_ends_or_hangs_is_named(
+    number: signal.Signals, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With what to do; a stopped one is no longer there afterwards, and nothing waits for it."""
+    monkeypatch.setattr(loading, "STOPPED_S", 1)
     with pytest.raises(TrainingError, match=rf"{said}.*data\.workers=0"), loader_faults():
         _read(number)
+
+
+@pytest.mark.parametrize("told", ["DataLoader timed out after 600 seconds", "DataLoader worker (pid 7) is killed by"])
+def test_what_torch_raises_is_told_apart(told: str) -> None:
+    """Also where it is the cause of another error."""
+    try:
+        try:
+            raise RuntimeError(told)
+        except RuntimeError as error:
+            raise ValueError("a batch") from error
+    except ValueError as error:
+        fault = loader_fault(error)
+    assert fault is not None
+    assert ("600 s" in str(fault)) == ("timed out" in told)
 
 
 def test_other_errors_pass_as_they_are() -> None:
