@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from basereward.train.checkpoint import AtomicCheckpointIO, Checkpoints
 from basereward.train.module import RewardModule
 from basereward.train.optimizer import check_kind
 from basereward.train.performance import Performance
+from basereward.train.preflight import check_ready, check_validation
 from basereward.train.probe import pool
 from basereward.train.progress import Progress, StageBar
 from basereward.train.recorder import Recorder
@@ -44,13 +46,15 @@ from basereward.train.waiting import Waiting
 
 
 def build(
-    recipe: Recipe, *, run: RunFolder | None = None, shared: Shared | None = None
+    recipe: Recipe, *, run: RunFolder | None = None, parent: str | None = None, shared: Shared | None = None
 ) -> tuple[RewardModule, PreferenceData, Trainer]:
     """Builds what a recipe describes; the data are read and checked before the model is loaded.
 
     Args:
         recipe: from `load_recipe`.
-        run: the folder of an earlier run that goes on; a new one is made by default.
+        run: the folder of an earlier run that goes on; by default a new one is made, once data and model are found
+            right.
+        parent: id of the sweep that a new run belongs to.
         shared: what earlier probes of this process stood on; takes what this one stands on.
 
     Raises:
@@ -62,10 +66,11 @@ def build(
     """
     calm_lightning()
     check_machine(recipe)
-    run = run or RunFolder.create(recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name=recipe.name)
     shared = shared or Shared()
     path = backbone_path(recipe.model.backbone)
-    data, backbone = shared.find(recipe, lost_file=run.lost) or (_read(recipe, path=path, lost_file=run.lost), None)
+    listed = lost_file(recipe, anew=True) if run is None else run.lost
+    data, backbone = shared.find(recipe, lost_file=listed) or (_read(recipe, path=path, lost_file=listed), None)
+    check_validation(recipe, {name: len(lengths) for name, lengths in data.lengths["val"].items()})
     model = build_model(trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone)
     if speaks(model.head):
         model.voice = Voice(data.encoder)
@@ -81,6 +86,10 @@ def build(
         dropout_seed=recipe.seeds.dropout,
         log_every=recipe.trainer.log_every if recipe.probe else 1,
     )
+    if run is None:
+        sha256 = recipe_sha256(recipe)
+        run = RunFolder.create(recipe_yaml(recipe), recipe_sha256=sha256, name=recipe.name, parent=parent)
+        data.list_lost_in(run.lost)
     trainer = build_trainer(recipe, data=data, run=run)
     _keep(recipe, model=model, data=data, device=trainer.strategy.root_device)
     if recipe.probe:
@@ -103,6 +112,24 @@ def _keep(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: t
         pool(recipe, model=model, data=data, device=device)
 
 
+def lost_file(recipe: Recipe, *, anew: bool = False) -> Path:
+    """Where rows are listed that are lost before there is a run.
+
+    Args:
+        anew: whether an earlier list is removed.
+    """
+    name = f"{recipe.name.replace('/', '-')}-{recipe_sha256(recipe)[:8]}.jsonl"
+    folder = cache_folder() / "lost"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / name
+        if anew:
+            file.unlink(missing_ok=True)
+    except OSError:  # a cache that cannot be written costs time, not the run
+        file = Path(tempfile.mkdtemp(prefix="basereward-lost-")) / name
+    return file
+
+
 def _read(recipe: Recipe, *, path: str, lost_file: Path) -> PreferenceData:
     data = build_data(recipe, encoder=recipe_encoder(recipe, path=path), lost_file=lost_file)
     data.setup()
@@ -113,8 +140,10 @@ def check_machine(recipe: Recipe) -> None:
     """Refuses what this machine cannot do, before anything is read.
 
     Raises:
+        RecipeError: the accelerator or the precision is not there, or the folder of the runs cannot be used.
         ModelError: an optimizer or kernels need an NVIDIA GPU, and there is none.
     """
+    check_ready(recipe)
     on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
     check_kind(recipe.optimizer.kind, devices=["cuda" if on_gpu else "cpu"])
     if recipe.model.backbone.kernels == "liger":
@@ -217,6 +246,7 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder) -> Tr
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=isinstance(bar, StageBar),
+        limit_val_batches=1.0 if len(data.parts["val"]) else 0,  # of an empty loader Lightning warns
         default_root_dir=run.path,
     )
 

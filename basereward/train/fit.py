@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Trainer
@@ -13,12 +14,13 @@ from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, RunError
 from basereward.io.files import disk_faults
 from basereward.model.scorer import load_scorer
-from basereward.recipe import recipe_from_yaml, recipe_sha256, recipe_yaml
+from basereward.recipe import recipe_from_yaml, recipe_sha256
 from basereward.recipe.schema import Recipe
 from basereward.train.build import build
 from basereward.train.claim import lock_run, unlock_run
 from basereward.train.module import RewardModule
 from basereward.train.params import flatten
+from basereward.train.preflight import check_ready
 from basereward.train.recorder import Recorder
 from basereward.train.runs import RunFolder, find
 from basereward.train.shared import Shared
@@ -47,31 +49,30 @@ def train(
         BaseRewardError: the run cannot begin or cannot go on; what is done so far is kept.
     """
     deliver_pending()
-    with disk_faults():
-        run = continued(resume, recipe) if resume is not None else _new(recipe, parent=parent)
+    check_ready(recipe)
+    run: RunFolder | None = None
     try:
         with disk_faults():
-            module, data, trainer = build(recipe, run=run, shared=shared)
+            run = continued(resume, recipe) if resume is not None else None
+            module, data, trainer = build(recipe, run=run, parent=parent, shared=shared)
+            if run is None:
+                run = RunFolder(Path(trainer.default_root_dir))
+                lock_run(run)
             return _train(module, data, trainer, run=run)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt
-        if run.state != "finished":  # Ctrl-C while the last records were delivered: they are kept
+        if run is not None and run.state != "finished":  # Ctrl-C while the last records were delivered: they are kept
             run.give_up("killed", stop)
             logger.info("%s", _whereabouts(run))
         raise KeyboardInterrupt from stop
     except Exception as error:
-        run.give_up("failed", error)
-        if isinstance(error, BaseRewardError):
-            error.add_note(_whereabouts(run))
+        if run is not None:
+            run.give_up("failed", error)
+            if isinstance(error, BaseRewardError):
+                error.add_note(_whereabouts(run))
         raise
     finally:
-        unlock_run(run)
-
-
-def _new(recipe: Recipe, *, parent: str | None) -> RunFolder:
-    sha256 = recipe_sha256(recipe)
-    run = RunFolder.create(recipe_yaml(recipe), recipe_sha256=sha256, name=recipe.name, parent=parent)
-    lock_run(run)
-    return run
+        if run is not None:
+            unlock_run(run)
 
 
 def _whereabouts(run: RunFolder) -> str:
@@ -90,7 +91,10 @@ def _train(module: RewardModule, data: PreferenceData, trainer: Trainer, *, run:
     began = time.perf_counter()
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     seconds = time.perf_counter() - began
-    trainer.test(module, datamodule=data, verbose=False)
+    if len(data.parts["test"]):
+        trainer.test(module, datamodule=data, verbose=False)
+    else:
+        logger.info("no rows are held out for the test, so there are no test metrics")
     try:
         return _publish(recorder, data, run=run, seconds=seconds)
     except BaseException as error:  # Lightning tells the recorder of those in the two calls above
