@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, RunError
 from basereward.io.files import disk_faults
+from basereward.io.leftovers import remove_leftovers
 from basereward.model.scorer import load_scorer
 from basereward.recipe import recipe_from_yaml, recipe_sha256
 from basereward.recipe.schema import Recipe
@@ -22,7 +23,7 @@ from basereward.train.module import RewardModule
 from basereward.train.params import flatten
 from basereward.train.preflight import check_ready
 from basereward.train.recorder import Recorder
-from basereward.train.runs import RunFolder, find
+from basereward.train.runs import RunFolder, find, runs_root
 from basereward.train.shared import Shared
 from basereward.train.tracking import deliver_pending
 
@@ -50,6 +51,8 @@ def train(
     """
     deliver_pending()
     check_ready(recipe)
+    remove_leftovers(runs_root(), ".*.new")
+    remove_leftovers(runs_root() / "downloads", ".*")
     run: RunFolder | None = None
     try:
         with disk_faults():
@@ -136,6 +139,8 @@ def continued(run_id: str, recipe: Recipe) -> RunFolder:
     except BaseException:
         unlock_run(run)
         raise
+    for folder in (run.path, run.checkpoints, run.scores):  # the lock is ours: nobody writes them any more
+        remove_leftovers(folder, ".*.tmp", ".*.part", "*.part", ".model-*", older_than_s=0)
     run.mark("running")
     return run
 
