@@ -123,16 +123,16 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("row", "message"), ROWS)
-def test_a_malformed_row_is_named_with_its_line(row: Any, message: str, refused: Refused, tmp_path: Path) -> None:
-    """Before training, since one of four rows is too many to lose; the run that was begun says the same."""
+def test_a_malformed_row_is_named_with_its_line(
+    row: Any, message: str, refused: Refused, earlier: RunFolder, tmp_path: Path
+) -> None:
+    """Before training, since one of four rows is too many to lose; no run is begun."""
     path = write_rows(tmp_path / "pairs.jsonl", [PAIR, PAIR, row, PAIR])
     answer = refused(*on(path))
     assert "1 of 4 rows (25.00%) cannot be used; data.max_lost allows 1.00%" in answer
     assert f": {path}:3: {message}" in answer
-    run = list_runs()[0]
-    assert f"The run is {run.run_id}" in answer
-    assert run.state == "failed"
-    assert run.status["error"] in answer
+    assert earlier in list_runs()
+    assert all(run.state != "failed" for run in list_runs())
 
 
 def test_a_missing_file_is_named(refused: Refused, earlier: RunFolder, tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_too_many_pictures_that_cannot_be_used_stop_the_run(refused: Refused, tm
     answer = refused(*on(write_rows(tmp_path / "pairs.jsonl", rows)))
     assert "3 of 20 rows (15.00%) cannot be used; data.max_lost allows 1.00%" in answer
     assert "mine: 3 of 20 (image_too_large 1, image_unreadable 2)" in answer
-    listed = [json.loads(line) for line in list_runs()[0].lost.read_text().splitlines()]
+    place = Path(answer.split("listed in ")[1].split(".jsonl")[0] + ".jsonl")
+    listed = [json.loads(line) for line in place.read_text().splitlines()]
     assert {row["id"] for row in listed} == {"row-0", "row-1", "row-2"}
-    assert str(list_runs()[0].lost) in answer
 
 
 @pytest.mark.parametrize("name", ["noise.png", "empty.png", "huge.png", "gone.png"])

@@ -27,6 +27,10 @@ def check(arguments: argparse.Namespace) -> Result:
     from basereward.recipe import find_experiment
 
     experiment, faults = find_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    if not faults:
+        from basereward.train.preflight import cell_faults
+
+        faults = cell_faults(experiment.cells)
     told: list[dict[str, Any]] = [{"name": cell.name, "overrides": cell.overrides} for cell in experiment.cells]
     if arguments.cost and not faults:
         from basereward.train.cost import costs
@@ -69,9 +73,13 @@ def data(arguments: argparse.Namespace) -> Result:
     from basereward.recipe import load_recipe
 
     recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    from basereward.recipe import Cell
+    from basereward.train.preflight import cell_faults
     from basereward.train.preview import preview
 
-    return preview(recipe), DONE
+    faults = cell_faults([Cell(recipe.name, recipe.name, {}, recipe)])
+    told = [{"cell": fault.cell, "key": fault.key, "message": fault.message} for fault in faults]
+    return {**preview(recipe), "faults": told}, MISTAKE if faults else DONE
 
 
 def audit(arguments: argparse.Namespace) -> Result:

@@ -47,6 +47,8 @@ def data(result: dict[str, Any]) -> Iterator[str]:
     yield "an epoch: {epoch_groups:,} groups, {epoch_tokens:,} tokens; ".format(**result) + modality
     passes = "{steps:,} steps of {groups_per_step} groups in {forwards_per_step} forward passes".format(**result)
     yield f"{passes}; padding {result['padding']:.2%}"
+    for fault in result["faults"]:
+        yield f"train refuses: {fault['key']}: {fault['message']}"
     for name, source in result["sources"].items():
         yield ""
         yield from reading(name, source["reading"])
@@ -109,7 +111,10 @@ def train(result: dict[str, Any]) -> Iterator[str]:
     """The measures on the held-out rows, what was left out, and where the model is."""
     from basereward.recipe.table import table
 
-    yield from table(("metric", "value"), [(name, number(value)) for name, value in result["metrics"].items()])
+    if result["metrics"]:
+        yield from table(("metric", "value"), [(name, number(value)) for name, value in result["metrics"].items()])
+    else:
+        yield "no rows were held out for the test, so nothing was measured"
     for source, reasons in result["skipped"].items():
         for reason, count in reasons.items():
             yield f"skipped in {source}: {count} ({reason})"

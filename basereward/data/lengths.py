@@ -27,6 +27,7 @@ from basereward.data.group import Group, Lost, Split
 from basereward.data.screening import RowLost
 from basereward.data.sources import Source
 from basereward.data.usable import check_usable
+from basereward.io.leftovers import remove_leftovers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -167,6 +168,7 @@ def _save(file: Path, lengths: Lengths, lost: list[dict[str, str]]) -> None:
     part = file.with_name(f"{file.stem}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(file.parent, "*.part")
         with part.open("wb") as out:
             np.savez(
                 out,

@@ -176,6 +176,12 @@ class PreferenceData(LightningDataModule):
             lost.append(Lost(source.name, split, groups[index].id, "above_batch_tokens", detail))
         return lengths.only(fits), lost
 
+    def list_lost_in(self, file: Path) -> None:
+        """Lists the lost rows in another file, those that are known and those that a stream meets later."""
+        self.lost_file = file
+        if self.lost:
+            write_lost(file, self.lost)
+
     @property
     def skipped(self) -> dict[str, dict[str, int]]:
         """Lost rows by source and reason."""

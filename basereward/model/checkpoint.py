@@ -12,6 +12,7 @@ from pathlib import Path
 
 from basereward.io.cache import cache_folder
 from basereward.io.files import apply_umask
+from basereward.io.leftovers import remove_leftovers
 from basereward.model.backbone import quiet_transformers
 from basereward.recipe import make
 from basereward.recipe.schema import BackboneRecipe
@@ -31,6 +32,7 @@ def backbone_path(recipe: BackboneRecipe) -> str:
     if (folder / "config.json").is_file():
         return str(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent, ".making-*")
     partial = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
         with quiet_transformers():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +39,7 @@ from basereward.train.identity import IdentityInCheckpoint, check_encoder, ident
 from basereward.train.module import RewardModule
 from basereward.train.optimizer import check_kind
 from basereward.train.performance import Performance
+from basereward.train.preflight import check_ready, check_validation
 from basereward.train.probe import pool
 from basereward.train.progress import Progress, StageBar
 from basereward.train.recorder import Recorder
@@ -47,13 +50,24 @@ from basereward.train.waiting import Waiting
 
 
 def build(
-    recipe: Recipe, *, run: RunFolder | None = None, shared: Shared | None = None, trust: bool = False
+    recipe: Recipe,
+    *,
+    run: RunFolder | None = None,
+    parent: str | None = None,
+    title: str | None = None,
+    axes: Mapping[str, str] | None = None,
+    shared: Shared | None = None,
+    trust: bool = False,
 ) -> tuple[RewardModule, PreferenceData, Trainer]:
     """Builds what a recipe describes; the data are read and checked before the model is loaded.
 
     Args:
         recipe: from `load_recipe`.
-        run: the folder of an earlier run that goes on; a new one is made by default.
+        run: the folder of an earlier run that goes on; by default a new one is made, once data and model are found
+            right.
+        parent: id of the sweep that a new run belongs to.
+        title: what a new run is called; by default the recipe's name.
+        axes: of a sweep's cell the label of every axis by its name.
         shared: what earlier probes of this process stood on; takes what this one stands on.
         trust: whether classes from outside of this package, and the Python files of a checkpoint, may run.
 
@@ -65,20 +79,29 @@ def build(
         trainer.fit(module, data)
     """
     with trusting(trust):
-        return _build(recipe, run=run, shared=shared)
+        return _build(recipe, run=run, new=partial(_new, recipe, parent, title, axes), shared=shared)
+
+
+def _new(recipe: Recipe, parent: str | None, title: str | None, axes: Mapping[str, str] | None) -> RunFolder:
+    sha256, name = recipe_sha256(recipe), title or recipe.name
+    return RunFolder.create(recipe_yaml(recipe), recipe_sha256=sha256, name=name, parent=parent, axes=axes)
 
 
 def _build(
-    recipe: Recipe, *, run: RunFolder | None, shared: Shared | None
+    recipe: Recipe, *, run: RunFolder | None, new: Callable[[], RunFolder], shared: Shared | None
 ) -> tuple[RewardModule, PreferenceData, Trainer]:
     calm_lightning()
     check_machine(recipe)
-    run = run or RunFolder.create(recipe_yaml(recipe), recipe_sha256=recipe_sha256(recipe), name=recipe.name)
     shared = shared or Shared()
     path = backbone_path(recipe.model.backbone)
-    data, backbone = shared.find(recipe, lost_file=run.lost) or (_read(recipe, path=path, run=run), None)
+    listed = lost_file(recipe, anew=True) if run is None else run.lost
+    data, backbone = shared.find(recipe, lost_file=listed) or (_read(recipe, path, lost_file=listed, run=run), None)
+    check_validation(recipe, {name: len(lengths) for name, lengths in data.lengths["val"].items()})
     model = build_model(trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone)
     model.backbone.check_layout(recipe.batch.layout)
+    if run is None:  # data and model are found right, so a mistake leaves no folder
+        run = new()
+        data.list_lost_in(run.lost)
     identity = record_identity(run, recipe, backbone=model.backbone, data=data)
     if speaks(model.head):
         model.voice = Voice(data.encoder)
@@ -116,10 +139,29 @@ def _keep(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: t
         pool(recipe, model=model, data=data, device=device)
 
 
-def _read(recipe: Recipe, *, path: str, run: RunFolder) -> PreferenceData:
+def lost_file(recipe: Recipe, *, anew: bool = False) -> Path:
+    """Where rows are listed that are lost before there is a run.
+
+    Args:
+        anew: whether an earlier list is removed.
+    """
+    name = f"{recipe.name.replace('/', '-')}-{recipe_sha256(recipe)[:8]}.jsonl"
+    folder = cache_folder() / "lost"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / name
+        if anew:
+            file.unlink(missing_ok=True)
+    except OSError:  # a cache that cannot be written costs time, not the run
+        file = Path(tempfile.mkdtemp(prefix="basereward-lost-")) / name
+    return file
+
+
+def _read(recipe: Recipe, path: str, *, lost_file: Path, run: RunFolder | None) -> PreferenceData:
     encoder = recipe_encoder(recipe, path=path)
-    check_encoder(run, encoder)
-    data = build_data(recipe, encoder=encoder, lost_file=run.lost)
+    if run is not None:
+        check_encoder(run, encoder)
+    data = build_data(recipe, encoder=encoder, lost_file=lost_file)
     data.setup()
     return data
 
@@ -128,8 +170,10 @@ def check_machine(recipe: Recipe) -> None:
     """Refuses what this machine cannot do, before anything is read.
 
     Raises:
+        RecipeError: the accelerator or the precision is not there, or the folder of the runs cannot be used.
         ModelError: an optimizer or kernels need an NVIDIA GPU, and there is none.
     """
+    check_ready(recipe)
     on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
     check_kind(recipe.optimizer.kind, devices=["cuda" if on_gpu else "cpu"])
     if recipe.model.backbone.kernels == "liger":
@@ -232,6 +276,7 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder, ident
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=isinstance(bar, StageBar),
+        limit_val_batches=1.0 if len(data.parts["val"]) else 0,  # of an empty loader Lightning warns
         default_root_dir=run.path,
     )
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Trainer
@@ -14,15 +15,17 @@ from basereward.data.loading import loader_faults
 from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, RunError
 from basereward.io.files import disk_faults
+from basereward.io.leftovers import remove_leftovers
 from basereward.model.scorer import load_scorer
-from basereward.recipe import recipe_from_yaml, recipe_sha256, recipe_yaml
+from basereward.recipe import recipe_from_yaml, recipe_sha256
 from basereward.recipe.schema import Recipe
 from basereward.train.build import build
 from basereward.train.claim import lock_run, unlock_run
 from basereward.train.module import RewardModule
 from basereward.train.params import flatten
+from basereward.train.preflight import check_ready
 from basereward.train.recorder import Recorder
-from basereward.train.runs import RunFolder, find
+from basereward.train.runs import RunFolder, find, runs_root
 from basereward.train.shared import Shared
 from basereward.train.tracking import check_store, deliver_pending
 
@@ -58,31 +61,32 @@ def train(
     """
     check_store(recipe.tracking.uri)
     deliver_pending()
-    with disk_faults():
-        run = continued(resume, recipe) if resume is not None else _new(recipe, parent, title, axes)
+    check_ready(recipe)
+    remove_leftovers(runs_root(), ".*.new")
+    remove_leftovers(runs_root() / "downloads", ".*")
+    run: RunFolder | None = None
     try:
         with disk_faults(), loader_faults():
-            module, data, trainer = build(recipe, run=run, shared=shared)
+            run = continued(resume, recipe) if resume is not None else None
+            module, data, trainer = build(recipe, run=run, parent=parent, title=title, axes=axes, shared=shared)
+            if run is None:
+                run = RunFolder(Path(trainer.default_root_dir))
+                lock_run(run)
             return _train(module, data, trainer, run=run)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt
-        if run.state != "finished":  # Ctrl-C while the last records were delivered: they are kept
+        if run is not None and run.state != "finished":  # Ctrl-C while the last records were delivered: they are kept
             run.give_up("killed", stop)
             logger.info("%s", _whereabouts(run))
         raise KeyboardInterrupt from stop
     except Exception as error:
-        run.give_up("failed", error)
-        if isinstance(error, BaseRewardError):
-            error.add_note(_whereabouts(run))
+        if run is not None:
+            run.give_up("failed", error)
+            if isinstance(error, BaseRewardError):
+                error.add_note(_whereabouts(run))
         raise
     finally:
-        unlock_run(run)
-
-
-def _new(recipe: Recipe, parent: str | None, title: str | None, axes: Mapping[str, str] | None) -> RunFolder:
-    sha256, name = recipe_sha256(recipe), title or recipe.name
-    run = RunFolder.create(recipe_yaml(recipe), recipe_sha256=sha256, name=name, parent=parent, axes=axes)
-    lock_run(run)
-    return run
+        if run is not None:
+            unlock_run(run)
 
 
 def _whereabouts(run: RunFolder) -> str:
@@ -111,7 +115,10 @@ def _recorded(
     began = time.perf_counter()
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     seconds = time.perf_counter() - began
-    trainer.test(module, datamodule=data, verbose=False)
+    if len(data.parts["test"]):
+        trainer.test(module, datamodule=data, verbose=False)
+    else:
+        logger.info("no rows are held out for the test, so there are no test metrics")
     try:
         return _publish(recorder, data, run=run, seconds=seconds)
     except BaseException as error:  # Lightning tells the recorder of those in the two calls above
@@ -153,6 +160,8 @@ def continued(run_id: str, recipe: Recipe) -> RunFolder:
     except BaseException:
         unlock_run(run)
         raise
+    for folder in (run.path, run.checkpoints, run.scores):  # the lock is ours: nobody writes them any more
+        remove_leftovers(folder, ".*.tmp", ".*.part", "*.part", ".model-*", older_than_s=0)
     run.mark("running")
     return run
 

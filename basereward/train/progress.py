@@ -25,6 +25,8 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = time.perf_counter()
         logger.info("training: %d stages", trainer.max_epochs)
+        if not trainer.enable_validation:
+            logger.info("no rows are held out for validation, so the model is that of the last step")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -10,12 +10,20 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from basereward.errors import RunError
+from basereward.io.leftovers import remove_leftovers
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.train.cell_processes import CellProcesses
 from basereward.train.claim import claim, lock_run, unlock_run
 from basereward.train.compare_cells import compare_cells
 from basereward.train.results import told
-from basereward.train.runs import RunFolder, finished_with, list_runs, running_with, unfinished_with
+from basereward.train.runs import (
+    RunFolder,
+    finished_with,
+    list_runs,
+    running_with,
+    runs_root,
+    unfinished_with,
+)
 from basereward.train.sweep_ensembles import make_ensembles
 from basereward.train.tracking import Tracker, check_store, deliver_pending
 
@@ -36,6 +44,7 @@ def sweep(experiment: Experiment) -> dict[str, Any]:
     """
     check_store(experiment.cells[0].recipe.tracking.uri)
     deliver_pending()
+    remove_leftovers(runs_root(), ".*.new")
     folder = _sweep_folder(experiment.cells, name=experiment.name)
     try:
         return _sweep(experiment, folder)

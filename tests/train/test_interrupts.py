@@ -28,6 +28,9 @@ def test_of_two_that_resume_a_run_one_is_refused_and_changes_nothing() -> None:
     in_validation = Moment("basereward.train.module:RewardModule.validation_step")
     assert train_in_process("basereward", overrides, profile=PROFILE, kill=in_validation) == -signal.SIGKILL
     (run,) = list_runs()
+    leftovers = [run.checkpoints / ".last.ckpt.part", run.path / ".status.json.0a.tmp", run.path / ".model-abc"]
+    for place in leftovers:
+        place.write_text("")
     held = Moment("basereward.train.fit:recipe_from_yaml", signal=signal.SIGSTOP)
     first = start_training("basereward", overrides, profile=PROFILE, resume=run.run_id, kill=held)
     wait_until_stopped(first.pid)
@@ -40,6 +43,7 @@ def test_of_two_that_resume_a_run_one_is_refused_and_changes_nothing() -> None:
     first.join()
     assert first.exitcode == 0
     assert run.state == "finished"
+    assert not any(place.exists() for place in leftovers)
 
 
 def wait_until_stopped(pid: int) -> None:
