@@ -156,6 +156,7 @@ def evaluate(result: dict[str, Any]) -> Iterator[str]:
                 "{requests} requests, {unread} verdicts unread, {prompt_tokens:,} tokens read, {tokens:,} written"
             ).format(**cost)
         yield "{benchmark}, {name}: {scored} of {items} items, {kind}".format(**told) + votes + order
+        yield from (f"lost: {count} ({reason})" for reason, count in told.get("lost", {}).items())
         whole = told.get("expected") or told["items"]
         part = f" ({told['scored']} of {whole} items)" if told.get("partial") else ""
         if part:

@@ -42,7 +42,7 @@ def find_subject(
         raise DataError(
             "give a model to evaluate, --scores with a file of outcomes made elsewhere, or --judge; one of the three"
         )
-    if name is not None and (Path(name).name != name or not name.strip()):
+    if name is not None and (Path(name).name != name or name == ".." or not name.strip()):
         raise DataError(f"--name {name!r}: a name without slashes is needed, since a folder is called by it")
     if judge is not None:
         shown = name or clean_name(judge.engine.name).replace("/", "_")

@@ -96,7 +96,7 @@ def _item(each: Judged) -> dict[str, Any]:
         "id": item.id,
         "prompt_id": item.prompt_id,
         "labels": dict(item.labels),
-        "prompt": item.prompt if isinstance(item.prompt, str) else json.dumps(item.prompt, ensure_ascii=False),
+        "prompt": _prompt(item.prompt),
         "responses": list(item.responses),
         "right": list(item.right),
         "wrong": list(item.wrong),
@@ -106,6 +106,18 @@ def _item(each: Judged) -> dict[str, Any]:
         "tie": decision is Decision.TIE,
         "margin": each.margin,
     }
+
+
+def _prompt(prompt: Any) -> str:
+    """A prompt for people: text as it is, turns with the places of their pictures, everything else as JSON."""
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, tuple):
+        turns = ["".join("<image>" if part.text is None else part.text for part in turn.parts) for turn in prompt]
+        if len(turns) == 1:
+            return turns[0]
+        return "\n\n".join(f"{turn.role}: {text}" for turn, text in zip(prompt, turns, strict=True))
+    return json.dumps(prompt, ensure_ascii=False)
 
 
 def _picture(each: Judged, images: ImageStore) -> str | None:
