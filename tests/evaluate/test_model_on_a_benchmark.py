@@ -241,8 +241,19 @@ def test_the_numbers_of_a_part_have_names_of_their_own(here: Path, capsys: pytes
     run = (here / "run").read_text()
     client = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db")
     given = [run, "--benchmark", "vl_rewardbench", "data=data/rows.json", "--allow-partial", "--out", "in_part"]
+    evaluated(capsys, here, run)
     before = client.get_run(str(find(run).mlflow_run_id)).data.metrics
     assert main(["eval", *given]) == 0
     after = client.get_run(str(find(run).mlflow_run_id)).data.metrics
-    assert "eval_partial/vl_rewardbench/official/overall" in after.keys() - before.keys()
-    assert all(name.startswith("eval_partial/") for name in after.keys() - before.keys())
+    assert after["eval_partial/vl_rewardbench/official/overall"] == before["eval/vl_rewardbench/official/overall"]
+    histories = [
+        len(client.get_metric_history(str(find(run).mlflow_run_id), f"{head}/vl_rewardbench/official/overall"))
+        for head in ("eval", "eval_partial")
+    ]
+    assert main(["eval", *given]) == 0
+    again = [
+        len(client.get_metric_history(str(find(run).mlflow_run_id), f"{head}/vl_rewardbench/official/overall"))
+        for head in ("eval", "eval_partial")
+    ]
+    assert again[0] == histories[0]
+    assert again[1] > histories[1]
