@@ -101,7 +101,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _content(value: Any, column: str) -> tuple[str, list[str]]:
     """The text of a list of [kind, content], pictures in their places, and the pictures."""
-    pieces = value if isinstance(value, list) else [None]
+    pieces: list[Any] = value if isinstance(value, list) else [None]
     if not all(
         isinstance(each, list | tuple) and len(each) == 2 and each[0] in ("text", "image") and isinstance(each[1], str)
         for each in pieces
