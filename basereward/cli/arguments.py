@@ -22,6 +22,7 @@ OPTIONS = (
     "split",
     "out",
     "benchmark",
+    "data",
     "scores",
     "name",
     "order",
@@ -144,9 +145,10 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
         "--benchmark",
         metavar="NAME",
         action="append",
-        required=True,
+        default=[],
         help="a name in experiments/benchmarks/; again for more",
     )
+    command.add_argument("--data", metavar="FILE", help="pairs of your own, in place of a benchmark")
     command.add_argument("--scores", metavar="FILE", help="JSON Lines of scores, verdicts or 0/1 in place of a MODEL")
     command.add_argument("--name", metavar="NAME", help="what tables call it")
     command.add_argument("--order", metavar="ORDER", help=f"in which a judge sees answers: {', '.join(ORDERS)}")

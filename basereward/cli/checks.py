@@ -39,6 +39,8 @@ def _check_eval(arguments: argparse.Namespace) -> None:
     if arguments.model is not None and "=" in arguments.model:
         arguments.overrides.insert(0, arguments.model)
         arguments.model = None
+    if bool(arguments.benchmark) == (arguments.data is not None):
+        raise UsageError("give --benchmark with the name of one, or --data with a file of pairs of your own")
     if arguments.order not in (None, *ORDERS):
         raise UsageError(unknown("order", arguments.order, ORDERS))
     if (arguments.endpoint is None) != (arguments.judge is None):

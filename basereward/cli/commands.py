@@ -130,6 +130,7 @@ def evaluate(arguments: argparse.Namespace) -> Result:
     return evaluate(
         arguments.model,
         arguments.benchmark,
+        data=arguments.data,
         scores=arguments.scores,
         out=arguments.out,
         name=arguments.name,

@@ -165,6 +165,7 @@ def evaluate(result: dict[str, Any]) -> Iterator[str]:
                 "{requests} requests, {unread} verdicts unread, {prompt_tokens:,} tokens read, {tokens:,} written"
             ).format(**cost)
         yield "{benchmark}, {name}: {scored} of {items} items, {kind}".format(**told) + votes + order
+        yield from (f"lost: {count} ({reason})" for reason, count in told.get("lost", {}).items())
         whole = told.get("expected") or told["items"]
         part = f" ({told['scored']} of {whole} items)" if told.get("partial") else ""
         if part:
@@ -204,7 +205,10 @@ def report(result: dict[str, Any]) -> Iterator[str]:
     """Where the page and what lies beside it are."""
     for page in result.get("pages", [result]):
         if "experiment" in page:
-            yield "{experiment}: {finished} of {cells} finished; page: {out}; numbers: {csv}".format(**page)
+            kept = " (as it was)" if page.get("kept") else ""
+            yield "{experiment}: {finished} of {cells} finished; page: {out}{0}; numbers: {csv}".format(kept, **page)
+            if others := page.get("others"):
+                yield f"{page['experiment']} has {'; '.join(others)}: give the same to report them"
     yield from (f"no page of {name}: {reason}" for name, reason in result.get("refused", {}).items())
     if "pages" in result:
         yield f"index: {result['out']}"

@@ -12,7 +12,7 @@ from basereward.errors import DataError, RecipeError
 from basereward.evaluate.items import Item
 from basereward.evaluate.measures import Variant
 from basereward.recipe import make, names
-from basereward.recipe.fragment import load_fragment
+from basereward.recipe.fragment import load_fragment, load_pairs
 
 DATA = "data="
 
@@ -65,6 +65,13 @@ def load_benchmark(given: str, *, overrides: Iterable[str] = ()) -> Benchmark:
         else:
             told.append(override)
     name, node = load_fragment(given, "benchmarks", overrides=told)
+    made: Benchmark = make(node, "benchmarks", name)
+    return made
+
+
+def open_pairs(path: str, *, overrides: Iterable[str] = ()) -> Benchmark:
+    """A person's own file or folder of pairs. No row is read yet. Raises: RecipeError, as `load_pairs`."""
+    name, node = load_pairs(path, overrides=overrides)
     made: Benchmark = make(node, "benchmarks", name)
     return made
 

@@ -15,7 +15,8 @@ Kind: TypeAlias = Literal["scores", "correct", "verdicts"]
 class Item:
     """One row of a benchmark: responses to a prompt, of which some are right and the others wrong.
 
-    `prompt` and `images` are cells as `basereward/data/rows.py` reads them; the pictures are not opened.
+    `prompt` and `images` are cells as `basereward/data/rows.py` reads them, or what it makes of them: a tuple of turns,
+    and where the pictures are. They are not opened.
     """
 
     row: int  # place in the benchmark, from 0

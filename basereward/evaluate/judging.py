@@ -61,13 +61,14 @@ def _orders(item: Item, order: Order, key: str) -> list[list[int]]:
 
 
 def baseline(name: Baseline, items: Sequence[Item], *, seed: int = 0) -> list[Outcome]:
-    """What a rule that reads nothing would score: a coin, the longer or the shorter answer (in characters), the first.
+    """What a rule that reads nothing would score: a random number for every answer to a prompt, the longer or the
+    shorter answer (in characters), the first.
 
     Answers of equal length tie, which is wrong.
     """
-    coin = random.Random(seed)
+    if name == "random":
+        return _random_scores(items, seed=seed)
     rules: dict[Baseline, Callable[[int, str], float]] = {
-        "random": lambda index, text: coin.random(),
         "longer": lambda index, text: float(len(text)),
         "shorter": lambda index, text: -float(len(text)),
         "first": lambda index, text: float(index == 0),
@@ -75,3 +76,17 @@ def baseline(name: Baseline, items: Sequence[Item], *, seed: int = 0) -> list[Ou
     return [
         Outcome(scores=tuple(rules[name](index, text) for index, text in enumerate(item.responses))) for item in items
     ]
+
+
+def _random_scores(items: Sequence[Item], *, seed: int) -> list[Outcome]:
+    """An answer that comes again to the same prompt and pictures has the same score, as from any scorer."""
+    coin = random.Random(seed)
+    known: dict[str, float] = {}
+    outcomes = []
+    for item in items:
+        keys = [repr((item.prompt, item.images, text)) for text in item.responses]
+        for key in keys:
+            if key not in known:
+                known[key] = coin.random()
+        outcomes.append(Outcome(scores=tuple(known[key] for key in keys)))
+    return outcomes

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from basereward.errors import DataError, check_several
-from basereward.evaluate.benchmark import Benchmark, load_benchmark
+from basereward.evaluate.benchmark import Benchmark, load_benchmark, open_pairs
+from basereward.evaluate.benchmarks.pairs import Pairs
 from basereward.evaluate.items import Judged, Outcome
 from basereward.evaluate.judge import Judge, judge_items
 from basereward.evaluate.judging import BASELINES, Baseline, Order, baseline, judged_by
@@ -24,8 +25,9 @@ JOURNAL = "partial.jsonl"
 
 def evaluate(
     model: str | None,
-    benchmarks: Sequence[str],
+    benchmarks: Sequence[str] = (),
     *,
+    data: str | None = None,
     scores: str | None = None,
     out: str | None = None,
     name: str | None = None,
@@ -39,6 +41,7 @@ def evaluate(
     Args:
         model: what `load` opens, or one of `random`, `longer`, `shorter`, `first`, rules that read nothing.
         benchmarks: names in `experiments/benchmarks`, or YAML files such as lie there.
+        data: a file or folder of pairs of one's own, in place of benchmarks (see `evaluate/benchmarks/pairs.py`).
         scores: a file of outcomes made elsewhere, in place of a model; see `basereward/evaluate/outcomes.py`.
         out: the folder that gets a folder a benchmark; by default `evaluations` in the model's run, or
             `evaluations/NAME` in the working directory.
@@ -60,11 +63,14 @@ def evaluate(
     """
     check_several(benchmarks, name="benchmarks", of="names")
     check_several(overrides, name="overrides", of="texts")
-    told = _by_benchmark(benchmarks, list(overrides))
+    if bool(benchmarks) == (data is not None):
+        raise DataError("give either benchmarks or a file of pairs of your own (--data)")
+    told = _by_benchmark(benchmarks, list(overrides)) if benchmarks else {}
     if scores is not None and len(benchmarks) > 1:
         raise DataError(f"--scores holds the outcomes of one benchmark, and {len(benchmarks)} are named; give one")
     subject = find_subject(model, scores, judge, out=out, name=name)
     opened = [load_benchmark(given, overrides=told[given]) for given in benchmarks]
+    opened += [open_pairs(data, overrides=overrides)] if data is not None else []
     check_names(opened, subject)
     if order is not None and model != "first" and judge is None:
         raise DataError(
@@ -85,12 +91,13 @@ def evaluate(
         variants = measured(benchmark.variants, judged)
         facts = _facts(subject, benchmark, outcomes, order=order) | {"variants": variants}
         facts |= {"cost": outcomes_of.cost, "judge": judge.facts} if judge is not None else {}
+        facts |= {"lost": dict(benchmark.lost)} if isinstance(benchmark, Pairs) else {}
         _make(folder)
         write_evaluation(folder, facts, judged, images=benchmark.store if subject.fingerprint else None)
         result[benchmark.name] = variants
         evaluations.append(
             {"benchmark": benchmark.name, "out": str(folder)}
-            | {name: facts[name] for name in (*SHOWN, "cost") if name in facts}
+            | {name: facts[name] for name in (*SHOWN, "cost", "lost") if name in facts}
         )
         _record(subject, folder, benchmark.name, variants, partial=facts["partial"] is not None)
     for benchmark in opened:  # now that all are done: a call that is killed before scores nothing twice

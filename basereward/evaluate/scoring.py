@@ -52,6 +52,9 @@ class Bundle:
         Raises:
             RowLost: the prompt and its pictures do not fit together.
         """
+        if isinstance(self.item.prompt, tuple):  # turns, whose pictures are found already
+            item = self.item
+            return Group(item.id, "benchmark", item.prompt, tuple(self.responses), images=item.images)
         row = {"prompt": self.item.prompt, "responses": self.responses}
         pictures = [image for image in self.item.images if image is not None]
         row |= {"images": pictures} if pictures else {}

@@ -11,6 +11,7 @@ from typing import Any
 from basereward.data.image_store import ImageStore
 from basereward.data.images import open_image
 from basereward.data.screening import RowLost
+from basereward.evaluate.chance import chance_rounds
 from basereward.evaluate.identity import item_fingerprint
 from basereward.evaluate.items import Decision, Judged
 from basereward.evaluate.judging import BASELINES, baseline
@@ -20,7 +21,6 @@ from basereward.evaluate.thumbnails import data_uri
 from basereward.io.files import write_atomic
 
 WRITTEN = ("items.jsonl", "scores.jsonl", "evaluation.json")  # by `write_evaluation`, in this order
-TOSSES, SEEDS = 20_000, 100  # of a coin in all, and at most so many of an item: the baseline is not one lucky toss
 PICTURES, SIDE = 24, 384  # of the items that are worst
 
 
@@ -41,17 +41,20 @@ def measured(variants: Mapping[str, Variant], judged: Sequence[Judged]) -> dict[
 
 
 def _baselines(variant: Variant, judged: Sequence[Judged]) -> dict[str, dict[str, float]]:
+    """By metric and rule. Guessing is that of a scorer for outcomes that are scores, and of a judge for all others."""
     items = [each.item for each in judged]
+    independent = any(each.outcome.scores is None for each in judged)
     found: dict[str, dict[str, float]] = {}
     for name in BASELINES:
-        seeds = range(max(1, min(SEEDS, TOSSES // len(items))) if name == "random" else 1)
-        for seed in seeds:
-            outcomes = baseline(name, items, seed=seed)
+        rounds = chance_rounds(items, independent=independent) if name == "random" else [baseline(name, items)]
+        values: dict[str, list[float]] = {}
+        for outcomes in rounds:
             rivals = [Judged(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
             for metric, measure in variant(rivals).items():
                 if not math.isnan(measure.value):
-                    values = found.setdefault(metric, {})
-                    values[name] = values.get(name, 0.0) + measure.value / len(seeds)
+                    values.setdefault(metric, []).append(measure.value)
+        for metric, reached in values.items():
+            found.setdefault(metric, {})[name] = math.fsum(reached) / len(reached)
     return found
 
 
@@ -93,7 +96,7 @@ def _item(each: Judged) -> dict[str, Any]:
         "id": item.id,
         "prompt_id": item.prompt_id,
         "labels": dict(item.labels),
-        "prompt": item.prompt if isinstance(item.prompt, str) else json.dumps(item.prompt, ensure_ascii=False),
+        "prompt": _prompt(item.prompt),
         "responses": list(item.responses),
         "right": list(item.right),
         "wrong": list(item.wrong),
@@ -103,6 +106,18 @@ def _item(each: Judged) -> dict[str, Any]:
         "tie": decision is Decision.TIE,
         "margin": each.margin,
     }
+
+
+def _prompt(prompt: Any) -> str:
+    """A prompt for people: text as it is, turns with the places of their pictures, everything else as JSON."""
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, tuple):
+        turns = ["".join("<image>" if part.text is None else part.text for part in turn.parts) for turn in prompt]
+        if len(turns) == 1:
+            return turns[0]
+        return "\n\n".join(f"{turn.role}: {text}" for turn, text in zip(prompt, turns, strict=True))
+    return json.dumps(prompt, ensure_ascii=False)
 
 
 def _picture(each: Judged, images: ImageStore) -> str | None:

@@ -54,7 +54,8 @@ class Journal:
         except UnicodeDecodeError as error:
             self.close()
             raise DataError(f"'{file}' is damaged ({error}); move it away to begin anew") from error
-        self.head, self.lines = (lines[0], lines[1:]) if lines else (None, [])
+        self.head: str | None = lines[0] if lines else None
+        self.lines: list[str] = lines[1:]
 
     def restart(self, head: Mapping[str, Any]) -> None:
         """Drops what is there and writes the first line."""

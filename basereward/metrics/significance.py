@@ -28,12 +28,17 @@ Runs: TypeAlias = Mapping[str, NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first's share less the second's, its 95 % interval, and how often chance alone would give one as large."""
+    """The first's share less the second's, its 95 % interval, and how often chance alone would give one as large.
+
+    Among several comparisons `p` is adjusted for them, and `p_alone` is that of this comparison alone, as the interval
+    is.
+    """
 
     mean: float
     low: float
     high: float
     p: float
+    p_alone: float | None = None
 
     @property
     def stands(self) -> bool:
@@ -56,7 +61,8 @@ def compare(recipes: Mapping[str, Runs], pairs: NDArray[np.int64]) -> list[Compa
 
     Which one is best is seen in the same data. So the probabilities are adjusted, by `holm`, for the comparisons of
     every two of the k recipes, k (k - 1) / 2, among which those that are told are, whichever recipe comes out best:
-    where all are equal, one or more stand in at most 5 % of cases. The intervals are those of one comparison.
+    where all are equal, one or more stand in at most 5 % of cases. The intervals are those of one comparison, and the
+    words give the probability of that comparison alone beside them.
 
     Over items, the interval is by bootstrap over groups, the probability by `exchanged`; over the seeds that two
     recipes share, both are those of `over_seeds`.
@@ -67,14 +73,22 @@ def compare(recipes: Mapping[str, Runs], pairs: NDArray[np.int64]) -> list[Compa
     p_items, p_seeds = {}, {}
     for one, two in combinations(recipes, 2):
         p_items[frozenset((one, two))] = exchanged(_less(recipes[one], recipes[two])[0])
-        on_seeds = _over_seeds(recipes[one], recipes[two], pairs)
-        if on_seeds is not None:
-            p_seeds[frozenset((one, two))] = on_seeds.p
-    p_items, p_seeds = _adjusted(p_items), _adjusted(p_seeds)
+        found = _over_seeds(recipes[one], recipes[two], pairs)
+        if found is not None:
+            p_seeds[frozenset((one, two))] = found.p
+    adjusted, on_seeds = _adjusted(p_items), _adjusted(p_seeds)
     best = max(recipes, key=lambda name: float(np.mean([right.sum() for right in recipes[name].values()])))
     both = {other: frozenset((best, other)) for other in recipes if other != best}
     return [
-        _told(best, other, recipes, pairs, p_items=p_items[two], p_seeds=p_seeds.get(two))
+        _told(
+            best,
+            other,
+            recipes,
+            pairs,
+            p_items=(adjusted[two], p_items[two]),
+            p_seeds=(on_seeds[two], p_seeds[two]) if two in p_seeds else None,
+            among=(len(p_items), len(p_seeds)),
+        )
         for other, two in both.items()
     ]
 
@@ -134,22 +148,48 @@ def holm(values: Sequence[float]) -> list[float]:
     return found
 
 
-def in_words(better: str, other: str, items: Difference, seeds: Difference | None, *, pairs: int, unsaid: str) -> str:
-    """A sentence about the difference of two recipes on so many pairs; `unsaid` is why nothing is said of seeds.
+def in_words(
+    better: str,
+    other: str,
+    items: Difference,
+    seeds: Difference | None,
+    *,
+    pairs: int,
+    unsaid: str,
+    among: tuple[int, int] = (1, 1),
+) -> str:
+    """A sentence about the difference of two recipes.
+
+    Args:
+        pairs: that both were counted on.
+        unsaid: why nothing is said of seeds.
+        among: how many comparisons the probabilities over items and over seeds are adjusted for.
 
     >>> in_words("silu", "tanh", Difference(0.02, 0.01, 0.03, 0.001), None, pairs=900, unsaid="each has one run")
     'silu beats tanh by 2.0 points (1.0 to 3.0) on the same 900 pairs: it stands for these runs; each has one run'
+    >>> found = Difference(0.051, 0.017, 0.087, 0.11, p_alone=0.0052)
+    >>> in_words("silu", "tanh", found, None, pairs=900, unsaid="", among=(21, 1))
+    'silu and tanh differ by 5.1 points (1.7 to 8.7, p = 0.0052 in this comparison alone) on the same 900 pairs: that \
+is within chance among 21 comparisons (p = 0.11)'
     """
-    told = (
-        f"{100 * items.mean:.1f} points ({100 * items.low:.1f} to {100 * items.high:.1f}) on the same {pairs:,} pairs"
-    )
+    told = f"{100 * items.mean:.1f} points ({_interval(items, among[0])}) on the same {pairs:,} pairs"
     if not items.stands or items.mean <= 0:
-        return f"{better} and {other} differ by {told}: that is within chance (p = {items.p:.2g})"
+        return f"{better} and {other} differ by {told}: that is within chance{_among(among[0])} (p = {items.p:.2g})"
     if seeds is None:
-        return f"{better} beats {other} by {told}: it stands for these runs; {unsaid}"
-    over = f"{100 * seeds.low:.1f} to {100 * seeds.high:.1f} over seeds, p = {seeds.p:.2g}"
+        return f"{better} beats {other} by {told}: it stands for these runs{_among(among[0])}; {unsaid}"
+    over = f"{_interval(seeds, among[1])} over seeds, p = {seeds.p:.2g}{_among(among[1])}"
     verdict = "it stands" if seeds.stands else "it stands on these items, and is within chance over seeds"
     return f"{better} beats {other} by {told}: {verdict} ({over})"
+
+
+def _interval(found: Difference, among: int) -> str:
+    """With the probability that belongs to it, where the one that decides is of several comparisons."""
+    alone = f", p = {found.p_alone:.2g} in this comparison alone" if among > 1 and found.p_alone is not None else ""
+    return f"{100 * found.low:.1f} to {100 * found.high:.1f}{alone}"
+
+
+def _among(comparisons: int) -> str:
+    return f" among {comparisons} comparisons" if comparisons > 1 else ""
 
 
 def _adjusted(p: Mapping[frozenset[str], float]) -> dict[frozenset[str], float]:
@@ -162,13 +202,16 @@ def _told(
     recipes: Mapping[str, Runs],
     pairs: NDArray[np.int64],
     *,
-    p_items: float,
-    p_seeds: float | None,
+    p_items: tuple[float, float],
+    p_seeds: tuple[float, float] | None,
+    among: tuple[int, int],
 ) -> Comparison:
+    """`p_items` and `p_seeds` are adjusted and alone."""
     first, second = recipes[better], recipes[other]
-    items, seeds = _over_items(first, second, pairs, p=p_items), _over_seeds(first, second, pairs)
-    seeds = replace(seeds, p=p_seeds) if seeds is not None and p_seeds is not None else None
-    words = in_words(better, other, items, seeds, pairs=int(pairs.sum()), unsaid=_unsaid(first, second))
+    items = replace(_over_items(first, second, pairs, p=p_items[0]), p_alone=p_items[1])
+    seeds = _over_seeds(first, second, pairs)
+    seeds = replace(seeds, p=p_seeds[0], p_alone=p_seeds[1]) if seeds is not None and p_seeds is not None else None
+    words = in_words(better, other, items, seeds, pairs=int(pairs.sum()), unsaid=_unsaid(first, second), among=among)
     return Comparison(better, other, items, seeds, words)
 
 

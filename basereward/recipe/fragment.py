@@ -44,6 +44,23 @@ def load_fragment(
     return _load(given, kind, reader.read(_find(given, kind, folder / kind)), reader, overrides)
 
 
+def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
+    """A name and a node for a person's own file of pairs as a benchmark; otherwise as `load_source`.
+
+    Args:
+        path: the file, or a folder of files.
+        overrides: `key=value`, the keys being arguments of the benchmark `pairs`, as in `columns.prompt=question`.
+
+    Raises:
+        RecipeError: there is no such file or folder, or an argument is wrong.
+    """
+    if not Path(path).exists():
+        raise RecipeError(f"there is no file or folder '{path}' of pairs")
+    base = Layer({"_target_": "pairs", "path": path}, {(): path})
+    name, node = _load(path, "benchmarks", base, Reader(experiments_folder()), overrides)
+    return f"pairs-{name}", node  # apart from the published benchmark of that name
+
+
 def _load(given: str, kind: Kind, base: Layer, reader: Reader, overrides: Iterable[str]) -> tuple[str, Node]:
     for layer in read_overrides(overrides, reader=reader):
         base = merge(base, layer)

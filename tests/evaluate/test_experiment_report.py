@@ -230,3 +230,45 @@ def test_changes_may_stand_anywhere(experiments: Path, capsys: pytest.CaptureFix
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (told["out"], told["cells"]) == ("reports/tiny/rates.html", 2)
     assert "basereward sweep rates --profile tiny 'seeds=[3]' trainer.steps=5" in text_of(Path(told["out"]).read_text())
+
+
+OTHER = ["trainer.steps=30"]
+
+
+def finished_under(overrides: list[str]) -> None:
+    """Runs of all cells under other settings."""
+    for cell in load_experiment("rates", overrides=overrides).cells:
+        finished_run(cell)
+
+
+def test_runs_under_other_settings_are_named(
+    experiments: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of four cells none is finished, and there are four runs with another number of steps: the page and the command
+    say how many and which; with the same change all are there, and nothing is said."""
+    finished_under(OTHER)
+    out = tmp_path / "page.html"
+    assert main(["report", "rates", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "0 of 4 finished" in told
+    assert "4 finished runs with trainer.steps=30" in told
+    assert "trainer.steps=30" in text_of(out.read_text(encoding="utf-8"))
+    assert main(["report", "rates", *OTHER, "--out", str(out), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["finished"], made["others"]) == (4, [])
+
+
+def test_a_page_with_results_is_not_replaced_by_one_without(experiments: Path, tmp_path: Path) -> None:
+    """`report all` under other settings than the page's leaves it and says so; once there is a run, it is made anew."""
+    finished_under(OTHER)
+    folder = tmp_path / "reports"
+    make_index(folder, profile="tiny", overrides=OTHER)
+    page = folder / "tiny" / "rates.html"
+    before = page.read_bytes()
+    made = {each["experiment"]: each for each in make_index(folder, profile="tiny", overrides=[])["pages"]}
+    assert made["rates"]["kept"] is True
+    assert page.read_bytes() == before
+    finished_run(load_experiment("rates").cells[0])
+    made = {each["experiment"]: each for each in make_index(folder, profile="tiny", overrides=[])["pages"]}
+    assert (made["rates"]["kept"], made["rates"]["finished"]) == (False, 1)
+    assert page.read_bytes() != before

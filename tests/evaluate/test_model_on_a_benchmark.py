@@ -209,3 +209,51 @@ def test_a_later_benchmark_that_fails_costs_no_scores(here: Path, capsys: pytest
     rows = [json.loads(line) for line in (journal.parent / "scores.jsonl").read_text().splitlines()]
     assert all(score > 500 for row in rows for score in row["scores"])
     assert not journal.exists()
+
+
+def test_pairs_of_one_s_own_are_scored_like_everything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With their pictures: row by row what `load(model).score` gives, and the numbers are in the model's run."""
+    run = (here / "run").read_text()
+    stored = json.loads((here / "data" / "rows.json").read_text())[:8]
+    rows = [
+        {"prompt": row["query"], "chosen": row["response"][0], "rejected": row["response"][1], "images": [row["image"]]}
+        for row in stored
+    ]
+    (here / "data" / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["eval", run, "--data", "data/mine.jsonl", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    model = load(run)
+    alone = [
+        model.score(row["prompt"], [row["chosen"], row["rejected"]], images=[here / "data" / row["images"][0]])
+        for row in rows
+    ]
+    file = Path(told["evaluations"][0]["out"]) / "scores.jsonl"
+    kept = [json.loads(line)["scores"] for line in file.read_text().splitlines()]
+    assert kept == [pytest.approx(each, abs=1e-5) for each in alone]
+    overall = told["pairs-mine"]["pairs"]["overall"]
+    assert (overall["numerator"], overall["denominator"]) == (sum(a > b for a, b in kept), 8)
+    found = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db").get_run(str(find(run).mlflow_run_id))
+    assert found.data.metrics["eval/pairs-mine/pairs/overall"] == pytest.approx(overall["value"])
+
+
+def test_the_numbers_of_a_part_have_names_of_their_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In MLflow no curve of whole benchmarks gets a value of 30 of 1,250 items."""
+    run = (here / "run").read_text()
+    client = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db")
+    given = [run, "--benchmark", "vl_rewardbench", "data=data/rows.json", "--allow-partial", "--out", "in_part"]
+    evaluated(capsys, here, run)
+    before = client.get_run(str(find(run).mlflow_run_id)).data.metrics
+    assert main(["eval", *given]) == 0
+    after = client.get_run(str(find(run).mlflow_run_id)).data.metrics
+    assert after["eval_partial/vl_rewardbench/official/overall"] == before["eval/vl_rewardbench/official/overall"]
+    histories = [
+        len(client.get_metric_history(str(find(run).mlflow_run_id), f"{head}/vl_rewardbench/official/overall"))
+        for head in ("eval", "eval_partial")
+    ]
+    assert main(["eval", *given]) == 0
+    again = [
+        len(client.get_metric_history(str(find(run).mlflow_run_id), f"{head}/vl_rewardbench/official/overall"))
+        for head in ("eval", "eval_partial")
+    ]
+    assert again[0] == histories[0]
+    assert again[1] > histories[1]

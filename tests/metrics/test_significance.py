@@ -169,3 +169,26 @@ def test_why_nothing_is_said_of_seeds(first: tuple[str, ...], second: tuple[str,
 def test_it_is_said_in_words(items: Difference, seeds: Difference | None, said: str) -> None:
     """Stands, or chance."""
     assert said in in_words("a", "b", items, seeds, pairs=100, unsaid="who knows")
+
+
+def test_a_sentence_and_its_interval_are_of_the_same_comparison() -> None:
+    """Seven recipes, the best better than another by an interval without 0, and yet within chance among 21 comparisons:
+    the sentence has the probability that belongs to the interval, the one that decides, and how many there were."""
+    found = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        recipes = {str(name): {"": rng.binomial(1, 0.7, 400)} for name in range(7)}
+        found += compare(recipes, np.ones(400, int))
+    apart = [each.items for each in found if each.items.low > 0 and not each.items.stands]
+    assert apart
+    for each in found:
+        assert each.items.p_alone is not None
+        assert each.items.p_alone <= each.items.p
+        assert f"p = {each.items.p_alone:.2g} in this comparison alone" in each.words
+        assert "among 21 comparisons" in each.words
+        if not each.items.stands:
+            assert f"(p = {each.items.p:.2g})" in each.words
+    (two,) = compare(dict(list(recipes.items())[:2]), np.ones(400, int))
+    assert two.items.p_alone == two.items.p
+    assert "alone" not in two.words
+    assert "among" not in two.words

@@ -22,7 +22,7 @@ from basereward.train.api import train
 from basereward.train.ensemble import ensemble, make_ensemble
 from basereward.train.runs import find
 from basereward.train.scores import read_scores
-from tests.evaluate.benchmark_rows import small_benchmark
+from tests.evaluate.benchmark_rows import ANY_SIZE, small_benchmark
 from tests.support import SMALL, group
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +214,7 @@ def test_an_ensemble_is_a_model(runs: dict[str, str], place: Path, capsys: pytes
     assert told == pytest.approx(load(made["run_id"]).score("Which is larger, 4 or 7?", ["7", "It is 4."]))
     if not (place / "data").exists():
         small_benchmark(place / "data", rows=12)
-    result = evaluate(made["run_id"], ["vl_rewardbench"], overrides=[f"data={place}/data/rows.json"])
+    result = evaluate(made["run_id"], ["vl_rewardbench"], overrides=[f"data={place}/data/rows.json", *ANY_SIZE])
     assert result["evaluations"][0]["scored"] == 12
     before = scored(made["run_id"])
     load(made["run_id"]).save(place / "copied")

@@ -18,7 +18,7 @@ from basereward.model.scorer import Scorer, load_scorer
 from basereward.recipe import load_recipe
 from basereward.train.api import train
 from basereward.train.runs import find
-from tests.evaluate.benchmark_rows import small_benchmark
+from tests.evaluate.benchmark_rows import ANY_SIZE, small_benchmark
 from tests.support import SMALL, group
 
 HEADS = {
@@ -72,7 +72,7 @@ def test_a_judge_is_a_model_like_any_other(head: str, tmp_path: Path, caplog: py
     asked = ("Which digit?", ["It is a seven.", "4"])
     assert again.score(*asked) == scorer.score(*asked)
     small_benchmark(tmp_path / "data", rows=6)
-    measured = evaluate(done["run_id"], ["vl_rewardbench"], overrides=[f"data={tmp_path}/data/rows.json"])
+    measured = evaluate(done["run_id"], ["vl_rewardbench"], overrides=[f"data={tmp_path}/data/rows.json", *ANY_SIZE])
     assert measured["evaluations"][0]["scored"] == 6
     if head == "thinking":
         assert written(again) == written(scorer)

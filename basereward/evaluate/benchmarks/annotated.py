@@ -105,12 +105,16 @@ class Annotated:
         named: dict[str, Any] = {**row, **{ours: row.get(theirs) for ours, theirs in self._columns.items()}}
         missing = [name for name in self.protocol.columns if named.get(name) is None]
         if missing:
+            advice = getattr(self.protocol, "missing", {})
+            remedies = [advice[name] for name in missing if name in advice]
             raise RowLost(
                 "missing_column",
                 f"missing or empty: {', '.join(missing)}. Columns found: {', '.join(map(str, row)) or 'none'}. "
-                f"If they are these under other names, map them: columns.{missing[0]}=...",
+                + " ".join([*remedies, f"If they are these under other names, map them: columns.{missing[0]}=..."]),
             )
         item = self.protocol.item(named, number=number, images=self.store)
+        if isinstance(item.prompt, str) and not item.prompt.strip():
+            raise RowLost("empty_prompt", f"the prompt of '{item.id}' is empty; nothing was asked.")
         for text in item.responses:
             if not isinstance(text, str):
                 raise RowLost("wrong_type", f"an answer is {shown(text)}; text is needed.")

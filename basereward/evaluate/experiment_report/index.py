@@ -20,7 +20,8 @@ HEAD = ("experiment", "finished", "best recipe", "pair accuracy, %", "95 % inter
 
 
 def make_index(folder: Path, *, profile: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Writes every experiment's page into `folder`/PROFILE, and `index.html` into `folder`.
+    """Writes every experiment's page into `folder`/PROFILE, and `index.html` into `folder`. A page that is there stays
+    where nothing of the experiment is finished under these settings.
 
     An experiment that is wrong on this profile has no page; the index says why.
 
@@ -37,7 +38,7 @@ def make_index(folder: Path, *, profile: str, overrides: Sequence[str]) -> dict[
         out = page_place(folder, entry.name, profile)
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            pages[entry.name] = make_page(entry.name, profile=profile, overrides=overrides, out=out)
+            pages[entry.name] = make_page(entry.name, profile=profile, overrides=overrides, out=out, keep_page=True)
         except DataError:
             raise
         except BaseRewardError as error:

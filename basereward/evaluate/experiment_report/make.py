@@ -13,6 +13,7 @@ from basereward.evaluate.drawing import keep
 from basereward.evaluate.experiment_report.accuracy import Column, accuracy_rows, columns
 from basereward.evaluate.experiment_report.benchmark_section import benchmark_rows, benchmarks
 from basereward.evaluate.experiment_report.gather import Contender, gather
+from basereward.evaluate.experiment_report.other_runs import other_runs
 from basereward.evaluate.experiment_report.paper_section import paper
 from basereward.evaluate.experiment_report.parts import Section
 from basereward.evaluate.experiment_report.recipe_section import costs, differences, runs
@@ -41,6 +42,8 @@ class Made:
     figures: Sequence[str]
     csv: Path
     recorded: str | None  # the run whose record it went to
+    others: Sequence[str] = ()  # finished runs under other settings
+    kept: bool = False  # the page that was there stays, since there is nothing to put in its place
 
     def told(self) -> dict[str, Any]:
         """For `--json`."""
@@ -48,14 +51,18 @@ class Made:
         finished = sum(result.run is not None for result in cells)
         files = {"out": str(self.out), "figures": list(self.figures), "csv": str(self.csv)}
         counts = {"cells": len(cells), "finished": finished}
-        return {"experiment": self.experiment.name, **files, **counts, "run_id": self.recorded}
+        more = {"others": list(self.others), "kept": self.kept}
+        return {"experiment": self.experiment.name, **files, **counts, "run_id": self.recorded, **more}
 
 
-def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path) -> Made:
+def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path, keep_page: bool = False) -> Made:
     """Writes the page of one experiment at `out`, and in a folder of its name beside it the figures (PNG and PDF) and
     `numbers.csv`.
 
     All of them go to the MLflow run of the experiment's newest sweep here, or of its one cell.
+
+    Args:
+        keep_page: a page that is there is not replaced by one without any finished run.
 
     Raises:
         RecipeError: the experiment is wrong; nothing is written.
@@ -63,6 +70,10 @@ def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path) -
     """
     experiment = load_experiment(name, profile=profile, overrides=overrides)
     contenders = gather(experiment)
+    others = other_runs(experiment) if any(each.missing for each in contenders) else []
+    numbers = out.with_suffix("") / "numbers.csv"
+    if keep_page and out.is_file() and not any(each.trained for each in contenders):
+        return Made(out, experiment, contenders, columns(contenders), [], numbers, None, others, kept=True)
     how = _command(name, profile, overrides, sweep=len(experiment.cells) > 1 or bool(experiment.ensembles))
     accuracy = columns(contenders)
     measured = benchmark_rows(contenders, every_value())
@@ -85,17 +96,22 @@ def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path) -
         for each in section.drawings
         for file in keep(each.figure, folder, each.name, "png", "pdf")
     ]
-    numbers = folder / "numbers.csv"
     write_atomic(numbers, as_csv([*accuracy_rows(accuracy, seeds=True), *(row for same in measured for row in same)]))
-    write_atomic(out, _page(experiment, contenders, shown, profile=profile, how=how))
+    write_atomic(out, _page(experiment, contenders, shown, profile=profile, how=how, others=others))
     run = _home(experiment)
     if run is not None:
         record(run, {}, [out, numbers, *map(Path, figures)], folder="report")
-    return Made(out, experiment, contenders, accuracy, figures, numbers, run.run_id if run else None)
+    return Made(out, experiment, contenders, accuracy, figures, numbers, run.run_id if run else None, others)
 
 
 def _page(
-    experiment: Experiment, contenders: Sequence[Contender], sections: Iterable[Section], *, profile: str, how: str
+    experiment: Experiment,
+    contenders: Sequence[Contender],
+    sections: Iterable[Section],
+    *,
+    profile: str,
+    how: str,
+    others: Sequence[str],
 ) -> str:
     cells = [result for each in contenders for result in each.results]
     missing = [result.name for result in cells if result.run is None]
@@ -103,7 +119,9 @@ def _page(
     warning = None
     if missing:
         named = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        warning = tag("p", f"Not finished: {named}. To finish them: ", tag("code", how), class_="warning")
+        warning = tag(
+            "p", f"Not finished: {named}. To finish them: ", tag("code", how), _hint(others), class_="warning"
+        )
     parts = {
         "title": tag("title", f"{experiment.name}, {profile}"),
         "head": join([tag("h1", experiment.name), tag("p", experiment.summary), tag("p", done, id="about"), warning]),
@@ -111,6 +129,10 @@ def _page(
         "sections": join(each.html() for each in sections),
     }
     return written("experiment", parts, base="tables")
+
+
+def _hint(others: Sequence[str]) -> str:
+    return f". There are {'; '.join(others)}: the same settings after the name make their page." if others else ""
 
 
 def _command(name: str, profile: str, overrides: Iterable[str], *, sweep: bool) -> str:

@@ -19,7 +19,9 @@ class Protocol(Contract):
     """Made as `Class(**arguments of the benchmark's YAML)`."""
 
     columns: tuple[str, ...]
-    """The columns that a row must have; those it lacks are named before anything else is looked at."""
+    """The columns that a row must have; those it lacks are named before anything else is looked at. A protocol may have
+    two more members: `also`, the columns that it reads where they are there, with what they are for, and `missing`, for
+    a column what to do about rows that lack it."""
 
     @property
     def variants(self) -> Mapping[str, Variant]:

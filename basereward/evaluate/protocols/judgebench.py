@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from basereward.data.image_store import ImageStore
 from basereward.data.screening import RowLost
@@ -32,6 +32,7 @@ class JudgeBench:
     """
 
     columns = ("pair_id", "question", "response_A", "response_B", "label", "source")
+    also: ClassVar[Mapping[str, str]] = {"original_id": "which pairs of one question share"}
 
     @property
     def variants(self) -> Mapping[str, Variant]:

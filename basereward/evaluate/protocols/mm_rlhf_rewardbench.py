@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from basereward.data.image_store import ImageStore
 from basereward.data.screening import RowLost
@@ -24,6 +24,10 @@ class MMRLHFRewardBench:
     """
 
     columns = ("id", "prompt", "chosen", "rejected")
+    also: ClassVar[Mapping[str, str]] = {
+        "image": "the path of a picture, which holds the category",
+        "video": "in place of it: the path of a folder of frames",
+    }
 
     def __init__(self, *, frames: int = 32) -> None:
         self._shape = MMRLHF(video="frames_as_images", frames=frames)

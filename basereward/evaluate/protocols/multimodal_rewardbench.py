@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from basereward.data.image_store import ImageStore
+from basereward.data.screening import RowLost
 from basereward.evaluate.items import Decision, Item, Judged, Outcome
 from basereward.evaluate.measures import Measure, Measures, Variant, accuracy, length_controlled
 from basereward.evaluate.protocols._rows import one_of, text
@@ -40,6 +41,10 @@ class MultimodalRewardBench:
     """
 
     columns = ("ID", "Text", "Image", "Output1", "Output2", "Better", "Category")
+    missing: ClassVar[Mapping[str, str]] = {
+        "Text": "The authors' all_data_release.json has no questions: scripts/0_download_data.py of their repository "
+        "writes all_data.json with them; give data=all_data.json."
+    }
 
     def __init__(self, *, categories: Mapping[str, str] | None = None) -> None:
         self._categories = CATEGORIES | dict(categories or {})
@@ -55,8 +60,10 @@ class MultimodalRewardBench:
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """
         Raises:
-            RowLost: an answer is no text, or the better answer or the category is unknown.
+            RowLost: an answer is no text, the question is empty, or the better answer or the category is unknown.
         """
+        if not text(row, "Text").strip():
+            raise RowLost("empty_prompt", f"`Text` is empty. {self.missing['Text']}")
         name = str(row["ID"])
         better = ANSWERS.index(one_of(row, "Better", ANSWERS))
         advice = " Map it: protocol.categories={NAME: vqa}"

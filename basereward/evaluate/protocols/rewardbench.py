@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from basereward.data.image_store import ImageStore
 from basereward.evaluate.items import Decision, Item, Judged, by_label
@@ -55,6 +55,7 @@ class RewardBench:
     """
 
     columns = ("prompt", "chosen", "rejected", "subset")
+    also: ClassVar[Mapping[str, str]] = {"id": "the number of the row unless told"}
 
     @property
     def variants(self) -> Mapping[str, Variant]:

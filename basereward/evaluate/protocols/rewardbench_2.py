@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from basereward.data.image_store import ImageStore
 from basereward.data.messages import shown
@@ -37,6 +37,7 @@ class RewardBench2:
     """
 
     columns = ("id", "prompt", "chosen", "rejected", "subset")
+    also: ClassVar[Mapping[str, str]] = {"num_correct": "the number of right answers, which is checked"}
 
     @property
     def variants(self) -> Mapping[str, Variant]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from basereward.data.image_store import ImageStore
 from basereward.evaluate.items import Item, Judged
@@ -31,9 +31,21 @@ class RMBench:
     nine a row, which is the mean of easy, normal and hard. `domain_mean` gives the four domains equal weight,
     `row_pooled` the rows; a domain's own value is the same in both. Rows of safety are pooled. `ties` counts
     comparisons.
+
+    Args:
+        domain: of rows that have none, as those of the authors' files of one domain, such as `chat_filtered.json`.
     """
 
-    columns = ("id", "prompt", "chosen", "rejected", "domain")
+    columns: tuple[str, ...] = ("id", "prompt", "chosen", "rejected", "domain")
+    missing: ClassVar[Mapping[str, str]] = {
+        "domain": "The authors' files of one domain lack it: give total_dataset.json, which has all of them with their "
+        f"domains; or say it of one file by protocol.domain=, one of {', '.join(STORED)}."
+    }
+
+    def __init__(self, *, domain: Literal["chat", "code", "math", "safety-refuse", "safety-response"] | None = None):
+        self._domain = domain
+        if domain is not None:
+            self.columns = ("id", "prompt", "chosen", "rejected")
 
     @property
     def variants(self) -> Mapping[str, Variant]:
@@ -44,7 +56,7 @@ class RMBench:
         Raises:
             RowLost: not three and three answers, or an unknown domain.
         """
-        domain = one_of(row, "domain", STORED)
+        domain = one_of({**row, "domain": row.get("domain") or self._domain}, "domain", STORED)
         return Item(
             row=number,
             id=str(row["id"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from basereward.data.image_store import ImageStore
 from basereward.data.messages import shown
@@ -34,13 +34,20 @@ UNDECIDED: dict[str, Undecided] = {"official": "left_out", "r1_reward": "wrong",
 
 
 class VLRewardBench:
-    """Rows of `query`, two answers (`response`) and their ranks (`human_ranking`, lower is better), and an `image`.
+    """Rows of `query`, two answers (`response`) and their ranks (`human_ranking`, lower is better), and an `image`; or
+    of `query`, `chosen`, `rejected` and an `image`, as copies of the benchmark have them.
 
     A variant a scheme, and one each with `_dedupe_by_id`, which keeps the first row of every id (1,225 of 1,250), as
     two rows of BaseReward's Table 9 do. `overall` counts items, `macro` is the mean of the three categories.
     """
 
-    columns = ("id", "query", "response", "human_ranking", "image")
+    columns = ("id", "query", "image")
+    also: ClassVar[Mapping[str, str]] = {
+        "response": "both answers, with `human_ranking`",
+        "human_ranking": "their ranks, [0, 1] or [1, 0]",
+        "chosen": "the better answer, in place of these two",
+        "rejected": "the other answer",
+    }
 
     @property
     def variants(self) -> Mapping[str, Variant]:
@@ -58,9 +65,9 @@ class VLRewardBench:
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """
         Raises:
-            RowLost: not two answers, or ranks that are not 0 and 1.
+            RowLost: not two answers, both forms of a pair, or ranks that are not 0 and 1.
         """
-        responses, ranking = row["response"], row["human_ranking"]
+        responses, ranking = _pair(row)
         if not isinstance(responses, list) or len(responses) != 2:
             raise RowLost("wrong_type", f"`response` is {shown(responses)}; a list of two answers is needed")
         if ranking not in ([0, 1], [1, 0]) or any(isinstance(rank, bool) for rank in ranking):
@@ -76,6 +83,25 @@ class VLRewardBench:
             labels={"source": re.split("[_-]", str(row["id"]), maxsplit=1)[0]},
             images=(row["image"],),
         )
+
+
+def _pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Both answers and their ranks, of either form."""
+    forms = [("response", "human_ranking"), ("chosen", "rejected")]
+    there = [form for form in forms if any(row.get(name) is not None for name in form)]
+    if len(there) == 2:
+        raise RowLost("conflicting_columns", "the row has `response` or `human_ranking`, and `chosen` or `rejected`")
+    lacking = [name for name in (there or forms)[0] if row.get(name) is None]
+    if lacking:
+        either = "" if there else "; or `chosen` and `rejected`"
+        raise RowLost(
+            "missing_column",
+            f"missing or empty: {', '.join(lacking)}{either}. Columns found: {', '.join(map(str, row))}. "
+            f"If they are these under other names, map them: columns.{lacking[0]}=...",
+        )
+    if there == [("chosen", "rejected")]:
+        return [row["chosen"], row["rejected"]], [0, 1]
+    return row["response"], row["human_ranking"]
 
 
 def category(item: Item, *, scheme: str) -> str:
