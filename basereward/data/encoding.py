@@ -8,6 +8,7 @@ tokens of the prefix, L of a branch, N image patches.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,9 @@ from basereward.data.tiles import marked
 
 Positions = Callable[[Tensor, Tensor | None], Tensor]
 """`(input_ids (P,), image_grid_thw (n, 3) or None) -> positions (3, P) or (P,)`: as the backbone numbers a prefix."""
+
+
+_tokenizing = threading.Lock()
 
 
 class EncodingError(RowLost):
@@ -181,7 +185,7 @@ class Encoder:
         text = self._rendered(group.prompt if self.speech is None else self.speech.prompt(group))
         if self.speech is not None and self.speech.open:
             text = text.rpartition(SENTINEL)[0]
-        ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+        ids = self._special(text)
         if self.image_token_id is None:
             return ids
         sizes = [] if images_thw is None else (images_thw.prod(-1) // self.merge_size**2).tolist()
@@ -225,12 +229,16 @@ class Encoder:
 
     def _special(self, text: str) -> Tensor:
         """Tokens of a piece of the chat template, `(n,)`."""
-        return torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+        return self._tokens(text, split_special_tokens=False)
 
     def plain(self, text: str) -> Tensor:
         """Tokens of a text, `(n,)`."""
         # Special tokens written out in a response are its text: they must neither end the turn nor stand for an image.
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self._tokens(text, split_special_tokens=True)
+
+    def _tokens(self, text: str, *, split_special_tokens: bool) -> Tensor:
+        with _tokenizing:  # the option is set on the tokenizer, which threads may share
+            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
         return torch.tensor(ids, dtype=torch.int64)
 
     def branch(self, response: str) -> Tensor:
