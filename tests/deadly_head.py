@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import signal
 
+import torch
 from torch import Tensor, nn
 
 
 class DeadlyHead(nn.Module):
-    """Kills its process with the first scores that it is asked for."""
+    """Kills its process with the first scores that it is asked for in training."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.score = nn.Linear(hidden_size, 1)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        os.kill(os.getpid(), signal.SIGKILL)
+        if torch.is_grad_enabled():
+            os.kill(os.getpid(), signal.SIGKILL)
         return self.score(pooled).squeeze(-1)

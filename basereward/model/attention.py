@@ -126,12 +126,12 @@ def tree_masks(plan: TreePlan | None) -> Iterator[None]:
         _plan.reset(token)
 
 
-def tree_mask(*args: Any, mask_function: Callable[..., Any] = causal_mask_function, **kwargs: Any) -> Any:
+def tree_mask(*, mask_function: Callable[..., Any] = causal_mask_function, **kwargs: Any) -> Any:
     """The mask of one kind of layer, as transformers' mask interface asks for it: `LayerMask` in tree rows, else what
     torch's scaled dot-product attention takes."""
     plan = _plan.get()
     if plan is None:
-        return sdpa_mask(*args, mask_function=mask_function, **kwargs)
+        return sdpa_mask(mask_function=mask_function, **kwargs)
     return LayerMask(read_limit(mask_function), plan)
 
 

@@ -7,7 +7,9 @@ longest with its prefix.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,10 @@ from transformers.cache_utils import DynamicLayer
 from basereward.data.tree import TreeBatch
 from basereward.model.backbone import Backbone
 from basereward.model.language import LanguageHead
+
+# Threads take turns: draws come from the one generator of the process, and Qwen-VL models keep the offset of their
+# positions as an attribute between the steps of `generate`.
+_generating = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,7 @@ class Writer:
         picked = torch.stack([nn.functional.pad(row, (longest - len(row), 0)) for row in rows]).to(device)
         there = torch.stack([nn.functional.pad(torch.ones_like(row), (longest - len(row), 0)) for row in rows])
         model = self._whole()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(how.seed)
+        with _generating, _drawing_with(how.seed, device) if how.temperature else contextlib.nullcontext():
             written = model.generate(
                 input_ids=batch.input_ids[0, picked].masked_fill(there.to(device) == 0, self.pad),
                 attention_mask=there.to(device),
@@ -115,6 +120,14 @@ class Writer:
         head.weight = nn.Parameter(weight, requires_grad=False)
         model.set_output_embeddings(head)
         return model.eval() if not self.backbone.training else model
+
+
+@contextlib.contextmanager
+def _drawing_with(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from torch's own generator, and leaves it as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _laid_out(batch: TreeBatch) -> list[Tensor]:

@@ -164,7 +164,7 @@ def _made_group(transformer: PreTrainedModel) -> EncodedGroup:
         source="made",
         prefix=ids[:PREFIX],
         positions=torch.arange(PREFIX),
-        branches=tuple(ids[PREFIX:].split(list(BRANCHES))),
+        branches=tuple(torch.split(ids[PREFIX:], list(BRANCHES))),
         preferences=(),
     )
 

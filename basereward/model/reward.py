@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from basereward.model.language import LanguageHead, load_language_head
 from basereward.model.lora import add_lora
 from basereward.model.parts import freeze, part_of
 from basereward.model.pooling import LAST, Pooling
-from basereward.model.voice import Voice, speaks
+from basereward.model.voice import GenerativeHead, Voice, speaks
 from basereward.recipe import make
 from basereward.recipe.schema import BackboneRecipe, ModelRecipe
 
@@ -44,7 +45,7 @@ class RewardModel(nn.Module):
         voice: what lets it speak; None until it is given the encoder.
 
     Raises:
-        ModelError: the head speaks, and is not to read where its text ends.
+        ModelError: the head speaks, and is not to read where its text ends; or it does not give one score a state.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class RewardModel(nn.Module):
         self.language = language
         self.pooling = pooling
         self.voice: Voice | None = None
+        check_scores(self.head, backbone.hidden_size)
         if speaks(head) and pooling != LAST:
             raise ModelError(
                 f"a head that speaks reads where its text ends, and model.pooling is {pooling.name}. "
@@ -87,7 +89,7 @@ class RewardModel(nn.Module):
                 scores.append(self._scores(self.pooling(hidden, batch)))
         if head.ranks_own:
             assert self.voice is not None
-            scores.append(self(head.finished(self.voice, self, unwritten(batch), samples=1)[0]))
+            scores.append(self(head.finished(self.voice.counting(), self, unwritten(batch), samples=1)[0]))
         return Outputs(tuple(scores), language)
 
     def _language_loss(self, hidden: Tensor, batch: TreeBatch) -> Tensor:
@@ -97,14 +99,18 @@ class RewardModel(nn.Module):
         before = hidden[rows, columns - 1]
         return self.language.loss(self.backbone.transformer, before, told, batch.written_weight)
 
-    def judged(self, batch: TreeBatch) -> Tensor:
-        """Scores, shape `(K,)`, of responses: those of a head that speaks come of what it writes itself."""
+    def judged(self, batch: TreeBatch, *, tally: Counter[str] | None = None) -> Tensor:
+        """Scores, shape `(K,)`, of responses: those of a head that speaks come of what it writes itself.
+
+        Args:
+            tally: what is written is counted in it; see `Voice`.
+        """
         if self.voice is None:
             scores: Tensor = self(batch)
             return scores
         head: Any = self.head
-        with self.backbone.vision.holding(self.backbone.transformer, batch):
-            judged: Tensor = head.judge(self.voice, self, batch)
+        with_features = self.backbone.vision.encoded(self.backbone.transformer, batch)
+        judged: Tensor = head.judge(self.voice.counting(tally), self, with_features)
         return judged
 
     def _scores(self, pooled: Tensor) -> Tensor:
@@ -120,6 +126,32 @@ class RewardModel(nn.Module):
                 part = "head" if name.startswith("head.") else part_of(name)
                 groups.setdefault(part, []).append((name, parameter))
         return groups
+
+
+def check_scores(head: nn.Module, hidden_size: int) -> None:
+    """Runs a head on two made states; one that scores by what it writes alone has no score of a state.
+
+    Raises:
+        ModelError: it does not give one score for each.
+    """
+    if isinstance(head, GenerativeHead) and not (head.ranks or head.ranks_own):
+        return
+    name = type(head).__name__
+    device = next((parameter.device for parameter in head.parameters()), torch.device("cpu"))
+    training = head.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            scores: Any = head.eval()(torch.ones(2, hidden_size, device=device))
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"head '{name}' fails on two hidden states of {hidden_size} numbers each: {error}") from error
+    finally:
+        head.train(training)
+    if not isinstance(scores, Tensor) or scores.shape != (2,) or not scores.is_floating_point():
+        what = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise ModelError(
+            f"head '{name}' gives {what} for two hidden states; it must give one score for each: floating point "
+            "numbers of shape (2,). A last axis of one goes with `.squeeze(-1)`."
+        )
 
 
 def learns_language(recipe: ModelRecipe) -> bool:

@@ -31,7 +31,7 @@ from basereward.model.reward import RewardModel
 from basereward.model.saving import load_reward_model, processor_folder, save_model
 from basereward.model.scores_groups import ScoresGroups
 from basereward.model.stopwatch import Stopwatch
-from basereward.model.voice import Voice, speaks
+from basereward.model.voice import GenerativeHead, Voice, speaks
 from basereward.recipe import make
 from basereward.recipe.schema import Recipe
 
@@ -113,7 +113,7 @@ class Scorer(ScoresGroups):
         The scores of a pass are read after the groups of the next are: on a GPU both are worked at together. Verdicts
         that a judge wrote and that could not be read are told in the log.
         """
-        self._forget()
+        tally = Counter[str]()
         ready: dict[int, list[float]] = {}
         told = 0
         at_work: _Pass | None = None
@@ -122,7 +122,7 @@ class Scorer(ScoresGroups):
         while True:
             batch = next(passes, None)
             if batch is None:
-                self._tell_unread()
+                _tell_unread(tally)
             if at_work is not None:
                 ready |= at_work.read(latencies)
                 if told in ready:
@@ -131,16 +131,7 @@ class Scorer(ScoresGroups):
                     yield [ready.pop(place) for place in whole]
             if batch is None:
                 return
-            at_work = self._begin(batch)
-
-    def _forget(self) -> None:
-        if self.model.voice is not None:
-            self.model.voice.tally.clear()
-
-    def _tell_unread(self) -> None:
-        tally = Counter[str]() if self.model.voice is None else self.model.voice.tally
-        if tally["unread"]:
-            logger.warning("%d of %d verdicts could not be read, and say nothing", tally["unread"], tally["verdicts"])
+            at_work = self._begin(batch, tally)
 
     def encode(self, group: Group) -> EncodedGroup:
         """
@@ -166,13 +157,13 @@ class Scorer(ScoresGroups):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
     @torch.inference_mode()
-    def _begin(self, batch: Sequence[Placed]) -> _Pass:
+    def _begin(self, batch: Sequence[Placed], tally: Counter[str]) -> _Pass:
         watch = Stopwatch(self.device)
         rows = collate([group for _, group in batch], layout=self.recipe.batch.layout, pad_id=self.encoder.pad_id).to(
             self.device
         )
         with self.precision():
-            scores = self.model.judged(rows)
+            scores = self.model.judged(rows, tally=tally)
         watch.stop()
         return _Pass({place: len(group.lengths) for place, group in batch}, scores, watch)
 
@@ -193,6 +184,11 @@ class Scorer(ScoresGroups):
     def save(self, folder: str | Path) -> None:
         """Writes the folder that `load` opens."""
         save_model(self.model, Path(folder), recipe=self.recipe, encoder=self.encoder, scores=self.scores)
+
+
+def _tell_unread(tally: Counter[str]) -> None:
+    if tally["unread"]:
+        logger.warning("%d of %d verdicts could not be read, and say nothing", tally["unread"], tally["verdicts"])
 
 
 def load_scorer(folder: str | Path, *, device: str | None = None, dtype: str | None = None) -> Scorer:
@@ -258,5 +254,5 @@ def recipe_encoder(
         files=files,
     )
     made = head or make(recipe.model.head, "heads", 1)  # its arguments alone are asked for
-    encoder.speech = getattr(made, "speech", None)
+    encoder.speech = made.speech if isinstance(made, GenerativeHead) else None
     return encoder

@@ -6,10 +6,9 @@ visual tokens of a picture, D numbers.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,7 +48,6 @@ class PictureEncoder:
 
     def __init__(self) -> None:
         self.store: FeatureStore | None = None
-        self._held: tuple[Any, list[Tensor]] | None = None
 
     def __call__(self, transformer: PreTrainedModel, batch: TreeBatch) -> Looks:
         """What goes to the places of pictures in the batch's rows; it has some."""
@@ -64,22 +62,21 @@ class PictureEncoder:
             [[states[level] for states in placed] for level in levels],
         )
 
-    @contextlib.contextmanager
-    def holding(self, transformer: PreTrainedModel, batch: TreeBatch) -> Iterator[None]:
-        """Encodes the pictures of a batch once for all passes over them, while it lasts."""
-        if batch.pixels is not None:
-            self._held = batch.pixels, self._encoded(transformer, batch)
-        try:
-            yield
-        finally:
-            self._held = None
+    def encoded(self, transformer: PreTrainedModel, batch: TreeBatch) -> TreeBatch:
+        """The batch with the features of its pictures in place of their pixels, for several passes over it."""
+        if batch.pixels is None or batch.image_grid_thw is None:
+            return batch
+        states = self._encoded(transformer, batch)
+        grids = tuple((time, height, width) for time, height, width in batch.image_grid_thw.tolist())
+        features = Features(torch.cat(states, dim=1), grids, tuple(each.shape[1] for each in states))
+        if batch.features is not None:
+            features = Features.joined([features, batch.features])
+        return replace(batch, pixels=None, image_grid_thw=None, image_keys=(), features=features)
 
     def _encoded(self, transformer: PreTrainedModel, batch: TreeBatch) -> list[Tensor]:
         """`(S, t, D)` of every picture that comes as pixels."""
         if batch.pixels is None or batch.image_grid_thw is None:
             return []
-        if self._held is not None and self._held[0] is batch.pixels:
-            return self._held[1]
         if torch.is_grad_enabled() and is_trained(transformer):
             return encode(transformer, batch.pixels.values, batch.image_grid_thw)
         grids: list[list[int]] = batch.image_grid_thw.tolist()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from basereward.data.speech import Speech
 from basereward.data.tree import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.generation import Writer, Writing
@@ -19,9 +20,30 @@ if TYPE_CHECKING:
     from basereward.model.reward import RewardModel
 
 
+@runtime_checkable
+class GenerativeHead(Protocol):
+    """A head that writes, or reads the next token, before it scores. It has all of these; another head may have any.
+
+    Attributes:
+        speech: what it adds to the branches of a group.
+        language_weight: what the cross-entropy of the taught tokens counts in the loss.
+        ranks: whether scores at the end of the taught text are ranked in training.
+        ranks_own: whether those at the end of the text that it writes itself are.
+    """
+
+    speech: Speech
+    language_weight: float
+    ranks: bool
+    ranks_own: bool
+
+    def judge(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> Tensor:
+        """Scores `(K,)` of the responses of a batch."""
+        ...
+
+
 def speaks(head: nn.Module) -> bool:
-    """Whether a head writes before it scores."""
-    return getattr(head, "speech", None) is not None
+    """Whether a head keeps the contract of `GenerativeHead`."""
+    return isinstance(head, GenerativeHead)
 
 
 class Voice:
@@ -29,15 +51,17 @@ class Voice:
 
     Args:
         encoder: that of the batches.
-
-    Attributes:
-        tally: how many `tokens` were written, and of judges that write how many `verdicts` were looked for and how
-            many were `unread`, since it was last emptied.
+        tally: counts how many `tokens` are written, and of judges that write how many `verdicts` are looked for and
+            how many are `unread`.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, tally: Counter[str] | None = None) -> None:
         self.encoder = encoder
-        self.tally: Counter[str] = Counter()
+        self.tally: Counter[str] = Counter() if tally is None else tally
+
+    def counting(self, tally: Counter[str] | None = None) -> Voice:
+        """The same for one pass, counting in `tally`, or in one of its own."""
+        return Voice(self.encoder, tally)
 
     def write(self, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[Tensor]]:
         """For every branch `how.samples` texts, `(n,)` tokens each, with the end of turn unless they were cut.

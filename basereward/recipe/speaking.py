@@ -35,7 +35,8 @@ def votes(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def speaks(head: Node) -> bool:
-    """Whether a head's text defines `judge`. One that inherits it is found out when it is made."""
+    """Whether a head's text defines what a generative head must have: `judge`, and `speech`, which it sets. One that
+    inherits them is found out when it is made."""
     target = str(head.get("_target_", ""))
     try:
         check_trusted(target, "heads")
@@ -43,4 +44,10 @@ def speaks(head: Node) -> bool:
     except TargetError:  # a fault of its own
         return False
     inner = definition.body if isinstance(definition, ast.ClassDef) else []
-    return any(isinstance(each, ast.FunctionDef) and each.name == "judge" for each in inner)
+    judges = any(isinstance(each, ast.FunctionDef) and each.name == "judge" for each in inner)
+    return judges and any(_sets_speech(node) for each in inner for node in ast.walk(each))
+
+
+def _sets_speech(node: ast.AST) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return any(getattr(target, "attr", getattr(target, "id", None)) == "speech" for target in targets)

@@ -68,6 +68,7 @@ class RewardModule(LightningModule):
         self.names = {_key(name): name for name in sources}
         self.scored: list[ScoredGroup] = []
         self._spent = Counter[str]()
+        self._tally = Counter[str]()  # of what a head that speaks writes in a validation or test
         self._batch_ids: list[str] = []
         self._step_units = 0  # of the ranking loss, in the step under way
         self._step_parts: list[dict[str, Tensor]] = []  # of the passes of the step under way, to be added up
@@ -185,8 +186,7 @@ class RewardModule(LightningModule):
     def _start(self) -> None:
         self.scored = []
         self._spent.clear()
-        if self.model.voice is not None:
-            self.model.voice.tally.clear()
+        self._tally.clear()
 
     def validation_step(self, batch: TreeBatch, batch_idx: int) -> None:
         self._evaluate(batch)
@@ -202,7 +202,7 @@ class RewardModule(LightningModule):
 
     def _evaluate(self, batch: TreeBatch) -> None:
         began = time.perf_counter_ns()
-        scores = self.model.judged(batch)
+        scores = self.model.judged(batch, tally=self._tally)
         self.scored += scored_groups(batch, scores)  # waits for a GPU
         self._spent["ns"] += time.perf_counter_ns() - began
         self._spent["tokens"] += int((batch.group != PADDING).sum())
@@ -234,7 +234,7 @@ class RewardModule(LightningModule):
         """What the scores cost, by preference: tokens read and written, and seconds. A probe reads none, and its
         seconds would be those of its head alone."""
         pairs = sum(len(group.preferences) for group in self.scored)
-        tally = self.model.voice.tally if self.model.voice is not None else Counter[str]()
+        tally = self._tally
         if pairs and self._spent["tokens"]:
             self.log(f"{split}/tokens_per_pair", (self._spent["tokens"] + tally["tokens"]) / pairs)
             self.log(f"time/{split}_pair_s", self._spent["ns"] / 1e9 / pairs)

@@ -20,6 +20,7 @@ from basereward.model.generation import Writer, Writing
 from basereward.model.language import load_language_head
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.processing import load_encoder
+from basereward.model.recompute import recompute
 from basereward.model.reward import RewardModel
 from basereward.model.voice import Voice
 from basereward.recipe import make
@@ -201,6 +202,27 @@ def test_its_own_critiques_are_ranked_after(tmp_path: Path) -> None:
     assert not torch.allclose(given, mine)
     assert outputs.language is not None
     assert both.training
+
+
+def test_layers_that_are_computed_again_get_the_pass_they_are_of(tmp_path: Path) -> None:
+    """Scores and gradients of `both` are the same with gradient checkpointing, though its second pass reads other
+    tokens than the first, before the first is computed again."""
+    path = checkpoint("qwen3", tmp_path / "model")
+    groups = [criticised(group()), criticised(group("Which?", ("7", "It is 4."), name="text"))]
+    found = []
+    for checkpointing in (False, True):
+        model, encoder = made(path, critiques="both")
+        if checkpointing:
+            recompute(model.backbone.transformer)
+        given, own = model.train().outputs(laid(encoder, groups, taught=True)).scores
+        (given.square().sum() + own.sum()).backward()
+        found.append((given.detach(), own.detach(), gradients(model)))
+    (given, own, wanted), (given_again, own_again, again) = found
+    assert torch.equal(given, given_again)
+    assert torch.equal(own, own_again)
+    assert wanted.keys() == again.keys()
+    for name, gradient in again.items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-6, atol=1e-7)
 
 
 def test_plain_rows_cannot_be_written_after(tmp_path: Path) -> None:

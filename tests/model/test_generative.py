@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,10 +178,9 @@ def test_what_is_written_without_a_verdict_is_counted_and_says_nothing(tmp_path:
     """A model of random weights never writes the form: all scores are 0, and every text is counted."""
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, votes=3, temperature=1.0)
     with torch.no_grad():
-        scores = model.judged(laid(encoder, [group(responses=("a", "b", "c"))]))
+        scores = model.judged(laid(encoder, [group(responses=("a", "b", "c"))]), tally=(tally := Counter[str]()))
     assert scores.tolist() == [0.0, 0.0, 0.0]
-    assert model.voice is not None
-    assert model.voice.tally["verdicts"] == model.voice.tally["unread"] == 3 * 2 * 3
+    assert tally["verdicts"] == tally["unread"] == 3 * 2 * 3
 
 
 def test_written_verdicts_come_to_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from basereward.model.quantization import Quantization
 from basereward.model.reward import build_model
 from basereward.model.scorer import Scorer, load_scorer
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
-from tests.support import checkpoint, group, mixed_groups
+from tests.support import checkpoint, group, mixed_groups, picture
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +30,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("model") / "m")
 
 
-def scorer_of(folder: Path, *, quantization: Quantization | None = None, lora: bool = False, **batch: Any) -> Scorer:
+def scorer_of(
+    folder: Path,
+    *,
+    quantization: Quantization | None = None,
+    lora: bool = False,
+    head: dict[str, Any] | None = None,
+    **batch: Any,
+) -> Scorer:
     """A scorer with random weights; adapters, when there are any, do something."""
     recipe = Recipe(
         model=ModelRecipe(
             backbone=BackboneRecipe(path=str(folder), quantization=quantization),
             lora=LoraRecipe(rank=4) if lora else None,
-            head={"_target_": "mlp"},
+            head=head or {"_target_": "mlp"},
         ),
         data=DataRecipe(sources={"rows": {"_target_": "jsonl"}}),
         batch=BatchRecipe(**batch),
@@ -45,7 +53,9 @@ def scorer_of(folder: Path, *, quantization: Quantization | None = None, lora: b
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # B starts at zero, and does nothing
             torch.nn.init.normal_(parameter, std=0.1)
-    return Scorer(model.eval(), encoder=load_encoder(folder), recipe=recipe)
+    encoder = load_encoder(folder)
+    encoder.speech = getattr(model.head, "speech", None)  # type: ignore[assignment]
+    return Scorer(model.eval(), encoder=encoder, recipe=recipe)
 
 
 def some_groups() -> list[Group]:
@@ -192,3 +202,29 @@ def test_a_dtype_that_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None
     assert load_scorer(tmp_path / "quantised").model.backbone.quantization == "nf4"
     plain = replace(scorer.recipe, batch=BatchRecipe(layout="plain"))
     assert Scorer(scorer.model, encoder=scorer.encoder, recipe=plain).score("?", ["a"])
+
+
+@pytest.mark.parametrize("head", ["mlp", "critic", "drawing", "generative"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_threads_that_share_a_scorer_do_not_meet(head: str, lora: bool, folder: Path) -> None:
+    """Four threads at once, each with prompts of other lengths and pictures, get the scores that one gets alone."""
+    heads: dict[str, dict[str, Any]] = {
+        "mlp": {"_target_": "mlp"},
+        "critic": {"_target_": "critic", "max_tokens": 3, "prompt": "critique_brief"},
+        "drawing": {"_target_": "critic", "max_tokens": 3, "prompt": "critique_brief", "temperature": 1.0},
+        "generative": {"_target_": "generative", "prompt": "pairwise_brief"},
+    }
+    scorer = scorer_of(folder, lora=lora, head=heads[head])
+    calls: list[dict[str, Any]] = [
+        {
+            "prompt": f"Question {number} " * (1 + number % 5),
+            "responses": ["yes " * (1 + number % 4), "no", "7"][: 2 + number % 2],
+            "images": [picture(number)] * (number % 3),
+        }
+        for number in range(8 if head == "mlp" else 4)
+    ]
+    alone = [scorer.score(**call) for call in calls]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda number: scorer.score(**calls[number % len(calls)]), range(3 * len(calls))))
+    for number, scores in enumerate(together):
+        assert scores == pytest.approx(alone[number % len(calls)], rel=0, abs=1e-6)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,8 @@ REASONING_TAGS = ("<think>", "</think>")
 """Added tokens of reasoning models that people, and models, write in texts on purpose."""
 CONTROL_FORM = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)  # noqa: RUF001 - DeepSeek writes the wide one
 PRIVATE = range(0xF0000, 0xFFFFE)  # code points for private use
+
+_tokenizing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class ControlTokens:
         """Token ids of a rendered text. Marked control tokens are text, all others control; marks leave no trace."""
         if marks is not None:
             return self._encode_named(self._named(rendered, marks))
-        ids: list[int] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        ids = self._tokenized(rendered, split_special_tokens=False)
         # A normalizer can make a control token of letters that looked like none.
         if self.backend.normalizer is not None and self._count(ids) > len(self.pattern.findall(rendered)):
             return self._encode_named(self._names_for(rendered))
@@ -100,8 +103,14 @@ class ControlTokens:
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of somebody's words, of which none is a control token."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = self._tokenized(text, split_special_tokens=True)
         return ids if self._id_set.isdisjoint(ids) else self._encode_named(text)
+
+    def _tokenized(self, text: str, *, split_special_tokens: bool) -> list[int]:
+        with _tokenizing:  # the option is set on the tokenizer, which threads may share
+            encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
+        ids: list[int] = encoded["input_ids"]
+        return ids
 
     def _count(self, ids: Sequence[int]) -> int:
         return sum(each in self._id_set for each in ids)
