@@ -26,8 +26,10 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from basereward.data.tree import TreeBatch
+from basereward.errors import ModelError
 from basereward.model.backbone import Backbone
-from basereward.model.language import LanguageHead
+from basereward.model.language import WEIGHT, LanguageHead
+from basereward.model.layout_check import made_tokens
 
 # Threads take turns: draws come from the one generator of the process, and Qwen-VL models keep the offset of their
 # positions as an attribute between the steps of `generate`.
@@ -85,7 +87,7 @@ class Writer:
         device = batch.input_ids.device
         picked = torch.stack([nn.functional.pad(row, (longest - len(row), 0)) for row in rows]).to(device)
         there = torch.stack([nn.functional.pad(torch.ones_like(row), (longest - len(row), 0)) for row in rows])
-        model = self._whole()
+        model = self.whole()
         with _generating, _drawing_with(how.seed, device) if how.temperature else contextlib.nullcontext():
             written = model.generate(
                 input_ids=batch.input_ids[0, picked].masked_fill(there.to(device) == 0, self.pad),
@@ -108,18 +110,51 @@ class Writer:
             **drawn,
         )
 
-    def _whole(self) -> Any:
-        """The transformer with its language head, as `generate` takes it; no weight is copied."""
+    def whole(self) -> Any:
+        """The transformer with its language head, as `generate` takes it; no weight is copied.
+
+        Raises:
+            ModelError: the family's language head has a bias.
+        """
         transformer = self.backbone.transformer
         kinds: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if self.backbone.reads_images else MODEL_FOR_CAUSAL_LM_MAPPING
         with torch.device("meta"):
             model: PreTrainedModel = kinds[type(transformer.config)](transformer.config)
+        if getattr(model.get_output_embeddings(), "bias", None) is not None:
+            raise ModelError(
+                f"the language head of a {transformer.config.model_type} model has a bias, which a head that speaks "
+                "does not use. Take a scalar head (linear, mlp), or another family."
+            )
         setattr(model, model.base_model_prefix, transformer)
         weight = self.language.of(transformer)
         head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         head.weight = nn.Parameter(weight, requires_grad=False)
         model.set_output_embeddings(head)
         return model.eval() if not self.backbone.training else model
+
+
+@torch.no_grad()
+def check_language_head(backbone: Backbone, language: LanguageHead) -> None:
+    """Compares logits of a few made tokens with those of transformers' whole model.
+
+    Raises:
+        ModelError: they differ: the family's head has a bias, a scale or a soft cap, which ours has not.
+    """
+    transformer = backbone.transformer
+    training = [module for module in transformer.modules() if module.training]
+    transformer.eval()
+    ids = made_tokens(transformer, 4)[None].to(transformer.device)
+    expected = Writer(backbone, language, end=0, pad=0).whole()(input_ids=ids, use_cache=False).logits.float()
+    found = language.logits(transformer, transformer(input_ids=ids, use_cache=False).last_hidden_state)
+    for module in training:
+        module.training = True
+    difference = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+    if not difference < (0.01 if transformer.dtype == torch.float32 else 0.3):
+        raise ModelError(
+            f"a {transformer.config.model_type} model makes other logits of its hidden states than a product with "
+            f"{WEIGHT} (they differ by {difference:.2g}), so a head that speaks cannot use it. Take a scalar head "
+            "(linear, mlp), or a family without scaled or capped logits."
+        )
 
 
 @contextlib.contextmanager

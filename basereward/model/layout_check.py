@@ -152,13 +152,16 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     return float(difference) if difference.isfinite() or not expected.isfinite().all() else float("inf")
 
 
-def _made_group(transformer: PreTrainedModel) -> EncodedGroup:
-    """Ordinary tokens, all different where the vocabulary is large enough."""
+def made_tokens(transformer: PreTrainedModel, count: int) -> Tensor:
+    """Ordinary tokens `(count,)`, all different where the vocabulary is large enough."""
     embedding: Any = transformer.get_input_embeddings()
     special = set(_special_tokens(transformer.config.to_dict()))
     allowed = [token for token in range(min(embedding.weight.shape[0], 4096)) if token not in special]
-    needed = PREFIX + sum(BRANCHES)
-    ids = torch.tensor([allowed[index * 7 % len(allowed)] for index in range(1, needed + 1)])
+    return torch.tensor([allowed[index * 7 % len(allowed)] for index in range(1, count + 1)])
+
+
+def _made_group(transformer: PreTrainedModel) -> EncodedGroup:
+    ids = made_tokens(transformer, PREFIX + sum(BRANCHES))
     return EncodedGroup(
         id="made",
         source="made",

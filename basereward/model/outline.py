@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 
 from basereward.model.backbone import Backbone, Origin, load_config, quiet_transformers
-from basereward.model.language import LanguageHead
+from basereward.model.language import LanguageHead, holds_language_head
 from basereward.model.lora import add_lora
 from basereward.model.parts import freeze
 from basereward.model.pooling import Pooling
@@ -22,7 +22,7 @@ from basereward.recipe.trust import is_trusted
 
 def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
     """What `build_model` would build, on torch's `meta` device: it takes no memory and computes nothing, and of the
-    checkpoint only `config.json` is read. Quantised weights appear as they were before.
+    checkpoint only `config.json` and the names of its weights are read. Quantised weights appear as they were before.
 
     Args:
         recipe: section `model`.
@@ -52,7 +52,7 @@ def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
         language = None
         if speaks(head):
             embedding: Any = model.get_input_embeddings()
-            tied = config.tie_word_embeddings
-            language = LanguageHead(None if tied else torch.empty(embedding.weight.shape, dtype=model.dtype))
+            own = holds_language_head(path, config, revision=settings.revision)
+            language = LanguageHead(torch.empty(embedding.weight.shape, dtype=model.dtype) if own else None)
             language.requires_grad_(learns_language(recipe))
     return RewardModel(backbone, head, language=language, pooling=Pooling(recipe.pooling)).train()

@@ -14,6 +14,7 @@ from basereward.data.continued import unwritten
 from basereward.data.tree import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.backbone import Backbone, load_backbone
+from basereward.model.generation import check_language_head
 from basereward.model.language import LanguageHead, load_language_head
 from basereward.model.lora import add_lora
 from basereward.model.parts import freeze, part_of
@@ -206,7 +207,15 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int, backbone: Backbone
     language = None
     if speaks(head):
         dtype = getattr(torch, settings.dtype)
-        language = load_language_head(path, backbone.transformer.config, revision=settings.revision, dtype=dtype)
+        embedding: Any = backbone.transformer.get_input_embeddings()
+        language = load_language_head(
+            path,
+            backbone.transformer.config,
+            embedding=embedding.weight,
+            revision=settings.revision,
+            dtype=dtype,
+        )
+        check_language_head(backbone, language)
         language.requires_grad_(learns_language(recipe))
     model = RewardModel(backbone, head, language=language, pooling=Pooling(recipe.pooling))
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -317,11 +317,12 @@ def processor_folder(folder: Path) -> Path | None:
 def _language(folder: Path, card: Mapping[str, Any], backbone: Backbone, *, path: str) -> LanguageHead:
     """The language head that was saved, or that of the backbone's checkpoint."""
     config, dtype = backbone.transformer.config, backbone.transformer.dtype
-    if card["kind"] != "full":
-        return load_language_head(path, config, revision=card["backbone"]["revision"], dtype=dtype)
-    if config.tie_word_embeddings:
-        return LanguageHead()
     embedding: Any = backbone.transformer.get_input_embeddings()
+    if card["kind"] != "full":
+        revision = card["backbone"]["revision"]
+        return load_language_head(path, config, embedding=embedding.weight, revision=revision, dtype=dtype)
+    if config.tie_word_embeddings and not (folder / LANGUAGE).is_file():
+        return LanguageHead()
     own = {WEIGHT: torch.empty(embedding.weight.shape, dtype=dtype)}
     load_exactly(own, folder / LANGUAGE)
     return LanguageHead(own[WEIGHT])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from basereward import load_recipe
 from basereward.data.encoding import Encoder
 from basereward.data.group import Group
 from basereward.data.tree import TreeBatch, collate
@@ -18,8 +21,12 @@ from basereward.errors import ModelError
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.generation import Writer, Writing, texts
 from basereward.model.language import load_language_head
+from basereward.model.outline import outline
 from basereward.model.processing import load_encoder
-from tests.support import checkpoint, group, mixed_groups
+from basereward.model.reward import build_model
+from basereward.model.saving import load_reward_model, save_model
+from tests.families import tiny_config
+from tests.support import VISION, checkpoint, group, mixed_groups
 
 TOKENS = 10
 
@@ -140,6 +147,74 @@ def test_the_language_head_is_the_checkpoint_s(tied: bool, tmp_path: Path) -> No
         language = load_language_head(tmp_path, load_config(tmp_path))
         loss = language.loss(load_backbone(tmp_path).transformer, hidden[0, :-1], ids[0, 1:], torch.ones(19))
         assert float(loss) / 19 == pytest.approx(float(model(ids, labels=ids).loss), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "language_model.lm_head.weight"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl", "qwen3", "llama"])
+def test_a_language_head_in_the_files_is_used_whatever_the_configuration_says(
+    family: str, name: str, tmp_path: Path
+) -> None:
+    """Logits equal transformers' own of a folder whose config.json ties the head to the embedding, with a weight of its
+    own in the files; a model that is built, saved and opened has it, and its outline knows of it."""
+    if name != "lm_head.weight" and family != "internvl":
+        pytest.skip("the older name is of families that hold a whole language model")
+    path = tie(checkpoint(family, tmp_path / family))
+    weights = load_file(path / "model.safetensors")
+    embedding = next(weight for key, weight in weights.items() if key.endswith("embed_tokens.weight"))
+    weights.pop("lm_head.weight", None)
+    own = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(3)) / 8
+    save_file(weights | {name: own}, path / "model.safetensors", metadata={"format": "pt"})
+    kind = AutoModelForImageTextToText if family in VISION else AutoModelForCausalLM
+    ids = torch.arange(20, 30)[None]
+    recipe = load_recipe("basereward", profile="tiny", overrides=["model.head={_target_: generative}"])
+    model = build_model(recipe.model, path=str(path), seed=0).eval()
+    assert model.language is not None
+    with torch.no_grad():
+        expected = kind.from_pretrained(path)(input_ids=ids).logits
+        hidden = model.backbone.transformer(input_ids=ids).last_hidden_state
+        found = model.language.logits(model.backbone.transformer, hidden)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert outline(recipe.model, path=str(path)).language.weight is not None  # type: ignore[union-attr]
+        save_model(model, tmp_path / "saved", recipe=recipe, encoder=load_encoder(path))
+        opened, _, _ = load_reward_model(tmp_path / "saved")
+        assert opened.language is not None
+        again = opened.language.logits(opened.backbone.transformer, hidden)
+        torch.testing.assert_close(again, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_that_is_the_embedding_s_is_shared_where_the_configuration_ties_them(tmp_path: Path) -> None:
+    """As transformers does with checkpoints that hold it twice; trained, the two stay one."""
+    path = tie(checkpoint("qwen2", tmp_path / "model"))
+    weights = load_file(path / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    embedding: Any = load_backbone(path).transformer.get_input_embeddings()
+    assert load_language_head(path, load_config(path), embedding=embedding.weight).weight is None
+
+
+@pytest.mark.parametrize("family", ["cohere", "granite", "gemma2", "phi"])
+def test_a_family_that_scales_or_caps_its_logits_is_refused_for_heads_that_speak(family: str, tmp_path: Path) -> None:
+    """A product with the weight is not what it says: the error names the family. Scalar heads take it."""
+    config = tiny_config(family)
+    model = AutoModelForCausalLM.from_config(config)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    for name, scale in {"logit_scale": 0.5, "logits_scaling": 4.0, "final_logit_softcapping": 1.0}.items():
+        if hasattr(config, name):
+            setattr(model.config, name, scale)
+    model.save_pretrained(tmp_path)
+    recipe = load_recipe("basereward", profile="tiny", overrides=["model.head={_target_: generative}"]).model
+    with pytest.raises(ModelError, match=family):
+        build_model(recipe, path=str(tmp_path), seed=0)
+    build_model(replace(recipe, head={"_target_": "mlp"}), path=str(tmp_path), seed=0)
+
+
+def tie(path: Path) -> Path:
+    """The folder, whose configuration says that the language head is the embedding's."""
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    return path
 
 
 def test_many_logits_are_made_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
