@@ -73,7 +73,10 @@ def make(node: Node, kind: Kind, *args: Any, **kwargs: Any) -> Any:
     except RecipeError:
         raise
     except ValueError as error:
-        raise RecipeError(f"{SINGULAR[kind]} '{filled['_target_']}': {error}") from error
+        # Sources and benchmarks are called by the name that the recipe gives them, others by that of their class.
+        called = f"{SINGULAR[kind]} '{args[0] if args and isinstance(args[0], str) else filled['_target_']}'"
+        message = str(error)
+        raise RecipeError(message if message.startswith(called) else f"{called}: {message}") from error
 
 
 def _argument(

@@ -21,10 +21,11 @@ from basereward.data.images import open_image
 from basereward.data.sources.hub import Hub
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.data.tables.find import find_table
-from basereward.errors import DataError
+from basereward.errors import DataError, RecipeError
 from basereward.evaluate.benchmark import load_benchmark
 from basereward.io import unpacking
 from basereward.io.formats import ROWS, rows_kind
+from basereward.recipe import make
 from tests.support import picture, write_rows
 
 
@@ -137,6 +138,15 @@ def test_a_file_has_no_other_split(name: str, tmp_path: Path) -> None:
     FILES[name](tmp_path / name)
     with pytest.raises(DataError, match=rf"{name} has no split 'test'.*split=train"):
         Hub("s", path=str(tmp_path / name), split="test", val=0, test=0)
+
+
+@pytest.mark.parametrize("arguments", [{"split": "test"}, {"val": 0.9, "test": 0.5}, {"columns": {"promt": "Q"}}])
+def test_a_source_is_called_as_the_recipe_calls_it(arguments: dict[str, Any], tmp_path: Path) -> None:
+    """Once, and not by the name of its class."""
+    with pytest.raises(RecipeError) as caught:
+        make({"_target_": "hub", "path": str(tmp_path / "rows.json"), **arguments}, "sources", "mine")
+    assert str(caught.value).count("source 'mine'") == 1
+    assert "source 'hub'" not in str(caught.value)
 
 
 def test_pictures_and_rows_in_one_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
