@@ -41,7 +41,7 @@ def test_the_counts_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) 
     result = told(capsys)
     assert set(result) == {
         "sources", "modality", "epoch_groups", "epoch_tokens", "steps", "groups_per_step", "forwards_per_step",
-        "padding",
+        "padding", "faults",
     }  # fmt: skip
     digits, numbers = result["sources"]["digits"], result["sources"]["numbers"]
     assert numbers["groups"] == {"train": 40, "val": 12, "test": 12}
@@ -55,6 +55,7 @@ def test_the_counts_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) 
     assert (result["steps"], result["groups_per_step"], result["forwards_per_step"]) == (6, 8, 2)
     assert result["padding"] == 0
     assert digits["lost"] == numbers["lost"] == {}
+    assert result["faults"] == []
 
 
 def test_a_budget_of_tokens_shows_in_the_passes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,12 +65,14 @@ def test_a_budget_of_tokens_shows_in_the_passes(capsys: pytest.CaptureFixture[st
 
 
 def test_lost_rows_are_counted_and_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also more than a training would allow; a person reads them in the table."""
+    """Also more than a training would allow, which is told; a person reads them in the table."""
     rows: list[Any] = pair_rows(40)
     rows[3] = rows[4] = "not JSON"
     mine = only(write_rows(tmp_path / "pairs.jsonl", rows))
     assert main(["data", "basereward", "--json", *mine]) == 0
-    source = json.loads(capsys.readouterr().out)["sources"]["mine"]
+    result = json.loads(capsys.readouterr().out)
+    source = result["sources"]["mine"]
+    assert [fault["key"] for fault in result["faults"]] == ["data.max_lost"]
     assert source["lost"] == {"malformed_json": 2}
     assert sum(source["groups"].values()) == 38
     assert main(["data", "basereward", *mine]) == 0
