@@ -11,8 +11,10 @@ import pytest
 
 from basereward.cli import main
 from basereward.errors import DataError
+from basereward.evaluate.benchmark import load_benchmark
 from basereward.evaluate.report import report
 from tests.chat_servers import serving
+from tests.evaluate.benchmark_rows import ANY_SIZE, small_benchmark, write_outcomes
 from tests.evaluate.test_annotation import better, read, run, says, write_rows
 from tests.evaluation_folders import write_folder
 
@@ -143,3 +145,37 @@ def test_a_report_keeps_its_evaluations(tmp_path: Path) -> None:
         report([folder], out=str(tmp_path / "mine.html"))
     assert content(tmp_path) == before
     assert json.loads((tmp_path / "mine" / "evaluation.json").read_text())["name"] == "mine"
+
+
+@pytest.mark.parametrize("name", ["scores.jsonl", "items.jsonl", "partial.jsonl", "evaluation.json"])
+@pytest.mark.parametrize("role", ["scores", "data", "own", "folder"])
+def test_eval_keeps_what_it_reads(
+    role: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Outcomes, a benchmark's rows or pairs of one's own that lie where the evaluation would be written; also where the
+    folder of the benchmark is given. Exit code 2, and every file as it was."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
+    rows = small_benchmark(tmp_path / "data")
+    out = tmp_path / "out" / ("pairs-mine" if role == "own" else "vl_rewardbench")
+    out.mkdir(parents=True)
+    given = ["longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE]
+    if role == "scores":
+        items = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items
+        file = write_outcomes(out / name, items, scores=[[1.0, 0.0]] * 12)
+        given = ["--scores", str(file), *given[1:]]
+    elif role == "own":
+        pair = {"prompt": "?", "chosen": "a", "rejected": "b"}
+        (tmp_path / "mine.jsonl").write_text(json.dumps(pair) + "\n")
+        (out / name).symlink_to(tmp_path / "mine.jsonl")
+        given = ["longer", "--data", "mine.jsonl"]
+    else:
+        content_of = [json.dumps(row) for row in json.loads(rows.read_text())]
+        (out / name).write_text("\n".join(content_of) + "\n")
+        (tmp_path / "link").symlink_to(out)
+        where = ["data=link", f"files=[{name}]"] if role == "folder" else [f"data=out/vl_rewardbench/{name}"]
+        given = [*given[:3], *where, "split=train", *ANY_SIZE]
+    before = content(tmp_path)
+    assert main(["eval", *given, "--out", "out", "--name", "x"]) == 2
+    assert "would overwrite the input" in capsys.readouterr().err
+    assert content(tmp_path) == before

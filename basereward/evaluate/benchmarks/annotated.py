@@ -13,7 +13,7 @@ from typing import Any
 from basereward.data.messages import shown
 from basereward.data.screening import RowLost
 from basereward.data.sources.hub import find_images
-from basereward.data.tables.find import find_table
+from basereward.data.tables.find import find_files, find_table
 from basereward.errors import DataError
 from basereward.evaluate.identity import items_fingerprint, pictures_fingerprint
 from basereward.evaluate.items import Item
@@ -67,6 +67,7 @@ class Annotated:
         self._columns = dict(columns or {})
         self._node = protocol
         self._path = path
+        self._files = list(files or ())
         self._table = partial(find_table, path, files=files or (), subset=subset, revision=revision, split=split)
 
     @property
@@ -139,9 +140,12 @@ class Annotated:
 
     @property
     def inputs(self) -> list[Path]:
-        """The local files and folders that are read."""
+        """The local files and folders that are read: of a folder with `files` these alone."""
         images = [self.store.root] if self.store.root != Path() else []
-        return [each for each in (Path(self._path), *map(Path, self.store.archives), *images) if each.exists()]
+        rows = [Path(self._path)]
+        if rows[0].is_dir() and self._files:
+            rows = [file for pattern in self._files for file in find_files(self._path, pattern)]
+        return [each for each in (*rows, *map(Path, self.store.archives), *images) if each.exists()]
 
     @cached_property
     def fingerprint(self) -> dict[str, str | None]:
