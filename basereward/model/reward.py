@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from basereward.model.parts import freeze, part_of
 from basereward.model.pooling import LAST, Pooling
 from basereward.model.voice import GenerativeHead, Voice, speaks
 from basereward.recipe import make
-from basereward.recipe.schema import BackboneRecipe, ModelRecipe
+from basereward.recipe.schema import BackboneRecipe, ModelRecipe, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,26 @@ def _backbone(settings: BackboneRecipe, *, path: str) -> Backbone:
     )
 
 
+def check_head_size(node: Node, *, hidden_size: int) -> None:
+    """Counts the weights of a head on torch's meta device, before memory is taken for them.
+
+    Raises:
+        ModelError: with the gradient and the two moments of AdamW they are more than this machine has memory.
+    """
+    try:
+        with torch.device("meta"):
+            head = make(node, "heads", hidden_size)
+    except (RuntimeError, NotImplementedError):  # a head of the user's own that needs numbers when it is made
+        return
+    weights = sum(parameter.numel() for parameter in head.parameters())
+    needed, there = 4 * 4 * weights, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ModelError(
+            f"head '{node.get('_target_')}' has {weights:,} weights; to train them takes {needed / 2**30:,.0f} GiB, and "
+            f"this machine has {there / 2**30:,.0f} GiB. Give it fewer layers or a smaller width."
+        )
+
+
 def build_model(recipe: ModelRecipe, *, path: str, seed: int, backbone: Backbone | None = None) -> RewardModel:
     """The model of a recipe, ready to be trained.
 
@@ -189,6 +210,7 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int, backbone: Backbone
     settings = recipe.backbone
     backbone = backbone or _backbone(settings, path=path)
     with torch.random.fork_rng(devices=[]):
+        check_head_size(recipe.head, hidden_size=backbone.hidden_size)
         torch.manual_seed(seed)
         head = make(recipe.head, "heads", backbone.hidden_size)
     assert isinstance(head, nn.Module)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from basereward.errors import RecipeError
+from basereward.errors import ModelError, RecipeError
 from basereward.model.heads.linear import Linear
 from basereward.model.heads.mlp import MLP
+from basereward.model.reward import check_head_size
 from basereward.recipe.nodes import check_node, make
 
 
@@ -139,3 +140,11 @@ def test_a_head_with_a_number_out_of_range_is_refused(head: dict[str, Any], mess
     assert [f"{key}: {text}" for key, text in check_node(head, "heads")[1]] == [message]
     with pytest.raises(RecipeError, match=re.escape(message)):
         make(head, "heads", 8)
+
+
+def test_a_head_that_is_larger_than_the_memory_is_refused_before_it_is_made() -> None:
+    """64 layers of 131,072 by 131,072 weights would take 4 TiB; a small one passes."""
+    node = {"_target_": "mlp", "layers": 64, "width": 131_072}
+    with pytest.raises(ModelError, match="GiB"):
+        check_head_size(node, hidden_size=64)
+    check_head_size({"_target_": "mlp", "layers": 3}, hidden_size=64)
