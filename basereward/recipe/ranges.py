@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from basereward.errors import unknown
-from basereward.recipe.names import clean_name
+from basereward.recipe.metric_names import clean_name
 from basereward.recipe.probing import PARTS, features, probe, trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.speaking import draws, pooling, votes

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from basereward.recipe.names import clean_name as clean_name
+from basereward.recipe.metric_names import clean_name as clean_name
 
 MAX_PARAM = 6000
 MAX_TAG = 8000
