@@ -190,8 +190,8 @@ def check_head_size(node: Node, *, hidden_size: int) -> None:
     needed, there = 4 * 4 * weights, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ModelError(
-            f"head '{node.get('_target_')}' has {weights:,} weights; to train them takes {needed / 2**30:,.0f} GiB, and "
-            f"this machine has {there / 2**30:,.0f} GiB. Give it fewer layers or a smaller width."
+            f"head '{node.get('_target_')}' has {weights:,} weights; to train them takes {needed / 2**30:,.0f} GiB, "
+            f"and this machine has {there / 2**30:,.0f} GiB. Give it fewer layers or a smaller width."
         )
 
 

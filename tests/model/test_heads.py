@@ -125,11 +125,11 @@ def test_first_scores_spread_near_one(layers: int) -> None:
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ({"_target_": "mlp", "layers": 0}, "layers: expected a whole number of at least 1; 0 given"),
-        ({"_target_": "mlp", "width": 0}, "width: expected a whole number of at least 1 or null; 0 given"),
+        ({"_target_": "mlp", "layers": 0}, "layers: expected a whole number from 1 to 64; 0 given"),
+        ({"_target_": "mlp", "width": 0}, "width: expected a whole number from 1 to 131072 or null; 0 given"),
         ({"_target_": "mlp", "dropout": 1.0}, "dropout: expected a number from 0 to below 1; 1.0 given"),
         ({"_target_": "critic", "language_weight": -1}, "language_weight: expected a number of at least 0; -1 given"),
-        ({"_target_": "critic", "samples": 0}, "samples: expected a whole number of at least 1; 0 given"),
+        ({"_target_": "critic", "samples": 0}, "samples: expected a whole number from 1 to 64; 0 given"),
         ({"_target_": "generative", "votes": 16}, "votes: expected a whole number from 1 to 15; 16 given"),
         ({"_target_": "generative", "top_p": 0}, "top_p: expected a number above 0 and at most 1; 0 given"),
         ({"_target_": "rating", "scale": 10}, "scale: expected a whole number from 2 to 9; 10 given"),
