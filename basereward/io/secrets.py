@@ -56,8 +56,8 @@ def environment_secrets() -> set[str]:
 def without_userinfo(address: str) -> str:
     """The address without the user and the password in it.
 
-    >>> without_userinfo("http://me:p@ss/word@host:5000/x"), without_userinfo("sqlite:////home/me@work/mlflow.db")
-    ('http://host:5000/x', 'sqlite:////home/me@work/mlflow.db')
+    >>> without_userinfo("http://me:p@ss/word@host:5000/x"), without_userinfo("sqlite:////srv/me@store/mlflow.db")
+    ('http://host:5000/x', 'sqlite:////srv/me@store/mlflow.db')
     """
     scheme, mark, rest = address.partition("://")
     return f"{scheme}{mark}{rest[_userinfo_length(rest) :]}" if mark else address
@@ -111,7 +111,7 @@ def _userinfo_length(rest: str) -> int:
     """
     first = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if not first:
-        return 0  # a path: sqlite:////home/me@work/mlflow.db
+        return 0  # a path: sqlite:////srv/me@store/mlflow.db
     if ":" in first:
         return rest.rfind("@") + 1
     return first.rfind("@") + 1

@@ -20,7 +20,7 @@ def test_the_user_information_of_an_address_is_taken_out_whole(scheme: str, pass
 @pytest.mark.parametrize(
     "address",
     [
-        *("sqlite:////home/me@work/mlflow.db", "sqlite:///mlflow.db", "file:///a@b", "http://host/a@b", "databricks"),
+        *("sqlite:////srv/me@store/mlflow.db", "sqlite:///mlflow.db", "file:///a@b", "http://host/a@b", "databricks"),
         *("http://host:5000", "https://host/packages/x@1.0", "mlflow.db", ""),
     ],
 )
