@@ -139,7 +139,7 @@ def test_a_missing_file_is_named(refused: Refused, earlier: RunFolder, tmp_path:
     """For training, for scoring, and as the experiment itself."""
     gone = tmp_path / "gone.jsonl"
     for words in (on(gone), ("score", earlier.run_id, str(gone))):
-        assert f"cannot read {gone}: No such file or directory. Give the path of a JSON Lines file" in refused(*words)
+        assert f"cannot read {gone}: No such file or directory. Give the path of a file with rows" in refused(*words)
     assert str(tmp_path / "gone.yaml") in refused("train", str(tmp_path / "gone.yaml"))
 
 

@@ -75,7 +75,10 @@ def loader_faults() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        fault = TrainingError(STOPPED) if ended else loader_fault(error)
+        try:
+            fault = TrainingError(STOPPED) if ended else loader_fault(error)
+        except RuntimeError as another:  # torch's signal handler raises wherever this process is, here too
+            fault = loader_fault(another)
         if fault is None:
             raise
         raise fault from error

@@ -21,7 +21,7 @@ _installing = threading.Lock()
 
 class _LayerCall(threading.local):
     """What the modules of the last layer need during one call of it, in one thread. Its attention, which runs first,
-    sets it anew."""
+    sets it anew, and its feed-forward network, which runs last, clears it."""
 
     tokens: Tensor | None = None  # (N,), places in the flattened (R * T) tokens of the rows
     shape: tuple[int, ...] = ()  # (R, T)
@@ -56,6 +56,7 @@ class LastLayer:
                 self._modules = modules
                 self._hooks = [module.register_forward_pre_hook(_take) for module in modules]
                 self._hooks += [module.register_forward_hook(_put_back) for module in modules]
+                self._hooks += [module.register_forward_hook(_end) for module in modules[-1:]]
                 if attention is not None:
                     self._hooks.append(attention.register_forward_pre_hook(_begin, with_kwargs=True))
         return layers - 1 if modules else None
@@ -86,6 +87,13 @@ def _put_back(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> 
     rows, length = _call.shape
     whole = output.new_zeros(rows * length, output.shape[-1])
     return whole.index_copy(0, _call.tokens, output[0]).view(rows, length, -1)
+
+
+def _end(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    # The feed-forward network is the last of them, and of hooks that were installed twice the outermost come last: a
+    # later call of a module alone is not restricted.
+    if _call.depth == 0:
+        _call.tokens = None
 
 
 def _last(transformer: nn.Module) -> tuple[int, nn.Module | None, list[nn.Module]]:

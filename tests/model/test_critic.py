@@ -236,7 +236,7 @@ def test_plain_rows_cannot_be_written_after(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"samples": 3}, "the same critique"),
-        ({"max_tokens": 0}, "at least 1"),
+        ({"max_tokens": 0}, "from 1 to"),
         ({"prompt": "critic"}, "critique"),
         ({"prompt_file": "/nowhere.txt"}, "cannot be read"),
     ],
