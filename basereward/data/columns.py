@@ -31,7 +31,9 @@ ALIASES = {
 }
 ALIAS_NAMES = frozenset(name for others in ALIASES.values() for name in others)
 # Columns that change what is asked. They lose the row unless they are read, or their text stands in the prompt already.
-PROMPT_TEXTS = ("system", "system_prompt", "system_message", "instruction", "input", "context")
+PROMPT_TEXTS = (
+    "system", "system_prompt", "system_message", "system_instruction", "instruction", "input", "context",
+)  # fmt: skip
 TOOLS = ("tools", "functions")
 # Names under which data sets keep the prompt, the likeliest first.
 LIKE_PROMPT = (
@@ -61,6 +63,7 @@ FILES: dict[Media, tuple[str, ...]] = {
     "video": (".mp4", ".avi", ".mov", ".mkv", ".webm"),
     "audio": (".wav", ".mp3", ".flac", ".ogg", ".m4a"),
 }
+IMAGE_URI = re.compile(r"data:image/", re.IGNORECASE)
 MAX_PATH = 4096  # letters
 MAX_ENDING = 5
 
@@ -169,12 +172,13 @@ def check_prompt_columns(rest: Mapping[str, Any], *, prompt: str | None) -> None
     """
     for name, value in rest.items():
         way_out = f"columns: {{{name}: null}} leaves it unread"
-        if name in TOOLS and not (isinstance(value, str) and value.strip() in ("[]", "{}", "null", "None")):
+        known = name.lower()  # some data sets write `System`
+        if known in TOOLS and not (isinstance(value, str) and value.strip() in ("[]", "{}", "null", "None")):
             detail = f"the row has `{name}`, {shown(value)}, which prompts are not rendered with"
             raise RowLost("tools", f"{detail}; write them into the system turn, or {way_out}")
-        is_system = name.startswith("system")
+        is_system = known.startswith("system")
         if (
-            name not in PROMPT_TEXTS
+            known not in PROMPT_TEXTS
             or not isinstance(value, str | list | Mapping)
             or (prompt is None and not is_system)
         ):
@@ -194,6 +198,8 @@ def media_of(name: str, value: object) -> Media | None:
     ('image', 'image', 'image')
     >>> media_of("figure", {"bytes": b"png", "path": None}), media_of("attachments", ["1.png", "2.png"])
     ('image', 'image')
+    >>> media_of("visuals", [{"bytes": b"png", "path": None}]), media_of("asset", "data:image/png;base64,iVBORw0K")
+    ('image', 'image')
     >>> media_of("image_width", 640), media_of("image_caption", "A cat"), media_of("file_name", "rows.csv")
     (None, None, None)
     >>> media_of("rejected_images", ["1.png"]), media_of("videos", ["1.mp4"]), media_of("audio", {"path": "1.wav"})
@@ -205,12 +211,13 @@ def media_of(name: str, value: object) -> Media | None:
     contents = list(_contents(value)) if kind or isinstance(value, str | list | Mapping) else []
     if kind or not contents:
         return kind if contents else None
-    if (
-        isinstance(value, Mapping)
-        and set(value) == {"bytes", "path"}
-        and any(isinstance(each, bytes) for each in contents)
+    stored = value if isinstance(value, list) else [value]
+    if all(isinstance(each, Mapping) and set(each) == {"bytes", "path"} for each in stored) and any(
+        isinstance(each, bytes) for each in contents
     ):
-        return "image"  # as the `datasets` library stores one
+        return "image"  # as the `datasets` library stores them
+    if all(isinstance(content, str) and IMAGE_URI.match(content) for content in contents):
+        return "image"
     if not all(isinstance(content, str) and len(content) < MAX_PATH for content in contents):
         return None
     files = [str(content[-MAX_ENDING:]).lower() for content in contents]  # type: ignore[index]  # texts, as checked
@@ -255,6 +262,8 @@ def _contents(value: object) -> Iterator[object]:
     if isinstance(value, list | tuple):
         for inner in value:
             yield from _contents(inner)
+    elif isinstance(value, str) and not value.strip():
+        return
     elif not is_empty(value) and not isinstance(value, bool | int | float):
         yield value
 

@@ -91,11 +91,16 @@ def _of_text(text: str, *, place: int, images: ImageStore) -> Image:
         return _from_base64(text[match.end() :], place=place)
     if text[:5].lower() == "data:":
         raise _bad(place, f"is {shown(text)}, a data URI without base64; write data:image/png;base64,...")
-    if text.startswith(BASE64_STARTS) and len(text) >= SHORTEST_BASE64 and BASE64.fullmatch(text):
+    if text.startswith(BASE64_STARTS) and len(text) >= SHORTEST_BASE64 and _is_base64(text):
         return _from_base64(text, place=place)
     if match := SCHEME.match(text):
         return images.find(_file_of_address(text, scheme=match[1].lower(), place=place))
     return images.find(text)
+
+
+def _is_base64(text: str) -> bool:
+    """Whether a text that begins like a picture in base64 is no name of a file: it is base64, or has no file ending."""
+    return BASE64.fullmatch(text) is not None or "." not in text
 
 
 def _file_of_address(address: str, *, scheme: str, place: int) -> str:

@@ -81,6 +81,10 @@ def _file(path: str | Path, *, name: str) -> Iterator[BinaryIO]:
         raise ImageError("image_unreadable", f"{name!r}: {error}") from error
 
 
+MAX_SHOWN = 1000
+"""Characters of a picture's name in messages."""
+
+
 def describe(image: Image) -> str:
     """A picture's name in messages: its path, or what it is.
 
@@ -91,7 +95,8 @@ def describe(image: Image) -> str:
         return f"picture of {len(image)} bytes"
     if isinstance(image, PIL.Image.Image):
         return f"decoded picture of {image.width} x {image.height}"
-    return str(image)
+    name = str(image)  # what should be a path may be anything, a broken picture in base64 of some megabytes too
+    return name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}..."
 
 
 def _open(file: BinaryIO, *, name: str) -> PIL.Image.Image:

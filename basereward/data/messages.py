@@ -39,6 +39,11 @@ METADATA = frozenset(
 
 JSON_MESSAGES = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:role|content|from|value)"\s*:')
 PYTHON_MESSAGES = re.compile(r"\s*(?:array\(\s*)?(?:\[\s*)?\{\s*'(?:role|content|from|value)'\s*:")
+# The same where another key (`id`, `turn`) stands first.
+JSON_OBJECTS = re.compile(r'\s*(?:\[\s*)?\{\s*"')
+JSON_KEYS = (re.compile(r'"(?:role|from)"\s*:'), re.compile(r'"(?:content|value)"\s*:'))
+PYTHON_OBJECTS = re.compile(r"\s*(?:array\(\s*)?\[\s*\{\s*'\w+'\s*:")
+PYTHON_KEYS = (re.compile(r"'(?:role|from)'\s*:"), re.compile(r"'(?:content|value)'\s*:"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,24 +205,32 @@ def _messages_in(text: str, *, column: str) -> object:
     Raises:
         RowLost: `python_text`, Python's own notation; `malformed_json`, JSON of messages that breaks off.
     """
-    if PYTHON_MESSAGES.match(text):
+    if PYTHON_MESSAGES.match(text) or _has(text, PYTHON_OBJECTS, PYTHON_KEYS):
         raise RowLost(
             "python_text",
             f"`{column}` is {shown(text)}: messages as Python prints them; write them as JSON (json.dumps), which has "
             "double quotation marks",
         )
-    if not JSON_MESSAGES.match(text):
+    begins_as_messages = JSON_MESSAGES.match(text) is not None
+    if not begins_as_messages and not _has(text, JSON_OBJECTS, JSON_KEYS):
         return text
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
-        detail = f"`{column}` begins as JSON of messages and is not JSON: {error.msg} at character {error.pos + 1}"
+        if not begins_as_messages:
+            return text
+        detail = f"`{column}` begins as JSON of messages and is not JSON: {error.msg}, character {error.pos + 1}"
         raise RowLost("malformed_json", detail) from None
     except (RecursionError, ValueError):
         pass  # `decode_json` says what is wrong
     value = decode_json(text.strip())
     messages = value if isinstance(value, list) else [value]
     return messages if all(_form(message) for message in messages) else text
+
+
+def _has(text: str, beginning: re.Pattern[str], keys: Collection[re.Pattern[str]]) -> bool:
+    """Whether a text begins like objects and has every one of some keys."""
+    return beginning.match(text) is not None and all(key.search(text) for key in keys)
 
 
 def _form(message: object) -> tuple[str, str] | None:

@@ -91,7 +91,14 @@ def _find(given: str, kind: Kind, folder: Path) -> Path:
     except RecipeError as error:
         if kind != "sources":
             raise
-        raise RecipeError(f"{error} Rows of your own are given as a path to a file: {known_rows()}.") from None
+        path = Path(given)
+        if path.is_dir() and path.suffix == "":
+            here = f"'{given}' is a folder; give one file of it, or write a source of its own with path={given}. "
+        elif path.is_file() and path.suffix not in (".yaml", ".yml"):
+            here = f"'{given}' is a file of an unknown kind. "
+        else:
+            here = ""
+        raise RecipeError(f"{here}{error} Rows of your own are given as a path to a file: {known_rows()}.") from None
 
 
 def _rows_file(given: str) -> Layer:

@@ -100,6 +100,31 @@ def test_what_is_said_about_pictures_is_no_picture(name: str, value: object) -> 
     assert parse(ASKED | {name: value}).images == ()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [[{"bytes": b"1", "path": None}], [{"bytes": None, "path": "1"}, {"bytes": b"2", "path": None}],
+     "data:image/png;base64,iVBORw0K", ["data:image/jpeg;base64,/9j/"]],
+)  # fmt: skip
+def test_pictures_are_known_by_their_values(value: object) -> None:
+    """Under a name that says nothing: several that the `datasets` library stored, and data URIs."""
+    assert lost(ASKED | {"views": value}).reason == "image_column_not_mapped"
+    assert parse(ASKED | {"views": value}, {"views": None}).images == ()
+
+
+@pytest.mark.parametrize("name", ["System", "SYSTEM_PROMPT", "Instruction", "Context", "system_instruction"])
+def test_parts_of_the_prompt_are_known_in_any_case(name: str) -> None:
+    """A system turn that is not read loses the row whatever the case of its column's name."""
+    loss = lost(ASKED | {name: "Answer in French."})
+    assert (loss.reason, f"'{name}'" in loss.detail) == ("prompt_column_not_mapped", True)
+    ours = "system" if name.lower().startswith("system") else "input"
+    assert "Answer in French." in str(turns(parse(ASKED | {name: "Answer in French."}, {ours: name})))
+
+
+def test_a_blank_picture_is_none() -> None:
+    """White space in the column of the picture is no picture under another name."""
+    assert parse(ASKED | {"image": " "}).images == ()
+
+
 def test_where_pictures_came_from_is_no_second_picture() -> None:
     """A row that has its pictures may say their addresses too."""
     assert parse(ASKED | {"images": ["1.png"], "image_url": "https://example.org/1.png"}).images == (Path("1.png"),)
@@ -185,6 +210,7 @@ def test_tools_lose_the_row() -> None:
     """Templates render them into the prompt, and we do not; none are none."""
     for tools in ([{"name": "add"}], '[{"name": "add"}]', {"add": {}}):
         assert lost(ASKED | {"tools": tools}).reason == "tools"
+        assert lost(ASKED | {"Tools": tools}).reason == "tools"
     for tools in (None, [], "", "[]"):
         assert turns(parse(ASKED | {"tools": tools})) == [("user", "What colour?")]
 

@@ -101,6 +101,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "an object in an object": ({"url": {"url": "0.png"}}, "bad_image_reference", "url"),
     "an absolute path elsewhere": ("/etc/hostname", "image_outside_root", "/etc/hostname"),
     "a way out": ("a/../../0.png", "image_outside_root", ".."),
+    "base64 with a letter that is none": (f"{PNG[:-3]}!!!", "bad_base64", "images[0]"),
+    "base64 for addresses": (f"{PNG[:-8]}_-{PNG[-6:]}", "bad_base64", "images[0]"),
     "broken base64 of a PNG": ("data:image/png;base64,iVB###", "bad_base64", "images[0]"),
 }
 

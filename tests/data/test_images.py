@@ -231,3 +231,10 @@ def test_the_error_survives_pickling() -> None:
     assert (error.reason, error.detail, str(error)) == (
         "image_missing", "there is no file x", "there is no file x"
     )  # fmt: skip
+
+
+def test_a_name_of_megabytes_is_cut_in_messages() -> None:
+    """As that of a broken picture in base64, which is taken for a path."""
+    reason, detail = _fails(Path("n" * 2**20))
+    assert reason == "image_unreadable"
+    assert len(detail) < 2000

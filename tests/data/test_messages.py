@@ -176,6 +176,8 @@ PROMPT = [says("system", "S"), says("user", "Q")]
     [
         {"prompt": json.dumps(PROMPT)},
         {"prompt": "\n " + json.dumps(PROMPT, indent=1)},
+        {"prompt": json.dumps([{"id": i, **message} for i, message in enumerate(PROMPT)])},
+        {"prompt": PROMPT, "chosen": json.dumps({"id": 1, **says("assistant", "yes")})},
         {"prompt": json.dumps([{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}])},
         {"chosen": json.dumps([*PROMPT, says("assistant", "yes")]),
          "rejected": json.dumps([*PROMPT, says("assistant", "no")])},
@@ -194,8 +196,10 @@ def test_messages_in_the_text_of_a_cell_are_messages(cells: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["[1, 2] is what?", '[{"x": 1}]', "{}", '{"role": "user"}', '[{"role": "user", "x": 1}]']
-)
+    "text",
+    ["[1, 2] is what?", '[{"x": 1}]', "{}", '{"role": "user"}', '[{"role": "user", "x": 1}]',
+     '{"x": {"role": "user", "content": "a"}}', '{"x": 1, "role": "user", "content": oh'],
+)  # fmt: skip
 def test_other_json_is_text(text: str) -> None:
     """Of a question about JSON nothing is parsed, and nowhere outside of files."""
     assert parse({"prompt": text, **PAIR}).prompt[0].parts == (Part(text),)
@@ -208,6 +212,7 @@ def test_other_json_is_text(text: str) -> None:
     ("text", "reason"),
     [
         (str(PROMPT), "python_text"),
+        (str([{"id": 1, **PROMPT[1]}]), "python_text"),
         (f"array({PROMPT}, dtype=object)", "python_text"),
         (str(PROMPT[1]), "python_text"),
         (json.dumps(PROMPT)[:-5], "malformed_json"),

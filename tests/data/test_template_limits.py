@@ -150,6 +150,12 @@ def test_a_template_without_the_answer_is_no_model() -> None:
         encoder_of("{% for message in messages if message.role == 'user' %}{{ message.content }}{% endfor %}<|im_end|>")
 
 
+def test_a_template_that_repeats_the_answer_is_no_model() -> None:
+    """Where its words begin and end is not known, so a branch would hold words of the probe."""
+    with pytest.raises(ModelError, match="more than once"):
+        encoder_of(CHATML.replace("{{ message.content }}", "{{ message.content }} ({{ message.content }})"))
+
+
 @pytest.mark.parametrize("text", ["x" * 2_000_000, "\n" * 2_000_000, "word " * 400_000], ids=["x", "lines", "words"])
 def test_a_text_of_two_million_characters_is_too_long_before_it_is_encoded(
     text: str, vocabulary: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch

@@ -75,3 +75,12 @@ def load_faults(name: str, *overrides: str) -> list[str]:
     except RecipeError as error:
         return [fault.key for fault in error.faults if isinstance(fault, Fault)]
     return []
+
+
+def test_what_is_there_and_no_source_is_named_as_what_it_is(tmp_path: Path) -> None:
+    """A folder, and a file of another kind."""
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+    with pytest.raises(RecipeError, match="is a folder"):
+        load_source(str(tmp_path))
+    with pytest.raises(RecipeError, match="unknown kind"):
+        load_source(str(tmp_path / "rows.xlsx"))

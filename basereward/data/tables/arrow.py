@@ -71,7 +71,7 @@ class ArrowTable:
             return self._load().with_format("arrow")
         except (DatasetsError, OSError, ValueError) as error:  # as the library raises for a wrong name, split or file
             what = f"{self.path} (subset {self.subset}, revision {self.revision}, split {self.split})"
-            raise DataError(f"cannot load the data set {what}: {error}") from error
+            raise DataError(f"cannot load the data set {what}: {_explained(error)}") from error
 
     def _load(self) -> datasets.Dataset:
         import datasets
@@ -93,3 +93,16 @@ class ArrowTable:
             kind = FILES[local.suffix.lower()]
             return datasets.load_dataset(kind, data_files=self.path, split=self.split)
         return datasets.load_dataset(self.path, self.subset, revision=self.revision, split=self.split)
+
+
+def _explained(error: BaseException) -> str:
+    """An error of the library with its cause, since its own words may be only that one occurred.
+
+    >>> try:
+    ...     raise ValueError("An error occurred") from OSError("row 3 has 4 fields")
+    ... except ValueError as error:
+    ...     _explained(error)
+    'An error occurred: row 3 has 4 fields'
+    """
+    said, cause = str(error), str(error.__cause__ or "")
+    return said if not cause or cause in said else f"{said}: {cause}"

@@ -22,6 +22,9 @@ MAX_FILE_BYTES = 2**30
 MARKS_OF_PARTS = ("role", "from", "type")
 """Keys of messages and of their parts: a list of objects that have one belongs to a row, and holds no rows."""
 
+MARKS_OF_ROWS = frozenset({"prompt", "chosen", "rejected", "responses", "ranking", "preferences", "instruction"})
+"""Columns of a row: an object that has one is a row itself, whatever lists of objects (`tools`) stand beside it."""
+
 
 class JsonArray:
     """The rows of `[row, row, ...]`, of `{"data": [row, row, ...]}` under any key, or the one row of `{...}`.
@@ -98,11 +101,15 @@ def rows_key(value: dict[str, Any], *, name: str | Path) -> str | None:
     'data'
     >>> rows_key({"prompt": [{"role": "user", "content": "Q"}], "chosen": "a"}, name="a.json") is None
     True
+    >>> rows_key({"prompt": "Q", "chosen": "a", "rejected": "b", "tools": [{"name": "add"}]}, name="a.json") is None
+    True
 
     Raises:
         DataError: it holds several lists of rows.
     """
     keys = [key for key, inner in value.items() if _holds_rows(inner)]
+    if any(MARKS_OF_ROWS.intersection(value) - {key} for key in keys):
+        return None
     if len(keys) > 1:
         listed = ", ".join(keys)
         raise DataError(f"{name} holds an object with several lists of rows: {listed}; give each a file of its own")

@@ -32,6 +32,8 @@ def _check(path: Path, size: int, time_ns: int) -> None:
     limit = growth_limit(size)
     try:
         file = parquet.ParquetFile(path)
+        if not file.metadata.num_rows:  # which the `datasets` library takes for a fault of its own
+            raise DataError(f"'{path}' holds no rows; take it out of the data set, or give another file")
         stored, repeated = _stored(file.metadata)
         total = stored
         # A value in a dictionary may be repeated without end: such columns are counted, a few rows at a time.

@@ -76,10 +76,8 @@ class Separated:
         if len(raw) != len(header):
             detail = f"the row has {len(raw)} fields and the header {len(header)}; a cell with {self.delimiter!r}"
             raise RowLost("wrong_field_count", f"{detail} or a line break in it stands in quotation marks")
-        try:
-            "".join(raw).encode()
-        except UnicodeEncodeError:  # of a byte that is no UTF-8
-            raise RowLost("not_utf8", "not UTF-8; save the file as UTF-8") from None
+        if not _is_text(raw):
+            raise RowLost("not_utf8", "not UTF-8; save the file as UTF-8")
         return {name: self._cell(name, cell) for name, cell in zip(header, raw, strict=True)}
 
     def where(self, number: int) -> str:
@@ -108,6 +106,8 @@ class Separated:
         header, end, lines = next(((cells, end, lines) for end, lines, cells in reader if cells), ([], 0, 0))
         if isinstance(header, str):
             raise DataError(f"{self.name}: the header is not CSV: {header}")
+        if not _is_text(header):
+            raise DataError(f"{self.name}: the header is not UTF-8; save the file as UTF-8")
         if not header:
             raise DataError(f"{self.name} is empty; the first line of a CSV file names its columns")
         repeated = {name for name in header if header.count(name) > 1}
@@ -174,6 +174,15 @@ class _Lines(Iterator[str]):
         self.offset += len(line)
         self.number += 1
         return text
+
+
+def _is_text(cells: list[str]) -> bool:
+    """Whether no cell holds a byte that is no UTF-8."""
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(text: str) -> float | str:

@@ -112,7 +112,7 @@ def find_answer_format(
 
     Raises:
         RowLost: `template_rejects`; the template refuses a question and its answer.
-        ModelError: it leaves the answer out.
+        ModelError: it leaves the answer out, or writes it more than once.
     """
     question = Turn("user", (Part(QUESTION),))
 
@@ -123,6 +123,8 @@ def find_answer_format(
     sample = render(SENTINEL)
     if SENTINEL not in sample:
         raise ModelError("the backbone's chat template leaves out the words of the assistant, so no answer can be read")
+    if sample.count(SENTINEL) > 1:
+        raise ModelError("the backbone's chat template writes the words of the assistant more than once")
     head, _, after = sample.rpartition(SENTINEL)
     answers = {answer: render(answer) for answer in (*PLAIN, *EDGES)}  # not "", of which some write no turn at all
     common = os.path.commonprefix([generation, head, *answers.values()])  # noqa: RUF071 - letters are meant

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from basereward.data.group import SPLITS
@@ -229,11 +231,14 @@ def test_a_bad_row_of_csv_is_lost_with_its_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "named"),
-    [("", "empty"), ("prompt;chosen;rejected\nQ;a;b\n", "';'"), ("prompt,chosen,chosen\nQ,a,b\n", "chosen")],
-)
-def test_a_header_that_names_no_columns_is_refused(content: str, named: str, tmp_path: Path) -> None:
-    """Empty, with another mark between its cells, with a name twice."""
-    (tmp_path / "rows.csv").write_text(content)
+    [
+        (b"", "empty"), (b"prompt;chosen;rejected\nQ;a;b\n", "';'"), (b"prompt,chosen,chosen\nQ,a,b\n", "chosen"),
+        ("prompt,chosen,rejected\nQ,a,b\n".encode("utf-16"), "UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_header_that_names_no_columns_is_refused(content: bytes, named: str, tmp_path: Path) -> None:
+    """Empty, with another mark between its cells, with a name twice, in another encoding."""
+    (tmp_path / "rows.csv").write_bytes(content)
     with pytest.raises(DataError, match=named):
         Jsonl("s", path=str(tmp_path / "rows.csv")).groups("train")
 
@@ -322,3 +327,24 @@ def test_an_unpacked_file_is_kept_until_the_file_changes(tmp_path: Path) -> None
     assert unpacking.unpacked(path).read_text() == LINES * 2
     label = find_table(str(path)).label
     assert label == str(path)
+
+
+@pytest.mark.parametrize("beside", ["tools", "meta", "candidates"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_one_row_with_a_list_of_objects_is_a_row(beside: str, name: str, tmp_path: Path) -> None:
+    """In a file of its own: the objects in the list, be they rows themselves, are not read in its place."""
+    row = {"prompt": "Q", "chosen": "a", "rejected": "b", beside: [{"prompt": "P", "chosen": "c", "rejected": "d"}]}
+    (tmp_path / name).write_text(json.dumps(row))
+    columns = {beside: None}
+    [group] = Jsonl("s", path=str(tmp_path / name), val=0, test=0, columns=columns).groups("train")
+    assert (group.prompt[0].parts[0].text, group.responses) == ("Q", ("a", "b"))
+
+
+def test_parquet_without_rows_is_named(tmp_path: Path) -> None:
+    """Alone and beside a file that has rows."""
+    table = pyarrow.table({"prompt": ["Q"], "chosen": ["a"], "rejected": ["b"]})
+    pyarrow.parquet.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    for path in (tmp_path, tmp_path / "empty.parquet"):
+        with pytest.raises(DataError, match=r"empty\.parquet' holds no rows"):
+            Hub("s", path=str(path), val=0, test=0).groups("train")
