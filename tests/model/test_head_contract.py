@@ -32,6 +32,8 @@ def recipe(head: str, folder: Path) -> ModelRecipe:
         ("OneScoreHead", r"\(\)"),
         ("RankHead", "int64"),
         ("NarrowHead", "64 numbers"),
+        ("AssertingHead", "64 numbers each: AssertionError"),
+        ("StubbornHead", "64 numbers each: not today"),
     ],
 )
 def test_a_head_that_does_not_give_one_score_a_state_is_refused(head: str, gives: str, folder_of: FolderOf) -> None:
