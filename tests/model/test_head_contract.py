@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,17 @@ from basereward.model.outline import outline
 from basereward.model.reward import build_model
 from basereward.model.voice import speaks
 from basereward.recipe.schema import BackboneRecipe, ModelRecipe
+from basereward.recipe.trust import trusting
 from tests.support import encoded_group
 
 FolderOf = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def trusted() -> Iterator[None]:
+    """Heads from outside of the package run with the caller's word."""
+    with trusting(True):
+        yield
 
 
 def recipe(head: str, folder: Path) -> ModelRecipe:
