@@ -36,6 +36,23 @@ class NarrowHead(ColumnHead):
         super().__init__(3)
 
 
+class AssertingHead(ColumnHead):
+    """Wants states with an axis of tokens, and says so without a word."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Hidden states `(B, T, D)` to scores `(B, 1)`."""
+        assert pooled.ndim == 3
+        return super().forward(pooled[:, -1])
+
+
+class StubbornHead(ColumnHead):
+    """Raises an error of no particular kind."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Never comes back."""
+        raise Exception("not today")
+
+
 class JudgingHead(nn.Module):
     """A scalar head with helpers that have the names of a generative head's, and dropout in training."""
 

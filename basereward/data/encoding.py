@@ -96,6 +96,8 @@ class Encoder:
         merge_size: side of the square of patches that becomes one visual token.
         image_marks: ids that go before and after the tokens of an image, where the chat template does not put them.
         max_tokens: a longer group raises `EncodingError("too_long", ...)`; nothing is ever cut.
+        same_positions: a longer group raises it too, since the backbone would number what is beside it in another way;
+            None: the backbone has no such limit.
 
     Attributes:
         fingerprint: a hash of all that decides how long a group becomes and whether it fits.
@@ -116,6 +118,7 @@ class Encoder:
         merge_size: int = 1,
         image_marks: tuple[int, int] | None = None,
         max_tokens: int = 4096,
+        same_positions: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.positions = positions
@@ -125,6 +128,7 @@ class Encoder:
         self.merge_size = merge_size
         self.image_marks = image_marks
         self.max_tokens = max_tokens
+        self.same_positions = same_positions
         self.speech: Speech | None = None
         self.template = ChatTemplate(tokenizer, in_parts=image_token_id is not None)
         images = (*(() if image_token_id is None else (image_token_id,)), *(image_marks or ()))
@@ -186,12 +190,19 @@ class Encoder:
         parts = (VERSION, backend, self.tokenizer.chat_template or "", processor, self.image_token_id, self.max_tokens)
         marks = () if self.image_marks is None else (self.image_marks,)
         speech = () if self.speech is None else (self.speech.fingerprint,)
-        return hashlib.sha256(repr((*parts, *marks, *speech)).encode()).hexdigest()
+        limit = () if self.same_positions is None else (self.same_positions,)
+        return hashlib.sha256(repr((*parts, *marks, *speech, *limit)).encode()).hexdigest()
 
     def check_length(self, longest: int) -> None:
         """Raises `EncodingError` when a prefix with its longest branch has more tokens than are allowed."""
         if longest > self.max_tokens:
             raise EncodingError("too_long", f"{longest} tokens; data.encoding.max_tokens allows {self.max_tokens}")
+        if self.same_positions is not None and longest > self.same_positions:
+            raise EncodingError(
+                "too_long",
+                f"{longest} tokens; beyond {self.same_positions} the backbone's rotary positions change for the whole "
+                "batch, so that scores would depend on what is scored beside it",
+            )
 
     def _check_images(self, group: Group) -> None:
         if group.images and self.image_processor is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection
 
 from basereward.data.group import Group
 from basereward.data.screening import RowLost
@@ -24,6 +25,11 @@ def check_text(group: Group) -> None:
     """
     texts = [part.text for turn in group.prompt for part in turn.parts if part.text is not None]
     texts += [*group.responses, *group.critiques, *(reasoning.text for reasoning in group.reasonings)]
+    check_texts(texts)
+
+
+def check_texts(texts: Collection[str]) -> None:
+    """As `check_text`, for texts that belong together."""
     characters = sum(map(len, texts))
     if characters > MAX_CHARACTERS:
         detail = f"the texts of the row have {characters:,} characters together; at most {MAX_CHARACTERS:,} are read"

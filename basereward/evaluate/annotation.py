@@ -92,6 +92,8 @@ def annotate(
     target = Path(out)
     if not target.parent.is_dir():
         raise DataError(f"nothing can be written to '{target}': there is no folder '{target.parent}'. Make it first.")
+    if target.is_dir():
+        raise DataError(f"nothing can be written to '{target}': it is a folder. Give the name of a file.")
     outputs = {"--out": target, "the pairs that disagreed": _disagreed(target), "the answers": _answers(target)}
     also = [Path(prompt_file)] if prompt_file is not None else []
     check_source_outputs(outputs, source, node, (pair.group for pair in pairs), also=also)

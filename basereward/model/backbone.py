@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from basereward.data.tree import PADDING, Layout, TreeBatch
 from basereward.errors import ModelError
+from basereward.io.checkpoint_folder import folder_fault
 from basereward.io.limits import read_json_object
 from basereward.model.attention import TREE_ATTENTION, RowPlan, TreePlan, tree_masks
 from basereward.model.folder_checks import check_checkpoint, check_numbers, check_size, explained
@@ -314,15 +314,8 @@ def _check_local(path: str | Path) -> None:
     Raises:
         ModelError: it says where the folder was looked for.
     """
-    text = str(path)
-    if os.path.isdir(path):
-        return
-    if isinstance(path, Path) or text.count("/") > 1 or text.startswith((".", "~", "/")) or os.path.exists(path):
-        kind = "a file and no folder" if os.path.exists(path) else "no folder"
-        raise ModelError(
-            f"no model could be loaded from '{text}': {os.path.abspath(path)} is {kind}. A relative path starts from "
-            "the working folder. Give a hub id, or a folder with config.json, *.safetensors and a tokenizer."
-        )
+    if fault := folder_fault(path):
+        raise ModelError(fault)
 
 
 @contextlib.contextmanager

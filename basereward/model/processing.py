@@ -94,7 +94,8 @@ def load_encoder(
     with quiet_transformers(), explained(place):
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
         if config.model_type not in VISION_FAMILIES:
-            return Encoder(tokenizer, positions=TextPositions(), max_tokens=max_tokens)
+            limits = {"max_tokens": max_tokens, "same_positions": same_positions(config)}
+            return Encoder(tokenizer, positions=TextPositions(), **limits)
     if image_backend == "torchvision" and importlib.util.find_spec("torchvision") is None:
         raise ModelError(
             "data.encoding.image_backend is torchvision, which is not installed. Install it, or set "
@@ -103,7 +104,26 @@ def load_encoder(
     with quiet_transformers(), explained(place):
         processor = AutoImageProcessor.from_pretrained(place, backend=image_backend, **source)
         options = _image_options(config, processor, tokenizer, path=place, min_pixels=min_pixels, max_pixels=max_pixels)
-        return Encoder(tokenizer, image_token_id=config.image_token_id, max_tokens=max_tokens, **options)
+        options |= {"max_tokens": max_tokens, "same_positions": same_positions(config)}
+        return Encoder(tokenizer, image_token_id=config.image_token_id, **options)
+
+
+def same_positions(config: PreTrainedConfig) -> int | None:
+    """Tokens up to which a sequence has the same rotary frequencies whatever is beside it; None: all have.
+
+    transformers chooses those of the types `dynamic` and `longrope` by the longest sequence of a batch.
+    """
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None)
+    found = []
+    for each in [rope, *rope.values()] if isinstance(rope, dict) else []:  # of all layers, or by the kind of layer
+        if not isinstance(each, dict):
+            continue
+        if each.get("rope_type") == "dynamic":
+            found.append(text.max_position_embeddings)
+        elif each.get("rope_type") == "longrope":
+            found.append(each.get("original_max_position_embeddings") or text.max_position_embeddings)
+    return min(found, default=None)
 
 
 def _image_options(

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from basereward.data.encoding import EncodedGroup
 from basereward.data.rows import RowFormat
+from basereward.data.text import check_texts
 from basereward.data.tree import TreeBatch, collate
 from basereward.errors import check_several
 
@@ -64,16 +65,18 @@ class PromptScorer:
             self._scorer.model.backbone.hidden_states(batch.to(self._scorer.device), cache=self._cache)
 
     def score(self, responses: Sequence[str]) -> list[float]:
-        """One score a response, as `Scorer.score` of prompt and responses gives them.
+        """One score a response, as `Scorer.score` of prompt and responses gives them, to some 1e-6 in float32.
 
         Raises:
-            DataError: `responses` is no list, there is no response, one is no text, or one is too long with the prompt.
+            DataError: `responses` is no list, there is no response, one is no text or holds half of a surrogate
+                pair, or one is too long with the prompt.
             ModelError: a score is NaN or infinite.
         """
         check_several(responses, name="responses", of="texts")
         row = {"prompt": "?", "responses": list(responses)}
         checked = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
         encoder = self._scorer.encoder
+        check_texts(checked.responses)
         branches = [encoder.branch(response) for response in checked.responses]
         encoder.check_length(len(self._group.prefix) + max(map(len, branches)))
         scores = [score for some in _shared(branches) for score in self._score(some)]

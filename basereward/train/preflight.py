@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basereward.errors import BaseRewardError, RecipeError
+from basereward.io.checkpoint_folder import folder_fault
 from basereward.recipe import Cell, Fault, Recipe, make
 from basereward.recipe.fault import fold, told
 from basereward.train.runs import runs_root
@@ -38,7 +39,7 @@ def cell_faults(cells: Sequence[Cell]) -> list[Fault]:
         key += repr(cell.recipe.trainer.early_stopping)
         if key not in known:
             known[key] = list(data_problems(cell.recipe))
-        problems = [*machine_problems(cell.recipe), *place_problems(), *known[key]]
+        problems = [*machine_problems(cell.recipe), *place_problems(), *backbone_problems(cell.recipe), *known[key]]
         faults += [Fault(cell.name, at, message) for at, message in problems]
     return fold(faults, cells=[cell.name for cell in cells])
 
@@ -47,9 +48,10 @@ def check_ready(recipe: Recipe) -> None:
     """Refuses what this machine cannot do, before anything is read or written.
 
     Raises:
-        RecipeError: the accelerator or the precision is not there, or the folder of the runs cannot be used.
+        RecipeError: the accelerator, the precision or the backbone's folder is not there, or the folder of the runs
+            cannot be used.
     """
-    problems = [*machine_problems(recipe), *place_problems()]
+    problems = [*machine_problems(recipe), *place_problems(), *backbone_problems(recipe)]
     if problems:
         faults = [Fault("*", key, message) for key, message in problems]
         raise RecipeError("\n  ".join(["this machine cannot run the recipe:", *told(faults)]), faults)
@@ -85,6 +87,13 @@ def place_problems() -> Iterator[Problem]:
         yield "", f"the folder of the runs is {root}, and {place} is a file. Move it, or set BASEREWARD_RUNS"
     elif not os.access(place, os.W_OK | os.X_OK):
         yield "", f"the folder of the runs is {root}, and {place} cannot be written to. Set BASEREWARD_RUNS"
+
+
+def backbone_problems(recipe: Recipe) -> Iterator[Problem]:
+    """A backbone in a folder that is not there."""
+    path = recipe.model.backbone.path
+    if path is not None and (fault := folder_fault(path)):
+        yield "model.backbone.path", fault
 
 
 def validation_problems(recipe: Recipe, held_out: Mapping[str, int | None]) -> Iterator[Problem]:

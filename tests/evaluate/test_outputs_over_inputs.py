@@ -112,12 +112,14 @@ def test_annotate_writes_nothing_into_a_folder_of_rows(tmp_path: Path) -> None:
     assert len(read(tmp_path / "told.jsonl")) == 12
 
 
-def test_annotate_is_told_of_a_folder_before_it_asks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("out", ["taken", ".", ".."])
+def test_annotate_is_told_of_a_folder_before_it_asks(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather than when everything is answered."""
     (tmp_path / "taken").mkdir()
+    monkeypatch.chdir(tmp_path)
     with serving(lambda body, number: says(better(body))) as server:
         with pytest.raises(DataError, match="is a folder"):
-            run(write_rows(tmp_path), server.url, tmp_path / "taken")
+            run(write_rows(tmp_path), server.url, Path(out))
         assert not server.asked
 
 

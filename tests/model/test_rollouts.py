@@ -124,6 +124,8 @@ def test_answers_that_cannot_be_scored_are_refused(folder_of: FolderOf) -> None:
     turns = [{"role": "user", "content": "And 5?"}, {"role": "assistant", "content": "no"}]
     with pytest.raises(DataError, match="turns before the responses differ"):
         asked.score([turns])  # type: ignore[list-item]
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        asked.score(["yes", "no\ud800"])
     with pytest.raises(DataError, match="too_long"):
         scorer.prompt("9" * 300)
     answers = ["yes", "9" * longest]

@@ -48,6 +48,17 @@ def test_an_accelerator_that_is_not_there(accelerator: str) -> None:
     assert message in refused(overrides)
 
 
+@pytest.mark.parametrize("path", ["./nowhere", "/no/such/folder", "../a/b"])
+def test_a_backbone_in_a_folder_that_is_not_there(path: str) -> None:
+    """Where it was looked for; an id of the hub is not looked up."""
+    overrides = [*SMALL[:7], "model.backbone.make=null", f"model.backbone.path={path}"]
+    ((key, message),) = faults(overrides)
+    assert key == "model.backbone.path"
+    assert str(Path(path).absolute()) in message or "is no folder" in message
+    assert message in refused(overrides)
+    assert faults([*overrides[:-1], "model.backbone.path=Qwen/Qwen2.5-VL-3B-Instruct"]) == []
+
+
 def test_the_command_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     """Of both commands, without a traceback."""
     for command in ("check", "train"):

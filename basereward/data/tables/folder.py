@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def folder_table(path: str, *, split: str, numbers: Collection[str]) -> Table | 
     Raises:
         DataError: the files are of several kinds, or none is of that split.
     """
-    folder = Path(path)
+    folder = Path(os.path.abspath(path))  # as the library names the files in it
     if _is_configured(folder):
         return None
     files = _files_by_part(folder)

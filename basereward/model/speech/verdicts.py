@@ -71,10 +71,7 @@ def _tagged(text: str) -> list[str]:
     >>> _tagged("<answer>1</answer>, I say: <answer> 1 </answer>"), _tagged("<answer>1</answer> or <answer>2")
     (['1', ' 1 '], [])
     """
-    tags = list(TAG.finditer(text))
-    opening, closing = tags[::2], tags[1::2]
-    if len(opening) != len(closing):
+    tags = TAG.findall(text)  # texts and no matches: hundreds of thousands of these keep the garbage collector busy
+    if tags != ["<answer>", "</answer>"] * (len(tags) // 2):
         return []
-    if any(tag[0] != "<answer>" for tag in opening) or any(tag[0] != "</answer>" for tag in closing):
-        return []
-    return [text[first.end() : last.start()] for first, last in zip(opening, closing, strict=True)]
+    return TAG.split(text)[1::2]

@@ -151,7 +151,9 @@ def test_a_source_is_called_as_the_recipe_calls_it(arguments: dict[str, Any], tm
     assert "source 'hub'" not in str(caught.value)
 
 
-def test_pictures_and_rows_in_one_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures_and_rows_in_one_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The library would take the pictures, which are more, and leave out the rows; parts are told by names."""
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)
@@ -170,8 +172,10 @@ def test_pictures_and_rows_in_one_folder(tmp_path: Path, caplog: pytest.LogCaptu
     assert len(Hub("s", path=str(folder), val=0, test=0).groups("train")) == 3
     assert "more.csv" in caplog.text
     (folder / "more.csv").rename(folder / "train.csv")
-    with pytest.raises(DataError, match=r"several kinds.*`files`"):
-        Hub("s", path=str(folder), val=0, test=0)
+    monkeypatch.chdir(tmp_path)
+    for path in (str(folder), "data", "./data/../data"):
+        with pytest.raises(DataError, match=r"several kinds.*`files`"):
+            Hub("s", path=path, val=0, test=0)
 
 
 def test_samples_of_a_tar_have_their_pictures(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Rotary positions that transformers scales by the longest sequence of a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+
+from basereward.data.group import Group, Part, Turn
+from basereward.errors import DataError
+from basereward.model.makers._byte_level import byte_level_tokenizer
+from basereward.model.makers._qwen import language, write_checkpoint
+from basereward.model.processing import load_encoder
+from basereward.model.reward import build_model
+from basereward.model.scorer import Scorer
+from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
+
+FACTORS = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "factor": 4.0}
+SCALED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "dynamic": (LlamaForCausalLM, LlamaConfig, {"max_position_embeddings": 128, "rope": {"factor": 2.0}}),
+    "longrope": (
+        Phi3ForCausalLM,
+        Phi3Config,
+        {
+            "max_position_embeddings": 512,
+            "original_max_position_embeddings": 128,
+            "rope": {**FACTORS, "original_max_position_embeddings": 128},
+        },
+    ),
+}
+
+
+def scorer(kind: str, folder: Path) -> Scorer:
+    """A small model with rotary positions of a kind, which are as they are up to 128 tokens."""
+    model, config, settings = SCALED[kind]
+    tokenizer = byte_level_tokenizer()
+    size: dict[str, Any] = language(tokenizer, hidden_size=64, layers=2) | {"intermediate_size": 128} | settings
+    size["rope_parameters"] = {"rope_type": kind, "rope_theta": 10_000.0, **size.pop("rope")}
+    write_checkpoint(folder, lambda: model(config(**size)), tokenizer=tokenizer, seed=0)
+    recipe = Recipe(
+        model=ModelRecipe(backbone=BackboneRecipe(path=str(folder)), head={"_target_": "linear"}),
+        data=DataRecipe(sources={"rows": {"_target_": "jsonl"}}),
+    )
+    reward = build_model(recipe.model, path=str(folder), seed=0).eval()
+    return Scorer(reward, encoder=load_encoder(folder), recipe=recipe)
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_no_row_is_so_long_that_it_moves_the_scores_beside_it(kind: str, tmp_path: Path) -> None:
+    """Up to the limit an answer has one score in any company; beyond it is refused, and the error says why."""
+    small = scorer(kind, tmp_path / "base")
+    alone = small.score("Is 3 even?", ["no"])[0]
+    left = 128 - small.encode(_group("")).longest
+    longest = "9" * left
+    together = small.score("Is 3 even?", ["no", longest])
+    assert together[0] == pytest.approx(alone, abs=1e-5)
+    with pytest.raises(DataError, match=r"129 tokens; beyond 128 .*rotary positions"):
+        small.score("Is 3 even?", ["no", longest + "9"])
+    with pytest.raises(DataError, match="beyond 128"):
+        small.prompt("Is 3 even?").score(["no", longest + "9"])
+    assert small.score("Is 3 even?", ["no"])[0] == pytest.approx(alone, abs=1e-6)
+
+
+def _group(answer: str) -> Group:
+    """A question with one answer."""
+    turn = Turn("user", (Part("Is 3 even?"),))
+    return Group(id="g", source="s", prompt=(turn,), responses=(answer,), preferences=())
