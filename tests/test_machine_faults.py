@@ -12,6 +12,7 @@ import pytest
 
 from basereward.cli import main
 from basereward.cli.machine_faults import machine_fault
+from basereward.train.runs import RunFolder
 from tests.support import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -94,3 +95,30 @@ def test_secrets_are_left_out_of_errors_and_logs(
     assert main(["ls", "sk-very-secret", "--json"]) == 2
     printed = capsys.readouterr()
     assert "very-secret" not in printed.out + printed.err
+
+
+def test_control_characters_do_not_reach_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither of a run's name, which its folder may have brought along, nor of what was typed."""
+    monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path))
+    RunFolder.create("", recipe_sha256="", name="a\x1b]0;b\x07c", root=tmp_path)
+    assert main(["ls", "runs"]) == 0
+    assert "a\\x1b]0;b\\x07c, running" in capsys.readouterr().out
+    assert main(["look", "a\x1b[31mb"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", [[], ["--json"]])
+def test_secrets_are_left_out_of_what_check_finds(
+    output: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault tells the value that was given, which may be a key or an address with a password."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    slips = ["trainer.steps=sk-very-secret", "tracking.uri=[http://me:pass-word@host]"]
+    assert main(["check", "basereward", *slips, *output]) == 2
+    printed = capsys.readouterr()
+    assert "***" in printed.out
+    assert "very-secret" not in printed.out + printed.err
+    assert "pass-word" not in printed.out + printed.err

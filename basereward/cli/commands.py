@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
 from basereward.cli import text
+from basereward.io.secrets import redact
 from basereward.train.gpus import GPUS
 
 Result: TypeAlias = tuple[dict[str, Any], int]
@@ -42,7 +43,7 @@ def check(arguments: argparse.Namespace) -> Result:
     return {
         "cells": told,
         "ensembles": [{"name": name, **asdict(recipe)} for name, recipe in experiment.ensembles.items()],
-        "faults": [{"cell": fault.cell, "key": fault.key, "message": fault.message} for fault in faults],
+        "faults": [{"cell": fault.cell, "key": fault.key, "message": redact(fault.message)} for fault in faults],
     }, MISTAKE if faults else DONE
 
 

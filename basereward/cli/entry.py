@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from basereward.cli.arguments import parse
 from basereward.cli.commands import COMMANDS, MISTAKE
 from basereward.cli.machine_faults import machine_fault, working_folder
-from basereward.cli.streams import check_streams, flush_errors, silence, stdout_to_stderr, tell
+from basereward.cli.streams import check_streams, flush_errors, silence, stdout_to_stderr, tell, visible
 from basereward.data.loading import loader_faults
 from basereward.errors import BaseRewardError, explain
 from basereward.io.files import disk_faults, json_text
@@ -54,7 +54,7 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
     with stdout_to_stderr(), log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust):
         result, status = COMMANDS[arguments.command].work(arguments)
     text = json_text(result) if as_json else "\n".join(COMMANDS[arguments.command].text(result))
-    return _print(text) or status
+    return _print(visible(text)) or status
 
 
 def _refuse(message: str, kind: str, *, as_json: bool) -> int:

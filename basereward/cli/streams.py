@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 
 from basereward.errors import RunError
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
 
 
 def check_streams() -> None:
@@ -44,10 +47,19 @@ def _is_closed(number: int) -> bool:
     return False
 
 
+def visible(text: str) -> str:
+    """The text with control characters shown by their numbers: names and rows of others must not steer a terminal.
+
+    >>> visible("a\\x1b[31mb\\tc\\n")
+    'a\\\\x1b[31mb\\tc\\n'
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def tell(text: str) -> None:
     """Print to standard error, where that takes anything."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
     except OSError:
         silence(2)
 

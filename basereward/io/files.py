@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,13 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
     The data go into a file beside it, to the disk, and then take the name. Text is UTF-8. The folder must exist.
 
     Raises:
-        OSError: when the disk is full, say. The old file is as it was, and nothing else is left behind.
+        OSError: when the disk is full, say, or the path is a device or a pipe. The old file is as it was, and nothing
+            else is left behind.
     """
     path = Path(path)
+    if is_special(path):
+        reason = "it is a device or a pipe, and no file takes its place; name another one"
+        raise OSError(errno.EINVAL, reason, str(path))
     content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -48,6 +53,22 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
             error.filename = str(path)  # a failed write does not know its file, and nobody knows the temporary one
         raise
     _sync_folder(path.parent)
+
+
+def is_special(path: Path | str) -> bool:
+    """Whether a path is a device, a pipe or a socket, or a link to what a process has open, as /dev/stdout is. A file
+    that is renamed to it would take its place for every program of the machine.
+
+    >>> is_special("/dev/null"), is_special("/"), is_special("/not/there")
+    (True, False, False)
+    """
+    try:
+        if os.path.islink(path) and os.readlink(path).startswith("/proc/"):
+            return True
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def apply_umask(path: Path | str) -> None:
@@ -112,9 +133,13 @@ def describe_fault(error: OSError) -> str:
 
     >>> describe_fault(NotADirectoryError(20, "Not a directory", "/dev/null/runs"))
     "'/dev/null/runs' cannot be used: Not a directory; '/dev/null' is no folder. Move it away, or name another place."
+    >>> describe_fault(OSError(28, "No space left on device"))
+    'No space left on device. Make room where runs, cache and temporary files are, and run the command again.'
     """
     if error.errno is None or not error.strerror:
         return str(error)
+    if not error.filename and error.errno in FULL:
+        return f"{error.strerror}. Make room where runs, cache and temporary files are, and run the command again."
     if not error.filename:
         return f"{error.strerror} (error {error.errno} of the operating system)"
     path = _absolute(Path(os.fsdecode(error.filename)))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from basereward.errors import BaseRewardError, DataError
+from basereward.io.files import is_special
 
 
 def same_file(first: Path | str, second: Path | str) -> bool:
@@ -29,7 +30,7 @@ def check_outputs(
     read_whole: Iterable[Path | str] = (),
     error: type[BaseRewardError] = DataError,
 ) -> None:
-    """Checks that no output is one of the inputs, overwrites a file of an input folder, or is another output.
+    """Checks that no output is an input, a device or another output, or overwrites a file of an input folder.
 
     Args:
         outputs: the path of each output by what it is for the user, such as `--out`. Derived names are included.
@@ -41,11 +42,7 @@ def check_outputs(
     Raises:
         BaseRewardError: of type `error`; it names the output, the file that it would overwrite, and what to do.
     """
-    names = list(outputs)
-    for place, name in enumerate(names):
-        for other in names[:place]:
-            if same_file(outputs[name], outputs[other]):
-                raise error(f"{name} and {other} are both '{outputs[name]}'; give each a path of its own")
+    _check_each(outputs, error=error)
     there = {name: path for name, path in outputs.items() if os.path.lexists(path)}
     for path in map(Path, inputs if there else ()):  # what is not there overwrites nothing, and inputs may be many
         for name, output in there.items():
@@ -57,6 +54,19 @@ def check_outputs(
                 raise error(
                     f"{name} '{output}' lies in the input folder '{path}', which is read whole; write elsewhere"
                 )
+
+
+def _check_each(outputs: Mapping[str, Path | str], *, error: type[BaseRewardError]) -> None:
+    """Checks that each output can be a file, and one of its own."""
+    names = list(outputs)
+    for place, name in enumerate(names):
+        if is_special(outputs[name]):
+            raise error(
+                f"{name} '{outputs[name]}' is a device or a pipe, and no file takes its place; give another path"
+            )
+        for other in names[:place]:
+            if same_file(outputs[name], outputs[other]):
+                raise error(f"{name} and {other} are both '{outputs[name]}'; give each a path of its own")
 
 
 def _inside(path: Path | str, folder: Path) -> bool:

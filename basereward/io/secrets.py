@@ -12,10 +12,14 @@ from urllib.parse import quote, unquote
 MASK = "***"
 SHORTEST = 6
 """Letters from which a value is replaced wherever it stands. A shorter one would hit words that are no secret."""
-SECRET_VARIABLES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
-"""How the names of environment variables end that hold a secret; `HF_TOKEN` and `OPENAI_API_KEY` are among them."""
+SECRET_VARIABLES = (
+    *("_KEY", "APIKEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE"),
+    *("_PASS", "_PWD", "_PAT", "_CREDENTIAL", "_CREDENTIALS"),
+)
+"""How the names of environment variables end that hold a secret; `HF_TOKEN` and `PGPASSWORD` are among them."""
 
 _URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.\-]*://)([^\s'\"<>`]+)")
+_QUERY = re.compile(r"(?i)([?&;][\w.\-]*(?:password|passwd|pwd|token|secret|key|signature)=)[^&;#\s'\"<>`]+")
 _AUTHORIZATION = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)[^\s'\",;]+")
 
 
@@ -24,7 +28,8 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
     Replaced are: values of at least `SHORTEST` letters among `secrets` and in environment variables whose names end as
     `SECRET_VARIABLES` say, each also as it looks inside JSON and inside an address; the user and password of every
-    address in the text; the value of an `Authorization` header.
+    address in the text, and what its query calls a password, a token, a key, a secret or a signature; the value of an
+    `Authorization` header.
 
     Args:
         text: a message, a log line or a value that is to be shown or stored.
@@ -36,7 +41,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     values = {value for value in (*secrets, *environment_secrets()) if len(value) >= SHORTEST}
     forms = {form for value in values for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))}
     # Addresses first: a value replaced inside one could hide where its user information ends.
-    text = _URL.sub(lambda found: found[1] + _masked(found[2]), text)
+    text = _URL.sub(lambda found: found[1] + _QUERY.sub(rf"\1{MASK}", _masked(found[2])), text)
     for form in sorted(forms, key=len, reverse=True):  # the longest first, so that no rest of one stays
         text = text.replace(form, MASK)
     return _AUTHORIZATION.sub(lambda found: found[1] + MASK, text)
@@ -51,6 +56,15 @@ def environment_secrets() -> set[str]:
         elif "://" in value:
             found |= address_secrets(value)
     return found
+
+
+def has_secret_query(address: str) -> bool:
+    """Whether the query of an address holds something called a password, a token, a key, a secret or a signature.
+
+    >>> has_secret_query("http://host/x?token=abc"), has_secret_query("sqlite:///mlflow.db?timeout=9")
+    (True, False)
+    """
+    return _QUERY.search(address) is not None
 
 
 def without_userinfo(address: str) -> str:

@@ -45,7 +45,11 @@ FREE = ("model_max_length", "max_length", "rope_theta")
 """Limits and bases, whose size costs nothing: some tokenizers write 10^30 for no limit."""
 MESSAGE = 300
 """Characters of a library's message that are passed on."""
+REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""What the weights of heads and adapters are saved in; of others a copy would lose digits in silence."""
 TOKENIZER_LIMIT = 256 * MIB
+GROWTH = 100
+"""How many times longer a tokenizer's normalizer may make a text."""
 MODULES_A_WEIGHT = 4
 """Parameters of the model for each tensor of the files: some families split what their files hold as one tensor."""
 PACKED = 16
@@ -108,13 +112,17 @@ def load_finite(file: Path | str) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        ModelError: as `tensor_shapes`; or a tensor holds NaN or infinity, which is named.
+        ModelError: as `tensor_shapes`; or a tensor, which is named, is of whole or complex numbers or of packed ones,
+            or holds NaN or infinity.
     """
     tensor_shapes(file)
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise ModelError(f"'{file}' cannot be read: {error}") from error
+    if others := [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in REAL]:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in REAL)
+        raise ModelError(f"'{file}' holds weights of another dtype: {others[0]}; allowed are {names}")
     if name := first_not_finite(tensors):
         raise ModelError(f"'{file}' holds weights that are NaN or infinite: {name}. Train again from an earlier one")
     return tensors
@@ -202,6 +210,34 @@ def check_text_files(path: str | Path, *, revision: str | None = None) -> None:
             raise ModelError(f"'{file}' has {size:,} bytes; at most {TOKENIZER_LIMIT:,} are read")
         if name.endswith("_config.json"):
             read_json_object(file, error=ModelError)
+        if name == "tokenizer.json":
+            content = read_json_object(file, limit=TOKENIZER_LIMIT, error=ModelError)
+            if normalizer_growth(content.get("normalizer")) > GROWTH:
+                raise ModelError(
+                    f"'{file}': the normalizer makes a text more than {GROWTH} times as long, which would fill the "
+                    "memory; copy the folder again, or take another checkpoint"
+                )
+
+
+def normalizer_growth(node: Any) -> int:
+    """How many times longer a normalizer of tokenizer.json makes a text at most; a few letters more count too.
+
+    >>> normalizer_growth({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "_"}, {"type": "NFC"}]})
+    1
+    >>> normalizer_growth({"type": "Sequence", "normalizers": [{"type": "Replace", "content": "ab"}] * 5})
+    32
+    """
+    growth, waiting = 1, [node]
+    while waiting and growth <= GROWTH:
+        inner = waiting.pop()
+        if not isinstance(inner, dict):
+            continue
+        added = inner.get("content") if inner.get("type") == "Replace" else inner.get("prepend")
+        if isinstance(added, str):
+            growth *= max(1, len(added))
+        normalizers = inner.get("normalizers")
+        waiting.extend(normalizers if isinstance(normalizers, list) else [])
+    return growth
 
 
 def check_numbers(config: Mapping[str, Any], *, where: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
@@ -22,6 +23,10 @@ MAX_PIXELS = 2**27
 """Of a picture: the largest that `shortest_edge`, the least number of pixels, may ask for."""
 MAX_SIDE = 2**13
 """Pixels of a tile's side."""
+STEPS = {"patch_size": 64, "merge_size": 8, "temporal_patch_size": 8}
+"""The largest steps in which a picture is cut; those in use are 14 or 16, 2 and 2."""
+SMALL_PIXELS = 2**22
+"""A processor that brings every picture to more than these is not tried on one when it is loaded."""
 
 
 class TextPositions:
@@ -159,6 +164,8 @@ def _image_options(
         if value is not None:
             setattr(processor.size, name, value)
     _check_sizes(processor, {"shortest_edge": MAX_PIXELS}, path=path)
+    _check_steps(processor, path=path)
+    _check_on_a_picture(processor, path=path)
     return {
         "positions": VisionPositions(config),
         "image_processor": processor,
@@ -178,6 +185,43 @@ def _check_sizes(processor: Any, limits: Mapping[str, int], *, path: str | Path)
             raise ModelError(
                 f"preprocessor_config.json of '{path}': size.{name} is {value}; allowed are 1 to {limit:,}"
             )
+
+
+def _check_steps(processor: Any, *, path: str | Path) -> None:
+    """Into what a picture is cut. Too large a step would fill the memory with a picture's padding.
+
+    Raises:
+        ModelError: a step is no whole number, or far from any that is in use.
+    """
+    for name, most in STEPS.items():
+        value = getattr(processor, name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            raise ModelError(
+                f"preprocessor_config.json of '{path}': {name} is {str(value)[:80]!r}; allowed are 1 to {most}"
+            )
+
+
+def _check_on_a_picture(processor: Any, *, path: str | Path) -> None:
+    """Tries the processor on one small picture: whatever its settings have wrong comes out here, not in the training.
+
+    Raises:
+        ModelError: it fails, or gives values that are NaN or infinite.
+    """
+    if processor.size.shortest_edge > SMALL_PIXELS:  # it would make a large one of it
+        return
+    side = max(64, processor.patch_size * processor.merge_size)
+    try:
+        values = processor(images=[Image.new("RGB", (side, side), "gray")], return_tensors="pt")["pixel_values"]
+    except Exception as error:
+        raise ModelError(
+            f"preprocessor_config.json of '{path}' does not work on a picture: {type(error).__name__} "
+            f"{' '.join(str(error).split())[:200]}. Copy the folder again, or use another checkpoint"
+        ) from error
+    if not bool(torch.isfinite(values).all()):
+        raise ModelError(
+            f"preprocessor_config.json of '{path}' makes a picture's values NaN or infinite. Copy the folder again, or "
+            "use another checkpoint"
+        )
 
 
 def _image_marks(tokenizer: Any, path: str | Path) -> tuple[int, int]:

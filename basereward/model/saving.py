@@ -331,7 +331,8 @@ def _language(folder: Path, card: Mapping[str, Any], backbone: Backbone, *, path
 def _load_adapter(transformer: Any, folder: Path) -> PeftModel:
     with quiet_transformers(), explained(folder):
         model = PeftModel.from_pretrained(transformer, str(folder))
-    load_exactly(get_peft_model_state_dict(model), folder / "adapter_model.safetensors")
+    # To save embeddings too is "auto" otherwise, for which peft asks the hub for a name that the folder gives.
+    load_exactly(get_peft_model_state_dict(model, save_embedding_layers=False), folder / "adapter_model.safetensors")
     return model
 
 

@@ -72,7 +72,7 @@ def _check_references(text: str) -> None:
         if name is not None:
             raise ValueError(
                 f"a recipe reads nothing from outside, so '{name['name']}' is not available; the command line can give "
-                'the value, as in key="$NAME"'
+                'the value, as in key="$NAME", unless it is a secret: a recipe is kept with every run and model'
             )
         if not KEY.match(text, found.end()):
             raise ValueError("only a key can be referred to, as in ${optimizer.lr}")
@@ -149,4 +149,4 @@ def _resolved(config: Any, path: Any) -> Any:
 def _message(text: str, error: Exception, origin: str) -> str:
     problems = [key_problem(tuple(key.split("."))) for key in REFERENCE.findall(text)]
     reason = next((problem for problem in problems if problem), str(error).split("\n", maxsplit=1)[0])
-    return f"'{text}' cannot be resolved: {reason} ({origin})"
+    return f"'{text}' cannot be resolved: {reason}" + (f" ({origin})" if origin else "")

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from basereward.errors import unknown
 from basereward.io.names import clean_name, name_problem
-from basereward.io.secrets import userinfo_of
+from basereward.io.secrets import has_secret_query, userinfo_of
 from basereward.recipe.probing import PARTS, features, probe, trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.speaking import draws, pooling, votes
@@ -232,11 +232,13 @@ def names(recipe: Recipe) -> Problems:
 
 def tracking(recipe: Recipe) -> Problems:
     """An address without a password: a recipe is kept with its run and its model, and sent to MLflow."""
-    if recipe.tracking.uri is not None and userinfo_of(recipe.tracking.uri):
+    uri = recipe.tracking.uri
+    if uri is not None and (userinfo_of(uri) or has_secret_query(uri)):
         yield (
             "tracking.uri",
-            "holds a user or a password, and a recipe is kept with every run and model. Leave them out, and set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI with the whole address",
+            "holds a user, a password or another secret, and a recipe is kept with every run and model. Leave it out, "
+            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, or "
+            "MLFLOW_TRACKING_URI with user and password",
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basereward.errors import RunError
-from basereward.io.secrets import redact, userinfo_of, with_userinfo, without_userinfo
+from basereward.io.secrets import has_secret_query, redact, userinfo_of, with_userinfo, without_userinfo
 from basereward.train.delivery import Courier, Refused, describe
 from basereward.train.outbox import Outbox, Record, warn_once
 from basereward.train.params import MAX_TAG, shorten
@@ -77,7 +77,7 @@ def tracking_uri(uri: str | None) -> str:
     memory or from $MLFLOW_TRACKING_URI.
 
     Raises:
-        RunError: a store of files, which MLflow does not take any more.
+        RunError: a store of files, which MLflow does not take any more; or an address with a secret in its query.
 
     >>> tracking_uri("http://localhost:5000"), tracking_uri("sqlite:////data/mlflow.db")
     ('http://localhost:5000', 'sqlite:////data/mlflow.db')
@@ -86,6 +86,11 @@ def tracking_uri(uri: str | None) -> str:
     uri = without_userinfo(given)
     if userinfo_of(given):
         _userinfo[uri] = userinfo_of(given)
+    if has_secret_query(uri):
+        raise RunError(
+            f"the address of the MLflow store, {masked(uri)}, has a secret in its query, and is kept with every run. "
+            "Leave it out, and set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
     if _is_file_store(uri) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
         raise RunError(
             f"MLflow does not take a folder of files as a store any more, and '{uri}' is one. Set MLFLOW_TRACKING_URI "

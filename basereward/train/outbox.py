@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,17 +33,47 @@ Record: TypeAlias = dict[str, Any]
 READ_BYTES = 1 << 20
 LAST_BYTES = 1 << 16
 """Of the journal's end that are read for its last record; the records that are looked for there are short."""
-FIELDS = {
-    "start": ("uri",),
-    "metrics": ("step", "time", "values"),
-    "params": ("values",),
-    "tags": ("values",),
-    "artifact": ("path", "folder"),
-    "finish": ("status", "time"),
+LARGEST = 2**63 - 1
+"""Of the whole numbers that a database can hold."""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return isinstance(value, str | None)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, int | float) for each in value.values())
+
+
+FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "start": {
+        "uri": _is_text,
+        "experiment": lambda value: isinstance(value, str) and bool(value),
+        "name": _is_text_or_none,
+        "parent": _is_text_or_none,
+        "tags": _is_texts,
+        "time": _is_whole,
+    },
+    "metrics": {"step": _is_whole, "time": _is_whole, "values": _is_numbers},
+    "params": {"values": _is_texts},
+    "tags": {"values": _is_texts},
+    "artifact": {"path": _is_text, "folder": _is_text},
+    "finish": {"status": lambda value: value in ("FINISHED", "FAILED", "KILLED"), "time": _is_whole},
 }
-"""What a record of each kind must have; the journal may have been damaged by a power cut or by hand."""
-START_FIELDS = {"uri", "experiment", "name", "parent", "tags", "time"}
-"""What a first record must have, so that a run can be made of it on the server."""
+"""What a record of each kind must have, and which values are right. The journal may have been damaged by a power cut or
+by hand, and a record that MLflow's client fails on would hold up all behind it."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +166,7 @@ class Outbox:
         """The first record, of which the run is made on the server; None when it is not there or damaged."""
         records = self.read(0)
         first = records[0][0] if records else {}
-        return first if first.get("kind") == "start" and first.keys() >= START_FIELDS else None
+        return first if first.get("kind") == "start" else None
 
     def last(self) -> Record | None:
         """The last whole record; None when there is none, or it is longer than `LAST_BYTES`."""
@@ -240,8 +270,8 @@ def _parse(line: bytes) -> Record:
     except (ValueError, RecursionError):
         record = None
     if isinstance(record, dict) and isinstance(record.get("kind"), str):
-        fields = FIELDS.get(record["kind"], ())
-        if all(field in record for field in fields) and isinstance(record.get("values", {}), dict):
+        fields = FIELDS.get(record["kind"], {})
+        if all(field in record and right(record[field]) for field, right in fields.items()):
             return record
     return {"kind": "unreadable", "line": line.decode(errors="replace")}
 

@@ -30,12 +30,18 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from basereward.errors import RunError, nearest
 from basereward.io.files import json_text, write_atomic
-from basereward.io.limits import read_json_object
+from basereward.io.limits import read_json_object, read_text
 from basereward.io.secrets import redact
 from basereward.train.outbox import Outbox, warn_once
 from basereward.train.process import fate, identify
 
 log = logging.getLogger(__name__)
+
+
+def _is_time(value: Any) -> bool:
+    """Whether it is a number of seconds since 1970, of which JSON can write some that no float holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
+
 
 State: TypeAlias = Literal["running", "finished", "failed", "killed"]
 Kind: TypeAlias = Literal["run", "sweep", "ensemble"]
@@ -44,7 +50,7 @@ STATUS: dict[str, Callable[[Any], bool]] = {
     "kind": lambda value: value in get_args(Kind),
     "parent": lambda value: isinstance(value, str | None),
     "recipe_sha256": lambda value: isinstance(value, str),
-    "created": lambda value: isinstance(value, int | float),
+    "created": _is_time,
     "state": lambda value: value in get_args(State),
     "axes": lambda value: isinstance(value, dict | None),
     "process": lambda value: isinstance(value, dict | None),
@@ -106,8 +112,8 @@ class RunFolder:
     def recipe_text(self) -> str:
         """What recipe.yaml holds; nothing when it cannot be read, which makes it another recipe's."""
         try:
-            return self.recipe.read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            return read_text(self.recipe, error=RunError)
+        except RunError as error:
             warn_once(f"The recipe of run {self.run_id} cannot be read: {error}.")
             return ""
 
@@ -204,11 +210,16 @@ class RunFolder:
     def give_up(self, state: State, error: BaseException) -> None:
         """Mark a run that ends with an error, on a disk that may take nothing more; nothing is raised for that.
 
-        A run that could not be marked counts as killed when its process is gone. One that is finished stays so: what
-        fails after that, such as a delivery that is interrupted, does not concern it.
+        A run that could not be marked counts as killed when its process is gone. One that is finished stays so, also
+        when its record alone says that yet: what fails after that, such as a delivery that is interrupted, does not
+        concern it.
         """
         try:
-            if self.status["state"] != "finished":
+            if self.status["state"] == "finished":
+                return
+            if self.recorded_end() == "finished":
+                self.mark("finished")
+            else:
                 self.mark(state, error=redact(str(error)) or type(error).__name__)
         except (OSError, RunError) as fault:
             log.warning("The run %s could not be marked as %s: %s.", self.run_id, state, fault)

@@ -18,6 +18,7 @@ from basereward.data.encoding import Encoder
 from basereward.data.group import Group, Turn
 from basereward.data.lengths import measure
 from basereward.data.screening import RowLost
+from basereward.data.templates.control_tokens import tokenizer_faults
 from basereward.data.templates.limits import TemplateStopped, characters_per_token, limited_steps
 from basereward.errors import DataError, ModelError
 from tests.data.chat_templates import CHATML, GEMMA, MISTRAL_V1, QWEN2_5, in_order, tokenizer_of, turn
@@ -226,3 +227,12 @@ def test_scoring_names_the_row_that_the_template_refuses(tmp_path: Path) -> None
     assert len(scorer.score("Hi.", ["Yes.", "No."])) == 2
     with pytest.raises(DataError, match=r"template_rejects.*no system"):
         scorer.score([{"role": "system", "content": "Brief."}, {"role": "user", "content": "Hi."}], ["Yes."])
+
+
+def test_a_panic_of_the_tokenizer_is_an_error_of_the_model() -> None:
+    """The library's panics are no `Exception`; everything else passes as it is."""
+    panic = type("PanicException", (BaseException,), {})
+    with pytest.raises(ModelError, match=r"tokenizer\.json"), tokenizer_faults():
+        raise panic("retry-limit-in-match over")
+    with pytest.raises(KeyboardInterrupt), tokenizer_faults():
+        raise KeyboardInterrupt

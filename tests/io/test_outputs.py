@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from basereward.errors import DataError
+from basereward.io.files import write_atomic
 from basereward.io.outputs import check_outputs
 
 
@@ -29,3 +30,20 @@ def test_two_outputs_of_one_path_are_refused(tmp_path: Path) -> None:
     """Also when the two are written differently."""
     with pytest.raises(DataError, match="each a path of its own"):
         check_outputs({"--out": tmp_path / "a", "--answers": tmp_path / "b" / ".." / "a"}, [])
+
+
+def test_devices_pipes_and_open_files_are_not_replaced(tmp_path: Path) -> None:
+    """A file that is renamed to /dev/null would be there for every program. Links to files are replaced as before."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    for name in ("pipe", "to-pipe", "stdout"):
+        with pytest.raises(DataError, match=r"--out .* is a device or a pipe"):
+            check_outputs({"--out": tmp_path / name}, [])
+        with pytest.raises(OSError, match="no file takes its place"):
+            write_atomic(tmp_path / name, "x")
+    assert sorted(os.listdir(tmp_path)) == ["pipe", "stdout", "to-pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    check_outputs({"--out": tmp_path / "link"}, [])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from basereward.io.secrets import redact, userinfo_of, with_userinfo, without_userinfo
+from basereward.io.secrets import has_secret_query, redact, userinfo_of, with_userinfo, without_userinfo
 
 PASSWORDS = ["secret-word", "p@ss-word", "pa/ss-word", "a:b@c/d?e#f", "pa%40ss-word", "123/456@7"]
 
@@ -30,7 +30,7 @@ def test_addresses_without_user_information_stay_as_they_are(address: str) -> No
 
 
 def test_values_of_the_environment_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values of variables that end in _KEY, _TOKEN, _SECRET or _PASSWORD, and of addresses in variables; no short ones.
+    """Values of variables whose names end in _KEY, TOKEN and the like, and of addresses in variables; no short ones.
 
     A value is found as it stands, inside JSON and encoded for an address.
     """
@@ -46,3 +46,22 @@ def test_given_values_and_headers_are_replaced() -> None:
     """A value that holds another one is replaced whole; a header's value goes though nobody knows it."""
     assert redact("abcdefgh abcdef", ["abcdef", "abcdefgh"]) == "*** ***"
     assert redact("{'Authorization': 'Bearer unknown-key', 'x': 1}") == "{'Authorization': 'Bearer ***', 'x': 1}"
+
+
+@pytest.mark.parametrize(
+    "name", ["PGPASSWORD", "GITHUB_TOKEN", "SMTP_PASS", "MYSQL_PWD", "GITHUB_PAT", "ci_secret", "OPENAI_APIKEY"]
+)
+def test_the_usual_names_of_secrets_are_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of databases and code hosts among them; what else is in the environment is not touched."""
+    monkeypatch.setenv(name, "hunter2hunter2")
+    monkeypatch.setenv("OLDPWD", "/home/somebody")
+    assert redact("hunter2hunter2 in /home/somebody") == "*** in /home/somebody"
+
+
+@pytest.mark.parametrize("name", ["token", "api_key", "password", "X-Amz-Signature", "client.secret"])
+def test_secrets_in_the_query_of_an_address_are_replaced(name: str) -> None:
+    """What goes before and behind it stays."""
+    address = f"https://host/x?a=1&{name}=hunter2hunter2&b=2"
+    assert has_secret_query(address)
+    assert redact(f"'{address}' does not answer") == f"'https://host/x?a=1&{name}=***&b=2' does not answer"
+    assert not has_secret_query("postgresql://host/db?sslmode=require")

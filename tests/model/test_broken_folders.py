@@ -175,6 +175,21 @@ CASES: dict[str, tuple[str, Change, str]] = {
     "head weights gone": ("head", remove(HEAD), HEAD),
     "head weights a FIFO": ("head", fifo(HEAD), "FIFO"),
     "head weights a pickle": ("head", write(HEAD, pickle.dumps(Marker())), HEAD),
+    "head weights whole numbers": (
+        "head",
+        tensors(HEAD, lambda held: held.update({name: each.to(torch.int8) for name, each in held.items()})),
+        "int8",
+    ),
+    "head weights complex": (
+        "head",
+        tensors(HEAD, lambda held: held.update({name: each.to(torch.complex64) for name, each in held.items()})),
+        "complex64",
+    ),
+    "head weights of eight bits": (
+        "head",
+        tensors(HEAD, lambda held: held.update({name: each.to(torch.float8_e4m3fn) for name, each in held.items()})),
+        "float8_e4m3fn",
+    ),
     "head weights NaN": ("head", tensors(HEAD, nan), "layers.0.bias"),
     "recipe gone": ("head", remove("model/recipe.yaml"), "recipe.yaml"),
     "recipe is a list": ("head", write("model/recipe.yaml", "[1, 2]"), "recipe.yaml"),
@@ -226,6 +241,22 @@ CASES: dict[str, tuple[str, Change, str]] = {
         edit(TOKENIZER, pre_tokenizer={"type": "Split", "pattern": {"Regex": "(("}, "behavior": "Isolated"}),
         "processor",
     ),
+    "tokenizer makes texts longer": (
+        "head",
+        edit(
+            TOKENIZER,
+            normalizer={
+                "type": "Sequence",
+                "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}] * 8,
+            },
+        ),
+        "normalizer",
+    ),
+    "tokenizer begins texts with a book": (
+        "head",
+        edit(TOKENIZER, normalizer={"type": "Prepend", "prepend": "a" * 10**6}),
+        "normalizer",
+    ),
     "tokenizer gone": ("head", remove(TOKENIZER), "processor"),
     "tokenizer a FIFO": ("head", fifo(TOKENIZER), "FIFO"),
     "template raises": (
@@ -233,14 +264,39 @@ CASES: dict[str, tuple[str, Change, str]] = {
         write("model/processor/chat_template.jinja", "{{ raise_exception('never') }}"),
         "never",
     ),
-    "template is no template": ("head", write("model/processor/chat_template.jinja", "{% for %}"), "chat_template"),
-    "template divides by zero": ("head", write("model/processor/chat_template.jinja", "{{ 1 // 0 }}"), "chat_template"),
+    "template is no template": (
+        "head",
+        write("model/processor/chat_template.jinja", "{% for %}"),
+        "chat_template.jinja",
+    ),
+    "template divides by zero": (
+        "head",
+        write("model/processor/chat_template.jinja", "{{ 1 // 0 }}"),
+        "chat_template.jinja",
+    ),
     "template gone": ("head", remove("model/processor/chat_template.jinja"), "chat template"),
     "pixels without end": (
         "head",
         edit("model/processor/preprocessor_config.json", size={"shortest_edge": 10**12, "longest_edge": 10**13}),
         "shortest_edge",
     ),
+    **{
+        f"image processor with {key} {value}": (
+            "head",
+            edit("model/processor/preprocessor_config.json", **{key: value}),
+            named,
+        )
+        for key, value, named in [
+            ("patch_size", 0, "patch_size"),
+            ("patch_size", "x", "patch_size"),
+            ("merge_size", 10**9, "merge_size"),
+            ("temporal_patch_size", 10**9, "temporal_patch_size"),
+            ("image_mean", [1.0], "mean"),
+            ("image_std", [0, 0, 0], "NaN or infinite"),
+            ("rescale_factor", "x", "preprocessor_config.json"),
+            ("resample", 99, "resampling"),
+        ]
+    },
     "image processor is an array": ("head", write("model/processor/preprocessor_config.json", "[]"), "preprocessor"),
     "image processor unknown": (
         "head",

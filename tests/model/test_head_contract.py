@@ -23,8 +23,8 @@ FolderOf = Callable[[str], Path]
 
 @pytest.fixture(autouse=True)
 def trusted() -> Iterator[None]:
-    """The heads of these tests are no parts of the package, so their code needs the caller's word."""
-    with trusting():
+    """Heads from outside of the package run with the caller's word."""
+    with trusting(True):
         yield
 
 
@@ -40,6 +40,8 @@ def recipe(head: str, folder: Path) -> ModelRecipe:
         ("OneScoreHead", r"\(\)"),
         ("RankHead", "int64"),
         ("NarrowHead", "64 numbers"),
+        ("AssertingHead", "64 numbers each: AssertionError"),
+        ("StubbornHead", "64 numbers each: not today"),
     ],
 )
 def test_a_head_that_does_not_give_one_score_a_state_is_refused(head: str, gives: str, folder_of: FolderOf) -> None:

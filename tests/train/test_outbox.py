@@ -154,3 +154,34 @@ def test_damaged_records_are_handed_on_as_unreadable(tmp_path: Path) -> None:
     assert not box.closed
     box.append([{"kind": "finish", "status": "FINISHED", "time": 1}])
     assert box.closed
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "metrics", "step": 1, "time": 1, "values": {"a": [1]}},
+        {"kind": "metrics", "step": "x", "time": 1, "values": {}},
+        {"kind": "tags", "values": {"a": 5}},
+        {"kind": "params", "values": {"a": {"b": 1}}},
+        {"kind": "artifact", "path": 5, "folder": ""},
+        {"kind": "finish", "status": "DONE", "time": 1},
+        {"kind": "finish", "status": "FINISHED", "time": 10**30},
+    ],
+)
+def test_values_that_no_server_takes_are_unreadable(tmp_path: Path, record: dict[str, object]) -> None:
+    """MLflow's client would fail on them again and again, and nothing behind them would be delivered."""
+    box = Outbox(tmp_path)
+    box.append([START, record, {"kind": "a"}])
+    assert [each["kind"] for each in read_all(box)] == ["start", "unreadable", "a"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"uri": 5}, {"tags": [1]}, {"experiment": ""}, {"experiment": 5}, {"parent": 5}, {"time": "x"}]
+)
+def test_a_first_record_of_wrong_values_is_none(tmp_path: Path, wrong: dict[str, object]) -> None:
+    """No run can be made of it, so that the journal is set aside."""
+    box = Outbox(tmp_path)
+    box.append([START | wrong])
+    assert box.start() is None
+    assert box.acquire()
+    assert not box.pending

@@ -150,6 +150,19 @@ def test_an_interrupt_during_the_last_delivery_leaves_the_run_finished(place: Pa
     assert run.status["state"] == "finished"
 
 
+def test_an_interrupt_between_the_end_of_the_record_and_of_the_folder_leaves_the_run_finished(place: Path) -> None:
+    """MLflow shows the run as finished, so its folder does too."""
+    run = RunFolder.create("name: cell\n", recipe_sha256="5ha", name="cell")
+    tracker = Tracker(run)
+    tracker.start(experiment="tests")
+    tracker.close("finished")
+    run.give_up("killed", KeyboardInterrupt())
+    assert tracker.finish("killed")
+    assert (run.status["state"], run.status["error"]) == ("finished", None)
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    assert client.get_run(str(run.mlflow_run_id)).info.status == "FINISHED"
+
+
 STATUSES = ["{}", "[]", "", '{"name": "x", "ki', "null", '"text"', "\x00" * 100, '{"name": 5}', "[" * 5000]
 
 

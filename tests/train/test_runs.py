@@ -16,7 +16,7 @@ from basereward.errors import ModelError, RunError
 from basereward.io.files import write_atomic
 from basereward.train.locate import locate
 from basereward.train.process import fate, identify
-from basereward.train.runs import RunFolder, find, finished_with, list_runs, unfinished_with
+from basereward.train.runs import RunFolder, broken_runs, find, finished_with, list_runs, unfinished_with
 
 
 def make(root: Path, *, sha: str = "0", name: str = "cell") -> RunFolder:
@@ -133,6 +133,24 @@ def test_runs_are_listed_newest_first_and_a_broken_folder_does_not_hide_the_rest
     assert list_runs(root=tmp_path) == [runs[2], runs[0]]
     assert str(runs[1].path) in caplog.text
     assert list_runs(kind="sweep", root=tmp_path) == [sweep]
+
+
+@pytest.mark.parametrize("created", ["1" + "0" * 400, "1e999", "NaN", "true", "-5", '"yesterday"'])
+def test_a_run_from_no_time_at_all_is_broken(tmp_path: Path, created: str) -> None:
+    """JSON has whole numbers that no float holds; such a folder does not hide the rest either."""
+    good, bad = make(tmp_path), make(tmp_path)
+    status = bad.path / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"created": "?"}).replace('"?"', created))
+    assert list_runs(root=tmp_path) == [good]
+    assert "created" in broken_runs(root=tmp_path)[bad.run_id]
+
+
+def test_a_recipe_that_never_ends_is_no_recipe(tmp_path: Path) -> None:
+    """A pipe in its place is not waited for."""
+    run = make(tmp_path)
+    run.recipe.unlink()
+    os.mkfifo(run.recipe)
+    assert run.recipe_text() == ""
 
 
 def test_the_root_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -463,6 +463,22 @@ def test_a_password_in_the_address_is_in_no_file_and_no_message(
     assert mlflow_store._whole_address("http://elsewhere") == "http://elsewhere"
 
 
+def test_a_secret_in_the_query_of_the_address_is_refused_before_anything_is_made(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The address stands in the journal of every run, so it holds none; the message does not tell it either."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/x?token=hunter2hunter2")
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(Path(__file__).parents[2] / "experiments"))
+    assert main(["train", "basereward", *SMALL]) == 2
+    printed = capsys.readouterr().err
+    assert "?token=***" in printed
+    assert "hunter2" not in printed
+    assert not Path("runs").exists()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert main(["check", "basereward", *SMALL, "tracking.uri=http://127.0.0.1:9/x?token=hunter2hunter2"]) == 2
+    assert "hunter2" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("uri", ["file:mlruns", "file:///tmp/mlruns", "./mlruns", "mlruns"])
 def test_a_store_of_files_is_refused_once_and_before_anything_is_made(
     place: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

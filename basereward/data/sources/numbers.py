@@ -54,8 +54,8 @@ class Numbers:
         val_size: Annotated[int, Interval(ge=0, le=10_000_000)] = 300,
         test_size: Annotated[int, Interval(ge=0, le=10_000_000)] = 300,
         counts: Sequence[int] = (2, 3, 4),
-        lowest: int = 10,
-        below: int = 100,
+        lowest: Annotated[int, Interval(ge=0, le=1_000_000_000_000)] = 10,
+        below: Annotated[int, Interval(ge=0, le=1_000_000_000_000)] = 100,
         seed: int = 0,
     ) -> None:
         if not counts or not 2 <= min(counts) <= max(counts) <= min(4, below - lowest) or lowest < 0:

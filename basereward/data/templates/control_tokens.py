@@ -7,11 +7,12 @@ which stand only where the template wrote one. Texts without any are encoded as 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -19,6 +20,7 @@ from typing import Any
 
 from basereward.data.chat import Tokenizer
 from basereward.data.group import Part, Turn
+from basereward.errors import ModelError
 
 REASONING_TAGS = ("<think>", "</think>")
 """Added tokens of reasoning models that people, and models, write in texts on purpose."""
@@ -26,6 +28,23 @@ CONTROL_FORM = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)  # noqa: RUF001 - Deep
 PRIVATE = range(0xF0000, 0xFFFFE)  # code points for private use
 
 _tokenizing = threading.Lock()
+
+
+@contextlib.contextmanager
+def tokenizer_faults() -> Iterator[None]:
+    """Turns a panic of the tokenizers library, which is no `Exception`, into an error that a command can tell.
+
+    Raises:
+        ModelError: an expression in tokenizer.json gave up on a text, for example.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(
+            f"the tokenizer cannot read a text: {error}. Mend tokenizer.json, or use another checkpoint"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +126,8 @@ class ControlTokens:
         return ids if self._id_set.isdisjoint(ids) else self._encode_named(text)
 
     def _tokenized(self, text: str, *, split_special_tokens: bool) -> list[int]:
-        with _tokenizing:  # the option is set on the tokenizer, which threads may share
+        # The option is set on the tokenizer, which threads may share.
+        with _tokenizing, tokenizer_faults():
             encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
         ids: list[int] = encoded["input_ids"]
         return ids

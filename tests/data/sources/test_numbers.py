@@ -6,6 +6,7 @@ import itertools
 import pickle
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from scipy.stats import chisquare
 from basereward.data.group import SPLITS, Group
 from basereward.data.sources.numbers import Numbers
 from basereward.errors import DataError
+from basereward.recipe import find_experiment
 
 
 def _question(group: Group) -> str:
@@ -115,3 +117,12 @@ def test_arguments_out_of_range_are_named(arguments: dict[str, object], words: s
     """The message holds the source's name and the value."""
     with pytest.raises(DataError, match=words):
         Numbers("n", **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("arguments", ["below=1000000000000000000000000", "lowest=-1", "below=1e20"])
+def test_numbers_that_are_too_large_are_a_fault(arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python draws from no range of more than 2**63 numbers; `check` says so before it tries."""
+    monkeypatch.chdir(Path(__file__).parents[3])
+    key = f"data.sources.numbers.{arguments}"
+    _, faults = find_experiment("basereward", profile="tests/small.yaml", overrides=[key])
+    assert [fault.key for fault in faults] == [key.partition("=")[0]]
