@@ -363,7 +363,8 @@ def test_equal_pictures_are_encoded_once(family: str, layout: Layout, folder_of:
         if name in expected:
             assert weight.grad is not None
             error = (weight.grad - expected[name]).norm() / expected[name].norm().clamp(min=1e-12)
-            assert error < 1e-6 or expected[name].norm() < 1e-9, f"{name}: {error}"
+            # Rounding of float32: sums come in another order, by 1.03e-6 with some kernels of the CPU.
+            assert error < 5e-6 or expected[name].norm() < 1e-9, f"{name}: {error}"
 
 
 def test_a_frozen_tower_sees_each_picture_alone(folder_of: Callable[[str], Path]) -> None:

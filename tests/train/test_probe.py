@@ -61,9 +61,9 @@ def files() -> list[Path]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_probe_ends_with_the_head_of_the_run_that_it_stands_for(way: str) -> None:
-    """Same plan, same seeds: the same weights, to 1e-6 of their norm, and they have moved. States are computed in other
+    """Same plan, same seeds: the same weights, to 5e-6 of their norm, and they have moved. States are computed in other
     company than in the run's own passes, which rounds them otherwise, in bfloat16 by hundredths."""
-    tolerance = 1e-6 if way not in ("bfloat16", "mixed", "nf4") else 2e-2
+    tolerance = 5e-6 if way not in ("bfloat16", "mixed", "nf4") else 2e-2
     expected, found = run(*WAYS[way], FROZEN), run(*WAYS[way], "probe=true")
     initial = load_recipe("basereward", overrides=[*SMALL, *WAYS[way], "probe=true"])
     first = build(initial)[0].model.head.state_dict()
