@@ -99,7 +99,7 @@ def load_encoder(
     with quiet_transformers(), explained(place):
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
         if config.model_type not in VISION_FAMILIES:
-            limits = {"max_tokens": max_tokens, "same_positions": same_positions(config)}
+            limits: dict[str, Any] = {"max_tokens": max_tokens, "same_positions": same_positions(config)}
             return Encoder(tokenizer, positions=TextPositions(), **limits)
     if image_backend == "torchvision" and importlib.util.find_spec("torchvision") is None:
         raise ModelError(
