@@ -54,8 +54,8 @@ def test_given_values_and_headers_are_replaced() -> None:
 def test_the_usual_names_of_secrets_are_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of databases and code hosts among them; what else is in the environment is not touched."""
     monkeypatch.setenv(name, "hunter2hunter2")
-    monkeypatch.setenv("OLDPWD", "/home/somebody")
-    assert redact("hunter2hunter2 in /home/somebody") == "*** in /home/somebody"
+    monkeypatch.setenv("OLDPWD", "/srv/somebody")
+    assert redact("hunter2hunter2 in /srv/somebody") == "*** in /srv/somebody"
 
 
 @pytest.mark.parametrize("name", ["token", "api_key", "password", "X-Amz-Signature", "client.secret"])
