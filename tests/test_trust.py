@@ -202,3 +202,13 @@ def test_a_recipe_that_is_no_regular_file_is_refused_unread(tmp_path: Path) -> N
     for name in ("fifo", "zero", "large", "deep"):
         _, faults = find_experiment(str(tmp_path / f"{name}.yaml"), profile=None)
         assert faults, name
+
+
+def test_a_recipe_that_holds_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written beside every run and model. The value stands in no message."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SOME_API_KEY", "hunter2hunter2")
+    _, faults = find_experiment("basereward", overrides=["summary=with hunter2hunter2 in it"])
+    assert [fault.key for fault in faults] == ["summary"]
+    assert "hunter2" not in faults[0].message
+    assert not find_experiment("basereward", overrides=["summary=with another text in it"])[1]

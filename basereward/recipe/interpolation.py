@@ -29,7 +29,7 @@ def interpolate(layer: Layer) -> tuple[Layer, list[tuple[str, str]]]:
     `${oc.env:NAME}` reads from the environment may be a secret, and a resolved recipe is stored with every run and
     model. References that add up to more than `RESOLVED_LIMIT` characters are refused too.
     """
-    places = [(path, text) for path, text in _texts(layer.values, ()) if "${" in text]
+    places = [(path, text) for path, text in texts_of(layer.values, ()) if "${" in text]
     if not places:
         return layer, []
     faults: list[tuple[KeyPath, str]] = []
@@ -125,13 +125,13 @@ def escape(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-def _texts(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, str]]:
+def texts_of(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, str]]:
     """Every text in a nested value, with the keys and list positions that lead to it."""
     if isinstance(value, str):
         yield path, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        yield from _texts(inner, (*path, key))
+        yield from texts_of(inner, (*path, key))
 
 
 def _put(values: Any, path: Any, value: Any) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from basereward.errors import RecipeError
+from basereward.io.secrets import SHORTEST, environment_secrets
 from basereward.recipe.check import Check
 from basereward.recipe.ensembles import ensembles
 from basereward.recipe.fault import EVERY_CELL, Fault, fold, told
 from basereward.recipe.files import experiments_folder
 from basereward.recipe.grid import Axis, GridError, Point, axes, check_size, is_seed, points
 from basereward.recipe.include import Reader
-from basereward.recipe.interpolation import interpolate
+from basereward.recipe.interpolation import interpolate, texts_of
 from basereward.recipe.merge import Layer, merge
 from basereward.recipe.ranges import range_problems
 from basereward.recipe.reading import GRID, Layers, read_layers
@@ -179,12 +181,22 @@ def _cell(point: Point, layers: Layers, *, reader: Reader) -> tuple[Cell, list[F
     if reader.complete:
         located = [(key, f"{message}{_origin(layer, key)}") for key, message in range_problems(recipe)]
         problems += _new(located, [*unread, *problems])
+        problems += _secrets(recipe, layer)
         if recipe.model.backbone.trust_remote_code and not is_trusted():
             key = "model.backbone.trust_remote_code"
             problems.append((key, f"true runs the checkpoint's own Python files; {REMEDY}{_origin(layer, key)}"))
     name, without_seeds = point.name or recipe.name, point.without_seeds or recipe.name
     cell = Cell(name, without_seeds, point.overrides, recipe, point.axes)
     return cell, [Fault(name, key, message) for key, message in problems]
+
+
+def _secrets(recipe: Recipe, layer: Layer) -> Iterator[tuple[str, str]]:
+    """Texts that hold the value of a secret: a recipe is kept with every run and model, and sent to MLflow."""
+    values = {value for value in environment_secrets() if len(value) >= SHORTEST}
+    for path, text in texts_of(dataclasses.asdict(recipe), ()):
+        if any(value in text for value in values):
+            key = ".".join(map(str, path))
+            yield key, f"holds the value of a secret environment variable, and a recipe is stored{_origin(layer, key)}"
 
 
 def _new(problems: Iterable[tuple[str, str]], known: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -75,7 +75,7 @@ def train(
             return _train(module, data, trainer, run=run)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt
         if run is not None and run.state != "finished":  # Ctrl-C while the last records were delivered: they are kept
-            run.give_up("killed", stop)
+            run.give_up("killed", KeyboardInterrupt())
             logger.info("%s", _whereabouts(run))
         raise KeyboardInterrupt from stop
     except Exception as error:

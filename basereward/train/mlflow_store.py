@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from basereward.errors import RunError
 from basereward.io.secrets import has_secret_query, redact, userinfo_of, with_userinfo, without_userinfo
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SCHEMES_WITHOUT_ADDRESS = ("databricks", "databricks-uc", "uc")
+SCHEMES = (*SCHEMES_WITHOUT_ADDRESS, "http", "https", "mssql", "mysql", "postgresql", "sqlite")
 KIND_TAG = "mlflow.experimentKind"
 NO_KIND = "no_inferred_type"
 EXPERIMENT_TAGS = {KIND_TAG: "custom_model_development"}
@@ -97,6 +99,11 @@ def tracking_uri(uri: str | None) -> str:
             f"or tracking.uri to a database, such as {DEFAULT_URI}, or to the address of a server; or set "
             "MLFLOW_ALLOW_FILE_STORE=true to use the folder all the same"
         )
+    if fault := _address_fault(uri):
+        raise RunError(
+            f"MLflow has no store at '{masked(uri)}': {fault}. Set MLFLOW_TRACKING_URI or tracking.uri to a database, "
+            f"such as {DEFAULT_URI}, or to the address of a server, such as http://localhost:5000"
+        )
     database = database_of(uri)
     # What is left over may be delivered from another working directory.
     return uri if database is None else f"sqlite:///{database.absolute()}{''.join(uri.partition('?')[1:])}"
@@ -108,6 +115,22 @@ def _is_file_store(uri: str) -> bool:
     [True, True, False, False, False]
     """
     return uri.startswith("file:") or ("://" not in uri and uri not in SCHEMES_WITHOUT_ADDRESS)
+
+
+def _address_fault(uri: str) -> str:
+    """What is wrong with an address that no store can have; empty for one that may be right.
+
+    >>> _address_fault("http://host:5000"), _address_fault("sqlite:///mlflow.db"), _address_fault("databricks")
+    ('', '', '')
+    >>> _address_fault("http://"), _address_fault("htp://host")[:30]
+    ('it names no host', 'the scheme is none of databric')
+    """
+    scheme, separator, _ = uri.partition("://")
+    if not separator or scheme == "file":
+        return ""
+    if scheme.partition("+")[0] not in SCHEMES:
+        return f"the scheme is none of {', '.join(SCHEMES)}"
+    return "it names no host" if scheme in ("http", "https") and not urlsplit(uri).hostname else ""
 
 
 def _whole_address(uri: str) -> str:

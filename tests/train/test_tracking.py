@@ -25,7 +25,7 @@ from basereward.train import mlflow_store, tracking, worker
 from basereward.train.locate import locate
 from basereward.train.outbox import Outbox
 from basereward.train.runs import RunFolder
-from basereward.train.tracking import Tracker, deliver_pending
+from basereward.train.tracking import Tracker, check_store, deliver_pending
 from tests.servers import Server
 from tests.support import SMALL
 
@@ -492,3 +492,10 @@ def test_a_store_of_files_is_refused_once_and_before_anything_is_made(
     assert uri in printed
     assert "sqlite:///mlflow.db" in printed
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("uri", ["weird://x", "htp://localhost:5000", "http://", "https:///x"])
+def test_an_address_of_no_store_is_refused_before_anything_is_made(uri: str) -> None:
+    """Not after a training, by a request that nobody answers."""
+    with pytest.raises(RunError, match="MLFLOW_TRACKING_URI"):
+        check_store(uri)
