@@ -156,7 +156,7 @@ class Read:
     seen: Tensor  # (tokens of the tree,): places of all tokens
 
 
-@dataclass(slots=True)
+@dataclass
 class RowPlan:
     """What the layers of one forward pass are told; it goes to them as the keyword `rows`.
 

@@ -11,6 +11,7 @@ So passes in several threads do not see each other's, and what gradient checkpoi
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,14 +22,21 @@ _installing = threading.Lock()
 
 class _LayerCall(threading.local):
     """What the modules of the last layer need during one call of it, in one thread. Its attention, which runs first,
-    sets it anew, and its feed-forward network, which runs last, clears it."""
+    sets it anew; it ends with the pass, whose `RowPlan` is not kept alive."""
 
-    tokens: Tensor | None = None  # (N,), places in the flattened (R * T) tokens of the rows
+    rows: weakref.ReferenceType[Any] | None = None
     shape: tuple[int, ...] = ()  # (R, T)
     depth: int = 0  # of restricted modules in one another: adapters have the layer that they adapt inside
 
 
 _call = _LayerCall()
+
+
+def _tokens() -> Tensor | None:
+    """`(N,)` places in the flattened `(R * T)` tokens of the rows; None: all of them."""
+    rows = None if _call.rows is None else _call.rows()
+    tokens: Tensor | None = None if rows is None else rows.pooled
+    return tokens
 
 
 class LastLayer:
@@ -56,44 +64,39 @@ class LastLayer:
                 self._modules = modules
                 self._hooks = [module.register_forward_pre_hook(_take) for module in modules]
                 self._hooks += [module.register_forward_hook(_put_back) for module in modules]
-                self._hooks += [module.register_forward_hook(_end) for module in modules[-1:]]
                 if attention is not None:
                     self._hooks.append(attention.register_forward_pre_hook(_begin, with_kwargs=True))
         return layers - 1 if modules else None
 
 
 def _begin(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    _call.tokens = getattr(kwargs.get("rows"), "pooled", None)
+    rows = kwargs.get("rows")
+    _call.rows = None if rows is None else weakref.ref(rows)
     _call.depth = 0
 
 
 def _take(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
-    if _call.tokens is None:
+    tokens = _tokens()
+    if tokens is None:
         return None
     _call.depth += 1
     if _call.depth > 1:
         return None
     (states,) = inputs
     _call.shape = tuple(states.shape[:2])
-    return (states.flatten(0, 1).index_select(0, _call.tokens)[None],)
+    return (states.flatten(0, 1).index_select(0, tokens)[None],)
 
 
 def _put_back(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-    if _call.tokens is None:
+    tokens = _tokens()
+    if tokens is None:
         return None
     _call.depth -= 1
     if _call.depth > 0:
         return None
     rows, length = _call.shape
     whole = output.new_zeros(rows * length, output.shape[-1])
-    return whole.index_copy(0, _call.tokens, output[0]).view(rows, length, -1)
-
-
-def _end(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    # The feed-forward network is the last of them, and of hooks that were installed twice the outermost come last: a
-    # later call of a module alone is not restricted.
-    if _call.depth == 0:
-        _call.tokens = None
+    return whole.index_copy(0, tokens, output[0]).view(rows, length, -1)
 
 
 def _last(transformer: nn.Module) -> tuple[int, nn.Module | None, list[nn.Module]]:

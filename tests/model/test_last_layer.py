@@ -99,6 +99,20 @@ def test_all_states_are_right_again_after_pooled_ones(folder_of: FolderOf) -> No
         assert torch.equal(backbone.hidden_states(batch), before)
 
 
+def test_nothing_of_a_pass_is_left_behind(folder_of: FolderOf) -> None:
+    """After a forward pass, and after a backward pass that computed layers again, the last layer's modules are those of
+    any transformer."""
+    backbone = load_backbone(folder_of("qwen2"), gradient_checkpointing=True)
+    layer = backbone.transformer.layers[-1].self_attn.q_proj  # type: ignore[union-attr, index]
+    states = torch.eye(layer.in_features)
+    expected = layer(states)
+    batch = collate([encoded_group(6, [4, 3])], layout="tree", pad_id=0)
+    backbone.eval()(batch)
+    assert torch.equal(layer(states), expected)
+    backbone.train()(batch).sum().backward()
+    assert torch.equal(layer(states), expected)
+
+
 def test_adapters_that_come_and_go_are_restricted_too(folder_of: FolderOf) -> None:
     """The layer's modules are found again once adapters took their place, and once they were folded in."""
     path = folder_of("qwen2_5_vl")

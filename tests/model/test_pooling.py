@@ -16,7 +16,7 @@ from basereward.data.encoding import EncodedGroup
 from basereward.data.tree import TreeBatch, collate
 from basereward.errors import ModelError
 from basereward.model.backbone import load_backbone
-from basereward.model.heads.critic import Critic
+from basereward.model.heads.generative import Generative
 from basereward.model.lora import add_lora
 from basereward.model.pooling import READS, Pooling
 from basereward.model.processing import load_encoder
@@ -235,8 +235,8 @@ def test_a_head_that_speaks_reads_where_its_text_ends(head: str) -> None:
             assert message in found["model.pooling"]
 
 
-class Inherits(Critic):
-    """A generative head, though its own text does not say so."""
+class Inherits(Generative):
+    """Speaks, though its own text does not say so."""
 
 
 def test_a_head_whose_text_does_not_tell_is_found_out_when_it_is_made(folder_of: FolderOf) -> None:
