@@ -132,7 +132,14 @@ def _try_all(tried: _Tried, *, workers: int) -> tuple[Lengths, list[dict[str, st
 def _results(tried: _Tried, *, workers: int) -> Iterator[tuple[Any, ...]]:
     if workers == 0 or len(tried) < MANY:
         return (tried[i] for i in range(len(tried)))
-    loader = DataLoader(tried, batch_size=64, num_workers=workers, collate_fn=list, timeout=loading.TIMEOUT_S)
+    loader = DataLoader(
+        tried,
+        batch_size=64,
+        num_workers=workers,
+        collate_fn=list,
+        timeout=loading.TIMEOUT_S,
+        worker_init_fn=loading.end_with_parent,
+    )
     return (result for batch in loader for result in batch)
 
 

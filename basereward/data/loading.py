@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,21 @@ TAKES_TENSORS = "rebuild_storage_fd"  # of torch, which asks the loading process
 
 WAY_OUT = "or set data.workers=0 to load in the training process"
 STOPPED = f"a loading process was stopped (SIGSTOP) and has been ended; find out what stopped it, {WAY_OUT}"
+
+
+def end_with_parent(worker: int) -> None:
+    """Called in a loading process when it begins: ends it soon after the training process was killed.
+
+    torch's own check does not reach a process that waits to hand over a batch, and it would wait for ever with all
+    that it holds: memory, locks, open files.
+    """
+    threading.Thread(target=_wait_for_orphaning, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_orphaning(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def loader_fault(error: BaseException | None) -> TrainingError | None:

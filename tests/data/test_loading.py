@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from basereward.data import loading
-from basereward.data.loading import loader_fault, loader_faults
+from basereward.data.loading import end_with_parent, loader_fault, loader_faults
 from basereward.errors import TrainingError
 from basereward.train.checkpoint import AtomicCheckpointIO
 
@@ -119,3 +120,43 @@ def test_a_checkpoint_that_a_killed_process_interrupts_is_no_fault_of_the_disk(t
     assert done.returncode == 0, done.stderr
     assert "data.workers=0" in done.stdout
     assert AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt") == {"step": torch.tensor(1)}
+
+
+def test_loading_processes_end_with_the_process_that_they_load_for() -> None:
+    """Which is killed while they wait to hand over their batches."""
+    context = multiprocessing.get_context("fork")
+    pids = context.Queue()
+    training = context.Process(target=_load_and_wait, args=(pids,))
+    training.start()
+    loaders = pids.get(timeout=60)
+    training.kill()
+    training.join()
+    deadline = time.monotonic() + 60
+    while any(_is_running(pid) for pid in loaders) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [pid for pid in loaders if _is_running(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert len(loaders) == 2
+    assert left == []
+
+
+class Large(Struck):
+    """Batches that do not fit into a pipe."""
+
+    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
+        return bytes(1_000_000)
+
+
+def _load_and_wait(pids: Any) -> None:
+    data = Large(signal.SIGCONT)
+    begun = iter(DataLoader(data, num_workers=2, collate_fn=list, worker_init_fn=end_with_parent))
+    pids.put([worker.pid for worker in begun._workers])  # type: ignore[attr-defined]
+    time.sleep(300)  # until it is killed
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+    except OSError:
+        return False
