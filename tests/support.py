@@ -5,7 +5,10 @@ seconds.
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -182,3 +185,12 @@ def pair_rows(number: int, *, folder: Path | None = None, seed: int = 0) -> list
             row["images"] = [f"{index}.png"]
         rows.append(row)
     return rows
+
+
+def console_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as its console script starts it in a folder: without that folder among the places of modules."""
+    code = "import sys; sys.path = [p for p in sys.path if p]; from basereward.cli import main; sys.exit(main())"
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "BASEREWARD_EXPERIMENTS": str(root / "experiments")}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

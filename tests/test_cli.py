@@ -19,6 +19,7 @@ import basereward.train
 from basereward.cli import main, parse
 from basereward.cli.commands import COMMANDS
 from basereward.errors import ModelError
+from tests.support import console_script
 
 ROOT = Path(__file__).parents[1]
 
@@ -401,15 +402,7 @@ def test_a_reader_that_closes_early_is_no_error() -> None:
 def test_a_class_in_the_working_folder_can_be_named(tmp_path: Path) -> None:
     """By its dotted path, whatever started the command, with the caller's word that it may run."""
     (tmp_path / "my_heads.py").write_text("class Mine:\n    def __init__(self, size, *, depth: int = 1): ...\n")
-    code = "import sys; sys.path = [p for p in sys.path if p]; from basereward.cli import main; sys.exit(main())"
-    arguments = ["check", "basereward", "model.head._target_=my_heads.Mine", "model.head.depth=2", "--trust"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BASEREWARD_EXPERIMENTS": str(ROOT / "experiments")}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = console_script(
+        tmp_path, *["check", "basereward", "model.head._target_=my_heads.Mine", "model.head.depth=2", "--trust"]
     )
     assert done.returncode == 0, done.stdout + done.stderr

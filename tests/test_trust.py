@@ -5,7 +5,6 @@ make a check run without end.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from basereward.recipe.fragment import load_fragment
 from basereward.recipe.grid import CELLS_LIMIT
 from basereward.recipe.interpolation import RESOLVED_LIMIT
 from basereward.recipe.trust import trusting
+from tests.support import console_script
 
 ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = (
@@ -109,17 +109,7 @@ def test_modules_of_the_working_folder_are_no_part_of_the_program(tmp_path: Path
     names = ("vllm", "liger_kernel", "av", "flash_attn", "planted")
     for name in names:
         (tmp_path / f"{name}.py").write_text(f"import pathlib; pathlib.Path('ran-{name}').touch()\n")
-    code = "import sys; sys.path = [p for p in sys.path if p]; from basereward.cli import main; sys.exit(main())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BASEREWARD_EXPERIMENTS": str(ROOT / "experiments")}
-    arguments = ["check", "basereward", "model.head._target_=planted.Head"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = console_script(tmp_path, "check", "basereward", "model.head._target_=planted.Head")
     assert done.returncode == 2
     assert not list(tmp_path.glob("ran-*"))
 
