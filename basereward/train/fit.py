@@ -60,8 +60,8 @@ def train(
         BaseRewardError: the run cannot begin or cannot go on; what is done so far is kept.
     """
     check_store(recipe.tracking.uri)
-    deliver_pending()
     check_ready(recipe)
+    deliver_pending()
     remove_leftovers(runs_root(), ".*.new")
     remove_leftovers(runs_root() / "downloads", ".*")
     run: RunFolder | None = None

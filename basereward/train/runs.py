@@ -309,8 +309,13 @@ def finished_with(recipe_sha256: str, *, kind: Kind = "run", root: Path | None =
 
 
 def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
-    """The newest run of this recipe that was killed or failed, which a sweep goes on with."""
+    """The newest run of this recipe that was killed or failed."""
     return _newest(recipe_sha256, {"killed", "failed"}, root)
+
+
+def resumable_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
+    """The newest run of this recipe that was killed or failed and has a checkpoint, which a sweep goes on with."""
+    return _newest(recipe_sha256, {"killed", "failed"}, root, with_checkpoint=True)
 
 
 def running_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
@@ -319,8 +324,12 @@ def running_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder |
     return run if run is not None and run.status["parent"] is not None else None
 
 
-def _newest(recipe_sha256: str, states: set[State], root: Path | None, *, kind: Kind = "run") -> RunFolder | None:
+def _newest(
+    recipe_sha256: str, states: set[State], root: Path | None, *, kind: Kind = "run", with_checkpoint: bool = False
+) -> RunFolder | None:
     for run in list_runs(kind=kind, root=root):
+        if with_checkpoint and not (run.checkpoints / "last.ckpt").exists():
+            continue
         with contextlib.suppress(RunError):  # removed by somebody since it was listed
             if run.status["recipe_sha256"] == recipe_sha256 and run.state in states:
                 return run

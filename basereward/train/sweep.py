@@ -20,6 +20,7 @@ from basereward.train.runs import (
     RunFolder,
     finished_with,
     list_runs,
+    resumable_with,
     running_with,
     runs_root,
     unfinished_with,
@@ -138,13 +139,12 @@ def _cell(
             )
         skipped = told(cell.name, done.run_id, "skipped", done.result() or {})
         return skipped | ({"backbone_changed": changed} if changed else {})
-    stopped = unfinished_with(sha256)
-    resume = stopped.run_id if stopped is not None and (stopped.checkpoints / "last.ckpt").exists() else None
+    stopped = resumable_with(sha256)
     try:
-        result = processes.train(cell, resume=resume, parent=sweep_id)
+        result = processes.train(cell, resume=stopped.run_id if stopped is not None else None, parent=sweep_id)
     except RunError as error:
         logger.error("cell %s failed: %s", cell.name, error)
-        failed = unfinished_with(sha256)
+        failed = stopped or unfinished_with(sha256)
         run_id = failed.run_id if failed is not None else None
         return told(cell.name, run_id, "failed", {}) | {"error": str(error)}
     return told(cell.name, result["run_id"], "finished", result)

@@ -16,7 +16,15 @@ from basereward.errors import ModelError, RunError
 from basereward.io.files import write_atomic
 from basereward.train.locate import locate
 from basereward.train.process import fate, identify
-from basereward.train.runs import RunFolder, broken_runs, find, finished_with, list_runs, unfinished_with
+from basereward.train.runs import (
+    RunFolder,
+    broken_runs,
+    find,
+    finished_with,
+    list_runs,
+    resumable_with,
+    unfinished_with,
+)
 
 
 def make(root: Path, *, sha: str = "0", name: str = "cell") -> RunFolder:
@@ -120,6 +128,18 @@ def test_a_sweep_finds_what_is_finished_and_what_is_not(tmp_path: Path) -> None:
     assert unfinished_with("b", root=tmp_path) == failed
     assert (finished_with("c", root=tmp_path), unfinished_with("c", root=tmp_path)) == (None, None)
     assert unfinished_with("dead", root=tmp_path) == RunFolder(tmp_path / killed)
+
+
+def test_a_sweep_goes_on_with_the_run_that_has_a_checkpoint(tmp_path: Path) -> None:
+    """Also when a newer one was killed before its first."""
+    assert resumable_with("a", root=tmp_path) is None
+    older, newer = make(tmp_path, sha="a"), make(tmp_path, sha="a")
+    for run in (older, newer):
+        run.mark("killed")
+    assert resumable_with("a", root=tmp_path) is None
+    (older.checkpoints / "last.ckpt").write_bytes(b"")
+    assert unfinished_with("a", root=tmp_path) == newer
+    assert resumable_with("a", root=tmp_path) == older
 
 
 def test_runs_are_listed_newest_first_and_a_broken_folder_does_not_hide_the_rest(
