@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from basereward.errors import BaseRewardError
+    from basereward.inference.score_file import load
     from basereward.recipe import load_cells, load_recipe
-    from basereward.train.api import build, load
+    from basereward.training.build import build
 
 __all__ = ["BaseRewardError", "build", "load", "load_cells", "load_recipe"]
 
 _MODULES = {
     "BaseRewardError": "basereward.errors",
-    "build": "basereward.train.api",
-    "load": "basereward.train.api",
+    "build": "basereward.training.build",
+    "load": "basereward.inference.score_file",
     "load_cells": "basereward.recipe",
     "load_recipe": "basereward.recipe",
 }

@@ -21,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from basereward.recipe import Cell, Recipe, find_experiment, load_experiment, names
-from basereward.recipe.files import experiments_folder, read_yaml
-from basereward.train.cost import recipe_cost
-from basereward.train.workload import workload
+from basereward.recipe.yaml.files import experiments_folder, read_yaml
+from basereward.training.cost.recipe_cost import recipe_cost
+from basereward.training.cost.workload import workload
 from bench.checkpoint import write_settings
 from bench.workloads import write
 

@@ -29,9 +29,9 @@ import torch
 
 from basereward import load_recipe
 from basereward.data.module import PreferenceData
-from basereward.model.processing import load_encoder
-from basereward.train.allocator import keep_freed_memory
-from basereward.train.build import build_data
+from basereward.model.families.processing import load_encoder
+from basereward.training.allocator import keep_freed_memory
+from basereward.training.build import build_data
 from bench import checkpoint, workloads
 from bench.ours import HERE, overrides
 

@@ -16,11 +16,11 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from basereward import build, load_recipe
-from basereward.data.tree import TreeBatch
-from basereward.model.cost import Counter
-from basereward.model.shapes import batch_shapes
-from basereward.train.module import RewardModule
-from basereward.train.performance import product_dtype, product_rate
+from basereward.data.batching.tree_batch import TreeBatch
+from basereward.model.cost.flops import Counter
+from basereward.model.cost.sequence_shapes import batch_shapes
+from basereward.training.callbacks.performance import product_dtype, product_rate
+from basereward.training.module import RewardModule
 from bench.timing import WARM_UP_STEPS, Clock, arguments, quiet_stdout, report
 from bench.workloads import read_rows
 
@@ -31,7 +31,7 @@ class StepEnds(Callback):
     """Ticks a clock at the end of every batch, each of which is an optimizer step here, and counts its useful work.
 
     Attributes:
-        flops: of every step; see `basereward.model.cost`.
+        flops: of every step; see `basereward.model.cost.flops`.
         rates: FLOP/s of the machine's own matrix product, before and after the steps.
     """
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from basereward.data.lengths import Lengths
-from basereward.data.mixture import Mixture
-from basereward.data.plan import Plan, StageSampler
+from basereward.data.batching.plan import Plan, StageSampler
+from basereward.data.encoding.lengths import Lengths
+from basereward.data.mixing.mixture import Mixture
 
 # Groups of every source, and whether they have pictures.
 SOURCES = {

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from basereward.data.encoding import EncodedGroup
-from basereward.data.tree import TreeBatch
-from basereward.train.allocator import keep_freed_memory
+from basereward.data.batching.tree_batch import TreeBatch
+from basereward.data.encoding.encoder import EncodedGroup
+from basereward.training.allocator import keep_freed_memory
 from bench.step import Bench, of_size
 
 RESPONSES = (1, 2, 4, 8, 16)

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from basereward import build, load_recipe
-from basereward.model.scorer import Scorer
-from basereward.train.allocator import keep_freed_memory
+from basereward.inference.scorer import Scorer
+from basereward.training.allocator import keep_freed_memory
 from bench import checkpoint, workloads
 from bench.ours import HERE, overrides
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from basereward import build, load_recipe
-from basereward.data.encoding import EncodedGroup
-from basereward.data.group import Preference
+from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.module import PreferenceData
-from basereward.data.tree import Layout, TreeBatch, collate
-from basereward.train.module import RewardModule
+from basereward.data.schema.group import Preference
+from basereward.training.module import RewardModule
 from bench import checkpoint, workloads
 from bench.ours import HERE, overrides
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import PIL.Image
 
-from basereward.data.encoding import EncodedGroup, Encoder
+from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.module import PreferenceData
 from basereward.data.sources import Source
 from basereward.data.sources.jsonl import Jsonl

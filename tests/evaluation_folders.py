@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from basereward.evaluate.thumbnails import data_uri
+from basereward.evaluation.reports.thumbnails import data_uri
 from tests.support import picture
 
 MEASURE = {"ties": 0, "undecided": 0, "baselines": {"random": 0.5, "longer": 0.426, "shorter": 0.565, "first": 0.996}}

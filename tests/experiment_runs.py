@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from basereward.evaluate.writing import write_evaluation
+from basereward.evaluation.write_evaluation import write_evaluation
 from basereward.recipe import Cell, recipe_sha256, recipe_yaml
-from basereward.train.runs import RunFolder
-from basereward.train.scores import ScoredGroup, write_scores
+from basereward.runs.run_folder import RunFolder
+from basereward.runs.score_files import ScoredGroup, write_scores
 
 STEPS = (0, 10, 20, 30)
 

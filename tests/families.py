@@ -22,8 +22,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from basereward.data.encoding import EncodedGroup
-from basereward.data.tree import collate
+from basereward.data.batching.tree_batch import collate
+from basereward.data.encoding.encoder import EncodedGroup
 from basereward.errors import ModelError
 from basereward.model.backbone import VISION_FAMILIES, Backbone, load_backbone, load_config, quiet_transformers
 

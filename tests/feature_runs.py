@@ -18,7 +18,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from basereward.recipe import load_recipe
-from basereward.train.build import build
+from basereward.training.build import build
 from tests.support import SMALL, pair_rows, picture, write_rows
 
 FROZEN = "model.backbone.freeze=[vision,merger]"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from basereward.data.feature_store import TOTAL, FeatureStore
-from basereward.data.features import Features
+from basereward.data.images.feature_store import TOTAL, FeatureStore
+from basereward.data.images.vision_features import Features
 
 SETTING = "a tower"
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from basereward.data.module import PreferenceData
 from basereward.data.sources.jsonl import Jsonl
-from basereward.data.streamed_module import StreamedData
+from basereward.data.streaming.streamed_module import StreamedData
 from basereward.model.backbone import load_backbone, load_config
-from basereward.model.language import load_language_head
-from basereward.model.processing import load_encoder
-from basereward.model.reward import RewardModel
-from basereward.model.voice import Voice, speaks
+from basereward.model.families.lm_head import load_language_head
+from basereward.model.families.processing import load_encoder
+from basereward.model.generation.response_generator import Voice, speaks
+from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
-from basereward.train.module import RewardModule
+from basereward.training.module import RewardModule
 from tests.support import write_rows
 
 

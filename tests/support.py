@@ -17,16 +17,16 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from basereward.data.encoding import EncodedGroup
-from basereward.data.group import IMAGE, Group, Part, Preference, Turn, rank_preferences
+from basereward.data.encoding.encoder import EncodedGroup
+from basereward.data.schema.group import IMAGE, Group, Part, Preference, Turn, rank_preferences
 from basereward.data.sources.digits import draw
-from basereward.model.makers._byte_level import byte_level_tokenizer
-from basereward.model.makers._qwen import language, write_checkpoint
-from basereward.model.makers.tiny_internvl import tiny_internvl
-from basereward.model.makers.tiny_qwen2_5_vl import tiny_qwen2_5_vl
-from basereward.model.makers.tiny_qwen2_vl import tiny_qwen2_vl
-from basereward.model.makers.tiny_qwen3 import tiny_qwen3
-from basereward.model.makers.tiny_qwen3_vl import tiny_qwen3_vl
+from basereward.model.tiny_models._byte_level import byte_level_tokenizer
+from basereward.model.tiny_models._qwen import language, write_checkpoint
+from basereward.model.tiny_models.tiny_internvl import tiny_internvl
+from basereward.model.tiny_models.tiny_qwen2_5_vl import tiny_qwen2_5_vl
+from basereward.model.tiny_models.tiny_qwen2_vl import tiny_qwen2_vl
+from basereward.model.tiny_models.tiny_qwen3 import tiny_qwen3
+from basereward.model.tiny_models.tiny_qwen3_vl import tiny_qwen3_vl
 
 VISION = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
 TEXT = ("qwen2", "qwen3", "llama")

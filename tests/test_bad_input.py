@@ -17,8 +17,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from basereward.cli import main
-from basereward.train.checkpoint import AtomicCheckpointIO
-from basereward.train.runs import RunFolder, find, list_runs
+from basereward.runs.run_folder import RunFolder, find, list_runs
+from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
 from tests.support import pair_rows, write_rows
 
 PROFILE = str(Path(__file__).with_name("small.yaml"))

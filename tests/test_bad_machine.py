@@ -17,12 +17,12 @@ import pytest
 from mlflow import MlflowClient
 
 from basereward.cli import main
-from basereward.train.checkpoint import AtomicCheckpointIO
-from basereward.train.console import log_to_stderr
-from basereward.train.mlflow_store import _build_database, load_mlflow
-from basereward.train.runs import RunFolder, list_runs
-from basereward.train.tracking import Tracker, deliver_pending
-from basereward.train.tracking_database import ensure_database
+from basereward.io.logs import log_to_stderr
+from basereward.runs.run_folder import RunFolder, list_runs
+from basereward.runs.tracking.database import ensure_database
+from basereward.runs.tracking.mlflow_store import _build_database, load_mlflow
+from basereward.runs.tracking.tracker import Tracker, deliver_pending
+from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-import basereward.train
+import basereward.training
 from basereward.cli import main, parse
 from basereward.cli.commands import COMMANDS
 from basereward.errors import ModelError
@@ -38,10 +38,10 @@ TRAINED = {
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """A stand-in for `basereward.train.api`; a test gives it the functions that it calls."""
-    module = types.ModuleType("basereward.train.api")
-    monkeypatch.setitem(sys.modules, "basereward.train.api", module)
-    monkeypatch.setattr(basereward.train, "api", module, raising=False)
+    """A stand-in for `basereward.cli.api`; a test gives it the functions that it calls."""
+    module = types.ModuleType("basereward.cli.api")
+    monkeypatch.setitem(sys.modules, "basereward.cli.api", module)
+    monkeypatch.setattr(basereward.training, "api", module, raising=False)
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     return module
 
@@ -257,10 +257,10 @@ def test_audit_tells_what_sources_are_like_and_what_curation_would_leave_out(
             "curation": curation,
         }
 
-    stand_in = types.ModuleType("basereward.train.audit")
+    stand_in = types.ModuleType("basereward.training.audit")
     stand_in.audit = work  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "basereward.train.audit", stand_in)
-    monkeypatch.setattr(basereward.train, "audit", stand_in, raising=False)
+    monkeypatch.setitem(sys.modules, "basereward.training.audit", stand_in)
+    monkeypatch.setattr(basereward.training, "audit", stand_in, raising=False)
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     assert main(["audit", "basereward", "--model", "m", "optimizer.lr=0.5"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -325,7 +325,7 @@ def test_progress_goes_to_standard_error_and_the_json_stays_alone(
     """What long commands log is shown as it comes; what other libraries tell is not, and a short command is quiet."""
 
     def work(*_: Any, **__: Any) -> dict[str, Any]:
-        logging.getLogger("basereward.train.progress").info("step 6, 3 s")
+        logging.getLogger("basereward.training.callbacks.progress").info("step 6, 3 s")
         logging.getLogger("other").info("chatter")
         return {"cells": [], "ensembles": []}
 

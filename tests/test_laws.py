@@ -20,22 +20,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from basereward.data.encoding import EncodedGroup, EncodingError
-from basereward.data.group import Group
-from basereward.data.tree import TreeBatch, collate
+from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.encoding.encoder import EncodedGroup, EncodingError
+from basereward.data.schema.group import Group
 from basereward.errors import ModelError, TooManyRowsLost
+from basereward.inference.score_file import load
+from basereward.inference.scorer import Scorer, load_scorer, recipe_encoder
 from basereward.metrics.collection import PreferenceMetrics
 from basereward.model.backbone import load_backbone
-from basereward.model.checkpoint import backbone_path
+from basereward.model.families.processing import load_encoder
 from basereward.model.lora import add_lora
 from basereward.model.losses.bradley_terry import BradleyTerry
-from basereward.model.processing import load_encoder
-from basereward.model.reward import RewardModel, build_model
-from basereward.model.scorer import Scorer, load_scorer, recipe_encoder
+from basereward.model.reward_model import RewardModel, build_model
+from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe import load_recipe, make
-from basereward.train.api import load, train
-from basereward.train.runs import find
-from basereward.train.scores import read_scores
+from basereward.runs.run_folder import find
+from basereward.runs.score_files import read_scores
+from basereward.training.fit import train
 from tests.support import (
     SMALL,
     TEXT,

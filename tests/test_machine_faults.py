@@ -12,7 +12,7 @@ import pytest
 
 from basereward.cli import main
 from basereward.cli.machine_faults import machine_fault
-from basereward.train.runs import RunFolder
+from basereward.runs.run_folder import RunFolder
 from tests.support import SMALL
 
 ROOT = Path(__file__).parents[1]

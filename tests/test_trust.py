@@ -16,8 +16,8 @@ from basereward.errors import RecipeError
 from basereward.recipe import find_experiment, load_recipe, make
 from basereward.recipe.fragment import load_fragment
 from basereward.recipe.grid import CELLS_LIMIT
-from basereward.recipe.interpolation import RESOLVED_LIMIT
 from basereward.recipe.trust import trusting
+from basereward.recipe.yaml.interpolation import RESOLVED_LIMIT
 from tests.support import console_script
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,10 +8,10 @@ from typing import NoReturn
 
 from basereward.cli.checks import DTYPES, LISTED, ORDERS, UsageError, check_values
 from basereward.cli.commands import COMMANDS
-from basereward.data.group import SPLITS
+from basereward.data.schema.group import SPLITS
 from basereward.errors import unknown
 from basereward.recipe.schema import WAYS
-from basereward.train.gpus import GPUS, UTILISATION
+from basereward.training.cost.gpu_specs import GPUS, UTILISATION
 
 OPTIONS = (
     "trust",

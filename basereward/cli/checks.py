@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from basereward.data.group import SPLITS
+from basereward.data.schema.group import SPLITS
 from basereward.errors import BaseRewardError, unknown
-from basereward.train.gpus import GPUS
+from basereward.training.cost.gpu_specs import GPUS
 
 LISTED = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "runs")
 ORDERS = ("fixed", "random", "both")

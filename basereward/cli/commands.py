@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
-from basereward.cli import text
+from basereward.cli.text import tables as text
 from basereward.io.secrets import redact
-from basereward.train.gpus import GPUS
+from basereward.training.cost.gpu_specs import GPUS
 
 Result: TypeAlias = tuple[dict[str, Any], int]
 DONE, FAILED, MISTAKE = 0, 1, 2
@@ -29,12 +29,12 @@ def check(arguments: argparse.Namespace) -> Result:
 
     experiment, faults = find_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     if not faults:
-        from basereward.train.preflight import cell_faults
+        from basereward.training.preflight import cell_faults
 
         faults = cell_faults(experiment.cells)
     told: list[dict[str, Any]] = [{"name": cell.name, "overrides": cell.overrides} for cell in experiment.cells]
     if arguments.cost and not faults:
-        from basereward.train.cost import costs
+        from basereward.training.cost.recipe_cost import costs
 
         found = costs(
             experiment.cells, gpus=[arguments.gpu] if arguments.gpu else GPUS, utilisation=arguments.utilisation
@@ -52,7 +52,7 @@ def train(arguments: argparse.Namespace) -> Result:
     from basereward.recipe import load_recipe
 
     recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
-    from basereward.train import api  # after the recipe is found right: this takes seconds
+    from basereward.cli import api  # after the recipe is found right: this takes seconds
 
     return api.train(recipe, resume=arguments.resume), DONE
 
@@ -62,7 +62,7 @@ def sweep(arguments: argparse.Namespace) -> Result:
     from basereward.recipe import load_experiment
 
     experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
-    from basereward.train import api
+    from basereward.cli import api
 
     result = api.sweep(experiment)
     made = [*result["cells"], *result["ensembles"]]
@@ -75,8 +75,8 @@ def data(arguments: argparse.Namespace) -> Result:
 
     recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     from basereward.recipe import Cell
-    from basereward.train.preflight import cell_faults
-    from basereward.train.preview import preview
+    from basereward.training.data_summary import preview
+    from basereward.training.preflight import cell_faults
 
     faults = cell_faults([Cell(recipe.name, recipe.name, {}, recipe)])
     told = [{"cell": fault.cell, "key": fault.key, "message": fault.message} for fault in faults]
@@ -88,14 +88,14 @@ def audit(arguments: argparse.Namespace) -> Result:
     from basereward.recipe import load_recipe
 
     recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
-    from basereward.train.audit import audit
+    from basereward.training.audit import audit
 
     return audit(recipe, model=arguments.model), DONE
 
 
 def score(arguments: argparse.Namespace) -> Result:
     """Scores for a file."""
-    from basereward.train import api
+    from basereward.cli import api
 
     result = api.score(
         arguments.model, arguments.file, out=arguments.out, tokens=arguments.tokens, dtype=arguments.dtype
@@ -106,7 +106,7 @@ def score(arguments: argparse.Namespace) -> Result:
 def _judge(arguments: argparse.Namespace) -> Any:
     if arguments.judge is None:
         return None
-    from basereward.evaluate.run_judge import open_judge
+    from basereward.evaluation.judging.run_judge import open_judge
 
     return open_judge(
         arguments.judge,
@@ -126,7 +126,7 @@ def _judge(arguments: argparse.Namespace) -> Any:
 
 def evaluate(arguments: argparse.Namespace) -> Result:
     """Measures on benchmarks."""
-    from basereward.evaluate.run_benchmark import evaluate
+    from basereward.evaluation.run_benchmark import evaluate
 
     return evaluate(
         arguments.model,
@@ -144,7 +144,7 @@ def evaluate(arguments: argparse.Namespace) -> Result:
 
 def annotate(arguments: argparse.Namespace) -> Result:
     """Reasoning for pairs."""
-    from basereward.evaluate.annotation import annotate
+    from basereward.evaluation.annotation.annotate import annotate
 
     return annotate(
         arguments.source,
@@ -169,7 +169,7 @@ def annotate(arguments: argparse.Namespace) -> Result:
 
 def ensemble(arguments: argparse.Namespace) -> Result:
     """Several models as one."""
-    from basereward.train.ensemble import ensemble
+    from basereward.training.ensembles.make import ensemble
 
     return ensemble(
         arguments.models,
@@ -184,14 +184,14 @@ def ensemble(arguments: argparse.Namespace) -> Result:
 
 def report(arguments: argparse.Namespace) -> Result:
     """A page about an experiment, about all, or about evaluations."""
-    from basereward.evaluate.report_kind import report_of
+    from basereward.evaluation.reports.report import report_of
 
     return report_of(arguments.words, profile=arguments.profile, overrides=arguments.overrides, out=arguments.out), DONE
 
 
 def look(arguments: argparse.Namespace) -> Result:
     """A page about rows."""
-    from basereward.evaluate.look import look
+    from basereward.evaluation.reports.viewer import look
 
     return look(
         arguments.source,
@@ -206,7 +206,7 @@ def look(arguments: argparse.Namespace) -> Result:
 def ls(arguments: argparse.Namespace) -> Result:
     """What there is of one kind."""
     if arguments.kind == "runs":
-        from basereward.train.runs import broken_runs, list_runs  # not by way of `api`, which takes seconds
+        from basereward.runs.run_folder import broken_runs, list_runs  # not by way of `api`, which takes seconds
 
         entries = [(run.run_id, f"{run.name}, {run.state}") for run in list_runs()]
         entries += [(name, f"broken: {reason}") for name, reason in broken_runs().items()]

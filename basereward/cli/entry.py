@@ -14,9 +14,9 @@ from basereward.cli.streams import check_streams, flush_errors, silence, stdout_
 from basereward.data.loading import loader_faults
 from basereward.errors import BaseRewardError, explain
 from basereward.io.files import disk_faults, json_text
+from basereward.io.logs import log_to_stderr
 from basereward.io.secrets import redact
 from basereward.recipe.trust import trusting
-from basereward.train.console import log_to_stderr
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
 TELL_PROGRESS = ("train", "sweep")

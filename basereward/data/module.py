@@ -14,20 +14,20 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from basereward.data import loading
-from basereward.data.content import content_differences, encoder_hashes, hash_differences
+from basereward.data.batching.dataset import GroupDataset
+from basereward.data.batching.loss_units import group_counts
+from basereward.data.batching.plan import Modality, Place, Plan, StageSampler, Steps
+from basereward.data.batching.pooled import PooledDataset, collate_pooled
+from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.curation.curate import Curated, Curation
 from basereward.data.curation.duplicates import Placed
-from basereward.data.dataset import GroupDataset
-from basereward.data.encoding import EncodedGroup, Encoder
-from basereward.data.group import SPLITS, Lost, Split
-from basereward.data.lengths import Lengths, measure
-from basereward.data.loss_units import group_counts
-from basereward.data.mixture import Mixture, Stop
-from basereward.data.plan import Modality, Place, Plan, StageSampler, Steps
-from basereward.data.pooled import PooledDataset, collate_pooled
-from basereward.data.screening import check_limit, summary, write_lost
+from basereward.data.encoding.content_hash import content_differences, encoder_hashes, hash_differences
+from basereward.data.encoding.encoder import EncodedGroup, Encoder
+from basereward.data.encoding.lengths import Lengths, measure
+from basereward.data.mixing.mixture import Mixture, Stop
+from basereward.data.schema.group import SPLITS, Lost, Split
+from basereward.data.schema.rejections import check_limit, summary, write_lost
 from basereward.data.sources import Source
-from basereward.data.tree import Layout, TreeBatch, collate
 from basereward.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -24,20 +24,20 @@ from transformers import (
 from transformers import __version__ as transformers_version
 from transformers.utils import logging as transformers_logging
 
-from basereward.data.tree import PADDING, Layout, TreeBatch
+from basereward.data.batching.tree_batch import PADDING, Layout, TreeBatch
 from basereward.errors import ModelError
 from basereward.io.checkpoint_folder import folder_fault
 from basereward.io.limits import read_json_object
-from basereward.model.attention import TREE_ATTENTION, RowPlan, TreePlan, tree_masks
-from basereward.model.folder_checks import check_checkpoint, check_numbers, check_size, explained
-from basereward.model.identity import CONFIG, BackboneIdentity, checkpoint_identity, find_file, precision_text
-from basereward.model.kernels import Kernels, check_liger, use_liger
-from basereward.model.last_layer import LastLayer
-from basereward.model.layout_check import find_tree_fault
+from basereward.model.attention.gradient_checkpointing import recompute
+from basereward.model.attention.kernels import Kernels, check_liger, use_liger
+from basereward.model.attention.last_layer import LastLayer
+from basereward.model.attention.layout_check import find_tree_fault
+from basereward.model.attention.tree_attention import TREE_ATTENTION, RowPlan, TreePlan, tree_masks
+from basereward.model.families.vision import PictureEncoder, features_of_nothing, is_trained
 from basereward.model.pooling import LAST, Pooling
 from basereward.model.quantization import Quantization, quantization_config, settle
-from basereward.model.recompute import recompute
-from basereward.model.vision import PictureEncoder, features_of_nothing, is_trained
+from basereward.model.saving.folder_checks import check_checkpoint, check_numbers, check_size, explained
+from basereward.model.saving.identity import CONFIG, BackboneIdentity, checkpoint_identity, find_file, precision_text
 from basereward.recipe.trust import is_trusted
 
 VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")

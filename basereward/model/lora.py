@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from basereward.errors import ModelError
-from basereward.model.parts import linear_layers
+from basereward.model.attention.gradient_checkpointing import need_no_input_gradients
+from basereward.model.families.parts import linear_layers
 from basereward.model.quantization import dequantized, is_quantized
-from basereward.model.recompute import need_no_input_gradients
 
 
 def add_lora(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from basereward.data.tree import TreeBatch
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.recipe.schema import PoolingName
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from basereward.errors import RecipeError
-from basereward.recipe.files import experiments_folder, head_comment, yaml_names
-from basereward.recipe.targets import short_names
+from basereward.recipe.checks.targets import short_names
+from basereward.recipe.yaml.files import experiments_folder, head_comment, yaml_names
 
 Named: TypeAlias = Literal["experiments", "profiles", "sources", "benchmarks", "heads", "losses"]
 NAMED: tuple[Named, ...] = get_args(Named)

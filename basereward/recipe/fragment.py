@@ -8,15 +8,15 @@ from typing import Literal
 
 from basereward.errors import RecipeError
 from basereward.io.formats import compression, known_rows, rows_kind
+from basereward.recipe.checks.targets import SINGULAR, Kind
 from basereward.recipe.fault import Fault, told
-from basereward.recipe.files import experiments_folder, find_file
-from basereward.recipe.include import Reader
-from basereward.recipe.interpolation import interpolate
-from basereward.recipe.merge import Layer, merge
 from basereward.recipe.nodes import check_node
-from basereward.recipe.override import read_overrides
 from basereward.recipe.schema import Node
-from basereward.recipe.targets import SINGULAR, Kind
+from basereward.recipe.yaml.files import experiments_folder, find_file
+from basereward.recipe.yaml.include import Reader
+from basereward.recipe.yaml.interpolation import interpolate
+from basereward.recipe.yaml.merge import Layer, merge
+from basereward.recipe.yaml.override import read_overrides
 
 
 def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:

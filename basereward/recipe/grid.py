@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from basereward.recipe.files import YAML_DEPTH, shortened
-from basereward.recipe.keys import key_problem
-from basereward.recipe.merge import Layer, layer_at, merge
+from basereward.recipe.yaml.files import YAML_DEPTH, shortened
+from basereward.recipe.yaml.keys import key_problem
+from basereward.recipe.yaml.merge import Layer, layer_at, merge
 
 SEEDS = "seeds"
 RECIPE = "recipe"  # an axis of whole pieces of recipes, for what several keys say together

@@ -10,19 +10,19 @@ from typing import Any
 
 from basereward.errors import RecipeError
 from basereward.io.secrets import SHORTEST, environment_secrets
-from basereward.recipe.check import Check
-from basereward.recipe.ensembles import ensembles
+from basereward.recipe.checks.check import Check
+from basereward.recipe.checks.ensembles import ensembles
+from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.fault import EVERY_CELL, Fault, fold, told
-from basereward.recipe.files import experiments_folder
 from basereward.recipe.grid import Axis, GridError, Point, axes, check_size, is_seed, points
-from basereward.recipe.include import Reader
-from basereward.recipe.interpolation import interpolate, texts_of
-from basereward.recipe.merge import Layer, merge
-from basereward.recipe.ranges import range_problems
-from basereward.recipe.reading import GRID, Layers, read_layers
 from basereward.recipe.schema import EnsembleRecipe, Recipe
 from basereward.recipe.text import build_recipe, recipe_sha256
 from basereward.recipe.trust import REMEDY, is_trusted, trusting
+from basereward.recipe.yaml.files import experiments_folder
+from basereward.recipe.yaml.include import Reader
+from basereward.recipe.yaml.interpolation import interpolate, texts_of
+from basereward.recipe.yaml.merge import Layer, merge
+from basereward.recipe.yaml.reading import GRID, Layers, read_layers
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from basereward.errors import RecipeError, nearest, unknown
-from basereward.recipe.files import shortened
-from basereward.recipe.hints import Misfit, describe, fit
+from basereward.recipe.checks.hints import Misfit, describe, fit
+from basereward.recipe.checks.signature import MISSING, Parameter, Signature, import_target, signature_of
+from basereward.recipe.checks.targets import SINGULAR, Kind, TargetError, check_trusted, short_names
 from basereward.recipe.schema import Node
-from basereward.recipe.signature import MISSING, Parameter, Signature, import_target, signature_of
-from basereward.recipe.targets import SINGULAR, Kind, TargetError, check_trusted, short_names
+from basereward.recipe.yaml.files import shortened
 
 # What the code gives to a target itself, in this order, before the arguments of the recipe.
 SUPPLIED: dict[Kind, tuple[str, ...]] = {

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 Node = dict[str, Any]
 Way: TypeAlias = Literal["mean", "accuracy", "confidence", "learned", "standardised", "worst", "pessimistic", "soup"]
-WAYS: tuple[Way, ...] = get_args(Way)  # in which models are combined; see `basereward.train.ensemble`
+WAYS: tuple[Way, ...] = get_args(Way)  # in which models are combined; see `basereward.training.ensembles.make`
 PoolingName: TypeAlias = Literal["last", "last_text", "mean"]
 
 

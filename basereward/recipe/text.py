@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from basereward.errors import RecipeError
 from basereward.io.secrets import without_userinfo
-from basereward.recipe.check import Check
-from basereward.recipe.files import parse_yaml, read_yaml
-from basereward.recipe.interpolation import escape, interpolate
-from basereward.recipe.merge import Layer
-from basereward.recipe.ranges import range_problems
+from basereward.recipe.checks.check import Check
+from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.schema import Recipe
+from basereward.recipe.yaml.files import parse_yaml, read_yaml
+from basereward.recipe.yaml.interpolation import escape, interpolate
+from basereward.recipe.yaml.merge import Layer
 
 NOT_CONTENT = ("name", "summary", "tracking")  # they change nothing of what is trained
 

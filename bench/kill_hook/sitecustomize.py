@@ -51,11 +51,11 @@ class Hook:
 
     def wrap_steps(self) -> None:
         """Counts the steps of the Lightning module as events, once its class is there."""
-        while "basereward.train.module" not in sys.modules or not hasattr(
-            sys.modules["basereward.train.module"], "RewardModule"
+        while "basereward.training.module" not in sys.modules or not hasattr(
+            sys.modules["basereward.training.module"], "RewardModule"
         ):
             time.sleep(0.01)
-        cls = sys.modules["basereward.train.module"].RewardModule
+        cls = sys.modules["basereward.training.module"].RewardModule
         for name in STEPS:
             self._wrap(cls, name)
 

@@ -9,8 +9,8 @@ import pytest
 from transformers import AddedToken, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from basereward.data.encoding import Encoder
-from basereward.model.processing import load_encoder
+from basereward.data.encoding.encoder import Encoder
+from basereward.model.families.processing import load_encoder
 from tests.bad_rows import as_line
 from tests.data.chat_templates import ADDED, SPECIAL
 from tests.support import checkpoint, pair_rows

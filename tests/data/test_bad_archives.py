@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from basereward.data import image_store
-from basereward.data.encoding import Encoder
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.images import image_store
 from basereward.data.sources.hub import Hub
 from tests.bad_rows import GOOD_IDS, as_line, read_data, row_with, used_groups, write_lines
 

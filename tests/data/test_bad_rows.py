@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from basereward.data.encoding import Encoder
+from basereward.data.encoding.encoder import Encoder
 from basereward.errors import TooManyRowsLost
 from tests.bad_rows import (
     GOOD_IDS,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import IMAGE, SPLITS, Group, Part, Turn
-from basereward.data.rows import RowFormat
-from basereward.data.screening import RowLost, summary
+from basereward.data.schema.group import IMAGE, SPLITS, Group, Part, Turn
+from basereward.data.schema.rejections import RowLost, summary
+from basereward.data.schema.rows import RowFormat
 from basereward.data.sources.hub import Hub
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError

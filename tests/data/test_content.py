@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from basereward.data.content import encoded_content
-from basereward.data.group import Preference, Turn
+from basereward.data.encoding.content_hash import encoded_content
+from basereward.data.schema.group import Preference, Turn
 from tests.support import group, picture
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from basereward.data.rows import RowFormat
-from basereward.data.screening import RowLost
-from basereward.data.shapes.mm_rlhf import MMRLHF
+from basereward.data.adapters.mm_rlhf import MMRLHF
+from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rows import RowFormat
 from basereward.data.sources.digits import Digits, true_digit
 
 PAIR = {"prompt": "Which?", "chosen": "7", "rejected": "3"}

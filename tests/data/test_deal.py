@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from basereward.data.deal import deal, hands_needed, largest_hand
+from basereward.data.batching.token_balancing import deal, hands_needed, largest_hand
 
 
 @pytest.mark.parametrize(("count", "hands"), [(1, 1), (7, 3), (8, 4), (128, 5), (3, 3)])

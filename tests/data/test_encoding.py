@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import AutoImageProcessor, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from basereward.data.encoding import Encoder, EncodingError
-from basereward.data.group import IMAGE, Group, Part, Turn
-from basereward.data.images import ImageError
-from basereward.model.makers._byte_level import SPECIAL_TOKENS
-from basereward.model.makers._qwen import write_image_processor
+from basereward.data.encoding.encoder import Encoder, EncodingError
+from basereward.data.images.open_images import ImageError
+from basereward.data.schema.group import IMAGE, Group, Part, Turn
+from basereward.model.tiny_models._byte_level import SPECIAL_TOKENS
+from basereward.model.tiny_models._qwen import write_image_processor
 from tests.data.conftest import WORDS
 from tests.support import group, picture
 

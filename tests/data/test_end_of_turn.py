@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from basereward.data.encoding import Encoder
+from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError
 from tests.support import group
 

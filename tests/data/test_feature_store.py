@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 import torch
 
-from basereward.data.feature_store import TOTAL
-from basereward.data.features import DTYPES, Features, pack, read
+from basereward.data.images.feature_store import TOTAL
+from basereward.data.images.vision_features import DTYPES, Features, pack, read
 from tests.kept_features import features, go, key, on_disk, process, records, said, same, store_of
 
 SIZE = len(pack(key(0), features(0)))  # bytes of every record here

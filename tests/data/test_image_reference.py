@@ -11,13 +11,13 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from basereward.data import image_reference
-from basereward.data.group import Group
-from basereward.data.image_reference import find_image
-from basereward.data.image_store import ImageStore
-from basereward.data.images import open_image
-from basereward.data.rows import RowFormat
-from basereward.data.screening import RowLost
+from basereward.data.images.image_store import ImageStore
+from basereward.data.images.open_images import open_image
+from basereward.data.schema import image_references as image_reference
+from basereward.data.schema.group import Group
+from basereward.data.schema.image_references import find_image
+from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rows import RowFormat
 from tests.support import picture
 
 KINDS = ("PNG", "JPEG", "GIF", "WEBP")

@@ -12,9 +12,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from basereward.data import images
-from basereward.data.image_store import ImageError, ImageStore
-from basereward.data.images import open_image
+from basereward.data.images import open_images as images
+from basereward.data.images.image_store import ImageError, ImageStore
+from basereward.data.images.open_images import open_image
 from basereward.data.sources.hub import Hub
 from basereward.errors import DataError
 from tests.support import picture, write_rows

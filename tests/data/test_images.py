@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from basereward.data.images import FORMATS, MAX_PIXELS, ImageError, open_image
+from basereward.data.images.open_images import FORMATS, MAX_PIXELS, ImageError, open_image
 
 RED, BLUE, WHITE, HALF_RED = (255, 0, 0), (0, 0, 255), (255, 255, 255), (255, 127, 127)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from basereward.data.encoding import Encoder
-from basereward.data.group import Group, Lost, Split
-from basereward.data.lengths import Lengths, measure
-from basereward.data.screening import RowLost
-from basereward.data.tree import collate
+from basereward.data.batching.tree_batch import collate
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.encoding.lengths import Lengths, measure
+from basereward.data.schema.group import Group, Lost, Split
+from basereward.data.schema.rejections import RowLost
 from basereward.errors import DataError
-from basereward.model.processing import load_encoder
+from basereward.model.families.processing import load_encoder
 from tests.support import TEXT, VISION, checkpoint, group, mixed_groups
 
 
@@ -72,7 +72,7 @@ def test_encoding_and_measuring_lose_the_same_groups(encoder: Encoder) -> None:
 def test_every_group_is_measured_or_lost(encoder: Encoder, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Indices, tokens and images of the usable groups, and the others with their reasons after the source's own, with
     processes and without."""
-    monkeypatch.setattr("basereward.data.lengths.MANY", 1)
+    monkeypatch.setattr("basereward.data.encoding.lengths.MANY", 1)
     good = mixed_groups(vision=True)
     groups = [*good[:2], BAD[0], BAD[1], *good[2:]]
     lengths, lost = measure(Listed(groups), "train", encoder=encoder, workers=workers)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from basereward.data import loading
 from basereward.data.loading import end_with_parent, loader_fault, loader_faults
 from basereward.errors import TrainingError
-from basereward.train.checkpoint import AtomicCheckpointIO
+from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import IMAGE, Group, Part, Turn
-from basereward.data.image_store import ImageStore
-from basereward.data.rows import RowFormat
-from basereward.data.screening import RowLost
+from basereward.data.images.image_store import ImageStore
+from basereward.data.schema.group import IMAGE, Group, Part, Turn
+from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rows import RowFormat
 
 PAIR = {"chosen": "yes", "rejected": "no"}
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from basereward.data.mixture import Mixture, apportion
+from basereward.data.mixing.mixture import Mixture, apportion
 from basereward.errors import RecipeError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from basereward.data.mixture import Mixture
+from basereward.data.mixing.mixture import Mixture
 from basereward.recipe import find_faults, load_cells, load_recipe
 from basereward.recipe.schema import Recipe
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Qwen2VLImageProcessorPil
 
-from basereward.data.pixels import Pixels, find_shades, read_pixels
+from basereward.data.images.pixels import Pixels, find_shades, read_pixels
 
 
 def picture(width: int, height: int, *, seed: int = 0) -> PIL.Image.Image:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from basereward.data.lengths import Lengths
-from basereward.data.mixture import Mixture
-from basereward.data.plan import Modality, Place, Plan, StageSampler
+from basereward.data.batching.plan import Modality, Place, Plan, StageSampler
+from basereward.data.encoding.lengths import Lengths
+from basereward.data.mixing.mixture import Mixture
 from basereward.errors import RecipeError
 
 SIZES = {"a": 10, "b": 6}

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from basereward.data.group import Preference
-from basereward.data.pooled import PooledDataset, PooledGroup, collate_pooled
-from basereward.data.tree import collate
+from basereward.data.batching.pooled import PooledDataset, PooledGroup, collate_pooled
+from basereward.data.batching.tree_batch import collate
+from basereward.data.schema.group import Preference
 from tests.support import encoded_group
 
 OF_ROWS = {"input_ids", "position_ids", "trees", "group", "branch", "ends"}

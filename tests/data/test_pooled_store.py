@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from basereward.data.pooled_store import PooledStates, PooledStore, pack, read
+from basereward.data.batching.pooled_store import PooledStates, PooledStore, pack, read
 
 KEY = "ab" * 32
 WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from basereward.data.pooled_store import PooledStates, PooledStore
+from basereward.data.batching.pooled_store import PooledStates, PooledStore
 store = PooledStore(Path(sys.argv[1]), setting="s")
 states = PooledStates(np.arange(500), np.ones((500, 400), np.float32))
 print("begun", flush=True)

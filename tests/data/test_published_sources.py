@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from basereward.data.group import SPLITS, Group
-from basereward.data.images import open_image
+from basereward.data.images.open_images import open_image
+from basereward.data.schema.group import SPLITS, Group
 from basereward.data.sources import Source
 from basereward.errors import DataError
 from basereward.recipe import make

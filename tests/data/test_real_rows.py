@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from basereward.data.encoding import Encoder
-from basereward.data.group import SPLITS, Preference
-from basereward.data.images import ImageError, open_image
-from basereward.data.lengths import measure
-from basereward.data.screening import summary
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.encoding.lengths import measure
+from basereward.data.images.open_images import ImageError, open_image
+from basereward.data.schema.group import SPLITS, Preference
+from basereward.data.schema.rejections import summary
 from basereward.data.sources.hub import Hub
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import Group
-from basereward.data.image_store import ImageStore
-from basereward.data.rows import RowFormat
-from basereward.data.screening import RowLost
+from basereward.data.images.image_store import ImageStore
+from basereward.data.schema.group import Group
+from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rows import RowFormat
 
 PLACE = {"type": "image"}
 SYSTEM = {"role": "system", "content": "Be brief."}

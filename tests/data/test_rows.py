@@ -10,10 +10,10 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from basereward.data.group import IMAGE, Group, Part, Preference, Turn
-from basereward.data.image_store import ImageStore
-from basereward.data.rows import RowFormat
-from basereward.data.screening import RowLost
+from basereward.data.images.image_store import ImageStore
+from basereward.data.schema.group import IMAGE, Group, Part, Preference, Turn
+from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError
 
 TEXT = Turn("user", (Part("Q"),))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from basereward.data.group import Lost
-from basereward.data.screening import RowLost, append_lost, check_limit, summary, write_lost
+from basereward.data.schema.group import Lost
+from basereward.data.schema.rejections import RowLost, append_lost, check_limit, summary, write_lost
 from basereward.errors import TooManyRowsLost
 
 

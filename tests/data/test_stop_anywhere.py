@@ -18,8 +18,8 @@ import torch
 
 from basereward.data.module import PreferenceData
 from basereward.data.sources.jsonl import Jsonl
-from basereward.data.streamed_module import StreamedData
-from basereward.model.processing import load_encoder
+from basereward.data.streaming.streamed_module import StreamedData
+from basereward.model.families.processing import load_encoder
 from tests.support import checkpoint, pair_rows, write_rows
 
 ROWS = 240

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from basereward.data.encoding import Encoder
-from basereward.data.group import Group, Lost, Split
+from basereward.data.batching.tree_batch import TreeBatch
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.schema.group import Group, Lost, Split
 from basereward.data.sources.jsonl import Jsonl
 from basereward.data.sources.numbers import Numbers
-from basereward.data.stream import GroupStream, Head, Item, Met
-from basereward.data.streamed_module import StreamedData
-from basereward.data.streamed_passes import StreamedPasses
-from basereward.data.tree import TreeBatch
+from basereward.data.streaming.micro_batches import StreamedPasses
+from basereward.data.streaming.stream import GroupStream, Head, Item, Met
+from basereward.data.streaming.streamed_module import StreamedData
 from basereward.errors import DataError, TooManyRowsLost
 from tests.support import group, pair_rows, write_rows
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from basereward.data.encoding import Encoder
-from basereward.data.group import Group, Turn
-from basereward.data.lengths import measure
-from basereward.data.screening import RowLost
-from basereward.data.templates.control_tokens import tokenizer_faults
-from basereward.data.templates.limits import TemplateStopped, characters_per_token, limited_steps
+from basereward.data.encoding.control_tokens import tokenizer_faults
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.encoding.lengths import measure
+from basereward.data.encoding.template_limits import TemplateStopped, characters_per_token, limited_steps
+from basereward.data.schema.group import Group, Turn
+from basereward.data.schema.rejections import RowLost
 from basereward.errors import DataError, ModelError
 from tests.data.chat_templates import CHATML, GEMMA, MISTRAL_V1, QWEN2_5, in_order, tokenizer_of, turn
 from tests.data.test_end_of_turn import small_tokenizer

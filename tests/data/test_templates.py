@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from basereward.data.encoding import EncodedGroup, Encoder
-from basereward.data.group import Group, Turn
+from basereward.data.encoding.encoder import EncodedGroup, Encoder
+from basereward.data.schema.group import Group, Turn
 from tests.data.chat_templates import FAMILIES, MISTRAL_V1, in_order, tokenizer_of, turn
 
 

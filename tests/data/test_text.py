@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from basereward.data import text
-from basereward.data.encoding import Encoder
-from basereward.data.group import Reasoning
-from basereward.data.screening import RowLost
-from basereward.data.text import is_blank
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.schema import text
+from basereward.data.schema.group import Reasoning
+from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.text import is_blank
 from tests.bad_rows import GOOD_IDS, as_line, local, read_data, row_with, used_groups, write_lines
 from tests.support import group
 

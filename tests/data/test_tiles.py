@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import GotOcr2ImageProcessorPil
 
-from basereward.data.pixels import find_shades, read_pixels
-from basereward.data.tiles import TileProcessor, to_tiles
+from basereward.data.images.pixels import find_shades, read_pixels
+from basereward.data.images.tiles import TileProcessor, to_tiles
 from basereward.errors import ModelError
 
 COLOURS: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import Group, Preference, Reasoning
-from basereward.data.rows import RowFormat
-from basereward.data.screening import RowLost
-from basereward.data.shapes.llava_critic_pointwise import LLaVACriticPointwise
+from basereward.data.adapters.llava_critic_pointwise import LLaVACriticPointwise
+from basereward.data.schema.group import Group, Preference, Reasoning
+from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rows import RowFormat
 from basereward.data.sources.digit_pairs import DigitPairs
 from basereward.data.sources.digits import Digits
 from basereward.data.sources.numbers import Numbers

@@ -9,10 +9,10 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from basereward.data.encoding import EncodedGroup
-from basereward.data.group import Preference
-from basereward.data.pixels import Pixels
-from basereward.data.tree import PADDING, TreeBatch, collate
+from basereward.data.batching.tree_batch import PADDING, TreeBatch, collate
+from basereward.data.encoding.encoder import EncodedGroup
+from basereward.data.images.pixels import Pixels
+from basereward.data.schema.group import Preference
 from tests.support import encoded_group
 
 

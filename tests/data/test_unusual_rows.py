@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
-from basereward.data.encoding import Encoder
+from basereward.data.encoding.encoder import Encoder
 from tests.bad_rows import GOOD_IDS, as_line, local, read_data, row_with, used_groups, write_lines
 from tests.support import picture
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from basereward.evaluate.benchmark import Benchmark, load_benchmark
-from basereward.evaluate.items import Item, Judged, Outcome
+from basereward.evaluation.benchmark import Benchmark, load_benchmark
+from basereward.evaluation.items import Item, Judged, Outcome
 from tests.support import picture
 
 ANY_SIZE = ("expected_items=null", "expected_counts=null")

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basereward.evaluate.items import Item, Judged, Outcome
-from basereward.evaluate.protocols.mm_rlhf_rewardbench import MMRLHFRewardBench
-from basereward.evaluate.protocols.multimodal_rewardbench import MultimodalRewardBench
-from basereward.evaluate.protocols.vl_rewardbench import VLRewardBench
+from basereward.evaluation.items import Item, Judged, Outcome
+from basereward.evaluation.protocols.mm_rlhf_rewardbench import MMRLHFRewardBench
+from basereward.evaluation.protocols.multimodal_rewardbench import MultimodalRewardBench
+from basereward.evaluation.protocols.vl_rewardbench import VLRewardBench
 
 PROTOCOLS: dict[str, Any] = {
     "vl_rewardbench": VLRewardBench(),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from basereward.errors import DataError
-from basereward.evaluate.agreement import Agreement, agreement
-from basereward.evaluate.evaluation import read_evaluation
+from basereward.evaluation.evaluation_folder import read_evaluation
+from basereward.evaluation.statistics.agreement import Agreement, agreement
 from tests.evaluation_folders import item, write_folder
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from basereward.cli import text
+from basereward.cli.text import tables as text
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError
-from basereward.evaluate.annotation import annotate
+from basereward.evaluation.annotation.annotate import annotate
 from tests.chat_servers import serving, words
 from tests.support import picture
 

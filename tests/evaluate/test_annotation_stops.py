@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from basereward.errors import DataError
-from basereward.evaluate.answers import Answers
+from basereward.evaluation.judging.answers import Answers
 from basereward.io.journal import Journal
 from tests.chat_servers import serving, words
 from tests.evaluate.test_annotation import better, read, run, says, write_rows

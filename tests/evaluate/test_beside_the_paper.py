@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from basereward.evaluate.experiment_report.beside import difference, joined, not_evaluated, ours
-from basereward.evaluate.experiment_report.gather import Contender, gather
-from basereward.evaluate.experiment_report.make import make_page
-from basereward.evaluate.published_table import PublishedTable, tables_of
+from basereward.evaluation.published.published_table import PublishedTable, tables_of
+from basereward.evaluation.reports.experiment.beside import difference, joined, not_evaluated, ours
+from basereward.evaluation.reports.experiment.gather import Contender, gather
+from basereward.evaluation.reports.experiment.make import make_page
 from basereward.recipe import load_experiment
 from tests.evaluate.paper_outcomes import PROTOCOLS, evaluations
 from tests.evaluate.test_reproduced_tables import paper_rows

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from basereward.evaluate.chance import chance_rounds
-from basereward.evaluate.items import Item, Judged, Outcome, by_prompt
-from basereward.evaluate.judging import baseline
-from basereward.evaluate.measures import accuracy, all_right
-from basereward.evaluate.writing import measured
+from basereward.evaluation.items import Item, Judged, Outcome, by_prompt
+from basereward.evaluation.outcome import baseline
+from basereward.evaluation.statistics.baselines import chance_rounds
+from basereward.evaluation.statistics.measures import accuracy, all_right
+from basereward.evaluation.write_evaluation import measured
 from tests.evaluate.benchmark_rows import item, mm_rlhf, vl_rewardbench
 
 

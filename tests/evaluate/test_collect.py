@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import Group, Lost, Preference, Split, rank_preferences
-from basereward.data.screening import RowLost
-from basereward.evaluate.collect import MAX_CHARACTERS, MAX_LISTED, collect, rank, spread
+from basereward.data.schema.group import Group, Lost, Preference, Split, rank_preferences
+from basereward.data.schema.rejections import RowLost
+from basereward.evaluation.reports.viewer_rows import MAX_CHARACTERS, MAX_LISTED, collect, rank, spread
 from tests.support import group
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from basereward.errors import DataError
-from basereward.evaluate.evaluation import read_evaluation
+from basereward.evaluation.evaluation_folder import read_evaluation
 from tests.evaluation_folders import item, measure, write_folder
 
 

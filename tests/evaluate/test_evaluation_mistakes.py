@@ -10,10 +10,10 @@ import pytest
 
 from basereward.cli import main
 from basereward.errors import DataError
-from basereward.evaluate.benchmark import load_benchmark
-from basereward.evaluate.items import Judged, Outcome, by_prompt
-from basereward.evaluate.measures import mean_accuracy
-from basereward.evaluate.outcomes import read_outcomes
+from basereward.evaluation.benchmark import load_benchmark
+from basereward.evaluation.items import Judged, Outcome, by_prompt
+from basereward.evaluation.outcome_files import read_outcomes
+from basereward.evaluation.statistics.measures import mean_accuracy
 from tests.evaluate.benchmark_rows import ANY_SIZE, item, mm_rlhf, small_benchmark, with_correct, write_outcomes
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from basereward.evaluate.experiment_report.accuracy import ALL, Share, accuracy_rows, columns
-from basereward.evaluate.experiment_report.gather import Contender, Trained
+from basereward.evaluation.reports.experiment.accuracy import ALL, Share, accuracy_rows, columns
+from basereward.evaluation.reports.experiment.gather import Contender, Trained
 from basereward.metrics.interval import wilson
-from basereward.train.runs import RunFolder
-from basereward.train.scores import ScoredGroup
+from basereward.runs.run_folder import RunFolder
+from basereward.runs.score_files import ScoredGroup
 from tests.experiment_runs import pairs
 
 

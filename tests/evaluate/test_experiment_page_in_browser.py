@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from basereward.evaluate.experiment_report.make import make_page
-from basereward.evaluate.items import Item, Judged, Outcome
-from basereward.evaluate.protocols.mm_rlhf_rewardbench import MMRLHFRewardBench
+from basereward.evaluation.items import Item, Judged, Outcome
+from basereward.evaluation.protocols.mm_rlhf_rewardbench import MMRLHFRewardBench
+from basereward.evaluation.reports.experiment.make import make_page
 from basereward.recipe import load_experiment
 from tests.experiment_runs import finished_run, write_measures
 

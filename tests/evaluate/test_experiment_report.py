@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from basereward.cli import main
-from basereward.evaluate.experiment_report.index import make_index
-from basereward.evaluate.experiment_report.make import make_page
+from basereward.evaluation.reports.experiment.index import make_index
+from basereward.evaluation.reports.experiment.make import make_page
 from basereward.recipe import load_experiment, recipe_sha256
-from basereward.train.runs import RunFolder
-from basereward.train.tracking import Tracker
+from basereward.runs.run_folder import RunFolder
+from basereward.runs.tracking.tracker import Tracker
 from tests.experiment_runs import finished_run, pairs, written_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from basereward.cli import main
-from basereward.data.image_store import ImageStore
+from basereward.data.images.image_store import ImageStore
 from basereward.errors import DataError
-from basereward.evaluate.items import Decision, Item, Judged
-from basereward.evaluate.judge import judge_items
-from basereward.evaluate.run_judge import open_judge
-from basereward.model.speech.prompts import PAIRWISE, load_prompt
+from basereward.evaluation.items import Decision, Item, Judged
+from basereward.evaluation.judging.judge import judge_items
+from basereward.evaluation.judging.run_judge import open_judge
+from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from tests.chat_servers import serving, words
 from tests.evaluate.benchmark_rows import ANY_SIZE, item, small_benchmark
 
@@ -256,7 +256,7 @@ def test_a_call_that_is_killed_goes_on(here: Path) -> None:
 
 def test_a_server_that_is_down_is_told(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     """Without waiting for every row."""
-    monkeypatch.setattr("basereward.model.speech.endpoint.LONGEST_WAIT_S", 0.0)
+    monkeypatch.setattr("basereward.inference.judges.endpoint.LONGEST_WAIT_S", 0.0)
     with serving(lambda body, number: 503) as server:
         assert evaluated("--judge", "j", "--endpoint", server.url) == 2
     assert "requests all failed" in capsys.readouterr().err

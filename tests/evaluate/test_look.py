@@ -12,8 +12,9 @@ import pytest
 
 from basereward.cli import main
 from basereward.data.sources.jsonl import Jsonl, read_rows
+from basereward.inference.score_file import load
 from basereward.recipe import load_recipe, make
-from basereward.train.api import load, train
+from basereward.training.fit import train
 from tests.support import SMALL, pair_rows, write_rows
 
 ROOT = Path(__file__).parents[2]

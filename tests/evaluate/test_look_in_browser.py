@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import IMAGE, Group, Lost, Part, Preference, Split, Turn
-from basereward.evaluate.collect import collect
-from basereward.evaluate.page import page
+from basereward.data.schema.group import IMAGE, Group, Lost, Part, Preference, Split, Turn
+from basereward.evaluation.reports.page import page
+from basereward.evaluation.reports.viewer_rows import collect
 from tests.support import group, picture
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

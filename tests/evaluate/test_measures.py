@@ -9,8 +9,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import binom, norm
 
-from basereward.evaluate.items import Decision, Judged, Outcome
-from basereward.evaluate.measures import accuracy, all_right, length_controlled, mean_accuracy, per_vote
+from basereward.evaluation.items import Decision, Judged, Outcome
+from basereward.evaluation.statistics.measures import accuracy, all_right, length_controlled, mean_accuracy, per_vote
 from tests.evaluate.benchmark_rows import item, with_correct
 
 

@@ -18,10 +18,10 @@ import torch
 from basereward import load, load_recipe
 from basereward.cli import main
 from basereward.errors import DataError
-from basereward.evaluate.benchmark import load_benchmark
-from basereward.evaluate.scoring import bundles, score_items
-from basereward.train.api import train
-from basereward.train.runs import find
+from basereward.evaluation.benchmark import load_benchmark
+from basereward.evaluation.scoring import bundles, score_items
+from basereward.runs.run_folder import find
+from basereward.training.fit import train
 from tests.evaluate.benchmark_rows import ANY_SIZE, small_benchmark
 from tests.support import SMALL
 

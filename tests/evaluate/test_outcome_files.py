@@ -10,8 +10,8 @@ import pytest
 
 from basereward.cli import main
 from basereward.errors import DataError
-from basereward.evaluate.benchmark import Benchmark, load_benchmark
-from basereward.evaluate.outcomes import read_outcomes
+from basereward.evaluation.benchmark import Benchmark, load_benchmark
+from basereward.evaluation.outcome_files import read_outcomes
 from tests.evaluate.benchmark_rows import small_benchmark, write_outcomes
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

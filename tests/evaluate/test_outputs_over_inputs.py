@@ -11,8 +11,8 @@ import pytest
 
 from basereward.cli import main
 from basereward.errors import DataError
-from basereward.evaluate.benchmark import load_benchmark
-from basereward.evaluate.report import report
+from basereward.evaluation.benchmark import load_benchmark
+from basereward.evaluation.reports.evaluation_report import report
 from tests.chat_servers import serving
 from tests.evaluate.benchmark_rows import ANY_SIZE, small_benchmark, write_outcomes
 from tests.evaluate.test_annotation import better, read, run, says, write_rows

@@ -9,7 +9,7 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from basereward.evaluate.page import as_json, page
+from basereward.evaluation.reports.page import as_json, page
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)><!--<script> ]]> \u2028 {{script}} & é \ud800"
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from basereward.errors import DataError
-from basereward.evaluate.benchmark import Benchmark, load_benchmark
-from basereward.evaluate.items import Judged, Outcome
-from basereward.evaluate.judging import baseline
+from basereward.evaluation.benchmark import Benchmark, load_benchmark
+from basereward.evaluation.items import Judged, Outcome
+from basereward.evaluation.outcome import baseline
 from tests.published.benchmarks.benchmark_rows import ROWS
 from tests.published.writing import write_jsonl
 

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from basereward.data.image_store import ImageStore
+from basereward.data.images.image_store import ImageStore
 from basereward.errors import DataError
-from basereward.evaluate.items import Item, Judged, Outcome
-from basereward.evaluate.judging import judged_by
-from basereward.evaluate.protocols.multimodal_rewardbench import COLUMNS, MultimodalRewardBench
-from basereward.evaluate.protocols.multimodal_rewardbench_2 import MultimodalRewardBench2
-from basereward.evaluate.scoring import Bundle
+from basereward.evaluation.items import Item, Judged, Outcome
+from basereward.evaluation.outcome import judged_by
+from basereward.evaluation.protocols.multimodal_rewardbench import COLUMNS, MultimodalRewardBench
+from basereward.evaluation.protocols.multimodal_rewardbench_2 import MultimodalRewardBench2
+from basereward.evaluation.scoring import Bundle
 from tests.published.benchmarks import benchmark_rows as rows
 
 # Rows of the release by column, 4,711 in all, and how many of them a made-up model has right.

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from basereward.data.image_store import ImageStore
+from basereward.data.images.image_store import ImageStore
 from basereward.errors import DataError
-from basereward.evaluate.items import Item, Judged, Outcome
-from basereward.evaluate.judging import judged_by
-from basereward.evaluate.protocols.judgebench import JudgeBench
-from basereward.evaluate.protocols.rewardbench import PRIOR_SETS, SECTIONS, RewardBench
-from basereward.evaluate.protocols.rewardbench_2 import RewardBench2
-from basereward.evaluate.protocols.rm_bench import RMBench
+from basereward.evaluation.items import Item, Judged, Outcome
+from basereward.evaluation.outcome import judged_by
+from basereward.evaluation.protocols.judgebench import JudgeBench
+from basereward.evaluation.protocols.rewardbench import PRIOR_SETS, SECTIONS, RewardBench
+from basereward.evaluation.protocols.rewardbench_2 import RewardBench2
+from basereward.evaluation.protocols.rm_bench import RMBench
 from tests.published.benchmarks import benchmark_rows as rows
 
 Protocol = RewardBench | RewardBench2 | RMBench | JudgeBench

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from basereward.errors import DataError
-from basereward.evaluate.published import PublishedValue, every_value, published
-from basereward.evaluate.published_file import read_table
-from basereward.evaluate.published_value import UNKNOWN
+from basereward.evaluation.published.published import PublishedValue, every_value, published
+from basereward.evaluation.published.published_file import read_table
+from basereward.evaluation.published.published_value import UNKNOWN
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "published"
 SIZES = {  # pairs of Multimodal RewardBench

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from basereward.evaluate.benchmark import Benchmark
-from basereward.evaluate.items import Item, Judged, Outcome, by_prompt
-from basereward.evaluate.judging import baseline, judged_by
-from basereward.evaluate.measures import Measures
-from basereward.evaluate.protocols.vl_rewardbench import category
+from basereward.evaluation.benchmark import Benchmark
+from basereward.evaluation.items import Item, Judged, Outcome, by_prompt
+from basereward.evaluation.outcome import baseline, judged_by
+from basereward.evaluation.protocols.vl_rewardbench import category
+from basereward.evaluation.statistics.measures import Measures
 from tests.evaluate.benchmark_rows import mm_rlhf, vl_rewardbench
 
 SCHEMES = {"official": (183, 749, 318), "r1_reward": (484, 448, 318), "unifiedreward": (631, 301, 318)}

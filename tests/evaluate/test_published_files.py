@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from basereward.errors import DataError
-from basereward.evaluate.benchmark import Benchmark, load_benchmark
-from basereward.evaluate.benchmark_columns import columns_table
+from basereward.evaluation.benchmark import Benchmark, load_benchmark
+from basereward.evaluation.benchmark_columns import columns_table
 from tests.published.benchmarks.benchmark_rows import multimodal_rewardbench, rewardbench, rm_bench
 from tests.published.writing import write_jsonl
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from basereward.errors import DataError
-from basereward.evaluate.published_file import read_table
-from basereward.evaluate.published_table import read_published_table
+from basereward.evaluation.published.published_file import read_table
+from basereward.evaluation.published.published_table import read_published_table
 from basereward.recipe import find_experiment
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "published"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from basereward.errors import DataError
-from basereward.evaluate.report import report
+from basereward.evaluation.reports.evaluation_report import report
 from tests.evaluation_folders import item, measure, write_folder
 
 ROOT = Path(__file__).parents[2]

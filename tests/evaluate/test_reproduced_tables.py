@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from basereward.evaluate.experiment_report.make import make_page
+from basereward.evaluation.reports.experiment.make import make_page
 from basereward.recipe import load_experiment
 from tests.evaluate.paper_outcomes import PROTOCOLS, digits_of, evaluations
 from tests.experiment_runs import finished_run, write_measures, written_recipe

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from basereward.evaluate.shares import Added, Part, share, weighted
+from basereward.evaluation.statistics.shares import Added, Part, share, weighted
 
 
 def test_interval_of_a_weighted_sum_equals_a_bootstrap_by_prompt_written_apart() -> None:

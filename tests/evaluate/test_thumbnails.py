@@ -8,7 +8,7 @@ import io
 import numpy as np
 import PIL.Image
 
-from basereward.evaluate.thumbnails import BUDGET, MAX_SIDE, MIN_SIDE, data_uri, side_for
+from basereward.evaluation.reports.thumbnails import BUDGET, MAX_SIDE, MIN_SIDE, data_uri, side_for
 from tests.support import picture
 
 

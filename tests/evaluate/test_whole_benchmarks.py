@@ -14,13 +14,13 @@ import yaml  # type: ignore[import-untyped]
 
 from basereward.cli import main
 from basereward.errors import DataError
-from basereward.evaluate.agreement import agreement
-from basereward.evaluate.benchmark import expected_items, load_benchmark
-from basereward.evaluate.evaluation import read_evaluation
-from basereward.evaluate.identity import changed
-from basereward.evaluate.outcomes import read_outcomes
-from basereward.evaluate.report import report
-from basereward.evaluate.scoring import score_items
+from basereward.evaluation.benchmark import expected_items, load_benchmark
+from basereward.evaluation.evaluation_folder import read_evaluation
+from basereward.evaluation.item_identity import changed
+from basereward.evaluation.outcome_files import read_outcomes
+from basereward.evaluation.reports.evaluation_report import report
+from basereward.evaluation.scoring import score_items
+from basereward.evaluation.statistics.agreement import agreement
 from tests.evaluate.benchmark_rows import ANY_SIZE, small_benchmark, write_outcomes
 from tests.evaluation_folders import write_folder
 from tests.published.benchmarks.benchmark_rows import judgebench, rewardbench

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from basereward.data.tree import TreeBatch, collate
-from basereward.model.processing import load_encoder
+from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.model.families.processing import load_encoder
 from tests.support import checkpoint, group
 
 

@@ -23,7 +23,7 @@ from transformers.masking_utils import (
 )
 
 from basereward.errors import ModelError
-from basereward.model.attention import (
+from basereward.model.attention.tree_attention import (
     NO_LIMIT,
     SHARED_CALL,
     TREE_ATTENTION,

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, LlavaConfig, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from basereward.data.tree import TreeBatch, collate
+from basereward.data.batching.tree_batch import TreeBatch, collate
 from basereward.errors import ModelError
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.losses.bradley_terry import BradleyTerry
-from basereward.model.reward import RewardModel, build_model
+from basereward.model.reward_model import RewardModel, build_model
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe
 from tests.support import VISION, encoded_group, gradients
 

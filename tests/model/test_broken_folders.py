@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from basereward.errors import ModelError
-from basereward.model.processing import load_encoder
-from basereward.model.reward import build_model
-from basereward.model.saving import save_model
-from basereward.model.scorer import load_scorer
+from basereward.inference.scorer import load_scorer
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import build_model
+from basereward.model.saving.saved_model import save_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
 from tests.support import checkpoint
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from basereward.errors import ModelError
-from basereward.model.combining import Rule, read_rule, shares
+from basereward.inference.aggregation import Rule, read_rule, shares
 
 SCORES = np.array([[1.0, 4.0], [2.0, 0.0], [3.0, 8.0]])  # of three members for two answers
 ROUTES: dict[str, Any] = {"members": 3, "text": (0,), "image": (1, 2)}

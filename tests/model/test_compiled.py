@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from basereward.data.group import Group
-from basereward.data.tree import TreeBatch, collate
+from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.schema.group import Group
+from basereward.model.attention.compiled import compile_layers
 from basereward.model.backbone import Backbone, load_backbone
-from basereward.model.compiled import compile_layers
+from basereward.model.families.processing import load_encoder
 from basereward.model.lora import add_lora
-from basereward.model.processing import load_encoder
 from tests.support import gradients, mixed_groups
 
 FolderOf = Callable[[str], Path]

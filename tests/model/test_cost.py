@@ -12,15 +12,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from basereward.data.tree import Layout, TreeBatch, collate
+from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.errors import ModelError
-from basereward.model.cost import Flops, count, count_batch, window_pairs
-from basereward.model.outline import outline
+from basereward.model.cost.flops import Flops, count, count_batch, window_pairs
+from basereward.model.cost.meta_model import outline
+from basereward.model.cost.sequence_shapes import Shape, batch_shapes, group_shapes
+from basereward.model.families.processing import load_encoder
+from basereward.model.families.vision import encode
 from basereward.model.pooling import Pooling
-from basereward.model.processing import load_encoder
-from basereward.model.reward import RewardModel, build_model
-from basereward.model.shapes import Shape, batch_shapes, group_shapes
-from basereward.model.vision import encode
+from basereward.model.reward_model import RewardModel, build_model
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, PoolingName
 from tests.support import TEXT, VISION, group, mixed_groups
 

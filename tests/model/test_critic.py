@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from basereward.data.continued import unwritten
-from basereward.data.encoding import Encoder
-from basereward.data.group import Group
-from basereward.data.screening import RowLost
-from basereward.data.tree import Layout, TreeBatch, collate
+from basereward.data.batching.continued import unwritten
+from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.schema.group import Group
+from basereward.data.schema.rejections import RowLost
 from basereward.errors import ModelError, RecipeError
+from basereward.model.attention.gradient_checkpointing import recompute
 from basereward.model.backbone import load_backbone, load_config
-from basereward.model.generation import Writer, Writing
-from basereward.model.language import load_language_head
+from basereward.model.families.lm_head import load_language_head
+from basereward.model.families.processing import load_encoder
+from basereward.model.generation.generate import Writer, Writing
+from basereward.model.generation.response_generator import Voice
 from basereward.model.losses.bradley_terry import BradleyTerry
-from basereward.model.processing import load_encoder
-from basereward.model.recompute import recompute
-from basereward.model.reward import RewardModel
-from basereward.model.voice import Voice
+from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
 from tests.support import checkpoint, gradients, group, mixed_groups
 

@@ -20,19 +20,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from basereward.data.encoding import Encoder
-from basereward.data.features import pack
-from basereward.data.group import IMAGE, Group, Part, Turn, rank_preferences
-from basereward.data.tree import Layout, TreeBatch, collate
+from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.images.vision_features import pack
+from basereward.data.schema.group import IMAGE, Group, Part, Turn, rank_preferences
 from basereward.errors import ModelError, RecipeError
 from basereward.model.backbone import load_backbone
+from basereward.model.families.parts import freeze
+from basereward.model.families.processing import load_encoder
+from basereward.model.families.vision import keep_features
 from basereward.model.heads.mlp import MLP
-from basereward.model.parts import freeze
-from basereward.model.processing import load_encoder
-from basereward.model.reward import RewardModel
-from basereward.model.vision import keep_features
+from basereward.model.reward_model import RewardModel
 from basereward.recipe import load_recipe
-from basereward.train.build import build
+from basereward.training.build import build
 from tests.feature_runs import FROZEN, KEPT, TRAIN, VAL, Run, different, train, write_pictures
 from tests.kept_features import features
 from tests.support import SMALL, picture

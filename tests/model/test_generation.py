@@ -14,17 +14,17 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from basereward import load_recipe
-from basereward.data.encoding import Encoder
-from basereward.data.group import Group
-from basereward.data.tree import TreeBatch, collate
+from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.schema.group import Group
 from basereward.errors import ModelError
 from basereward.model.backbone import load_backbone, load_config
-from basereward.model.generation import Writer, Writing, texts
-from basereward.model.language import load_language_head
-from basereward.model.outline import outline
-from basereward.model.processing import load_encoder
-from basereward.model.reward import build_model
-from basereward.model.saving import load_reward_model, save_model
+from basereward.model.cost.meta_model import outline
+from basereward.model.families.lm_head import load_language_head
+from basereward.model.families.processing import load_encoder
+from basereward.model.generation.generate import Writer, Writing, texts
+from basereward.model.reward_model import build_model
+from basereward.model.saving.saved_model import load_reward_model, save_model
 from tests.families import tiny_config
 from tests.support import VISION, checkpoint, group, mixed_groups
 
@@ -229,7 +229,7 @@ def test_many_logits_are_made_in_pieces(tmp_path: Path, monkeypatch: pytest.Monk
     targets, weights = torch.arange(20), torch.rand(20)
     found = []
     for at_once in (1024, 6):
-        monkeypatch.setattr("basereward.model.language.AT_ONCE", at_once)
+        monkeypatch.setattr("basereward.model.families.lm_head.AT_ONCE", at_once)
         language = load_language_head(path, load_config(path))
         hidden.grad = None
         loss = language.loss(transformer, hidden, targets, weights)

@@ -11,17 +11,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from basereward.data.encoding import Encoder
-from basereward.data.group import Group, Preference, Reasoning
-from basereward.data.screening import RowLost
-from basereward.data.tree import Layout, TreeBatch, collate
+from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.schema.group import Group, Preference, Reasoning
+from basereward.data.schema.rejections import RowLost
 from basereward.errors import ModelError, RecipeError
 from basereward.model.backbone import load_backbone, load_config
-from basereward.model.generation import Writing
-from basereward.model.language import load_language_head
-from basereward.model.processing import load_encoder
-from basereward.model.reward import RewardModel
-from basereward.model.voice import Voice
+from basereward.model.families.lm_head import load_language_head
+from basereward.model.families.processing import load_encoder
+from basereward.model.generation.generate import Writing
+from basereward.model.generation.response_generator import Voice
+from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
 from tests.support import checkpoint, gradients, group, mixed_groups
 

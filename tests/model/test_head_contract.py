@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from basereward import load_recipe
-from basereward.data.tree import collate
+from basereward.data.batching.tree_batch import collate
 from basereward.errors import ModelError
-from basereward.model.outline import outline
-from basereward.model.reward import build_model
-from basereward.model.voice import speaks
+from basereward.model.cost.meta_model import outline
+from basereward.model.generation.response_generator import speaks
+from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, ModelRecipe
 from basereward.recipe.trust import trusting
 from tests.support import encoded_group

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from basereward.errors import ModelError, RecipeError
 from basereward.model.heads.linear import Linear
 from basereward.model.heads.mlp import MLP
-from basereward.model.reward import check_head_size
+from basereward.model.reward_model import check_head_size
 from basereward.recipe.nodes import check_node, make
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from basereward.data.encoding import Encoder
-from basereward.data.group import Group, Reasoning
-from basereward.model.processing import load_encoder
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.schema.group import Group, Reasoning
+from basereward.model.families.processing import load_encoder
 from basereward.recipe import make
 from tests.data.chat_templates import DEEPSEEK_R1, LLAMA3, MISTRAL_V3, QWEN2_5, QWEN3, QWEN3_THINKING, WRAPPED
 from tests.support import checkpoint, group

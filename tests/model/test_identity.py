@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from basereward.errors import ModelError
+from basereward.inference.scorer import load_scorer
 from basereward.model.backbone import load_backbone
-from basereward.model.processing import load_encoder
-from basereward.model.reward import build_model
-from basereward.model.saving import save_model
-from basereward.model.scorer import load_scorer
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import build_model
+from basereward.model.saving.saved_model import save_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
 from tests.support import checkpoint, picture
 
@@ -211,10 +211,10 @@ def test_a_name_that_may_be_of_the_hub_is_looked_for_in_both_places(tmp_path: Pa
 HUB = """
 import sys
 from pathlib import Path
-from basereward.model.processing import load_encoder
-from basereward.model.reward import build_model
-from basereward.model.saving import save_model
-from basereward.model.scorer import load_scorer
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import build_model
+from basereward.model.saving.saved_model import save_model
+from basereward.inference.scorer import load_scorer
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
 
 model = ModelRecipe(backbone=BackboneRecipe(path="us/tiny"), lora=LoraRecipe(rank=2), head={"_target_": "mlp"})

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from basereward import build, load_recipe
-from basereward.data.tree import TreeBatch
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
+from basereward.model.attention.kernels import LIGER_FAMILIES, is_rms_norm, is_swiglu
 from basereward.model.backbone import load_backbone
-from basereward.model.kernels import LIGER_FAMILIES, is_rms_norm, is_swiglu
 from tests.support import SMALL
 
 FolderOf = Callable[[str], Path]

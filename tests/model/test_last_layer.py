@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from basereward.data.tree import TreeBatch, collate
+from basereward.data.batching.tree_batch import TreeBatch, collate
 from basereward.model.backbone import Backbone, load_backbone
+from basereward.model.families.processing import load_encoder
 from basereward.model.lora import add_lora, merge_lora
-from basereward.model.processing import load_encoder
 from tests.support import encoded_group, gradients, mixed_groups
 
 FolderOf = Callable[[str], Path]

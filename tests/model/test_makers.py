@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from basereward.model.backbone import load_backbone
-from basereward.model.language import load_language_head
-from basereward.model.processing import load_encoder
+from basereward.model.families.lm_head import load_language_head
+from basereward.model.families.processing import load_encoder
 from basereward.recipe import make
-from basereward.recipe.targets import short_names
+from basereward.recipe.checks.targets import short_names
 from tests.support import group
 
 SIZES = {"hidden_size": 64, "layers": 2, "vision_layers": 2}

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from basereward.data.tree import TreeBatch, collate
-from basereward.model.makers.tiny_qwen2_5_vl import tiny_qwen2_5_vl
-from basereward.model.memory import Pass, memory
-from basereward.model.outline import outline
-from basereward.model.processing import load_encoder
-from basereward.model.reward import RewardModel, build_model
+from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.model.cost.memory import Pass, memory
+from basereward.model.cost.meta_model import outline
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import RewardModel, build_model
+from basereward.model.tiny_models.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, PoolingName
 from tests.support import mixed_groups
 

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from basereward.errors import ModelError
+from basereward.inference.score_file import score
+from basereward.inference.scorer import load_scorer
 from basereward.io.files import json_text
-from basereward.model.processing import load_encoder
-from basereward.model.reward import build_model
-from basereward.model.saving import save_model
-from basereward.model.scorer import load_scorer
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import build_model
+from basereward.model.saving.saved_model import save_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
-from basereward.train.runs import RunFolder
-from basereward.train.score import score
-from basereward.train.scores import ScoredGroup, read_scores, write_scores
+from basereward.runs.run_folder import RunFolder
+from basereward.runs.score_files import ScoredGroup, read_scores, write_scores
 from tests.support import checkpoint, group, write_rows
 
 

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from basereward.model.backbone import load_backbone
-from basereward.model.parts import PARTS, freeze, linear_layers, part_of
+from basereward.model.families.parts import PARTS, freeze, linear_layers, part_of
 from tests.support import TEXT, VISION
 
 

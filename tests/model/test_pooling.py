@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
-from basereward.data.encoding import EncodedGroup
-from basereward.data.tree import TreeBatch, collate
+from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.encoding.encoder import EncodedGroup
 from basereward.errors import ModelError
+from basereward.inference.scorer import Scorer, load_scorer
 from basereward.model.backbone import load_backbone
+from basereward.model.families.processing import load_encoder
 from basereward.model.heads.generative import Generative
 from basereward.model.lora import add_lora
 from basereward.model.pooling import READS, Pooling
-from basereward.model.processing import load_encoder
-from basereward.model.reward import RewardModel, build_model
-from basereward.model.scorer import Scorer, load_scorer
+from basereward.model.reward_model import RewardModel, build_model
 from basereward.recipe import find_faults
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
 from tests.support import encoded_group, gradients, group, mixed_groups, picture

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from basereward.data.tree import collate
+from basereward.data.batching.tree_batch import collate
 from basereward.model.backbone import load_backbone
-from basereward.model.processing import load_encoder
-from basereward.model.reward import RewardModel
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import RewardModel
 from tests.support import checkpoint, gradients, group
 
 GROUPS = (group(images=1, name="picture"), group("Which is larger, 4 or 7?", name="text"))

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from basereward.data.tree import TreeBatch, collate
+from basereward.data.batching.tree_batch import TreeBatch, collate
 from basereward.errors import ModelError
 from basereward.model.backbone import Backbone, load_backbone
+from basereward.model.families.parts import decoder_layers, freeze
+from basereward.model.families.processing import load_encoder
 from basereward.model.lora import add_lora
 from basereward.model.losses.bradley_terry import BradleyTerry
-from basereward.model.parts import decoder_layers, freeze
-from basereward.model.processing import load_encoder
-from basereward.model.reward import RewardModel
+from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
 from tests.support import TEXT, VISION, gradients, mixed_groups
 

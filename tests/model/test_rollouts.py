@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from basereward.errors import DataError, ModelError
-from basereward.model import rollouts
-from basereward.model.processing import load_encoder
-from basereward.model.reward import build_model
-from basereward.model.scorer import Scorer
+from basereward.inference import prompt_cache as rollouts
+from basereward.inference.scorer import Scorer
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, LoraRecipe, ModelRecipe, Recipe, TrainerRecipe
 from tests.families import write_tiny
 from tests.support import TEXT, VISION, picture

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from basereward.data.group import Group, Part, Turn
+from basereward.data.schema.group import Group, Part, Turn
 from basereward.errors import DataError
-from basereward.model.makers._byte_level import byte_level_tokenizer
-from basereward.model.makers._qwen import language, write_checkpoint
-from basereward.model.processing import load_encoder
-from basereward.model.reward import build_model
-from basereward.model.scorer import Scorer
+from basereward.inference.scorer import Scorer
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import build_model
+from basereward.model.tiny_models._byte_level import byte_level_tokenizer
+from basereward.model.tiny_models._qwen import language, write_checkpoint
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
 
 FACTORS = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "factor": 4.0}

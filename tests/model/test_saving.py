@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from basereward.errors import CheckpointError, ModelError
-from basereward.model.combining import Rule
-from basereward.model.ensemble import Ensemble, find_member
-from basereward.model.processing import load_encoder
-from basereward.model.reward import build_model
-from basereward.model.scorer import Scorer, load_scorer
+from basereward.inference.aggregation import Rule
+from basereward.inference.ensemble import Ensemble, find_member
+from basereward.inference.scorer import Scorer, load_scorer
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
 from tests.support import checkpoint
 

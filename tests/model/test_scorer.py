@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from basereward.data.group import Group
+from basereward.data.schema.group import Group
 from basereward.errors import DataError, ModelError
-from basereward.model.processing import load_encoder
+from basereward.inference.scorer import Scorer, load_scorer
+from basereward.model.families.processing import load_encoder
 from basereward.model.quantization import Quantization
-from basereward.model.reward import build_model
-from basereward.model.scorer import Scorer, load_scorer
+from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
 from tests.support import checkpoint, group, mixed_groups, picture
 

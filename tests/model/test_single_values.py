@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from basereward.errors import BaseRewardError, DataError, check_several
-from basereward.evaluate.report import report
-from basereward.evaluate.run_benchmark import evaluate
-from basereward.model.scorer import Scorer
+from basereward.evaluation.reports.evaluation_report import report
+from basereward.evaluation.run_benchmark import evaluate
+from basereward.inference.scorer import Scorer
 from basereward.recipe import load_cells, load_recipe
 from basereward.recipe.fragment import load_source
-from basereward.train.ensemble import ensemble
+from basereward.training.ensembles.make import ensemble
 from tests.model.test_scorer import scorer_of
 from tests.support import checkpoint, group, picture
 

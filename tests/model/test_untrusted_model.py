@@ -12,9 +12,9 @@ import pytest
 
 from basereward import load
 from basereward.errors import BaseRewardError
-from basereward.model.processing import load_encoder
-from basereward.model.reward import build_model
-from basereward.model.saving import save_model
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import build_model
+from basereward.model.saving.saved_model import save_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
 from tests.support import checkpoint
 

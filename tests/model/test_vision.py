@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from basereward.data.tree import TreeBatch, collate
+from basereward.data.batching.tree_batch import TreeBatch, collate
 from basereward.model.backbone import Backbone, load_backbone
-from basereward.model.parts import freeze, part_of
-from basereward.model.processing import load_encoder
-from basereward.model.vision import Looks, features_of_nothing, keep_features
+from basereward.model.families.parts import freeze, part_of
+from basereward.model.families.processing import load_encoder
+from basereward.model.families.vision import Looks, features_of_nothing, keep_features
 from tests.support import VISION, gradients, mixed_groups
 
 FolderOf = Callable[[str], Path]

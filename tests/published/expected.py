@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from basereward.data.group import Preference
+from basereward.data.schema.group import Preference
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from basereward.data.group import Preference
+from basereward.data.schema.group import Preference
 from tests.published.expected import Expected
 
 CARD = """\

@@ -6,7 +6,7 @@ import base64
 import json
 from pathlib import Path
 
-from basereward.data.group import Preference
+from basereward.data.schema.group import Preference
 from tests.published.expected import Expected
 from tests.published.writing import picture, write_parquet
 

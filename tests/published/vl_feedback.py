@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from basereward.data.group import Preference
+from basereward.data.schema.group import Preference
 from tests.published.expected import Expected
 from tests.published.writing import picture, write_jsonl, write_zip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from basereward.data.group import Preference
+from basereward.data.schema.group import Preference
 from tests.published.expected import Expected
 from tests.published.writing import embedded, write_parquet
 

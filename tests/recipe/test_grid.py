@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from basereward.recipe.grid import Axis, GridError, axes, points
-from basereward.recipe.merge import Layer
+from basereward.recipe.yaml.merge import Layer
 
 
 def test_cells_are_the_product_in_the_order_of_the_file_with_seeds_last() -> None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
-from basereward.recipe.annotation import hint_of
-from basereward.recipe.hints import Misfit, fit
+from basereward.recipe.checks.annotations import hint_of
+from basereward.recipe.checks.hints import Misfit, fit
 
 FITTING = [
     ("1", int, 1),

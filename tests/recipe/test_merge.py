@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from basereward.recipe.merge import Layer, layer_at, merge
+from basereward.recipe.yaml.merge import Layer, layer_at, merge
 
 MLP = {"_target_": "mlp", "layers": 2}
 

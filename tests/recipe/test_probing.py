@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from basereward.recipe import find_faults, load_recipe, recipe_sha256
-from basereward.recipe.probing import trained_model
+from basereward.recipe.checks.probing import trained_model
 
 
 def faults(*changes: str) -> dict[str, str]:

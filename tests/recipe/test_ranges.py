@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.recipe.ranges import range_problems
+from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.text import build_recipe
 
 RIGHT: dict[str, Any] = {

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import pytest
 
-from basereward.recipe import targets
-from basereward.recipe.signature import MISSING, import_target, signature_of
-from basereward.recipe.targets import TargetError, locate, short_names
+from basereward.recipe.checks import targets
+from basereward.recipe.checks.signature import MISSING, import_target, signature_of
+from basereward.recipe.checks.targets import TargetError, locate, short_names
 
 Write = Callable[[str, str], Path]
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from basereward import load_recipe
-from basereward.data.group import Group
-from basereward.data.screening import RowLost
+from basereward.data.schema.group import Group
+from basereward.data.schema.rejections import RowLost
 from basereward.errors import DataError, TooManyRowsLost
-from basereward.train import audit as module
-from basereward.train.audit import audit
-from basereward.train.build import backbone_path as find_backbone
-from basereward.train.build import build_data, recipe_encoder
+from basereward.training import audit as module
+from basereward.training.audit import audit
+from basereward.training.build import backbone_path as find_backbone
+from basereward.training.build import build_data, recipe_encoder
 from tests.support import SMALL
 
 ROWS = [

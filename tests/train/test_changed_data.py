@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from basereward.errors import BaseRewardError, DataError, RunError
 from basereward.recipe import load_experiment, load_recipe
 from basereward.recipe.schema import Recipe
-from basereward.train.api import train
-from basereward.train.build import build
-from basereward.train.runs import RunFolder, find
-from basereward.train.sweep import sweep
+from basereward.runs.run_folder import RunFolder, find
+from basereward.sweeps.sweep import sweep
+from basereward.training.build import build
+from basereward.training.fit import train
 from tests.support import checkpoint, only, pair_rows, picture, write_rows
 
 Rows = list[dict[str, Any]]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from basereward.recipe import Cell, load_cells
-from basereward.train.compare_cells import compare_cells
-from basereward.train.runs import RunFolder
-from basereward.train.scores import ScoredGroup, write_scores
+from basereward.runs.run_folder import RunFolder
+from basereward.runs.score_files import ScoredGroup, write_scores
+from basereward.sweeps.comparison import compare_cells
 
 ITEMS = 300
 RATES = "grid.optimizer.lr={a: 1e-3, b: 3e-4, c: 1e-4}"

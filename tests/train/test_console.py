@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from basereward.train.console import log_to_stderr
+from basereward.io.logs import log_to_stderr
 
 
 def test_our_progress_is_shown_once_and_that_of_others_is_not(
@@ -15,8 +15,8 @@ def test_our_progress_is_shown_once_and_that_of_others_is_not(
     """Whatever a library does to the root logger; what is below the level is left out."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler()])
     with log_to_stderr():
-        logging.getLogger("basereward.train.sweep").info("cell 1 of 3")
-        logging.getLogger("basereward.train.sweep").debug("a detail")
+        logging.getLogger("basereward.sweeps.sweep").info("cell 1 of 3")
+        logging.getLogger("basereward.sweeps.sweep").debug("a detail")
         logging.getLogger("other").info("chatter")
         logging.getLogger("other").warning("a warning")
     printed = capsys.readouterr()

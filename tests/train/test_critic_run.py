@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from basereward.data.tree import collate
-from basereward.model.generation import Writer, Writing
-from basereward.model.saving import LANGUAGE
-from basereward.model.scorer import Scorer, load_scorer
+from basereward.data.batching.tree_batch import collate
+from basereward.inference.score_file import load
+from basereward.inference.scorer import Scorer, load_scorer
+from basereward.model.generation.generate import Writer, Writing
+from basereward.model.saving.saved_model import LANGUAGE
 from basereward.recipe import load_recipe
-from basereward.train.api import train
-from basereward.train.ensemble import ensemble
-from basereward.train.runs import find
-from basereward.train.score import load
+from basereward.runs.run_folder import find
+from basereward.training.ensembles.make import ensemble
+from basereward.training.fit import train
 from tests.support import SMALL, group
 
 CRITIC = "model.head={_target_: critic, max_tokens: 8, prompt: critique_brief}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from basereward import build, load_recipe
-from basereward.train.api import train
+from basereward.training.fit import train
 from tests.support import only, pair_rows, write_rows
 
 ROWS = 48

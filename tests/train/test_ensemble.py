@@ -14,14 +14,14 @@ import pytest
 from basereward import load, load_recipe
 from basereward.cli import main
 from basereward.errors import DataError, ModelError
-from basereward.evaluate.run_benchmark import evaluate
-from basereward.model.ensemble import Ensemble
+from basereward.evaluation.run_benchmark import evaluate
+from basereward.inference.ensemble import Ensemble
 from basereward.recipe import make
 from basereward.recipe.schema import EnsembleRecipe
-from basereward.train.api import train
-from basereward.train.ensemble import ensemble, make_ensemble
-from basereward.train.runs import find
-from basereward.train.scores import read_scores
+from basereward.runs.run_folder import find
+from basereward.runs.score_files import read_scores
+from basereward.training.ensembles.make import ensemble, make_ensemble
+from basereward.training.fit import train
 from tests.evaluate.benchmark_rows import ANY_SIZE, small_benchmark
 from tests.support import SMALL, group
 
@@ -319,7 +319,7 @@ def test_lost_test_rows_are_recorded(runs: dict[str, str], place: Path, monkeypa
     """By reason over all sources, as a run's are."""
     told = {"digits": {"too_long": 2}, "numbers": {"too_long": 1, "empty_response": 4}}
     monkeypatch.setattr(
-        "basereward.train.ensemble.run_test", lambda *_: {"metrics": {}, "pair_s": None, "skipped": told}
+        "basereward.training.ensembles.make.run_test", lambda *_: {"metrics": {}, "pair_s": None, "skipped": told}
     )
     recipe = EnsembleRecipe(members=[runs["linear0"], runs["mlp"]])
     made = make_ensemble(recipe, name="lossy", tested=True)

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from basereward.data.encoding import EncodedGroup, EncodingError
-from basereward.data.group import Group, Lost
-from basereward.data.screening import write_lost
+from basereward.data.encoding.encoder import EncodedGroup, EncodingError
+from basereward.data.schema.group import Group, Lost
+from basereward.data.schema.rejections import write_lost
 from basereward.errors import DataError, TooManyRowsLost
-from basereward.model.ensemble import Member
-from basereward.model.scores_groups import ScoresGroups
+from basereward.inference.ensemble import Member
+from basereward.inference.group_scores import ScoresGroups
 from basereward.recipe import load_recipe, recipe_yaml
-from basereward.train import ensemble_test
-from basereward.train.ensemble_test import WINDOW, run_test
-from basereward.train.runs import RunFolder
+from basereward.runs.run_folder import RunFolder
+from basereward.training.ensembles import testing as ensemble_test
+from basereward.training.ensembles.testing import WINDOW, run_test
 from tests.support import encoded_group, only, write_rows
 
 ROOT = Path(__file__).parents[2]

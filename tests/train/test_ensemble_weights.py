@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from basereward.errors import ModelError
+from basereward.inference.ensemble import Member
 from basereward.metrics.logistic import logistic_weights
-from basereward.model.ensemble import Member
 from basereward.recipe.schema import EnsembleRecipe
-from basereward.train.ensemble_weights import drawn_margins, find_rule, validation_scores
-from basereward.train.scores import ScoredGroup, write_scores
+from basereward.runs.score_files import ScoredGroup, write_scores
+from basereward.training.ensembles.weights import drawn_margins, find_rule, validation_scores
 
 Make = Callable[..., Member]
 ROUTES = {"text": (0,), "image": (1, 2)}

@@ -14,8 +14,8 @@ import pytest
 
 from basereward.errors import RunError
 from basereward.recipe import load_recipe
-from basereward.train.api import train
-from basereward.train.runs import list_runs
+from basereward.runs.run_folder import list_runs
+from basereward.training.fit import train
 from tests.killed_process import Moment, start_training, train_in_process
 from tests.train.test_sweep import ROOT, SEEDS, Place, cells_of, wait_for_end
 
@@ -25,13 +25,13 @@ PROFILE = "tests/small.yaml"
 def test_of_two_that_resume_a_run_one_is_refused_and_changes_nothing() -> None:
     """The first is held just before it marks the run as running: the second sees a killed run, as the first did."""
     overrides = ["trainer.checkpoint_every=1", "trainer.validations=1"]
-    in_validation = Moment("basereward.train.module:RewardModule.validation_step")
+    in_validation = Moment("basereward.training.module:RewardModule.validation_step")
     assert train_in_process("basereward", overrides, profile=PROFILE, kill=in_validation) == -signal.SIGKILL
     (run,) = list_runs()
     leftovers = [run.checkpoints / ".last.ckpt.part", run.path / ".status.json.0a.tmp", run.path / ".model-abc"]
     for place in leftovers:
         place.write_text("")
-    held = Moment("basereward.train.fit:recipe_from_yaml", signal=signal.SIGSTOP)
+    held = Moment("basereward.training.fit:recipe_from_yaml", signal=signal.SIGSTOP)
     first = start_training("basereward", overrides, profile=PROFILE, resume=run.run_id, kill=held)
     wait_until_stopped(first.pid)
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}

@@ -10,14 +10,14 @@ import mlflow
 import pytest
 import torch
 
-from basereward.data.tree import collate
+from basereward.data.batching.tree_batch import collate
 from basereward.errors import DataError, ModelError
-from basereward.evaluate.run_benchmark import evaluate
-from basereward.model.saving import PROMPT
-from basereward.model.scorer import Scorer, load_scorer
+from basereward.evaluation.run_benchmark import evaluate
+from basereward.inference.scorer import Scorer, load_scorer
+from basereward.model.saving.saved_model import PROMPT
 from basereward.recipe import load_recipe
-from basereward.train.api import train
-from basereward.train.runs import find
+from basereward.runs.run_folder import find
+from basereward.training.fit import train
 from tests.evaluate.benchmark_rows import ANY_SIZE, small_benchmark
 from tests.support import SMALL, group
 

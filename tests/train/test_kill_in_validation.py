@@ -11,18 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from basereward.train.runs import RunFolder, list_runs
+from basereward.runs.run_folder import RunFolder, list_runs
 from tests.killed_process import Moment, train_in_process
 
 PROFILE = "tests/small.yaml"
 TIMED = ("time/", "perf/", "mem/")  # metrics that differ between two runs of one recipe
-CHECKPOINTS = "basereward.train.checkpoint:"
-VALIDATION_STEP = "basereward.train.module:RewardModule.validation_step"  # 3 batches of 4 groups a validation
+CHECKPOINTS = "basereward.training.callbacks.checkpoints:"
+VALIDATION_STEP = "basereward.training.module:RewardModule.validation_step"  # 3 batches of 4 groups a validation
 IN_FIRST, IN_SECOND = Moment(VALIDATION_STEP, 2), Moment(VALIDATION_STEP, 5)
 RECORDED = Moment(CHECKPOINTS + "Checkpoints.on_validation_end")  # the metrics are in the journal
 WEIGHTS_WRITTEN = Moment(CHECKPOINTS + "write_scores")  # best.safetensors is there, best.json is not
 BEST_WRITTEN = Moment(CHECKPOINTS + "Checkpoints.on_train_epoch_end")  # all is there but the checkpoint
-TRAINED = Moment("basereward.train.recorder:Recorder.on_fit_end")
+TRAINED = Moment("basereward.training.callbacks.recorder:Recorder.on_fit_end")
 
 EVERY = "trainer.checkpoint_every=3"  # the last step of both stages
 ONE = "trainer.validations=1"

@@ -10,7 +10,7 @@ from transformers import BloomConfig, BloomForCausalLM
 
 from basereward import build, load_recipe
 from basereward.errors import ModelError
-from basereward.model.processing import load_encoder
+from basereward.model.families.processing import load_encoder
 from tests.support import SMALL, checkpoint
 
 TEXT_ONLY = [override for override in SMALL if "digits" not in override and ".make." not in override]

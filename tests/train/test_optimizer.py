@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from basereward.errors import ModelError
-from basereward.train.optimizer import adamw, schedule, share_of_peak
+from basereward.training.optimizer import adamw, schedule, share_of_peak
 
 
 def parts() -> dict[str, list[tuple[str, nn.Parameter]]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from basereward.train import outbox
-from basereward.train.outbox import Delivered, Outbox
+from basereward.runs.tracking import journal as outbox
+from basereward.runs.tracking.journal import Delivered, Outbox
 
 START = {"kind": "start", "uri": "u", "experiment": "e", "name": "n", "parent": None, "tags": {}, "time": 0}
 

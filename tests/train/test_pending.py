@@ -14,25 +14,25 @@ from mlflow import MlflowClient
 
 from basereward.cli import main
 from basereward.errors import RunError
-from basereward.evaluate.recording import record
-from basereward.train import ensemble as ensemble_module
-from basereward.train.locate import locate
-from basereward.train.mlflow_store import _build_database
-from basereward.train.runs import RunFolder, broken_runs, find, finished_with, list_runs, unfinished_with
-from basereward.train.scores import known_scores, read_scores
-from basereward.train.tracking import Tracker, deliver_pending
-from basereward.train.tracking_database import ensure_database
+from basereward.evaluation.recording import record
+from basereward.runs.resolve_model import locate
+from basereward.runs.run_folder import RunFolder, broken_runs, find, finished_with, list_runs, unfinished_with
+from basereward.runs.score_files import known_scores, read_scores
+from basereward.runs.tracking.database import ensure_database
+from basereward.runs.tracking.mlflow_store import _build_database
+from basereward.runs.tracking.tracker import Tracker, deliver_pending
+from basereward.training.ensembles import make as ensemble_module
 
 ROOT = Path(__file__).parents[2]
 
 KILLS = """
 import os, signal, sys
 from pathlib import Path
-from basereward.evaluate.recording import record
-from basereward.train.mlflow_store import load_mlflow
-from basereward.train.runs import RunFolder
-from basereward.train.tracking import Tracker
-from basereward.train.worker import Worker
+from basereward.evaluation.recording import record
+from basereward.runs.tracking.mlflow_store import load_mlflow
+from basereward.runs.run_folder import RunFolder
+from basereward.runs.tracking.tracker import Tracker
+from basereward.runs.tracking.upload_worker import Worker
 load_mlflow()
 
 def started(kind="run"):

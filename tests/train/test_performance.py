@@ -11,13 +11,13 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from basereward.errors import ModelError
-from basereward.model.cost import Counter
-from basereward.model.shapes import batch_shapes
+from basereward.model.cost.flops import Counter
+from basereward.model.cost.sequence_shapes import batch_shapes
 from basereward.recipe import load_recipe
-from basereward.train import performance
-from basereward.train.build import build
-from basereward.train.performance import Performance, product_rate
-from basereward.train.waiting import Waiting
+from basereward.training.build import build
+from basereward.training.callbacks import performance
+from basereward.training.callbacks.performance import Performance, product_rate
+from basereward.training.callbacks.step_timer import Waiting
 from tests.support import SMALL
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,10 @@ import torch
 from basereward.cli import main
 from basereward.errors import BaseRewardError, DataError, RecipeError
 from basereward.recipe import Cell, load_recipe
-from basereward.train import preflight
-from basereward.train.api import train
-from basereward.train.preflight import cell_faults
-from basereward.train.runs import list_runs
+from basereward.runs.run_folder import list_runs
+from basereward.training import preflight
+from basereward.training.fit import train
+from basereward.training.preflight import cell_faults
 from tests.support import SMALL, only, pair_rows, write_rows
 
 NO_GPU = [name for name in ("cuda", "gpu", "mps") if not torch.cuda.is_available()]

@@ -10,14 +10,14 @@ import PIL.Image
 import pytest
 
 from basereward.cli import main
-from basereward.data.encoding import Encoder
+from basereward.data.batching.tree_batch import PADDING
+from basereward.data.encoding.encoder import Encoder
 from basereward.data.module import PreferenceData
 from basereward.data.sources.hub import Hub
-from basereward.data.tree import PADDING
-from basereward.model.processing import load_encoder
+from basereward.model.families.processing import load_encoder
 from basereward.recipe import load_recipe
-from basereward.train.build import build_data
-from basereward.train.preview import preview
+from basereward.training.build import build_data
+from basereward.training.data_summary import preview
 from tests.support import SMALL, checkpoint, only, pair_rows, write_rows
 
 ROOT = Path(__file__).parents[2]

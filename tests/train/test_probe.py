@@ -18,14 +18,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from basereward.inference.score_file import load
 from basereward.io.cache import cache_folder
 from basereward.model.backbone import Backbone
 from basereward.recipe import load_recipe
-from basereward.train.api import load, train
-from basereward.train.build import build
-from basereward.train.probe import read_places, setting
-from basereward.train.runs import find
-from basereward.train.scores import read_scores
+from basereward.runs.run_folder import find
+from basereward.runs.score_files import read_scores
+from basereward.training.build import build
+from basereward.training.fit import train
+from basereward.training.probe import read_places, setting
 from tests.support import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]

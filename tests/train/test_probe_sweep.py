@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from basereward.cli import main
-from basereward.train.runs import RunFolder, find
+from basereward.runs.run_folder import RunFolder, find
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADS = """\

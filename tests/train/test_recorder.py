@@ -10,8 +10,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from basereward.recipe import load_recipe
 from basereward.recipe.schema import Recipe
-from basereward.train.build import build
-from basereward.train.runs import RunFolder
+from basereward.runs.run_folder import RunFolder
+from basereward.training.build import build
 from tests.support import SMALL
 
 

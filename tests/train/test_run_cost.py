@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from basereward.cli import main
-from basereward.model.cost import Counter
-from basereward.model.memory import Pass
-from basereward.model.shapes import batch_shapes
+from basereward.model.cost.flops import Counter
+from basereward.model.cost.memory import Pass
+from basereward.model.cost.sequence_shapes import batch_shapes
 from basereward.recipe import load_recipe
-from basereward.train.build import build
-from basereward.train.cost import recipe_cost
-from basereward.train.gpus import GPUS
-from basereward.train.workload import workload
+from basereward.training.build import build
+from basereward.training.cost.gpu_specs import GPUS
+from basereward.training.cost.recipe_cost import recipe_cost
+from basereward.training.cost.workload import workload
 from tests.support import SMALL, only, pair_rows, write_rows
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ import pytest
 
 from basereward.errors import ModelError, RunError
 from basereward.io.files import write_atomic
-from basereward.train.locate import locate
-from basereward.train.process import fate, identify
-from basereward.train.runs import (
+from basereward.runs.process import fate, identify
+from basereward.runs.resolve_model import locate
+from basereward.runs.run_folder import (
     RunFolder,
     broken_runs,
     find,
@@ -37,7 +37,7 @@ def in_dead_process(root: Path) -> str:
     program = f"""
 import sys, time
 from pathlib import Path
-from basereward.train.runs import RunFolder
+from basereward.runs.run_folder import RunFolder
 run = RunFolder.create("name: x", recipe_sha256="dead", name="dead", root=Path({str(root)!r}))
 print(run.run_id, flush=True)
 time.sleep(60)

@@ -10,11 +10,11 @@ import datasets
 import pytest
 
 from basereward.errors import DataError, ModelError
-from basereward.model.processing import load_encoder
-from basereward.model.reward import build_model
-from basereward.model.scorer import Scorer
+from basereward.inference.score_file import load, score
+from basereward.inference.scorer import Scorer
+from basereward.model.families.processing import load_encoder
+from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
-from basereward.train.score import load, score
 from tests.support import checkpoint, pair_rows, write_rows
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from basereward.data.group import Preference
-from basereward.data.tree import collate
-from basereward.train.scores import ScoredGroup, read_scores, scored_groups, spread, write_scores
+from basereward.data.batching.tree_batch import collate
+from basereward.data.schema.group import Preference
+from basereward.runs.score_files import ScoredGroup, read_scores, scored_groups, spread, write_scores
 from tests.support import encoded_group
 
 SCORES = [0.5, 2.0, -1.0, 4.0, 1.5, 3.0]

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from basereward.cli import main
 from basereward.recipe import load_recipe
-from basereward.train.api import train
-from basereward.train.runs import find
+from basereward.runs.run_folder import find
+from basereward.training.fit import train
 from tests.support import only, pair_rows, write_rows
 
 STREAMED = ("data.streaming={buffer: 20, held_out: 8}", "data.max_lost=0.2", "trainer.checkpoint_every=1")

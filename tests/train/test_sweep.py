@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from basereward.cli import main
 from basereward.recipe import recipe_from_yaml
-from basereward.train.runs import RunFolder, list_runs
+from basereward.runs.run_folder import RunFolder, list_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = str(ROOT / "tests" / "small.yaml")
@@ -126,7 +126,7 @@ def cells_of(parent: int) -> list[int]:
             status, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(status.rpartition(")")[2].split()[1]) == parent and b"basereward.train.cell" in command:
+        if int(status.rpartition(")")[2].split()[1]) == parent and b"basereward.sweeps.cell_worker" in command:
             found.append(int(folder.name))
     return found
 

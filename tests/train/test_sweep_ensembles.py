@@ -12,10 +12,10 @@ import pytest
 
 from basereward import load
 from basereward.recipe import Experiment, load_experiment
-from basereward.train.results import results
-from basereward.train.runs import find, list_runs
-from basereward.train.scores import ScoredGroup, read_scores
-from basereward.train.sweep import sweep
+from basereward.runs.run_folder import find, list_runs
+from basereward.runs.score_files import ScoredGroup, read_scores
+from basereward.sweeps.results import results
+from basereward.sweeps.sweep import sweep
 from tests.support import SMALL
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from basereward.train.claim import claim
+from basereward.runs.locks import claim
 from tests.train.test_sweep import ROOT, SEEDS, Place
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from basereward.train.scores import ScoredGroup
-from basereward.train.tested import Tested, by_key, shared
+from basereward.runs.common_test_set import Tested, by_key, shared
+from basereward.runs.score_files import ScoredGroup
 
 
 def groups(source: str, ids: Sequence[object], *, scores: Sequence[float] = (1.0, 0.0)) -> list[ScoredGroup]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from basereward import build, load_recipe
-from basereward.data.plan import Plan
-from basereward.data.tree import collate
-from basereward.train.api import train
+from basereward.data.batching.plan import Plan
+from basereward.data.batching.tree_batch import collate
+from basereward.training.fit import train
 from tests.support import SMALL, gradients
 
 

@@ -21,11 +21,11 @@ from mlflow.entities import Run, ViewType
 from basereward.cli import main
 from basereward.errors import RunError
 from basereward.recipe.schema import Recipe
-from basereward.train import mlflow_store, tracking, worker
-from basereward.train.locate import locate
-from basereward.train.outbox import Outbox
-from basereward.train.runs import RunFolder
-from basereward.train.tracking import Tracker, check_store, deliver_pending
+from basereward.runs.resolve_model import locate
+from basereward.runs.run_folder import RunFolder
+from basereward.runs.tracking.journal import Outbox
+from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
+from basereward.training import mlflow_store, tracking, worker
 from tests.servers import Server
 from tests.support import SMALL
 
@@ -222,9 +222,9 @@ def test_a_run_that_was_killed_is_delivered_by_the_next_command(place: Path) -> 
     program = """
 import os, signal
 from basereward.recipe.schema import Recipe
-from basereward.train.runs import RunFolder
-from basereward.train.tracking import Tracker
-from basereward.train import mlflow_store, tracking, worker
+from basereward.runs.run_folder import RunFolder
+from basereward.runs.tracking.tracker import Tracker
+from basereward.training import mlflow_store, tracking, worker
 worker.INTERVAL_S = 1000.0  # nothing more is delivered once the run is known
 run = RunFolder.create("name: cell", recipe_sha256="5ha", name="cell")
 tracker = Tracker(run)

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from basereward.train import tracking_database
-from basereward.train.delivery import Refused
-from basereward.train.mlflow_store import MlflowStore, _build_database
-from basereward.train.tracking_database import ensure_database, move_artifact_addresses
+from basereward.runs.tracking import database as tracking_database
+from basereward.runs.tracking.database import ensure_database, move_artifact_addresses
+from basereward.runs.tracking.mlflow_store import MlflowStore, _build_database
+from basereward.runs.tracking.uploader import Refused
 
 ROOT = Path(__file__).parents[2]
 
 KILLS = """
 import os, signal, sys, time
 from pathlib import Path
-from basereward.train.mlflow_store import MlflowStore, load_mlflow
+from basereward.runs.tracking.mlflow_store import MlflowStore, load_mlflow
 load_mlflow()
 import mlflow.store.tracking.sqlalchemy_store  # so that a child's time goes into the database
 

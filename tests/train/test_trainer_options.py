@@ -9,8 +9,8 @@ import torch
 
 from basereward import load, load_recipe
 from basereward.data.sources.numbers import Numbers
-from basereward.train.api import train
-from basereward.train.runs import find
+from basereward.runs.run_folder import find
+from basereward.training.fit import train
 from tests.support import SMALL
 
 

@@ -12,8 +12,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from basereward.data.module import PreferenceData
 from basereward.recipe import load_recipe
-from basereward.train.build import build
-from basereward.train.waiting import NAME, Waiting
+from basereward.training.build import build
+from basereward.training.callbacks.step_timer import NAME, Waiting
 from tests.support import SMALL
 
 STEPS = 3

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 
 from basereward import load_recipe
-from basereward.train.api import train
-from basereward.train.runs import find
+from basereward.runs.run_folder import find
+from basereward.training.fit import train
 from tests.support import SMALL
 
 

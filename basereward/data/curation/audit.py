@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from basereward.data.curation.languages import language
 from basereward.data.curation.words import prompt_text
-from basereward.data.group import Group, Preference
+from basereward.data.schema.group import Group, Preference
 from basereward.errors import DataError
 
 if TYPE_CHECKING:

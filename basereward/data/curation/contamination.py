@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from basereward.data.curation.columns import columns
 from basereward.data.curation.overlap import KINDS, Benchmark, Kind, Overlap, traits
 from basereward.data.curation.pictures import Pictures
-from basereward.data.group import Group
+from basereward.data.schema.group import Group
 from basereward.errors import DataError, unknown
 
 CONTAMINATING: tuple[Kind, ...] = ("prompt", "prompt_response", "ngrams", "image", "similar_image")

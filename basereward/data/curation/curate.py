@@ -12,7 +12,7 @@ from basereward.data.curation.contamination import OverlapReport, References, fi
 from basereward.data.curation.duplicates import Placed, find_duplicates
 from basereward.data.curation.pictures import Pictures
 from basereward.data.curation.relabel import RelabelSummary, relabel
-from basereward.data.group import SPLITS, Group, Lost, Preference
+from basereward.data.schema.group import SPLITS, Group, Lost, Preference
 from basereward.data.sources import Source
 
 logger = logging.getLogger(__name__)

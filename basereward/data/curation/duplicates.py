@@ -16,7 +16,7 @@ from rensa import RMinHash
 
 from basereward.data.curation.pictures import Pictures
 from basereward.data.curation.words import hash64, prompt_text, shingles, words
-from basereward.data.group import Group
+from basereward.data.schema.group import Group
 from basereward.errors import DataError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 
 from basereward.data.curation.pictures import Look, Pictures
 from basereward.data.curation.words import hash64, normalise, prompt_text, shingles
-from basereward.data.group import Group
+from basereward.data.schema.group import Group
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,10 +11,10 @@ import PIL.Image
 from scipy.fft import dctn
 
 from basereward.data.curation.words import hash64
-from basereward.data.group import Image
-from basereward.data.image_store import ArchivedImage
-from basereward.data.images import open_image
-from basereward.data.screening import RowLost
+from basereward.data.images.image_store import ArchivedImage
+from basereward.data.images.open_images import open_image
+from basereward.data.schema.group import Image
+from basereward.data.schema.rejections import RowLost
 
 _T = TypeVar("_T")
 

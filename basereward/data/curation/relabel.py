@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from basereward.data.group import Group, Lost, Preference, Split
+from basereward.data.schema.group import Group, Lost, Preference, Split
 from basereward.errors import DataError
 
 
@@ -61,7 +61,7 @@ def relabel(group: Group, scores: Sequence[float], *, drop: float, split: Split 
     Raises:
         DataError: `drop` is below 0, or there is not one finite score for each response.
 
-    >>> from basereward.data.group import Part, Turn
+    >>> from basereward.data.schema.group import Part, Turn
     >>> asked = (Turn("user", (Part("What is 6 x 7?"),)),)
     >>> group = Group("q", "s", asked, ("42", "41"), (Preference(0, 1),))
     >>> round(relabel(group, [0.0, 1.0], drop=2.0).preferences[0].weight, 3)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from basereward.data.group import Group
+from basereward.data.schema.group import Group
 
 # Thai, Lao, Burmese, Khmer, Japanese, Chinese and Korean: scripts in which words are not, or not reliably, set apart.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Protocol, overload
 
-from basereward.data.group import Group, Lost, Split
+from basereward.data.schema.group import Group, Lost, Split
 
 
 class Source(Protocol):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from basereward.data.group import IMAGE, Group, Lost, Part, Split, Turn
+from basereward.data.schema.group import IMAGE, Group, Lost, Part, Split, Turn
 from basereward.data.sources import LazyGroups
 from basereward.data.sources.digits import draw, prefer_true, split_pictures, tell, true_digit
 from basereward.errors import DataError

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from annotated_types import Interval
 
-from basereward.data.group import IMAGE, Group, Lost, Part, Preference, Reasoning, Split, Turn
+from basereward.data.schema.group import IMAGE, Group, Lost, Part, Preference, Reasoning, Split, Turn
 from basereward.data.sources import LazyGroups
 from basereward.errors import DataError
 

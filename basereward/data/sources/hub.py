@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from basereward.data.columns import ColumnsRead
-from basereward.data.group import Group, Lost, Split
-from basereward.data.image_store import ARCHIVES, ImageStore
-from basereward.data.partition import Partition
-from basereward.data.rows import RowFormat
-from basereward.data.shapes import Shape
-from basereward.data.shapes._video import LooksInFolders
-from basereward.data.tables import Table
-from basereward.data.tables.find import find_files, find_table
-from basereward.data.tables.gathered import Gathered, JoinsRows
-from basereward.data.tables.listed import find_listed
-from basereward.data.tables.separated import number_columns
+from basereward.data.adapters import Shape
+from basereward.data.adapters._video import LooksInFolders
+from basereward.data.images.image_store import ARCHIVES, ImageStore
+from basereward.data.readers import Table
+from basereward.data.readers.find import find_files, find_table
+from basereward.data.readers.gathered import Gathered, JoinsRows
+from basereward.data.readers.listed import find_listed
+from basereward.data.readers.separated import number_columns
+from basereward.data.schema.columns import ColumnsRead
+from basereward.data.schema.group import Group, Lost, Split
+from basereward.data.schema.rows import RowFormat
+from basereward.data.sources._partition import Partition
 from basereward.recipe import make
 from basereward.recipe.schema import Node
 
 
 class Hub:
-    """Rows of a data set, in a form of ours (the columns are described in `basereward/data/rows.py`) or in a shape of
-    its own.
+    """Rows of a data set, in a form of ours (see `basereward/data/schema/rows.py` for the columns) or in a shape of its
+    own.
 
     Args:
         path: a hub id, a folder with data files or one that `save_to_disk` wrote, or one data file.

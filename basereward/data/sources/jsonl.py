@@ -1,18 +1,18 @@
-"""A local file of preference rows (the columns are described in `basereward/data/rows.py`)."""
+"""A local file of preference rows (the columns are described in `basereward/data/schema/rows.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from basereward.data.columns import ColumnsRead
-from basereward.data.group import Group, Lost, Split
-from basereward.data.image_store import ImageStore
-from basereward.data.partition import Partition
-from basereward.data.rows import RowFormat
-from basereward.data.tables import Table
-from basereward.data.tables.rows_file import RowsFile
-from basereward.data.tables.separated import number_columns
+from basereward.data.images.image_store import ImageStore
+from basereward.data.readers import Table
+from basereward.data.readers.rows_file import RowsFile
+from basereward.data.readers.separated import number_columns
+from basereward.data.schema.columns import ColumnsRead
+from basereward.data.schema.group import Group, Lost, Split
+from basereward.data.schema.rows import RowFormat
+from basereward.data.sources._partition import Partition
 
 
 class Jsonl:

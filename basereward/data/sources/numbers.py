@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 from annotated_types import Interval
 
-from basereward.data.group import SPLITS, Group, Lost, Part, Split, Turn
+from basereward.data.schema.group import SPLITS, Group, Lost, Part, Split, Turn
 from basereward.data.sources import LazyGroups
 from basereward.data.sources.digits import prefer_true, tell
 from basereward.errors import DataError

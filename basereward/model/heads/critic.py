@@ -11,19 +11,19 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from basereward.data.continued import continued
-from basereward.data.screening import RowLost
-from basereward.data.speech import Spoken
-from basereward.model.generation import Writing
+from basereward.data.batching.continued import continued
+from basereward.data.encoding.branch_template import Spoken
+from basereward.data.schema.rejections import RowLost
+from basereward.model.generation.generate import Writing
+from basereward.model.generation.prompts import REQUEST, load_prompt
 from basereward.model.heads.mlp import MLP
-from basereward.model.speech.prompts import REQUEST, load_prompt
 
 if TYPE_CHECKING:
-    from basereward.data.encoding import Encoder
-    from basereward.data.group import Group, Turn
-    from basereward.data.tree import TreeBatch
-    from basereward.model.reward import RewardModel
-    from basereward.model.voice import Voice
+    from basereward.data.batching.tree_batch import TreeBatch
+    from basereward.data.encoding.encoder import Encoder
+    from basereward.data.schema.group import Group, Turn
+    from basereward.model.generation.response_generator import Voice
+    from basereward.model.reward_model import RewardModel
 
 
 class Critic(MLP):

@@ -12,22 +12,22 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from basereward.data.chat import SENTINEL
-from basereward.data.group import Turn
-from basereward.data.screening import RowLost
-from basereward.data.speech import Spoken
+from basereward.data.encoding.branch_template import Spoken
+from basereward.data.encoding.chat import SENTINEL
+from basereward.data.schema.group import Turn
+from basereward.data.schema.rejections import RowLost
 from basereward.errors import ModelError
-from basereward.model.generation import Writing
-from basereward.model.speech.judging import Order, ordered_pairs, scores
-from basereward.model.speech.prompts import PAIRWISE, Prompt, load_prompt
-from basereward.model.speech.verdicts import compiled_pattern, parse_verdict
+from basereward.model.generation.generate import Writing
+from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
+from basereward.model.generation.round_robin import Order, ordered_pairs, scores
+from basereward.model.generation.verdicts import compiled_pattern, parse_verdict
 
 if TYPE_CHECKING:
-    from basereward.data.encoding import Encoder
-    from basereward.data.group import Group
-    from basereward.data.tree import TreeBatch
-    from basereward.model.reward import RewardModel
-    from basereward.model.voice import Voice
+    from basereward.data.batching.tree_batch import TreeBatch
+    from basereward.data.encoding.encoder import Encoder
+    from basereward.data.schema.group import Group
+    from basereward.model.generation.response_generator import Voice
+    from basereward.model.reward_model import RewardModel
 
 Taught = Iterator[tuple[int, int, str, float]]
 """First and second answer as they are shown, the text that is taught, and what it counts."""

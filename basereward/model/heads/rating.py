@@ -10,19 +10,19 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from basereward.data.group import Turn
-from basereward.data.screening import RowLost
-from basereward.data.speech import Spoken
+from basereward.data.encoding.branch_template import Spoken
+from basereward.data.schema.group import Turn
+from basereward.data.schema.rejections import RowLost
 from basereward.errors import ModelError
+from basereward.model.generation.prompts import POINTWISE, Prompt, load_prompt
 from basereward.model.heads.generative import with_sentinel
-from basereward.model.speech.prompts import POINTWISE, Prompt, load_prompt
 
 if TYPE_CHECKING:
-    from basereward.data.encoding import Encoder
-    from basereward.data.group import Group
-    from basereward.data.tree import TreeBatch
-    from basereward.model.reward import RewardModel
-    from basereward.model.voice import Voice
+    from basereward.data.batching.tree_batch import TreeBatch
+    from basereward.data.encoding.encoder import Encoder
+    from basereward.data.schema.group import Group
+    from basereward.model.generation.response_generator import Voice
+    from basereward.model.reward_model import RewardModel
 
 
 class Rating(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 if TYPE_CHECKING:
-    from basereward.data.loss_units import Unit
-    from basereward.data.tree import TreeBatch
+    from basereward.data.batching.loss_units import Unit
+    from basereward.data.batching.tree_batch import TreeBatch
 
 
 class BradleyTerry:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from basereward.data.loss_units import Unit
-    from basereward.data.tree import TreeBatch
+    from basereward.data.batching.loss_units import Unit
+    from basereward.data.batching.tree_batch import TreeBatch
 
 
 class PlackettLuce:

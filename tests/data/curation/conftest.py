@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from basereward.data.group import IMAGE, Group, Image, Part, Preference, Turn
+from basereward.data.schema.group import IMAGE, Group, Image, Part, Preference, Turn
 from basereward.data.sources.jsonl import Jsonl
 
 MakeGroup = Callable[..., Group]

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from basereward.data.curation.audit import Share, audit
 from basereward.data.curation.audit_table import table
 from basereward.data.curation.languages import language
-from basereward.data.group import Group, Preference
+from basereward.data.schema.group import Group, Preference
 from basereward.errors import DataError
 
 MakeGroup = Callable[..., Group]

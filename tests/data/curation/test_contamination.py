@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from basereward.data.curation.contamination import Answer, Contaminated, OverlapReport, References, find_contaminated
-from basereward.data.group import Group, Part, Turn
+from basereward.data.schema.group import Group, Part, Turn
 from basereward.data.sources.digits import Digits
 from basereward.data.sources.numbers import Numbers
 from basereward.errors import DataError

@@ -8,7 +8,7 @@ import pytest
 
 from basereward.data.curation.curate import Curated, Curation
 from basereward.data.curation.duplicates import Placed
-from basereward.data.group import Group, Lost, Split
+from basereward.data.schema.group import Group, Lost, Split
 
 MakeGroup = Callable[..., Group]
 LONG = "why does the sea look blue from the shore although a glass of its water has no colour at all in the light"

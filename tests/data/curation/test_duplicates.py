@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from basereward.data.curation.duplicates import Duplicate, find_duplicates
-from basereward.data.group import Group, Preference
+from basereward.data.schema.group import Group, Preference
 from basereward.data.sources.digits import Digits
 from basereward.data.sources.numbers import Numbers
 from basereward.errors import DataError

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from basereward.data.curation.pictures import Pictures, bits_apart, perceptual_hash
-from basereward.data.images import open_image
+from basereward.data.images.open_images import open_image
 
 
 def _jpeg(picture: PIL.Image.Image, *, quality: int) -> bytes:

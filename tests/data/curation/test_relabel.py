@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from basereward.data.curation.relabel import relabel, relabel_all
-from basereward.data.group import Group, Lost, Preference
+from basereward.data.schema.group import Group, Lost, Preference
 from basereward.errors import DataError
 
 MakeGroup = Callable[..., Group]

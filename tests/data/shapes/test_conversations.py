@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import Group
-from basereward.data.rows import RowFormat
-from basereward.data.shapes.conversations import Conversations
+from basereward.data.adapters.conversations import Conversations
+from basereward.data.schema.group import Group
+from basereward.data.schema.rows import RowFormat
 
 
 def said(*texts: str) -> list[dict[str, str]]:

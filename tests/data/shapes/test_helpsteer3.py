@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from basereward.data.screening import RowLost
-from basereward.data.shapes.helpsteer3 import HelpSteer3
+from basereward.data.adapters.helpsteer3 import HelpSteer3
+from basereward.data.schema.rejections import RowLost
 
 CONTEXT = [{"role": "user", "content": "Q"}]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import Group
-from basereward.data.rows import RowFormat
-from basereward.data.screening import RowLost
-from basereward.data.shapes.hh_rlhf import HhRlhf
+from basereward.data.adapters.hh_rlhf import HhRlhf
+from basereward.data.schema.group import Group
+from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rows import RowFormat
 
 
 def talk(*said: str) -> str:

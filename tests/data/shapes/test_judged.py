@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from basereward.data.screening import RowLost
-from basereward.data.shapes._judged import judged_cells, read_pair, read_verdict
+from basereward.data.adapters._judged import judged_cells, read_pair, read_verdict
+from basereward.data.schema.rejections import RowLost
 
 BRACKETS = "Judge.\nQuestion: [Q?]\n{}: [one\ntwo]\n{}: [three]"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from basereward.data.screening import RowLost
-from basereward.data.shapes.shp import SHP
+from basereward.data.adapters.shp import SHP
+from basereward.data.schema.rejections import RowLost
 
 
 def row(label: Any, ratio: Any = 2.0) -> dict[str, Any]:

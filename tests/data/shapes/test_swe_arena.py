@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from basereward.data.screening import RowLost
-from basereward.data.shapes.swe_arena import SweArena
+from basereward.data.adapters.swe_arena import SweArena
+from basereward.data.schema.rejections import RowLost
 
 
 def row(vote: Any, first: tuple[str, ...] = ("Q", "a"), second: tuple[str, ...] = ("Q", "b")) -> dict[str, Any]:

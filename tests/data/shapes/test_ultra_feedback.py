@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from basereward.data.screening import RowLost
-from basereward.data.shapes.ultra_feedback import UltraFeedback
+from basereward.data.adapters.ultra_feedback import UltraFeedback
+from basereward.data.schema.rejections import RowLost
 
 
 def row(*scores: Any, key: str = "overall_score") -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import SPLITS
-from basereward.data.images import open_image
-from basereward.data.screening import RowLost, summary
+from basereward.data.images.open_images import open_image
+from basereward.data.schema.group import SPLITS
+from basereward.data.schema.rejections import RowLost, summary
 from basereward.data.sources.hub import Hub
 from basereward.errors import RecipeError
 from tests.published.writing import picture, write_files, write_jsonl, write_zip

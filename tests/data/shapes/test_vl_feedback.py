@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from basereward.data.screening import RowLost
-from basereward.data.shapes.vl_feedback import VLFeedback, mean_rating
+from basereward.data.adapters.vl_feedback import VLFeedback, mean_rating
+from basereward.data.schema.rejections import RowLost
 from tests.published.vl_feedback import row
 
 FOUR = row("a", "Q?", cup="4 5 3", jar="3 5 1", pot="1 5 3", mug="5 5 5")  # means of 4, 3, 3, 5

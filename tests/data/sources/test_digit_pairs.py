@@ -6,7 +6,7 @@ import pickle
 
 from sklearn.datasets import load_digits
 
-from basereward.data.group import SPLITS
+from basereward.data.schema.group import SPLITS
 from basereward.data.sources.digit_pairs import DigitPairs
 from basereward.data.sources.digits import Digits, draw
 

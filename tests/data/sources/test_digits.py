@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import chisquare
 from sklearn.datasets import load_digits
 
-from basereward.data.group import SPLITS, Group
+from basereward.data.schema.group import SPLITS, Group
 from basereward.data.sources.digits import WORDINGS, Digits, word_digit
 from basereward.errors import DataError
 

@@ -11,8 +11,8 @@ import datasets
 import PIL.Image
 import pytest
 
-from basereward.data.group import IMAGE, SPLITS, Part, Preference
-from basereward.data.images import open_image
+from basereward.data.images.open_images import open_image
+from basereward.data.schema.group import IMAGE, SPLITS, Part, Preference
 from basereward.data.sources.hub import Hub
 from basereward.errors import DataError
 

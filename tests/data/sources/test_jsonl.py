@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from basereward.data.group import SPLITS, Lost
-from basereward.data.screening import summary
+from basereward.data.schema.group import SPLITS, Lost
+from basereward.data.schema.rejections import summary
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from basereward.data.group import SPLITS, Group
+from basereward.data.schema.group import SPLITS, Group
 from basereward.data.sources.numbers import Numbers
 from basereward.errors import DataError
 from basereward.recipe import find_experiment

@@ -11,13 +11,13 @@ import datasets
 import pytest
 from datasets.features.features import _FEATURE_TYPES
 
-from basereward.data.group import IMAGE, Group, Part
-from basereward.data.screening import RowLost
+from basereward.data.readers.features import DECODED, NESTED, STORED_AS_SHOWN, row_decoders
+from basereward.data.readers.find import find_table
+from basereward.data.schema.group import IMAGE, Group, Part
+from basereward.data.schema.rejections import RowLost
 from basereward.data.sources.hub import Hub
-from basereward.data.tables.features import DECODED, NESTED, STORED_AS_SHOWN, row_decoders
-from basereward.data.tables.find import find_table
 from basereward.errors import DataError
-from basereward.evaluate.benchmark import load_benchmark
+from basereward.evaluation.benchmark import load_benchmark
 from tests.support import write_rows
 
 SUPPORTED = {*STORED_AS_SHOWN, *NESTED, *DECODED}

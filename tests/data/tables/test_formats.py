@@ -18,13 +18,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from basereward.data.group import SPLITS
-from basereward.data.images import open_image
+from basereward.data.images.open_images import open_image
+from basereward.data.readers.find import find_table
+from basereward.data.schema.group import SPLITS
 from basereward.data.sources.hub import Hub
 from basereward.data.sources.jsonl import Jsonl, read_rows
-from basereward.data.tables.find import find_table
 from basereward.errors import DataError, RecipeError
-from basereward.evaluate.benchmark import load_benchmark
+from basereward.evaluation.benchmark import load_benchmark
 from basereward.io import unpacking
 from basereward.io.formats import ROWS, rows_kind
 from basereward.recipe import make

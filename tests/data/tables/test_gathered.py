@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from basereward.data.tables.gathered import Gathered
-from basereward.data.tables.json_lines import JsonLines
+from basereward.data.readers.gathered import Gathered
+from basereward.data.readers.json_lines import JsonLines
 from tests.support import write_rows
 
 

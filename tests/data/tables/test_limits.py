@@ -14,9 +14,9 @@ import pytest
 from pyarrow import parquet
 
 from basereward.cli import main
+from basereward.data.readers import json_array, json_lines, separated
 from basereward.data.sources.hub import Hub
 from basereward.data.sources.jsonl import Jsonl, read_rows
-from basereward.data.tables import json_array, json_lines, separated
 from basereward.errors import DataError
 from basereward.io import unpacking
 from tests.support import pair_rows, write_rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.tables.listed import find_listed
+from basereward.data.readers.listed import find_listed
 from basereward.errors import DataError
 from tests.support import write_rows
 

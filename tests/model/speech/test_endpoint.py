@@ -12,12 +12,12 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from basereward.data.group import IMAGE, Image, Part, Turn
+from basereward.data.schema.group import IMAGE, Image, Part, Turn
 from basereward.errors import ModelError, SilentError
-from basereward.model.generation import Writing
-from basereward.model.speech.endpoint import Endpoint, read_extra
-from basereward.model.speech.engine import Answer, Failed, Request, Written
-from basereward.model.speech.open_engine import open_engine
+from basereward.inference.judges.endpoint import Endpoint, read_extra
+from basereward.inference.judges.engine import Answer, Failed, Request, Written
+from basereward.inference.judges.open_engine import open_engine
+from basereward.model.generation.generate import Writing
 from tests.chat_servers import DRIP, DROP, EMPTY, HALF, NO_CHOICES, NOT_JSON, SLEEP, USAGE, serving, words
 from tests.support import picture
 

@@ -16,12 +16,12 @@ from subprocess import run
 
 import pytest
 
-from basereward.data.group import Part, Turn
+from basereward.data.schema.group import Part, Turn
 from basereward.errors import ModelError
-from basereward.model.generation import Writing
-from basereward.model.speech.endpoint import MAX_BYTES, Endpoint
-from basereward.model.speech.engine import Answer, Failed, Request, Written
-from basereward.model.speech.verdicts import compiled_pattern, parse_rating, parse_verdict
+from basereward.inference.judges.endpoint import MAX_BYTES, Endpoint
+from basereward.inference.judges.engine import Answer, Failed, Request, Written
+from basereward.model.generation.generate import Writing
+from basereward.model.generation.verdicts import compiled_pattern, parse_rating, parse_verdict
 from tests.chat_servers import serving_bytes
 
 HOW = Writing(max_tokens=9, temperature=0.5, seed=3)
@@ -255,8 +255,8 @@ LONG = {
 }
 TIMED = """
 import json, sys
-from basereward.model.speech.verdicts import compiled_pattern, parse_rating, parse_verdict
-from basereward.evaluate.annotation_rows import reasoning
+from basereward.model.generation.verdicts import compiled_pattern, parse_rating, parse_verdict
+from basereward.evaluation.annotation.rows import reasoning
 pattern = compiled_pattern("Overall Judgment.*?Answer ([12]) is better")
 for text in json.load(sys.stdin):
     assert parse_verdict(text) is parse_rating(text, scale=5) is parse_verdict(text, pattern) is None

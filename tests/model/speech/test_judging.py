@@ -9,7 +9,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from basereward.model.speech.judging import ordered_pairs, scores
+from basereward.model.generation.round_robin import ordered_pairs, scores
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

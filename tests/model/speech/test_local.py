@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from basereward.data.group import IMAGE, Group, Part, Turn
+from basereward.data.schema.group import IMAGE, Group, Part, Turn
 from basereward.errors import ModelError
-from basereward.model.generation import Writing
-from basereward.model.speech.engine import Failed, Request, Written
-from basereward.model.speech.open_engine import open_engine
-from basereward.model.speech.prompts import PAIRWISE, load_prompt
+from basereward.inference.judges.engine import Failed, Request, Written
+from basereward.inference.judges.open_engine import open_engine
+from basereward.model.generation.generate import Writing
+from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from tests.data.chat_templates import DEEPSEEK_R1
 from tests.support import checkpoint, picture
 

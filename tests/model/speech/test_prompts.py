@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from basereward.data.group import IMAGE, Part, Turn
-from basereward.model.speech.prompts import PAIRWISE, POINTWISE, REQUEST, Prompt, load_prompt
+from basereward.data.schema.group import IMAGE, Part, Turn
+from basereward.model.generation.prompts import PAIRWISE, POINTWISE, REQUEST, Prompt, load_prompt
 from tests.support import group
 
 SHIPPED = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from basereward.model.speech.verdicts import compiled_pattern, parse_rating, parse_verdict
+from basereward.model.generation.verdicts import compiled_pattern, parse_rating, parse_verdict
 
 
 @pytest.mark.parametrize(

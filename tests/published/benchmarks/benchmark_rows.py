@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.evaluate.protocols.rewardbench import PRIOR_SETS, SECTIONS
+from basereward.evaluation.protocols.rewardbench import PRIOR_SETS, SECTIONS
 
 Row = dict[str, Any]
 

@@ -1,0 +1,41 @@
+"""HelpSteer3, configuration `preference`: a conversation, two responses, and how much better one is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from basereward.data.schema.messages import shown
+from basereward.data.schema.rejections import RowLost
+
+LARGEST = 3  # "much better"
+
+
+class HelpSteer3:
+    """`overall_preference` goes from -3 (response 1 is much better) to 3 (response 2 is); 0 decides nothing.
+
+    Args:
+        margin: whether its size, 1 to 3, is given as the preference's margin.
+    """
+
+    columns: tuple[str, ...] = ("context", "response1", "response2", "overall_preference")
+
+    def __init__(self, *, margin: bool = False) -> None:
+        self.margin = margin
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Raises:
+            RowLost: `undecided` (0); `not_rated` (no whole number from -3 to 3).
+        """
+        preference = row["overall_preference"]
+        if type(preference) is not int or abs(preference) > LARGEST:
+            raise RowLost(
+                "not_rated",
+                f"`overall_preference` is {shown(preference)}; a whole number from -{LARGEST} to {LARGEST} is needed",
+            )
+        if preference == 0:
+            raise RowLost("undecided", "`overall_preference` is 0: neither response is better")
+        better, worse = ("response1", "response2") if preference < 0 else ("response2", "response1")
+        pair = {"prompt": row["context"], "chosen": row[better], "rejected": row[worse]}
+        return pair | ({"margin": abs(preference)} if self.margin else {})

@@ -1,0 +1,31 @@
+"""PKU-SafeRLHF: a prompt and two responses, with the number of the better one and of the safer one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from basereward.data.schema.messages import shown
+from basereward.data.schema.rejections import RowLost
+
+
+class PKUSafeRLHF:
+    """The better (`better_response_id`) or the safer (`safer_response_id`) of `response_0` and `response_1` is chosen.
+
+    Args:
+        by: what decides.
+    """
+
+    def __init__(self, *, by: Literal["better", "safer"] = "better") -> None:
+        self.label = f"{by}_response_id"
+        self.columns: tuple[str, ...] = ("prompt", "response_0", "response_1", self.label)
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Raises:
+            RowLost: `undecided`: the number is neither 0 nor 1.
+        """
+        number = row[self.label]
+        if type(number) is not int or number not in (0, 1):
+            raise RowLost("undecided", f"`{self.label}` is {shown(number)}; 0 or 1 is needed")
+        return {"prompt": row["prompt"], "chosen": row[f"response_{number}"], "rejected": row[f"response_{1 - number}"]}

@@ -1,0 +1,27 @@
+"""POVID: two conversations about a picture, the second with hallucinations put in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from basereward.data.adapters._from_value import read_turns
+
+
+class POVID:
+    """`conversations` is preferred to `rejected_conversations`; both are lists of turns."""
+
+    columns = ("image", "conversations", "rejected_conversations")
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Raises:
+            RowLost: `wrong_type`, `bad_message`, `unknown_role`, `unknown_key`.
+        """
+        return {
+            "id": row.get("id"),
+            "system": row.get("system"),
+            "chosen": read_turns(row["conversations"], column="conversations"),
+            "rejected": read_turns(row["rejected_conversations"], column="rejected_conversations"),
+            "image": row["image"],
+        }

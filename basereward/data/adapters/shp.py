@@ -1,0 +1,41 @@
+"""Stanford Human Preferences: a post, and two comments of which readers preferred one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from basereward.data.schema.messages import shown
+from basereward.data.schema.rejections import RowLost
+
+
+class SHP:
+    """`labels` is 1 where comment A has the higher score, 0 where B has.
+
+    Args:
+        min_score_ratio: pairs whose better score is less than so many times the worse one are left out; null: none are.
+    """
+
+    columns: tuple[str, ...] = ("history", "human_ref_A", "human_ref_B", "labels", "score_ratio")
+
+    def __init__(self, *, min_score_ratio: float | None = None) -> None:
+        self.min_score_ratio = min_score_ratio
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Raises:
+            RowLost: `not_rated` (no label, or no ratio to compare); `low_score_ratio`.
+        """
+        label = row["labels"]
+        if type(label) is not int or label not in (0, 1):
+            raise RowLost("not_rated", f"`labels` is {shown(label)}; 1 (A is preferred) or 0 (B is) is needed")
+        if self.min_score_ratio is not None:
+            self._check_ratio(row["score_ratio"], at_least=self.min_score_ratio)
+        answers = [row["human_ref_B"], row["human_ref_A"]]
+        return {"prompt": row["history"], "chosen": answers[label], "rejected": answers[1 - label]}
+
+    def _check_ratio(self, ratio: object, *, at_least: float) -> None:
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float):
+            raise RowLost("not_rated", f"`score_ratio` is {shown(ratio)}; a number is needed")
+        if not ratio >= at_least:
+            raise RowLost("low_score_ratio", f"`score_ratio` is {ratio}; min_score_ratio asks for {at_least}")

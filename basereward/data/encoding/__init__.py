@@ -1,0 +1,1 @@
+"""Prompts and responses to token ids: chat templates, control tokens, lengths."""

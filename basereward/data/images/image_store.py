@@ -1,0 +1,240 @@
+"""Where the pictures that rows name lie: a folder, or archives that are read without being unpacked."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import posixpath
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePosixPath
+
+from basereward.data.schema.rejections import RowLost
+from basereward.errors import DataError
+from basereward.io.limits import check_regular_file
+
+ARCHIVES = (".zip", ".tar")
+MAX_BYTES = 256 * 2**20
+"""Bytes of the file of one picture. A picture of `images.MAX_PIXELS` has less in every usual format, and a small member
+of an archive may unpack to more than the memory holds."""
+MAX_LINKS = 16  # of an archive, that lead from one to the next before a member is given up as a circle
+
+
+class ImageError(RowLost):
+    """A picture cannot be used."""
+
+
+# What reading a member raises: one that is damaged, cut, encrypted, or packed in a way that is not known here.
+BROKEN = (
+    OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, RuntimeError, ValueError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedImage:
+    """A picture inside an archive."""
+
+    archive: str
+    member: str
+
+    def __str__(self) -> str:
+        return f"{self.archive}:{self.member}"
+
+    def read(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            ImageError: `image_missing`, `image_unreadable` or `image_too_large`.
+        """
+        try:
+            return _opened(self.archive, os.getpid()).read(self.member)
+        except KeyError:
+            first = _opened(self.archive, os.getpid()).first
+            detail = f"{self.archive} has no member {self.member}; its first is {first}"
+            raise ImageError("image_missing", detail) from None
+        except ImageError:
+            raise
+        except BROKEN as error:
+            raise ImageError("image_unreadable", f"{self}: {error}") from error
+
+
+class ImageStore:
+    """Finds the pictures that rows name.
+
+    Args:
+        root: the folder that relative paths start from.
+        archives: zip or tar files; with them, every picture is looked for in these, in their order.
+        closed: whether names must stay below the root, as those in a data set of somebody else's must.
+        caches: other folders that absolute paths may lie in, such as those that a library downloads pictures to.
+
+    Raises:
+        DataError: an archive is of an unknown kind.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        archives: Sequence[str | Path] = (),
+        closed: bool = False,
+        caches: Sequence[str | Path] = (),
+    ) -> None:
+        self.root = Path(root) if root is not None else Path()
+        self.archives = [str(archive) for archive in archives]
+        self.closed = closed
+        self.caches = [PurePosixPath(os.path.abspath(cache)) for cache in caches]
+        for archive in self.archives:
+            if Path(archive).suffix not in ARCHIVES:
+                raise DataError(
+                    f"{archive}: unknown kind of archive; known are {', '.join(ARCHIVES)}. "
+                    "Parts (.zip_aa, .zip_ab) are joined first: cat images.zip_* > images.zip"
+                )
+
+    def find(self, name: str | Path) -> Path | ArchivedImage:
+        """Where the picture of a name is; it is not opened.
+
+        Raises:
+            ImageError: `image_outside_root`.
+        """
+        if not self.closed and not self.archives:
+            return self.root / name
+        pure = self._pure(name)
+        if self.archives:
+            holding = [archive for archive in self.archives if _opened(archive, os.getpid()).has(str(pure))]
+            return ArchivedImage((holding or self.archives)[0], str(pure))
+        return self.root / pure
+
+    def listing(self, folder: str) -> list[str]:
+        """The names, as `find` takes them, of the files directly in a folder, of archives in the first that has it.
+        None when there is no such folder.
+
+        Raises:
+            ImageError: `image_outside_root`.
+        """
+        pure = self._pure(folder)
+        if self.archives:
+            listings = (_opened(archive, os.getpid()).listing(str(pure)) for archive in self.archives)
+            return next((names for names in listings if names), [])
+        within = self.root / pure
+        return [str(pure / file.name) for file in within.iterdir() if file.is_file()] if within.is_dir() else []
+
+    def _pure(self, name: str | Path) -> PurePosixPath:
+        """The name below the root. An absolute path that lies there, as loaders of folders make, is one too."""
+        pure = PurePosixPath(str(name))
+        if not self.closed and not self.archives:
+            return pure
+        if pure.is_absolute() and not self.archives and ".." not in pure.parts:
+            pure = self._relative(pure)
+            if any(pure.is_relative_to(cache) for cache in self.caches):
+                return pure
+        if pure.is_absolute() or ".." in pure.parts:
+            where = f"the folder of the images, {self.root.absolute()}" if not self.archives else "the archive"
+            raise ImageError("image_outside_root", f"the image {name} is not below {where}")
+        return pure
+
+    def _relative(self, path: PurePosixPath) -> PurePosixPath:
+        """An absolute path from the root on, as it stands or with symbolic links followed; else as it is."""
+        for root in self._roots:
+            if path.is_relative_to(root):
+                return path.relative_to(root)
+        try:
+            resolved = Path(path).resolve()
+        except (OSError, ValueError, RuntimeError):  # a circle of links, a zero byte: opening it would say so
+            return path
+        root = self._roots[-1]
+        return PurePosixPath(resolved.relative_to(root)) if resolved.is_relative_to(root) else path
+
+    @cached_property
+    def _roots(self) -> tuple[PurePosixPath, PurePosixPath]:
+        """The root's absolute path as it is given, and with symbolic links followed."""
+        return PurePosixPath(os.path.abspath(self.root)), PurePosixPath(self.root.resolve())
+
+
+class _Archive:
+    """An archive that is open for reading, zip or tar. Its members are known by their names without a leading `./`."""
+
+    def __init__(self, path: str) -> None:
+        check_regular_file(path)
+        # Both stay open as long as the process: opening reads the whole list of members. A tar must be a plain one:
+        # of a compressed one every picture would be found by unpacking all that is before it.
+        try:
+            self._file = zipfile.ZipFile(path) if path.endswith(".zip") else tarfile.open(path, "r:")  # noqa: SIM115
+            self._members = _members(self._file)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
+            raise DataError(f"the archive of images {path} cannot be opened: {error}") from error
+
+    def has(self, member: str) -> bool:
+        return member in self._members
+
+    @property
+    def first(self) -> str | None:
+        """A member's name, to compare with one that is not there."""
+        return next(iter(self._members), None)
+
+    def listing(self, folder: str) -> list[str]:
+        """The members directly in a folder."""
+        return self._folders.get(folder, [])
+
+    @cached_property
+    def _folders(self) -> dict[str, list[str]]:
+        folders: dict[str, list[str]] = {}
+        for member in self._members:
+            folders.setdefault(str(PurePosixPath(member).parent), []).append(member)
+        return folders
+
+    def read(self, member: str) -> bytes:
+        """Raises: KeyError, where there is no such member; ImageError, where it is too large; one of `BROKEN`."""
+        info = self._members[member]
+        if isinstance(self._file, zipfile.ZipFile):
+            assert isinstance(info, zipfile.ZipInfo)
+            _check_size(info.file_size, member)
+            return self._file.read(info)
+        assert isinstance(info, tarfile.TarInfo)
+        info = self._target(info, member)
+        _check_size(info.size, member)
+        file = self._file.extractfile(info)
+        assert file is not None  # of a regular file, which the target is
+        return file.read()
+
+    def _target(self, info: tarfile.TarInfo, member: str) -> tarfile.TarInfo:
+        """The regular file that a link leads to. GNU tar stores a second name of a file as a hard link to the first."""
+        for _ in range(MAX_LINKS):
+            if not info.islnk() and not info.issym():
+                return info
+            start = PurePosixPath(info.name).parent if info.issym() else PurePosixPath()
+            name = posixpath.normpath(str(start / info.linkname))
+            found = self._members.get(name)
+            if not isinstance(found, tarfile.TarInfo):
+                raise ImageError("image_missing", f"{member} is a link to {info.linkname}, which the archive lacks")
+            info = found
+        raise ImageError("image_unreadable", f"{member} is a link in a circle")
+
+
+def _members(file: zipfile.ZipFile | tarfile.TarFile) -> dict[str, zipfile.ZipInfo | tarfile.TarInfo]:
+    """Files and links by name. Of several members of one name the last counts, as for tar and unzip: where it is a
+    folder, a device or a pipe there is no file of that name."""
+    members: dict[str, zipfile.ZipInfo | tarfile.TarInfo] = {}
+    if isinstance(file, zipfile.ZipFile):
+        return {str(PurePosixPath(each.filename)): each for each in file.infolist() if not each.is_dir()}
+    for member in file.getmembers():
+        name = str(PurePosixPath(member.name))
+        if member.isfile() or member.islnk() or member.issym():
+            members[name] = member
+        else:
+            members.pop(name, None)
+    return members
+
+
+def _check_size(size: int, member: str) -> None:
+    if size > MAX_BYTES:
+        raise ImageError("image_too_large", f"{member} unpacks to {size:,} bytes; at most {MAX_BYTES:,} are read")
+
+
+@lru_cache(maxsize=64)
+def _opened(path: str, process: int) -> _Archive:
+    """One handle a process: two processes that share one would move each other's place in the file."""
+    return _Archive(path)

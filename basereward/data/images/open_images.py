@@ -1,0 +1,157 @@
+"""Opens a picture, whatever it was stored as, into the 8-bit RGB that an image processor takes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from basereward.data.images.image_store import MAX_BYTES, ArchivedImage
+from basereward.data.images.image_store import ImageError as ImageError
+from basereward.data.schema.group import Image
+
+MAX_PIXELS = 100_000_000  # width x height; a larger picture would take gigabytes once it is decoded
+# Raster formats only: Pillow hands EPS to an external interpreter, which foreign files must not reach.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+
+def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
+    """The picture in mode RGB, upright.
+
+    The camera's orientation (EXIF) is applied; transparency is laid on white; 16-bit grey is scaled to 8; of an
+    animation the first frame is taken. `image` itself is not changed.
+
+    Args:
+        name: what messages call it; by default as `describe` does.
+
+    Raises:
+        ImageError: `image_missing`, there is no such file; `image_unreadable`, it is not a picture, damaged or empty;
+            `image_too_large`, it has more than `MAX_PIXELS`, which is read from the header, before anything is decoded.
+    """
+    name = name or describe(image)
+    if isinstance(image, PIL.Image.Image):
+        return _decode(image, name=name, ours=False)
+    if isinstance(image, ArchivedImage):
+        image = image.read()
+    if isinstance(image, bytes):
+        return _open(io.BytesIO(image), name=name)
+    with _file(image, name=name) as file:
+        return _open(file, name=name)
+
+
+def read_image(image: Image) -> bytes | PIL.Image.Image:
+    """All that `open_image` makes a picture of: the bytes of its file, or the upright picture where there is no file.
+
+    Raises:
+        ImageError: as `open_image`, but for what is wrong inside a file.
+    """
+    if isinstance(image, PIL.Image.Image):
+        return open_image(image)
+    if isinstance(image, ArchivedImage):
+        return image.read()
+    if isinstance(image, bytes):
+        return image
+    with _file(image, name=describe(image)) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _file(path: str | Path, *, name: str) -> Iterator[BinaryIO]:
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ImageError("image_unreadable", f"{name} is no file")  # a folder; or a pipe, which would never end
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise ImageError("image_too_large", f"{name}: at most {MAX_BYTES:,} bytes are read")
+        with Path(path).open("rb") as file:
+            yield file
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError("image_missing", f"there is no file {name}") from None
+    except OSError as error:
+        raise ImageError("image_unreadable", f"{name}: {error.strerror or error}") from error
+    except ValueError as error:  # a name with a zero byte
+        raise ImageError("image_unreadable", f"{name!r}: {error}") from error
+
+
+MAX_SHOWN = 1000
+"""Characters of a picture's name in messages."""
+
+
+def describe(image: Image) -> str:
+    """A picture's name in messages: its path, or what it is.
+
+    >>> describe(b"123")
+    'picture of 3 bytes'
+    """
+    if isinstance(image, bytes):
+        return f"picture of {len(image)} bytes"
+    if isinstance(image, PIL.Image.Image):
+        return f"decoded picture of {image.width} x {image.height}"
+    name = str(image)  # what should be a path may be anything, a broken picture in base64 of some megabytes too
+    return name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}..."
+
+
+def _open(file: BinaryIO, *, name: str) -> PIL.Image.Image:
+    if not file.read(1):
+        raise ImageError("image_unreadable", f"{name} is empty (0 bytes)")
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at a smaller size than ours; the size is checked below.
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            opened = PIL.Image.open(file, formats=FORMATS)
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError("image_too_large", f"{name}: {error}; at most {MAX_PIXELS:,} pixels are opened") from error
+    except PIL.UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise ImageError("image_unreadable", f"{name} is not a picture of a known format ({known})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged header raises whatever Pillow's parser of the format runs into
+        raise ImageError("image_unreadable", f"{name}: {error}") from error
+    with opened:
+        return _decode(opened, name=name, ours=True)
+
+
+def _decode(image: PIL.Image.Image, *, name: str, ours: bool) -> PIL.Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height} = {image.width * image.height:,} pixels"
+        raise ImageError("image_too_large", f"{name}: {size}; at most {MAX_PIXELS:,} are opened")
+    if image.width * image.height == 0:
+        raise ImageError("image_unreadable", f"{name} has no pixels: {image.width} x {image.height}")
+    try:
+        image = image if ours else image.copy()
+        PIL.ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
+    except (MemoryError, ImageError):
+        raise
+    except Exception as error:  # damaged data raise whatever Pillow's decoder of the format runs into
+        raise ImageError("image_unreadable", f"{name}: {error}") from error
+
+
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode == "F":
+        raise ImageError("image_unreadable", "floating-point samples have no known range; store 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion would clip at 255; mode I is how it opens 16-bit PGM.
+        shades = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        return PIL.Image.fromarray(((shades + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        return _on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode in ("RGBa", "La"):  # premultiplied; Pillow converts these only to their plain modes
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])
+    layer = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", layer.size, "white")
+    return PIL.Image.alpha_composite(white, layer).convert("RGB")

@@ -1,0 +1,89 @@
+"""Features of the `datasets` library: how a cell that is stored in Arrow becomes the value that the library shows.
+
+Rows are read as Arrow, so that pictures stay the bytes or the path that they are stored as. The library decodes
+nothing then, so JSON would come as its text and a class as its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from basereward.data.readers.json_lines import decode_json
+from basereward.data.schema.rejections import RowLost
+
+if TYPE_CHECKING:
+    import datasets
+
+Decoder: TypeAlias = Callable[[Any], Any]
+
+# Their Arrow value is what the library itself gives; an `Image` is the bytes or the path that we open ourselves.
+STORED_AS_SHOWN = (
+    "Value", "Translation", "TranslationVariableLanguages", "Array2D", "Array3D", "Array4D", "Array5D", "Image",
+)  # fmt: skip
+NESTED = ("List", "LargeList")
+DECODED = ("ClassLabel", "Json")
+
+
+def row_decoders(features: datasets.Features) -> dict[str, Decoder]:
+    """What turns the cells of a row, by column, into what the library shows; columns that need nothing are left out.
+
+    A feature that this function does not know (audio, video, documents, and what a later version adds) is refused by
+    name for every row that has a value there: training on the rest of such a row would lose a part of its prompt.
+    """
+    decoders = {column: _decoder(feature, where=f"column '{column}'") for column, feature in features.items()}
+    return {column: decoder for column, decoder in decoders.items() if decoder is not None}
+
+
+def _decoder(feature: Any, *, where: str) -> Decoder | None:
+    """Picklable, for the loader's processes. None: nothing is to be done."""
+    if isinstance(feature, Mapping):
+        fields = {name: _decoder(inner, where=where) for name, inner in feature.items()}
+        known = {name: decoder for name, decoder in fields.items() if decoder is not None}
+        return partial(_struct, known) if known else None
+    name = type(feature).__name__
+    if name in NESTED:
+        item = _decoder(feature.feature, where=where)
+        return None if item is None else partial(_list, item)
+    if name == "Json":
+        return partial(_json, where)
+    if name == "ClassLabel":
+        return partial(_class_name, tuple(feature.names or ()))
+    return None if name in STORED_AS_SHOWN else partial(_refuse, name, where)
+
+
+def _struct(fields: Mapping[str, Decoder], value: Any) -> Any:
+    if value is None:
+        return None
+    return {name: fields[name](inner) if name in fields else inner for name, inner in value.items()}
+
+
+def _list(item: Decoder, value: Any) -> Any:
+    return None if value is None else [item(inner) for inner in value]
+
+
+def _json(where: str, value: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        return decode_json(value)
+    except RowLost as loss:
+        raise RowLost(loss.reason, f"{where}: {loss.detail}") from None
+
+
+def _class_name(names: Sequence[str], value: Any) -> Any:
+    """The name of a class; the library writes -1 for a row that has none."""
+    if value is None or value == -1:
+        return None
+    return names[value] if 0 <= value < len(names) else value
+
+
+def _refuse(kind: str, where: str, value: Any) -> Any:
+    if value is None:
+        return None
+    detail = (
+        f"{where} has the feature {kind} of `datasets`; only text, numbers, JSON and pictures are read. If the row "
+        "is whole without it, take it out with `remove_columns`"
+    )
+    raise RowLost("unsupported_feature", detail)

@@ -1,0 +1,94 @@
+"""One file with rows, of any kind that is known by its name; see `basereward/io/formats.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from basereward.data.readers import Table
+from basereward.data.readers.arrow import ArrowTable
+from basereward.data.readers.json_array import one_json_value
+from basereward.data.readers.json_lines import JsonLines, check_rows_file
+from basereward.data.readers.separated import NUMBERS, Separated
+from basereward.data.readers.sliced import is_part, part_of
+from basereward.data.readers.web_dataset import WebDataset
+from basereward.errors import DataError
+from basereward.io.formats import ARROW, JSON, SEPARATED, compression, known_rows, rows_kind
+from basereward.io.unpacking import unpacked
+
+
+class RowsFile:
+    """The rows of a file; it is opened when the first one is asked for.
+
+    Args:
+        path: the file; a compressed one is unpacked into the cache.
+        split: `train`, or slices of it such as `train[:100]`: a file is one part.
+        numbers: columns of a CSV file that hold numbers.
+        otherwise: the kind of a file whose name does not tell it, one of `io.formats.ROWS`; None: such a file is
+            refused.
+
+    Raises:
+        DataError: the kind of file is unknown, or the split is another one.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        split: str = "train",
+        numbers: Collection[str] = NUMBERS,
+        otherwise: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.split = split
+        self.numbers = tuple(numbers)
+        self.kind = rows_kind(self.path) or otherwise
+        if self.kind is None:
+            raise DataError(f"{path}: unknown kind of file '{self.path.suffix}'; known are {known_rows()}")
+        if not is_part(split):
+            raise DataError(
+                f"{path} has no split '{split}': a file is one part, which is called train. Set split=train; for val "
+                "and for test give a file or a share of this one, such as 0.05"
+            )
+
+    @property
+    def label(self) -> str:
+        return str(self.path)
+
+    def scan(self) -> Iterator[tuple[int, int, Any]]:
+        return self._table.scan()
+
+    def read(self, place: int) -> Any:
+        return self._table.read(place)
+
+    def decode(self, raw: Any) -> object:
+        return self._table.decode(raw)
+
+    def where(self, number: int) -> str:
+        return self._table.where(number)
+
+    def row_id(self, number: int) -> str:
+        return self._table.row_id(number)
+
+    @cached_property
+    def _table(self) -> Table:
+        check_rows_file(self.path)
+        if self.kind in ARROW:
+            if compression(self.path):
+                raise DataError(
+                    f"{self.path}: unpack it first; {self.kind} files are compressed inside, column by column"
+                )
+            return ArrowTable(str(self.path), subset=None, revision=None, split=self.split)
+        path = unpacked(self.path) if compression(self.path) else self.path
+        return part_of(self._of_kind(path), self.split)
+
+    def _of_kind(self, path: Path) -> Table:
+        if self.kind in JSON:
+            whole = one_json_value(path, name=self.path)
+            return JsonLines(path, name=self.path) if whole is None else whole
+        if self.kind in SEPARATED:
+            delimiter = "\t" if self.kind == ".tsv" else ","
+            return Separated(path, delimiter=delimiter, name=self.path, numbers=self.numbers)
+        return WebDataset(path, name=self.path)

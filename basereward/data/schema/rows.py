@@ -1,0 +1,316 @@
+"""Rows of preference data -> groups: the pair form (`chosen`, `rejected`) and the general form (`responses`).
+
+    {"prompt": str or [messages], "chosen": ..., "rejected": ..., "images": [...], "margin": 1.5, "id": "..."}
+    {"prompt": ..., "responses": [...], "ranking": [0, 2, 1], "images": [...]}
+    {"prompt": ..., "responses": [...], "preferences": [[winner, loser], ...], "margins": [...]}
+    {"prompt": ..., "responses": [...], "ratings": [4, 1, 2]}: ranked by their ratings
+
+Every form may have what heads that write learn: `critiques`, a text for each response, or `chosen_critique` and
+`rejected_critique`; `ratings` from 0 to 1, or `chosen_rating` and `rejected_rating`; `reasonings`, lists of the places
+of two responses, which the text calls 1 and 2, and the text, or `reasoning`, a text about the row's first two.
+
+`prompt` may be absent when `chosen` and `rejected` are message lists that begin with it; `instruction` stands for it,
+with `input` below. `system` is the prompt's first turn, `history` its earlier ones. `ranking[i]` is the rank of
+response i, lower is better, equal is a tie. An image is a path, `{"path": ..., "bytes": ...}`, or a data URI (base64).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from basereward.data.images.image_store import ImageStore
+from basereward.data.readers.json_lines import decode_json
+from basereward.data.schema.annotations import COLUMNS as TOLD
+from basereward.data.schema.annotations import read_told
+from basereward.data.schema.columns import (
+    ALIAS_NAMES,
+    ALIASES,
+    ColumnsRead,
+    check_media,
+    check_prompt_columns,
+    like_prompt,
+)
+from basereward.data.schema.group import Group, Preference
+from basereward.data.schema.image_references import find_image, image_list
+from basereward.data.schema.messages import PLACE, Message, MessageReader, is_empty, shown
+from basereward.data.schema.preferences import check_ratings, read_preferences
+from basereward.data.schema.prompts import join_prompt, place_images, with_history, with_input, with_system
+from basereward.data.schema.rejections import RowLost, located
+from basereward.errors import DataError, nearest, unknown
+
+COLUMNS = (
+    "id", "prompt", "chosen", "rejected", "responses", "ranking", "preferences", "margin", "margins", "images", "image",
+    "system", "history", "input", *TOLD,
+)  # fmt: skip
+# In a table of texts, such as a CSV file, lists are JSON and numbers are digits.
+LISTS = (
+    "responses", "ranking", "preferences", "margins", "ratings", "critiques", "reasonings", "history", "images",
+    "image",
+)  # fmt: skip
+NUMBERS = ("margin", "chosen_rating", "rejected_rating")
+EMPTY_TEXT_IS_NULL = ("images", "image", "system", "history", "input")
+
+
+class RowFormat:
+    """How rows are read.
+
+    Args:
+        columns: our column name -> the data's own, for data that name them otherwise; a name -> null leaves that column
+            unread, be it one of ours or one of theirs.
+        images: where the pictures that rows name are looked for.
+        for_training: whether a row needs two responses and a preference; without, one response will do.
+        of_table: whether rows come from a file. A text may then be the JSON text of a list, as in a CSV file, and a
+            null picture is a picture that is missing.
+        image_mark: the text in a prompt that stands for the next image; null: no text does.
+        rating_range: the lowest and the highest rating of the data, which become 0 and 1; null: they are as they are.
+
+    Attributes:
+        report: which columns were read so far, and which were not.
+
+    Raises:
+        DataError: `columns` names a column that we do not have, or `rating_range` is no range.
+    """
+
+    def __init__(
+        self,
+        *,
+        columns: Mapping[str, str | None] | None = None,
+        images: ImageStore | None = None,
+        for_training: bool = True,
+        of_table: bool = False,
+        image_mark: str | None = PLACE,
+        rating_range: Sequence[float] | None = None,
+    ) -> None:
+        self.columns = {name: own for name, own in (columns or {}).items() if own is not None}
+        self.ignored = frozenset(name for name, own in (columns or {}).items() if own is None)
+        for name in self.columns:
+            if name not in COLUMNS:
+                raise DataError(f"columns: {unknown('column', name, COLUMNS)}")
+        self.images = images or ImageStore()
+        self.for_training = for_training
+        self.of_table = of_table
+        self.image_mark = image_mark or None
+        self.rating_range = _range(rating_range)
+        self.report = ColumnsRead()
+        unmapped = self.ignored if "input" in self.columns else self.ignored | {"input"}
+        self._own = {name: self.columns.get(name, name) for name in COLUMNS if name not in unmapped}
+
+    def group(self, row: Mapping[str, Any], *, source: str, row_id: str, where: str) -> Group:
+        """The group that a row holds. Its pictures are not opened, and it may still be of no use (see `check_usable`).
+
+        Args:
+            row_id: the group's id when the row has none.
+            where: what messages call the row, such as `pairs.jsonl:17`.
+
+        Raises:
+            RowLost: the row is malformed; the reason names the fault, the detail says where and how.
+        """
+        with located(where):
+            return self._group(row, source=source, row_id=row_id)
+
+    def _group(self, row: Mapping[str, Any], *, source: str, row_id: str) -> Group:
+        own = self._own | self._aliases(row)
+        cells: dict[str, Any] = {}
+        for ours, theirs in own.items():
+            value = row.get(theirs)
+            if isinstance(value, str):
+                value = self._cell(ours, value)
+            if value is not None:
+                cells[ours] = value
+        reader = MessageReader(mark=self.image_mark, json_text=self.of_table)
+        names, values = self._responses(cells, row=row)
+        read = [reader.response(value, column=name) for name, value in zip(names, values, strict=True)]
+        before, responses = zip(*read, strict=True)
+        self._take_instruction(row, cells, own, has_prompt=bool(before[0]))
+        rest = self._rest(row, cells, own)
+        messages = self._prompt(cells, before, reader=reader, row=row)
+        check_prompt_columns(rest, prompt="\n".join(message.text for message in messages))
+        images = _image_cells(cells, no_column=not self._has_image_column(row))
+        check_media(rest, has_images=bool(images) or any(message.image_parts for message in messages))
+        turns, found = place_images(messages, images, mark=self.image_mark)
+        self.report.passed.update(dict.fromkeys(sorted(reader.unread)))
+        told = read_told(cells, names, rating_range=self.rating_range)
+        return Group(
+            id=_id(cells, default=row_id),
+            source=source,
+            prompt=turns,
+            responses=responses,
+            preferences=self._preferences(cells, responses, told["ratings"], row=row),
+            images=tuple(find_image(image, place=i, images=self.images) for i, image in enumerate(found)),
+            **told,
+        )
+
+    def _aliases(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """The columns of ours that the row has under another name of the same meaning."""
+        found: dict[str, str] = {}
+        if ALIAS_NAMES.isdisjoint(row):
+            return found
+        mapped = self.ignored.union(self.columns.values())
+        for name, others in ALIASES.items():
+            own = ("images", "image") if name == "images" else (name,)
+            if any(each in self.columns or not is_empty(row.get(each)) for each in own) or name in self.ignored:
+                continue
+            given = [alias for alias in others if alias not in mapped and not is_empty(row.get(alias))]
+            if given:
+                found[name] = given[0]
+        return found
+
+    def _take_instruction(
+        self, row: Mapping[str, Any], cells: dict[str, Any], own: dict[str, str], *, has_prompt: bool
+    ) -> None:
+        """Reads Alpaca's columns: `instruction` where the row has no other prompt, and `input` beside it."""
+        alpaca = {
+            name: row[name]
+            for name in ("instruction", "input")
+            if name not in self.ignored and not is_empty(row.get(name))
+        }
+        if "prompt" not in cells and not has_prompt and "instruction" in row:
+            own["prompt"] = "instruction" if "instruction" in alpaca else "input"
+            if own["prompt"] in alpaca:
+                cells["prompt"] = alpaca[own["prompt"]]
+        if "input" in alpaca and own.get("prompt") == "instruction" and "input" not in self.columns:
+            cells["input"], own["input"] = alpaca["input"], "input"
+
+    def _rest(self, row: Mapping[str, Any], cells: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
+        """The row's cells that are not read, by their own names; the report gets to know both kinds."""
+        self.report.read.update({ours: own[ours] for ours in cells})
+        return self.report.passed_over(row, read={own[ours] for ours in cells} | self.ignored)
+
+    def _cell(self, name: str, value: str) -> Any:
+        """A text as it is read: of a table of texts lists and numbers are parsed."""
+        if not value.strip() and name in EMPTY_TEXT_IS_NULL:
+            return None
+        if self.of_table and name in LISTS and value.lstrip().startswith("["):
+            try:
+                parsed = decode_json(value.strip())
+            except RowLost:
+                return value  # what reads the cell says what is wrong with it
+            return parsed if isinstance(parsed, list) else value
+        if self.of_table and name in NUMBERS:
+            try:
+                return float(value)
+            except ValueError:
+                return value
+        return value
+
+    def _has_image_column(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row has a column for its pictures, be it null: then marks in all texts stand for pictures."""
+        if not self.of_table:
+            return False  # a call without pictures says so by null
+        return any(self.columns.get(name, name) in row for name in ("images", "image"))
+
+    def _prompt(
+        self,
+        cells: Mapping[str, Any],
+        before: Sequence[list[Message]],
+        *,
+        reader: MessageReader,
+        row: Mapping[str, Any],
+    ) -> list[Message]:
+        """The messages of the prompt, from all columns that hold some."""
+        prompt = reader.read(cells["prompt"], column="prompt") if "prompt" in cells else None
+        messages = join_prompt(prompt, before)
+        if not messages:
+            raise self._no_prompt(row)
+        if messages[-1].role != "user":
+            detail = f"the prompt ends with a turn of the {messages[-1].role}; its last turn must be the user's"
+            raise RowLost("bad_turns", detail)
+        if "input" in cells:
+            messages = with_input(messages, cells["input"])
+        if not is_empty(cells.get("history")):
+            messages = with_history(messages, cells["history"], reader=reader)
+        return with_system(messages, cells["system"]) if "system" in cells else messages
+
+    def _preferences(
+        self,
+        cells: Mapping[str, Any],
+        responses: Sequence[str],
+        ratings: Sequence[float],
+        *,
+        row: Mapping[str, Any],
+    ) -> tuple[Preference, ...]:
+        if self.for_training and len(responses) < 2:
+            raise RowLost("single_response", "`responses` has 1 response; training needs at least 2 to compare")
+        preferences = read_preferences(cells, num_responses=len(responses), ratings=ratings)
+        if not self.for_training:
+            return preferences
+        if not preferences:
+            detail = "no preference: give `ranking` or `preferences`, or `ratings` to rank by"
+            raise RowLost("no_preference", f"{detail}. {_found(list(row))}")
+        check_ratings(preferences, ratings)
+        if not {"chosen", "ranking", "preferences"}.intersection(cells):
+            self.report.notes["responses are ranked by their ratings"] = None
+        return preferences
+
+    def _no_prompt(self, row: Mapping[str, Any]) -> RowLost:
+        own = self.columns.get("prompt", "prompt")
+        others = [name for name in row if name != own and name not in self.columns.values()]
+        close = like_prompt(others)
+        hint = f"'{close[:60]}' looks like it: columns: {{prompt: {close[:60]}}}. " if close else ""
+        if not close and all(isinstance(row.get(name), str) for name in ("chosen", "rejected")):
+            hint = "If both responses begin with the prompt, cut it off, as TRL's extract_prompt does. "
+        detail = f"there is no prompt: no column '{own}', and no turn before the responses. {hint}"
+        return RowLost("no_prompt", f"{detail}{_found(list(row))}")
+
+    def _responses(self, cells: Mapping[str, Any], *, row: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+        """The responses' names for messages, and the responses. Of a pair the chosen one is first."""
+        pair = [name for name in ("chosen", "rejected") if name in cells]
+        if pair and "responses" in cells:
+            raise RowLost("conflicting_columns", f"the row has both `responses` and `{pair[0]}`; one form is needed")
+        if len(pair) == 2:
+            return pair, [cells[name] for name in pair]
+        if pair:
+            raise self._missing(["rejected" if pair == ["chosen"] else "chosen"], row=row)
+        if "responses" not in cells:
+            missing = ["responses"] if "responses" in self.columns else ["chosen", "rejected"]
+            raise self._missing(missing, row=row)
+        responses = cells["responses"]
+        if not isinstance(responses, list) or not responses:
+            raise RowLost("wrong_type", f"`responses` is {shown(responses)}; a list of at least one response is needed")
+        return [f"responses[{i}]" for i in range(len(responses))], responses
+
+    def _missing(self, ours: Sequence[str], *, row: Mapping[str, Any]) -> RowLost:
+        names = [self.columns.get(name, name) for name in ours]
+        null = [name for name in names if name in row]
+        if null:
+            return RowLost("null_response", f"'{null[0]}' is null; a response is a text")
+        others = [str(name)[:60] for name in row if name not in names]
+        hints = [
+            f"'{close}' looks like it: columns: {{{name}: {close}}}"
+            for name in ours
+            if (close := nearest(self.columns.get(name, name), others))
+        ]
+        general = ", or `responses`" if len(names) == 2 else ""
+        listed = " and ".join(f"'{name}'" for name in names)
+        return RowLost("missing_column", ". ".join([f"missing: {listed}{general}", *hints, _found(list(row))]))
+
+
+def _range(bounds: Sequence[float] | None) -> tuple[float, float] | None:
+    if bounds is None:
+        return None
+    if len(bounds) != 2 or not all(map(math.isfinite, bounds)) or bounds[0] >= bounds[1]:
+        raise DataError(f"rating_range is {list(bounds)}; the lowest and the highest rating are needed, as in [1, 5]")
+    return float(bounds[0]), float(bounds[1])
+
+
+def _image_cells(cells: Mapping[str, Any], *, no_column: bool) -> list[Any] | None:
+    """The row's pictures; None where it has no column for them."""
+    if "images" in cells and "image" in cells:
+        raise RowLost("conflicting_columns", "the row has both `images` and `image`; give one of them")
+    images = image_list(cells.get("images", cells.get("image")))
+    return images if images is not None or no_column else []
+
+
+def _id(cells: Mapping[str, Any], *, default: str) -> str:
+    value = cells.get("id", default)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise RowLost("bad_id", f"`id` is {shown(value)}; a string or a whole number is needed")
+    return str(value)
+
+
+def _found(columns: Sequence[str]) -> str:
+    names = [str(name)[:60] for name in columns[:30]]
+    more = f" and {len(columns) - 30} more" if len(columns) > 30 else ""
+    return f"Columns found: {', '.join(names) or 'none'}{more}."

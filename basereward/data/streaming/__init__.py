@@ -1,0 +1,1 @@
+"""Groups that are read once, from beginning to end, without counting them first."""

@@ -1,0 +1,72 @@
+"""A group in plain values, to show a person how a row is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from basereward.data.images.open_images import describe, open_image
+from basereward.data.schema.group import Group, Turn
+
+SHOWN_LETTERS = 160  # of each text
+SHOWN_RESPONSES = 8
+
+
+def describe_group(group: Group) -> dict[str, Any]:
+    """What a model is shown of a group, and what it learns from; texts are shortened.
+
+    Returns:
+        `id`; `turns`, each with `role` and `text`, in which "[image 1]" is the place of the first picture; `images`,
+        each with `name`, `width` and `height` in pixels, upright, and the `turn` it is in, from 0; `num_responses`, and
+        `responses`, at most 8 of them; `preferences`, each with `winner`, `loser`, `tie` and `margin`; `ratings`;
+        `critiques` and `reasonings`, their numbers.
+
+    Raises:
+        ImageError: a picture cannot be opened.
+
+    >>> from basereward.data.schema.group import Part, Preference
+    >>> told = describe_group(Group("a", "mine", (Turn("user", (Part("Q"),)),), ("yes", "no"), (Preference(0, 1),)))
+    >>> told["turns"], told["responses"], told["preferences"]
+    ([{'role': 'user', 'text': 'Q'}], ['yes', 'no'], [{'winner': 0, 'loser': 1, 'tie': False, 'margin': None}])
+    """
+    turns: list[dict[str, str]] = []
+    places: list[int] = []  # the turn of each image
+    for number, turn in enumerate(group.prompt):
+        turns.append({"role": turn.role, "text": _text(turn, first=len(places) + 1)})
+        places += [number] * sum(part.is_image for part in turn.parts)
+    sizes = [open_image(image).size for image in group.images]
+    return {
+        "id": group.id,
+        "turns": turns,
+        "images": [
+            {"name": shortened(describe(image)), "width": width, "height": height, "turn": turn}
+            for image, (width, height), turn in zip(group.images, sizes, places, strict=True)
+        ],
+        "num_responses": len(group.responses),
+        "responses": [shortened(response) for response in group.responses[:SHOWN_RESPONSES]],
+        "preferences": [
+            {"winner": each.winner, "loser": each.loser, "tie": each.tie, "margin": each.margin}
+            for each in group.preferences
+        ],
+        "ratings": list(group.ratings),
+        "critiques": len(group.critiques),
+        "reasonings": len(group.reasonings),
+    }
+
+
+def _text(turn: Turn, *, first: int) -> str:
+    """The text of a turn with numbered places of images; `first` is the number of its first one."""
+    pieces = []
+    number = first
+    for part in turn.parts:
+        pieces.append(f"[image {number}]" if part.is_image else shortened(part.text or ""))
+        number += part.is_image
+    return "".join(pieces)
+
+
+def shortened(text: str, letters: int = SHOWN_LETTERS) -> str:
+    """The beginning of a text, and how long it is where that is not all.
+
+    >>> shortened("short"), shortened("word " * 100, 9)
+    ('short', 'word word... (500 letters)')
+    """
+    return text if len(text) <= letters else f"{text[:letters].rstrip()}... ({len(text)} letters)"

@@ -1,0 +1,1 @@
+"""Reasoning for preference pairs, written by a judge."""

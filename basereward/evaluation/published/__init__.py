@@ -1,0 +1,1 @@
+"""Numbers that papers publish, read from YAML files."""

@@ -1,0 +1,1 @@
+"""Measures of benchmark outcomes with their intervals and baselines."""

@@ -1,0 +1,1 @@
+"""Trained models at work: scorers, the prompt cache, ensembles, judges, score files."""

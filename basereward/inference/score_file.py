@@ -1,0 +1,99 @@
+"""Scores for a file of prompts and responses."""
+
+from __future__ import annotations
+
+import os
+import time
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from basereward.data.sources.jsonl import read_rows
+from basereward.errors import DataError
+from basereward.inference.ensemble import Ensemble, is_ensemble, load_ensemble
+from basereward.inference.scorer import Scorer, load_scorer
+from basereward.io.files import json_text, write_atomic
+from basereward.io.outputs import check_outputs
+from basereward.recipe.trust import trusting
+from basereward.runs.resolve_model import locate
+
+
+def load(
+    model: str | os.PathLike[str], *, device: str | None = None, dtype: str | None = None, trust: bool = False
+) -> Scorer | Ensemble:
+    """Opens a trained model, or an ensemble of them.
+
+    Args:
+        model: a run id, `runs:/<run id>/model`, or a folder that was saved.
+        device: where it works; by default the GPU when there is one.
+        dtype: of the backbone's weights, `float32` or `bfloat16`; by default as they were trained. The head is in
+            float32 always.
+        trust: whether a head from outside of this package, and the Python files of a checkpoint, may run. A folder
+            from somebody else can name any; only the caller lets them run.
+
+    Raises:
+        RunError: there is no such run.
+        ModelError: the folder is not a saved model, or its weights do not fit; there is no such dtype, or weights in
+            four or eight bits cannot take it.
+    """
+    folder = locate(str(model))
+    with trusting(trust):
+        if is_ensemble(folder):
+            return load_ensemble(folder, find=locate, device=device, dtype=dtype)
+        return load_scorer(folder, device=device, dtype=dtype)
+
+
+def score(
+    model: str, file: str, *, out: str | None = None, tokens: int | None = None, dtype: str | None = None
+) -> dict[str, Any]:
+    """Scores every response of every row of a JSON Lines file.
+
+    Args:
+        model: what `load` opens.
+        file: rows in the format of `basereward/data/schema/rows.py`; preferences are not needed.
+        out: JSON Lines `{"id", "scores"}` in the order of the rows, whole or not at all; by default
+            `<file>.scores.jsonl` in the working directory.
+        tokens: the most in a forward pass, as `Scorer.score_groups` takes it.
+        dtype: as `load` takes it.
+
+    Returns:
+        How many rows and responses were scored, in which file, the seconds without loading the model, responses a
+        second, and the milliseconds of a forward pass: their median and the 95th percentile.
+
+    Raises:
+        BaseRewardError: the model cannot be opened, or a row cannot be scored; no row is left out.
+    """
+    rows = read_rows(file)
+    target = Path(out or f"{Path(file).stem}.scores.jsonl")
+    if not target.parent.is_dir():
+        raise DataError(
+            f"the scores cannot be written to '{target}': there is no folder '{target.parent}'. Make it first."
+        )
+    if target.is_dir():
+        raise DataError(f"the scores cannot be written to '{target}': it is a folder. Give the name of a file.")
+    images = (Path(image) for group in rows for image in group.images if isinstance(image, str | Path))
+    check_outputs({"--out": target}, chain([Path(file), locate(model)], images))
+    scorer = load(model, dtype=dtype)
+    latencies: list[float] = []
+    began = time.perf_counter()
+    scored = list(scorer.score_groups(rows, tokens=tokens, latencies=latencies))
+    seconds = time.perf_counter() - began
+    lines = [json_text({"id": group.id, "scores": scores}) for group, scores in zip(rows, scored, strict=True)]
+    write_atomic(target, "\n".join(lines) + "\n" if lines else "")
+    responses = sum(len(scores) for scores in scored)
+    return {
+        "rows": len(lines),
+        "responses": responses,
+        "seconds": round(seconds, 3),
+        "responses_per_s": round(responses / seconds, 3),
+        "forwards": len(latencies),
+        "forward_ms": _percentile(latencies, 50),
+        "forward_ms_95": _percentile(latencies, 95),
+        "out": str(target),
+    }
+
+
+def _percentile(values: list[float], percent: int) -> float:
+    return round(float(np.percentile(values, percent)), 3)

@@ -1,0 +1,1 @@
+"""Multiplications and bytes of a forward and backward pass, counted from the configuration."""

@@ -1,0 +1,223 @@
+"""The matrix products of a model, layer by layer in the order of their work: what counting its cost needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from basereward.errors import ModelError
+from basereward.model.reward_model import RewardModel
+
+# What a linear layer of a transformer block does, by its name, in the order of their work. Attention is between the
+# first two.
+ROLES = {
+    "project": ("q_proj", "k_proj", "v_proj", "qkv", "qkv_proj"),
+    "output": ("o_proj", "proj", "out_proj", "projection_layer"),
+    "widen": ("gate_proj", "up_proj", "gate_up_proj", "fc1", "linear_fc1"),
+    "narrow": ("down_proj", "fc2", "linear_fc2"),
+}
+RESTRICTED = {"q_proj", "o_proj", "down_proj"}  # a last layer that has them works for pooled tokens alone
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer, and its adapters: for each the two layers of low rank."""
+
+    name: str
+    inputs: int
+    outputs: int
+    trained: bool
+    adapters: tuple[tuple[Linear, Linear], ...] = ()
+
+    @property
+    def anything_trained(self) -> bool:
+        return self.trained or any(down.trained or up.trained for down, up in self.adapters)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A transformer block."""
+
+    stages: tuple[tuple[Linear, ...], ...]  # one for each of ROLES
+    others_trained: bool  # its norms
+    checkpointed: bool
+    scaled: bool  # what comes out of it is multiplied by a trained vector
+
+    @property
+    def width(self) -> int:
+        """Heads times their size: what a pair of tokens multiplies, once for its weight and once for its value."""
+        return self.stages[1][0].inputs
+
+    @property
+    def restrictable(self) -> bool:
+        return {layer.name for stage in self.stages for layer in stage} >= RESTRICTED
+
+
+@dataclass(frozen=True, slots=True)
+class Merger:
+    """What makes tokens of the language model out of patches."""
+
+    layers: tuple[Linear, ...]  # in the order of their work
+    others_trained: bool  # its norm
+
+    @property
+    def anything_trained(self) -> bool:
+        return self.others_trained or any(layer.anything_trained for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """A vision tower of the Qwen-VL kind, or of InternVL's, whose tiles are frames."""
+
+    embedding: Linear
+    extra: int  # tokens of a frame besides its patches
+    positions_trained: bool
+    blocks: tuple[Block, ...]
+    merger: Merger  # of what comes out of the last block
+    deeper: dict[int, Merger]  # of what comes out of blocks before, for further layers of the language model
+    merge: int  # side of the square of patches that becomes one token
+    window: int  # side of a window, in merged patches; 0: every block attends to whole frames
+    whole: frozenset[int]  # blocks that attend to whole frames all the same
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """All matrix products of a model."""
+
+    vision: Vision | None
+    embedding_trained: bool
+    blocks: tuple[Block, ...]
+    norm_trained: bool
+    head: tuple[Linear, ...]
+    logits: Linear | None  # the language head, where the head speaks
+
+
+def layers_of(model: RewardModel) -> Layers:
+    """Looks the layers up; a model on the `meta` device will do.
+
+    Raises:
+        ModelError: the backbone has weights whose work is not known from their names, such as experts.
+    """
+    transformer: Any = model.backbone.transformer
+    language = getattr(transformer, "language_model", transformer)
+    blocks = tuple(_block(block) for block in language.layers)
+    return Layers(
+        vision=_vision(transformer),
+        embedding_trained=language.embed_tokens.weight.requires_grad,
+        blocks=blocks,
+        norm_trained=any(p.requires_grad for p in language.norm.parameters()),
+        head=tuple(_linears(model.head)),
+        logits=_logits(model, language),
+    )
+
+
+def _logits(model: RewardModel, transformer: Any) -> Linear | None:
+    if model.language is None:
+        return None
+    weight = model.language.of(transformer)
+    return Linear("lm_head", weight.shape[1], weight.shape[0], trained=weight.requires_grad)
+
+
+def _block(block: nn.Module) -> Block:
+    by_name = {layer.name: layer for layer in _linears(block)}
+    stages = tuple(tuple(by_name[name] for name in names if name in by_name) for names in ROLES.values())
+    known = {name for names in ROLES.values() for name in names}
+    if not all(stages) or not by_name.keys() <= known:
+        raise ModelError(
+            f"the work of a {type(block).__name__} cannot be counted: its linear layers are {', '.join(by_name)}; "
+            f"known are {', '.join(sorted(known))}"
+        )
+    scale = getattr(block, "lambda_2", None)
+    return Block(
+        stages,
+        others_trained=_others_trained(block),
+        checkpointed=bool(getattr(block, "gradient_checkpointing", False)),
+        scaled=isinstance(scale, nn.Parameter) and scale.requires_grad,
+    )
+
+
+def _vision(transformer: Any) -> Vision | None:
+    if hasattr(transformer, "visual"):
+        return _of_pictures(transformer.visual, transformer.config.vision_config)
+    return _of_tiles(transformer) if hasattr(transformer, "vision_tower") else None
+
+
+def _of_tiles(transformer: Any) -> Vision:
+    """The tower of InternVL, which has a token for the whole of every tile."""
+    layer = transformer.config.vision_feature_layer
+    if layer != -1:
+        raise ModelError(
+            f"vision_feature_layer is {layer} in the backbone's config.json; work is counted where it is -1, the last"
+        )
+    tower, (side, _) = transformer.vision_tower, transformer.config.vision_config.patch_size
+    weight: Tensor = tower.embeddings.patch_embeddings.projection.weight
+    return Vision(
+        embedding=Linear("projection", weight.shape[1] * side**2, weight.shape[0], weight.requires_grad),
+        extra=1,
+        positions_trained=_others_trained(tower.embeddings),
+        blocks=tuple(_block(block) for block in tower.encoder.layer),
+        merger=_merger(transformer.multi_modal_projector),
+        deeper={},
+        merge=int(1 / transformer.config.downsample_ratio),
+        window=0,
+        whole=frozenset(),
+    )
+
+
+def _of_pictures(tower: Any, config: Any) -> Vision:
+    """The tower of Qwen2-VL, Qwen2.5-VL or Qwen3-VL."""
+    patches = tower.patch_embed.proj
+    weight: Tensor = patches.weight
+    inputs = weight.numel() // weight.shape[0]
+    merge = int(config.spatial_merge_size)
+    window = getattr(config, "window_size", 0)
+    taken = getattr(config, "deepstack_visual_indexes", ())
+    positions = getattr(tower, "pos_embed", None)
+    return Vision(
+        embedding=Linear("patch_embed", inputs, weight.shape[0], weight.requires_grad),
+        extra=0,
+        positions_trained=positions is not None and _others_trained(positions),
+        blocks=tuple(_block(block) for block in tower.blocks),
+        merger=_merger(tower.merger),
+        deeper={index: _merger(tower.deepstack_merger_list[i]) for i, index in enumerate(taken)},
+        merge=merge,
+        window=window // merge // config.patch_size,
+        whole=frozenset(getattr(config, "fullatt_block_indexes", ())),
+    )
+
+
+def _merger(module: nn.Module) -> Merger:
+    return Merger(tuple(_linears(module)), _others_trained(module))
+
+
+def _linears(module: nn.Module) -> Iterator[Linear]:
+    """Linear layers in the order in which they are registered, each with its adapters."""
+    adapted: tuple[str, ...] = ()
+    for path, layer in module.named_modules():
+        if path.startswith(adapted) and adapted:
+            continue
+        name = path.rpartition(".")[2]
+        if isinstance(layer, LoraLayer):
+            adapted += (path + ".",)
+            found: Any = layer
+            pairs = [(found.lora_A[key], found.lora_B[key]) for key in found.active_adapters if key in found.lora_A]
+            adapters = tuple((_plain("lora_A", down), _plain("lora_B", up)) for down, up in pairs)
+            yield _plain(name, found.get_base_layer(), adapters)
+        elif isinstance(layer, nn.Linear):
+            yield _plain(name, layer)
+
+
+def _plain(name: str, layer: Any, adapters: tuple[tuple[Linear, Linear], ...] = ()) -> Linear:
+    return Linear(name, layer.in_features, layer.out_features, layer.weight.requires_grad, adapters)
+
+
+def _others_trained(module: nn.Module) -> bool:
+    """Whether a vector of the module that is not a linear layer's is trained: those of norms."""
+    for owner in module.modules():
+        if not isinstance(owner, nn.Linear) and any(p.requires_grad for p in owner.parameters(recurse=False)):
+            return True
+    return False

@@ -1,0 +1,190 @@
+"""How much memory training takes: weights, gradients and moments by count, activations by an estimate.
+
+The estimate adds up what transformers' layers keep for the backward pass, tensor by tensor; kernels that fuse several
+steps keep less, and an allocator needs some more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+
+from basereward.model.cost.layers import Block, Layers, Linear, layers_of
+from basereward.model.families.parts import part_of
+from basereward.model.quantization import Quantization
+from basereward.model.reward_model import RewardModel
+
+# Bytes a weight: doubly quantised 4-bit normal floats have 8 bits of scale every 64 weights and 32 more every 256 of
+# these (arXiv 2305.14314, section 3); LLM.int8() has a scale a row, which is nothing.
+QUANTIZED: dict[Quantization, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+SMALL = 4096  # weights of fewer values have moments of 32 bits in an optimizer of 8
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that a training holds at its peak."""
+
+    weights: int
+    gradients: int
+    moments: int  # of the optimizer
+    copies: int  # of weights, in the precision of the products
+    activations: int
+
+    @property
+    def peak(self) -> int:
+        """All of it together."""
+        return sum(getattr(self, each.name) for each in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The size of a forward pass: tokens, pooled tokens and patches."""
+
+    tokens: int
+    pooled: int
+    patches: int = 0
+
+
+def memory(
+    model: RewardModel,
+    size: Pass,
+    *,
+    mixed: bool = False,
+    quantization: Quantization | None = None,
+    eight_bit: bool = False,
+    dropout: bool = False,
+) -> Memory:
+    """Bytes that a training of the model holds.
+
+    Args:
+        model: with weights or in outline.
+        size: of the largest forward pass.
+        mixed: products are in bfloat16 whatever the weights are in.
+        quantization: of the language model, where an outline does not show it.
+        eight_bit: the optimizer's moments have 8 bits.
+        dropout: adapters drop some of their inputs.
+
+    Raises:
+        ModelError: the backbone has layers that are not known.
+    """
+    layers = layers_of(model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    of_moments = [(1 if eight_bit and p.numel() >= SMALL else p.element_size()) * p.numel() for p in trained]
+    stores = _Stores(mixed=mixed, weights=model.backbone.transformer.dtype, dropout=dropout)
+    return Memory(
+        weights=round(sum(_weights(model, quantization))),
+        gradients=sum(p.numel() * p.element_size() for p in trained),
+        moments=2 * sum(of_moments),
+        copies=_copies(layers) if mixed and stores.stream == 4 else 0,
+        activations=_activations(layers, size, stores),
+    )
+
+
+def _weights(model: RewardModel, quantization: Quantization | None) -> Iterator[float]:
+    quantized = {id(p) for p in _quantizable(model)} if quantization else set()
+    for parameter in model.parameters():
+        per_weight = QUANTIZED[quantization] if quantization and id(parameter) in quantized else None
+        yield parameter.numel() * (parameter.element_size() if per_weight is None else per_weight)
+
+
+def _quantizable(model: RewardModel) -> Iterator[torch.nn.Parameter]:
+    for name, parameter in model.backbone.transformer.named_parameters():
+        in_layer = ".layers." in f".{name}" and part_of(name) == "language" and "lora_" not in name
+        if in_layer and parameter.ndim == 2 and parameter.element_size() > 1:
+            yield parameter
+
+
+def _copies(layers: Layers) -> int:
+    """Weights of which a copy lasts from the forward to the backward pass: all that the backward pass reads; in layers
+    that are checkpointed, which make it anew, those that are trained, whose copies autocast keeps."""
+    kept = 0
+    for block, reached in _reached(layers):
+        for layer in (each for stage in block.stages for each in stage):
+            if reached and (layer.trained or not block.checkpointed):
+                kept += 2 * layer.inputs * layer.outputs
+    return kept
+
+
+def _reached(layers: Layers) -> Iterator[tuple[Block, bool]]:
+    """The blocks, and whether the backward pass comes to them."""
+    reached = False
+    for block in (*(layers.vision.blocks if layers.vision else ()), *layers.blocks):
+        reached |= _trained(block)
+        yield block, reached
+
+
+def _trained(block: Block) -> bool:
+    return block.others_trained or any(layer.anything_trained for stage in block.stages for layer in stage)
+
+
+def _activations(layers: Layers, size: Pass, stores: _Stores) -> int:
+    kept, largest = 0, 0
+    language = len(layers.blocks)
+    blocks = list(_reached(layers))
+    for index, (block, reached) in enumerate(blocks):
+        in_vision = index < len(blocks) - language
+        tokens = size.patches if in_vision else size.tokens
+        whole = stores.block(block) * tokens
+        if index == len(blocks) - 1 and block.restrictable:
+            whole = stores.last(block) * tokens + stores.block(block) * size.pooled
+        if not reached:
+            largest = max(largest, stores.working(block) * tokens)
+        elif block.checkpointed:
+            kept += stores.stream * block.stages[0][0].inputs * tokens
+            largest = max(largest, whole + stores.working(block) * tokens)
+        else:
+            kept += whole
+            largest = max(largest, stores.working(block) * tokens)
+    if blocks[-1][1]:  # the last norm, as `_Stores._norms`
+        kept += layers.blocks[-1].stages[0][0].inputs * (4 + stores.stream * layers.norm_trained) * size.tokens
+    return kept + largest
+
+
+class _Stores:
+    """Bytes that a block keeps for every token.
+
+    Attributes:
+        stream: bytes of a number between the layers; `product`: of one that goes into a product.
+    """
+
+    def __init__(self, *, mixed: bool, weights: torch.dtype, dropout: bool) -> None:
+        self.mixed = mixed
+        self.dropout = dropout
+        self.stream = weights.itemsize
+        self.product = 2 if mixed else weights.itemsize
+
+    def block(self, block: Block) -> int:
+        project, output, widen, narrow = block.stages
+        attention = self.product * (2 * block.width + 2 * self._keys(block))  # queries and what comes out
+        gated = self.product * narrow[0].inputs * (2 * len(widen) - 1)
+        inputs = sum(self._inputs(stage) for stage in (project, output, widen, narrow))
+        return self._norms(block) + inputs + attention + gated
+
+    def last(self, block: Block) -> int:
+        """Of tokens that are not pooled, in the last layer."""
+        project = tuple(layer for layer in block.stages[0] if layer.name != "q_proj")
+        return self._norms(block) + self._inputs(project) + self.product * 2 * self._keys(block)
+
+    def working(self, block: Block) -> int:
+        """What comes and goes within a block: the feed-forward network's inner numbers and their gradients."""
+        return self.product * block.stages[3][0].inputs * (len(block.stages[2]) + 1)
+
+    def _keys(self, block: Block) -> int:
+        """Keys and values of a token; those of a prefix are gathered once more for its branches."""
+        return sum(layer.outputs for layer in block.stages[0]) - block.width
+
+    def _norms(self, block: Block) -> int:
+        """Two of them: what comes in, in float32, and what is multiplied by their weight where that is trained."""
+        return 2 * block.stages[0][0].inputs * (4 + self.stream * block.others_trained)
+
+    def _inputs(self, stage: tuple[Linear, ...]) -> int:
+        """What layers of one input keep of it: each a copy where it has to be cast or some of it is dropped."""
+        width = stage[0].inputs
+        adapted = sum(bool(layer.adapters) for layer in stage)
+        if not adapted:
+            return self.product * width * (len(stage) if self.mixed else 1) if stage[0].trained else 0
+        size = 2 if self.mixed else 4  # adapters are in float32 whatever the weights are in
+        apart = self.dropout or self.mixed or self.stream != size
+        return width * (size * (adapted if apart else 1) + self.dropout * adapted)

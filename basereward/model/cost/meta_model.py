@@ -1,0 +1,58 @@
+"""A recipe's model without its weights: every layer in its shape, and known which of them is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModel, PreTrainedModel
+
+from basereward.model.attention.gradient_checkpointing import recompute
+from basereward.model.backbone import Backbone, Origin, load_config, quiet_transformers
+from basereward.model.families.lm_head import LanguageHead, holds_language_head
+from basereward.model.families.parts import freeze
+from basereward.model.generation.response_generator import speaks
+from basereward.model.lora import add_lora
+from basereward.model.pooling import Pooling
+from basereward.model.reward_model import RewardModel, learns_language
+from basereward.recipe import make
+from basereward.recipe.schema import ModelRecipe
+from basereward.recipe.trust import is_trusted
+
+
+def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
+    """What `build_model` would build, on torch's `meta` device: it takes no memory and computes nothing, and of the
+    checkpoint only `config.json` and the names of its weights are read. Quantised weights appear as they were before.
+
+    Args:
+        recipe: section `model`.
+        path: hub id or folder of the backbone.
+
+    Raises:
+        ModelError: the configuration cannot be reached, or its family is not supported.
+    """
+    settings = recipe.backbone
+    config = load_config(path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    with torch.device("meta"), quiet_transformers():
+        model = AutoModel.from_config(
+            config, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.trust_remote_code and is_trusted()
+        )
+        assert isinstance(model, PreTrainedModel)
+        backbone = Backbone(model, origin=Origin(str(path)))
+        head = make(recipe.head, "heads", backbone.hidden_size)
+        assert isinstance(head, torch.nn.Module)
+        if settings.quantization is not None:
+            model.requires_grad_(False)
+        if settings.gradient_checkpointing:
+            recompute(model, layers=settings.checkpoint_layers)
+        if recipe.lora is not None:
+            lora = recipe.lora
+            backbone.model = add_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, parts=lora.parts)
+        freeze(backbone, settings.freeze)
+        language = None
+        if speaks(head):
+            embedding: Any = model.get_input_embeddings()
+            own = holds_language_head(path, config, revision=settings.revision)
+            language = LanguageHead(torch.empty(embedding.weight.shape, dtype=model.dtype) if own else None)
+            language.requires_grad_(learns_language(recipe))
+    return RewardModel(backbone, head, language=language, pooling=Pooling(recipe.pooling)).train()

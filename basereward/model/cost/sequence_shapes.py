@@ -1,0 +1,81 @@
+"""What a pass works on, in numbers: trees of tokens and their pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from basereward.data.batching.tree_batch import Layout, TreeBatch
+from basereward.data.encoding.encoder import EncodedGroup
+from basereward.data.images.image_dedup import distinct
+from basereward.data.images.vision_features import Grid
+from basereward.model.pooling import LAST, Pooling
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A tree: tokens of its prefix, tokens of every branch, and its pictures. A plain sequence has one branch."""
+
+    prefix: int
+    branches: tuple[int, ...]
+    images: tuple[Grid, ...] = ()
+    written: int = 0  # tokens in it that a head which speaks is taught to write
+
+    @property
+    def tokens(self) -> int:
+        return self.prefix + sum(self.branches)
+
+    @property
+    def pairs(self) -> int:
+        """Of tokens of which one sees the other, each with itself included.
+
+        >>> Shape(2, (1, 2)).pairs  # 3 in the prefix, 2 + 1, 4 + 3
+        13
+        """
+        own = (self.prefix, *self.branches)
+        return sum(n * (n + 1) // 2 for n in own) + self.prefix * sum(self.branches)
+
+    def pooled(self, pooling: Pooling = LAST) -> int:
+        """Tokens that are read.
+
+        >>> Shape(2, (1, 2)).pooled(Pooling("mean"))
+        3
+        """
+        return sum(len(pooling.read(branch)) for branch in self.branches)
+
+    def pairs_of_pooled(self, pooling: Pooling = LAST) -> int:
+        """Those in which a token that is read sees.
+
+        >>> Shape(2, (1, 2)).pairs_of_pooled(), Shape(2, (1, 2)).pairs_of_pooled(Pooling("mean"))  # 3 + 4, 3 + (3 + 4)
+        (7, 10)
+        """
+        reads = [pooling.read(branch) for branch in self.branches]
+        return sum(len(read) * (2 * self.prefix + 2 + read[0] + read[-1]) // 2 for read in reads)
+
+
+def batch_shapes(batch: TreeBatch) -> list[Shape]:
+    """The trees of a batch, or its plain sequences without their padding. All its pictures and all that is
+    taught are the first one's; which tree they belong to changes no count."""
+    images = _grids(batch.image_grid_thw)
+    written = len(batch.written)
+    return [
+        Shape(prefix, tuple(branches), *(((), 0) if i else (images, written)))
+        for i, (prefix, *branches) in enumerate(batch.trees)
+    ]
+
+
+def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[Shape]:
+    """The tree of a group, or the plain sequence of each of its responses. The first one has its pictures, each once,
+    but for those whose features are kept, and all that is taught."""
+    branches = tuple(len(branch) for branch in group.branches)
+    images = _grids(distinct([group], [1]).grids)
+    bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]
+    written = sum(each.written for each in group.spoken)
+    return [
+        Shape(len(group.prefix), bundle, *(((), 0) if i else (images, written))) for i, bundle in enumerate(bundles)
+    ]
+
+
+def _grids(thw: Tensor | None) -> tuple[Grid, ...]:
+    return () if thw is None else tuple((int(t), int(h), int(w)) for t, h, w in thw.tolist())

@@ -1,0 +1,175 @@
+"""What a backbone is: where it lies, the hub's commit, and a hash of each part of it that is read when it is loaded.
+
+The identity is recorded with a run, a checkpoint and a saved model, and compared when one of them is opened or goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from basereward.data.encoding.content_hash import encoder_hashes
+from basereward.data.encoding.encoder import Encoder
+from basereward.errors import BaseRewardError, ModelError
+from basereward.io.hashing import combined_sha256, file_sha256
+from basereward.io.limits import read_json_object
+
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+UNHASHED = ("_name_or_path", "transformers_version")
+"""Keys of `config.json` that say who wrote it and not what the model is."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneIdentity:
+    """Where a backbone comes from and what was read there.
+
+    Args:
+        path: hub id, or the absolute path of a folder.
+        revision: the branch, tag or commit that was asked for.
+        commit: the commit that the hub's cache resolved it to; None for a folder.
+        fingerprint: a hash of 64 values of each weight. Models that were saved without `hashes` are compared by it.
+        hashes: SHA-256 by part, with the keys of `PARTS`; `precision` is text. Empty where nothing was hashed.
+    """
+
+    path: str
+    revision: str | None = None
+    commit: str | None = None
+    fingerprint: str | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def with_encoder(self, encoder: Encoder) -> BackboneIdentity:
+        """The identity with the hashes of the tokenizer, the chat template and the image processor."""
+        return replace(self, hashes={**self.hashes, **encoder_hashes(encoder)})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The identity as JSON values; `read_identity` reads it."""
+        return {
+            "path": self.path,
+            "revision": self.revision,
+            "commit": self.commit,
+            "fingerprint": self.fingerprint,
+            "hashes": dict(self.hashes),
+        }
+
+
+def read_identity(value: Any, *, where: str, error: type[BaseRewardError] = ModelError) -> BackboneIdentity:
+    """The identity that `as_dict` gave.
+
+    Args:
+        value: from a file.
+        where: the file, for the message.
+        error: the type of error to raise.
+
+    Raises:
+        BaseRewardError: of type `error`; a key is missing or has a value of another type.
+    """
+    optional = ("revision", "commit", "fingerprint")
+    if not isinstance(value, dict) or not isinstance(value.get("path"), str):
+        raise error(f"{where}: the identity of the backbone must be an object with a path; {str(value)[:80]} given")
+    wrong = [key for key in optional if not isinstance(value.get(key), str | None)]
+    hashes = value.get("hashes")
+    if not isinstance(hashes, dict) or not all(isinstance(each, str) for each in hashes.values()):
+        wrong.append("hashes")
+    if wrong:
+        raise error(f"{where}: {', '.join(wrong)} of the backbone's identity must be text")
+    assert isinstance(hashes, dict)
+    return BackboneIdentity(
+        value["path"], value.get("revision"), value.get("commit"), value.get("fingerprint"), hashes=hashes
+    )
+
+
+def precision_text(dtype: Any, quantization: str | None) -> str:
+    """The precision of a backbone in words, as its identity holds it.
+
+    >>> precision_text("torch.bfloat16", "nf4"), precision_text("torch.float32", None)
+    ('bfloat16, nf4', 'float32, not quantized')
+    """
+    return f"{str(dtype).removeprefix('torch.')}, {quantization or 'not quantized'}"
+
+
+def find_file(path: str | Path, name: str, *, revision: str | None = None) -> Path | None:
+    """A file of a checkpoint in a folder or in the hub's cache, which fetches it; None where there is none."""
+    if os.path.isdir(path):
+        file = Path(path) / name
+        return file if file.exists() else None
+    found = cached_file(str(path), name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
+def weight_files(path: str | Path, *, revision: str | None = None) -> dict[str, Path]:
+    """The safetensors files that transformers reads of a checkpoint, by name.
+
+    Raises:
+        ModelError: there is none, the index is malformed, or it names a file outside the checkpoint's folder.
+    """
+    whole = find_file(path, WEIGHTS, revision=revision)
+    if whole is not None:
+        return {WEIGHTS: whole}
+    index = find_file(path, INDEX, revision=revision)
+    if index is None:
+        raise ModelError(
+            f"no model could be loaded from '{path}': it has neither {WEIGHTS} nor {INDEX}. "
+            "Give a hub id, or a folder with config.json, *.safetensors and a tokenizer. Other formats of weights, "
+            "pickles among them, are not read"
+        )
+    found = {}
+    for name in sorted(_shard_names(index)):
+        file = find_file(path, name, revision=revision)
+        if file is None:
+            raise ModelError(f"'{index}' names {name}, which is not there; the checkpoint was not copied whole")
+        found[name] = file
+    return found
+
+
+def _shard_names(index: Path) -> set[str]:
+    """The file names of an index; each must stay in the folder of the checkpoint."""
+    shards = read_json_object(index, limit=256 * 2**20, error=ModelError).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise ModelError(f"'{index}' has no weight_map that gives a file for every weight")
+    names = set(shards.values())
+    for name in names:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name.endswith(".safetensors"):
+            raise ModelError(
+                f"'{index}' names the file '{name}'; allowed are *.safetensors in the folder of the checkpoint"
+            )
+    return names
+
+
+def checkpoint_identity(path: str | Path, *, revision: str | None = None, precision: str) -> BackboneIdentity:
+    """The identity of a checkpoint by its files: weights in full, `config.json`, the commit of the hub.
+
+    Args:
+        path: hub id or folder.
+        revision: branch, tag or commit of the hub's repository.
+        precision: dtype and quantization in words.
+
+    Raises:
+        ModelError: a file is missing, malformed or unreadable.
+    """
+    config = find_file(path, CONFIG, revision=revision)
+    if config is None:
+        raise ModelError(f"no model could be loaded from '{path}': it has no config.json")
+    settings = read_json_object(config, error=ModelError)
+    content = json.dumps({key: settings[key] for key in settings if key not in UNHASHED}, sort_keys=True)
+    try:
+        weights = [(name, file_sha256(file)) for name, file in weight_files(path, revision=revision).items()]
+    except OSError as error:
+        raise ModelError(f"the weights of '{path}' cannot be read: {error}") from error
+    local = os.path.isdir(path)
+    return BackboneIdentity(
+        path=os.path.abspath(path) if local else str(path),
+        revision=revision,
+        commit=None if local else extract_commit_hash(str(config), None),
+        hashes={
+            "weights": combined_sha256(weights),
+            "config": combined_sha256([("config", content)]),
+            "precision": precision,
+        },
+    )

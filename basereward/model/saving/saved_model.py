@@ -1,0 +1,373 @@
+"""A reward model as one folder: no pickle, the head included, nothing guessed when it is read again.
+
+reward_model.json   what kind of folder it is, the head's node, where the backbone comes from, the spread of the scores
+recipe.yaml         the run's recipe
+head.safetensors    the head
+language.safetensors the language head, where the head speaks and it is in no other file
+prompt.txt           what a head that speaks asks
+backbone/           the whole backbone with tokenizer and image processor, in the hub's format; or
+adapter/            the adapters alone, in peft's format; or neither, when only the head was trained
+processor/          tokenizer, chat template and image processor, where there is no backbone/
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from basereward.data.encoding.content_hash import hash_differences
+from basereward.data.encoding.encoder import Encoder
+from basereward.errors import CheckpointError, ModelError, RecipeError
+from basereward.io.files import apply_umask, json_text, write_atomic
+from basereward.io.limits import check_regular_file
+from basereward.io.outputs import check_replaceable, foreign_files, replace_folder
+from basereward.model.backbone import Backbone, load_backbone, quiet_transformers
+from basereward.model.families.lm_head import WEIGHT, LanguageHead, load_language_head
+from basereward.model.generation.response_generator import speaks
+from basereward.model.pooling import Pooling
+from basereward.model.reward_model import RewardModel
+from basereward.model.saving.card import CARD, FORMAT, read_card
+from basereward.model.saving.casting import cast, cast_backbone, find_dtype
+from basereward.model.saving.folder_checks import (
+    MODULES_A_WEIGHT,
+    Shapes,
+    bounded_parameters,
+    check_adapter,
+    explained,
+    load_finite,
+    tensor_shapes,
+)
+from basereward.model.saving.identity import BackboneIdentity, read_identity
+from basereward.recipe import make, recipe_from_yaml, recipe_yaml
+from basereward.recipe.schema import Recipe
+
+HEAD = "head.safetensors"
+LANGUAGE = "language.safetensors"
+PROMPT = "prompt.txt"
+PROCESSOR = "processor"
+FILES = (CARD, "recipe.yaml", HEAD, LANGUAGE, PROMPT)
+FOLDERS = ("backbone", "adapter", PROCESSOR)
+SUFFIXES = (".json", ".jinja", ".safetensors", ".model", ".md", ".py")
+"""Of the files in `FOLDERS`, which transformers and peft write, besides merges.txt and vocab.txt."""
+Kind = Literal["full", "adapter", "head"]
+
+
+def kind_of(model: RewardModel) -> Kind:
+    """What has to be saved: the backbone when its own weights were trained, else adapters, else the head alone."""
+    if isinstance(model.backbone.model, PeftModel):
+        return "adapter"
+    own = any(p.requires_grad for p in model.backbone.parameters())
+    return "full" if own or model.backbone.merged else "head"
+
+
+def save_model(
+    model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float] | None = None
+) -> None:
+    """Writes the folder; it appears whole or not at all, and takes the place of an older saved model.
+
+    Args:
+        model: trained.
+        folder: where. One that holds anything but a saved model is refused, and nothing in it is touched.
+        recipe: the run's.
+        encoder: whose tokenizer, chat template and image processor are saved with the model.
+        scores: mean and standard deviation of the scores on validation data.
+
+    Raises:
+        ModelError: the folder holds files of somebody else's, or is or holds the working folder or the home folder.
+        CheckpointError: it cannot be written, on a full disk for example.
+    """
+    check_replaceable(folder, foreign=foreign_model_files, error=ModelError)
+    folder = Path(os.path.abspath(folder))
+    if kind_of(model) != "full" and Path(model.backbone.origin.path).is_relative_to(folder):
+        raise ModelError(
+            f"'{folder}' holds the backbone of the model ({model.backbone.origin.path}); give another folder"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise CheckpointError(f"the model cannot be saved in '{folder}': {error}. Give another folder.") from error
+    try:
+        with quiet_transformers():
+            _write(model, partial, recipe=recipe, encoder=encoder, scores=scores or {})
+        partial.chmod(0o755)
+        for file in partial.rglob("*.safetensors"):
+            apply_umask(file)
+        replace_folder(partial, folder)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the model cannot be saved in '{folder}': {error}. Make room, and save it again."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def foreign_model_files(folder: Path) -> list[str]:
+    """The files in a folder that `save_model` does not write; all of them when the folder is no saved model."""
+    is_model = (folder / CARD).is_file()
+
+    def ours(name: str) -> bool:
+        top, _, inner = name.partition("/")
+        known = inner.endswith(SUFFIXES) or inner in ("merges.txt", "vocab.txt")
+        return is_model and (name in FILES or (top in FOLDERS and "/" not in inner and known))
+
+    return foreign_files(folder, ours)
+
+
+def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float]) -> None:
+    kind, backbone = kind_of(model), model.backbone
+    write_atomic(folder / CARD, json_text(_card(model, recipe=recipe, encoder=encoder, scores=scores), indent=2) + "\n")
+    (folder / "recipe.yaml").write_text(recipe_yaml(_with_absolute_path(recipe)), encoding="utf-8")
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / HEAD)
+    if model.language is not None and model.language.weight is not None and kind == "full":
+        save_file({WEIGHT: model.language.weight.detach().cpu().contiguous()}, folder / LANGUAGE)
+    if speaks(model.head):
+        # Files of prompts change and move; the model's own stays with it.
+        speech: Any = model.head.speech
+        (folder / PROMPT).write_text(speech.text, encoding="utf-8")
+    if kind == "adapter":
+        backbone.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+    elif kind == "full":
+        backbone.transformer.save_pretrained(folder / "backbone")
+    _save_processor(encoder, folder / ("backbone" if kind == "full" else PROCESSOR))
+
+
+def _save_processor(encoder: Encoder, folder: Path) -> None:
+    """Tokenizer, chat template and image processor: whatever happens to the backbone's, the model reads as it did."""
+    encoder.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
+    if encoder.image_processor is not None:
+        encoder.image_processor.save_pretrained(folder)
+
+
+def _with_absolute_path(recipe: Recipe) -> Recipe:
+    """The recipe with the full path of a backbone that lies in a folder: a model is opened from anywhere."""
+    path = recipe.model.backbone.path
+    if path is None or not os.path.isdir(os.path.expanduser(path)):
+        return recipe
+    backbone = replace(recipe.model.backbone, path=os.path.abspath(os.path.expanduser(path)))
+    return replace(recipe, model=replace(recipe.model, backbone=backbone))
+
+
+def _card(model: RewardModel, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float]) -> dict[str, Any]:
+    kind, backbone = kind_of(model), model.backbone
+    origin = backbone.origin
+    identity = (BackboneIdentity("backbone") if kind == "full" else origin).with_encoder(encoder)
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "head": recipe.model.head,
+        "backbone": {
+            "path": None if kind == "full" else origin.path,
+            "revision": None if kind == "full" else origin.commit or origin.revision,
+            "fingerprint": None if kind == "full" else origin.fingerprint,
+            "dtype": str(backbone.transformer.dtype).removeprefix("torch."),
+            "quantization": backbone.quantization,
+        },
+        "identity": identity.as_dict(),
+        "scores": {name: value for name, value in scores.items() if value is not None and math.isfinite(value)},
+    }
+
+
+def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[RewardModel, Recipe, str]:
+    """The model of a saved folder, its recipe, and the path its tokenizer is found at.
+
+    Args:
+        dtype: what the backbone's weights are rounded to, `float32` or `bfloat16`; None leaves them.
+
+    Raises:
+        ModelError: the folder is not a saved model or is damaged, the backbone it was trained on is gone or another
+            one, weights are missing, too many, of another shape or not finite, or they cannot take the dtype.
+    """
+    wanted = None if dtype is None else find_dtype(dtype)
+    card, recipe = read_card(folder), saved_recipe(folder)
+    origin = card["backbone"]
+    path = str(folder / "backbone") if card["kind"] == "full" else origin["path"]
+    if card["kind"] == "adapter":
+        check_adapter(folder / "adapter")
+    backbone = load_backbone(
+        path,
+        revision=origin["revision"],
+        dtype=getattr(torch, origin["dtype"]),
+        quantization=origin["quantization"],
+        trust_remote_code=recipe.model.backbone.trust_remote_code,
+        complete=card["kind"] == "full",
+    )
+    _check_same(folder, card, backbone.origin)
+    if wanted is not None:
+        cast_backbone(backbone, wanted)
+    head = load_head(folder, hidden_size=backbone.hidden_size)
+    if card["kind"] == "adapter":
+        backbone.model = _load_adapter(backbone.transformer, folder / "adapter")
+        if wanted is not None:
+            cast(backbone.model, wanted)
+    backbone.merged = card["kind"] == "full"
+    language = _language(folder, card, backbone, path=path) if speaks(head) else None
+    model = RewardModel(backbone, head, language=language, pooling=Pooling(recipe.model.pooling))
+    return model.eval(), recipe, path
+
+
+def saved_recipe(folder: Path) -> Recipe:
+    """The recipe of a saved model.
+
+    Raises:
+        ModelError: the file is missing, or no recipe.
+    """
+    file = folder / "recipe.yaml"
+    check_regular_file(file, error=ModelError)
+    try:
+        return recipe_from_yaml(file)
+    except RecipeError as error:
+        raise ModelError(f"'{file}' is not the recipe of a saved model: {error}") from error
+
+
+def _check_same(folder: Path, card: Mapping[str, Any], origin: BackboneIdentity) -> None:
+    """Compares the backbone that was loaded with the one that the card names.
+
+    Raises:
+        ModelError: they differ; each part that does is named with its old and its new hash.
+    """
+    if card["kind"] == "full":
+        return
+    before = read_identity(card["identity"], where=f"'{folder / CARD}'") if card.get("identity") else None
+    if before is not None and before.hashes.get("weights"):
+        faults = hash_differences(before.hashes, origin.hashes)
+    else:  # saved before hashes were
+        known = card["backbone"]["fingerprint"]
+        faults = [] if known in (None, origin.fingerprint) else ["its weights differ"]
+    if faults:
+        raise ModelError(
+            f"the backbone at '{origin.path}' is not the one that '{folder}' was trained on: {'; '.join(faults)}. "
+            "Put the old one back, or train again."
+        )
+
+
+def load_head(folder: Path, *, hidden_size: int) -> nn.Module:
+    """The head of a saved folder.
+
+    Raises:
+        ModelError: its weights are missing, too many, of another shape or not finite, or it cannot be made.
+    """
+    file = folder / HEAD
+    shapes = tensor_shapes(file)
+
+    def build() -> nn.Module:
+        try:
+            head = make(saved_head(folder, read_card(folder)), "heads", hidden_size)
+        except RecipeError as error:
+            raise ModelError(f"the head in '{folder / CARD}': {error}") from error
+        assert isinstance(head, nn.Module)
+        return head
+
+    with explained(folder):
+        _check_head(build, shapes, file=file)
+        head = build()
+        load_exactly(head.state_dict(), file)
+    return head
+
+
+def _check_head(build: Callable[[], nn.Module], shapes: Shapes, *, file: Path) -> None:
+    """Compares the shapes of a head with those of its file before memory is taken for it.
+
+    Raises:
+        ModelError: they differ.
+    """
+    try:
+        with bounded_parameters(MODULES_A_WEIGHT * len(shapes) + 16, what=f"the head in '{file.parent / CARD}'"):
+            outline = build()
+    except (RuntimeError, NotImplementedError):  # a head of the user's own that needs numbers when it is made
+        return
+    made = {name: tuple(weight.shape) for name, weight in outline.state_dict().items()}
+    if faults := shape_faults(made, shapes):
+        raise ModelError(f"'{file}' does not fit the model:\n  " + "\n  ".join(faults))
+
+
+def saved_head(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The head's node, with the prompt that was saved.
+
+    Raises:
+        ModelError: the node names a prompt file, and the folder has none: a file outside of it is not read.
+    """
+    kept = folder / PROMPT
+    node: dict[str, Any] = card["head"]
+    if kept.is_file():
+        return node | {"prompt_file": str(kept)}
+    if node.get("prompt_file") is not None:
+        raise ModelError(f"'{folder}' has no {PROMPT}, the prompt of its head; the folder was not copied whole")
+    return node
+
+
+def processor_folder(folder: Path) -> Path | None:
+    """Where an adapter's or a head's own tokenizer and image processor are; None where it was saved without."""
+    place = folder / PROCESSOR
+    return place if place.is_dir() else None
+
+
+def _language(folder: Path, card: Mapping[str, Any], backbone: Backbone, *, path: str) -> LanguageHead:
+    """The language head that was saved, or that of the backbone's checkpoint."""
+    config, dtype = backbone.transformer.config, backbone.transformer.dtype
+    embedding: Any = backbone.transformer.get_input_embeddings()
+    if card["kind"] != "full":
+        revision = card["backbone"]["revision"]
+        return load_language_head(path, config, embedding=embedding.weight, revision=revision, dtype=dtype)
+    if config.tie_word_embeddings and not (folder / LANGUAGE).is_file():
+        return LanguageHead()
+    own = {WEIGHT: torch.empty(embedding.weight.shape, dtype=dtype)}
+    load_exactly(own, folder / LANGUAGE)
+    return LanguageHead(own[WEIGHT])
+
+
+def _load_adapter(transformer: Any, folder: Path) -> PeftModel:
+    with quiet_transformers(), explained(folder):
+        model = PeftModel.from_pretrained(transformer, str(folder))
+    # To save embeddings too is "auto" otherwise, for which peft asks the hub for a name that the folder gives.
+    load_exactly(get_peft_model_state_dict(model, save_embedding_layers=False), folder / "adapter_model.safetensors")
+    return model
+
+
+def load_exactly(own: Mapping[str, Tensor], path: Path) -> None:
+    """Copies a file's weights over `own`.
+
+    Raises:
+        ModelError: names or shapes differ, all of which are listed; or a weight is not finite.
+    """
+    if faults := copy_exactly(own, load_finite(path)):
+        raise ModelError(f"'{path}' does not fit the model:\n  " + "\n  ".join(faults))
+
+
+def shape_faults(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Every difference in names and shapes.
+
+    >>> shape_faults({"bias": (2,), "weight": (2, 3)}, {"bias": (1,)})
+    ['bias has shape (1,), the model has (2,)', 'missing: weight']
+    """
+    faults = [f"missing: {name}" for name in own.keys() - given.keys()]
+    faults += [f"not in the model: {name}" for name in given.keys() - own.keys()]
+    faults += [
+        f"{name} has shape {given[name]}, the model has {own[name]}"
+        for name in own.keys() & given.keys()
+        if own[name] != given[name]
+    ]
+    return sorted(faults)
+
+
+def copy_exactly(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Copies `given` over `own` when names and shapes agree; else copies nothing and returns every difference."""
+    shapes = ({name: tuple(weight.shape) for name, weight in weights.items()} for weights in (own, given))
+    faults = shape_faults(*shapes)
+    if not faults:
+        with torch.no_grad():
+            for name, weight in own.items():
+                weight.copy_(given[name])
+    return faults

@@ -1,0 +1,1 @@
+"""Faults of a recipe, found without loading a model: types, ranges, targets."""

@@ -1,0 +1,221 @@
+"""What a `_target_` names, found without running it: a file of an extension folder, or a dotted path of the user's."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import pkgutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from basereward.errors import nearest, unknown
+from basereward.recipe.trust import REMEDY, is_trusted
+
+Kind: TypeAlias = Literal["heads", "losses", "sources", "shapes", "makers", "benchmarks", "protocols"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SINGULAR: dict[Kind, str] = {
+    "heads": "head",
+    "losses": "loss",
+    "sources": "source",
+    "shapes": "shape",
+    "makers": "maker",
+    "benchmarks": "benchmark",
+    "protocols": "protocol",
+}
+PACKAGES: dict[Kind, str] = {
+    "heads": "basereward.model.heads",
+    "losses": "basereward.model.losses",
+    "sources": "basereward.data.sources",
+    "shapes": "basereward.data.adapters",
+    "makers": "basereward.model.tiny_models",
+    "benchmarks": "basereward.evaluation.benchmarks",
+    "protocols": "basereward.evaluation.protocols",
+}
+ROOT = Path(__file__).resolve().parents[3]  # the folder that holds the package
+
+Definition: TypeAlias = ast.ClassDef | ast.FunctionDef
+
+
+class TargetError(LookupError):
+    """A `_target_` names nothing; the message says what was looked for and the nearest thing there is."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a class or a function is: attribute `name` (dotted when nested) of `module`.
+
+    `definition` and `body` are its syntax tree and its module's; None when they cannot be read, as of C code.
+    """
+
+    module: str
+    name: str
+    definition: Definition | None
+    body: tuple[ast.stmt, ...] = ()
+
+
+def check_trusted(target: str, kind: Kind) -> None:
+    """Checks that a target may be imported: it is a part of this package, or the caller trusts foreign code.
+
+    Raises:
+        TargetError: it is foreign code, and nobody gave the word for it.
+
+    >>> check_trusted("mlp", "heads"), check_trusted("basereward.model.heads.mlp.MLP", "heads")
+    (None, None)
+    >>> check_trusted("os.system", "heads")
+    Traceback (most recent call last):
+    basereward.recipe.checks.targets.TargetError: 'os.system' is code from outside of this package; it runs only ...
+    """
+    if "." not in target or is_trusted():
+        return
+    parts = short_names(kind)
+    # A longer path would lead through what a module of ours has imported, as `basereward.x.y.os.system`.
+    if target not in [f"{PACKAGES[kind]}.{file}.{definition.name}" for file, definition in parts.items()]:
+        allowed = f"parts of the package: {', '.join(parts)}"
+        raise TargetError(f"'{target}' is code from outside of this package; {REMEDY}. Allowed without it: {allowed}")
+
+
+@functools.cache
+def locate(target: str, kind: Kind) -> Target:
+    """Find a target by its short name or its dotted path.
+
+    Raises:
+        TargetError: there is none.
+    """
+    if "." in target:
+        return _locate_dotted(target)
+    file = _folder(kind) / f"{target}.py"
+    # A name with slashes would be looked for outside of the folder.
+    if target.startswith("_") or not target.isidentifier() or not file.is_file():
+        known = unknown(SINGULAR[kind], target, short_names(kind))
+        raise TargetError(f"{known} For one of your own give its dotted path.")
+    definition = _of_file(file)
+    if definition is None:
+        raise TargetError(f"{file} defines no class or function whose name is '{target}' without its underscores")
+    return Target(f"{PACKAGES[kind]}.{target}", definition.name, definition, _parse(file))
+
+
+def short_names(kind: Kind) -> dict[str, Definition]:
+    """The files of an extension folder by name, each with the class or function that it is for."""
+    found = {file.stem: _of_file(file) for file in sorted(_folder(kind).glob("*.py")) if file.stem[0] != "_"}
+    return {name: definition for name, definition in found.items() if definition is not None}
+
+
+def _folder(kind: Kind) -> Path:
+    return ROOT.joinpath(*PACKAGES[kind].split("."))
+
+
+def _of_file(file: Path) -> Definition | None:
+    """The class, or else the function, named as the file; `bradley_terry.py` is for `BradleyTerry`."""
+    named = [node for node in definitions(_parse(file)) if _squeezed(node.name) == _squeezed(file.stem)]
+    return min(named, key=lambda node: isinstance(node, ast.FunctionDef), default=None)
+
+
+def _squeezed(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def definitions(body: Iterable[ast.stmt]) -> list[Definition]:
+    """The classes and functions that a module defines at its top."""
+    return [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+
+
+@functools.cache
+def _parse(file: Path) -> tuple[ast.stmt, ...]:
+    try:
+        return tuple(ast.parse(file.read_text(encoding="utf-8")).body)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise TargetError(f"{file} cannot be read: {error}") from error
+
+
+def _locate_dotted(target: str) -> Target:
+    parts = target.split(".")
+    spec, depth = _find_module(parts)
+    module, name = ".".join(parts[:depth]), ".".join(parts[depth:])
+    if not name:
+        raise TargetError(f"'{target}' is a module; give a class or a function in it")
+    file = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    if file is None or "." in name:
+        return Target(module, name, None)
+    return _in_module(module, name, file, is_package=spec.submodule_search_locations is not None)
+
+
+def _in_module(module: str, name: str, file: Path, *, is_package: bool) -> Target:
+    body = _parse(file)
+    for node in definitions(body):
+        if node.name == name:
+            return Target(module, name, node, body)
+    for statement in body:
+        if not isinstance(statement, ast.ImportFrom):
+            continue
+        for alias in statement.names:
+            if (alias.asname or alias.name) == name:
+                return _locate_dotted(f"{_imported_module(statement, module, is_package=is_package)}.{alias.name}")
+    names = _bound_names(body)
+    if names.isdisjoint({name, "*", "__getattr__"}):
+        close = nearest(name, [node.name for node in definitions(body)])
+        raise TargetError(f"{file} has no '{name}'" + (f"; did you mean '{module}.{close}'?" if close else ""))
+    return Target(module, name, None)
+
+
+def _imported_module(statement: ast.ImportFrom, module: str, *, is_package: bool) -> str:
+    """The absolute name of the module in `from ... import`."""
+    if not statement.level:
+        return statement.module or ""
+    parts = module.split(".")
+    base = parts[: len(parts) - statement.level + is_package]
+    return ".".join([*base, *([statement.module] if statement.module else [])])
+
+
+def _bound_names(body: Iterable[ast.stmt]) -> set[str]:
+    """Every name that may be bound in a module, `*` for what cannot be told."""
+    bound = set()
+    for node in (node for statement in body for node in ast.walk(statement)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.alias):
+            bound.add(node.asname or node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.add(node.id)
+    return bound
+
+
+def _find_module(parts: list[str]) -> tuple[ModuleSpec, int]:
+    """The longest beginning of a dotted path that is a module, and its length. Nothing is imported on the way."""
+    found, places = None, None
+    for depth, part in enumerate(parts, start=1):
+        # Below the top the bare name is looked for in the parent's folders: a full name would need the parent imported.
+        spec = _top_spec(part) if depth == 1 else PathFinder.find_spec(part, places)
+        if spec is None:
+            break
+        found, places = (spec, depth), list(spec.submodule_search_locations or [])
+        if not places:
+            break
+    if found is None:
+        close = nearest(parts[0], [module.name for module in pkgutil.iter_modules()])
+        raise TargetError(f"there is no module '{parts[0]}'" + (f"; did you mean '{close}'?" if close else ""))
+    if found[1] < len(parts) - 1 and found[0].submodule_search_locations is not None:
+        _refuse_missing_submodule(parts, found[0], found[1])
+    return found
+
+
+def _refuse_missing_submodule(parts: list[str], spec: ModuleSpec, depth: int) -> None:
+    """`package.missing.Class`: nothing but a submodule could have a class, unless the package binds the name itself."""
+    if spec.origin and _bound_names(_parse(Path(spec.origin))) & {parts[depth], "*", "__getattr__"}:
+        return
+    places = spec.submodule_search_locations
+    close = nearest(parts[depth], [module.name for module in pkgutil.iter_modules(list(places or []))])
+    package = ".".join(parts[:depth])
+    hint = f"; did you mean '{package}.{close}'?" if close else ""
+    raise TargetError(f"there is no module '{package}.{parts[depth]}'{hint}")
+
+
+def _top_spec(name: str) -> ModuleSpec | None:
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, None)
+        if spec is not None:
+            return spec
+    return None

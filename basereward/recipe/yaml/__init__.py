@@ -1,0 +1,1 @@
+"""YAML files to one mapping of values: includes, overrides, interpolation."""

@@ -1,0 +1,81 @@
+"""`include: NAME` or `include: [NAMES]`, at any mapping of a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from basereward.errors import RecipeError
+from basereward.recipe.fault import EVERY_CELL, Fault
+from basereward.recipe.yaml.files import find_file, read_yaml, shortened
+from basereward.recipe.yaml.merge import KeyPath, Layer, merge
+
+COMMAND_LINE = "the command line"
+FILES_LIMIT = 1_000
+"""Files that one recipe may include. Files that include two others twice would be read without end."""
+
+
+class Reader:
+    """Reads YAML files with what they include, and collects the faults in `faults`, so that all can be told at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.faults: list[Fault] = []
+        self.complete = True  # False once something that is included could not be read
+        self._files_read = 0
+
+    def read(self, file: Path) -> Layer:
+        """A file with everything that it includes."""
+        return self._read(file, chain=(), path=())
+
+    def expand(self, values: dict[str, Any], *, origin: str) -> Layer:
+        """Values that are written elsewhere than in a file, with what they include."""
+        return self._expand(values, origin=origin, chain=(), path=())
+
+    def tell(self, key: str, message: str) -> None:
+        """Note one more fault."""
+        self.faults.append(Fault(EVERY_CELL, key, message))
+
+    def _read(self, file: Path, *, chain: tuple[Path, ...], path: KeyPath) -> Layer:
+        if file.resolve() in chain:
+            names = " -> ".join(step.stem for step in (*chain[chain.index(file.resolve()) :], file))
+            raise RecipeError(f"the includes go in a circle: {names}")
+        self._files_read += 1
+        if self._files_read > FILES_LIMIT:
+            raise RecipeError(f"more than {FILES_LIMIT:,} files are included")
+        return self._expand(read_yaml(file), origin=str(file), chain=(*chain, file.resolve()), path=path)
+
+    def _expand(self, values: dict[str, Any], *, origin: str, chain: tuple[Path, ...], path: KeyPath) -> Layer:
+        """What is included, in its order, and over it what stands beside the word `include`."""
+        included = Layer(origins={(): origin})
+        for name in self._names(values.get("include", []), path=path, origin=origin):
+            try:
+                file = find_file(name, kind="include", folder=self.folder)
+                included = merge(included, self._read(file, chain=chain, path=path))
+            except RecipeError as error:
+                self.complete = False
+                self.tell(".".join((*path, "include")), f"{error} ({origin})")
+        own = Layer(origins={(): origin})
+        for key, value in values.items():
+            if key == "include":
+                continue
+            own.values[key] = self._inner(value, own, origin=origin, chain=chain, path=(*path, key), depth=len(path))
+        return merge(included, own)
+
+    def _inner(self, value: Any, own: Layer, *, origin: str, chain: tuple[Path, ...], path: KeyPath, depth: int) -> Any:
+        if isinstance(value, list):
+            return [self._inner(item, Layer(), origin=origin, chain=chain, path=path, depth=depth) for item in value]
+        if not isinstance(value, dict):
+            return value
+        layer = self._expand(value, origin=origin, chain=chain, path=path)
+        own.origins.update({(*path[depth:], *below): where for below, where in layer.origins.items()})
+        return layer.values
+
+    def _names(self, given: Any, *, path: KeyPath, origin: str) -> list[str]:
+        names = given if isinstance(given, list) else [given]
+        if all(isinstance(name, str) for name in names):
+            return names
+        self.tell(
+            ".".join((*path, "include")), f"expected a name or a list of names, {shortened(given)} given ({origin})"
+        )
+        return []

@@ -1,0 +1,49 @@
+"""`key=value` on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from basereward.errors import RecipeError, check_several
+from basereward.recipe.yaml.files import YAML_DEPTH, parse_value, shortened
+from basereward.recipe.yaml.include import COMMAND_LINE, Reader
+from basereward.recipe.yaml.merge import KeyPath, Layer, layer_at
+
+
+def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Layer]:
+    """One layer an override, in their order; what cannot be read is told to the reader.
+
+    Raises:
+        RecipeError: `overrides` is one text, and no list.
+    """
+    check_several(overrides, name="overrides", of="texts", error=RecipeError)
+    layers = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = split_key(key.strip())
+        if not equals or not all(path):
+            reader.tell(
+                key,
+                f"an override is KEY=VALUE, as in optimizer.lr=1e-3; '{shortened(override)}' given ({COMMAND_LINE})",
+            )
+            continue
+        if sum(part.count(".") + 1 for part in path) > YAML_DEPTH:
+            reader.tell(shortened(key), f"a key has at most {YAML_DEPTH} parts ({COMMAND_LINE})")
+            continue
+        try:
+            value = parse_value(text)
+        except ValueError as error:
+            reader.tell(key, f"{error} ({COMMAND_LINE})")
+            continue
+        layers.append(reader.expand(layer_at(path, value, origin=COMMAND_LINE).values, origin=COMMAND_LINE))
+    return layers
+
+
+def split_key(key: str) -> KeyPath:
+    """The parts of a dotted key. An axis is one key below `grid`, dots included.
+
+    >>> split_key("grid.optimizer.lr")
+    ('grid', 'optimizer.lr')
+    """
+    head, dot, rest = key.partition(".")
+    return (head, rest) if dot and head == "grid" else tuple(key.split("."))

@@ -1,0 +1,1 @@
+"""Lightning callbacks: checkpoints, records for MLflow, throughput, progress, step times."""

@@ -1,0 +1,192 @@
+"""Checkpoints of a run, each written whole or not at all: the last state, from which it goes on, and the best weights.
+
+last.ckpt           weights, optimizer, schedule and place in the data
+best.safetensors    the trained weights of the best validation
+best.json           its step, its metrics, and the spread of its scores
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from basereward.data.loading import loader_fault
+from basereward.errors import CheckpointError
+from basereward.io.files import apply_umask, free_space, json_text, write_atomic
+from basereward.runs.score_files import spread, write_scores
+from basereward.runs.tracking.uploader import describe
+from basereward.training.module import RewardModule
+
+STOPPED_EARLY = "basereward.stopped_early"  # key of a checkpoint: whether early stopping has ended the training
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, and reads no pickled code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Writes the file; when that fails, an older one stays.
+
+        Raises:
+            CheckpointError: it cannot be written, on a full disk for example.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.part")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            # A signal handler of torch raises here too, of a loading process that ended while the file was written.
+            raise loader_fault(error) or CheckpointError(_disk_message(target, error)) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads the file.
+
+        Raises:
+            CheckpointError: it is damaged, or holds more than data.
+        """
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+            raise CheckpointError(
+                f"the checkpoint '{path}' cannot be read: {describe(error)}. Start the run anew, without --resume."
+            ) from error
+        return checkpoint
+
+
+class Checkpoints(Callback):
+    """Keeps the last state at the end of every stage and every `every` steps, and the best weights by a validation
+    metric.
+
+    Args:
+        folder: of the run's checkpoints.
+        scores_file: where the best validation's scores are written.
+        monitor: the metric whose largest value is best.
+        every: optimizer steps between further checkpoints; None is none.
+    """
+
+    def __init__(self, folder: Path, *, scores_file: Path, monitor: str, every: int | None = None) -> None:
+        self.folder = folder
+        self.scores_file = scores_file
+        self.monitor = monitor
+        self.every = every
+        self.best = -math.inf
+        self._saved_at = -1
+        self._stopped_early = False
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[STOPPED_EARLY] = trainer.should_stop
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._stopped_early = checkpoint.get(STOPPED_EARLY, False)
+        require_due_validation(checkpoint["loops"]["fit_loop"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Early stopping decides at the end of a validation. Lightning does not keep the decision in a checkpoint.
+        trainer.should_stop = trainer.should_stop or self._stopped_early
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.every and whole and step % self.every == 0 and step != self._saved_at:
+            self._saved_at = step
+            trainer.save_checkpoint(self.last)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RewardModule)
+        value = float(trainer.callback_metrics.get(self.monitor, math.nan))
+        better = value > self.best or math.isnan(value) or self.best == -math.inf
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not better:
+            return
+        self.best = max(self.best, value) if not math.isnan(value) else self.best
+        if trainer.is_global_zero:
+            self._write_best(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.last)
+
+    def _write_best(self, trainer: Trainer, module: RewardModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target, partial = self.folder / "best.safetensors", self.folder / ".best.safetensors.part"
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        try:
+            save_file({k: v.cpu().contiguous() for k, v in module.trained_state().items()}, partial)
+            apply_umask(partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(target)
+            # A run that is killed between these files goes on from a checkpoint before the validation, repeats it, and
+            # writes all of them again.
+            write_scores(self.scores_file, module.scored)
+            card = {"step": trainer.global_step, "metrics": metrics, "scores": spread(module.scored)}
+            write_atomic(self.folder / "best.json", json_text(card, indent=2) + "\n")
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise CheckpointError(_disk_message(target, error)) from error
+
+    def restore_best(self, module: RewardModule) -> dict[str, Any]:
+        """Puts the best weights into the module and returns the contents of best.json."""
+        if not (self.folder / "best.json").exists():  # without held-out rows the last weights are the best
+            return {"step": module.global_step, "metrics": {}, "scores": {}}
+        module.load_state_dict(load_file(self.folder / "best.safetensors"))
+        card: dict[str, Any] = json.loads((self.folder / "best.json").read_text())
+        return card
+
+
+def require_due_validation(fit_loop: dict[str, Any]) -> None:
+    """Makes a run that resumes from a stage's last optimizer step begin with the validation that ends the stage.
+
+    A checkpoint of that step is older than the validation. Lightning would skip the validation and go on with the next
+    stage, so the best weights, the metrics and the state of early stopping would lack it.
+
+    Args:
+        fit_loop: the saved counters of Lightning's loops. They are changed where a validation is due: to those of a
+            run that was stopped within its validation, which Lightning repeats from its first batch.
+    """
+    epoch, batch = fit_loop["epoch_progress"]["current"], fit_loop["epoch_loop.batch_progress"]
+    if not batch["is_last_batch"] or epoch["processed"] == epoch["ready"]:
+        return
+    for counters in (batch["total"], batch["current"]):
+        counters["completed"] = counters["processed"]
+    validation = fit_loop["epoch_loop.val_loop.batch_progress"]
+    validation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    validation["current"] = dict.fromkeys(validation["current"], 0)
+    validation["is_last_batch"] = False
+
+
+def _disk_message(target: Path, error: BaseException) -> str:
+    # What torch raises for a full disk is about places in a file; what the system said is what it was handling then.
+    cause = error.__context__ if isinstance(error.__context__, OSError) else error
+    kept = f"the checkpoint of before, {target}, is whole" if target.exists() else "there is no earlier one"
+    return (
+        f"a checkpoint could not be written to '{target}': {describe(cause)} ({free_space(target)}); {kept}. "
+        "Make room and run the command again, with --resume when there is an earlier one."
+    )

@@ -1,0 +1,1 @@
+"""The cost of a recipe before it runs: FLOPs, memory, hours by GPU."""

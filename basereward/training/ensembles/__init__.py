@@ -1,0 +1,1 @@
+"""Ensembles of trained runs: their weights, their test, their run."""
