@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
 from basereward.cli.text import tables as text
+from basereward.cli.text.ensemble import ensemble as ensemble_text
 from basereward.io.secrets import redact
 from basereward.training.cost.gpu_specs import GPUS
 
@@ -228,7 +229,7 @@ COMMANDS = {
     "score": Command(score, text.score, "score every response of every row of a file"),
     "eval": Command(evaluate, text.evaluate, "measure a model, or a file of scores made elsewhere, on benchmarks"),
     "annotate": Command(annotate, text.annotate, "have a judge write reasoning for the pairs of a source"),
-    "ensemble": Command(ensemble, text.ensemble, "make one model of several trained ones"),
+    "ensemble": Command(ensemble, ensemble_text, "make one model of several trained ones"),
     "report": Command(report, text.report, "write an HTML page of an experiment, of all, or of evaluations"),
     "look": Command(look, text.look, "write an HTML page of the rows of a source: pictures, answers, scores"),
     "ls": Command(ls, text.ls, "list experiments, profiles, sources, benchmarks, heads, losses or runs"),

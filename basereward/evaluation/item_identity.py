@@ -9,7 +9,8 @@ from typing import Any
 
 import PIL.Image
 
-from basereward.data.images.image_store import ArchivedImage, ImageStore
+from basereward.data.images.image_store import ImageStore, read_archived
+from basereward.data.schema.group import ArchivedImage
 from basereward.data.schema.rejections import RowLost
 from basereward.errors import DataError
 from basereward.evaluation.items import Item
@@ -66,7 +67,7 @@ def _picture_sha256(image: Any, store: ImageStore) -> str | None:
     try:
         found = image if isinstance(image, ArchivedImage) else store.find(image)
         if isinstance(found, ArchivedImage):
-            return hashlib.sha256(found.read()).hexdigest()
+            return hashlib.sha256(read_archived(found)).hexdigest()
         return file_sha256(found) if Path(found).is_file() else None
     except (RowLost, DataError, OSError, ValueError, TypeError):
         return None  # whoever needs it says why it cannot be had

@@ -7,21 +7,20 @@ answers only. Shapes: P tokens of the prefix, S of the branches of a pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from basereward.data.batching.tree_batch import TreeBatch, collate
-from basereward.data.encoding.encoder import EncodedGroup
+from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.rows import RowFormat
 from basereward.data.schema.text import check_texts
 from basereward.errors import check_several
-
-if TYPE_CHECKING:
-    from basereward.inference.scorer import Scorer
+from basereward.model.reward_model import RewardModel
 
 AT_ONCE = 2048  # tokens of answers in a pass; of one layer's mask there are S * (P + S) bytes
 
@@ -37,6 +36,27 @@ class _Prefix(DynamicLayer):
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
 
 
+class PassRunner(Protocol):
+    """What a prompt cache needs of a scorer: its model, and how a forward pass is run and checked."""
+
+    encoder: Encoder
+    model: RewardModel
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def precision(self) -> AbstractContextManager[object]:
+        """The autocast of a forward pass."""
+        ...
+
+    def check_finite(self, scores: Sequence[float], *, name: str) -> None:
+        """
+        Raises:
+            ModelError: a score is NaN or infinite.
+        """
+        ...
+
+
 class PromptScorer:
     """Scores answers to one prompt, in as many calls as they come.
 
@@ -50,7 +70,7 @@ class PromptScorer:
         ModelError: the backbone attends in windows.
     """
 
-    def __init__(self, scorer: Scorer, group: EncodedGroup) -> None:
+    def __init__(self, scorer: PassRunner, group: EncodedGroup) -> None:
         self._scorer = scorer
         self._group = replace(group, pixels=None, images_thw=None)
         self._cache = Cache(layer_class_to_replicate=_Prefix)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count, islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -24,6 +24,7 @@ from basereward.data.schema.rejections import RowLost
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError, ModelError, check_several
 from basereward.inference.group_scores import ScoresGroups
+from basereward.inference.prompt_cache import PromptScorer
 from basereward.inference.stopwatch import Stopwatch
 from basereward.model.families.processing import load_encoder
 from basereward.model.generation.response_generator import GenerativeHead, Voice, speaks
@@ -34,9 +35,6 @@ from basereward.model.saving.folder_checks import first_not_finite
 from basereward.model.saving.saved_model import load_reward_model, processor_folder, save_model
 from basereward.recipe import make
 from basereward.recipe.schema import Recipe
-
-if TYPE_CHECKING:
-    from basereward.inference.prompt_cache import PromptScorer
 
 logger = logging.getLogger(__name__)
 TOKENS = {"cuda": 16_384}  # of a forward pass where neither call nor recipe says; on other devices:
@@ -95,8 +93,6 @@ class Scorer(ScoresGroups):
             DataError: as `score`.
             ModelError: the backbone attends in windows.
         """
-        from basereward.inference.prompt_cache import PromptScorer  # it needs this module
-
         if speaks(self.model.head):
             raise ModelError("a head that speaks writes about whole prompts; call score() with all responses at once")
 

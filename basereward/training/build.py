@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -43,7 +42,7 @@ from basereward.training.callbacks.recorder import Recorder
 from basereward.training.callbacks.step_timer import Waiting
 from basereward.training.module import RewardModule
 from basereward.training.optimizer import check_kind
-from basereward.training.preflight import check_ready, check_validation
+from basereward.training.preflight import check_ready, check_validation, lost_file
 from basereward.training.probe import pool
 from basereward.training.probe_cache import Shared
 from basereward.training.run_identity import IdentityInCheckpoint, check_encoder, identity_tags, record_identity
@@ -137,24 +136,6 @@ def _keep(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: t
         )
     if recipe.probe:
         pool(recipe, model=model, data=data, device=device)
-
-
-def lost_file(recipe: Recipe, *, anew: bool = False) -> Path:
-    """Where rows are listed that are lost before there is a run.
-
-    Args:
-        anew: whether an earlier list is removed.
-    """
-    name = f"{recipe.name.replace('/', '-')}-{recipe_sha256(recipe)[:8]}.jsonl"
-    folder = cache_folder() / "lost"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / name
-        if anew:
-            file.unlink(missing_ok=True)
-    except OSError:  # a cache that cannot be written costs time, not the run
-        file = Path(tempfile.mkdtemp(prefix="basereward-lost-")) / name
-    return file
 
 
 def _read(recipe: Recipe, path: str, *, lost_file: Path, run: RunFolder | None) -> PreferenceData:

@@ -7,14 +7,16 @@ The machine and the folder of the runs are looked at first. Rows are read where 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basereward.errors import BaseRewardError, RecipeError
+from basereward.io.cache import cache_folder
 from basereward.io.checkpoint_folder import folder_fault
-from basereward.recipe import Cell, Fault, Recipe, make
+from basereward.recipe import Cell, Fault, Recipe, make, recipe_sha256
 from basereward.recipe.fault import fold, told
 from basereward.runs.run_folder import runs_root
 
@@ -162,7 +164,6 @@ def _stream(source: Any, split: str) -> Iterator[Group | Lost]:
 def _lost_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | Lost]]) -> Iterator[Problem]:
     from basereward.data.schema.rejections import check_limit, write_lost
     from basereward.errors import TooManyRowsLost
-    from basereward.training.build import lost_file
 
     try:
         encoder = _encoder(recipe)
@@ -206,3 +207,21 @@ def _lost(rows: Sequence[Group | Lost], *, encoder: Encoder | None, budget: int 
                 raise RowLost("above_batch_tokens", f"{size.tokens} tokens; batch.tokens allows {budget}")
         except RowLost as loss:
             yield Lost(row.source, "train", row.id, loss.reason, loss.detail)
+
+
+def lost_file(recipe: Recipe, *, anew: bool = False) -> Path:
+    """Where rows are listed that are lost before there is a run.
+
+    Args:
+        anew: whether an earlier list is removed.
+    """
+    name = f"{recipe.name.replace('/', '-')}-{recipe_sha256(recipe)[:8]}.jsonl"
+    folder = cache_folder() / "lost"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / name
+        if anew:
+            file.unlink(missing_ok=True)
+    except OSError:  # a cache that cannot be written costs time, not the run
+        file = Path(tempfile.mkdtemp(prefix="basereward-lost-")) / name
+    return file

@@ -13,7 +13,7 @@ import datasets
 import pytest
 
 from basereward.data.images import open_images as images
-from basereward.data.images.image_store import ImageError, ImageStore
+from basereward.data.images.image_store import ImageError, ImageStore, read_archived
 from basereward.data.images.open_images import open_image
 from basereward.data.sources.hub import Hub
 from basereward.errors import DataError
@@ -135,7 +135,7 @@ def test_what_is_no_file_in_a_tar_is_lost_and_no_other(tmp_path: Path) -> None:
         try:
             found = store.find(name)
             assert not isinstance(found, Path)
-            return found.read()
+            return read_archived(found)
         except ImageError as error:
             return error.reason
 

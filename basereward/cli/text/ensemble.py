@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from basereward.cli.text.tables import number
+from basereward.cli.text.numbers import number
 from basereward.recipe.table import table
 
 
@@ -27,3 +27,11 @@ def _weight(each: Mapping[str, Any], prefix: str, *, learned: bool) -> Iterator[
     if learned:
         interval = each[f"{prefix}interval"]
         yield "-" if interval is None else "{:.4f} to {:.4f}".format(*interval)
+
+
+def ensemble(result: dict[str, Any]) -> Iterator[str]:
+    """Members, weights, accuracies."""
+    yield from (*members(result["members"]), "")
+    if result["accuracy"] is not None:
+        yield "together {accuracy:.4f} on the same validation pairs".format(**result)
+    yield "{how} of {count} members: run {run_id}".format(count=len(result["members"]), **result)

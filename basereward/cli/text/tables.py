@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from basereward.cli.text.numbers import number
 
 if TYPE_CHECKING:
     from basereward.data.curation.audit import SourceAudit
@@ -229,16 +230,6 @@ def annotate(result: dict[str, Any]) -> Iterator[str]:
     yield "kept in {out}".format(**result)
 
 
-def ensemble(result: dict[str, Any]) -> Iterator[str]:
-    """Members, weights, accuracies."""
-    from basereward.cli.text.ensemble import members
-
-    yield from (*members(result["members"]), "")
-    if result["accuracy"] is not None:
-        yield "together {accuracy:.4f} on the same validation pairs".format(**result)
-    yield "{how} of {count} members: run {run_id}".format(count=len(result["members"]), **result)
-
-
 def look(result: dict[str, Any]) -> Iterator[str]:
     """How many rows, what was left out, and where the page is."""
     yield from (f"lost: {count} ({reason})" for reason, count in result["lost"].items())
@@ -252,14 +243,3 @@ def ls(result: dict[str, Any]) -> Iterator[str]:
     ((kind, entries),) = result.items()
     rows = [tuple(entry.values()) for entry in entries]
     return table((), rows) if rows else iter([f"there are no {kind}"])
-
-
-def number(value: float | None) -> str:
-    """A measure to four places; counts whole.
-
-    >>> number(0.98765), number(300.0), number(float("nan"))
-    ('0.9877', '300', '-')
-    """
-    if value is None or not math.isfinite(value):
-        return "-"
-    return f"{value:.0f}" if value == int(value) and abs(value) > 1 else f"{value:.4f}"

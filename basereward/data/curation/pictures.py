@@ -11,9 +11,9 @@ import PIL.Image
 from scipy.fft import dctn
 
 from basereward.data.curation.words import hash64
-from basereward.data.images.image_store import ArchivedImage
+from basereward.data.images.image_store import read_archived
 from basereward.data.images.open_images import open_image
-from basereward.data.schema.group import Image
+from basereward.data.schema.group import ArchivedImage, Image
 from basereward.data.schema.rejections import RowLost
 
 _T = TypeVar("_T")
@@ -78,7 +78,7 @@ def _content(image: Image) -> int | None:
     if isinstance(image, bytes):
         return hash64(image) if image else None
     try:
-        return hash64(image.read() if isinstance(image, ArchivedImage) else Path(image).read_bytes())
+        return hash64(read_archived(image) if isinstance(image, ArchivedImage) else Path(image).read_bytes())
     except (OSError, ValueError, RowLost):  # a name with a null character is a ValueError
         return None
 

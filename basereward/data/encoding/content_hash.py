@@ -11,8 +11,8 @@ from pathlib import Path
 import PIL.Image
 
 from basereward.data.encoding.encoder import Encoder
-from basereward.data.images.image_store import ArchivedImage
-from basereward.data.schema.group import Group, Image
+from basereward.data.images.image_store import read_archived
+from basereward.data.schema.group import ArchivedImage, Group, Image
 from basereward.data.schema.rejections import RowLost
 
 ENDS = 32 * 1024
@@ -76,7 +76,7 @@ def _picture_content(image: Image) -> bytes:
         return image_content(image)
     try:
         if isinstance(image, ArchivedImage):
-            return hashlib.blake2b(image.read()).digest()
+            return hashlib.blake2b(read_archived(image)).digest()
         if not Path(image).is_file():  # one that is no file at all, a FIFO say, may never end
             return b"missing"
         with Path(image).open("rb") as file:

@@ -12,13 +12,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from basereward.data.encoding.answers import AnswerFormat, find_answer_format, mark_text
-from basereward.data.encoding.branch_template import Speech, Spoken
 from basereward.data.encoding.chat import SENTINEL, Tokenizer, end_of_turn
 from basereward.data.encoding.control_tokens import ControlTokens, Marks
 from basereward.data.encoding.rendering import REJECTED, ChatTemplate, explained
@@ -59,6 +58,15 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """One branch of a head that speaks."""
+
+    written: int = 0  # its last tokens, which the head is taught to write; 0 where they are still to be written
+    weight: float = 1.0  # what those count in the loss
+    about: tuple[int, ...] = ()  # the responses it is about, in the order they are shown
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedGroup:
     """A group as tokens. `images_thw` counts patches of each image in time, height and width."""
 
@@ -83,6 +91,35 @@ class EncodedGroup:
     def response_lengths(self) -> list[int]:
         """Tokens of every response, its end of turn left out."""
         return list(self.lengths) or [len(branch) - 1 for branch in self.branches]
+
+
+class Speech(Protocol):
+    """Lays out the branches of a group.
+
+    Attributes:
+        fingerprint: changes with anything that changes a branch.
+        open: whether branches go on within the prompt's last turn, at the `SENTINEL` at its end.
+        text: of its prompt.
+    """
+
+    open: bool
+    text: str
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def prompt(self, group: Group) -> tuple[Turn, ...]:
+        """What all branches of a group begin with."""
+        ...
+
+    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, Spoken]]:
+        """The branches, `(L,)` tokens each, with what is what in them; `taught` with the text of the data, else up to
+        where the head begins to write.
+
+        Raises:
+            RowLost: the group has no text to learn from, or nothing can be said of it.
+        """
+        ...
 
 
 class Encoder:

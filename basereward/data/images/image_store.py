@@ -9,10 +9,10 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
+from basereward.data.schema.group import ArchivedImage
 from basereward.data.schema.rejections import RowLost
 from basereward.errors import DataError
 from basereward.io.limits import check_regular_file
@@ -34,32 +34,22 @@ BROKEN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ArchivedImage:
-    """A picture inside an archive."""
+def read_archived(image: ArchivedImage) -> bytes:
+    """The bytes of a picture inside an archive.
 
-    archive: str
-    member: str
-
-    def __str__(self) -> str:
-        return f"{self.archive}:{self.member}"
-
-    def read(self) -> bytes:
-        """Its bytes.
-
-        Raises:
-            ImageError: `image_missing`, `image_unreadable` or `image_too_large`.
-        """
-        try:
-            return _opened(self.archive, os.getpid()).read(self.member)
-        except KeyError:
-            first = _opened(self.archive, os.getpid()).first
-            detail = f"{self.archive} has no member {self.member}; its first is {first}"
-            raise ImageError("image_missing", detail) from None
-        except ImageError:
-            raise
-        except BROKEN as error:
-            raise ImageError("image_unreadable", f"{self}: {error}") from error
+    Raises:
+        ImageError: `image_missing`, `image_unreadable` or `image_too_large`.
+    """
+    try:
+        return _opened(image.archive, os.getpid()).read(image.member)
+    except KeyError:
+        first = _opened(image.archive, os.getpid()).first
+        detail = f"{image.archive} has no member {image.member}; its first is {first}"
+        raise ImageError("image_missing", detail) from None
+    except ImageError:
+        raise
+    except BROKEN as error:
+        raise ImageError("image_unreadable", f"{image}: {error}") from error
 
 
 class ImageStore:

@@ -13,9 +13,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from basereward.data.images.image_store import MAX_BYTES, ArchivedImage
+from basereward.data.images.image_store import MAX_BYTES, read_archived
 from basereward.data.images.image_store import ImageError as ImageError
-from basereward.data.schema.group import Image
+from basereward.data.schema.group import ArchivedImage, Image
 
 MAX_PIXELS = 100_000_000  # width x height; a larger picture would take gigabytes once it is decoded
 # Raster formats only: Pillow hands EPS to an external interpreter, which foreign files must not reach.
@@ -39,7 +39,7 @@ def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
     if isinstance(image, PIL.Image.Image):
         return _decode(image, name=name, ours=False)
     if isinstance(image, ArchivedImage):
-        image = image.read()
+        image = read_archived(image)
     if isinstance(image, bytes):
         return _open(io.BytesIO(image), name=name)
     with _file(image, name=name) as file:
@@ -55,7 +55,7 @@ def read_image(image: Image) -> bytes | PIL.Image.Image:
     if isinstance(image, PIL.Image.Image):
         return open_image(image)
     if isinstance(image, ArchivedImage):
-        return image.read()
+        return read_archived(image)
     if isinstance(image, bytes):
         return image
     with _file(image, name=describe(image)) as file:

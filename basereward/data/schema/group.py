@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     import PIL.Image
 
-    from basereward.data.images.image_store import ArchivedImage
+
+@dataclass(frozen=True, slots=True)
+class ArchivedImage:
+    """A picture inside a zip or tar archive; `read_archived` of `basereward.data.images.image_store` reads it."""
+
+    archive: str
+    member: str
+
+    def __str__(self) -> str:
+        return f"{self.archive}:{self.member}"
+
 
 Image: TypeAlias = "str | Path | bytes | PIL.Image.Image | ArchivedImage"
 """A picture: a path, the bytes of an image file, a decoded PIL image, or a place in an archive."""

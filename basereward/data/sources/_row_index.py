@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL.Image
 
-from basereward.data.images.image_store import ArchivedImage
-from basereward.data.schema.group import Group, Image
+from basereward.data.schema.group import ArchivedImage, Group, Image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from basereward.data.batching.tree_batch import TreeBatch
-from basereward.data.encoding.branch_template import Speech
+from basereward.data.encoding.encoder import Speech
 from basereward.errors import ModelError
 from basereward.model.generation.generate import Writer, Writing
 

@@ -12,7 +12,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from basereward.data.batching.continued import continued
-from basereward.data.encoding.branch_template import Spoken
+from basereward.data.encoding.encoder import Spoken
 from basereward.data.schema.rejections import RowLost
 from basereward.model.generation.generate import Writing
 from basereward.model.generation.prompts import REQUEST, load_prompt

@@ -12,8 +12,8 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from basereward.data.encoding.branch_template import Spoken
 from basereward.data.encoding.chat import SENTINEL
+from basereward.data.encoding.encoder import Spoken
 from basereward.data.schema.group import Turn
 from basereward.data.schema.rejections import RowLost
 from basereward.errors import ModelError
