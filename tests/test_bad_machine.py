@@ -25,6 +25,8 @@ from basereward.train.tracking import Tracker, deliver_pending
 from basereward.train.tracking_database import ensure_database
 from tests.servers import Server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ["train", "basereward", "--profile", str(ROOT / "tests" / "small.yaml")]
 MIB = 2**20

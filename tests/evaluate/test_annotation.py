@@ -22,6 +22,8 @@ from basereward.evaluate.annotation import annotate
 from tests.chat_servers import serving, words
 from tests.support import picture
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 
 

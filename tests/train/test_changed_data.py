@@ -22,6 +22,8 @@ from basereward.train.runs import RunFolder, find
 from basereward.train.sweep import sweep
 from tests.support import checkpoint, only, pair_rows, picture, write_rows
 
+pytestmark = pytest.mark.slow
+
 Rows = list[dict[str, Any]]
 STREAMED = ("data.streaming={buffer: 20, held_out: 8}",)
 
