@@ -57,7 +57,7 @@ check: $(READY) ## style, types, arrows and doors, stripped notebooks, spelling
 	.ci/check-files
 
 test: $(READY) ## the tests; ARGS="tests/recipe -x" for some of them
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(READY) ## our layouts side by side, and other trainers where bench/README.md says they are
 	$(BIN)/python -m bench $(ARGS)

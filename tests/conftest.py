@@ -1,4 +1,4 @@
-"""What every test gets: folders of its own, no network, two threads, and the real rows where there are any."""
+"""What every test gets: folders of its own, no network, one thread, and the real rows where there are any."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 # Before any library reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Two processes of tests share two cores, and the processes that they start get one of them too.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Threads of several processes share the cores: one that waits for another must not keep it from working.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -44,7 +46,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips the tests marked `gpu` on a machine without one."""
+    """Begins with the files marked `slow`, so that no process waits for one at the end, and skips the tests marked
+    `gpu` on a machine without one."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -56,11 +60,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    """Sums in torch come in the same order on a machine with more cores."""
+def one_thread() -> None:
+    """Sums in torch come in the same order on every machine and in every process."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

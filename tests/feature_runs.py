@@ -128,6 +128,6 @@ def digest(weights: dict[str, torch.Tensor]) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     told = json.loads(sys.argv[1])
     sys.stdout.write(json.dumps(asdict(train(*told["overrides"], die_at=told["die_at"]))) + "\n")

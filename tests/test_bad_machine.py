@@ -25,6 +25,8 @@ from basereward.runs.tracking.tracker import Tracker, deliver_pending
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
 from tests.servers import Server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ["train", "basereward", "--profile", str(ROOT / "tests" / "small.yaml")]
 MIB = 2**20

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 def record(run: RunFolder, values: Mapping[str, float], files: Iterable[Path], *, folder: str) -> None:
     """Adds numbers and files to the MLflow run of a run that has ended; the run stays as it ended.
 
-    Numbers that are recorded again come after those before: their step is the time in seconds since 1970. A server
+    Numbers that are recorded again come after those before: their step is the time in milliseconds since 1970. A server
     that refuses or is away is told as a warning, since what was found out lies in files already.
 
     Args:
@@ -30,7 +30,7 @@ def record(run: RunFolder, values: Mapping[str, float], files: Iterable[Path], *
         logger.warning("Nothing is added to the record of run %s: %s", run.run_id, error)
         return
     try:
-        tracker.metrics(values, step=now_ms() // 1000)
+        tracker.metrics(values, step=now_ms())
         for file in files:
             tracker.artifact(file, folder=folder, copy=True)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from basereward.recipe import Experiment
 from basereward.recipe.schema import EnsembleRecipe
 from basereward.runs.locks import claim
 from basereward.sweeps.results import ensemble_sha256, finished_ensemble, members_of, told
-from basereward.sweeps.worker_process import run_child
+from basereward.sweeps.worker_process import ReusedChild
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 def make_ensembles(
     experiment: Experiment, cells: Sequence[Mapping[str, Any]], *, sweep_id: str
 ) -> list[dict[str, Any]]:
-    """Makes and tests every ensemble that is not there yet, each in a process of its own.
+    """Makes and tests every ensemble that is not there yet, in a process that goes on with the next until one fails.
 
     Args:
         cells: of every cell its name, run id and status.
@@ -30,14 +31,21 @@ def make_ensembles(
         Of each what a sweep tells of a cell: name, run id, status, metrics, `pair_s`, and `error` where it failed.
     """
     results = []
-    for name, recipe in experiment.ensembles.items():
-        results.append(_make(name, recipe, experiment, cells, sweep_id=sweep_id))
-        logger.info("ensemble %s: %s", name, results[-1]["status"])
+    with contextlib.closing(ReusedChild("basereward.sweeps.ensemble_worker")) as process:
+        for name, recipe in experiment.ensembles.items():
+            results.append(_make(name, recipe, experiment, cells, process=process, sweep_id=sweep_id))
+            logger.info("ensemble %s: %s", name, results[-1]["status"])
     return results
 
 
 def _make(
-    name: str, recipe: EnsembleRecipe, experiment: Experiment, cells: Sequence[Mapping[str, Any]], *, sweep_id: str
+    name: str,
+    recipe: EnsembleRecipe,
+    experiment: Experiment,
+    cells: Sequence[Mapping[str, Any]],
+    *,
+    process: ReusedChild,
+    sweep_id: str,
 ) -> dict[str, Any]:
     runs = {cell["name"]: cell["run_id"] for cell in cells if cell["status"] != "failed"}
     if missing := [member for member in [*recipe.members, *recipe.text] if member not in runs]:
@@ -53,7 +61,7 @@ def _make(
         if done is not None:
             return told(name, done.run_id, "skipped", done.result() or {})
         try:
-            result = run_child("basereward.sweeps.ensemble_worker", json.dumps(asked), parent=sweep_id)
+            result = process.ask(json.dumps(asked), parent=sweep_id)
         except RunError as error:
             logger.error("ensemble %s failed: %s", name, error)
             return told(name, None, "failed", {}) | {"error": str(error)}

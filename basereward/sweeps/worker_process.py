@@ -86,18 +86,34 @@ class Child:
         self._place.cleanup()
 
 
-def run_child(module: str, told: str, *, parent: str) -> dict[str, Any]:
-    """Has one thing done in a process; see `Child.ask`.
+class ReusedChild:
+    """The process `python -m MODULE PID`: started when something is asked, and anew after something has failed."""
 
-    Raises:
-        RunError: the process failed; the message is its own.
-    """
-    with contextlib.closing(Child(module)) as child:
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._child: Child | None = None
+
+    def ask(self, told: str, *, parent: str) -> dict[str, Any]:
+        """Returns what the process answers; see `Child.ask`. Ctrl-C stops it too.
+
+        Raises:
+            RunError: the process failed; the message is its own.
+        """
+        self._child = self._child or Child(self._module)
         try:
-            return child.ask(told, parent=parent)
+            return self._child.ask(told, parent=parent)
         except KeyboardInterrupt:
-            child.interrupt()
+            self._child.interrupt()
             raise
+        except RunError:  # a process that has failed may hold memory, or a GPU in a fault
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the process, if there is one."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
 
 
 def answer(begin: Callable[[], Work], *, pid: str, trust: str = "") -> int:

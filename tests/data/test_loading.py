@@ -20,6 +20,8 @@ from basereward.data.loading import end_with_parent, loader_fault, loader_faults
 from basereward.errors import TrainingError
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -22,6 +22,8 @@ from basereward.evaluation.annotation.annotate import annotate
 from tests.chat_servers import serving, words
 from tests.support import picture
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 
 

@@ -20,6 +20,8 @@ from basereward.runs.run_folder import RunFolder
 from basereward.runs.tracking.tracker import Tracker
 from tests.experiment_runs import finished_run, pairs, written_recipe
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 GRID = {"optimizer.lr": {"high": 1e-3, "low": 1e-4}}
 EVIL = "<img src=x onerror=alert(1)>"

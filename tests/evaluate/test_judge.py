@@ -25,6 +25,8 @@ from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from tests.chat_servers import serving, words
 from tests.evaluate.benchmark_rows import ANY_SIZE, item, small_benchmark
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -18,6 +18,8 @@ from basereward.model.families.processing import load_encoder
 from basereward.model.lora import add_lora
 from tests.support import gradients, mixed_groups
 
+pytestmark = pytest.mark.slow
+
 FolderOf = Callable[[str], Path]
 
 

@@ -24,6 +24,8 @@ from basereward.model.reward_model import RewardModel, build_model
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, PoolingName
 from tests.support import TEXT, VISION, group, mixed_groups
 
+pytestmark = pytest.mark.slow
+
 FolderOf = Callable[[str], Path]
 HEAD = {"_target_": "mlp", "layers": 2}
 SPEAKING: dict[str, dict[str, Any]] = {

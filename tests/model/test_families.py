@@ -16,6 +16,8 @@ from basereward.model.backbone import load_backbone, load_config
 from tests import families
 from tests.support import encoded_group
 
+pytestmark = pytest.mark.slow
+
 EXPECTED = {
     **dict.fromkeys(families.TREE, "tree"),
     **dict.fromkeys(families.PLAIN, "plain"),

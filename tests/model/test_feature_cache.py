@@ -37,6 +37,8 @@ from tests.feature_runs import FROZEN, KEPT, TRAIN, VAL, Run, different, train, 
 from tests.kept_features import features
 from tests.support import SMALL, picture
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 LORA = "model.lora.rank=2"

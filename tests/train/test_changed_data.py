@@ -22,6 +22,8 @@ from basereward.training.build import build
 from basereward.training.fit import train
 from tests.support import checkpoint, only, pair_rows, picture, write_rows
 
+pytestmark = pytest.mark.slow
+
 Rows = list[dict[str, Any]]
 STREAMED = ("data.streaming={buffer: 20, held_out: 8}",)
 

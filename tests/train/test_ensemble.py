@@ -25,6 +25,8 @@ from basereward.training.fit import train
 from tests.evaluate.benchmark_rows import ANY_SIZE, small_benchmark
 from tests.support import SMALL, group
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FROZEN = "model.backbone.freeze=[vision,merger,language]"
 GROUPS = [

@@ -19,6 +19,8 @@ from basereward.training.fit import train
 from tests.killed_process import Moment, start_training, train_in_process
 from tests.train.test_sweep import ROOT, SEEDS, Place, cells_of, wait_for_end
 
+pytestmark = pytest.mark.slow
+
 PROFILE = "tests/small.yaml"
 
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from basereward.runs.run_folder import RunFolder, list_runs
 from tests.killed_process import Moment, train_in_process
 
+pytestmark = pytest.mark.slow
+
 PROFILE = "tests/small.yaml"
 TIMED = ("time/", "perf/", "mem/")  # metrics that differ between two runs of one recipe
 CHECKPOINTS = "basereward.training.callbacks.checkpoints:"

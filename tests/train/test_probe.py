@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +18,15 @@ from basereward.inference.score_file import load
 from basereward.io.cache import cache_folder
 from basereward.model.backbone import Backbone
 from basereward.recipe import load_recipe
-from basereward.runs.run_folder import find
+from basereward.runs.run_folder import find, list_runs
 from basereward.runs.score_files import read_scores
 from basereward.training.build import build
 from basereward.training.fit import train
 from basereward.training.probe import read_places, setting
+from tests.killed_process import start_training
 from tests.support import SMALL
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 FROZEN = "model.backbone.freeze=[vision, merger, language]"
@@ -161,8 +160,6 @@ def test_of_a_source_that_is_mostly_read_all_is_computed() -> None:
 
 
 KILLED = [
-    "--profile",
-    "tests/small.yaml",
     "probe=true",
     "trainer.checkpoint_every=1",
     "optimizer.lr=1e-2",
@@ -172,26 +169,28 @@ KILLED = [
 ]
 
 
-def started(*more: str, cache: Path | None = None) -> subprocess.Popen[str]:
+def started(*, resume: str | None = None) -> Any:
     """A process that trains a probe on 1,200 groups, in five files of states."""
-    command = [sys.executable, "-m", "basereward", "train", "basereward", *KILLED, *more, "--json"]
-    environment = os.environ | ({"BASEREWARD_CACHE": str(cache)} if cache else {})
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return start_training("basereward", KILLED, profile="tests/small.yaml", resume=resume)
 
 
-def killed(process: subprocess.Popen[str], when: Any) -> None:
+def killed(process: Any, when: Callable[[], bool]) -> None:
     """Kills a process as soon as something is so."""
     deadline = time.monotonic() + 240
-    while not when() and process.poll() is None and time.monotonic() < deadline:
+    while not when() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.002)
-    assert process.poll() is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    assert process.is_alive()
+    process.kill()
+    process.join()
 
 
-def test_killed_and_resumed_is_never_stopped(tmp_path: Path) -> None:
+def ended(process: Any) -> None:
+    """Waits for a process that comes to its end by itself."""
+    process.join(240)
+    assert process.exitcode == 0
+
+
+def test_killed_and_resumed_is_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe that is killed while states are computed, and again while it trains, loses no file and ends with the
     bits of one that never was."""
     runs = Path(os.environ["BASEREWARD_RUNS"])
@@ -199,13 +198,16 @@ def test_killed_and_resumed_is_never_stopped(tmp_path: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in files() if file.suffix != ".part"}
     assert before
     killed(started(), lambda: any(runs.glob("*/checkpoints/last.ckpt")))
-    assert before.items() <= {file: file.stat().st_mtime_ns for file in files()}.items()
+    computed = {file: file.stat().st_mtime_ns for file in files()}
+    assert before.items() <= computed.items()
     (stopped,) = {path.parents[1].name for path in runs.glob("*/checkpoints/last.ckpt")}
-    printed, errors = started("--resume", stopped).communicate(timeout=240)
-    assert "pooled states of train: 0 of 1200 groups to compute" in errors
-    resumed = json.loads(printed)
-    assert resumed["run_id"] == stopped
-    expected = json.loads(started(cache=tmp_path).communicate(timeout=240)[0])
+    ended(started(resume=stopped))
+    assert {file: file.stat().st_mtime_ns for file in files()} == computed  # nothing was computed again
+    monkeypatch.setenv("BASEREWARD_CACHE", str(tmp_path))
+    others = set(list_runs())
+    ended(started())
+    (whole,) = set(list_runs()) - others
+    resumed, expected = (find(run_id).result() or {} for run_id in (stopped, whole.run_id))
     assert all(torch.equal(weight, head(resumed)[name]) for name, weight in head(expected).items())
     assert resumed["metrics"] == expected["metrics"]
 

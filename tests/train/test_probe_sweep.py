@@ -12,6 +12,8 @@ import pytest
 from basereward.cli import main
 from basereward.runs.run_folder import RunFolder, find
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 HEADS = """\
 # Heads of three depths, one of which no training survives, and one whose process dies.

@@ -20,6 +20,8 @@ from basereward.cli import main
 from basereward.recipe import recipe_from_yaml
 from basereward.runs.run_folder import RunFolder, list_runs
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = str(ROOT / "tests" / "small.yaml")
 SWEEP = ["sweep", "seeds", "--profile", PROFILE, "trainer.steps=12", "trainer.checkpoint_every=1"]

@@ -18,6 +18,8 @@ from basereward.sweeps.results import results
 from basereward.sweeps.sweep import sweep
 from tests.support import SMALL
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TOGETHER = """\
 # Two models of all rows and one of text alone, for which every picture is too long, together in three ways.

@@ -6,8 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from basereward.runs.locks import claim
 from tests.train.test_sweep import ROOT, SEEDS, Place
+
+pytestmark = pytest.mark.slow
 
 
 def test_two_sweeps_share_their_cells(tmp_path: Path) -> None:

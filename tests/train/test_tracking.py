@@ -29,6 +29,8 @@ from basereward.training import mlflow_store, tracking, worker
 from tests.servers import Server
 from tests.support import SMALL
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
