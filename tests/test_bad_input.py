@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from basereward.cli import main
 from basereward.runs.run_folder import RunFolder, find, list_runs
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
-from tests.support import pair_rows, write_rows
+from tests.helpers.support import pair_rows, write_rows
 
 PROFILE = str(Path(__file__).with_name("small.yaml"))
 TRAIN = ("train", "basereward", "--profile", PROFILE)

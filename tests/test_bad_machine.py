@@ -23,7 +23,7 @@ from basereward.runs.tracking.database import ensure_database
 from basereward.runs.tracking.mlflow_store import _build_database, load_mlflow
 from basereward.runs.tracking.tracker import Tracker, deliver_pending
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO
-from tests.servers import Server
+from tests.helpers.servers import Server
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ import basereward.training
 from basereward.cli import main, parse
 from basereward.cli.commands import COMMANDS
 from basereward.errors import ModelError
-from tests.support import console_script
+from tests.helpers.support import console_script
 
 ROOT = Path(__file__).parents[1]
 

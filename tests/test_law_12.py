@@ -11,8 +11,8 @@ import pytest
 
 import basereward.model.losses
 from basereward.recipe import make
-from tests.one_step import FirstStep, row_file
-from tests.support import checkpoint
+from tests.helpers.one_step import FirstStep, row_file
+from tests.helpers.support import checkpoint
 
 RELATIVE = 1e-6
 GRADIENT = 1e-5  # the rounding of float32 in a backward pass, as in law 1

@@ -36,8 +36,8 @@ from basereward.recipe import load_recipe, make
 from basereward.runs.run_folder import find
 from basereward.runs.score_files import read_scores
 from basereward.training.fit import train
-from tests.killed_process import start_training, train_in_process
-from tests.support import (
+from tests.helpers.killed_process import start_training, train_in_process
+from tests.helpers.support import (
     SMALL,
     TEXT,
     VISION,

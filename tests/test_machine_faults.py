@@ -13,7 +13,7 @@ import pytest
 from basereward.cli import main
 from basereward.cli.machine_faults import machine_fault
 from basereward.runs.run_folder import RunFolder
-from tests.support import SMALL
+from tests.helpers.support import SMALL
 
 ROOT = Path(__file__).parents[1]
 COMMAND = f"{sys.executable} -m basereward"

@@ -18,7 +18,7 @@ from basereward.recipe.fragment import load_fragment
 from basereward.recipe.grid import CELLS_LIMIT
 from basereward.recipe.trust import trusting
 from basereward.recipe.yaml.interpolation import RESOLVED_LIMIT
-from tests.support import console_script
+from tests.helpers.support import console_script
 
 ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = (

@@ -11,9 +11,9 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from basereward.data.encoding.encoder import Encoder
 from basereward.model.families.processing import load_encoder
-from tests.bad_rows import as_line
-from tests.data.chat_templates import ADDED, SPECIAL
-from tests.support import checkpoint, pair_rows
+from tests.helpers.bad_rows import as_line
+from tests.helpers.chat_templates import ADDED, SPECIAL
+from tests.helpers.support import checkpoint, pair_rows
 
 # Qwen2's published rule for cutting text into words.
 WORDS = (

@@ -1,6 +1,6 @@
 """Every published data set that we name is read in the shape that it is published in, row by row.
 
-The sources are found by their files; one without a fixture in `tests/published` fails.
+The sources are found by their files; one without a fixture in `tests/fixtures/published` fails.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from basereward.data.schema.group import SPLITS, Group
 from basereward.data.sources import Source
 from basereward.errors import DataError
 from basereward.recipe import make
-from tests.published.expected import Expected
+from tests.fixtures.published.expected import Expected
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {
@@ -43,7 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 def write(name: str, folder: Path) -> Expected:
     """Lets the fixture of a source write its folder."""
-    expected: Expected = importlib.import_module(f"tests.published.{name}").write(folder)
+    expected: Expected = importlib.import_module(f"tests.fixtures.published.{name}").write(folder)
     return expected
 
 

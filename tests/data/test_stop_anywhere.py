@@ -20,7 +20,7 @@ from basereward.data.module import PreferenceData
 from basereward.data.sources.jsonl import Jsonl
 from basereward.data.streaming.streamed_module import StreamedData
 from basereward.model.families.processing import load_encoder
-from tests.support import checkpoint, pair_rows, write_rows
+from tests.helpers.support import checkpoint, pair_rows, write_rows
 
 ROWS = 240
 KILLS = 20

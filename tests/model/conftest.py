@@ -1,43 +1,5 @@
-"""Small checkpoints on disk, each family written once."""
+"""Small checkpoints for the tests of this folder."""
 
-from __future__ import annotations
+from tests.helpers.checkpoint_fixtures import folder_of, pictures, pictures_of
 
-from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
-
-import pytest
-
-from basereward.data.batching.tree_batch import TreeBatch, collate
-from basereward.model.families.processing import load_encoder
-from tests.support import checkpoint, group
-
-
-@pytest.fixture(scope="session")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a family's small checkpoint; tests read it and leave it as it is."""
-
-    @lru_cache
-    def folder(family: str) -> Path:
-        return checkpoint(family, tmp_path_factory.mktemp("checkpoints") / family)
-
-    return folder
-
-
-@pytest.fixture(scope="session")
-def pictures_of(folder_of: Callable[[str], Path]) -> Callable[[str], TreeBatch]:
-    """Two groups, one with a picture, as tree rows of a family's small checkpoint."""
-
-    @lru_cache
-    def pictures(family: str) -> TreeBatch:
-        encoder = load_encoder(folder_of(family))
-        encoded = [encoder(group(images=1)), encoder(group(responses=("7", "It is 4.")))]
-        return collate(encoded, layout="tree", pad_id=encoder.pad_id)
-
-    return pictures
-
-
-@pytest.fixture(scope="session")
-def pictures(pictures_of: Callable[[str], TreeBatch]) -> TreeBatch:
-    """Those of the small Qwen2.5-VL."""
-    return pictures_of("qwen2_5_vl")
+__all__ = ["folder_of", "pictures", "pictures_of"]

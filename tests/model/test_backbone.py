@@ -20,7 +20,7 @@ from basereward.model.backbone import load_backbone, load_config
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe
-from tests.support import VISION, encoded_group, gradients
+from tests.helpers.support import VISION, encoded_group, gradients
 
 FolderOf = Callable[[str], Path]
 PLAN = ModelRecipe(backbone=BackboneRecipe(path="given apart"), head={"_target_": "mlp"})

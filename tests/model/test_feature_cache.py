@@ -33,9 +33,9 @@ from basereward.model.heads.mlp import MLP
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import load_recipe
 from basereward.training.build import build
-from tests.feature_runs import FROZEN, KEPT, TRAIN, VAL, Run, different, train, write_pictures
-from tests.kept_features import features
-from tests.support import SMALL, picture
+from tests.helpers.feature_runs import FROZEN, KEPT, TRAIN, VAL, Run, different, train, write_pictures
+from tests.helpers.kept_features import features
+from tests.helpers.support import SMALL, picture
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def kept_folder() -> Path:
 def begun(overrides: Sequence[str], *, die_at: int | None = None) -> subprocess.Popen[str]:
     """A run in another process."""
     told = json.dumps({"overrides": list(overrides), "die_at": die_at})
-    command = [sys.executable, "-m", "tests.feature_runs", told]
+    command = [sys.executable, "-m", "tests.helpers.feature_runs", told]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ}, stdout=pipe, stderr=pipe, text=True)
 

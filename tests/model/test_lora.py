@@ -19,7 +19,7 @@ from basereward.errors import ModelError
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.lora import add_lora, merge_lora
 from basereward.model.quantization import is_quantized
-from tests.support import encoded_group
+from tests.helpers.support import encoded_group
 
 FolderOf = Callable[[str], Path]
 

@@ -23,7 +23,7 @@ from basereward.model.saving.saved_model import save_model
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import ScoredGroup, read_scores, write_scores
-from tests.support import checkpoint, group, write_rows
+from tests.helpers.support import checkpoint, group, write_rows
 
 
 @pytest.fixture(scope="module")

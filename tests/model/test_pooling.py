@@ -24,7 +24,7 @@ from basereward.model.pooling import READS, Pooling
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.recipe import find_faults
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
-from tests.support import encoded_group, gradients, group, mixed_groups, picture
+from tests.helpers.support import encoded_group, gradients, group, mixed_groups, picture
 
 FolderOf = Callable[[str], Path]
 NAMES: tuple[Any, ...] = tuple(READS)

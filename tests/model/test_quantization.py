@@ -14,7 +14,7 @@ from basereward.data.batching.tree_batch import collate
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.parts import part_of
 from basereward.model.quantization import dequantized, is_quantized
-from tests.support import encoded_group
+from tests.helpers.support import encoded_group
 
 FolderOf = Callable[[str], Path]
 

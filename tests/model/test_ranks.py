@@ -12,7 +12,7 @@ from basereward.data.batching.tree_batch import collate
 from basereward.model.backbone import load_backbone
 from basereward.model.families.processing import load_encoder
 from basereward.model.reward_model import RewardModel
-from tests.support import checkpoint, gradients, group
+from tests.helpers.support import checkpoint, gradients, group
 
 GROUPS = (group(images=1, name="picture"), group("Which is larger, 4 or 7?", name="text"))
 

@@ -14,8 +14,8 @@ from basereward.inference.scorer import Scorer
 from basereward.recipe import load_cells, load_recipe
 from basereward.recipe.fragment import load_source
 from basereward.training.ensembles.make import ensemble
-from tests.model.test_scorer import scorer_of
-from tests.support import checkpoint, group, picture
+from tests.helpers.support import checkpoint, group, picture
+from tests.inference.test_scorer import scorer_of
 
 
 @pytest.fixture(scope="module")

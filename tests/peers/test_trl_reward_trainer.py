@@ -18,7 +18,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from basereward import build, load_recipe
-from tests.support import checkpoint, pair_rows, write_rows
+from tests.helpers.support import checkpoint, pair_rows, write_rows
 
 trl = pytest.importorskip("trl", reason="needs the extra `peers`")
 STEPS, PAIRS = 8, 4

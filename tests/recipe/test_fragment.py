@@ -9,7 +9,7 @@ import pytest
 from basereward.errors import RecipeError
 from basereward.recipe.fault import Fault
 from basereward.recipe.fragment import load_source
-from tests.support import pair_rows, write_rows
+from tests.helpers.support import pair_rows, write_rows
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "sources"

@@ -1,0 +1,87 @@
+"""Videos: folders of frames, in a folder and in an archive, and what becomes of a row without one."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.data.images.open_images import open_image
+from basereward.data.schema.group import SPLITS
+from basereward.data.schema.rejections import RowLost, summary
+from basereward.data.sources.hub import Hub
+from basereward.errors import RecipeError
+from tests.fixtures.published.writing import picture, write_files, write_jsonl, write_zip
+
+FRAMES = {f"video/a/frame_{i}.jpg": picture(12 * i, kind="JPEG") for i in range(20)} | {"video/a/.thumbs": b"x"}
+ROW = {"id": "r", "video": "video/a", "prompt": "What happens?", "chosen": "A turn.", "rejected": "A fall."}
+
+
+def hub(folder: Path, *, images: str | None = None, row: dict[str, Any] | None = None, **shape: Any) -> Hub:
+    """A source of one row about a film."""
+    write_jsonl(folder / "pairs.jsonl", [row or ROW])
+    node = {"_target_": "mm_rlhf", **shape}
+    return Hub("v", path=str(folder), files=["pairs.jsonl"], shape=node, images=images, val=0, test=0)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_frames_are_evenly_spaced_in_the_order_of_their_numbers(packed: bool, tmp_path: Path) -> None:
+    """Frame 10 comes after frame 9, not after frame 1; first and last are among them; other files are not."""
+    if packed:
+        write_zip(tmp_path / "video.zip", FRAMES)
+    else:
+        write_files(tmp_path, FRAMES)
+    source = hub(tmp_path, images="video.zip" if packed else None, video="frames_as_images", frames=4)
+    [group] = pickle.loads(pickle.dumps(source)).groups("train")  # noqa: S301  # our own
+    assert [str(image).rpartition("_")[2] for image in group.images] == ["0.jpg", "6.jpg", "12.jpg", "19.jpg"]
+    reds = [open_image(image).getpixel((0, 0))[0] for image in group.images]  # type: ignore[index]
+    assert reds == sorted(reds)
+    assert sum(part.is_image for turn in group.prompt for part in turn.parts) == 4
+
+
+def test_a_short_film_is_taken_whole(tmp_path: Path) -> None:
+    """No frame comes twice."""
+    write_files(tmp_path, {f"video/a/{i}.png": picture(i) for i in range(3)})
+    [group] = hub(tmp_path, video="frames_as_images", frames=8).groups("train")
+    assert len(group.images) == 3
+
+
+def test_without_the_argument_the_row_is_lost_and_told_how_not_to_be(tmp_path: Path) -> None:
+    """Under `video`."""
+    write_files(tmp_path, FRAMES)
+    write_jsonl(tmp_path / "other.jsonl", [ROW, {**ROW, "video": None, "image": "video/a/frame_0.jpg"}])
+    source = Hub("v", path=str(tmp_path), files=["other.jsonl"], shape={"_target_": "mm_rlhf"}, val=0, test=0)
+    assert len(source.groups("train")) == 1
+    lost = [row for split in SPLITS for row in source.lost(split)]
+    assert summary(lost) == {"v": {"video": 1}}
+    assert "shape.video=frames_as_images" in lost[0].detail
+
+
+@pytest.mark.parametrize(
+    ("video", "reason"), [("video/b", "video_missing"), ("../a", "image_outside_root"), (["a"], "wrong_type")]
+)
+def test_folders_that_are_not_there(video: Any, reason: str, tmp_path: Path) -> None:
+    """Or that are somebody else's."""
+    write_files(tmp_path, FRAMES)
+    good = {**ROW, "id": "g"}
+    write_jsonl(tmp_path / "two.jsonl", [good, {**ROW, "video": video}])
+    node = {"_target_": "mm_rlhf", "video": "frames_as_images"}
+    source = Hub("v", path=str(tmp_path), files=["two.jsonl"], shape=node, val=0, test=0)
+    assert len(source.groups("train")) == 1
+    assert summary(source.lost("train")) == {"v": {reason: 1}}
+
+
+def test_no_frames_are_refused(tmp_path: Path) -> None:
+    """Before anything is read."""
+    with pytest.raises(RecipeError, match="frames is 0; at least 1 is needed"):
+        hub(tmp_path, video="frames_as_images", frames=0)
+
+
+def test_a_picture_that_an_archive_lacks_is_told_beside_one_that_it_has(tmp_path: Path) -> None:
+    """Where the names in an archive begin otherwise than those in the rows, a person sees how."""
+    write_zip(tmp_path / "video.zip", {"inner/video/a/1.jpg": picture(1)})
+    [group] = hub(tmp_path, images="video.zip", row={**ROW, "video": None, "image": "video/a/1.jpg"}).groups("train")
+    with pytest.raises(RowLost, match=r"has no member video/a/1\.jpg; its first is inner/video/a/1\.jpg"):
+        open_image(group.images[0])

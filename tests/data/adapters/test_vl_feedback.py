@@ -1,0 +1,53 @@
+"""VLFeedback's ratings: which completions are compared, and by how much."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from basereward.data.adapters.vl_feedback import VLFeedback, mean_rating
+from basereward.data.schema.rejections import RowLost
+from tests.fixtures.published.vl_feedback import row
+
+FOUR = row("a", "Q?", cup="4 5 3", jar="3 5 1", pot="1 5 3", mug="5 5 5")  # means of 4, 3, 3, 5
+
+
+def test_every_pair_of_unequal_means() -> None:
+    """Five of six, with the differences as margins where they are wanted."""
+    cells = VLFeedback()(FOUR)
+    assert cells["preferences"] == [[0, 1], [0, 2], [3, 0], [3, 1], [3, 2]]
+    assert cells["margins"] == [1.0, 1.0, 1.0, 2.0, 2.0]
+    assert cells["image"] == "merged_images/a.jpg"
+    assert "margins" not in VLFeedback(margins=False)(FOUR)
+
+
+def test_the_largest_gap_is_one_pair() -> None:
+    """Best against worst, of equals the first; the other completions are left out."""
+    cells = VLFeedback(pairs="largest_gap")(FOUR)
+    assert (cells["responses"], cells["preferences"], cells["margins"]) == (["jar", "mug"], [[1, 0]], [2.0])
+
+
+def test_a_table_of_completions_is_read_as_a_list_of_them() -> None:
+    """As the set's own loader writes them."""
+    completions: list[dict[str, Any]] = FOUR["completions"]
+    table = {key: [one[key] for one in completions] for key in completions[0]}
+    assert VLFeedback()({**FOUR, "completions": table}) == VLFeedback()(FOUR)
+
+
+@pytest.mark.parametrize("rating", ["N/A", "", None, "nan", "4 of 5"])
+def test_a_rating_that_is_no_number_leaves_its_completion_out(rating: str | None) -> None:
+    """And not a mean of the other two."""
+    annotations = {"Helpfulness": {"Rating": rating}, "Ethical Considerations": {"Rating": "5"}}
+    assert mean_rating(annotations | {"Visual Faithfulness": {"Rating": "5"}}) is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [({"a": "5 5 5", "b": "N/A 1 1"}, "not_rated"), ({"a": "5 5 2", "b": "4 4 4", "c": "3 4 5"}, "equal_ratings")],
+)
+def test_nothing_to_compare(answers: dict[str, str], reason: str) -> None:
+    """Fewer than two rated, or all means equal."""
+    with pytest.raises(RowLost) as lost:
+        VLFeedback()(row("a", "Q?", **answers))
+    assert lost.value.reason == reason

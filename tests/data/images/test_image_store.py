@@ -1,0 +1,165 @@
+"""Where pictures are looked for: below the root by any path, and in archives through links; nowhere else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import datasets
+import pytest
+
+from basereward.data.images import open_images as images
+from basereward.data.images.image_store import ImageError, ImageStore, read_archived
+from basereward.data.images.open_images import open_image
+from basereward.data.sources.hub import Hub
+from basereward.errors import DataError
+from tests.helpers.support import picture, write_rows
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's cache in a folder of the test's own."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def _rows(number: int, *, column: str = "file_name", folder: str = "") -> list[dict[str, str]]:
+    return [
+        {column: f"{folder}{i}.png", "prompt": f"Q{i}?", "chosen": "red", "rejected": "grey"} for i in range(number)
+    ]
+
+
+def _folder(tmp_path: Path, *, below: str = ".", number: int = 3) -> Path:
+    folder = tmp_path / "data"
+    (folder / below).mkdir(parents=True)
+    for i in range(number):
+        picture(i).save(folder / below / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_the_imagefolder_layout_of_the_hub_is_read(kind: str, tmp_path: Path) -> None:
+    """The library makes absolute paths of `file_name`; they lie below the folder, and every row has its picture."""
+    folder = _folder(tmp_path, below="train")
+    rows = _rows(3)
+    if kind == "jsonl":
+        write_rows(folder / "train" / "metadata.jsonl", rows)
+    else:
+        with (folder / "train" / "metadata.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    source = Hub("h", path=str(folder), val=0, test=0)
+    shown = {group.prompt[0].parts[1].text: open_image(group.images[0]).tobytes() for group in source.groups("train")}
+    assert shown == {f"Q{i}?": picture(i).tobytes() for i in range(3)}
+    assert not source.lost("train")
+
+
+def test_absolute_paths_in_parquet_are_found_below_the_folder(tmp_path: Path) -> None:
+    """Through a symbolic link to the folder too; a path elsewhere loses its row."""
+    folder = _folder(tmp_path)
+    rows = _rows(3, column="image", folder=f"{folder}/")
+    rows[2]["image"] = str(tmp_path / "outside.png")
+    picture(0).save(tmp_path / "outside.png")
+    datasets.Dataset.from_list(rows).to_parquet(folder / "rows.parquet")
+    (tmp_path / "link").symlink_to(folder)
+    for path in (folder, tmp_path / "link"):
+        source = Hub("h", path=str(path / "rows.parquet"), val=0, test=0)
+        assert [open_image(group.images[0]).tobytes() for group in source.groups("train")] == [
+            picture(i).tobytes() for i in range(2)
+        ]
+        assert [row.reason for row in source.lost("train")] == ["image_outside_root"]
+
+
+def test_a_path_below_the_root_by_a_link_is_below_it(tmp_path: Path) -> None:
+    """As the relative path that means the same; what only begins like the root is not."""
+    root = tmp_path / "a"
+    root.mkdir()
+    (tmp_path / "other").symlink_to(root)
+    store = ImageStore(root, closed=True)
+    assert store.find(tmp_path / "other" / "x.png") == root / "x.png"
+    for name in (f"{tmp_path}/ab/x.png", f"{root}/../x.png", "/", str(tmp_path)):
+        with pytest.raises(ImageError) as caught:
+            store.find(name)
+        assert caught.value.reason == "image_outside_root"
+
+
+def test_pictures_that_a_library_downloaded_are_found(tmp_path: Path) -> None:
+    """In its cache, where the data set of the hub names them by absolute paths."""
+    store = ImageStore(closed=True, caches=[tmp_path])
+    assert store.find(f"{tmp_path}/x.png") == tmp_path / "x.png"
+    with pytest.raises(ImageError):
+        store.find(f"{tmp_path}/../x.png")
+
+
+def _added(file: tarfile.TarFile, name: str, kind: bytes, *, link: str = "", content: bytes = b"") -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, len(content)
+    file.addfile(info, io.BytesIO(content))
+
+
+def test_a_second_name_of_a_file_in_a_tar_is_that_file(tmp_path: Path) -> None:
+    """GNU tar writes it as a hard link; a symbolic link starts from its own folder."""
+    folder = tmp_path / "a"
+    (folder / "b").mkdir(parents=True)
+    picture(1).save(folder / "0.png")
+    os.link(folder / "0.png", folder / "1.png")
+    (folder / "b" / "2.png").symlink_to("../1.png")
+    subprocess.run(["tar", "-cf", "a.tar", "-C", "a", "."], cwd=tmp_path, check=True)
+    store = ImageStore(tmp_path, archives=[tmp_path / "a.tar"])
+    for name in ("0.png", "1.png", "b/2.png"):
+        assert open_image(store.find(name)).tobytes() == picture(1).tobytes()
+
+
+def test_what_is_no_file_in_a_tar_is_lost_and_no_other(tmp_path: Path) -> None:
+    """The last member of a name counts: a device, pipe or folder in its place, links to nothing, to each other or out
+    of the archive."""
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for name in ("good.png", "device.png", "pipe.png", "folder.png", "replaced.png"):
+            _added(file, name, tarfile.REGTYPE, content=b"1")
+        _added(file, "device.png", tarfile.CHRTYPE)
+        _added(file, "pipe.png", tarfile.FIFOTYPE)
+        _added(file, "folder.png", tarfile.DIRTYPE)
+        _added(file, "replaced.png", tarfile.REGTYPE, content=b"2")
+        _added(file, "nothing.png", tarfile.LNKTYPE, link="gone.png")
+        _added(file, "out.png", tarfile.SYMTYPE, link="../../etc/hostname")
+        _added(file, "root.png", tarfile.SYMTYPE, link="/etc/hostname")
+        _added(file, "here.png", tarfile.SYMTYPE, link="there.png")
+        _added(file, "there.png", tarfile.SYMTYPE, link="here.png")
+    store = ImageStore(tmp_path, archives=[tmp_path / "a.tar"])
+
+    def read(name: str) -> bytes | str:
+        try:
+            found = store.find(name)
+            assert not isinstance(found, Path)
+            return read_archived(found)
+        except ImageError as error:
+            return error.reason
+
+    assert [read(name) for name in ("good.png", "replaced.png")] == [b"1", b"2"]
+    missing = ("device.png", "pipe.png", "folder.png", "nothing.png", "out.png", "root.png")
+    assert {read(name) for name in missing} == {"image_missing"}
+    assert {read(name) for name in ("here.png", "there.png")} == {"image_unreadable"}
+
+
+def test_an_archive_that_never_ends_is_not_opened(tmp_path: Path) -> None:
+    """A FIFO, and a compressed tar under another name, of which everything would be unpacked."""
+    os.mkfifo(tmp_path / "a.tar")
+    with tarfile.open(tmp_path / "b.tar", "w:gz") as file:
+        _added(file, "0.png", tarfile.REGTYPE, content=b"1")
+    for name in ("a.tar", "b.tar"):
+        with pytest.raises(DataError, match=name):
+            ImageStore(tmp_path, archives=[tmp_path / name]).find("0.png")
+
+
+def test_a_file_larger_than_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size is asked first."""
+    picture(0).save(tmp_path / "0.png")
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    for read in (images.open_image, images.read_image):
+        with pytest.raises(ImageError) as caught:
+            read(tmp_path / "0.png")
+        assert caught.value.reason == "image_too_large"

@@ -1,0 +1,74 @@
+"""Pictures in archives and folders of others: a bad name or member loses its row, and no other."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.images import image_store
+from basereward.data.sources.hub import Hub
+from tests.helpers.bad_rows import GOOD_IDS, as_line, read_data, row_with, used_groups, write_lines
+
+
+def _zipped(folder: Path) -> Path:
+    """The pictures of the folder in a zip, two of them spoilt, and a secret beside it."""
+    path = folder / "pictures.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for i in range(4):
+            (folder / f"{i}.png").rename(folder / "moved.png")
+            file.write(folder / "moved.png", f"./{i}.png" if i else "0.png")
+        for name in ("spoilt.png", "locked.png"):
+            file.write(folder / "moved.png", name)
+        file.writestr("../secret.png", (folder / "moved.png").read_bytes())
+        file.writestr("large.png", bytes(100_000))
+        file.writestr("folder/", b"")
+        places = {name: file.getinfo(name).header_offset for name in ("spoilt.png", "locked.png")}
+    content = bytearray(path.read_bytes())
+    content[places["spoilt.png"] + 80] ^= 0xFF  # its checksum no longer fits
+    central = content.rindex(b"PK\x01\x02", 0, content.rindex(b"locked.png"))
+    for flags in (places["locked.png"] + 6, central + 8):
+        content[flags] |= 1  # encrypted
+    path.write_bytes(content)
+    (folder / "secret.png").write_bytes((folder / "moved.png").read_bytes())
+    return path
+
+
+MEMBERS = {
+    "../secret.png": "image_outside_root",
+    "/etc/passwd": "image_outside_root",
+    "folder/../../secret.png": "image_outside_root",
+    "gone.png": "image_missing",
+    "secret.png": "image_missing",
+    "folder/": "image_missing",
+    "spoilt.png": "image_unreadable",
+    "locked.png": "image_unreadable",
+    "large.png": "image_too_large",
+}
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_bad_member_of_an_archive_is_lost_alone(
+    member: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No name leads out of it, and nothing larger than the limit is unpacked; the good ones are used where they lie."""
+    monkeypatch.setattr(image_store, "MAX_BYTES", 50_000)
+    _zipped(tmp_path)
+    path = write_lines(tmp_path, [*good[:2], as_line(row_with(images=[member])), *good[2:]])
+    data = read_data(Hub("s", path=str(path), images="pictures.zip", val=0, test=0), small_encoder)
+    assert [(row.id in ("bad", "rows.jsonl:3"), row.reason) for row in data.lost] == [(True, MEMBERS[member])]
+    assert list(used_groups(data)) == GOOD_IDS
+    assert not list(tmp_path.glob("[0-9].png"))
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../secret.png"])
+def test_a_name_that_leads_out_of_the_folder_of_a_data_set_is_lost(
+    name: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path
+) -> None:
+    """The rows of others may name pictures below their folder only."""
+    path = write_lines(tmp_path, [*good, as_line(row_with(images=[name]))])
+    data = read_data(Hub("s", path=str(path), val=0, test=0), small_encoder)
+    assert [row.reason for row in data.lost] == ["image_outside_root"]
+    assert list(used_groups(data)) == GOOD_IDS

@@ -1,0 +1,354 @@
+"""Every kind of file gives the same groups, wherever a path to rows is taken."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import pickle
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from basereward.data.images.open_images import open_image
+from basereward.data.readers.find import find_table
+from basereward.data.schema.group import SPLITS
+from basereward.data.sources.hub import Hub
+from basereward.data.sources.jsonl import Jsonl, read_rows
+from basereward.errors import DataError, RecipeError
+from basereward.evaluation.benchmark import load_benchmark
+from basereward.io import unpacking
+from basereward.io.formats import ROWS, rows_kind
+from basereward.recipe import make
+from tests.helpers.support import picture, write_rows
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's cache in a folder of the test's own."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+ANSWERS = [("None", "N/A"), ("7", "null"), ("1.0", "nan"), ("a, b", 'say "no"'), ("two\nlines", "\ttab")]
+PAIRS = [
+    {"id": f"r{i}", "prompt": f"Q{i}?", "chosen": chosen, "rejected": rejected}
+    for i, (chosen, rejected) in enumerate(ANSWERS)
+]
+LINES = "".join(json.dumps(row) + "\n" for row in PAIRS)
+
+
+def _separated(delimiter: str) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(PAIRS[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(PAIRS)
+    return out.getvalue()
+
+
+def _tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+
+
+def _write_arrow(path: Path) -> None:
+    data = datasets.Dataset.from_list(PAIRS)
+    data.save_to_disk(path.with_suffix(""))
+    next(path.with_suffix("").glob("*.arrow")).rename(path)
+
+
+def _web(path: Path) -> None:
+    members = {f"{row['id']}.json": json.dumps({k: v for k, v in row.items() if k != "prompt"}) for row in PAIRS}
+    members |= {f"{row['id']}.prompt.txt": row["prompt"] for row in PAIRS}
+    _tar(path, {name: members[name].encode() for name in sorted(members)})
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "rows.jsonl": lambda path: path.write_text(LINES),
+    "rows.JSONL": lambda path: path.write_text(LINES),
+    "rows.ndjson": lambda path: path.write_text(LINES),
+    "rows.jsonl.gz": lambda path: path.write_bytes(gzip.compress(LINES.encode())),
+    "rows.json": lambda path: path.write_text(json.dumps(PAIRS)),
+    "rows.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps(PAIRS).encode())),
+    "pretty.json": lambda path: path.write_text(json.dumps(PAIRS, indent=2)),
+    "data.json": lambda path: path.write_text(json.dumps({"version": "1", "data": PAIRS})),
+    "pairs.json": lambda path: path.write_text(json.dumps({"pairs": PAIRS}, indent=2)),
+    "lines.json": lambda path: path.write_text(LINES),
+    "array.jsonl": lambda path: path.write_text(json.dumps(PAIRS)),
+    "pretty.jsonl": lambda path: path.write_text(json.dumps({"pairs": PAIRS}, indent=4)),
+    "object.jsonl": lambda path: path.write_text("\ufeff" + json.dumps({"rows": PAIRS})),
+    "rows.csv": lambda path: path.write_text(_separated(","), newline=""),
+    "bom.csv": lambda path: path.write_text("\ufeff" + _separated(","), newline=""),
+    "rows.tsv": lambda path: path.write_text(_separated("\t"), newline=""),
+    "rows.csv.gz": lambda path: path.write_bytes(gzip.compress(_separated(",").encode())),
+    "rows.parquet": lambda path: datasets.Dataset.from_list(PAIRS).to_parquet(path),
+    "rows.arrow": _write_arrow,
+    "rows.tar": _web,
+}
+
+
+def test_every_kind_is_tried() -> None:
+    """A kind that is added is tried here too."""
+    assert {rows_kind(name) for name in FILES} == set(ROWS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_file_gives_the_same_groups(name: str, tmp_path: Path) -> None:
+    """By both sources, as rows to be scored, in a folder, after pickling, and out of order; `None`, `N/A`, `null` and
+    numbers are answers like others."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    path = folder / name
+    FILES[name](path)
+    expected = [(row["id"], row["prompt"], (row["chosen"], row["rejected"])) for row in PAIRS]
+    sources = {
+        "jsonl": Jsonl("s", path=str(path), val=0, test=0).groups("train"),
+        "hub": Hub("s", path=str(path), val=0, test=0).groups("train"),
+        "files": Hub("s", path=str(folder), files=[f"{path.stem}*"], val=0, test=0).groups("train"),
+        "folder": Hub("s", path=str(folder), val=0, test=0).groups("train"),
+        "score": read_rows(path),
+    }
+    for way, groups in sources.items():
+        again = pickle.loads(pickle.dumps(groups))  # noqa: S301
+        for read in (groups, again):
+            order = [3, 0, 2, 1, 4]
+            found = {i: read[i] for i in order}
+            assert [(g.id, g.prompt[0].parts[0].text, g.responses) for _, g in sorted(found.items())] == expected, way
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet", "rows.tar"])
+def test_slices_of_a_file_are_its_parts(name: str, tmp_path: Path) -> None:
+    """As the library writes them, by number and by share."""
+    FILES[name](tmp_path / name)
+    source = Hub("s", path=str(tmp_path / name), split="train[:2]", val="train[2:3]", test="train[60%:]")
+    assert [[group.id for group in source.groups(split)] for split in SPLITS] == [["r0", "r1"], ["r2"], ["r3", "r4"]]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.parquet"])
+def test_a_file_has_no_other_split(name: str, tmp_path: Path) -> None:
+    """The way out is `split=train`, not shares that are set already."""
+    FILES[name](tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name} has no split 'test'.*split=train"):
+        Hub("s", path=str(tmp_path / name), split="test", val=0, test=0)
+
+
+@pytest.mark.parametrize("arguments", [{"split": "test"}, {"val": 0.9, "test": 0.5}, {"columns": {"promt": "Q"}}])
+def test_a_source_is_called_as_the_recipe_calls_it(arguments: dict[str, Any], tmp_path: Path) -> None:
+    """Once, and not by the name of its class."""
+    with pytest.raises(RecipeError) as caught:
+        make({"_target_": "hub", "path": str(tmp_path / "rows.json"), **arguments}, "sources", "mine")
+    assert str(caught.value).count("source 'mine'") == 1
+    assert "source 'hub'" not in str(caught.value)
+
+
+def test_pictures_and_rows_in_one_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library would take the pictures, which are more, and leave out the rows; parts are told by names."""
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    for i in range(4):
+        picture(i).save(folder / "images" / f"{i}.png")
+    rows = [{**PAIRS[0], "id": f"p{i}", "image": f"images/{i}.png"} for i in range(4)]
+    write_rows(folder / "train.jsonl", rows[:3])
+    write_rows(folder / "test.jsonl", rows[3:])
+    source = Hub("s", path=str(folder), val=0, test="test")
+    assert [group.id for group in source.groups("train")] == ["p0", "p1", "p2"]
+    [group] = source.groups("test")
+    assert open_image(group.images[0]).tobytes() == picture(3).tobytes()
+    with pytest.raises(DataError, match=r"unknown split 'val'.*test, train"):
+        Hub("s", path=str(folder), val="val", test=0)
+    (folder / "more.csv").write_text(_separated(","))
+    assert len(Hub("s", path=str(folder), val=0, test=0).groups("train")) == 3
+    assert "more.csv" in caplog.text
+    (folder / "more.csv").rename(folder / "train.csv")
+    monkeypatch.chdir(tmp_path)
+    for path in (str(folder), "data", "./data/../data"):
+        with pytest.raises(DataError, match=r"several kinds.*`files`"):
+            Hub("s", path=path, val=0, test=0)
+
+
+def test_samples_of_a_tar_have_their_pictures(tmp_path: Path) -> None:
+    """One picture, several in the order of their numbers, and pictures that the JSON names."""
+
+    def png(i: int) -> bytes:
+        out = io.BytesIO()
+        picture(i).save(out, "PNG")
+        return out.getvalue()
+
+    row = {"prompt": "Which?", "chosen": "a", "rejected": "b"}
+    members = {"a/0.json": json.dumps(row).encode(), "a/0.PNG": png(0), "a/1.json": json.dumps(row).encode()}
+    members |= {f"a/1.{i}.png": png(i) for i in (2, 10, 1)}
+    members |= {"a/2.json": json.dumps({**row, "images": ["2.b.png", "2.a.png"]}).encode()}
+    members |= {"a/2.a.png": png(3), "a/2.b.png": png(4)}
+    _tar(tmp_path / "rows.tar", members)
+    groups = Jsonl("s", path=str(tmp_path / "rows.tar"), val=0, test=0).groups("train")
+    shown = [[open_image(image).tobytes() for image in group.images] for group in groups]
+    assert shown == [[picture(i).tobytes() for i in order] for order in ([0], [1, 2, 10], [4, 3])]
+
+
+def test_a_sample_that_cannot_be_read_is_lost_alone(tmp_path: Path) -> None:
+    """A film, JSON that is none, a column twice, pictures that do not fit."""
+    row = json.dumps({"prompt": "Which?", "chosen": "a", "rejected": "b"}).encode()
+    bad: dict[str, dict[str, bytes]] = {
+        "unsupported_feature": {"mp4": b"1"},
+        "malformed_json": {"json": b"{"},
+        "conflicting_columns": {"prompt.txt": b"Q"},
+        "not_utf8": {"txt": b"\xff"},
+        "not_an_object": {"json": b"[]"},
+    }
+    members = {"good.json": row}
+    for reason, extra in bad.items():
+        members |= {f"{reason}.{ext}": content for ext, content in ({"json": row} | extra).items()}
+    _tar(tmp_path / "rows.tar", members)
+    source = Jsonl("s", path=str(tmp_path / "rows.tar"), val=0, test=0)
+    assert [group.id for group in source.groups("train")] == ["rows.tar:0"]
+    assert [lost.reason for lost in source.lost("train")] == list(bad)
+
+
+BAD_CSV = b'prompt,chosen,rejected\nQ,a,b\nQ,a,b,c\nQ,a\n\xff,a,b\n\nR,,b\nS,"a"x,b\nT,a,b\n'
+
+
+def test_a_bad_row_of_csv_is_lost_with_its_line(tmp_path: Path) -> None:
+    """A field too many or too few, bytes that are not UTF-8, an empty answer, a stray quotation mark; no other row."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(BAD_CSV)
+    source = Jsonl("s", path=str(path), val=0, test=0)
+    assert [group.id for group in source.groups("train")] == ["rows.csv:2", "rows.csv:9"]
+    assert [(lost.id, lost.reason) for lost in source.lost("train")] == [
+        ("rows.csv:3", "wrong_field_count"), ("rows.csv:4", "wrong_field_count"), ("rows.csv:5", "not_utf8"),
+        ("rows.csv:7", "null_response"), ("rows.csv:8", "malformed_csv"),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"rows\.csv:3: the row has 4 fields and the header 3"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "empty"), (b"prompt;chosen;rejected\nQ;a;b\n", "';'"), (b"prompt,chosen,chosen\nQ,a,b\n", "chosen"),
+        ("prompt,chosen,rejected\nQ,a,b\n".encode("utf-16"), "UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_header_that_names_no_columns_is_refused(content: bytes, named: str, tmp_path: Path) -> None:
+    """Empty, with another mark between its cells, with a name twice, in another encoding."""
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(DataError, match=named):
+        Jsonl("s", path=str(tmp_path / "rows.csv")).groups("train")
+
+
+def test_margins_of_csv_are_numbers(tmp_path: Path) -> None:
+    """Under our name and under the file's own; the answers beside them are text."""
+    (tmp_path / "rows.csv").write_text("prompt,chosen,rejected,gap\nQ,1,2,0.5\n")
+    columns = {"margin": "gap"}
+    for source in (Jsonl, Hub):
+        [group] = source("s", path=str(tmp_path / "rows.csv"), columns=columns, val=0, test=0).groups("train")
+        assert group.responses == ("1", "2")
+        assert group.preferences[0].margin == 0.5
+
+
+def test_a_comma_after_each_row_is_said_once(tmp_path: Path) -> None:
+    """With what to do; the number of rows is named."""
+    rows = "".join(json.dumps(row) + ",\n" for row in PAIRS * 5)
+    (tmp_path / "rows.jsonl").write_text(rows)
+    with pytest.raises(DataError) as caught:
+        read_rows(tmp_path / "rows.jsonl")
+    assert str(caught.value).count("comma") <= 2
+    assert "rows.jsonl:1: not JSON" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{\n  "prompt": "Q",\n  "chosen": "a"\n}\n{\n  "prompt": "R"\n}\n', "several JSON values"),
+        ('[\n  {"prompt": "Q"},\n]\n', "line 3|trailing comma|line 2"),
+        ('{"train": [{"prompt": "Q"}], "test": [{"prompt": "R"}]}', "several lists of rows: train, test"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_json_over_several_lines_that_is_no_table_is_one_error(
+    content: str, named: str, name: str, tmp_path: Path
+) -> None:
+    """And not an error a line."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=named) as caught:
+        read_rows(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_row_over_several_lines_is_a_row(tmp_path: Path) -> None:
+    """Lists of messages are no lists of rows; a first row that is cut is lost alone."""
+    row: dict[str, Any] = {"prompt": [{"role": "user", "content": "Q"}], "responses": ["a"]}
+    (tmp_path / "rows.json").write_text(json.dumps(row, indent=2))
+    assert [group.responses for group in read_rows(tmp_path / "rows.json")] == [("a",)]
+    (tmp_path / "rows.jsonl").write_text(LINES[:40] + "\n" + LINES)
+    source = Jsonl("s", path=str(tmp_path / "rows.jsonl"), val=0, test=0)
+    assert [lost.reason for lost in source.lost("train")] == ["malformed_json"]
+    assert len(source.groups("train")) == len(PAIRS)
+
+
+def test_zstd_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the message says what to install, and how to do without."""
+    (tmp_path / "rows.jsonl.zst").write_bytes(b"(\xb5/\xfd")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(DataError, match=r"zstandard.*zstd -d rows\.jsonl\.zst"):
+        Jsonl("s", path=str(tmp_path / "rows.jsonl.zst")).groups("train")
+
+
+def test_zstd_is_read_where_its_package_is_there(tmp_path: Path) -> None:
+    """The same rows."""
+    zstandard = pytest.importorskip("zstandard", reason="an optional package")
+    (tmp_path / "rows.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(LINES.encode()))
+    assert len(read_rows(tmp_path / "rows.jsonl.zst")) == len(PAIRS)
+
+
+def test_a_benchmark_is_read_by_the_same_reader(tmp_path: Path) -> None:
+    """From CSV, with answers that a data frame takes for missing cells."""
+    header = ["pair_id", "source", "question", "response_model", "response_A", "response_B", "label"]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, ["p", "mmlu-pro-law", "Q", "m", "N/A", "12", "A>B"]])
+    [item] = load_benchmark("judgebench", overrides=[f"data={tmp_path / 'rows.csv'}"]).items
+    assert item.responses == ("N/A", "12")
+
+
+def test_an_unpacked_file_is_kept_until_the_file_changes(tmp_path: Path) -> None:
+    """And read without unpacking it again."""
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(LINES.encode()))
+    first = unpacking.unpacked(path)
+    assert (first.read_text(), unpacking.unpacked(path)) == (LINES, first)
+    path.write_bytes(gzip.compress(LINES.encode() * 2))
+    assert unpacking.unpacked(path).read_text() == LINES * 2
+    label = find_table(str(path)).label
+    assert label == str(path)
+
+
+@pytest.mark.parametrize("beside", ["tools", "meta", "candidates"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_one_row_with_a_list_of_objects_is_a_row(beside: str, name: str, tmp_path: Path) -> None:
+    """In a file of its own: the objects in the list, be they rows themselves, are not read in its place."""
+    row = {"prompt": "Q", "chosen": "a", "rejected": "b", beside: [{"prompt": "P", "chosen": "c", "rejected": "d"}]}
+    (tmp_path / name).write_text(json.dumps(row))
+    columns = {beside: None}
+    [group] = Jsonl("s", path=str(tmp_path / name), val=0, test=0, columns=columns).groups("train")
+    assert (group.prompt[0].parts[0].text, group.responses) == ("Q", ("a", "b"))
+
+
+def test_parquet_without_rows_is_named(tmp_path: Path) -> None:
+    """Alone and beside a file that has rows."""
+    table = pyarrow.table({"prompt": ["Q"], "chosen": ["a"], "rejected": ["b"]})
+    pyarrow.parquet.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    for path in (tmp_path, tmp_path / "empty.parquet"):
+        with pytest.raises(DataError, match=r"empty\.parquet' holds no rows"):
+            Hub("s", path=str(path), val=0, test=0).groups("train")

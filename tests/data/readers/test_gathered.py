@@ -1,0 +1,41 @@
+"""Rows that belong together become one row, wherever they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.data.readers.gathered import Gathered
+from basereward.data.readers.json_lines import JsonLines
+from tests.helpers.support import write_rows
+
+
+def by_question(row: Mapping[str, Any]) -> str | None:
+    """The column as the key calls it, not as the file does."""
+    value = row.get("question")
+    return value if isinstance(value, str) else None
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Gathered:
+    """Five lines, of which the first and the fourth have one question, and one is no JSON."""
+    rows = [{"q": "a", "n": 1}, {"q": "b", "n": 2}, "{broken", {"q": "a", "n": 4}, {"n": 5}]
+    return Gathered(JsonLines(write_rows(tmp_path / "rows.jsonl", rows)), key=by_question, columns={"question": "q"})
+
+
+def test_equal_keys_are_joined_in_order(table: Gathered) -> None:
+    """With the cells of the first; a row without a key stands alone, and so does a broken line."""
+    found = list(table.scan())
+    assert [table.where(number).rpartition(":")[2] for _, number, _ in found] == ["1", "2", "3", "5"]
+    rows = [table.decode(raw) for _, _, raw in found if raw != [b"{broken\n"]]
+    assert [[one["n"] for one in row["rows"]] for row in rows] == [[1, 4], [2], [5]]  # type: ignore[index]
+    assert rows[0]["n"] == 1  # type: ignore[index]
+
+
+def test_a_place_leads_back_to_its_row(table: Gathered) -> None:
+    """As the scan gave it."""
+    for place, _, raw in table.scan():
+        assert table.read(place) == raw

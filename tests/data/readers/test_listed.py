@@ -1,0 +1,68 @@
+"""A list of data files: names below folders that are not there, pictures below roots, and what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.data.readers.listed import find_listed
+from basereward.errors import DataError
+from tests.helpers.support import write_rows
+
+
+def write_list(folder: Path, entries: Any) -> str:
+    """The list as the one file of a folder, beside what is there."""
+    (folder / "meta.json").write_text(json.dumps(entries))
+    return str(folder)
+
+
+def test_roots_are_put_before_the_paths_of_pictures(tmp_path: Path) -> None:
+    """One path, several, none; the leading folders that the annotations lack, the roots lack too."""
+    (tmp_path / "notes").mkdir()
+    rows = [{"image": "1.png"}, {"image": ["1.png", "a/2.png"]}, {"question": "Why?"}, {"image": None}]
+    write_rows(tmp_path / "notes" / "a.jsonl", rows)
+    write_rows(tmp_path / "b.jsonl", [{"image": "1.png"}])
+    entries = {
+        "a": {"annotation": "SET/v1/notes/a.jsonl", "root": "SET/v1/images/a"},
+        "b": {"annotation": "b.jsonl", "root": "pictures", "repeat_time": 3},
+    }
+    table = find_listed(write_list(tmp_path, entries), "meta.json")
+    found = [table.decode(raw) for _, _, raw in table.scan()]
+    assert found == [
+        {"image": "images/a/1.png"},
+        {"image": ["images/a/1.png", "images/a/a/2.png"]},
+        rows[2],
+        rows[3],
+        {"image": "pictures/1.png"},
+    ]
+    assert [table.decode(table.read(place)) for place, _, _ in table.scan()] == found
+
+
+def test_every_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    """Not only the first."""
+    entries = {name: {"annotation": f"SET/{name}.jsonl", "root": "."} for name in ("a", "b")}
+    with pytest.raises(DataError, match=r"lists files that are not in .*\n  a: SET/a.jsonl\n  b: SET/b.jsonl"):
+        find_listed(write_list(tmp_path, entries), "meta.json")
+
+
+def test_a_set_that_is_not_here_is_told_how_to_be(tmp_path: Path) -> None:
+    """It is published in archives."""
+    with pytest.raises(DataError, match="unpack the annotations, join the parts of the images' archive"):
+        find_listed("OpenGVLab/MMPR-v1.2", "meta.json")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([], "an object of data files by name is needed"),
+        ({"a": {"root": "x"}}, "an object with `annotation` and `root` is needed"),
+        ({"a": {"annotation": "../secret.jsonl"}}, "is not below the folder"),
+    ],
+)
+def test_lists_that_are_none(entries: Any, message: str, tmp_path: Path) -> None:
+    """Said with the name of the entry."""
+    with pytest.raises(DataError, match=message):
+        find_listed(write_list(tmp_path, entries), "meta.json")

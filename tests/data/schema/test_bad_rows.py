@@ -1,0 +1,69 @@
+"""Every kind of bad row, planted among good ones and read as a run reads its data: lost alone, under its own reason."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from basereward.data.encoding.encoder import Encoder
+from basereward.errors import TooManyRowsLost
+from tests.helpers.bad_rows import (
+    GOOD_IDS,
+    PICTURES,
+    REASONS,
+    ROWS,
+    as_line,
+    bad_row,
+    local,
+    read_data,
+    used_groups,
+    write_lines,
+)
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_bad_row_is_lost_alone_under_its_reason(
+    name: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path
+) -> None:
+    """It stands between good ones, all of which are used; its file and line, or its id, are listed with the reason."""
+    path = write_lines(tmp_path, [*good[:2], as_line(bad_row(name, tmp_path)), *good[2:]])
+    data = read_data(local(path), small_encoder)
+    [lost] = data.lost
+    assert lost.reason == REASONS[name]
+    assert lost.id in ("bad", "rows.jsonl:3")
+    assert lost.id == "bad" or lost.detail.startswith(f"{path}:3: ")
+    assert len(lost.detail) < 1100
+    assert [json.loads(each)["reason"] for each in data.lost_file.read_text().splitlines()] == [lost.reason]
+    groups = used_groups(data)
+    assert list(groups) == GOOD_IDS
+    assert all(group.pixels is not None for group in groups.values())
+
+
+def test_there_are_seventy_kinds() -> None:
+    """Of forty reasons; no two kinds have one name."""
+    assert len(REASONS) == len(ROWS) + len(PICTURES) >= 70
+    assert len(set(REASONS.values())) >= 40
+
+
+def test_all_kinds_together_stop_a_run_or_leave_it_unharmed(
+    small_encoder: Encoder, good: list[bytes], tmp_path: Path
+) -> None:
+    """Over the limit with the count of every reason, at or under it with every good row in the plan."""
+    bad = [as_line(bad_row(name, tmp_path)) for name in REASONS]
+    path = write_lines(tmp_path, [good[0], *bad[:30], good[1], *bad[30:], *good[2:]])
+    counts = dict(Counter(REASONS.values()))
+    share = len(bad) / (len(bad) + 4)
+    with pytest.raises(TooManyRowsLost) as caught:
+        read_data(local(path), small_encoder, max_lost=share - 0.001)
+    message = str(caught.value)
+    assert message.startswith(f"{len(bad)} of {len(bad) + 4} rows ({share:.2%}) cannot be used; data.max_lost allows")
+    assert "(" + ", ".join(f"{reason} {number}" for reason, number in sorted(counts.items())) + ")" in message
+    assert len(message) < 25_000
+    data = read_data(local(path), small_encoder, max_lost=share)
+    assert data.skipped == {"s": counts}
+    assert list(used_groups(data)) == GOOD_IDS
+    assert data.plan is not None
+    assert data.plan.steps == 4

@@ -1,0 +1,383 @@
+"""Every column of a row is read, or named, or loses the row where it holds what the responses are about."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.data.schema.group import IMAGE, SPLITS, Group, Part, Turn
+from basereward.data.schema.rejections import RowLost, summary
+from basereward.data.schema.rows import RowFormat
+from basereward.data.sources.hub import Hub
+from basereward.data.sources.jsonl import Jsonl, read_rows
+from basereward.errors import DataError
+from tests.helpers.support import picture, write_rows
+
+PAIR = {"chosen": "red", "rejected": "grey"}
+ASKED = {"prompt": "What colour?", **PAIR}
+
+
+def parse(row: dict[str, Any], columns: dict[str, str | None] | None = None) -> Group:
+    """The group of a row of a file."""
+    return RowFormat(columns=columns, of_table=True).group(row, source="s", row_id="0", where="f.jsonl:1")
+
+
+def lost(row: dict[str, Any], columns: dict[str, str | None] | None = None) -> RowLost:
+    """Why a row is lost."""
+    with pytest.raises(RowLost) as caught:
+        parse(row, columns)
+    return caught.value
+
+
+def turns(group: Group) -> list[tuple[str, str]]:
+    """Roles and texts."""
+    return [(turn.role, "".join(part.text or "<image>" for part in turn.parts)) for turn in group.prompt]
+
+
+PICTURED = (
+    "file_name", "filename", "image_url", "image_urls", "img", "imgs", "img_url", "img_path", "image_base64",
+    "image_name", "image_file", "imageUrl", "IMAGE_DATA", "image_0", "picture", "Pictures", "photo", "pixel_values",
+    "screenshot", "jpg", "attachments", "visual",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PICTURED)
+@pytest.mark.parametrize("prompt", ["<image>What colour?", "What colour?"])
+def test_pictures_in_a_column_that_is_not_read_lose_the_row(name: str, prompt: str) -> None:
+    """With or without a mark, and with the mapping to write; which then reads them, or leaves them unread."""
+    row = {"prompt": prompt, name: "0.png", **PAIR}
+    loss = lost(row)
+    assert loss.reason == "image_column_not_mapped"
+    assert f"columns: {{images: {name}}}" in loss.detail
+    assert parse(row, {"images": name}).images == (Path("0.png"),)
+    assert parse(row | {"prompt": "What colour?"}, {name: None}).images == ()
+
+
+@pytest.mark.parametrize("name", ["Image", "Images", "IMAGE", "image_path", "image_paths", "image_list"])
+def test_names_that_mean_the_same_are_read(name: str) -> None:
+    """Without a mapping. Beside `images` a path says where those came from, and pictures are too many."""
+    row = {"prompt": "<image>What colour?", name: ["0.png"], **PAIR}
+    group = parse(row)
+    assert (group.images, group.prompt[0].parts) == ((Path("0.png"),), (IMAGE, Part("What colour?")))
+    both = row | {"images": ["1.png"]}
+    if name.startswith("image_path"):
+        assert parse(both).images == (Path("1.png"),)
+    else:
+        assert lost(both).reason == "image_column_not_mapped"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("audio", {"path": "a.wav"}, "audio"), ("clip", "v.mp4", "video"),
+        ("audios", ["a.wav"], "audio"), ("file_name", "a.wav", "audio"),
+        ("video", "v.mp4", "video"), ("videos", ["v.mp4"], "video"), ("video_path", "v.mp4", "video"),
+        ("rejected_images", ["0.png"], "image_in_response"), ("chosen_image", "0.png", "image_in_response"),
+    ],
+)  # fmt: skip
+def test_sound_films_and_pictures_of_responses_lose_the_row(name: str, value: object, reason: str) -> None:
+    """Also beside a picture that is read; left unread only where the recipe says so."""
+    row = ASKED | {"images": ["1.png"], name: value}
+    assert lost(row).reason == reason
+    assert parse(row, {name: None}).images == (Path("1.png"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_width", 640), ("image_id", "COCO_1"), ("image_caption", "A cat"), ("num_images", 1),
+        ("has_image", True),
+        ("image_source", "coco"), ("images", []), ("img", None), ("img", [None]), ("file_name", "rows.csv"),
+        ("img", {"bytes": None, "path": None}), ("image_license", "CC0"), ("url", "https://example.org/"),
+    ],
+)  # fmt: skip
+def test_what_is_said_about_pictures_is_no_picture(name: str, value: object) -> None:
+    """Such a column is let pass."""
+    assert parse(ASKED | {name: value}).images == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[{"bytes": b"1", "path": None}], [{"bytes": None, "path": "1"}, {"bytes": b"2", "path": None}],
+     "data:image/png;base64,iVBORw0K", ["data:image/jpeg;base64,/9j/"]],
+)  # fmt: skip
+def test_pictures_are_known_by_their_values(value: object) -> None:
+    """Under a name that says nothing: several that the `datasets` library stored, and data URIs."""
+    assert lost(ASKED | {"views": value}).reason == "image_column_not_mapped"
+    assert parse(ASKED | {"views": value}, {"views": None}).images == ()
+
+
+@pytest.mark.parametrize("name", ["System", "SYSTEM_PROMPT", "Instruction", "Context", "system_instruction"])
+def test_parts_of_the_prompt_are_known_in_any_case(name: str) -> None:
+    """A system turn that is not read loses the row whatever the case of its column's name."""
+    loss = lost(ASKED | {name: "Answer in French."})
+    assert (loss.reason, f"'{name}'" in loss.detail) == ("prompt_column_not_mapped", True)
+    ours = "system" if name.lower().startswith("system") else "input"
+    assert "Answer in French." in str(turns(parse(ASKED | {name: "Answer in French."}, {ours: name})))
+
+
+def test_a_blank_picture_is_none() -> None:
+    """White space in the column of the picture is no picture under another name."""
+    assert parse(ASKED | {"image": " "}).images == ()
+
+
+def test_where_pictures_came_from_is_no_second_picture() -> None:
+    """A row that has its pictures may say their addresses too."""
+    assert parse(ASKED | {"images": ["1.png"], "image_url": "https://example.org/1.png"}).images == (Path("1.png"),)
+    carried = [{"role": "user", "content": "Q", "images": ["1.png"]}]
+    assert parse({"prompt": carried, "image_url": "https://example.org/1.png", **PAIR}).images == (Path("1.png"),)
+
+
+@pytest.mark.parametrize(
+    ("beside", "name"),
+    [
+        ({"image_1": "1.png", "image_2": "2.png"}, "image_2"),
+        ({"image": "1.png", "image_url_2": "https://example.org/2.png"}, "image_url_2"),
+        ({"images": ["1.png"], "img": "2.png"}, "img"),
+        ({"images": ["1.png"], "photo": {"bytes": b"2", "path": None}}, "photo"),
+    ],
+)
+def test_a_second_column_of_pictures_loses_the_row(beside: dict[str, Any], name: str) -> None:
+    """One of two pictures would be shown. Where the recipe says so, it is."""
+    columns: dict[str, str | None] = {"images": "image_1"} if "image_1" in beside else {}
+    loss = lost(ASKED | beside, columns)
+    assert loss.reason == "image_column_not_mapped"
+    assert f"'{name}'" in loss.detail
+    assert parse(ASKED | beside, columns | {name: None}).images == (Path("1.png"),)
+
+
+def test_a_system_prompt_is_the_first_turn() -> None:
+    """Of text prompts and of messages; once where both have the same."""
+    expected = [("system", "Be brief."), ("user", "What colour?")]
+    system = {"role": "system", "content": "Be brief."}
+    user = {"role": "user", "content": "What colour?"}
+    rows = [
+        ASKED | {"system": "Be brief."},
+        ASKED | {"system_prompt": "Be brief."},
+        {"prompt": [user], "system": "Be brief.", **PAIR},
+        {"prompt": [system, user], "system": "Be brief.", **PAIR},
+        {"system": "Be brief.",
+         "chosen": [user, {"role": "assistant", "content": "red"}],
+         "rejected": [user, {"role": "assistant", "content": "grey"}]},
+    ]  # fmt: skip
+    assert [turns(parse(row)) for row in rows] == [expected] * len(rows)
+    assert turns(parse(ASKED | {"system": ""})) == expected[1:]
+    assert lost({"prompt": [system, user], "system": "Be long.", **PAIR}).reason == "conflicting_columns"
+    assert lost(ASKED | {"system": 3}).reason == "wrong_type"
+
+
+def test_alpaca_rows_are_read_as_their_trainer_reads_them() -> None:
+    """`instruction`, a new line, `input`; `history` before, `system` first. An empty input adds nothing."""
+    row = {"instruction": "Translate.", "input": "Hi", "system": "S", "history": [["A?", "B."]], **PAIR}
+    assert turns(parse(row)) == [("system", "S"), ("user", "A?"), ("assistant", "B."), ("user", "Translate.\nHi")]
+    assert turns(parse({"instruction": "Translate.", "input": "", **PAIR})) == [("user", "Translate.")]
+    assert turns(parse({"instruction": "", "input": "Hi", **PAIR})) == [("user", "Hi")]
+    assert turns(parse({"instruction": "Translate.", "input": "Hi", **PAIR}, {"prompt": "instruction"})) == [
+        ("user", "Translate.\nHi")
+    ]
+    messages = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B."}]
+    assert turns(parse(ASKED | {"history": messages})) == [
+        ("user", "A?"), ("assistant", "B."), ("user", "What colour?")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["input", "context", "instruction", "system_message"])
+def test_a_text_beside_the_prompt_is_in_it_or_loses_the_row(name: str) -> None:
+    """Repeated in the prompt it may stay unread; else the mapping to write reads it."""
+    row = ASKED | {name: "The sky is red."}
+    loss = lost(row)
+    assert loss.reason == "prompt_column_not_mapped"
+    ours = "system" if name == "system_message" else "input"
+    assert f"columns: {{{ours}: {name}}}" in loss.detail
+    whole = {"input": [("user", "What colour?\nThe sky is red.")],
+             "system": [("system", "The sky is red."), ("user", "What colour?")]}  # fmt: skip
+    assert turns(parse(row, {ours: name})) == whole[ours]
+    assert turns(parse(row, {name: None})) == [("user", "What colour?")]
+    assert turns(parse(row | {"prompt": "The sky is red. Why?"})) == [("user", "The sky is red. Why?")]
+
+
+@pytest.mark.parametrize("history", ["A?", [["A?"]], [["A?", 3]], [3]])
+def test_a_history_of_another_form_loses_the_row(history: object) -> None:
+    """A text beside the prompt, or turns that are no pairs."""
+    assert lost(ASKED | {"history": history}).reason in ("wrong_type", "bad_message")
+
+
+def test_tools_lose_the_row() -> None:
+    """Templates render them into the prompt, and we do not; none are none."""
+    for tools in ([{"name": "add"}], '[{"name": "add"}]', {"add": {}}):
+        assert lost(ASKED | {"tools": tools}).reason == "tools"
+        assert lost(ASKED | {"Tools": tools}).reason == "tools"
+    for tools in (None, [], "", "[]"):
+        assert turns(parse(ASKED | {"tools": tools})) == [("user", "What colour?")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("conversations", [{"from": "human", "value": "Q"}]), ("messages", "Q"), ("query", "Q"), ("question", "Q"),
+     ("Prompt", "Q"), ("input", "Q"), ("user_input", "Q")],
+)  # fmt: skip
+def test_a_prompt_under_another_name_is_pointed_at(name: str, value: object) -> None:
+    """With the mapping to write, and all columns."""
+    row = {"id": 3, "source": "x", name: value, **PAIR}
+    loss = lost(row)
+    assert loss.reason == "no_prompt"
+    assert f"columns: {{prompt: {name}}}" in loss.detail
+    assert f"id, source, {name}, chosen, rejected" in loss.detail
+    assert turns(parse(row, {"prompt": name})) == [("user", "Q")]
+
+
+def test_a_prompt_that_both_texts_begin_with_is_not_guessed() -> None:
+    """TRL would cut "The sky is" off: the row is lost, and its function named."""
+    loss = lost({"chosen": "The sky is blue.", "rejected": "The sky is green."})
+    assert loss.reason == "no_prompt"
+    assert "extract_prompt" in loss.detail
+
+
+def rows_beside(count: int, **cells: object) -> list[dict[str, Any]]:
+    """Good rows with further cells."""
+    return [{"prompt": f"Q{i}", "chosen": "yes", "rejected": "no", **cells} for i in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "hub", "score"])
+def test_columns_that_are_not_read_are_named_once(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By every source, whatever is done with it, and however many parts and passes; a column that is always null is
+    none, nor one that the recipe leaves unread."""
+    rows = rows_beside(30, notes="n", score=3, empty=None, model="m")
+    rows[7] |= {"late": 1}
+    path = str(write_rows(tmp_path / "a.jsonl", rows))
+    columns: dict[str, str | None] = {"model": None}
+    with caplog.at_level(logging.WARNING):
+        if kind == "score":
+            assert len(read_rows(path, columns=columns)) == 30
+        else:
+            source = (
+                Jsonl("mine", path=path, columns=columns)
+                if kind == "jsonl"
+                else Hub("mine", path=path, columns=columns)
+            )
+            for split in SPLITS:
+                list(source.groups(split))
+                list(source.stream(split))
+            assert source.columns_read().unread == ["notes", "score", "late"]
+            assert source.columns_read().read == {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    [said] = [record.getMessage() for record in caplog.records if "not read" in record.getMessage()]
+    assert said.endswith("notes, score, late")
+
+
+def test_of_many_columns_ten_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And the number of the others."""
+    path = write_rows(tmp_path / "a.jsonl", rows_beside(3, **{f"c{i}": 1 for i in range(14)}))
+    with caplog.at_level(logging.WARNING):
+        read_rows(path)
+    assert "c8, c9 and 4 more" in caplog.text
+    assert "c10" not in caplog.text
+
+
+def test_a_stream_that_is_not_read_to_its_end_names_them_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that were met so far; the others when they are met."""
+    rows = rows_beside(30, notes="n")
+    rows[20]["late"] = 1
+    source = Jsonl("mine", path=str(write_rows(tmp_path / "a.jsonl", rows)), val=0, test=0)
+    with caplog.at_level(logging.WARNING):
+        assert any(True for _ in source.stream("train"))
+        assert caplog.messages == ["source 'mine': columns that are not read: notes"]
+        assert len(list(source.stream("train"))) == 30
+    assert caplog.messages[1:] == ["source 'mine': columns that are not read: late"]
+
+
+def test_a_column_left_unread_must_be_there(tmp_path: Path) -> None:
+    """Else a slip of the pen would be believed."""
+    path = str(write_rows(tmp_path / "a.jsonl", rows_beside(3)))
+    with pytest.raises(DataError, match="no row has the column chosn"):
+        Jsonl("mine", path=path, columns={"chosn": None}).groups("train")
+
+
+def shaped(tmp_path: Path, rows: list[dict[str, Any]], shape: str, **arguments: Any) -> Hub:
+    """A source of rows in a shape."""
+    path = str(write_rows(tmp_path / "rows.jsonl", rows))
+    return Hub("mine", path=path, shape={"_target_": shape}, val=0, test=0, **arguments)
+
+
+SHAREGPT = {
+    "conversations": [{"from": "human", "value": "Say hi."}],
+    "chosen": {"from": "gpt", "value": "Bonjour."},
+    "rejected": {"from": "gpt", "value": "Hi."},
+}
+
+
+def test_sharegpt_pairs_keep_their_system_prompt(tmp_path: Path) -> None:
+    """Which may be the reason for the label."""
+    source = shaped(tmp_path, [SHAREGPT | {"system": "Answer in French."}, SHAREGPT], "sharegpt_pairs")
+    one, other = source.groups("train")
+    assert turns(one) == [("system", "Answer in French."), ("user", "Say hi.")]
+    assert turns(other) == [("user", "Say hi.")]
+    assert source.columns_read().unread == []
+
+
+@pytest.mark.parametrize(
+    ("beside", "reason"),
+    [
+        ({"tools": '[{"name": "add"}]'}, "tools"),
+        ({"audios": ["a.wav"]}, "audio"),
+        ({"videos": ["v.mp4"]}, "video"),
+        ({"rejected_images": ["0.png"]}, "image_in_response"),
+        ({"img": "0.png"}, "image_column_not_mapped"),
+        ({"conversations": [{"from": "human", "value": "Say hi.", "tool_calls": [1]}]}, "unknown_key"),
+        ({"chosen": {"from": "gpt", "value": "Hi.", "thinking": "Hm."}}, "unknown_key"),
+        ({"chosen": {"from": "human", "value": "Hi."}}, "bad_turns"),
+    ],
+)
+def test_shapes_pass_over_nothing_either(beside: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    """What a shape does not ask a row for is looked at as in rows of our own form."""
+    source = shaped(tmp_path, [SHAREGPT, SHAREGPT | beside], "sharegpt_pairs")
+    assert summary(source.lost("train")) == {"mine": {reason: 1}}
+
+
+def test_a_shape_without_a_place_for_a_system_prompt_loses_such_rows(tmp_path: Path) -> None:
+    """Unless its column is left unread."""
+    row = {"prompt": "Q", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 0}
+    rows = [row | {"system": "S"}, row]
+    source = shaped(tmp_path, rows, "pku_saferlhf")
+    assert summary(source.lost("train")) == {"mine": {"prompt_column_not_mapped": 1}}
+    assert source.columns_read().unread == ["safer_response_id", "system"]
+    assert len(shaped(tmp_path, rows, "pku_saferlhf", columns={"system": None}).groups("train")) == 2
+
+
+def test_a_shape_s_mapped_columns_are_told_by_both_names(tmp_path: Path) -> None:
+    """Those of rows that are joined too."""
+    asked = "Question: [Why?]\nThe LMM response: [{}]\nASSISTANT:\n"
+    rows = [
+        {"talk": [{"from": "human", "value": asked.format(answer)}, {"from": "gpt", "value": f"Score: {score}"}],
+         "image": "0.png", "left": "x"}
+        for answer, score in (("a", 20), ("b", 95))
+    ]  # fmt: skip
+    picture(0).save(tmp_path / "0.png")
+    source = shaped(tmp_path, rows, "llava_critic_pointwise", columns={"conversations": "talk"})
+    report = source.columns_read()
+    assert report.read == {"conversations": "talk", "image": "image"}
+    assert report.unread == ["left"]
+    [group] = source.groups("train")
+    assert group.prompt == (Turn("user", (IMAGE, Part("Why?"))),)
+
+
+def test_a_csv_of_messages_is_read_as_messages(tmp_path: Path) -> None:
+    """What `to_csv` makes of message lists written by `json.dumps`."""
+    import csv
+
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt", "chosen", "rejected", "margin"])
+        for i in range(3):
+            talk = [
+                [{"role": "user", "content": f"Q{i}"}],
+                *([{"role": "assistant", "content": text}] for text in "ab"),
+            ]
+            writer.writerow([*map(json.dumps, talk), 1.5])
+    groups = Hub("mine", path=str(tmp_path / "rows.csv"), val=0, test=0).groups("train")
+    assert [turns(group) for group in groups] == [[("user", f"Q{i}")] for i in range(3)]
+    assert {group.responses for group in groups} == {("a", "b")}
+    assert {group.preferences[0].margin for group in groups} == {1.5}

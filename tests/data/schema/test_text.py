@@ -1,0 +1,81 @@
+"""Text that no tokenizer should get: too much of it, half a character, or nothing to see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from basereward.data.encoding.encoder import Encoder
+from basereward.data.schema import text
+from basereward.data.schema.group import Reasoning
+from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.text import is_blank
+from tests.helpers.bad_rows import GOOD_IDS, as_line, local, read_data, row_with, used_groups, write_lines
+from tests.helpers.support import group
+
+TEN_MEGABYTES = 10_000_000
+ZERO_WIDTH = "\u200b\ufeff\u2060\u00ad\ufe0f"
+ROWS = {
+    "text_too_long": [
+        row_with(rejected="x" * TEN_MEGABYTES),
+        row_with(prompt="\n" * TEN_MEGABYTES + "Q"),
+        row_with(chosen=[{"role": "assistant", "content": "word " * (TEN_MEGABYTES // 5)}]),
+    ],
+    "empty_response": [row_with(chosen=ZERO_WIDTH)],
+    "empty_prompt": [row_with(prompt=ZERO_WIDTH + " ", images=...)],
+}
+
+
+@pytest.mark.parametrize(("reason", "place"), [(reason, i) for reason, rows in ROWS.items() for i in range(len(rows))])
+def test_a_row_with_such_text_is_lost_alone(
+    reason: str, place: int, small_encoder: Encoder, good: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a tokenizer gets it, which would need minutes; the good rows are used."""
+    tokenized: list[int] = []
+    tokenize = type(small_encoder.tokenizer).__call__
+
+    def counting(self: object, words: str, **options: object) -> object:
+        tokenized.append(len(words))
+        return tokenize(self, words, **options)
+
+    monkeypatch.setattr(type(small_encoder.tokenizer), "__call__", counting)
+    path = write_lines(tmp_path, [*good, as_line(ROWS[reason][place])])
+    data = read_data(local(path), small_encoder)
+    assert [row.reason for row in data.lost] == [reason]
+    assert list(used_groups(data)) == GOOD_IDS
+    assert max(tokenized) < 10_000
+
+
+def test_all_texts_of_a_group_count_together(small_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompt, responses, critiques and reasonings; as many as are allowed pass."""
+    monkeypatch.setattr(text, "MAX_CHARACTERS", 100)
+    fitting = group("p" * 40, ("a" * 30, "b" * 30))
+    assert small_encoder(fitting).longest > 0
+    changes = ({"responses": ("a" * 31, "b" * 30)}, {"critiques": ("c", "")}, {"reasonings": (Reasoning(0, 1, "r"),)})
+    for change in changes:
+        for encode in (small_encoder, small_encoder.measure):
+            with pytest.raises(RowLost) as caught:
+                encode(replace(fitting, **change))
+            assert caught.value.reason == "text_too_long"
+
+
+def test_half_of_a_surrogate_pair_is_named(small_encoder: Encoder) -> None:
+    """In a response or a prompt that was not read from JSON; the tokenizer would raise a TypeError."""
+    for bad in (group(responses=("good \ud83d", "b")), group("What \udc00?")):
+        with pytest.raises(RowLost, match=r"\\ud83d|\\udc00") as caught:
+            small_encoder(bad)
+        assert caught.value.reason == "half_surrogate"
+
+
+@pytest.mark.parametrize("words", ["", " \n\t", ZERO_WIDTH, "\u3164", "\u2800 ", "\x00\x07", "\u202e\u2066"])
+def test_there_is_nothing_to_see(words: str) -> None:
+    """Space, zero-width, filler and control characters."""
+    assert is_blank(words)
+
+
+@pytest.mark.parametrize("words", ["a", "0", "\u200ba", "\u0439", "👍🏽", "e\u0301", "漢", "\u200d\u0915", "."])
+def test_there_is_something_to_see(words: str) -> None:
+    """Any letter, number, mark or sign of any script."""
+    assert not is_blank(words)

@@ -1,0 +1,335 @@
+"""Published tables: every shipped file loads, corrections hold as arithmetic, and a wrong file is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.errors import DataError
+from basereward.evaluation.published.published import PublishedValue, every_value, published
+from basereward.evaluation.published.published_file import read_table
+from basereward.evaluation.published.published_value import UNKNOWN
+
+FOLDER = Path(__file__).resolve().parents[3] / "experiments" / "published"
+SIZES = {  # pairs of Multimodal RewardBench
+    "correctness": 623,
+    "preference": 654,
+    "knowledge": 630,
+    "math": 514,
+    "coding": 584,
+    "safety": 508,
+    "vqa": 1198,
+}
+GOOD = """\
+paper: {title: A paper, arxiv: null, table: "1", year: 2025}
+columns:
+  general: {benchmark: vl_rewardbench, variant: official, metric: general}
+  reasoning: {benchmark: vl_rewardbench, variant: official, metric: reasoning}
+rows:
+  A: [50.0, 25.0]
+  B: [10.0, null]
+"""
+
+
+@pytest.fixture(scope="module")
+def shipped() -> list[PublishedValue]:
+    """The values of all files that the project ships."""
+    return every_value(FOLDER)
+
+
+def find(values: list[PublishedValue], **wanted: Any) -> list[PublishedValue]:
+    """The values whose fields are those."""
+    return [value for value in values if all(getattr(value, key) == given for key, given in wanted.items())]
+
+
+def one(values: list[PublishedValue], **wanted: Any) -> PublishedValue:
+    """The only such value."""
+    found = find(values, **wanted)
+    assert len(found) == 1, (wanted, found)
+    return found[0]
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_file_loads_and_says_where_it_is_from(file: Path) -> None:
+    """Its values are shares, and its head comment has a summary and the source."""
+    values = read_table(file)
+    assert values
+    assert all(0 <= value.value <= 1 for value in values)
+    first, second = file.read_text().splitlines()[:2]
+    assert first.startswith("# ")
+    assert second.startswith("# From ")
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 5, 6, 7, 8, 9, 10])
+def test_the_tables_of_the_paper_are_all_there(shipped: list[PublishedValue], number: int) -> None:
+    """Each of BaseReward's tables of results is a file of its own."""
+    here = [value for value in find(shipped, table=f"Table {number}") if "2509.16127" in value.paper]
+    assert here
+    assert set(here) == set(read_table(FOLDER / f"basereward_table_{number}.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("table", "model", "variant", "metric", "count", "percent"),
+    [
+        ("Table 9", "BaseReward (Qwen2.5-VL)", "r1_reward", "overall", (1027, 1250), "82.16"),
+        ("Table 9", "BaseReward (Qwen2-VL)", "r1_reward_dedupe_by_id", "overall", (962, 1225), "78.53"),
+        ("Table 9", "BaseReward (Ensemble)", "r1_reward_dedupe_by_id", "overall", (1034, 1225), "84.41"),
+        ("Table 9", "R1-Reward 7B", "r1_reward", "overall", (899, 1250), "71.92"),
+        ("Table 9", "R1-Reward 7B", "r1_reward", "general", (309, 484), "63.84"),
+        ("Table 9", "R1-Reward 7B", "r1_reward", "hallucination", (384, 448), "85.71"),
+        ("Table 9", "R1-Reward 7B", "r1_reward", "reasoning", (206, 318), "64.78"),
+        ("Table 8", "BaseReward (Qwen2.5-VL)", "published", "acc", (156, 170), "91.76"),
+        ("Table 8", "BaseReward (Qwen2.5-VL)", "published", "acc_plus", (37, 46), "80.43"),
+        ("Table 8", "BaseReward (Ensemble)", "published", "acc", (158, 170), "92.94"),
+    ],
+)
+def test_counts_give_the_printed_percentages(
+    shipped: list[PublishedValue],
+    table: str,
+    model: str,
+    variant: str,
+    metric: str,
+    count: tuple[int, int],
+    percent: str,
+) -> None:
+    """Right ones over all of them, to two decimals, is what the table prints."""
+    value = one(shipped, table=table, model=model, variant=variant, metric=metric)
+    assert value.count == count
+    assert value.value == count[0] / count[1]
+    assert f"{100 * value.value:.2f}" == f"{value.printed:.2f}" == percent
+
+
+@pytest.mark.parametrize(
+    ("model", "variant", "general", "hallucination", "reasoning"),
+    [
+        ("BaseReward (Qwen2.5-VL)", "r1_reward", (396, 484), (413, 448), (218, 318)),
+        ("BaseReward (Qwen2-VL)", "r1_reward_dedupe_by_id", (400, 484), (380, 448), (182, 293)),
+        ("BaseReward (Ensemble)", "r1_reward_dedupe_by_id", (413, 484), (411, 448), (210, 293)),
+    ],
+)
+def test_swapped_columns_come_back_under_the_right_metric(
+    shipped: list[PublishedValue],
+    model: str,
+    variant: str,
+    general: tuple[int, int],
+    hallucination: tuple[int, int],
+    reasoning: tuple[int, int],
+) -> None:
+    """General and Reasoning are exchanged, and the three categories make up Overall and Macro."""
+    row = {value.metric: value for value in find(shipped, table="Table 9", model=model, variant=variant)}
+    counts = {"general": general, "hallucination": hallucination, "reasoning": reasoning}
+    assert {metric: row[metric].count for metric in counts} == counts
+    assert row["general"].corrected
+    assert row["reasoning"].note is not None
+    assert "swapped" in row["reasoning"].note
+    overall = tuple(map(sum, zip(*counts.values(), strict=True)))
+    assert row["overall"].count == overall
+    macro = sum(right / all_ for right, all_ in counts.values()) / 3
+    assert row["macro"].value == pytest.approx(macro, abs=0.5e-4)
+
+
+def test_a_value_is_not_given_for_another_variant(shipped: list[PublishedValue]) -> None:
+    """BaseReward's categories are not official ones; what is the same in every scheme is, and only that."""
+    rows = [value for value in find(shipped, table="Table 9") if value.model.startswith("BaseReward")]
+    official = [value for value in rows if value.variant.startswith("official")]
+    assert {value.metric for value in official} == {"overall", "reasoning"}
+    single = {value.metric: value.count for value in official if value.variant == "official"}
+    assert single == {"overall": (1027, 1250), "reasoning": (218, 318)}
+    assert not find(rows, variant="official", model="BaseReward (Ensemble)")  # over 1,225 pairs only
+    assert not find(shipped, table="Table 9", model="R1-Reward 7B", variant="official")
+    assert not find(shipped, table="Table 9", model="GPT-4o", variant="r1_reward")
+
+
+def test_misprints_are_mended_and_what_was_printed_is_kept(shipped: list[PublishedValue]) -> None:
+    """Table 8 prints 95.74 for 40 of 42; its five categories add up to Acc."""
+    row = {value.metric: value for value in find(shipped, table="Table 8", model="BaseReward (Qwen2.5-VL)")}
+    mcq = row["mcq"]
+    assert (mcq.printed, round(100 * mcq.value, 2), mcq.corrected) == (95.74, 95.24, True)
+    assert (row["video"].printed, row["video"].corrected) == (88.0, False)
+    counts = [row[metric].count for metric in ("mcq", "long", "short", "safety", "video")]
+    assert tuple(map(sum, zip(*(count for count in counts if count), strict=True))) == row["acc"].count == (156, 170)
+
+
+def test_both_meanings_of_overall_follow_from_the_columns(shipped: list[PublishedValue]) -> None:
+    """Table 10's twelve rows have an Overall by pairs and one by columns, to the printed decimal."""
+    here = find(shipped, table="Table 10")
+    models = {value.model for value in here}
+    assert len(models) == 12
+    for model in models:
+        row = {(value.variant, value.metric): value.value for value in find(here, model=model)}
+        micro = sum(size * row["micro", metric] for metric, size in SIZES.items()) / sum(SIZES.values())
+        mean = sum(row["seven_column_mean", metric] for metric in SIZES) / len(SIZES)
+        assert row["micro", "overall"] == pytest.approx(micro, abs=0.000501), model
+        assert row["seven_column_mean", "overall"] == pytest.approx(mean, abs=0.000501), model
+
+
+def test_macro_is_the_mean_of_the_three_categories(shipped: list[PublishedValue]) -> None:
+    """Where a table names its variant and prints all four; the few rows that are off by more are known by name."""
+    rows: dict[tuple[str, str, str, str], dict[str, float]] = {}
+    for value in find(shipped, benchmark="vl_rewardbench"):
+        if value.variant != UNKNOWN:
+            rows.setdefault((value.paper, value.table, value.model, value.variant), {})[value.metric] = value.value
+    full = {key: row for key, row in rows.items() if {"general", "hallucination", "reasoning", "macro"} <= row.keys()}
+    assert len(full) > 40
+    off = {
+        model
+        for (_, _, model, _), row in full.items()
+        if abs(row["macro"] - (row["general"] + row["hallucination"] + row["reasoning"]) / 3) > 0.00101
+    }
+    assert off == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "average", "columns"),
+    [
+        ("basereward_table_1", "overall", 2),
+        ("basereward_table_6", "multimodal", 4),
+        ("basereward_table_7", "multimodal", 3),
+        ("basereward_table_7", "text", 2),
+    ],
+)
+def test_an_average_over_benchmarks_is_the_mean_of_the_columns_that_it_names(
+    file: str, average: str, columns: int
+) -> None:
+    """The printed average is the mean of two, three or four printed columns, to the printed decimal."""
+    values = read_table(FOLDER / f"{file}.yaml")
+    wanted = {
+        "overall": [("multimodal_rewardbench", "overall"), ("vl_rewardbench", "macro")],
+        "multimodal": [
+            ("vl_rewardbench", "overall"),
+            ("mm_rlhf_rewardbench", "acc"),
+            ("mm_rlhf_rewardbench", "acc_plus"),
+            ("multimodal_rewardbench", "overall"),
+        ],
+        "text": [("rewardbench", "overall"), ("rm_bench", "overall")],
+    }[average]
+    for mean in find(values, benchmark="mean_of_benchmarks", metric=average):
+        found = [
+            value.value
+            for benchmark, metric in wanted
+            for value in find(values, model=mean.model, benchmark=benchmark, metric=metric)
+        ]
+        assert len(found) == columns
+        assert mean.value == pytest.approx(sum(found) / columns, abs=0.000501), mean.model
+        assert mean.variant == {2: "two_columns", 3: "three_columns", 4: "four_columns"}[columns]
+
+
+def test_what_a_table_does_not_say_is_unknown_with_a_reason(shipped: list[PublishedValue]) -> None:
+    """No value is without a variant, and one whose variant is unknown says why."""
+    unsaid = find(shipped, variant=UNKNOWN)
+    assert unsaid
+    assert [value for value in unsaid if not value.note] == []
+
+
+def test_only_the_asked_metric_is_given() -> None:
+    """Benchmark, variant and metric select; without a metric all of them are given."""
+    overall = published("vl_rewardbench", "r1_reward", "overall", folder=FOLDER)
+    everything = published("vl_rewardbench", "r1_reward", folder=FOLDER)
+    assert {value.metric for value in overall} == {"overall"}
+    assert {(value.benchmark, value.variant) for value in everything} == {("vl_rewardbench", "r1_reward")}
+    assert [value for value in everything if value.metric == "overall"] == overall
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("vl_rewardbnch", "official"), "unknown benchmark 'vl_rewardbnch'; did you mean 'vl_rewardbench'?"),
+        (("rm_bench", "domain_men"), "unknown variant of rm_bench 'domain_men'; did you mean 'domain_mean'?"),
+        (("rm_bench", "domain_mean", "hrd"), "unknown metric of rm_bench 'hrd'; did you mean 'hard'?"),
+    ],
+)
+def test_an_unknown_name_is_answered(asked: tuple[str, ...], message: str) -> None:
+    """With the name that was meant."""
+    with pytest.raises(DataError) as error:
+        published(*asked, folder=FOLDER)
+    assert message in str(error.value)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """With what to do."""
+    with pytest.raises(DataError, match="set BASEREWARD_EXPERIMENTS"):
+        every_value(tmp_path / "none")
+
+
+def test_an_empty_cell_has_no_value(tmp_path: Path) -> None:
+    """null is no zero."""
+    (tmp_path / "good.yaml").write_text(GOOD)
+    assert [(value.model, value.metric, value.value) for value in every_value(tmp_path)] == [
+        ("A", "general", 0.5),
+        ("A", "reasoning", 0.25),
+        ("B", "general", 0.1),
+    ]
+
+
+WRONG = [
+    ("notes: x", "the file: unknown key 'notes'; did you mean 'note'?"),
+    ("counts: {C: {general: [1, 2]}}", "counts: unknown row 'C'. Allowed: A, B."),
+    ("counts: {A: {generals: [1, 2]}}", "counts: unknown column 'generals'; did you mean 'general'?"),
+    ("counts: {A: {general: [1, 3]}}", "1/3 is 33.33, 50.0 is printed; a misprint belongs under corrections"),
+    ("counts: {A: {general: [3, 2]}}", "a count is [right ones, all], [3, 2] given"),
+    ("counts: {A: {general: [0, 0]}}", "a count is [right ones, all], [0, 0] given"),
+    ("row_notes: {C: x}", "row_notes: unknown row 'C'"),
+    ("corrections: [{rows: [C], cells: {general: {value: 1}}, why: x}]", "corrections[0]: unknown row 'C'"),
+    ("corrections: [{rows: [A], cells: {x: {value: 1}}, why: x}]", "corrections[0]: unknown column 'x'"),
+    ("corrections: [{rows: [B], cells: {reasoning: {value: 1}}, why: x}]", "'reasoning' of 'B' is empty in the table"),
+    ("corrections: [{rows: [A], cells: {general: {value: 101}}, why: x}]", "101.0 is no percentage from 0 to 100"),
+    ("corrections: [{rows: [A], cells: {general: {}}, why: x}]", "nothing is changed"),
+    ("corrections: [{rows: [A], cells: {general: {value: 1, count: [1, 2]}}, why: x}]", "value or count, not both"),
+    ("corrections: [{rows: [A], cells: {general: {value: 1}}}]", "the key 'why' is missing"),
+    ("corrections: [{rows: [A], cells: {general: {values: 1}}, why: x}]", "did you mean 'value'?"),
+    ("corrections: [{rows: [A], cells: {general: {variant: ofical}}, why: x}]", "did you mean 'official'?"),
+    (
+        "corrections: [{rows: [A, A], cells: {general: {value: 1}}, why: x}]",
+        "'general' of 'A' stands in corrections twice",
+    ),
+    ("corrections: [{rows: [A], cells: {general: {metric: reasoning}}, why: x}]", "two values for reasoning"),
+]
+
+
+@pytest.mark.parametrize(("added", "message"), WRONG, ids=[added[:60] for added, _ in WRONG])
+def test_a_wrong_file_is_refused(tmp_path: Path, added: str, message: str) -> None:
+    """With the file and what is wrong in it."""
+    file = tmp_path / "bad.yaml"
+    file.write_text(GOOD + added)
+    with pytest.raises(DataError) as error:
+        read_table(file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("50.0", "150.0", "row 'A': 150.0 is no percentage from 0 to 100"),
+        ("50.0", "-1", "row 'A': -1.0 is no percentage from 0 to 100"),
+        ("50.0", ".nan", "row 'A': nan is no percentage from 0 to 100"),
+        ("50.0", "half", "rows"),
+        ("50.0, ", "", "row 'A' has 1 values for 2 columns; write null for none"),
+        ("metric: general", "metric: generals", "unknown metric of vl_rewardbench 'generals'"),
+        ("variant: official, metric: general", "metric: general", "columns.general: the key 'variant' is missing"),
+        ("year: 2025", "yearr: 2025", "paper: unknown key 'yearr'; did you mean 'year'?"),
+        ("rows:", "{", "not valid YAML"),
+    ],
+)
+def test_a_wrong_cell_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """As above, for what every file has."""
+    file = tmp_path / "bad.yaml"
+    file.write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(DataError) as error:
+        read_table(file)
+    assert message in str(error.value)
+
+
+def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+    """Two faults in one file and one in another are three lines."""
+    (tmp_path / "one.yaml").write_text(GOOD.replace("50.0", "150.0").replace("metric: general", "metric: x"))
+    (tmp_path / "two.yaml").write_text(GOOD.replace("25.0", "-3"))
+    with pytest.raises(DataError) as error:
+        every_value(tmp_path)
+    assert [line.split(": ")[0] for line in str(error.value).splitlines()] == [
+        str(tmp_path / "one.yaml"),
+        str(tmp_path / "one.yaml"),
+        str(tmp_path / "two.yaml"),
+    ]

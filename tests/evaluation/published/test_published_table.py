@@ -1,0 +1,61 @@
+"""Which cells of an experiment are the rows of a published table, and which columns are means of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from basereward.errors import DataError
+from basereward.evaluation.published.published_file import read_table
+from basereward.evaluation.published.published_table import read_published_table
+from basereward.recipe import find_experiment
+
+FOLDER = Path(__file__).resolve().parents[3] / "experiments" / "published"
+GOOD = """\
+paper: {title: A paper, arxiv: null, table: "1", year: 2025}
+columns:
+  general: {benchmark: vl_rewardbench, variant: official, metric: general}
+  reasoning: {benchmark: vl_rewardbench, variant: official, metric: reasoning}
+rows:
+  A: [50.0, 25.0]
+  B: [10.0, null]
+"""
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_rows_are_joined_to_cells_that_there_are(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell or ensemble that a table names is one of its experiment's at full size."""
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(FOLDER.parent))
+    table = read_published_table(file)
+    told = {name for names in table.joined.values() for name in names}
+    for name in table.experiments:
+        experiment = find_experiment(name, profile="qwen2_5_vl_7b")[0]  # paths of data are the user's
+        there = {*(cell.without_seeds for cell in experiment.cells), *experiment.ensembles}
+        assert told & there
+        told -= there
+    assert not told
+
+
+@pytest.mark.parametrize(
+    ("added", "fault"),
+    [
+        ("experiment: e\n", "`experiment` and `cells` stand together"),
+        ("experiment: e\ncells: {C: x}\n", "unknown row 'C'"),
+        ("cells: {A: x}\n", "`experiment` and `cells` stand together"),
+    ],
+)
+def test_a_row_that_is_joined_is_there(added: str, fault: str, tmp_path: Path) -> None:
+    """And the experiment whose cells are meant is named."""
+    file = tmp_path / "table.yaml"
+    file.write_text(GOOD + added)
+    with pytest.raises(DataError, match=fault):
+        read_table(file)
+
+
+def test_a_mean_is_of_columns_that_there_are(tmp_path: Path) -> None:
+    """A name that is no column is told."""
+    file = tmp_path / "table.yaml"
+    file.write_text(GOOD.replace("metric: reasoning}", "metric: reasoning, of: [speed]}"))
+    with pytest.raises(DataError, match=r"unknown column 'speed'.*general"):
+        read_table(file)

@@ -1,0 +1,151 @@
+"""Files of outcomes that were made elsewhere: taken whole, or refused with the names of what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.cli import main
+from basereward.errors import DataError
+from basereward.evaluation.benchmark import Benchmark, load_benchmark
+from basereward.evaluation.outcome_files import read_outcomes
+from tests.helpers.benchmark_rows import small_benchmark, write_outcomes
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path) -> Benchmark:
+    """Twelve rows in the shape of VL-RewardBench."""
+    return load_benchmark("vl_rewardbench", overrides=[f"data={small_benchmark(tmp_path / 'data')}"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind"),
+    [
+        ({"scores": [[1.5, -2]] * 12}, "scores"),
+        ({"correct": [1, 0] * 6}, "correct"),
+        ({"verdicts": [[0, None, 1]] * 12}, "verdicts"),
+    ],
+)
+def test_three_kinds_are_read(columns: dict[str, Any], kind: str, benchmark: Benchmark, tmp_path: Path) -> None:
+    """Scores, verdicts or 0/1, one line a row, in any order of the lines."""
+    file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, **columns)
+    file.write_text("\n".join(file.read_text().splitlines()[::-1]))
+    found = read_outcomes(file, benchmark.items)
+    assert sorted(found) == list(range(12))
+    assert {outcome.kind for outcome in found.values()} == {kind}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_outcomes_in_one_array_are_read(indent: int | None, benchmark: Benchmark, tmp_path: Path) -> None:
+    """Also one that is laid out over many lines; what is wrong with an entry is said once."""
+    file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, scores=[[1.5, -2]] * 12)
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text(json.dumps(entries, indent=indent))
+    assert sorted(read_outcomes(file, benchmark.items)) == list(range(12))
+    entries[4]["scores"] = [1.0]
+    file.write_text(json.dumps(entries, indent=indent))
+    with pytest.raises(DataError, match="entry 4: row 4") as caught:
+        read_outcomes(file, benchmark.items)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+GOOD = {"row": 3, "id": "wildvision-3", "scores": [0.5, 0.25]}
+REFUSED: dict[str, tuple[str, str]] = {
+    "unknown row": (json.dumps({**GOOD, "row": 12}), "rows 0 to 11"),
+    "row of a wrong type": (json.dumps({**GOOD, "row": "3"}), "rows 0 to 11"),
+    "another id": (json.dumps({**GOOD, "id": "wildvision-4"}), "it is 'wildvision-3'"),
+    "no outcome": (json.dumps({"row": 3, "id": "wildvision-3"}), "none of scores, correct, verdicts"),
+    "two outcomes": (json.dumps({**GOOD, "correct": 1}), "scores and correct"),
+    "a score too few": (json.dumps({**GOOD, "scores": [1.0]}), "a list of 2 numbers"),
+    "not finite": ('{"row": 3, "id": "wildvision-3", "scores": [1.0, NaN]}', "finite numbers"),
+    "infinite": ('{"row": 3, "id": "wildvision-3", "scores": [1.0, 1e999]}', "finite numbers"),
+    "a truth for a score": (json.dumps({**GOOD, "scores": [True, 0.0]}), "finite numbers"),
+    "correct is 2": ('{"row": 3, "id": "wildvision-3", "correct": 2}', "0 or 1"),
+    "a vote for nobody": ('{"row": 3, "id": "wildvision-3", "verdicts": [2]}', "indices 0 to 1 or null"),
+    "no votes": ('{"row": 3, "id": "wildvision-3", "verdicts": []}', "at least one vote"),
+    "not JSON": ("{", "not JSON"),
+    "a list": ("[3]", "an object such as"),
+    "another kind": ('{"row": 3, "id": "wildvision-3", "correct": 1}', "several kinds"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_a_bad_line_is_refused_with_its_name(fault: str, benchmark: Benchmark, tmp_path: Path) -> None:
+    """The message has the line, the row and what is allowed; nothing is counted."""
+    line, told = REFUSED[fault]
+    file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, scores=[[1.0, 0.0]] * 12)
+    lines = file.read_text().splitlines()
+    lines[3] = line
+    file.write_text("\n".join(lines))
+    with pytest.raises(DataError, match="nothing of it counted") as raised:
+        read_outcomes(file, benchmark.items, allow_partial=True)
+    assert told in str(raised.value)
+
+
+def test_a_doubled_row_is_refused(benchmark: Benchmark, tmp_path: Path) -> None:
+    """Even with the same outcome."""
+    file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, scores=[[1.0, 0.0]] * 12)
+    file.write_text(file.read_text() + json.dumps(GOOD) + "\n")
+    with pytest.raises(DataError, match=r"line 13: row 3 \('wildvision-3'\) comes twice"):
+        read_outcomes(file, benchmark.items)
+
+
+def test_missing_rows_are_named(benchmark: Benchmark, tmp_path: Path) -> None:
+    """And counted without only when that is asked for."""
+    file = write_outcomes(tmp_path / "out.jsonl", benchmark.items[:10], scores=[[1.0, 0.0]] * 10)
+    with pytest.raises(
+        DataError, match=r"2 of 12 rows are missing: row 10 \('RLAIF-V-10'\), row 11 \('mathverse-11'\)"
+    ):
+        read_outcomes(file, benchmark.items)
+    assert len(read_outcomes(file, benchmark.items, allow_partial=True)) == 10
+
+
+def test_a_part_says_of_how_many(
+    benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every table has 10 of 1,250 in its head, and one line says in what the rows are not those of the benchmark."""
+    monkeypatch.chdir(tmp_path)
+    write_outcomes(tmp_path / "theirs.jsonl", benchmark.items[:10], scores=[[1.0, 0.0]] * 10)
+    given = ["--scores", "theirs.jsonl", "--allow-partial"]
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(EXPERIMENTS))
+    assert main(["eval", *given, "--benchmark", "vl_rewardbench", "data=data/rows.json"]) == 0
+    out = capsys.readouterr().out
+    heads = [line for line in out.splitlines() if " of 1250 items)" in line]
+    assert len(heads) == out.count(" undecided ") == 7
+    assert all("(10 of 1250 items)" in head for head in heads)
+    (said,) = [line for line in out.splitlines() if line.startswith("PARTIAL")]
+    assert "1,250 expected, 12 found" in said
+    assert "2 of 12 items" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--benchmark", "vl_rewardbench"], "give a model to evaluate, --scores"),
+        (["longer", "--benchmark", "vl_rewardbnch"], "did you mean 'vl_rewardbench'"),
+        (["longer"], "--benchmark"),
+        (["longer", "--benchmark", "vl_rewardbench", "--order", "both", "data=data/rows.json"], "is for a judge"),
+        (["first", "--benchmark", "vl_rewardbench", "--order", "sideways"], "unknown order 'sideways'"),
+        (["longer", "--benchmark", "vl_rewardbench", "dta=x"], "dta"),
+        (["longer", "--benchmark", "vl_rewardbench", "data=nowhere.json"], "nowhere.json"),
+        (
+            ["--scores", "none.jsonl", "--benchmark", "vl_rewardbench", "data=data/rows.json", "--allow-partial"],
+            "none.jsonl",
+        ),
+    ],
+)
+def test_a_mistake_ends_with_2_and_a_sentence(
+    given: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What, given, allowed; nothing is written."""
+    small_benchmark(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(EXPERIMENTS))
+    assert main(["eval", *given]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "evaluations").exists()

@@ -1,0 +1,183 @@
+"""No command writes over what it reads, under whatever name the two are given."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from basereward.cli import main
+from basereward.errors import DataError
+from basereward.evaluation.benchmark import load_benchmark
+from basereward.evaluation.reports.evaluation_report import report
+from tests.evaluation.annotation.test_annotate import better, read, run, says, write_rows
+from tests.helpers.benchmark_rows import ANY_SIZE, small_benchmark, write_outcomes
+from tests.helpers.chat_servers import serving
+from tests.helpers.evaluation_folders import write_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def same(source: Path) -> Path:
+    """The path itself."""
+    return source
+
+
+def relative(source: Path) -> Path:
+    """With a step up in it."""
+    (source.parent / "sub").mkdir()
+    return source.parent / "sub" / ".." / source.name
+
+
+def symbolic(source: Path) -> Path:
+    """A link to it."""
+    link = source.parent / "link.jsonl"
+    link.symlink_to(source)
+    return link
+
+
+def hard(source: Path) -> Path:
+    """Another name of the same file."""
+    os.link(source, source.parent / "hard.jsonl")
+    return source.parent / "hard.jsonl"
+
+
+def behind_answers(source: Path) -> Path:
+    """An output whose file of answers would be the source."""
+    os.link(source, source.parent / "told.answers.jsonl")
+    return source.parent / "told.jsonl"
+
+
+def behind_disagreed(source: Path) -> Path:
+    """An output whose file of pairs that disagreed would be the source."""
+    os.link(source, source.parent / "told.disagreed.jsonl")
+    return source.parent / "told.jsonl"
+
+
+def a_picture(source: Path) -> Path:
+    """A picture that a row names."""
+    return source.parent / "3.png"
+
+
+WAYS = [same, relative, symbolic, hard, behind_answers, behind_disagreed, a_picture]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_annotate_keeps_what_it_reads(way: Callable[[Path], Path], tmp_path: Path) -> None:
+    """It is refused before anything is asked, and every file is as it was."""
+    source = write_rows(tmp_path, images=True)
+    out = way(source)
+    before = content(tmp_path)
+    with serving(lambda body, number: says(better(body))) as server:
+        with pytest.raises(DataError, match="would overwrite the input"):
+            run(source, server.url, out)
+        assert not server.asked
+    assert content(tmp_path) == before
+
+
+def test_annotate_keeps_its_prompt(tmp_path: Path) -> None:
+    """A file of the prompt is an input too."""
+    source, prompt = write_rows(tmp_path), tmp_path / "prompt.txt"
+    prompt.write_text("{question} Answer 1: {answer_1} Answer 2: {answer_2} Which?")
+    before = content(tmp_path)
+    with pytest.raises(DataError, match="would overwrite the input"):
+        run(source, "http://localhost:1/v1", prompt, prompt_file=str(prompt))
+    assert content(tmp_path) == before
+
+
+def test_annotate_writes_nothing_into_a_folder_of_rows(tmp_path: Path) -> None:
+    """A new file there would be read as rows by the next call; beside the folder it may write."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    write_rows(rows)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"_target_: hub\npath: {rows}\nval: 0.0\ntest: 0.0\n")
+    with serving(lambda body, number: says(better(body))) as server:
+        for out in ("told.jsonl", "sub/told.jsonl"):
+            (rows / "sub").mkdir(exist_ok=True)
+            with pytest.raises(DataError, match="read whole"):
+                run(recipe, server.url, rows / out, overrides=[])
+        with pytest.raises(DataError, match="would overwrite"):
+            run(recipe, server.url, recipe, overrides=[])
+        assert not server.asked
+        run(recipe, server.url, tmp_path / "told.jsonl", overrides=[])
+    assert len(read(tmp_path / "told.jsonl")) == 12
+
+
+@pytest.mark.parametrize("out", ["taken", ".", ".."])
+def test_annotate_is_told_of_a_folder_before_it_asks(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than when everything is answered."""
+    (tmp_path / "taken").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with serving(lambda body, number: says(better(body))) as server:
+        with pytest.raises(DataError, match="is a folder"):
+            run(write_rows(tmp_path), server.url, Path(out))
+        assert not server.asked
+
+
+@pytest.mark.parametrize("out", ["rows.jsonl", "./rows.jsonl", "link.jsonl", "0.png", "model/reward_model.json"])
+def test_score_keeps_what_it_reads(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows, pictures and the model, before it is opened; exit code 2 and every file as it was."""
+    write_rows(tmp_path, count=2, images=True).rename(tmp_path / "rows.jsonl")
+    (tmp_path / "link.jsonl").symlink_to("rows.jsonl")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "reward_model.json").write_text("{}")
+    before = content(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["score", "./model", "rows.jsonl", "--out", out]) == 2
+    assert "would overwrite the input" in capsys.readouterr().err
+    assert content(tmp_path) == before
+
+
+def test_a_report_keeps_its_evaluations(tmp_path: Path) -> None:
+    """Its figures go to the folder of its name, which may be the evaluation's own."""
+    folder = write_folder(tmp_path / "mine", [True, False, True])
+    before = content(tmp_path)
+    with pytest.raises(DataError, match="would overwrite the input"):
+        report([folder], out=str(tmp_path / "mine.html"))
+    assert content(tmp_path) == before
+    assert json.loads((tmp_path / "mine" / "evaluation.json").read_text())["name"] == "mine"
+
+
+@pytest.mark.parametrize("name", ["scores.jsonl", "items.jsonl", "partial.jsonl", "evaluation.json"])
+@pytest.mark.parametrize("role", ["scores", "data", "own", "folder"])
+def test_eval_keeps_what_it_reads(
+    role: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Outcomes, a benchmark's rows or pairs of one's own that lie where the evaluation would be written; also where the
+    folder of the benchmark is given. Exit code 2, and every file as it was."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
+    rows = small_benchmark(tmp_path / "data")
+    out = tmp_path / "out" / ("pairs-mine" if role == "own" else "vl_rewardbench")
+    out.mkdir(parents=True)
+    given = ["longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE]
+    if role == "scores":
+        items = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items
+        file = write_outcomes(out / name, items, scores=[[1.0, 0.0]] * 12)
+        given = ["--scores", str(file), *given[1:]]
+    elif role == "own":
+        pair = {"prompt": "?", "chosen": "a", "rejected": "b"}
+        (tmp_path / "mine.jsonl").write_text(json.dumps(pair) + "\n")
+        (out / name).symlink_to(tmp_path / "mine.jsonl")
+        given = ["longer", "--data", "mine.jsonl"]
+    else:
+        content_of = [json.dumps(row) for row in json.loads(rows.read_text())]
+        (out / name).write_text("\n".join(content_of) + "\n")
+        (tmp_path / "link").symlink_to(out)
+        where = ["data=link", f"files=[{name}]"] if role == "folder" else [f"data=out/vl_rewardbench/{name}"]
+        given = [*given[:3], *where, "split=train", *ANY_SIZE]
+    before = content(tmp_path)
+    assert main(["eval", *given, "--out", "out", "--name", "x"]) == 2
+    assert "would overwrite the input" in capsys.readouterr().err
+    assert content(tmp_path) == before

@@ -1,0 +1,102 @@
+"""Runs a training in a process of its own, which may be killed at a named moment.
+
+The processes are forked from one that has done the imports and nothing else, so that each costs no seconds to start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Just before the `call`-th call of a function of the product, counted from 1.
+
+    Args:
+        place: `module:function` or `module:Class.method`.
+    """
+
+    place: str
+    call: int = 1
+    signal: int = signal.SIGKILL
+
+
+def train_in_process(
+    experiment: str,
+    overrides: Sequence[str],
+    *,
+    profile: str = "tiny",
+    resume: str | None = None,
+    kill: Moment | None = None,
+) -> int:
+    """The exit code of a process that trains; a negative one is the signal that ended it."""
+    process = start_training(experiment, overrides, profile=profile, resume=resume, kill=kill)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def start_training(
+    experiment: str,
+    overrides: Sequence[str],
+    *,
+    profile: str = "tiny",
+    resume: str | None = None,
+    kill: Moment | None = None,
+) -> Any:
+    """The process, which trains."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["basereward.cli.api", "basereward.metrics.figures", "mlflow", "tests.helpers.killed_process"]
+    )
+    arguments = (dict(os.environ), os.getcwd(), experiment, list(overrides), profile, resume, kill)
+    process = context.Process(target=_train, args=arguments)
+    process.start()
+    return process
+
+
+def _train(
+    environment: dict[str, str],
+    folder: str,
+    experiment: str,
+    overrides: list[str],
+    profile: str,
+    resume: str | None,
+    kill: Moment | None,
+) -> None:
+    os.environ.update(environment)  # the server has that of the first test
+    os.chdir(folder)
+    import torch
+
+    from basereward.cli.api import train
+    from basereward.recipe import load_recipe
+
+    torch.set_num_threads(1)
+    if kill is not None:
+        kill_at(kill)
+    train(load_recipe(experiment, profile=profile, overrides=overrides), resume=resume)
+
+
+def kill_at(moment: Moment) -> None:
+    """Has this process send itself the moment's signal."""
+    module, _, path = moment.place.partition(":")
+    *outer, name = path.split(".")
+    owner: Any = reduce(getattr, outer, importlib.import_module(module))
+    original = getattr(owner, name)
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == moment.call:
+            os.kill(os.getpid(), moment.signal)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, counted)

@@ -1,0 +1,111 @@
+"""The first optimizer step of a training, from rows to gradients, with Lightning's own accumulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from basereward.data.module import PreferenceData
+from basereward.data.sources.jsonl import Jsonl
+from basereward.data.streaming.streamed_module import StreamedData
+from basereward.model.backbone import load_backbone, load_config
+from basereward.model.families.lm_head import load_language_head
+from basereward.model.families.processing import load_encoder
+from basereward.model.generation.response_generator import Voice, speaks
+from basereward.model.reward_model import RewardModel
+from basereward.recipe import make
+from basereward.training.module import RewardModule
+from tests.helpers.support import write_rows
+
+
+def uneven_rows() -> list[dict[str, Any]]:
+    """Eight rankings of two to four answers: with ties, without, and one that is nothing but a tie. Every row has all
+    that any head learns from."""
+    rankings = ([0, 1], [0, 0, 1], [0, 1, 1, 2], [0, 0], [1, 0, 2], [0, 1, 2, 3], [0, 1], [2, 0, 0])
+    rows = []
+    for index, ranking in enumerate(rankings):
+        answers = [f"{'very ' * (index % 3)}answer {place} of {index}" for place in range(len(ranking))]
+        rows.append(
+            {
+                "id": f"row-{index}",
+                "prompt": f"Question {index}: {'which one ' * (index % 4)}is right?",
+                "responses": answers,
+                "ranking": ranking,
+                "critiques": [f"It is number {place}." for place in ranking],
+                "ratings": [1 - place / 4 for place in ranking],
+            }
+        )
+    return rows
+
+
+class FirstStep:
+    """A module, and what its first optimizer step comes to, with the step's groups cut in one way or another.
+
+    Attributes:
+        largest: tokens of the largest group, once a step was made.
+    """
+
+    def __init__(self, path: Path, rows: Path, *, head: dict[str, Any], loss: Callable[..., Any]) -> None:
+        self.rows = rows
+        self.encoder = load_encoder(path)
+        backbone = load_backbone(path)
+        torch.manual_seed(1)
+        made: Any = make(head, "heads", backbone.hidden_size)
+        language = load_language_head(path, load_config(path)) if speaks(made) else None
+        model = RewardModel(backbone, made, language=language)
+        if speaks(made):
+            self.encoder.speech = made.speech
+            model.voice = Voice(self.encoder)
+        self.module = RewardModule(
+            model, loss=loss, sources=["rows"], optimizer={"lr": 0.0}, schedule={"shape": "constant", "warmup": 0.0}
+        )
+
+    def __call__(self, folder: Path, *, streamed: bool = False, **cut: Any) -> tuple[float, Tensor]:
+        """The logged loss of the step, and all gradients as one vector.
+
+        Args:
+            cut: `groups_per_forward` or `budget`.
+        """
+        source = Jsonl("rows", path=str(self.rows), val=0, test=0)
+        common: dict[str, Any] = {"encoder": self.encoder, "lost_file": folder / "lost.jsonl", "max_lost": 0.5}
+        common |= {"groups": 6, "steps": 1, **cut}
+        kind = StreamedData if streamed else PreferenceData
+        data: PreferenceData = kind({"rows": source}, **common)
+        data.setup()
+        assert data.plan is not None
+        seen = Seen()
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=1,
+            accumulate_grad_batches=data.plan.forwards_per_step,
+            limit_val_batches=0,
+            logger=False,
+            callbacks=[seen],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+        )
+        if not streamed:
+            self.largest = int(data.lengths["train"]["rows"].tokens.max())
+        trainer.fit(self.module, datamodule=data)
+        assert trainer.global_step == 1
+        return float(trainer.callback_metrics["train/loss"]), torch.cat(seen.gradients)
+
+
+class Seen(Callback):
+    """Keeps the gradients of a step."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self.gradients = [p.grad.flatten().clone() for p in pl_module.parameters() if p.grad is not None]
+
+
+def row_file(folder: Path) -> Path:
+    """The uneven rows as a file."""
+    return write_rows(folder / "rows.jsonl", uneven_rows())

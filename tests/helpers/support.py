@@ -1,0 +1,196 @@
+"""What several tests are made of: small checkpoints of every family, groups with real pictures, a recipe that trains in
+seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor, nn
+
+from basereward.data.encoding.encoder import EncodedGroup
+from basereward.data.schema.group import IMAGE, Group, Part, Preference, Turn, rank_preferences
+from basereward.data.sources.digits import draw
+from basereward.model.tiny_models._byte_level import byte_level_tokenizer
+from basereward.model.tiny_models._qwen import language, write_checkpoint
+from basereward.model.tiny_models.tiny_internvl import tiny_internvl
+from basereward.model.tiny_models.tiny_qwen2_5_vl import tiny_qwen2_5_vl
+from basereward.model.tiny_models.tiny_qwen2_vl import tiny_qwen2_vl
+from basereward.model.tiny_models.tiny_qwen3 import tiny_qwen3
+from basereward.model.tiny_models.tiny_qwen3_vl import tiny_qwen3_vl
+
+VISION = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
+TEXT = ("qwen2", "qwen3", "llama")
+
+# A run of a few steps on a few groups: enough to go through every stage, not to learn.
+SMALL = (
+    "data.sources.numbers.include=sources/numbers",  # which cells of a sweep on the tiny profile go without
+    "data.sources.digits.size=24",
+    "data.sources.digits.copies=1",
+    "data.sources.digits.val_size=12",
+    "data.sources.digits.test_size=12",
+    "data.sources.numbers.size=40",
+    "data.sources.numbers.val_size=12",
+    "data.sources.numbers.test_size=12",
+    "model.backbone.make.hidden_size=64",
+    "model.backbone.make.layers=2",
+    "model.backbone.make.vision_layers=2",
+    "batch.groups=8",
+    "batch.groups_per_forward=4",
+    "trainer.steps=6",
+    "trainer.validations=2",
+    "trainer.log_every=1",
+)
+
+
+def checkpoint(family: str, folder: Path) -> Path:
+    """A small checkpoint of a family with random weights, in the hub's on-disk format."""
+    if family in ("qwen2", "llama"):
+        _text_model(family, folder)
+    elif family == "qwen3":
+        tiny_qwen3(folder, hidden_size=64, layers=2)
+    elif family == "qwen3_vl":  # so that two of its three layers take states of deeper blocks
+        tiny_qwen3_vl(folder, hidden_size=64, layers=3, vision_layers=3)
+    else:
+        maker = {"qwen2_5_vl": tiny_qwen2_5_vl, "qwen2_vl": tiny_qwen2_vl, "internvl": tiny_internvl}[family]
+        maker(folder, hidden_size=64, layers=2, vision_layers=2)
+    return folder
+
+
+def _text_model(family: str, folder: Path) -> None:
+    """Of a family that has no maker."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = byte_level_tokenizer()
+    size = language(tokenizer, hidden_size=64, layers=2) | {"intermediate_size": 128}
+    del size["rope_parameters"]
+    models = {
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**size)),
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(head_dim=16, **size)),
+    }
+    write_checkpoint(folder, models[family], tokenizer=tokenizer, seed=0)
+
+
+def picture(index: int, *, side: int = 56) -> PIL.Image.Image:
+    """A scanned digit; not square, so that height and width cannot be mistaken for each other."""
+    return draw(index, side=side).resize((side, side + 28))
+
+
+def group(
+    text: str = "Which digit?",
+    responses: tuple[str, ...] = ("It is a seven.", "4", "This is the number eight."),
+    *,
+    images: int = 0,
+    name: str = "g",
+    turns: tuple[Turn, ...] = (),
+) -> Group:
+    """A group of K ranked responses to a prompt with `images` pictures before its text."""
+    parts = (*[IMAGE] * images, Part(text))
+    return Group(
+        id=name,
+        source="test",
+        prompt=(*turns, Turn("user", parts)),
+        responses=responses,
+        preferences=rank_preferences(range(len(responses))),
+        images=tuple(picture(i) for i in range(images)),
+    )
+
+
+def encoded_group(
+    prefix: int,
+    branches: Sequence[int],
+    preferences: tuple[Preference, ...] | None = None,
+    *,
+    name: str = "g",
+    source: str = "test",
+) -> EncodedGroup:
+    """A text-only group of so many tokens, all different, from 1; every branch has its end of turn. The responses are
+    ranked from first to last unless preferences are given."""
+    ids = torch.arange(1, 1 + prefix + sum(branches))
+    ranked = rank_preferences(range(len(branches)))
+    return EncodedGroup(
+        id=name,
+        source=source,
+        prefix=ids[:prefix],
+        positions=torch.arange(prefix),
+        branches=tuple(ids[prefix:].split(list(branches))),
+        preferences=ranked if preferences is None else preferences,
+    )
+
+
+def mixed_groups(*, vision: bool) -> list[Group]:
+    """Groups of different shapes: no image, one, several; one, two and four responses; several turns and a
+    system turn."""
+    before = (
+        Turn("system", (Part("Judge digits."),)),
+        Turn("user", (Part("Hello."),)),
+        Turn("assistant", (Part("Hello! What do you need?"),)),
+    )
+    text = [
+        group("Which is larger, 4 or 7?", ("7", "It is 4."), name="text"),
+        group("Name one.", ("One, and no more.", "Two", "three", "4"), name="turns", turns=before),
+        group("Say it.", ("a single answer",), name="single"),
+    ]
+    if not vision:
+        return text
+    return [
+        *text,
+        group(images=1, name="picture"),
+        group("Which of the two?", ("left", "the right one"), images=2, name="two"),
+    ]
+
+
+def only(path: Path) -> list[str]:
+    """Overrides that make a JSON Lines file the one source of the small run, under the name `mine`."""
+    kept = [override for override in SMALL if not override.startswith("data.sources.")]
+    mine = ["data.sources.mine.include=sources/jsonl", f"data.sources.mine.path={path}"]
+    return [*kept, "data.sources.digits=null", "data.sources.numbers=null", *mine]
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of all gradients, by name, and a clean slate."""
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    """Rows as a JSON Lines file; a str is written as it is."""
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def pair_rows(number: int, *, folder: Path | None = None, seed: int = 0) -> list[dict[str, Any]]:
+    """Preference pairs in TRL's columns; with a folder, each has a picture there."""
+    rng = random.Random(seed)
+    rows: list[dict[str, Any]] = []
+    for index in range(number):
+        row: dict[str, Any] = {
+            "id": f"row-{index}",
+            "prompt": [{"role": "user", "content": f"Question {index}: which is right?"}],
+            "chosen": [{"role": "assistant", "content": "yes " * rng.randint(1, 5)}],
+            "rejected": [{"role": "assistant", "content": "no " * rng.randint(1, 5)}],
+        }
+        if folder is not None:
+            picture(index).save(folder / f"{index}.png")
+            row["images"] = [f"{index}.png"]
+        rows.append(row)
+    return rows
+
+
+def console_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as its console script starts it in a folder: without that folder among the places of modules."""
+    code = "import sys; sys.path = [p for p in sys.path if p]; from basereward.cli import main; sys.exit(main())"
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "BASEREWARD_EXPERIMENTS": str(root / "experiments")}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

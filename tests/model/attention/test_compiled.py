@@ -1,0 +1,66 @@
+"""Compiled layers against the same layers as they are."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.schema.group import Group
+from basereward.model.attention.compiled import compile_layers
+from basereward.model.backbone import Backbone, load_backbone
+from basereward.model.families.processing import load_encoder
+from basereward.model.lora import add_lora
+from tests.helpers.support import gradients, mixed_groups
+
+pytestmark = pytest.mark.slow
+
+FolderOf = Callable[[str], Path]
+
+
+def adapted(path: Path) -> Backbone:
+    """A checkpoint in training, its layers computed again, with adapters that do something."""
+    backbone = load_backbone(path, gradient_checkpointing=True)
+    backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0)
+    torch.manual_seed(1)
+    for name, parameter in backbone.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return backbone.train()
+
+
+def tree_row(path: Path, groups: Sequence[Group]) -> TreeBatch:
+    """Groups, encoded for a checkpoint, in one row."""
+    encoder = load_encoder(path)
+    return collate([encoder(each) for each in groups], layout="tree", pad_id=encoder.pad_id)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_layers_give_the_same_states_and_gradients(folder_of: FolderOf) -> None:
+    """Whatever prefixes and branches a row is made of, with the code that was compiled for the first ones; and no
+    weight has another name."""
+    path = folder_of("llama")
+    plain, compiled = adapted(path), adapted(path)
+    compile_layers(compiled.transformer)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    groups = mixed_groups(vision=False)
+    graphs: list[int] = []
+    for some in (groups[:2], groups[1:], groups):
+        row = tree_row(path, some)
+        expected, found = plain(row), compiled(row)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        expected.square().sum().backward()
+        found.square().sum().backward()
+        wanted = gradients(plain)
+        assert wanted
+        for name, gradient in gradients(compiled).items():
+            torch.testing.assert_close(gradient, wanted.pop(name), rtol=1e-4, atol=1e-4)
+        assert not wanted
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0
+    assert graphs[-1] == graphs[0], "rows of other trees were compiled anew"

@@ -1,0 +1,45 @@
+"""Two sweeps of one grid at once, as on two GPUs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from basereward.runs.locks import claim
+from tests.sweeps.test_sweep import ROOT, SEEDS, Place
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_sweeps_share_their_cells(tmp_path: Path) -> None:
+    """Every cell is trained once, by one of them, and both tell of all."""
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    (tmp_path / "experiments" / "seeds.yaml").write_text(SEEDS)
+    place = Place(tmp_path)
+    logs = [tmp_path / "first.log", tmp_path / "second.log"]
+    processes = [place.sweep(log) for log in logs]
+    printed = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], [log.read_text() for log in logs]
+    first, second = (json.loads(text)["cells"] for text in printed)
+    assert [cell["run_id"] for cell in first] == [cell["run_id"] for cell in second]
+    assert [cell["metrics"] for cell in first] == [cell["metrics"] for cell in second]
+    pairs = zip(first, second, strict=True)
+    assert all({one["status"], other["status"]} == {"finished", "skipped"} for one, other in pairs)
+    assert len(place.runs()) == 3
+    assert any(
+        "is trained by another process; it is looked at again after the others" in log.read_text() for log in logs
+    )
+
+
+def test_a_claim_is_let_go_at_the_end_of_its_block() -> None:
+    """Another one of the same recipe is refused, of another recipe is given; afterwards both are given."""
+    with claim("a", wait=False) as ours:
+        assert ours
+        with claim("a", wait=False) as again, claim("b", wait=False) as other:
+            assert not again
+            assert other
+    with claim("a", wait=True) as ours:
+        assert ours

@@ -1,0 +1,133 @@
+"""The rate of a training beside that of its machine, step by step."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from basereward.errors import ModelError
+from basereward.model.cost.flops import Counter
+from basereward.model.cost.sequence_shapes import batch_shapes
+from basereward.recipe import load_recipe
+from basereward.training.build import build
+from basereward.training.callbacks import performance
+from basereward.training.callbacks.performance import Performance, product_rate
+from basereward.training.callbacks.step_timer import Waiting
+from tests.helpers.support import SMALL
+
+ROOT = Path(__file__).parents[3]
+STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The experiments of the project, wherever the tests are run from."""
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
+
+
+class Curves(Callback):
+    """Keeps what every step logged, and what its batches needed."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self.flops: list[int] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        counter = Counter(pl_module.model)  # type: ignore[arg-type]
+        self.flops.append(counter(batch_shapes(batch)).total)
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self.steps.append({})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.steps[-1] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def train(*changes: str, without: bool = False) -> tuple[Curves, Performance, dict[str, torch.Tensor]]:
+    """A run of three steps of two passes; what it logged, and its weights."""
+    changes = (*SMALL, f"trainer.steps={STEPS}", "trainer.validations=1", *changes)
+    module, data, _ = build(load_recipe("basereward", overrides=changes))
+    curves, measured = Curves(), Performance()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        accumulate_grad_batches=2,
+        limit_val_batches=0,
+        callbacks=[curves] if without else [Waiting(), measured, curves],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data)
+    return curves, measured, {name: weight.clone() for name, weight in module.trained_state().items()}
+
+
+def test_every_run_is_measured() -> None:
+    """The trainer of a recipe has it among its callbacks."""
+    _, _, trainer = build(load_recipe("basereward", overrides=SMALL))
+    assert any(isinstance(each, Performance) for each in vars(trainer)["callbacks"])
+
+
+def test_a_step_s_rate_is_the_work_of_its_passes_over_its_time() -> None:
+    """Two passes a step; over the rate of the machine it is the share. Steps take the time that is logged for them."""
+    curves, found, _ = train()
+    last = curves.steps[-1]
+    assert len(curves.flops) == 2 * STEPS
+    needed = sum(curves.flops[-2:])
+    assert last["perf/tflops"] * 1e12 * last["time/step_s"] == pytest.approx(needed, rel=0.2)
+    assert last["perf/mfu"] == pytest.approx(last["perf/tflops"] * 1e12 / found.rate)
+    assert 0 < last["perf/mfu"] < 1
+
+
+def test_measuring_changes_no_bit() -> None:
+    """Weights with dropout, which draws random numbers, with and without it."""
+    changes = ("model.lora.rank=2", "model.lora.dropout=0.2")
+    (_, _, measured), (_, _, plain) = train(*changes), train(*changes, without=True)
+    assert measured.keys() == plain.keys()
+    assert all(torch.equal(measured[name], plain[name]) for name in plain)
+
+
+def test_the_rate_of_the_machine_is_that_of_its_products() -> None:
+    """About what the same product takes when it is timed here; no random number is drawn for it."""
+    before = torch.get_rng_state()
+    rate = product_rate(torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+    rows, inner, columns = performance.ON_CPU
+    left, right = torch.ones(rows, inner), torch.ones(inner, columns)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - began)
+    assert 0.2 < rate * min(seconds) / (2 * rows * inner * columns) < 5
+
+
+def test_counting_takes_little_of_a_step() -> None:
+    """Less than a hundredth of a second for thirty trees, on any machine that trains in earnest."""
+    module, data, _ = build(load_recipe("basereward", overrides=SMALL))
+    counter = Counter(module.model)
+    batch = next(iter(data.passes(0)))
+    began = time.perf_counter()
+    for _ in range(20):
+        counter(batch_shapes(batch))
+    assert (time.perf_counter() - began) / 20 < 0.05
+
+
+def test_a_backbone_that_cannot_be_counted_trains_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says so once, and the two metrics are missing."""
+
+    def refuse(model: Any) -> None:
+        raise ModelError("the work of an Expert cannot be counted")
+
+    monkeypatch.setattr(performance, "Counter", refuse)
+    curves, _, _ = train()
+    assert not any(name.startswith("perf/") for name in curves.steps[-1])
+    assert "the work of an Expert cannot be counted" in caplog.text

@@ -1,0 +1,80 @@
+"""What a run records, and when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from basereward.recipe import load_recipe
+from basereward.recipe.schema import Recipe
+from basereward.runs.run_folder import RunFolder
+from basereward.training.build import build
+from tests.helpers.support import SMALL
+
+
+class Witness(Callback):
+    """Sees, whenever a checkpoint has been written, the steps whose loss is recorded: what a kill would leave."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.left: dict[int, list[int]] = {}  # by the checkpoint's step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (self.run.checkpoints / "last.ckpt").exists() and trainer.global_step not in self.left:
+            self.left[trainer.global_step] = losses(self.run)
+
+
+def losses(run: RunFolder) -> list[int]:
+    """The steps whose loss is in the journal, in its order."""
+    records = [record for record, _ in run.outbox.read(0)]
+    return [record["step"] for record in records if "train/loss" in record.get("values", {})]
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """Of a run that writes a checkpoint after every step."""
+    return load_recipe("basereward", overrides=[*SMALL, "trainer.steps=4", "trainer.checkpoint_every=1"])
+
+
+def fitted(recipe: Recipe) -> tuple[RunFolder, Witness]:
+    """A run, and what was seen while it trained."""
+    module, data, trainer = build(recipe)
+    witness = Witness(RunFolder(Path(trainer.default_root_dir)))
+    trainer.callbacks.append(witness)  # type: ignore[attr-defined]
+    trainer.fit(module, datamodule=data)
+    return witness.run, witness
+
+
+def test_a_step_is_recorded_before_its_checkpoint(recipe: Recipe) -> None:
+    """A run that is killed right after a checkpoint goes on with the next step; the record of this one is there."""
+    run, witness = fitted(recipe)
+    assert witness.left == {step: list(range(1, step + 1)) for step in (1, 2, 3, 4)}
+    assert losses(run) == [1, 2, 3, 4]
+
+
+def test_a_step_is_recorded_once_and_whole(recipe: Recipe) -> None:
+    """All that a step logs is in the journal once, as numbers of that step."""
+    run, _ = fitted(recipe)
+    named: dict[str, list[int]] = {}
+    for record, _ in run.outbox.read(0):
+        for name in record.get("values", {}) if record["kind"] == "metrics" else ():
+            named.setdefault(name, []).append(record["step"])
+    stepped = {name for name, steps in named.items() if steps == [1, 2, 3, 4]}
+    assert {"train/loss", "train/lr", "train/grad_norm", "time/step_s", "perf/tflops", "perf/mfu"} <= stepped
+    assert "time/data_wait_share" in stepped
+    assert named["val/pair_accuracy"] == [2, 4]  # as the log and best.json count
+    assert all(len(steps) == len(set(steps)) for steps in named.values()), named
+
+
+def test_the_rate_of_a_step_is_the_one_it_was_made_with() -> None:
+    """A warm-up over all four steps, from a quarter of the rate."""
+    overrides = [*SMALL, "trainer.steps=4", "schedule={shape: constant, warmup: 1.0}", "optimizer.lr=1e-3"]
+    run, _ = fitted(load_recipe("basereward", overrides=overrides))
+    records = [record for record, _ in run.outbox.read(0) if "train/lr" in record.get("values", {})]
+    rates = {record["step"]: record["values"]["train/lr"] for record in records}
+    assert rates == pytest.approx({1: 0.25e-3, 2: 0.5e-3, 3: 0.75e-3, 4: 1e-3})

@@ -1,0 +1,104 @@
+"""The share of time that training waits for its batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from basereward.data.module import PreferenceData
+from basereward.recipe import load_recipe
+from basereward.training.build import build
+from basereward.training.callbacks.step_timer import NAME, Waiting
+from tests.helpers.support import SMALL
+
+STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The experiments of the project, wherever the tests are run from."""
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(Path(__file__).parents[3] / "experiments"))
+
+
+class Slow(Callback):
+    """Takes so many seconds for a batch, and keeps what the last step logged."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.share = -1.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        time.sleep(self.seconds)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.share = float(trainer.callback_metrics[NAME])
+
+
+class SlowLoader:
+    """A loader whose batches take so many seconds more."""
+
+    def __init__(self, loader: Any, seconds: float) -> None:
+        self.loader, self.seconds = loader, seconds
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            time.sleep(self.seconds)
+            yield batch
+
+
+def waited(monkeypatch: pytest.MonkeyPatch, *, loading: float, working: float) -> float:
+    """The logged share of a run of two passes a step, each slowed in loading and in working."""
+    changes = (*SMALL, f"trainer.steps={STEPS}", "trainer.validations=1")
+    module, data, _ = build(load_recipe("basereward", overrides=changes))
+    real = PreferenceData.train_dataloader
+    monkeypatch.setattr(PreferenceData, "train_dataloader", lambda self: SlowLoader(real(self), loading))
+    waiting, slow = Waiting(), Slow(working)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        accumulate_grad_batches=2,
+        limit_val_batches=0,
+        callbacks=[waiting, slow],
+        profiler=waiting.clock,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data)
+    return slow.share
+
+
+def test_slow_loading_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second for a batch, against a small model's step."""
+    assert waited(monkeypatch, loading=0.5, working=0.0) > 0.5
+
+
+def test_slow_work_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second of work on a batch that is loaded at once."""
+    assert waited(monkeypatch, loading=0.0, working=0.5) < 0.3
+
+
+def test_every_run_logs_it() -> None:
+    """The trainer of a recipe has the callback, and its clock for a profiler."""
+    _, _, trainer = build(load_recipe("basereward", overrides=SMALL))
+    (waiting,) = (each for each in vars(trainer)["callbacks"] if isinstance(each, Waiting))
+    assert vars(trainer)["profiler"] is waiting.clock
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 2), (5, 5)])
+def test_workers_keep_batches_ready(given: int | None, expected: int) -> None:
+    """`data.prefetch` batches each; torch's own number by default, and none without workers."""
+    prefetch = "null" if given is None else str(given)
+    _, data, _ = build(load_recipe("basereward", overrides=(*SMALL, "data.workers=1", f"data.prefetch={prefetch}")))
+    assert data.passes(0).prefetch_factor == expected
+    data.workers = 0
+    assert data.passes(0).prefetch_factor is None

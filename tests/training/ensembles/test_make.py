@@ -1,0 +1,348 @@
+"""Ensembles of real runs: exact combinations, shared backbones, soups, routes, and members that do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+
+from basereward import load, load_recipe
+from basereward.cli import main
+from basereward.errors import DataError, ModelError
+from basereward.evaluation.run_benchmark import evaluate
+from basereward.inference.ensemble import Ensemble
+from basereward.recipe import make
+from basereward.recipe.schema import EnsembleRecipe
+from basereward.runs.run_folder import find
+from basereward.runs.score_files import read_scores
+from basereward.training.ensembles.make import ensemble, make_ensemble
+from basereward.training.fit import train
+from tests.helpers.benchmark_rows import ANY_SIZE, small_benchmark
+from tests.helpers.support import SMALL, group
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+FROZEN = "model.backbone.freeze=[vision,merger,language]"
+GROUPS = [
+    group(images=1, name="picture"),
+    group("Which is larger, 4 or 7?", ("7", "It is 4."), name="text"),
+    group("Which?", ("a", "b", "c", "d"), images=2, name="two"),
+]
+
+
+CHANGES = {
+    **{
+        f"linear{seed}": [FROZEN, "model.head={_target_: linear}", "optimizer.lr=1e-2", f"seeds.init={seed}"]
+        for seed in range(3)
+    },
+    "mean": [FROZEN, "model.head={_target_: linear}", "optimizer.lr=1e-2", "model.pooling=mean"],
+    "mlp": [FROZEN, "seeds.init=3"],
+    **{f"whole{seed}": [f"seeds.init={seed}"] for seed in range(2)},
+    "other": [FROZEN, "data.sources.digits.seed=5"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of this file lie."""
+    return tmp_path_factory.mktemp("ensembles")
+
+
+@pytest.fixture
+def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same runs and store for all tests of this file."""
+    monkeypatch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
+    monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def runs(place: Path) -> dict[str, str]:
+    """Name -> id: three linear heads on one frozen backbone, an MLP on it, two whole models, and one of other data."""
+    known = place / "known.json"
+    if not known.exists():
+        found = {}
+        for name, own in CHANGES.items():
+            recipe = load_recipe("basereward", overrides=[*SMALL, "trainer.steps=2", "trainer.validations=1", *own])
+            done: Any = train(recipe)
+            found[name] = done["run_id"]
+        known.write_text(json.dumps(found))
+    told: dict[str, str] = json.loads(known.read_text())
+    return told
+
+
+def own(name: str) -> list[np.ndarray[Any, Any]]:
+    """A model's scores of the groups."""
+    return [np.array(scores) for scores in load(name).score_groups(GROUPS)]
+
+
+def scored(model: str) -> list[float]:
+    """A model's scores of all responses of the groups."""
+    return [score for scores in load(model).score_groups(GROUPS) for score in scores]
+
+
+@pytest.mark.parametrize("how", ["mean", "accuracy", "confidence", "learned", "standardised", "worst", "pessimistic"])
+def test_scores_are_exactly_combined(how: str, runs: dict[str, str]) -> None:
+    """Of three models, two of them on backbones of their own: to 1e-6 what numpy makes of their own scores."""
+    names = [runs["linear0"], runs["whole0"], runs["whole1"]]
+    if how == "confidence":
+        names = sorted(runs.values(), key=_confidence)[-3:]
+        names = [name for name in names if name != runs["other"]][:2]
+    result = ensemble(names, how=how, k=0.7)
+    scores = [np.stack(each) for each in zip(*map(own, names), strict=True)]
+    weights = np.array([member["weight"] or 0.0 for member in result["members"]])
+    if how in ("accuracy", "confidence"):
+        assert weights.sum() == pytest.approx(1.0)
+    cards = [json.loads((find(name).model / "reward_model.json").read_text())["scores"] for name in names]
+    means, stds = (np.array([card[key] for card in cards])[:, None] for key in ("mean", "std"))
+    expected = {
+        "standardised": lambda s: ((s - means) / stds).mean(0),
+        "worst": lambda s: s.min(0),
+        "pessimistic": lambda s: s.mean(0) - 0.7 * s.std(0),
+        "mean": lambda s: s.mean(0),
+    }.get(how, lambda s: weights @ s)
+    assert scored(result["model"]) == pytest.approx([x for s in scores for x in expected(s)], abs=1e-6)
+    opened: Any = load(result["run_id"])
+    for judged, each in zip(opened.judge_groups(GROUPS), scores, strict=True):
+        assert judged.spread == pytest.approx(each.std(0), abs=1e-6)
+        assert np.array(judged.members) == pytest.approx(each, abs=1e-6)
+
+
+def _confidence(run: str) -> float:
+    return float(np.mean([m for each in read_scores(find(run).scores / "val.jsonl") for m in each.margins]))
+
+
+def test_weights_are_those_of_the_validation_pairs(runs: dict[str, str]) -> None:
+    """By hand from the runs' own files: shares of accuracy over as many pairs of each source; all of them when there
+    are fewer."""
+    names = [runs["linear0"], runs["whole0"]]
+    result = ensemble(names, how="accuracy", pairs=100_000)
+    shares = []
+    for name in names:
+        margins = [margin for each in read_scores(find(name).scores / "val.jsonl") for margin in each.margins]
+        shares.append(np.mean(np.array(margins) > 0))
+    assert [m["weight"] for m in result["members"]] == pytest.approx(np.array(shares) / sum(shares))
+    assert [m["accuracy"] for m in result["members"]] == pytest.approx(shares)
+
+
+def test_heads_on_one_backbone_cost_one_pass(runs: dict[str, str]) -> None:
+    """Four heads, one forward pass of the backbone a batch; two whole models beside them make three."""
+    frozen = [runs[name] for name in ("linear0", "linear1", "linear2", "mlp")]
+    opened: Any = load(ensemble(frozen)["model"])
+    assert len(opened.scorers) == 1
+    calls: list[int] = []
+    opened.scorers[0].model.backbone.register_forward_hook(lambda *arguments: calls.append(1))
+    list(opened.score_groups(GROUPS, tokens=100_000))
+    assert len(calls) == 1
+    assert len(load(ensemble([*frozen, runs["whole0"], runs["whole1"]])["model"]).scorers) == 3  # type: ignore[union-attr]
+
+
+def test_heads_that_read_otherwise_share_no_pass(runs: dict[str, str]) -> None:
+    """On one frozen backbone, the end of turn and the mean of all tokens: the mean of their own scores, from two
+    passes; their weights have no mean."""
+    names = [runs["linear0"], runs["mean"]]
+    made = ensemble(names)["model"]
+    opened: Any = load(made)
+    assert [scorer.model.pooling.name for scorer in opened.scorers] == ["last", "mean"]
+    assert scored(made) == pytest.approx(np.mean([scored(name) for name in names], axis=0), abs=1e-6)
+    with pytest.raises(ModelError, match=rf"'{runs['mean']}' was trained with model\.pooling=mean, .* with last"):
+        ensemble(names, how="soup")
+
+
+def test_a_trained_model_scores_as_in_its_test(runs: dict[str, str]) -> None:
+    """With the mean of all tokens too: the scores that its run logged are those of the model that it saved."""
+    run = find(runs["mean"])
+    logged = {each.id: each.scores for each in read_scores(run.scores / "test.jsonl")}
+    recipe = load_recipe("basereward", overrides=[*SMALL, *CHANGES["mean"]])
+    groups = list(make(recipe.data.sources["numbers"], "sources", "numbers").groups("test"))
+    assert len(groups) > 5
+    for each, scores in zip(groups, load(runs["mean"]).score_groups(groups), strict=True):
+        assert scores == pytest.approx(logged[each.id], abs=1e-5)
+
+
+def test_a_soup_of_linear_heads_is_the_mean_of_their_scores(runs: dict[str, str]) -> None:
+    """And a model like any other."""
+    names = [runs[f"linear{seed}"] for seed in range(3)]
+    result = ensemble(names, how="soup")
+    mean = np.mean([scored(name) for name in names], axis=0)
+    assert scored(result["model"]) == pytest.approx(mean, abs=1e-6)
+    assert not isinstance(load(result["model"]), Ensemble)
+
+
+def test_a_soup_of_whole_models_is_the_mean_of_their_weights(runs: dict[str, str]) -> None:
+    """Every one."""
+    names = [runs["whole0"], runs["whole1"]]
+    first, second, mixed = (load(each).model for each in (*names, ensemble(names, how="soup")["model"]))  # type: ignore[union-attr]
+    others = dict(second.named_parameters())
+    for (name, weight), (_, mine) in zip(first.named_parameters(), mixed.named_parameters(), strict=True):
+        assert np.allclose(mine.detach(), (weight.detach() + others[name].detach()) / 2, atol=1e-7), name
+
+
+def test_text_goes_to_the_members_for_text(runs: dict[str, str]) -> None:
+    """Prompts without pictures are scored by them alone, the others by the others alone."""
+    pictures, text = runs["whole0"], runs["whole1"]
+    made = ensemble([pictures], text=[text])
+    assert [(each["weight"], each["text_weight"]) for each in made["members"]] == [(1.0, 0.0), (0.0, 1.0)]
+    opened: Any = load(made["model"])
+    found = list(opened.score_groups(GROUPS))
+    for scores, each, of_pictures, of_text in zip(found, GROUPS, own(pictures), own(text), strict=True):
+        assert scores == pytest.approx(of_pictures if each.images else of_text, abs=1e-6)
+
+
+def test_an_ensemble_is_a_model(runs: dict[str, str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is made by a command, listed, in MLflow, scores files, is evaluated, and saved whole."""
+    names = [runs["linear0"], runs["whole0"]]
+    assert main(["ensemble", *names, "--name", "pair", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["accuracy"] is not None
+    found = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db")
+    experiment = found.get_experiment_by_name("ensembles")
+    assert experiment is not None
+    recorded = found.search_runs([experiment.experiment_id], "tags.`basereward.ensemble` = 'mean'")
+    assert "val/pair_accuracy" in recorded[0].data.metrics
+    rows = place / "rows.jsonl"
+    rows.write_text('{"prompt": "Which is larger, 4 or 7?", "responses": ["7", "It is 4."]}\n')
+    assert main(["score", made["run_id"], str(rows), "--out", str(place / "scores.jsonl")]) == 0
+    told = json.loads((place / "scores.jsonl").read_text())["scores"]
+    assert told == pytest.approx(load(made["run_id"]).score("Which is larger, 4 or 7?", ["7", "It is 4."]))
+    if not (place / "data").exists():
+        small_benchmark(place / "data", rows=12)
+    result = evaluate(made["run_id"], ["vl_rewardbench"], overrides=[f"data={place}/data/rows.json", *ANY_SIZE])
+    assert result["evaluations"][0]["scored"] == 12
+    before = scored(made["run_id"])
+    load(made["run_id"]).save(place / "copied")
+    for name in names:
+        shutil.move(find(name).model, place / "away")
+        try:
+            assert scored(str(place / "copied")) == before
+            with pytest.raises(ModelError, match=f"member '{name}'"):
+                load(made["run_id"])
+        finally:
+            shutil.move(place / "away", find(name).model)
+
+
+def test_members_that_do_not_fit_are_named(runs: dict[str, str], place: Path) -> None:
+    """Missing, without validation scores, validated on other data, of another kind, changed."""
+    one = runs["linear0"]
+    with pytest.raises(LookupError, match="none-such"):
+        ensemble([one, "none-such"])
+    with pytest.raises(ModelError, match=f"two members or more; {one} is named"):
+        ensemble([one])
+    bare = place / "bare"
+    if not bare.exists():
+        shutil.copytree(find(runs["linear1"]).model, bare)
+    with pytest.raises(ModelError, match=rf"member '{bare}' has no validation scores"):
+        ensemble([one, str(bare)], how="accuracy")
+    assert ensemble([one, str(bare)])["accuracy"] is None
+    with pytest.raises(ModelError, match=f"member '{runs['other']}' was validated on other pairs"):
+        ensemble([one, runs["other"]], how="learned")
+    with pytest.raises(ModelError, match=f"member '{runs['mlp']}' has another head"):
+        ensemble([one, runs["mlp"]], how="soup")
+    with pytest.raises(ModelError, match="another kind"):
+        ensemble([one, runs["whole0"]], how="soup")
+    made = ensemble([one, str(bare)])
+    (bare / "recipe.yaml").write_text((bare / "recipe.yaml").read_text() + "\n# changed\n")
+    with pytest.raises(ModelError, match="has changed"):
+        load(made["run_id"])
+    with pytest.raises(ModelError, match="an ensemble itself"):
+        ensemble([one, ensemble([one, runs["mlp"]])["run_id"]])
+
+
+def test_a_model_is_one_member_however_it_is_named(runs: dict[str, str], place: Path) -> None:
+    """By its id, its folder, or a copy of that; among those for text it is the same member."""
+    one, two = runs["linear0"], runs["mlp"]
+    copied = place / "copied_linear"
+    shutil.copytree(find(one).model, copied, dirs_exist_ok=True)
+    for name in (one, str(find(one).path), str(find(one).model), str(copied)):
+        with pytest.raises(ModelError, match=f"is the same model as '{one}' and would count twice"):
+            ensemble([one, two, name])
+    made = ensemble([one, two], text=[str(find(two).path)])
+    assert [each["name"] for each in made["members"]] == [one, two]
+    assert [(each["weight"], each["text_weight"]) for each in made["members"]] == [(0.5, 0.0), (0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(["--how", "learned", "--seed", "-1"], "seed: a seed is from 0 to 4294967295; -1 given", id="seed"),
+        pytest.param(["--how", "pessimistic", "--k", "nan"], "k: must be a finite number of at least 0; nan", id="nan"),
+        pytest.param(["--how", "pessimistic", "--k", "inf"], "k: must be a finite number of at least 0; inf", id="inf"),
+        pytest.param(["--pairs", "0"], "pairs: must be at least 1; 0 given", id="pairs"),
+        pytest.param(["--how", "soup", "--text", "c"], "text: a soup is one model", id="soup for text"),
+    ],
+)
+def test_what_no_ensemble_has_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before any model is looked for: exit code 2, no traceback."""
+    assert main(["ensemble", "a", "b", *words, "--json"]) == 2
+    printed = capsys.readouterr()
+    assert message in json.loads(printed.out)["error"]["message"]
+    assert "Traceback" not in printed.err
+
+
+def test_learned_weights_are_told_with_their_intervals(
+    runs: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the text and as JSON, by route: those of the rule that is applied."""
+    pictures, both = runs["whole0"], runs["whole1"]
+    words = ["ensemble", pictures, both, "--how", "learned", "--text", both]
+    assert main([*words, "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    opened: Any = load(made["run_id"])
+    for place, each in enumerate(made["members"]):
+        assert each["weight"] == opened.rule.weights[place]
+        assert each["text_weight"] == opened.rule.text_weights[place]
+        low, high = each["interval"]
+        assert low < high
+    assert made["members"][0]["text_interval"] is None
+    low, high = made["members"][1]["text_interval"]
+    assert [low, high] == list(opened.rule.text_intervals[1])
+    assert main(words) == 0
+    head, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "member"
+    assert [word for word in ("weight with pictures", "weight without", "95 %", "accuracy") if word not in head] == []
+    assert f"{low:.4f} to {high:.4f}" in second
+    assert " - " in first
+    for each, judged in zip(GROUPS, opened.judge_groups(GROUPS), strict=True):
+        weights = np.array([m["weight" if each.images else "text_weight"] for m in made["members"]])
+        counted = np.nansum(weights[:, None] * np.array(judged.members), axis=0)  # NaN where one is not asked
+        assert judged.scores == pytest.approx(counted.tolist(), rel=1e-9)
+
+
+def test_lost_test_rows_are_recorded(runs: dict[str, str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By reason over all sources, as a run's are."""
+    told = {"digits": {"too_long": 2}, "numbers": {"too_long": 1, "empty_response": 4}}
+    monkeypatch.setattr(
+        "basereward.training.ensembles.make.run_test", lambda *_: {"metrics": {}, "pair_s": None, "skipped": told}
+    )
+    recipe = EnsembleRecipe(members=[runs["linear0"], runs["mlp"]])
+    made = make_ensemble(recipe, name="lossy", tested=True)
+    assert made["skipped"] == told
+    recorded = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db").get_run(find(made["run_id"]).mlflow_run_id)
+    lost = {name: value for name, value in recorded.data.metrics.items() if name.startswith("data/skipped/")}
+    assert lost == {"data/skipped/too_long": 3.0, "data/skipped/empty_response": 4.0}
+
+
+def test_a_score_that_is_no_number_names_member_and_group(runs: dict[str, str]) -> None:
+    """Where it is asked; beside it, the other is heard no more than before."""
+    opened: Any = load(ensemble([runs["whole0"]], text=[runs["whole1"]])["model"])
+    head = next(parameter for parameter in opened.scorers[1].model.head.parameters())
+    head.data.fill_(float("nan"))
+    assert len(list(opened.score_groups(GROUPS[:1]))) == 1
+    with pytest.raises(ModelError, match=f"member '{runs['whole1']}' scores 'text' with a number that is NaN"):
+        list(opened.score_groups(GROUPS[1:]))
+
+
+def test_a_group_that_a_member_cannot_score_names_it(runs: dict[str, str]) -> None:
+    """Among many."""
+    opened: Any = load(ensemble([runs["linear0"], runs["whole0"]])["model"])
+    with pytest.raises(DataError, match=runs["linear0"]):
+        list(opened.score_groups([group("x" * 4000)]))

@@ -1,0 +1,67 @@
+"""Real runs whose training groups are looked through first: for copies, for a benchmark's rows, by another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from basereward import build, load_recipe
+from basereward.training.fit import train
+from tests.helpers.support import only, pair_rows, write_rows
+
+ROWS = 48
+
+
+def rows_of(folder: Path) -> Path:
+    """Rows of which four are copies, on their own lines, of others, and each is as unlike the others as it can be."""
+    rows: list[dict[str, Any]] = pair_rows(ROWS)
+    for index, row in enumerate(rows):
+        words = " ".join(f"w{index}x{word}" for word in range(30))
+        row["prompt"] = [{"role": "user", "content": f"What is meant by {words}?"}]
+        if index % 2:  # so that no model is right about all of them
+            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    copies = [rows[i] | {"id": f"copy-{i}"} for i in range(4)]
+    return write_rows(folder / "pairs.jsonl", [*rows, *copies])
+
+
+def overrides(folder: Path) -> list[str]:
+    """All rows are trained on but for a tenth; not one may be lost by a fault."""
+    file = rows_of(folder)
+    return [*only(file), "data.max_lost=0", "data.sources.mine.val=0.05", "data.sources.mine.test=0", "trainer.steps=2"]
+
+
+def test_what_is_curated_is_told_and_does_not_use_up_the_limit(tmp_path: Path) -> None:
+    """Copies, ten rows that a benchmark holds, and those that a model trained a moment before contradicts are left out
+    under their reasons, though `data.max_lost` allows none; a weight that it changed reaches the batch."""
+    given = overrides(tmp_path)
+    lines = (tmp_path / "pairs.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "bench.jsonl").write_text("".join(lines[20:30]))
+    judge = train(load_recipe("basereward", overrides=given))
+    assert judge["skipped"] == {}
+    asked = [
+        "data.curation.duplicates=true",
+        "data.curation.against.bench.include=sources/jsonl",
+        f"data.curation.against.bench.path={tmp_path / 'bench.jsonl'}",
+        f"data.curation.judge={judge['run_id']}",
+    ]
+    strict = train(load_recipe("basereward", overrides=[*given, *asked, "data.curation.drop=0"]))
+    reasons = strict["skipped"]["mine"]
+    assert set(reasons) == {"duplicate", "contaminated", "disagrees"}
+    assert 0 < reasons["duplicate"] <= 4
+    assert 5 < reasons["contaminated"] <= 10
+
+    _, data, _ = build(load_recipe("basereward", overrides=[*given, *asked, "data.curation.drop=1000"]))
+    assert set(data.skipped["mine"]) == {"duplicate", "contaminated"}
+    weights = {
+        group_id: float(weight)
+        for batch in data.passes(0)
+        for group_id, weight in zip(batch.ids, batch.weight, strict=True)
+    }
+    groups = data.sources["mine"].groups("train")
+    changed = {groups[index].id: new[0].weight for (_, index), new in data.curated.preferences.items()}
+    reached = changed.keys() & weights.keys()
+    assert reached
+    for name in reached:
+        assert 0 < changed[name] < 1
+        assert abs(weights[name] - changed[name]) < 1e-6
+    assert all(weight == 1 for name, weight in weights.items() if name not in changed)

@@ -1,0 +1,103 @@
+"""Runs whose heads compare and rate: trained, tracked, saved, opened, and used like any other."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+
+from basereward.data.batching.tree_batch import collate
+from basereward.errors import DataError, ModelError
+from basereward.evaluation.run_benchmark import evaluate
+from basereward.inference.scorer import Scorer, load_scorer
+from basereward.model.saving.saved_model import PROMPT
+from basereward.recipe import load_recipe
+from basereward.runs.run_folder import find
+from basereward.training.fit import train
+from tests.helpers.benchmark_rows import ANY_SIZE, small_benchmark
+from tests.helpers.support import SMALL, group
+
+HEADS = {
+    "verdict": "{_target_: generative, pairs: 1, prompt_file: PROMPT}",
+    "thinking": "{_target_: generative, thinking: true, max_tokens: 6, pairs: 1, prompt_file: PROMPT}",
+    "rating": "{_target_: rating, prompt_file: PROMPT}",
+    "critic": "{_target_: critic, max_tokens: 6, prompt_file: PROMPT}",
+}
+WORDS = {"rating": "{question} Rate: {answer}", "critic": "What of it?"}
+
+
+@pytest.fixture(autouse=True)
+def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The experiments of the project, wherever the tests are run from."""
+    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(Path(__file__).parents[2] / "experiments"))
+
+
+def written(scorer: Scorer) -> list[list[int]]:
+    """What it writes at temperature 0 of two responses about a picture."""
+    model: Any = scorer.model
+    asked = scorer.encode(group(responses=("It is a seven.", "4"), images=1))
+    batch = collate([asked], layout="tree", pad_id=scorer.encoder.pad_id)
+    with torch.no_grad():
+        return [some[0].tolist() for some in model.voice.write(model, batch, model.head.writing)]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_judge_is_a_model_like_any_other(head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It trains on all embedded data by the text it is taught, and its run has the metrics of every run, what the
+    verdicts cost, and its prompt's hash. Its folder holds the prompt: opened without the file it was given, it writes
+    and scores the same (law 4)."""
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text(WORDS.get(head, "{question} 1: {answer_1} 2: {answer_2}"))
+    changes = [*SMALL, f"model.head={HEADS[head]}".replace("PROMPT", str(prompt)), "trainer.validations=1"]
+    done: Any = train(load_recipe("basereward", overrides=changes))
+    metrics = done["metrics"]
+    assert 0 <= metrics["test/digits/pair_accuracy"] <= 1
+    assert metrics["test/tokens_per_pair"] > 20
+    assert ("test/unread_verdicts" in metrics) is (head == "thinking")
+    (run,) = mlflow.MlflowClient().search_runs(
+        [each.experiment_id for each in mlflow.MlflowClient().search_experiments()],
+        f"tags.`prompt.sha256` = '{hashlib.sha256(prompt.read_bytes()).hexdigest()}'",
+    )
+    assert "train/language" not in run.data.metrics or run.data.metrics["train/language"] > 0
+    folder = find(done["run_id"]).model
+    assert (folder / PROMPT).read_text() == prompt.read_text()
+    prompt.unlink()
+    scorer = load_scorer(folder)
+    scorer.save(tmp_path / "again")
+    again = load_scorer(tmp_path / "again")
+    asked = ("Which digit?", ["It is a seven.", "4"])
+    assert again.score(*asked) == scorer.score(*asked)
+    small_benchmark(tmp_path / "data", rows=6)
+    measured = evaluate(done["run_id"], ["vl_rewardbench"], overrides=[f"data={tmp_path}/data/rows.json", *ANY_SIZE])
+    assert measured["evaluations"][0]["scored"] == 6
+    if head == "thinking":
+        assert written(again) == written(scorer)
+        assert "2 of 2 verdicts could not be read" in caplog.text
+    if head == "verdict":
+        with pytest.raises(DataError, match="single_response"):
+            scorer.score("Which digit?", ["4"])
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"), [("thinking", "no_reasoning"), ("rating", "no_rating"), ("critic", "no_critique")]
+)
+def test_data_without_what_is_learned_stops_the_run(head: str, reason: str, tmp_path: Path) -> None:
+    """Before training, with the reason and the sources that have it."""
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text("".join(f'{{"prompt": "Say {i}", "chosen": "{i}", "rejected": "no"}}\n' for i in range(40)))
+    node = HEADS[head].replace(", prompt_file: PROMPT", "")
+    changes = [*SMALL, f"model.head={node}", f"data.sources={{pairs: {{_target_: jsonl, path: {rows}}}}}"]
+    with pytest.raises(DataError, match=reason) as told:
+        train(load_recipe("basereward", overrides=changes))
+    assert "digits" in str(told.value)
+
+
+def test_a_judge_of_frozen_weights_has_nothing_to_learn() -> None:
+    """It has none of its own; the error says what to free."""
+    frozen = "model.backbone.freeze=[vision,merger,language]"
+    with pytest.raises(ModelError, match="nothing would be trained"):
+        train(load_recipe("basereward", overrides=[*SMALL, "model.head={_target_: generative}", frozen]))

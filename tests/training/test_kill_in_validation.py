@@ -1,0 +1,125 @@
+"""A run that is killed with SIGKILL in or around a validation, and resumed, ends as one that was never stopped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from basereward.runs.run_folder import RunFolder, list_runs
+from tests.helpers.killed_process import Moment, train_in_process
+
+pytestmark = pytest.mark.slow
+
+PROFILE = "tests/small.yaml"
+TIMED = ("time/", "perf/", "mem/")  # metrics that differ between two runs of one recipe
+CHECKPOINTS = "basereward.training.callbacks.checkpoints:"
+VALIDATION_STEP = "basereward.training.module:RewardModule.validation_step"  # 3 batches of 4 groups a validation
+IN_FIRST, IN_SECOND = Moment(VALIDATION_STEP, 2), Moment(VALIDATION_STEP, 5)
+RECORDED = Moment(CHECKPOINTS + "Checkpoints.on_validation_end")  # the metrics are in the journal
+WEIGHTS_WRITTEN = Moment(CHECKPOINTS + "write_scores")  # best.safetensors is there, best.json is not
+BEST_WRITTEN = Moment(CHECKPOINTS + "Checkpoints.on_train_epoch_end")  # all is there but the checkpoint
+TRAINED = Moment("basereward.training.callbacks.recorder:Recorder.on_fit_end")
+
+EVERY = "trainer.checkpoint_every=3"  # the last step of both stages
+ONE = "trainer.validations=1"
+STOPS = ("trainer.validations=6", "trainer.early_stopping={patience: 1, min_delta: 1.0}")  # after two validations
+CASES = {  # overrides, and the moments at which the run and its resumptions are killed
+    "two": ([EVERY], [IN_FIRST, RECORDED, WEIGHTS_WRITTEN, BEST_WRITTEN, IN_SECOND]),
+    "single": ([ONE, EVERY], [IN_FIRST]),
+    "stage-checkpoints-only": ([], [IN_FIRST, IN_SECOND]),
+    "early-stopping": ([*STOPS, "trainer.checkpoint_every=1"], [IN_SECOND, TRAINED]),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dict[str, Any]]:
+    """What runs that were never stopped ended with, by their overrides."""
+    return {}
+
+
+@pytest.fixture
+def shared_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cases share a store, whose tables take seconds to make, and the lengths of the groups."""
+    folder = tmp_path_factory.getbasetemp() / "killed-in-validation"
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+
+
+@pytest.mark.usefixtures("shared_folders")
+@pytest.mark.parametrize("case", CASES)
+def test_killed_in_a_validation_and_resumed_equals_never_stopped(
+    case: str, whole: dict[tuple[str, ...], dict[str, Any]]
+) -> None:
+    """The best checkpoint, the saved model, the scores, the result and every recorded metric are the same, and each
+    metric is recorded once a step."""
+    overrides, moments = CASES[case]
+    run_id = None
+    for moment in moments:
+        killed = train_in_process("basereward", overrides, profile=PROFILE, resume=run_id, kill=moment)
+        assert killed == -moment.signal
+        (run,) = list_runs()
+        assert run.state == "killed"
+        run_id = run.run_id
+    assert train_in_process("basereward", overrides, profile=PROFILE, resume=run_id) == 0
+    resumed = outcome(run)
+
+    # Checkpoints change no result, so runs that differ in them alone are compared with one.
+    key = tuple(each for each in overrides if "checkpoint_every" not in each)
+    if key not in whole:
+        run = uninterrupted(key)
+        whole[key] = outcome(run)
+    assert resumed.keys() == whole[key].keys()
+    for name, value in whole[key].items():
+        assert resumed[name] == value, name
+
+
+def uninterrupted(overrides: tuple[str, ...]) -> RunFolder:
+    """A run that is not stopped."""
+    before = {run.run_id for run in list_runs()}
+    assert train_in_process("basereward", overrides, profile=PROFILE) == 0
+    (run,) = (run for run in list_runs() if run.run_id not in before)
+    return run
+
+
+def outcome(run: RunFolder) -> dict[str, Any]:
+    """All that two runs of one recipe have in common."""
+    weights = [run.checkpoints / "best.safetensors", *sorted(run.model.rglob("*.safetensors"))]
+    records = [json.loads(line) for line in run.outbox.journal.read_text().splitlines()]
+    points = [
+        (name, record["step"], value)
+        for record in records
+        if record["kind"] == "metrics"
+        for name, value in record["values"].items()
+    ]
+    assert max(Counter(point[:2] for point in points).values()) == 1
+    best = json.loads((run.checkpoints / "best.json").read_text())
+    result = run.result()
+    assert result is not None
+    return {
+        "best": (best["step"], comparable(best["metrics"]), best["scores"]),
+        "weights": {str(file.relative_to(run.path)): bits(file) for file in weights},
+        "scores": [(run.scores / f"{split}.jsonl").read_text() for split in ("val", "test")],
+        "metrics": comparable(result["metrics"]),
+        "journal": sorted(point for point in points if not point[0].startswith(TIMED)),
+        "timed": sorted(point[:2] for point in points if point[0].startswith(TIMED)),
+    }
+
+
+def comparable(metrics: dict[str, float]) -> dict[str, float]:
+    """Without those that are times."""
+    return {name: value for name, value in metrics.items() if not name.startswith(TIMED)}
+
+
+def bits(file: Path) -> dict[str, tuple[str, bytes]]:
+    """The weights of a file, bit for bit."""
+    return {
+        name: (str(weight.dtype), weight.view(torch.uint8).numpy().tobytes())
+        for name, weight in load_file(file).items()
+    }

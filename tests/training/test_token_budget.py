@@ -1,0 +1,50 @@
+"""Forward passes filled to a budget of tokens: the same gradient as without, and a run from end to end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from basereward import build, load_recipe
+from basereward.data.batching.plan import Plan
+from basereward.data.batching.tree_batch import collate
+from basereward.training.fit import train
+from tests.helpers.support import SMALL, gradients
+
+
+def step_gradient(*overrides: str) -> tuple[dict[str, Tensor], list[int]]:
+    """The gradient of the first step, summed over its passes as Lightning does, and the groups of every pass."""
+    module, data, _ = build(load_recipe("basereward", overrides=[*SMALL, "model.head.layers=2", *overrides]))
+    assert isinstance(data.plan, Plan)
+    sizes = []
+    for index in range(data.plan.forwards_per_step):
+        places = data.plan.forward(index)
+        batch = collate([data.parts["train"][place] for place in places], layout="tree", pad_id=data.encoder.pad_id)
+        loss = module.loss(module(batch), batch)[0] * data.plan.share(batch.num_groups)
+        (loss / data.plan.forwards_per_step).backward()
+        sizes.append(len(places))
+    return gradients(module), sizes
+
+
+@pytest.mark.parametrize("modality", ["mixed", "separate"])
+def test_a_budget_changes_no_gradient(modality: str) -> None:
+    """Passes of unequal numbers of groups add up to the gradient of the whole step in one pass."""
+    whole, (groups,) = step_gradient("batch.groups=8", "batch.groups_per_forward=8")
+    assert groups == 8
+    parts, sizes = step_gradient("batch.groups=8", "batch.tokens=330", f"batch.modality={modality}")
+    assert len(sizes) > 1
+    assert sum(sizes) == 8
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_with_a_budget_validates_and_counts_what_is_above_it() -> None:
+    """Held-out groups are batched within the budget too, and a group that is above it alone is lost under a reason."""
+    overrides: list[Any] = [*SMALL, "batch.tokens=90", "data.max_lost=0.9", "batch.modality=separate"]
+    run = train(load_recipe("basereward", overrides=overrides))
+    assert run["skipped"]["digits"]["above_batch_tokens"] > 0
+    assert run["metrics"]["test/numbers/pairs"] > 0
