@@ -12,19 +12,19 @@ from basereward.cli.text.ensemble import ensemble as ensemble_text
 from basereward.io.secrets import redact
 from basereward.training.cost.gpu_specs import GPUS
 
-Result: TypeAlias = tuple[dict[str, Any], int]
+CommandResult: TypeAlias = tuple[dict[str, Any], int]
 DONE, FAILED, MISTAKE = 0, 1, 2
 
 
 class Command(NamedTuple):
     """`work` gives a result, for --json, and the exit status; `text` tells the result to a person."""
 
-    work: Callable[[argparse.Namespace], Result]
+    work: Callable[[argparse.Namespace], CommandResult]
     text: Callable[[dict[str, Any]], Iterator[str]]
     summary: str
 
 
-def check(arguments: argparse.Namespace) -> Result:
+def check(arguments: argparse.Namespace) -> CommandResult:
     """Every cell and every fault; what each would cost when that is asked for and there is no fault."""
     from basereward.recipe import find_experiment
 
@@ -48,7 +48,7 @@ def check(arguments: argparse.Namespace) -> Result:
     }, MISTAKE if faults else DONE
 
 
-def train(arguments: argparse.Namespace) -> Result:
+def train(arguments: argparse.Namespace) -> CommandResult:
     """One run."""
     from basereward.recipe import load_recipe
 
@@ -58,7 +58,7 @@ def train(arguments: argparse.Namespace) -> Result:
     return api.train(recipe, resume=arguments.resume), DONE
 
 
-def sweep(arguments: argparse.Namespace) -> Result:
+def sweep(arguments: argparse.Namespace) -> CommandResult:
     """Every cell that is not finished yet, and then the ensembles of them."""
     from basereward.recipe import load_experiment
 
@@ -70,7 +70,7 @@ def sweep(arguments: argparse.Namespace) -> Result:
     return result, FAILED if any(each["status"] == "failed" for each in made) else DONE
 
 
-def data(arguments: argparse.Namespace) -> Result:
+def data(arguments: argparse.Namespace) -> CommandResult:
     """What would be trained on."""
     from basereward.recipe import load_recipe
 
@@ -84,7 +84,7 @@ def data(arguments: argparse.Namespace) -> Result:
     return {**preview(recipe), "faults": told}, DONE
 
 
-def audit(arguments: argparse.Namespace) -> Result:
+def audit(arguments: argparse.Namespace) -> CommandResult:
     """What the sources are like."""
     from basereward.recipe import load_recipe
 
@@ -94,7 +94,7 @@ def audit(arguments: argparse.Namespace) -> Result:
     return audit(recipe, model=arguments.model), DONE
 
 
-def score(arguments: argparse.Namespace) -> Result:
+def score(arguments: argparse.Namespace) -> CommandResult:
     """Scores for a file."""
     from basereward.cli import api
 
@@ -125,7 +125,7 @@ def _judge(arguments: argparse.Namespace) -> Any:
     )
 
 
-def evaluate(arguments: argparse.Namespace) -> Result:
+def evaluate(arguments: argparse.Namespace) -> CommandResult:
     """Measures on benchmarks."""
     from basereward.evaluation.run_benchmark import evaluate
 
@@ -143,7 +143,7 @@ def evaluate(arguments: argparse.Namespace) -> Result:
     ), DONE
 
 
-def annotate(arguments: argparse.Namespace) -> Result:
+def annotate(arguments: argparse.Namespace) -> CommandResult:
     """Reasoning for pairs."""
     from basereward.evaluation.annotation.annotate import annotate
 
@@ -168,7 +168,7 @@ def annotate(arguments: argparse.Namespace) -> Result:
     ), DONE
 
 
-def ensemble(arguments: argparse.Namespace) -> Result:
+def ensemble(arguments: argparse.Namespace) -> CommandResult:
     """Several models as one."""
     from basereward.training.ensembles.make import ensemble
 
@@ -183,14 +183,14 @@ def ensemble(arguments: argparse.Namespace) -> Result:
     ), DONE
 
 
-def report(arguments: argparse.Namespace) -> Result:
+def report(arguments: argparse.Namespace) -> CommandResult:
     """A page about an experiment, about all, or about evaluations."""
     from basereward.evaluation.reports.report import report_of
 
     return report_of(arguments.words, profile=arguments.profile, overrides=arguments.overrides, out=arguments.out), DONE
 
 
-def look(arguments: argparse.Namespace) -> Result:
+def look(arguments: argparse.Namespace) -> CommandResult:
     """A page about rows."""
     from basereward.evaluation.reports.viewer import look
 
@@ -204,7 +204,7 @@ def look(arguments: argparse.Namespace) -> Result:
     ), DONE
 
 
-def ls(arguments: argparse.Namespace) -> Result:
+def ls(arguments: argparse.Namespace) -> CommandResult:
     """What there is of one kind."""
     if arguments.kind == "runs":
         from basereward.runs.run_folder import broken_runs, list_runs  # not by way of `api`, which takes seconds

@@ -20,12 +20,12 @@ from basereward.data.batching.plan import Modality, Place, Plan, StageSampler, S
 from basereward.data.batching.pooled import PooledDataset, collate_pooled
 from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.curation.curate import Curated, Curation
-from basereward.data.curation.duplicates import Placed
+from basereward.data.curation.duplicates import PlacedGroup
 from basereward.data.encoding.content_hash import content_differences, encoder_hashes, hash_differences
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.encoding.lengths import Lengths, measure
 from basereward.data.mixing.mixture import Mixture, Stop
-from basereward.data.schema.group import SPLITS, Lost, Split
+from basereward.data.schema.group import SPLITS, RejectedRow, Split
 from basereward.data.schema.rejections import check_limit, summary, write_lost
 from basereward.data.sources import Source
 from basereward.errors import DataError
@@ -99,7 +99,7 @@ class PreferenceData(LightningDataModule):
         self.prefetch = prefetch
         self.max_lost = max_lost
         self.lost_file = Path(lost_file)
-        self.lost: list[Lost] = []
+        self.lost: list[RejectedRow] = []
         self.lengths: dict[Split, dict[str, Lengths]] = {split: {} for split in SPLITS}
         self.parts: dict[Split, GroupDataset] = {}
         self.pooled: dict[Split, PooledDataset] = {}  # what is read in place of the parts, where it is known
@@ -151,7 +151,7 @@ class PreferenceData(LightningDataModule):
     def _curate(self, curation: Curation) -> None:
         trained = self.lengths["train"]
 
-        def placed() -> Iterator[Placed]:
+        def placed() -> Iterator[PlacedGroup]:
             for name, lengths in trained.items():
                 groups = self.sources[name].groups("train")
                 yield from ((name, index, groups[index]) for index in lengths.index.tolist())
@@ -165,7 +165,7 @@ class PreferenceData(LightningDataModule):
     def _loss(self, rows: Mapping[str, int]) -> tuple[int, int, dict[str, dict[str, int]], Path]:
         return len(self.lost), sum(rows.values()), self.skipped, self.lost_file
 
-    def _measure(self, source: Source, split: Split) -> tuple[Lengths, list[Lost]]:
+    def _measure(self, source: Source, split: Split) -> tuple[Lengths, list[RejectedRow]]:
         lengths, lost = measure(source, split, encoder=self.encoder, workers=self.workers, cache=self.cache)
         if self.budget is None:
             return lengths, lost
@@ -173,7 +173,7 @@ class PreferenceData(LightningDataModule):
         groups = source.groups(split)
         for index, tokens in zip(lengths.index[~fits].tolist(), lengths.tokens[~fits].tolist(), strict=True):
             detail = f"{tokens} tokens with all its responses; batch.tokens allows {self.budget} a forward pass"
-            lost.append(Lost(source.name, split, groups[index].id, "above_batch_tokens", detail))
+            lost.append(RejectedRow(source.name, split, groups[index].id, "above_batch_tokens", detail))
         return lengths.only(fits), lost
 
     def list_lost_in(self, file: Path) -> None:

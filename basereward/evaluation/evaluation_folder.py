@@ -20,7 +20,7 @@ PICTURE = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+=*"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
+class StoredMeasure:
     """One metric. `value`, `low`, `high` and the baselines are shares from 0 to 1, or None where there is none."""
 
     value: float | None
@@ -35,7 +35,7 @@ class Measure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class EvaluatedItem:
     """A row of a benchmark and what the model made of it. `correct` is None where its votes decide nothing."""
 
     row: int
@@ -82,8 +82,8 @@ class Evaluation:
     partial: str | None
     fingerprint: Mapping[str, str | None] | None
     run_id: str | None
-    variants: Mapping[str, Mapping[str, Measure]]
-    rows: tuple[Item, ...]
+    variants: Mapping[str, Mapping[str, StoredMeasure]]
+    rows: tuple[EvaluatedItem, ...]
 
 
 def read_evaluation(folder: str | Path) -> Evaluation:
@@ -118,7 +118,7 @@ def _earlier_partial(head: Mapping[str, Any], expected: int | None) -> str | Non
     return None if expected in (None, items) else f"items: {expected:,} expected, {items} found"
 
 
-def _items(file: Path) -> Iterable[Item]:
+def _items(file: Path) -> Iterable[EvaluatedItem]:
     for number, line in enumerate(_text(file).split("\n"), start=1):
         if not line.strip():
             continue
@@ -130,15 +130,17 @@ def _items(file: Path) -> Iterable[Item]:
                 _bad(where, f"'{key}' is {given[key]}, and there are {len(given['responses'])} responses")
         if given["scores"] is not None and len(given["scores"]) != len(given["responses"]):
             _bad(where, f"there are {len(given['scores'])} scores of {len(given['responses'])} responses")
-        yield _made(Item, {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+        yield _made(
+            EvaluatedItem, {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        )
 
 
-def _measure(given: Any, where: str) -> Measure:
+def _measure(given: Any, where: str) -> StoredMeasure:
     _check(given, _MEASURE, where)
     low, high = given["low"], given["high"]
     if (low is None) != (high is None) or (low is not None and low > high):
         _bad(where, f"'low' is {low} and 'high' is {high}; both are shares, the lower first, or both are null")
-    return _made(Measure, given)
+    return _made(StoredMeasure, given)
 
 
 def _check_rows(evaluation: Evaluation) -> None:
@@ -178,11 +180,11 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-Rule = tuple[str, Callable[[Any], bool]]
-Made = TypeVar("Made", Measure, Item, Evaluation)
+FieldRule = tuple[str, Callable[[Any], bool]]
+FieldMaker = TypeVar("FieldMaker", StoredMeasure, EvaluatedItem, Evaluation)
 
 
-def _check(given: Mapping[str, Any], rules: Mapping[str, Rule], where: object) -> None:
+def _check(given: Mapping[str, Any], rules: Mapping[str, FieldRule], where: object) -> None:
     """All keys are there and hold what they should; every fault is named."""
     faults = [f"'{key}' is missing" for key in rules if key not in given]
     faults += [
@@ -198,7 +200,7 @@ def _bad(where: object, fault: str) -> NoReturn:
     raise DataError(f"{where}: {fault}. The evaluation is damaged; run `basereward eval` again.")
 
 
-def _made(kind: type[Made], given: Mapping[str, Any]) -> Made:
+def _made(kind: type[FieldMaker], given: Mapping[str, Any]) -> FieldMaker:
     return kind(**{field.name: given[field.name] for field in fields(kind)})
 
 
@@ -210,15 +212,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _or_null(rule: Rule) -> Rule:
+def _or_null(rule: FieldRule) -> FieldRule:
     return f"{rule[0]}, or null", lambda value: value is None or rule[1](value)
 
 
-def _list_of(rule: Rule) -> Rule:
+def _list_of(rule: FieldRule) -> FieldRule:
     return f"a list, each {rule[0]}", lambda value: isinstance(value, list) and all(map(rule[1], value))
 
 
-def _one_of(names: tuple[str, ...]) -> Rule:
+def _one_of(names: tuple[str, ...]) -> FieldRule:
     return f"one of {', '.join(names)}", lambda value: value in names
 
 
@@ -234,17 +236,20 @@ def _is_fingerprint(value: Any) -> bool:
     return isinstance(value, dict) and all(each is None or isinstance(each, str) for each in value.values())
 
 
-_TEXT: Rule = ("text", lambda value: isinstance(value, str))
-_COUNT: Rule = ("a whole number of at least 0", _is_count)
-_FLAG: Rule = ("true or false", lambda value: isinstance(value, bool))
-_NUMBER: Rule = ("a finite number", _is_number)
+_TEXT: FieldRule = ("text", lambda value: isinstance(value, str))
+_COUNT: FieldRule = ("a whole number of at least 0", _is_count)
+_FLAG: FieldRule = ("true or false", lambda value: isinstance(value, bool))
+_NUMBER: FieldRule = ("a finite number", _is_number)
 # RewardBench 2's score of ties adds weights of 1.01, the last of them to a tanh, which may be negative.
-_SHARE: Rule = ("a share from 0 to 1, give or take 0.01", lambda value: _is_number(value) and -0.01 <= value <= 1.01)
-_SHARES: Rule = (
+_SHARE: FieldRule = (
+    "a share from 0 to 1, give or take 0.01",
+    lambda value: _is_number(value) and -0.01 <= value <= 1.01,
+)
+_SHARES: FieldRule = (
     "an object of shares from 0 to 1, give or take 0.01, or nulls",
     lambda value: isinstance(value, dict) and all(map(_or_null(_SHARE)[1], value.values())),
 )
-_HEAD: dict[str, Rule] = {
+_HEAD: dict[str, FieldRule] = {
     **dict.fromkeys(("benchmark", "version", "name", "model"), _TEXT),
     "kind": _one_of(KINDS),
     "order": _or_null(_one_of(ORDERS)),
@@ -256,14 +261,14 @@ _HEAD: dict[str, Rule] = {
     "run_id": _or_null(_TEXT),
     "variants": ("an object of variants, each an object of measures", lambda value: _is_table(value, 3)),
 }
-_MEASURE: dict[str, Rule] = {
+_MEASURE: dict[str, FieldRule] = {
     **dict.fromkeys(("value", "low", "high"), _or_null(_SHARE)),
     **dict.fromkeys(("numerator", "denominator"), _or_null(_NUMBER)),
     "interval": _or_null(_one_of(INTERVALS)),
     **dict.fromkeys(("ties", "undecided"), _COUNT),
     "baselines": _SHARES,
 }
-_ITEM: dict[str, Rule] = {
+_ITEM: dict[str, FieldRule] = {
     "row": _COUNT,
     **dict.fromkeys(("id", "prompt_id", "prompt"), _TEXT),
     "labels": ("an object", lambda value: _is_table(value, 1)),

@@ -11,7 +11,7 @@ import PIL.Image
 
 from basereward.data.images.image_store import ImageStore, read_archived
 from basereward.data.schema.group import ArchivedImage
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.evaluation.items import Item
 from basereward.io.hashing import file_sha256
@@ -69,5 +69,5 @@ def _picture_sha256(image: Any, store: ImageStore) -> str | None:
         if isinstance(found, ArchivedImage):
             return hashlib.sha256(read_archived(found)).hexdigest()
         return file_sha256(found) if Path(found).is_file() else None
-    except (RowLost, DataError, OSError, ValueError, TypeError):
+    except (RowRejected, DataError, OSError, ValueError, TypeError):
         return None  # whoever needs it says why it cannot be had

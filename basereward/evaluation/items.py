@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["scores", "correct", "verdicts"]
+ItemKind: TypeAlias = Literal["scores", "correct", "verdicts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Outcome:
     votes: tuple[int | None, ...] | None = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ItemKind:
         if self.scores is not None:
             return "scores"
         return "verdicts" if self.votes is not None else "correct"
@@ -68,7 +68,7 @@ class Decision(Enum):
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedItem:
     """An item with its outcome."""
 
     item: Item
@@ -103,17 +103,17 @@ class Judged:
         return self.decision is Decision.RIGHT
 
 
-def by_label(judged: Sequence[Judged], label: str) -> dict[str, list[Judged]]:
+def by_label(judged: Sequence[JudgedItem], label: str) -> dict[str, list[JudgedItem]]:
     """The judged items of every value of a label, in the order of their first appearance."""
-    found: dict[str, list[Judged]] = {}
+    found: dict[str, list[JudgedItem]] = {}
     for each in judged:
         found.setdefault(each.item.labels[label], []).append(each)
     return found
 
 
-def by_prompt(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+def by_prompt(judged: Sequence[JudgedItem]) -> dict[str, list[JudgedItem]]:
     """The judged items of every prompt."""
-    found: dict[str, list[Judged]] = {}
+    found: dict[str, list[JudgedItem]] = {}
     for each in judged:
         found.setdefault(each.item.prompt_id, []).append(each)
     return found

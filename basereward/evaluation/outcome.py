@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias, get_args
 from basereward.errors import DataError, unknown
 from basereward.evaluation.items import Item, Outcome
 
-Order: TypeAlias = Literal["fixed", "random", "both"]
-ORDERS: tuple[Order, ...] = get_args(Order)
+AnswerOrder: TypeAlias = Literal["fixed", "random", "both"]
+ORDERS: tuple[AnswerOrder, ...] = get_args(AnswerOrder)
 Ask: TypeAlias = Callable[[Item, Sequence[int]], int | None]
 """`(item, indices of its responses in the order shown) -> the place of the chosen one, or None`."""
 
@@ -19,7 +19,7 @@ BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 
 
 def judged_by(
-    ask: Ask, items: Sequence[Item], *, order: Order = "random", votes: int = 1, seed: int = 0
+    ask: Ask, items: Sequence[Item], *, order: AnswerOrder = "random", votes: int = 1, seed: int = 0
 ) -> list[Outcome]:
     """Asks a judge about every item.
 
@@ -50,7 +50,7 @@ def judged_by(
     return outcomes
 
 
-def _orders(item: Item, order: Order, key: str) -> list[list[int]]:
+def _orders(item: Item, order: AnswerOrder, key: str) -> list[list[int]]:
     stored = list(range(len(item.responses)))
     if order == "fixed":
         return [stored]

@@ -10,9 +10,9 @@ from typing import Any
 from basereward.errors import DataError, check_several
 from basereward.evaluation.benchmark import Benchmark, load_benchmark, open_pairs
 from basereward.evaluation.benchmarks.pairs import Pairs
-from basereward.evaluation.items import Judged, Outcome
+from basereward.evaluation.items import JudgedItem, Outcome
 from basereward.evaluation.judging.judge import Judge, judge_items
-from basereward.evaluation.outcome import BASELINES, Baseline, Order, baseline, judged_by
+from basereward.evaluation.outcome import BASELINES, AnswerOrder, Baseline, baseline, judged_by
 from basereward.evaluation.outcome_files import read_outcomes
 from basereward.evaluation.recording import record
 from basereward.evaluation.scoring import score_items
@@ -31,7 +31,7 @@ def evaluate(
     scores: str | None = None,
     out: str | None = None,
     name: str | None = None,
-    order: Order | None = None,
+    order: AnswerOrder | None = None,
     allow_partial: bool = False,
     judge: Judge | None = None,
     overrides: Iterable[str] = (),
@@ -85,7 +85,7 @@ def evaluate(
     for benchmark in opened:
         folder = subject.folder / benchmark.name
         outcomes = outcomes_of(benchmark, journal=folder / JOURNAL)
-        judged = [Judged(item, outcomes[item.row]) for item in benchmark.items if item.row in outcomes]
+        judged = [JudgedItem(item, outcomes[item.row]) for item in benchmark.items if item.row in outcomes]
         if not judged:
             raise DataError(f"no row of benchmark '{benchmark.name}' could be scored; there is nothing to count")
         variants = measured(benchmark.variants, judged)
@@ -111,7 +111,7 @@ class _Outcomes:
 
     subject: Subject
     scores: str | None
-    order: Order | None
+    order: AnswerOrder | None
     allow_partial: bool
     judge: Judge | None = None
     scorer: Any = None
@@ -217,7 +217,7 @@ def _load(model: str) -> Any:
     return load(model)
 
 
-def _by_rule(name: str, benchmark: Benchmark, *, order: Order | None) -> dict[int, Outcome]:
+def _by_rule(name: str, benchmark: Benchmark, *, order: AnswerOrder | None) -> dict[int, Outcome]:
     if order is not None:
         return dict(enumerate(judged_by(lambda item, shown: 0, benchmark.items, order=order)))
     rule: Baseline = next(each for each in BASELINES if each == name)
@@ -225,7 +225,7 @@ def _by_rule(name: str, benchmark: Benchmark, *, order: Order | None) -> dict[in
 
 
 def _facts(
-    subject: Subject, benchmark: Benchmark, outcomes: dict[int, Outcome], *, order: Order | None
+    subject: Subject, benchmark: Benchmark, outcomes: dict[int, Outcome], *, order: AnswerOrder | None
 ) -> dict[str, Any]:
     votes = {len(outcome.votes) for outcome in outcomes.values() if outcome.votes is not None}
     missing = len(benchmark.items) - len(outcomes)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.group import Group
 from basereward.data.schema.messages import PLACE
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError
 from basereward.evaluation.items import Item, Outcome
@@ -50,7 +50,7 @@ class Bundle:
     def group(self, images: ImageStore) -> Group:
         """
         Raises:
-            RowLost: the prompt and its pictures do not fit together.
+            RowRejected: the prompt and its pictures do not fit together.
         """
         if isinstance(self.item.prompt, tuple):  # turns, whose pictures are found already
             item = self.item
@@ -129,7 +129,7 @@ def _encoded(
         try:
             group = scorer.encode(asked[place].group(images))
         except DataError as error:
-            detail = f"{error.reason}: {error.detail}" if isinstance(error, RowLost) else str(error)
+            detail = f"{error.reason}: {error.detail}" if isinstance(error, RowRejected) else str(error)
             if not allow_partial:
                 raise DataError(f"{detail}. --allow-partial counts without what cannot be scored") from error
             item = asked[place].item

@@ -10,9 +10,9 @@ from typing import Any
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.images.open_images import open_image
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.evaluation.item_identity import item_fingerprint
-from basereward.evaluation.items import Decision, Judged
+from basereward.evaluation.items import Decision, JudgedItem
 from basereward.evaluation.outcome import BASELINES, baseline
 from basereward.evaluation.reports.thumbnails import data_uri
 from basereward.evaluation.scoring import Bundle
@@ -24,7 +24,7 @@ WRITTEN = ("items.jsonl", "scores.jsonl", "evaluation.json")  # by `write_evalua
 PICTURES, SIDE = 24, 384  # of the items that are worst
 
 
-def measured(variants: Mapping[str, Variant], judged: Sequence[Judged]) -> dict[str, dict[str, dict[str, Any]]]:
+def measured(variants: Mapping[str, Variant], judged: Sequence[JudgedItem]) -> dict[str, dict[str, dict[str, Any]]]:
     """Every measure of every variant as JSON, each with its baselines on the same items.
 
     A variant that counts nothing in outcomes of this kind, as votes in scores, is left out.
@@ -40,7 +40,7 @@ def measured(variants: Mapping[str, Variant], judged: Sequence[Judged]) -> dict[
     return told
 
 
-def _baselines(variant: Variant, judged: Sequence[Judged]) -> dict[str, dict[str, float]]:
+def _baselines(variant: Variant, judged: Sequence[JudgedItem]) -> dict[str, dict[str, float]]:
     """By metric and rule. Guessing is that of a scorer for outcomes that are scores, and of a judge for all others."""
     items = [each.item for each in judged]
     independent = any(each.outcome.scores is None for each in judged)
@@ -49,7 +49,7 @@ def _baselines(variant: Variant, judged: Sequence[Judged]) -> dict[str, dict[str
         rounds = chance_rounds(items, independent=independent) if name == "random" else [baseline(name, items)]
         values: dict[str, list[float]] = {}
         for outcomes in rounds:
-            rivals = [Judged(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
+            rivals = [JudgedItem(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
             for metric, measure in variant(rivals).items():
                 if not math.isnan(measure.value):
                     values.setdefault(metric, []).append(measure.value)
@@ -59,7 +59,7 @@ def _baselines(variant: Variant, judged: Sequence[Judged]) -> dict[str, dict[str
 
 
 def write_evaluation(
-    folder: Path, facts: dict[str, Any], judged: Sequence[Judged], *, images: ImageStore | None = None
+    folder: Path, facts: dict[str, Any], judged: Sequence[JudgedItem], *, images: ImageStore | None = None
 ) -> None:
     """Writes the folder; `evaluation.json` last, so that where it is the rest is whole.
 
@@ -89,7 +89,7 @@ def write_evaluation(
     write_atomic(folder / "evaluation.json", json.dumps(facts, indent=2) + "\n")
 
 
-def _item(each: Judged) -> dict[str, Any]:
+def _item(each: JudgedItem) -> dict[str, Any]:
     item, decision = each.item, each.decision
     return {
         "row": item.row,
@@ -120,12 +120,12 @@ def _prompt(prompt: Any) -> str:
     return json.dumps(prompt, ensure_ascii=False)
 
 
-def _picture(each: Judged, images: ImageStore) -> str | None:
+def _picture(each: JudgedItem, images: ImageStore) -> str | None:
     """The first picture of an item, small; None when there is none, or it cannot be opened."""
     bundle = Bundle(each.item)
     bundle.add(each.item)
     try:
         found = bundle.group(images).images
         return data_uri(open_image(found[0]), side=SIDE) if found else None
-    except RowLost:
+    except RowRejected:
         return None

@@ -16,7 +16,7 @@ from basereward.errors import ModelError
 
 How: TypeAlias = Literal["mean", "weighted", "standardised", "worst", "pessimistic"]
 HOWS: tuple[How, ...] = get_args(How)
-Scores: TypeAlias = NDArray[np.float64]
+MemberScores: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Rule:
         asked = self.asked(images=images)
         return tuple(found[index] if found and index in asked else None for index in range(self.members))
 
-    def combine(self, scores: Scores, *, images: bool = True) -> Scores:
+    def combine(self, scores: MemberScores, *, images: bool = True) -> MemberScores:
         """Scores `(M, K)` to `(K,)`. Members that are not asked may hold anything.
 
         >>> Rule("pessimistic", members=2, k=0.5).combine(np.array([[1.0, 4.0], [3.0, 4.0]]))
@@ -123,17 +123,17 @@ class Rule:
         if self.how == "standardised":
             some = (some - np.array(self.means)[asked, None]) / np.array(self.deviations)[asked, None]
         if self.how == "worst":
-            worst: Scores = some.min(0)
+            worst: MemberScores = some.min(0)
             return worst
         if self.how == "weighted":
-            summed: Scores = np.array(self.weights_of(images=images), float)[asked] @ some
+            summed: MemberScores = np.array(self.weights_of(images=images), float)[asked] @ some
             return summed
-        mean: Scores = some.mean(0)
+        mean: MemberScores = some.mean(0)
         return mean - self.k * some.std(0) if self.how == "pessimistic" else mean
 
-    def spread(self, scores: Scores, *, images: bool = True) -> Scores:
+    def spread(self, scores: MemberScores, *, images: bool = True) -> MemberScores:
         """The standard deviation among the members that are asked, `(M, K)` to `(K,)`: how unsure the ensemble is."""
-        found: Scores = scores[list(self.asked(images=images))].std(0)
+        found: MemberScores = scores[list(self.asked(images=images))].std(0)
         return found
 
     def as_dict(self) -> dict[str, Any]:

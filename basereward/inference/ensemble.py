@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.schema.group import Group
 from basereward.errors import CheckpointError, DataError, ModelError, check_several
-from basereward.inference.aggregation import Rule, Scores, read_rule
+from basereward.inference.aggregation import MemberScores, Rule, read_rule
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.io.files import json_text, write_atomic
@@ -47,7 +47,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedGroup:
     """The scores of one group: `scores (K,)`, the spread among members `(K,)`, and each member's own `(M, K)`, NaN
     where it was not asked."""
 
@@ -132,7 +132,7 @@ class Ensemble(ScoresGroups):
 
     def judge_groups(
         self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
-    ) -> Iterator[Judged]:
+    ) -> Iterator[JudgedGroup]:
         """Scores of every group, with the spread among members and each member's own."""
         check_several(groups, name="groups", of="groups")
         for some in self._judge(map(self.encode, groups), tokens=tokens, latencies=latencies):
@@ -146,7 +146,7 @@ class Ensemble(ScoresGroups):
 
     def _judge(
         self, groups: Iterable[Encoded], *, tokens: int | None, latencies: list[float] | None
-    ) -> Iterator[list[Judged]]:
+    ) -> Iterator[list[JudgedGroup]]:
         waiting = iter(groups)
         while some := list(islice(waiting, WINDOW)):
             own = [np.full((len(self.members), each.responses), np.nan) for each in some]
@@ -158,7 +158,7 @@ class Ensemble(ScoresGroups):
                     own[place][places] = np.asarray(found).reshape(len(found), -1).T
             yield [self._judged(scores, each) for scores, each in zip(own, some, strict=True)]
 
-    def _judged(self, scores: Scores, group: Encoded) -> Judged:
+    def _judged(self, scores: MemberScores, group: Encoded) -> JudgedGroup:
         for place in self.rule.asked(images=group.images):
             if not np.isfinite(scores[place]).all():
                 name = next(part.id for part in group.groups if part is not None)
@@ -167,7 +167,7 @@ class Ensemble(ScoresGroups):
                     "so would the ensemble; make it without this member"
                 )
         spread = self.rule.spread(scores, images=group.images)
-        return Judged(self.rule.combine(scores, images=group.images).tolist(), spread.tolist(), scores.tolist())
+        return JudgedGroup(self.rule.combine(scores, images=group.images).tolist(), spread.tolist(), scores.tolist())
 
     def save(self, folder: str | Path) -> None:
         """Writes a folder with a copy of every member. It appears whole or not at all, and replaces a saved ensemble.

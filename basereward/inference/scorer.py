@@ -15,19 +15,19 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from basereward.data.batching.packing import Placed, fill
+from basereward.data.batching.packing import PackedGroup, fill
 from basereward.data.batching.tree_batch import collate
 from basereward.data.encoding.content_hash import encoder_hashes, hash_differences
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group, Image
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError, ModelError, check_several
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.prompt_cache import PromptScorer
 from basereward.inference.stopwatch import Stopwatch
 from basereward.model.families.processing import load_encoder
-from basereward.model.generation.response_generator import GenerativeHead, Voice, speaks
+from basereward.model.generation.response_generator import GenerativeHead, ResponseGenerator, is_generative
 from basereward.model.lora import merge_lora
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.card import read_card
@@ -71,8 +71,8 @@ class Scorer(ScoresGroups):
         self, model: RewardModel, *, encoder: Encoder, recipe: Recipe, scores: dict[str, float] | None = None
     ) -> None:
         self.model = model
-        if speaks(model.head):
-            model.voice = Voice(encoder)
+        if is_generative(model.head):
+            model.voice = ResponseGenerator(encoder)
         self.encoder = encoder
         self.recipe = recipe
         self.scores = scores or {}
@@ -93,8 +93,8 @@ class Scorer(ScoresGroups):
             DataError: as `score`.
             ModelError: the backbone attends in windows.
         """
-        if speaks(self.model.head):
-            raise ModelError("a head that speaks writes about whole prompts; call score() with all responses at once")
+        if is_generative(self.model.head):
+            raise ModelError("a generative head writes about whole prompts; call score() with all responses at once")
 
         check_several(images, name="images", of="pictures")
         row = {"prompt": prompt, "responses": [""], "images": list(images) or None}
@@ -136,7 +136,7 @@ class Scorer(ScoresGroups):
         """
         try:
             return self.encoder(group)
-        except RowLost as loss:
+        except RowRejected as loss:
             raise DataError(f"'{group.id}' cannot be scored: {loss.reason}: {loss.detail}") from loss
 
     def _not_finite(self) -> str:
@@ -153,7 +153,7 @@ class Scorer(ScoresGroups):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
     @torch.inference_mode()
-    def _begin(self, batch: Sequence[Placed], tally: Counter[str]) -> _Pass:
+    def _begin(self, batch: Sequence[PackedGroup], tally: Counter[str]) -> _Pass:
         watch = Stopwatch(self.device)
         rows = collate([group for _, group in batch], layout=self.recipe.batch.layout, pad_id=self.encoder.pad_id).to(
             self.device

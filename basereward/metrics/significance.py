@@ -22,7 +22,7 @@ LEVEL = 0.05
 ALIKE = 1e-9  # a spread of shares below this is rounding: the least real one is a pair of all pairs
 LEAST = 1e-15  # probabilities are found by sums that are right up to this
 
-Runs: TypeAlias = Mapping[str, NDArray[np.int64]]
+RunScores: TypeAlias = Mapping[str, NDArray[np.int64]]
 """Of every run of a recipe, by its seeds, the number of right pairs of each group (G,)."""
 
 
@@ -56,7 +56,7 @@ class Comparison:
     words: str
 
 
-def compare(recipes: Mapping[str, Runs], pairs: NDArray[np.int64]) -> list[Comparison]:
+def compare(recipes: Mapping[str, RunScores], pairs: NDArray[np.int64]) -> list[Comparison]:
     """The recipe with the largest share of right pairs, the mean over its runs, with every other.
 
     Which one is best is seen in the same data. So the probabilities are adjusted, by `holm`, for the comparisons of
@@ -199,7 +199,7 @@ def _adjusted(p: Mapping[frozenset[str], float]) -> dict[frozenset[str], float]:
 def _told(
     better: str,
     other: str,
-    recipes: Mapping[str, Runs],
+    recipes: Mapping[str, RunScores],
     pairs: NDArray[np.int64],
     *,
     p_items: tuple[float, float],
@@ -215,7 +215,7 @@ def _told(
     return Comparison(better, other, items, seeds, words)
 
 
-def _less(first: Runs, second: Runs) -> tuple[NDArray[np.int64], int]:
+def _less(first: RunScores, second: RunScores) -> tuple[NDArray[np.int64], int]:
     """By how many right pairs the mean run of the first is better in each group (G,), in whole parts of a pair, and how
     many parts a pair has."""
     parts = math.lcm(len(first), len(second))
@@ -223,14 +223,14 @@ def _less(first: Runs, second: Runs) -> tuple[NDArray[np.int64], int]:
     return one - two, parts
 
 
-def _over_items(first: Runs, second: Runs, pairs: NDArray[np.int64], *, p: float) -> Difference:
+def _over_items(first: RunScores, second: RunScores, pairs: NDArray[np.int64], *, p: float) -> Difference:
     less, parts = _less(first, second)
     sums = np.stack([less / parts, pairs], axis=-1)[:, None]
     low, high = resampled(sums, np.ones(1)) if len(pairs) > 1 else (-1.0, 1.0)
     return Difference(float(less.sum() / parts / pairs.sum()), low, high, p)
 
 
-def _over_seeds(first: Runs, second: Runs, pairs: NDArray[np.int64]) -> Difference | None:
+def _over_seeds(first: RunScores, second: RunScores, pairs: NDArray[np.int64]) -> Difference | None:
     """On the seeds that both have, unadjusted; None where nothing can be said."""
     both = sorted(first.keys() & second.keys())
     if len(both) < 2:
@@ -239,7 +239,7 @@ def _over_seeds(first: Runs, second: Runs, pairs: NDArray[np.int64]) -> Differen
     return over_seeds(one, two)
 
 
-def _unsaid(first: Runs, second: Runs) -> str:
+def _unsaid(first: RunScores, second: RunScores) -> str:
     """Why nothing is said of seeds, where nothing is."""
     if len(first) == len(second) == 1:
         return "each has one run, which says nothing of other seeds"

@@ -1,4 +1,4 @@
-"""A reward model: a backbone and a head, and where the head speaks the backbone's language head."""
+"""A reward model: a backbone and a head, and where the head is generative the backbone's language head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.lm_head import LanguageHead, load_language_head
 from basereward.model.families.parts import freeze, part_of
 from basereward.model.generation.generate import check_language_head
-from basereward.model.generation.response_generator import GenerativeHead, Voice, speaks
+from basereward.model.generation.response_generator import GenerativeHead, ResponseGenerator, is_generative
 from basereward.model.lora import add_lora
 from basereward.model.pooling import LAST, Pooling
 from basereward.recipe import make
@@ -40,14 +40,15 @@ class RewardModel(nn.Module):
     Args:
         backbone: batches to hidden states `(B, D)`.
         head: hidden states `(B, D)` in float32 to scores `(B,)`.
-        language: the backbone's language head, where the head speaks.
+        language: the backbone's language head, where the head is generative.
         pooling: which of a branch's hidden states the head reads.
 
     Attributes:
         voice: what lets it speak; None until it is given the encoder.
 
     Raises:
-        ModelError: the head speaks, and is not to read where its text ends; or it does not give one score a state.
+        ModelError: the head is generative, and is not to read where its text ends; or it does not give one score a
+            state.
     """
 
     def __init__(
@@ -58,11 +59,11 @@ class RewardModel(nn.Module):
         self.head = head.float()
         self.language = language
         self.pooling = pooling
-        self.voice: Voice | None = None
+        self.voice: ResponseGenerator | None = None
         check_scores(self.head, backbone.hidden_size)
-        if speaks(head) and pooling != LAST:
+        if is_generative(head) and pooling != LAST:
             raise ModelError(
-                f"a head that speaks reads where its text ends, and model.pooling is {pooling.name}. "
+                f"a generative head reads where its text ends, and model.pooling is {pooling.name}. "
                 "Set model.pooling=last."
             )
 
@@ -102,10 +103,10 @@ class RewardModel(nn.Module):
         return self.language.loss(self.backbone.transformer, before, told, batch.written_weight)
 
     def judged(self, batch: TreeBatch, *, tally: Counter[str] | None = None) -> Tensor:
-        """Scores, shape `(K,)`, of responses: those of a head that speaks come of what it writes itself.
+        """Scores, shape `(K,)`, of responses: those of a generative head come of what it writes itself.
 
         Args:
-            tally: what is written is counted in it; see `Voice`.
+            tally: what is written is counted in it; see `ResponseGenerator`.
         """
         if self.voice is None:
             scores: Tensor = self(batch)
@@ -228,7 +229,7 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int, backbone: Backbone
         )
     freeze(backbone, settings.freeze)
     language = None
-    if speaks(head):
+    if is_generative(head):
         dtype = getattr(torch, settings.dtype)
         embedding: Any = backbone.transformer.get_input_embeddings()
         language = load_language_head(

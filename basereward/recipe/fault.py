@@ -17,13 +17,13 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
-        return told([self])[0]
+        return format_faults([self])[0]
 
 
-def told(faults: Sequence[Fault]) -> list[str]:
+def format_faults(faults: Sequence[Fault]) -> list[str]:
     """One line a fault, for people: what several cells share is said once, with the first of them.
 
-    >>> told([Fault("lr=1", "loss", "missing"), Fault("lr=2", "loss", "missing"), Fault("*", "", "no file")])
+    >>> format_faults([Fault("lr=1", "loss", "missing"), Fault("lr=2", "loss", "missing"), Fault("*", "", "no file")])
     ['loss: missing [lr=1 and 1 more]', 'no file']
     """
     cells: dict[str, list[str]] = {}

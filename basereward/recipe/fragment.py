@@ -8,8 +8,8 @@ from typing import Literal
 
 from basereward.errors import RecipeError
 from basereward.io.formats import compression, known_rows, rows_kind
-from basereward.recipe.checks.targets import SINGULAR, Kind
-from basereward.recipe.fault import Fault, told
+from basereward.recipe.checks.targets import SINGULAR, TargetKind
+from basereward.recipe.fault import Fault, format_faults
 from basereward.recipe.nodes import check_node
 from basereward.recipe.schema import Node
 from basereward.recipe.yaml.files import experiments_folder, find_file
@@ -61,7 +61,7 @@ def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
     return f"pairs-{name}", node  # apart from the published benchmark of that name
 
 
-def _load(given: str, kind: Kind, base: Layer, reader: Reader, overrides: Iterable[str]) -> tuple[str, Node]:
+def _load(given: str, kind: TargetKind, base: Layer, reader: Reader, overrides: Iterable[str]) -> tuple[str, Node]:
     for layer in read_overrides(overrides, reader=reader):
         base = merge(base, layer)
     base, problems = interpolate(base)
@@ -71,7 +71,7 @@ def _load(given: str, kind: Kind, base: Layer, reader: Reader, overrides: Iterab
         problems += wrong
     faults = [*reader.faults, *(Fault("*", key, message) for key, message in problems)]
     if faults:
-        raise RecipeError("\n  ".join([f"{SINGULAR[kind]} '{given}' cannot be made:", *told(faults)]), faults)
+        raise RecipeError("\n  ".join([f"{SINGULAR[kind]} '{given}' cannot be made:", *format_faults(faults)]), faults)
     return source_name(given), node
 
 
@@ -85,7 +85,7 @@ def source_name(given: str) -> str:
     return path.with_suffix("").stem if compression(path) and rows_kind(path) else path.stem
 
 
-def _find(given: str, kind: Kind, folder: Path) -> Path:
+def _find(given: str, kind: TargetKind, folder: Path) -> Path:
     try:
         return find_file(given, kind=SINGULAR[kind], folder=folder)
     except RecipeError as error:

@@ -13,7 +13,7 @@ from basereward.io.secrets import SHORTEST, environment_secrets
 from basereward.recipe.checks.check import Check
 from basereward.recipe.checks.ensembles import ensembles
 from basereward.recipe.checks.ranges import range_problems
-from basereward.recipe.fault import EVERY_CELL, Fault, fold, told
+from basereward.recipe.fault import EVERY_CELL, Fault, fold, format_faults
 from basereward.recipe.grid import Axis, GridError, Point, axes, check_size, is_seed, points
 from basereward.recipe.schema import EnsembleRecipe, Recipe
 from basereward.recipe.text import build_recipe, recipe_sha256
@@ -22,7 +22,7 @@ from basereward.recipe.yaml.files import experiments_folder
 from basereward.recipe.yaml.include import Reader
 from basereward.recipe.yaml.interpolation import interpolate, texts_of
 from basereward.recipe.yaml.merge import Layer, merge
-from basereward.recipe.yaml.reading import GRID, Layers, read_layers
+from basereward.recipe.yaml.reading import GRID, YamlLayers, read_layers
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def load_cells(
 def refusal(experiment: str, faults: Sequence[Fault]) -> RecipeError:
     """The error that lists all faults."""
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return RecipeError("\n  ".join([f"{count} in recipe '{experiment}':", *told(faults)]), faults)
+    return RecipeError("\n  ".join([f"{count} in recipe '{experiment}':", *format_faults(faults)]), faults)
 
 
 def find_faults(
@@ -169,7 +169,7 @@ def _find_experiment(
     return Experiment(first.name, first.summary, cells, together), faults or _equal_cells(cells)
 
 
-def _cell(point: Point, layers: Layers, *, reader: Reader) -> tuple[Cell, list[Fault]]:
+def _cell(point: Point, layers: YamlLayers, *, reader: Reader) -> tuple[Cell, list[Fault]]:
     layer = merge(layers.recipe, point.layer)
     for override in layers.overrides:
         layer = merge(layer, override)

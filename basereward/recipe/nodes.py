@@ -7,12 +7,12 @@ from typing import Any
 from basereward.errors import RecipeError, nearest, unknown
 from basereward.recipe.checks.hints import Misfit, describe, fit
 from basereward.recipe.checks.signature import MISSING, Parameter, Signature, import_target, signature_of
-from basereward.recipe.checks.targets import SINGULAR, Kind, TargetError, check_trusted, short_names
+from basereward.recipe.checks.targets import SINGULAR, TargetError, TargetKind, check_trusted, short_names
 from basereward.recipe.schema import Node
 from basereward.recipe.yaml.files import shortened
 
 # What the code gives to a target itself, in this order, before the arguments of the recipe.
-SUPPLIED: dict[Kind, tuple[str, ...]] = {
+SUPPLIED: dict[TargetKind, tuple[str, ...]] = {
     "heads": ("hidden_size",),
     "losses": (),
     "sources": ("name",),
@@ -21,13 +21,13 @@ SUPPLIED: dict[Kind, tuple[str, ...]] = {
     "benchmarks": ("name",),
     "protocols": (),
 }
-INNER: dict[tuple[Kind, str], Kind] = {  # arguments that are nodes themselves
+INNER: dict[tuple[TargetKind, str], TargetKind] = {  # arguments that are nodes themselves
     ("sources", "shape"): "shapes",
     ("benchmarks", "protocol"): "protocols",
 }
 
 
-def check_node(node: Any, kind: Kind) -> tuple[Node, list[tuple[str, str]]]:
+def check_node(node: Any, kind: TargetKind) -> tuple[Node, list[tuple[str, str]]]:
     """A node with the plain defaults of its target filled in, and its faults as (key below the node, message)."""
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         return {}, [("", _no_target(node, kind))]
@@ -56,7 +56,7 @@ def check_node(node: Any, kind: Kind) -> tuple[Node, list[tuple[str, str]]]:
     return filled, faults
 
 
-def make(node: Node, kind: Kind, *args: Any, **kwargs: Any) -> Any:
+def make(node: Node, kind: TargetKind, *args: Any, **kwargs: Any) -> Any:
     """Build what a node names: its target called with `args` and `kwargs`, and then the arguments of the node.
 
     Raises:
@@ -80,7 +80,7 @@ def make(node: Node, kind: Kind, *args: Any, **kwargs: Any) -> Any:
 
 
 def _argument(
-    name: str, value: Any, target: str, kind: Kind, signature: Signature, settable: dict[str, Parameter]
+    name: str, value: Any, target: str, kind: TargetKind, signature: Signature, settable: dict[str, Parameter]
 ) -> tuple[Any, list[tuple[str, str]]]:
     """A value as its hint wants it, and the faults inside it where it is a node itself."""
     if (kind, name) in INNER and name in settable and isinstance(value, dict):
@@ -94,7 +94,7 @@ def _argument(
     return value, []
 
 
-def _settable(signature: Signature, target: str, kind: Kind) -> dict[str, Parameter]:
+def _settable(signature: Signature, target: str, kind: TargetKind) -> dict[str, Parameter]:
     """The arguments that a recipe may give: those after the ones that the code supplies."""
     supplied = SUPPLIED[kind]
     in_order = [parameter for parameter in signature.parameters if parameter.positional]
@@ -111,7 +111,7 @@ def _default(parameter: Parameter) -> Any:
         return parameter.default
 
 
-def _no_target(node: Any, kind: Kind) -> str:
+def _no_target(node: Any, kind: TargetKind) -> str:
     allowed = f"expected a mapping with `_target_`: {', '.join(short_names(kind))}, or a dotted path of your own"
     given = f"{shortened(node)} given" if node else "none given"
     slips = {word: nearest(word, map(str, node)) for word in ("_target_", "include")} if isinstance(node, dict) else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from basereward.recipe.fault import Fault, told
+from basereward.recipe.fault import Fault, format_faults
 from basereward.recipe.grid import label
 
 WIDEST = 80  # letters of a value in the table of cells
@@ -28,7 +28,7 @@ def check_table(cells: Sequence[tuple[str, dict[str, Any]]], faults: Sequence[Fa
     rows = [(name, "  ".join(f"{key}={_short(value)}" for key, value in varied.items())) for name, varied in cells]
     if rows:
         yield from (*table(("cell", "what is varied"), rows), "")
-    lines = told(faults)
+    lines = format_faults(faults)
     yield f"{count(len(rows), 'cell')}, {count(len(lines), 'fault') if lines else 'no faults'}"
     yield from (f"  {line}" for line in lines)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from basereward.errors import RunError
 from basereward.recipe import Cell, recipe_yaml
-from basereward.sweeps.worker_process import Child
+from basereward.sweeps.worker_process import WorkerProcess
 
 
 class CellProcesses:
@@ -15,7 +15,7 @@ class CellProcesses:
     what they read, until one fails."""
 
     def __init__(self) -> None:
-        self._child: Child | None = None
+        self._child: WorkerProcess | None = None
         self._worked = False  # whether it has trained a cell
 
     def train(self, cell: Cell, *, resume: str | None, parent: str) -> dict[str, Any]:
@@ -43,9 +43,9 @@ class CellProcesses:
             self.close()
         return result
 
-    def start(self) -> Child:
+    def start(self) -> WorkerProcess:
         """The process of the next cell: asked for early, its imports and the caller's go on together."""
-        self._child = self._child or Child("basereward.sweeps.cell_worker")
+        self._child = self._child or WorkerProcess("basereward.sweeps.cell_worker")
         return self._child
 
     def interrupt(self) -> None:

@@ -17,9 +17,9 @@ def main(pid: str, trust: str = "") -> int:
 
 def _begin() -> Work:
     from basereward.training.fit import train
-    from basereward.training.probe_cache import Shared
+    from basereward.training.probe_cache import ProbeCache
 
-    shared = Shared()
+    shared = ProbeCache()
 
     def work(told: str, parent: str, resume: str | None) -> dict[str, Any]:
         asked = json.loads(told)

@@ -12,9 +12,9 @@ from typing import Any
 from basereward.errors import RunError
 from basereward.recipe import Experiment
 from basereward.recipe.schema import EnsembleRecipe
-from basereward.runs.locks import claim
-from basereward.sweeps.results import ensemble_sha256, finished_ensemble, members_of, told
-from basereward.sweeps.worker_process import ReusedChild
+from basereward.runs.locks import cell_lock
+from basereward.sweeps.results import ensemble_sha256, finished_ensemble, members_of, summary_row
+from basereward.sweeps.worker_process import ReusedWorker
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def make_ensembles(
         Of each what a sweep tells of a cell: name, run id, status, metrics, `pair_s`, and `error` where it failed.
     """
     results = []
-    with contextlib.closing(ReusedChild("basereward.sweeps.ensemble_worker")) as process:
+    with contextlib.closing(ReusedWorker("basereward.sweeps.ensemble_worker")) as process:
         for name, recipe in experiment.ensembles.items():
             results.append(_make(name, recipe, experiment, cells, process=process, sweep_id=sweep_id))
             logger.info("ensemble %s: %s", name, results[-1]["status"])
@@ -44,25 +44,25 @@ def _make(
     experiment: Experiment,
     cells: Sequence[Mapping[str, Any]],
     *,
-    process: ReusedChild,
+    process: ReusedWorker,
     sweep_id: str,
 ) -> dict[str, Any]:
     runs = {cell["name"]: cell["run_id"] for cell in cells if cell["status"] != "failed"}
     if missing := [member for member in [*recipe.members, *recipe.text] if member not in runs]:
         error = f"its members {', '.join(missing)} failed; run the sweep again when they are mended"
-        return told(name, None, "failed", {}) | {"error": error}
+        return summary_row(name, None, "failed", {}) | {"error": error}
     sha256 = ensemble_sha256(recipe, {cell.name: cell for cell in experiment.cells})
     members = replace(recipe, members=[runs[m] for m in recipe.members], text=[runs[m] for m in recipe.text])
     tracking = experiment.cells[0].recipe.tracking
     place = {"uri": tracking.uri, "experiment": tracking.experiment or experiment.name}
     asked = {"recipe": asdict(members), "name": name, "sha256": sha256, "tracking": place}
-    with claim(sha256, wait=True):  # a sweep beside this one may be making it
+    with cell_lock(sha256, wait=True):  # a sweep beside this one may be making it
         done = finished_ensemble(sha256, members_of(recipe, runs))
         if done is not None:
-            return told(name, done.run_id, "skipped", done.result() or {})
+            return summary_row(name, done.run_id, "skipped", done.result() or {})
         try:
             result = process.ask(json.dumps(asked), parent=sweep_id)
         except RunError as error:
             logger.error("ensemble %s failed: %s", name, error)
-            return told(name, None, "failed", {}) | {"error": str(error)}
-    return told(name, result["run_id"], "finished", result)
+            return summary_row(name, None, "failed", {}) | {"error": str(error)}
+    return summary_row(name, result["run_id"], "finished", result)

@@ -14,7 +14,7 @@ from basereward.runs.run_folder import RunFolder, finished_with, list_runs
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CellResult:
     """One row of an experiment: a cell, or an ensemble of cells; `run` is None where none is finished."""
 
     name: str
@@ -23,14 +23,14 @@ class Result:
     ensemble: EnsembleRecipe | None = None
 
 
-def results(experiment: Experiment) -> list[Result]:
+def results(experiment: Experiment) -> list[CellResult]:
     """Cells in their order, then ensembles in theirs."""
     cells = {cell.name: cell for cell in experiment.cells}
-    found = [Result(name, finished_with(recipe_sha256(cell.recipe)), cell=cell) for name, cell in cells.items()]
+    found = [CellResult(name, finished_with(recipe_sha256(cell.recipe)), cell=cell) for name, cell in cells.items()]
     runs = {result.name: result.run.run_id for result in found if result.run is not None}
     for name, recipe in experiment.ensembles.items():
         run = finished_ensemble(ensemble_sha256(recipe, cells), members_of(recipe, runs))
-        found.append(Result(name, run, ensemble=recipe))
+        found.append(CellResult(name, run, ensemble=recipe))
     return found
 
 
@@ -62,7 +62,7 @@ def ensemble_sha256(recipe: EnsembleRecipe, cells: Mapping[str, Cell]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def told(name: str, run_id: str | None, status: str, result: Mapping[str, Any]) -> dict[str, Any]:
+def summary_row(name: str, run_id: str | None, status: str, result: Mapping[str, Any]) -> dict[str, Any]:
     """What a sweep tells of a cell or an ensemble, whose run came to `result`."""
     measured = {"metrics": result.get("metrics", {}), "pair_s": result.get("pair_s")}
     return {"name": name, "run_id": run_id, "status": status, **measured}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from basereward.errors import RunError
 from basereward.io.leftovers import remove_leftovers
 from basereward.recipe import Cell, Experiment, recipe_sha256
-from basereward.runs.locks import claim, lock_run, unlock_run
+from basereward.runs.locks import cell_lock, lock_run, unlock_run
 from basereward.runs.run_folder import (
     RunFolder,
     finished_with,
@@ -26,7 +26,7 @@ from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pendi
 from basereward.sweeps.cell_processes import CellProcesses
 from basereward.sweeps.comparison import compare_cells
 from basereward.sweeps.ensembles import make_ensembles
-from basereward.sweeps.results import told
+from basereward.sweeps.results import summary_row
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _run_all(cells: Sequence[Cell], *, processes: CellProcesses, sweep_id: str) 
         for at in [at for at in range(len(cells)) if at not in results]:
             place, sha256 = f"cell {at + 1} of {len(cells)}: {cells[at].name}", recipe_sha256(cells[at].recipe)
             logger.info(place)
-            with claim(sha256, wait=wait) as ours:
+            with cell_lock(sha256, wait=wait) as ours:
                 if not ours:
                     logger.info("%s is trained by another process; it is looked at again after the others", place)
                     continue
@@ -137,7 +137,7 @@ def _cell(
                 "backbone of now, remove %s",
                 *(cell.name, "; ".join(changed), done.path),
             )
-        skipped = told(cell.name, done.run_id, "skipped", done.result() or {})
+        skipped = summary_row(cell.name, done.run_id, "skipped", done.result() or {})
         return skipped | ({"backbone_changed": changed} if changed else {})
     stopped = resumable_with(sha256)
     try:
@@ -146,8 +146,8 @@ def _cell(
         logger.error("cell %s failed: %s", cell.name, error)
         failed = stopped or unfinished_with(sha256)
         run_id = failed.run_id if failed is not None else None
-        return told(cell.name, run_id, "failed", {}) | {"error": str(error)}
-    return told(cell.name, result["run_id"], "finished", result)
+        return summary_row(cell.name, run_id, "failed", {}) | {"error": str(error)}
+    return summary_row(cell.name, result["run_id"], "finished", result)
 
 
 def _backbone_changes(run: RunFolder, cell: Cell, *, known: dict[str, Mapping[str, str]]) -> list[str]:

@@ -30,10 +30,10 @@ END_S = 10.0  # that a child has to end by itself
 TRUST = "--trust"  # the parent's word that foreign code may run, which holds for the child too
 
 Work: TypeAlias = Callable[[str, str, str | None], dict[str, Any]]
-"""`(told, parent, resume) -> result`; see `Child.ask`."""
+"""`(told, parent, resume) -> result`; see `WorkerProcess.ask`."""
 
 
-class Child:
+class WorkerProcess:
     """The process `python -m MODULE PID`, whose `main` calls `answer`. It does one thing after another."""
 
     def __init__(self, module: str) -> None:
@@ -86,20 +86,20 @@ class Child:
         self._place.cleanup()
 
 
-class ReusedChild:
+class ReusedWorker:
     """The process `python -m MODULE PID`: started when something is asked, and anew after something has failed."""
 
     def __init__(self, module: str) -> None:
         self._module = module
-        self._child: Child | None = None
+        self._child: WorkerProcess | None = None
 
     def ask(self, told: str, *, parent: str) -> dict[str, Any]:
-        """Returns what the process answers; see `Child.ask`. Ctrl-C stops it too.
+        """Returns what the process answers; see `WorkerProcess.ask`. Ctrl-C stops it too.
 
         Raises:
             RunError: the process failed; the message is its own.
         """
-        self._child = self._child or Child(self._module)
+        self._child = self._child or WorkerProcess(self._module)
         try:
             return self._child.ask(told, parent=parent)
         except KeyboardInterrupt:

@@ -11,10 +11,10 @@ from typing import Any
 from basereward.data.curation.audit import audit as audit_source
 from basereward.data.curation.contamination import OverlapReport
 from basereward.data.curation.curate import Curated
-from basereward.data.curation.duplicates import Placed
+from basereward.data.curation.duplicates import PlacedGroup
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Group
-from basereward.data.schema.rejections import RowLost, summary
+from basereward.data.schema.rejections import RowRejected, summary
 from basereward.errors import DataError
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.score_file import load
@@ -66,7 +66,7 @@ def _groups(data: PreferenceData, name: str) -> Iterator[Group]:
     return (groups[index] for index in data.lengths["train"][name].index.tolist())
 
 
-def _placed(data: PreferenceData) -> Iterator[Placed]:
+def _placed(data: PreferenceData) -> Iterator[PlacedGroup]:
     for name in data.sources:
         indices = data.lengths["train"][name].index.tolist()
         yield from ((name, index, group) for index, group in zip(indices, _groups(data, name), strict=True))
@@ -85,7 +85,7 @@ def _scores(groups: Iterable[Group], *, scorer: ScoresGroups) -> Iterator[list[f
         try:
             scored: list[list[float] | None] = list(scorer.score_groups(some))
         except DataError as error:
-            if not isinstance(error.__cause__, RowLost):
+            if not isinstance(error.__cause__, RowRejected):
                 raise
             scored = [_score_one(group, scorer=scorer) for group in some]
         yield from scored
@@ -95,7 +95,7 @@ def _score_one(group: Group, *, scorer: ScoresGroups) -> list[float] | None:
     try:
         return next(iter(scorer.score_groups([group])))
     except DataError as error:
-        if isinstance(error.__cause__, RowLost):
+        if isinstance(error.__cause__, RowRejected):
             return None
         raise
 

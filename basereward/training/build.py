@@ -26,7 +26,7 @@ from basereward.io.cache import cache_folder
 from basereward.model.attention.compiled import compile_layers
 from basereward.model.attention.kernels import check_liger
 from basereward.model.families.vision import keep_features
-from basereward.model.generation.response_generator import Voice, speaks
+from basereward.model.generation.response_generator import ResponseGenerator, is_generative
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.model.saving.identity import BackboneIdentity
 from basereward.model.saving.made_checkpoint import backbone_path
@@ -39,12 +39,12 @@ from basereward.training.callbacks.checkpoints import AtomicCheckpointIO, Checkp
 from basereward.training.callbacks.performance import Performance
 from basereward.training.callbacks.progress import Progress, StageBar
 from basereward.training.callbacks.recorder import Recorder
-from basereward.training.callbacks.step_timer import Waiting
+from basereward.training.callbacks.step_timer import StepTimer
 from basereward.training.module import RewardModule
 from basereward.training.optimizer import check_kind
 from basereward.training.preflight import check_ready, check_validation, lost_file
 from basereward.training.probe import pool
-from basereward.training.probe_cache import Shared
+from basereward.training.probe_cache import ProbeCache
 from basereward.training.run_identity import IdentityInCheckpoint, check_encoder, identity_tags, record_identity
 
 
@@ -55,7 +55,7 @@ def build(
     parent: str | None = None,
     title: str | None = None,
     axes: Mapping[str, str] | None = None,
-    shared: Shared | None = None,
+    shared: ProbeCache | None = None,
     trust: bool = False,
 ) -> tuple[RewardModule, PreferenceData, Trainer]:
     """Builds what a recipe describes; the data are read and checked before the model is loaded.
@@ -87,11 +87,11 @@ def _new(recipe: Recipe, parent: str | None, title: str | None, axes: Mapping[st
 
 
 def _build(
-    recipe: Recipe, *, run: RunFolder | None, new: Callable[[], RunFolder], shared: Shared | None
+    recipe: Recipe, *, run: RunFolder | None, new: Callable[[], RunFolder], shared: ProbeCache | None
 ) -> tuple[RewardModule, PreferenceData, Trainer]:
     calm_lightning()
     check_machine(recipe)
-    shared = shared or Shared()
+    shared = shared or ProbeCache()
     path = backbone_path(recipe.model.backbone)
     listed = lost_file(recipe, anew=True) if run is None else run.lost
     data, backbone = shared.find(recipe, lost_file=listed) or (_read(recipe, path, lost_file=listed, run=run), None)
@@ -102,8 +102,8 @@ def _build(
         run = new()
         data.list_lost_in(run.lost)
     identity = record_identity(run, recipe, backbone=model.backbone, data=data)
-    if speaks(model.head):
-        model.voice = Voice(data.encoder)
+    if is_generative(model.head):
+        model.voice = ResponseGenerator(data.encoder)
     if recipe.trainer.compile:
         compile_layers(model.backbone.transformer)
     module = RewardModule(
@@ -224,7 +224,7 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder, ident
     )
     recorder = Recorder(recipe, run=run, checkpoints=checkpoints, tags=identity_tags(identity))
     bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
-    waiting = Waiting()
+    waiting = StepTimer()
     performance = [] if recipe.probe else [Performance()]  # a probe multiplies next to nothing
     # What a step logs is recorded when all have logged, and before a checkpoint that goes on after that step.
     callbacks: list[Callback] = [waiting, *performance, recorder, checkpoints, IdentityInCheckpoint(identity), bar]

@@ -27,7 +27,7 @@ from basereward.training.build import build
 from basereward.training.callbacks.recorder import Recorder
 from basereward.training.module import RewardModule
 from basereward.training.preflight import check_ready
-from basereward.training.probe_cache import Shared
+from basereward.training.probe_cache import ProbeCache
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def train(
     *,
     resume: str | None = None,
     parent: str | None = None,
-    shared: Shared | None = None,
+    shared: ProbeCache | None = None,
     title: str | None = None,
     axes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:

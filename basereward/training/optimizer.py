@@ -14,14 +14,14 @@ from basereward.errors import ModelError
 from basereward.training.compact_adamw import CompactKind, compact_adamw
 
 Parts = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
-Kind = Literal["adamw"] | CompactKind
+OptimizerKind = Literal["adamw"] | CompactKind
 FUSED = {"cpu", "cuda"}  # devices where torch has AdamW in one kernel that is tested here
 
 
 def adamw(
     parts: Parts,
     *,
-    kind: Kind = "adamw",
+    kind: OptimizerKind = "adamw",
     lr: float,
     lr_by_part: Mapping[str, float] | None = None,
     weight_decay: float = 0.0,
@@ -67,7 +67,7 @@ def adamw(
     return torch.optim.AdamW(groups, betas=(betas[0], betas[1]), eps=eps, fused=fused)
 
 
-def check_kind(kind: Kind, *, devices: Iterable[str]) -> None:
+def check_kind(kind: OptimizerKind, *, devices: Iterable[str]) -> None:
     """Refuses what cannot run where the weights are.
 
     Raises:

@@ -17,12 +17,12 @@ from basereward.errors import BaseRewardError, RecipeError
 from basereward.io.cache import cache_folder
 from basereward.io.checkpoint_folder import folder_fault
 from basereward.recipe import Cell, Fault, Recipe, make, recipe_sha256
-from basereward.recipe.fault import fold, told
+from basereward.recipe.fault import fold, format_faults
 from basereward.runs.run_folder import runs_root
 
 if TYPE_CHECKING:
     from basereward.data.encoding.encoder import Encoder
-    from basereward.data.schema.group import Group, Lost
+    from basereward.data.schema.group import Group, RejectedRow
     from basereward.data.sources import Source
 
 Problem = tuple[str, str]
@@ -56,7 +56,7 @@ def check_ready(recipe: Recipe) -> None:
     problems = [*machine_problems(recipe), *place_problems(), *backbone_problems(recipe)]
     if problems:
         faults = [Fault("*", key, message) for key, message in problems]
-        raise RecipeError("\n  ".join(["this machine cannot run the recipe:", *told(faults)]), faults)
+        raise RecipeError("\n  ".join(["this machine cannot run the recipe:", *format_faults(faults)]), faults)
 
 
 def machine_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -124,13 +124,13 @@ def check_validation(recipe: Recipe, held_out: Mapping[str, int | None]) -> None
     """
     faults = [Fault("*", key, message) for key, message in validation_problems(recipe, held_out)]
     if faults:
-        raise RecipeError("\n".join(told(faults)), faults)
+        raise RecipeError("\n".join(format_faults(faults)), faults)
 
 
 def data_problems(recipe: Recipe) -> Iterator[Problem]:
     """Sources that cannot be read, and too many rows that would be lost."""
     held_out: dict[str, int | None] = {}
-    samples: dict[str, list[Group | Lost]] = {}
+    samples: dict[str, list[Group | RejectedRow]] = {}
     for name, node in recipe.data.sources.items():
         held_out[name] = None
         if not _is_readable_here(node):
@@ -156,12 +156,12 @@ def _is_readable_here(node: Mapping[str, Any]) -> bool:
     return target in (*MADE, "jsonl") or (target == "hub" and Path(str(node.get("path"))).exists())
 
 
-def _stream(source: Any, split: str) -> Iterator[Group | Lost]:
-    rows: Iterator[Group | Lost] = source.stream(split)
+def _stream(source: Any, split: str) -> Iterator[Group | RejectedRow]:
+    rows: Iterator[Group | RejectedRow] = source.stream(split)
     return rows
 
 
-def _lost_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | Lost]]) -> Iterator[Problem]:
+def _lost_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | RejectedRow]]) -> Iterator[Problem]:
     from basereward.data.schema.rejections import check_limit, write_lost
     from basereward.errors import TooManyRowsLost
 
@@ -191,22 +191,22 @@ def _encoder(recipe: Recipe) -> Encoder | None:
     return recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
 
 
-def _lost(rows: Sequence[Group | Lost], *, encoder: Encoder | None, budget: int | None) -> Iterator[Lost]:
-    from basereward.data.schema.group import Lost
-    from basereward.data.schema.rejections import RowLost
+def _lost(rows: Sequence[Group | RejectedRow], *, encoder: Encoder | None, budget: int | None) -> Iterator[RejectedRow]:
+    from basereward.data.schema.group import RejectedRow
+    from basereward.data.schema.rejections import RowRejected
     from basereward.data.schema.validation import check_usable
 
     for row in rows:
-        if isinstance(row, Lost):
+        if isinstance(row, RejectedRow):
             yield row
             continue
         try:
             check_usable(row)
             size = encoder.measure(row, taught=True) if encoder is not None else None
             if size is not None and budget is not None and size.tokens > budget:
-                raise RowLost("above_batch_tokens", f"{size.tokens} tokens; batch.tokens allows {budget}")
-        except RowLost as loss:
-            yield Lost(row.source, "train", row.id, loss.reason, loss.detail)
+                raise RowRejected("above_batch_tokens", f"{size.tokens} tokens; batch.tokens allows {budget}")
+        except RowRejected as loss:
+            yield RejectedRow(row.source, "train", row.id, loss.reason, loss.detail)
 
 
 def lost_file(recipe: Recipe, *, anew: bool = False) -> Path:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 TOGETHER = 256  # groups whose states are kept in one file; a stopped computation loses at most so many
 TOLD_S = 30.0  # seconds between lines that say how far it is
 
-Pass = list[Place]
+ProbePass = list[Place]
 
 
 def pool(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> None:
@@ -97,11 +97,11 @@ class _Chunk(NamedTuple):
     """Groups whose states are kept in one file."""
 
     key: str
-    passes: list[Pass]
-    groups: list[Known]  # in their order
+    passes: list[ProbePass]
+    groups: list[PooledLookup]  # in their order
 
 
-class Known(NamedTuple):
+class PooledLookup(NamedTuple):
     """What is kept in memory of a group, besides its states."""
 
     place: Place
@@ -124,15 +124,15 @@ def _pooled(split: Split, places: Sequence[Place], *, work: _Work) -> PooledData
 
 def _chunks(data: PreferenceData, split: Split, places: Sequence[Place], *, store: PooledStore) -> Iterator[_Chunk]:
     """Forward passes in their order, as many together as have `TOGETHER` groups. Pictures are let go of at once."""
-    passes: list[Pass] = []
+    passes: list[ProbePass] = []
     contents: list[list[bytes]] = []
-    known: list[Known] = []
+    known: list[PooledLookup] = []
     for each in data.batches(split, places):
         groups = [data.parts[split].group(place) for place in each]
         passes.append(each)
         contents.append([encoded_content(group) for group in groups])
         known += [
-            Known(place, group.id, group.source, group.preferences, len(group.responses))
+            PooledLookup(place, group.id, group.source, group.preferences, len(group.responses))
             for place, group in zip(each, groups, strict=True)
         ]
         if len(known) >= TOGETHER:

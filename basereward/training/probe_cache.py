@@ -10,7 +10,7 @@ from basereward.model.backbone import Backbone
 from basereward.recipe.schema import Recipe
 
 
-class Shared:
+class ProbeCache:
     """What the last probe stood on: the next one does too when it reads the same groups in the same way."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from basereward.cli import main
 from basereward.errors import DataError
 from basereward.evaluation.benchmark import load_benchmark
-from basereward.evaluation.items import Judged, Outcome, by_prompt
+from basereward.evaluation.items import JudgedItem, Outcome, by_prompt
 from basereward.evaluation.outcome_files import read_outcomes
 from basereward.evaluation.statistics.measures import mean_accuracy
 from tests.helpers.benchmark_rows import ANY_SIZE, item, mm_rlhf, small_benchmark, with_correct, write_outcomes
@@ -62,7 +62,7 @@ def test_the_digest_knows_all_that_decides_on_a_score(here: Path) -> None:
 def test_acc_plus_leaves_out_prompts_that_are_not_whole(real_rows: Path) -> None:
     """With the first pair of each prompt alone nothing is known of the prompts that have more: 0 of 0."""
     benchmark = mm_rlhf(real_rows)
-    judged = [Judged(each, Outcome(correct=True)) for each in benchmark.items]
+    judged = [JudgedItem(each, Outcome(correct=True)) for each in benchmark.items]
     groups = list(by_prompt(judged).values())
     first = benchmark.variants["published"]([group[0] for group in groups])
     assert (first["acc"].numerator, first["acc_plus"].denominator) == (46, 0)

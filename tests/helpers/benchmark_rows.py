@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from basereward.evaluation.benchmark import Benchmark, load_benchmark
-from basereward.evaluation.items import Item, Judged, Outcome
+from basereward.evaluation.items import Item, JudgedItem, Outcome
 from tests.helpers.support import picture
 
 ANY_SIZE = ("expected_items=null", "expected_counts=null")
@@ -39,9 +39,9 @@ def item(row: int, *, prompt: str | None = None, right: int = 0, lengths: tuple[
     )
 
 
-def with_correct(items: Sequence[Item], right: Sequence[bool]) -> list[Judged]:
+def with_correct(items: Sequence[Item], right: Sequence[bool]) -> list[JudgedItem]:
     """Items with 0/1 outcomes."""
-    return [Judged(each, Outcome(correct=bool(value))) for each, value in zip(items, right, strict=True)]
+    return [JudgedItem(each, Outcome(correct=bool(value))) for each, value in zip(items, right, strict=True)]
 
 
 def small_benchmark(folder: Path, *, rows: int = 12) -> Path:

@@ -16,7 +16,7 @@ from basereward.data.streaming.streamed_module import StreamedData
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
-from basereward.model.generation.response_generator import Voice, speaks
+from basereward.model.generation.response_generator import ResponseGenerator, is_generative
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
 from basereward.training.module import RewardModule
@@ -56,11 +56,11 @@ class FirstStep:
         backbone = load_backbone(path)
         torch.manual_seed(1)
         made: Any = make(head, "heads", backbone.hidden_size)
-        language = load_language_head(path, load_config(path)) if speaks(made) else None
+        language = load_language_head(path, load_config(path)) if is_generative(made) else None
         model = RewardModel(backbone, made, language=language)
-        if speaks(made):
+        if is_generative(made):
             self.encoder.speech = made.speech
-            model.voice = Voice(self.encoder)
+            model.voice = ResponseGenerator(self.encoder)
         self.module = RewardModule(
             model, loss=loss, sources=["rows"], optimizer={"lr": 0.0}, schedule={"shape": "constant", "warmup": 0.0}
         )

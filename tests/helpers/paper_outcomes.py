@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basereward.evaluation.items import Item, Judged, Outcome
+from basereward.evaluation.items import Item, JudgedItem, Outcome
 from basereward.evaluation.protocols.mm_rlhf_rewardbench import MMRLHFRewardBench
 from basereward.evaluation.protocols.multimodal_rewardbench import MultimodalRewardBench
 from basereward.evaluation.protocols.vl_rewardbench import VLRewardBench
@@ -58,17 +58,17 @@ def items(name: str, groups: Mapping[str, int], label: str) -> list[Item]:
     return found
 
 
-def judge(of: Sequence[Item], right: Mapping[str, int], label: str) -> list[Judged]:
+def judge(of: Sequence[Item], right: Mapping[str, int], label: str) -> list[JudgedItem]:
     """The first so many of each label are right."""
     left = dict(right)
     judged = []
     for each in of:
         left[each.labels[label]] -= 1
-        judged.append(Judged(each, Outcome(correct=left[each.labels[label]] >= 0)))
+        judged.append(JudgedItem(each, Outcome(correct=left[each.labels[label]] >= 0)))
     return judged
 
 
-def vl_rewardbench(printed: Mapping[str, float], *, scheme: str, once: bool, digits: int) -> list[Judged]:
+def vl_rewardbench(printed: Mapping[str, float], *, scheme: str, once: bool, digits: int) -> list[JudgedItem]:
     """Outcomes with the categories' counts, and where no count prints as one, with that which Overall and Macro ask
     for; with `once` the pairs whose id comes again are left out of them."""
     groups = VL | ({"mathverse": VL["mathverse"] - TWICE} if once else {})
@@ -93,14 +93,14 @@ def vl_rewardbench(printed: Mapping[str, float], *, scheme: str, once: bool, dig
     return judge(items("vl_rewardbench", VL, "source"), right, "source")
 
 
-def multimodal(printed: Mapping[str, float], *, digits: int) -> list[list[Judged]]:
+def multimodal(printed: Mapping[str, float], *, digits: int) -> list[list[JudgedItem]]:
     """Every combination of counts that prints as the seven categories: of 1,198 pairs two numbers may."""
     choices = [counts(printed[name], total, digits=digits) for name, total in MULTIMODAL.items()]
     of = items("multimodal_rewardbench", MULTIMODAL, "category")
     return [judge(of, dict(zip(MULTIMODAL, each, strict=True)), "category") for each in itertools.product(*choices)]
 
 
-def mm_rlhf(printed: Mapping[str, float], *, digits: int) -> list[Judged]:
+def mm_rlhf(printed: Mapping[str, float], *, digits: int) -> list[JudgedItem]:
     """Outcomes with the counts of pairs and of prompts: where the table has no categories, anywhere."""
     categories = {name: size for name, size in MM_RLHF.items() if name in printed}
     wrong = {name: pairs - one(printed[name], pairs, digits=digits) for name, (pairs, _) in categories.items()}
@@ -110,14 +110,14 @@ def mm_rlhf(printed: Mapping[str, float], *, digits: int) -> list[Judged]:
             wrong[name] += 1
     prompts = 46 - one(printed["acc_plus"], 46, digits=digits)
     spoilt = _spread(wrong, prompts)
-    judged: list[Judged] = []
+    judged: list[JudgedItem] = []
     for name, (pairs, number) in MM_RLHF.items():
         sizes = [pairs // number + (place < pairs % number) for place in range(number)]
         for place, size in enumerate(sizes):
             for index in range(size):
                 prompt = f"{name}-{place}"
                 item = Item(len(judged), f"{prompt}-{index}", "?", ("a", "b"), (0,), (1,), prompt, {"category": name})
-                judged.append(Judged(item, Outcome(correct=index >= spoilt[name][place])))
+                judged.append(JudgedItem(item, Outcome(correct=index >= spoilt[name][place])))
     return judged
 
 
@@ -138,13 +138,13 @@ def _spread(wrong: Mapping[str, int], prompts: int) -> dict[str, list[int]]:
     return found
 
 
-def evaluations(table: Mapping[str, Any], row: str) -> dict[str, list[Judged]]:
+def evaluations(table: Mapping[str, Any], row: str) -> dict[str, list[JudgedItem]]:
     """By benchmark, outcomes from which a row's numbers are counted."""
     values = table["rows"][row]
     by_benchmark: dict[str, dict[str, float]] = {}
     for column, value in zip(table["columns"].values(), values, strict=True):
         by_benchmark.setdefault(column["benchmark"], {})[column["metric"]] = value
-    found: dict[str, list[Judged]] = {}
+    found: dict[str, list[JudgedItem]] = {}
     digits = digits_of(values)
     for benchmark, printed in by_benchmark.items():
         if benchmark == "vl_rewardbench":
@@ -162,6 +162,6 @@ def evaluations(table: Mapping[str, Any], row: str) -> dict[str, list[Judged]]:
     return found
 
 
-def _nearest(candidates: Sequence[list[Judged]], overall: float) -> list[Judged]:
+def _nearest(candidates: Sequence[list[JudgedItem]], overall: float) -> list[JudgedItem]:
     """The outcomes whose accuracy over pairs is nearest to what is printed."""
     return min(candidates, key=lambda each: abs(100 * sum(one.is_right for one in each) / len(each) - overall))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from basereward.runs.locks import claim
+from basereward.runs.locks import cell_lock
 from tests.sweeps.test_sweep import ROOT, SEEDS, Place
 
 pytestmark = pytest.mark.slow
@@ -36,10 +36,10 @@ def test_two_sweeps_share_their_cells(tmp_path: Path) -> None:
 
 def test_a_claim_is_let_go_at_the_end_of_its_block() -> None:
     """Another one of the same recipe is refused, of another recipe is given; afterwards both are given."""
-    with claim("a", wait=False) as ours:
+    with cell_lock("a", wait=False) as ours:
         assert ours
-        with claim("a", wait=False) as again, claim("b", wait=False) as other:
+        with cell_lock("a", wait=False) as again, cell_lock("b", wait=False) as other:
             assert not again
             assert other
-    with claim("a", wait=True) as ours:
+    with cell_lock("a", wait=True) as ours:
         assert ours

@@ -11,7 +11,7 @@ import pytest
 
 from basereward import load_recipe
 from basereward.data.schema.group import Group
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError, TooManyRowsLost
 from basereward.training import audit as module
 from basereward.training.audit import audit
@@ -71,7 +71,7 @@ def test_a_model_says_how_many_labels_it_doubts(tmp_path: Path, monkeypatch: pyt
         def score_groups(self, groups: Iterable[Group]) -> Iterator[list[float]]:
             for group in groups:
                 if "Unread." in group.responses:
-                    raise DataError("too long") from RowLost("too_long", "too long")
+                    raise DataError("too long") from RowRejected("too_long", "too long")
                 yield [-float(len(response)) for response in group.responses]
 
     opened = []

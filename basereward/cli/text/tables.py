@@ -85,15 +85,15 @@ def audit(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _source_audit(told: dict[str, Any]) -> SourceAudit:
-    from basereward.data.curation.audit import LabelNoise, Share, SourceAudit
+    from basereward.data.curation.audit import CountShare, LabelNoise, SourceAudit
 
-    shares = {name: Share(**told[name]) for name in ("longer_wins", "repeated")}
+    shares = {name: CountShare(**told[name]) for name in ("longer_wins", "repeated")}
     noise = told["noise"]
     if noise is not None:
         noise = LabelNoise(
             threshold=noise["threshold"],
-            disagrees=Share(**noise["disagrees"]),
-            strongly=Share(**noise["strongly"]),
+            disagrees=CountShare(**noise["disagrees"]),
+            strongly=CountShare(**noise["strongly"]),
             bins=tuple((low, high, count) for low, high, count in noise["bins"]),
         )
     rest = {name: value for name, value in told.items() if name != "unscored"}

@@ -1,6 +1,7 @@
 """How published data sets write a row: one class a file, for those whose columns a mapping cannot turn into ours.
 
-A shape of your own is a file here, or any class that a recipe names by its dotted path, with the members of `Shape`.
+An adapter of your own is a file here, or any class that a recipe names by its dotted path, with the members of
+`RowAdapter`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 # What a data set itself says of rows that hold no preference: they are counted and listed, and nothing is wrong with
 # them.
@@ -17,7 +18,7 @@ NO_PREFERENCE = frozenset(
 )
 
 
-class Shape(Protocol):
+class RowAdapter(Protocol):
     """Turns a row of a data set into one of ours (described in `basereward/data/schema/rows.py`).
 
     Made as `Class(**arguments of the recipe)`; picklable, for the loader's processes. The same row gives the same row.
@@ -30,18 +31,18 @@ class Shape(Protocol):
         """The row in our general or pair form.
 
         Raises:
-            RowLost: the row says nothing that can be used; the reason is what it is counted under.
+            RowRejected: the row says nothing that can be used; the reason is what it is counted under.
         """
         ...
 
 
-def check_columns(shape: Shape, row: Mapping[str, Any]) -> None:
+def check_columns(shape: RowAdapter, row: Mapping[str, Any]) -> None:
     """Raises:
-    RowLost: the row lacks a column that the shape reads; the message names those that there are.
+    RowRejected: the row lacks a column that the shape reads; the message names those that there are.
     """
     missing = [name for name in shape.columns if name not in row]
     if missing:
-        raise RowLost(
+        raise RowRejected(
             "missing_column",
             f"missing: {', '.join(missing)}, which the shape {type(shape).__name__} reads. "
             f"Columns found: {', '.join(map(str, row)) or 'none'}. If they are these under other names, map them: "

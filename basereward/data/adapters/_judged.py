@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 Ties: TypeAlias = Literal["keep", "lost"]
 
@@ -72,13 +72,13 @@ def read_pair(asked: object) -> tuple[str, str, str]:
     ('Why?', 'So.', 'Because [of] it.')
 
     Raises:
-        RowLost: `unknown_template`.
+        RowRejected: `unknown_template`.
     """
     if isinstance(asked, str):
         for template in TEMPLATES:
             if match := template.search(asked):
                 return match["question"], match["first"], match["second"]
-    raise RowLost("unknown_template", f"question and answers are not found in {shown(asked)}")
+    raise RowRejected("unknown_template", f"question and answers are not found in {shown(asked)}")
 
 
 def read_verdict(said: object) -> tuple[int, int]:
@@ -88,7 +88,7 @@ def read_verdict(said: object) -> tuple[int, int]:
     ((1, 0), (0, 0))
 
     Raises:
-        RowLost: `unknown_verdict`.
+        RowRejected: `unknown_verdict`.
     """
     if isinstance(said, str):
         if match := SCORES.match(said):
@@ -97,19 +97,19 @@ def read_verdict(said: object) -> tuple[int, int]:
         for verdict in VERDICTS:
             if matches := list(verdict.finditer(said)):
                 return _ranks(matches[-1].groupdict())
-    raise RowLost("unknown_verdict", f"which answer is better is not found in {shown(said)}")
+    raise RowRejected("unknown_verdict", f"which answer is better is not found in {shown(said)}")
 
 
 def judged_cells(asked: object, said: object, *, ties: Ties) -> dict[str, Any]:
     """The cells `prompt`, `responses` and `ranking`.
 
     Raises:
-        RowLost: `unknown_template`, `unknown_verdict`, or `undecided` (a tie that is not to be kept).
+        RowRejected: `unknown_template`, `unknown_verdict`, or `undecided` (a tie that is not to be kept).
     """
     question, *answers = read_pair(asked)
     ranks = read_verdict(said)
     if ranks == (0, 0) and ties == "lost":
-        raise RowLost("undecided", "the judge says that both are equally good")
+        raise RowRejected("undecided", "the judge says that both are equally good")
     return {"prompt": question, "responses": answers, "ranking": list(ranks)}
 
 

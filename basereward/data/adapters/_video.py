@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 
 Mode: TypeAlias = Literal["lost", "frames_as_images"]
@@ -43,19 +43,19 @@ class Video:
         """The chosen frames of a folder.
 
         Raises:
-            RowLost: `video` (they are not asked for) or `video_missing`.
+            RowRejected: `video` (they are not asked for) or `video_missing`.
         """
         if not isinstance(folder, str) or not folder:
-            raise RowLost("wrong_type", f"`video` is {shown(folder)}; the path of a folder of frames is needed")
+            raise RowRejected("wrong_type", f"`video` is {shown(folder)}; the path of a folder of frames is needed")
         if self.mode == "lost":
-            raise RowLost(
+            raise RowRejected(
                 "video",
                 f"the row has a video, {folder}; if that is a folder of frames, shape.video=frames_as_images takes "
                 f"{self.frames} of them as images (shape.frames)",
             )
         found = sorted((name for name in self.images.listing(folder) if name.lower().endswith(SUFFIXES)), key=_in_order)
         if not found:
-            raise RowLost(
+            raise RowRejected(
                 "video_missing",
                 f"there is no folder {folder} with pictures in it; of a film file take out the frames first, into a "
                 "folder of its name",

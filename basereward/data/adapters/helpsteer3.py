@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 LARGEST = 3  # "much better"
 
@@ -26,16 +26,16 @@ class HelpSteer3:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `undecided` (0); `not_rated` (no whole number from -3 to 3).
+            RowRejected: `undecided` (0); `not_rated` (no whole number from -3 to 3).
         """
         preference = row["overall_preference"]
         if type(preference) is not int or abs(preference) > LARGEST:
-            raise RowLost(
+            raise RowRejected(
                 "not_rated",
                 f"`overall_preference` is {shown(preference)}; a whole number from -{LARGEST} to {LARGEST} is needed",
             )
         if preference == 0:
-            raise RowLost("undecided", "`overall_preference` is 0: neither response is better")
+            raise RowRejected("undecided", "`overall_preference` is 0: neither response is better")
         better, worse = ("response1", "response2") if preference < 0 else ("response2", "response1")
         pair = {"prompt": row["context"], "chosen": row[better], "rejected": row[worse]}
         return pair | ({"margin": abs(preference)} if self.margin else {})

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -26,12 +26,12 @@ class HhRlhf:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `bad_transcript`; `prompts_differ`.
+            RowRejected: `bad_transcript`; `prompts_differ`.
         """
         chosen, rejected = (read_transcript(row[name], column=name) for name in self.columns)
         if chosen[:-1] != rejected[:-1]:
             same = itertools.takewhile(lambda turns: turns[0] == turns[1], zip(chosen, rejected, strict=False))
-            raise RowLost(
+            raise RowRejected(
                 "prompts_differ",
                 f"transcripts of {len(chosen)} and {len(rejected)} turns part after turn {len(list(same))}, "
                 "before the last answer",
@@ -46,12 +46,14 @@ def read_transcript(text: object, *, column: str) -> list[dict[str, str]]:
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello!'}]
 
     Raises:
-        RowLost: `null_response`; `bad_transcript`: it does not begin with a speaker.
+        RowRejected: `null_response`; `bad_transcript`: it does not begin with a speaker.
     """
     if text is None:
-        raise RowLost("null_response", f"`{column}` is null; a transcript is needed")
+        raise RowRejected("null_response", f"`{column}` is null; a transcript is needed")
     if not isinstance(text, str) or not SPEAKER.match(text):
-        raise RowLost("bad_transcript", f"`{column}` is {shown(text)}; a text that begins with \\n\\nHuman: is needed")
+        raise RowRejected(
+            "bad_transcript", f"`{column}` is {shown(text)}; a text that begins with \\n\\nHuman: is needed"
+        )
     _, *pieces = SPEAKER.split(text)
     return [
         {"role": ROLES[speaker], "content": said.strip()}

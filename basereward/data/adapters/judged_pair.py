@@ -9,7 +9,7 @@ from basereward.data.adapters._from_value import read_turns
 from basereward.data.adapters._judged import Ties, judged_cells
 from basereward.data.adapters._video import Mode, Video
 from basereward.data.images.image_store import ImageStore
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 
 class JudgedPair:
@@ -33,11 +33,11 @@ class JudgedPair:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `unknown_template`, `unknown_verdict`, `undecided`, `several_rounds`, `video`, `video_missing`.
+            RowRejected: `unknown_template`, `unknown_verdict`, `undecided`, `several_rounds`, `video`, `video_missing`.
         """
         turns = read_turns(row["conversations"], column="conversations")
         if [turn["role"] for turn in turns] != ["user", "assistant"]:
-            raise RowLost(
+            raise RowRejected(
                 "several_rounds", f"`conversations` has {len(turns)} turns; a question and a verdict are needed"
             )
         asked, said = (turn["content"] for turn in turns)

@@ -11,9 +11,9 @@ from typing import Any
 
 from basereward.data.adapters import check_columns
 from basereward.data.adapters._from_value import read_turns
-from basereward.data.adapters._rated import Pairs, compare
+from basereward.data.adapters._rated import RatedPairs, compare
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 QUESTION = re.compile(
     r"Question: \[\s*(?P<question>.*?)\s*\]\s*\n\s*(?:The LMM response|The response|Response|Answer): "
@@ -52,7 +52,7 @@ class LLaVACriticPointwise:
     def __init__(
         self,
         *,
-        pairs: Pairs = "all",
+        pairs: RatedPairs = "all",
         margins: bool = False,
         caption_prompt: str | None = None,
         scale: list[float] | None = None,
@@ -67,19 +67,19 @@ class LLaVACriticPointwise:
     def key(self, row: Mapping[str, Any]) -> str | None:
         try:
             rated = self._read(row)
-        except RowLost:
+        except RowRejected:
             return None
         return json.dumps([rated.around, _identity(row["image"])])
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `unknown_template`, `unknown_verdict`, `several_rounds`, `single_response` (no other row has the
-                same question), `equal_ratings`, `off_scale`.
+            RowRejected: `unknown_template`, `unknown_verdict`, `several_rounds`, `single_response` (no other row has
+                the same question), `equal_ratings`, `off_scale`.
         """
         rated = [self._read(one) for one in row["rows"]]
         if len(rated) == 1:
-            raise RowLost("single_response", "no other row rates an answer to the same question and picture")
+            raise RowRejected("single_response", "no other row rates an answer to the same question and picture")
         scores = [(one.answer, one.score) for one in rated]
         compared = compare(scores, pairs=self.pairs, margins=self.margins)
         if self.scale is not None:
@@ -91,23 +91,23 @@ class LLaVACriticPointwise:
         assert self.scale is not None
         lowest, highest = self.scale
         if not lowest <= score <= highest:
-            raise RowLost("off_scale", f"the score {score:g} is not on the scale of {lowest:g} to {highest:g}")
+            raise RowRejected("off_scale", f"the score {score:g} is not on the scale of {lowest:g} to {highest:g}")
         return (score - lowest) / (highest - lowest)
 
     def _read(self, row: Mapping[str, Any]) -> _Rated:
         check_columns(self, row)
         turns = read_turns(row["conversations"], column="conversations")
         if [turn["role"] for turn in turns] != ["user", "assistant"]:
-            raise RowLost(
+            raise RowRejected(
                 "several_rounds", f"`conversations` has {len(turns)} turns; a question and a score are needed"
             )
         asked, said = (turn["content"] for turn in turns)
         match = QUESTION.search(asked) or (CAPTION.search(asked) if self.caption_prompt is not None else None)
         if match is None:
-            raise RowLost("unknown_template", f"question and answer are not found in {shown(asked)}")
+            raise RowRejected("unknown_template", f"question and answer are not found in {shown(asked)}")
         scores = SCORE.findall(said)
         if not scores:
-            raise RowLost("unknown_verdict", f"no score is found in {shown(said)}")
+            raise RowRejected("unknown_verdict", f"no score is found in {shown(said)}")
         question = match.groupdict().get("question") or self.caption_prompt or ""
         around = asked[: match.start("answer")] + asked[match.end("answer") :]
         return _Rated(question, match["answer"], float(scores[-1]), around)

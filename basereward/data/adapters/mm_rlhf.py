@@ -31,7 +31,7 @@ class MMRLHF:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `video`, `video_missing`.
+            RowRejected: `video`, `video_missing`.
         """
         images = self._video.names(row["video"]) if row.get("video") else row.get("image")
         reasons = [row.get("chosen_reason"), row.get("rejected_reason")]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 
 class PKUSafeRLHF:
@@ -23,9 +23,9 @@ class PKUSafeRLHF:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `undecided`: the number is neither 0 nor 1.
+            RowRejected: `undecided`: the number is neither 0 nor 1.
         """
         number = row[self.label]
         if type(number) is not int or number not in (0, 1):
-            raise RowLost("undecided", f"`{self.label}` is {shown(number)}; 0 or 1 is needed")
+            raise RowRejected("undecided", f"`{self.label}` is {shown(number)}; 0 or 1 is needed")
         return {"prompt": row["prompt"], "chosen": row[f"response_{number}"], "rejected": row[f"response_{1 - number}"]}

@@ -16,7 +16,7 @@ class POVID:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `wrong_type`, `bad_message`, `unknown_role`, `unknown_key`.
+            RowRejected: `wrong_type`, `bad_message`, `unknown_role`, `unknown_key`.
         """
         return {
             "id": row.get("id"),

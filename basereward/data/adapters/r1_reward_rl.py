@@ -8,7 +8,7 @@ from typing import Any
 from basereward.data.adapters._judged import judged_cells
 from basereward.data.readers.json_lines import decode_json
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 
 class R1RewardRL:
@@ -20,13 +20,13 @@ class R1RewardRL:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `unknown_template`, `unknown_verdict`, `malformed_json`, `wrong_type`.
+            RowRejected: `unknown_template`, `unknown_verdict`, `malformed_json`, `wrong_type`.
         """
         message = row["message"]
         asked = "\n".join(_texts(decode_json(message) if isinstance(message, str) else message))
         answer = row["answer"]
         if isinstance(answer, list) and len(answer) != 1:
-            raise RowLost("unknown_verdict", f"`answer` is {shown(answer)}; one verdict is needed")
+            raise RowRejected("unknown_verdict", f"`answer` is {shown(answer)}; one verdict is needed")
         cells = judged_cells(asked, answer[0] if isinstance(answer, list) else answer, ties="keep")
         image = row["image"]
         encoded = isinstance(image, str) and not image.startswith("data:")
@@ -36,7 +36,7 @@ class R1RewardRL:
 def _texts(messages: object) -> Iterator[str]:
     """The texts of the user's messages. The picture's part is passed over: how it is written differs."""
     if not isinstance(messages, list):
-        raise RowLost("wrong_type", f"`message` is {shown(messages)}; a JSON list of messages is needed")
+        raise RowRejected("wrong_type", f"`message` is {shown(messages)}; a JSON list of messages is needed")
     for message in messages:
         content = message.get("content") if isinstance(message, Mapping) else None
         if not isinstance(message, Mapping) or message.get("role") != "user":

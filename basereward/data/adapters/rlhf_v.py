@@ -7,7 +7,7 @@ from typing import Any
 
 from basereward.data.readers.json_lines import decode_json
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 INSIDE = ("question", "chosen", "rejected")
 
@@ -20,14 +20,14 @@ class RLHFV:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `malformed_json`, or `missing_column` for a key that `text` lacks.
+            RowRejected: `malformed_json`, or `missing_column` for a key that `text` lacks.
         """
         text = row["text"]
         inside = decode_json(text) if isinstance(text, str) else text
         if not isinstance(inside, Mapping):
-            raise RowLost("wrong_type", f"`text` is {shown(text)}; a JSON object is needed")
+            raise RowRejected("wrong_type", f"`text` is {shown(text)}; a JSON object is needed")
         if missing := [name for name in INSIDE if name not in inside]:
             found = ", ".join(map(str, inside)) or "none"
-            raise RowLost("missing_column", f"`text` has no {' and no '.join(missing)}. Keys found: {found}")
+            raise RowRejected("missing_column", f"`text` has no {' and no '.join(missing)}. Keys found: {found}")
         pair = {"prompt": inside["question"], "chosen": inside["chosen"], "rejected": inside["rejected"]}
         return pair | {"id": row.get("idx"), "image": row["image"]}

@@ -19,7 +19,7 @@ class ShareGPTPairs:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `wrong_type`, `bad_message`, `unknown_role`, `unknown_key`.
+            RowRejected: `wrong_type`, `bad_message`, `unknown_role`, `unknown_key`.
         """
         read_turns(row["conversations"], column="conversations")
         for name in ("chosen", "rejected"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 
 class SHP:
@@ -24,11 +24,11 @@ class SHP:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `not_rated` (no label, or no ratio to compare); `low_score_ratio`.
+            RowRejected: `not_rated` (no label, or no ratio to compare); `low_score_ratio`.
         """
         label = row["labels"]
         if type(label) is not int or label not in (0, 1):
-            raise RowLost("not_rated", f"`labels` is {shown(label)}; 1 (A is preferred) or 0 (B is) is needed")
+            raise RowRejected("not_rated", f"`labels` is {shown(label)}; 1 (A is preferred) or 0 (B is) is needed")
         if self.min_score_ratio is not None:
             self._check_ratio(row["score_ratio"], at_least=self.min_score_ratio)
         answers = [row["human_ref_B"], row["human_ref_A"]]
@@ -36,6 +36,6 @@ class SHP:
 
     def _check_ratio(self, ratio: object, *, at_least: float) -> None:
         if isinstance(ratio, bool) or not isinstance(ratio, int | float):
-            raise RowLost("not_rated", f"`score_ratio` is {shown(ratio)}; a number is needed")
+            raise RowRejected("not_rated", f"`score_ratio` is {shown(ratio)}; a number is needed")
         if not ratio >= at_least:
-            raise RowLost("low_score_ratio", f"`score_ratio` is {ratio}; min_score_ratio asks for {at_least}")
+            raise RowRejected("low_score_ratio", f"`score_ratio` is {ratio}; min_score_ratio asks for {at_least}")

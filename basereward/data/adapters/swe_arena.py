@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 # Model A stands on the left of the page; the set's own tools write both forms.
 VOTES = {
@@ -37,7 +37,7 @@ class SweArena:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `not_rated` (no vote, or an unknown one); `undecided`; `several_rounds`; `prompts_differ`;
+            RowRejected: `not_rated` (no vote, or an unknown one); `undecided`; `several_rounds`; `prompts_differ`;
                 `bad_states`.
         """
         winner = _vote(row["feedback"])
@@ -45,9 +45,11 @@ class SweArena:
         if self.rounds == "one":
             long = max(len(said) for said in texts.values())
             if long > 2:
-                raise RowLost("several_rounds", f"a conversation of {long} messages; rounds: one takes those of two")
+                raise RowRejected(
+                    "several_rounds", f"a conversation of {long} messages; rounds: one takes those of two"
+                )
             if texts["model_A"][0] != texts["model_B"][0]:
-                raise RowLost("prompts_differ", "the two models were asked different things")
+                raise RowRejected("prompts_differ", "the two models were asked different things")
         prompt = texts[winner][0] if self.rounds == "one" else row["instruction"]
         return {"prompt": prompt, "chosen": texts[winner][-1], "rejected": texts[OTHER[winner]][-1]}
 
@@ -55,9 +57,9 @@ class SweArena:
 def _vote(feedback: object) -> str:
     vote = feedback.get("vote_type") if isinstance(feedback, Mapping) else None
     if vote in UNDECIDED:
-        raise RowLost("undecided", f"`feedback.vote_type` is {vote}")
+        raise RowRejected("undecided", f"`feedback.vote_type` is {vote}")
     if vote not in VOTES:
-        raise RowLost(
+        raise RowRejected(
             "not_rated", f"`feedback.vote_type` is {shown(vote)}; known are {', '.join((*VOTES, *UNDECIDED))}"
         )
     return VOTES[vote]
@@ -69,9 +71,9 @@ def _texts(states: object, model: str) -> list[str]:
     messages = state.get("messages") if isinstance(state, Mapping) else None
     where = f"`states.{model}.messages`"
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
-        raise RowLost("bad_states", f"{where} is {shown(messages)}; a list of [speaker, text] is needed")
+        raise RowRejected("bad_states", f"{where} is {shown(messages)}; a list of [speaker, text] is needed")
     if not messages or len(messages) % 2:
-        raise RowLost(
+        raise RowRejected(
             "bad_states", f"{where} has {len(messages)} messages; a question and an answer a round are needed"
         )
     return [message[1] for message in messages]

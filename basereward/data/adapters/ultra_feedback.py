@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 
 class UltraFeedback:
@@ -29,11 +29,13 @@ class UltraFeedback:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `wrong_type`; `not_rated` (fewer than two scores); `equal_ratings` (no two differ).
+            RowRejected: `wrong_type`; `not_rated` (fewer than two scores); `equal_ratings` (no two differ).
         """
         scored = self._scored(row["completions"])
         if len({score for score, _ in scored}) == 1:
-            raise RowLost("equal_ratings", f"each of the {len(scored)} completions has the {self.score} {scored[0][0]}")
+            raise RowRejected(
+                "equal_ratings", f"each of the {len(scored)} completions has the {self.score} {scored[0][0]}"
+            )
         if self.pairs == "largest_gap":
             best = max(scored, key=lambda completion: completion[0])
             worst = min(scored, key=lambda completion: completion[0])
@@ -47,13 +49,13 @@ class UltraFeedback:
     def _scored(self, completions: object) -> list[tuple[float, Any]]:
         """Score and response of the completions that have a score, in order; at least two."""
         if not isinstance(completions, list) or not all(isinstance(one, Mapping) for one in completions):
-            raise RowLost("wrong_type", f"`completions` is {shown(completions)}; a list of objects is needed")
+            raise RowRejected("wrong_type", f"`completions` is {shown(completions)}; a list of objects is needed")
         scored = [
             (float(one[self.score]), one.get("response")) for one in completions if _is_number(one.get(self.score))
         ]
         if len(scored) < 2:
             keys = ", ".join(completions[0]) if completions else "none"
-            raise RowLost(
+            raise RowRejected(
                 "not_rated",
                 f"{len(scored)} of {len(completions)} completions have a number as `{self.score}`; two are needed. "
                 f"Keys of a completion: {keys}",

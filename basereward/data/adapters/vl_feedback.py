@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basereward.data.adapters._rated import Pairs, compare
+from basereward.data.adapters._rated import RatedPairs, compare
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 
@@ -26,7 +26,9 @@ class VLFeedback:
 
     columns = ("id", "prompt", "completions")
 
-    def __init__(self, *, pairs: Pairs = "all", margins: bool = True, image: str = "merged_images/{id}.jpg") -> None:
+    def __init__(
+        self, *, pairs: RatedPairs = "all", margins: bool = True, image: str = "merged_images/{id}.jpg"
+    ) -> None:
         self.pairs = pairs
         self.margins = margins
         self.image = image
@@ -34,7 +36,7 @@ class VLFeedback:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `wrong_type`, `not_rated` (fewer than two completions with three numbers), `equal_ratings`.
+            RowRejected: `wrong_type`, `not_rated` (fewer than two completions with three numbers), `equal_ratings`.
         """
         rated = [(one.get("response"), mean_rating(one.get("annotations"))) for one in _listed(row["completions"])]
         numbered = [(response, mean) for response, mean in rated if mean is not None]
@@ -64,5 +66,5 @@ def _listed(completions: object) -> Sequence[Mapping[str, Any]]:
     if isinstance(completions, Mapping) and all(isinstance(cells, list) for cells in completions.values()):
         return [dict(zip(completions, cells, strict=True)) for cells in zip(*completions.values(), strict=True)]
     if not isinstance(completions, list) or not all(isinstance(one, Mapping) for one in completions):
-        raise RowLost("wrong_type", f"`completions` is {shown(completions)}; a list of objects is needed")
+        raise RowRejected("wrong_type", f"`completions` is {shown(completions)}; a list of objects is needed")
     return completions

@@ -7,7 +7,7 @@ from typing import Any
 
 from basereward.data.adapters._judged import Ties
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 RANKS = {
     "model_a": [0, 1],
@@ -36,13 +36,13 @@ class WildVision:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            RowLost: `not_rated` (no vote, or an unknown one) or `undecided`.
+            RowRejected: `not_rated` (no vote, or an unknown one) or `undecided`.
         """
         ranks = RANKS.get(row["winner"]) if isinstance(row["winner"], str) else None
         if ranks is None:
-            raise RowLost("not_rated", f"`winner` is {shown(row['winner'])}; known are {', '.join(RANKS)}")
+            raise RowRejected("not_rated", f"`winner` is {shown(row['winner'])}; known are {', '.join(RANKS)}")
         if ranks == [0, 0] and self.ties == "lost":
-            raise RowLost("undecided", f"`winner` is {row['winner']}")
+            raise RowRejected("undecided", f"`winner` is {row['winner']}")
         return {
             "id": row.get("question_id"),
             "responses": [row["conversation_a"], row["conversation_b"]],

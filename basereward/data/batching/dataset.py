@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from basereward.data.batching.plan import Place
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group, Preference, Split
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
 from basereward.errors import DataError
 
@@ -60,7 +60,7 @@ class GroupDataset(Dataset[EncodedGroup]):
         group, name = self.group(place), self.names[place[0]]
         try:
             return self.encoder(group, taught=self.taught)
-        except RowLost as loss:
+        except RowRejected as loss:
             raise DataError(
                 f"group '{group.id}' of source '{name}' could be read when the run began and cannot be read now "
                 f"({loss.reason}: {loss.detail}). Put the file back and resume the run."

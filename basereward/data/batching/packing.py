@@ -10,10 +10,10 @@ from basereward.data.encoding.encoder import EncodedGroup
 
 WINDOW = 64  # groups of plain rows that are looked at together, to put rows of like length into one pass
 
-Placed = tuple[int, EncodedGroup]
+PackedGroup = tuple[int, EncodedGroup]
 
 
-def fill(groups: Iterable[EncodedGroup], *, budget: int, layout: Layout) -> Iterator[list[Placed]]:
+def fill(groups: Iterable[EncodedGroup], *, budget: int, layout: Layout) -> Iterator[list[PackedGroup]]:
     """Groups, each with its place among all, by forward pass.
 
     A tree row has no padding, so groups are taken as they come, and only one more is read than the pass needs. Plain
@@ -31,8 +31,8 @@ def fill(groups: Iterable[EncodedGroup], *, budget: int, layout: Layout) -> Iter
         yield from _fill(sorted(window, key=lambda each: each[1].longest), budget=budget, layout=layout)
 
 
-def _fill(placed: Iterable[Placed], *, budget: int, layout: Layout) -> Iterator[list[Placed]]:
-    together: list[Placed] = []
+def _fill(placed: Iterable[PackedGroup], *, budget: int, layout: Layout) -> Iterator[list[PackedGroup]]:
+    together: list[PackedGroup] = []
     tokens = rows = longest = 0
     for place, group in placed:
         tokens += len(group.prefix) + sum(map(len, group.branches))

@@ -20,7 +20,7 @@ from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.images.image_dedup import distinct
 from basereward.data.images.pixels import Pixels
 from basereward.data.images.vision_features import Features
-from basereward.data.schema.group import Lost, Preference
+from basereward.data.schema.group import Preference, RejectedRow
 from basereward.data.streaming.stream import Met
 
 Layout = Literal["tree", "plain"]
@@ -54,7 +54,7 @@ class TreeBatch:
     image_keys: tuple[str, ...] = ()  # n names to keep features under; none where they are not kept
     features: Features | None = None  # of the images that need not be encoded
     pooled: Tensor | None = None  # (B, D) float32: pooled states that were computed before; there are no rows then
-    lost: list[Lost] = field(default_factory=list)  # rows of a stream that were met on the way to these groups
+    lost: list[RejectedRow] = field(default_factory=list)  # rows of a stream that were met on the way to these groups
     met: Met | None = None  # how far a stream was read for them
     step_counts: list[tuple[int, int]] | None = None  # of a stream: `group_counts` of all groups of the optimizer step
     responses: list[int] = field(default_factory=list)  # G: how many of the K are each group's

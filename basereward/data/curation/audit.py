@@ -27,7 +27,7 @@ _MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class CountShare:
     """`count` of `total`, and the 95 % interval of Wilson's score; of a total of 0 nothing is known: (0, 1)."""
 
     count: int
@@ -36,10 +36,10 @@ class Share:
     high: float
 
     @classmethod
-    def of(cls, count: int, total: int) -> Share:
+    def of(cls, count: int, total: int) -> CountShare:
         """A share with its interval.
 
-        >>> share = Share.of(8, 10)
+        >>> share = CountShare.of(8, 10)
         >>> round(share.low, 3), round(share.high, 3)
         (0.49, 0.943)
         """
@@ -63,8 +63,8 @@ class LabelNoise:
     """
 
     threshold: float
-    disagrees: Share
-    strongly: Share
+    disagrees: CountShare
+    strongly: CountShare
     bins: tuple[tuple[float, float, int], ...]
 
 
@@ -83,19 +83,19 @@ class SourceAudit:
     num_decided: int
     num_ties: int
     images: dict[int, int]
-    longer_wins: Share
+    longer_wins: CountShare
     equally_long: int
     prompt_chars: tuple[float, ...]
     winner_chars: tuple[float, ...]
     loser_chars: tuple[float, ...]
-    repeated: Share
+    repeated: CountShare
     languages: dict[str, int]
     noise: LabelNoise | None = None
 
     @property
-    def with_images(self) -> Share:
+    def with_images(self) -> CountShare:
         """The share of groups with an image."""
-        return Share.of(self.num_groups - self.images.get(0, 0), self.num_groups)
+        return CountShare.of(self.num_groups - self.images.get(0, 0), self.num_groups)
 
 
 def audit(
@@ -174,12 +174,12 @@ class _Counts:
             num_decided=self._num_decided,
             num_ties=self._num_ties,
             images=dict(sorted(self._images.items())),
-            longer_wins=Share.of(self._longer, self._num_decided - self._equally_long),
+            longer_wins=CountShare.of(self._longer, self._num_decided - self._equally_long),
             equally_long=self._equally_long,
             prompt_chars=_quantiles(self._prompt_chars),
             winner_chars=_quantiles(self._winner_chars),
             loser_chars=_quantiles(self._loser_chars),
-            repeated=Share.of(self._repeated, self._num_groups),
+            repeated=CountShare.of(self._repeated, self._num_groups),
             languages=dict(sorted(self._languages.items(), key=lambda item: (-item[1], item[0]))),
             noise=noise,
         )
@@ -202,8 +202,8 @@ def _noise(margins: NDArray[np.float64], *, threshold: float) -> LabelNoise:
     edges = list(pairwise(MARGINS))
     return LabelNoise(
         threshold=threshold,
-        disagrees=Share.of(int((margins < 0).sum()), len(margins)),
-        strongly=Share.of(int((margins < -threshold).sum()), len(margins)),
+        disagrees=CountShare.of(int((margins < 0).sum()), len(margins)),
+        strongly=CountShare.of(int((margins < -threshold).sum()), len(margins)),
         bins=tuple((low, high, int(((margins >= low) & (margins < high)).sum())) for low, high in edges),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from basereward.data.curation.audit import LabelNoise, Share, SourceAudit
+from basereward.data.curation.audit import CountShare, LabelNoise, SourceAudit
 from basereward.data.curation.columns import columns
 
 
@@ -45,7 +45,7 @@ def _noise(noise: LabelNoise) -> Iterable[str]:
     yield from (str(count) for _, _, count in noise.bins)
 
 
-def _share(share: Share) -> str:
+def _share(share: CountShare) -> str:
     return f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" if share.total else "-"
 
 

@@ -7,17 +7,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from basereward.data.curation.columns import columns
-from basereward.data.curation.overlap import KINDS, Benchmark, Kind, Overlap, traits
-from basereward.data.curation.pictures import Pictures
+from basereward.data.curation.overlap import KINDS, BenchmarkTexts, Overlap, OverlapKind, traits
+from basereward.data.curation.pictures import PictureHashes
 from basereward.data.schema.group import Group
 from basereward.errors import DataError, unknown
 
-CONTAMINATING: tuple[Kind, ...] = ("prompt", "prompt_response", "ngrams", "image", "similar_image")
+CONTAMINATING: tuple[OverlapKind, ...] = ("prompt", "prompt_response", "ngrams", "image", "similar_image")
 """All but a text that is the same under pictures that are known to differ."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BenchmarkAnswer:
     """What a group shares with which benchmark, and how many of its images could not be looked at."""
 
     overlaps: tuple[Overlap, ...]
@@ -47,7 +47,7 @@ class References:
         threshold: float = 0.5,
         bits: int = 4,
         common: int = 10,
-        pictures: Pictures | None = None,
+        pictures: PictureHashes | None = None,
     ) -> None:
         if size < 1 or not 0 < threshold <= 1 or not 0 <= bits < 32 or common < 1:
             raise DataError(
@@ -55,9 +55,9 @@ class References:
                 "the threshold is over 0 to 1, and bits are 0 to 31"
             )
         self.size = size
-        self.pictures = pictures or Pictures()
+        self.pictures = pictures or PictureHashes()
         self.benchmarks = {
-            name: Benchmark(
+            name: BenchmarkTexts(
                 name,
                 ((group.id, traits(group, size=size, pictures=self.pictures)) for group in groups),
                 threshold=threshold,
@@ -67,11 +67,11 @@ class References:
             for name, groups in benchmarks.items()
         }
 
-    def ask(self, group: Group) -> Answer:
+    def ask(self, group: Group) -> BenchmarkAnswer:
         """What the group shares with the benchmarks."""
         own = traits(group, size=self.size, pictures=self.pictures)
         overlaps = [overlap for benchmark in self.benchmarks.values() for overlap in benchmark.overlaps(own)]
-        return Answer(tuple(overlaps), own.num_unread)
+        return BenchmarkAnswer(tuple(overlaps), own.num_unread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,9 @@ class OverlapReport:
     rows: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
     contaminated: Counter[tuple[str, str]] = field(default_factory=Counter)
-    kinds: dict[tuple[str, str], Counter[Kind]] = field(default_factory=dict)
+    kinds: dict[tuple[str, str], Counter[OverlapKind]] = field(default_factory=dict)
 
-    def add(self, source: str, answer: Answer, *, kinds: Collection[Kind] = CONTAMINATING) -> None:
+    def add(self, source: str, answer: BenchmarkAnswer, *, kinds: Collection[OverlapKind] = CONTAMINATING) -> None:
         """Counts one row."""
         self.rows[source] += 1
         self.unread[source] += answer.num_unread
@@ -139,7 +139,7 @@ def find_contaminated(
     references: References,
     *,
     report: OverlapReport | None = None,
-    kinds: Collection[Kind] = CONTAMINATING,
+    kinds: Collection[OverlapKind] = CONTAMINATING,
 ) -> Iterator[Contaminated]:
     """The groups that share something of `kinds` with a benchmark, in order; every group is counted in `report`.
 

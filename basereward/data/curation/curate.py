@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from itertools import tee
 
 from basereward.data.curation.contamination import OverlapReport, References, find_contaminated
-from basereward.data.curation.duplicates import Placed, find_duplicates
-from basereward.data.curation.pictures import Pictures
+from basereward.data.curation.duplicates import PlacedGroup, find_duplicates
+from basereward.data.curation.pictures import PictureHashes
 from basereward.data.curation.relabel import RelabelSummary, relabel
-from basereward.data.schema.group import SPLITS, Group, Lost, Preference
+from basereward.data.schema.group import SPLITS, Group, Preference, RejectedRow
 from basereward.data.sources import Source
 
 logger = logging.getLogger(__name__)
 
-Judge = Callable[[Iterable[Group]], Iterator[list[float]]]
+ScoreGroups = Callable[[Iterable[Group]], Iterator[list[float]]]
 """The scores of every group's responses, by a trained model."""
-Place = tuple[str, int]
+RowPlace = tuple[str, int]
 """Name of a source and index among its training groups."""
 
 
@@ -27,8 +27,8 @@ Place = tuple[str, int]
 class Curated:
     """What was left out of the training groups, and what was changed in those that stay."""
 
-    lost: dict[Place, Lost] = field(default_factory=dict)
-    preferences: dict[Place, tuple[Preference, ...]] = field(default_factory=dict)  # of groups that were re-weighted
+    lost: dict[RowPlace, RejectedRow] = field(default_factory=dict)
+    preferences: dict[RowPlace, tuple[Preference, ...]] = field(default_factory=dict)  # of groups that were re-weighted
     overlaps: OverlapReport | None = None
     relabelled: RelabelSummary | None = None
 
@@ -49,10 +49,10 @@ class Curation:
     duplicates: bool = False
     near: float | None = None
     against: Mapping[str, Source] = field(default_factory=dict)
-    judge: Judge | None = None
+    judge: ScoreGroups | None = None
     drop: float = 2.0
 
-    def __call__(self, groups: Callable[[], Iterator[Placed]]) -> Curated:
+    def __call__(self, groups: Callable[[], Iterator[PlacedGroup]]) -> Curated:
         """Goes through the training groups, as often as there are things to look for.
 
         Args:
@@ -62,9 +62,9 @@ class Curation:
             DataError: an argument is out of range, or a benchmark is malformed.
         """
         curated = Curated()
-        pictures = Pictures()
+        pictures = PictureHashes()
 
-        def left() -> Iterator[Placed]:
+        def left() -> Iterator[PlacedGroup]:
             return ((source, index, group) for source, index, group in groups() if (source, index) not in curated.lost)
 
         if self.duplicates or self.near is not None:
@@ -81,22 +81,22 @@ class Curation:
             self._relabel(curated, self.judge, left())
         return curated
 
-    def _relabel(self, curated: Curated, judge: Judge, placed: Iterator[Placed]) -> None:
+    def _relabel(self, curated: Curated, judge: ScoreGroups, placed: Iterator[PlacedGroup]) -> None:
         """Holds no more groups at a time than the judge scores together."""
         placed, again = tee(placed)
         curated.relabelled = RelabelSummary(self.drop)
         for (source, index, group), scores in zip(placed, judge(group for _, _, group in again), strict=True):
             result = relabel(group, scores, drop=self.drop)
             curated.relabelled.add(group, result)
-            if isinstance(result, Lost):
+            if isinstance(result, RejectedRow):
                 curated.lost[source, index] = dataclasses.replace(result, fault=False)
             elif result.preferences != group.preferences:
                 curated.preferences[source, index] = result.preferences
         logger.info("relabelled with a threshold of %g: %s", self.drop, curated.relabelled)
 
 
-def _left_out(source: str, row: str, reason: str, detail: str) -> Lost:
-    return Lost(source, "train", row, reason, detail, fault=False)
+def _left_out(source: str, row: str, reason: str, detail: str) -> RejectedRow:
+    return RejectedRow(source, "train", row, reason, detail, fault=False)
 
 
 def _all(source: Source) -> Iterator[Group]:

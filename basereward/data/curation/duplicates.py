@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from rensa import RMinHash
 
-from basereward.data.curation.pictures import Pictures
+from basereward.data.curation.pictures import PictureHashes
 from basereward.data.curation.words import hash64, prompt_text, shingles, words
 from basereward.data.schema.group import Group
 from basereward.errors import DataError
@@ -22,7 +22,7 @@ from basereward.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Placed: TypeAlias = tuple[str, int, Group]
+PlacedGroup: TypeAlias = tuple[str, int, Group]
 """The name of a source, the index of a group in it, and the group."""
 
 SLOTS = 128  # of a signature; the estimate of a similarity of 0.8 has a standard error of 0.035
@@ -46,7 +46,11 @@ class Duplicate:
 
 
 def find_duplicates(
-    groups: Iterable[Placed], *, threshold: float | None = 0.8, shingle: int = 3, pictures: Pictures | None = None
+    groups: Iterable[PlacedGroup],
+    *,
+    threshold: float | None = 0.8,
+    shingle: int = 3,
+    pictures: PictureHashes | None = None,
 ) -> list[Duplicate]:
     """The groups to drop, in the order of `groups`.
 
@@ -68,7 +72,7 @@ def find_duplicates(
             f"threshold={threshold} and shingle={shingle}: the threshold is {LEAST} to 1, or null for exact duplicates "
             "only, and a shingle has 1 word or more"
         )
-    seen = _Seen(signed=threshold is not None, shingle=shingle, pictures=pictures or Pictures())
+    seen = _Seen(signed=threshold is not None, shingle=shingle, pictures=pictures or PictureHashes())
     for place in groups:
         seen.add(place)
     first = seen.first_alike()
@@ -81,7 +85,7 @@ def find_duplicates(
 class _Seen:
     """What is remembered of the groups: hashes, in arrays of one entry a group."""
 
-    def __init__(self, *, signed: bool, shingle: int, pictures: Pictures) -> None:
+    def __init__(self, *, signed: bool, shingle: int, pictures: PictureHashes) -> None:
         self._signed = signed
         self._shingle = shingle
         self._pictures = pictures
@@ -92,7 +96,7 @@ class _Seen:
         self._tokens: list[list[bytes]] = []  # of the groups that have no signature yet: of the whole, of the responses
         self._bands, self._slots = bytearray(), bytearray()  # (groups, BANDS) of 8 bytes, (groups, 2, SLOTS) of one
 
-    def add(self, placed: Placed) -> None:
+    def add(self, placed: PlacedGroup) -> None:
         source, index, group = placed
         images = [self._pictures.identity(image) for image in group.images]
         turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from basereward.data.curation.pictures import Look, Pictures
+from basereward.data.curation.pictures import Look, PictureHashes
 from basereward.data.curation.words import hash64, normalise, prompt_text, shingles
 from basereward.data.schema.group import Group
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Kind: TypeAlias = Literal["prompt", "prompt_response", "ngrams", "image", "similar_image", "other_image"]
-KINDS: tuple[Kind, ...] = ("prompt", "prompt_response", "ngrams", "image", "similar_image", "other_image")
+OverlapKind: TypeAlias = Literal["prompt", "prompt_response", "ngrams", "image", "similar_image", "other_image"]
+KINDS: tuple[OverlapKind, ...] = ("prompt", "prompt_response", "ngrams", "image", "similar_image", "other_image")
 """`prompt`, `prompt_response`: the same words; `ngrams`: many of the same runs of words; `image`: the same content;
 `similar_image`: a resized or re-encoded copy. `other_image`: the text is the same and the pictures are known to differ,
 as of two rows that ask to describe what they show."""
@@ -28,7 +28,7 @@ class Overlap:
     """That a group shares something with a row of a benchmark, and with which one."""
 
     benchmark: str
-    kind: Kind
+    kind: OverlapKind
     reference: str
     detail: str = ""
 
@@ -48,7 +48,7 @@ class Traits:
         return sum(look is None or not look.readable for look in self.looks)
 
 
-def traits(group: Group, *, size: int, pictures: Pictures) -> Traits:
+def traits(group: Group, *, size: int, pictures: PictureHashes) -> Traits:
     """Turns of the system are left out; `grams` are the hashes of `size` words in a row, or of all when there are
     fewer. A prompt of images alone has no text to compare."""
     text = normalise(prompt_text(group, system=False))
@@ -61,7 +61,7 @@ def traits(group: Group, *, size: int, pictures: Pictures) -> Traits:
     )
 
 
-class Benchmark:
+class BenchmarkTexts:
     """The index of one benchmark.
 
     Args:
@@ -121,7 +121,7 @@ class Benchmark:
 
     def overlaps(self, group: Traits) -> list[Overlap]:
         """What the group shares with the benchmark, at most one of each kind, in the order of `KINDS`."""
-        found: dict[Kind, tuple[list[int], str]] = {}
+        found: dict[OverlapKind, tuple[list[int], str]] = {}
         if group.prompt is not None and group.prompt in self._prompts:
             found["prompt"] = self._prompts[group.prompt], ""
         answered = sorted({row for answer in group.answers for row in self._answers.get(answer, ())})
@@ -156,7 +156,7 @@ class Benchmark:
         rows = [row for owner in most_first for row in self._asking[owner]]
         return rows, f"{shares.max():.0%} of its runs of words"
 
-    def _pictured_alike(self, group: Traits) -> dict[Kind, tuple[list[int], str]]:
+    def _pictured_alike(self, group: Traits) -> dict[OverlapKind, tuple[list[int], str]]:
         looks = [look for look in group.looks if look]
         same = sorted({row for look in looks for row in self._contents.get(look.content, ())})
         if same:

@@ -14,7 +14,7 @@ from basereward.data.curation.words import hash64
 from basereward.data.images.image_store import read_archived
 from basereward.data.images.open_images import open_image
 from basereward.data.schema.group import ArchivedImage, Image
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 _T = TypeVar("_T")
 
@@ -35,7 +35,7 @@ class Look:
     readable: bool = True
 
 
-class Pictures:
+class PictureHashes:
     """Hashes of pictures; those of the last `remember` files looked at are kept, since prompts share pictures."""
 
     def __init__(self, *, remember: int = 50_000) -> None:
@@ -79,7 +79,7 @@ def _content(image: Image) -> int | None:
         return hash64(image) if image else None
     try:
         return hash64(read_archived(image) if isinstance(image, ArchivedImage) else Path(image).read_bytes())
-    except (OSError, ValueError, RowLost):  # a name with a null character is a ValueError
+    except (OSError, ValueError, RowRejected):  # a name with a null character is a ValueError
         return None
 
 
@@ -88,7 +88,7 @@ def _look(image: Image, content: int | None) -> Look | None:
         return None
     try:
         return Look(content, perceptual_hash(open_image(image)))
-    except RowLost:
+    except RowRejected:
         return Look(content, None, readable=False)
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from basereward.data.schema.group import Group, Lost, Preference, Split
+from basereward.data.schema.group import Group, Preference, RejectedRow, Split
 from basereward.errors import DataError
 
 
@@ -28,12 +28,12 @@ class RelabelSummary:
     weight_before: float = 0.0
     weight_after: float = 0.0
 
-    def add(self, before: Group, after: Group | Lost) -> None:
+    def add(self, before: Group, after: Group | RejectedRow) -> None:
         """Counts one group and what became of it."""
         decided = [preference for preference in before.preferences if not preference.tie]
-        kept = [] if isinstance(after, Lost) else [p for p in after.preferences if not p.tie]
+        kept = [] if isinstance(after, RejectedRow) else [p for p in after.preferences if not p.tie]
         self.num_groups += 1
-        self.num_lost += isinstance(after, Lost)
+        self.num_lost += isinstance(after, RejectedRow)
         self.num_preferences += len(decided)
         self.num_dropped += len(decided) - len(kept)
         self.num_down_weighted += sum(p not in decided for p in kept)
@@ -42,7 +42,7 @@ class RelabelSummary:
         self.weight_after += sum(p.weight for p in kept)
 
 
-def relabel(group: Group, scores: Sequence[float], *, drop: float, split: Split = "train") -> Group | Lost:
+def relabel(group: Group, scores: Sequence[float], *, drop: float, split: Split = "train") -> Group | RejectedRow:
     """The group as a trained model leaves it.
 
     The margin of a preference is the score of its winner less that of its loser. Below `-drop` the preference is
@@ -56,7 +56,7 @@ def relabel(group: Group, scores: Sequence[float], *, drop: float, split: Split 
         split: the part that a lost group is counted with.
 
     Returns:
-        The group, or `Lost` with the reason `disagrees` when it had preferences and keeps none.
+        The group, or `RejectedRow` with the reason `disagrees` when it had preferences and keeps none.
 
     Raises:
         DataError: `drop` is below 0, or there is not one finite score for each response.
@@ -81,13 +81,15 @@ def relabel(group: Group, scores: Sequence[float], *, drop: float, split: Split 
         detail = ", ".join(
             f"{p.loser} to {p.winner} by {-_margin(p, scores):.4g}" for p in group.preferences if not p.tie
         )
-        return Lost(group.source, split, group.id, "disagrees", f"the model prefers {detail}, more than {drop:.4g}")
+        return RejectedRow(
+            group.source, split, group.id, "disagrees", f"the model prefers {detail}, more than {drop:.4g}"
+        )
     return dataclasses.replace(group, preferences=tuple(_weighed(p, scores) for p in kept))
 
 
 def relabel_all(
     groups: Iterable[tuple[Group, Sequence[float]]], *, drop: float, split: Split = "train"
-) -> tuple[list[Group | Lost], RelabelSummary]:
+) -> tuple[list[Group | RejectedRow], RelabelSummary]:
     """Every group as `relabel` leaves it, in order, and the summary of it.
 
     Raises:

@@ -22,7 +22,7 @@ from basereward.data.encoding.chat import SENTINEL
 from basereward.data.encoding.control_tokens import ControlTokens, Marks
 from basereward.data.encoding.rendering import REJECTED, ChatTemplate
 from basereward.data.schema.group import Part, Turn
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
 
 QUESTION = "basereward-question"
@@ -61,21 +61,21 @@ class AnswerFormat:
         """A prompt with its generation prompt cut back to where branches begin.
 
         Raises:
-            RowLost: `template_rejects`; the generation prompt of this prompt is another than that of a question alone,
-                so it is not known where an answer begins.
+            RowRejected: `template_rejects`; the generation prompt of this prompt is another than that of a question
+                alone, so it is not known where an answer begins.
         """
         if rendered.endswith(self.cut):
             return rendered[: len(rendered) - len(self.cut)]
         if self.lead:
             detail = f"the generation prompt does not end with {self.cut!r}, as it does after a question alone"
-            raise RowLost(REJECTED, detail)
+            raise RowRejected(REJECTED, detail)
         return rendered
 
     def text(self, answer: str) -> str:
         """What the template writes for an answer, from where the prompt ends to before the token that ends the turn.
 
         Raises:
-            RowLost: `template_rejects`; the template refuses the answer.
+            RowRejected: `template_rejects`; the template refuses the answer.
         """
         if self.exact:
             return f"{self.lead}{answer}{self.closing}"
@@ -111,7 +111,7 @@ def find_answer_format(
         control: tells where pieces of the template's text can be encoded apart.
 
     Raises:
-        RowLost: `template_rejects`; the template refuses a question and its answer.
+        RowRejected: `template_rejects`; the template refuses a question and its answer.
         ModelError: it leaves the answer out, or writes it more than once.
     """
     question = Turn("user", (Part(QUESTION),))

@@ -13,7 +13,7 @@ import PIL.Image
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.image_store import read_archived
 from basereward.data.schema.group import ArchivedImage, Group, Image
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 ENDS = 32 * 1024
 """Bytes at the beginning and at the end of a picture file that `group_content` reads. A small file is read whole."""
@@ -85,7 +85,7 @@ def _picture_content(image: Image) -> bytes:
             if size > 2 * ENDS:
                 file.seek(size - ENDS)
             ends += file.read(ENDS)
-    except RowLost as loss:
+    except RowRejected as loss:
         return loss.reason.encode()
     except OSError as error:
         return str(error.errno).encode()

@@ -22,11 +22,11 @@ from basereward.data.encoding.chat import SENTINEL, Tokenizer, end_of_turn
 from basereward.data.encoding.control_tokens import ControlTokens, Marks
 from basereward.data.encoding.rendering import REJECTED, ChatTemplate, explained
 from basereward.data.encoding.template_limits import characters_per_token
-from basereward.data.images.image_features import Known, PictureReader
+from basereward.data.images.image_features import CachedFeatures, PictureReader
 from basereward.data.images.pixels import Pixels
 from basereward.data.images.tiles import marked
 from basereward.data.schema.group import Group, Part, Preference, Turn
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import check_text
 
 VERSION = 2
@@ -38,7 +38,7 @@ Positions = Callable[[Tensor, Tensor | None], Tensor]
 """`(input_ids (P,), image_grid_thw (n, 3) or None) -> positions (3, P) or (P,)`: as the backbone numbers a prefix."""
 
 
-class EncodingError(RowLost):
+class EncodingError(RowRejected):
     """A group does not fit the backbone: `too_long`, `image_without_vision`, `image_token_in_text` or
     `template_rejects`."""
 
@@ -58,7 +58,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class BranchTarget:
     """One branch of a head that speaks."""
 
     written: int = 0  # its last tokens, which the head is taught to write; 0 where they are still to be written
@@ -78,9 +78,9 @@ class EncodedGroup:
     preferences: tuple[Preference, ...]
     pixels: Pixels | None = None  # N patches, of the images whose features are not at hand
     images_thw: Tensor | None = None  # (n, 3) int64
-    known: tuple[Known, ...] = ()  # n where features are kept, else none
+    known: tuple[CachedFeatures, ...] = ()  # n where features are kept, else none
     lengths: tuple[int, ...] = ()  # K: tokens of every response, its end of turn left out; none: of branches, less one
-    spoken: tuple[Spoken, ...] = ()  # of every branch where a head speaks, else none
+    spoken: tuple[BranchTarget, ...] = ()  # of every branch where a head speaks, else none
 
     @property
     def longest(self) -> int:
@@ -93,7 +93,7 @@ class EncodedGroup:
         return list(self.lengths) or [len(branch) - 1 for branch in self.branches]
 
 
-class Speech(Protocol):
+class BranchTemplate(Protocol):
     """Lays out the branches of a group.
 
     Attributes:
@@ -112,12 +112,12 @@ class Speech(Protocol):
         """What all branches of a group begin with."""
         ...
 
-    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, Spoken]]:
+    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
         """The branches, `(L,)` tokens each, with what is what in them; `taught` with the text of the data, else up to
         where the head begins to write.
 
         Raises:
-            RowLost: the group has no text to learn from, or nothing can be said of it.
+            RowRejected: the group has no text to learn from, or nothing can be said of it.
         """
         ...
 
@@ -166,7 +166,7 @@ class Encoder:
         self.image_marks = image_marks
         self.max_tokens = max_tokens
         self.same_positions = same_positions
-        self.speech: Speech | None = None
+        self.speech: BranchTemplate | None = None
         self.template = ChatTemplate(tokenizer, in_parts=image_token_id is not None)
         images = (*(() if image_token_id is None else (image_token_id,)), *(image_marks or ()))
         self.control = ControlTokens(tokenizer, written=self.template.frame.written, image_ids=images)
@@ -179,7 +179,7 @@ class Encoder:
         """Encodes a group; `taught` with the text that a head which speaks learns to write.
 
         Raises:
-            RowLost: too long, refused by the chat template, or its images and their places in the text do not fit
+            RowRejected: too long, refused by the chat template, or its images and their places in the text do not fit
                 together.
             ImageError: an image cannot be opened.
         """
@@ -209,7 +209,7 @@ class Encoder:
         """What `__call__` would give, in numbers: pictures are opened, but not cut into patches.
 
         Raises:
-            RowLost, ImageError: as `__call__`, for the same groups.
+            RowRejected, ImageError: as `__call__`, for the same groups.
         """
         check_text(group)
         self._check_images(group)
@@ -250,7 +250,7 @@ class Encoder:
         token is the one branch, which the answer goes on from.
 
         Raises:
-            RowLost, ImageError: as `__call__`.
+            RowRejected, ImageError: as `__call__`.
         """
         self._check_images(group)
         pictures = self.pictures(group.images) if group.images else None
@@ -294,7 +294,7 @@ class Encoder:
             ids, repeats = marked(ids, repeats, places, self.image_marks)
         return ids.repeat_interleave(repeats)
 
-    def _branches(self, group: Group, *, taught: bool) -> tuple[tuple[Tensor, ...], tuple[Spoken, ...]]:
+    def _branches(self, group: Group, *, taught: bool) -> tuple[tuple[Tensor, ...], tuple[BranchTarget, ...]]:
         if self.speech is None:
             return tuple(self.branch(response) for response in group.responses), ()
         laid = self.speech(self, group, taught=taught)
@@ -307,7 +307,7 @@ class Encoder:
         """Turns in the chat template with the generation prompt, and the marks around control tokens in their texts.
 
         Raises:
-            RowLost: `too_long` or `template_rejects`.
+            RowRejected: `too_long` or `template_rejects`.
         """
         for turn in turns:
             self._check_characters("".join(part.text or "" for part in turn.parts))
@@ -390,7 +390,7 @@ class Encoder:
         """Tokens of a response, as the chat template writes it after the prefix, with its end of turn: `(L,)`.
 
         Raises:
-            RowLost: `too_long`, or `template_rejects`.
+            RowRejected: `too_long`, or `template_rejects`.
         """
         return torch.cat([self._written(response, self._answer, plain=False), torch.tensor([self.end_of_turn])])
 
@@ -398,7 +398,7 @@ class Encoder:
         """Tokens of an answer without reasoning that stands after `closing` or `asked`, with its end of turn: `(L,)`.
 
         Raises:
-            RowLost: as `branch`.
+            RowRejected: as `branch`.
         """
         return torch.cat([self._written(text, self._last_answer, plain=True), torch.tensor([self.end_of_turn])])
 

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from basereward.data import loading
 from basereward.data.encoding.content_hash import combined_content, group_content, image_content
 from basereward.data.encoding.encoder import Encoder
-from basereward.data.schema.group import Group, Lost, Split
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.group import Group, RejectedRow, Split
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
 from basereward.io.leftovers import remove_leftovers
@@ -63,7 +63,7 @@ class Lengths:
 
 def measure(
     source: Source, split: Split, *, encoder: Encoder, workers: int = 0, cache: Path | None = None
-) -> tuple[Lengths, list[Lost]]:
+) -> tuple[Lengths, list[RejectedRow]]:
     """Tries every group of a part.
 
     Args:
@@ -87,7 +87,7 @@ def measure(
         if file:
             _save(file, *found)
     lengths, losses = found
-    rows = [Lost(source.name, split, each["id"], each["reason"], each["detail"]) for each in losses]
+    rows = [RejectedRow(source.name, split, each["id"], each["reason"], each["detail"]) for each in losses]
     return lengths, [*source.lost(split), *rows]
 
 
@@ -108,7 +108,7 @@ class _Tried(Dataset[tuple[Any, ...]]):
         try:
             check_usable(group)
             size = self.encoder.measure(group, taught=self.taught)
-        except RowLost as loss:
+        except RowRejected as loss:
             return content, group.id, loss.reason, loss.detail
         return content, size.tokens, size.images
 

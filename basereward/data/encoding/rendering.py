@@ -10,13 +10,13 @@ from typing import Any
 from basereward.data.encoding.chat import Tokenizer, messages
 from basereward.data.encoding.template_limits import TemplateStopped, limited_memory, limited_steps, limited_time
 from basereward.data.schema.group import Part, Turn
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
 
 REJECTED = "template_rejects"
 
 
-class TemplateEndless(RowLost):
+class TemplateEndless(RowRejected):
     """A rendering went over a limit: `template_rejects`."""
 
 
@@ -38,7 +38,7 @@ def explained() -> Iterator[None]:
     try:
         with limited_time():
             yield
-    except (RowLost, TemplateStopped) as error:
+    except (RowRejected, TemplateStopped) as error:
         raise ModelError(
             f"the backbone's chat template cannot render a question and an answer: {error}. Mend "
             "chat_template.jinja (or chat_template in tokenizer_config.json), or use another checkpoint."
@@ -77,7 +77,7 @@ class ChatTemplate:
         """The conversation as text.
 
         Raises:
-            RowLost: `template_rejects`; the template raised an error or went over a limit.
+            RowRejected: `template_rejects`; the template raised an error or went over a limit.
         """
         conversation = messages(turns, in_parts=self.in_parts)
         options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation_prompt}
@@ -91,14 +91,14 @@ class ChatTemplate:
         except Exception as error:  # noqa: BLE001 - a template from outside can raise anything
             roles = ", ".join(turn.role for turn in turns[:8]) + (", ..." if len(turns) > 8 else "")
             said = str(error) or type(error).__name__
-            raise RowLost(REJECTED, f"the chat template refuses the turns {roles}: {said}") from None
+            raise RowRejected(REJECTED, f"the chat template refuses the turns {roles}: {said}") from None
         return text
 
     def _find_frame(self) -> Frame:
         """Renders conversations of made words, with a system turn where the template takes one.
 
         Raises:
-            RowLost: `template_rejects`; it refuses even a question.
+            RowRejected: `template_rejects`; it refuses even a question.
         """
         words = {role: f"basereward-{role}" for role in ("system", "user", "assistant")}
         turns = [Turn(role, (Part(words[role]),)) for role in ("system", "user", "assistant")]
@@ -110,7 +110,7 @@ class ChatTemplate:
                 text = self.render([*earlier, question], generation_prompt=True)
             except TemplateEndless:
                 raise
-            except RowLost:
+            except RowRejected:
                 if not earlier:
                     raise
                 continue  # rows with such turns are lost one by one, with what the template says

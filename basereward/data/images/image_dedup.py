@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from basereward.data.encoding.encoder import EncodedGroup
-from basereward.data.images.image_features import Known
+from basereward.data.images.image_features import CachedFeatures
 from basereward.data.images.pixels import Pixels
 from basereward.data.images.vision_features import Features
 
@@ -50,7 +50,7 @@ def distinct(groups: Sequence[EncodedGroup], copies: Sequence[int]) -> Distinct:
 class _Picture:
     grid: Tensor  # (3,)
     pixels: Pixels | None
-    known: Known | None
+    known: CachedFeatures | None
 
 
 def _pictures(group: EncodedGroup) -> Iterator[_Picture]:

@@ -21,7 +21,7 @@ _MAX_ASPECT_RATIO = 200  # Qwen's image processors refuse longer pictures
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CachedFeatures:
     """A picture that has a name in the store of features, and what was found there."""
 
     key: str
@@ -29,12 +29,12 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class ImageBatch:
     """Of one group. Shapes: n pictures, N patches."""
 
     thw: Tensor  # (n, 3) patches in time, height and width
     pixels: Pixels | None  # N patches, of the pictures without features
-    known: tuple[Known, ...] = ()  # n where features are kept, else none
+    known: tuple[CachedFeatures, ...] = ()  # n where features are kept, else none
 
 
 class PictureReader:
@@ -51,21 +51,21 @@ class PictureReader:
         self.processor = processor
         self.store: FeatureStore | None = None
 
-    def __call__(self, images: Sequence[Image]) -> Pictures:
+    def __call__(self, images: Sequence[Image]) -> ImageBatch:
         """
         Raises:
             ImageError: one cannot be opened.
         """
         if self.store is None:
             pixels, grids = self._cut([self._open(image) for image in images])
-            return Pictures(grids, pixels)
+            return ImageBatch(grids, pixels)
         looked_up = [(self._look_up(image, self.store), describe(image)) for image in images]
         unknown = [self._open(content, name=name) for (known, content), name in looked_up if known.features is None]
         cut = self._cut(unknown) if unknown else None
         found = iter(() if cut is None else cut[1])
         known = tuple(known for (known, _), _ in looked_up)
         thw = [next(found) if each.features is None else torch.tensor(each.features.grids[0]) for each in known]
-        return Pictures(torch.stack(thw), None if cut is None else cut[0], known)
+        return ImageBatch(torch.stack(thw), None if cut is None else cut[0], known)
 
     def measure(self, images: Sequence[Image]) -> list[int]:
         """Patches of every picture, which is opened but not cut.
@@ -76,11 +76,11 @@ class PictureReader:
         pictures = [self._open(image) for image in images]
         return [int(self.processor.get_number_of_image_patches(each.height, each.width)) for each in pictures]
 
-    def _look_up(self, image: Image, store: FeatureStore) -> tuple[Known, Image]:
+    def _look_up(self, image: Image, store: FeatureStore) -> tuple[CachedFeatures, Image]:
         """What is known of a picture, and what to open where that is not enough: the same content."""
         content = read_image(image)
         key = store.key(content)
-        return Known(key, store.find(key)), content
+        return CachedFeatures(key, store.find(key)), content
 
     def _cut(self, pictures: Sequence[PIL.Image.Image]) -> tuple[Pixels, Tensor]:
         return read_pixels(self.processor, pictures, self._shades)

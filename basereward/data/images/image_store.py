@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from basereward.data.schema.group import ArchivedImage
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.io.limits import check_regular_file
 
@@ -24,7 +24,7 @@ of an archive may unpack to more than the memory holds."""
 MAX_LINKS = 16  # of an archive, that lead from one to the next before a member is given up as a circle
 
 
-class ImageError(RowLost):
+class ImageError(RowRejected):
     """A picture cannot be used."""
 
 

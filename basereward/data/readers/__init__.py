@@ -21,7 +21,7 @@ class Table(Protocol):
         ...
 
     def decode(self, raw: Any) -> object:
-        """The row. Raises: RowLost, which does not say where."""
+        """The row. Raises: RowRejected, which does not say where."""
         ...
 
     def where(self, number: int) -> str:

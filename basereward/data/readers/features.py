@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from basereward.data.readers.json_lines import decode_json
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 if TYPE_CHECKING:
     import datasets
@@ -68,8 +68,8 @@ def _json(where: str, value: Any) -> Any:
         return None
     try:
         return decode_json(value)
-    except RowLost as loss:
-        raise RowLost(loss.reason, f"{where}: {loss.detail}") from None
+    except RowRejected as loss:
+        raise RowRejected(loss.reason, f"{where}: {loss.detail}") from None
 
 
 def _class_name(names: Sequence[str], value: Any) -> Any:
@@ -86,4 +86,4 @@ def _refuse(kind: str, where: str, value: Any) -> Any:
         f"{where} has the feature {kind} of `datasets`; only text, numbers, JSON and pictures are read. If the row "
         "is whole without it, take it out with `remove_columns`"
     )
-    raise RowLost("unsupported_feature", detail)
+    raise RowRejected("unsupported_feature", detail)

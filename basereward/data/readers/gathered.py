@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from basereward.data.readers import Table
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 
 @runtime_checkable
@@ -87,7 +87,7 @@ class Gathered:
     def _digest(self, raw: Any) -> bytes | None:
         try:
             row = self._row(raw)
-        except RowLost:  # it will be said of the row where it stands alone
+        except RowRejected:  # it will be said of the row where it stands alone
             return None
         key = self.key(row) if isinstance(row, dict) else None
         return None if key is None else hashlib.blake2b(key.encode(), digest_size=16).digest()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from basereward.data.readers.json_lines import check_rows_file, check_unicode, read_line
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.io.limits import JSON_DEPTH, nested_deeper, read_text
 
@@ -54,7 +54,7 @@ class JsonArray:
     def decode(self, raw: object) -> object:
         check_unicode(raw)
         if nested_deeper(raw, JSON_DEPTH):
-            raise RowLost("malformed_json", f"not usable: JSON nested deeper than {JSON_DEPTH} levels")
+            raise RowRejected("malformed_json", f"not usable: JSON nested deeper than {JSON_DEPTH} levels")
         return raw
 
     def where(self, number: int) -> str:

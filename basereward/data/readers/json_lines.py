@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.io.limits import JSON_DEPTH, check_regular_file, nested_deeper
 
@@ -60,12 +60,14 @@ class JsonLines:
 
     def decode(self, raw: bytes) -> object:
         if len(raw) > MAX_ROW_BYTES:
-            raise RowLost("row_too_large", f"the line is longer than {MAX_ROW_BYTES:,} bytes, the most that is read")
+            raise RowRejected(
+                "row_too_large", f"the line is longer than {MAX_ROW_BYTES:,} bytes, the most that is read"
+            )
         try:
             text = raw.decode("utf-8-sig").rstrip()  # a byte-order mark at the start of the file is let pass
         except UnicodeDecodeError as error:
             byte = f"byte {error.start + 1} of the line is 0x{raw[error.start]:02x}"
-            raise RowLost("not_utf8", f"not UTF-8: {byte}") from None
+            raise RowRejected("not_utf8", f"not UTF-8: {byte}") from None
         return decode_json(text)
 
     def where(self, number: int) -> str:
@@ -98,7 +100,7 @@ def decode_json(text: str) -> object:
     """The value that a text holds.
 
     Raises:
-        RowLost: it is no JSON, or no text that a tokenizer takes.
+        RowRejected: it is no JSON, or no text that a tokenizer takes.
     """
     try:
         row: object = json.loads(text)
@@ -108,22 +110,22 @@ def decode_json(text: str) -> object:
             what = f"{error.msg} at column {error.colno}"
             if text.startswith("["):
                 what += "; the file looks like one JSON array: write its objects one a line, as `jq -c '.[]'` does"
-        raise RowLost("malformed_json", f"not JSON: {what}") from None
+        raise RowRejected("malformed_json", f"not JSON: {what}") from None
     except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
-        raise RowLost("malformed_json", f"not usable: {error}") from None
+        raise RowRejected("malformed_json", f"not usable: {error}") from None
     if text.count("[") + text.count("{") > JSON_DEPTH and nested_deeper(row, JSON_DEPTH):
-        raise RowLost("malformed_json", f"not usable: JSON nested deeper than {JSON_DEPTH} levels")
+        raise RowRejected("malformed_json", f"not usable: JSON nested deeper than {JSON_DEPTH} levels")
     if "\\ud" in text.lower():
         check_unicode(row)
     return row
 
 
 def check_unicode(row: object) -> None:
-    """Raises: RowLost, where a text holds half of a surrogate pair, which no tokenizer takes."""
+    """Raises: RowRejected, where a text holds half of a surrogate pair, which no tokenizer takes."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise RowLost(
+        raise RowRejected(
             "half_surrogate", "not usable: a text holds half of a surrogate pair (an escape from \\ud800 to \\udfff)"
         ) from None
 

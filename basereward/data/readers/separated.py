@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from basereward.data.readers.json_lines import MAX_ROW_BYTES, check_rows_file
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 
 NUMBERS = ("margin", "chosen_rating", "rejected_rating")
@@ -71,13 +71,13 @@ class Separated:
 
     def decode(self, raw: Raw) -> object:
         if isinstance(raw, str):
-            raise RowLost("malformed_csv", f"not CSV: {raw}")
+            raise RowRejected("malformed_csv", f"not CSV: {raw}")
         header = self._header
         if len(raw) != len(header):
             detail = f"the row has {len(raw)} fields and the header {len(header)}; a cell with {self.delimiter!r}"
-            raise RowLost("wrong_field_count", f"{detail} or a line break in it stands in quotation marks")
+            raise RowRejected("wrong_field_count", f"{detail} or a line break in it stands in quotation marks")
         if not _is_text(raw):
-            raise RowLost("not_utf8", "not UTF-8; save the file as UTF-8")
+            raise RowRejected("not_utf8", "not UTF-8; save the file as UTF-8")
         return {name: self._cell(name, cell) for name, cell in zip(header, raw, strict=True)}
 
     def where(self, number: int) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from basereward.data.readers.json_lines import MAX_ROW_BYTES, check_rows_file, decode_json
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2")
@@ -111,14 +111,14 @@ def sample_row(sample: Mapping[str, bytes]) -> dict[str, Any]:
         sample: contents by extension; the key under the empty name.
 
     Raises:
-        RowLost: `row_too_large`, `not_utf8`, `malformed_json`, `conflicting_columns`, or `unsupported_feature` for a
-            member that is no text, JSON or picture.
+        RowRejected: `row_too_large`, `not_utf8`, `malformed_json`, `conflicting_columns`, or `unsupported_feature` for
+            a member that is no text, JSON or picture.
     """
     row: dict[str, Any] = {}
     pictures: dict[str, bytes] = {}
     for extension, content in sample.items():
         if len(content) > MAX_ROW_BYTES:
-            raise RowLost("row_too_large", f"the member .{extension} has more than {MAX_ROW_BYTES:,} bytes")
+            raise RowRejected("row_too_large", f"the member .{extension} has more than {MAX_ROW_BYTES:,} bytes")
         last = extension.rpartition(".")[2]
         if last in PICTURES:
             pictures[extension] = content
@@ -134,11 +134,11 @@ def sample_row(sample: Mapping[str, bytes]) -> dict[str, Any]:
 def _columns(extension: str, last: str, content: bytes) -> dict[str, Any]:
     if last not in ("json", *TEXTS):
         detail = f"the sample has a member .{extension}; only text, JSON and pictures are read"
-        raise RowLost("unsupported_feature", detail)
+        raise RowRejected("unsupported_feature", detail)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise RowLost("not_utf8", f"the member .{extension} is not UTF-8") from None
+        raise RowRejected("not_utf8", f"the member .{extension} is not UTF-8") from None
     column = extension.removesuffix(f".{last}")
     if last != "json":
         return {column: text.rstrip("\n")}
@@ -146,14 +146,16 @@ def _columns(extension: str, last: str, content: bytes) -> dict[str, Any]:
     if extension != "json":
         return {column: value}
     if not isinstance(value, dict):
-        raise RowLost("not_an_object", f"the member .json holds {shown(value)}; an object with named columns is needed")
+        raise RowRejected(
+            "not_an_object", f"the member .json holds {shown(value)}; an object with named columns is needed"
+        )
     return value
 
 
 def _add(row: dict[str, Any], columns: Mapping[str, Any]) -> None:
     twice = [name for name in columns if name in row]
     if twice:
-        raise RowLost("conflicting_columns", f"the sample gives '{twice[0]}' twice: in its JSON and as a member")
+        raise RowRejected("conflicting_columns", f"the sample gives '{twice[0]}' twice: in its JSON and as a member")
     row.update(columns)
 
 
@@ -168,7 +170,7 @@ def _add_pictures(row: dict[str, Any], pictures: Mapping[str, bytes], *, key: st
     names = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name.rpartition("/")[2].lower() in _lower(named) for name in names):
         detail = f"`{given}` of its JSON is {shown(value)}, and the sample has the pictures {', '.join(pictures)}"
-        raise RowLost("conflicting_columns", f"{detail}; name these, or leave `{given}` out")
+        raise RowRejected("conflicting_columns", f"{detail}; name these, or leave `{given}` out")
     row[given] = [_lower(named)[name.rpartition("/")[2].lower()] for name in names]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from basereward.data.schema.group import Reasoning
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 COLUMNS = (
     "critiques", "chosen_critique", "rejected_critique", "reasonings", "reasoning", "ratings", "chosen_rating",
@@ -27,7 +27,7 @@ def read_told(
         rating_range: the lowest and the highest rating, which become 0 and 1; None: ratings are taken as they are.
 
     Raises:
-        RowLost: `bad_critiques`, `bad_reasonings`, `bad_ratings`.
+        RowRejected: `bad_critiques`, `bad_reasonings`, `bad_ratings`.
     """
     return {
         "critiques": _critiques(cells, names),
@@ -51,7 +51,7 @@ def _critiques(cells: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...
         return ()
     if not isinstance(told, list) or len(told) != len(names) or not all(isinstance(each, str) for each in told):
         detail = f"`critiques` is {shown(told)}; one text for every one of the {len(names)} responses is needed"
-        raise RowLost("bad_critiques", detail)
+        raise RowRejected("bad_critiques", detail)
     return tuple(told)
 
 
@@ -65,13 +65,13 @@ def _ratings(
     unread = "ratings" if "ratings" in cells else "chosen_rating: null, rejected_rating"
     if not isinstance(given, list) or len(given) != len(names) or not all(_is_number(each) for each in given):
         detail = f"`ratings` is {shown(given)}; a number for every one of the {len(names)} responses is needed"
-        raise RowLost("bad_ratings", f"{detail}; columns: {{{unread}: null}} leaves them unread")
+        raise RowRejected("bad_ratings", f"{detail}; columns: {{{unread}: null}} leaves them unread")
     ratings = tuple(float(each) for each in given)
     if rating_range is None:
         return ratings
     low, high = rating_range
     if not all(low <= rating <= high for rating in ratings):
-        raise RowLost("bad_ratings", f"`ratings` is {shown(given)}; rating_range is {low:g} to {high:g}")
+        raise RowRejected("bad_ratings", f"`ratings` is {shown(given)}; rating_range is {low:g} to {high:g}")
     return tuple((rating - low) / (high - low) for rating in ratings)
 
 
@@ -92,7 +92,7 @@ def _reasonings(cells: Mapping[str, Any], *, count: int) -> tuple[Reasoning, ...
         told = [[0, 1, cells["reasoning"]]]
     if not isinstance(told, list) or not all(_is_reasoning(each, count=count) for each in told):
         detail = f"{shown(told)}; each is needed as [first, second, text] with places among the {count} responses"
-        raise RowLost("bad_reasonings", f"`reasonings` is {detail}")
+        raise RowRejected("bad_reasonings", f"`reasonings` is {detail}")
     return tuple(Reasoning(first, second, text) for first, second, text in told)
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from basereward.data.schema.messages import is_empty, shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import nearest
 
 Media: TypeAlias = Literal["image", "response_image", "video", "audio"]
@@ -144,20 +144,22 @@ def check_media(rest: Mapping[str, Any], *, has_images: bool) -> None:
             `image_2` is another one.
 
     Raises:
-        RowLost: `video`, `audio`, `image_in_response` or `image_column_not_mapped`.
+        RowRejected: `video`, `audio`, `image_in_response` or `image_column_not_mapped`.
     """
     for name, value in rest.items():
         media = media_of(name, value)
         way_out = f"if not, columns: {{{name}: null}} leaves it unread"
         if media in ("video", "audio"):
-            raise RowLost(media, f"the row has a `{name}`; {media}s cannot be used; {way_out}")
+            raise RowRejected(media, f"the row has a `{name}`; {media}s cannot be used; {way_out}")
         if media == "response_image":
-            raise RowLost("image_in_response", f"column '{name}' by its name holds pictures of a response; {way_out}")
+            raise RowRejected(
+                "image_in_response", f"column '{name}' by its name holds pictures of a response; {way_out}"
+            )
         if media == "image" and not (has_images and _is_origin(name)):
             mapping = f"if these are the images: columns: {{images: {name}}}"
             if has_images:
                 mapping = "if it holds one more image of the row, write all of them as a list in one column, `images`"
-            raise RowLost("image_column_not_mapped", f"column '{name}' is not read; {mapping}; {way_out}")
+            raise RowRejected("image_column_not_mapped", f"column '{name}' is not read; {mapping}; {way_out}")
 
 
 def check_prompt_columns(rest: Mapping[str, Any], *, prompt: str | None) -> None:
@@ -168,14 +170,14 @@ def check_prompt_columns(rest: Mapping[str, Any], *, prompt: str | None) -> None
         prompt: the texts of its turns; None: a shape makes the prompt, of which only a system turn is expected apart.
 
     Raises:
-        RowLost: `tools`; `prompt_column_not_mapped`, a text that is not in the prompt.
+        RowRejected: `tools`; `prompt_column_not_mapped`, a text that is not in the prompt.
     """
     for name, value in rest.items():
         way_out = f"columns: {{{name}: null}} leaves it unread"
         known = name.lower()  # some data sets write `System`
         if known in TOOLS and not (isinstance(value, str) and value.strip() in ("[]", "{}", "null", "None")):
             detail = f"the row has `{name}`, {shown(value)}, which prompts are not rendered with"
-            raise RowLost("tools", f"{detail}; write them into the system turn, or {way_out}")
+            raise RowRejected("tools", f"{detail}; write them into the system turn, or {way_out}")
         is_system = known.startswith("system")
         if (
             known not in PROMPT_TEXTS
@@ -188,7 +190,7 @@ def check_prompt_columns(rest: Mapping[str, Any], *, prompt: str | None) -> None
             if prompt is not None:
                 how = "makes it the system turn" if is_system else "puts it below the prompt"
                 detail += f": columns: {{{'system' if is_system else 'input'}: {name}}} {how}"
-            raise RowLost("prompt_column_not_mapped", f"{detail}, {way_out}")
+            raise RowRejected("prompt_column_not_mapped", f"{detail}, {way_out}")
 
 
 def media_of(name: str, value: object) -> Media | None:

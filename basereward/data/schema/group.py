@@ -95,7 +95,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class RejectedRow:
     """A row that is not used: counted under `reason` and listed with its `id` and the `detail` a person needs to
     mend it."""
 

@@ -18,7 +18,7 @@ import PIL.Image
 from basereward.data.images.image_store import MAX_BYTES, ImageError, ImageStore
 from basereward.data.schema.group import Image
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 MAX_INLINE_BYTES = 32 * 2**20
 """Bytes of one picture that stands in the text of a row. A larger one would take seconds at every reading of the row;
@@ -59,7 +59,7 @@ def find_image(image: object, *, place: int, images: ImageStore) -> Image:
         images: where the files lie that paths name.
 
     Raises:
-        RowLost: `bad_image_reference`, `bad_base64`, `image_is_address`, `image_too_large` or `image_outside_root`.
+        RowRejected: `bad_image_reference`, `bad_base64`, `image_is_address`, `image_too_large` or `image_outside_root`.
     """
     if isinstance(image, Mapping):
         return _of_mapping(image, place=place, images=images)
@@ -108,7 +108,7 @@ def _file_of_address(address: str, *, scheme: str, place: int) -> str:
     if scheme != "file":
         kind = "the address" if scheme in ("http", "https") else f"an address of {scheme}://,"
         detail = f"images[{place}] is {kind} {address[:300]}; nothing is fetched: download it and give its path"
-        raise RowLost("image_is_address", detail)
+        raise RowRejected("image_is_address", detail)
     parts = urlsplit(address)
     if parts.netloc not in ("", "localhost") or not parts.path:
         raise _bad(place, f"is {shown(address)}; an address of a file here is file:///folder/name.png")
@@ -121,7 +121,7 @@ def _from_base64(text: str, *, place: int) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)  # lines of 76 letters are a way to write it
     except ValueError as error:  # binascii's own, and a plain one for letters outside ASCII
-        raise RowLost("bad_base64", f"images[{place}]: its base64 is broken: {error}") from None
+        raise RowRejected("bad_base64", f"images[{place}]: its base64 is broken: {error}") from None
 
 
 def _checked(content: bytes, *, place: int, limit: int) -> bytes:
@@ -135,5 +135,5 @@ def _too_large(place: int, size: str, limit: int) -> ImageError:
     return ImageError("image_too_large", detail)
 
 
-def _bad(place: int, detail: str) -> RowLost:
-    return RowLost("bad_image_reference", f"images[{place}] {detail}")
+def _bad(place: int, detail: str) -> RowRejected:
+    return RowRejected("bad_image_reference", f"images[{place}] {detail}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from basereward.data.readers.json_lines import decode_json
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import unknown
 
 ROLES = ("system", "user", "assistant")
@@ -95,13 +95,13 @@ class MessageReader:
         ['assistant']
 
         Raises:
-            RowLost: it is neither; the message names column and place.
+            RowRejected: it is neither; the message names column and place.
         """
         value = self._decoded(value, column=column)
         if isinstance(value, str):
             return [Message("user", (value,))]
         if not isinstance(value, list):
-            raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a string or a list of messages is needed")
+            raise RowRejected("wrong_type", f"`{column}` is {shown(value)}; a string or a list of messages is needed")
         return [self._message(message, column=column, place=place) for place, message in enumerate(value)]
 
     def response(self, value: object, *, column: str) -> tuple[list[Message], str]:
@@ -111,23 +111,25 @@ class MessageReader:
             The messages before the response, and the response's text.
 
         Raises:
-            RowLost: it is neither, or the response holds an image.
+            RowRejected: it is neither, or the response holds an image.
         """
         value = self._decoded(value, column=column)
         if isinstance(value, str):
             return [], value
         if value is None:
-            raise RowLost("null_response", f"`{column}` is null; a response is a text")
+            raise RowRejected("null_response", f"`{column}` is null; a response is a text")
         if not isinstance(value, list) or not value:
-            raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a response is a string or a list of messages")
+            raise RowRejected(
+                "wrong_type", f"`{column}` is {shown(value)}; a response is a string or a list of messages"
+            )
         *before, last = self.read(value, column=column)
         if last.role != "assistant":
-            raise RowLost(
+            raise RowRejected(
                 "bad_turns",
                 f"`{column}` ends with a turn of the {last.role}; its last turn is the response, the assistant's",
             )
         if last.image_parts:
-            raise RowLost("image_in_response", f"`{column}`: a response holds an image; responses are text")
+            raise RowRejected("image_in_response", f"`{column}`: a response holds an image; responses are text")
         return before, last.text
 
     def _decoded(self, value: object, *, column: str) -> object:
@@ -140,7 +142,9 @@ class MessageReader:
         where = f"`{column}[{place}]`"
         keys = _form(message)
         if not isinstance(message, Mapping) or keys is None:
-            raise RowLost("bad_message", f'{where} is {shown(message)}; a message is {{"role": ..., "content": ...}}')
+            raise RowRejected(
+                "bad_message", f'{where} is {shown(message)}; a message is {{"role": ..., "content": ...}}'
+            )
         self._check_keys(message, known=(*keys, *PICTURES), column=column, where=where)
         role = _role(message[keys[0]], key=keys[0], where=where)
         content = message[keys[1]]
@@ -150,7 +154,7 @@ class MessageReader:
             parts = (content,)
         else:
             detail = f"{where}: {keys[1]} is {shown(content)}; a string or a list of parts is needed"
-            raise RowLost("wrong_type", detail)
+            raise RowRejected("wrong_type", detail)
         pictures = [picture for key in PICTURES for picture in _listed(message.get(key))]
         if pictures:
             parts = self._with_pictures(parts, pictures, where=where)
@@ -161,7 +165,7 @@ class MessageReader:
             if key in known or is_empty(value):
                 continue
             if key not in METADATA:
-                raise RowLost(
+                raise RowRejected(
                     "unknown_key",
                     f"{where}: its key '{str(key)[:60]}' is not read and may change what was said; write it into the "
                     f"content, or take it out of the rows. Keys of a message that are read: {', '.join(known)}",
@@ -174,14 +178,14 @@ class MessageReader:
         """The parts with a message's own pictures in their places: image parts, marks, or else its beginning."""
         places = [part for part in parts if isinstance(part, ImagePart)]
         if any(part.image is not None for part in places):
-            raise RowLost("conflicting_columns", f"{where}: images stand both in its parts and in its key `images`")
+            raise RowRejected("conflicting_columns", f"{where}: images stand both in its parts and in its key `images`")
         if not places and self.mark:
             parts = _split(parts, self.mark)
             places = [part for part in parts if isinstance(part, ImagePart)]
         if not places:
             return (*map(ImagePart, pictures), *parts)
         if len(places) != len(pictures):
-            raise RowLost("image_count", f"{where} has {len(places)} image places and {len(pictures)} images")
+            raise RowRejected("image_count", f"{where} has {len(places)} image places and {len(pictures)} images")
         waiting = iter(pictures)
         return tuple(ImagePart(next(waiting)) if isinstance(part, ImagePart) else part for part in parts)
 
@@ -203,10 +207,10 @@ def _messages_in(text: str, *, column: str) -> object:
     """The messages that a cell of text holds as JSON; any other text as it is.
 
     Raises:
-        RowLost: `python_text`, Python's own notation; `malformed_json`, JSON of messages that breaks off.
+        RowRejected: `python_text`, Python's own notation; `malformed_json`, JSON of messages that breaks off.
     """
     if PYTHON_MESSAGES.match(text) or _has(text, PYTHON_OBJECTS, PYTHON_KEYS):
-        raise RowLost(
+        raise RowRejected(
             "python_text",
             f"`{column}` is {shown(text)}: messages as Python prints them; write them as JSON (json.dumps), which has "
             "double quotation marks",
@@ -220,7 +224,7 @@ def _messages_in(text: str, *, column: str) -> object:
         if not begins_as_messages:
             return text
         detail = f"`{column}` begins as JSON of messages and is not JSON: {error.msg}, character {error.pos + 1}"
-        raise RowLost("malformed_json", detail) from None
+        raise RowRejected("malformed_json", detail) from None
     except (RecursionError, ValueError):
         pass  # `decode_json` says what is wrong
     value = decode_json(text.strip())
@@ -244,32 +248,32 @@ def _role(value: object, *, key: str, where: str) -> str:
     known = ROLES if key == "role" else tuple(SPEAKERS)
     if not isinstance(value, str) or value not in known:
         hint = " Calls of tools and their results are not read." if value in ("tool", "function", "observation") else ""
-        raise RowLost("unknown_role", f"{where}: {unknown(key, str(value)[:60], known)}{hint}")
+        raise RowRejected("unknown_role", f"{where}: {unknown(key, str(value)[:60], known)}{hint}")
     return SPEAKERS[value]
 
 
 def _part(part: object, *, where: str) -> str | ImagePart:
     if not isinstance(part, Mapping) or "type" not in part:
         detail = f'{where} is {shown(part)}; a part is {{"type": "text", "text": ...}} or {{"type": "image"}}'
-        raise RowLost("bad_message", detail)
+        raise RowRejected("bad_message", detail)
     kind = part["type"]
     known = {"text": ("text",), "image": REFERENCES, "image_url": ("image_url",)}
     if kind not in known:
-        raise RowLost("unknown_part", f"{where}: {unknown('type', str(kind)[:60], known)}")
+        raise RowRejected("unknown_part", f"{where}: {unknown('type', str(kind)[:60], known)}")
     # Parquet fills the keys that a part does not have with null.
     given = [key for key, value in part.items() if key != "type" and not is_empty(value)]
     extra = [key for key in given if key not in known[kind]]
     if extra:
         detail = unknown(f"key of a part of type {kind}", str(extra[0])[:60], ("type", *known[kind]))
-        raise RowLost("unknown_part", f"{where}: {detail}")
+        raise RowRejected("unknown_part", f"{where}: {detail}")
     if kind == "text":
         if not isinstance(part.get("text"), str):
-            raise RowLost("wrong_type", f"{where}: text is {shown(part.get('text'))}; a string is needed")
+            raise RowRejected("wrong_type", f"{where}: text is {shown(part.get('text'))}; a string is needed")
         return str(part["text"])
     if len(given) > 1:
-        raise RowLost("conflicting_columns", f"{where}: an image is given by {' and by '.join(given)}; give one")
+        raise RowRejected("conflicting_columns", f"{where}: an image is given by {' and by '.join(given)}; give one")
     if kind == "image_url" and not given:
-        raise RowLost("unknown_part", f"{where}: image_url is {shown(part.get('image_url'))}; an address is needed")
+        raise RowRejected("unknown_part", f"{where}: image_url is {shown(part.get('image_url'))}; an address is needed")
     return ImagePart(_reference(part[given[0]], key=given[0], where=where) if given else None)
 
 
@@ -282,7 +286,7 @@ def _reference(value: object, *, key: str, where: str) -> object:
     extra = [name for name, inner in value.items() if name not in ("url", "detail") and not is_empty(inner)]
     if extra or not isinstance(value.get("url"), str):
         detail = f'{where}: image_url is {shown(value)}; a string or {{"url": ...}} is needed'
-        raise RowLost("unknown_part", detail)
+        raise RowRejected("unknown_part", detail)
     return value["url"]
 
 

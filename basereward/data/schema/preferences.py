@@ -9,7 +9,7 @@ from typing import Any
 
 from basereward.data.schema.group import Preference, rank_preferences
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 
 def read_preferences(
@@ -25,23 +25,23 @@ def read_preferences(
     (Preference(winner=1, loser=0, weight=1.0, margin=None, tie=False),)
 
     Raises:
-        RowLost: they contradict the responses or each other.
+        RowRejected: they contradict the responses or each other.
     """
     given = [name for name in ("ranking", "preferences") if name in cells]
     if "chosen" in cells:
         if given or "margins" in cells:
-            raise RowLost(
+            raise RowRejected(
                 "conflicting_columns",
                 f"`{(given or ['margins'])[0]}` does not go with `chosen` and `rejected`, which say it already",
             )
         return (Preference(0, 1, margin=_margin(cells.get("margin"), name="margin")),)
     if "margin" in cells:
         detail = "`margin` goes with `chosen` and `rejected`; with `preferences` give `margins`, one for each"
-        raise RowLost("conflicting_columns", detail)
+        raise RowRejected("conflicting_columns", detail)
     if len(given) == 2:
-        raise RowLost("conflicting_columns", "the row has both `ranking` and `preferences`; give one of them")
+        raise RowRejected("conflicting_columns", "the row has both `ranking` and `preferences`; give one of them")
     if "margins" in cells and given != ["preferences"]:
-        raise RowLost("conflicting_columns", "`margins` goes with `preferences`, one for each")
+        raise RowRejected("conflicting_columns", "`margins` goes with `preferences`, one for each")
     if not given:
         best_first = sorted(set(ratings), reverse=True)
         return rank_preferences([best_first.index(rating) for rating in ratings])
@@ -53,17 +53,17 @@ def check_ratings(preferences: Sequence[Preference], ratings: Sequence[float]) -
     """Checks that no winner is rated lower than its loser.
 
     Raises:
-        RowLost: `contradicting_ratings`.
+        RowRejected: `contradicting_ratings`.
 
     >>> check_ratings([Preference(0, 1)], [0.1, 0.8])
     Traceback (most recent call last):
-    basereward.data.schema.rejections.RowLost: response 0 is preferred to response 1 and rated lower, 0.1 against ...
+    basereward.data.schema.rejections.RowRejected: response 0 is preferred to response 1 and rated lower, 0.1 ...
     """
     for preference in preferences if ratings else ():
         winner, loser = ratings[preference.winner], ratings[preference.loser]
         if not preference.tie and winner < loser:
             pair = f"response {preference.winner} is preferred to response {preference.loser} and rated lower"
-            raise RowLost(
+            raise RowRejected(
                 "contradicting_ratings",
                 f"{pair}, {winner:g} against {loser:g}; mend the row, or leave the ratings unread, as in "
                 "columns: {chosen_rating: null, rejected_rating: null}",
@@ -74,9 +74,9 @@ def _ranking(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preferenc
     ranking = cells["ranking"]
     if not isinstance(ranking, list) or not all(type(rank) is int for rank in ranking):
         detail = f"`ranking` is {shown(ranking)}; a list of whole numbers is needed, one rank a response"
-        raise RowLost("wrong_type", detail)
+        raise RowRejected("wrong_type", detail)
     if len(ranking) != num_responses:
-        raise RowLost(
+        raise RowRejected(
             "bad_ranking",
             f"`ranking` has {len(ranking)} ranks for {num_responses} responses; one rank a response is needed",
         )
@@ -86,11 +86,11 @@ def _ranking(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preferenc
 def _pairs(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preference, ...]:
     pairs = cells["preferences"]
     if not isinstance(pairs, list):
-        raise RowLost("wrong_type", f"`preferences` is {shown(pairs)}; a list of [winner, loser] is needed")
+        raise RowRejected("wrong_type", f"`preferences` is {shown(pairs)}; a list of [winner, loser] is needed")
     margins = cells.get("margins", [None] * len(pairs))
     if not isinstance(margins, list) or len(margins) != len(pairs):
         detail = f"`margins` is {shown(margins)}; a list of {len(pairs)} is needed, one margin a preference"
-        raise RowLost("bad_margin", detail)
+        raise RowRejected("bad_margin", detail)
     return tuple(
         _pair(pair, margin=margin, place=i, num_responses=num_responses)
         for i, (pair, margin) in enumerate(zip(pairs, margins, strict=True))
@@ -100,12 +100,12 @@ def _pairs(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preference,
 def _pair(pair: object, *, margin: object, place: int, num_responses: int) -> Preference:
     where = f"`preferences[{place}]` is {shown(pair)}"
     if not isinstance(pair, list) or len(pair) != 2 or not all(type(index) is int for index in pair):
-        raise RowLost("bad_preference", f"{where}; [winner, loser] is needed, two indices of responses")
+        raise RowRejected("bad_preference", f"{where}; [winner, loser] is needed, two indices of responses")
     if not all(0 <= index < num_responses for index in pair):
         detail = f"{where}; the {num_responses} responses have the indices 0 to {num_responses - 1}"
-        raise RowLost("preference_out_of_range", detail)
+        raise RowRejected("preference_out_of_range", detail)
     if pair[0] == pair[1]:
-        raise RowLost("preference_to_itself", f"{where}; a response cannot be preferred to itself")
+        raise RowRejected("preference_to_itself", f"{where}; a response cannot be preferred to itself")
     return Preference(pair[0], pair[1], margin=_margin(margin, name=f"margins[{place}]"))
 
 
@@ -117,5 +117,5 @@ def _margin(value: object, *, name: str) -> float | None:
     except OverflowError:  # a whole number of hundreds of digits
         margin = math.inf
     if not math.isfinite(margin):
-        raise RowLost("bad_margin", f"`{name}` is {shown(value)}; a finite number is needed")
+        raise RowRejected("bad_margin", f"`{name}` is {shown(value)}; a finite number is needed")
     return margin

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 from basereward.data.schema.group import IMAGE, Part, Turn
 from basereward.data.schema.messages import ImagePart, Message, MessageReader, shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import is_blank
 
 
@@ -18,11 +18,11 @@ def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -
     which `prompt` is the end. No turn of either is lost. Empty: there is none.
 
     Raises:
-        RowLost: `prompts_differ`.
+        RowRejected: `prompts_differ`.
     """
     leading = before[0]
     if any(messages != leading for messages in before[1:]):
-        raise RowLost(
+        raise RowRejected(
             "prompts_differ",
             "the responses have different turns before their last; one prompt with several responses is needed",
         )
@@ -35,7 +35,7 @@ def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -
     if leading[0].role != "assistant" and leading[-len(prompt) :] == prompt:
         return leading
     detail = "the turns before the responses differ from `prompt`; leave them out of one of the two"
-    raise RowLost("prompts_differ", detail)
+    raise RowRejected("prompts_differ", detail)
 
 
 def with_input(messages: list[Message], text: object) -> list[Message]:
@@ -45,10 +45,10 @@ def with_input(messages: list[Message], text: object) -> list[Message]:
     'Translate.\\nHi'
 
     Raises:
-        RowLost: `wrong_type`.
+        RowRejected: `wrong_type`.
     """
     if not isinstance(text, str):
-        raise RowLost("wrong_type", f"`input` is {shown(text)}; a text is needed")
+        raise RowRejected("wrong_type", f"`input` is {shown(text)}; a text is needed")
     *before, last = messages
     parts = last.parts
     if parts and isinstance(parts[-1], str):
@@ -63,15 +63,15 @@ def with_history(messages: list[Message], history: object, *, reader: MessageRea
     """The prompt with earlier turns before its own: pairs of question and answer, or messages.
 
     Raises:
-        RowLost: `wrong_type`; `conflicting_columns`, the prompt has several turns of its own.
+        RowRejected: `wrong_type`; `conflicting_columns`, the prompt has several turns of its own.
     """
     if not isinstance(history, list):
         detail = f"`history` is {shown(history)}; a list of [question, answer] or of messages is needed"
-        raise RowLost("wrong_type", f"{detail}; `columns: {{history: null}}` leaves it unread")
+        raise RowRejected("wrong_type", f"{detail}; `columns: {{history: null}}` leaves it unread")
     own = [message for message in messages if message.role != "system"]
     if len(own) != 1:
         detail = f"the row has `history`, and a prompt of {len(own)} turns; give the earlier turns in one of the two"
-        raise RowLost("conflicting_columns", detail)
+        raise RowRejected("conflicting_columns", detail)
     earlier: list[Message] = []
     for place, turn in enumerate(history):
         if not isinstance(turn, list):
@@ -79,7 +79,7 @@ def with_history(messages: list[Message], history: object, *, reader: MessageRea
         elif len(turn) == 2 and all(isinstance(text, str) for text in turn):
             earlier += [Message("user", (turn[0],)), Message("assistant", (turn[1],))]
         else:
-            raise RowLost("wrong_type", f"`history[{place}]` is {shown(turn)}; [question, answer] is needed")
+            raise RowRejected("wrong_type", f"`history[{place}]` is {shown(turn)}; [question, answer] is needed")
     systems = [message for message in messages if message.role == "system"]
     return [*systems, *earlier, *own]
 
@@ -88,16 +88,16 @@ def with_system(messages: list[Message], system: object) -> list[Message]:
     """The prompt with the text of the column `system` as its first turn.
 
     Raises:
-        RowLost: `wrong_type`; `conflicting_columns`, the prompt begins with another system turn.
+        RowRejected: `wrong_type`; `conflicting_columns`, the prompt begins with another system turn.
     """
     if not isinstance(system, str):
-        raise RowLost("wrong_type", f"`system` is {shown(system)}; a text is needed")
+        raise RowRejected("wrong_type", f"`system` is {shown(system)}; a text is needed")
     turn = Message("system", (system,))
     if messages[0].role != "system":
         return [turn, *messages]
     if messages[0] != turn:
         detail = f"`system` is {shown(system)}, and the prompt begins with another system turn; give one of them"
-        raise RowLost("conflicting_columns", detail)
+        raise RowRejected("conflicting_columns", detail)
     return messages
 
 
@@ -115,14 +115,14 @@ def place_images(
         mark: the text that stands for an image; None: no text does.
 
     Raises:
-        RowLost: `image_count`, there are more places than images, or fewer; `conflicting_columns`, some images stand in
-            the messages and some in `images`; `empty_prompt`.
+        RowRejected: `image_count`, there are more places than images, or fewer; `conflicting_columns`, some images stand
+            in the messages and some in `images`; `empty_prompt`.
     """
     image_parts = [part for message in messages for part in message.image_parts]
     carried = [part.image for part in image_parts if part.image is not None]
     if carried and images:
         detail = "images stand both in the parts of the prompt and in `images`; give them in one of the two"
-        raise RowLost("conflicting_columns", detail)
+        raise RowRejected("conflicting_columns", detail)
     found = list(carried or images or [])
     literal = bool(image_parts) or images is None  # what text parts say: typed content has image parts for its images
     turns = [_turn(message, mark=None if message.typed and literal else mark) for message in messages]
@@ -137,9 +137,9 @@ def place_images(
             detail += (
                 f"; if {mark} is a word of the text, give the content as parts, {words}, or the source image_mark: null"
             )
-        raise RowLost("image_count", detail)
+        raise RowRejected("image_count", detail)
     if not any(part.is_image or not is_blank(part.text or "") for turn in turns for part in turn.parts):
-        raise RowLost("empty_prompt", "the prompt is empty: it has neither text nor images")
+        raise RowRejected("empty_prompt", "the prompt is empty: it has neither text nor images")
     return tuple(turns), found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from basereward.data.schema.group import Lost
+from basereward.data.schema.group import RejectedRow
 from basereward.errors import DataError, TooManyRowsLost
 
 MAX_DETAIL = 1000  # letters of a detail; a row may hold a path or a name of a megabyte
@@ -19,7 +19,7 @@ SHOWN_ROWS = 3  # of each of these
 SHOWN_LETTERS = 300  # of each row
 
 
-class RowLost(DataError):
+class RowRejected(DataError):
     """A row cannot be used: `reason` is the name it is counted under, `detail` what a person needs to mend it."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -36,9 +36,9 @@ class located:  # a class, since a generator would take thrice the time, and the
     """Puts the place of a row before the detail of what is raised for it.
 
     >>> with located("pairs.jsonl:3"):
-    ...     raise RowLost("no_prompt", "there is no prompt")
+    ...     raise RowRejected("no_prompt", "there is no prompt")
     Traceback (most recent call last):
-    basereward.data.schema.rejections.RowLost: pairs.jsonl:3: there is no prompt
+    basereward.data.schema.rejections.RowRejected: pairs.jsonl:3: there is no prompt
     """
 
     __slots__ = ("where",)
@@ -49,14 +49,14 @@ class located:  # a class, since a generator would take thrice the time, and the
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RowLost):
-            raise RowLost(error.reason, f"{self.where}: {error.detail}") from None
+        if isinstance(error, RowRejected):
+            raise RowRejected(error.reason, f"{self.where}: {error.detail}") from None
 
 
-def summary(lost: Iterable[Lost]) -> dict[str, dict[str, int]]:
+def summary(lost: Iterable[RejectedRow]) -> dict[str, dict[str, int]]:
     """Counts by source and reason.
 
-    >>> summary([Lost("a", "train", "1", "too_long", ""), Lost("a", "val", "2", "too_long", "")])
+    >>> summary([RejectedRow("a", "train", "1", "too_long", ""), RejectedRow("a", "val", "2", "too_long", "")])
     {'a': {'too_long': 2}}
     """
     counts: dict[str, Counter[str]] = {}
@@ -66,7 +66,7 @@ def summary(lost: Iterable[Lost]) -> dict[str, dict[str, int]]:
 
 
 def check_limit(
-    lost: Sequence[Lost],
+    lost: Sequence[RejectedRow],
     *,
     rows: Mapping[str, int],
     max_lost: float,
@@ -111,7 +111,7 @@ def check_limit(
     raise TooManyRowsLost(f"{share}; {why}. The rows are listed in {listed_in}.\n" + "\n".join(lines))
 
 
-def _first(lost: Iterable[Lost]) -> dict[tuple[str, str], list[str]]:
+def _first(lost: Iterable[RejectedRow]) -> dict[tuple[str, str], list[str]]:
     """What is wrong with the first rows of each source and reason; of few, that the message stays readable."""
     first: dict[tuple[str, str], list[str]] = {}
     for row in lost:
@@ -122,7 +122,7 @@ def _first(lost: Iterable[Lost]) -> dict[tuple[str, str], list[str]]:
     return first
 
 
-def _with_id(row: Lost) -> str:
+def _with_id(row: RejectedRow) -> str:
     """A row's detail, which begins with its id unless it says it anyway."""
     detail = " ".join(row.detail.split())
     return detail if f"{row.id}: " in detail else f"{row.id}: {detail}"
@@ -132,8 +132,8 @@ def _cut(text: str, letters: int) -> str:
     return text if len(text) <= letters else f"{text[: letters - 20]}... ({len(text)} letters)"
 
 
-def write_lost(path: str | Path, lost: Iterable[Lost]) -> None:
-    """Writes the rows as JSON Lines with the fields of `Lost`; the file appears whole or not at all.
+def write_lost(path: str | Path, lost: Iterable[RejectedRow]) -> None:
+    """Writes the rows as JSON Lines with the fields of `RejectedRow`; the file appears whole or not at all.
 
     Raises:
         OSError: the file cannot be written.
@@ -146,7 +146,7 @@ def write_lost(path: str | Path, lost: Iterable[Lost]) -> None:
     os.replace(partial, path)
 
 
-def append_lost(path: str | Path, lost: Iterable[Lost]) -> None:
+def append_lost(path: str | Path, lost: Iterable[RejectedRow]) -> None:
     """Adds rows to a file that `write_lost` may have written; a killed process may leave the last line cut short.
 
     Raises:
@@ -156,5 +156,5 @@ def append_lost(path: str | Path, lost: Iterable[Lost]) -> None:
         file.write("".join(map(_line, lost)))
 
 
-def _line(row: Lost) -> str:
+def _line(row: RejectedRow) -> str:
     return json.dumps(asdict(row), ensure_ascii=False) + "\n"

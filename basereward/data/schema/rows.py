@@ -37,7 +37,7 @@ from basereward.data.schema.image_references import find_image, image_list
 from basereward.data.schema.messages import PLACE, Message, MessageReader, is_empty, shown
 from basereward.data.schema.preferences import check_ratings, read_preferences
 from basereward.data.schema.prompts import join_prompt, place_images, with_history, with_input, with_system
-from basereward.data.schema.rejections import RowLost, located
+from basereward.data.schema.rejections import RowRejected, located
 from basereward.errors import DataError, nearest, unknown
 
 COLUMNS = (
@@ -105,7 +105,7 @@ class RowFormat:
             where: what messages call the row, such as `pairs.jsonl:17`.
 
         Raises:
-            RowLost: the row is malformed; the reason names the fault, the detail says where and how.
+            RowRejected: the row is malformed; the reason names the fault, the detail says where and how.
         """
         with located(where):
             return self._group(row, source=source, row_id=row_id)
@@ -185,7 +185,7 @@ class RowFormat:
         if self.of_table and name in LISTS and value.lstrip().startswith("["):
             try:
                 parsed = decode_json(value.strip())
-            except RowLost:
+            except RowRejected:
                 return value  # what reads the cell says what is wrong with it
             return parsed if isinstance(parsed, list) else value
         if self.of_table and name in NUMBERS:
@@ -216,7 +216,7 @@ class RowFormat:
             raise self._no_prompt(row)
         if messages[-1].role != "user":
             detail = f"the prompt ends with a turn of the {messages[-1].role}; its last turn must be the user's"
-            raise RowLost("bad_turns", detail)
+            raise RowRejected("bad_turns", detail)
         if "input" in cells:
             messages = with_input(messages, cells["input"])
         if not is_empty(cells.get("history")):
@@ -232,19 +232,19 @@ class RowFormat:
         row: Mapping[str, Any],
     ) -> tuple[Preference, ...]:
         if self.for_training and len(responses) < 2:
-            raise RowLost("single_response", "`responses` has 1 response; training needs at least 2 to compare")
+            raise RowRejected("single_response", "`responses` has 1 response; training needs at least 2 to compare")
         preferences = read_preferences(cells, num_responses=len(responses), ratings=ratings)
         if not self.for_training:
             return preferences
         if not preferences:
             detail = "no preference: give `ranking` or `preferences`, or `ratings` to rank by"
-            raise RowLost("no_preference", f"{detail}. {_found(list(row))}")
+            raise RowRejected("no_preference", f"{detail}. {_found(list(row))}")
         check_ratings(preferences, ratings)
         if not {"chosen", "ranking", "preferences"}.intersection(cells):
             self.report.notes["responses are ranked by their ratings"] = None
         return preferences
 
-    def _no_prompt(self, row: Mapping[str, Any]) -> RowLost:
+    def _no_prompt(self, row: Mapping[str, Any]) -> RowRejected:
         own = self.columns.get("prompt", "prompt")
         others = [name for name in row if name != own and name not in self.columns.values()]
         close = like_prompt(others)
@@ -252,13 +252,15 @@ class RowFormat:
         if not close and all(isinstance(row.get(name), str) for name in ("chosen", "rejected")):
             hint = "If both responses begin with the prompt, cut it off, as TRL's extract_prompt does. "
         detail = f"there is no prompt: no column '{own}', and no turn before the responses. {hint}"
-        return RowLost("no_prompt", f"{detail}{_found(list(row))}")
+        return RowRejected("no_prompt", f"{detail}{_found(list(row))}")
 
     def _responses(self, cells: Mapping[str, Any], *, row: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
         """The responses' names for messages, and the responses. Of a pair the chosen one is first."""
         pair = [name for name in ("chosen", "rejected") if name in cells]
         if pair and "responses" in cells:
-            raise RowLost("conflicting_columns", f"the row has both `responses` and `{pair[0]}`; one form is needed")
+            raise RowRejected(
+                "conflicting_columns", f"the row has both `responses` and `{pair[0]}`; one form is needed"
+            )
         if len(pair) == 2:
             return pair, [cells[name] for name in pair]
         if pair:
@@ -268,14 +270,16 @@ class RowFormat:
             raise self._missing(missing, row=row)
         responses = cells["responses"]
         if not isinstance(responses, list) or not responses:
-            raise RowLost("wrong_type", f"`responses` is {shown(responses)}; a list of at least one response is needed")
+            raise RowRejected(
+                "wrong_type", f"`responses` is {shown(responses)}; a list of at least one response is needed"
+            )
         return [f"responses[{i}]" for i in range(len(responses))], responses
 
-    def _missing(self, ours: Sequence[str], *, row: Mapping[str, Any]) -> RowLost:
+    def _missing(self, ours: Sequence[str], *, row: Mapping[str, Any]) -> RowRejected:
         names = [self.columns.get(name, name) for name in ours]
         null = [name for name in names if name in row]
         if null:
-            return RowLost("null_response", f"'{null[0]}' is null; a response is a text")
+            return RowRejected("null_response", f"'{null[0]}' is null; a response is a text")
         others = [str(name)[:60] for name in row if name not in names]
         hints = [
             f"'{close}' looks like it: columns: {{{name}: {close}}}"
@@ -284,7 +288,7 @@ class RowFormat:
         ]
         general = ", or `responses`" if len(names) == 2 else ""
         listed = " and ".join(f"'{name}'" for name in names)
-        return RowLost("missing_column", ". ".join([f"missing: {listed}{general}", *hints, _found(list(row))]))
+        return RowRejected("missing_column", ". ".join([f"missing: {listed}{general}", *hints, _found(list(row))]))
 
 
 def _range(bounds: Sequence[float] | None) -> tuple[float, float] | None:
@@ -298,7 +302,7 @@ def _range(bounds: Sequence[float] | None) -> tuple[float, float] | None:
 def _image_cells(cells: Mapping[str, Any], *, no_column: bool) -> list[Any] | None:
     """The row's pictures; None where it has no column for them."""
     if "images" in cells and "image" in cells:
-        raise RowLost("conflicting_columns", "the row has both `images` and `image`; give one of them")
+        raise RowRejected("conflicting_columns", "the row has both `images` and `image`; give one of them")
     images = image_list(cells.get("images", cells.get("image")))
     return images if images is not None or no_column else []
 
@@ -306,7 +310,7 @@ def _image_cells(cells: Mapping[str, Any], *, no_column: bool) -> list[Any] | No
 def _id(cells: Mapping[str, Any], *, default: str) -> str:
     value = cells.get("id", default)
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise RowLost("bad_id", f"`id` is {shown(value)}; a string or a whole number is needed")
+        raise RowRejected("bad_id", f"`id` is {shown(value)}; a string or a whole number is needed")
     return str(value)
 
 

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection
 
 from basereward.data.schema.group import Group
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 MAX_CHARACTERS = 2 * 2**20
 """Characters of all texts of a group. A tokenizer needs seconds for a text of a megabyte without spaces, and far more
@@ -21,7 +21,7 @@ def check_text(group: Group) -> None:
     """Passes a group whose texts can be given to a tokenizer.
 
     Raises:
-        RowLost: `text_too_long`, or `half_surrogate`, which no tokenizer takes.
+        RowRejected: `text_too_long`, or `half_surrogate`, which no tokenizer takes.
     """
     texts = [part.text for turn in group.prompt for part in turn.parts if part.text is not None]
     texts += [*group.responses, *group.critiques, *(reasoning.text for reasoning in group.reasonings)]
@@ -33,13 +33,13 @@ def check_texts(texts: Collection[str]) -> None:
     characters = sum(map(len, texts))
     if characters > MAX_CHARACTERS:
         detail = f"the texts of the row have {characters:,} characters together; at most {MAX_CHARACTERS:,} are read"
-        raise RowLost("text_too_long", detail)
+        raise RowRejected("text_too_long", detail)
     for text in texts:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             detail = f"half of a surrogate pair, {text[error.start]!a}, stands at character {error.start + 1} of a text"
-            raise RowLost("half_surrogate", detail) from None
+            raise RowRejected("half_surrogate", detail) from None
 
 
 def is_blank(text: str) -> bool:

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Protocol, overload
 
-from basereward.data.schema.group import Group, Lost, Split
+from basereward.data.schema.group import Group, RejectedRow, Split
 
 
 class Source(Protocol):
@@ -25,7 +25,7 @@ class Source(Protocol):
         """
         ...
 
-    def lost(self, split: Split) -> list[Lost]:
+    def lost(self, split: Split) -> list[RejectedRow]:
         """Rows of the part that are known, before any picture is opened, to make no group. They are not in `groups`."""
         ...
 

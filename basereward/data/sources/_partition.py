@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from basereward.data.adapters import NO_PREFERENCE, Shape, check_columns
+from basereward.data.adapters import NO_PREFERENCE, RowAdapter, check_columns
 from basereward.data.readers import Table
 from basereward.data.schema.columns import ColumnsRead, WatchedRow, check_media, check_prompt_columns, shown_names
-from basereward.data.schema.group import SPLITS, Group, Lost, Split
+from basereward.data.schema.group import SPLITS, Group, RejectedRow, Split
 from basereward.data.schema.messages import is_empty, shown
-from basereward.data.schema.rejections import RowLost, located
+from basereward.data.schema.rejections import RowRejected, located
 from basereward.data.schema.rows import RowFormat
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import LazyGroups
@@ -32,7 +32,7 @@ MAX_FAULTS = 20  # faults of one table that are listed
 FIRST_ROWS = 100  # when so many rows are malformed before the first good one, the rest of a table is not read
 
 
-class _Refused(RowLost):
+class _RefusedRows(RowRejected):
     """A shape finds nothing in a row that can be used: such a row is lost, but not malformed."""
 
 
@@ -58,7 +58,7 @@ class Partition:
         tables: Mapping[Split, Table],
         shares: Mapping[Split, float],
         form: RowFormat,
-        shape: Shape | None = None,
+        shape: RowAdapter | None = None,
         columns: Mapping[str, str | None] | None = None,
         seed: int = 0,
     ) -> None:
@@ -80,11 +80,11 @@ class Partition:
         """As `Source.groups`."""
         return LazyGroups(partial(self._group, split), count=len(self._parts[split].places))
 
-    def lost(self, split: Split) -> list[Lost]:
+    def lost(self, split: Split) -> list[RejectedRow]:
         """As `Source.lost`: malformed rows, and those that say nothing to learn from."""
         return [self._lost(split, row) for row in self._parts[split].lost]
 
-    def stream(self, split: Split) -> Iterator[Group | Lost]:
+    def stream(self, split: Split) -> Iterator[Group | RejectedRow]:
         """As `Streamed.stream`: the rows as they are read, without an index of them."""
         own = split in self.tables
         if not own and not self.shares.get(split):
@@ -102,9 +102,9 @@ class Partition:
     def _shape_report(self) -> ColumnsRead:
         return ColumnsRead()
 
-    def _lost(self, split: Split, row: Unusable) -> Lost:
+    def _lost(self, split: Split, row: Unusable) -> RejectedRow:
         fault = self.shape is None or row.reason not in NO_PREFERENCE
-        return Lost(self.name, split, row.id, row.reason, row.detail, fault=fault)
+        return RejectedRow(self.name, split, row.id, row.reason, row.detail, fault=fault)
 
     def _part_of(self, key: int) -> Split:
         """The part of a row of train's table."""
@@ -133,15 +133,15 @@ class Partition:
             row = self._shaped(self.shape, row, where=where)
         return self.form.group(row, source=self.name, row_id=table.row_id(number), where=where)
 
-    def _shaped(self, shape: Shape, row: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+    def _shaped(self, shape: RowAdapter, row: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
         renamed = {name: value for name, value in row.items() if name not in self.ignored}
         renamed |= {ours: row[own] for ours, own in self.columns.items() if own in row}
         with located(where):
             check_columns(shape, renamed)
         try:
             shaped = shape(WatchedRow(renamed, self._asked))
-        except RowLost as loss:
-            raise _Refused(loss.reason, f"{where}: {loss.detail}") from None
+        except RowRejected as loss:
+            raise _RefusedRows(loss.reason, f"{where}: {loss.detail}") from None
         with located(where):
             self._check_unread(row, shaped)
         return shaped
@@ -150,7 +150,7 @@ class Partition:
         """Notes the columns that the shape did not ask for.
 
         Raises:
-            RowLost: one of them holds pictures, sound, tools or a system prompt.
+            RowRejected: one of them holds pictures, sound, tools or a system prompt.
         """
         report = self._shape_report
         own = {name: self.columns.get(name, name) for name in self._asked if name != "rows"}
@@ -210,8 +210,8 @@ class Partition:
                 group = self._parse(table, number, row)
                 key, row_id = self._key(group), group.id
                 self._check(group, where=table.where(number))
-            except RowLost as loss:
-                if key == MALFORMED and not isinstance(loss, _Refused):
+            except RowRejected as loss:
+                if key == MALFORMED and not isinstance(loss, _RefusedRows):
                     where = table.where(number)
                     malformed.append((where, loss.detail.removeprefix(f"{where}: ")))
                     if len(malformed) >= limit:
@@ -278,5 +278,5 @@ def _decode(table: Table, number: int, raw: Any) -> Mapping[str, Any]:
     with located(table.where(number)):
         row = table.decode(raw)
         if not isinstance(row, dict):
-            raise RowLost("not_an_object", f"the row is {shown(row)}; an object with named columns is needed")
+            raise RowRejected("not_an_object", f"the row is {shown(row)}; an object with named columns is needed")
     return row

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from basereward.data.schema.group import IMAGE, Group, Lost, Part, Split, Turn
+from basereward.data.schema.group import IMAGE, Group, Part, RejectedRow, Split, Turn
 from basereward.data.sources import LazyGroups
 from basereward.data.sources.digits import draw, prefer_true, split_pictures, tell, true_digit
 from basereward.errors import DataError
@@ -60,7 +60,7 @@ class DigitPairs:
     def groups(self, split: Split) -> Sequence[Group]:
         return LazyGroups(partial(self._group, split), count=self.sizes[split])
 
-    def lost(self, split: Split) -> list[Lost]:
+    def lost(self, split: Split) -> list[RejectedRow]:
         """None: every pair makes a group."""
         return []
 

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from annotated_types import Interval
 
-from basereward.data.schema.group import IMAGE, Group, Lost, Part, Preference, Reasoning, Split, Turn
+from basereward.data.schema.group import IMAGE, Group, Part, Preference, Reasoning, RejectedRow, Split, Turn
 from basereward.data.sources import LazyGroups
 from basereward.errors import DataError
 
@@ -90,7 +90,7 @@ class Digits:
         copies = self.copies if split == "train" else 1
         return LazyGroups(partial(self._group, split), count=len(self.pictures[split]) * copies)
 
-    def lost(self, split: Split) -> list[Lost]:
+    def lost(self, split: Split) -> list[RejectedRow]:
         """None: every picture makes a group."""
         return []
 

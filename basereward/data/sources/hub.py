@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from basereward.data.adapters import Shape
+from basereward.data.adapters import RowAdapter
 from basereward.data.adapters._video import LooksInFolders
 from basereward.data.images.image_store import ARCHIVES, ImageStore
 from basereward.data.readers import Table
@@ -14,7 +14,7 @@ from basereward.data.readers.gathered import Gathered, JoinsRows
 from basereward.data.readers.listed import find_listed
 from basereward.data.readers.separated import number_columns
 from basereward.data.schema.columns import ColumnsRead
-from basereward.data.schema.group import Group, Lost, Split
+from basereward.data.schema.group import Group, RejectedRow, Split
 from basereward.data.schema.rows import RowFormat
 from basereward.data.sources._partition import Partition
 from basereward.recipe import make
@@ -102,14 +102,14 @@ class Hub:
     def groups(self, split: Split) -> Sequence[Group]:
         return self._partition.groups(split)
 
-    def stream(self, split: Split) -> Iterator[Group | Lost]:
+    def stream(self, split: Split) -> Iterator[Group | RejectedRow]:
         return self._partition.stream(split)
 
     def columns_read(self) -> ColumnsRead:
         """Which columns were read, and which were not."""
         return self._partition.columns_read()
 
-    def lost(self, split: Split) -> list[Lost]:
+    def lost(self, split: Split) -> list[RejectedRow]:
         return self._partition.lost(split)
 
 
@@ -122,8 +122,8 @@ def _parts(
     return tables, {part: where for part, where in held_out.items() if not isinstance(where, str)}
 
 
-def _make_shape(shape: Node, images: ImageStore) -> Shape:
-    made: Shape = make(shape, "shapes")
+def _make_shape(shape: Node, images: ImageStore) -> RowAdapter:
+    made: RowAdapter = make(shape, "shapes")
     if isinstance(made, LooksInFolders):
         made.look_in(images)
     return made

@@ -10,7 +10,7 @@ from basereward.data.readers import Table
 from basereward.data.readers.rows_file import RowsFile
 from basereward.data.readers.separated import number_columns
 from basereward.data.schema.columns import ColumnsRead
-from basereward.data.schema.group import Group, Lost, Split
+from basereward.data.schema.group import Group, RejectedRow, Split
 from basereward.data.schema.rows import RowFormat
 from basereward.data.sources._partition import Partition
 
@@ -69,14 +69,14 @@ class Jsonl:
     def groups(self, split: Split) -> Sequence[Group]:
         return self._partition.groups(split)
 
-    def stream(self, split: Split) -> Iterator[Group | Lost]:
+    def stream(self, split: Split) -> Iterator[Group | RejectedRow]:
         return self._partition.stream(split)
 
     def columns_read(self) -> ColumnsRead:
         """Which columns were read, and which were not."""
         return self._partition.columns_read()
 
-    def lost(self, split: Split) -> list[Lost]:
+    def lost(self, split: Split) -> list[RejectedRow]:
         """The rows with a blank response."""
         return self._partition.lost(split)
 

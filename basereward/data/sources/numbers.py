@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 from annotated_types import Interval
 
-from basereward.data.schema.group import SPLITS, Group, Lost, Part, Split, Turn
+from basereward.data.schema.group import SPLITS, Group, Part, RejectedRow, Split, Turn
 from basereward.data.sources import LazyGroups
 from basereward.data.sources.digits import prefer_true, tell
 from basereward.errors import DataError
@@ -75,7 +75,7 @@ class Numbers:
     def groups(self, split: Split) -> Sequence[Group]:
         return LazyGroups(partial(self._group, split), count=len(self._questions[split]))
 
-    def lost(self, split: Split) -> list[Lost]:
+    def lost(self, split: Split) -> list[RejectedRow]:
         """None: every question makes a group."""
         return []
 

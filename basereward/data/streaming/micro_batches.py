@@ -11,9 +11,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from basereward.data.batching.loss_units import group_counts
 from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
-from basereward.data.schema.group import Group, Lost
-from basereward.data.schema.rejections import RowLost
-from basereward.data.streaming.stream import GroupStream, Item, Met
+from basereward.data.schema.group import Group, RejectedRow
+from basereward.data.schema.rejections import RowRejected
+from basereward.data.streaming.stream import GroupStream, Met, StreamItem
 from basereward.errors import DataError
 
 FAR = 100  # groups that are looked at for one that can be used
@@ -75,20 +75,20 @@ class StreamedPasses(IterableDataset[TreeBatch]):
                     batch = self._batch(groups, lost, items)
                     yield replace(batch, lost=lost, met=met_by_then, step_counts=counts)
 
-    def _batch(self, groups: list[Group], lost: list[Lost], items: _Ahead) -> TreeBatch:
+    def _batch(self, groups: list[Group], lost: list[RejectedRow], items: _Ahead) -> TreeBatch:
         """The batch of a pass; what cannot be encoded is added to `lost`."""
         results = [self._encoded(group) for group in groups]
-        lost += [result for result in results if isinstance(result, Lost)]
+        lost += [result for result in results if isinstance(result, RejectedRow)]
         encoded = [result for result in results if isinstance(result, EncodedGroup)]
         if not encoded:
             encoded = [self._stand_in(items)]
         return collate(encoded, layout=self.layout, pad_id=self.encoder.pad_id)
 
-    def _encoded(self, group: Group) -> EncodedGroup | Lost:
+    def _encoded(self, group: Group) -> EncodedGroup | RejectedRow:
         try:
             return self.encoder(group, taught=True)
-        except RowLost as loss:
-            return Lost(group.source, "train", group.id, loss.reason, loss.detail)
+        except RowRejected as loss:
+            return RejectedRow(group.source, "train", group.id, loss.reason, loss.detail)
 
     def _stand_in(self, items: _Ahead) -> EncodedGroup:
         faults = []
@@ -100,14 +100,14 @@ class StreamedPasses(IterableDataset[TreeBatch]):
         raise DataError("\n".join([f"of {FAR} groups in a row none can be used; the first:", *faults[:3]]))
 
 
-class _Ahead(Iterator[Item]):
+class _Ahead(Iterator[StreamItem]):
     """Items that can be looked at before they are taken."""
 
-    def __init__(self, items: Iterator[Item]) -> None:
+    def __init__(self, items: Iterator[StreamItem]) -> None:
         self._items = items
-        self._seen: deque[Item] = deque()
+        self._seen: deque[StreamItem] = deque()
 
-    def __next__(self) -> Item:
+    def __next__(self) -> StreamItem:
         return self._seen.popleft() if self._seen else next(self._items)
 
     def look(self, number: int) -> Iterator[Group]:
@@ -123,12 +123,12 @@ class _Ahead(Iterator[Item]):
                 yield item
 
 
-def _take(items: Iterator[Item], number: int) -> tuple[list[Group], list[Lost]]:
+def _take(items: Iterator[StreamItem], number: int) -> tuple[list[Group], list[RejectedRow]]:
     """The next groups, and the lost rows that are met before the last of them."""
     groups: list[Group] = []
-    lost: list[Lost] = []
+    lost: list[RejectedRow] = []
     for item in items:
-        if isinstance(item, Lost):
+        if isinstance(item, RejectedRow):
             lost.append(item)
         else:
             groups.append(item)

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
-from basereward.data.schema.group import SPLITS, Group, Lost, Split
+from basereward.data.schema.group import SPLITS, Group, RejectedRow, Split
 from basereward.errors import DataError
 
-Item = Group | Lost
+StreamItem = Group | RejectedRow
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class Streamed(Protocol):
 
     name: str
 
-    def stream(self, split: Split) -> Iterator[Item]:
+    def stream(self, split: Split) -> Iterator[StreamItem]:
         """Every row of the part, in order, as a group or as lost."""
         ...
 
@@ -68,10 +68,10 @@ class GroupStream:
         if not any(self.weights.values()):
             raise DataError("data.mixture.weights are all 0; at least one source must be trained on")
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[StreamItem]:
         return self.items(Met())
 
-    def items(self, met: Met) -> Iterator[Item]:
+    def items(self, met: Met) -> Iterator[StreamItem]:
         """Each source is begun anew when it ends, and drawn in another order.
 
         Among the first N groups every source has its share of N, rounded up or down (the quota method of Balinski and
@@ -96,7 +96,7 @@ class GroupStream:
                     drawn[name] += 1
                     break
 
-    def _endless(self, name: str, met: Met) -> Iterator[Item]:
+    def _endless(self, name: str, met: Met) -> Iterator[StreamItem]:
         turn = 0
         while True:
             rng = random.Random(f"{self.seed}/{name}/{turn}")
@@ -113,11 +113,11 @@ class GroupStream:
             turn += 1
 
 
-def _shuffled(items: Iterator[Item], *, size: int, rng: random.Random) -> Iterator[Item]:
+def _shuffled(items: Iterator[StreamItem], *, size: int, rng: random.Random) -> Iterator[StreamItem]:
     """The items, each drawn from a buffer of `size` that is kept full; lost ones pass at once."""
-    buffer: list[Item] = []
+    buffer: list[StreamItem] = []
     for item in items:
-        if isinstance(item, Lost) or size <= 1:
+        if isinstance(item, RejectedRow) or size <= 1:
             yield item
         elif len(buffer) < size:
             buffer.append(item)
@@ -129,7 +129,7 @@ def _shuffled(items: Iterator[Item], *, size: int, rng: random.Random) -> Iterat
     yield from buffer
 
 
-class Head:
+class StreamHead:
     """A source of the first groups of the held-out parts of a stream, and the rows that are lost before the last of
     them; none to train on.
 
@@ -140,7 +140,7 @@ class Head:
     def __init__(self, source: Streamed, *, rows: int) -> None:
         self.name = source.name
         self._groups: dict[Split, list[Group]] = {split: [] for split in SPLITS}
-        self._lost: dict[Split, list[Lost]] = {split: [] for split in SPLITS}
+        self._lost: dict[Split, list[RejectedRow]] = {split: [] for split in SPLITS}
         for split in SPLITS[1:]:
             self._read(source, split, rows=rows)
         if not any(isinstance(item, Group) for item in source.stream("train")):
@@ -148,7 +148,7 @@ class Head:
 
     def _read(self, source: Streamed, split: Split, *, rows: int) -> None:
         for item in source.stream(split):
-            if isinstance(item, Lost):
+            if isinstance(item, RejectedRow):
                 self._lost[split].append(item)
                 continue
             self._groups[split].append(item)
@@ -158,5 +158,5 @@ class Head:
     def groups(self, split: Split) -> Sequence[Group]:
         return self._groups[split]
 
-    def lost(self, split: Split) -> list[Lost]:
+    def lost(self, split: Split) -> list[RejectedRow]:
         return self._lost[split]

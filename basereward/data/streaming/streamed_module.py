@@ -20,11 +20,11 @@ from basereward.data.encoding.content_hash import combined_content, group_conten
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.encoding.lengths import measure
 from basereward.data.module import PreferenceData
-from basereward.data.schema.group import SPLITS, Group, Lost
+from basereward.data.schema.group import SPLITS, Group, RejectedRow
 from basereward.data.schema.rejections import append_lost, check_limit, write_lost
 from basereward.data.sources import Source
 from basereward.data.streaming.micro_batches import StreamedPasses
-from basereward.data.streaming.stream import GroupStream, Head, Met, Streamed
+from basereward.data.streaming.stream import GroupStream, Met, Streamed, StreamHead
 from basereward.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class StreamedData(PreferenceData):
         )
         self.met = Met()
         self._held_out_rows: Counter[str] = Counter()
-        self._known: set[Lost] = set()
+        self._known: set[RejectedRow] = set()
         self._first: dict[str, str] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -90,8 +90,8 @@ class StreamedData(PreferenceData):
             return
         for line in self.lost_file.read_text(encoding="utf-8").split("\n") if self.lost_file.exists() else ():
             with contextlib.suppress(json.JSONDecodeError):  # the line that a killed run was writing is met again
-                self._tell([Lost(**json.loads(line))])
-        heads = {name: Head(source, rows=self.held_out) for name, source in self.streams.items()}
+                self._tell([RejectedRow(**json.loads(line))])
+        heads = {name: StreamHead(source, rows=self.held_out) for name, source in self.streams.items()}
         for split in SPLITS:
             for name, source in heads.items():
                 self.lengths[split][name], lost = measure(source, split, encoder=self.encoder)
@@ -162,7 +162,7 @@ class StreamedData(PreferenceData):
             rows = Counter({name: rows[name] for name in self.streams})
             check_limit(self.lost, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file, emptied=judged)
 
-    def _tell(self, lost: Iterable[Lost]) -> list[Lost]:
+    def _tell(self, lost: Iterable[RejectedRow]) -> list[RejectedRow]:
         """Adds rows to those that are listed; those that were not yet, come back."""
         new = [row for row in dict.fromkeys(lost) if row not in self._known]
         self._known.update(new)

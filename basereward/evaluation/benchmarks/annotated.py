@@ -12,7 +12,7 @@ from typing import Any
 
 from basereward.data.readers.find import find_files, find_table
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources.hub import find_images
 from basereward.errors import DataError
 from basereward.evaluation.item_identity import items_fingerprint, pictures_fingerprint
@@ -90,7 +90,7 @@ class Annotated:
         for _, number, raw in table.scan():
             try:
                 found.append(self._item(table.decode(raw), number=len(found)))
-            except RowLost as loss:
+            except RowRejected as loss:
                 raise DataError(
                     f"{table.where(number)}: {loss.reason}: {loss.detail} "
                     f"Benchmark '{self.name}' is counted whole or not at all."
@@ -102,25 +102,27 @@ class Annotated:
 
     def _item(self, row: object, *, number: int) -> Item:
         if not isinstance(row, Mapping):
-            raise RowLost("wrong_type", "the row is no object with named columns.")
+            raise RowRejected("wrong_type", "the row is no object with named columns.")
         named: dict[str, Any] = {**row, **{ours: row.get(theirs) for ours, theirs in self._columns.items()}}
         missing = [name for name in self.protocol.columns if named.get(name) is None]
         if missing:
             advice = getattr(self.protocol, "missing", {})
             remedies = [advice[name] for name in missing if name in advice]
-            raise RowLost(
+            raise RowRejected(
                 "missing_column",
                 f"missing or empty: {', '.join(missing)}. Columns found: {', '.join(map(str, row)) or 'none'}. "
                 + " ".join([*remedies, f"If they are these under other names, map them: columns.{missing[0]}=..."]),
             )
         item = self.protocol.item(named, number=number, images=self.store)
         if isinstance(item.prompt, str) and not item.prompt.strip():
-            raise RowLost("empty_prompt", f"the prompt of '{item.id}' is empty; nothing was asked.")
+            raise RowRejected("empty_prompt", f"the prompt of '{item.id}' is empty; nothing was asked.")
         for text in item.responses:
             if not isinstance(text, str):
-                raise RowLost("wrong_type", f"an answer is {shown(text)}; text is needed.")
+                raise RowRejected("wrong_type", f"an answer is {shown(text)}; text is needed.")
         if not isinstance(item.prompt, str | list):
-            raise RowLost("wrong_type", f"the prompt is {shown(item.prompt)}; text or a list of messages is needed.")
+            raise RowRejected(
+                "wrong_type", f"the prompt is {shown(item.prompt)}; text or a list of messages is needed."
+            )
         return item
 
     @cached_property

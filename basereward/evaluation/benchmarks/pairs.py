@@ -13,12 +13,12 @@ from typing import Any
 from basereward.data.images.image_store import ImageStore
 from basereward.data.readers.find import find_table
 from basereward.data.schema.group import Group
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.data.schema.validation import check_usable
 from basereward.errors import DataError
 from basereward.evaluation.item_identity import items_fingerprint, pictures_fingerprint
-from basereward.evaluation.items import Decision, Item, Judged, by_label
+from basereward.evaluation.items import Decision, Item, JudgedItem, by_label
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant, accuracy, all_right, length_controlled
 from basereward.evaluation.statistics.shares import count, right, share
 
@@ -102,10 +102,10 @@ class Pairs:
             try:
                 row = table.decode(raw)
                 if not isinstance(row, Mapping):
-                    raise RowLost("wrong_type", "the row is no object with named columns")
+                    raise RowRejected("wrong_type", "the row is no object with named columns")
                 group = self._form.group(row, source=self.name, row_id=table.row_id(number), where=where)
                 check_usable(group)
-            except RowLost as loss:
+            except RowRejected as loss:
                 self.lost[loss.reason] += 1
                 first.setdefault(loss.reason, loss.detail if where in loss.detail else f"{where}: {loss.detail}")
             else:
@@ -168,10 +168,10 @@ def _prompt_key(group: Group) -> str:
     return hashlib.sha256(repr((group.prompt, images)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _measures(judged: Sequence[Judged]) -> Measures:
+def _measures(judged: Sequence[JudgedItem]) -> Measures:
     """All pairs, every category, and where a prompt has several pairs the share of prompts with all of them right."""
     several = len({each.item.prompt_id for each in judged}) < len(judged)
-    one: Callable[[Sequence[Judged]], Measure] = _clustered if several else accuracy
+    one: Callable[[Sequence[JudgedItem]], Measure] = _clustered if several else accuracy
     measures = {"overall": one(judged)}
     if several:
         measures["acc_plus"] = all_right(judged)
@@ -180,7 +180,7 @@ def _measures(judged: Sequence[Judged]) -> Measures:
     return measures
 
 
-def _clustered(judged: Sequence[Judged]) -> Measure:
+def _clustered(judged: Sequence[JudgedItem]) -> Measure:
     """Accuracy with an interval by prompt, since the pairs of one prompt are not independent."""
     ties, undecided = count(judged, Decision.TIE), count(judged, Decision.UNDECIDED)
     return share(right(judged), ties=ties, undecided=undecided)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from basereward.errors import DataError, ModelError
 from basereward.evaluation.judging.judge import Judge
-from basereward.evaluation.outcome import Order as Shown
+from basereward.evaluation.outcome import AnswerOrder
 from basereward.inference.judges.open_engine import open_engine
 from basereward.io.secrets import redact
 from basereward.model.generation.generate import Writing
@@ -15,14 +15,14 @@ from basereward.model.generation.round_robin import Order
 from basereward.model.generation.verdicts import compiled_pattern
 
 MOST_VOTES = 15
-ORDERS: dict[Shown, Order] = {"fixed": "given", "random": "random", "both": "both"}
+ORDERS: dict[AnswerOrder, Order] = {"fixed": "given", "random": "random", "both": "both"}
 
 
 def open_judge(
     model: str,
     *,
     endpoint: str,
-    order: Shown | None = None,
+    order: AnswerOrder | None = None,
     votes: int = 1,
     prompt: str = "pairwise_thinking",
     prompt_file: str | None = None,

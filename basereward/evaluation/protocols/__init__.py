@@ -33,6 +33,6 @@ class Protocol(Contract):
         """A row as an item; `number` counts rows from 0.
 
         Raises:
-            RowLost: the row is malformed. A benchmark is never counted in part, so this stops the evaluation.
+            RowRejected: the row is malformed. A benchmark is never counted in part, so this stops the evaluation.
         """
         ...

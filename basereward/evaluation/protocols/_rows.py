@@ -7,42 +7,42 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import unknown
 
 
 def text(row: Mapping[str, Any], column: str) -> str:
     """
     Raises:
-        RowLost: the cell is no text.
+        RowRejected: the cell is no text.
     """
     value = row.get(column)
     if not isinstance(value, str):
-        raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a text is needed")
+        raise RowRejected("wrong_type", f"`{column}` is {shown(value)}; a text is needed")
     return value
 
 
 def texts(row: Mapping[str, Any], column: str, *, number: int | None = None) -> tuple[str, ...]:
     """
     Raises:
-        RowLost: the cell is no list of texts, or not of so many.
+        RowRejected: the cell is no list of texts, or not of so many.
     """
     value = row.get(column)
     if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
-        raise RowLost("wrong_type", f"`{column}` is {shown(value)}; a list of texts is needed")
+        raise RowRejected("wrong_type", f"`{column}` is {shown(value)}; a list of texts is needed")
     if number is not None and len(value) != number:
-        raise RowLost("wrong_count", f"`{column}` has {len(value)} answers; {number} are needed")
+        raise RowRejected("wrong_count", f"`{column}` has {len(value)} answers; {number} are needed")
     return tuple(value)
 
 
 def one_of(row: Mapping[str, Any], column: str, allowed: Iterable[str], *, advice: str = "") -> str:
     """
     Raises:
-        RowLost: the cell holds none of the allowed names.
+        RowRejected: the cell holds none of the allowed names.
     """
     value, names = row.get(column), list(allowed)
     if value not in names:
-        raise RowLost("unknown_category", f"`{column}`: {unknown(column.lower(), str(value), names)}{advice}")
+        raise RowRejected("unknown_category", f"`{column}`: {unknown(column.lower(), str(value), names)}{advice}")
     return str(value)
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from basereward.data.images.image_store import ImageStore
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import unknown
-from basereward.evaluation.items import Item, Judged, Outcome
+from basereward.evaluation.items import Item, JudgedItem, Outcome
 from basereward.evaluation.protocols._rows import one_of, text
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant, accuracy
 
@@ -41,7 +41,7 @@ class JudgeBench:
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """
         Raises:
-            RowLost: an answer is no text, or the label or the source is unknown.
+            RowRejected: an answer is no text, or the label or the source is unknown.
         """
         right = LABELS.index(one_of(row, "label", LABELS))
         return Item(
@@ -60,37 +60,37 @@ def _category(source: str) -> str:
     for beginning, name in CATEGORIES.items():
         if source.startswith(beginning):
             return name
-    raise RowLost(
+    raise RowRejected(
         "unknown_category", f"`source` begins with none that is known: {unknown('source', source, CATEGORIES)}"
     )
 
 
-def _both_orders(judged: Sequence[Judged]) -> Measures:
+def _both_orders(judged: Sequence[JudgedItem]) -> Measures:
     if any(len(each.outcome.votes or ()) % 2 for each in judged):
         return {}
     return _measures(judged)
 
 
-def _one_order(judged: Sequence[Judged]) -> Measures:
+def _one_order(judged: Sequence[JudgedItem]) -> Measures:
     if any(len(each.outcome.votes or ()) > 1 for each in judged):
         return {}
     return _measures(judged)
 
 
-def _measures(judged: Sequence[Judged]) -> Measures:
+def _measures(judged: Sequence[JudgedItem]) -> Measures:
     measures = {"overall": _accuracy(judged)}
     for name in CATEGORIES.values():
         measures[name] = _accuracy([each for each in judged if each.item.labels["category"] == name])
     return measures
 
 
-def _accuracy(judged: Sequence[Judged]) -> Measure:
+def _accuracy(judged: Sequence[JudgedItem]) -> Measure:
     sums = [(each, _sum(each)) for each in judged]
-    decided = [each if total is None else Judged(each.item, Outcome(correct=total > 0)) for each, total in sums]
+    decided = [each if total is None else JudgedItem(each.item, Outcome(correct=total > 0)) for each, total in sums]
     return replace(accuracy(decided), undecided=sum(total == 0 for _, total in sums))
 
 
-def _sum(each: Judged) -> int | None:
+def _sum(each: JudgedItem) -> int | None:
     if each.outcome.votes is None:
         return None
     return sum((vote in each.item.right) - (vote in each.item.wrong) for vote in each.outcome.votes)

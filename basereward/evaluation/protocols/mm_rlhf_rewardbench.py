@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from basereward.data.adapters.mm_rlhf import MMRLHF
 from basereward.data.images.image_store import ImageStore
-from basereward.data.schema.rejections import RowLost
-from basereward.evaluation.items import Item, Judged
+from basereward.data.schema.rejections import RowRejected
+from basereward.evaluation.items import Item, JudgedItem
 from basereward.evaluation.statistics.measures import (
     Measures,
     Variant,
@@ -52,7 +52,7 @@ class MMRLHFRewardBench:
         self._shape.look_in(images)
         try:
             found = self._shape(row)["images"]
-        except RowLost:  # the film is not here, which only scoring it minds
+        except RowRejected:  # the film is not here, which only scoring it minds
             found = path
         return Item(
             row=number,
@@ -67,7 +67,7 @@ class MMRLHFRewardBench:
         )
 
 
-def _measures(judged: Sequence[Judged]) -> Measures:
+def _measures(judged: Sequence[JudgedItem]) -> Measures:
     measures = {"acc": accuracy(judged), "acc_plus": all_right(judged)}
     for name in CATEGORIES:
         part = [each for each in judged if each.item.labels["category"] == name]

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from basereward.data.images.image_store import ImageStore
-from basereward.data.schema.rejections import RowLost
-from basereward.evaluation.items import Decision, Item, Judged, Outcome
+from basereward.data.schema.rejections import RowRejected
+from basereward.evaluation.items import Decision, Item, JudgedItem, Outcome
 from basereward.evaluation.protocols._rows import one_of, text
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant, accuracy, length_controlled
-from basereward.evaluation.statistics.shares import Part, count, right, weighted
+from basereward.evaluation.statistics.shares import CountedPart, count, right, weighted
 
 # The published name of a category -> ours. Two are split by what the row's id begins with.
 CATEGORIES = {
@@ -60,10 +60,10 @@ class MultimodalRewardBench:
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """
         Raises:
-            RowLost: an answer is no text, the question is empty, or the better answer or the category is unknown.
+            RowRejected: an answer is no text, the question is empty, or the better answer or the category is unknown.
         """
         if not text(row, "Text").strip():
-            raise RowLost("empty_prompt", f"`Text` is empty. {self.missing['Text']}")
+            raise RowRejected("empty_prompt", f"`Text` is empty. {self.missing['Text']}")
         name = str(row["ID"])
         better = ANSWERS.index(one_of(row, "Better", ANSWERS))
         advice = " Map it: protocol.categories={NAME: vqa}"
@@ -89,19 +89,19 @@ def _labels(category: str, name: str) -> dict[str, str]:
     return {"category": category}
 
 
-def _micro(judged: Sequence[Judged]) -> Measures:
+def _micro(judged: Sequence[JudgedItem]) -> Measures:
     tossed = _tossed(judged)
     return {"overall": _accuracy(judged, tossed), **_columns(judged, tossed)}
 
 
-def _seven_column_mean(judged: Sequence[Judged]) -> Measures:
+def _seven_column_mean(judged: Sequence[JudgedItem]) -> Measures:
     tossed = _tossed(judged)
-    parts = [Part(1.0, right([e for e in tossed if e.item.labels["category"] == name])) for name in COLUMNS]
+    parts = [CountedPart(1.0, right([e for e in tossed if e.item.labels["category"] == name])) for name in COLUMNS]
     ties, undecided = count(judged, Decision.TIE), count(judged, Decision.UNDECIDED)
     return {"overall": weighted(parts, ties=ties, undecided=undecided), **_columns(judged, tossed)}
 
 
-def _columns(judged: Sequence[Judged], tossed: Sequence[Judged]) -> Measures:
+def _columns(judged: Sequence[JudgedItem], tossed: Sequence[JudgedItem]) -> Measures:
     pairs = list(zip(judged, tossed, strict=True))
     measures = {}
     for label, names in (("category", COLUMNS), ("safety", ("bias", "toxicity"))):
@@ -111,15 +111,15 @@ def _columns(judged: Sequence[Judged], tossed: Sequence[Judged]) -> Measures:
     return measures
 
 
-def _accuracy(judged: Sequence[Judged], tossed: Sequence[Judged]) -> Measure:
+def _accuracy(judged: Sequence[JudgedItem], tossed: Sequence[JudgedItem]) -> Measure:
     return replace(accuracy(tossed), undecided=count(judged, Decision.UNDECIDED))
 
 
-def _tossed(judged: Sequence[Judged]) -> list[Judged]:
+def _tossed(judged: Sequence[JudgedItem]) -> list[JudgedItem]:
     """Undecided items with a verdict by coin: one toss each, in the order of the rows."""
     coin = random.Random(COIN_SEED)
     return [
-        Judged(each.item, Outcome(votes=(0 if coin.random() < 0.5 else 1,)))
+        JudgedItem(each.item, Outcome(votes=(0 if coin.random() < 0.5 else 1,)))
         if each.decision is Decision.UNDECIDED
         else each
         for each in judged

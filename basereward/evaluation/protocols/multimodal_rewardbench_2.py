@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
-from basereward.evaluation.items import Decision, Item, Judged
+from basereward.evaluation.items import Decision, Item, JudgedItem
 from basereward.evaluation.protocols._rows import one_of, text
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant
 from basereward.evaluation.statistics.shares import Added, count, share
@@ -51,7 +51,7 @@ class MultimodalRewardBench2:
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """
         Raises:
-            RowLost: there is no prompt, an answer is empty, or the chosen one is neither A nor B.
+            RowRejected: there is no prompt, an answer is empty, or the chosen one is neither A nor B.
         """
         row = _flat(row)
         right = ANSWERS.index(one_of({**row, "chosen": str(row["chosen"]).upper()}, "chosen", ANSWERS))
@@ -74,7 +74,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row in the columns of the hub.
 
     Raises:
-        RowLost: the prompt or the id is missing, or a list of content is malformed.
+        RowRejected: the prompt or the id is missing, or a list of content is malformed.
     """
     flat = dict(row)
     flat["pair_id"] = row.get("pair_id") if row.get("pair_id") is not None else row.get("id")
@@ -85,7 +85,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
             content = row[name].get("response_content")
             flat[f"{name}_text"], flat[f"{name}_images"] = _content(content, f"{name}.response_content")
     if flat["pair_id"] is None:
-        raise RowLost("missing_column", f"missing or empty: pair_id. Columns found: {', '.join(map(str, row))}.")
+        raise RowRejected("missing_column", f"missing or empty: pair_id. Columns found: {', '.join(map(str, row))}.")
     if flat.get("prompt_text") is None:
         hint = (
             " This is a row of the authors' *_response_only.json, which have no prompts: benchmark/run_release.sh of "
@@ -93,7 +93,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
             if "response_a" in row
             else " If it is there under another name, map it: columns.prompt_text=..."
         )
-        raise RowLost(
+        raise RowRejected(
             "missing_column", f"missing or empty: prompt_text. Columns found: {', '.join(map(str, row))}.{hint}"
         )
     return flat
@@ -106,7 +106,9 @@ def _content(value: Any, column: str) -> tuple[str, list[str]]:
         isinstance(each, list | tuple) and len(each) == 2 and each[0] in ("text", "image") and isinstance(each[1], str)
         for each in pieces
     ):
-        raise RowLost("wrong_type", f'`{column}` is {shown(value)}; a list of ["text" or "image", content] is needed')
+        raise RowRejected(
+            "wrong_type", f'`{column}` is {shown(value)}; a list of ["text" or "image", content] is needed'
+        )
     images: list[str] = []
     text = ""
     for kind, content in pieces:
@@ -124,11 +126,11 @@ def _prompt(words: str, number: int) -> str:
 def _answer(row: Mapping[str, Any], name: str) -> str:
     words = str(row.get(f"response_{name}_text") or "")
     if not words and not row.get(f"response_{name}_images"):
-        raise RowLost("empty_response", f"`response_{name}_text` and `response_{name}_images` are both empty")
+        raise RowRejected("empty_response", f"`response_{name}_text` and `response_{name}_images` are both empty")
     return words
 
 
-def _both_orders(judged: Sequence[Judged]) -> Measures:
+def _both_orders(judged: Sequence[JudgedItem]) -> Measures:
     for each in judged:
         if len(each.outcome.votes or ()) % 2:
             raise DataError(
@@ -139,12 +141,12 @@ def _both_orders(judged: Sequence[Judged]) -> Measures:
     return {"overall": _pooled(judged), "text_only": _pooled(text_only)}
 
 
-def _pooled(judged: Sequence[Judged]) -> Measure:
+def _pooled(judged: Sequence[JudgedItem]) -> Measure:
     missing = sum(vote is None for each in judged for vote in each.outcome.votes or ())
     return share([_decisions(each) for each in judged], ties=count(judged, Decision.TIE), undecided=missing)
 
 
-def _decisions(each: Judged) -> Added:
+def _decisions(each: JudgedItem) -> Added:
     votes = each.outcome.votes
     if votes is None:
         return Added(each.item.prompt_id, 2.0 * each.is_right, 2.0)

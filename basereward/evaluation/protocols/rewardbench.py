@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from basereward.data.images.image_store import ImageStore
-from basereward.evaluation.items import Decision, Item, Judged, by_label
+from basereward.evaluation.items import Decision, Item, JudgedItem, by_label
 from basereward.evaluation.protocols._rows import one_of, prompt_key, text
 from basereward.evaluation.statistics.measures import Measures, Variant
-from basereward.evaluation.statistics.shares import Part, count, right, share, weighted
+from basereward.evaluation.statistics.shares import CountedPart, count, right, share, weighted
 
 # The weight of a subset in its section is the number of its rows, but that of math-prm, which stands for as much as the
 # six subsets of code together.
@@ -64,7 +64,7 @@ class RewardBench:
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """
         Raises:
-            RowLost: an answer is no text, or the subset is unknown.
+            RowRejected: an answer is no text, or the subset is unknown.
         """
         known = [*PRIOR_SETS, *(name for subsets in SECTIONS.values() for name in subsets)]
         return Item(
@@ -79,18 +79,18 @@ class RewardBench:
         )
 
 
-def _four_sections(judged: Sequence[Judged]) -> Measures:
+def _four_sections(judged: Sequence[JudgedItem]) -> Measures:
     return _measures(judged, SECTIONS, {name: 1.0 for name in SECTIONS})
 
 
-def _with_prior_sets(judged: Sequence[Judged]) -> Measures:
+def _with_prior_sets(judged: Sequence[JudgedItem]) -> Measures:
     if not any(each.item.labels["subset"] in PRIOR_SETS for each in judged):
         return {}
     sections = {**SECTIONS, "prior_sets": PRIOR_SETS}
     return _measures(judged, sections, {name: 1.0 if name in SECTIONS else PRIOR_WEIGHT for name in sections})
 
 
-def _by_subset(judged: Sequence[Judged]) -> Measures:
+def _by_subset(judged: Sequence[JudgedItem]) -> Measures:
     parts = {"overall": list(judged), **by_label(judged, "subset")}
     return {
         name: share(
@@ -101,18 +101,20 @@ def _by_subset(judged: Sequence[Judged]) -> Measures:
 
 
 def _measures(
-    judged: Sequence[Judged], sections: Mapping[str, Mapping[str, int]], weights: Mapping[str, float]
+    judged: Sequence[JudgedItem], sections: Mapping[str, Mapping[str, int]], weights: Mapping[str, float]
 ) -> Measures:
     found = by_label(judged, "subset")
-    parts: list[Part] = []
-    members: list[Judged] = []
+    parts: list[CountedPart] = []
+    members: list[JudgedItem] = []
     measures: Measures = {}
     for name, subsets in sections.items():
-        within = [Part(float(size), right(found.get(subset, []), undecided=0.5)) for subset, size in subsets.items()]
+        within = [
+            CountedPart(float(size), right(found.get(subset, []), undecided=0.5)) for subset, size in subsets.items()
+        ]
         mine = [each for subset in subsets for each in found.get(subset, [])]
         measures[name] = weighted(within, ties=count(mine, Decision.TIE), undecided=count(mine, Decision.UNDECIDED))
         total = sum(subsets.values())
-        parts += [Part(weights[name] * part.weight / total, part.added) for part in within]
+        parts += [CountedPart(weights[name] * part.weight / total, part.added) for part in within]
         members += mine
     overall = weighted(
         parts,

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
-from basereward.evaluation.items import Decision, Item, Judged
+from basereward.data.schema.rejections import RowRejected
+from basereward.evaluation.items import Decision, Item, JudgedItem
 from basereward.evaluation.protocols._rows import one_of, prompt_key, texts
 from basereward.evaluation.statistics.measures import Measures, Variant
-from basereward.evaluation.statistics.shares import Added, Part, check_kinds, count, share, weighted
+from basereward.evaluation.statistics.shares import Added, CountedPart, check_kinds, count, share, weighted
 
 SUBSETS = {
     "Factuality": "factuality",
@@ -46,20 +46,20 @@ class RewardBench2:
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """
         Raises:
-            RowLost: answers are no lists of texts, their numbers do not fit, or the subset is unknown.
+            RowRejected: answers are no lists of texts, their numbers do not fit, or the subset is unknown.
         """
         subset = SUBSETS[one_of(row, "subset", SUBSETS)]
         chosen, rejected = texts(row, "chosen"), texts(row, "rejected")
         told = row.get("num_correct")
         if told is not None and told != len(chosen):
-            raise RowLost("wrong_count", f"`num_correct` is {shown(told)}, and `chosen` has {len(chosen)} answers")
+            raise RowRejected("wrong_count", f"`num_correct` is {shown(told)}, and `chosen` has {len(chosen)} answers")
         labels = {"subset": subset}
         prompt_id = prompt_key(row["prompt"])
         if subset == "ties":
             role, prompt_id = _of_ties(str(row["id"]), right=len(chosen))
             labels["role"] = role
         elif len(chosen) != 1:
-            raise RowLost("wrong_count", f"`chosen` has {len(chosen)} answers; outside of Ties exactly 1 is right")
+            raise RowRejected("wrong_count", f"`chosen` has {len(chosen)} answers; outside of Ties exactly 1 is right")
         return Item(
             row=number,
             id=str(row["id"]),
@@ -76,14 +76,14 @@ def _of_ties(name: str, *, right: int) -> tuple[str, str]:
     """What a row of Ties is, and the name that a prompt's two rows share."""
     match = TIES_ID.fullmatch(name)
     if match is None:
-        raise RowLost("bad_id", f"`id` is '{name}'; in Ties it is ref:N or tied:N")
+        raise RowRejected("bad_id", f"`id` is '{name}'; in Ties it is ref:N or tied:N")
     if match[1] == "tied" and right < 2:
-        raise RowLost("wrong_count", f"'{name}' has {right} right answer; a tie has at least 2")
+        raise RowRejected("wrong_count", f"'{name}' has {right} right answer; a tie has at least 2")
     return match[1], f"ties:{match[2]}"
 
 
-def _published(judged: Sequence[Judged]) -> Measures:
-    found: dict[str, list[Judged]] = {name: [] for name in SUBSETS.values()}
+def _published(judged: Sequence[JudgedItem]) -> Measures:
+    found: dict[str, list[JudgedItem]] = {name: [] for name in SUBSETS.values()}
     for each in judged:
         found[each.item.labels["subset"]].append(each)
     ties = found.pop("ties")
@@ -95,7 +95,7 @@ def _published(judged: Sequence[Judged]) -> Measures:
     parts = _ties_parts(ties)
     tied = count(ties, Decision.TIE)
     overall = weighted(
-        [*(Part(1.0, added) for added in best.values()), *parts],
+        [*(CountedPart(1.0, added) for added in best.values()), *parts],
         of=float(len(SUBSETS)),
         ties=sum(shared.values()) + tied,
         undecided=sum(unsure.values()),
@@ -103,7 +103,7 @@ def _published(judged: Sequence[Judged]) -> Measures:
     return {"overall": overall, **measures, "ties": weighted(parts, of=1.0, ties=tied)}
 
 
-def _worth(each: Judged) -> Added:
+def _worth(each: JudgedItem) -> Added:
     item, outcome = each.item, each.outcome
     if outcome.scores is not None:
         top = max(outcome.scores)
@@ -116,12 +116,12 @@ def _worth(each: Judged) -> Added:
     return Added(item.prompt_id, got)
 
 
-def _is_shared(each: Judged) -> bool:
+def _is_shared(each: JudgedItem) -> bool:
     """Whether the right answer has the highest score and is not alone in it."""
     return each.decision is Decision.TIE
 
 
-def _ties_parts(ties: Sequence[Judged]) -> list[Part]:
+def _ties_parts(ties: Sequence[JudgedItem]) -> list[CountedPart]:
     """The score of Ties as five weighted shares; the last three are over prompts that have both rows.
 
     `apart`: the right answers of the tie are further from the wrong ones than from each other; `apart_hard`: so is the
@@ -142,16 +142,16 @@ def _ties_parts(ties: Sequence[Judged]) -> list[Part]:
         hard.append(Added(prompt, float(smaller > spread)))
         margin.append(Added(prompt, _against(smaller, spread)))
     shares = {**accurate, "apart": apart, "apart_hard": hard, "margin": margin}
-    return [Part(weight, shares[name]) for name, weight in TIES_WEIGHTS.items()]
+    return [CountedPart(weight, shares[name]) for name, weight in TIES_WEIGHTS.items()]
 
 
-def _margin(each: Judged) -> float:
+def _margin(each: JudgedItem) -> float:
     margin = each.margin
     assert margin is not None  # the kind was checked
     return margin
 
 
-def _spread(each: Judged) -> float:
+def _spread(each: JudgedItem) -> float:
     assert each.outcome.scores is not None
     right = [each.outcome.scores[index] for index in each.item.right]
     return max(right) - min(right)

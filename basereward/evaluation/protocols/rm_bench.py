@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from basereward.data.images.image_store import ImageStore
-from basereward.evaluation.items import Item, Judged
+from basereward.evaluation.items import Item, JudgedItem
 from basereward.evaluation.protocols._rows import one_of, text, texts
 from basereward.evaluation.statistics.measures import Measures, Variant
-from basereward.evaluation.statistics.shares import Added, Part, check_kinds, share, weighted
+from basereward.evaluation.statistics.shares import Added, CountedPart, check_kinds, share, weighted
 
 STYLES = 3  # concise, detailed in plain text, detailed in Markdown
 DOMAINS = ("chat", "code", "math", "safety")
@@ -54,7 +54,7 @@ class RMBench:
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """
         Raises:
-            RowLost: not three and three answers, or an unknown domain.
+            RowRejected: not three and three answers, or an unknown domain.
         """
         domain = one_of({**row, "domain": row.get("domain") or self._domain}, "domain", STORED)
         return Item(
@@ -69,16 +69,16 @@ class RMBench:
         )
 
 
-def _domain_mean(judged: Sequence[Judged]) -> Measures:
+def _domain_mean(judged: Sequence[JudgedItem]) -> Measures:
     domains = _by_domain(judged)
     means = {
-        name: weighted([Part(1.0, _wins(part, cells)) for part in domains.values()], ties=_ties(judged, cells))
+        name: weighted([CountedPart(1.0, _wins(part, cells)) for part in domains.values()], ties=_ties(judged, cells))
         for name, cells in {"overall": ALL, **LEVELS}.items()
     }
     return {**means, **_of_domains(domains)}
 
 
-def _row_pooled(judged: Sequence[Judged]) -> Measures:
+def _row_pooled(judged: Sequence[JudgedItem]) -> Measures:
     domains = _by_domain(judged)
     pooled = {
         name: share(_wins(judged, cells), ties=_ties(judged, cells))
@@ -87,26 +87,26 @@ def _row_pooled(judged: Sequence[Judged]) -> Measures:
     return {**pooled, **_of_domains(domains)}
 
 
-def _of_domains(domains: Mapping[str, Sequence[Judged]]) -> Measures:
+def _of_domains(domains: Mapping[str, Sequence[JudgedItem]]) -> Measures:
     return {name: share(_wins(part, ALL), ties=_ties(part, ALL)) for name, part in domains.items()}
 
 
-def _by_domain(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+def _by_domain(judged: Sequence[JudgedItem]) -> dict[str, list[JudgedItem]]:
     check_kinds(judged, ("scores",), what="RM-Bench", why="it compares each of three right with each of three wrong.")
     return {name: [each for each in judged if each.item.labels["domain"] == name] for name in DOMAINS}
 
 
-def _wins(judged: Sequence[Judged], cells: Cells) -> list[Added]:
+def _wins(judged: Sequence[JudgedItem], cells: Cells) -> list[Added]:
     return [
         Added(each.item.prompt_id, sum(margin > 0 for margin in _margins(each, cells)), len(cells)) for each in judged
     ]
 
 
-def _ties(judged: Sequence[Judged], cells: Cells) -> int:
+def _ties(judged: Sequence[JudgedItem], cells: Cells) -> int:
     return sum(margin == 0 for each in judged for margin in _margins(each, cells))
 
 
-def _margins(each: Judged, cells: Cells) -> list[float]:
+def _margins(each: JudgedItem, cells: Cells) -> list[float]:
     scores = each.outcome.scores
     assert scores is not None  # the kind was checked
     return [scores[i] - scores[STYLES + j] for i, j in cells]

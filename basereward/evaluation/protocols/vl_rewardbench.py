@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
-from basereward.data.schema.rejections import RowLost
-from basereward.evaluation.items import Item, Judged
+from basereward.data.schema.rejections import RowRejected
+from basereward.evaluation.items import Item, JudgedItem
 from basereward.evaluation.statistics.measures import (
     Measures,
     Undecided,
@@ -65,13 +65,13 @@ class VLRewardBench:
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """
         Raises:
-            RowLost: not two answers, both forms of a pair, or ranks that are not 0 and 1.
+            RowRejected: not two answers, both forms of a pair, or ranks that are not 0 and 1.
         """
         responses, ranking = _pair(row)
         if not isinstance(responses, list) or len(responses) != 2:
-            raise RowLost("wrong_type", f"`response` is {shown(responses)}; a list of two answers is needed")
+            raise RowRejected("wrong_type", f"`response` is {shown(responses)}; a list of two answers is needed")
         if ranking not in ([0, 1], [1, 0]) or any(isinstance(rank, bool) for rank in ranking):
-            raise RowLost("wrong_type", f"`human_ranking` is {shown(ranking)}; [0, 1] or [1, 0] is needed")
+            raise RowRejected("wrong_type", f"`human_ranking` is {shown(ranking)}; [0, 1] or [1, 0] is needed")
         return Item(
             row=number,
             id=str(row["id"]),
@@ -90,11 +90,13 @@ def _pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
     forms = [("response", "human_ranking"), ("chosen", "rejected")]
     there = [form for form in forms if any(row.get(name) is not None for name in form)]
     if len(there) == 2:
-        raise RowLost("conflicting_columns", "the row has `response` or `human_ranking`, and `chosen` or `rejected`")
+        raise RowRejected(
+            "conflicting_columns", "the row has `response` or `human_ranking`, and `chosen` or `rejected`"
+        )
     lacking = [name for name in (there or forms)[0] if row.get(name) is None]
     if lacking:
         either = "" if there else "; or `chosen` and `rejected`"
-        raise RowLost(
+        raise RowRejected(
             "missing_column",
             f"missing or empty: {', '.join(lacking)}{either}. Columns found: {', '.join(map(str, row))}. "
             f"If they are these under other names, map them: columns.{lacking[0]}=...",
@@ -112,9 +114,9 @@ def category(item: Item, *, scheme: str) -> str:
     return "hallucination" if source in SCHEMES[scheme] else "general"
 
 
-def _measures(judged: Sequence[Judged], *, scheme: str) -> Measures:
+def _measures(judged: Sequence[JudgedItem], *, scheme: str) -> Measures:
     undecided = UNDECIDED[scheme]
-    parts: dict[str, list[Judged]] = {name: [] for name in CATEGORIES}
+    parts: dict[str, list[JudgedItem]] = {name: [] for name in CATEGORIES}
     for each in judged:
         parts[category(each.item, scheme=scheme)].append(each)
     measures = {name: accuracy(part, undecided=undecided) for name, part in parts.items()}
@@ -122,9 +124,9 @@ def _measures(judged: Sequence[Judged], *, scheme: str) -> Measures:
     return {"overall": accuracy(judged, undecided=undecided), "macro": macro, **measures}
 
 
-def _on_first_rows(variant: Variant) -> Callable[[Sequence[Judged]], Measures]:
-    def measures(judged: Sequence[Judged]) -> Measures:
-        first: dict[str, Judged] = {}
+def _on_first_rows(variant: Variant) -> Callable[[Sequence[JudgedItem]], Measures]:
+    def measures(judged: Sequence[JudgedItem]) -> Measures:
+        first: dict[str, JudgedItem] = {}
         for each in judged:
             first.setdefault(each.item.id, each)
         return variant(list(first.values()))

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import cohen_kappa_score
 
 from basereward.errors import DataError
-from basereward.evaluation.evaluation_folder import Evaluation, Item
+from basereward.evaluation.evaluation_folder import EvaluatedItem, Evaluation
 from basereward.evaluation.item_identity import changed
 
 RESAMPLES, SEED = 4999, 0
@@ -67,7 +67,7 @@ def agreement(first: Evaluation, second: Evaluation) -> Agreement:
     )
 
 
-def _paired(first: Evaluation, second: Evaluation) -> list[tuple[Item, Item]]:
+def _paired(first: Evaluation, second: Evaluation) -> list[tuple[EvaluatedItem, EvaluatedItem]]:
     for what in ("benchmark", "version"):
         one, two = getattr(first, what), getattr(second, what)
         if one != two:
@@ -88,7 +88,7 @@ def _paired(first: Evaluation, second: Evaluation) -> list[tuple[Item, Item]]:
     return [(ours[row], theirs[row]) for row in sorted(ours)]
 
 
-def _key(item: Item | None) -> tuple[str, str] | None:
+def _key(item: EvaluatedItem | None) -> tuple[str, str] | None:
     return None if item is None else (item.id, item.prompt_id)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from basereward.evaluation.items import Decision, Judged, by_prompt
+from basereward.evaluation.items import Decision, JudgedItem, by_prompt
 from basereward.metrics.interval import Interval, resampled, wilson
 
 Undecided: TypeAlias = Literal["wrong", "left_out"]
@@ -58,10 +58,10 @@ class Measure:
 
 
 Measures: TypeAlias = dict[str, Measure]
-Variant: TypeAlias = Callable[[Sequence[Judged]], Measures]
+Variant: TypeAlias = Callable[[Sequence[JudgedItem]], Measures]
 
 
-def accuracy(judged: Sequence[Judged], *, undecided: Undecided = "wrong") -> Measure:
+def accuracy(judged: Sequence[JudgedItem], *, undecided: Undecided = "wrong") -> Measure:
     """The share of right items, with Wilson's interval. A tie is wrong."""
     right = sum(each.is_right for each in judged)
     unsure = _count(judged, Decision.UNDECIDED)
@@ -70,7 +70,7 @@ def accuracy(judged: Sequence[Judged], *, undecided: Undecided = "wrong") -> Mea
     return Measure(right, total, "wilson", bounds, ties=_count(judged, Decision.TIE), undecided=unsure)
 
 
-def per_vote(judged: Sequence[Judged]) -> Measure:
+def per_vote(judged: Sequence[JudgedItem]) -> Measure:
     """The share of right votes among those that chose a response, all items together. The interval is by prompt."""
     rows = []
     for each in judged:
@@ -82,7 +82,7 @@ def per_vote(judged: Sequence[Judged]) -> Measure:
     return Measure(right, decided, "bootstrap", lambda: _by_prompt(judged, [rows]), undecided=unsure)
 
 
-def all_right(judged: Sequence[Judged]) -> Measure:
+def all_right(judged: Sequence[JudgedItem]) -> Measure:
     """Acc+: the share of prompts whose items are all right. The interval is by prompt.
 
     A prompt of which an item was not scored is left out: whether all are right is not known.
@@ -102,7 +102,7 @@ def all_right(judged: Sequence[Judged]) -> Measure:
 
 
 def mean_accuracy(
-    categories: Mapping[str, Sequence[Judged]],
+    categories: Mapping[str, Sequence[JudgedItem]],
     *,
     weights: Mapping[str, float] | None = None,
     undecided: Undecided = "wrong",
@@ -142,7 +142,7 @@ def mean_accuracy(
     )
 
 
-def length_controlled(judged: Sequence[Judged]) -> Measure:
+def length_controlled(judged: Sequence[JudgedItem]) -> Measure:
     """Accuracy on pairs of equal length, as a logistic regression of being right on the difference in length says.
 
     The regressor is tanh of the difference in characters over its standard deviation, as in length-controlled
@@ -171,12 +171,12 @@ def _sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
-def _count(judged: Sequence[Judged], decision: Decision) -> int:
+def _count(judged: Sequence[JudgedItem], decision: Decision) -> int:
     return sum(each.decision is decision for each in judged)
 
 
 def _by_prompt(
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedItem],
     rows: Sequence[Sequence[tuple[float, float]]],
     *,
     weights: NDArray[np.float64] | None = None,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from basereward.errors import DataError
-from basereward.evaluation.items import Decision, Judged, Kind
+from basereward.evaluation.items import Decision, ItemKind, JudgedItem
 from basereward.evaluation.statistics.measures import Measure
 from basereward.metrics.interval import Interval, resampled
 
@@ -25,7 +25,7 @@ class Added(NamedTuple):
     of: float = 1.0
 
 
-class Part(NamedTuple):
+class CountedPart(NamedTuple):
     """A share with its weight in a sum."""
 
     weight: float
@@ -43,18 +43,18 @@ def share(added: Sequence[Added], *, ties: int = 0, undecided: int = 0) -> Measu
         int(got) if got == int(got) else got,
         int(of) if of == int(of) else of,
         "bootstrap",
-        lambda: _bounds([Part(1.0, added)], of=1.0),
+        lambda: _bounds([CountedPart(1.0, added)], of=1.0),
         ties=ties,
         undecided=undecided,
     )
 
 
-def weighted(parts: Iterable[Part], *, of: float | None = None, ties: int = 0, undecided: int = 0) -> Measure:
+def weighted(parts: Iterable[CountedPart], *, of: float | None = None, ties: int = 0, undecided: int = 0) -> Measure:
     """The weighted sum of shares, over `of` (the sum of the weights unless told).
 
     It is NaN when a part has nothing: a mean over fewer categories than its name says would be another number.
 
-    >>> weighted([Part(1, [Added("a", 1)]), Part(3, [Added("b", 0), Added("c", 1)])]).value
+    >>> weighted([CountedPart(1, [Added("a", 1)]), CountedPart(3, [Added("b", 0), Added("c", 1)])]).value
     0.625
     """
     parts = list(parts)
@@ -69,7 +69,7 @@ def weighted(parts: Iterable[Part], *, of: float | None = None, ties: int = 0, u
     return Measure(got, total, "bootstrap", lambda: _bounds(parts, of=total), ties=ties, undecided=undecided)
 
 
-def _bounds(parts: Sequence[Part], *, of: float) -> Interval:
+def _bounds(parts: Sequence[CountedPart], *, of: float) -> Interval:
     prompts = {name: place for place, name in enumerate(dict.fromkeys(e.prompt_id for p in parts for e in p.added))}
     sums = np.zeros((len(prompts), len(parts), 2))
     for column, part in enumerate(parts):
@@ -81,18 +81,18 @@ def _bounds(parts: Sequence[Part], *, of: float) -> Interval:
     return low, high
 
 
-def right(judged: Sequence[Judged], *, undecided: float = 0.0) -> list[Added]:
+def right(judged: Sequence[JudgedItem], *, undecided: float = 0.0) -> list[Added]:
     """An item each: 1 when it is right, `undecided` when its votes leave it so, else 0."""
     worth = {Decision.RIGHT: 1.0, Decision.UNDECIDED: undecided}
     return [Added(each.item.prompt_id, worth.get(each.decision, 0.0)) for each in judged]
 
 
-def count(judged: Sequence[Judged], decision: Decision) -> int:
+def count(judged: Sequence[JudgedItem], decision: Decision) -> int:
     """How many items were decided so."""
     return sum(each.decision is decision for each in judged)
 
 
-def check_kinds(judged: Sequence[Judged], allowed: Sequence[Kind], *, what: str, why: str) -> None:
+def check_kinds(judged: Sequence[JudgedItem], allowed: Sequence[ItemKind], *, what: str, why: str) -> None:
     """
     Raises:
         DataError: an outcome is of another kind; the message says why it cannot be counted.

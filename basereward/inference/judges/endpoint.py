@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError, SilentError
 from basereward.inference.judges.engine import Answer, Arrived, Failed, Request, Written
 from basereward.inference.judges.http import Calls, Reply, TooLarge, TooSlow
@@ -151,7 +151,7 @@ class Endpoint:
         """The answer of the last attempt. After `stop` no further one is made."""
         try:
             body = self._body(request, how)
-        except RowLost as loss:
+        except RowRejected as loss:
             return Failed(request.id, f"{loss.reason}: {loss.detail}", 0, refused=True)
         attempt = 1
         while True:

@@ -10,7 +10,7 @@ import torch
 from basereward.data.batching.tree_batch import collate
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
 from basereward.inference.judges.engine import Answer, Arrived, Failed, Request, Written, several
 from basereward.model.backbone import load_backbone, load_config
@@ -57,7 +57,7 @@ class LocalEngine:
             for request in some:
                 try:
                     ready.append((request, self._encoded(request)))
-                except RowLost as loss:
+                except RowRejected as loss:
                     yield Failed(request.id, f"{loss.reason}: {loss.detail}", 0, refused=True)
             if not ready:
                 continue

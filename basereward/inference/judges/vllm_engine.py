@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
 from basereward.inference.judges.engine import Answer, Arrived, Failed, Request, Written, several
 from basereward.inference.judges.messages import chat_messages
@@ -48,7 +48,7 @@ class VLLMEngine:
             for request in some:
                 try:
                     conversations.append(chat_messages(request.turns, request.images))
-                except RowLost as loss:
+                except RowRejected as loss:
                     yield Failed(request.id, f"{loss.reason}: {loss.detail}", 0, refused=True)
                 else:
                     ready.append(request)

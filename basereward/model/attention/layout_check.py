@@ -46,7 +46,7 @@ FAILURES = (
 )
 
 
-class Runs(Protocol):
+class RunLayout(Protocol):
     """What the check needs of a backbone."""
 
     @property
@@ -55,7 +55,7 @@ class Runs(Protocol):
     def hidden_states(self, batch: TreeBatch, *, pooling: Pooling | None = None) -> Tensor: ...
 
 
-def find_tree_fault(backbone: Runs) -> str | None:
+def find_tree_fault(backbone: RunLayout) -> str | None:
     """Why a backbone cannot take tree rows; None where it can.
 
     Where plain rows go wrong by our attention, the transformer keeps its own `eager` attention.
@@ -120,7 +120,7 @@ def _own_states(transformer: PreTrainedModel, group: EncodedGroup) -> list[Tenso
 
 
 @torch.no_grad()
-def _difference(backbone: Runs, group: EncodedGroup, layout: Layout, own: list[Tensor]) -> str | None:
+def _difference(backbone: RunLayout, group: EncodedGroup, layout: Layout, own: list[Tensor]) -> str | None:
     """What is wrong with rows of a layout; None: nothing."""
     batch = collate([group], layout=layout, pad_id=0).to(backbone.transformer.device)
     try:

@@ -23,8 +23,8 @@ from dataclasses import dataclass, fields
 
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.images.vision_features import Grid
-from basereward.model.cost.layers import Block, Layers, Linear, Merger, Vision, layers_of
-from basereward.model.cost.sequence_shapes import Shape, batch_shapes
+from basereward.model.cost.layers import Block, CountedLayers, LinearLayer, Merger, Vision, layers_of
+from basereward.model.cost.sequence_shapes import SequenceShape, batch_shapes
 from basereward.model.reward_model import RewardModel
 
 
@@ -60,13 +60,13 @@ class Counter:
     """
 
     def __init__(self, model: RewardModel, *, pooled_only: bool = True) -> None:
-        self.layers: Layers = layers_of(model)
+        self.layers: CountedLayers = layers_of(model)
         self.pooling = model.pooling
         self.pooled_only = pooled_only
 
-    def __call__(self, shapes: Sequence[Shape], *, training: bool = True) -> Flops:
+    def __call__(self, shapes: Sequence[SequenceShape], *, training: bool = True) -> Flops:
         """The operations of one pass: forward, and backward too when `training`."""
-        work = _Work(training)
+        work = _FlopCount(training)
         grids = [grid for shape in shapes for grid in shape.images]
         if grids and self.layers.vision is not None:
             work.vision(self.layers.vision, grids)
@@ -92,7 +92,7 @@ class Counter:
         return Flops(**work.done)
 
 
-class _Work:
+class _FlopCount:
     """Adds up, layer after layer, and remembers whether anything trained lies below."""
 
     def __init__(self, training: bool) -> None:
@@ -101,7 +101,7 @@ class _Work:
         self.reached = False  # by the backward pass
         self._forward = 0
 
-    def linear(self, layer: Linear, kind: str, tokens: int) -> None:
+    def linear(self, layer: LinearLayer, kind: str, tokens: int) -> None:
         for down, up in layer.adapters:
             reached = self.reached
             self.linear(down, "lora", tokens)
@@ -113,7 +113,7 @@ class _Work:
         self.done[kind] += passes * once
         self.reached |= layer.anything_trained
 
-    def together(self, layers: Iterable[Linear], kind: str, tokens: Sequence[int]) -> None:
+    def together(self, layers: Iterable[LinearLayer], kind: str, tokens: Sequence[int]) -> None:
         """Layers of one input."""
         below = self.reached
         reached = below
@@ -191,7 +191,7 @@ def _squares(length: int, part: int) -> int:
 
 
 def count(
-    model: RewardModel, shapes: Sequence[Shape], *, training: bool = True, pooled_only: bool = True
+    model: RewardModel, shapes: Sequence[SequenceShape], *, training: bool = True, pooled_only: bool = True
 ) -> Flops:  # fmt: skip
     """The operations of one pass over trees of these shapes.
 

@@ -24,14 +24,14 @@ RESTRICTED = {"q_proj", "o_proj", "down_proj"}  # a last layer that has them wor
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class LinearLayer:
     """A linear layer, and its adapters: for each the two layers of low rank."""
 
     name: str
     inputs: int
     outputs: int
     trained: bool
-    adapters: tuple[tuple[Linear, Linear], ...] = ()
+    adapters: tuple[tuple[LinearLayer, LinearLayer], ...] = ()
 
     @property
     def anything_trained(self) -> bool:
@@ -42,7 +42,7 @@ class Linear:
 class Block:
     """A transformer block."""
 
-    stages: tuple[tuple[Linear, ...], ...]  # one for each of ROLES
+    stages: tuple[tuple[LinearLayer, ...], ...]  # one for each of ROLES
     others_trained: bool  # its norms
     checkpointed: bool
     scaled: bool  # what comes out of it is multiplied by a trained vector
@@ -61,7 +61,7 @@ class Block:
 class Merger:
     """What makes tokens of the language model out of patches."""
 
-    layers: tuple[Linear, ...]  # in the order of their work
+    layers: tuple[LinearLayer, ...]  # in the order of their work
     others_trained: bool  # its norm
 
     @property
@@ -73,7 +73,7 @@ class Merger:
 class Vision:
     """A vision tower of the Qwen-VL kind, or of InternVL's, whose tiles are frames."""
 
-    embedding: Linear
+    embedding: LinearLayer
     extra: int  # tokens of a frame besides its patches
     positions_trained: bool
     blocks: tuple[Block, ...]
@@ -85,18 +85,18 @@ class Vision:
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
+class CountedLayers:
     """All matrix products of a model."""
 
     vision: Vision | None
     embedding_trained: bool
     blocks: tuple[Block, ...]
     norm_trained: bool
-    head: tuple[Linear, ...]
-    logits: Linear | None  # the language head, where the head speaks
+    head: tuple[LinearLayer, ...]
+    logits: LinearLayer | None  # the language head, where the head speaks
 
 
-def layers_of(model: RewardModel) -> Layers:
+def layers_of(model: RewardModel) -> CountedLayers:
     """Looks the layers up; a model on the `meta` device will do.
 
     Raises:
@@ -105,7 +105,7 @@ def layers_of(model: RewardModel) -> Layers:
     transformer: Any = model.backbone.transformer
     language = getattr(transformer, "language_model", transformer)
     blocks = tuple(_block(block) for block in language.layers)
-    return Layers(
+    return CountedLayers(
         vision=_vision(transformer),
         embedding_trained=language.embed_tokens.weight.requires_grad,
         blocks=blocks,
@@ -115,11 +115,11 @@ def layers_of(model: RewardModel) -> Layers:
     )
 
 
-def _logits(model: RewardModel, transformer: Any) -> Linear | None:
+def _logits(model: RewardModel, transformer: Any) -> LinearLayer | None:
     if model.language is None:
         return None
     weight = model.language.of(transformer)
-    return Linear("lm_head", weight.shape[1], weight.shape[0], trained=weight.requires_grad)
+    return LinearLayer("lm_head", weight.shape[1], weight.shape[0], trained=weight.requires_grad)
 
 
 def _block(block: nn.Module) -> Block:
@@ -156,7 +156,7 @@ def _of_tiles(transformer: Any) -> Vision:
     tower, (side, _) = transformer.vision_tower, transformer.config.vision_config.patch_size
     weight: Tensor = tower.embeddings.patch_embeddings.projection.weight
     return Vision(
-        embedding=Linear("projection", weight.shape[1] * side**2, weight.shape[0], weight.requires_grad),
+        embedding=LinearLayer("projection", weight.shape[1] * side**2, weight.shape[0], weight.requires_grad),
         extra=1,
         positions_trained=_others_trained(tower.embeddings),
         blocks=tuple(_block(block) for block in tower.encoder.layer),
@@ -178,7 +178,7 @@ def _of_pictures(tower: Any, config: Any) -> Vision:
     taken = getattr(config, "deepstack_visual_indexes", ())
     positions = getattr(tower, "pos_embed", None)
     return Vision(
-        embedding=Linear("patch_embed", inputs, weight.shape[0], weight.requires_grad),
+        embedding=LinearLayer("patch_embed", inputs, weight.shape[0], weight.requires_grad),
         extra=0,
         positions_trained=positions is not None and _others_trained(positions),
         blocks=tuple(_block(block) for block in tower.blocks),
@@ -194,7 +194,7 @@ def _merger(module: nn.Module) -> Merger:
     return Merger(tuple(_linears(module)), _others_trained(module))
 
 
-def _linears(module: nn.Module) -> Iterator[Linear]:
+def _linears(module: nn.Module) -> Iterator[LinearLayer]:
     """Linear layers in the order in which they are registered, each with its adapters."""
     adapted: tuple[str, ...] = ()
     for path, layer in module.named_modules():
@@ -211,8 +211,8 @@ def _linears(module: nn.Module) -> Iterator[Linear]:
             yield _plain(name, layer)
 
 
-def _plain(name: str, layer: Any, adapters: tuple[tuple[Linear, Linear], ...] = ()) -> Linear:
-    return Linear(name, layer.in_features, layer.out_features, layer.weight.requires_grad, adapters)
+def _plain(name: str, layer: Any, adapters: tuple[tuple[LinearLayer, LinearLayer], ...] = ()) -> LinearLayer:
+    return LinearLayer(name, layer.in_features, layer.out_features, layer.weight.requires_grad, adapters)
 
 
 def _others_trained(module: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from basereward.model.cost.layers import Block, Layers, Linear, layers_of
+from basereward.model.cost.layers import Block, CountedLayers, LinearLayer, layers_of
 from basereward.model.families.parts import part_of
 from basereward.model.quantization import Quantization
 from basereward.model.reward_model import RewardModel
@@ -39,7 +39,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class PassTokens:
     """The size of a forward pass: tokens, pooled tokens and patches."""
 
     tokens: int
@@ -49,7 +49,7 @@ class Pass:
 
 def memory(
     model: RewardModel,
-    size: Pass,
+    size: PassTokens,
     *,
     mixed: bool = False,
     quantization: Quantization | None = None,
@@ -96,7 +96,7 @@ def _quantizable(model: RewardModel) -> Iterator[torch.nn.Parameter]:
             yield parameter
 
 
-def _copies(layers: Layers) -> int:
+def _copies(layers: CountedLayers) -> int:
     """Weights of which a copy lasts from the forward to the backward pass: all that the backward pass reads; in layers
     that are checkpointed, which make it anew, those that are trained, whose copies autocast keeps."""
     kept = 0
@@ -107,7 +107,7 @@ def _copies(layers: Layers) -> int:
     return kept
 
 
-def _reached(layers: Layers) -> Iterator[tuple[Block, bool]]:
+def _reached(layers: CountedLayers) -> Iterator[tuple[Block, bool]]:
     """The blocks, and whether the backward pass comes to them."""
     reached = False
     for block in (*(layers.vision.blocks if layers.vision else ()), *layers.blocks):
@@ -119,7 +119,7 @@ def _trained(block: Block) -> bool:
     return block.others_trained or any(layer.anything_trained for stage in block.stages for layer in stage)
 
 
-def _activations(layers: Layers, size: Pass, stores: _Stores) -> int:
+def _activations(layers: CountedLayers, size: PassTokens, stores: _Stores) -> int:
     kept, largest = 0, 0
     language = len(layers.blocks)
     blocks = list(_reached(layers))
@@ -179,7 +179,7 @@ class _Stores:
         """Two of them: what comes in, in float32, and what is multiplied by their weight where that is trained."""
         return 2 * block.stages[0][0].inputs * (4 + self.stream * block.others_trained)
 
-    def _inputs(self, stage: tuple[Linear, ...]) -> int:
+    def _inputs(self, stage: tuple[LinearLayer, ...]) -> int:
         """What layers of one input keep of it: each a copy where it has to be cast or some of it is dropped."""
         width = stage[0].inputs
         adapted = sum(bool(layer.adapters) for layer in stage)

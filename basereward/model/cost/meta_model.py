@@ -11,7 +11,7 @@ from basereward.model.attention.gradient_checkpointing import recompute
 from basereward.model.backbone import Backbone, Origin, load_config, quiet_transformers
 from basereward.model.families.lm_head import LanguageHead, holds_language_head
 from basereward.model.families.parts import freeze
-from basereward.model.generation.response_generator import speaks
+from basereward.model.generation.response_generator import is_generative
 from basereward.model.lora import add_lora
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel, learns_language
@@ -50,7 +50,7 @@ def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
             backbone.model = add_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, parts=lora.parts)
         freeze(backbone, settings.freeze)
         language = None
-        if speaks(head):
+        if is_generative(head):
             embedding: Any = model.get_input_embeddings()
             own = holds_language_head(path, config, revision=settings.revision)
             language = LanguageHead(torch.empty(embedding.weight.shape, dtype=model.dtype) if own else None)

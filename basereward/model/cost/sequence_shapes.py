@@ -14,7 +14,7 @@ from basereward.model.pooling import LAST, Pooling
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class SequenceShape:
     """A tree: tokens of its prefix, tokens of every branch, and its pictures. A plain sequence has one branch."""
 
     prefix: int
@@ -30,7 +30,7 @@ class Shape:
     def pairs(self) -> int:
         """Of tokens of which one sees the other, each with itself included.
 
-        >>> Shape(2, (1, 2)).pairs  # 3 in the prefix, 2 + 1, 4 + 3
+        >>> SequenceShape(2, (1, 2)).pairs  # 3 in the prefix, 2 + 1, 4 + 3
         13
         """
         own = (self.prefix, *self.branches)
@@ -39,7 +39,7 @@ class Shape:
     def pooled(self, pooling: Pooling = LAST) -> int:
         """Tokens that are read.
 
-        >>> Shape(2, (1, 2)).pooled(Pooling("mean"))
+        >>> SequenceShape(2, (1, 2)).pooled(Pooling("mean"))
         3
         """
         return sum(len(pooling.read(branch)) for branch in self.branches)
@@ -47,25 +47,26 @@ class Shape:
     def pairs_of_pooled(self, pooling: Pooling = LAST) -> int:
         """Those in which a token that is read sees.
 
-        >>> Shape(2, (1, 2)).pairs_of_pooled(), Shape(2, (1, 2)).pairs_of_pooled(Pooling("mean"))  # 3 + 4, 3 + (3 + 4)
+        >>> shape = SequenceShape(2, (1, 2))
+        >>> shape.pairs_of_pooled(), shape.pairs_of_pooled(Pooling("mean"))  # 3 + 4, 3 + (3 + 4)
         (7, 10)
         """
         reads = [pooling.read(branch) for branch in self.branches]
         return sum(len(read) * (2 * self.prefix + 2 + read[0] + read[-1]) // 2 for read in reads)
 
 
-def batch_shapes(batch: TreeBatch) -> list[Shape]:
+def batch_shapes(batch: TreeBatch) -> list[SequenceShape]:
     """The trees of a batch, or its plain sequences without their padding. All its pictures and all that is
     taught are the first one's; which tree they belong to changes no count."""
     images = _grids(batch.image_grid_thw)
     written = len(batch.written)
     return [
-        Shape(prefix, tuple(branches), *(((), 0) if i else (images, written)))
+        SequenceShape(prefix, tuple(branches), *(((), 0) if i else (images, written)))
         for i, (prefix, *branches) in enumerate(batch.trees)
     ]
 
 
-def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[Shape]:
+def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[SequenceShape]:
     """The tree of a group, or the plain sequence of each of its responses. The first one has its pictures, each once,
     but for those whose features are kept, and all that is taught."""
     branches = tuple(len(branch) for branch in group.branches)
@@ -73,7 +74,8 @@ def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[Shape]:
     bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]
     written = sum(each.written for each in group.spoken)
     return [
-        Shape(len(group.prefix), bundle, *(((), 0) if i else (images, written))) for i, bundle in enumerate(bundles)
+        SequenceShape(len(group.prefix), bundle, *(((), 0) if i else (images, written)))
+        for i, bundle in enumerate(bundles)
     ]
 
 

@@ -1,4 +1,4 @@
-"""A head that speaks, at work: it writes after every branch, and what it has written comes to scores."""
+"""a generative head, at work: it writes after every branch, and what it has written comes to scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from basereward.data.batching.tree_batch import TreeBatch
-from basereward.data.encoding.encoder import Speech
+from basereward.data.encoding.encoder import BranchTemplate
 from basereward.errors import ModelError
 from basereward.model.generation.generate import Writer, Writing
 
@@ -31,22 +31,22 @@ class GenerativeHead(Protocol):
         ranks_own: whether those at the end of the text that it writes itself are.
     """
 
-    speech: Speech
+    speech: BranchTemplate
     language_weight: float
     ranks: bool
     ranks_own: bool
 
-    def judge(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> Tensor:
+    def judge(self, voice: ResponseGenerator, model: RewardModel, batch: TreeBatch) -> Tensor:
         """Scores `(K,)` of the responses of a batch."""
         ...
 
 
-def speaks(head: nn.Module) -> bool:
+def is_generative(head: nn.Module) -> bool:
     """Whether a head keeps the contract of `GenerativeHead`."""
     return isinstance(head, GenerativeHead)
 
 
-class Voice:
+class ResponseGenerator:
     """Writes, and reads what is written.
 
     Args:
@@ -59,9 +59,9 @@ class Voice:
         self.encoder = encoder
         self.tally: Counter[str] = Counter() if tally is None else tally
 
-    def counting(self, tally: Counter[str] | None = None) -> Voice:
+    def counting(self, tally: Counter[str] | None = None) -> ResponseGenerator:
         """The same for one pass, counting in `tally`, or in one of its own."""
-        return Voice(self.encoder, tally)
+        return ResponseGenerator(self.encoder, tally)
 
     def write(self, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[Tensor]]:
         """For every branch `how.samples` texts, `(n,)` tokens each, with the end of turn unless they were cut.
@@ -70,7 +70,7 @@ class Voice:
             ModelError: the batch is of plain rows.
         """
         if batch.layout == "plain":
-            raise ModelError("a head that speaks writes after tree rows; batch.layout is plain. Set batch.layout=tree.")
+            raise ModelError("a generative head writes after tree rows; batch.layout is plain. Set batch.layout=tree.")
         assert model.language is not None
         end = self.encoder.end_of_turn
         writer = Writer(model.backbone, model.language, end=end, pad=self.encoder.pad_id)

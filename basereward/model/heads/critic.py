@@ -12,8 +12,8 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from basereward.data.batching.continued import continued
-from basereward.data.encoding.encoder import Spoken
-from basereward.data.schema.rejections import RowLost
+from basereward.data.encoding.encoder import BranchTarget
+from basereward.data.schema.rejections import RowRejected
 from basereward.model.generation.generate import Writing
 from basereward.model.generation.prompts import REQUEST, load_prompt
 from basereward.model.heads.mlp import MLP
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
     from basereward.data.encoding.encoder import Encoder
     from basereward.data.schema.group import Group, Turn
-    from basereward.model.generation.response_generator import Voice
+    from basereward.model.generation.response_generator import ResponseGenerator
     from basereward.model.reward_model import RewardModel
 
 
@@ -73,12 +73,14 @@ class Critic(MLP):
         self.writing = Writing(max_tokens=max_tokens, temperature=temperature, samples=samples)
         self.speech = Critiques(load_prompt(prompt, prompt_file, fields=REQUEST).text, given=critiques != "own")
 
-    def judge(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> Tensor:
+    def judge(self, voice: ResponseGenerator, model: RewardModel, batch: TreeBatch) -> Tensor:
         """Scores `(K,)` of responses, each at the end of what the model writes about it; the mean over samples."""
         scores = [model(finished) for finished in self.finished(voice, model, batch, samples=self.writing.samples)]
         return torch.stack(scores).mean(0)
 
-    def finished(self, voice: Voice, model: RewardModel, batch: TreeBatch, *, samples: int) -> list[TreeBatch]:
+    def finished(
+        self, voice: ResponseGenerator, model: RewardModel, batch: TreeBatch, *, samples: int
+    ) -> list[TreeBatch]:
         """The batch with a critique written at the end of every branch, so many times."""
         written = voice.write(model, batch, replace(self.writing, samples=samples))
         return [continued(batch, [texts[i] for texts in written]) for i in range(samples)]
@@ -100,10 +102,10 @@ class Critiques:
     def prompt(self, group: Group) -> tuple[Turn, ...]:
         return group.prompt
 
-    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, Spoken]]:
+    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
         taught = taught and self.given
         if taught and len(group.critiques) != len(group.responses):
-            raise RowLost(
+            raise RowRejected(
                 "no_critique",
                 f"{len(group.critiques)} critiques of {len(group.responses)} responses; a critic learns from written "
                 "ones, which the sources digits, numbers, digit_pairs and mm_rlhf have. Give the rows `critiques`, let "
@@ -114,5 +116,5 @@ class Critiques:
         for index, response in enumerate(group.responses):
             said = encoder.branch(response)[:-1]
             told = encoder.answer(group.critiques[index]) if taught else said[:0]
-            laid.append((torch.cat([said, asked, told]), Spoken(len(told))))
+            laid.append((torch.cat([said, asked, told]), BranchTarget(len(told))))
         return laid

@@ -13,9 +13,9 @@ from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from basereward.data.encoding.chat import SENTINEL
-from basereward.data.encoding.encoder import Spoken
+from basereward.data.encoding.encoder import BranchTarget
 from basereward.data.schema.group import Turn
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
 from basereward.model.generation.generate import Writing
 from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
     from basereward.data.encoding.encoder import Encoder
     from basereward.data.schema.group import Group
-    from basereward.model.generation.response_generator import Voice
+    from basereward.model.generation.response_generator import ResponseGenerator
     from basereward.model.reward_model import RewardModel
 
 Taught = Iterator[tuple[int, int, str, float]]
@@ -97,7 +97,7 @@ class Generative(nn.Module):
         """Not for this head: it has no score of a hidden state."""
         raise ModelError("a generative head scores by what is written: call judged(batch), score() or score_groups()")
 
-    def judge(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> Tensor:
+    def judge(self, voice: ResponseGenerator, model: RewardModel, batch: TreeBatch) -> Tensor:
         """Scores `(K,)` of responses by their leads over each other; all 0 in a group with a response on which no
         verdict could be read, since any score of it would be a verdict."""
         leads = self._votes(voice, model, batch) if self.thinking else self._lead(voice, model, batch)
@@ -114,7 +114,7 @@ class Generative(nn.Module):
             found += [0.0] * count if any(map(math.isnan, scored)) else scored
         return torch.tensor(found).to(batch.input_ids.device)
 
-    def _lead(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> list[list[float | None]]:
+    def _lead(self, voice: ResponseGenerator, model: RewardModel, batch: TreeBatch) -> list[list[float | None]]:
         """What the two tokens' logits differ by, at the end of every branch."""
         assert model.language is not None
         hidden = model.backbone(batch)
@@ -122,7 +122,7 @@ class Generative(nn.Module):
         lead = logits[:, voice.token("1")] - logits[:, voice.token("2")]
         return [[value] for value in lead.tolist()]
 
-    def _votes(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> list[list[float | None]]:
+    def _votes(self, voice: ResponseGenerator, model: RewardModel, batch: TreeBatch) -> list[list[float | None]]:
         leads: list[list[float | None]] = []
         for texts in voice.write(model, batch, self.writing):
             verdicts = [parse_verdict(voice.text(text), self.pattern) for text in texts]
@@ -156,9 +156,11 @@ class Comparisons:
         (turn,) = self.asked.turns(group)
         return (with_sentinel(turn),)
 
-    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, Spoken]]:
+    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
         if len(group.responses) < 2:
-            raise RowLost("single_response", "a pairwise judge compares responses, and there is one; see head rating")
+            raise RowRejected(
+                "single_response", "a pairwise judge compares responses, and there is one; see head rating"
+            )
         said = [encoder.plain(response) for response in group.responses]
         between = encoder.plain(self.asked.after("answer_1"))
         ending = encoder.plain(self.asked.after("answer_2"))
@@ -168,7 +170,7 @@ class Comparisons:
         for first, second, text, weight in self._taught(group) if taught else self._shown(group):
             told = write(text) if taught else said[0][:0]
             pieces = [said[first], between, said[second], ending, closing, told]
-            laid.append((torch.cat(pieces), Spoken(len(told), weight, (first, second))))
+            laid.append((torch.cat(pieces), BranchTarget(len(told), weight, (first, second))))
         return laid
 
     def _shown(self, group: Group) -> Taught:
@@ -178,7 +180,9 @@ class Comparisons:
     def _taught(self, group: Group) -> Taught:
         better = {(p.winner, p.loser): p.weight for p in group.preferences if not p.tie}
         if not better:
-            raise RowLost("no_verdict", "all preferences of the group are ties; a judge learns from a better answer")
+            raise RowRejected(
+                "no_verdict", "all preferences of the group are ties; a judge learns from a better answer"
+            )
         if self.thinking:
             yield from self._reasoned(group, better)
             return
@@ -197,7 +201,7 @@ class Comparisons:
                 text = f"<think>{each.text}</think><answer>{verdict}</answer>"
                 found.append((pair, (each.first, each.second, text, better[pair])))
         if not found:
-            raise RowLost(
+            raise RowRejected(
                 "no_reasoning",
                 "a judge that thinks learns from written reasoning, which the sources digits, numbers and digit_pairs "
                 "have; `basereward annotate` writes it for others. Give the rows `reasonings`, or set "

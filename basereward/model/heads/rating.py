@@ -10,9 +10,9 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from basereward.data.encoding.encoder import Spoken
+from basereward.data.encoding.encoder import BranchTarget
 from basereward.data.schema.group import Turn
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
 from basereward.model.generation.prompts import POINTWISE, Prompt, load_prompt
 from basereward.model.heads.generative import with_sentinel
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
     from basereward.data.encoding.encoder import Encoder
     from basereward.data.schema.group import Group
-    from basereward.model.generation.response_generator import Voice
+    from basereward.model.generation.response_generator import ResponseGenerator
     from basereward.model.reward_model import RewardModel
 
 
@@ -61,7 +61,7 @@ class Rating(nn.Module):
         """Not for this head: it has no score of a hidden state."""
         raise ModelError("a rating head scores by what is written: call judged(batch), score() or score_groups()")
 
-    def judge(self, voice: Voice, model: RewardModel, batch: TreeBatch) -> Tensor:
+    def judge(self, voice: ResponseGenerator, model: RewardModel, batch: TreeBatch) -> Tensor:
         """Scores `(K,)` of responses, 1 to `scale`."""
         assert model.language is not None
         logits = model.language.logits(model.backbone.transformer, model.backbone(batch))
@@ -91,16 +91,16 @@ class Ratings:
         (turn,) = self.asked.turns(group)
         return (with_sentinel(turn),)
 
-    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, Spoken]]:
+    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
         if taught and len(group.ratings) != len(group.responses):
-            raise RowLost(
+            raise RowRejected(
                 "no_rating",
                 f"{len(group.ratings)} ratings of {len(group.responses)} responses; a rating head learns from ratings, "
                 "which the sources digits, numbers, digit_pairs and llava_critic_pointwise (with its scale) have. Give "
                 "the rows `ratings` from 0 to 1, or take another head",
             )
         if taught and not all(0 <= rating <= 1 for rating in group.ratings):
-            raise RowLost(
+            raise RowRejected(
                 "bad_ratings",
                 f"ratings of {', '.join(f'{rating:g}' for rating in group.ratings[:8])}; a rating head learns ratings "
                 "from 0 to 1; of another scale give the source its lowest and highest, as in rating_range: [1, 5]",
@@ -109,7 +109,7 @@ class Ratings:
         laid = []
         for index, response in enumerate(group.responses):
             told = encoder.answer(self._said(group.ratings[index])) if taught else ending[:0]
-            laid.append((torch.cat([encoder.plain(response), ending, told]), Spoken(len(told))))
+            laid.append((torch.cat([encoder.plain(response), ending, told]), BranchTarget(len(told))))
         return laid
 
     def _said(self, rating: float) -> str:

@@ -3,8 +3,8 @@
 reward_model.json   what kind of folder it is, the head's node, where the backbone comes from, the spread of the scores
 recipe.yaml         the run's recipe
 head.safetensors    the head
-language.safetensors the language head, where the head speaks and it is in no other file
-prompt.txt           what a head that speaks asks
+language.safetensors the language head, where the head is generative and it is in no other file
+prompt.txt           what a generative head asks
 backbone/           the whole backbone with tokenizer and image processor, in the hub's format; or
 adapter/            the adapters alone, in peft's format; or neither, when only the head was trained
 processor/          tokenizer, chat template and image processor, where there is no backbone/
@@ -35,7 +35,7 @@ from basereward.io.limits import check_regular_file
 from basereward.io.outputs import check_replaceable, foreign_files, replace_folder
 from basereward.model.backbone import Backbone, load_backbone, quiet_transformers
 from basereward.model.families.lm_head import WEIGHT, LanguageHead, load_language_head
-from basereward.model.generation.response_generator import speaks
+from basereward.model.generation.response_generator import is_generative
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.card import CARD, FORMAT, read_card
@@ -61,10 +61,10 @@ FILES = (CARD, "recipe.yaml", HEAD, LANGUAGE, PROMPT)
 FOLDERS = ("backbone", "adapter", PROCESSOR)
 SUFFIXES = (".json", ".jinja", ".safetensors", ".model", ".md", ".py")
 """Of the files in `FOLDERS`, which transformers and peft write, besides merges.txt and vocab.txt."""
-Kind = Literal["full", "adapter", "head"]
+ModelKind = Literal["full", "adapter", "head"]
 
 
-def kind_of(model: RewardModel) -> Kind:
+def kind_of(model: RewardModel) -> ModelKind:
     """What has to be saved: the backbone when its own weights were trained, else adapters, else the head alone."""
     if isinstance(model.backbone.model, PeftModel):
         return "adapter"
@@ -133,7 +133,7 @@ def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder
     save_file({k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / HEAD)
     if model.language is not None and model.language.weight is not None and kind == "full":
         save_file({WEIGHT: model.language.weight.detach().cpu().contiguous()}, folder / LANGUAGE)
-    if speaks(model.head):
+    if is_generative(model.head):
         # Files of prompts change and move; the model's own stays with it.
         speech: Any = model.head.speech
         (folder / PROMPT).write_text(speech.text, encoding="utf-8")
@@ -213,7 +213,7 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
         if wanted is not None:
             cast(backbone.model, wanted)
     backbone.merged = card["kind"] == "full"
-    language = _language(folder, card, backbone, path=path) if speaks(head) else None
+    language = _language(folder, card, backbone, path=path) if is_generative(head) else None
     model = RewardModel(backbone, head, language=language, pooling=Pooling(recipe.model.pooling))
     return model.eval(), recipe, path
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from basereward.errors import nearest
 from basereward.recipe.checks.annotations import hint_of
-from basereward.recipe.checks.targets import Definition, Kind, Target, TargetError, locate
+from basereward.recipe.checks.targets import Definition, Target, TargetError, TargetKind, locate
 
 PLAIN_BASES = {"object", "ABC", "Generic", "Protocol"}  # bases that bring no arguments
 
@@ -50,7 +50,7 @@ class Signature:
 
 
 @functools.cache
-def signature_of(target: str, kind: Kind) -> Signature:
+def signature_of(target: str, kind: TargetKind) -> Signature:
     """What a target takes.
 
     Raises:
@@ -67,7 +67,7 @@ def signature_of(target: str, kind: Kind) -> Signature:
     return Signature(tuple(parameters), arguments.kwarg is not None, arguments.vararg is not None)
 
 
-def import_target(target: str, kind: Kind) -> Any:
+def import_target(target: str, kind: TargetKind) -> Any:
     """The class or function itself.
 
     Raises:

@@ -15,9 +15,9 @@ from typing import Literal, TypeAlias, get_args
 from basereward.errors import nearest, unknown
 from basereward.recipe.trust import REMEDY, is_trusted
 
-Kind: TypeAlias = Literal["heads", "losses", "sources", "shapes", "makers", "benchmarks", "protocols"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-SINGULAR: dict[Kind, str] = {
+TargetKind: TypeAlias = Literal["heads", "losses", "sources", "shapes", "makers", "benchmarks", "protocols"]
+KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
+SINGULAR: dict[TargetKind, str] = {
     "heads": "head",
     "losses": "loss",
     "sources": "source",
@@ -26,7 +26,7 @@ SINGULAR: dict[Kind, str] = {
     "benchmarks": "benchmark",
     "protocols": "protocol",
 }
-PACKAGES: dict[Kind, str] = {
+PACKAGES: dict[TargetKind, str] = {
     "heads": "basereward.model.heads",
     "losses": "basereward.model.losses",
     "sources": "basereward.data.sources",
@@ -57,7 +57,7 @@ class Target:
     body: tuple[ast.stmt, ...] = ()
 
 
-def check_trusted(target: str, kind: Kind) -> None:
+def check_trusted(target: str, kind: TargetKind) -> None:
     """Checks that a target may be imported: it is a part of this package, or the caller trusts foreign code.
 
     Raises:
@@ -79,7 +79,7 @@ def check_trusted(target: str, kind: Kind) -> None:
 
 
 @functools.cache
-def locate(target: str, kind: Kind) -> Target:
+def locate(target: str, kind: TargetKind) -> Target:
     """Find a target by its short name or its dotted path.
 
     Raises:
@@ -98,13 +98,13 @@ def locate(target: str, kind: Kind) -> Target:
     return Target(f"{PACKAGES[kind]}.{target}", definition.name, definition, _parse(file))
 
 
-def short_names(kind: Kind) -> dict[str, Definition]:
+def short_names(kind: TargetKind) -> dict[str, Definition]:
     """The files of an extension folder by name, each with the class or function that it is for."""
     found = {file.stem: _of_file(file) for file in sorted(_folder(kind).glob("*.py")) if file.stem[0] != "_"}
     return {name: definition for name, definition in found.items() if definition is not None}
 
 
-def _folder(kind: Kind) -> Path:
+def _folder(kind: TargetKind) -> Path:
     return ROOT.joinpath(*PACKAGES[kind].split("."))
 
 

@@ -8,12 +8,12 @@ import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from basereward.errors import unknown
-from basereward.recipe.checks.targets import Kind
+from basereward.recipe.checks.targets import TargetKind
 from basereward.recipe.schema import Node, Recipe
 from basereward.recipe.yaml.merge import KeyPath
 
 # `*` is any name of the user's.
-NODES: dict[KeyPath, Kind] = {
+NODES: dict[KeyPath, TargetKind] = {
     ("model", "head"): "heads",
     ("model", "backbone", "make"): "makers",
     ("loss",): "losses",
@@ -41,7 +41,7 @@ def is_section(hint: Any) -> bool:
     return dataclasses.is_dataclass(hint)
 
 
-def node_kind(path: KeyPath) -> Kind:
+def node_kind(path: KeyPath) -> TargetKind:
     """Which extension folder the short names at a key mean."""
     if path in NODES:
         return NODES[path]

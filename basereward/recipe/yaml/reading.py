@@ -17,7 +17,7 @@ SWEEP, GRID, PROFILES, ENSEMBLES = "sweep", "grid", "profiles", "ensembles"
 
 
 @dataclass(frozen=True)
-class Layers:
+class YamlLayers:
     """What was read: the recipe that all cells share; what is said of the experiment as a whole; the overrides, which
     win over the cells' own values."""
 
@@ -26,7 +26,7 @@ class Layers:
     overrides: list[Layer]
 
 
-def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], reader: Reader) -> Layers | None:
+def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], reader: Reader) -> YamlLayers | None:
     """Profile, experiment and overrides; None: a file is not there, which the reader was told.
 
     Args: as of `load_recipe`.
@@ -54,7 +54,7 @@ def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], 
     base = Layer()
     for layer in known:
         base = merge(base, layer)
-    return Layers(_of_a_cell(base), whole, [_of_a_cell(layer) for layer in given])
+    return YamlLayers(_of_a_cell(base), whole, [_of_a_cell(layer) for layer in given])
 
 
 def _file(given: str, kind: str, reader: Reader) -> Layer | None:

@@ -34,7 +34,7 @@ class FetchClock(Profiler):
         return seconds
 
 
-class Waiting(Callback):
+class StepTimer(Callback):
     """Logs of every optimizer step `time/step_s`, from the start of its first batch to the end of its last, and
     `time/data_wait_share`: waiting for its batches, over waiting and working on them.
 

@@ -12,8 +12,8 @@ from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Split
 from basereward.errors import DataError
 from basereward.inference.scorer import recipe_encoder
-from basereward.model.cost.memory import Pass
-from basereward.model.cost.sequence_shapes import Shape, group_shapes
+from basereward.model.cost.memory import PassTokens
+from basereward.model.cost.sequence_shapes import SequenceShape, group_shapes
 from basereward.model.pooling import Pooling
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import Recipe
@@ -39,7 +39,7 @@ class SourceLoad:
 
     share: float
     tokens: float
-    sample: tuple[tuple[Shape, ...], ...]
+    sample: tuple[tuple[SequenceShape, ...], ...]
     held_out: dict[Split, int]
     pooled: int
 
@@ -52,7 +52,7 @@ class Workload:
     groups: int  # a step
     validations: int
     sources: dict[str, SourceLoad]
-    largest: Pass
+    largest: PassTokens
 
 
 def workload(recipe: Recipe) -> Workload:
@@ -97,7 +97,7 @@ def _spread(lengths: Lengths) -> list[int]:
     return [int(row) for row in np.argsort(lengths.tokens, kind="stable")[places.astype(int)]]
 
 
-def _largest(data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pooling) -> Pass:
+def _largest(data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pooling) -> PassTokens:
     """The forward pass of most tokens, with as many pooled ones and patches as so many tokens have on average."""
     plan = data.plan
     assert isinstance(plan, Plan)
@@ -113,4 +113,4 @@ def _largest(data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pool
     most = round(most * max(sum(load.share * load.tokens for load in sources.values()) / in_tree, 1.0))
     pooled = sum(weight * shape.pooled(pooling) for weight, shape in weighed) / mean
     patches = sum(weight * sum(t * h * w for t, h, w in shape.images) for weight, shape in weighed) / mean
-    return Pass(most, round(most * pooled), round(most * patches))
+    return PassTokens(most, round(most * pooled), round(most * patches))

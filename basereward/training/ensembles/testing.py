@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from basereward.data.encoding.encoder import EncodedGroup
-from basereward.data.schema.group import Group, Lost
-from basereward.data.schema.rejections import RowLost, check_limit, summary, write_lost
+from basereward.data.schema.group import Group, RejectedRow
+from basereward.data.schema.rejections import RowRejected, check_limit, summary, write_lost
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
 from basereward.errors import DataError, ModelError
@@ -75,17 +75,17 @@ def run_test(run: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
     return {"metrics": metrics, "pair_s": seconds / pairs if pairs else None, "skipped": summary(lost)}
 
 
-def _encoded(scorer: ScoresGroups, group: Group, lost: list[Lost]) -> Any:
+def _encoded(scorer: ScoresGroups, group: Group, lost: list[RejectedRow]) -> Any:
     """The group as the ensemble takes it; None where it cannot, which is added to the lost rows."""
     try:
         check_usable(group)
         return scorer.encode(group)  # an EncodedGroup or an Encoded
     except DataError as error:
-        lost.append(Lost(group.source, "test", group.id, _reason(error), str(error)))
+        lost.append(RejectedRow(group.source, "test", group.id, _reason(error), str(error)))
         return None
 
 
-def _new(lost: Sequence[Lost], members: Sequence[Member]) -> list[Lost]:
+def _new(lost: Sequence[RejectedRow], members: Sequence[Member]) -> list[RejectedRow]:
     """The lost rows, of which those that a member's own run lost are no fault: they were held against its limit when it
     was trained, and of the few rows of a test they may be a larger share."""
     known: set[tuple[str, str]] = set()
@@ -114,7 +114,7 @@ def _sources(members: Sequence[Member], recipes: Sequence[Recipe]) -> dict[str, 
 
 def _reason(error: BaseException | None) -> str:
     """What a group that cannot be encoded is counted under."""
-    while error is not None and not isinstance(error, RowLost):
+    while error is not None and not isinstance(error, RowRejected):
         error = error.__cause__
     return "unusable" if error is None else error.reason
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from basereward.errors import ModelError
-from basereward.inference.aggregation import Rule, Scores, shares
+from basereward.inference.aggregation import MemberScores, Rule, shares
 from basereward.inference.ensemble import Member
 from basereward.metrics.logistic import logistic_weights
 from basereward.model.saving.card import read_card
@@ -22,7 +22,7 @@ from basereward.runs.score_files import ScoredGroup, read_scores
 WEIGHTED = ("accuracy", "confidence", "learned")
 
 
-Key: TypeAlias = tuple[str, str, int]  # source, id, and which one of the groups with this id
+GroupKey: TypeAlias = tuple[str, str, int]  # source, id, and which one of the groups with this id
 
 
 def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[ScoredGroup]]:
@@ -32,7 +32,7 @@ def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[S
     Raises:
         ModelError: they are needed, and a member has none or others than the first; or a score of one is not finite.
     """
-    found: list[dict[Key, ScoredGroup]] = []
+    found: list[dict[GroupKey, ScoredGroup]] = []
     for member in members:
         file = RunFolder(member.folder.parent).scores / "val.jsonl"
         if not file.is_file():
@@ -57,7 +57,7 @@ def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[S
     return [[groups[key] for key in found[0]] for groups in found]
 
 
-def _check_finite(member: Member, file: Path, groups: Mapping[Key, ScoredGroup]) -> None:
+def _check_finite(member: Member, file: Path, groups: Mapping[GroupKey, ScoredGroup]) -> None:
     wrong = [key for key, group in groups.items() if not np.isfinite(group.scores).all()]
     if wrong:
         raise ModelError(
@@ -66,7 +66,7 @@ def _check_finite(member: Member, file: Path, groups: Mapping[Key, ScoredGroup])
         )
 
 
-def _difference(first: Mapping[Key, ScoredGroup], other: Mapping[Key, ScoredGroup]) -> str | None:
+def _difference(first: Mapping[GroupKey, ScoredGroup], other: Mapping[GroupKey, ScoredGroup]) -> str | None:
     if first.keys() != other.keys():
         return f"{len(first.keys() - other.keys())} groups are missing, {len(other.keys() - first.keys())} are new"
     changed = [key for key in first if first[key].preferences != other[key].preferences]
@@ -107,7 +107,12 @@ def find_rule(
 
 
 def _weights(
-    recipe: EnsembleRecipe, members: Sequence[Member], margins: Scores, groups: Sequence[int], *, asked: Sequence[int]
+    recipe: EnsembleRecipe,
+    members: Sequence[Member],
+    margins: MemberScores,
+    groups: Sequence[int],
+    *,
+    asked: Sequence[int],
 ) -> tuple[tuple[float, ...], tuple[tuple[float, float], ...]]:
     """M weights, 0 for members that are not asked, and where they are learned M intervals.
 
@@ -153,7 +158,7 @@ def _spreads(members: Sequence[Member]) -> tuple[tuple[float, ...], tuple[float,
     return tuple(card["mean"] for card in cards), tuple(card["std"] for card in cards)
 
 
-def drawn_margins(scored: Sequence[Sequence[ScoredGroup]], *, pairs: int, seed: int) -> tuple[Scores, list[int]]:
+def drawn_margins(scored: Sequence[Sequence[ScoredGroup]], *, pairs: int, seed: int) -> tuple[MemberScores, list[int]]:
     """`(M, P)`: the margins of at most so many pairs, as many of each source and at least one, ties left out; and P,
     the place of each pair's group."""
     by_source: dict[str, list[tuple[int, int, int]]] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from basereward.data.adapters.helpsteer3 import HelpSteer3
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 CONTEXT = [{"role": "user", "content": "Q"}]
 
@@ -34,6 +34,6 @@ def test_below_zero_response_1_is_better(preference: int, chosen: str, rejected:
 )
 def test_what_decides_nothing_is_lost(preference: Any, reason: str) -> None:
     """Zero is a verdict, and no preference; anything out of the scale is no verdict."""
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         HelpSteer3()(row(preference))
     assert lost.value.reason == reason

@@ -8,7 +8,7 @@ import pytest
 
 from basereward.data.adapters.hh_rlhf import HhRlhf
 from basereward.data.schema.group import Group
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 
 
@@ -47,7 +47,7 @@ def test_turns_before_the_last_answer_are_the_prompt() -> None:
 )
 def test_talks_that_part_earlier_are_lost(chosen: str, rejected: str, turn: int) -> None:
     """They answer two prompts; the message says where they part."""
-    with pytest.raises(RowLost, match=f"part after turn {turn}, before the last answer") as lost:
+    with pytest.raises(RowRejected, match=f"part after turn {turn}, before the last answer") as lost:
         read(chosen, rejected)
     assert lost.value.reason == "prompts_differ"
 
@@ -63,13 +63,13 @@ def test_talks_that_part_earlier_are_lost(chosen: str, rejected: str, turn: int)
 )
 def test_what_is_no_transcript_is_lost(chosen: Any, reason: str) -> None:
     """Under its own reason."""
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         read(chosen, talk("Q", "A"))
     assert lost.value.reason == reason
 
 
 def test_a_talk_that_ends_with_the_human_has_no_answer() -> None:
     """It is lost, not answered by its question."""
-    with pytest.raises(RowLost, match="ends with a turn of the user") as lost:
+    with pytest.raises(RowRejected, match="ends with a turn of the user") as lost:
         read(talk("Q", "A", "R"), talk("Q", "A", "S"))
     assert lost.value.reason == "bad_turns"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from basereward.data.adapters._judged import judged_cells, read_pair, read_verdict
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 BRACKETS = "Judge.\nQuestion: [Q?]\n{}: [one\ntwo]\n{}: [three]"
 
@@ -66,14 +66,14 @@ def test_every_wording_of_a_verdict(said: str, ranks: tuple[int, int]) -> None:
 )
 def test_what_says_nothing_is_not_guessed_at(said: object) -> None:
     """An article is not answer A, a lone score no comparison."""
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         read_verdict(said)
     assert lost.value.reason == "unknown_verdict"
 
 
 def test_text_after_the_second_answer_is_not_taken_for_the_answer() -> None:
     """A template that goes on where we expect its end is another template."""
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         read_pair(BRACKETS.format("Response 1", "Response 2") + "\nAnswer with [1] or [2].")
     assert lost.value.reason == "unknown_template"
 
@@ -82,6 +82,6 @@ def test_ties_are_kept_or_lost() -> None:
     """As the recipe says."""
     asked = BRACKETS.format("Response 1", "Response 2")
     assert judged_cells(asked, "They are equally good.", ties="keep")["ranking"] == [0, 0]
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         judged_cells(asked, "They are equally good.", ties="lost")
     assert lost.value.reason == "undecided"

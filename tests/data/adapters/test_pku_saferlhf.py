@@ -8,7 +8,7 @@ import pytest
 
 from basereward.data.adapters import check_columns
 from basereward.data.adapters.pku_saferlhf import PKUSafeRLHF
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 ROW = {"prompt": "Q", "response_0": "zero", "response_1": "one", "better_response_id": 1, "safer_response_id": 0}
 
@@ -31,6 +31,6 @@ def test_the_default_is_better() -> None:
 @pytest.mark.parametrize("verdict", [None, -1, 2, "0", True])
 def test_another_number_decides_nothing(verdict: Any) -> None:
     """Nothing is guessed."""
-    with pytest.raises(RowLost, match="0 or 1 is needed") as lost:
+    with pytest.raises(RowRejected, match="0 or 1 is needed") as lost:
         PKUSafeRLHF()(ROW | {"better_response_id": verdict})
     assert lost.value.reason == "undecided"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from basereward.data.adapters.shp import SHP
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 
 def row(label: Any, ratio: Any = 2.0) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def test_only_clear_preferences_are_taken_when_asked() -> None:
     assert clear(row(1, 2.0))["chosen"] == "a"
     assert SHP()(row(1, None))["chosen"] == "a"
     for ratio, reason in ((1.99, "low_score_ratio"), (float("nan"), "low_score_ratio"), (None, "not_rated")):
-        with pytest.raises(RowLost) as lost:
+        with pytest.raises(RowRejected) as lost:
             clear(row(1, ratio))
         assert lost.value.reason == reason
 
@@ -35,6 +35,6 @@ def test_only_clear_preferences_are_taken_when_asked() -> None:
 @pytest.mark.parametrize("label", [None, 2, -1, "1", 1.0, True])
 def test_another_label_is_no_verdict(label: Any) -> None:
     """Nothing is guessed."""
-    with pytest.raises(RowLost, match="or 0 ") as lost:
+    with pytest.raises(RowRejected, match="or 0 ") as lost:
         SHP()(row(label))
     assert lost.value.reason == "not_rated"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from basereward.data.adapters.swe_arena import SweArena
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 
 def row(vote: Any, first: tuple[str, ...] = ("Q", "a"), second: tuple[str, ...] = ("Q", "b")) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def test_left_is_model_a(vote: str, chosen: str, rejected: str) -> None:
 )
 def test_other_votes_decide_nothing(vote: Any, reason: str) -> None:
     """A tie is a verdict and no preference; what is not known is not guessed."""
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         SweArena()(row(vote))
     assert lost.value.reason == reason
 
@@ -43,7 +43,7 @@ def test_other_votes_decide_nothing(vote: Any, reason: str) -> None:
 def test_longer_talks_are_pairs_only_when_asked() -> None:
     """Their last answers then answer `instruction`; otherwise each model had a prompt of its own."""
     long = row("vote_right", ("Q", "a", "R", "c"), ("Q", "b", "R", "d"))
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         SweArena()(long)
     assert lost.value.reason == "several_rounds"
     assert SweArena(rounds="last")(long) == {"prompt": "asked", "chosen": "d", "rejected": "c"}
@@ -51,7 +51,7 @@ def test_longer_talks_are_pairs_only_when_asked() -> None:
 
 def test_two_questions_make_no_pair() -> None:
     """The models must have been asked the same."""
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         SweArena()(row("vote_left", ("Q", "a"), ("R", "b")))
     assert lost.value.reason == "prompts_differ"
 
@@ -73,9 +73,9 @@ def test_broken_states_are_named(messages: Any) -> None:
     """By model; and so is a row without any states."""
     broken = row("vote_left")
     broken["states"]["model_B"]["messages"] = messages
-    with pytest.raises(RowLost, match=r"states\.model_B\.messages") as lost:
+    with pytest.raises(RowRejected, match=r"states\.model_B\.messages") as lost:
         SweArena()(broken)
     assert lost.value.reason == "bad_states"
     for states in (None, {}, {"model_A": None, "model_B": None}):
-        with pytest.raises(RowLost, match=r"states\.model_A\.messages"):
+        with pytest.raises(RowRejected, match=r"states\.model_A\.messages"):
             SweArena()(row("vote_left") | {"states": states})

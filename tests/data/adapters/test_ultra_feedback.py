@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from basereward.data.adapters.ultra_feedback import UltraFeedback
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 
 
 def row(*scores: Any, key: str = "overall_score") -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_another_score_can_decide() -> None:
     for completion, fine in zip(both["completions"], (4.5, 3.0), strict=True):
         completion["fine-grained_score"] = fine
     assert UltraFeedback(score="fine-grained_score")(both)["preferences"] == [[0, 1]]
-    with pytest.raises(RowLost, match="Keys of a completion: response, overall_score") as lost:
+    with pytest.raises(RowRejected, match="Keys of a completion: response, overall_score") as lost:
         UltraFeedback(score="score")(row(1.0, 2.0))
     assert lost.value.reason == "not_rated"
 
@@ -68,6 +68,6 @@ def test_another_score_can_decide() -> None:
 @pytest.mark.parametrize("pairs", ["all", "largest_gap"])
 def test_what_says_nothing_is_lost(given: dict[str, Any], reason: str, pairs: Any) -> None:
     """Under its own reason, whichever pairs are wanted."""
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         UltraFeedback(pairs=pairs)(given)
     assert lost.value.reason == reason

@@ -10,7 +10,7 @@ import pytest
 
 from basereward.data.images.open_images import open_image
 from basereward.data.schema.group import SPLITS
-from basereward.data.schema.rejections import RowLost, summary
+from basereward.data.schema.rejections import RowRejected, summary
 from basereward.data.sources.hub import Hub
 from basereward.errors import RecipeError
 from tests.fixtures.published.writing import picture, write_files, write_jsonl, write_zip
@@ -83,5 +83,5 @@ def test_a_picture_that_an_archive_lacks_is_told_beside_one_that_it_has(tmp_path
     """Where the names in an archive begin otherwise than those in the rows, a person sees how."""
     write_zip(tmp_path / "video.zip", {"inner/video/a/1.jpg": picture(1)})
     [group] = hub(tmp_path, images="video.zip", row={**ROW, "video": None, "image": "video/a/1.jpg"}).groups("train")
-    with pytest.raises(RowLost, match=r"has no member video/a/1\.jpg; its first is inner/video/a/1\.jpg"):
+    with pytest.raises(RowRejected, match=r"has no member video/a/1\.jpg; its first is inner/video/a/1\.jpg"):
         open_image(group.images[0])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from basereward.data.adapters.vl_feedback import VLFeedback, mean_rating
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from tests.fixtures.published.vl_feedback import row
 
 FOUR = row("a", "Q?", cup="4 5 3", jar="3 5 1", pot="1 5 3", mug="5 5 5")  # means of 4, 3, 3, 5
@@ -48,6 +48,6 @@ def test_a_rating_that_is_no_number_leaves_its_completion_out(rating: str | None
 )
 def test_nothing_to_compare(answers: dict[str, str], reason: str) -> None:
     """Fewer than two rated, or all means equal."""
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         VLFeedback()(row("a", "Q?", **answers))
     assert lost.value.reason == reason

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from scipy.stats import norm
 
-from basereward.data.curation.audit import Share, audit
+from basereward.data.curation.audit import CountShare, audit
 from basereward.data.curation.audit_table import table
 from basereward.data.curation.languages import language
 from basereward.data.schema.group import Group, Preference
@@ -43,7 +43,7 @@ def test_a_source_of_four_groups(make_group: MakeGroup) -> None:
 @pytest.mark.parametrize(("count", "total"), [(0, 10), (8, 10), (533, 1239), (5, 5)])
 def test_the_interval_solves_wilsons_equation(count: int, total: int) -> None:
     """At each end p the observed share is z standard errors away: (share - p)^2 = z^2 p (1 - p) / n."""
-    share = Share.of(count, total)
+    share = CountShare.of(count, total)
     z2 = float(norm.ppf(0.975)) ** 2
     for p in (share.low, share.high):
         assert (count / total - p) ** 2 == pytest.approx(z2 * p * (1 - p) / total, abs=1e-12)

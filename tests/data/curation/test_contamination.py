@@ -10,7 +10,13 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from basereward.data.curation.contamination import Answer, Contaminated, OverlapReport, References, find_contaminated
+from basereward.data.curation.contamination import (
+    BenchmarkAnswer,
+    Contaminated,
+    OverlapReport,
+    References,
+    find_contaminated,
+)
 from basereward.data.schema.group import Group, Part, Turn
 from basereward.data.sources.digits import Digits
 from basereward.data.sources.numbers import Numbers
@@ -21,7 +27,7 @@ MakeGroup = Callable[..., Group]
 LONG = " ".join(f"w{i}" for i in range(30))
 
 
-def _kinds(answer: Answer) -> list[str]:
+def _kinds(answer: BenchmarkAnswer) -> list[str]:
     return [overlap.kind for overlap in answer.overlaps]
 
 

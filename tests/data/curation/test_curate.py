@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import pytest
 
 from basereward.data.curation.curate import Curated, Curation
-from basereward.data.curation.duplicates import Placed
-from basereward.data.schema.group import Group, Lost, Split
+from basereward.data.curation.duplicates import PlacedGroup
+from basereward.data.schema.group import Group, RejectedRow, Split
 
 MakeGroup = Callable[..., Group]
 LONG = "why does the sea look blue from the shore although a glass of its water has no colour at all in the light"
@@ -25,7 +25,7 @@ class Benchmark:
     def groups(self, split: Split) -> Sequence[Group]:
         return self._groups[1:] if split == "train" else self._groups[:1] if split == "test" else []
 
-    def lost(self, split: Split) -> list[Lost]:
+    def lost(self, split: Split) -> list[RejectedRow]:
         return []
 
 
@@ -37,7 +37,7 @@ def groups(make_group: MakeGroup) -> list[Group]:
     return made
 
 
-def placed(groups: Sequence[Group]) -> Callable[[], Iterator[Placed]]:
+def placed(groups: Sequence[Group]) -> Callable[[], Iterator[PlacedGroup]]:
     """The groups as those of one source, from place 10 on."""
     return lambda: (("s", index, group) for index, group in enumerate(groups, start=10))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from basereward.data.curation.pictures import Pictures, bits_apart, perceptual_hash
+from basereward.data.curation.pictures import PictureHashes, bits_apart, perceptual_hash
 from basereward.data.images.open_images import open_image
 
 
@@ -51,7 +51,7 @@ def test_content_is_that_of_the_file(tmp_path: Path) -> None:
     data = _jpeg(picture, quality=90)
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(data)
-    pictures = Pictures()
+    pictures = PictureHashes()
     assert pictures.content(tmp_path / "a.jpg") == pictures.content(str(tmp_path / "b.jpg")) == pictures.content(data)
     assert pictures.content(data) != pictures.content(_jpeg(picture, quality=50))
     assert pictures.content(picture) == pictures.content(picture.copy()) != pictures.content(picture.rotate(90))
@@ -62,22 +62,26 @@ def test_content_is_that_of_the_file(tmp_path: Path) -> None:
 )
 def test_what_is_not_there_has_no_content(image: str | bytes | Path) -> None:
     """And names tell such images apart."""
-    assert Pictures().content(image) is None
-    assert Pictures().look(image) is None
-    assert Pictures().identity("x.png") == Pictures().identity(Path("x.png")) != Pictures().identity("y.png")
+    assert PictureHashes().content(image) is None
+    assert PictureHashes().look(image) is None
+    assert (
+        PictureHashes().identity("x.png")
+        == PictureHashes().identity(Path("x.png"))
+        != PictureHashes().identity("y.png")
+    )
 
 
 def test_a_file_that_is_no_picture_has_content_only() -> None:
     """It equals its copy, and was not looked at."""
-    look = Pictures().look(b"not a picture")
+    look = PictureHashes().look(b"not a picture")
     assert look is not None
     assert (look.perceptual, look.readable) == (None, False)
-    assert look.content == Pictures().content(b"not a picture")
+    assert look.content == PictureHashes().content(b"not a picture")
 
 
 def test_only_so_many_are_remembered(tmp_path: Path) -> None:
     """A file that was forgotten is read anew, one that is remembered is not."""
-    pictures = Pictures(remember=1)
+    pictures = PictureHashes(remember=1)
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")
     first = pictures.content(tmp_path / "a")

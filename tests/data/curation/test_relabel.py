@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from basereward.data.curation.relabel import relabel, relabel_all
-from basereward.data.schema.group import Group, Lost, Preference
+from basereward.data.schema.group import Group, Preference, RejectedRow
 from basereward.errors import DataError
 
 MakeGroup = Callable[..., Group]
@@ -36,7 +36,9 @@ def test_a_group_that_keeps_nothing_is_lost(make_group: MakeGroup) -> None:
     """Under the reason `disagrees`, with what the model prefers and by how much."""
     group = make_group("q", "a", "b", "c", preferences=[Preference(0, 1), Preference(2, 1)], group_id="7")
     lost = relabel(group, [0.0, 5.0, 1.0], drop=2.0, split="val")
-    assert lost == Lost("hand", "val", "7", "disagrees", "the model prefers 1 to 0 by 5, 1 to 2 by 4, more than 2")
+    assert lost == RejectedRow(
+        "hand", "val", "7", "disagrees", "the model prefers 1 to 0 by 5, 1 to 2 by 4, more than 2"
+    )
 
 
 def test_ties_stay(make_group: MakeGroup) -> None:
@@ -61,9 +63,9 @@ def test_the_laws_of_the_rule(make_group: MakeGroup) -> None:
     for _ in range(300):
         scores = [rng.gauss(0, 3) for _ in range(4)]
         after, shifted = (relabel(group, [s + shift for s in scores], drop=2.0) for shift in (0.0, 8.0))
-        if isinstance(after, Lost) or isinstance(shifted, Lost):
-            assert isinstance(after, Lost)
-            assert isinstance(shifted, Lost)
+        if isinstance(after, RejectedRow) or isinstance(shifted, RejectedRow):
+            assert isinstance(after, RejectedRow)
+            assert isinstance(shifted, RejectedRow)
             continue
         assert [(p.winner, p.loser) for p in after.preferences] == [(p.winner, p.loser) for p in shifted.preferences]
         assert [p.weight for p in after.preferences] == pytest.approx([p.weight for p in shifted.preferences])
@@ -84,7 +86,7 @@ def test_the_summary_tells_the_threshold_and_what_became_of_all(make_group: Make
     )
     scored = [(pair, [1.0, 0.0]), (pair, [0.0, 1.0]), (triple, [0.0, -1.0, 5.0]), (pair, [0.0, 3.0])]
     results, summary = relabel_all(scored, drop=2.0)
-    assert [isinstance(result, Lost) for result in results] == [False, False, False, True]
+    assert [isinstance(result, RejectedRow) for result in results] == [False, False, False, True]
     assert (summary.drop, summary.num_groups, summary.num_lost, summary.num_ties) == (2.0, 4, 1, 1)
     assert (summary.num_preferences, summary.num_dropped, summary.num_down_weighted) == (5, 2, 1)
     assert summary.weight_before == 5.0

@@ -12,8 +12,8 @@ import pytest
 from basereward.data.batching.tree_batch import collate
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.encoding.lengths import Lengths, measure
-from basereward.data.schema.group import Group, Lost, Split
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.group import Group, RejectedRow, Split
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.model.families.processing import load_encoder
 from tests.helpers.support import TEXT, VISION, checkpoint, group, mixed_groups
@@ -30,8 +30,8 @@ class Listed:
     def groups(self, split: Split) -> Sequence[Group]:
         return self._groups
 
-    def lost(self, split: Split) -> list[Lost]:
-        return [Lost(self.name, split, "0", "malformed_json", "listed:1: not JSON")]
+    def lost(self, split: Split) -> list[RejectedRow]:
+        return [RejectedRow(self.name, split, "0", "malformed_json", "listed:1: not JSON")]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ BAD = [
 def test_encoding_and_measuring_lose_the_same_groups(encoder: Encoder) -> None:
     """A group that is too long to be encoded is too long when it is measured, and the words are the same."""
     for attempt in (encoder, encoder.measure):
-        with pytest.raises(RowLost, match=r"data\.encoding\.max_tokens allows 200") as caught:
+        with pytest.raises(RowRejected, match=r"data\.encoding\.max_tokens allows 200") as caught:
             attempt(BAD[1])
         assert caught.value.reason == "too_long"
 

@@ -19,7 +19,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.encoding.lengths import measure
 from basereward.data.encoding.template_limits import TemplateStopped, characters_per_token, limited_steps
 from basereward.data.schema.group import Group, Turn
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError, ModelError
 from tests.data.encoding.test_end_of_turn import small_tokenizer
 from tests.helpers.chat_templates import CHATML, GEMMA, MISTRAL_V1, QWEN2_5, in_order, tokenizer_of, turn
@@ -58,7 +58,7 @@ def test_a_template_that_loops_on_one_row_loses_the_row() -> None:
     """And no other."""
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     encoder = encoder_of("{% if 'magic' in messages[0].content %}" + loops + "{% endif %}" + CHATML)
-    with pytest.raises(RowLost) as caught:
+    with pytest.raises(RowRejected) as caught:
         encoder(group("the magic word"))
     assert caught.value.reason == "template_rejects"
     assert len(encoder(group("another word")).branches) == 3
@@ -92,7 +92,7 @@ def test_a_conversation_that_the_template_refuses_is_a_lost_row(template: str, t
     encoder = encoder_of(template)
     refused = Group("row-7", "test", turns, ("Yes.", "No."))
     for attempt in (encoder, encoder.measure, encoder.opening):
-        with pytest.raises(RowLost) as caught:
+        with pytest.raises(RowRejected) as caught:
             attempt(refused)
         assert caught.value.reason == "template_rejects"
         assert all(each.role in str(caught.value) for each in turns)
@@ -134,13 +134,13 @@ def test_a_template_that_refuses_everything_is_no_model(broken: str) -> None:
 def test_turns_that_a_template_would_leave_out_are_lost_rows() -> None:
     """A template without system turns that says nothing drops the reason of a label in silence; we say it."""
     encoder = encoder_of(CHATML.replace("in messages %}", "in messages if message.role != 'system' %}"))
-    with pytest.raises(RowLost, match="system") as caught:
+    with pytest.raises(RowRejected, match="system") as caught:
         encoder(group(turns=(turn("system", "Answer in French."),)))
     assert caught.value.reason == "template_rejects"
     only_last = encoder_of(
         "{% set messages = messages[-1:] if messages[-1].role == 'user' else messages[-2:] %}" + CHATML
     )
-    with pytest.raises(RowLost, match="assistant, user") as caught:
+    with pytest.raises(RowRejected, match="assistant, user") as caught:
         only_last(group(turns=(turn("user", "Hi."), turn("assistant", "Hello!"))))
     assert caught.value.reason == "template_rejects"
 
@@ -176,7 +176,7 @@ def test_a_text_of_two_million_characters_is_too_long_before_it_is_encoded(
         group(text, ("Yes.", "No.")),
         group("Hi.", ("Yes.", "No."), turns=(turn("system", text),)),
     ):
-        with pytest.raises(RowLost) as caught:
+        with pytest.raises(RowRejected) as caught:
             encoder(lost)
         assert caught.value.reason == "too_long"
         assert "2000000" in str(caught.value)

@@ -14,7 +14,7 @@ from datasets.features.features import _FEATURE_TYPES
 from basereward.data.readers.features import DECODED, NESTED, STORED_AS_SHOWN, row_decoders
 from basereward.data.readers.find import find_table
 from basereward.data.schema.group import IMAGE, Group, Part
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources.hub import Hub
 from basereward.errors import DataError
 from basereward.evaluation.benchmark import load_benchmark
@@ -53,7 +53,7 @@ def test_every_feature_is_read_as_the_library_shows_it_or_refused_by_name(name: 
     """From a folder of `save_to_disk` and from Parquet; a feature that is refused says its name and column."""
     if name not in SUPPORTED:
         [decoder] = row_decoders(datasets.Features({"clip": _FEATURE_TYPES[name]()})).values()
-        with pytest.raises(RowLost, match=rf"(?s)'clip'.* {name} ") as caught:
+        with pytest.raises(RowRejected, match=rf"(?s)'clip'.* {name} ") as caught:
             decoder({"bytes": b"1", "path": None})
         assert caught.value.reason == "unsupported_feature"
         assert decoder(None) is None

@@ -8,7 +8,7 @@ import pytest
 
 from basereward.data.adapters.llava_critic_pointwise import LLaVACriticPointwise
 from basereward.data.schema.group import Group, Preference, Reasoning
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.data.sources.digit_pairs import DigitPairs
 from basereward.data.sources.digits import Digits
@@ -51,7 +51,7 @@ def test_they_speak_of_the_row_s_responses() -> None:
 )
 def test_what_cannot_be_read_loses_the_row(given: dict[str, Any], reason: str) -> None:
     """Under its own reason."""
-    with pytest.raises(RowLost) as told:
+    with pytest.raises(RowRejected) as told:
         read(GENERAL | given)
     assert told.value.reason == reason
 
@@ -62,7 +62,7 @@ def test_ratings_of_any_scale_are_kept_for_heads_that_do_not_read_them() -> None
     assert read(rated).ratings == (5.0, 2.0)
     ranged = RowFormat(rating_range=[1, 5]).group(rated, source="mine", row_id="0", where="row")
     assert ranged.ratings == (1.0, 0.25)
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         RowFormat(rating_range=[0, 4]).group(rated, source="mine", row_id="0", where="row")
     assert lost.value.reason == "bad_ratings"
     assert "0 to 4" in lost.value.detail
@@ -94,7 +94,7 @@ def test_a_rating_column_may_be_left_unread() -> None:
 )
 def test_ratings_that_contradict_the_label_lose_the_row(row: dict[str, Any], lower: str, higher: str) -> None:
     """Both numbers are said. Ratings are not looked at where rows are only scored; equal ones contradict nothing."""
-    with pytest.raises(RowLost) as lost:
+    with pytest.raises(RowRejected) as lost:
         read(row)
     assert lost.value.reason == "contradicting_ratings"
     assert f"{lower} against {higher}" in lost.value.detail
@@ -152,7 +152,7 @@ def test_scores_of_a_known_scale_are_ratings() -> None:
     row = {"rows": [each | {"image": "1.jpg"} for each in rows], "id": "x", "image": "1.jpg"}
     assert LLaVACriticPointwise(scale=[0, 100])(row)["ratings"] == [0.2, 0.95]
     assert "ratings" not in LLaVACriticPointwise()(row)
-    with pytest.raises(RowLost) as told:
+    with pytest.raises(RowRejected) as told:
         LLaVACriticPointwise(scale=[1, 10])(row)
     assert told.value.reason == "off_scale"
     with pytest.raises(ValueError, match="lowest and the highest"):

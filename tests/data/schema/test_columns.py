@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from basereward.data.schema.group import IMAGE, SPLITS, Group, Part, Turn
-from basereward.data.schema.rejections import RowLost, summary
+from basereward.data.schema.rejections import RowRejected, summary
 from basereward.data.schema.rows import RowFormat
 from basereward.data.sources.hub import Hub
 from basereward.data.sources.jsonl import Jsonl, read_rows
@@ -26,9 +26,9 @@ def parse(row: dict[str, Any], columns: dict[str, str | None] | None = None) -> 
     return RowFormat(columns=columns, of_table=True).group(row, source="s", row_id="0", where="f.jsonl:1")
 
 
-def lost(row: dict[str, Any], columns: dict[str, str | None] | None = None) -> RowLost:
+def lost(row: dict[str, Any], columns: dict[str, str | None] | None = None) -> RowRejected:
     """Why a row is lost."""
-    with pytest.raises(RowLost) as caught:
+    with pytest.raises(RowRejected) as caught:
         parse(row, columns)
     return caught.value
 

@@ -16,7 +16,7 @@ from basereward.data.images.open_images import open_image
 from basereward.data.schema import image_references as image_reference
 from basereward.data.schema.group import Group
 from basereward.data.schema.image_references import find_image
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from tests.helpers.support import picture
 
@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
 def test_what_is_no_picture_here_is_refused(name: str, tmp_path: Path) -> None:
     """Under a reason, with what was given."""
     given, reason, named = REFUSED[name]
-    with pytest.raises(RowLost) as caught:
+    with pytest.raises(RowRejected) as caught:
         _group([given], folder=tmp_path)
     assert caught.value.reason == reason
     assert named in caught.value.detail
@@ -124,7 +124,7 @@ def test_a_picture_that_is_too_large_for_a_row_is_not_decoded(form: str, monkeyp
     assert find_image(form.format(PNG), place=0, images=ImageStore()) == _bytes()
     decoded: list[object] = []
     monkeypatch.setattr(base64, "b64decode", lambda *args, **_: decoded.append(args) or b"")
-    with pytest.raises(RowLost) as caught:
+    with pytest.raises(RowRejected) as caught:
         find_image(form.format(PNG[:8] + "A" * 8 + PNG[8:]), place=0, images=ImageStore())
     assert (caught.value.reason, decoded) == ("image_too_large", [])
 
@@ -132,7 +132,7 @@ def test_a_picture_that_is_too_large_for_a_row_is_not_decoded(form: str, monkeyp
 def test_bytes_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a file."""
     monkeypatch.setattr(image_reference, "MAX_BYTES", 10)
-    with pytest.raises(RowLost) as caught:
+    with pytest.raises(RowRejected) as caught:
         find_image(bytes(11), place=0, images=ImageStore())
     assert caught.value.reason == "image_too_large"
 

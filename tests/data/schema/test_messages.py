@@ -10,7 +10,7 @@ import pytest
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.group import IMAGE, Group, Part, Turn
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 
 PAIR = {"chosen": "yes", "rejected": "no"}
@@ -27,9 +27,9 @@ def parse(row: dict[str, Any], **arguments: Any) -> Group:
     return form.group(row, source="s", row_id="f:1", where="f.jsonl:1")
 
 
-def lost(row: dict[str, Any], **arguments: Any) -> RowLost:
+def lost(row: dict[str, Any], **arguments: Any) -> RowRejected:
     """Why a row is lost."""
-    with pytest.raises(RowLost) as caught:
+    with pytest.raises(RowRejected) as caught:
         parse(row, **arguments)
     return caught.value
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from basereward.data.schema.group import Lost
-from basereward.data.schema.rejections import RowLost, append_lost, check_limit, summary, write_lost
+from basereward.data.schema.group import RejectedRow
+from basereward.data.schema.rejections import RowRejected, append_lost, check_limit, summary, write_lost
 from basereward.errors import TooManyRowsLost
 
 
-def _rows(number: int, source: str = "a", reason: str = "too_long") -> list[Lost]:
-    return [Lost(source, "train", str(i), reason, f"{i + 5000} tokens") for i in range(number)]
+def _rows(number: int, source: str = "a", reason: str = "too_long") -> list[RejectedRow]:
+    return [RejectedRow(source, "train", str(i), reason, f"{i + 5000} tokens") for i in range(number)]
 
 
 def test_the_limit_is_a_share_of_all_rows() -> None:
@@ -38,10 +38,10 @@ def test_the_message_says_which_rows_and_why_and_stays_short() -> None:
     """A row by its file and line, or by its id where only that is known; of each reason the first three, and no
     megabytes of one."""
     lost = [
-        Lost("a", "train", "pairs.jsonl:3", "missing_column", "pairs.jsonl:3: missing: 'rejected'"),
-        Lost("a", "val", "row-7", "image_missing", "there is no file 7.png"),
-        *(Lost("a", "train", str(i), "bad_id", f"{'x' * 10_000}\n") for i in range(1000)),
-        *(Lost("b", "train", str(i), f"reason_{i}", "detail") for i in range(1000)),
+        RejectedRow("a", "train", "pairs.jsonl:3", "missing_column", "pairs.jsonl:3: missing: 'rejected'"),
+        RejectedRow("a", "val", "row-7", "image_missing", "there is no file 7.png"),
+        *(RejectedRow("a", "train", str(i), "bad_id", f"{'x' * 10_000}\n") for i in range(1000)),
+        *(RejectedRow("b", "train", str(i), f"reason_{i}", "detail") for i in range(1000)),
     ]
     with pytest.raises(TooManyRowsLost) as caught:
         check_limit(lost, rows={"a": 5000, "b": 5000}, max_lost=0.01, listed_in="lost.jsonl")
@@ -56,7 +56,7 @@ def test_the_message_says_which_rows_and_why_and_stays_short() -> None:
 
 def test_a_detail_is_never_longer_than_a_thousand_letters() -> None:
     """Not of a path of a megabyte either; its length is said."""
-    loss = RowLost("image_missing", "x" * 1_000_000)
+    loss = RowRejected("image_missing", "x" * 1_000_000)
     assert len(loss.detail) < 1050
     assert loss.detail.endswith("... (1000000 letters)")
 
@@ -75,10 +75,10 @@ def test_nothing_lost_is_within_any_limit() -> None:
 def test_lost_rows_are_listed_one_a_line(tmp_path: Path) -> None:
     """With all their fields, any script as itself, and no partial file beside."""
     path = tmp_path / "lost.jsonl"
-    lost = [Lost("a", "test", "7", "too_long", "žluť\nline 2 \udcff")]
+    lost = [RejectedRow("a", "test", "7", "too_long", "žluť\nline 2 \udcff")]
     write_lost(path, lost)
     [line] = path.read_text(encoding="utf-8").splitlines()
-    assert Lost(**json.loads(line)) == lost[0]
+    assert RejectedRow(**json.loads(line)) == lost[0]
     assert "žluť" in line
     assert list(tmp_path.iterdir()) == [path]
 
@@ -88,7 +88,7 @@ def test_lost_rows_are_added_to_those_that_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "lost.jsonl"
     append_lost(path, _rows(1))
     append_lost(path, _rows(2, "b"))
-    assert [Lost(**json.loads(line)) for line in path.read_text().splitlines()] == [*_rows(1), *_rows(2, "b")]
+    assert [RejectedRow(**json.loads(line)) for line in path.read_text().splitlines()] == [*_rows(1), *_rows(2, "b")]
 
 
 def test_losses_are_counted_by_source_and_reason() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.group import Group
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 
 PLACE = {"type": "image"}
@@ -132,7 +132,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("row", "reason", "words"), FAULTS, ids=[words[:40] for _, _, words in FAULTS])
 def test_faults_say_where_and_what(row: dict[str, Any], reason: str, words: str) -> None:
     """Each is counted under its reason, begins with file and line, and says what was given and what is needed."""
-    with pytest.raises(RowLost) as caught:
+    with pytest.raises(RowRejected) as caught:
         _parse(row)
     assert caught.value.reason == reason
     message = str(caught.value)
@@ -148,12 +148,12 @@ def test_faults_stay_short() -> None:
         nested = [nested]
     role = {"role": long, "content": "Q"}
     for prompt in ([long], [role], [_user([{"type": long}])], [_user([{"type": "text", long: 1}])], [nested]):
-        with pytest.raises(RowLost) as caught:
+        with pytest.raises(RowRejected) as caught:
             _parse({"prompt": prompt, **PAIR})
         assert len(str(caught.value)) < 300
     for row in ({"prompt": "Q", **PAIR, "images": ["https://" + long]}, {f"{long}{i}": 1 for i in range(2)}):
-        with pytest.raises(RowLost) as caught:
+        with pytest.raises(RowRejected) as caught:
             _parse(row)
         assert len(str(caught.value)) < 1100
-    with pytest.raises(RowLost, match="and 970 more") as caught:
+    with pytest.raises(RowRejected, match="and 970 more") as caught:
         _parse({str(i): 1 for i in range(1000)})

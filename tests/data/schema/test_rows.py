@@ -12,7 +12,7 @@ import pytest
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.group import IMAGE, Group, Part, Preference, Turn
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.errors import DataError
 
@@ -138,7 +138,7 @@ ASKED = "What is <image>?"
 @pytest.mark.parametrize("beside", [{}, {"images": None}, {"image": None}, {"images": []}, {"images": ""}])
 def test_a_mark_without_its_picture_loses_the_row(beside: dict[str, Any]) -> None:
     """Whether the column of pictures is missing, null or empty: the model would be asked about nothing."""
-    with pytest.raises(RowLost) as caught:
+    with pytest.raises(RowRejected) as caught:
         _parse({"prompt": ASKED, "chosen": "a", "rejected": "b", **beside}, of_table=True)
     assert caught.value.reason == "image_count"
     assert "image_mark: null" in caught.value.detail
@@ -157,7 +157,7 @@ def test_the_mark_may_be_a_word(prompt: object, arguments: dict[str, Any]) -> No
 
 def test_a_mark_in_a_text_part_counts_where_there_is_a_column_of_pictures() -> None:
     """Null there says that a picture is missing."""
-    with pytest.raises(RowLost) as caught:
+    with pytest.raises(RowRejected) as caught:
         _parse({"prompt": [_user([_say(ASKED)])], "chosen": "a", "rejected": "b", "images": None}, of_table=True)
     assert caught.value.reason == "image_count"
 

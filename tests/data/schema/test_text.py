@@ -10,7 +10,7 @@ import pytest
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema import text
 from basereward.data.schema.group import Reasoning
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import is_blank
 from tests.helpers.bad_rows import GOOD_IDS, as_line, local, read_data, row_with, used_groups, write_lines
 from tests.helpers.support import group
@@ -56,7 +56,7 @@ def test_all_texts_of_a_group_count_together(small_encoder: Encoder, monkeypatch
     changes = ({"responses": ("a" * 31, "b" * 30)}, {"critiques": ("c", "")}, {"reasonings": (Reasoning(0, 1, "r"),)})
     for change in changes:
         for encode in (small_encoder, small_encoder.measure):
-            with pytest.raises(RowLost) as caught:
+            with pytest.raises(RowRejected) as caught:
                 encode(replace(fitting, **change))
             assert caught.value.reason == "text_too_long"
 
@@ -64,7 +64,7 @@ def test_all_texts_of_a_group_count_together(small_encoder: Encoder, monkeypatch
 def test_half_of_a_surrogate_pair_is_named(small_encoder: Encoder) -> None:
     """In a response or a prompt that was not read from JSON; the tokenizer would raise a TypeError."""
     for bad in (group(responses=("good \ud83d", "b")), group("What \udc00?")):
-        with pytest.raises(RowLost, match=r"\\ud83d|\\udc00") as caught:
+        with pytest.raises(RowRejected, match=r"\\ud83d|\\udc00") as caught:
             small_encoder(bad)
         assert caught.value.reason == "half_surrogate"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.schema.group import SPLITS, Lost
+from basereward.data.schema.group import SPLITS, RejectedRow
 from basereward.data.schema.rejections import summary
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError
@@ -83,7 +83,7 @@ def test_blank_responses_are_lost_with_their_line(tmp_path: Path) -> None:
     source = Jsonl("a", path=str(path), val=0.3, test=0.3)
     lost = [row for split in SPLITS for row in source.lost(split)]
     assert lost == [
-        Lost("a", lost[0].split, "a.jsonl:4", "empty_response", f"{path}:4: response 1 of 2 is blank")
+        RejectedRow("a", lost[0].split, "a.jsonl:4", "empty_response", f"{path}:4: response 1 of 2 is blank")
     ]  # fmt: skip
     assert sum(len(part) for part in _ids(source).values()) == 39
 

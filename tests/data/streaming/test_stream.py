@@ -13,11 +13,11 @@ import pytest
 
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import Encoder
-from basereward.data.schema.group import Group, Lost, Split
+from basereward.data.schema.group import Group, RejectedRow, Split
 from basereward.data.sources.jsonl import Jsonl
 from basereward.data.sources.numbers import Numbers
 from basereward.data.streaming.micro_batches import StreamedPasses
-from basereward.data.streaming.stream import GroupStream, Head, Item, Met
+from basereward.data.streaming.stream import GroupStream, Met, StreamHead, StreamItem
 from basereward.data.streaming.streamed_module import StreamedData
 from basereward.errors import DataError, TooManyRowsLost
 from tests.helpers.support import group, pair_rows, write_rows
@@ -31,11 +31,11 @@ class Listed:
         self.number = number
         self.lost_after = lost
 
-    def stream(self, split: Split) -> Iterator[Item]:
+    def stream(self, split: Split) -> Iterator[StreamItem]:
         for i in range(self.number if split == "train" else 0):
             yield group(name=f"{self.name}-{i}")
             if i in self.lost_after:
-                yield Lost(self.name, split, f"lost-{i}", "not_rated", "no rating")
+                yield RejectedRow(self.name, split, f"lost-{i}", "not_rated", "no rating")
 
 
 def groups_of(stream: GroupStream, number: int) -> list[str]:
@@ -91,7 +91,7 @@ def test_lost_rows_are_told_once_and_met_rows_counted_once() -> None:
     sources = {name: Listed(name, 5, lost=(0, 3)) for name in "ab"}
     met = Met()
     items = list(islice(GroupStream(sources, buffer=2).items(met), 34))
-    assert Counter(item.source for item in items if isinstance(item, Lost)) == {"a": 2, "b": 2}
+    assert Counter(item.source for item in items if isinstance(item, RejectedRow)) == {"a": 2, "b": 2}
     assert met.rows == {"a": 7, "b": 7}
     assert met.ended == {"a", "b"}
 
@@ -101,7 +101,7 @@ def test_a_source_without_a_group_to_train_on_is_an_error() -> None:
     with pytest.raises(DataError, match="source 'a' has no group that can be trained on"):
         next(iter(GroupStream({"a": Listed("a", 0)})))
     with pytest.raises(DataError, match="source 'a' has no group that can be trained on"):
-        Head(Listed("a", 0), rows=3)
+        StreamHead(Listed("a", 0), rows=3)
 
 
 def rows_with_faults(folder: Path, number: int, *, faulty: int) -> Path:
@@ -181,7 +181,7 @@ def test_lost_rows_are_listed_once(faulty: Jsonl, small_encoder: Encoder, tmp_pa
         data.count(batch)
     assert data.skipped == {"mine": {"empty_response": 3, "malformed_json": 3, "image_missing": 3}}
     file = tmp_path / "lost.jsonl"
-    listed = [Lost(**json.loads(line)) for line in file.read_text().splitlines()]
+    listed = [RejectedRow(**json.loads(line)) for line in file.read_text().splitlines()]
     assert sorted(row.id for row in listed) == sorted(row.id for row in data.lost)
     assert len(listed) == 9
 

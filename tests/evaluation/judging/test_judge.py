@@ -18,7 +18,7 @@ import pytest
 from basereward.cli import main
 from basereward.data.images.image_store import ImageStore
 from basereward.errors import DataError
-from basereward.evaluation.items import Decision, Item, Judged
+from basereward.evaluation.items import Decision, Item, JudgedItem
 from basereward.evaluation.judging.judge import judge_items
 from basereward.evaluation.judging.run_judge import open_judge
 from basereward.model.generation.prompts import PAIRWISE, load_prompt
@@ -30,11 +30,11 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 
 
-def judged(items: list[Item], url: str, folder: Path, **options: Any) -> tuple[list[Judged], dict[str, float]]:
+def judged(items: list[Item], url: str, folder: Path, **options: Any) -> tuple[list[JudgedItem], dict[str, float]]:
     """By a judge at an address."""
     judge = open_judge("judge", endpoint=url, **options)
     outcomes, cost = judge_items(judge, items, images=ImageStore(), journal=folder / "partial.jsonl", of={"b": "1"})
-    return [Judged(each, outcomes[each.row]) for each in items], cost
+    return [JudgedItem(each, outcomes[each.row]) for each in items], cost
 
 
 def answers(body: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import yaml
 
 from basereward.errors import DataError
 from basereward.evaluation.benchmark import Benchmark, load_benchmark
-from basereward.evaluation.items import Judged, Outcome
+from basereward.evaluation.items import JudgedItem, Outcome
 from basereward.evaluation.outcome import baseline
 from tests.fixtures.published.benchmarks.benchmark_rows import ROWS
 from tests.fixtures.published.writing import write_jsonl
@@ -66,10 +66,10 @@ def test_scores_are_counted_under_every_variant(file: Path, tmp_path: Path) -> N
     """Perfect scores give 1 (Ties 0.01 more at most), their negatives 0; the first measure of a variant has a value."""
     items = opened(file, tmp_path).items
     perfect = [
-        Judged(item, Outcome(scores=tuple(float(i in item.right) for i in range(len(item.responses)))))
+        JudgedItem(item, Outcome(scores=tuple(float(i in item.right) for i in range(len(item.responses)))))
         for item in items
     ]
-    reverse = [Judged(each.item, Outcome(scores=tuple(-s for s in each.outcome.scores or ()))) for each in perfect]
+    reverse = [JudgedItem(each.item, Outcome(scores=tuple(-s for s in each.outcome.scores or ()))) for each in perfect]
     for name, variant in opened(file, tmp_path).variants.items():
         if "length_controlled" in name or name == "per_vote":
             continue
@@ -88,7 +88,7 @@ def test_intervals_hold_their_value_and_baselines_can_be_counted(file: Path, tmp
     here, of which nothing is known, and may lie a hundredth outside of 0 to 1."""
     benchmark = opened(file, tmp_path)
     outcomes = baseline("random", benchmark.items, seed=random.Random(file.stem).randrange(99))
-    judged = [Judged(item, outcome) for item, outcome in zip(benchmark.items, outcomes, strict=True)]
+    judged = [JudgedItem(item, outcome) for item, outcome in zip(benchmark.items, outcomes, strict=True)]
     for name, variant in benchmark.variants.items():
         for metric, measure in variant(judged).items():
             if name != "length_controlled" and metric != "ties" and measure.interval is not None:

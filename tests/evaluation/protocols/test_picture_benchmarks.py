@@ -11,7 +11,7 @@ import pytest
 
 from basereward.data.images.image_store import ImageStore
 from basereward.errors import DataError
-from basereward.evaluation.items import Item, Judged, Outcome
+from basereward.evaluation.items import Item, JudgedItem, Outcome
 from basereward.evaluation.outcome import judged_by
 from basereward.evaluation.protocols.multimodal_rewardbench import COLUMNS, MultimodalRewardBench
 from basereward.evaluation.protocols.multimodal_rewardbench_2 import MultimodalRewardBench2
@@ -45,7 +45,7 @@ def test_multimodal_rewardbench_has_two_meanings_of_overall() -> None:
         for i in range(size)
     ]
     told = items([row for row, _ in found])
-    judged = [Judged(item, Outcome(correct=good)) for item, (_, good) in zip(told, found, strict=True)]
+    judged = [JudgedItem(item, Outcome(correct=good)) for item, (_, good) in zip(told, found, strict=True)]
     variants = MultimodalRewardBench().variants
     micro, mean = variants["micro"](judged), variants["seven_column_mean"](judged)
     assert (micro["overall"].numerator, micro["overall"].denominator) == (3321, 4711)
@@ -73,7 +73,7 @@ def test_multimodal_rewardbench_splits_by_id_whatever_its_capitals() -> None:
 def test_multimodal_rewardbench_unread_verdict_is_a_coin_of_seed_123() -> None:
     """Every verdict that is missing takes the next toss: below 0.5 the first answer. They are counted as undecided."""
     found = [rows.multimodal_rewardbench(f"s{i}", "vqa", better=f"Output{i % 2 + 1}") for i in range(40)]
-    judged = [Judged(item, Outcome(votes=(None if item.row % 3 else item.right[0],))) for item in items(found)]
+    judged = [JudgedItem(item, Outcome(votes=(None if item.row % 3 else item.right[0],))) for item in items(found)]
     random.seed(123)
     expected = sum(("AB"[i % 2] == ("A" if random.random() < 0.5 else "B")) if i % 3 else 1 for i in range(40))
     measure = MultimodalRewardBench().variants["micro"](judged)["vqa"]
@@ -92,7 +92,7 @@ def test_multimodal_rewardbench_2_pools_decisions_of_both_orders() -> None:
     """Right is answer 0. Votes (0, 0), (0, none), (1, 0), (none, none): 4 of 5 decisions are right, 3 are missing."""
     found = items_2([rows.multimodal_rewardbench_2(str(i), drawn=i == 0) for i in range(4)])
     votes: list[tuple[int | None, ...]] = [(0, 0), (0, None), (1, 0), (None, None)]
-    judged = [Judged(item, Outcome(votes=vote)) for item, vote in zip(found, votes, strict=True)]
+    judged = [JudgedItem(item, Outcome(votes=vote)) for item, vote in zip(found, votes, strict=True)]
     measures = MultimodalRewardBench2().variants["both_orders"](judged)
     assert (measures["overall"].numerator, measures["overall"].denominator) == (4, 5)
     assert measures["overall"].undecided == 3
@@ -103,7 +103,7 @@ def test_multimodal_rewardbench_2_counts_scores_twice() -> None:
     """Right is answer 0: 2 of 3 pairs are right, one is a tie: 4 of 6 decisions."""
     found = items_2([rows.multimodal_rewardbench_2(str(i)) for i in range(3)])
     scores = [(1.0, 0.0), (0.5, 0.0), (1.0, 1.0)]
-    judged = [Judged(item, Outcome(scores=each)) for item, each in zip(found, scores, strict=True)]
+    judged = [JudgedItem(item, Outcome(scores=each)) for item, each in zip(found, scores, strict=True)]
     measure = MultimodalRewardBench2().variants["both_orders"](judged)["overall"]
     assert (measure.numerator, measure.denominator, measure.ties) == (4, 6, 1)
 
@@ -113,7 +113,7 @@ def test_multimodal_rewardbench_2_needs_both_orders(order: Literal["both", "fixe
     """A judge that takes the first one shown gets exactly half under both orders; a single vote is refused."""
     found = items_2([rows.multimodal_rewardbench_2(str(i), chosen="AAAB"[i]) for i in range(4)])
     outcomes = judged_by(lambda item, shown: 0, found, order=order)
-    judged = [Judged(*each) for each in zip(found, outcomes, strict=True)]
+    judged = [JudgedItem(*each) for each in zip(found, outcomes, strict=True)]
     variant = MultimodalRewardBench2().variants["both_orders"]
     if fails:
         with pytest.raises(DataError, match=r"row 0 \('0'\) has 1 verdicts.*--order both"):

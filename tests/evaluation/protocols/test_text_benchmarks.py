@@ -10,7 +10,7 @@ import pytest
 
 from basereward.data.images.image_store import ImageStore
 from basereward.errors import DataError
-from basereward.evaluation.items import Item, Judged, Outcome
+from basereward.evaluation.items import Item, JudgedItem, Outcome
 from basereward.evaluation.outcome import judged_by
 from basereward.evaluation.protocols.judgebench import JudgeBench
 from basereward.evaluation.protocols.rewardbench import PRIOR_SETS, SECTIONS, RewardBench
@@ -26,27 +26,27 @@ def items(protocol: Protocol, found: Sequence[rows.Row]) -> list[Item]:
     return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(found)]
 
 
-def scored(protocol: Protocol, found: Sequence[rows.Row], scores: Sequence[Sequence[float]]) -> list[Judged]:
+def scored(protocol: Protocol, found: Sequence[rows.Row], scores: Sequence[Sequence[float]]) -> list[JudgedItem]:
     """Rows with their scores."""
     told = (Outcome(scores=tuple(map(float, each))) for each in scores)
-    return [Judged(*each) for each in zip(items(protocol, found), told, strict=True)]
+    return [JudgedItem(*each) for each in zip(items(protocol, found), told, strict=True)]
 
 
-def voted(protocol: Protocol, found: Sequence[rows.Row], votes: Sequence[Sequence[int | None]]) -> list[Judged]:
+def voted(protocol: Protocol, found: Sequence[rows.Row], votes: Sequence[Sequence[int | None]]) -> list[JudgedItem]:
     """Rows with their votes."""
-    return [Judged(i, Outcome(votes=tuple(v))) for i, v in zip(items(protocol, found), votes, strict=True)]
+    return [JudgedItem(i, Outcome(votes=tuple(v))) for i, v in zip(items(protocol, found), votes, strict=True)]
 
 
 SIZES = {name: 447 if name == "math-prm" else size for part in SECTIONS.values() for name, size in part.items()}
 
 
-def rewardbench(right: set[str], *, prior: set[str] | None = None) -> list[Judged]:
+def rewardbench(right: set[str], *, prior: set[str] | None = None) -> list[JudgedItem]:
     """All rows of the published sizes; those of the named subsets are right."""
     sizes = SIZES | ({name: 10 for name in PRIOR_SETS} if prior is not None else {})
     subsets = [name for name, size in sizes.items() for _ in range(size)]
     found = items(RewardBench(), [rows.rewardbench(name, number=i) for i, name in enumerate(subsets)])
     good = right | (prior or set())
-    return [Judged(item, Outcome(correct=item.labels["subset"] in good)) for item in found]
+    return [JudgedItem(item, Outcome(correct=item.labels["subset"] in good)) for item in found]
 
 
 def test_rewardbench_weighs_subsets_as_published() -> None:
@@ -208,7 +208,7 @@ def test_rm_bench_equals_numpy_triangles() -> None:
 @pytest.mark.parametrize("outcome", [Outcome(votes=(0,)), Outcome(correct=True)], ids=["verdicts", "correct"])
 def test_rm_bench_needs_scores(outcome: Outcome) -> None:
     """Nine comparisons cannot be told from one verdict."""
-    judged = [Judged(items(RMBench(), [rows.rm_bench("7", "chat")])[0], outcome)]
+    judged = [JudgedItem(items(RMBench(), [rows.rm_bench("7", "chat")])[0], outcome)]
     with pytest.raises(DataError, match=rf"`{outcome.kind}` \(row 0, '7'\).*Give `scores`"):
         RMBench().variants["domain_mean"](judged)
 
@@ -246,6 +246,6 @@ def test_judgebench_first_answer_never_wins_in_both_orders() -> None:
         JudgeBench(), [rows.judgebench(str(i), "livecodebench", label=("A>B", "B>A")[i % 2]) for i in range(6)]
     )
     outcomes = judged_by(lambda item, shown: 0, found, order="both")
-    judged = [Judged(*each) for each in zip(found, outcomes, strict=True)]
+    judged = [JudgedItem(*each) for each in zip(found, outcomes, strict=True)]
     measure = JudgeBench().variants["both_orders"](judged)["overall"]
     assert (measure.numerator, measure.undecided) == (0, 6)

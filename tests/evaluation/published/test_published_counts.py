@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from basereward.evaluation.benchmark import Benchmark
-from basereward.evaluation.items import Item, Judged, Outcome, by_prompt
+from basereward.evaluation.items import Item, JudgedItem, Outcome, by_prompt
 from basereward.evaluation.outcome import baseline, judged_by
 from basereward.evaluation.protocols.vl_rewardbench import category
 from basereward.evaluation.statistics.measures import Measures
@@ -19,13 +19,13 @@ SCHEMES = {"official": (183, 749, 318), "r1_reward": (484, 448, 318), "unifiedre
 NAMES = ("general", "hallucination", "reasoning")
 
 
-def outcomes(items: list[Item], right: Mapping[str, int], key: Callable[[Item], str]) -> list[Judged]:
+def outcomes(items: list[Item], right: Mapping[str, int], key: Callable[[Item], str]) -> list[JudgedItem]:
     """The first so many items of each category are right, the others wrong."""
     left = dict(right)
     judged = []
     for item in items:
         left[key(item)] -= 1
-        judged.append(Judged(item, Outcome(correct=left[key(item)] >= 0)))
+        judged.append(JudgedItem(item, Outcome(correct=left[key(item)] >= 0)))
     return judged
 
 
@@ -69,7 +69,7 @@ def test_vl_rewardbench_as_printed(model: str, real_rows: Path) -> None:
 def test_duplicates_are_left_out_only_where_it_is_said(real_rows: Path) -> None:
     """The 25 ids that come twice count twice in the plain variants and once, by their first row, in the others."""
     benchmark = vl_rewardbench(real_rows)
-    judged = [Judged(item, Outcome(correct=True)) for item in benchmark.items]
+    judged = [JudgedItem(item, Outcome(correct=True)) for item in benchmark.items]
     sizes = {name: measures(judged)["overall"].denominator for name, measures in benchmark.variants.items()}
     assert {name: size for name, size in sizes.items() if "dedupe" in name} == {
         f"{scheme}_dedupe_by_id": 1225 for scheme in SCHEMES
@@ -85,10 +85,10 @@ def test_mm_rlhf_as_printed(real_rows: Path) -> None:
     wrong = {"mcq": [1, 1], "long": [1], "short": [1, 1], "safety": [3, 3], "video": [2, 1]}  # of one prompt each
     benchmark = mm_rlhf(real_rows)
     judged = []
-    for items in by_prompt([Judged(item, Outcome(correct=True)) for item in benchmark.items]).values():
+    for items in by_prompt([JudgedItem(item, Outcome(correct=True)) for item in benchmark.items]).values():
         left = wrong[items[0].item.labels["category"]]
         spoilt = left.pop(0) if left and left[0] <= len(items) else 0
-        judged += [Judged(each.item, Outcome(correct=place >= spoilt)) for place, each in enumerate(items)]
+        judged += [JudgedItem(each.item, Outcome(correct=place >= spoilt)) for place, each in enumerate(items)]
     assert not any(wrong.values())
     told = percents(benchmark.variants["published"](judged))
     assert (told["acc"], told["acc_plus"]) == (91.76, 80.43)
@@ -98,7 +98,7 @@ def test_mm_rlhf_as_printed(real_rows: Path) -> None:
 def test_mm_rlhf_sizes(real_rows: Path) -> None:
     """42, 37, 34, 32 and 25 pairs; 10, 10, 10, 6 and 10 prompts, 46 in all."""
     benchmark = mm_rlhf(real_rows)
-    measures = benchmark.variants["published"]([Judged(item, Outcome(correct=True)) for item in benchmark.items])
+    measures = benchmark.variants["published"]([JudgedItem(item, Outcome(correct=True)) for item in benchmark.items])
     names = ("mcq", "long", "short", "safety", "video")
     assert [measures[name].denominator for name in names] == [42, 37, 34, 32, 25]
     assert [measures[f"{name}_plus"].denominator for name in names] == [10, 10, 10, 6, 10]
@@ -111,7 +111,7 @@ def test_the_longer_answer(real_rows: Path) -> None:
     def by(rule: str, benchmark: Benchmark, variant: str) -> dict[str, float]:
         found = baseline(rule, benchmark.items)  # type: ignore[arg-type]
         return percents(
-            benchmark.variants[variant]([Judged(i, o) for i, o in zip(benchmark.items, found, strict=True)])
+            benchmark.variants[variant]([JudgedItem(i, o) for i, o in zip(benchmark.items, found, strict=True)])
         )
 
     told = by("longer", mm_rlhf(real_rows), "published")
@@ -127,7 +127,7 @@ def test_a_judge_that_always_says_one(real_rows: Path) -> None:
     told = {}
     for order in ("fixed", "random", "both"):
         found = judged_by(lambda item, shown: 0, benchmark.items, order=order)
-        judged = [Judged(item, outcome) for item, outcome in zip(benchmark.items, found, strict=True)]
+        judged = [JudgedItem(item, outcome) for item, outcome in zip(benchmark.items, found, strict=True)]
         told[order] = benchmark.variants["per_vote"](judged)["overall"]
     assert (told["fixed"].numerator, told["fixed"].denominator) == (1245, 1250)
     assert (told["both"].numerator, told["both"].denominator) == (1250, 2500)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from basereward.evaluation.items import Item, Judged, Outcome, by_prompt
+from basereward.evaluation.items import Item, JudgedItem, Outcome, by_prompt
 from basereward.evaluation.outcome import baseline
 from basereward.evaluation.statistics.baselines import chance_rounds
 from basereward.evaluation.statistics.measures import accuracy, all_right
@@ -29,7 +29,7 @@ def pairs(prompt: str, *answers: tuple[str, str], start: int = 0) -> list[Item]:
 def expected(items: list[Item], measure: Any, *, independent: bool) -> float:
     """The mean over all rounds."""
     rounds = list(chance_rounds(items, independent=independent))
-    values = [measure([Judged(i, o) for i, o in zip(items, outcomes, strict=True)]).value for outcomes in rounds]
+    values = [measure([JudgedItem(i, o) for i, o in zip(items, outcomes, strict=True)]).value for outcomes in rounds]
     return sum(values) / len(values)
 
 
@@ -59,7 +59,7 @@ def test_one_right_of_four() -> None:
 def by_hand(items: list[Item]) -> float:
     """Acc+ of a random scorer: the orders of a prompt's answers in which every pair is right, of all orders."""
     shares = []
-    for members in by_prompt([Judged(each, Outcome(correct=True)) for each in items]).values():
+    for members in by_prompt([JudgedItem(each, Outcome(correct=True)) for each in items]).values():
         texts = list(dict.fromkeys(text for each in members for text in each.item.responses))
         right = sum(
             all(order[texts.index(e.item.responses[0])] > order[texts.index(e.item.responses[1])] for e in members)
@@ -76,20 +76,20 @@ def test_mm_rlhf_rewardbench(real_rows: Path) -> None:
     items = list(benchmark.items)
 
     def random_shares(outcome: Outcome) -> tuple[float, float]:
-        told = measured(benchmark.variants, [Judged(each, outcome) for each in items])["published"]
+        told = measured(benchmark.variants, [JudgedItem(each, outcome) for each in items])["published"]
         return told["acc"]["baselines"]["random"], told["acc_plus"]["baselines"]["random"]
 
     acc, plus = random_shares(Outcome(scores=(1.0, 0.0)))
     assert (acc, plus) == pytest.approx((0.5, by_hand(items)), abs=1e-12)
     assert round(100 * plus, 2) == 18.79
-    sizes = [len(group) for group in by_prompt([Judged(each, Outcome(correct=True)) for each in items]).values()]
+    sizes = [len(group) for group in by_prompt([JudgedItem(each, Outcome(correct=True)) for each in items]).values()]
     halves = sum(0.5**size for size in sizes) / len(sizes)
     for unlike_scores in (Outcome(votes=(0,)), Outcome(correct=True)):
         assert random_shares(unlike_scores) == pytest.approx((0.5, halves), abs=1e-12)
     assert round(100 * halves, 2) == 11.24
     draws = 1000
     found = [
-        all_right([Judged(i, o) for i, o in zip(items, baseline("random", items, seed=seed), strict=True)]).value
+        all_right([JudgedItem(i, o) for i, o in zip(items, baseline("random", items, seed=seed), strict=True)]).value
         for seed in range(draws)
     ]
     spread = (sum((value - plus) ** 2 for value in found) / draws) ** 0.5
@@ -99,7 +99,7 @@ def test_mm_rlhf_rewardbench(real_rows: Path) -> None:
 def test_vl_rewardbench_is_one_half_in_every_category(real_rows: Path) -> None:
     """Exactly, in all variants that count pairs."""
     benchmark = vl_rewardbench(real_rows)
-    told = measured(benchmark.variants, [Judged(each, Outcome(scores=(1.0, 0.0))) for each in benchmark.items])
+    told = measured(benchmark.variants, [JudgedItem(each, Outcome(scores=(1.0, 0.0))) for each in benchmark.items])
     for variant in ("official", "r1_reward", "unifiedreward"):
         assert {round(each["baselines"]["random"], 12) for each in told[variant].values()} == {0.5}
 

@@ -9,14 +9,14 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import binom, norm
 
-from basereward.evaluation.items import Decision, Judged, Outcome
+from basereward.evaluation.items import Decision, JudgedItem, Outcome
 from basereward.evaluation.statistics.measures import accuracy, all_right, length_controlled, mean_accuracy, per_vote
 from tests.helpers.benchmark_rows import item, with_correct
 
 
-def scored(*pairs: tuple[float, float]) -> list[Judged]:
+def scored(*pairs: tuple[float, float]) -> list[JudgedItem]:
     """Items whose first answer is right, with the scores of both."""
-    return [Judged(item(row), Outcome(scores=pair)) for row, pair in enumerate(pairs)]
+    return [JudgedItem(item(row), Outcome(scores=pair)) for row, pair in enumerate(pairs)]
 
 
 def test_a_tie_is_wrong_and_counted() -> None:
@@ -47,19 +47,19 @@ def test_wilson_by_its_formula() -> None:
 )
 def test_more_than_half_of_all_votes_decide(votes: tuple[int | None, ...], decision: Decision) -> None:
     """A vote for nothing counts among all votes."""
-    assert Judged(item(0), Outcome(votes=votes)).decision is decision
+    assert JudgedItem(item(0), Outcome(votes=votes)).decision is decision
 
 
 def test_undecided_items_are_wrong_or_left_out() -> None:
     """Right, wrong, undecided: 1 of 3, or 1 of 2."""
-    judged = [Judged(item(row), Outcome(votes=votes)) for row, votes in enumerate([(0,), (1,), (None,)])]
+    judged = [JudgedItem(item(row), Outcome(votes=votes)) for row, votes in enumerate([(0,), (1,), (None,)])]
     assert (accuracy(judged).denominator, accuracy(judged, undecided="left_out").denominator) == (3, 2)
     assert accuracy(judged).undecided == accuracy(judged, undecided="left_out").undecided == 1
 
 
 def test_votes_are_pooled_without_those_for_nothing() -> None:
     """Votes 0, 0, null and 1, 0, with answer 0 right: 3 of 4."""
-    judged = [Judged(item(row), Outcome(votes=votes)) for row, votes in enumerate([(0, 0, None), (1, 0)])]
+    judged = [JudgedItem(item(row), Outcome(votes=votes)) for row, votes in enumerate([(0, 0, None), (1, 0)])]
     measure = per_vote(judged)
     assert (measure.numerator, measure.denominator, measure.undecided) == (3, 4, 1)
 
@@ -148,7 +148,9 @@ def test_length_control_of_a_rule_about_length_is_no_better_than_a_coin() -> Non
     coin = np.random.default_rng(2)
     lengths = coin.integers(5, 60, (400, 2))
     items = [item(row, lengths=(int(a), int(b))) for row, (a, b) in enumerate(lengths)]
-    judged = [Judged(each, Outcome(scores=(float(a), float(b)))) for each, (a, b) in zip(items, lengths, strict=True)]
+    judged = [
+        JudgedItem(each, Outcome(scores=(float(a), float(b)))) for each, (a, b) in zip(items, lengths, strict=True)
+    ]
     assert length_controlled(judged).value == pytest.approx(0.5, abs=0.1)
 
 

@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from basereward.evaluation.statistics.shares import Added, Part, share, weighted
+from basereward.evaluation.statistics.shares import Added, CountedPart, share, weighted
 
 
 def test_interval_of_a_weighted_sum_equals_a_bootstrap_by_prompt_written_apart() -> None:
     """Two categories of 60 prompts, two items a prompt: prompts are drawn whole. The weights sum to 1.5, over 2."""
     draw = np.random.default_rng(2)
     got = draw.random((60, 2)).round(2)
-    parts = [Part(w, [Added(f"p{i}", row[c]) for i, row in enumerate(got)]) for c, w in enumerate((1.0, 0.5))]
+    parts = [CountedPart(w, [Added(f"p{i}", row[c]) for i, row in enumerate(got)]) for c, w in enumerate((1.0, 0.5))]
     measure = weighted(parts, of=2.0)
     assert measure.value == pytest.approx((got[:, 0].mean() + 0.5 * got[:, 1].mean()) / 2)
     picked = draw.integers(0, 60, (4000, 60))
@@ -34,7 +34,7 @@ def test_share_of_counts_stays_whole() -> None:
 
 def test_mean_with_an_empty_category_is_no_number() -> None:
     """A mean of two over one would be another number under the same name."""
-    measure = weighted([Part(1.0, [Added("a", 1.0)]), Part(1.0, [])])
+    measure = weighted([CountedPart(1.0, [Added("a", 1.0)]), CountedPart(1.0, [])])
     assert math.isnan(measure.value)
     assert measure.interval is None
     assert measure.told()["value"] is None

@@ -16,7 +16,7 @@ from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.errors import ModelError
 from basereward.model.cost.flops import Flops, count, count_batch, window_pairs
 from basereward.model.cost.meta_model import outline
-from basereward.model.cost.sequence_shapes import Shape, batch_shapes, group_shapes
+from basereward.model.cost.sequence_shapes import SequenceShape, batch_shapes, group_shapes
 from basereward.model.families.processing import load_encoder
 from basereward.model.families.vision import encode
 from basereward.model.pooling import Pooling
@@ -130,7 +130,7 @@ def test_what_is_named_is_counted_where_it_is_named(folder_of: FolderOf) -> None
     """The small text model by hand: 2 layers, width 64, feed-forward 128, 4 heads of 16 of which 2 have keys; adapters
     of rank 4; a tree of 5 tokens and branches of 2 and 3."""
     model = build_model(recipe(lora=LoraRecipe(rank=4)), path=str(folder_of("qwen2")), seed=0)
-    flops = count(model, [Shape(5, (2, 3))])
+    flops = count(model, [SequenceShape(5, (2, 3))])
     keys, query, feed = 2 * 64 * 32, 64 * 64, 64 * 128
     # ten tokens in the first layer, where the projections need no gradient of their input, and two in the last one
     first = 10 * (keys + query) + 2 * 10 * (query + 3 * feed)
@@ -226,9 +226,9 @@ def test_attention_of_the_vision_tower_is_what_torch_sees(family: str, folder_of
     assert with_pictures.attention - text.attention == found
 
 
-def without_pictures(shape: Shape) -> Shape:
+def without_pictures(shape: SequenceShape) -> SequenceShape:
     """The tree alone."""
-    return Shape(shape.prefix, shape.branches)
+    return SequenceShape(shape.prefix, shape.branches)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_the_outline_of_a_recipe_counts_like_its_model(family: str, trained: str
     assert {p.device.type for p in outlined.parameters()} == {"meta"}
     names = [(name, p.shape, p.dtype, p.requires_grad) for name, p in model.named_parameters()]
     assert [(name, p.shape, p.dtype, p.requires_grad) for name, p in outlined.named_parameters()] == names
-    shapes = [Shape(20, (4, 5), ((1, 4, 6),))]
+    shapes = [SequenceShape(20, (4, 5), ((1, 4, 6),))]
     assert count(outlined, shapes) == count(model, shapes)
 
 
@@ -301,4 +301,4 @@ def test_layers_that_are_not_known_are_not_guessed_at(folder_of: FolderOf) -> No
     transformer: Any = model.backbone.transformer
     transformer.layers[0].mlp.router = torch.nn.Linear(64, 2)
     with pytest.raises(ModelError, match="router"):
-        count(model, [Shape(3, (2,))])
+        count(model, [SequenceShape(3, (2,))])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from basereward.data.batching.tree_batch import TreeBatch, collate
-from basereward.model.cost.memory import Pass, memory
+from basereward.model.cost.memory import PassTokens, memory
 from basereward.model.cost.meta_model import outline
 from basereward.model.families.processing import load_encoder
 from basereward.model.reward_model import RewardModel, build_model
@@ -54,10 +54,10 @@ def kept(model: RewardModel, batch: TreeBatch, *, mixed: bool) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
 
-def size_of(batch: TreeBatch, *, pooled: int | None = None) -> Pass:
+def size_of(batch: TreeBatch, *, pooled: int | None = None) -> PassTokens:
     """Tokens, pooled ones, by default one a response, and patches."""
     assert batch.pixels is not None
-    return Pass(batch.input_ids.numel(), pooled or len(batch.ends), len(batch.pixels.values))
+    return PassTokens(batch.input_ids.numel(), pooled or len(batch.ends), len(batch.pixels.values))
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "mixed"])
@@ -97,7 +97,7 @@ def test_a_further_checkpointed_layer_keeps_its_input_alone(folder: Path, batch:
 
 def test_weights_gradients_and_moments_are_counted_to_the_byte(folder: Path) -> None:
     """Of everything, and of adapters, which are in float32 on weights in bfloat16."""
-    size = Pass(10, 2)
+    size = PassTokens(10, 2)
     full = build_model(model_recipe(), path=str(folder), seed=0)
     number = sum(p.numel() for p in full.parameters())
     found = memory(full, size)
@@ -113,7 +113,7 @@ def test_weights_gradients_and_moments_are_counted_to_the_byte(folder: Path) -> 
 
 def test_eight_bits_make_moments_and_weights_small(folder: Path) -> None:
     """A quarter of the moments, but for those of small weights; a quarter of the quantised weights of the layers."""
-    size = Pass(10, 2)
+    size = PassTokens(10, 2)
     model = outline(model_recipe(), path=str(folder))
     small = sum(p.numel() for p in model.parameters() if p.numel() < 4096)
     number = sum(p.numel() for p in model.parameters())

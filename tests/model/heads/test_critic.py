@@ -13,14 +13,14 @@ from basereward.data.batching.continued import unwritten
 from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError, RecipeError
 from basereward.model.attention.gradient_checkpointing import recompute
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
 from basereward.model.generation.generate import Writer, Writing
-from basereward.model.generation.response_generator import Voice
+from basereward.model.generation.response_generator import ResponseGenerator
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
@@ -42,7 +42,7 @@ def made(path: Path, **changes: Any) -> tuple[RewardModel, Encoder]:
     encoder = load_encoder(path)
     encoder.speech = head.speech
     model = RewardModel(backbone, head, language=load_language_head(path, load_config(path)))
-    model.voice = Voice(encoder)
+    model.voice = ResponseGenerator(encoder)
     return model, encoder
 
 
@@ -170,7 +170,7 @@ def test_pictures_are_encoded_once_for_writing_and_scoring(tmp_path: Path) -> No
 def test_rows_without_critiques_are_lost_by_name(tmp_path: Path) -> None:
     """In training; scoring asks for none."""
     _, encoder = made(checkpoint("qwen3", tmp_path / "model"))
-    with pytest.raises(RowLost, match="digits, numbers, digit_pairs and mm_rlhf") as told:
+    with pytest.raises(RowRejected, match="digits, numbers, digit_pairs and mm_rlhf") as told:
         encoder(group(), taught=True)
     assert told.value.reason == "no_critique"
     assert len(encoder(group()).branches) == 3

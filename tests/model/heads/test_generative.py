@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group, Preference, Reasoning
-from basereward.data.schema.rejections import RowLost
+from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError, RecipeError
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
 from basereward.model.generation.generate import Writing
-from basereward.model.generation.response_generator import Voice
+from basereward.model.generation.response_generator import ResponseGenerator
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
 from tests.helpers.support import checkpoint, gradients, group, mixed_groups
@@ -37,7 +37,7 @@ def made(path: Path, head: dict[str, Any], **changes: Any) -> tuple[RewardModel,
     encoder = load_encoder(path)
     encoder.speech = judge.speech
     model = RewardModel(backbone, judge, language=load_language_head(path, load_config(path)))
-    model.voice = Voice(encoder)
+    model.voice = ResponseGenerator(encoder)
     return model.eval(), encoder
 
 
@@ -189,11 +189,11 @@ def test_written_verdicts_come_to_scores(tmp_path: Path, monkeypatch: pytest.Mon
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING)
     says = {(0, 1): "2", (1, 0): "1", (1, 2): "1", (2, 1): "2", (0, 2): "1", (2, 0): "?"}
 
-    def write(self: Voice, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
+    def write(self: ResponseGenerator, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
         pairs = [(first, second) for first, second in batch.about.tolist()]
         return [[self.encoder.branch(f"<think>.</think><answer>{says[pair]}</answer>")] for pair in pairs]
 
-    monkeypatch.setattr(Voice, "write", write)
+    monkeypatch.setattr(ResponseGenerator, "write", write)
     scores = model.judged(laid(encoder, [group(responses=("a", "b", "c"))]))
     assert scores.tolist() == pytest.approx([0.0, 2 / 3, -2 / 3])
 
@@ -204,11 +204,11 @@ def test_no_verdict_is_made_up_of_an_unread_one(tmp_path: Path, monkeypatch: pyt
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, order="given")
     says = {(0, 1): "1", (0, 2): "?", (1, 2): "?", (3, 4): "2"}
 
-    def write(self: Voice, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
+    def write(self: ResponseGenerator, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
         pairs = [(first, second) for first, second in batch.about.tolist()]
         return [[self.encoder.branch(f"<think>.</think><answer>{says[pair]}</answer>")] for pair in pairs]
 
-    monkeypatch.setattr(Voice, "write", write)
+    monkeypatch.setattr(ResponseGenerator, "write", write)
     scores = model.judged(laid(encoder, [group(responses=("a", "b", "c")), group("x", ("d", "e"), name="y")]))
     assert scores.tolist() == [0.0, 0.0, 0.0, -0.5, 0.5]
 
@@ -241,7 +241,7 @@ def test_rows_with_nothing_to_learn_are_lost(
 ) -> None:
     """By a reason that names the sources which have it."""
     _, encoder = made(checkpoint("qwen3", tmp_path / "model"), head)
-    with pytest.raises(RowLost, match=said) as told:
+    with pytest.raises(RowRejected, match=said) as told:
         encoder(asked, taught=True)
     assert told.value.reason == reason
 

@@ -12,7 +12,7 @@ from basereward import load_recipe
 from basereward.data.batching.tree_batch import collate
 from basereward.errors import ModelError
 from basereward.model.cost.meta_model import outline
-from basereward.model.generation.response_generator import speaks
+from basereward.model.generation.response_generator import is_generative
 from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, ModelRecipe
 from basereward.recipe.trust import trusting
@@ -64,6 +64,6 @@ def test_a_scalar_head_may_have_a_helper_of_any_name(folder_of: FolderOf) -> Non
     model = build_model(recipe("JudgingHead", folder), path=str(folder), seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.head.training
-    assert not speaks(model.head)
+    assert not is_generative(model.head)
     assert model.language is None
     assert model(collate([encoded_group(6, [4, 3])], layout="tree", pad_id=0)).shape == (2,)

@@ -17,7 +17,7 @@ from basereward.recipe import load_recipe
 from basereward.training.build import build
 from basereward.training.callbacks import performance
 from basereward.training.callbacks.performance import Performance, product_rate
-from basereward.training.callbacks.step_timer import Waiting
+from basereward.training.callbacks.step_timer import StepTimer
 from tests.helpers.support import SMALL
 
 ROOT = Path(__file__).parents[3]
@@ -58,7 +58,7 @@ def train(*changes: str, without: bool = False) -> tuple[Curves, Performance, di
         max_epochs=1,
         accumulate_grad_batches=2,
         limit_val_batches=0,
-        callbacks=[curves] if without else [Waiting(), measured, curves],
+        callbacks=[curves] if without else [StepTimer(), measured, curves],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

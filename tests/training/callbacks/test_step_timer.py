@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from basereward.data.module import PreferenceData
 from basereward.recipe import load_recipe
 from basereward.training.build import build
-from basereward.training.callbacks.step_timer import NAME, Waiting
+from basereward.training.callbacks.step_timer import NAME, StepTimer
 from tests.helpers.support import SMALL
 
 STEPS = 3
@@ -60,7 +60,7 @@ def waited(monkeypatch: pytest.MonkeyPatch, *, loading: float, working: float) -
     module, data, _ = build(load_recipe("basereward", overrides=changes))
     real = PreferenceData.train_dataloader
     monkeypatch.setattr(PreferenceData, "train_dataloader", lambda self: SlowLoader(real(self), loading))
-    waiting, slow = Waiting(), Slow(working)
+    waiting, slow = StepTimer(), Slow(working)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -90,7 +90,7 @@ def test_slow_work_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_run_logs_it() -> None:
     """The trainer of a recipe has the callback, and its clock for a profiler."""
     _, _, trainer = build(load_recipe("basereward", overrides=SMALL))
-    (waiting,) = (each for each in vars(trainer)["callbacks"] if isinstance(each, Waiting))
+    (waiting,) = (each for each in vars(trainer)["callbacks"] if isinstance(each, StepTimer))
     assert vars(trainer)["profiler"] is waiting.clock
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from basereward.cli import main
 from basereward.model.cost.flops import Counter
-from basereward.model.cost.memory import Pass
+from basereward.model.cost.memory import PassTokens
 from basereward.model.cost.sequence_shapes import batch_shapes
 from basereward.recipe import load_recipe
 from basereward.training.build import build
@@ -108,7 +108,7 @@ def test_memory_that_no_gpu_has_does_not_fit() -> None:
     """A pass of a hundred million tokens."""
     recipe = load_recipe("basereward", overrides=SMALL)
     load = workload(recipe)
-    huge = recipe_cost(recipe, type(load)(**{**vars(load), "largest": Pass(10**8, 10, 10)}))
+    huge = recipe_cost(recipe, type(load)(**{**vars(load), "largest": PassTokens(10**8, 10, 10)}))
     assert not any(gpu["fits"] for gpu in huge["gpus"].values())
     assert all(gpu["fits"] for gpu in recipe_cost(recipe, load)["gpus"].values())
     parts = {name: size for name, size in huge["bytes"].items() if name != "peak"}
