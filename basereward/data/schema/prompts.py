@@ -115,8 +115,8 @@ def place_images(
         mark: the text that stands for an image; None: no text does.
 
     Raises:
-        RowRejected: `image_count`, there are more places than images, or fewer; `conflicting_columns`, some images stand
-            in the messages and some in `images`; `empty_prompt`.
+        RowRejected: `image_count`, there are more places than images, or fewer; `conflicting_columns`, some images
+            stand in the messages and some in `images`; `empty_prompt`.
     """
     image_parts = [part for message in messages for part in message.image_parts]
     carried = [part.image for part in image_parts if part.image is not None]
