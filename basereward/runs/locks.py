@@ -1,68 +1,63 @@
-"""Which process works on a recipe or a run, so that several sweeps of one folder of runs share their cells and no two
-processes write into one run.
+"""Leases on recipes and on runs.
+
+Several sweeps may share one folder of runs. The lease of a cell lets one of them train it; the lease of a run keeps two
+processes from writing into the same run folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from basereward.io.lease import Lease, acquire
 from basereward.runs.run_folder import RunFolder, runs_root
 
 
 @contextlib.contextmanager
 def cell_lock(recipe_sha256: str, *, wait: bool) -> Iterator[bool]:
-    """Keeps a recipe for this process until the end of the block, or of the process, however it ends.
+    """Hold the lease of a recipe until the end of the block, or until the process ends.
 
     Args:
-        wait: for another process that has it.
+        recipe_sha256: hash of the cell's recipe.
+        wait: block while another process holds the lease.
 
     Yields:
-        Whether it is ours; always with `wait`.
+        Whether this process holds the lease; always true with `wait`.
     """
     folder = runs_root() / ".claims"
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / recipe_sha256, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(descriptor)
+    lease = acquire(folder / recipe_sha256, wait=wait)
+    if lease is None:
         yield False
         return
-    try:
+    with lease:
         yield True
-    finally:
-        os.close(descriptor)
 
 
-_locked: dict[Path, int] = {}  # the open lock file of every run that this process has
+_run_leases: dict[Path, Lease] = {}
+"""The leases of this process, by run folder. A lock that belongs to the process cannot exclude a second call here."""
 
 
 def lock_run(run: RunFolder) -> bool:
-    """Keeps a run for this process until `unlock_run`, or until the process ends, however it ends.
+    """Hold the lease of a run until `unlock_run`, or until the process ends.
 
     Returns:
-        Whether it is ours; False when another process, or this one, has it.
+        Whether this call took the lease; false when another process, or an earlier call here, holds it.
     """
-    if run.path in _locked:
+    if run.path in _run_leases:
         return False
-    descriptor = os.open(run.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        # A record lock is the process's own. One by `flock` would live on in a loader's process that was forked later
-        # and outlives its parent for some seconds.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        os.close(descriptor)
+    # The lock belongs to the process: a data-loader worker that is forked later can outlive its parent by some
+    # seconds, and would keep a descriptor's lock for so long.
+    lease = acquire(run.path / ".lock", wait=False, owner="process")
+    if lease is None:
         return False
-    _locked[run.path] = descriptor
+    _run_leases[run.path] = lease
     return True
 
 
 def unlock_run(run: RunFolder) -> None:
-    """Lets go of a run; nothing happens when it is not ours."""
-    descriptor = _locked.pop(run.path, None)
-    if descriptor is not None:
-        os.close(descriptor)
+    """Release the lease of a run; does nothing when this process does not hold it."""
+    lease = _run_leases.pop(run.path, None)
+    if lease is not None:
+        lease.release()
