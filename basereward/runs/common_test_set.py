@@ -1,4 +1,4 @@
-"""What recipes can be compared on: the groups that they all were tested on."""
+"""The test groups that several recipes have in common, on which they can be compared."""
 
 from __future__ import annotations
 
@@ -12,64 +12,80 @@ from numpy.typing import NDArray
 
 from basereward.runs.score_files import ScoredGroup
 
-ReadHead = TypeVar("ReadHead", bound=Hashable)
+BaseKey = TypeVar("BaseKey", bound=Hashable)
 TestKey: TypeAlias = tuple[str, str, tuple[tuple[int, int, bool], ...], int]
-"""Source, id and preferences of a group, and how many came before that are alike in these: ids may come twice."""
-Tested: TypeAlias = Mapping[TestKey, ScoredGroup]
+"""Source, id and preferences of a group, and the number of earlier groups that are equal in these: ids may repeat."""
+TestedGroups: TypeAlias = Mapping[TestKey, ScoredGroup]
 
 
 @dataclass(frozen=True)
 class CommonTestSet:
-    """Groups, and the names of the recipes of which every run was tested on all of them."""
+    """Recipes that were tested on the same G groups.
+
+    Attributes:
+        names: of the recipes; each of their runs was tested on all groups.
+        groups: keys of the groups.
+    """
 
     names: Sequence[str]
     groups: Sequence[TestKey]
 
     @property
     def pairs(self) -> NDArray[np.int64]:
-        """(G,), of each group those that are no ties."""
-        return np.array([sum(not tie for *_, tie in preferences) for _, _, preferences, _ in self.groups], np.int64)
+        """Number of pairs without ties in each group, shape `(G,)`."""
+        counts = [sum(not tie for *_, tie in preferences) for _, _, preferences, _ in self.groups]
+        return np.array(counts, np.int64)
 
-    def right(self, tested: Tested) -> NDArray[np.int64]:
-        """(G,), of each group the pairs that a run has right."""
-        return np.array([sum(margin > 0 for margin in tested[key].margins) for key in self.groups], np.int64)
+    def correct(self, tested: TestedGroups) -> NDArray[np.int64]:
+        """Number of pairs that a run ranks correctly in each group, shape `(G,)`."""
+        counts = [sum(margin > 0 for margin in tested[key].margins) for key in self.groups]
+        return np.array(counts, np.int64)
 
 
 def by_key(groups: Iterable[ScoredGroup]) -> dict[TestKey, ScoredGroup]:
-    """Groups that have a pair that is no tie."""
-    told = (group for group in groups if group.margins)
-    same = numbered(told, lambda group: (group.source, group.id, tuple(group.preferences)))
-    return {(*head, number): group for head, number, group in same}
+    """Index groups by their key; groups without a pair that is not a tie are left out."""
+    ranked = (group for group in groups if group.margins)
+    keyed = numbered(ranked, lambda group: (group.source, group.id, tuple(group.preferences)))
+    return {(*key, number): group for key, number, group in keyed}
 
 
 def numbered(
-    groups: Iterable[ScoredGroup], head: Callable[[ScoredGroup], ReadHead]
-) -> Iterator[tuple[ReadHead, int, ScoredGroup]]:
-    """Every group with its head and how many came before with the same one: a source may give one id to several."""
-    seen: Counter[ReadHead] = Counter()
+    groups: Iterable[ScoredGroup], base_key: Callable[[ScoredGroup], BaseKey]
+) -> Iterator[tuple[BaseKey, int, ScoredGroup]]:
+    """Number groups with the same key, because a source may use one id for several groups.
+
+    Yields:
+        The key of each group, the number of earlier groups with this key, and the group.
+    """
+    counts: Counter[BaseKey] = Counter()
     for group in groups:
-        key = head(group)
-        yield key, seen[key], group
-        seen[key] += 1
+        key = base_key(group)
+        yield key, counts[key], group
+        counts[key] += 1
 
 
-def shared(recipes: Mapping[str, Collection[Tested]]) -> CommonTestSet:
-    """The groups that most recipes were tested on; of several such sets, that of the most groups.
+def common_test_set(recipes: Mapping[str, Collection[TestedGroups]]) -> CommonTestSet:
+    """Find the groups on which most recipes were tested; among equal choices, the largest set of groups.
 
-    A recipe that was tested on others, such as a model of text among readers of pictures, is not among the names.
+    A recipe that was tested on other groups, such as a text-only model among multimodal ones, is not in the result.
 
     Args:
-        recipes: of each its runs.
+        recipes: the tested groups of each run, by recipe.
     """
-    holders: dict[TestKey, list[str]] = {}
+    recipes_of_group: dict[TestKey, list[str]] = {}
     for name, runs in recipes.items():
-        for key in set.intersection(*map(set, runs)) if runs else ():
-            holders.setdefault(key, []).append(name)
-    held: dict[tuple[str, ...], list[TestKey]] = {}
-    for key, names in holders.items():
-        held.setdefault(tuple(names), []).append(key)
-    found = [
-        CommonTestSet(names, sorted(key for more, keys in held.items() if set(names) <= set(more) for key in keys))
-        for names in held
-    ]
-    return max(found, key=lambda each: (len(each.names), len(each.groups)), default=CommonTestSet((), ()))
+        shared_keys: set[TestKey] = set.intersection(*map(set, runs)) if runs else set()
+        for key in shared_keys:
+            recipes_of_group.setdefault(key, []).append(name)
+    groups_of_recipes: dict[tuple[str, ...], list[TestKey]] = {}
+    for key, names in recipes_of_group.items():
+        groups_of_recipes.setdefault(tuple(names), []).append(key)
+    best = CommonTestSet((), ())
+    for candidates in groups_of_recipes:
+        keys: list[TestKey] = []
+        for holders, own_keys in groups_of_recipes.items():
+            if set(candidates) <= set(holders):  # groups that further recipes share count too
+                keys += own_keys
+        if (len(candidates), len(keys)) > (len(best.names), len(best.groups)):
+            best = CommonTestSet(candidates, sorted(keys))
+    return best

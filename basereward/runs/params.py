@@ -1,4 +1,4 @@
-"""Names and values in the form that MLflow takes."""
+"""Names and values in the form that MLflow accepts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from typing import Any
 from basereward.io.names import clean_name as clean_name
 
 MAX_PARAM = 6000
+"""The limit of MLflow for the value of a parameter, in characters."""
 MAX_TAG = 8000
+"""The limit of MLflow for the value of a tag, in characters."""
 
 
 def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
-    """Nested mappings as one, with dotted keys; what is not a string becomes JSON, cut off where MLflow would.
+    """Flatten nested mappings into one with dotted keys.
+
+    Values that are not strings become JSON, which is cut at `MAX_PARAM` characters.
+
+    Args:
+        values: nested mappings.
+        prefix: put before every key.
 
     >>> flatten({"optimizer": {"lr": 1e-05, "betas": [0.9, 0.999]}, "model": {"lora": None}})
     {'optimizer.lr': '1e-05', 'optimizer.betas': '[0.9, 0.999]', 'model.lora': 'null'}
@@ -30,7 +38,7 @@ def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
 
 
 def shorten(text: str, *, limit: int) -> str:
-    """The text, or as much of it as fits, with a mark that some is missing.
+    """Cut a text to a number of characters, with `...` where something is missing.
 
     >>> shorten("abcdef", limit=5), shorten("abc", limit=5)
     ('ab...', 'abc')

@@ -1,4 +1,4 @@
-"""Whether the process that wrote a record still lives."""
+"""Whether the process that wrote a status file is still running."""
 
 from __future__ import annotations
 
@@ -11,35 +11,39 @@ from typing import Any, Literal
 PROC = Path("/proc")
 
 
-def identify() -> dict[str, Any]:
-    """What tells this process from every other one, in this boot of this machine: JSON values."""
-    return {"pid": os.getpid(), "started": _started(os.getpid()), "host": socket.gethostname(), **_place()}
+def identify_process() -> dict[str, Any]:
+    """Describe this process by JSON values that no other process shares.
+
+    A process number alone is reused after some time, so the start time, the boot and the PID namespace belong to it.
+    """
+    pid = os.getpid()
+    return {"pid": pid, "started": _start_time(pid), "host": socket.gethostname(), **_pid_scope()}
 
 
-def fate(identity: Mapping[str, Any]) -> Literal["alive", "gone", "unknown"]:
-    """What became of the process that `identify` described. Of another machine or container nothing is known.
+def process_state(identity: Mapping[str, Any]) -> Literal["alive", "gone", "unknown"]:
+    """Look up the process that `identify_process` described; `unknown` on another machine or in another container.
 
-    >>> fate(identify())
+    >>> process_state(identify_process())
     'alive'
-    >>> fate(identify() | {"started": "0"})  # another process has got its number since
+    >>> process_state(identify_process() | {"started": "0"})  # another process has its number now
     'gone'
     """
-    place = _place()
-    if identity.get("host") == socket.gethostname() and identity.get("boot") != place["boot"]:
-        return "gone"
-    if any(identity.get(key) != value for key, value in place.items()):
+    scope = _pid_scope()
+    if identity.get("host") == socket.gethostname() and identity.get("boot") != scope["boot"]:
+        return "gone"  # the machine has rebooted
+    if any(identity.get(key) != value for key, value in scope.items()):
         return "unknown"
     pid = identity.get("pid")
     if not isinstance(pid, int):
         return "gone"
-    if not PROC.is_dir():
+    if not PROC.is_dir():  # macOS: the start time is unknown
         return "alive" if _exists(pid) else "gone"
-    started = _started(pid)
-    return "alive" if started is not None and started == identity.get("started") else "gone"
+    start_time = _start_time(pid)
+    return "alive" if start_time is not None and start_time == identity.get("started") else "gone"
 
 
-def _place() -> dict[str, str]:
-    """The boot and the name space that a process number belongs to; empty where there is no /proc."""
+def _pid_scope() -> dict[str, str]:
+    """The boot and the PID namespace in which process numbers are valid; empty where there is no /proc."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         return {"boot": boot, "namespace": os.readlink(PROC / "self/ns/pid")}
@@ -47,13 +51,14 @@ def _place() -> dict[str, str]:
         return {"boot": "", "namespace": ""}
 
 
-def _started(pid: int) -> str | None:
-    """When the process started, in clock ticks since the boot; None when there is none, or only its remains."""
+def _start_time(pid: int) -> str | None:
+    """When a process started, in clock ticks since the boot; None when it does not exist, or is a zombie."""
     try:
         stat = (PROC / str(pid) / "stat").read_text()
     except OSError:
         return None
-    # The name, in brackets, may hold spaces and brackets; what follows it are plain fields, from the third on.
+    # proc(5): the second field, the name in brackets, may itself hold spaces and brackets. After it come field 3, the
+    # state, and the following ones; field 22 is the start time.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in ("Z", "X") else fields[19]
 
@@ -63,6 +68,6 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # it belongs to another user
         return True
     return True

@@ -1,4 +1,4 @@
-"""The scores of held-out groups, kept with a run so that a later question needs no model."""
+"""The scores of held-out groups, stored with a run so that later comparisons need no model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from basereward.runs.tracking.journal import warn_once
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """One held-out group: its responses' scores and lengths in tokens, and its preferences as (winner, loser, tie)."""
+    """One held-out group with K responses.
+
+    Attributes:
+        id: of the group; a source may use one id for several groups.
+        source: name of its source.
+        scores: K scores.
+        lengths: K lengths in tokens.
+        preferences: (winner, loser, tie) with indices of responses.
+    """
 
     id: str
     source: str
@@ -29,52 +37,58 @@ class ScoredGroup:
 
     @property
     def margins(self) -> list[float]:
-        """Score of the winner less that of the loser, of every preference that is no tie."""
+        """Score of the winner minus score of the loser, for every preference that is not a tie."""
         return [self.scores[w] - self.scores[loser] for w, loser, tie in self.preferences if not tie]
 
 
 def scored_groups(batch: TreeBatch, scores: Tensor) -> list[ScoredGroup]:
-    """The groups of a batch with their responses' scores `(K,)`."""
+    """Split a batch into its groups.
+
+    Args:
+        batch: of several groups with B responses together.
+        scores: `(B,)`, in the order of the responses.
+    """
     values, lengths = scores.tolist(), batch.lengths.tolist()
-    pairs = list(zip(batch.winner.tolist(), batch.loser.tolist(), batch.tie.tolist(), strict=True))
-    of_group: list[list[tuple[int, int, bool]]] = [[] for _ in batch.ids]
-    for pair, group in zip(pairs, batch.preference_group.tolist(), strict=True):
-        of_group[group].append(pair)
-    found, first = [], 0
-    for index, (name, source) in enumerate(zip(batch.ids, batch.sources, strict=True)):
+    preferences: list[list[tuple[int, int, bool]]] = [[] for _ in batch.ids]
+    pairs = zip(batch.winner.tolist(), batch.loser.tolist(), batch.tie.tolist(), strict=True)
+    for (winner, loser, tie), group_index in zip(pairs, batch.preference_group.tolist(), strict=True):
+        preferences[group_index].append((winner, loser, tie))
+    groups, first = [], 0
+    for index, (group_id, source) in enumerate(zip(batch.ids, batch.sources, strict=True)):
         last = first + batch.responses[index]
-        mine = [(winner - first, loser - first, tie) for winner, loser, tie in of_group[index]]
-        found.append(ScoredGroup(name, source, values[first:last], lengths[first:last], mine))
+        # A batch numbers its responses from 0, a group its own.
+        own_preferences = [(winner - first, loser - first, tie) for winner, loser, tie in preferences[index]]
+        groups.append(ScoredGroup(group_id, source, values[first:last], lengths[first:last], own_preferences))
         first = last
-    return found
+    return groups
 
 
 def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
-    """Writes groups as JSON Lines; the file appears whole or not at all."""
+    """Write groups as JSON Lines; the file appears whole or not at all."""
     write_atomic(path, "".join(json_text(asdict(group)) + "\n" for group in groups))
 
 
 def read_scores(path: Path) -> list[ScoredGroup]:
-    """Reads what `write_scores` wrote.
+    """Read a file of `write_scores`.
 
     Raises:
         RunError: the file is damaged.
     """
-    found = []
+    groups = []
     try:
         for line in path.read_text().splitlines():
             group = ScoredGroup(**json.loads(line))
-            # JSON has no NaN: a score that is none is written as null.
+            # JSON has no NaN, so `write_scores` writes null for it.
             scores = [math.nan if score is None else score for score in group.scores]
             preferences = [(winner, loser, tie) for winner, loser, tie in group.preferences]
-            found.append(replace(group, scores=scores, preferences=preferences))
+            groups.append(replace(group, scores=scores, preferences=preferences))
     except (ValueError, TypeError) as error:
         raise RunError(f"the scores in '{path}' are damaged: {error}") from error
-    return found
+    return groups
 
 
 def known_scores(path: Path) -> list[ScoredGroup]:
-    """The scores that a run has; none where there is no file, or, with a warning, a damaged one."""
+    """Read the scores of a run; [] when there is no file, or, with a warning, a damaged one."""
     if not path.is_file():
         return []
     try:
@@ -85,7 +99,9 @@ def known_scores(path: Path) -> list[ScoredGroup]:
 
 
 def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Mean and standard deviation of all responses' scores, with which reinforcement learning can bring them to
-    one scale."""
+    """Mean and standard deviation of the scores of all responses; {} for no scores.
+
+    They let reinforcement learning normalise rewards, and an ensemble standardise its members.
+    """
     scores = [score for group in groups for score in group.scores]
     return {"mean": statistics.fmean(scores), "std": statistics.pstdev(scores)} if scores else {}

@@ -10,7 +10,7 @@ from typing import Any
 from basereward.metrics.significance import Comparison, compare
 from basereward.recipe import Cell
 from basereward.recipe.table import count
-from basereward.runs.common_test_set import Tested, by_key, shared
+from basereward.runs.common_test_set import TestedGroups, by_key, common_test_set
 from basereward.runs.run_folder import find
 from basereward.runs.score_files import known_scores
 
@@ -41,7 +41,7 @@ def compare_cells(
         results: of every cell its `run_id` and `status`; those that failed are left to the rest of the report.
         ensembles: of every ensemble its `name` too.
     """
-    recipes: dict[str, dict[str, Tested]] = {}  # recipe -> seeds -> groups
+    recipes: dict[str, dict[str, TestedGroups]] = {}  # recipe -> seeds -> groups
     named = [(cell.without_seeds, json.dumps(cell.seeds), each) for cell, each in zip(cells, results, strict=True)]
     for name, seeds, result in [*named, *((each["name"], "", each) for each in ensembles)]:
         if result["status"] == "failed":
@@ -52,12 +52,12 @@ def compare_cells(
             runs[seeds] = groups
     if len(recipes) < 2:
         return Compared()
-    on = shared({name: list(runs.values()) for name, runs in recipes.items()})
+    on = common_test_set({name: list(runs.values()) for name, runs in recipes.items()})
     if len(on.names) < 2:
         return Compared(
             left_out={name: _why(runs, "no other was tested on its groups") for name, runs in recipes.items()}
         )
-    right = {name: {seeds: on.right(run) for seeds, run in recipes[name].items()} for name in on.names}
+    right = {name: {seeds: on.correct(run) for seeds, run in recipes[name].items()} for name in on.names}
     pairs = on.pairs
     measure = (
         f"Points are right pairs in per cent, of the {int(pairs.sum()):,} in {count(len(pairs), 'group')} that all"
@@ -67,7 +67,7 @@ def compare_cells(
     return Compared(compare(right, pairs), f"{measure} of these were tested on", left_out)
 
 
-def _why(runs: Mapping[str, Tested], else_: str) -> str:
+def _why(runs: Mapping[str, TestedGroups], else_: str) -> str:
     if not runs:
         return "it has no test scores"
     if not set.intersection(*map(set, runs.values())):

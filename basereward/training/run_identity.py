@@ -23,7 +23,7 @@ from basereward.model.backbone import Backbone
 from basereward.model.saving.identity import BackboneIdentity, checkpoint_identity, precision_text, read_identity
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import Recipe
-from basereward.runs.resolve_model import locate
+from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def _refuse(run: RunFolder, faults: list[str]) -> None:
 def _judge(recipe: Recipe) -> str | None:
     """The hash of the model that judges labels in the curation."""
     judge = recipe.data.curation.judge
-    return None if judge is None else model_digest(locate(judge))
+    return None if judge is None else model_digest(resolve_model(judge))
 
 
 def _recorded(run: RunFolder) -> tuple[dict[str, Any], Mapping[str, Mapping[str, str]], str | None]:

@@ -14,8 +14,8 @@ import pytest
 
 from basereward.errors import ModelError, RunError
 from basereward.io.files import write_atomic
-from basereward.runs.process import fate, identify
-from basereward.runs.resolve_model import locate
+from basereward.runs.process import identify_process, process_state
+from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import (
     RunFolder,
     broken_runs,
@@ -84,11 +84,11 @@ def test_a_running_run_whose_process_was_killed_is_killed(tmp_path: Path) -> Non
 
 def test_a_process_number_that_was_given_away_does_not_count() -> None:
     """Another process with the same number started at another time, or in another boot, is another process."""
-    me = identify()
-    assert fate(me) == "alive"
-    assert fate(me | {"started": "1"}) == "gone"
-    assert fate(me | {"boot": "before"}) == "gone"
-    assert fate(me | {"boot": "x", "host": "elsewhere"}) == "unknown"
+    me = identify_process()
+    assert process_state(me) == "alive"
+    assert process_state(me | {"started": "1"}) == "gone"
+    assert process_state(me | {"boot": "before"}) == "gone"
+    assert process_state(me | {"boot": "x", "host": "elsewhere"}) == "unknown"
 
 
 def test_a_run_of_another_machine_is_killed_when_it_is_silent(tmp_path: Path) -> None:
@@ -190,11 +190,11 @@ def test_locate_takes_every_way_to_name_a_model(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     run = make(tmp_path / "runs")
     with pytest.raises(ModelError, match="no folder 'model'"):
-        locate(run.run_id, root=tmp_path / "runs")
+        resolve_model(run.run_id, root=tmp_path / "runs")
     run.model.mkdir()
     for name in (run.run_id, f"runs:/{run.run_id}", f"runs:/{run.run_id}/model", str(run.path), str(run.model)):
-        assert locate(name, root=tmp_path / "runs") == run.model, name
-    assert locate(f"runs/{run.run_id}/model") == run.model
+        assert resolve_model(name, root=tmp_path / "runs") == run.model, name
+    assert resolve_model(f"runs/{run.run_id}/model") == run.model
 
 
 def test_locate_says_what_is_not_there_and_leaves_no_database_behind(
@@ -204,9 +204,9 @@ def test_locate_says_what_is_not_there_and_leaves_no_database_behind(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ModelError, match="no folder"):
-        locate("models/none")
+        resolve_model("models/none")
     with pytest.raises(RunError, match="no run 'none'"):
-        locate("runs:/none")
+        resolve_model("runs:/none")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,9 +1,8 @@
-"""The SQLite file of an MLflow store: made whole or not at all, and its artifact addresses kept right after a move."""
+"""The SQLite file of an MLflow store: created whole or not at all; artifact addresses are corrected after a move."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from basereward.io.lease import acquire
 from basereward.runs.tracking.uploader import Refused
 
 log = logging.getLogger(__name__)
@@ -20,24 +20,24 @@ log = logging.getLogger(__name__)
 ARTIFACTS = "mlartifacts"
 """The folder of all artifacts, beside the database."""
 BUSY_S = 20.0
-"""How long to wait for another process that writes to the database."""
+"""Seconds to wait for another process that writes to the database."""
 GROWING_S = 5.0
-"""An incomplete database that was changed in the last so many seconds may be in the making by another program."""
+"""Another program may still be building an incomplete database that changed within so many seconds."""
 
 
 def ensure_database(path: Path, *, build: Callable[[Path], None]) -> None:
-    """Make the database where there is none, once, however many processes ask at the same time.
+    """Create the database when it does not exist, once, however many processes call this at the same time.
 
-    It is built under another name and then takes its own, so a process that is killed leaves nothing or all of it. What
-    an earlier version left half made, and no run is in, is set aside.
+    It is built under a temporary name and then linked to its own, so a killed process leaves all of it or nothing. An
+    incomplete database of an earlier version that holds no run is renamed.
 
     Args:
         path: of the database.
-        build: makes a complete database at the path that it is given.
+        build: creates a complete database at a path.
 
     Raises:
-        Refused: something else lies at the path.
-        OSError: the folder takes no file.
+        Refused: the path is something else than a database.
+        OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if _is_complete(path):
@@ -50,7 +50,7 @@ def ensure_database(path: Path, *, build: Callable[[Path], None]) -> None:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
         try:
             build(temporary)
-            with contextlib.suppress(FileExistsError):  # a program that knows nothing of the lock was faster
+            with contextlib.suppress(FileExistsError):  # a program that does not use our lock was faster
                 os.link(temporary, path)
         finally:
             _unlink(temporary)
@@ -59,20 +59,25 @@ def ensure_database(path: Path, *, build: Callable[[Path], None]) -> None:
 def move_artifact_addresses(path: Path) -> int:
     """Correct the addresses of artifacts after the database was moved or copied together with its artifacts.
 
-    MLflow keeps absolute addresses. An experiment whose artifacts lie in a folder `mlartifacts` that is not the one
-    beside the database is moved, with its runs, when its files are beside the database, or nowhere. What still lies at
-    the old address alone stays there.
+    MLflow stores absolute addresses. An experiment changes its address when that is in another folder `mlartifacts`
+    than the one beside the database, and its files are beside the database or nowhere. Files that exist only at the old
+    address keep it.
+
+    Args:
+        path: of the database.
 
     Returns:
-        How many experiments were moved.
+        The number of experiments whose address changed.
     """
-    here = path.absolute().parent / ARTIFACTS
+    artifacts = path.absolute().parent / ARTIFACTS
+    moved: list[tuple[int, str, str]] = []
     with contextlib.closing(_connect(path)) as connection:
-        # Every store is asked at every start, so the usual case is one query and no transaction.
+        # This runs at every start, so the usual case is one query and no transaction.
         query = "SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location LIKE ?"
-        found = connection.execute(query, (f"file:///%/{ARTIFACTS}/%",)).fetchall()
-        moved = [(key, old, f"{here.as_uri()}/{old.rpartition('/')[2]}") for key, old in found]
-        moved = [(key, old, new) for key, old, new in moved if _parent(old) == ARTIFACTS and _has_moved(old, new)]
+        for key, old in connection.execute(query, (f"file:///%/{ARTIFACTS}/%",)).fetchall():
+            new = f"{artifacts.as_uri()}/{old.rpartition('/')[2]}"
+            if _parent(old) == ARTIFACTS and _has_moved(old, new):
+                moved.append((key, old, new))
         if moved:
             with connection:  # one transaction
                 for key, old, new in moved:
@@ -90,18 +95,20 @@ def _move_experiment(connection: sqlite3.Connection, key: int, old: str, new: st
         if not _has_table(connection, table):
             continue
         rows = connection.execute(f"SELECT {name}, {column} FROM {table} WHERE experiment_id = ?", (key,)).fetchall()
-        for row, address in rows:
+        for row_id, address in rows:
             target = new + str(address)[len(old) :]
             if str(address).startswith(f"{old}/") and _has_moved(address, target):
-                connection.execute(f"UPDATE {table} SET {column} = ? WHERE {name} = ?", (target, row))
+                connection.execute(f"UPDATE {table} SET {column} = ? WHERE {name} = ?", (target, row_id))
 
 
 def _has_moved(old: str, new: str) -> bool:
-    """Whether files of an old address are at the new one now, or would be made there."""
-    before, now = _folder(old), _folder(new)
-    if before == now or (before.exists() and now.exists() and before.samefile(now)):
+    """Whether the files of an old address are at the new one, or would be created there."""
+    old_folder, new_folder = _folder(old), _folder(new)
+    if old_folder == new_folder:
         return False
-    return now.exists() or not before.exists()
+    if old_folder.exists() and new_folder.exists() and old_folder.samefile(new_folder):
+        return False
+    return new_folder.exists() or not old_folder.exists()
 
 
 def _folder(address: str) -> Path:
@@ -123,22 +130,22 @@ def _has_table(connection: sqlite3.Connection, name: str) -> bool:
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether MLflow has come to the end of making the database: its last step adds the experiment `Default`.
+    """Whether MLflow finished creating the database; its last step adds the experiment `Default`.
 
     Raises:
-        Refused: the path is no SQLite database.
+        Refused: the path is not a SQLite database.
     """
     if not path.exists():
         return False
     if path.is_dir():
-        raise Refused(f"'{path}' is a folder; the store is a file. Name one, such as sqlite:///{path}/mlflow.db")
+        raise Refused(f"'{path}' is a folder; the store is a file. Give a file, such as sqlite:///{path}/mlflow.db")
     try:
         with contextlib.closing(_connect(path)) as connection:
             return _rows(connection, "alembic_version") > 0 and _rows(connection, "experiments") > 0
     except sqlite3.OperationalError:
         raise  # locked, or not readable now
     except sqlite3.DatabaseError as error:
-        raise Refused(f"'{path}' is not a SQLite database ({error}); move it away, or name another file") from error
+        raise Refused(f"'{path}' is not a SQLite database ({error}); move it away, or give another file") from error
 
 
 def _rows(connection: sqlite3.Connection, table: str) -> int:
@@ -148,7 +155,7 @@ def _rows(connection: sqlite3.Connection, table: str) -> int:
 
 
 def _becomes_complete(path: Path) -> bool:
-    """Whether the database is complete, or becomes so by the work of a program that does not know the lock."""
+    """Whether the database is complete, or another program that does not use our lock completes it now."""
     while not (complete := _is_complete(path)):
         if not path.exists() or not path.stat().st_size or time.time() - path.stat().st_mtime > GROWING_S:
             break
@@ -157,20 +164,20 @@ def _becomes_complete(path: Path) -> bool:
 
 
 def _set_aside(path: Path) -> None:
-    """Give what is left of an earlier attempt another name; no run is in it, since its making did not end."""
+    """Rename the rest of an earlier attempt. It holds no run, because its creation did not end."""
     if not path.exists():
         return
     with contextlib.closing(_connect(path)) as connection:
         runs = _rows(connection, "runs")
     if runs:
         raise Refused(
-            f"'{path}' lacks MLflow's tables but holds {runs} runs; mend it with `mlflow db upgrade sqlite:///{path}`, "
-            "or name another file"
+            f"'{path}' lacks MLflow's tables but holds {runs} runs; repair it with `mlflow db upgrade "
+            f"sqlite:///{path}`, or give another file"
         )
     if path.stat().st_size:
-        place = path.with_name(f"{path.name}.broken-{secrets.token_hex(2)}")
-        path.rename(place)
-        log.warning("The MLflow database %s was half made and held no run; it is now %s.", path, place)
+        target = path.with_name(f"{path.name}.broken-{secrets.token_hex(2)}")
+        path.rename(target)
+        log.warning("The MLflow database %s was incomplete and held no run; it was renamed to %s.", path, target)
     else:
         path.unlink()
     for rest in ("-journal", "-wal", "-shm"):
@@ -178,7 +185,7 @@ def _set_aside(path: Path) -> None:
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove what processes that were killed while they built have left. The caller holds the lock."""
+    """Remove the files of processes that were killed while they built a database. The caller holds the lock."""
     for rest in path.parent.glob(f".{path.name}.*.new*"):
         rest.unlink(missing_ok=True)
 
@@ -190,14 +197,13 @@ def _unlink(temporary: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from building in a folder. The lock is the folder's own, so that no lock file is left.
+    """Keep other processes from building a database in a folder.
 
-    Where a file system has no locks, two processes may both build; the first one's database is kept.
+    The lock is on the folder itself, so no lock file is left beside the user's database. Where the file system has no
+    locks, two processes may both build; the database of the first one is kept.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    lease: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    with contextlib.suppress(OSError):
+        lease = acquire(folder, wait=True, flags=os.O_RDONLY)
+    with lease:
         yield
-    finally:
-        os.close(descriptor)

@@ -1,17 +1,16 @@
-"""A journal of what a tracking server should know, and how much of it has been delivered.
+"""The journal of a run: the records for the tracking server, and how many of them the server has.
 
 outbox/
-├── journal.jsonl    one record a line, in the order they were made; a record is whole when its line end is there
-├── delivered.json   the byte in the journal up to which all is delivered, and the run's id on the server
-├── refused.jsonl    records that the server will never take, each with the reason
-├── files/           copies of files that might have changed before they were delivered
-└── lock             held by the one process that writes or delivers
+├── journal.jsonl    one record per line, in the order of their creation; a record is whole when its line end is there
+├── delivered.json   the byte of the journal up to which the server has everything, and the run's id on the server
+├── refused.jsonl    records that the server rejects for good, each with the reason
+├── files/           copies of files that could have changed before their upload
+└── lock             held by the one process that writes or uploads
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -25,16 +24,18 @@ from typing import Any, TypeAlias
 
 from basereward.errors import RunError
 from basereward.io.files import write_atomic
+from basereward.io.lease import Lease, acquire
 from basereward.io.limits import read_json_object
 
 log = logging.getLogger(__name__)
 
 Record: TypeAlias = dict[str, Any]
 READ_BYTES = 1 << 20
+"""Bytes of the journal that are read at once. A run of weeks has a journal of hundreds of megabytes."""
 LAST_BYTES = 1 << 16
-"""Of the journal's end that are read for its last record; the records that are looked for there are short."""
+"""Bytes at the journal's end in which its last record is searched. The records of interest there are short."""
 LARGEST = 2**63 - 1
-"""Of the whole numbers that a database can hold."""
+"""The largest integer that an SQL database stores (BIGINT)."""
 
 
 def _is_text(value: Any) -> bool:
@@ -45,16 +46,16 @@ def _is_text_or_none(value: Any) -> bool:
     return isinstance(value, str | None)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+def _is_text_mapping(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
 
 
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(each, int | float) for each in value.values())
+def _is_number_mapping(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, int | float) for item in value.values())
 
 
 FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
@@ -63,107 +64,128 @@ FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "experiment": lambda value: isinstance(value, str) and bool(value),
         "name": _is_text_or_none,
         "parent": _is_text_or_none,
-        "tags": _is_texts,
-        "time": _is_whole,
+        "tags": _is_text_mapping,
+        "time": _is_integer,
     },
-    "metrics": {"step": _is_whole, "time": _is_whole, "values": _is_numbers},
-    "params": {"values": _is_texts},
-    "tags": {"values": _is_texts},
+    "metrics": {"step": _is_integer, "time": _is_integer, "values": _is_number_mapping},
+    "params": {"values": _is_text_mapping},
+    "tags": {"values": _is_text_mapping},
     "artifact": {"path": _is_text, "folder": _is_text},
-    "finish": {"status": lambda value: value in ("FINISHED", "FAILED", "KILLED"), "time": _is_whole},
+    "finish": {"status": lambda value: value in ("FINISHED", "FAILED", "KILLED"), "time": _is_integer},
 }
-"""What a record of each kind must have, and which values are right. The journal may have been damaged by a power cut or
-by hand, and a record that MLflow's client fails on would hold up all behind it."""
+"""The required fields of each kind of record, with a check of their values.
+
+A power cut or an editor can damage the journal. A record on which MLflow's client fails would block all records
+behind it, so such a record is recognised here and set aside.
+"""
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """How far the delivery has come. Written after each step, so a crash repeats at most one."""
+    """How much of a journal the server has. Written after each request, so that a crash repeats at most one.
 
-    position: int = 0  # bytes of the journal
-    run_id: str | None = None  # on the server
-    parent_named: bool = False  # the server knows the parent, or there is none
-    refused: int = 0  # records set aside
+    Attributes:
+        position: bytes of the journal that are uploaded.
+        run_id: id of the run on the server; None before the run exists there.
+        parent_named: whether the server knows the parent of the run, or there is no parent.
+        refused: number of records that the server rejected.
+    """
+
+    position: int = 0
+    run_id: str | None = None
+    parent_named: bool = False
+    refused: int = 0
 
     def __post_init__(self) -> None:
         """
         Raises:
             TypeError: a value that was read from a file has the wrong type.
         """
-        right = isinstance(self.position, int) and self.position >= 0 and isinstance(self.refused, int)
-        if not (right and isinstance(self.run_id, str | None) and isinstance(self.parent_named, bool)):
+        numbers_valid = isinstance(self.position, int) and self.position >= 0 and isinstance(self.refused, int)
+        if not (numbers_valid and isinstance(self.run_id, str | None) and isinstance(self.parent_named, bool)):
             raise TypeError(f"wrong values: {asdict(self)}")
 
 
 class RunJournal:
-    """One run's journal. Appending and reading are safe from several threads; one process at a time holds the lock."""
+    """The journal of one run.
+
+    Several threads may append and read. One process at a time holds the lock.
+
+    Args:
+        folder: the folder `outbox` of a run folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.journal = folder / "journal.jsonl"
-        self._append = threading.Lock()
-        self._lock: int | None = None
+        self.file = folder / "journal.jsonl"
+        self._append_lock = threading.Lock()
+        self._lease: Lease | None = None
 
     def acquire(self) -> bool:
-        """Become the one process that writes and delivers; False when another one is.
+        """Take the lock, and repair the journal after a crash.
 
-        Mends a torn last line, and sets a journal aside that lacks its first record: nothing in it can be delivered.
+        A half-written last line is removed. A journal without its first record is renamed, because nothing in it can
+        be uploaded.
+
+        Returns:
+            Whether this process now holds the lock; false when another one does.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            # The kernel lets go of it when the process dies, however it dies.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+        lease = acquire(self.folder / "lock", wait=False)
+        if lease is None:
             return False
-        self._lock = descriptor
+        self._lease = lease
         self._drop_torn_line()
-        self._set_broken_aside()
+        self._rename_broken()
         return True
 
     def release(self) -> None:
-        """Let another process deliver the rest."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Release the lock, so that another process can upload the rest."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
     def append(self, records: Iterable[Record]) -> None:
-        """Add records, all or none.
+        """Append records, all or none.
 
         Raises:
-            OSError: when the disk is full, say; the journal is as it was.
+            OSError: the disk is full, for example; the journal is as it was.
         """
         data = "".join(json.dumps(record) + "\n" for record in records).encode()
-        with self._append, self.journal.open("ab", buffering=0) as file:
-            before = file.seek(0, os.SEEK_END)
+        # Unbuffered: a record is in the file when this returns, and survives the death of the process.
+        with self._append_lock, self.file.open("ab", buffering=0) as file:
+            size_before = file.seek(0, os.SEEK_END)
             try:
                 written = 0
                 while written < len(data):
                     written += file.write(data[written:])
             except BaseException:
-                file.truncate(before)
+                file.truncate(size_before)
                 raise
 
     def read(self, position: int) -> list[tuple[Record, int]]:
-        """Whole records from a byte of the journal on, about a megabyte of them, each with the byte after it."""
+        """Read whole records from a byte of the journal on, about one megabyte of them.
+
+        Returns:
+            Each record with the byte position after it, from which the next call continues.
+        """
         try:
-            with self.journal.open("rb") as file:
+            with self.file.open("rb") as file:
                 file.seek(position)
-                # A line longer than what is read at once is read whole.
+                # `readline` completes the last line, also when it is longer than `READ_BYTES`.
                 data = file.read(READ_BYTES) + file.readline()
         except FileNotFoundError:
             return []
         records = []
         for line in data.splitlines(keepends=True):
             if not line.endswith(b"\n"):
-                break
+                break  # another thread is writing this record
             position += len(line)
             records.append((_parse(line), position))
         return records
 
     def start(self) -> Record | None:
-        """The first record, of which the run is made on the server; None when it is not there or damaged."""
+        """The first record, from which the run is created on the server; None when it is missing or damaged."""
         records = self.read(0)
         first = records[0][0] if records else {}
         return first if first.get("kind") == "start" else None
@@ -171,7 +193,7 @@ class RunJournal:
     def last(self) -> Record | None:
         """The last whole record; None when there is none, or it is longer than `LAST_BYTES`."""
         try:
-            with self.journal.open("rb") as file:
+            with self.file.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - LAST_BYTES))
                 lines = file.read().split(b"\n")[:-1]
@@ -181,14 +203,15 @@ class RunJournal:
 
     @property
     def closed(self) -> bool:
-        """Whether the record has its end: the last thing that it says is how the run ended."""
+        """Whether the last record says how the run ended."""
         last = self.last()
         return last is not None and last["kind"] == "finish"
 
     def delivered(self) -> Delivered:
-        """How far the delivery has come; the beginning when nothing is known.
+        """How much of the journal the server has.
 
-        From the beginning all is delivered again, which changes nothing on the server.
+        When that is unknown, the upload starts from the beginning. This changes nothing on the server, which stores
+        equal records once.
         """
         file = self.folder / "delivered.json"
         if not file.exists():
@@ -196,82 +219,84 @@ class RunJournal:
         try:
             delivered = Delivered(**read_json_object(file, error=RunError))
         except (RunError, TypeError) as error:
-            warn_once(f"{file} is damaged ({error}); what {self.journal} holds is delivered again.")
+            warn_once(f"{file} is damaged ({error}). All records of {self.file} are uploaded again.")
             return Delivered()
-        if delivered.position > self._size():
+        if delivered.position > self._size():  # the journal was replaced, and begins anew
             return Delivered(run_id=delivered.run_id, parent_named=delivered.parent_named)
         return delivered
 
     def save(self, delivered: Delivered) -> None:
-        """Remember how far the delivery has come."""
+        """Store how much of the journal the server has."""
         write_atomic(self.folder / "delivered.json", json.dumps(asdict(delivered)))
 
     def set_aside(self, record: Record, *, reason: str) -> None:
-        """Keep a record that the server refuses, so that it does not hold up the ones behind it."""
+        """Keep a record that the server rejects, so that it does not block the records behind it."""
         with (self.folder / "refused.jsonl").open("a") as file:
             file.write(json.dumps({"reason": reason, "record": record}) + "\n")
 
-    def keep(self, source: Path) -> Path:
-        """Copy a file that may change or go before it is delivered."""
+    def copy_file(self, source: Path) -> Path:
+        """Copy a file that may change or disappear before its upload, and return the path of the copy."""
         folder = self.folder / "files"
         folder.mkdir(parents=True, exist_ok=True)
-        place = folder / str(len(os.listdir(folder))) / source.name
-        while place.parent.exists():
-            place = folder / str(int(place.parent.name) + 1) / source.name
-        place.parent.mkdir()
-        shutil.copyfile(source, place)
-        return place
+        # Each copy has a numbered folder of its own, because it is uploaded under the name of its source.
+        number = len(os.listdir(folder))
+        while (folder / str(number)).exists():
+            number += 1
+        target = folder / str(number) / source.name
+        target.parent.mkdir()
+        shutil.copyfile(source, target)
+        return target
 
-    def forget(self) -> None:
-        """Drop everything: the server does not want the run."""
+    def delete(self) -> None:
+        """Delete the journal and everything beside it: the server does not accept the run."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def pending(self) -> bool:
-        """Whether there is something that the server does not know yet."""
+        """Whether the journal holds something that the server does not have yet."""
         size = self._size()
         delivered = self.delivered()
         return size > 0 and (delivered.position < size or not delivered.parent_named)
 
     def _size(self) -> int:
         try:
-            return self.journal.stat().st_size
+            return self.file.stat().st_size
         except FileNotFoundError:
             return 0
 
-    def _set_broken_aside(self) -> None:
+    def _rename_broken(self) -> None:
         if not self._size() or self.start() is not None:
             return
-        place = self.journal.with_name(f"{self.journal.name}.broken-{secrets.token_hex(2)}")
-        self.journal.rename(place)
-        warn_once(f"{self.journal} lacks its first record, so nothing in it can be delivered; it is now {place}.")
+        target = self.file.with_name(f"{self.file.name}.broken-{secrets.token_hex(2)}")
+        self.file.rename(target)
+        warn_once(f"{self.file} has no first record, so nothing in it can be uploaded. It was renamed to {target}.")
 
     def _drop_torn_line(self) -> None:
-        """Cut off a record that a crash left half written; nobody was told that it is there."""
-        with contextlib.suppress(FileNotFoundError), self.journal.open("rb+") as file:
+        """Remove a record that a crash left half written. Its writer never returned, so nobody relies on it."""
+        with contextlib.suppress(FileNotFoundError), self.file.open("rb+") as file:
             size = end = file.seek(0, os.SEEK_END)
             while end > 0:
                 start = max(0, end - READ_BYTES)
                 file.seek(start)
-                found = file.read(end - start).rfind(b"\n")
-                if found >= 0:
-                    end = start + found + 1
+                line_end = file.read(end - start).rfind(b"\n")
+                if line_end >= 0:
+                    end = start + line_end + 1
                     break
                 end = start
             if end < size:
-                log.warning("A record of %s was half written when its process died; it is dropped.", self.journal)
+                log.warning("A record of %s was half written when its process died; it is dropped.", self.file)
                 file.truncate(end)
 
 
 def _parse(line: bytes) -> Record:
-    """A line of a journal; one that is no record becomes a record of the kind `unreadable`."""
+    """Parse a line of a journal; an invalid one becomes a record of the kind `unreadable`."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         record = None
     if isinstance(record, dict) and isinstance(record.get("kind"), str):
         fields = FIELDS.get(record["kind"], {})
-        if all(field in record and right(record[field]) for field, right in fields.items()):
+        if all(field in record and is_valid(record[field]) for field, is_valid in fields.items()):
             return record
     return {"kind": "unreadable", "line": line.decode(errors="replace")}
 
@@ -280,7 +305,7 @@ _warned: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Log a warning about a damaged file, once in a process: its folder is read many times."""
+    """Log a warning about a damaged file once per process, because its folder is read many times."""
     if message not in _warned:
         _warned.add(message)
         log.warning("%s", message)

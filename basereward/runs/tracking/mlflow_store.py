@@ -1,4 +1,4 @@
-"""The door to MLflow: a store that the courier delivers to, and where a run's artifacts come from."""
+"""MLflow: the store that the uploader writes to, and from which a run's artifacts are downloaded."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from basereward.errors import RunError
 from basereward.io.secrets import has_secret_query, redact, userinfo_of, with_userinfo, without_userinfo
-from basereward.runs.tracking.uploader import Courier, Refused, describe
-from basereward.runs.tracking.journal import RunJournal, Record, warn_once
 from basereward.runs.params import MAX_TAG, shorten
 from basereward.runs.run_folder import find
 from basereward.runs.tracking.database import ARTIFACTS, ensure_database, move_artifact_addresses
+from basereward.runs.tracking.journal import Record, RunJournal, warn_once
+from basereward.runs.tracking.uploader import Refused, Uploader, describe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,11 +33,11 @@ SCHEMES = (*SCHEMES_WITHOUT_ADDRESS, "http", "https", "mssql", "mysql", "postgre
 KIND_TAG = "mlflow.experimentKind"
 NO_KIND = "no_inferred_type"
 EXPERIMENT_TAGS = {KIND_TAG: "custom_model_development"}
-"""MLflow's pages show such an experiment as one of training runs; without a kind they open it as one of traces."""
+"""MLflow's web pages open such an experiment on its training runs; without a kind they open it on traces."""
 RUN_TAG = "basereward.run_id"
 PARENT_TAG = "mlflow.parentRunId"
-# MLflow asks again for minutes, reports its use to its makers, and writes to the terminal; a user who has set one of
-# these has decided otherwise. A large file and a slow server may need a longer MLFLOW_HTTP_REQUEST_TIMEOUT.
+# By default MLflow repeats a request for minutes, reports its use to its makers, and writes to the terminal. A variable
+# that the user has set wins. A large file and a slow server may need a longer MLFLOW_HTTP_REQUEST_TIMEOUT (seconds).
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
@@ -48,18 +48,19 @@ ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 FINAL = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST", "MALFORMED_REQUEST"}
-"""MLflow's answers that will not change by asking again; all others may."""
-WORTH_ANOTHER_TRY = {401, 403, 407, 408, 425, 429}
-"""Likewise of HTTP, among 400 to 499."""
-PARAMS_A_BATCH = 100
+"""Error codes of MLflow that a repeated request would give again. All others may pass."""
+RETRIED_STATUS = {401, 403, 407, 408, 425, 429}
+"""The HTTP statuses from 400 to 499 that may pass: rights that are granted later, timeouts, rate limits."""
+PARAMS_PER_REQUEST = 100
+"""The limit of MLflow's `log-batch` request."""
 
 
 def load_mlflow() -> None:
-    """Import MLflow (seconds) with its habits set by `ENVIRONMENT`, where the user has not set them."""
+    """Import MLflow, which takes seconds, with the defaults of `ENVIRONMENT`."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Every new database would log its hundred migrations, and every statement that a full disk refuses its traceback;
-    # the error itself is raised, and logged by whoever delivers.
+    # Every new database would log its hundred migrations, and every statement on a full disk its traceback. The error
+    # itself is raised, and the upload worker logs it.
     levels = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "mlflow.store": logging.CRITICAL}
     for name, level in levels.items():
         logger = logging.getLogger(name)
@@ -69,35 +70,39 @@ def load_mlflow() -> None:
 
 
 _userinfo: dict[str, str] = {}
-"""User information of addresses that this process was given, by the address without it. It stays in memory."""
+"""User and password by the address without them. They stay in memory: journals hold the address alone."""
 
 
 def tracking_uri(uri: str | None) -> str:
-    """The store: this one, else $MLFLOW_TRACKING_URI, else mlflow.db here, as it may be written to a file.
+    """The address of the store, in a form that may be written to a file.
 
-    A SQLite file is named by its whole path. A user and a password are left out; `MlflowStore` adds them again, from
-    memory or from $MLFLOW_TRACKING_URI.
+    A SQLite file gets its absolute path. A user and a password are removed; `MlflowStore` adds them again, from memory
+    or from $MLFLOW_TRACKING_URI.
+
+    Args:
+        uri: the address; by default $MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory.
 
     Raises:
-        RunError: a store of files, which MLflow does not take any more; or an address with a secret in its query.
+        RunError: MLflow does not support a store at this address, or the address has a secret in its query.
 
     >>> tracking_uri("http://localhost:5000"), tracking_uri("sqlite:////data/mlflow.db")
     ('http://localhost:5000', 'sqlite:////data/mlflow.db')
     """
-    given = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    uri = without_userinfo(given)
-    if userinfo_of(given):
-        _userinfo[uri] = userinfo_of(given)
+    full_uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    uri = without_userinfo(full_uri)
+    if userinfo_of(full_uri):
+        _userinfo[uri] = userinfo_of(full_uri)
     if has_secret_query(uri):
         raise RunError(
-            f"the address of the MLflow store, {masked(uri)}, has a secret in its query, and is kept with every run. "
-            "Leave it out, and set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            f"the address of the MLflow store, {masked(uri)}, has a secret in its query, and every run stores the "
+            "address. Remove the secret, and set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
         )
     if _is_file_store(uri) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
         raise RunError(
-            f"MLflow does not take a folder of files as a store any more, and '{uri}' is one. Set MLFLOW_TRACKING_URI "
-            f"or tracking.uri to a database, such as {DEFAULT_URI}, or to the address of a server; or set "
-            "MLFLOW_ALLOW_FILE_STORE=true to use the folder all the same"
+            f"MLflow no longer supports a folder of files as a store, and '{uri}' is one. Set MLFLOW_TRACKING_URI or "
+            f"tracking.uri to a database, such as {DEFAULT_URI}, or to the address of a server; or set "
+            "MLFLOW_ALLOW_FILE_STORE=true to use the folder nevertheless"
         )
     if fault := _address_fault(uri):
         raise RunError(
@@ -105,7 +110,7 @@ def tracking_uri(uri: str | None) -> str:
             f"such as {DEFAULT_URI}, or to the address of a server, such as http://localhost:5000"
         )
     database = database_of(uri)
-    # What is left over may be delivered from another working directory.
+    # Absolute, because a later command may upload pending records from another working directory.
     return uri if database is None else f"sqlite:///{database.absolute()}{''.join(uri.partition('?')[1:])}"
 
 
@@ -118,7 +123,7 @@ def _is_file_store(uri: str) -> bool:
 
 
 def _address_fault(uri: str) -> str:
-    """What is wrong with an address that no store can have; empty for one that may be right.
+    """What is wrong with an address; '' for an address that may be right.
 
     >>> _address_fault("http://host:5000"), _address_fault("sqlite:///mlflow.db"), _address_fault("databricks")
     ('', '', '')
@@ -134,14 +139,15 @@ def _address_fault(uri: str) -> str:
 
 
 def _whole_address(uri: str) -> str:
-    """The address as a client needs it: with the user information that this process knows of it."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    known = userinfo_of(given) if without_userinfo(given) == uri else _userinfo.get(uri, "")
-    return with_userinfo(uri, known) if known else uri
+    """The address that the client needs: with the user and password that this process knows for it."""
+    environment_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    from_environment = without_userinfo(environment_uri) == uri
+    userinfo = userinfo_of(environment_uri) if from_environment else _userinfo.get(uri, "")
+    return with_userinfo(uri, userinfo) if userinfo else uri
 
 
 def masked(uri: str) -> str:
-    """The URI for people to read, without a password.
+    """The URI for messages, without user and password.
 
     >>> masked("https://me:secret@tracking.example")
     'https://***@tracking.example'
@@ -150,7 +156,11 @@ def masked(uri: str) -> str:
 
 
 class MlflowStore:
-    """One MLflow server or database. Every call may be repeated: it keeps equal metrics, parameters and files once."""
+    """One MLflow server or database. Every call may be repeated: equal metrics, parameters and files are stored once.
+
+    Args:
+        uri: address, as `tracking_uri` gives it.
+    """
 
     def __init__(self, uri: str) -> None:
         load_mlflow()
@@ -165,18 +175,18 @@ class MlflowStore:
             self._client: MlflowClient = MlflowClient(_whole_address(uri))
 
     def open_run(self, start: Record) -> str:
-        """The run that has our id as a tag: found, when an earlier try was cut off after making it, or made."""
+        """Return the id of the run with our id as a tag. A crash after its creation must not create a second one."""
         tags = {key: shorten(value, limit=MAX_TAG) for key, value in start["tags"].items()}
         with refusals():
             experiment = self._experiment(start["experiment"])
             query = f"tags.`{RUN_TAG}` = '{tags[RUN_TAG]}'"
             for run in self._client.search_runs([experiment], query, max_results=1):
                 return str(run.info.run_id)
-            made = self._client.create_run(experiment, start["time"], tags, start["name"])
-        return str(made.info.run_id)
+            run = self._client.create_run(experiment, start["time"], tags, start["name"])
+        return str(run.info.run_id)
 
     def name_parent(self, run_id: str, parent_id: str) -> None:
-        """Show the run below another one."""
+        """Make the run a child of another one."""
         with refusals():
             self._client.set_tag(run_id, PARENT_TAG, parent_id)
 
@@ -189,28 +199,32 @@ class MlflowStore:
         """Store the values of several records, each with its own step and time."""
         from mlflow.entities import Metric
 
-        values = [Metric(k, v, r["time"], r["step"]) for r in records for k, v in r["values"].items()]
+        values: list[Metric] = []
+        for record in records:
+            time_ms, step = record["time"], record["step"]
+            values += [Metric(name, value, time_ms, step) for name, value in record["values"].items()]
         with refusals():
             self._client.log_batch(run_id, metrics=values)
 
     def params(self, run_id: str, values: dict[str, str]) -> None:
-        """Store parameters; MLflow refuses other values for those that it has."""
+        """Store parameters. MLflow rejects a second value for a parameter."""
         from mlflow.entities import Param
 
         items = [Param(key, value) for key, value in values.items()]
         with refusals():
-            for i in range(0, len(items), PARAMS_A_BATCH):
-                self._client.log_batch(run_id, params=items[i : i + PARAMS_A_BATCH])
+            for i in range(0, len(items), PARAMS_PER_REQUEST):
+                self._client.log_batch(run_id, params=items[i : i + PARAMS_PER_REQUEST])
 
     def tags(self, run_id: str, values: dict[str, str]) -> None:
-        """Store tags, over those of the same name."""
+        """Store tags, which replace tags of the same name."""
         from mlflow.entities import RunTag
 
+        tags = [RunTag(key, shorten(value, limit=MAX_TAG)) for key, value in values.items()]
         with refusals():
-            self._client.log_batch(run_id, tags=[RunTag(k, shorten(v, limit=MAX_TAG)) for k, v in values.items()])
+            self._client.log_batch(run_id, tags=tags)
 
     def artifact(self, run_id: str, path: Path, folder: str) -> None:
-        """Store a file under its name in a folder of the run ('' for none)."""
+        """Store a file under its own name in a folder of the run ('' for none)."""
         with refusals():
             self._client.log_artifact(run_id, str(path), folder or None)
 
@@ -220,41 +234,43 @@ class MlflowStore:
             self._client.set_terminated(run_id, status, time_ms)
 
     def find_run(self, own_id: str) -> str | None:
-        """MLflow's id of the run that carries this id of ours; None when there is none."""
+        """MLflow's id of the run that has this id as a tag; None when there is none."""
         with refusals():
-            experiments = [each.experiment_id for each in self._client.search_experiments()]
+            experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
             runs = self._client.search_runs(experiments, f"tags.`{RUN_TAG}` = '{own_id}'", max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
     def download(self, run_id: str, folder: str, *, to: Path) -> Path:
-        """Copy a folder of the run's artifacts into `to`; the path of the copy."""
+        """Copy a folder of the run's artifacts into `to`, and return the path of the copy."""
         with refusals():
             return Path(self._client.download_artifacts(run_id, folder, str(to)))
 
     def _experiment(self, name: str) -> str:
-        """The id of the experiment; made when it is not there."""
+        """The id of the experiment; it is created when it does not exist."""
         from mlflow.exceptions import MlflowException
 
-        found: Experiment | None = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment: Experiment | None = self._client.get_experiment_by_name(name)
+        if experiment is None:
             try:
                 return str(self._client.create_experiment(name, self._artifacts(name), EXPERIMENT_TAGS))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = self._client.get_experiment_by_name(name)  # another run was faster
-        assert found is not None
-        if found.lifecycle_stage == "deleted":
+                experiment = self._client.get_experiment_by_name(name)  # another run created it in the meantime
+        assert experiment is not None
+        if experiment.lifecycle_stage == "deleted":
             raise Refused(
-                f"the experiment '{name}' is deleted in MLflow; bring it back with `mlflow experiments restore "
-                f"--experiment-id {found.experiment_id}`, or choose another name with tracking.experiment=NAME"
+                f"the experiment '{name}' is deleted in MLflow; restore it with `mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}`, or choose another name with tracking.experiment=NAME"
             )
-        if found.tags.get(KIND_TAG, NO_KIND) in (NO_KIND, "") or found.tags[KIND_TAG].endswith("_inferred"):
-            self._client.set_experiment_tag(found.experiment_id, KIND_TAG, EXPERIMENT_TAGS[KIND_TAG])
-        return str(found.experiment_id)
+        kind = experiment.tags.get(KIND_TAG, NO_KIND)
+        # MLflow guesses a kind when a page is opened; a kind that a person chose stays.
+        if kind in (NO_KIND, "") or kind.endswith("_inferred"):
+            self._client.set_experiment_tag(experiment.experiment_id, KIND_TAG, EXPERIMENT_TAGS[KIND_TAG])
+        return str(experiment.experiment_id)
 
     def _artifacts(self, name: str) -> str | None:
-        """Files lie beside a SQLite database, wherever the program was started; a server knows its own place."""
+        """Where artifacts are stored: beside a SQLite database; None where a server decides."""
         database = database_of(self._uri)
         if database is None:
             return None
@@ -262,7 +278,7 @@ class MlflowStore:
 
 
 def _folder_name(experiment: str) -> str:
-    """The name of an experiment's folder of artifacts, which lies in the folder of all whatever the name is.
+    """The name of the folder of an experiment's artifacts. No name of an experiment may lead out of the parent folder.
 
     >>> _folder_name("head depth"), _folder_name("..")
     ('head_depth', '_..')
@@ -272,7 +288,7 @@ def _folder_name(experiment: str) -> str:
 
 
 def _build_database(path: Path) -> None:
-    """Make MLflow's tables in a new file, with the experiment `Default`."""
+    """Create MLflow's tables in a new file, with the experiment `Default`."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore(f"sqlite:///{path}", (path.parent / ARTIFACTS).as_uri())  # type: ignore[no-untyped-call]
@@ -280,19 +296,19 @@ def _build_database(path: Path) -> None:
 
 
 def _keep_artifacts_beside(database: Path) -> None:
-    """Correct addresses after a move; a database that cannot be changed now is used as it is."""
+    """Correct the addresses of artifacts after a move; a database that cannot be changed now is used as it is."""
     try:
         moved = move_artifact_addresses(database)
     except sqlite3.Error as error:
         warn_once(f"The addresses of artifacts in {database} are not checked: {describe(error)}.")
         return
     if moved:
-        log.info("%s was moved: the artifacts of %d experiments are looked for beside it now.", database, moved)
+        log.info("%s was moved: the artifacts of %d experiments are now read from beside it.", database, moved)
 
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """Turn the errors that no further try will change into `Refused`."""
+    """Turn errors that a repeated request would give again into `Refused`."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError
 
@@ -304,34 +320,39 @@ def refusals() -> Iterator[None]:
         raise
     except HTTPError as error:
         code = error.response.status_code if error.response is not None else 0
-        if 400 <= code < 500 and code not in WORTH_ANOTHER_TRY:
+        if 400 <= code < 500 and code not in RETRIED_STATUS:
             raise Refused(describe(error)) from error
         raise
 
 
-def courier(outbox: RunJournal) -> Courier:
-    """What takes this outbox, in the folder of a run, to MLflow; the caller holds its lock."""
-    root = outbox.folder.parent.parent
-    return Courier(outbox, connect=MlflowStore, parent_id=lambda parent: _mlflow_id(parent, root))
+def mlflow_uploader(journal: RunJournal) -> Uploader:
+    """The uploader of a journal to MLflow. The caller holds the journal's lock.
+
+    Args:
+        journal: in the folder of a run, beside which the folder of its parent lies.
+    """
+    root = journal.folder.parent.parent
+    return Uploader(journal, connect=MlflowStore, parent_id=lambda parent: _mlflow_id(parent, root))
 
 
 def _mlflow_id(parent: str, root: Path) -> str | None:
-    """MLflow's id of the parent, which is a run folder's id, or MLflow's own already; None while MLflow has none."""
+    """MLflow's id of a parent, given by its run folder or by MLflow's own id; None while MLflow does not have it."""
     try:
         folder = find(parent, root=root)
     except RunError:
         return parent
-    outbox = folder.outbox
-    if folder.mlflow_run_id is None and outbox.acquire():  # nobody is there any more to make it known
+    journal = folder.journal
+    # Nobody else uploads the parent when its lock is free: without this its children would stay pending.
+    if folder.mlflow_run_id is None and journal.acquire():
         try:
-            courier(outbox).deliver()
+            mlflow_uploader(journal).upload_next()
         finally:
-            outbox.release()
+            journal.release()
     return folder.mlflow_run_id
 
 
 def database_of(uri: str) -> Path | None:
-    """The file of a SQLite URI; None of any other.
+    """The file of a SQLite URI; None for any other URI.
 
     >>> database_of("sqlite:///mlflow.db?timeout=9"), database_of("sqlite:///:memory:"), database_of("http://host")
     (PosixPath('mlflow.db'), None, None)

@@ -1,4 +1,4 @@
-"""Takes the records of one outbox to a tracking server, in order, each once."""
+"""Uploads the records of one journal to a tracking server, in their order, each once."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import Protocol
 
 from basereward.io.secrets import redact
-from basereward.runs.tracking.journal import Delivered, RunJournal, Record
+from basereward.runs.tracking.journal import Delivered, Record, RunJournal
 
 log = logging.getLogger(__name__)
 
-METRICS_A_BATCH = 1000
-"""As many as MLflow takes in one request."""
+METRICS_PER_REQUEST = 1000
+"""The limit of MLflow's `log-batch` request."""
 
 
 class Refused(Exception):
-    """The server will never take this, however often it is asked. Anything else that a store raises may pass."""
+    """The server rejects a request for good. Any other exception of a store may pass, and the request is repeated."""
 
 
 class Store(Protocol):
-    """A tracking server. Each call may be repeated after a crash, and must then come to the same."""
+    """A tracking server. A crash may repeat any call, so each call must be idempotent."""
 
     def open_run(self, start: Record) -> str:
-        """The id of the run that the record describes; made when it is not there."""
+        """Return the id of the run that the record describes; create the run when it does not exist."""
 
     def name_parent(self, run_id: str, parent_id: str) -> None: ...
     def reopen(self, run_id: str) -> None: ...
@@ -38,65 +38,72 @@ class Store(Protocol):
     def finish(self, run_id: str, status: str, time_ms: int) -> None: ...
 
 
-class Courier:
-    """Delivers one outbox. `connect(uri)` opens the store; `parent_id(parent)` is the parent's id there, or None.
+class Uploader:
+    """Uploads one journal. Only the holder of the journal's lock may use it, from one thread.
 
-    Only the holder of the outbox's lock may use it, from one thread.
+    Args:
+        journal: of the run.
+        connect: opens the store at an address.
+        parent_id: maps the parent that the journal names to its id on the server; None while it is unknown there.
     """
 
     def __init__(
-        self, outbox: RunJournal, *, connect: Callable[[str], Store], parent_id: Callable[[str], str | None]
+        self, journal: RunJournal, *, connect: Callable[[str], Store], parent_id: Callable[[str], str | None]
     ) -> None:
-        self.outbox = outbox
-        self.delivered: Delivered = outbox.delivered()
-        self.uploading = False  # a file is on its way, which may take long and be well
+        self.journal = journal
+        self.delivered: Delivered = journal.delivered()
+        self.uploading_file = False  # a large file may take minutes without any other sign of progress
         self._connect = connect
         self._parent_id = parent_id
         self._store: Store | None = None
-        self._waiting: list[tuple[Record, int]] = []
-        self._singly = 0  # so many records go one by one
+        self._pending: list[tuple[Record, int]] = []
+        self._single_requests = 0  # number of records that are sent one by one
 
-    def deliver(self) -> bool:
-        """Deliver the next record, or the next metrics together; False when there is nothing to do.
+    def upload_next(self) -> bool:
+        """Upload the next record, or the next records of metrics in one request.
+
+        Returns:
+            Whether there was something to do.
 
         Raises:
-            Refused: when the server does not take the run at all.
-            Exception: whatever the store raises when it cannot be reached; call again later.
+            Refused: the server does not accept the run at all.
+            Exception: the store raises it when the server cannot be reached; call again later.
         """
         if self.delivered.run_id is None:
-            return self._open()
+            return self._open_run()
         if not self.delivered.parent_named and self._name_parent():
             return True
-        if not self._waiting:
-            self._waiting = self.outbox.read(self.delivered.position)
-        if not self._waiting:
+        if not self._pending:
+            self._pending = self.journal.read(self.delivered.position)
+        if not self._pending:
             return False
-        count = self._batch()
-        records = [record for record, _ in self._waiting[:count]]
+        count = self._batch_size()
+        records = [record for record, _ in self._pending[:count]]
         refused = self.delivered.refused
         try:
             self._send(records)
         except Refused as error:
             if count > 1:
-                self._singly = count  # to find the one that is at fault
+                self._single_requests = count  # repeat them one by one, to find the record at fault
                 return True
             self._set_aside(records[0], error)
             refused += 1
-        self._singly = max(0, self._singly - count)
-        self._save(replace(self.delivered, position=self._waiting[count - 1][1], refused=refused))
-        del self._waiting[:count]
-        self._clear(records)
+        self._single_requests = max(0, self._single_requests - count)
+        self._save(replace(self.delivered, position=self._pending[count - 1][1], refused=refused))
+        del self._pending[:count]
+        # After saving: a crash in between leaves a copy too many, not a record without its file.
+        self._delete_copies(records)
         return True
 
     @property
     def store(self) -> Store:
-        """The server, connected to at the first need."""
+        """The server; the first use connects to it."""
         if self._store is None:
             self._store = self._connect(self._start()["uri"])
         return self._store
 
-    def _open(self) -> bool:
-        if not self.outbox.read(0):
+    def _open_run(self) -> bool:
+        if not self.journal.read(0):
             return False
         start = self._start()
         run_id = self.store.open_run(start)
@@ -104,9 +111,9 @@ class Courier:
         return True
 
     def _start(self) -> Record:
-        start = self.outbox.start()
+        start = self.journal.start()
         if start is None:
-            raise Refused(f"{self.outbox.journal} lacks its first record")
+            raise Refused(f"{self.journal.file} has no first record")
         return start
 
     def _name_parent(self) -> bool:
@@ -118,14 +125,14 @@ class Courier:
         self._save(replace(self.delivered, parent_named=True))
         return True
 
-    def _batch(self) -> int:
-        """How many of the waiting records go together: metrics as far as one request holds them, else one."""
-        count = values = 0
-        if self._singly:
+    def _batch_size(self) -> int:
+        """How many of the pending records go into one request: metrics up to the limit of a request, else one."""
+        if self._single_requests:
             return 1
-        for record, _ in self._waiting:
+        count = values = 0
+        for record, _ in self._pending:
             values += len(record.get("values", ()))
-            if record["kind"] != "metrics" or (count and values > METRICS_A_BATCH):
+            if record["kind"] != "metrics" or (count and values > METRICS_PER_REQUEST):
                 break
             count += 1
         return max(1, count)
@@ -134,7 +141,7 @@ class Courier:
         run_id, record = str(self.delivered.run_id), records[0]
         match record["kind"]:
             case "start":
-                pass  # done when the run was opened
+                pass  # `_open_run` has used it
             case "metrics":
                 self.store.metrics(run_id, records)
             case "params":
@@ -142,14 +149,7 @@ class Courier:
             case "tags":
                 self.store.tags(run_id, record["values"])
             case "artifact":
-                path = self._path(record)
-                if not path.is_file():
-                    raise Refused(f"the file {path} is gone")
-                self.uploading = True
-                try:
-                    self.store.artifact(run_id, path, record["folder"])
-                finally:
-                    self.uploading = False
+                self._send_file(run_id, record)
             case "reopen":
                 self.store.reopen(run_id)
             case "finish":
@@ -157,29 +157,46 @@ class Courier:
             case _:
                 raise Refused(f"a record of the unknown kind {record['kind']!r}")
 
+    def _send_file(self, run_id: str, record: Record) -> None:
+        path = self._path(record)
+        if not path.is_file():
+            raise Refused(f"the file {path} is gone")
+        self.uploading_file = True
+        try:
+            self.store.artifact(run_id, path, record["folder"])
+        finally:
+            self.uploading_file = False
+
     def _set_aside(self, record: Record, error: Refused) -> None:
-        self.outbox.set_aside(record, reason=str(error))
-        # A run that was deleted on the server refuses everything; once is enough to be told.
+        self.journal.set_aside(record, reason=str(error))
+        # A run that was deleted on the server refuses every record; one warning is enough.
         level = logging.INFO if self.delivered.refused else logging.WARNING
-        log.log(level, "MLflow refuses a record: %s. Such are kept in %s.", error, self.outbox.folder / "refused.jsonl")
+        file = self.journal.folder / "refused.jsonl"
+        log.log(level, "MLflow refuses a record: %s. Refused records are kept in %s.", error, file)
 
     def _path(self, record: Record) -> Path:
-        """The file of an artifact; a relative path, within the run's folder, survives a move of the folder."""
-        return self.outbox.folder.parent / str(record["path"])
+        """The file of an artifact. Its path is relative to the run folder, and so survives a move of the folder."""
+        return self.journal.folder.parent / str(record["path"])
 
-    def _clear(self, records: list[Record]) -> None:
-        """Remove copies that were made for the delivery alone."""
+    def _delete_copies(self, records: list[Record]) -> None:
+        """Delete the copies that were made for the upload alone."""
         for record in records:
             if record.get("copied"):
                 shutil.rmtree(self._path(record).parent, ignore_errors=True)
 
     def _save(self, delivered: Delivered) -> None:
-        self.outbox.save(delivered)
+        self.journal.save(delivered)
         self.delivered = delivered
 
 
 def describe(error: BaseException, *, limit: int = 200) -> str:
-    """One short line about an error of a library, which may span pages and hold an address with a password.
+    """Describe an error of a library in one short line, without passwords.
+
+    Such errors can span pages, and hold an address with a password.
+
+    Args:
+        error: any exception.
+        limit: the largest number of characters.
 
     >>> describe(ValueError("no such thing\\nand so on"))
     'no such thing'

@@ -18,7 +18,7 @@ from basereward.model.saving.saved_model import save_model
 from basereward.recipe.schema import Recipe
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import ScoredGroup, read_scores, write_scores
-from basereward.runs.tracking.tracker import Tracker, lost_metrics
+from basereward.runs.tracking.tracker import Tracker, skipped_metrics
 from basereward.training.callbacks.checkpoints import Checkpoints
 from basereward.training.callbacks.step_timer import NAME, STEP
 from basereward.training.module import RewardModule
@@ -127,7 +127,7 @@ class Recorder(Callback):
         if len(data.lost) == self._recorded:
             return
         self._recorded = len(data.lost)
-        self.metrics(lost_metrics(data.skipped), step=trainer.global_step)
+        self.metrics(skipped_metrics(data.skipped), step=trainer.global_step)
         if self.tracker is not None and self.run.lost.exists():
             self.tracker.artifact(self.run.lost)
 

@@ -18,10 +18,10 @@ from basereward.inference.soup import soup
 from basereward.io.names import check_name
 from basereward.recipe.checks.ensembles import number_problems
 from basereward.recipe.schema import WAYS, EnsembleRecipe
-from basereward.runs.resolve_model import locate
+from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import ScoredGroup, write_scores
-from basereward.runs.tracking.tracker import Tracker, deliver_pending, lost_metrics
+from basereward.runs.tracking.tracker import Tracker, deliver_pending, skipped_metrics
 from basereward.training.ensembles.testing import run_test
 from basereward.training.ensembles.weights import WEIGHTED, find_rule, validation_scores
 
@@ -113,7 +113,7 @@ def _members(recipe: EnsembleRecipe) -> tuple[list[Member], dict[str, tuple[int,
     for route, names in (("image", recipe.members), ("text", recipe.text)):
         places: list[int] = []
         for name in names:
-            member = find_member(_reference(name), locate(name))
+            member = find_member(_reference(name), resolve_model(name))
             place = next((at for at, known in enumerate(members) if known.digest == member.digest), len(members))
             if place in places:
                 raise ModelError(
@@ -162,7 +162,7 @@ def _made(
 
 def _reference(model: str) -> str:
     """A run's id where it is one, else the folder's full path."""
-    folder = locate(model)
+    folder = resolve_model(model)
     if (folder.parent / "status.json").is_file():
         return folder.parent.name if not Path(model).exists() else str(folder)
     return str(folder)
@@ -229,7 +229,7 @@ def _record_all(tracker: Tracker, run: RunFolder, result: Mapping[str, Any], *, 
     if result["accuracy"] is not None:
         tracker.metrics({"val/pair_accuracy": result["accuracy"]}, step=0)
     tracker.metrics(result.get("metrics", {}), step=0)
-    tracker.metrics(lost_metrics(result.get("skipped", {})), step=0)
+    tracker.metrics(skipped_metrics(result.get("skipped", {})), step=0)
     if run.lost.exists():
         tracker.artifact(run.lost)
     for file in sorted(run.scores.glob("*.jsonl")):

@@ -7,37 +7,37 @@ from pathlib import Path
 
 import pytest
 
-from basereward.runs.tracking import journal as outbox
+from basereward.runs.tracking import journal as journal_module
 from basereward.runs.tracking.journal import Delivered, RunJournal
 
 START = {"kind": "start", "uri": "u", "experiment": "e", "name": "n", "parent": None, "tags": {}, "time": 0}
 
 
-def read_all(box: RunJournal) -> list[object]:
+def read_all(journal: RunJournal) -> list[object]:
     """Everything in the journal, read on from where the last reading ended."""
-    found: list[object] = []
+    records_read: list[object] = []
     position = 0
-    while records := box.read(position):
-        found += [record for record, _ in records]
+    while records := journal.read(position):
+        records_read += [record for record, _ in records]
         position = records[-1][1]
-    return found
+    return records_read
 
 
 def test_records_of_many_threads_are_whole_and_each_thread_s_in_order(tmp_path: Path) -> None:
     """Four threads append at once: no line is mixed with another, none is missing."""
-    box = RunJournal(tmp_path / "outbox")
-    assert box.acquire()
+    journal = RunJournal(tmp_path / "outbox")
+    assert journal.acquire()
 
     def work(name: int) -> None:
         for i in range(100):
-            box.append([{"kind": "x", "thread": name, "i": i, "text": "\u2028\n" * 50}])
+            journal.append([{"kind": "x", "thread": name, "i": i, "text": "\u2028\n" * 50}])
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    records = read_all(box)
+    records = read_all(journal)
     assert len(records) == 400
     for name in range(4):
         assert [r["i"] for r in records if r["thread"] == name] == list(range(100))  # type: ignore[index]
@@ -55,48 +55,48 @@ def test_one_process_at_a_time_holds_the_lock(tmp_path: Path) -> None:
 
 def test_a_torn_last_line_is_dropped_and_the_next_record_is_whole(tmp_path: Path) -> None:
     """Half a record after a crash does not swallow the one that is written next, and is never read."""
-    box = RunJournal(tmp_path)
-    box.append([START])
-    with box.journal.open("ab") as file:
+    journal = RunJournal(tmp_path)
+    journal.append([START])
+    with journal.file.open("ab") as file:
         file.write(b'{"kind": "ha')
-    assert read_all(box) == [START]
-    assert box.acquire()
-    box.append([{"kind": "b"}])
-    assert read_all(box) == [START, {"kind": "b"}]
+    assert read_all(journal) == [START]
+    assert journal.acquire()
+    journal.append([{"kind": "b"}])
+    assert read_all(journal) == [START, {"kind": "b"}]
 
 
 def test_reading_in_pieces_gives_the_same_as_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces smaller than a record, and records that end where a piece ends, are read whole."""
-    box = RunJournal(tmp_path)
+    journal = RunJournal(tmp_path)
     records = [{"kind": "x" * i} for i in range(1, 60)]
-    box.append(records)
+    journal.append(records)
     for size in (1, 7, 13, 100, 1000):
-        monkeypatch.setattr(outbox, "READ_BYTES", size)
-        assert read_all(box) == records, size
+        monkeypatch.setattr(journal_module, "READ_BYTES", size)
+        assert read_all(journal) == records, size
 
 
 def test_a_line_that_is_no_json_does_not_hold_up_the_rest(tmp_path: Path) -> None:
     """Someone has edited the journal: the line is handed on as unreadable, the next one is read."""
-    box = RunJournal(tmp_path)
-    box.append([{"kind": "a"}])
-    with box.journal.open("ab") as file:
+    journal = RunJournal(tmp_path)
+    journal.append([{"kind": "a"}])
+    with journal.file.open("ab") as file:
         file.write(b"?\n")
-    box.append([{"kind": "b"}])
-    assert read_all(box) == [{"kind": "a"}, {"kind": "unreadable", "line": "?\n"}, {"kind": "b"}]
+    journal.append([{"kind": "b"}])
+    assert read_all(journal) == [{"kind": "a"}, {"kind": "unreadable", "line": "?\n"}, {"kind": "b"}]
 
 
 def test_what_is_delivered_is_remembered(tmp_path: Path) -> None:
     """Something is pending until the position is the end of the journal and the parent is named."""
-    box = RunJournal(tmp_path)
-    assert not box.pending
-    box.append([{"kind": "a"}])
-    end = box.read(0)[-1][1]
+    journal = RunJournal(tmp_path)
+    assert not journal.pending
+    journal.append([{"kind": "a"}])
+    end = journal.read(0)[-1][1]
     for delivered, pending in (
         (Delivered(position=0, run_id="r", parent_named=True), True),
         (Delivered(position=end, run_id="r", parent_named=False), True),
         (Delivered(position=end, run_id="r", parent_named=True), False),
     ):
-        box.save(delivered)
+        journal.save(delivered)
         assert (RunJournal(tmp_path).delivered(), RunJournal(tmp_path).pending) == (delivered, pending)
 
 
@@ -112,23 +112,23 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("journal", BROKEN)
+@pytest.mark.parametrize("content", BROKEN)
 def test_a_journal_without_its_first_record_is_set_aside(
-    tmp_path: Path, journal: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Empty, cut, zeros after a power cut, another value: nothing is pending, and a new record begins whole."""
-    box = RunJournal(tmp_path)
-    box.journal.write_text(journal)
-    box.save(Delivered(position=10_000, run_id="r", parent_named=True))
-    assert box.acquire()
-    assert not box.pending
-    assert box.delivered() == Delivered(run_id="r", parent_named=True)
-    box.append([START])
-    assert box.start() == box.last() == START
-    assert read_all(box) == [START]
-    assert box.pending
-    if journal.endswith("\n"):
-        assert caplog.text.count(str(box.journal)) >= 1
+    journal = RunJournal(tmp_path)
+    journal.file.write_text(content)
+    journal.save(Delivered(position=10_000, run_id="r", parent_named=True))
+    assert journal.acquire()
+    assert not journal.pending
+    assert journal.delivered() == Delivered(run_id="r", parent_named=True)
+    journal.append([START])
+    assert journal.start() == journal.last() == START
+    assert read_all(journal) == [START]
+    assert journal.pending
+    if content.endswith("\n"):
+        assert caplog.text.count(str(journal.file)) >= 1
         assert len(list(tmp_path.glob("journal.jsonl.broken-*"))) == 1
 
 
@@ -137,23 +137,23 @@ def test_a_damaged_note_of_what_is_delivered_means_the_beginning(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All is delivered again, which a server stores once; it is named once however often it is read."""
-    box = RunJournal(tmp_path)
-    box.append([START])
+    journal = RunJournal(tmp_path)
+    journal.append([START])
     (tmp_path / "delivered.json").write_text(text)
-    assert [box.delivered() for _ in range(3)] == [Delivered()] * 3
-    assert box.pending
+    assert [journal.delivered() for _ in range(3)] == [Delivered()] * 3
+    assert journal.pending
     assert len(caplog.records) == 1
     assert str(tmp_path / "delivered.json") in caplog.text
 
 
 def test_damaged_records_are_handed_on_as_unreadable(tmp_path: Path) -> None:
     """A record that lacks what its kind needs does not stop the ones behind it, nor is it half delivered."""
-    box = RunJournal(tmp_path)
-    box.append([START, {"kind": "metrics", "step": 1}, {"kind": "params", "values": []}, {"kind": "finish"}])
-    assert [record["kind"] for record in read_all(box)] == ["start", "unreadable", "unreadable", "unreadable"]  # type: ignore[index]
-    assert not box.closed
-    box.append([{"kind": "finish", "status": "FINISHED", "time": 1}])
-    assert box.closed
+    journal = RunJournal(tmp_path)
+    journal.append([START, {"kind": "metrics", "step": 1}, {"kind": "params", "values": []}, {"kind": "finish"}])
+    assert [record["kind"] for record in read_all(journal)] == ["start", "unreadable", "unreadable", "unreadable"]  # type: ignore[index]
+    assert not journal.closed
+    journal.append([{"kind": "finish", "status": "FINISHED", "time": 1}])
+    assert journal.closed
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,9 @@ def test_damaged_records_are_handed_on_as_unreadable(tmp_path: Path) -> None:
 )
 def test_values_that_no_server_takes_are_unreadable(tmp_path: Path, record: dict[str, object]) -> None:
     """MLflow's client would fail on them again and again, and nothing behind them would be delivered."""
-    box = RunJournal(tmp_path)
-    box.append([START, record, {"kind": "a"}])
-    assert [each["kind"] for each in read_all(box)] == ["start", "unreadable", "a"]  # type: ignore[index]
+    journal = RunJournal(tmp_path)
+    journal.append([START, record, {"kind": "a"}])
+    assert [each["kind"] for each in read_all(journal)] == ["start", "unreadable", "a"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_values_that_no_server_takes_are_unreadable(tmp_path: Path, record: dict
 )
 def test_a_first_record_of_wrong_values_is_none(tmp_path: Path, wrong: dict[str, object]) -> None:
     """No run can be made of it, so that the journal is set aside."""
-    box = RunJournal(tmp_path)
-    box.append([START | wrong])
-    assert box.start() is None
-    assert box.acquire()
-    assert not box.pending
+    journal = RunJournal(tmp_path)
+    journal.append([START | wrong])
+    assert journal.start() is None
+    assert journal.acquire()
+    assert not journal.pending

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from basereward.cli import main
 from basereward.errors import RunError
 from basereward.evaluation.recording import record
-from basereward.runs.resolve_model import locate
+from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import RunFolder, broken_runs, find, finished_with, list_runs, unfinished_with
 from basereward.runs.score_files import known_scores, read_scores
 from basereward.runs.tracking.database import ensure_database
@@ -32,7 +32,7 @@ from basereward.evaluation.recording import record
 from basereward.runs.tracking.mlflow_store import load_mlflow
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.tracking.tracker import Tracker
-from basereward.runs.tracking.upload_worker import Worker
+from basereward.runs.tracking.upload_worker import UploadWorker
 load_mlflow()
 
 def started(kind="run"):
@@ -51,7 +51,7 @@ def before_the_end():
 
 def after_the_record_is_closed():
     run, tracker = started()
-    Worker.drain = die
+    UploadWorker.drain = die
     run.write_result({})
     tracker.close("finished")
     die()
@@ -207,21 +207,21 @@ def test_a_broken_file_of_a_run_stops_nothing(place: Path, file: str, text: str)
     recorded = client.get_run(str(run.mlflow_run_id))
     assert (recorded.info.run_id, recorded.info.status) == (known, "FINISHED")
     assert recorded.data.metrics == {"eval/b/accuracy": 0.5}
-    assert locate(run.run_id, root=place / "runs") == run.model if run.model.exists() else True
+    assert resolve_model(run.run_id, root=place / "runs") == run.model if run.model.exists() else True
     assert deliver_pending() == {}
 
 
 def test_other_things_in_the_place_of_a_runs_files_stop_nothing(place: Path) -> None:
-    """A file where the outbox should be, a folder or a FIFO where the status should be, a run without a status."""
+    """A file in place of the journal folder, a folder or a FIFO in place of the status, a run without a status."""
     good = make(sha="a")
-    outbox, folder, fifo, without = (make(sha=each) for each in "bcde")
-    shutil.rmtree(outbox.path / "outbox")
-    (outbox.path / "outbox").write_text("")
+    blocked, folder, fifo, without = (make(sha=sha) for sha in "bcde")
+    shutil.rmtree(blocked.path / "outbox")
+    (blocked.path / "outbox").write_text("")
     for run in (folder, fifo, without):
         (run.path / "status.json").unlink()
     (folder.path / "status.json").mkdir()
     os.mkfifo(fifo.path / "status.json")
-    assert set(list_runs()) == {good, outbox}
+    assert set(list_runs()) == {good, blocked}
     assert broken_runs().keys() == {folder.run_id, fifo.run_id, without.run_id}
     assert deliver_pending() == {}
     assert find(good.run_id) == good

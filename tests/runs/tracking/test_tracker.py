@@ -21,13 +21,13 @@ from mlflow.entities import Run, ViewType
 from basereward.cli import main
 from basereward.errors import RunError
 from basereward.recipe.schema import Recipe
-from basereward.runs.resolve_model import locate
+from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import RunFolder
-from basereward.runs.tracking.journal import RunJournal
-from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
 from basereward.runs.tracking import mlflow_store
 from basereward.runs.tracking import tracker as tracking
 from basereward.runs.tracking import upload_worker as worker
+from basereward.runs.tracking.journal import RunJournal
+from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
 from tests.helpers.servers import Server
 from tests.helpers.support import SMALL
 
@@ -174,7 +174,7 @@ def test_runs_of_a_sweep_are_children_of_its_run(place: Path) -> None:
 def test_a_child_does_not_wait_for_ever_for_a_parent_that_is_not_known_yet(place: Path) -> None:
     """While MLflow has no run of a live parent the child ends in time; later both are there, one below the other."""
     sweep = RunFolder.create("grid", recipe_sha256="", name="sweep", kind="sweep")
-    at_work = sweep.outbox
+    at_work = sweep.journal
     assert at_work.acquire()  # a process that has not come to its record yet
     child = started(create(parent=sweep.run_id))
     began = time.monotonic()
@@ -247,7 +247,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     folder = next(RunFolder(path) for path in Path("runs").iterdir())
     look = client()
     assert len(steps(look, str(folder.mlflow_run_id), "train/loss")) < 200
-    with folder.outbox.journal.open("ab") as journal:
+    with folder.journal.file.open("ab") as journal:
         journal.write(b'{"kind": "metr')  # a record that the kill cut off
     assert deliver_pending() == {folder.run_id: True}
     assert deliver_pending() == {}
@@ -274,8 +274,7 @@ def test_a_crash_between_delivery_and_its_note_repeats_nothing(place: Path, faul
     for step in range(50):
         tracker.metrics({"train/loss": step / 7}, step=step)
     assert tracker.finish()
-    outbox = tracker.folder.outbox
-    noted = outbox.folder / "delivered.json"
+    noted = tracker.folder.journal.folder / "delivered.json"
     if fault == "before":
         noted.unlink()  # the run was made, and nothing noted
     else:
@@ -349,19 +348,19 @@ def test_a_server_that_never_answers_holds_nothing_up(
 
 
 def test_a_model_is_fetched_from_mlflow_when_the_run_is_not_here(place: Path) -> None:
-    """With another folder of runs, `locate` brings the model by MLflow's id and by ours, and asks once."""
+    """With another folder of runs, `resolve_model` brings the model by MLflow's id and by ours, and asks once."""
     tracker = started()
     tracker.folder.model.mkdir()
     (tracker.folder.model / "config.json").write_text("{}")
     tracker.artifacts(tracker.folder.model, folder="model")
     assert tracker.finish()
     for name in (f"runs:/{tracker.run_id}/model", tracker.folder.run_id):
-        found = locate(name, root=place / "elsewhere")
+        found = resolve_model(name, root=place / "elsewhere")
         assert (found / "config.json").read_text() == "{}"
         assert found.is_relative_to(place / "elsewhere")
-    assert locate(f"runs:/{tracker.run_id}") == tracker.folder.model
+    assert resolve_model(f"runs:/{tracker.run_id}") == tracker.folder.model
     with pytest.raises(RunError, match="MLflow at sqlite"):
-        locate("runs:/0123456789abcdef0123456789abcdef", root=place / "elsewhere")
+        resolve_model("runs:/0123456789abcdef0123456789abcdef", root=place / "elsewhere")
     assert not [path for path in (place / "elsewhere" / "downloads").iterdir() if path.name.startswith(".")]
 
 
@@ -381,7 +380,7 @@ def test_a_server_down_at_start_and_killed_in_mid_run_gets_everything_once(
     server.start()
     tracker.figure(picture(), "margins")
     for _ in range(300):
-        if tracker.run_id is not None and not tracker.folder.outbox.pending:
+        if tracker.run_id is not None and not tracker.folder.journal.pending:
             break
         time.sleep(0.1)
     assert tracker.run_id is not None
@@ -455,13 +454,13 @@ def test_a_password_in_the_address_is_in_no_file_and_no_message(
     tracker = started()
     tracker.params({"note": f"http://me:{password}@{host}"})
     assert tracker.finish(limit_s=0.2) is False
-    journal = tracker.folder.outbox.journal.read_text()
+    journal = tracker.folder.journal.file.read_text()
     assert f"http://{host}" in journal
     for text in (journal, caplog.text, *[file.read_text() for file in tracker.folder.path.rglob("*.json*")]):
         assert password not in text
         assert "secret" not in text
         assert "sec/ret" not in text
-    start = tracker.folder.outbox.start()
+    start = tracker.folder.journal.start()
     assert start is not None
     assert mlflow_store._whole_address(start["uri"]) == f"http://me:{password}@{host}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
