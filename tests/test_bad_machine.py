@@ -85,8 +85,8 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_costs_nothing(
     last = run.checkpoints / "last.ckpt"
     assert f"a checkpoint could not be written to '{last}'" in error["message"]
     assert "No space left on device (" in error["message"]
-    assert " MiB are free there); the checkpoint of before, " in error["message"]
-    assert f"Its last checkpoint is whole: --resume {run.run_id} goes on from it." in error["message"]
+    assert " MiB are free there)" in error["message"]
+    assert f"--resume {run.run_id}" in error["message"]
     assert run.state == "failed"
     assert AtomicCheckpointIO().load_checkpoint(last)["global_step"] == 1
     assert [path.name for path in run.checkpoints.iterdir()] == ["last.ckpt"]

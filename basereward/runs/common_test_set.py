@@ -33,13 +33,20 @@ class CommonTestSet:
     @property
     def pairs(self) -> NDArray[np.int64]:
         """Number of pairs without ties in each group, shape `(G,)`."""
-        counts = [sum(not tie for *_, tie in preferences) for _, _, preferences, _ in self.groups]
-        return np.array(counts, np.int64)
+        return np.array([_num_untied(key) for key in self.groups], np.int64)
 
     def correct(self, tested: TestedGroups) -> NDArray[np.int64]:
         """Number of pairs that a run ranks correctly in each group, shape `(G,)`."""
-        counts = [sum(margin > 0 for margin in tested[key].margins) for key in self.groups]
-        return np.array(counts, np.int64)
+        return np.array([_num_correct(tested[key]) for key in self.groups], np.int64)
+
+
+def _num_untied(key: TestKey) -> int:
+    _, _, preferences, _ = key
+    return sum(not tie for _, _, tie in preferences)
+
+
+def _num_correct(group: ScoredGroup) -> int:
+    return sum(margin > 0 for margin in group.margins)
 
 
 def by_key(groups: Iterable[ScoredGroup]) -> dict[TestKey, ScoredGroup]:

@@ -101,17 +101,9 @@ class RunFolder:
         run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         temporary = cls(root / f".{run_id}.new")
         temporary.path.mkdir(parents=True)
-        status: dict[str, Any] = {
-            "name": name,
-            "kind": kind,
-            "parent": parent,
-            "recipe_sha256": recipe_sha256,
-            "axes": dict(axes or {}),
-            "created": time.time(),
-            "state": "running",
-            "error": None,
-            "process": identify_process(),
-        }
+        status: dict[str, Any] = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
+        status |= {"axes": dict(axes or {}), "created": time.time()}
+        status |= {"state": "running", "error": None, "process": identify_process()}
         try:
             write_atomic(temporary.recipe, recipe_yaml)
             temporary._write_status(status)

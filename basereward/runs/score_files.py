@@ -103,5 +103,7 @@ def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:
 
     They let reinforcement learning normalise rewards, and an ensemble standardise its members.
     """
-    scores = [score for group in groups for score in group.scores]
+    scores: list[float] = []
+    for group in groups:
+        scores += group.scores
     return {"mean": statistics.fmean(scores), "std": statistics.pstdev(scores)} if scores else {}

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, permutation_test, ttest_rel
 
-from basereward.metrics.significance import Difference, compare, exchanged, holm, in_words, over_seeds
+from basereward.metrics.significance import Difference, compare, describe_difference, holm, paired_t_test, sign_flip_p
 
 PAIR = np.array([1] * 18 + [-1] * 7 + [0] * 75)  # by how many right pairs one is better than the other, of 100 groups
 
@@ -21,9 +21,9 @@ def run(*right: int) -> dict[str, NDArray[np.int64]]:
 
 def test_exchanging_single_pairs_is_the_sign_test() -> None:
     """18 groups better, 7 worse: the exact binomial test on 25."""
-    assert exchanged(PAIR) == pytest.approx(binomtest(18, 25).pvalue, rel=1e-9)
+    assert sign_flip_p(PAIR) == pytest.approx(binomtest(18, 25).pvalue, rel=1e-9)
     many = np.array([1] * 30_000 + [-1] * 29_500)
-    assert exchanged(many) == pytest.approx(binomtest(30_000, 59_500).pvalue, rel=1e-9)
+    assert sign_flip_p(many) == pytest.approx(binomtest(30_000, 59_500).pvalue, rel=1e-9)
 
 
 def test_exchanging_groups_of_several_pairs_is_counted_out() -> None:
@@ -31,32 +31,32 @@ def test_exchanging_groups_of_several_pairs_is_counted_out() -> None:
     differences = np.array([3, -1, 2, 0, 4, -2, 1, 1, -3, 2, 2, 1])
     pairs = (differences, np.zeros_like(differences))
     found = permutation_test(pairs, lambda one, two: (one - two).sum(), permutation_type="samples", n_resamples=np.inf)
-    assert exchanged(differences) == pytest.approx(float(found.pvalue), rel=1e-9)
-    assert exchanged(6 * differences) == exchanged(differences)
-    assert exchanged(-differences) == exchanged(differences)
+    assert sign_flip_p(differences) == pytest.approx(float(found.pvalue), rel=1e-9)
+    assert sign_flip_p(6 * differences) == sign_flip_p(differences)
+    assert sign_flip_p(-differences) == sign_flip_p(differences)
 
 
 def test_exchanging_equal_recipes_shows_nothing() -> None:
     """No group differs, or as many each way."""
-    assert exchanged(np.zeros(5, int)) == exchanged(np.array([2, -1, -1])) == 1.0
-    assert exchanged(np.ones(200, int)) == pytest.approx(0, abs=1e-14)
+    assert sign_flip_p(np.zeros(5, int)) == sign_flip_p(np.array([2, -1, -1])) == 1.0
+    assert sign_flip_p(np.ones(200, int)) == pytest.approx(0, abs=1e-14)
 
 
 def test_seeds_are_student_s_paired_test() -> None:
     """As scipy has it."""
     first, second = [0.91, 0.93, 0.92], [0.90, 0.905, 0.903]
-    found = over_seeds(first, second)
+    found = paired_t_test(first, second)
     assert found is not None
     assert found.p == pytest.approx(float(ttest_rel(first, second).pvalue))
     assert found.low < found.mean < found.high
     with pytest.raises(ValueError, match="two or more"):
-        over_seeds([0.5], [0.4])
+        paired_t_test([0.5], [0.4])
 
 
 @pytest.mark.parametrize(("first", "second"), [([0.6, 0.6], [0.5, 0.5]), ([0.1 + 0.2, 0.3 + 0.4], [0.2, 0.6])])
 def test_no_spread_over_seeds_is_no_certainty(first: list[float], second: list[float]) -> None:
     """Nor is that of rounding, which scipy takes for p = 2e-16."""
-    assert over_seeds(first, second) is None
+    assert paired_t_test(first, second) is None
 
 
 def test_many_comparisons_cost() -> None:
@@ -116,7 +116,7 @@ def test_equal_recipes_are_told_apart_in_a_twentieth_of_cases_at_most() -> None:
         recipes = {str(name): {"": rng.binomial(pairs, hard)} for name in range(7)}
         found = compare(recipes, pairs)
         false += any(each.items.stands for each in found)
-        alone = [exchanged(recipes[each.better][""] - recipes[each.other][""]) for each in found]
+        alone = [sign_flip_p(recipes[each.better][""] - recipes[each.other][""]) for each in found]
         with_best_alone += min(holm(alone)) < 0.05
     assert 0 < false <= 15 < with_best_alone
 
@@ -166,9 +166,9 @@ def test_why_nothing_is_said_of_seeds(first: tuple[str, ...], second: tuple[str,
         (Difference(0.02, 0.01, 0.03, 0.01), Difference(0.02, -0.01, 0.05, 0.2), "within chance over seeds"),
     ],
 )
-def test_it_is_said_in_words(items: Difference, seeds: Difference | None, said: str) -> None:
+def test_a_difference_is_described(items: Difference, seeds: Difference | None, said: str) -> None:
     """Stands, or chance."""
-    assert said in in_words("a", "b", items, seeds, pairs=100, unsaid="who knows")
+    assert said in describe_difference("a", "b", items, seeds, pairs=100, no_seeds_reason="who knows")
 
 
 def test_a_sentence_and_its_interval_are_of_the_same_comparison() -> None:

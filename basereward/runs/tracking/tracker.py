@@ -62,6 +62,7 @@ class Tracker:
         self.folder = folder
         self._journal: RunJournal = folder.journal
         self._worker: UploadWorker | None = None
+        self._address = ""  # of the server, for messages
         self._lock = threading.Lock()
         self._unwritten: list[Record] = []
         self._last_steps: dict[str, int] = {}  # the last step of each metric that an earlier process recorded
@@ -95,31 +96,43 @@ class Tracker:
         Raises:
             RunError: the server rejects the run, or another process records into this folder.
         """
-        address = tracking_uri(uri)
+        names = {"experiment": experiment, "name": name, "parent": parent, "uri": tracking_uri(uri)}
         # Not in the thread: a library that two threads import at the same time can be seen half initialised.
         load_mlflow()
         if not self._journal.acquire():
             raise RunError(f"Another process records into {self.folder.path}; wait until it ends, or stop it.")
         earlier_start = self._journal.start()
-        if earlier_start is not None:
-            opening: Record = {"kind": "reopen"}
-            self._last_steps = _last_steps(self._journal)
+        if earlier_start is None:
+            opening = self._start_record(names, tags or {})
         else:
-            names = {"experiment": experiment, "name": name, "parent": parent}
-            opening = self._start_record({**names, "uri": address}, tags or {})
-        address = masked(str((earlier_start or opening)["uri"]))
-        self._closed = False
-        self._worker = UploadWorker(mlflow_uploader(self._journal), address=address)
-        self._unwritten.insert(0, opening)
-        self._append([])
+            opening = {"kind": "reopen"}
+            self._last_steps = _last_steps(self._journal)
+        self._begin(opening, address=masked(str((earlier_start or opening)["uri"])))
         if earlier_start is None:
             self.artifact(self.folder.recipe)
             self.params(asdict(recipe) if recipe is not None else {})
+        self._start_upload()
+
+    def _begin(self, opening: Record, *, address: str) -> None:
+        """Append the first record, before those that were made earlier; from now on records go to the journal."""
+        self._closed = False
+        self._address = address
+        self._worker = UploadWorker(mlflow_uploader(self._journal), address=address)
+        self._unwritten.insert(0, opening)
+        self._append([])
+
+    def _start_upload(self) -> None:
+        """Start the upload, and wait for the first answer of the server.
+
+        Raises:
+            RunError: the server rejects the run.
+        """
+        assert self._worker is not None
         self._worker.start(wait_s=START_WAIT_S)
         if isinstance(self._worker.error, Refused):
-            raise self._refusal(self._worker, address)
+            raise self._refusal(self._worker)
 
-    def _start_record(self, names: dict[str, str | None], tags: Mapping[str, str]) -> Record:
+    def _start_record(self, names: Mapping[str, str | None], tags: Mapping[str, str]) -> Record:
         """The first record of a journal: everything from which the run is created on the server."""
         status = self.folder.status
         defaults = {key: names[key] or status[key] for key in ("name", "parent")}
@@ -132,13 +145,13 @@ class Tracker:
         all_tags = {**provenance(), **_clean_tags(tags), **own_tags}
         return {"kind": "start", **names, **defaults, "tags": all_tags, "time": now_ms()}
 
-    def _refusal(self, worker: UploadWorker, address: str) -> RunError:
+    def _refusal(self, worker: UploadWorker) -> RunError:
         reason = describe(worker.error, limit=REASON_CHARACTERS) if worker.error else "unknown"
         worker.drain(limit_s=0.0)
         self._worker = None  # nothing more is recorded
         if self.run_id is None:
             self._journal.delete()
-        return RunError(f"MLflow at {address} rejects the run: {reason}.")
+        return RunError(f"MLflow at {self._address} rejects the run: {reason}.")
 
     @property
     def run_id(self) -> str | None:

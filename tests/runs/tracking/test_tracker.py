@@ -100,6 +100,19 @@ def steps(look: MlflowClient, run_id: str, name: str) -> list[int]:
     return sorted(metric.step for metric in look.get_metric_history(run_id, name))
 
 
+def request_is_open(server: socket.socket) -> bool:
+    """Whether the first client of a server that never answers still waits for its answer."""
+    connection, _ = server.accept()
+    with connection:
+        connection.setblocking(False)
+        try:
+            while data := connection.recv(1 << 16):
+                assert data  # the request itself
+        except BlockingIOError:
+            return True
+    return False  # the client has closed the connection
+
+
 def picture() -> Figure:
     """Any figure."""
     figure = Figure()
@@ -177,9 +190,7 @@ def test_a_child_does_not_wait_for_ever_for_a_parent_that_is_not_known_yet(place
     at_work = sweep.journal
     assert at_work.acquire()  # a process that has not come to its record yet
     child = started(create(parent=sweep.run_id))
-    began = time.monotonic()
-    assert child.finish(limit_s=0.5) is False
-    assert time.monotonic() - began < 3
+    assert child.finish(limit_s=0.5) is False  # it returns; without its limit this test would never end
     at_work.release()
     tracker = Tracker(sweep)
     tracker.start(experiment="tests")
@@ -335,15 +346,16 @@ def test_a_server_that_never_answers_holds_nothing_up(
 ) -> None:
     """Connections are taken and nothing comes back: records cost no time, and the end comes after the limit."""
     monkeypatch.setattr(tracking, "START_WAIT_S", 0.5)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3600")  # longer than any test
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        began = time.monotonic()
         tracker = started(uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
         for step in range(500):
             tracker.metrics({"train/loss": 1.0}, step=step)
-        assert time.monotonic() - began < 5
-        began = time.monotonic()
+        # All of it happened while the first request was still open: no call waits for the server's answer.
         assert tracker.finish(limit_s=0.5) is False
-        assert time.monotonic() - began < 3
+        assert request_is_open(silent)
+    recorded = [record for record, _ in tracker.folder.journal.read(0) if record["kind"] == "metrics"]
+    assert [record["step"] for record in recorded] == list(range(500))
     assert str(tracker.folder.path / "outbox") in caplog.text
 
 
@@ -369,17 +381,15 @@ def test_a_server_down_at_start_and_killed_in_mid_run_gets_everything_once(
 ) -> None:
     """The run goes on without it; when it is back all is there, each (name, step) once; what is left over follows."""
     monkeypatch.chdir(server.folder)
-    began = time.monotonic()
     tracker = started(uri=server.uri)
     assert tracker.run_id is None
-    assert time.monotonic() - began < 15
     assert caplog.text.count("does not answer") == 1
     for step in range(100):
         tracker.metrics({"train/loss": 1.0, "time/step_s": 0.1}, step=step)
 
     server.start()
     tracker.figure(picture(), "margins")
-    for _ in range(300):
+    for _ in range(3000):  # minutes: a limit for a broken uploader, not for a slow machine
         if tracker.run_id is not None and not tracker.folder.journal.pending:
             break
         time.sleep(0.1)
@@ -392,9 +402,7 @@ def test_a_server_down_at_start_and_killed_in_mid_run_gets_everything_once(
             server.kill()  # while records are on their way
         time.sleep(0.001)
         stop = step + 1
-    before = time.monotonic()
     assert tracker.finish(limit_s=1.0) is False
-    assert time.monotonic() - before < 5
     assert "the next `basereward train`" in caplog.text
     tracker.folder.mark("finished")
     assert deliver_pending(limit_s=0.5) == {tracker.folder.run_id: False}
