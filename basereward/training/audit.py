@@ -22,7 +22,7 @@ from basereward.inference.scorer import recipe_encoder
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.training.build import build_curation, build_data
-from basereward.training.data_summary import lost_file
+from basereward.training.data_summary import preview_rejections_file
 
 SCORED_TOGETHER = 64
 """Groups that a model scores at once."""
@@ -61,7 +61,7 @@ def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
 def _read_uncurated(recipe: Recipe) -> PreferenceData:
     uncurated = replace(recipe, data=replace(recipe.data, curation=CurationRecipe()))
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(uncurated, encoder=encoder, lost_file=lost_file(uncurated.name), max_lost=1.0)
+    data = build_data(uncurated, encoder=encoder, lost_file=preview_rejections_file(uncurated.name), max_lost=1.0)
     data.setup()
     return data
 

@@ -44,7 +44,7 @@ from basereward.training.callbacks.recorder import Recorder
 from basereward.training.callbacks.step_timer import StepTimer
 from basereward.training.module import RewardModule
 from basereward.training.optimizer import check_kind
-from basereward.training.preflight import check_ready, check_validation, lost_file
+from basereward.training.preflight import check_ready, check_validation, rejections_file
 from basereward.training.probe import pooled_datasets
 from basereward.training.probe_cache import ProbeCache
 from basereward.training.run_identity import IdentityInCheckpoint, check_encoder, identity_tags, record_identity
@@ -138,7 +138,7 @@ def build_module(
         BaseRewardError: the recipe or the data have an error.
     """
     path = backbone_path(recipe.model.backbone)
-    rejected_file = lost_file(recipe, anew=True) if run is None else run.lost
+    rejected_file = rejections_file(recipe, remove_earlier=True) if run is None else run.lost
     cached = probe_cache.find(recipe, lost_file=rejected_file)
     data, backbone = cached or (_read_data(recipe, path, rejected_file=rejected_file, run=run), None)
     check_validation(recipe, {name: len(lengths) for name, lengths in data.lengths["val"].items()})

@@ -45,12 +45,12 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     if recipe.data.streaming is not None:
         raise DataError("streamed sources cannot be counted before they are read; remove data.streaming to count them")
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(recipe, encoder=encoder, lost_file=lost_file(recipe.name), max_lost=1.0)
+    data = build_data(recipe, encoder=encoder, lost_file=preview_rejections_file(recipe.name), max_lost=1.0)
     data.setup()
     return _summary(data)
 
 
-def lost_file(name: str) -> Path:
+def preview_rejections_file(name: str) -> Path:
     """The file that lists the rejected rows of a recipe when there is no run; the last list is kept.
 
     When the cache folder cannot be written, the file is in a new temporary folder, which a warning names.

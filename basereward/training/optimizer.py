@@ -44,14 +44,7 @@ def adamw(
     Raises:
         ModelError: nothing is trained, a part with its own learning rate is not trained, or `kind` needs a GPU.
     """
-    if not parts:
-        raise ModelError("nothing is trained: every part is frozen and the head has no weights")
-    not_trained = sorted(set(lr_by_part or {}) - set(parts))
-    if not_trained:
-        raise ModelError(
-            f"optimizer.lr_by_part names {', '.join(not_trained)}, which is not trained; trained parts are "
-            f"{', '.join(parts)}. Remove the entry, or remove the part from model.backbone.freeze."
-        )
+    _check_parts(parts, lr_by_part or {})
     groups: list[dict[str, Any]] = []
     devices: set[str] = set()
     for part, named in parts.items():
@@ -65,6 +58,17 @@ def adamw(
     # depend on the number of threads.
     fused = devices <= FUSED
     return torch.optim.AdamW(groups, betas=(betas[0], betas[1]), eps=eps, fused=fused)
+
+
+def _check_parts(parts: Parts, lr_by_part: Mapping[str, float]) -> None:
+    if not parts:
+        raise ModelError("nothing is trained: every part is frozen and the head has no weights")
+    not_trained = sorted(set(lr_by_part) - set(parts))
+    if not_trained:
+        raise ModelError(
+            f"optimizer.lr_by_part names {', '.join(not_trained)}, which is not trained; trained parts are "
+            f"{', '.join(parts)}. Remove the entry, or remove the part from model.backbone.freeze."
+        )
 
 
 def _parameter_groups(

@@ -178,7 +178,7 @@ def _rejection_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | R
         rejected: list[RejectedRow] = []
         for rows in samples.values():
             rejected += _rejected(rows, encoder=encoder, budget=recipe.batch.tokens)
-        list_file = lost_file(recipe)
+        list_file = rejections_file(recipe)
         if rejected:
             write_lost(list_file, rejected)
         counts = {name: len(rows) for name, rows in samples.items()}
@@ -223,19 +223,19 @@ def _rejected(
             yield RejectedRow(row.source, "train", row.id, rejection.reason, rejection.detail)
 
 
-def lost_file(recipe: Recipe, *, anew: bool = False) -> Path:
+def rejections_file(recipe: Recipe, *, remove_earlier: bool = False) -> Path:
     """The file that lists rejected rows before there is a run.
 
     Args:
         recipe: of the run.
-        anew: remove an earlier list.
+        remove_earlier: remove an earlier list.
     """
     name = f"{recipe.name.replace('/', '-')}-{recipe_sha256(recipe)[:8]}.jsonl"
     folder = cache_folder() / "lost"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / name
-        if anew:
+        if remove_earlier:
             file.unlink(missing_ok=True)
     except OSError:  # an unwritable cache folder must not stop the run
         file = Path(tempfile.mkdtemp(prefix="basereward-lost-")) / name

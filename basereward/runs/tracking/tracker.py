@@ -97,10 +97,7 @@ class Tracker:
             RunError: the server rejects the run, or another process records into this folder.
         """
         names = {"experiment": experiment, "name": name, "parent": parent, "uri": tracking_uri(uri)}
-        # Not in the thread: a library that two threads import at the same time can be seen half initialised.
-        load_mlflow()
-        if not self._journal.acquire():
-            raise RunError(f"Another process records into {self.folder.path}; wait until it ends, or stop it.")
+        self._acquire()
         earlier_start = self._journal.start()
         if earlier_start is None:
             opening = self._start_record(names, tags or {})
@@ -112,6 +109,12 @@ class Tracker:
             self.artifact(self.folder.recipe)
             self.params(asdict(recipe) if recipe is not None else {})
         self._start_upload()
+
+    def _acquire(self) -> None:
+        # Here, not in the thread: a library that two threads import at the same time can be seen half initialised.
+        load_mlflow()
+        if not self._journal.acquire():
+            raise RunError(f"Another process records into {self.folder.path}; wait until it ends, or stop it.")
 
     def _begin(self, opening: Record, *, address: str) -> None:
         """Append the first record, before those that were made earlier; from now on records go to the journal."""

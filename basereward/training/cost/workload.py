@@ -19,7 +19,7 @@ from basereward.model.pooling import Pooling
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import Recipe
 from basereward.training.build import build_data
-from basereward.training.data_summary import lost_file
+from basereward.training.data_summary import preview_rejections_file
 from basereward.training.probe import read_places
 
 SAMPLED = 32
@@ -81,7 +81,7 @@ def workload(recipe: Recipe) -> Workload:
             "the lengths of streamed sources are unknown before they are read; remove data.streaming to count the cost"
         )
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(recipe, encoder=encoder, lost_file=lost_file(recipe.name), max_lost=1.0)
+    data = build_data(recipe, encoder=encoder, lost_file=preview_rejections_file(recipe.name), max_lost=1.0)
     data.setup()
     assert isinstance(data.plan, Plan)
     sources = {name: _source(data, name) for name, lengths in data.lengths["train"].items() if len(lengths)}

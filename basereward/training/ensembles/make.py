@@ -66,12 +66,10 @@ def ensemble(
     if name is not None:
         check_name(name, what="--name", slashes=True)
     deliver_pending()
-    if how not in WAYS:
-        raise ModelError(unknown("aggregation", how, WAYS))
     check_several(models, name="models", of="models", error=ModelError)
     check_several(text, name="text", of="models", error=ModelError)
-    recipe: Any = {"how": how, "members": list(models), "text": list(text), "pairs": pairs, "k": k, "seed": seed}
-    return make_ensemble(EnsembleRecipe(**recipe), name=name)
+    settings: Any = {"how": how, "members": list(models), "text": list(text), "pairs": pairs, "k": k, "seed": seed}
+    return make_ensemble(EnsembleRecipe(**settings), name=name)
 
 
 def make_ensemble(
@@ -96,6 +94,8 @@ def make_ensemble(
     Returns:
         As `ensemble`; with `tested` also the fields of a run: `metrics`, `pair_s`, `skipped`.
     """
+    if recipe.how not in WAYS:
+        raise ModelError(unknown("aggregation", recipe.how, WAYS))
     if problems := number_problems(recipe):
         raise ModelError("; ".join(f"{key}: {message}" for key, message in problems))
     members, routes = _members(recipe)

@@ -73,7 +73,9 @@ def test_kills_and_simultaneous_first_runs_leave_one_whole_database(tmp_path: Pa
     assert len([line for line in lines if line.startswith("after")]) == 4
     assert "made" not in lines[:2], lines  # a kill in the first moments comes before the database has its name
     assert lines[-1] == "together [0, 0, 0] ['mlflow.db']"
-    assert [each.name for each in MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()] == ["Default"]
+    assert [experiment.name for experiment in MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()] == [
+        "Default"
+    ]
 
 
 def _half(path: Path) -> None:
@@ -95,7 +97,7 @@ def test_what_an_earlier_kill_left_half_made_is_set_aside(
         path.touch()
     ensure_database(path, build=lambda place: shutil.copy(whole, place) and None)
     assert path.read_bytes() == whole.read_bytes()
-    aside = [each.name for each in tmp_path.iterdir() if each != path]
+    aside = [entry.name for entry in tmp_path.iterdir() if entry != path]
     assert len(aside) == (left == "tables")
     assert (str(path) in caplog.text) == (left == "tables")
 
@@ -107,7 +109,7 @@ def test_a_database_that_another_program_is_making_is_waited_for(tmp_path: Path,
     finish = f"import shutil, time; time.sleep(0.5); shutil.copy({str(whole)!r}, {str(path)!r})"
     with subprocess.Popen([sys.executable, "-c", finish]):
         ensure_database(path, build=lambda place: pytest.fail("built a second one"))
-    assert [each.name for each in tmp_path.iterdir()] == ["mlflow.db"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 def test_a_half_made_database_with_runs_and_other_files_are_refused_and_kept(

@@ -44,7 +44,7 @@ def test_records_of_many_threads_are_whole_and_each_thread_s_in_order(tmp_path: 
 
 
 def test_one_process_at_a_time_holds_the_lock(tmp_path: Path) -> None:
-    """A second holder is told no until the first lets go."""
+    """A second holder is refused until the first releases it."""
     first, second = RunJournal(tmp_path), RunJournal(tmp_path)
     assert first.acquire()
     assert not second.acquire()
@@ -172,7 +172,7 @@ def test_values_that_no_server_takes_are_unreadable(tmp_path: Path, record: dict
     """MLflow's client would fail on them again and again, and nothing behind them would be delivered."""
     journal = RunJournal(tmp_path)
     journal.append([START, record, {"kind": "a"}])
-    assert [each["kind"] for each in read_all(journal)] == ["start", "unreadable", "a"]  # type: ignore[index]
+    assert [record["kind"] for record in read_all(journal)] == ["start", "unreadable", "a"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -183,10 +183,10 @@ def test_a_broken_status_stops_nothing(
     assert find(good.run_id) == good
     with pytest.raises(RunError, match=bad.run_id):
         bad.state  # noqa: B018
-    assert [bad.run_id in each.getMessage() for each in caplog.records] == [True]
+    assert [bad.run_id in message.getMessage() for message in caplog.records] == [True]
     assert list(broken_runs()) == [bad.run_id]
     assert main(["ls", "runs", "--json"]) == 0
-    listed = {each["name"]: each["summary"] for each in json.loads(capsys.readouterr().out)["runs"]}
+    listed = {row["name"]: row["summary"] for row in json.loads(capsys.readouterr().out)["runs"]}
     assert listed.keys() == {good.run_id, bad.run_id}
     assert listed[bad.run_id].startswith("broken")
 

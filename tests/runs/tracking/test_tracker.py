@@ -168,7 +168,7 @@ def test_the_commit_is_recorded_and_whether_the_checkout_was_changed(place: Path
     assert changed.finish()
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     tags = [run.data.tags for run in runs(client())]
-    assert [(each["git.commit"], each["git.dirty"]) for each in tags] == [(head, "false"), (head, "true")]
+    assert [(run_tags["git.commit"], run_tags["git.dirty"]) for run_tags in tags] == [(head, "false"), (head, "true")]
     assert tags[0]["mlflow.source.git.commit"] == head
 
 
@@ -298,7 +298,7 @@ def test_a_crash_between_delivery_and_its_note_repeats_nothing(place: Path, faul
 
 
 def test_a_deleted_experiment_is_an_error_before_training(place: Path) -> None:
-    """MLflow answers, and will not take the run: the user is told what to do, and nothing is left to be delivered."""
+    """MLflow answers, and will not take the run: the error says what to do, and nothing is left to be delivered."""
     assert started().finish()
     look = client()
     experiment = look.get_experiment_by_name("tests")
@@ -367,9 +367,9 @@ def test_a_model_is_fetched_from_mlflow_when_the_run_is_not_here(place: Path) ->
     tracker.artifacts(tracker.folder.model, folder="model")
     assert tracker.finish()
     for name in (f"runs:/{tracker.run_id}/model", tracker.folder.run_id):
-        found = resolve_model(name, root=place / "elsewhere")
-        assert (found / "config.json").read_text() == "{}"
-        assert found.is_relative_to(place / "elsewhere")
+        folder = resolve_model(name, root=place / "elsewhere")
+        assert (folder / "config.json").read_text() == "{}"
+        assert folder.is_relative_to(place / "elsewhere")
     assert resolve_model(f"runs:/{tracker.run_id}") == tracker.folder.model
     with pytest.raises(RunError, match="MLflow at sqlite"):
         resolve_model("runs:/0123456789abcdef0123456789abcdef", root=place / "elsewhere")

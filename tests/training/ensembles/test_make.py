@@ -76,8 +76,8 @@ def runs(place: Path) -> dict[str, str]:
             done: Any = train(recipe)
             found[name] = done["run_id"]
         known.write_text(json.dumps(found))
-    told: dict[str, str] = json.loads(known.read_text())
-    return told
+    runs: dict[str, str] = json.loads(known.read_text())
+    return runs
 
 
 def own(name: str) -> list[np.ndarray[Any, Any]]:
