@@ -47,6 +47,11 @@ def resampled(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> Interv
         sums: `(N, C, 2)`: what each of N independent units (prompts or groups) adds to the numerator and to the
             denominator of the ratio of each of C categories.
         weights: `(C,)`, of the categories.
+
+    >>> one_pair_each = np.array([[[1.0, 1.0]], [[0.0, 1.0]]] * 50)  # 100 groups, half of them correct
+    >>> low, high = resampled(one_pair_each, np.ones(1))
+    >>> bool(0.35 < low < 0.45 and 0.55 < high < 0.65)
+    True
     """
     if len(sums) < 2:
         return 0.0, 1.0

@@ -33,6 +33,11 @@ def logistic_weights(
     Returns:
         M weights, for unscaled margins, and their 95 % intervals by a bootstrap over groups. Pairs of one group share
         responses; a bootstrap over single pairs would give intervals that are too narrow.
+
+    >>> informative, noise = [1.0, 2.0, 1.5, -0.5], [1.0, -1.0, 1.0, -1.0]
+    >>> weights, intervals = logistic_weights(np.array([informative, noise]))
+    >>> weights[0] > abs(weights[1])
+    True
     """
     # A spread of one; the mean is part of it, so that nearly constant margins do not become huge.
     scale = margins.std(1, ddof=0) + np.abs(margins.mean(1)) + 1e-12

@@ -78,6 +78,11 @@ def common_test_set(recipes: Mapping[str, Collection[TestedGroups]]) -> CommonTe
 
     Args:
         recipes: the tested groups of each run, by recipe.
+
+    >>> first, second = (ScoredGroup(name, "text", [1.0, 0.0], [5, 5], [(0, 1, False)]) for name in "ab")
+    >>> common = common_test_set({"linear": [by_key([first, second])], "mlp": [by_key([first])]})
+    >>> common.names, common.pairs.tolist()
+    (('linear', 'mlp'), [1])
     """
     recipes_of_group: dict[TestKey, list[str]] = {}
     for name, runs in recipes.items():

@@ -70,7 +70,16 @@ def runs_root() -> Path:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, or of one sweep, whose runs name it as their parent."""
+    """The folder of one run, or of one sweep, whose runs name it as their parent.
+
+    Args:
+        path: of the folder.
+
+    >>> import tempfile
+    >>> run = RunFolder.create("name: a", recipe_sha256="0", name="a", root=Path(tempfile.mkdtemp()))
+    >>> run.name, run.state
+    ('a', 'running')
+    """
 
     path: Path
 

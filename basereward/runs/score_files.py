@@ -27,6 +27,9 @@ class ScoredGroup:
         scores: K scores.
         lengths: K lengths in tokens.
         preferences: (winner, loser, tie) with indices of responses.
+
+    >>> ScoredGroup("1", "digits", scores=[1.0, 3.0], lengths=[5, 7], preferences=[(1, 0, False)]).margins
+    [2.0]
     """
 
     id: str
@@ -64,7 +67,15 @@ def scored_groups(batch: TreeBatch, scores: Tensor) -> list[ScoredGroup]:
 
 
 def write_scores(path: Path, groups: Iterable[ScoredGroup]) -> None:
-    """Write groups as JSON Lines; the file appears whole or not at all."""
+    """Write groups as JSON Lines; the file appears whole or not at all.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "val.jsonl"
+    >>> group = ScoredGroup("1", "digits", scores=[1.0, 3.0], lengths=[5, 7], preferences=[(1, 0, False)])
+    >>> write_scores(file, [group])
+    >>> read_scores(file) == [group]
+    True
+    """
     write_atomic(path, "".join(json_text(asdict(group)) + "\n" for group in groups))
 
 
@@ -102,6 +113,9 @@ def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """Mean and standard deviation of the scores of all responses; {} for no scores.
 
     They let reinforcement learning normalise rewards, and an ensemble standardise its members.
+
+    >>> spread([ScoredGroup("1", "digits", scores=[1.0, 3.0], lengths=[5, 7], preferences=[(1, 0, False)])])
+    {'mean': 2.0, 'std': 1.0}
     """
     scores: list[float] = []
     for group in groups:

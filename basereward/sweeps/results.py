@@ -47,6 +47,9 @@ def members_of(recipe: EnsembleRecipe, runs: Mapping[str, str]) -> list[str | No
     Args:
         recipe: of the ensemble; it names cells.
         runs: run ids of the finished cells, by name.
+
+    >>> members_of(EnsembleRecipe(members=["lr=1", "lr=2"]), {"lr=1": "20260314-153012-9f2c41"})
+    ['20260314-153012-9f2c41', None]
     """
     return [runs.get(name) for name in dict.fromkeys([*recipe.members, *recipe.text])]
 

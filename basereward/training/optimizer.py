@@ -118,6 +118,10 @@ def schedule(
         steps: optimizer steps of the run.
         warmup: share of the steps in which the rate rises to the peak.
         final: rate after the last step, as a share of the peak.
+
+    >>> optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-3)
+    >>> schedule(optimizer, shape="linear", steps=10, warmup=0.2).get_last_lr()
+    [0.0005]
     """
     return LambdaLR(optimizer, lambda step: share_of_peak(step, shape=shape, steps=steps, warmup=warmup, final=final))
 

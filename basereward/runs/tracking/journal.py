@@ -113,6 +113,15 @@ class RunJournal:
 
     Args:
         folder: the folder `outbox` of a run folder.
+
+    >>> import tempfile
+    >>> journal = RunJournal(Path(tempfile.mkdtemp()))
+    >>> journal.acquire()
+    True
+    >>> journal.append([{"kind": "metrics", "step": 1, "time": 0, "values": {"train/loss": 0.5}}])
+    >>> [record["values"] for record, position in journal.read(0)]
+    [{'train/loss': 0.5}]
+    >>> journal.release()
     """
 
     def __init__(self, folder: Path) -> None:

@@ -66,8 +66,8 @@ def ensemble(
     if name is not None:
         check_name(name, what="--name", slashes=True)
     deliver_pending()
-    check_several(models, name="models", of="models", error=ModelError)
-    check_several(text, name="text", of="models", error=ModelError)
+    for argument, names in (("models", models), ("text", text)):
+        check_several(names, name=argument, of="models", error=ModelError)
     settings: Any = {"how": how, "members": list(models), "text": list(text), "pairs": pairs, "k": k, "seed": seed}
     return make_ensemble(EnsembleRecipe(**settings), name=name)
 

@@ -186,6 +186,11 @@ def drawn_margins(scored: Sequence[Sequence[ScoredGroup]], *, pairs: int, seed: 
 
     Raises:
         ModelError: there are no pairs.
+
+    >>> one, two = (ScoredGroup("1", "text", scores, [5, 5], [(0, 1, False)]) for scores in ([3.0, 1.0], [0.5, 1.0]))
+    >>> margins, groups = drawn_margins([[one], [two]], pairs=10, seed=0)
+    >>> margins.tolist(), groups
+    ([[2.0], [-0.5]], [0])
     """
     pairs_of: dict[str, list[tuple[int, int, int]]] = {}  # by source: (group, winner, loser)
     for index, group in enumerate(scored[0]):
