@@ -34,7 +34,7 @@ class Trainer:
     """A program that times itself: `python -m MODULE ARGS`, on the workloads that it can do."""
 
     name: str
-    python: str | None  # None: its environment is not here
+    python: str | None  # None when its environment is not installed
     module: str
     args: tuple[str, ...] = ()
     can: tuple[str, ...] = WORKLOADS
@@ -50,7 +50,7 @@ TRAINERS = (
 
 @dataclass(frozen=True)
 class Work:
-    """What all trainers are given."""
+    """The inputs of all trainers."""
 
     folder: Path  # of rows and checkpoints
     gpu: str | None  # shapes of the checkpoint that trains on a GPU; None: the small ones, on the CPU
@@ -74,8 +74,8 @@ class Work:
 def measure(trainer: Trainer, workload: str, work: Work) -> dict[str, Any] | None:
     """Runs one trainer in a process of its own; None, and the end of its log on standard error, when it fails."""
     assert trainer.python is not None
-    told = ("--checkpoint", str(work.checkpoint(workload)), "--rows", str(work.folder / f"{workload}.jsonl"))
-    command = [trainer.python, "-m", trainer.module, *trainer.args, *told, *work.options]
+    inputs = ("--checkpoint", str(work.checkpoint(workload)), "--rows", str(work.folder / f"{workload}.jsonl"))
+    command = [trainer.python, "-m", trainer.module, *trainer.args, *inputs, *work.options]
     store = {
         "BASEREWARD_RUNS": str(work.folder / "runs"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{work.folder / 'mlflow.db'}",
@@ -94,25 +94,35 @@ def measure(trainer: Trainer, workload: str, work: Work) -> dict[str, Any] | Non
 
 
 def sitting(work: Work, *, chosen: list[str], trainers: list[str], rounds: int) -> tuple[Results, bool]:
-    """What was measured by (workload, trainer), of each figure the median of `rounds`; and whether every trainer could
-    be timed.
+    """Time all trainers.
 
     Trainers take turns within a round, so that a machine that slows down slows all of them.
+
+    Returns:
+        The median of each figure over the rounds, by workload and trainer; and whether every trainer could be timed.
     """
-    taken: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    there = [trainer for trainer in TRAINERS if trainer.python and trainer.name in trainers]
-    turns = [(w, t) for _ in range(rounds) for w in chosen for t in there if w in t.can]
-    for workload, trainer in turns:
-        result = measure(trainer, workload, work)
-        if result is not None:
-            taken.setdefault((workload, trainer.name), []).append(result)
-    complete = sum(map(len, taken.values())) == len(turns)
-    return {key: _medians(results) for key, results in taken.items()}, complete
+    results: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    available = [trainer for trainer in TRAINERS if trainer.python and trainer.name in trainers]
+    complete = True
+    for _ in range(rounds):
+        for workload in chosen:
+            for trainer in available:
+                if workload not in trainer.can:
+                    continue
+                result = measure(trainer, workload, work)
+                if result is None:
+                    complete = False
+                else:
+                    results.setdefault((workload, trainer.name), []).append(result)
+    return {key: _medians(figures) for key, figures in results.items()}, complete
 
 
 def _medians(results: list[dict[str, Any]]) -> dict[str, float]:
-    figures = [name for name, value in results[0].items() if isinstance(value, float)]
-    return {name: statistics.median(result[name] for result in results) for name in figures}
+    medians = {}
+    for name, value in results[0].items():
+        if isinstance(value, float):
+            medians[name] = statistics.median(result[name] for result in results)
+    return medians
 
 
 def _machine(gpu: bool) -> str:
@@ -136,20 +146,20 @@ def main() -> int:
     parser.add_argument("--gpu", choices=[name for name in checkpoint.SHAPES if name != checkpoint.SMALL])
     parser.add_argument("--full", action="store_true", help="with --gpu: train all weights but the vision tower's")
     parser.add_argument("--work", type=Path, help="keeps rows, checkpoints and runs; default: a temporary folder")
-    given = parser.parse_args()
-    options = ["--steps", str(given.steps), "--responses", str(given.responses)]
-    options += ["--vision"] if given.vision else []
-    if given.gpu is not None:
-        given.trainers = [name for name in given.trainers if name in ("tree", "plain")]
-        options += ["--gpu", *(["--full"] if given.full else [])]
+    args = parser.parse_args()
+    options = ["--steps", str(args.steps), "--responses", str(args.responses)]
+    options += ["--vision"] if args.vision else []
+    if args.gpu is not None:
+        args.trainers = [name for name in args.trainers if name in ("tree", "plain")]
+        options += ["--gpu", *(["--full"] if args.full else [])]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = (given.work or Path(temporary)).resolve()
+        folder = (args.work or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        work = Work(folder, given.gpu, tuple(options))
+        work = Work(folder, args.gpu, tuple(options))
         work.prepare()
-        measured, complete = sitting(work, chosen=given.workloads, trainers=given.trainers, rounds=given.rounds)
-    print(f"{datetime.date.today()}, {_machine(given.gpu is not None)}\n")
-    print(table(measured, workloads=given.workloads, trainers=[trainer.name for trainer in TRAINERS]))
+        measured, complete = sitting(work, chosen=args.workloads, trainers=args.trainers, rounds=args.rounds)
+    print(f"{datetime.date.today()}, {_machine(args.gpu is not None)}\n")
+    print(table(measured, workloads=args.workloads, trainers=[trainer.name for trainer in TRAINERS]))
     return 0 if complete else 1
 
 

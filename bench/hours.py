@@ -34,35 +34,35 @@ OWN_ROWS = "data.sources.pairs.path=pairs.jsonl"
 
 
 def hours(cell: Cell, *, folder: Path, text: set[str]) -> float:
-    """GPU hours of a cell: its multimodal pairs and its text pairs, each by the rows that stand for them.
+    """GPU hours of a cell: its multimodal pairs and its text pairs, each measured on generated rows.
 
     Args:
         folder: with `model`, `pairs.jsonl` and `text.jsonl`.
-        text: names of the sources without pictures.
+        text: names of the sources without images.
     """
-    found = 0.0
+    total = 0.0
     for kind, number in _pairs(cell.recipe, text).items():
         if number:
             recipe = _on(cell.recipe, folder / f"{kind}.jsonl", model=folder / "model", pairs=number)
             cost = recipe_cost(recipe, workload(recipe), gpus=[GPU])
-            found += cost["gpus"][GPU]["hours"]
+            total += cost["gpus"][GPU]["hours"]
     size = re.search(r"(\d+(?:\.\d+)?)B", cell.recipe.model.backbone.path or "")
-    return found * (float(size[1]) / SIZE_B if size else 1.0)
+    return total * (float(size[1]) / SIZE_B if size else 1.0)
 
 
 def _pairs(recipe: Recipe, text: set[str]) -> dict[str, float]:
-    """How many pairs a cell trains on, with pictures and without."""
+    """Number of pairs that a cell trains on, with images (`pairs`) and without (`text`)."""
     mixture = recipe.data.mixture
     shares: dict[str, float] = {**mixture.weights} or {**mixture.limits} or dict.fromkeys(recipe.data.sources, 1.0)
-    whole = sum(shares.values())
+    total_share = sum(shares.values())
     steps = recipe.trainer.steps
     number = steps * recipe.batch.groups if steps else (sum(mixture.limits.values()) or PAIRS)
-    written = sum(share for name, share in shares.items() if name in text) / whole
+    written = sum(share for name, share in shares.items() if name in text) / total_share
     return {"pairs": number * (1 - written), "text": number * written}
 
 
 def _on(recipe: Recipe, rows: Path, *, model: Path, pairs: float) -> Recipe:
-    """The recipe on rows that stand for its own."""
+    """The recipe on generated rows in place of its own."""
     own = {"_target_": "jsonl", "path": str(rows), "val": 0.1, "test": 0.0}
     data = replace(recipe.data, sources={"pairs": own}, mixture=type(recipe.data.mixture)(), max_lost=0.0)
     backbone = replace(recipe.model.backbone, path=str(model), revision=None)
@@ -77,15 +77,15 @@ def prepare(folder: Path) -> None:
     for kind in ("pairs", "text"):
         file = folder / f"{kind}.jsonl"
         rows = [json.loads(line) for line in file.read_text().splitlines()]
-        told = {"critiques": ["word " * 60] * 2, "reasoning": "word " * 120, "ratings": [1.0, 0.0]}
-        file.write_text("".join(json.dumps(row | told) + "\n" for row in rows))
+        targets = {"critiques": ["word " * 60] * 2, "reasoning": "word " * 120, "ratings": [1.0, 0.0]}
+        file.write_text("".join(json.dumps(row | targets) + "\n" for row in rows))
 
 
 def experiments() -> Iterator[str]:
     """Those that can be run at full size."""
     for entry in names("experiments"):
-        found, _ = find_experiment(entry.name, profile=PROFILE, overrides=_overrides(entry.name))
-        if found.cells:
+        experiment, _ = find_experiment(entry.name, profile=PROFILE, overrides=_overrides(entry.name))
+        if experiment.cells:
             yield entry.name
 
 
@@ -99,16 +99,16 @@ def main() -> None:
     """Prints the hours of every cell, and of every experiment."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("experiments", metavar="EXPERIMENT", nargs="*", help="names in experiments/ (all)")
-    given = parser.parse_args()
+    args = parser.parse_args()
     text = set(read_yaml(experiments_folder() / "mixtures" / "sets" / "text.yaml")["sources"])
     text |= set(read_yaml(experiments_folder() / "mixtures" / "sets" / "others.yaml")["sources"])
     text |= {"shp", "ultra_feedback_all"}
-    with tempfile.TemporaryDirectory(prefix="basereward-hours-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="basereward-hours-") as temporary:
+        folder = Path(temporary)
         prepare(folder)
-        for name in given.experiments or experiments():
-            found = load_experiment(name, profile=PROFILE, overrides=_overrides(name))
-            by_cell = {cell.name: hours(cell, folder=folder, text=text) for cell in found.cells}
+        for name in args.experiments or experiments():
+            experiment = load_experiment(name, profile=PROFILE, overrides=_overrides(name))
+            by_cell = {cell.name: hours(cell, folder=folder, text=text) for cell in experiment.cells}
             for cell, value in by_cell.items():
                 print(f"  {cell}: {value:,.0f}")
             print(f"{name}: {len(by_cell)} cells, {sum(by_cell.values()):,.0f} hours of one {GPU.upper()}")

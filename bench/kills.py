@@ -44,15 +44,15 @@ LIMIT_S = 600.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command and how it goes on.
+    """A command, and how it continues after a kill.
 
     Args:
         name: for the table.
         first: the command line after `basereward`.
         prepare: commands that are run once, before any kill.
-        resumes: whether `--resume RUN` goes on with a run that a kill has left.
+        resumes: whether `--resume RUN` continues a killed run.
         outputs: files to compare, as patterns below the folder.
-        judge: whether the command asks an endpoint, whose address stands for URL in `first`.
+        judge: whether the command calls an endpoint, whose address replaces URL in `first`.
     """
 
     name: str
@@ -114,7 +114,7 @@ SCENARIOS = (
 
 @dataclass
 class Outcome:
-    """What a kill came to."""
+    """The result of one kill: no faults when everything equals the undisturbed run."""
 
     scenario: str
     event: str
@@ -122,7 +122,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-class Place:
+class Workspace:
     """A folder in which a scenario runs: its own runs, cache and tracking store."""
 
     def __init__(self, folder: Path, *, url: str = "") -> None:
@@ -131,7 +131,7 @@ class Place:
 
     def environment(self, at: int | None, *, hooked: bool) -> dict[str, str]:
         """The variables of a command."""
-        inside = {
+        variables = {
             "BASEREWARD_RUNS": str(self.folder / "runs"),
             "BASEREWARD_CACHE": str(self.folder / "cache"),
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}",
@@ -142,9 +142,9 @@ class Place:
             "PYTHONPATH": os.pathsep.join([*([str(ROOT / "bench" / "kill_hook")] if hooked else []), str(ROOT)]),
         }
         if hooked:
-            told = {"folder": str(self.folder), "events": str(self.events), "at": at}
-            inside["BENCH_KILL"] = json.dumps(told)
-        return {**os.environ, **inside}
+            hook = {"folder": str(self.folder), "events": str(self.events), "at": at}
+            variables["BENCH_KILL"] = json.dumps(hook)
+        return {**os.environ, **variables}
 
     @property
     def events(self) -> Path:
@@ -153,9 +153,9 @@ class Place:
     def run(self, words: tuple[str, ...], *, at: int | None = None, hooked: bool = False) -> tuple[int, str]:
         """Exit code and standard error of a command; -9 when it was killed."""
         model = (self.folder / "model.txt").read_text() if (self.folder / "model.txt").exists() else ""
-        given = [{"URL": self.url, "MODEL": model}.get(word, word) for word in words]
+        command = [{"URL": self.url, "MODEL": model}.get(word, word) for word in words]
         process = subprocess.Popen(
-            [sys.executable, "-m", "basereward", *given, "--json"],
+            [sys.executable, "-m", "basereward", *command, "--json"],
             cwd=self.folder,
             env=self.environment(at, hooked=hooked),
             stdout=subprocess.PIPE,
@@ -174,60 +174,77 @@ class Place:
         return process.returncode, error
 
     def unfinished(self) -> list[str]:
-        """Ids of training runs whose folder says that they did not end."""
-        states = [(path.parent.name, json.loads(path.read_text())) for path in self.folder.glob("runs/*/status.json")]
-        return [name for name, state in states if state["state"] != "finished" and state.get("kind", "run") == "run"]
+        """Ids of training runs that are not finished, by their folders."""
+        names = []
+        for path in self.folder.glob("runs/*/status.json"):
+            status = json.loads(path.read_text())
+            if status["state"] != "finished" and status.get("kind", "run") == "run":
+                names.append(path.parent.name)
+        return names
 
 
-def comparable(scenario: Scenario, place: Place) -> dict[str, Any]:
-    """What must be the same after a kill: hashes of outputs, and the metrics of every finished run in MLflow."""
+def comparable(scenario: Scenario, workspace: Workspace) -> dict[str, Any]:
+    """What must equal after a kill: hashes of outputs, and the metrics of every finished run in MLflow."""
     hashes: list[str] = []
     for pattern in scenario.outputs:
-        for path in sorted(place.folder.glob(pattern)):
+        for path in sorted(workspace.folder.glob(pattern)):
             kind = path.name
             hashes.append(f"{kind} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}")
-    # Runs are told apart by what they reached, since names and times differ.
-    return {"outputs": sorted(set(hashes)), "metrics": sorted(set(map(str, _metrics(place).values())))}
+    # Runs are compared by their content, since their names and times differ.
+    return {"outputs": sorted(set(hashes)), "metrics": sorted(set(map(str, _metrics(workspace).values())))}
 
 
-def _metrics(place: Place) -> dict[str, list[tuple[str, int, str]]]:
+def _metrics(workspace: Workspace) -> dict[str, list[tuple[str, int, str]]]:
     """Every record of a metric, by run: name, step, value."""
-    found: dict[str, list[tuple[str, int, str]]] = {}
-    if not (place.folder / "mlflow.db").exists():
-        return found
-    with contextlib.closing(sqlite3.connect(place.folder / "mlflow.db")) as store:
+    metrics: dict[str, list[tuple[str, int, str]]] = {}
+    if not (workspace.folder / "mlflow.db").exists():
+        return metrics
+    with contextlib.closing(sqlite3.connect(workspace.folder / "mlflow.db")) as store:
         runs = store.execute("select run_uuid from runs where status = 'FINISHED'").fetchall()
         for (run,) in runs:
             rows = store.execute("select key, step, value, is_nan from metrics where run_uuid = ?", (run,)).fetchall()
-            # Evaluations stand at the time when they were recorded.
-            places = [(key, 0 if key.startswith("eval/") else step, nan, value) for key, step, value, nan in rows]
-            kept = [(key, step, "nan" if nan else repr(value)) for key, step, nan, value in places]
-            found[run] = sorted(record for record in kept if not record[0].startswith(TIMED))
-    return found
+            records = []
+            for key, step, value, is_nan in rows:
+                # The step of an evaluation is the time at which it was recorded.
+                comparable_step = 0 if key.startswith("eval/") else step
+                if not key.startswith(TIMED):
+                    records.append((key, comparable_step, "nan" if is_nan else repr(value)))
+            metrics[run] = sorted(records)
+    return metrics
 
 
-def faults_of(scenario: Scenario, place: Place, expected: dict[str, Any]) -> list[str]:
+def faults_of(scenario: Scenario, workspace: Workspace, expected: dict[str, Any]) -> list[str]:
     """What differs from an undisturbed run, and what is left over."""
     faults = []
-    reached = comparable(scenario, place)
+    reached = comparable(scenario, workspace)
     for name, value in expected.items():
         if reached[name] != value:
             faults.append(f"{name} differ: {_difference(value, reached[name])}")
-    for run, records in _metrics(place).items():
-        twice = [key for key, number in collections.Counter(r[:2] for r in records).items() if number > 1]
+    for run, records in _metrics(workspace).items():
+        counts = collections.Counter((name, step) for name, step, _ in records)
+        twice = [key for key, count in counts.items() if count > 1]
         if twice:
             faults.append(f"recorded twice in {run}: {twice[:3]}")
-    if (place.folder / "mlflow.db").exists():
-        with contextlib.closing(sqlite3.connect(place.folder / "mlflow.db")) as store:
+    faults += _still_running(workspace)
+    leftovers: set[str] = set()
+    for pattern in LEFT_OVER:
+        leftovers |= {path.relative_to(workspace.folder).as_posix() for path in workspace.folder.rglob(pattern)}
+    if leftovers:
+        faults.append(f"left over: {', '.join(sorted(leftovers)[:4])}")
+    return faults
+
+
+def _still_running(workspace: Workspace) -> list[str]:
+    """Runs that MLflow or their own folder shows as running."""
+    faults = []
+    if (workspace.folder / "mlflow.db").exists():
+        with contextlib.closing(sqlite3.connect(workspace.folder / "mlflow.db")) as store:
             running = store.execute("select count(*) from runs where status = 'RUNNING'").fetchone()[0]
         if running:
             faults.append(f"{running} RUNNING in MLflow")
-    for path in place.folder.glob("runs/*/status.json"):
+    for path in workspace.folder.glob("runs/*/status.json"):
         if json.loads(path.read_text())["state"] == "running":
             faults.append(f"{path.parent.name} is running")
-    left = {path.relative_to(place.folder).as_posix() for pattern in LEFT_OVER for path in place.folder.rglob(pattern)}
-    if left:
-        faults.append(f"left over: {', '.join(sorted(left)[:4])}")
     return faults
 
 
@@ -237,45 +254,45 @@ def _difference(expected: list[str], reached: list[str]) -> str:
 
 
 def undisturbed(scenario: Scenario, base: Path, work: Path, url: str) -> tuple[dict[str, Any], list[str]]:
-    """What the command comes to, and its events in order."""
-    place = Place(work / "undisturbed", url=url)
-    shutil.copytree(base, place.folder)
-    code, error = place.run(scenario.first, hooked=True)
+    """Run the command without a kill; return what is compared later, and its events in their order."""
+    workspace = Workspace(work / "undisturbed", url=url)
+    shutil.copytree(base, workspace.folder)
+    code, error = workspace.run(scenario.first, hooked=True)
     if code:
         raise SystemExit(f"{scenario.name}: exit code {code} without any kill\n{error[-2000:]}")
-    lines = place.events.read_text(errors="replace").split("\n")
-    return comparable(scenario, place), [line.strip() for line in lines if line.strip()]
+    lines = workspace.events.read_text(errors="replace").split("\n")
+    return comparable(scenario, workspace), [line.strip() for line in lines if line.strip()]
 
 
 def kill(scenario: Scenario, base: Path, work: Path, url: str, *, at: int, event: str, expected: Any) -> Outcome:
-    """One kill, and the way on."""
+    """Kill the command at one event, run it again, and compare."""
     began = time.perf_counter()
     outcome = Outcome(scenario.name, event)
-    place = Place(work / f"kill-{at}", url=url)
-    shutil.copytree(base, place.folder)
-    code, error = place.run(scenario.first, at=at, hooked=True)
+    workspace = Workspace(work / f"kill-{at}", url=url)
+    shutil.copytree(base, workspace.folder)
+    code, error = workspace.run(scenario.first, at=at, hooked=True)
     if code != -signal.SIGKILL:
         outcome.faults.append(f"not killed: exit code {code} {error[-300:]}")
     else:
-        outcome.faults += go_on(scenario, place)
-        outcome.faults += faults_of(scenario, place, expected)
+        outcome.faults += run_again(scenario, workspace)
+        outcome.faults += faults_of(scenario, workspace, expected)
     outcome.seconds = time.perf_counter() - began
     if not outcome.faults:
-        shutil.rmtree(place.folder, ignore_errors=True)
+        shutil.rmtree(workspace.folder, ignore_errors=True)
     return outcome
 
 
-def go_on(scenario: Scenario, place: Place) -> list[str]:
-    """Runs the command again until it ends well."""
+def run_again(scenario: Scenario, workspace: Workspace) -> list[str]:
+    """Run the command again until it succeeds, at most `TRIES` times; return faults."""
     error = ""
     for _ in range(TRIES):
         words = scenario.first
-        stopped = place.unfinished()
+        stopped = workspace.unfinished()
         if scenario.resumes and stopped:
             words = (*words, "--resume", stopped[-1])
-        elif scenario.resumes and list(place.folder.glob("runs/*/result.json")):
-            words = ("ls", "runs")  # it is finished: the next call of any kind must tidy up
-        code, error = place.run(words)
+        elif scenario.resumes and list(workspace.folder.glob("runs/*/result.json")):
+            words = ("ls", "runs")  # it is finished: the next command, whatever it is, must clean up
+        code, error = workspace.run(words)
         if "Traceback" in error:
             return [f"traceback: {error[-600:]}"]
         if code == 0:
@@ -312,7 +329,7 @@ def judge() -> Iterator[str]:
 
 
 def write_inputs(folder: Path) -> None:
-    """What scenarios read: pairs, a benchmark's rows with pictures, and an experiment of two cells with an ensemble."""
+    """What scenarios read: pairs, a benchmark's rows with images, and an experiment of two cells with an ensemble."""
     import PIL.Image
 
     folder.mkdir(parents=True)
@@ -339,26 +356,26 @@ def run_scenario(scenario: Scenario, work: Path, *, kills: int, jobs: int, seed:
     base = work / "base"
     write_inputs(base)
     with judge() as url:
-        prepared = Place(base, url=url)
+        prepared = Workspace(base, url=url)
         for words in scenario.prepare:
             code, error = prepared.run(words)
             if code:
                 raise SystemExit(f"{scenario.name}: {' '.join(words)} ended with exit code {code}\n{error[-2000:]}")
         expected, events = undisturbed(scenario, base, work, url)
-        places = sorted({1 + (i * len(events) + seed * 7) // kills % len(events) for i in range(kills)})
+        positions = sorted({1 + (i * len(events) + seed * 7) // kills % len(events) for i in range(kills)})
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             tasks = [
                 pool.submit(kill, scenario, base, work, url, at=at, event=events[at - 1], expected=expected)
-                for at in places
+                for at in positions
             ]
             outcomes = []
             for task in concurrent.futures.as_completed(tasks):
                 outcomes.append(task.result())
-                _tell(outcomes[-1])
+                _print(outcomes[-1])
     return outcomes
 
 
-def _tell(outcome: Outcome) -> None:
+def _print(outcome: Outcome) -> None:
     state = "; ".join(outcome.faults) if outcome.faults else "same"
     print(f"{outcome.scenario:32} {outcome.event:60.60} {outcome.seconds:5.0f} s  {state}", flush=True)
 
@@ -368,9 +385,10 @@ def table(outcomes: list[Outcome]) -> Iterator[str]:
     yield "| scenario | kills | the same | moments |"
     yield "|---|---|---|---|"
     for name in dict.fromkeys(outcome.scenario for outcome in outcomes):
-        mine = [outcome for outcome in outcomes if outcome.scenario == name]
-        same = sum(not outcome.faults for outcome in mine)
-        yield f"| {name} | {len(mine)} | {same} | {len({outcome.event for outcome in mine})} |"
+        of_scenario = [outcome for outcome in outcomes if outcome.scenario == name]
+        same = sum(not outcome.faults for outcome in of_scenario)
+        events = {outcome.event for outcome in of_scenario}
+        yield f"| {name} | {len(of_scenario)} | {same} | {len(events)} |"
 
 
 def main() -> int:
@@ -380,20 +398,20 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="in all (200)")
     parser.add_argument("--jobs", type=int, default=2, help="at a time (2)")
     parser.add_argument("--seed", type=int, default=0, help="shifts the places of the kills (0)")
-    given = parser.parse_args()
-    names = given.scenarios or [scenario.name for scenario in SCENARIOS]
-    chosen = [each for each in SCENARIOS if any(each.name.startswith(name) for name in names)]
+    args = parser.parse_args()
+    prefixes = tuple(args.scenarios or [scenario.name for scenario in SCENARIOS])
+    chosen = [scenario for scenario in SCENARIOS if scenario.name.startswith(prefixes)]
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="basereward-kills-") as folder:
         for number, scenario in enumerate(chosen):
-            share = given.kills * (number + 1) // len(chosen) - given.kills * number // len(chosen)
+            share = args.kills * (number + 1) // len(chosen) - args.kills * number // len(chosen)
             work = Path(folder) / f"scenario-{number}"
             work.mkdir()
-            outcomes += run_scenario(scenario, work, kills=share, jobs=given.jobs, seed=given.seed)
+            outcomes += run_scenario(scenario, work, kills=share, jobs=args.jobs, seed=args.seed)
     print("\n".join(table(outcomes)))
-    wrong = [outcome for outcome in outcomes if outcome.faults]
-    print(f"{len(outcomes)} kills, {len(outcomes) - len(wrong)} the same, {len(wrong)} not")
-    return 1 if wrong else 0
+    different = [outcome for outcome in outcomes if outcome.faults]
+    print(f"{len(outcomes)} kills, {len(outcomes) - len(different)} the same, {len(different)} not")
+    return 1 if different else 0
 
 
 if __name__ == "__main__":

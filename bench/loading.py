@@ -1,10 +1,10 @@
-"""Time the loading of groups with pictures against the backbone's image processor alone, both in two processes.
+"""Time the loading of groups with images against the backbone's image processor alone, both in two processes.
 
     python -m bench.loading [--work FOLDER] [--rounds 5] [--seconds 5] [--groups 1]
 
-A group has one picture of 896 x 896 pixels, so groups a second and pictures a second are one. Ours are the batches of
+A group has one image of 896 x 896 pixels, so groups a second and images a second are one. Ours are the batches of
 training as they reach the training process: opened, cut into patches, tokenized, laid out and handed over. Alone, each
-process opens the same pictures, gives them to `Qwen2VLImageProcessorPil` and keeps nothing. The two take turns.
+process opens the same images, gives them to `Qwen2VLImageProcessorPil` and keeps nothing. The two take turns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from bench import checkpoint, workloads
 from bench.ours import HERE, overrides
 
 WORKERS = 2
-WARM_UP = 8  # batches, or pictures of each process, that are not counted
+WARM_UP = 8  # batches, or images of each process, that are not counted
 ENDLESS = 100_000  # steps: more than are ever asked for
 
 
@@ -54,14 +54,14 @@ def ours(data: PreferenceData, *, seconds: float) -> float:
     return rate(taken(), seconds=seconds)
 
 
-def alone(processor: Any, pictures: list[Path], *, seconds: float) -> float:
-    """Pictures a second of the image processor in as many processes, each with its share of the pictures."""
+def alone(processor: Any, images: list[Path], *, seconds: float) -> float:
+    """Images a second of the image processor in as many processes, each with its share of the images."""
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     together = context.Barrier(WORKERS)
     workers = [
         context.Process(
-            target=_process, args=(processor, pictures[k::WORKERS], together, results.put), kwargs={"seconds": seconds}
+            target=_process, args=(processor, images[k::WORKERS], together, results.put), kwargs={"seconds": seconds}
         )
         for k in range(WORKERS)
     ]
@@ -74,14 +74,14 @@ def alone(processor: Any, pictures: list[Path], *, seconds: float) -> float:
 
 
 def _process(
-    processor: Any, pictures: list[Path], together: Barrier, put: Callable[[float], None], *, seconds: float
+    processor: Any, images: list[Path], together: Barrier, put: Callable[[float], None], *, seconds: float
 ) -> None:
     torch.set_num_threads(1)  # as in the workers of a data loader
 
     def processed() -> Iterator[int]:
-        for path in cycle(pictures):
-            with PIL.Image.open(path) as picture:
-                processor(images=[picture], return_tensors="pt")
+        for path in cycle(images):
+            with PIL.Image.open(path) as image:
+                processor(images=[image], return_tensors="pt")
             yield 1
 
     stream = processed()
@@ -107,9 +107,9 @@ def prepare(work: Path, *, groups: int) -> PreferenceData:
     if not (model / "tokenizer.json").exists():
         checkpoint.write(model)
     workloads.write(work)
-    told = overrides(model, work / "groups.jsonl", layout="tree", groups=groups, steps=ENDLESS, vision=False)
+    settings = overrides(model, work / "groups.jsonl", layout="tree", groups=groups, steps=ENDLESS, vision=False)
     profile = str(HERE / "profile.yaml")
-    recipe = load_recipe(str(HERE / "recipe.yaml"), profile=profile, overrides=[*told, f"data.workers={WORKERS}"])
+    recipe = load_recipe(str(HERE / "recipe.yaml"), profile=profile, overrides=[*settings, f"data.workers={WORKERS}"])
     encoder = load_encoder(model, max_pixels=recipe.data.encoding.max_pixels)
     data = build_data(recipe, encoder=encoder, lost_file=work / "lost.jsonl")
     data.setup()
@@ -123,24 +123,24 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="times that each of the two gets its turn")
     parser.add_argument("--seconds", type=float, default=5.0, help="of every turn")
     parser.add_argument("--groups", type=int, default=1, help="of a batch")
-    given = parser.parse_args()
+    args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     keep_freed_memory()  # as a run does
     rounds: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        work = (given.work or Path(temporary)).resolve()
-        data = prepare(work, groups=given.groups)
-        pictures = sorted((work / "images").iterdir())
-        for _ in range(given.rounds):
-            limit = alone(data.encoder.image_processor, pictures, seconds=given.seconds)
-            rounds.append((ours(data, seconds=given.seconds), limit))
-            print(f"loading {rounds[-1][0]:.1f} a second, image processor alone {limit:.1f}", file=sys.stderr)
-    speed, limit = (statistics.median(column) for column in zip(*rounds, strict=True))
-    ratio = statistics.median(mine / other for mine, other in rounds)
+        work = (args.work or Path(temporary)).resolve()
+        data = prepare(work, groups=args.groups)
+        images = sorted((work / "images").iterdir())
+        for _ in range(args.rounds):
+            processor_rate = alone(data.encoder.image_processor, images, seconds=args.seconds)
+            rounds.append((ours(data, seconds=args.seconds), processor_rate))
+            print(f"loading {rounds[-1][0]:.1f} a second, image processor alone {processor_rate:.1f}", file=sys.stderr)
+    speed, processor_rate = (statistics.median(column) for column in zip(*rounds, strict=True))
+    ratio = statistics.median(loading / processor for loading, processor in rounds)
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, {WORKERS} worker processes\n")
-    print("| groups a batch | loading, groups a second | image processor alone, pictures a second | ratio |")
+    print("| groups a batch | loading, groups a second | image processor alone, images a second | ratio |")
     print("|---|---|---|---|")
-    print(f"| {given.groups} | {speed:.1f} | {limit:.1f} | {ratio:.2f} |")
+    print(f"| {args.groups} | {speed:.1f} | {processor_rate:.1f} | {ratio:.2f} |")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Measure what a training step holds in memory beyond what it began with: tree rows against one sequence a response.
+"""Measure the memory of a training step above the memory before it: tree rows, and one sequence per response.
 
     python -m bench.memory [--work FOLDER] [--workload pairs]
 
@@ -36,10 +36,10 @@ def measure(work: Path, workload: str, *, layout: str) -> float:
         groups = [group for _, group in zip(range(2), bench.groups(), strict=False)]
         batch = bench.batch(groups, layout=layout)  # type: ignore[arg-type]  # one of the two
         bench.step(batch)
-        before = resident("VmRSS")
+        resident_before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         bench.step(batch)
-        return resident("VmHWM") - before
+        return resident("VmHWM") - resident_before
 
 
 def main() -> int:
@@ -48,24 +48,24 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
     parser.add_argument("--workload", default="pairs")
     parser.add_argument("--layout", choices=("tree", "plain"), help="measure one, and print a number")
-    given = parser.parse_args()
-    if given.layout:
-        print(json.dumps(measure(given.work, given.workload, layout=given.layout)))
+    args = parser.parse_args()
+    if args.layout:
+        print(json.dumps(measure(args.work, args.workload, layout=args.layout)))
         return 0
     with tempfile.TemporaryDirectory() as temporary:
-        work = (given.work or Path(temporary)).resolve()
+        work = (args.work or Path(temporary)).resolve()
         store = {"BASEREWARD_RUNS": str(work / "runs"), "MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}"}
         # Small pieces of freed memory go back at once, or the peak of an earlier step would hide that of a later one.
         settings = os.environ | store | {"OMP_NUM_THREADS": "2", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
-        taken = {}
+        peaks = {}
         for layout in ("tree", "plain"):
-            command = [sys.executable, "-m", "bench.memory", "--work", str(work), "--workload", given.workload]
-            told = subprocess.run([*command, "--layout", layout], env=settings, check=True, capture_output=True)
-            taken[layout] = json.loads(told.stdout.splitlines()[-1])
+            command = [sys.executable, "-m", "bench.memory", "--work", str(work), "--workload", args.workload]
+            process = subprocess.run([*command, "--layout", layout], env=settings, check=True, capture_output=True)
+            peaks[layout] = json.loads(process.stdout.splitlines()[-1])
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n")
     print("| a step of two groups | tree / plain | tree, MiB | plain, MiB |")
     print("|---|---|---|---|")
-    print(f"| {given.workload} | {taken['tree'] / taken['plain']:.2f} | {taken['tree']:.0f} | {taken['plain']:.0f} |")
+    print(f"| {args.workload} | {peaks['tree'] / peaks['plain']:.2f} | {peaks['tree']:.0f} | {peaks['plain']:.0f} |")
     return 0
 
 

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 
 
 class StepEnds(Callback):
-    """Ticks a clock at the end of every batch, each of which is an optimizer step here, and counts its useful work.
+    """Ticks a clock at the end of every batch, which here is an optimizer step, and counts its useful work.
 
     Attributes:
         flops: of every step; see `basereward.model.cost.flops`.
@@ -62,11 +62,11 @@ class StepEnds(Callback):
         timed = self.flops[WARM_UP_STEPS:]
         achieved = sum(timed) / (self.clock.ends[-1] - self.clock.ends[WARM_UP_STEPS - 1])
         machine = statistics.mean(self.rates)
-        found = {"gflop_a_step": statistics.mean(timed), "gflop_s": achieved, "product_gflop_s": machine}
-        return {name: value / 1e9 for name, value in found.items()} | {"work_share": achieved / machine}
+        flops = {"gflop_a_step": statistics.mean(timed), "gflop_s": achieved, "product_gflop_s": machine}
+        return {name: value / 1e9 for name, value in flops.items()} | {"work_share": achieved / machine}
 
 
-# Frozen weights in bfloat16, products too; loading keeps up.
+# Frozen weights and products in bfloat16; so many loader workers that the GPU does not wait for data.
 ON_GPU = ("trainer.accelerator=gpu", "trainer.precision=bf16-mixed", "model.backbone.dtype=bfloat16", "data.workers=8")
 IN_FULL = ("model.lora=null", "model.backbone.freeze=[vision]")
 
@@ -82,8 +82,18 @@ def overrides(
     gpu: bool = False,
     full: bool = False,
 ) -> list[str]:
-    """What the recipe of the bench is told for one workload: adapters on the vision tower too, or all weights of
-    merger, language model and head trained."""
+    """The overrides of the bench's recipe for one workload.
+
+    Args:
+        checkpoint: folder of the backbone.
+        rows: file of the workload.
+        layout: of the batches.
+        groups: groups per step.
+        steps: optimizer steps.
+        vision: adapters on the vision tower and its merger too.
+        gpu: train on a GPU in bfloat16.
+        full: train all weights of merger, language model and head instead of adapters.
+    """
     adapted = f"model.lora.parts=[{'vision, merger, language' if vision else 'language'}]"
     return [
         f"model.backbone.path={checkpoint}",
@@ -98,31 +108,31 @@ def overrides(
 
 
 def main() -> None:
-    """Trains for a few steps; a group of K responses counts K (K - 1) / 2 preferences."""
-    given = arguments(__doc__, more=("layout",), flags=("gpu", "full"))
-    group_size = len(read_rows(given.rows)[0]["responses"])
-    groups = given.responses // group_size
+    """Train for a few steps; a group of K responses counts as K (K - 1) / 2 preferences."""
+    args = arguments(__doc__, more=("layout",), flags=("gpu", "full"))
+    group_size = len(read_rows(args.rows)[0]["responses"])
+    groups = args.responses // group_size
     clock = Clock()
-    told = overrides(
-        given.checkpoint,
-        given.rows,
-        layout=given.layout,
+    settings = overrides(
+        args.checkpoint,
+        args.rows,
+        layout=args.layout,
         groups=groups,
-        steps=given.steps,
-        vision=given.vision,
-        gpu=given.gpu,
-        full=given.full,
+        steps=args.steps,
+        vision=args.vision,
+        gpu=args.gpu,
+        full=args.full,
     )
     with quiet_stdout():
         module, data, trainer = build(
-            load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=told)
+            load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=settings)
         )
         steps = StepEnds(clock)
         trainer.callbacks.append(steps)  # type: ignore[attr-defined]
         trainer.fit(module, data)
     pairs = groups * comb(group_size, 2)
     report(
-        f"ours, {given.layout}",
+        f"ours, {args.layout}",
         clock,
         pairs=pairs,
         version=version("basereward"),

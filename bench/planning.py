@@ -62,9 +62,9 @@ def measure(settings: dict[str, Any]) -> tuple[float, float, float]:
     plan = Plan(mixture, groups=128, groups_per_forward=8, lengths=lengths, epochs=EPOCHS, **settings)
     build_s = time.perf_counter() - start
     seeks_s = []
-    for place in np.random.default_rng(0).integers(len(plan.stage(0)), size=SEEKS).tolist():
+    for position in np.random.default_rng(0).integers(len(plan.stage(0)), size=SEEKS).tolist():
         start = time.perf_counter()
-        next(iter(StageSampler(plan, 0, rank=0, done=place)))
+        next(iter(StageSampler(plan, 0, rank=0, done=position)))
         seeks_s.append(time.perf_counter() - start)
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
     return build_s, max(seeks_s), peak_gib

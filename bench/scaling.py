@@ -43,9 +43,12 @@ def line(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float, 
 def measure(bench: Bench, batch_of: Callable[[int], TreeBatch], sizes: Sequence[int], *, rounds: int) -> list[float]:
     """Median seconds of a step for every size; sizes take turns."""
     batches = {size: batch_of(size) for size in sizes}
-    bench.step(batches[sizes[-1]])
-    taken = [{size: bench.step(batch) for size, batch in batches.items()} for _ in range(rounds)]
-    return [statistics.median(told[size] for told in taken) for size in sizes]
+    bench.step(batches[sizes[-1]])  # warm up
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in range(rounds):
+        for size, batch in batches.items():
+            seconds[size].append(bench.step(batch))
+    return [statistics.median(seconds[size]) for size in sizes]
 
 
 def row(name: str, sizes: Sequence[int], seconds: Sequence[float]) -> str:
@@ -60,17 +63,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scaling")
     parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    args = parser.parse_args()
     keep_freed_memory()  # as a run does
     with tempfile.TemporaryDirectory() as temporary:
-        work = (given.work or Path(temporary)).resolve()
+        work = (args.work or Path(temporary)).resolve()
         bench = Bench(work, "groups")
         groups: list[EncodedGroup] = [group for _, group in zip(range(max(GROUPS)), bench.groups(), strict=False)]
-        one = groups[0]
+        first = groups[0]
         by_responses = measure(
-            bench, lambda n: bench.batch([of_size(one, n)]), RESPONSES, rounds=given.rounds
+            bench, lambda n: bench.batch([of_size(first, n)]), RESPONSES, rounds=args.rounds
         )  # fmt: skip
-        by_groups = measure(bench, lambda n: bench.batch(groups[:n]), GROUPS, rounds=given.rounds)
+        by_groups = measure(bench, lambda n: bench.batch(groups[:n]), GROUPS, rounds=args.rounds)
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n")
     print("| n | seconds of a step | fit | farthest point |")
     print("|---|---|---|---|")

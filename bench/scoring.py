@@ -1,11 +1,11 @@
-"""Time the scoring of a prompt with a picture by how many answers it has, and by whether they come in one call.
+"""Time the scoring of a prompt with an image, by the number of its responses and the number of calls.
 
     python -m bench.scoring [--work FOLDER] [--prompts 6] [--rounds 5]
 
-The prompts are those of the workload `groups`: a picture of 896 x 896 pixels and four answers of 40 to 200 words. Each
-round scores every prompt with its first answer alone, with all four in one tree row, and with the four one after the
-other; then with eight answers in eight calls, once each call reading the prompt anew and once all together reading it
-once, as rollouts in reinforcement learning come. All take turns.
+The prompts are those of the workload `groups`: an image of 896 x 896 pixels and four responses of 40 to 200 words. Each
+round scores every prompt with its first response alone, with all four in one tree row, and with the four in one call
+each; then with eight responses in eight calls, first reading the prompt in every call, then reading it once for all
+calls, as rollouts of reinforcement learning arrive. The variants take turns.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def prepare(work: Path) -> Scorer:
     if not (model / "tokenizer.json").exists():
         checkpoint.write(model)
     workloads.write(work)
-    told = overrides(model, work / "groups.jsonl", layout="tree", groups=1, steps=1, vision=False)
-    recipe = load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=told)
+    settings = overrides(model, work / "groups.jsonl", layout="tree", groups=1, steps=1, vision=False)
+    recipe = load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=settings)
     module, data, _ = build(recipe)
     return Scorer(module.model.eval(), encoder=data.encoder, recipe=recipe)
 
 
-def rollouts(scorer: Scorer, prompt: str, answers: list[str], images: list[Path]) -> list[float]:
-    """Scores of answers that come one by one."""
-    asked = scorer.prompt(prompt, images=images)
-    return [asked.score([answer])[0] for answer in answers]
+def rollouts(scorer: Scorer, prompt: str, responses: list[str], images: list[Path]) -> list[float]:
+    """Scores of responses that arrive one by one."""
+    scored_prompt = scorer.prompt(prompt, images=images)
+    return [scored_prompt.score([response])[0] for response in responses]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -53,42 +53,62 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def apart(scorer: Scorer, prompt: str, responses: list[str], images: list[Path]) -> None:
+    """Score every response in a call of its own."""
+    for response in responses:
+        scorer.score(prompt, [response], images=images)
+
+
+def variants(scorer: Scorer, prompts: list[tuple[str, list[str], list[Path]]]) -> dict[str, Callable[[], object]]:
+    """The calls that are timed, by name."""
+    return {
+        "one answer": lambda: [
+            scorer.score(prompt, responses[:1], images=images) for prompt, responses, images in prompts
+        ],
+        "four together": lambda: [
+            scorer.score(prompt, responses, images=images) for prompt, responses, images in prompts
+        ],
+        "four apart": lambda: [apart(scorer, prompt, responses, images) for prompt, responses, images in prompts],
+        "eight calls": lambda: [apart(scorer, prompt, 2 * responses, images) for prompt, responses, images in prompts],
+        "eight rollouts": lambda: [
+            rollouts(scorer, prompt, 2 * responses, images) for prompt, responses, images in prompts
+        ],
+    }
+
+
 def main() -> int:
-    """Prints two Markdown tables; ratios are medians over the rounds."""
+    """Print two Markdown tables; ratios are medians over the rounds."""
     parser = argparse.ArgumentParser(prog="python -m bench.scoring")
-    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
-    parser.add_argument("--prompts", type=int, default=6, help="scored in every turn")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
-    given = parser.parse_args()
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (a temporary one)")
+    parser.add_argument("--prompts", type=int, default=6, help="number of prompts scored in every turn (6)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each variant (5)")
+    args = parser.parse_args()
     keep_freed_memory()  # as a run does
+    rounds: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        work = (given.work or Path(temporary)).resolve()
+        work = (args.work or Path(temporary)).resolve()
         scorer = prepare(work)
-        rows = workloads.read_rows(work / "groups.jsonl")[: given.prompts]
-        asked = [(row["prompt"], row["responses"], [work / image for image in row["images"]]) for row in rows]
-        ways: dict[str, Callable[[], object]] = {
-            "one answer": lambda: [scorer.score(p, r[:1], images=i) for p, r, i in asked],
-            "four together": lambda: [scorer.score(p, r, images=i) for p, r, i in asked],
-            "four apart": lambda: [scorer.score(p, [one], images=i) for p, r, i in asked for one in r],
-            "eight calls": lambda: [scorer.score(p, [one], images=i) for p, r, i in asked for one in 2 * r],
-            "eight rollouts": lambda: [rollouts(scorer, p, 2 * r, i) for p, r, i in asked],
-        }
-        for way in ways.values():
-            way()
-        rounds = [{name: seconds(way) / len(asked) for name, way in ways.items()} for _ in range(given.rounds)]
-    for told in rounds:
-        print(", ".join(f"{name} {spent:.2f} s a prompt" for name, spent in told.items()), file=sys.stderr)
-    together = statistics.median(told["four together"] / told["one answer"] for told in rounds)
-    apart = statistics.median(told["four apart"] / told["one answer"] for told in rounds)
-    faster = statistics.median(told["eight calls"] / told["eight rollouts"] for told in rounds)
-    spent, rolled = (statistics.median(told[name] for told in rounds) for name in ("one answer", "eight rollouts"))
+        rows = workloads.read_rows(work / "groups.jsonl")[: args.prompts]
+        prompts = [(row["prompt"], row["responses"], [work / image for image in row["images"]]) for row in rows]
+        calls = variants(scorer, prompts)
+        for call in calls.values():
+            call()  # warm up
+        for _ in range(args.rounds):
+            rounds.append({name: seconds(call) / len(prompts) for name, call in calls.items()})
+    for times in rounds:
+        print(", ".join(f"{name} {spent:.2f} s a prompt" for name, spent in times.items()), file=sys.stderr)
+    together = statistics.median(times["four together"] / times["one answer"] for times in rounds)
+    separate = statistics.median(times["four apart"] / times["one answer"] for times in rounds)
+    faster = statistics.median(times["eight calls"] / times["eight rollouts"] for times in rounds)
+    one_s = statistics.median(times["one answer"] for times in rounds)
+    rollouts_s = statistics.median(times["eight rollouts"] for times in rounds)
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n")
     print("| four together / one | four apart / one | one answer: ms a call |")
     print("|---|---|---|")
-    print(f"| {together:.2f} | {apart:.2f} | {1000 * spent:.0f} |\n")
+    print(f"| {together:.2f} | {separate:.2f} | {1000 * one_s:.0f} |\n")
     print("| eight calls / with the prompt read once | the latter: ms an answer |")
     print("|---|---|")
-    print(f"| {faster:.2f} | {1000 * rolled / 8:.0f} |")
+    print(f"| {faster:.2f} | {1000 * rollouts_s / 8:.0f} |")
     return 0
 
 

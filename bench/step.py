@@ -1,4 +1,4 @@
-"""Forward and backward passes of the bench's model on batches of chosen groups, without a trainer around them."""
+"""Forward and backward passes of the bench's model on batches of chosen groups, without a trainer."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Bench:
             checkpoint.write(model, text_only=workload not in workloads.WITH_IMAGES)
         if not (work / f"{workload}.jsonl").exists():
             workloads.write(work)
-        told = overrides(model, work / f"{workload}.jsonl", layout="tree", groups=1, steps=1)
-        recipe = load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=told)
+        settings = overrides(model, work / f"{workload}.jsonl", layout="tree", groups=1, steps=1)
+        recipe = load_recipe(str(HERE / "recipe.yaml"), profile=str(HERE / "profile.yaml"), overrides=settings)
         self.module: RewardModule
         self.data: PreferenceData
         self.module, self.data, _ = build(recipe)
@@ -42,13 +42,13 @@ class Bench:
     def groups(self) -> Iterator[EncodedGroup]:
         """The training groups, in the order of the rows."""
         rows = self.data.parts["train"]
-        return (rows[place] for place in sorted(rows.places))
+        return (rows[index] for index in sorted(rows.places))
 
     def batch(self, groups: Sequence[EncodedGroup], *, layout: Layout = "tree") -> TreeBatch:
         return collate(groups, layout=layout, pad_id=self.data.encoder.pad_id)
 
     def step(self, batch: TreeBatch) -> float:
-        """Seconds of a forward and a backward pass; gradients are thrown away."""
+        """Seconds of a forward and a backward pass; the gradients are dropped."""
         began = time.perf_counter()
         loss, _ = self.module.loss(self.module.model(batch), batch)
         torch.autograd.backward(loss)
@@ -58,7 +58,7 @@ class Bench:
 
 
 def of_size(group: EncodedGroup, responses: int) -> EncodedGroup:
-    """The group with so many responses, its own over and over; the first is the best of them."""
+    """The group with a number of responses: its own, repeated; the first one is the best."""
     branches = tuple(group.branches[i % len(group.branches)] for i in range(responses))
     preferences = tuple(Preference(0, loser) for loser in range(1, responses)) or (Preference(0, 0, tie=True),)
     return replace(group, branches=branches, preferences=preferences)

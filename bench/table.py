@@ -16,10 +16,13 @@ WORK = (
 
 
 def table(results: Results, *, workloads: Sequence[str], trainers: Sequence[str]) -> str:
-    """How many times faster the first trainer is than the others, then preferences a second and peak memory of each,
-    then the useful work of those whose work is counted.
+    """Make the tables: speed of the first trainer over the others; preferences per second and peak memory of each; the
+    useful work of those whose work is counted. A trainer that was not timed gets no column.
 
-    A trainer that was never timed gets no column.
+    Args:
+        results: figures by workload and trainer.
+        workloads: rows, in this order.
+        trainers: columns, in this order.
 
     >>> fast, slow = {"pairs_per_s": 0.9, "peak_gib": 2.0}, {"pairs_per_s": 0.3, "peak_gib": 4.0}
     >>> results = {("text", "tree"): fast, ("text", "plain"): slow}
@@ -37,7 +40,8 @@ def table(results: Results, *, workloads: Sequence[str], trainers: Sequence[str]
     | text | 2.0 | 4.0 |
     """
     first = trainers[0]
-    timed = [name for name in trainers if any(name == trainer for _, trainer in results)]
+    measured = {trainer for _, trainer in results}
+    timed = [name for name in trainers if name in measured]
     speed = {key: figures["pairs_per_s"] for key, figures in results.items()}
     memory = {key: figures["peak_gib"] for key, figures in results.items()}
     ratios = {
@@ -53,12 +57,17 @@ def table(results: Results, *, workloads: Sequence[str], trainers: Sequence[str]
     ]
     counted = [key for key in results if "work_share" in results[key]]
     if counted:
-        lines = [_line("useful work", [heading for heading, _, _ in WORK]), _rule(len(WORK))]
-        for workload, name in counted:
-            figures = results[workload, name]
-            lines.append(_line(f"{workload}, {name}", [f"{figures[key]:{form}}" for _, key, form in WORK]))
-        parts.append("\n".join(lines))
+        parts.append(_work_table(results, counted))
     return "\n\n".join(parts)
+
+
+def _work_table(results: Results, counted: Sequence[tuple[str, str]]) -> str:
+    """The useful work of the (workload, trainer) pairs whose work is counted."""
+    lines = [_line("useful work", [heading for heading, _, _ in WORK]), _rule(len(WORK))]
+    for workload, name in counted:
+        figures = results[workload, name]
+        lines.append(_line(f"{workload}, {name}", [f"{figures[key]:{form}}" for _, key, form in WORK]))
+    return "\n".join(lines)
 
 
 def _grid(
@@ -67,8 +76,8 @@ def _grid(
     """`columns`: heading to trainer."""
     lines = [_line(head, list(columns)), _rule(len(columns))]
     for workload in workloads:
-        found = [cells.get((workload, name)) for name in columns.values()]
-        lines.append(_line(workload, ["-" if value is None else f"{value:{form}}" for value in found]))
+        values = [cells.get((workload, name)) for name in columns.values()]
+        lines.append(_line(workload, ["-" if value is None else f"{value:{form}}" for value in values]))
     return "\n".join(lines)
 
 

@@ -47,8 +47,13 @@ class Clock:
 def arguments(
     description: str | None, *, more: tuple[str, ...] = (), flags: tuple[str, ...] = ()
 ) -> argparse.Namespace:
-    """What every timed program is told: --checkpoint, --rows, --steps, --responses (of a step), --vision, `more` with a
-    value each, and `flags`."""
+    """Parse the command line of a timed program.
+
+    Args:
+        description: for its help.
+        more: further required options with a value.
+        flags: further options without a value.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True)
@@ -66,14 +71,14 @@ def arguments(
 def quiet_stdout() -> Iterator[None]:
     """Sends what libraries print to standard error, those in C too: only the result is on standard output."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    original = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(original, 1)
+        os.close(original)
 
 
 def report(trainer: str, clock: Clock, *, pairs: int, version: str, torch: str, **more: float) -> None:

@@ -44,23 +44,23 @@ def write(folder: Path, *, rows: int = 48, side: int = 896, seed: int = 0) -> No
     rng = random.Random(seed)
     digits = load_digits()
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    made: dict[str, list[Row]] = {"pairs": [], "groups": [], "text": [], "short": []}
+    workloads: dict[str, list[Row]] = {"pairs": [], "groups": [], "text": [], "short": []}
     long_rng = random.Random(seed + 1)
     for i in range(rows):
         picture = f"images/{i}.png"
         _save_picture(folder / picture, digits.images[i], side=side)
         true = int(digits.target[i])
-        said = [true, *rng.sample([digit for digit in range(10) if digit != true], 3)]
-        responses = [f"The picture shows a {NAMES[digit]}: {_words(rng, *RESPONSE_WORDS)}" for digit in said]
+        digits_named = [true, *rng.sample([digit for digit in range(10) if digit != true], 3)]
+        responses = [f"The picture shows a {NAMES[digit]}: {_words(rng, *RESPONSE_WORDS)}" for digit in digits_named]
         question = f"Which digit is written here? {_words(rng, PROMPT_WORDS, PROMPT_WORDS)}"
         long_prompt = _words(rng, TEXT_PROMPT_WORDS, TEXT_PROMPT_WORDS)
-        made["pairs"].append(_row(i, question, responses[:2], images=[picture]))
-        made["groups"].append(_row(i, question, responses, images=[picture]))
-        made["text"].append(_row(i, long_prompt, responses[:2], images=[]))
+        workloads["pairs"].append(_row(i, question, responses[:2], images=[picture]))
+        workloads["groups"].append(_row(i, question, responses, images=[picture]))
+        workloads["text"].append(_row(i, long_prompt, responses[:2], images=[]))
         answers = [_words(long_rng, *LONG_RESPONSE_WORDS) for _ in range(2)]
-        asked = _words(long_rng, SHORT_PROMPT_WORDS, SHORT_PROMPT_WORDS)
-        made["short"].append(_row(i, asked, answers, images=[]))
-    for name, content in made.items():
+        prompt = _words(long_rng, SHORT_PROMPT_WORDS, SHORT_PROMPT_WORDS)
+        workloads["short"].append(_row(i, prompt, answers, images=[]))
+    for name, content in workloads.items():
         write_rows(folder / f"{name}.jsonl", content)
 
 
@@ -110,19 +110,19 @@ def for_ms_swift(path: Path) -> Iterator[Row]:
     """A row of ms-swift is one pair, so a group of four is written out as its six; images by absolute path."""
     for row in read_rows(path):
         images = [str((path.parent / image).resolve()) for image in row.get("images", [])]
-        asked = {"role": "user", "content": "<image>" * len(images) + row["prompt"]}
+        prompt = {"role": "user", "content": "<image>" * len(images) + row["prompt"]}
         for better, worse in combinations(row["responses"], 2):
-            messages = [asked, {"role": "assistant", "content": better}]
+            messages = [prompt, {"role": "assistant", "content": better}]
             yield {"messages": messages, "rejected_response": worse} | ({"images": images} if images else {})
 
 
 def for_trl(path: Path) -> Iterator[Row]:
     """A row of TRL's reward trainer is one pair of text conversations."""
     for row in read_rows(path):
-        asked = {"role": "user", "content": row["prompt"]}
+        prompt = {"role": "user", "content": row["prompt"]}
         for better, worse in combinations(row["responses"], 2):
             sides = {"chosen": better, "rejected": worse}
-            yield {side: [asked, {"role": "assistant", "content": text}] for side, text in sides.items()}
+            yield {side: [prompt, {"role": "assistant", "content": text}] for side, text in sides.items()}
 
 
 def main() -> None:

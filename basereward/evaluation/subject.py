@@ -14,7 +14,7 @@ from basereward.evaluation.judging.judge import Judge
 from basereward.evaluation.outcome import BASELINES
 from basereward.io.names import check_name
 from basereward.runs.params import clean_name
-from basereward.runs.resolve_model import locate
+from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import RunFolder
 
 FOLDER = "evaluations"
@@ -54,7 +54,7 @@ def find_subject(
     assert model is not None
     if model in BASELINES and not Path(model).exists():
         return Subject(name or model, model, Path(out or Path(FOLDER) / (name or model)))
-    path = locate(model)
+    path = resolve_model(model)
     run = RunFolder(path.parent) if (path.parent / "status.json").is_file() else None
     shown = name or (run.name if run else path.name)
     default = run.path / FOLDER if run else Path(FOLDER) / shown

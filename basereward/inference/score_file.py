@@ -17,7 +17,7 @@ from basereward.inference.scorer import Scorer, load_scorer
 from basereward.io.files import json_text, write_atomic
 from basereward.io.outputs import check_outputs
 from basereward.recipe.trust import trusting
-from basereward.runs.resolve_model import locate
+from basereward.runs.resolve_model import resolve_model
 
 
 def load(
@@ -38,10 +38,10 @@ def load(
         ModelError: the folder is not a saved model, or its weights do not fit; there is no such dtype, or weights in
             four or eight bits cannot take it.
     """
-    folder = locate(str(model))
+    folder = resolve_model(str(model))
     with trusting(trust):
         if is_ensemble(folder):
-            return load_ensemble(folder, find=locate, device=device, dtype=dtype)
+            return load_ensemble(folder, find=resolve_model, device=device, dtype=dtype)
         return load_scorer(folder, device=device, dtype=dtype)
 
 
@@ -74,7 +74,7 @@ def score(
     if target.is_dir():
         raise DataError(f"the scores cannot be written to '{target}': it is a folder. Give the name of a file.")
     images = (Path(image) for group in rows for image in group.images if isinstance(image, str | Path))
-    check_outputs({"--out": target}, chain([Path(file), locate(model)], images))
+    check_outputs({"--out": target}, chain([Path(file), resolve_model(model)], images))
     scorer = load(model, dtype=dtype)
     latencies: list[float] = []
     began = time.perf_counter()

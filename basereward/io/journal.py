@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from basereward.errors import DataError
+from basereward.io.lease import Lease, acquire
 from basereward.io.limits import check_regular_file
 
 
@@ -43,13 +43,13 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = _locked(file)
+        self._lease = _locked(file)
         self._lock = threading.Lock()
         try:
             content = file.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
             if len(whole) < len(content):
-                os.ftruncate(self._descriptor, len(whole))
+                os.ftruncate(self._lease.descriptor, len(whole))
             lines = whole.decode().split("\n")[:-1]
         except UnicodeDecodeError as error:
             self.close()
@@ -59,7 +59,7 @@ class Journal:
 
     def restart(self, head: Mapping[str, Any]) -> None:
         """Drops what is there and writes the first line."""
-        os.ftruncate(self._descriptor, 0)
+        os.ftruncate(self._lease.descriptor, 0)
         self.head, self.lines = json.dumps(head), []
         self.append([head])
 
@@ -68,14 +68,12 @@ class Journal:
         content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
         with self._lock:
             while content:
-                content = content[os.write(self._descriptor, content) :]
-            os.fsync(self._descriptor)
+                content = content[os.write(self._lease.descriptor, content) :]
+            os.fsync(self._lease.descriptor)
 
     def close(self) -> None:
         """Lets other processes write it."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._lease.release()
 
     def __enter__(self) -> Self:
         return self
@@ -86,27 +84,27 @@ class Journal:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
+        if hasattr(self, "_lease"):
             self.close()
 
 
-def _locked(file: Path) -> int:
-    """An open descriptor of the file, with its lock."""
+def _locked(file: Path) -> Lease:
+    """The lease of the file, whose descriptor is open for appending.
+
+    Raises:
+        DataError: another process holds it.
+    """
     while True:
         if file.exists():
             check_regular_file(file)  # opening a FIFO would wait for a reader
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        lease = acquire(file, wait=False, flags=os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        if lease is None:
+            raise DataError(f"'{file}' is written by another process now; wait until it has ended, or write elsewhere")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The process that had it may have removed it between the two calls: what is locked then has no name.
-            if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            raise DataError(
-                f"'{file}' is written by another process now; wait until it has ended, or write elsewhere"
-            ) from None
+            # Its former holder may have removed the file between opening and locking: then the lock is on no name.
+            if file.exists() and os.path.samestat(os.fstat(lease.descriptor), file.stat()):
+                return lease
         except BaseException:
-            os.close(descriptor)
+            lease.release()
             raise
-        os.close(descriptor)
+        lease.release()

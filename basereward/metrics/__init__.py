@@ -1,5 +1,5 @@
-"""What is measured over preferences: one torchmetrics class a file, intervals and pictures.
+"""Metrics over preferences: one torchmetrics class per file; confidence intervals, significance tests and figures.
 
-All classes are fed with `update(margins, ...)`: `margins (P,)` holds score(winner) - score(loser) of P preferences.
-Their values are means over rows, whatever the batches were.
+Every class takes `update(margins, ...)`, where `margins (P,)` holds score(winner) - score(loser) of P preferences. Its
+value is a mean over all preferences, however they were divided into batches.
 """

@@ -1,4 +1,4 @@
-"""All metrics of one source in one object."""
+"""All metrics of one source in one collection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from basereward.metrics.pair_count import PairCount
 
 
 class PreferenceMetrics(MetricCollection):
-    """What is measured over the preferences of one source, summed over all processes.
+    """The metrics of the preferences of one source, over all processes.
 
     >>> import torch
     >>> metrics = PreferenceMetrics()
@@ -34,7 +34,7 @@ class PreferenceMetrics(MetricCollection):
             "calibration_error": CalibrationError(),
             "length_bias": LengthBias(),
         }
-        # Groups share states between classes with equal states, which none of these are.
+        # Compute groups let metrics with equal states share them; no two of these have equal states.
         super().__init__(metrics, compute_groups=False)
 
     def update(  # type: ignore[override]
@@ -46,14 +46,16 @@ class PreferenceMetrics(MetricCollection):
     def compute(self) -> dict[str, float]:
         """`pair_accuracy, pairs, ties, mean_margin, calibration_error, longer_wins, follows_length, equal_lengths`.
 
-        A share of nothing is NaN. All processes of a distributed run must call this, those without rows too.
+        A share without pairs is NaN. All processes of a distributed run must call this, also those without rows.
         """
         return {name: float(value) for name, value in super().compute().items()}
 
 
 def mean_accuracy(sources: Iterable[Mapping[str, float]]) -> float:
-    """The mean over sources of what `compute` gave for each. One without pairs has no accuracy, and takes none from the
-    others; of none it is NaN.
+    """The mean pair accuracy over sources. Sources without pairs do not count; without any it is NaN.
+
+    Args:
+        sources: values of `PreferenceMetrics.compute`, for each source.
 
     >>> mean_accuracy([{"pair_accuracy": 0.5, "pairs": 2.0}, {"pair_accuracy": float("nan"), "pairs": 0.0}])
     0.5

@@ -1,4 +1,4 @@
-"""Two pictures of a run: how the margins are spread, and whether they mean what they say."""
+"""Figures of a run: the distribution of its margins, and their calibration."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ Margins: TypeAlias = "Tensor | npt.NDArray[np.floating] | Sequence[float]"
 
 
 def margin_histogram(margins: Mapping[str, Margins]) -> Figure:
-    """Histogram of the margins of each source; what lies right of 0 is right.
+    """Draw a histogram of the margins of each source. Margins above 0 are correct.
+
+    Args:
+        margins: by source.
 
     >>> margin_histogram({"digits": [1.0, 2.0, -0.5]}).axes[0].get_xlabel()
     'score(winner) - score(loser), units of the score'
     """
     figure, axes = _figure(rows=(1,))
     arrays = {name: _array(values) for name, values in margins.items()}
-    everything = np.concatenate([np.zeros(1), *arrays.values()])
-    width = (np.ptp(everything) or 1.0) / 40
-    # 0 is an edge, so that no bar holds both right and wrong.
-    edges = width * np.arange(np.floor(everything.min() / width), np.floor(everything.max() / width) + 2)
+    all_margins = np.concatenate([np.zeros(1), *arrays.values()])
+    width = (np.ptp(all_margins) or 1.0) / 40
+    # 0 is an edge, so that no bar holds both correct and wrong pairs.
+    edges = width * np.arange(np.floor(all_margins.min() / width), np.floor(all_margins.max() / width) + 2)
     for i, (name, values) in enumerate(arrays.items()):
         share = f"{np.mean(values > 0):.1%} right" if len(values) else "no pairs"
         # Shares, not counts, so that a small source is as visible as a large one.
@@ -54,20 +57,23 @@ def margin_histogram(margins: Mapping[str, Margins]) -> Figure:
 
 
 def reliability_diagram(margins: Margins) -> Figure:
-    """Accuracy against confidence sigmoid(|margin|), with the number of pairs in each bin below.
+    """Draw the accuracy against the confidence sigmoid(|margin|), with the number of pairs in each bin below.
+
+    Args:
+        margins: of all sources.
 
     >>> len(reliability_diagram([1.0, 2.0, -0.5]).axes)
     2
     """
-    found = reliability(_array(margins))
+    bins = reliability(_array(margins))
     figure, axes = _figure(rows=(3, 1))
     axes[0].plot([0.5, 1], [0.5, 1], color="0.4", linestyle="--", linewidth=1, label="perfectly calibrated")
-    label = f"n = {found.pairs.sum():,} pairs, calibration error {found.error:.3f}"
-    axes[0].plot(found.called, found.right, color=COLOURS[0], marker="o", linewidth=1.8, label=label)
+    label = f"n = {bins.pairs.sum():,} pairs, calibration error {bins.error:.3f}"
+    axes[0].plot(bins.called, bins.right, color=COLOURS[0], marker="o", linewidth=1.8, label=label)
     axes[0].set(xlim=(0.5, 1.005), ylim=(-0.02, 1.02), ylabel="share that is right")
     axes[0].set_title("Reliability: how often a call of this confidence is right")
     axes[0].legend(frameon=False)
-    axes[1].bar(found.edges[:-1], found.pairs, np.diff(found.edges), align="edge", color=COLOURS[5], edgecolor="white")
+    axes[1].bar(bins.edges[:-1], bins.pairs, np.diff(bins.edges), align="edge", color=COLOURS[5], edgecolor="white")
     axes[1].set(xlim=(0.5, 1.005), xlabel="confidence of the call, sigmoid(|margin|)", ylabel="pairs")
     return figure
 
@@ -79,12 +85,15 @@ def _array(margins: Margins) -> npt.NDArray[np.float64]:
 
 
 def _figure(*, rows: tuple[int, ...]) -> tuple[Figure, list[Axes]]:
-    """A figure with axes of these relative heights, unknown to pyplot, whose list of figures would keep it alive."""
+    """A figure with axes of the given relative heights.
+
+    It is made without pyplot, whose list of open figures would keep it in memory.
+    """
     figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0].tolist()
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-        each.grid(axis="y", color="0.9", linewidth=0.8)
-        each.set_axisbelow(True)
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", color="0.9", linewidth=0.8)
+        panel.set_axisbelow(True)
     return figure, axes

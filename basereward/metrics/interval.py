@@ -1,4 +1,4 @@
-"""How sure a share is: of rows that do not depend on each other, and of rows that come in groups."""
+"""Confidence intervals of shares: of independent rows (Wilson), and of rows in groups (bootstrap)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from scipy.stats import binomtest
 
 Interval: TypeAlias = tuple[float, float]
 RESAMPLES = 2000
-PIECE = 100
+CHUNK = 100
+"""Resamples that are drawn at once; it limits the memory for many different rows."""
 SEED = 0
 
 
 def wilson(correct: int, total: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Lowest and highest share that `correct` of `total` is compatible with, by Wilson's score interval.
+    """Wilson's score interval of the share `correct` / `total`; (0, 1) without rows.
 
-    Of no rows nothing is known: (0, 1).
+    Args:
+        correct: number of correct rows.
+        total: number of rows, independent of each other.
+        level: confidence level.
 
     Raises:
         ValueError: unless 0 <= correct <= total and 0 < level < 1.
@@ -27,7 +31,7 @@ def wilson(correct: int, total: int, *, level: float = 0.95) -> tuple[float, flo
     (0.49, 0.943)
     """
     if not 0 <= correct <= total:
-        raise ValueError(f"{correct} of {total} is no share; allowed is 0 <= correct <= total.")
+        raise ValueError(f"{correct} of {total} is not a share; allowed is 0 <= correct <= total.")
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; allowed is between 0 and 1, for example 0.95.")
     if total == 0:
@@ -37,22 +41,30 @@ def wilson(correct: int, total: int, *, level: float = 0.95) -> tuple[float, flo
 
 
 def resampled(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> Interval:
-    """The 95 % interval of a weighted mean of ratios, by percentile bootstrap over what does not depend on each other.
+    """The 95 % interval of a weighted mean of ratios, by percentile bootstrap over independent units.
 
     Args:
-        sums: (prompts or groups, categories, 2): what each adds to the numerator and to the denominator of each ratio.
-        weights: of the categories.
+        sums: `(N, C, 2)`: what each of N independent units (prompts or groups) adds to the numerator and to the
+            denominator of the ratio of each of C categories.
+        weights: `(C,)`, of the categories.
+
+    >>> one_pair_each = np.array([[[1.0, 1.0]], [[0.0, 1.0]]] * 50)  # 100 groups, half of them correct
+    >>> low, high = resampled(one_pair_each, np.ones(1))
+    >>> bool(0.35 < low < 0.45 and 0.55 < high < 0.65)
+    True
     """
     if len(sums) < 2:
         return 0.0, 1.0
-    # Drawing rows with replacement is drawing how often each kind of row comes, and kinds are few.
-    kinds, counts = np.unique(sums.reshape(len(sums), -1), axis=0, return_counts=True)
+    # To draw units with replacement is to draw the number of times that each distinct unit occurs, and most units equal
+    # many others.
+    distinct, counts = np.unique(sums.reshape(len(sums), -1), axis=0, return_counts=True)
     rng = np.random.default_rng(SEED)
-    pieces = [
-        rng.multinomial(len(sums), counts / len(sums), size=PIECE) @ kinds for _ in range(RESAMPLES // PIECE)
-    ]  # so that many kinds need no more memory than few
-    drawn = np.concatenate(pieces).reshape(RESAMPLES, *sums.shape[1:])
-    with np.errstate(invalid="ignore"):  # a category of which nothing was drawn is left out of this mean
+    chunks = []
+    for _ in range(RESAMPLES // CHUNK):
+        occurrences = rng.multinomial(len(sums), counts / len(sums), size=CHUNK)
+        chunks.append(occurrences @ distinct)
+    drawn = np.concatenate(chunks).reshape(RESAMPLES, *sums.shape[1:])
+    with np.errstate(invalid="ignore"):  # a category without drawn units is left out of the mean of this resample
         ratios = drawn[..., 0] / drawn[..., 1]
     present = ~np.isnan(ratios)
     means = (np.nan_to_num(ratios) * weights).sum(-1) / (present * weights).sum(-1)

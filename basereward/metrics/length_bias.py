@@ -1,4 +1,4 @@
-"""Whether the model takes length for quality: how often the longer response wins, and how often the model says so."""
+"""Length bias: how often the longer response is preferred, by the data and by the model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from basereward.metrics.margins import untied
 
 
 class LengthBias(Metric):
-    """Two shares of the preferences whose responses differ in length; ties are left out. NaN when nothing is left.
+    """Two shares of the preferences whose responses differ in length; ties are left out. NaN without pairs.
 
-    `longer_wins`: the longer response is the winner, by the data. `follows_length`: the model scores the longer one
-    higher (a margin of 0 follows nothing). A model that follows length more often than the longer one wins is biased.
-    `equal_lengths` counts what was left out.
+    `longer_wins`: in the data, the longer response is the winner. `follows_length`: the model gives the longer response
+    the higher score; a margin of 0 counts as no. A model whose `follows_length` exceeds `longer_wins` is biased.
+    `equal_lengths` is the number of preferences between responses of equal length.
 
     >>> metric = LengthBias()
     >>> winner_lengths, loser_lengths = torch.tensor([9, 2, 9, 4]), torch.tensor([3, 5, 3, 4])
@@ -43,7 +43,7 @@ class LengthBias(Metric):
         """Add P preferences: `margins (P,)`, the lengths (P,) of their responses in any one unit, `ties (P,)` of bool.
 
         Raises:
-            ValueError: when the lengths are not (P,).
+            ValueError: the lengths are not (P,).
         """
         used = untied(margins, ties)
         if not winner_lengths.shape == loser_lengths.shape == margins.shape:

@@ -1,4 +1,4 @@
-"""Weights of several scores, learned from pairs of which one is better."""
+"""Learns weights of several scores from preference pairs, by logistic regression."""
 
 from __future__ import annotations
 
@@ -8,48 +8,64 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS = 200
+RESAMPLES = 200
+"""Bootstrap resamples; each needs a fit."""
+MAX_ITERATIONS = 100
+"""Newton's method needs about ten; the limit only guards against an endless loop."""
+TOLERANCE = 1e-10
+"""Largest change of a weight in the last iteration."""
 
 
 def logistic_weights(
     margins: NDArray[np.float64], *, groups: Sequence[int] | None = None, penalty: float = 1.0, seed: int = 0
 ) -> tuple[tuple[float, ...], tuple[tuple[float, float], ...]]:
-    """Logistic regression without an intercept: the probability that the winner wins is the sigmoid of the weighted
-    margins.
+    """Fit a logistic regression without an intercept.
+
+    The probability that the winner of a pair wins is the sigmoid of the weighted sum of its M margins.
 
     Args:
-        margins: `(M, P)`, of M scores over P pairs, each the winner's less the loser's.
-        groups: P, the group that each pair is of; None: every pair is a group of its own.
-        penalty: of half the sum of squares of the weights for margins of spread one; it keeps them finite where some
-            weights tell all pairs apart.
+        margins: `(M, P)`: score of the winner minus score of the loser, of M scores over P pairs.
+        groups: P, the group of each pair; None when every pair is a group of its own.
+        penalty: factor of half the sum of squared weights, for margins scaled to a spread of one. It keeps the weights
+            finite when they can separate all pairs.
         seed: of the bootstrap.
 
     Returns:
-        M weights, for margins as they are, and their 95 % intervals by a bootstrap that draws whole groups: pairs of
-        one group share answers, so that drawn one by one they would make the intervals too narrow.
+        M weights, for unscaled margins, and their 95 % intervals by a bootstrap over groups. Pairs of one group share
+        responses; a bootstrap over single pairs would give intervals that are too narrow.
+
+    >>> informative, noise = [1.0, 2.0, 1.5, -0.5], [1.0, -1.0, 1.0, -1.0]
+    >>> weights, intervals = logistic_weights(np.array([informative, noise]))
+    >>> weights[0] > abs(weights[1])
+    True
     """
+    # A spread of one; the mean is part of it, so that nearly constant margins do not become huge.
     scale = margins.std(1, ddof=0) + np.abs(margins.mean(1)) + 1e-12
     scaled = margins / scale[:, None]
-    pairs = scaled.shape[1]
-    found = _fit(scaled, np.ones(pairs), penalty) / scale
+    num_pairs = scaled.shape[1]
+    weights = _fit(scaled, np.ones(num_pairs), penalty) / scale
     rng = np.random.default_rng(seed)
-    of_pair = np.unique(range(pairs) if groups is None else groups, return_inverse=True)[1]
-    count = of_pair.max() + 1
-    drawn = (np.bincount(rng.integers(0, count, count), minlength=count)[of_pair] for _ in range(DRAWS))
-    draws = np.array([_fit(scaled, times, penalty) / scale for times in drawn])
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-    return tuple(found.tolist()), tuple(zip(low.tolist(), high.tolist(), strict=True))
+    group_of_pair = np.unique(range(num_pairs) if groups is None else groups, return_inverse=True)[1]
+    num_groups = group_of_pair.max() + 1
+    resamples = []
+    for _ in range(RESAMPLES):
+        occurrences = np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)
+        resamples.append(_fit(scaled, occurrences[group_of_pair], penalty) / scale)
+    low, high = np.percentile(np.array(resamples), [2.5, 97.5], axis=0)
+    return tuple(weights.tolist()), tuple(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def _fit(margins: NDArray[np.float64], times: NDArray[Any], penalty: float) -> NDArray[np.float64]:
-    """Newton's method; the loss is strictly convex. Every pair counts so many `times (P,)`."""
+def _fit(margins: NDArray[np.float64], counts: NDArray[Any], penalty: float) -> NDArray[np.float64]:
+    """Newton's method; the loss is strictly convex, so it finds the minimum. A pair counts `counts (P,)` times."""
     weights = np.zeros(len(margins))
-    for _ in range(100):
-        wrong = 1 / (1 + np.exp(np.clip(weights @ margins, -500, 500)))  # sigmoid(-margin)
-        gradient = penalty * weights - margins @ (times * wrong)
-        curvature = (margins * (times * wrong * (1 - wrong))) @ margins.T + penalty * np.eye(len(margins))
+    for _ in range(MAX_ITERATIONS):
+        wrong = 1 / (
+            1 + np.exp(np.clip(weights @ margins, -500, 500))
+        )  # sigmoid(-margin); clipped, because exp overflows above 709
+        gradient = penalty * weights - margins @ (counts * wrong)
+        curvature = (margins * (counts * wrong * (1 - wrong))) @ margins.T + penalty * np.eye(len(margins))
         step = np.linalg.solve(curvature, gradient)
         weights -= step
-        if np.abs(step).max() < 1e-10:
+        if np.abs(step).max() < TOLERANCE:
             break
     return weights

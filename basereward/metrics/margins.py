@@ -1,4 +1,4 @@
-"""The margins that every metric is fed with, checked once."""
+"""The check of the margins that every metric takes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from basereward.errors import NotFiniteError
 
 
 def untied(margins: Tensor, ties: Tensor | None) -> Tensor:
-    """The places (a mask (P,) of bool) of the preferences that are not ties, after a check of both arguments.
+    """Check margins and ties, and return the mask `(P,)` of the preferences that are not ties.
 
-    `margins (P,)` and `ties (P,)` of bool; `ties=None` means that no preference is a tie.
+    Args:
+        margins: `(P,)`.
+        ties: `(P,)` of bool; None when no preference is a tie.
 
     Raises:
-        ValueError: when the shapes are not (P,).
-        NotFiniteError: when a margin is NaN or infinite, which would count as a wrong answer in silence.
+        ValueError: the shapes are not (P,).
+        NotFiniteError: a margin is NaN or infinite; it would silently count as a wrong prediction.
 
     >>> untied(torch.tensor([0.5, -1.0]), torch.tensor([False, True]))
     tensor([ True, False])
     """
     if margins.ndim != 1:
-        raise ValueError(f"margins have the shape {tuple(margins.shape)}; allowed is (P,), one number a preference.")
+        raise ValueError(f"margins have the shape {tuple(margins.shape)}; allowed is (P,), one number per preference.")
     if ties is not None and ties.shape != margins.shape:
         raise ValueError(
             f"ties have the shape {tuple(ties.shape)}, margins {tuple(margins.shape)}; they must be equal."

@@ -1,4 +1,4 @@
-"""How far apart the scores of winner and loser are."""
+"""The mean margin between winner and loser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from basereward.metrics.margins import untied
 
 
 class MeanMargin(Metric):
-    """Mean of score(winner) - score(loser), in units of the score; ties are left out. NaN when nothing is left.
+    """Mean of score(winner) - score(loser), in units of the score; ties are left out. NaN without pairs.
 
     >>> metric = MeanMargin()
     >>> metric.update(torch.tensor([2.0, -1.0, 0.5]))
@@ -35,7 +35,7 @@ class MeanMargin(Metric):
     def update(self, margins: Tensor, *, ties: Tensor | None = None) -> None:
         """Add P preferences: `margins (P,)`, `ties (P,)` of bool."""
         used = untied(margins, ties)
-        # Compensated: float32 alone drifts over millions of rows, and float64 does not exist on Apple's GPUs.
+        # Kahan summation: plain float32 drifts over millions of rows, and Apple's GPUs have no float64.
         added = margins[used].float().sum() + self.carry
         total = self.total + added
         self.carry = added - (total - self.total)

@@ -12,7 +12,7 @@ from basereward.metrics.margins import untied
 
 
 class PairAccuracy(Metric):
-    """Share of preferences with margin > 0. A margin of 0 is wrong; ties are left out. NaN when nothing is left.
+    """Share of preferences with margin > 0. A margin of 0 is wrong; ties are left out. NaN without pairs.
 
     >>> metric = PairAccuracy()
     >>> metric.update(torch.tensor([2.0, -1.0, 0.0, 3.0]), ties=torch.tensor([False, False, False, True]))

@@ -1,4 +1,4 @@
-"""How many preferences the other metrics are about, and how many ties they leave out."""
+"""The number of preferences that the other metrics use, and the number of ties that they leave out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from basereward.metrics.margins import untied
 
 
 class PairCount(Metric):
-    """`pairs`, the denominator of pair accuracy, and `ties`, which are not in it.
+    """`pairs`, the denominator of pair accuracy, and `ties`, which it does not contain.
 
     >>> metric = PairCount()
     >>> metric.update(torch.tensor([2.0, -1.0, 3.0]), ties=torch.tensor([False, False, True]))

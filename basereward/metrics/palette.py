@@ -1,5 +1,6 @@
-"""Colours and strokes of every figure."""
+"""Colours and line styles of every figure."""
 
-# Okabe and Ito's colours, which the colour-blind tell apart; line styles differ too.
+# The palette of Okabe and Ito, whose colours people with colour blindness can tell apart. Line styles differ too, for
+# prints in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")

@@ -1,4 +1,4 @@
-"""How often a call of some confidence is right."""
+"""Accuracy of predictions by their confidence."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 BINS = 15
+"""The usual number since Guo et al. 2017, arXiv 1706.04599."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Bins of equal width from 0 to 1: `pairs` of all of them; `called` and `right`, mean confidence and share that is
-    right, of those that are not empty; `error`, the expected calibration error, NaN of no pairs."""
+    """Bins of equal width from 0 to 1.
+
+    Attributes:
+        edges: of the bins.
+        pairs: number of pairs in each bin.
+        called: mean confidence in each bin that is not empty.
+        right: share of correct predictions in each bin that is not empty.
+        error: expected calibration error; NaN without pairs.
+    """
 
     edges: npt.NDArray[np.float64]
     pairs: npt.NDArray[np.int64]
@@ -23,13 +31,13 @@ class Reliability:
 
 
 def reliability(margins: npt.ArrayLike) -> Reliability:
-    """Of the favoured response: confidence sigmoid(|margin|), right when margin > 0.
+    """Bin the response with the higher score: confidence sigmoid(|margin|), correct when margin > 0.
 
     Args:
-        margins: score(winner) - score(loser) of P preferences, ties left out.
+        margins: `(P,)`: score(winner) - score(loser), without ties.
 
-    >>> found = reliability([20.0, -20.0])  # two sure calls, one of them wrong
-    >>> found.pairs.sum(), found.right, round(found.error, 3)
+    >>> bins = reliability([20.0, -20.0])  # two confident predictions, one of them wrong
+    >>> bins.pairs.sum(), bins.right, round(bins.error, 3)
     (np.int64(2), array([0.5]), 0.5)
     """
     values = np.asarray(margins, dtype=np.float64).reshape(-1)

@@ -1,7 +1,7 @@
-"""Which differences between recipes stand, and which are what chance would make of equal ones.
+"""Significance tests of the differences between recipes.
 
-Recipes compare by their right pairs of the same G groups, whose pairs depend on each other: what is drawn and
-exchanged is whole groups. A recipe has R runs, one for each of its seeds.
+Recipes are compared by their correct pairs in the same G groups. Pairs of one group depend on each other, so the
+bootstrap draws whole groups and the permutation test exchanges whole groups. A recipe has R runs, one per seed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,26 @@ from scipy.stats import ttest_rel
 from basereward.metrics.interval import resampled
 
 LEVEL = 0.05
-ALIKE = 1e-9  # a spread of shares below this is rounding: the least real one is a pair of all pairs
-LEAST = 1e-15  # probabilities are found by sums that are right up to this
+"""Largest probability of a significant difference."""
+ROUNDING = 1e-9
+"""A spread of shares below this is rounding: the smallest real one is one pair among all pairs."""
+P_FLOOR = 1e-15
+"""Probabilities are sums in float64, which are exact to about this."""
 
 RunScores: TypeAlias = Mapping[str, NDArray[np.int64]]
-"""Of every run of a recipe, by its seeds, the number of right pairs of each group (G,)."""
+"""Number of correct pairs in each group, `(G,)`, of each run of a recipe, by its seeds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first's share less the second's, its 95 % interval, and how often chance alone would give one as large.
+    """Share of correct pairs of one recipe minus that of another.
 
-    Among several comparisons `p` is adjusted for them, and `p_alone` is that of this comparison alone, as the interval
-    is.
+    Attributes:
+        mean: the difference.
+        low: lower limit of its 95 % interval, for this comparison alone.
+        high: upper limit.
+        p: probability of a difference at least as large by chance, adjusted for all comparisons.
+        p_alone: the same for this comparison alone; None when unknown.
     """
 
     mean: float
@@ -42,12 +49,21 @@ class Difference:
 
     @property
     def stands(self) -> bool:
+        """Whether the difference is significant."""
         return self.p < LEVEL
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The best recipe with another. `seeds` is None where nothing can be said of other seeds; `words` say why."""
+    """The best recipe compared with another one.
+
+    Attributes:
+        better: name of the recipe with the larger share.
+        other: name of the other recipe.
+        items: the difference on other test items, with the runs as they are.
+        seeds: the difference with other seeds; None when nothing is known about it.
+        words: a sentence about both, with the reason when `seeds` is None.
+    """
 
     better: str
     other: str
@@ -57,146 +73,192 @@ class Comparison:
 
 
 def compare(recipes: Mapping[str, RunScores], pairs: NDArray[np.int64]) -> list[Comparison]:
-    """The recipe with the largest share of right pairs, the mean over its runs, with every other.
+    """Compare the recipe with the largest share of correct pairs, the mean over its runs, with every other one.
 
-    Which one is best is seen in the same data. So the probabilities are adjusted, by `holm`, for the comparisons of
-    every two of the k recipes, k (k - 1) / 2, among which those that are told are, whichever recipe comes out best:
-    where all are equal, one or more stand in at most 5 % of cases. The intervals are those of one comparison, and the
-    words give the probability of that comparison alone beside them.
+    The best recipe is chosen on the same data. So the probabilities are adjusted, by `holm`, for the comparisons of all
+    k (k - 1) / 2 pairs of the k recipes, of which the returned ones are a part whichever recipe is the best: when all
+    recipes are equal, any difference is significant in at most 5 % of cases. The intervals are those of one comparison;
+    the sentences give the probability of that comparison alone beside them.
 
-    Over items, the interval is by bootstrap over groups, the probability by `exchanged`; over the seeds that two
-    recipes share, both are those of `over_seeds`.
+    For other items, the interval is a bootstrap over groups and the probability that of `sign_flip_p`. For other seeds,
+    both come from `paired_t_test` on the seeds that the two recipes share.
 
     Args:
-        pairs: (G,), in each group.
+        recipes: by name.
+        pairs: `(G,)`, number of pairs in each group.
+
+    >>> deep, linear = {"seed=0": np.array([1, 1, 1, 1])}, {"seed=0": np.array([1, 0, 1, 0])}
+    >>> (comparison,) = compare({"linear": linear, "deep": deep}, np.ones(4, int))
+    >>> comparison.better, comparison.items.mean, comparison.items.stands
+    ('deep', 0.5, False)
     """
-    p_items, p_seeds = {}, {}
-    for one, two in combinations(recipes, 2):
-        p_items[frozenset((one, two))] = exchanged(_less(recipes[one], recipes[two])[0])
-        found = _over_seeds(recipes[one], recipes[two], pairs)
-        if found is not None:
-            p_seeds[frozenset((one, two))] = found.p
-    adjusted, on_seeds = _adjusted(p_items), _adjusted(p_seeds)
-    best = max(recipes, key=lambda name: float(np.mean([right.sum() for right in recipes[name].values()])))
-    both = {other: frozenset((best, other)) for other in recipes if other != best}
-    return [
-        _told(
-            best,
-            other,
-            recipes,
-            pairs,
-            p_items=(adjusted[two], p_items[two]),
-            p_seeds=(on_seeds[two], p_seeds[two]) if two in p_seeds else None,
-            among=(len(p_items), len(p_seeds)),
+    p_items, p_seeds = _p_values(recipes, pairs)
+    adjusted_items, adjusted_seeds = _adjust(p_items), _adjust(p_seeds)
+    best = max(recipes, key=lambda name: float(np.mean([correct.sum() for correct in recipes[name].values()])))
+    comparisons = []
+    for other in recipes:
+        if other == best:
+            continue
+        key = frozenset((best, other))
+        comparisons.append(
+            _compare_two(
+                best,
+                other,
+                recipes,
+                pairs,
+                p_items=(adjusted_items[key], p_items[key]),
+                p_seeds=(adjusted_seeds[key], p_seeds[key]) if key in p_seeds else None,
+                num_comparisons=(len(p_items), len(p_seeds)),
+            )
         )
-        for other, two in both.items()
-    ]
+    return comparisons
 
 
-def exchanged(differences: NDArray[np.int64]) -> float:
-    """How often the sum of whole numbers (G,) is at least as far from 0 as it is, when the sign of each is a coin's:
-    the exact probability of the sum where two recipes differ by chance in each group, two-sided.
+def _p_values(
+    recipes: Mapping[str, RunScores], pairs: NDArray[np.int64]
+) -> tuple[dict[frozenset[str], float], dict[frozenset[str], float]]:
+    """Unadjusted probabilities of all comparisons over items; and over seeds, where they are known."""
+    p_items: dict[frozenset[str], float] = {}
+    p_seeds: dict[frozenset[str], float] = {}
+    for first, second in combinations(recipes, 2):
+        key = frozenset((first, second))
+        p_items[key] = sign_flip_p(_differences(recipes[first], recipes[second])[0])
+        over_seeds = _over_seeds(recipes[first], recipes[second], pairs)
+        if over_seeds is not None:
+            p_seeds[key] = over_seeds.p
+    return p_items, p_seeds
 
-    >>> exchanged(np.array([1, 1, 1, 0]))  # all heads or all tails of three coins
+
+def sign_flip_p(differences: NDArray[np.int64]) -> float:
+    """Exact two-sided p value of the sum of differences, when the sign of each is random (paired permutation test).
+
+    Args:
+        differences: `(G,)`, integers; of two recipes in each group.
+
+    >>> sign_flip_p(np.array([1, 1, 1, 0]))  # three coins that all show heads, or all tails
     0.25
     """
     sizes = np.abs(differences[differences != 0])
     if not sizes.size or not differences.sum():
         return 1.0
     unit = np.gcd.reduce(sizes)
-    far, reach = abs(int(differences.sum())) // unit, int(sizes.sum()) // unit
-    # The sum's distribution over -reach .. reach from its characteristic function, a product of a cosine for each size.
-    length = 2 * reach + 1
-    turns = np.arange(reach + 1)
-    spectrum = np.ones(reach + 1)
+    observed, largest = abs(int(differences.sum())) // unit, int(sizes.sum()) // unit
+    # The distribution of the sum over -largest .. largest is the inverse Fourier transform of its characteristic
+    # function, a product of one cosine per size. This is exact, and needs no enumeration of the 2^G signs.
+    length = 2 * largest + 1
+    frequencies = np.arange(largest + 1)
+    spectrum = np.ones(largest + 1)
     for size, count in zip(*np.unique(sizes // unit, return_counts=True), strict=True):
-        spectrum *= np.cos(2 * math.pi / length * (turns * size % length)) ** count
-    chances = np.fft.irfft(spectrum, n=length)[: reach + 1]
-    return float(np.clip(2 * chances[far:].sum(), max(LEAST, 2.0 ** (1 - sizes.size)), 1.0))
+        spectrum *= np.cos(2 * math.pi / length * (frequencies * size % length)) ** count
+    probabilities = np.fft.irfft(spectrum, n=length)[: largest + 1]
+    smallest = max(P_FLOOR, 2.0 ** (1 - sizes.size))  # all signs alike: two of 2^G cases
+    return float(np.clip(2 * probabilities[observed:].sum(), smallest, 1.0))
 
 
-def over_seeds(first: Sequence[float], second: Sequence[float]) -> Difference | None:
-    """Two recipes with the same seeds: Student's paired t test. None where the differences have no spread but that of
-    rounding: by how much others would differ cannot be told from them.
+def paired_t_test(first: Sequence[float], second: Sequence[float]) -> Difference | None:
+    """Compare two recipes with the same seeds by Student's paired t test.
+
+    Args:
+        first: one share per seed.
+        second: the same of the other recipe, in the same order of seeds.
+
+    Returns:
+        None when the differences vary by rounding alone: then they say nothing about other seeds.
 
     Raises:
-        ValueError: fewer than two seeds, of which nothing can be said.
+        ValueError: fewer than two seeds, or different numbers of seeds.
+
+    >>> difference = paired_t_test([0.91, 0.93, 0.92], [0.90, 0.905, 0.903])
+    >>> round(difference.mean, 4), round(difference.p, 2)
+    (0.0173, 0.06)
     """
     if len(first) != len(second) or len(first) < 2:
-        raise ValueError(f"{len(first)} and {len(second)} seeds; two or more, as many of both, are needed")
+        raise ValueError(f"{len(first)} and {len(second)} seeds given; allowed are two or more, as many of both")
     differences = np.asarray(first, float) - np.asarray(second, float)
-    if np.ptp(differences) < ALIKE:
+    if np.ptp(differences) < ROUNDING:
         return None
-    found = ttest_rel(first, second)
-    interval = found.confidence_interval(0.95)
-    return Difference(float(differences.mean()), float(interval.low), float(interval.high), float(found.pvalue))
+    test = ttest_rel(first, second)
+    interval = test.confidence_interval(0.95)
+    return Difference(float(differences.mean()), float(interval.low), float(interval.high), float(test.pvalue))
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Probabilities of several comparisons, made larger so that one of all is below 5 % by chance at most 5 % of the
-    time (Holm 1979).
+    """Adjust p values of several comparisons by Holm's method (1979).
+
+    When all null hypotheses hold, the smallest adjusted value is below 5 % in at most 5 % of cases.
+
+    Args:
+        values: p values.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
     order = np.argsort(values, kind="stable")
-    found = [0.0] * len(values)
-    largest = 0.0
+    adjusted = [0.0] * len(values)
+    largest = 0.0  # an adjusted value is not below that of a smaller p value
     for rank, index in enumerate(order):
         largest = max(largest, min(values[index] * (len(values) - rank), 1.0))
-        found[index] = largest
-    return found
+        adjusted[index] = largest
+    return adjusted
 
 
-def in_words(
+def describe_difference(
     better: str,
     other: str,
     items: Difference,
     seeds: Difference | None,
     *,
     pairs: int,
-    unsaid: str,
-    among: tuple[int, int] = (1, 1),
+    no_seeds_reason: str,
+    num_comparisons: tuple[int, int] = (1, 1),
 ) -> str:
-    """A sentence about the difference of two recipes.
+    """Describe the difference of two recipes in one sentence.
 
     Args:
-        pairs: that both were counted on.
-        unsaid: why nothing is said of seeds.
-        among: how many comparisons the probabilities over items and over seeds are adjusted for.
+        better: name of the recipe with the larger share.
+        other: name of the other recipe.
+        items: difference on other items.
+        seeds: difference with other seeds; None when unknown.
+        pairs: number of pairs on which both are counted.
+        no_seeds_reason: why `seeds` is None.
+        num_comparisons: numbers of comparisons for which the probabilities of `items` and of `seeds` are adjusted.
 
-    >>> in_words("silu", "tanh", Difference(0.02, 0.01, 0.03, 0.001), None, pairs=900, unsaid="each has one run")
+    >>> better = Difference(0.02, 0.01, 0.03, 0.001)
+    >>> describe_difference("silu", "tanh", better, None, pairs=900, no_seeds_reason="each has one run")
     'silu beats tanh by 2.0 points (1.0 to 3.0) on the same 900 pairs: it stands for these runs; each has one run'
-    >>> found = Difference(0.051, 0.017, 0.087, 0.11, p_alone=0.0052)
-    >>> in_words("silu", "tanh", found, None, pairs=900, unsaid="", among=(21, 1))
+    >>> by_chance = Difference(0.051, 0.017, 0.087, 0.11, p_alone=0.0052)
+    >>> describe_difference("silu", "tanh", by_chance, None, pairs=900, no_seeds_reason="", num_comparisons=(21, 1))
     'silu and tanh differ by 5.1 points (1.7 to 8.7, p = 0.0052 in this comparison alone) on the same 900 pairs: that \
 is within chance among 21 comparisons (p = 0.11)'
     """
-    told = f"{100 * items.mean:.1f} points ({_interval(items, among[0])}) on the same {pairs:,} pairs"
+    among_items, among_seeds = (_among(number) for number in num_comparisons)
+    points = f"{100 * items.mean:.1f} points ({_interval(items, num_comparisons[0])}) on the same {pairs:,} pairs"
     if not items.stands or items.mean <= 0:
-        return f"{better} and {other} differ by {told}: that is within chance{_among(among[0])} (p = {items.p:.2g})"
+        return f"{better} and {other} differ by {points}: that is within chance{among_items} (p = {items.p:.2g})"
     if seeds is None:
-        return f"{better} beats {other} by {told}: it stands for these runs{_among(among[0])}; {unsaid}"
-    over = f"{_interval(seeds, among[1])} over seeds, p = {seeds.p:.2g}{_among(among[1])}"
+        return f"{better} beats {other} by {points}: it stands for these runs{among_items}; {no_seeds_reason}"
+    over_seeds = f"{_interval(seeds, num_comparisons[1])} over seeds, p = {seeds.p:.2g}{among_seeds}"
     verdict = "it stands" if seeds.stands else "it stands on these items, and is within chance over seeds"
-    return f"{better} beats {other} by {told}: {verdict} ({over})"
+    return f"{better} beats {other} by {points}: {verdict} ({over_seeds})"
 
 
-def _interval(found: Difference, among: int) -> str:
-    """With the probability that belongs to it, where the one that decides is of several comparisons."""
-    alone = f", p = {found.p_alone:.2g} in this comparison alone" if among > 1 and found.p_alone is not None else ""
-    return f"{100 * found.low:.1f} to {100 * found.high:.1f}{alone}"
+def _interval(difference: Difference, num_comparisons: int) -> str:
+    """The interval in points; among several comparisons with the probability that belongs to it."""
+    alone = ""
+    if num_comparisons > 1 and difference.p_alone is not None:
+        alone = f", p = {difference.p_alone:.2g} in this comparison alone"
+    return f"{100 * difference.low:.1f} to {100 * difference.high:.1f}{alone}"
 
 
-def _among(comparisons: int) -> str:
-    return f" among {comparisons} comparisons" if comparisons > 1 else ""
+def _among(num_comparisons: int) -> str:
+    return f" among {num_comparisons} comparisons" if num_comparisons > 1 else ""
 
 
-def _adjusted(p: Mapping[frozenset[str], float]) -> dict[frozenset[str], float]:
+def _adjust(p: Mapping[frozenset[str], float]) -> dict[frozenset[str], float]:
     return dict(zip(p, holm([*p.values()]), strict=True))
 
 
-def _told(
+def _compare_two(
     better: str,
     other: str,
     recipes: Mapping[str, RunScores],
@@ -204,43 +266,58 @@ def _told(
     *,
     p_items: tuple[float, float],
     p_seeds: tuple[float, float] | None,
-    among: tuple[int, int],
+    num_comparisons: tuple[int, int],
 ) -> Comparison:
-    """`p_items` and `p_seeds` are adjusted and alone."""
+    """Compare two recipes; `p_items` and `p_seeds` are the adjusted probability and that of this comparison alone."""
     first, second = recipes[better], recipes[other]
     items = replace(_over_items(first, second, pairs, p=p_items[0]), p_alone=p_items[1])
     seeds = _over_seeds(first, second, pairs)
-    seeds = replace(seeds, p=p_seeds[0], p_alone=p_seeds[1]) if seeds is not None and p_seeds is not None else None
-    words = in_words(better, other, items, seeds, pairs=int(pairs.sum()), unsaid=_unsaid(first, second), among=among)
+    if seeds is not None and p_seeds is not None:
+        seeds = replace(seeds, p=p_seeds[0], p_alone=p_seeds[1])
+    words = describe_difference(
+        better,
+        other,
+        items,
+        seeds,
+        pairs=int(pairs.sum()),
+        no_seeds_reason=_no_seeds_reason(first, second),
+        num_comparisons=num_comparisons,
+    )
     return Comparison(better, other, items, seeds, words)
 
 
-def _less(first: RunScores, second: RunScores) -> tuple[NDArray[np.int64], int]:
-    """By how many right pairs the mean run of the first is better in each group (G,), in whole parts of a pair, and how
-    many parts a pair has."""
-    parts = math.lcm(len(first), len(second))
-    one, two = (parts // len(runs) * np.sum([*runs.values()], axis=0) for runs in (first, second))
-    return one - two, parts
+def _differences(first: RunScores, second: RunScores) -> tuple[NDArray[np.int64], int]:
+    """Correct pairs of the mean run of the first recipe minus those of the second, in each group.
+
+    Returns:
+        `(G,)` integers, in fractions of a pair so that the mean over runs is exact; and the number of fractions of a
+        pair.
+    """
+    fractions = math.lcm(len(first), len(second))
+    first_sum = fractions // len(first) * np.sum([*first.values()], axis=0)
+    second_sum = fractions // len(second) * np.sum([*second.values()], axis=0)
+    return first_sum - second_sum, fractions
 
 
 def _over_items(first: RunScores, second: RunScores, pairs: NDArray[np.int64], *, p: float) -> Difference:
-    less, parts = _less(first, second)
-    sums = np.stack([less / parts, pairs], axis=-1)[:, None]
+    differences, fractions = _differences(first, second)
+    sums = np.stack([differences / fractions, pairs], axis=-1)[:, None]
     low, high = resampled(sums, np.ones(1)) if len(pairs) > 1 else (-1.0, 1.0)
-    return Difference(float(less.sum() / parts / pairs.sum()), low, high, p)
+    return Difference(float(differences.sum() / fractions / pairs.sum()), low, high, p)
 
 
 def _over_seeds(first: RunScores, second: RunScores, pairs: NDArray[np.int64]) -> Difference | None:
-    """On the seeds that both have, unadjusted; None where nothing can be said."""
-    both = sorted(first.keys() & second.keys())
-    if len(both) < 2:
+    """The unadjusted difference on the seeds that both have; None when nothing is known."""
+    shared_seeds = sorted(first.keys() & second.keys())
+    if len(shared_seeds) < 2:
         return None
-    one, two = ([float(runs[seed].sum() / pairs.sum()) for seed in both] for runs in (first, second))
-    return over_seeds(one, two)
+    first_shares = [float(first[seed].sum() / pairs.sum()) for seed in shared_seeds]
+    second_shares = [float(second[seed].sum() / pairs.sum()) for seed in shared_seeds]
+    return paired_t_test(first_shares, second_shares)
 
 
-def _unsaid(first: RunScores, second: RunScores) -> str:
-    """Why nothing is said of seeds, where nothing is."""
+def _no_seeds_reason(first: RunScores, second: RunScores) -> str:
+    """Why nothing is known about other seeds, if so."""
     if len(first) == len(second) == 1:
         return "each has one run, which says nothing of other seeds"
     if len(first.keys() & second.keys()) < 2:

@@ -1,1 +1,1 @@
-"""The cells of an experiment: processes that train them, their comparison, ensembles of them."""
+"""Sweeps: the cells of an experiment, the processes that train them, their comparison, ensembles of them."""

@@ -1,4 +1,4 @@
-"""Which process trains which cell of a sweep."""
+"""Assigns the cells of a sweep to processes."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from basereward.sweeps.worker_process import WorkerProcess
 
 
 class CellProcesses:
-    """Trains cells, one after another, each in a process of its own. Probes that follow each other share one, and in it
-    what they read, until one fails."""
+    """Trains cells one after another, each in a process of its own.
+
+    Consecutive probes share a process, and in it the data and the backbone, until one of them fails.
+    """
 
     def __init__(self) -> None:
-        self._child: WorkerProcess | None = None
-        self._worked = False  # whether it has trained a cell
+        self._process: WorkerProcess | None = None
+        self._used = False  # whether the process has trained a cell
 
     def train(self, cell: Cell, *, resume: str | None, parent: str) -> dict[str, Any]:
-        """Trains a cell and returns its result.
+        """Train a cell and return its result.
 
         Args:
-            cell: its run gets its title and its axes.
-            resume: id of a stopped run that goes on.
+            cell: with its recipe, title and axes.
+            resume: id of a stopped run to resume.
             parent: id of the sweep.
 
         Raises:
-            RunError: it failed, or its process has died; the message is its own.
+            RunError: the cell failed, or its process died; the message is that of the process.
         """
         recipe = cell.recipe
-        if self._worked and not recipe.probe:
+        if self._used and not recipe.probe:
             self.close()
-        child, self._worked = self.start(), True
-        asked = {"recipe": recipe_yaml(recipe), "title": cell.title, "axes": cell.axes}
+        process = self.start()
+        self._used = True
+        task = {"recipe": recipe_yaml(recipe), "title": cell.title, "axes": cell.axes}
         try:
-            result = child.ask(json.dumps(asked), parent=parent, resume=resume)
-        except RunError:
+            result = process.run(json.dumps(task), parent=parent, resume=resume)
+        except RunError:  # a failed process may hold memory, or a GPU in a fault
             self.close()
             raise
         if not recipe.probe:
@@ -44,16 +47,17 @@ class CellProcesses:
         return result
 
     def start(self) -> WorkerProcess:
-        """The process of the next cell: asked for early, its imports and the caller's go on together."""
-        self._child = self._child or WorkerProcess("basereward.sweeps.cell_worker")
-        return self._child
+        """Return the process of the next cell. When it is started early, it imports while the caller prepares."""
+        self._process = self._process or WorkerProcess("basereward.sweeps.cell_worker")
+        return self._process
 
     def interrupt(self) -> None:
-        """Stops the cell that is trained, as Ctrl-C does."""
-        if self._child is not None:
-            self._child.interrupt()
+        """Stop the cell in training, as Ctrl-C does."""
+        if self._process is not None:
+            self._process.interrupt()
 
     def close(self) -> None:
-        if self._child is not None:
-            self._child.close()
-            self._child, self._worked = None, False
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.close()
+            self._process, self._used = None, False

@@ -1,4 +1,4 @@
-"""A process for cells of a sweep: `python -m basereward.sweeps.cell_worker PID`."""
+"""The process that trains cells of a sweep: `python -m basereward.sweeps.cell_worker PID`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import sys
 from typing import Any
 
 from basereward.recipe import recipe_from_yaml
-from basereward.sweeps.worker_process import Work, answer
+from basereward.sweeps.worker_process import Work, serve
 
 
 def main(pid: str, trust: str = "") -> int:
-    """Trains the cells that it is told, as JSON, and answers what `train` returns."""
-    return answer(_begin, pid=pid, trust=trust)
+    """Train cells that are given as JSON, and return the results of `train`."""
+    return serve(_load, pid=pid, trust=trust)
 
 
-def _begin() -> Work:
+def _load() -> Work:
     from basereward.training.fit import train
     from basereward.training.probe_cache import ProbeCache
 
-    shared = ProbeCache()
+    probe_cache = ProbeCache()
 
-    def work(told: str, parent: str, resume: str | None) -> dict[str, Any]:
-        asked = json.loads(told)
-        recipe = recipe_from_yaml(asked["recipe"])
-        return train(recipe, resume=resume, parent=parent, shared=shared, title=asked["title"], axes=asked["axes"])
+    def work(task_json: str, parent: str, resume: str | None) -> dict[str, Any]:
+        task = json.loads(task_json)
+        recipe = recipe_from_yaml(task["recipe"])
+        return train(recipe, resume=resume, parent=parent, shared=probe_cache, title=task["title"], axes=task["axes"])
 
     return work
 

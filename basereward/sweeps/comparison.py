@@ -1,4 +1,4 @@
-"""Which differences between the cells of a sweep stand."""
+"""Compares the cells of a sweep: which differences between recipes are significant."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from basereward.metrics.significance import Comparison, compare
 from basereward.recipe import Cell
 from basereward.recipe.table import count
-from basereward.runs.common_test_set import Tested, by_key, shared
+from basereward.runs.common_test_set import TestedGroups, by_key, common_test_set
 from basereward.runs.run_folder import find
 from basereward.runs.score_files import known_scores
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The best recipe with every other, what they were compared on, and who was not compared, with the reason."""
+    """The best recipe compared with every other one.
+
+    Attributes:
+        comparisons: one for each other recipe.
+        measure: the unit of the numbers, and the pairs that they are measured on.
+        left_out: recipes that are not compared, with the reason.
+    """
 
     comparisons: Sequence[Comparison] = ()
     measure: str = ""
@@ -25,51 +34,69 @@ class Compared:
 
     @property
     def words(self) -> list[str]:
-        """A sentence for each; none where there is nothing to compare."""
-        left_out = [f"{name} is not compared: {why}" for name, why in self.left_out.items()]
-        return [*(each.words for each in self.comparisons), *left_out]
+        """One sentence per recipe; none when there is nothing to compare."""
+        sentences = [comparison.words for comparison in self.comparisons]
+        return sentences + [f"{name} is not compared: {reason}" for name, reason in self.left_out.items()]
 
 
 def compare_cells(
     cells: Sequence[Cell], results: Sequence[Mapping[str, Any]], *, ensembles: Sequence[Mapping[str, Any]] = ()
 ) -> Compared:
-    """The recipe that has most pairs of the test data right with every other, on the groups that `shared` finds.
+    """Compare the recipe with the most correct test pairs with every other one, on `common_test_set`.
 
-    Cells that differ in their seeds alone are runs of one recipe; an ensemble is one with one run.
+    Cells that differ only in their seeds are runs of one recipe. An ensemble is a recipe with one run.
 
     Args:
-        results: of every cell its `run_id` and `status`; those that failed are left to the rest of the report.
-        ensembles: of every ensemble its `name` too.
+        cells: of the sweep.
+        results: `run_id` and `status` of every cell; failed cells are skipped.
+        ensembles: `name`, `run_id` and `status` of every ensemble.
     """
-    recipes: dict[str, dict[str, Tested]] = {}  # recipe -> seeds -> groups
-    named = [(cell.without_seeds, json.dumps(cell.seeds), each) for cell, each in zip(cells, results, strict=True)]
-    for name, seeds, result in [*named, *((each["name"], "", each) for each in ensembles)]:
+    named = [(cell.without_seeds, json.dumps(cell.seeds), row) for cell, row in zip(cells, results, strict=True)]
+    named += [(row["name"], "", row) for row in ensembles]
+    recipes = _tested_groups(named)
+    if len(recipes) < 2:
+        return Compared()
+    common = common_test_set({name: list(runs.values()) for name, runs in recipes.items()})
+    if len(common.names) < 2:
+        reason = "no other was tested on its groups"
+        return Compared(left_out={name: _reason(runs, reason) for name, runs in recipes.items()})
+    correct: dict[str, dict[str, NDArray[np.int64]]] = {}
+    for name in common.names:
+        correct[name] = {seeds: common.correct(run) for seeds, run in recipes[name].items()}
+    pairs = common.pairs
+    measure = (
+        f"Points are right pairs in per cent, of the {int(pairs.sum()):,} in {count(len(pairs), 'group')} that all"
+        " of these were tested on"
+    )
+    left_out = {}
+    for name, runs in recipes.items():
+        if name not in common.names:
+            left_out[name] = _reason(runs, "it was tested on other groups")
+    return Compared(compare(correct, pairs), measure, left_out)
+
+
+def _tested_groups(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[str, dict[str, TestedGroups]]:
+    """The tested groups of each run, by recipe and seeds.
+
+    Args:
+        rows: name of the recipe, seeds as text, and the result of the run.
+    """
+    recipes: dict[str, dict[str, TestedGroups]] = {}
+    for name, seeds, result in rows:
         if result["status"] == "failed":
             continue
         runs = recipes.setdefault(name, {})
-        assert seeds not in runs, f"two runs of {name} with seeds {seeds}"  # the recipe's check refuses such names
-        if groups := by_key(known_scores(find(result["run_id"]).scores / "test.jsonl")):
+        assert seeds not in runs, f"two runs of {name} with seeds {seeds}"  # the check of recipes rejects such names
+        groups = by_key(known_scores(find(result["run_id"]).scores / "test.jsonl"))
+        if groups:
             runs[seeds] = groups
-    if len(recipes) < 2:
-        return Compared()
-    on = shared({name: list(runs.values()) for name, runs in recipes.items()})
-    if len(on.names) < 2:
-        return Compared(
-            left_out={name: _why(runs, "no other was tested on its groups") for name, runs in recipes.items()}
-        )
-    right = {name: {seeds: on.right(run) for seeds, run in recipes[name].items()} for name in on.names}
-    pairs = on.pairs
-    measure = (
-        f"Points are right pairs in per cent, of the {int(pairs.sum()):,} in {count(len(pairs), 'group')} that all"
-    )
-    others = {name: runs for name, runs in recipes.items() if name not in on.names}
-    left_out = {name: _why(runs, "it was tested on other groups") for name, runs in others.items()}
-    return Compared(compare(right, pairs), f"{measure} of these were tested on", left_out)
+    return recipes
 
 
-def _why(runs: Mapping[str, Tested], else_: str) -> str:
+def _reason(runs: Mapping[str, TestedGroups], otherwise: str) -> str:
+    """Why a recipe is not compared; `otherwise` when the reason is not in its own runs."""
     if not runs:
         return "it has no test scores"
     if not set.intersection(*map(set, runs.values())):
         return "its runs were tested on different groups"
-    return else_
+    return otherwise

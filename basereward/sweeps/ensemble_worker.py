@@ -1,4 +1,4 @@
-"""A process for an ensemble of a sweep: `python -m basereward.sweeps.ensemble_worker PID`."""
+"""The process that makes ensembles of a sweep: `python -m basereward.sweeps.ensemble_worker PID`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import sys
 from typing import Any
 
 from basereward.recipe.schema import EnsembleRecipe
-from basereward.sweeps.worker_process import Work, answer
+from basereward.sweeps.worker_process import Work, serve
 
 
 def main(pid: str, trust: str = "") -> int:
-    """Makes and tests the ensembles that it is told, as JSON, and answers what `make_ensemble` returns."""
-    return answer(_begin, pid=pid, trust=trust)
+    """Make and test ensembles that are given as JSON, and return the results of `make_ensemble`."""
+    return serve(_load, pid=pid, trust=trust)
 
 
-def _begin() -> Work:
+def _load() -> Work:
     from basereward.training.ensembles.make import make_ensemble
 
-    def work(told: str, parent: str, resume: str | None) -> dict[str, Any]:
-        asked = json.loads(told)
-        recipe = EnsembleRecipe(**asked.pop("recipe"))
-        return make_ensemble(recipe, parent=parent, tested=True, **asked)
+    def work(task_json: str, parent: str, resume: str | None) -> dict[str, Any]:
+        task = json.loads(task_json)
+        recipe = EnsembleRecipe(**task.pop("recipe"))
+        return make_ensemble(recipe, parent=parent, tested=True, **task)
 
     return work
 

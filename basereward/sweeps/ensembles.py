@@ -1,4 +1,4 @@
-"""What an experiment makes of its cells when they are trained."""
+"""Makes the ensembles of an experiment, after its cells are trained."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ logger = logging.getLogger(__name__)
 def make_ensembles(
     experiment: Experiment, cells: Sequence[Mapping[str, Any]], *, sweep_id: str
 ) -> list[dict[str, Any]]:
-    """Makes and tests every ensemble that is not there yet, in a process that goes on with the next until one fails.
+    """Make and test every ensemble that does not exist yet, in one process until one of them fails.
 
     Args:
-        cells: of every cell its name, run id and status.
+        experiment: with its ensembles.
+        cells: name, run id and status of every cell.
+        sweep_id: id of the sweep.
 
     Returns:
-        Of each what a sweep tells of a cell: name, run id, status, metrics, `pair_s`, and `error` where it failed.
+        A `summary_row` of each ensemble, with `error` when it failed.
     """
     results = []
-    with contextlib.closing(ReusedWorker("basereward.sweeps.ensemble_worker")) as process:
+    with contextlib.closing(ReusedWorker("basereward.sweeps.ensemble_worker")) as worker:
         for name, recipe in experiment.ensembles.items():
-            results.append(_make(name, recipe, experiment, cells, process=process, sweep_id=sweep_id))
-            logger.info("ensemble %s: %s", name, results[-1]["status"])
+            row = _make(name, recipe, experiment, cells, worker=worker, sweep_id=sweep_id)
+            logger.info("ensemble %s: %s", name, row["status"])
+            results.append(row)
     return results
 
 
@@ -44,24 +47,27 @@ def _make(
     experiment: Experiment,
     cells: Sequence[Mapping[str, Any]],
     *,
-    process: ReusedWorker,
+    worker: ReusedWorker,
     sweep_id: str,
 ) -> dict[str, Any]:
     runs = {cell["name"]: cell["run_id"] for cell in cells if cell["status"] != "failed"}
     if missing := [member for member in [*recipe.members, *recipe.text] if member not in runs]:
-        error = f"its members {', '.join(missing)} failed; run the sweep again when they are mended"
+        error = f"its members {', '.join(missing)} failed; fix them and run the sweep again"
         return summary_row(name, None, "failed", {}) | {"error": error}
     sha256 = ensemble_sha256(recipe, {cell.name: cell for cell in experiment.cells})
-    members = replace(recipe, members=[runs[m] for m in recipe.members], text=[runs[m] for m in recipe.text])
-    tracking = experiment.cells[0].recipe.tracking
-    place = {"uri": tracking.uri, "experiment": tracking.experiment or experiment.name}
-    asked = {"recipe": asdict(members), "name": name, "sha256": sha256, "tracking": place}
-    with cell_lock(sha256, wait=True):  # a sweep beside this one may be making it
+    # The experiment names cells; the worker gets their runs.
+    member_runs = [runs[member] for member in recipe.members]
+    text_runs = [runs[member] for member in recipe.text]
+    recipe_of_runs = replace(recipe, members=member_runs, text=text_runs)
+    settings = experiment.cells[0].recipe.tracking
+    tracking = {"uri": settings.uri, "experiment": settings.experiment or experiment.name}
+    task = {"recipe": asdict(recipe_of_runs), "name": name, "sha256": sha256, "tracking": tracking}
+    with cell_lock(sha256, wait=True):  # another sweep may be making it
         done = finished_ensemble(sha256, members_of(recipe, runs))
         if done is not None:
             return summary_row(name, done.run_id, "skipped", done.result() or {})
         try:
-            result = process.ask(json.dumps(asked), parent=sweep_id)
+            result = worker.run(json.dumps(task), parent=sweep_id)
         except RunError as error:
             logger.error("ensemble %s failed: %s", name, error)
             return summary_row(name, None, "failed", {}) | {"error": str(error)}

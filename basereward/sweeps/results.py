@@ -1,4 +1,4 @@
-"""What there is of an experiment: the finished run of every cell and of every ensemble of them."""
+"""Finds the finished runs of an experiment: those of its cells and of its ensembles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from basereward.runs.run_folder import RunFolder, finished_with, list_runs
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """One row of an experiment: a cell, or an ensemble of cells; `run` is None where none is finished."""
+    """One row of an experiment: a cell, or an ensemble of cells.
+
+    Attributes:
+        name: of the cell or ensemble.
+        run: its finished run; None without one.
+        cell: None for an ensemble.
+        ensemble: None for a cell.
+    """
 
     name: str
     run: RunFolder | None
@@ -24,45 +31,72 @@ class CellResult:
 
 
 def results(experiment: Experiment) -> list[CellResult]:
-    """Cells in their order, then ensembles in theirs."""
+    """List the results of an experiment: the cells in their order, then the ensembles in theirs."""
     cells = {cell.name: cell for cell in experiment.cells}
-    found = [CellResult(name, finished_with(recipe_sha256(cell.recipe)), cell=cell) for name, cell in cells.items()]
-    runs = {result.name: result.run.run_id for result in found if result.run is not None}
+    rows = [CellResult(name, finished_with(recipe_sha256(cell.recipe)), cell=cell) for name, cell in cells.items()]
+    runs = {row.name: row.run.run_id for row in rows if row.run is not None}
     for name, recipe in experiment.ensembles.items():
         run = finished_ensemble(ensemble_sha256(recipe, cells), members_of(recipe, runs))
-        found.append(CellResult(name, run, ensemble=recipe))
-    return found
+        rows.append(CellResult(name, run, ensemble=recipe))
+    return rows
 
 
 def members_of(recipe: EnsembleRecipe, runs: Mapping[str, str]) -> list[str | None]:
-    """The runs of an ensemble's members, in the order in which it holds them; None for one that is not finished.
+    """The run ids of an ensemble's members, in the order of the ensemble; None for a member that is not finished.
 
     Args:
-        runs: of every cell that is, its run's id.
+        recipe: of the ensemble; it names cells.
+        runs: run ids of the finished cells, by name.
+
+    >>> members_of(EnsembleRecipe(members=["lr=1", "lr=2"]), {"lr=1": "20260314-153012-9f2c41"})
+    ['20260314-153012-9f2c41', None]
     """
     return [runs.get(name) for name in dict.fromkeys([*recipe.members, *recipe.text])]
 
 
 def finished_ensemble(sha256: str, members: Sequence[str | None]) -> RunFolder | None:
-    """The newest finished ensemble, or soup, of these very runs. One of earlier runs of the same cells is another:
-    its members may be gone."""
+    """The newest finished ensemble, or soup, of these runs.
+
+    An ensemble of earlier runs of the same cells does not count, because these runs may be deleted.
+
+    Args:
+        sha256: of `ensemble_sha256`.
+        members: run ids, of `members_of`.
+    """
     for run in list_runs(kind="ensemble"):
         if run.status["recipe_sha256"] == sha256 and run.state == "finished":
-            held = [member["name"] for member in (run.result() or {}).get("members", [])]
-            if held == members:
+            member_runs = [member["name"] for member in (run.result() or {}).get("members", [])]
+            if member_runs == members:
                 return run
     return None
 
 
 def ensemble_sha256(recipe: EnsembleRecipe, cells: Mapping[str, Cell]) -> str:
-    """Equal for ensembles that combine models of equal recipes in the same way, whatever their names."""
-    named: dict[str, Sequence[str]] = {"members": recipe.members, "text": recipe.text}
-    shas = {key: [recipe_sha256(cells[name].recipe) for name in names] for key, names in named.items()}
-    content = json.dumps(asdict(recipe) | shas, sort_keys=True)
+    """Hash an ensemble: equal for ensembles that combine equal recipes in the same way, whatever the cells' names.
+
+    Args:
+        recipe: of the ensemble; it names cells.
+        cells: of the experiment, by name.
+    """
+    members = {
+        "members": [recipe_sha256(cells[name].recipe) for name in recipe.members],
+        "text": [recipe_sha256(cells[name].recipe) for name in recipe.text],
+    }
+    content = json.dumps(asdict(recipe) | members, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def summary_row(name: str, run_id: str | None, status: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep tells of a cell or an ensemble, whose run came to `result`."""
+    """One row of the output of a sweep: a cell or an ensemble, with the metrics of its run.
+
+    Args:
+        name: of the cell or ensemble.
+        run_id: of its run.
+        status: `finished`, `skipped` or `failed`.
+        result: content of result.json.
+
+    >>> summary_row("lr=1", "20260314-1", "skipped", {"metrics": {"test/pair_accuracy": 0.5}})["pair_s"] is None
+    True
+    """
     measured = {"metrics": result.get("metrics", {}), "pair_s": result.get("pair_s")}
     return {"name": name, "run_id": run_id, "status": status, **measured}

@@ -1,4 +1,4 @@
-"""A grid's cells, run one after another. Sweeps of one grid beside each other share them."""
+"""Runs the cells of a grid one after another. Sweeps of one grid at the same time share its cells."""
 
 from __future__ import annotations
 
@@ -30,18 +30,22 @@ from basereward.sweeps.results import summary_row
 
 logger = logging.getLogger(__name__)
 
-END_S = 15.0  # that the process of a cell has to end by itself when its sweep was killed
+END_LIMIT_S = 15.0
+"""Seconds that the process of a cell has to end after its sweep was killed; it looks twice a second."""
 
 
 def sweep(experiment: Experiment) -> dict[str, Any]:
-    """Runs every cell that is not finished, and then makes the ensembles of them. A cell that fails is named and does
-    not stop the rest; one that was stopped goes on from its last checkpoint. What another process trains comes last,
-    and is waited for.
+    """Run every cell that is not finished, then make the ensembles.
+
+    A failed cell is reported and does not stop the others. A stopped cell resumes from its last checkpoint. Cells that
+    another process trains come last; this call waits for them.
+
+    Args:
+        experiment: with its cells and ensembles.
 
     Returns:
-        `sweep_id`; `cells`: name, run id, status (finished, skipped or failed), test metrics, and `pair_s`, the seconds
-        of a scored pair, of each; `ensembles`, the same of each; `comparisons` of the best recipe with every other, as
-        `compare` makes them; `differences`, lines that say which stand, on which pairs, and who was not compared.
+        `sweep_id`; `cells`, a `summary_row` of each; `ensembles`, the same; `comparisons` of the best recipe with every
+        other one, see `compare`; `differences`, sentences about them.
     """
     check_store(experiment.cells[0].recipe.tracking.uri)
     deliver_pending()
@@ -64,24 +68,19 @@ def _sweep(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
             tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
             results = _run_all(cells, processes=processes, sweep_id=folder.run_id)
             processes.close()
-            together = make_ensembles(experiment, results, sweep_id=folder.run_id)
+            ensembles = make_ensembles(experiment, results, sweep_id=folder.run_id)
         except BaseException as error:
             processes.interrupt()
-            ended: Literal["failed", "killed"] = "failed" if isinstance(error, Exception) else "killed"
-            tracker.close(ended)
-            folder.give_up(ended, error)
-            tracker.finish(ended)
-            logger.info("the sweep was stopped; the same command goes on with it, and skips cells that are finished")
+            _abandon(folder, tracker, error)
             raise
-    state: Literal["failed", "finished"] = (
-        "failed" if any(result["status"] == "failed" for result in [*results, *together]) else "finished"
-    )
-    compared = compare_cells(cells, results, ensembles=together)
+    failed = any(row["status"] == "failed" for row in [*results, *ensembles])
+    state: Literal["failed", "finished"] = "failed" if failed else "finished"
+    compared = compare_cells(cells, results, ensembles=ensembles)
     result = {
         "sweep_id": folder.run_id,
         "cells": results,
-        "ensembles": together,
-        "comparisons": [asdict(each) for each in compared.comparisons],
+        "ensembles": ensembles,
+        "comparisons": [asdict(comparison) for comparison in compared.comparisons],
         "differences": [*filter(None, [compared.measure]), *compared.words],
     }
     folder.write_result(result)
@@ -91,8 +90,17 @@ def _sweep(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
     return result
 
 
+def _abandon(folder: RunFolder, tracker: Tracker, error: BaseException) -> None:
+    """Close the record of a sweep that ends with an error."""
+    state: Literal["failed", "killed"] = "failed" if isinstance(error, Exception) else "killed"
+    tracker.close(state)
+    folder.give_up(state, error)
+    tracker.finish(state)
+    logger.info("the sweep was stopped; the same command continues it, and skips finished cells")
+
+
 def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
-    """The folder of the sweep: that of the same cells when it was stopped, so that its runs keep their parent."""
+    """The folder of the sweep. A stopped sweep of the same cells is reused, so that its runs keep their parent."""
     grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in cells)
     for run in list_runs(kind="sweep"):
         if run.name == name and run.recipe_text() == grid and lock_run(run):
@@ -106,39 +114,37 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
 
 
 def _run_all(cells: Sequence[Cell], *, processes: CellProcesses, sweep_id: str) -> list[dict[str, Any]]:
-    """What becomes of every cell, told as each begins and ends."""
-    results: dict[int, dict[str, Any]] = {}
+    """Run all cells, and log each at its start and end.
+
+    The first round skips cells that another process trains; the second round waits for them.
+    """
+    rows: dict[int, dict[str, Any]] = {}
     backbones: dict[str, Mapping[str, str]] = {}
     for wait in (False, True):
-        for at in [at for at in range(len(cells)) if at not in results]:
-            place, sha256 = f"cell {at + 1} of {len(cells)}: {cells[at].name}", recipe_sha256(cells[at].recipe)
-            logger.info(place)
-            with cell_lock(sha256, wait=wait) as ours:
-                if not ours:
-                    logger.info("%s is trained by another process; it is looked at again after the others", place)
+        for index, cell in enumerate(cells):
+            if index in rows:
+                continue
+            label, sha256 = f"cell {index + 1} of {len(cells)}: {cell.name}", recipe_sha256(cell.recipe)
+            logger.info(label)
+            with cell_lock(sha256, wait=wait) as locked:
+                if not locked:
+                    logger.info("%s is trained by another process; it is checked again after the others", label)
                     continue
-                results[at] = _cell(cells[at], sha256, processes=processes, sweep_id=sweep_id, backbones=backbones)
-            logger.info("%s %s", place, results[at]["status"])
-    return [results[at] for at in range(len(cells))]
+                rows[index] = _run_cell(cell, sha256, processes=processes, sweep_id=sweep_id, backbones=backbones)
+            logger.info("%s %s", label, rows[index]["status"])
+    return [rows[index] for index in range(len(cells))]
 
 
-def _cell(
+def _run_cell(
     cell: Cell, sha256: str, *, processes: CellProcesses, sweep_id: str, backbones: dict[str, Mapping[str, str]]
 ) -> dict[str, Any]:
-    deadline = time.monotonic() + END_S
+    # When a sweep is killed, its lock on the cell is free before the process of the cell has ended.
+    deadline = time.monotonic() + END_LIMIT_S
     while running_with(sha256) is not None and time.monotonic() < deadline:
-        time.sleep(0.1)  # a sweep that was killed lets go of its cell before the cell's process has seen it
-    done = finished_with(sha256)
-    if done is not None:
-        changed = _backbone_changes(done, cell, known=backbones)
-        if changed:
-            logger.warning(
-                "cell %s is finished and stays as it is, and its backbone has changed since: %s. To train it on the "
-                "backbone of now, remove %s",
-                *(cell.name, "; ".join(changed), done.path),
-            )
-        skipped = summary_row(cell.name, done.run_id, "skipped", done.result() or {})
-        return skipped | ({"backbone_changed": changed} if changed else {})
+        time.sleep(0.1)
+    finished = finished_with(sha256)
+    if finished is not None:
+        return _skipped_row(cell, finished, backbones=backbones)
     stopped = resumable_with(sha256)
     try:
         result = processes.train(cell, resume=stopped.run_id if stopped is not None else None, parent=sweep_id)
@@ -150,12 +156,27 @@ def _cell(
     return summary_row(cell.name, result["run_id"], "finished", result)
 
 
+def _skipped_row(cell: Cell, finished: RunFolder, *, backbones: dict[str, Mapping[str, str]]) -> dict[str, Any]:
+    """The row of a finished cell, with a warning when its backbone has changed since."""
+    row = summary_row(cell.name, finished.run_id, "skipped", finished.result() or {})
+    changes = _backbone_changes(finished, cell, known=backbones)
+    if not changes:
+        return row
+    logger.warning(
+        "cell %s is finished and is not trained again, although its backbone has changed since: %s. To train it on the "
+        "present backbone, remove %s",
+        cell.name,
+        "; ".join(changes),
+        finished.path,
+    )
+    return row | {"backbone_changed": changes}
+
+
 def _backbone_changes(run: RunFolder, cell: Cell, *, known: dict[str, Mapping[str, str]]) -> list[str]:
     """See `backbone_changes`."""
     if not run.identity.exists():
         return []
-    from basereward.training.run_identity import (
-        backbone_changes,  # loads transformers, which sweeps do without otherwise
-    )
+    # Imported here, because it loads transformers, which a sweep of finished cells does not need.
+    from basereward.training.run_identity import backbone_changes
 
     return backbone_changes(run, cell.recipe, known=known)

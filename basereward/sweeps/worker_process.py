@@ -1,6 +1,7 @@
-"""Work in a process of its own: it is told what to do line by line, answers by files, and ends when its parent does.
+"""Worker processes: a parent sends tasks line by line, the worker returns results as files, and ends with its parent.
 
-A GPU that a cell has left in a fault is lost to the whole process, and memory comes back for certain only when it ends.
+Cells run in processes of their own because a GPU fault makes the GPU unusable for the whole process, and because only
+the end of a process surely frees its memory. Results are files, because libraries print to standard output.
 """
 
 from __future__ import annotations
@@ -25,124 +26,137 @@ from basereward.io.logs import log_to_stderr
 from basereward.recipe.trust import is_trusted, trusting
 
 EXIT_INTERRUPTED = 130
-LOOK_S = 0.05  # between looks for an answer
-END_S = 10.0  # that a child has to end by itself
-TRUST = "--trust"  # the parent's word that foreign code may run, which holds for the child too
+"""128 + SIGINT, the exit code of a shell for a program that Ctrl-C ended."""
+POLL_S = 0.05
+"""Seconds between looks for a result."""
+END_LIMIT_S = 10.0
+"""Seconds that a worker has to end by itself before it is killed."""
+PARENT_POLL_S = 0.5
+TRUST = "--trust"
+"""Argument of a worker whose parent lets foreign code run."""
 
 Work: TypeAlias = Callable[[str, str, str | None], dict[str, Any]]
-"""`(told, parent, resume) -> result`; see `WorkerProcess.ask`."""
+"""`(task, parent, resume) -> result`; see `WorkerProcess.run`."""
 
 
 class WorkerProcess:
-    """The process `python -m MODULE PID`, whose `main` calls `answer`. It does one thing after another."""
+    """The process `python -m MODULE PID`, whose `main` calls `serve`. It runs one task after another.
+
+    Args:
+        module: of the worker.
+    """
 
     def __init__(self, module: str) -> None:
-        self._place = tempfile.TemporaryDirectory(prefix="basereward-cell-")
+        self._folder = tempfile.TemporaryDirectory(prefix="basereward-cell-")
         command = [sys.executable, "-m", module, str(os.getpid()), *([TRUST] if is_trusted() else [])]
         self._process = popen_with_interrupts_blocked(command, stdin=subprocess.PIPE)
 
-    def ask(self, told: str, *, parent: str, resume: str | None = None) -> dict[str, Any]:
-        """Returns what it answers.
+    def run(self, task: str, *, parent: str, resume: str | None = None) -> dict[str, Any]:
+        """Run a task, and return its result.
 
         Args:
-            told: what it works on.
+            task: what the worker does, as text.
             parent: id of the sweep.
-            resume: id of the run that it goes on with.
+            resume: id of the run to resume.
 
         Raises:
-            RunError: it failed, or the process has died; the message is its own.
+            RunError: the task failed, or the process died; the message is that of the worker.
         """
-        result = Path(self._place.name) / "result.json"
-        result.unlink(missing_ok=True)
-        task = {"told": told, "result": str(result), "parent": parent, "resume": resume}
+        result_file = Path(self._folder.name) / "result.json"
+        result_file.unlink(missing_ok=True)
+        line = {"task": task, "result": str(result_file), "parent": parent, "resume": resume}
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died, which is told below
-            self._process.stdin.write(json.dumps(task) + "\n")
+        with contextlib.suppress(BrokenPipeError):  # the process has died; the loop below notices it
+            self._process.stdin.write(json.dumps(line) + "\n")
             self._process.stdin.flush()
-        while self._process.poll() is None and not result.exists():
-            time.sleep(LOOK_S)
-        if not result.exists():
+        while self._process.poll() is None and not result_file.exists():
+            time.sleep(POLL_S)
+        if not result_file.exists():
             ending = _ending(self._process.wait())
             raise RunError(f"its process ended with {ending} and left no result; its output is above")
-        found: dict[str, Any] = json.loads(result.read_text())
-        if "error" in found:
-            raise RunError(found["error"])
-        return found
+        result: dict[str, Any] = json.loads(result_file.read_text())
+        if "error" in result:
+            raise RunError(result["error"])
+        return result
 
     def interrupt(self) -> None:
-        """Stops what the process works on, as Ctrl-C does; `close` then waits for its end."""
+        """Stop the current task, as Ctrl-C does; `close` then waits for the end of the process."""
         self._process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
-        """Ends the process, which ends by itself when it is told nothing more."""
+        """End the process. It ends by itself when its input ends."""
         assert self._process.stdin is not None
         try:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-            self._process.wait(END_S)
+            self._process.wait(END_LIMIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._place.cleanup()
+        self._folder.cleanup()
 
 
 class ReusedWorker:
-    """The process `python -m MODULE PID`: started when something is asked, and anew after something has failed."""
+    """A worker that is started with its first task, and started again after a task failed.
+
+    Args:
+        module: of the worker.
+    """
 
     def __init__(self, module: str) -> None:
         self._module = module
-        self._child: WorkerProcess | None = None
+        self._process: WorkerProcess | None = None
 
-    def ask(self, told: str, *, parent: str) -> dict[str, Any]:
-        """Returns what the process answers; see `WorkerProcess.ask`. Ctrl-C stops it too.
+    def run(self, task: str, *, parent: str) -> dict[str, Any]:
+        """Run a task, and return its result; see `WorkerProcess.run`. Ctrl-C stops the task too.
 
         Raises:
-            RunError: the process failed; the message is its own.
+            RunError: the task failed; the message is that of the worker.
         """
-        self._child = self._child or WorkerProcess(self._module)
+        self._process = self._process or WorkerProcess(self._module)
         try:
-            return self._child.ask(told, parent=parent)
+            return self._process.run(task, parent=parent)
         except KeyboardInterrupt:
-            self._child.interrupt()
+            self._process.interrupt()
             raise
-        except RunError:  # a process that has failed may hold memory, or a GPU in a fault
+        except RunError:  # a failed process may hold memory, or a GPU in a fault
             self.close()
             raise
 
     def close(self) -> None:
-        """Ends the process, if there is one."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
 
-def answer(begin: Callable[[], Work], *, pid: str, trust: str = "") -> int:
-    """Works in the child on what it is told, and writes each result, or the error, to the file that is named with it.
+def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
+    """Run tasks from standard input, and write each result, or its error, to the file that the task names.
 
     Args:
-        begin: imports what the work needs, which takes seconds in which the parent may be gone already.
-        pid: of the parent: asked for here, it could be that of another process, since the parent is gone.
+        load: imports what the work needs, and returns the work. It takes seconds, in which the parent may die.
+        pid: process number of the parent. The parent passes it, because after its death `getppid` gives another one.
         trust: `TRUST` when the parent lets foreign code run.
 
     Returns:
         The exit code.
     """
     interrupts = Interrupts().install()
-    threading.Thread(target=_end_with, args=(int(pid),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(int(pid),), daemon=True).start()
     with log_to_stderr(), trusting(trust == TRUST):
         if trust:
-            sys.path.append(os.getcwd())
-        work = begin()
-        for line in sys.stdin:
-            task = json.loads(line)
+            sys.path.append(os.getcwd())  # where the user's own classes are
+        work = load()
+        for text in sys.stdin:
+            line = json.loads(text)
             try:
                 with interrupts.stopping():
-                    found = work(task["told"], task["parent"], task["resume"])
+                    result = work(line["task"], line["parent"], line["resume"])
             except BaseRewardError as error:
-                found = {"error": explain(error)}
-            except KeyboardInterrupt:  # the sweep has it too, and says so
+                result = {"error": explain(error)}
+            except KeyboardInterrupt:  # the sweep gets it too, and logs it
                 return EXIT_INTERRUPTED
-            write_atomic(task["result"], json.dumps(found))
+            write_atomic(line["result"], json.dumps(result))
     return EXIT_INTERRUPTED if interrupts.seen else 0
 
 
@@ -150,7 +164,8 @@ def _ending(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_with_parent(pid: int) -> None:
+    """End this process when its parent is gone, at once and whatever it does: nobody would read its result."""
+    while os.getppid() == pid:
+        time.sleep(PARENT_POLL_S)
     os._exit(1)

@@ -1,1 +1,1 @@
-"""Lightning module, runs, sweeps and their record."""
+"""Training: the Lightning module, its callbacks, one run from recipe to saved model, cost estimates, ensembles."""

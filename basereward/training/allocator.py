@@ -1,27 +1,28 @@
-"""Memory between the steps of a training on the CPU."""
+"""Tunes the memory allocator of glibc for training on the CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 
-M_TRIM_THRESHOLD = -1  # of glibc's mallopt(3)
+# Parameters of mallopt(3), from glibc's malloc.h.
+M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
-NEVER = -1  # the threshold that is never reached
+NEVER = -1  # as M_TRIM_THRESHOLD: never return memory to the kernel
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc keep what a step frees for the next step.
+    """Let glibc keep the memory that a step frees for the next step.
 
-    By default it gives blocks of megabytes back to the kernel at once, and every activation of the next step is paid
-    for again, page by page: a tenth to a quarter of the time of a small step, half of that of a large one. The peak
-    stays what it was.
+    By default glibc returns blocks of megabytes to the kernel at once, and the next step pays for every page of its
+    activations again: a tenth to a quarter of the time of a small step, half of the time of a large one. The peak
+    memory does not change.
 
     Returns:
-        Whether it could be set; other C libraries have their own ways and are left alone.
+        Whether it was set; other C libraries have no such setting.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    # Blocks above 32 MiB, the most that M_MMAP_THRESHOLD takes, would still be mapped one by one.
+    # M_MMAP_THRESHOLD is limited to 32 MiB and would leave larger blocks mapped one by one, so mmap is switched off.
     return bool(libc.mallopt(M_TRIM_THRESHOLD, NEVER)) and bool(libc.mallopt(M_MMAP_MAX, 0))

@@ -1,4 +1,4 @@
-"""What the sources of a recipe are like, and what curation would leave out of them; nothing is trained."""
+"""Audits the sources of a recipe, and counts what curation would remove from them; nothing is trained."""
 
 from __future__ import annotations
 
@@ -22,41 +22,46 @@ from basereward.inference.scorer import recipe_encoder
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.training.build import build_curation, build_data
-from basereward.training.data_summary import lost_file
+from basereward.training.data_summary import preview_rejections_file
 
-TOGETHER = 64  # groups that are handed to a model at once
+SCORED_TOGETHER = 64
+"""Groups that a model scores at once."""
 
 
 def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
-    """Audits every source over its usable training groups, before anything is curated.
+    """Audit every source over its usable training groups, before curation.
 
     Args:
-        model: what `load` opens; its disagreement with the labels is counted as label noise.
+        recipe: whose sources are audited.
+        model: a model that `load` opens; its disagreement with the labels is counted as label noise.
 
     Returns:
-        `sources`: for each the fields of `SourceAudit`, and `unscored`, the groups that the model cannot score; `lost`:
-        for each the rows that cannot be used, by reason; `model`; `curation`: None where the recipe asks for none, else
-        `left_out`, rows by source and reason, `overlaps`, a row for each source and benchmark, `unread`, the images of
-        each source that could not be compared, and `relabelled`, what the recipe's judge does.
+        `sources`: of each the fields of `SourceAudit`, and `unscored`, the number of groups that the model cannot
+        score. `lost`: of each the rejected rows by reason. `model`. `curation`: None when the recipe has none, else
+        `left_out`, rows by source and reason; `overlaps`, one row per source and benchmark; `unread`, the number of
+        images of each source that could not be compared; `relabelled`, the changes by the judge of the recipe.
 
     Raises:
-        BaseRewardError: anything that the recipe or the data have wrong, but for too many lost rows, which are told.
+        BaseRewardError: the recipe or the data have an error. Too many rejected rows are no error here; they are in
+            the result.
     """
     if recipe.data.streaming is not None:
-        raise DataError("data.streaming knows nothing of its sources before they are read; leave it out to audit them")
+        raise DataError("streamed sources cannot be audited before they are read; remove data.streaming to audit them")
     curation = build_curation(recipe.data.curation)
     scorer = load(model) if model else None
-    data = _read(recipe)
-    sources = {name: _audited(data, name, scorer=scorer) for name in data.sources}
-    curated = curation(lambda: _placed(data)) if curation is not None else None
-    told = None if curated is None else _curation(curated, benchmarks=recipe.data.curation.against)
-    return {"sources": sources, "lost": summary(data.lost), "model": model, "curation": told}
+    data = _read_uncurated(recipe)
+    sources = {name: _audit_source(data, name, scorer=scorer) for name in data.sources}
+    curation_result = None
+    if curation is not None:
+        curated = curation(lambda: _placed_groups(data))
+        curation_result = _curation_result(curated, benchmarks=recipe.data.curation.against)
+    return {"sources": sources, "lost": summary(data.lost), "model": model, "curation": curation_result}
 
 
-def _read(recipe: Recipe) -> PreferenceData:
-    plain = replace(recipe, data=replace(recipe.data, curation=CurationRecipe()))
+def _read_uncurated(recipe: Recipe) -> PreferenceData:
+    uncurated = replace(recipe, data=replace(recipe.data, curation=CurationRecipe()))
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(plain, encoder=encoder, lost_file=lost_file(plain.name), max_lost=1.0)
+    data = build_data(uncurated, encoder=encoder, lost_file=preview_rejections_file(uncurated.name), max_lost=1.0)
     data.setup()
     return data
 
@@ -66,29 +71,29 @@ def _groups(data: PreferenceData, name: str) -> Iterator[Group]:
     return (groups[index] for index in data.lengths["train"][name].index.tolist())
 
 
-def _placed(data: PreferenceData) -> Iterator[PlacedGroup]:
+def _placed_groups(data: PreferenceData) -> Iterator[PlacedGroup]:
     for name in data.sources:
         indices = data.lengths["train"][name].index.tolist()
         yield from ((name, index, group) for index, group in zip(indices, _groups(data, name), strict=True))
 
 
-def _audited(data: PreferenceData, name: str, *, scorer: ScoresGroups | None) -> dict[str, Any]:
+def _audit_source(data: PreferenceData, name: str, *, scorer: ScoresGroups | None) -> dict[str, Any]:
     scores = None if scorer is None else list(_scores(_groups(data, name), scorer=scorer))
-    told = _plain(asdict(audit_source(_groups(data, name), source=name, scores=scores)))
-    return {**told, "unscored": sum(own is None for own in scores or ())}
+    fields = _tuples_to_lists(asdict(audit_source(_groups(data, name), source=name, scores=scores)))
+    return {**fields, "unscored": sum(group_scores is None for group_scores in scores or ())}
 
 
 def _scores(groups: Iterable[Group], *, scorer: ScoresGroups) -> Iterator[list[float] | None]:
-    """The scores of every group; None for one that this model cannot read, as when it takes fewer tokens."""
+    """The scores of every group; None for a group that the model cannot read, for example because it is too long."""
     groups = iter(groups)
-    while some := list(islice(groups, TOGETHER)):
+    while window := list(islice(groups, SCORED_TOGETHER)):
         try:
-            scored: list[list[float] | None] = list(scorer.score_groups(some))
+            scores: list[list[float] | None] = list(scorer.score_groups(window))
         except DataError as error:
             if not isinstance(error.__cause__, RowRejected):
                 raise
-            scored = [_score_one(group, scorer=scorer) for group in some]
-        yield from scored
+            scores = [_score_one(group, scorer=scorer) for group in window]  # all but the one at fault
+        yield from scores
 
 
 def _score_one(group: Group, *, scorer: ScoresGroups) -> list[float] | None:
@@ -100,32 +105,40 @@ def _score_one(group: Group, *, scorer: ScoresGroups) -> list[float] | None:
         raise
 
 
-def _curation(curated: Curated, *, benchmarks: Iterable[str]) -> dict[str, Any]:
+def _curation_result(curated: Curated, *, benchmarks: Iterable[str]) -> dict[str, Any]:
     report = curated.overlaps
+    overlaps: list[dict[str, Any]] = []
+    unread: dict[str, int] = {}
+    if report is not None:
+        overlaps = _overlaps(report, benchmarks=list(benchmarks))
+        unread = {name: count for name, count in report.unread.items() if count}
     return {
         "left_out": summary(list(curated.lost.values())),
-        "overlaps": [] if report is None else _overlaps(report, benchmarks=list(benchmarks)),
-        "unread": {} if report is None else {name: count for name, count in report.unread.items() if count},
+        "overlaps": overlaps,
+        "unread": unread,
         "relabelled": None if curated.relabelled is None else asdict(curated.relabelled),
     }
 
 
 def _overlaps(report: OverlapReport, *, benchmarks: list[str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "source": source,
-            "benchmark": name,
-            "rows": rows,
-            "contaminated": report.contaminated[source, name],
-            "kinds": dict(report.kinds.get((source, name), Counter())),
-        }
-        for source, rows in report.rows.items()
-        for name in benchmarks
-    ]
+    """One row per source and benchmark."""
+    table = []
+    for source, num_rows in report.rows.items():
+        for benchmark in benchmarks:
+            table.append(
+                {
+                    "source": source,
+                    "benchmark": benchmark,
+                    "rows": num_rows,
+                    "contaminated": report.contaminated[source, benchmark],
+                    "kinds": dict(report.kinds.get((source, benchmark), Counter())),
+                }
+            )
+    return table
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as JSON has them."""
+def _tuples_to_lists(value: Any) -> Any:
+    """Replace tuples by lists, as JSON has them."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: _tuples_to_lists(inner) for key, inner in value.items()}
+    return [_tuples_to_lists(inner) for inner in value] if isinstance(value, list | tuple) else value

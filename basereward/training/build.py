@@ -1,4 +1,7 @@
-"""A recipe's three objects: module, data, trainer. `trainer.fit(module, data)` trains, checkpoints, tracks, saves."""
+"""Builds the module, the data and the trainer of a recipe.
+
+`trainer.fit(module, data)` then trains, writes checkpoints, records the run and saves the model.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,9 @@ import dataclasses
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pytorch_lightning import Trainer
@@ -42,10 +44,19 @@ from basereward.training.callbacks.recorder import Recorder
 from basereward.training.callbacks.step_timer import StepTimer
 from basereward.training.module import RewardModule
 from basereward.training.optimizer import check_kind
-from basereward.training.preflight import check_ready, check_validation, lost_file
-from basereward.training.probe import pool
+from basereward.training.preflight import check_ready, check_validation, rejections_file
+from basereward.training.probe import pooled_datasets
 from basereward.training.probe_cache import ProbeCache
 from basereward.training.run_identity import IdentityInCheckpoint, check_encoder, identity_tags, record_identity
+
+
+class PreparedRun(NamedTuple):
+    """A run that is ready to train: its three objects, and its folder."""
+
+    module: RewardModule
+    data: PreferenceData
+    trainer: Trainer
+    folder: RunFolder
 
 
 def build(
@@ -58,50 +69,81 @@ def build(
     shared: ProbeCache | None = None,
     trust: bool = False,
 ) -> tuple[RewardModule, PreferenceData, Trainer]:
-    """Builds what a recipe describes; the data are read and checked before the model is loaded.
+    """Build the module, the data and the trainer of a recipe. The data are read and checked before the model is loaded.
 
     Args:
         recipe: from `load_recipe`.
-        run: the folder of an earlier run that goes on; by default a new one is made, once data and model are found
-            right.
+        run: folder of an earlier run to resume; by default a new one is created after data and model passed all checks.
         parent: id of the sweep that a new run belongs to.
-        title: what a new run is called; by default the recipe's name.
-        axes: of a sweep's cell the label of every axis by its name.
-        shared: what earlier probes of this process stood on; takes what this one stands on.
-        trust: whether classes from outside of this package, and the Python files of a checkpoint, may run.
+        title: display name of a new run; by default the name of the recipe.
+        axes: label of each axis of a sweep's cell, by the name of the axis.
+        shared: data and backbone of earlier probes of this process; it receives those of this one.
+        trust: allow classes from outside this package, and the Python files of a checkpoint, to run.
 
     Raises:
-        BaseRewardError: anything that the recipe or the data have wrong.
+        BaseRewardError: the recipe or the data have an error.
 
     Example:
         module, data, trainer = build(load_recipe("basereward", profile="tiny"))
         trainer.fit(module, data)
     """
     with trusting(trust):
-        return _build(recipe, run=run, new=partial(_new, recipe, parent, title, axes), shared=shared)
+        prepared = prepare_run(recipe, run=run, parent=parent, title=title, axes=axes, probe_cache=shared)
+    return prepared.module, prepared.data, prepared.trainer
 
 
-def _new(recipe: Recipe, parent: str | None, title: str | None, axes: Mapping[str, str] | None) -> RunFolder:
-    sha256, name = recipe_sha256(recipe), title or recipe.name
-    return RunFolder.create(recipe_yaml(recipe), recipe_sha256=sha256, name=name, parent=parent, axes=axes)
+def prepare_run(
+    recipe: Recipe,
+    *,
+    run: RunFolder | None = None,
+    parent: str | None = None,
+    title: str | None = None,
+    axes: Mapping[str, str] | None = None,
+    probe_cache: ProbeCache | None = None,
+    keep_open: bool = False,
+) -> PreparedRun:
+    """Build the objects of a recipe, and create its run folder; see `build` for the other arguments.
 
-
-def _build(
-    recipe: Recipe, *, run: RunFolder | None, new: Callable[[], RunFolder], shared: ProbeCache | None
-) -> tuple[RewardModule, PreferenceData, Trainer]:
-    calm_lightning()
+    Args:
+        keep_open: leave the record of the run open after training, because a test follows.
+    """
+    quiet_lightning()
     check_machine(recipe)
-    shared = shared or ProbeCache()
+    probe_cache = probe_cache or ProbeCache()
+    module, data = build_module(recipe, run=run, probe_cache=probe_cache)
+    if run is None:  # only here, so that an error in the recipe or in the data leaves no folder
+        run = create_run(recipe, parent=parent, title=title, axes=axes)
+        data.list_lost_in(run.lost)
+    model = module.model
+    identity = record_identity(run, recipe, backbone=model.backbone, data=data)
+    trainer = build_trainer(recipe, data=data, run=run, identity=identity, keep_open=keep_open)
+    # The device is known only to the trainer's strategy.
+    _use_frozen_backbone(recipe, model=model, data=data, device=trainer.strategy.root_device)
+    if recipe.probe:
+        probe_cache.keep(recipe, data=data, backbone=model.backbone)
+    return PreparedRun(module, data, trainer, run)
+
+
+def build_module(
+    recipe: Recipe, *, run: RunFolder | None, probe_cache: ProbeCache
+) -> tuple[RewardModule, PreferenceData]:
+    """Build the module and the data of a recipe. Nothing is written but the list of rejected rows.
+
+    Args:
+        recipe: of the run.
+        run: the run to resume; None for a new one.
+        probe_cache: data and backbone of earlier probes of this process.
+
+    Raises:
+        BaseRewardError: the recipe or the data have an error.
+    """
     path = backbone_path(recipe.model.backbone)
-    listed = lost_file(recipe, anew=True) if run is None else run.lost
-    data, backbone = shared.find(recipe, lost_file=listed) or (_read(recipe, path, lost_file=listed, run=run), None)
+    rejected_file = rejections_file(recipe, remove_earlier=True) if run is None else run.lost
+    cached = probe_cache.find(recipe, lost_file=rejected_file)
+    data, backbone = cached or (_read_data(recipe, path, rejected_file=rejected_file, run=run), None)
     check_validation(recipe, {name: len(lengths) for name, lengths in data.lengths["val"].items()})
     model = build_model(trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone)
     model.backbone.check_layout(recipe.batch.layout)
-    if run is None:  # data and model are found right, so a mistake leaves no folder
-        run = new()
-        data.list_lost_in(run.lost)
-    identity = record_identity(run, recipe, backbone=model.backbone, data=data)
     if is_generative(model.head):
         model.voice = ResponseGenerator(data.encoder)
     if recipe.trainer.compile:
@@ -116,15 +158,24 @@ def _build(
         dropout_seed=recipe.seeds.dropout,
         log_every=recipe.trainer.log_every if recipe.probe else 1,
     )
-    trainer = build_trainer(recipe, data=data, run=run, identity=identity)
-    _keep(recipe, model=model, data=data, device=trainer.strategy.root_device)
-    if recipe.probe:
-        shared.keep(recipe, data=data, backbone=model.backbone)
-    return module, data, trainer
+    return module, data
 
 
-def _keep(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> None:
-    """What the recipe wants kept of a frozen backbone: features of pictures, pooled states."""
+def create_run(
+    recipe: Recipe, *, parent: str | None = None, title: str | None = None, axes: Mapping[str, str] | None = None
+) -> RunFolder:
+    """Create the folder of a new run of a recipe; see `build` for the arguments."""
+    return RunFolder.create(
+        recipe_yaml(recipe),
+        recipe_sha256=recipe_sha256(recipe),
+        name=title or recipe.name,
+        parent=parent,
+        axes=axes,
+    )
+
+
+def _use_frozen_backbone(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> None:
+    """Cache what a frozen backbone computes more than once: features of images, pooled states of a probe."""
     if recipe.data.encoding.feature_cache is not None:
         keep_features(
             model.backbone.vision,
@@ -135,24 +186,24 @@ def _keep(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: t
             precision=recipe.trainer.precision,
         )
     if recipe.probe:
-        pool(recipe, model=model, data=data, device=device)
+        data.pooled.update(pooled_datasets(recipe, model=model, data=data, device=device))
 
 
-def _read(recipe: Recipe, path: str, *, lost_file: Path, run: RunFolder | None) -> PreferenceData:
+def _read_data(recipe: Recipe, path: str, *, rejected_file: Path, run: RunFolder | None) -> PreferenceData:
     encoder = recipe_encoder(recipe, path=path)
     if run is not None:
-        check_encoder(run, encoder)
-    data = build_data(recipe, encoder=encoder, lost_file=lost_file)
+        check_encoder(run, encoder)  # before the rows are read, which may take hours
+    data = build_data(recipe, encoder=encoder, lost_file=rejected_file)
     data.setup()
     return data
 
 
 def check_machine(recipe: Recipe) -> None:
-    """Refuses what this machine cannot do, before anything is read.
+    """Check that this machine can run the recipe, before anything is read.
 
     Raises:
-        RecipeError: the accelerator or the precision is not there, or the folder of the runs cannot be used.
-        ModelError: an optimizer or kernels need an NVIDIA GPU, and there is none.
+        RecipeError: the accelerator or the precision is missing, or the folder of the runs cannot be used.
+        ModelError: the optimizer or the kernels need an NVIDIA GPU, and there is none.
     """
     check_ready(recipe)
     on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
@@ -162,7 +213,14 @@ def check_machine(recipe: Recipe) -> None:
 
 
 def build_data(recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: float | None = None) -> PreferenceData:
-    """The data of a recipe, for one backbone's encoder; `max_lost` overrides the recipe's."""
+    """Build the data of a recipe; nothing is read before `setup`.
+
+    Args:
+        recipe: of the run.
+        encoder: of the recipe's backbone.
+        lost_file: where rejected rows are listed.
+        max_lost: largest share of rejected rows; by default that of the recipe.
+    """
     mixture, trainer, batch = recipe.data.mixture, recipe.trainer, recipe.batch
     sources = {name: make(node, "sources", name) for name, node in recipe.data.sources.items()}
     common: dict[str, Any] = {
@@ -197,11 +255,12 @@ def build_data(recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: f
 
 
 def build_curation(recipe: CurationRecipe) -> Curation | None:
-    """What is left out of the training groups besides those that cannot be used; None: nothing."""
+    """Build the filter of training groups; None when the recipe filters nothing."""
     if recipe == CurationRecipe():
         return None
     against = {name: make(node, "sources", name) for name, node in recipe.against.items()}
 
+    # The judge is loaded at its first use, after the cheaper filters have run.
     def judge(groups: Iterable[Group]) -> Iterator[list[float]]:
         assert recipe.judge is not None
         yield from load(recipe.judge).score_groups(groups)
@@ -215,30 +274,24 @@ def build_curation(recipe: CurationRecipe) -> Curation | None:
     )
 
 
-def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder, identity: BackboneIdentity) -> Trainer:
-    """Lightning's trainer with our checkpoints and tracking. A stage of the plan is an epoch of Lightning's."""
+def build_trainer(
+    recipe: Recipe, *, data: PreferenceData, run: RunFolder, identity: BackboneIdentity, keep_open: bool = False
+) -> Trainer:
+    """Build Lightning's trainer with our checkpoints and our record.
+
+    A stage of the plan, which ends with a validation, is an epoch of Lightning.
+
+    Args:
+        recipe: of the run.
+        data: after `setup`.
+        run: its folder.
+        identity: of the backbone, for checkpoints and tags.
+        keep_open: leave the record open after training, because a test follows.
+    """
     assert data.plan is not None
     settings = recipe.trainer
-    checkpoints = Checkpoints(
-        run.checkpoints, scores_file=run.scores / "val.jsonl", monitor=settings.monitor, every=settings.checkpoint_every
-    )
-    recorder = Recorder(recipe, run=run, checkpoints=checkpoints, tags=identity_tags(identity))
-    bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
-    waiting = StepTimer()
-    performance = [] if recipe.probe else [Performance()]  # a probe multiplies next to nothing
-    # What a step logs is recorded when all have logged, and before a checkpoint that goes on after that step.
-    callbacks: list[Callback] = [waiting, *performance, recorder, checkpoints, IdentityInCheckpoint(identity), bar]
-    if settings.early_stopping is not None:
-        early = settings.early_stopping
-        callbacks.append(
-            EarlyStopping(
-                settings.monitor,
-                mode="max",
-                patience=early.patience,
-                min_delta=early.min_delta,
-                check_on_train_epoch_end=False,  # but at the validation's end, before the stage's checkpoint is saved
-            )
-        )
+    recorder, callbacks = _callbacks(recipe, run=run, identity=identity, keep_open=keep_open)
+    step_timer = next(callback for callback in callbacks if isinstance(callback, StepTimer))
     return Trainer(
         accelerator=settings.accelerator,
         devices=1,
@@ -252,32 +305,63 @@ def build_trainer(recipe: Recipe, *, data: PreferenceData, run: RunFolder, ident
         deterministic=deterministic(settings.accelerator) if settings.deterministic else False,
         logger=recorder.logger,
         callbacks=callbacks,
-        profiler=waiting.clock,
+        profiler=step_timer.clock,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=isinstance(bar, StageBar),
-        limit_val_batches=1.0 if len(data.parts["val"]) else 0,  # of an empty loader Lightning warns
+        enable_progress_bar=any(isinstance(callback, StageBar) for callback in callbacks),
+        limit_val_batches=1.0 if len(data.parts["val"]) else 0,  # Lightning warns about an empty loader
         default_root_dir=run.path,
     )
 
 
+def _callbacks(
+    recipe: Recipe, *, run: RunFolder, identity: BackboneIdentity, keep_open: bool
+) -> tuple[Recorder, list[Callback]]:
+    """The callbacks of a run, and the recorder among them."""
+    settings = recipe.trainer
+    checkpoints = Checkpoints(
+        run.checkpoints, scores_file=run.scores / "val.jsonl", monitor=settings.monitor, every=settings.checkpoint_every
+    )
+    tags = identity_tags(identity)
+    recorder = Recorder(recipe, run=run, checkpoints=checkpoints, tags=tags, keep_open=keep_open)
+    bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
+    performance = [] if recipe.probe else [Performance()]  # a probe multiplies next to nothing
+    # The order matters: the recorder comes after all callbacks that log, and before the checkpoint, so that a run that
+    # resumes after a step has the record of that step.
+    callbacks: list[Callback] = [StepTimer(), *performance, recorder, checkpoints, IdentityInCheckpoint(identity), bar]
+    if settings.early_stopping is not None:
+        early_stopping = EarlyStopping(
+            settings.monitor,
+            mode="max",
+            patience=settings.early_stopping.patience,
+            min_delta=settings.early_stopping.min_delta,
+            # At the end of the validation, before the checkpoint of the stage, which stores the decision.
+            check_on_train_epoch_end=False,
+        )
+        callbacks.append(early_stopping)
+    return recorder, callbacks
+
+
 def deterministic(accelerator: str) -> bool | Literal["warn"]:
-    """Bits repeat on the CPU. On a GPU some operations have no deterministic form: they run and say so."""
-    # Deterministic mode would also write NaN into all memory that torch hands out, at every step, to show who reads it
-    # too early.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch sets its class
+    """The value of Lightning's `deterministic`: exact on the CPU.
+
+    On a GPU some operations have no deterministic form; they run and log a warning.
+    """
+    # By default, deterministic mode also fills all memory that torch allocates with NaN, at every step, to expose reads
+    # of uninitialised memory. That costs time and changes no result.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch replaces the class of this module
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     return True if on_cpu else "warn"
 
 
-def calm_lightning() -> None:
-    """Leaves out what Lightning says about things that are decided here: devices, loader workers, logging intervals."""
+def quiet_lightning() -> None:
+    """Silence Lightning's messages about choices that are made here: devices, loader workers, logging intervals."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-    # A stream's passes are the same whatever the number of processes; see `StreamedPasses`.
+    # The batches of a stream do not depend on the number of loader workers; see `StreamedPasses`.
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*IterableDataset` has `__len__` defined.*")
-    # The data module itself knows where to go on; see `PreferenceData.state_dict`.
+    # The data module stores the position itself; see `PreferenceData.state_dict`.
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*your dataloader is not resumable.*")

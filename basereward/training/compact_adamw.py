@@ -1,4 +1,4 @@
-"""AdamW of bitsandbytes, whose states are in eight bits, or in memory that the GPU shares with the host."""
+"""AdamW of bitsandbytes: optimizer states in 8 bits, or in memory that the GPU shares with the host."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ CLASSES: dict[CompactKind, str] = {
 def compact_adamw(
     groups: Sequence[dict[str, Any]], *, kind: CompactKind, betas: tuple[float, float], eps: float
 ) -> torch.optim.Optimizer:
-    """An optimizer whose two states take 2 bytes a weight in place of 8, or move to the host when the GPU is full.
+    """Build an AdamW whose two states take 2 bytes per weight instead of 8, or move to the host when the GPU is full.
 
-    Eight-bit states (arXiv 2110.02861) are those of weights with at least 4,096 values; smaller ones keep 32 bits.
+    8-bit states: Dettmers et al., arXiv 2110.02861. Weights with fewer than 4,096 values keep 32-bit states.
 
     Args:
         groups: parameter groups with `lr` and `weight_decay`.
-        kind: `paged_*` need an NVIDIA GPU; the other runs on the CPU too. States that a resumed run has read are on the
-            GPU and are not paged.
-        betas, eps: as torch's AdamW.
+        kind: `paged_*` need an NVIDIA GPU; `adamw_8bit` also runs on the CPU. States that a resumed run loads are on
+            the GPU and are not paged.
+        betas: as in torch's AdamW.
+        eps: as in torch's AdamW.
     """
-    from bitsandbytes import optim  # only here: loading it looks for kernels and says what it misses
+    # Imported here, because the import searches for kernels and logs what it does not find.
+    from bitsandbytes import optim
 
-    made: torch.optim.Optimizer = getattr(optim, CLASSES[kind])(list(groups), betas=betas, eps=eps)
-    return made
+    optimizer: torch.optim.Optimizer = getattr(optim, CLASSES[kind])(list(groups), betas=betas, eps=eps)
+    return optimizer

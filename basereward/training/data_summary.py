@@ -1,4 +1,4 @@
-"""What a recipe would train on: rows, tokens and shares of its sources, counted without a model."""
+"""Counts what a recipe would train on, without a model: groups, tokens, images and shares of its sources."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basereward.data.batching.plan import Plan
 from basereward.data.batching.tree_batch import PADDING
 from basereward.data.module import PreferenceData
 from basereward.data.schema.columns import ReportsColumns
-from basereward.data.schema.group import SPLITS
+from basereward.data.schema.group import SPLITS, Group
 from basereward.data.schema.rejections import summary
 from basereward.data.summary import describe_group
 from basereward.errors import DataError
@@ -22,33 +22,38 @@ from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import Recipe
 from basereward.training.build import build_data
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 logger = logging.getLogger(__name__)
 
 
 def preview(recipe: Recipe) -> dict[str, Any]:
-    """The plan of a recipe's data.
+    """Summarise the data of a recipe and their plan.
 
     Returns:
-        `sources`: for each its groups by part, and of those that train the tokens (each prefix once), the images, the
-        share of an epoch by groups and by tokens, the lost rows by reason, and `reading`, which shows how its rows are
-        read (see `_reading`); `modality`: the shares of groups with
-        images and without; `steps`, `forwards_per_step`, and `padding`, the share of tokens that are none.
+        `sources`: of each the groups by split; of its training groups the tokens (each prefix counted once), the
+        images, and the shares of an epoch by groups and by tokens; the rejected rows by reason (`lost`); and
+        `reading`, how its rows are read (see `_reading`). `modality`: shares of groups with and without images.
+        `epoch_groups`, `epoch_tokens`, `steps`, `groups_per_step`, `forwards_per_step`; `padding`, the share of
+        padding tokens.
 
     Raises:
-        BaseRewardError: anything that the recipe or the data have wrong, but for too many lost rows, which are told.
+        BaseRewardError: the recipe or the data have an error. Too many rejected rows are no error here; they are in
+            the result.
     """
     if recipe.data.streaming is not None:
-        raise DataError("data.streaming knows nothing of its sources before they are read; leave it out to count them")
+        raise DataError("streamed sources cannot be counted before they are read; remove data.streaming to count them")
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(recipe, encoder=encoder, lost_file=lost_file(recipe.name), max_lost=1.0)
+    data = build_data(recipe, encoder=encoder, lost_file=preview_rejections_file(recipe.name), max_lost=1.0)
     data.setup()
-    return _told(data)
+    return _summary(data)
 
 
-def lost_file(name: str) -> Path:
-    """Where the lost rows of a recipe are listed when no run is made of it; the last listing is kept.
+def preview_rejections_file(name: str) -> Path:
+    """The file that lists the rejected rows of a recipe when there is no run; the last list is kept.
 
-    Where the cache cannot be written, it is a new folder for temporary files, which a warning names.
+    When the cache folder cannot be written, the file is in a new temporary folder, which a warning names.
     """
     folder = cache_folder() / "lost"
     try:
@@ -58,37 +63,40 @@ def lost_file(name: str) -> Path:
         writable = False
     if not writable:
         folder = Path(tempfile.mkdtemp(prefix="basereward-lost-"))
-        logger.warning("the cache folder '%s' cannot be written; lost rows are listed in %s", cache_folder(), folder)
+        logger.warning(
+            "the cache folder '%s' cannot be written; rejected rows are listed in %s", cache_folder(), folder
+        )
     return folder / f"{name.replace('/', '-')}.jsonl"
 
 
-def _told(data: PreferenceData) -> dict[str, Any]:
+def _summary(data: PreferenceData) -> dict[str, Any]:
     assert isinstance(data.plan, Plan)
-    plan, trained = data.plan, data.lengths["train"]
-    counts = plan.mixture.counts
-    means = {name: float(each.tokens.mean()) if len(each) else 0.0 for name, each in trained.items()}
-    tokens = {name: counts[name] * means[name] for name in trained}
-    lost = summary(data.lost)
-    sources = {
-        name: {
+    plan, lengths_by_source = data.plan, data.lengths["train"]
+    mixture = plan.mixture
+    epoch_tokens = {name: mixture.counts[name] * _mean(lengths.tokens) for name, lengths in lengths_by_source.items()}
+    total_tokens = sum(epoch_tokens.values())
+    rejected = summary(data.lost)
+    sources = {}
+    num_with_images = 0.0
+    for name, lengths in lengths_by_source.items():
+        epoch_groups = mixture.counts[name]
+        num_with_images += epoch_groups * _mean(lengths.images > 0)
+        sources[name] = {
             "groups": {split: len(data.lengths[split][name]) for split in SPLITS},
-            "tokens": int(each.tokens.sum()),
-            "images": int(each.images.sum()),
-            "epoch_groups": counts[name],
-            "share_of_groups": counts[name] / plan.mixture.epoch_size,
-            "share_of_tokens": tokens[name] / max(sum(tokens.values()), 1.0),
-            "lost": lost.get(name, {}),
+            "tokens": int(lengths.tokens.sum()),
+            "images": int(lengths.images.sum()),
+            "epoch_groups": epoch_groups,
+            "share_of_groups": epoch_groups / mixture.epoch_size,
+            "share_of_tokens": epoch_tokens[name] / max(total_tokens, 1.0),
+            "lost": rejected.get(name, {}),
             "reading": _reading(data, name),
         }
-        for name, each in trained.items()
-    }
-    pictured = {name: float((each.images > 0).mean()) if len(each) else 0.0 for name, each in trained.items()}
-    with_images = sum(counts[name] * pictured[name] for name in trained) / plan.mixture.epoch_size
+    image_share = num_with_images / mixture.epoch_size
     return {
         "sources": sources,
-        "modality": {"image": with_images, "text": 1 - with_images},
-        "epoch_groups": plan.mixture.epoch_size,
-        "epoch_tokens": round(sum(tokens.values())),
+        "modality": {"image": image_share, "text": 1 - image_share},
+        "epoch_groups": mixture.epoch_size,
+        "epoch_tokens": round(total_tokens),
         "steps": plan.steps,
         "groups_per_step": plan.groups,
         "forwards_per_step": plan.forwards_per_step,
@@ -96,23 +104,21 @@ def _told(data: PreferenceData) -> dict[str, Any]:
     }
 
 
+def _mean(values: NDArray[Any]) -> float:
+    """The mean; 0 of no values, where numpy would warn."""
+    return float(values.mean()) if len(values) else 0.0
+
+
 def _reading(data: PreferenceData, name: str) -> dict[str, Any]:
     """How the rows of a source are read.
 
     Returns:
-        `columns`, our name of each column that is read -> the data's own; `not_read`, the columns that nothing reads;
-        `notes`; `first`, the first usable group as `describe_group` gives it, or null where there is none.
+        `columns`, from our name of each column to the name in the data; `not_read`, the columns that are ignored;
+        `notes`; `first`, the first usable group as `describe_group` gives it, or None.
     """
     source = data.sources[name]
     columns = source.columns_read() if isinstance(source, ReportsColumns) else None
-    first = next(
-        (
-            source.groups(split)[int(data.lengths[split][name].index[0])]
-            for split in SPLITS
-            if data.lengths[split][name]
-        ),
-        None,
-    )
+    first = _first_group(data, name)
     return {
         "columns": {} if columns is None else columns.read,
         "not_read": [] if columns is None else columns.unread,
@@ -121,12 +127,23 @@ def _reading(data: PreferenceData, name: str) -> dict[str, Any]:
     }
 
 
+def _first_group(data: PreferenceData, name: str) -> Group | None:
+    """The first usable group of a source in any split."""
+    for split in SPLITS:
+        lengths = data.lengths[split][name]
+        if lengths:
+            return data.sources[name].groups(split)[int(lengths.index[0])]
+    return None
+
+
 def _padding(data: PreferenceData, *, passes: int = 8) -> float:
-    """The share of tokens that are padding, in the first forward passes."""
+    """The share of padding tokens in the first micro-batches."""
     assert isinstance(data.plan, Plan)
     if data.layout == "tree":
-        return 0.0  # groups stand in one row
-    indices = range(min(passes, data.plan.steps * data.plan.forwards_per_step))
-    batches = [data.collate([data.parts["train"][place] for place in data.plan.forward(i)]) for i in indices]
-    padded = sum(int((batch.branch == PADDING).sum()) for batch in batches)
-    return padded / sum(batch.branch.numel() for batch in batches)
+        return 0.0  # all groups of a micro-batch are in one row
+    padding = total = 0
+    for index in range(min(passes, data.plan.steps * data.plan.forwards_per_step)):
+        batch = data.collate([data.parts["train"][place] for place in data.plan.forward(index)])
+        padding += int((batch.branch == PADDING).sum())
+        total += batch.branch.numel()
+    return padding / total

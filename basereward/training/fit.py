@@ -1,4 +1,4 @@
-"""One run from recipe to measured model."""
+"""Runs one training: from a recipe to a trained, tested and recorded model."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback
 
 from basereward.data.loading import loader_faults
 from basereward.data.module import PreferenceData
@@ -23,9 +22,8 @@ from basereward.runs.locks import lock_run, unlock_run
 from basereward.runs.params import flatten
 from basereward.runs.run_folder import RunFolder, find, runs_root
 from basereward.runs.tracking.tracker import check_store, deliver_pending
-from basereward.training.build import build
+from basereward.training.build import PreparedRun, prepare_run
 from basereward.training.callbacks.recorder import Recorder
-from basereward.training.module import RewardModule
 from basereward.training.preflight import check_ready
 from basereward.training.probe_cache import ProbeCache
 
@@ -41,79 +39,100 @@ def train(
     title: str | None = None,
     axes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Trains, validates, tests and saves one model, and records all of it.
+    """Train, validate, test and save one model, and record the run.
 
     Args:
         recipe: a complete recipe.
-        resume: id of a run of the same recipe that was stopped; it goes on from its last checkpoint, to the same bits.
+        resume: id of a stopped run of the same recipe; it resumes from its last checkpoint, with the same bits as if it
+            had never stopped.
         parent: id of the sweep that the run belongs to.
-        shared: what earlier probes of this process stood on.
-        title: what a new run is called; by default the recipe's name.
-        axes: of a sweep's cell the label of every axis by its name.
+        shared: data and backbone of earlier probes of this process.
+        title: display name of a new run; by default the name of the recipe.
+        axes: label of each axis of a sweep's cell, by the name of the axis.
 
     Returns:
-        `run_id`, `model` (what `load` opens), `metrics` of the test rows, `pair_s`, the seconds
-        that the scores of a test pair took, `seconds` of training, `skipped` rows by
-        source and reason.
+        `run_id`; `model`, which `load` opens; `metrics` of the test rows; `pair_s`, seconds to score a test pair;
+        `seconds` of training; `skipped`, numbers of rows by source and reason.
 
     Raises:
-        BaseRewardError: the run cannot begin or cannot go on; what is done so far is kept.
+        BaseRewardError: the run cannot start or cannot continue; the work so far is kept.
     """
-    check_store(recipe.tracking.uri)
-    check_ready(recipe)
-    deliver_pending()
-    remove_leftovers(runs_root(), ".*.new")
-    remove_leftovers(runs_root() / "downloads", ".*")
+    _tidy_up(recipe)
     run: RunFolder | None = None
     try:
         with disk_faults(), loader_faults():
-            run = continued(resume, recipe) if resume is not None else None
-            module, data, trainer = build(recipe, run=run, parent=parent, title=title, axes=axes, shared=shared)
+            run = reopen_run(resume, recipe) if resume is not None else None
+            prepared = prepare_run(
+                recipe, run=run, parent=parent, title=title, axes=axes, probe_cache=shared, keep_open=True
+            )
             if run is None:
-                run = RunFolder(Path(trainer.default_root_dir))
+                run = prepared.folder
                 lock_run(run)
-            return _train(module, data, trainer, run=run)
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt
-        if run is not None and run.state != "finished":  # Ctrl-C while the last records were delivered: they are kept
-            run.give_up("killed", KeyboardInterrupt())
-            logger.info("%s", _whereabouts(run))
+            return _train(prepared)
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns an interrupt into an exit
+        if run is not None:
+            _mark_killed(run)
         raise KeyboardInterrupt from stop
     except Exception as error:
         if run is not None:
-            run.give_up("failed", error)
-            if isinstance(error, BaseRewardError):
-                error.add_note(_whereabouts(run))
+            _mark_failed(run, error)
         raise
     finally:
         if run is not None:
             unlock_run(run)
 
 
-def _whereabouts(run: RunFolder) -> str:
-    """Which run ended, and whether there is something to go on from."""
-    kept = (run.checkpoints / "last.ckpt").exists()
-    way_on = (
-        f"Its last checkpoint is whole: --resume {run.run_id} goes on from it." if kept else "It has no checkpoint."
-    )
-    return f"The run is {run.run_id}, in {run.path}. {way_on}"
+def _tidy_up(recipe: Recipe) -> None:
+    """Check what needs no data, and clean up after earlier runs.
+
+    Raises:
+        BaseRewardError: this machine cannot run the recipe, or the tracking store is not supported.
+    """
+    check_store(recipe.tracking.uri)
+    check_ready(recipe)
+    deliver_pending()
+    remove_leftovers(runs_root(), ".*.new")
+    remove_leftovers(runs_root() / "downloads", ".*")
 
 
-def _train(module: RewardModule, data: PreferenceData, trainer: Trainer, *, run: RunFolder) -> dict[str, Any]:
-    recorder = next(callback for callback in trainer.callbacks if isinstance(callback, Recorder))  # type: ignore[attr-defined]
-    recorder.keep_open = True  # the test follows
+def _mark_killed(run: RunFolder) -> None:
+    # A finished run was interrupted while its last records were uploaded; its journal keeps them.
+    if run.state != "finished":
+        run.give_up("killed", KeyboardInterrupt())
+        logger.info("%s", _how_to_resume(run))
+
+
+def _mark_failed(run: RunFolder, error: Exception) -> None:
+    run.give_up("failed", error)
+    if isinstance(error, BaseRewardError):
+        error.add_note(_how_to_resume(run))
+
+
+def _how_to_resume(run: RunFolder) -> str:
+    """Say which run ended, and whether it has a checkpoint to resume from."""
+    if (run.checkpoints / "last.ckpt").exists():
+        advice = f"Its last checkpoint is intact; --resume {run.run_id} continues from it."
+    else:
+        advice = "It has no checkpoint."
+    return f"The run is {run.run_id}, in {run.path}. {advice}"
+
+
+def _train(prepared: PreparedRun) -> dict[str, Any]:
+    callbacks: list[Callback] = prepared.trainer.callbacks  # type: ignore[attr-defined]
+    recorder = next(callback for callback in callbacks if isinstance(callback, Recorder))
     try:
-        return _recorded(module, data, trainer, run=run, recorder=recorder)
+        return _fit_and_test(prepared, recorder=recorder)
     except BaseException as error:  # outside of Lightning's loops nobody else closes the record
         recorder.abandon(error)
         raise
 
 
-def _recorded(
-    module: RewardModule, data: PreferenceData, trainer: Trainer, *, run: RunFolder, recorder: Recorder
-) -> dict[str, Any]:
-    last = recorder.checkpoints.last
+def _fit_and_test(prepared: PreparedRun, *, recorder: Recorder) -> dict[str, Any]:
+    module, data, trainer, run = prepared
+    last_checkpoint = recorder.checkpoints.last
+    resume_from = last_checkpoint if last_checkpoint.exists() else None
     began = time.perf_counter()
-    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     seconds = time.perf_counter() - began
     if len(data.parts["test"]):
         trainer.test(module, datamodule=data, verbose=False)
@@ -121,14 +140,14 @@ def _recorded(
         logger.info("no rows are held out for the test, so there are no test metrics")
     try:
         return _publish(recorder, data, run=run, seconds=seconds)
-    except BaseException as error:  # Lightning tells the recorder of those in the two calls above
+    except BaseException as error:  # Lightning reports only errors of the two calls above to its callbacks
         if run.state != "finished":
             recorder.on_exception(trainer, module, error)
         raise
 
 
 def _publish(recorder: Recorder, data: PreferenceData, *, run: RunFolder, seconds: float) -> dict[str, Any]:
-    """Merges the adapters where the recipe says so, and records model and result."""
+    """Merge the adapters if the recipe says so, record the model, and write the result."""
     if recorder.recipe.model.lora is not None and recorder.recipe.model.lora.merge:
         load_scorer(run.model, device="cpu").merged().save(run.model)
     result = {
@@ -139,59 +158,60 @@ def _publish(recorder: Recorder, data: PreferenceData, *, run: RunFolder, second
         "seconds": round(seconds, 1),
         "skipped": data.skipped,
     }
+    # Before the run is marked as finished: a sweep reads the result of every finished run.
     run.write_result(result)
     recorder.finish()
     return result
 
 
-def continued(run_id: str, recipe: Recipe) -> RunFolder:
-    """The folder of a stopped run that goes on, checked against the recipe, and locked for this process.
+def reopen_run(run_id: str, recipe: Recipe) -> RunFolder:
+    """Find a stopped run, check it against the recipe, and lock it for this process.
 
     Raises:
-        RunError: there is no such run, it is finished or still running, or its recipe is another one. The run is left
-            as it is.
+        RunError: there is no such run, it is finished or still running, or it has another recipe. The run stays as it
+            is.
     """
     run = find(run_id)
-    # The lock decides between processes that see the same stopped run at the same time.
+    # The lock decides between processes that resume the same run at the same time.
     if not lock_run(run):
         raise _still_running(run_id)
     try:
-        _check_continued(run, recipe)
+        _check_resumable(run, recipe)
     except BaseException:
         unlock_run(run)
         raise
-    for folder in (run.path, run.checkpoints, run.scores):  # the lock is ours: nobody writes them any more
+    for folder in (run.path, run.checkpoints, run.scores):  # we hold the lock, so no process writes these files
         remove_leftovers(folder, ".*.tmp", ".*.part", "*.part", ".model-*", older_than_s=0)
     run.mark("running")
     return run
 
 
 def _still_running(run_id: str) -> RunError:
-    return RunError(f"run '{run_id}' is still running; stop it before it is continued")
+    return RunError(f"run '{run_id}' is still running; stop it before you resume it")
 
 
-def _check_continued(run: RunFolder, recipe: Recipe) -> None:
+def _check_resumable(run: RunFolder, recipe: Recipe) -> None:
     run_id = run.run_id
     if run.state == "finished":
         raise RunError(
-            f"run '{run_id}' is finished; there is nothing to continue. Its model: basereward score {run_id} FILE"
+            f"run '{run_id}' is finished and cannot be resumed. Use its model: basereward score {run_id} FILE"
         )
     if run.state == "running":
         raise _still_running(run_id)
-    before = recipe_from_yaml(run.recipe)
-    if recipe_sha256(before) != recipe_sha256(recipe):
+    run_recipe = recipe_from_yaml(run.recipe)
+    if recipe_sha256(run_recipe) != recipe_sha256(recipe):
         raise RunError(
-            f"run '{run_id}' has another recipe ({run.recipe}); a run goes on with its own, or its numbers would mean "
-            "nothing. " + _difference(before, recipe)
+            f"run '{run_id}' has another recipe ({run.recipe}), and a run resumes only with its own. "
+            + _recipe_difference(run_recipe, recipe)
         )
 
 
-def _difference(before: Recipe, now: Recipe) -> str:
-    """Every key whose value is another one; the keys that do not count for the hash are not looked at."""
-    ran, given = (flatten(dataclasses.asdict(each)) for each in (before, now))
-    lines = [
-        f"  {key}: {ran.get(key, 'absent')} in the run, {given.get(key, 'absent')} now"
-        for key in dict.fromkeys([*ran, *given])
-        if ran.get(key) != given.get(key) and key.split(".")[0] not in ("name", "summary", "tracking")
-    ]
+def _recipe_difference(run_recipe: Recipe, recipe: Recipe) -> str:
+    """List the keys whose values differ, without keys that do not count for the hash of a recipe."""
+    in_run, now = flatten(dataclasses.asdict(run_recipe)), flatten(dataclasses.asdict(recipe))
+    lines = []
+    for key in dict.fromkeys([*in_run, *now]):
+        counts = key.split(".")[0] not in ("name", "summary", "tracking")
+        if counts and in_run.get(key) != now.get(key):
+            lines.append(f"  {key}: {in_run.get(key, 'absent')} in the run, {now.get(key, 'absent')} now")
     return "The difference:\n" + "\n".join(lines)

@@ -1,4 +1,7 @@
-"""The Lightning module: a reward model in training, validated and tested source by source."""
+"""The Lightning module: trains a reward model, and validates and tests it source by source.
+
+Shapes: B responses of a batch, P preferences among them.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,10 @@ from basereward.training.allocator import keep_freed_memory
 from basereward.training.optimizer import adamw, schedule
 
 Loss = Callable[[Tensor, TreeBatch], tuple[Tensor, dict[str, Tensor]]]
-"""Scores `(K,)` and their batch to the loss of a forward pass and its named parts. The loss is a mean over units of the
-pass; the attribute `unit` says which (see `basereward.data.batching.loss_units`), and is `group` where there is none.
+"""Maps scores `(B,)` and their batch to the loss of a micro-batch and its named parts.
+
+The loss is a mean over units of the micro-batch. The attribute `unit` names the unit (see
+`basereward.data.batching.loss_units`); without it the unit is a group.
 """
 
 
@@ -33,15 +38,15 @@ class RewardModule(LightningModule):
     """Trains a reward model on preferences.
 
     Args:
-        model: batches to scores.
-        loss: scores and their batch to the loss and its named parts.
-        sources: names of the sources that are validated and tested, each by itself.
+        model: maps batches to scores.
+        loss: maps scores and their batch to the loss and its named parts.
+        sources: names of the sources; each has validation and test metrics of its own.
         optimizer: arguments of `adamw`.
-        schedule: arguments of `schedule`, but for the number of steps, which the data's plan has.
-        clip: largest norm of the gradient; 0 is no clipping.
+        schedule: arguments of `schedule` without the number of steps, which the plan of the data defines.
+        clip: largest norm of the gradient; 0 disables clipping.
         dropout_seed: seed of the dropout masks.
-        log_every: optimizer steps of which one is logged. The trainer keeps as few, whatever is logged; what it leaves
-            out costs a third of the time of a probe.
+        log_every: log one of so many optimizer steps. The trainer records no more than that in any case, and the
+            logging of the others takes a third of the time of a probe.
     """
 
     def __init__(
@@ -64,18 +69,18 @@ class RewardModule(LightningModule):
         self.clip = clip
         self.dropout_seed = dropout_seed
         self.log_every = log_every
-        self.logs = True  # whether the step under way is logged
-        self.metrics = torch.nn.ModuleDict({_key(name): PreferenceMetrics() for name in sources})
-        self.names = {_key(name): name for name in sources}
-        self.scored: list[ScoredGroup] = []
-        self._spent = Counter[str]()
-        self._tally = Counter[str]()  # of what a head that speaks writes in a validation or test
-        self._batch_ids: list[str] = []
-        self._step_units = 0  # of the ranking loss, in the step under way
-        self._step_parts: list[dict[str, Tensor]] = []  # of the passes of the step under way, to be added up
+        self.logs = True  # whether the current step is logged; callbacks that log read it too
+        self.metrics = torch.nn.ModuleDict({_module_key(name): PreferenceMetrics() for name in sources})
+        self.names = {_module_key(name): name for name in sources}
+        self.scored: list[ScoredGroup] = []  # by the current or last validation or test
+        self._cost = Counter[str]()  # of the scores of a validation or test: nanoseconds, and tokens read
+        self._generated = Counter[str]()  # what a generative head writes in a validation or test
+        self._step_ids: list[str] = []  # ids of the groups of the current step, for error messages
+        self._step_units = 0  # units of the ranking loss in the current step
+        self._step_parts: list[dict[str, Tensor]] = []  # parts of the loss, by micro-batch of the current step
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        """Scores of all responses of the batch, shape `(K,)`, float32."""
+        """Scores of all responses of the batch, shape `(B,)`, float32."""
         return self.model.judged(batch)
 
     # Training.
@@ -85,24 +90,32 @@ class RewardModule(LightningModule):
             keep_freed_memory()
 
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
-        # Dropout is a function of (seed, step, rank) and of nothing before it, so a resumed run draws the same masks.
-        step = (
-            self.global_step * self.trainer.accumulate_grad_batches + batch_idx % self.trainer.accumulate_grad_batches
-        )
-        torch.manual_seed((self.dropout_seed << 40) + (self.global_rank << 32) + step)
-        self._batch_ids = (
-            batch.ids if batch_idx % self.trainer.accumulate_grad_batches == 0 else self._batch_ids + batch.ids
-        )
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            self.logs = (self.global_step + 1) % self.log_every == 0
-            self._step_parts = []
-            if self._unit != "group":  # of which the plan knows the number
-                counts = self.trainer.datamodule.step_counts(self.global_step, batch)  # type: ignore[attr-defined]
-                self._step_units = count_units(self._unit, counts)
+        micro_batches = self.trainer.accumulate_grad_batches
+        position = batch_idx % micro_batches  # of the micro-batch in its step
+        # Dropout depends on (seed, micro-batch, rank) and on no earlier state, so a resumed run draws the same masks.
+        index = self.global_step * micro_batches + position
+        torch.manual_seed((self.dropout_seed << 40) + (self.global_rank << 32) + index)
+        if position == 0:
+            self._start_step(batch)
+        self._step_ids += batch.ids
+
+    def _start_step(self, batch: TreeBatch) -> None:
+        self._step_ids = []
+        self.logs = (self.global_step + 1) % self.log_every == 0
+        self._step_parts = []
+        if self._unit != "group":  # the plan knows the number of groups without reading them
+            counts = self.trainer.datamodule.step_counts(self.global_step, batch)  # type: ignore[attr-defined]
+            self._step_units = count_units(self._unit, counts)
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
-        """The loss of a forward pass. The mean over the passes of a step, which Lightning takes, is that of the step,
-        however its groups are shared out."""
+        """The loss of a micro-batch.
+
+        Lightning takes the mean over the micro-batches of a step. The weights in `_loss` make this mean the loss of
+        the step, however its groups are divided into micro-batches.
+
+        Raises:
+            NotFiniteError: the loss is NaN or infinite.
+        """
         outputs = self.model.outputs(batch)
         loss, parts = self._loss(outputs, batch)
         if not torch.isfinite(loss):
@@ -114,23 +127,30 @@ class RewardModule(LightningModule):
         return loss
 
     def _log_step(self) -> None:
-        """Logs the loss of the whole step, and its parts where there are several."""
-        passes, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
-        names = dict.fromkeys(name for parts in self._step_parts for name in parts)
+        """Log the loss of the whole step, and its parts when there are several."""
+        micro_batches, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        names: list[str] = []
+        for parts in self._step_parts:
+            names += [name for name in parts if name not in names]
+        # Of "loss" and one part, the part is the loss itself.
         for name in names if len(names) > 2 else ("loss",):
-            value = torch.stack([parts[name] for parts in self._step_parts if name in parts]).sum() / passes
-            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=1, sync_dist=ranks > 1)
+            values = [parts[name] for parts in self._step_parts if name in parts]
+            mean = torch.stack(values).sum() / micro_batches
+            self.log(f"train/{name}", mean, prog_bar=name == "loss", batch_size=1, sync_dist=ranks > 1)
 
     def _loss(self, outputs: Outputs, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a pass and its named parts, each times what the pass counts among the passes of its step. That of
-        ranking is the mean over the texts that scores were read after."""
-        found = [self.loss(scores, batch) for scores in outputs.scores]
-        ranking = self._ranking_share(batch)
-        parts = {
-            name: torch.stack([each[name] for _, each in found]).mean() * ranking
-            for name in (found[0][1] if found else ())
-        }
-        losses = [torch.stack([loss for loss, _ in found]).mean() * ranking] if found else []
+        """The weighted loss of a micro-batch, and its named parts with the same weights.
+
+        The ranking loss is the mean over the texts after which scores were read (the reference text, generated texts).
+        """
+        losses: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
+        if outputs.scores:
+            weight = self._ranking_weight(batch)
+            ranking = [self.loss(scores, batch) for scores in outputs.scores]
+            losses.append(torch.stack([loss for loss, _ in ranking]).mean() * weight)
+            for name in ranking[0][1]:
+                parts[name] = torch.stack([named[name] for _, named in ranking]).mean() * weight
         if outputs.language is not None:
             head: Any = self.model.head
             parts["language"] = outputs.language * self._plan.share(batch.num_groups)
@@ -147,15 +167,17 @@ class RewardModule(LightningModule):
         unit: Unit = getattr(self.loss, "unit", "group")
         return unit
 
-    def _ranking_share(self, batch: TreeBatch) -> float:
-        """What the ranking loss of a pass counts among the passes of its step; 1 on average."""
+    def _ranking_weight(self, batch: TreeBatch) -> float:
+        """The weight of the ranking loss of a micro-batch in the mean over its step; 1 on average."""
         if self._unit == "group":
             return self._plan.share(batch.num_groups)
         units = count_units(self._unit, batch_counts(batch))
         return units * self._plan.forwards_per_step * self._plan.ranks / max(self._step_units, 1)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters: list[Tensor] = []
+        for group in optimizer.param_groups:
+            parameters += group["params"]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
         if not torch.isfinite(norm):
             raise NotFiniteError(
@@ -163,12 +185,13 @@ class RewardModule(LightningModule):
             )
         if self.logs:
             self.log("train/grad_norm", norm)
-            self.log("train/lr", optimizer.param_groups[0]["lr"])  # here it is that of this step, later of the next
+            # Logged here, because the scheduler sets the rate of the next step right after this one.
+            self.log("train/lr", optimizer.param_groups[0]["lr"])
 
-    def _not_finite(self, what: str, *, step: int) -> str:
+    def _not_finite(self, fault: str, *, step: int) -> str:
         return (
-            f"{what} at step {step}. The rows of the step: {', '.join(self._batch_ids)}. No checkpoint was "
-            "written since. Train anew with a lower optimizer.lr or a longer schedule.warmup, or look at those rows."
+            f"{fault} at step {step}. The rows of the step: {', '.join(self._step_ids)}. No checkpoint was "
+            "written after it. Train again with a lower optimizer.lr or a longer schedule.warmup, or check those rows."
         )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -179,15 +202,15 @@ class RewardModule(LightningModule):
     # Validation and test.
 
     def on_validation_epoch_start(self) -> None:
-        self._start()
+        self._start_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        self._start()
+        self._start_evaluation()
 
-    def _start(self) -> None:
+    def _start_evaluation(self) -> None:
         self.scored = []
-        self._spent.clear()
-        self._tally.clear()
+        self._cost.clear()
+        self._generated.clear()
 
     def validation_step(self, batch: TreeBatch, batch_idx: int) -> None:
         self._evaluate(batch)
@@ -196,24 +219,27 @@ class RewardModule(LightningModule):
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._report("val")
+        self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        self._report("test")
+        self._log_metrics("test")
 
     def _evaluate(self, batch: TreeBatch) -> None:
         began = time.perf_counter_ns()
-        scores = self.model.judged(batch, tally=self._tally)
-        self.scored += scored_groups(batch, scores)  # waits for a GPU
-        self._spent["ns"] += time.perf_counter_ns() - began
-        self._spent["tokens"] += int((batch.group != PADDING).sum())
+        scores = self.model.judged(batch, tally=self._generated)
+        self.scored += scored_groups(batch, scores)  # inside the measured time, because it waits for the GPU
+        self._cost["ns"] += time.perf_counter_ns() - began
+        self._cost["tokens"] += int((batch.group != PADDING).sum())
         margins = scores[batch.winner] - scores[batch.loser]
-        won, lost = batch.lengths[batch.winner], batch.lengths[batch.loser]
-        source_of = [batch.sources[g] for g in batch.preference_group.tolist()]
-        for name in dict.fromkeys(source_of):
-            mine = torch.tensor([source == name for source in source_of], device=margins.device)
-            self._metrics_of(_key(name)).update(
-                margins[mine], ties=batch.tie[mine], winner_lengths=won[mine], loser_lengths=lost[mine]
+        winner_lengths, loser_lengths = batch.lengths[batch.winner], batch.lengths[batch.loser]
+        source_of_pair = [batch.sources[group] for group in batch.preference_group.tolist()]
+        for name in dict.fromkeys(source_of_pair):
+            of_source = torch.tensor([source == name for source in source_of_pair], device=margins.device)
+            self._metrics_of(_module_key(name)).update(
+                margins[of_source],
+                ties=batch.tie[of_source],
+                winner_lengths=winner_lengths[of_source],
+                loser_lengths=loser_lengths[of_source],
             )
 
     def _metrics_of(self, key: str) -> PreferenceMetrics:
@@ -221,28 +247,31 @@ class RewardModule(LightningModule):
         assert isinstance(metrics, PreferenceMetrics)
         return metrics
 
-    def _report(self, split: str) -> None:
-        found = []
+    def _log_metrics(self, split: str) -> None:
+        values_by_source = []
         for key, source in self.names.items():
             metrics = self._metrics_of(key)
-            found.append(metrics.compute())
+            values = metrics.compute()
             metrics.reset()
-            self.log_dict({f"{split}/{source}/{name}": value for name, value in found[-1].items()})
-        self.log(f"{split}/pair_accuracy", mean_accuracy(found), prog_bar=True)
-        self._report_cost(split)
+            self.log_dict({f"{split}/{source}/{name}": value for name, value in values.items()})
+            values_by_source.append(values)
+        self.log(f"{split}/pair_accuracy", mean_accuracy(values_by_source), prog_bar=True)
+        self._log_cost(split)
 
-    def _report_cost(self, split: str) -> None:
-        """What the scores cost, by preference: tokens read and written, and seconds. A probe reads none, and its
-        seconds would be those of its head alone."""
+    def _log_cost(self, split: str) -> None:
+        """Log the tokens, read and written, and the seconds of a scored pair.
+
+        A probe reads no tokens, and its seconds would be those of its head alone, so it logs neither.
+        """
         pairs = sum(len(group.preferences) for group in self.scored)
-        tally = self._tally
-        if pairs and self._spent["tokens"]:
-            self.log(f"{split}/tokens_per_pair", (self._spent["tokens"] + tally["tokens"]) / pairs)
-            self.log(f"time/{split}_pair_s", self._spent["ns"] / 1e9 / pairs)
-        if tally["verdicts"]:
-            self.log(f"{split}/unread_verdicts", tally["unread"] / tally["verdicts"])
+        generated = self._generated
+        if pairs and self._cost["tokens"]:
+            self.log(f"{split}/tokens_per_pair", (self._cost["tokens"] + generated["tokens"]) / pairs)
+            self.log(f"time/{split}_pair_s", self._cost["ns"] / 1e9 / pairs)
+        if generated["verdicts"]:
+            self.log(f"{split}/unread_verdicts", generated["unread"] / generated["verdicts"])
 
-    # Checkpoints hold what is trained; what is frozen comes from the backbone again.
+    # Checkpoints hold the trained weights alone. Frozen ones are loaded with the backbone, whose hash is checked.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = self.trained_state()
@@ -251,7 +280,7 @@ class RewardModule(LightningModule):
         """The trained weights, by name.
 
         Raises:
-            NotFiniteError: a weight is NaN or infinite, which must not take the place of an earlier checkpoint.
+            NotFiniteError: a weight is NaN or infinite; it must not overwrite an earlier checkpoint.
         """
         state = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         for name, weight in state.items():
@@ -260,17 +289,17 @@ class RewardModule(LightningModule):
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Loads trained weights.
+        """Load trained weights.
 
         Raises:
-            CheckpointError: a weight is missing, too many, or of another shape; all of them are named.
+            CheckpointError: a weight is missing, unexpected, or of another shape; the message names all of them.
         """
-        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        faults = copy_exactly(own, state_dict)
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        faults = copy_exactly(trained, state_dict)
         if faults:
             raise CheckpointError("the checkpoint does not fit the recipe's model:\n  " + "\n  ".join(faults))
 
 
-def _key(source: str) -> str:
-    """A source's name as a key of torch's ModuleDict, which allows no dot."""
+def _module_key(source: str) -> str:
+    """The key of a source in torch's ModuleDict, which allows no dot and no name of its own attributes."""
     return "source " + source.replace(".", "\u2024")

@@ -1,7 +1,7 @@
-"""What a training would refuse, found without a model and in seconds.
+"""Finds errors that a training would raise, within seconds and without a model.
 
-The machine and the folder of the runs are looked at first. Rows are read where they lie on this machine: the first
-`SAMPLED` of every source. Rows that our own sources make, and data sets of the hub, are not read.
+The machine and the folder of the runs are checked first. Of rows on this machine, the first `SAMPLED` of every source
+are read. Generated rows, and data sets of the Hugging Face Hub, are not read.
 """
 
 from __future__ import annotations
@@ -28,50 +28,56 @@ if TYPE_CHECKING:
 Problem = tuple[str, str]
 """A key of the recipe, and what is wrong with its value."""
 
-SAMPLED = 500  # rows of a source that are read
-MADE = ("digits", "numbers", "digit_pairs")  # sources that make their rows, so that no row of them is at fault
+SAMPLED = 500
+"""Rows of a source that are read: enough to find a wrong column, few enough for seconds."""
+GENERATED = ("digits", "numbers", "digit_pairs")
+"""Sources that generate their rows, which therefore have no errors."""
 
 
 def cell_faults(cells: Sequence[Cell]) -> list[Fault]:
-    """What the trainings of some cells would refuse; cells that read the same data share what is found."""
-    known: dict[str, list[Problem]] = {}
+    """List the errors that the trainings of some cells would raise. Data that several cells read are read once."""
+    data_problems_of: dict[str, list[Problem]] = {}
     faults = []
     for cell in cells:
-        key = repr((cell.recipe.data, cell.recipe.model, cell.recipe.batch.tokens, cell.recipe.trainer.monitor))
-        key += repr(cell.recipe.trainer.early_stopping)
-        if key not in known:
-            known[key] = list(data_problems(cell.recipe))
-        problems = [*machine_problems(cell.recipe), *place_problems(), *backbone_problems(cell.recipe), *known[key]]
-        faults += [Fault(cell.name, at, message) for at, message in problems]
+        recipe = cell.recipe
+        # Everything that `data_problems` reads of a recipe.
+        data_key = repr((recipe.data, recipe.model, recipe.batch.tokens, recipe.trainer.monitor))
+        data_key += repr(recipe.trainer.early_stopping)
+        if data_key not in data_problems_of:
+            data_problems_of[data_key] = list(data_problems(recipe))
+        problems = [*machine_problems(recipe), *runs_folder_problems(), *backbone_problems(recipe)]
+        problems += data_problems_of[data_key]
+        faults += [Fault(cell.name, key, message) for key, message in problems]
     return fold(faults, cells=[cell.name for cell in cells])
 
 
 def check_ready(recipe: Recipe) -> None:
-    """Refuses what this machine cannot do, before anything is read or written.
+    """Check that this machine can run a recipe, before anything is read or written.
 
     Raises:
-        RecipeError: the accelerator, the precision or the backbone's folder is not there, or the folder of the runs
+        RecipeError: the accelerator, the precision or the folder of the backbone is missing, or the folder of the runs
             cannot be used.
     """
-    problems = [*machine_problems(recipe), *place_problems(), *backbone_problems(recipe)]
+    problems = [*machine_problems(recipe), *runs_folder_problems(), *backbone_problems(recipe)]
     if problems:
         faults = [Fault("*", key, message) for key, message in problems]
         raise RecipeError("\n  ".join(["this machine cannot run the recipe:", *format_faults(faults)]), faults)
 
 
 def machine_problems(recipe: Recipe) -> Iterator[Problem]:
-    """An accelerator or a precision that this machine has not."""
+    """An accelerator or a precision that this machine does not have."""
     accelerator = recipe.trainer.accelerator
-    if accelerator in ("auto", "cpu"):  # torch, which takes seconds to import, has nothing to say of these
+    if accelerator in ("auto", "cpu"):  # these need no torch, which takes seconds to import
         return
     import torch
 
-    there = [name for name, found in (("cuda", torch.cuda.is_available()), ("mps", _has_mps())) if found]
-    fits = there if accelerator == "gpu" else [name for name in there if name == accelerator]
-    if not fits:
-        found = ", ".join(["auto", "cpu", *there, *(["gpu"] if there else [])])
-        yield "trainer.accelerator", f"{accelerator} given, and this machine has none. Allowed here: {found}"
-    elif recipe.trainer.precision == "bf16-mixed" and fits[0] == "cuda" and not torch.cuda.is_bf16_supported():
+    available = {"cuda": torch.cuda.is_available(), "mps": _has_mps()}
+    devices = [name for name, is_available in available.items() if is_available]
+    usable = devices if accelerator == "gpu" else [name for name in devices if name == accelerator]
+    if not usable:
+        allowed = ", ".join(["auto", "cpu", *devices, *(["gpu"] if devices else [])])
+        yield "trainer.accelerator", f"{accelerator} given, and this machine has none. Allowed here: {allowed}"
+    elif recipe.trainer.precision == "bf16-mixed" and usable[0] == "cuda" and not torch.cuda.is_bf16_supported():
         yield "trainer.precision", "bf16-mixed given, and this GPU has no bfloat16. Allowed here: 32-true"
 
 
@@ -81,46 +87,47 @@ def _has_mps() -> bool:
     return torch.backends.mps.is_available()
 
 
-def place_problems() -> Iterator[Problem]:
+def runs_folder_problems() -> Iterator[Problem]:
     """A folder of runs that cannot be written to."""
     root = runs_root()
-    place = next(each for each in (root, *root.parents) if each.exists())
-    if not place.is_dir():
-        yield "", f"the folder of the runs is {root}, and {place} is a file. Move it, or set BASEREWARD_RUNS"
-    elif not os.access(place, os.W_OK | os.X_OK):
-        yield "", f"the folder of the runs is {root}, and {place} cannot be written to. Set BASEREWARD_RUNS"
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not existing.is_dir():
+        yield "", f"the folder of the runs is {root}, and {existing} is a file. Move it, or set BASEREWARD_RUNS"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield "", f"the folder of the runs is {root}, and {existing} cannot be written to. Set BASEREWARD_RUNS"
 
 
 def backbone_problems(recipe: Recipe) -> Iterator[Problem]:
-    """A backbone in a folder that is not there."""
+    """A backbone in a folder that does not exist."""
     path = recipe.model.backbone.path
     if path is not None and (fault := folder_fault(path)):
         yield "model.backbone.path", fault
 
 
 def validation_problems(recipe: Recipe, held_out: Mapping[str, int | None]) -> Iterator[Problem]:
-    """Decisions that need a validation, of which there are no rows.
+    """Settings that need validation rows, when there are none.
 
     Args:
-        held_out: validation groups of every source; None where the number is not known.
+        recipe: of the run.
+        held_out: number of validation groups by source; None where it is unknown.
     """
     monitor = recipe.trainer.monitor
-    sources = [name for name in held_out if monitor.startswith(f"val/{name}/")] or list(held_out)
-    if any(held_out[name] != 0 for name in sources):
+    watched = [name for name in held_out if monitor.startswith(f"val/{name}/")] or list(held_out)
+    if any(held_out[name] != 0 for name in watched):
         return
-    which = f"source '{sources[0]}' holds" if len(sources) < len(held_out) else "the sources hold"
-    rows = f"{which} out no rows for validation. Give the sources `val` (a share or a file; val_size of made ones)"
+    which = f"source '{watched[0]}' holds" if len(watched) < len(held_out) else "the sources hold"
+    rows = f"{which} out no rows for validation. Set `val` of the sources (a share or a file; val_size if generated)"
     if recipe.trainer.early_stopping is not None:
         yield "trainer.early_stopping", f"it watches {monitor}, and {rows}, or set trainer.early_stopping=null"
-    elif len(sources) < len(held_out):
+    elif len(watched) < len(held_out):
         yield "trainer.monitor", f"{monitor} given, and {rows}, or watch another metric"
 
 
 def check_validation(recipe: Recipe, held_out: Mapping[str, int | None]) -> None:
-    """Refuses decisions that need a validation, of which there are no rows.
+    """Check that settings which need validation rows have some; see `validation_problems`.
 
     Raises:
-        RecipeError: of `validation_problems`.
+        RecipeError: there are none.
     """
     faults = [Fault("*", key, message) for key, message in validation_problems(recipe, held_out)]
     if faults:
@@ -128,7 +135,7 @@ def check_validation(recipe: Recipe, held_out: Mapping[str, int | None]) -> None
 
 
 def data_problems(recipe: Recipe) -> Iterator[Problem]:
-    """Sources that cannot be read, and too many rows that would be lost."""
+    """Sources that cannot be read, and too many rows that would be rejected."""
     held_out: dict[str, int | None] = {}
     samples: dict[str, list[Group | RejectedRow]] = {}
     for name, node in recipe.data.sources.items():
@@ -137,23 +144,23 @@ def data_problems(recipe: Recipe) -> Iterator[Problem]:
             continue
         try:
             source: Source = make(node, "sources", name)
-            if node["_target_"] in MADE:
+            if node["_target_"] in GENERATED:
                 held_out[name] = len(source.groups("val"))
                 continue
             samples[name] = list(islice(_stream(source, "train"), SAMPLED))
-            if len(samples[name]) < SAMPLED:  # else the end of a large file may be far
+            if len(samples[name]) < SAMPLED:  # the validation rows of a large file may be far away
                 held_out[name] = len(list(islice(source.groups("val"), 1)))
         except BaseRewardError as error:
             yield f"data.sources.{name}", str(error)
     yield from validation_problems(recipe, held_out)
     if samples:
-        yield from _lost_problems(recipe, samples)
+        yield from _rejection_problems(recipe, samples)
 
 
 def _is_readable_here(node: Mapping[str, Any]) -> bool:
-    """Whether rows can be had without a network and without code of others."""
+    """Whether rows can be read without a network and without foreign code."""
     target = str(node.get("_target_"))
-    return target in (*MADE, "jsonl") or (target == "hub" and Path(str(node.get("path"))).exists())
+    return target in (*GENERATED, "jsonl") or (target == "hub" and Path(str(node.get("path"))).exists())
 
 
 def _stream(source: Any, split: str) -> Iterator[Group | RejectedRow]:
@@ -161,27 +168,31 @@ def _stream(source: Any, split: str) -> Iterator[Group | RejectedRow]:
     return rows
 
 
-def _lost_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | RejectedRow]]) -> Iterator[Problem]:
+def _rejection_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | RejectedRow]]) -> Iterator[Problem]:
+    # Imported here: these load torch and transformers, which takes seconds.
     from basereward.data.schema.rejections import check_limit, write_lost
     from basereward.errors import TooManyRowsLost
 
     try:
         encoder = _encoder(recipe)
-        lost = [row for rows in samples.values() for row in _lost(rows, encoder=encoder, budget=recipe.batch.tokens)]
-        listed = lost_file(recipe)
-        if lost:
-            write_lost(listed, lost)
+        rejected: list[RejectedRow] = []
+        for rows in samples.values():
+            rejected += _rejected(rows, encoder=encoder, budget=recipe.batch.tokens)
+        list_file = rejections_file(recipe)
+        if rejected:
+            write_lost(list_file, rejected)
         counts = {name: len(rows) for name, rows in samples.items()}
-        check_limit(lost, rows=counts, max_lost=recipe.data.max_lost, listed_in=listed)
+        check_limit(rejected, rows=counts, max_lost=recipe.data.max_lost, listed_in=list_file)
     except TooManyRowsLost as error:
-        whole = all(len(rows) < SAMPLED for rows in samples.values())
-        yield "data.max_lost", ("" if whole else f"of the first {SAMPLED} training rows of each source: ") + str(error)
+        all_read = all(len(rows) < SAMPLED for rows in samples.values())
+        prefix = "" if all_read else f"of the first {SAMPLED} training rows of each source: "
+        yield "data.max_lost", prefix + str(error)
     except BaseRewardError as error:
         yield "model.backbone", str(error)
 
 
 def _encoder(recipe: Recipe) -> Encoder | None:
-    """The recipe's encoder; None where its files are not on this machine."""
+    """The encoder of the recipe; None when its files are not on this machine."""
     from basereward.inference.scorer import recipe_encoder
     from basereward.model.saving.made_checkpoint import backbone_path
 
@@ -191,7 +202,10 @@ def _encoder(recipe: Recipe) -> Encoder | None:
     return recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
 
 
-def _lost(rows: Sequence[Group | RejectedRow], *, encoder: Encoder | None, budget: int | None) -> Iterator[RejectedRow]:
+def _rejected(
+    rows: Sequence[Group | RejectedRow], *, encoder: Encoder | None, budget: int | None
+) -> Iterator[RejectedRow]:
+    """The rows that a training would reject."""
     from basereward.data.schema.group import RejectedRow
     from basereward.data.schema.rejections import RowRejected
     from basereward.data.schema.validation import check_usable
@@ -205,23 +219,24 @@ def _lost(rows: Sequence[Group | RejectedRow], *, encoder: Encoder | None, budge
             size = encoder.measure(row, taught=True) if encoder is not None else None
             if size is not None and budget is not None and size.tokens > budget:
                 raise RowRejected("above_batch_tokens", f"{size.tokens} tokens; batch.tokens allows {budget}")
-        except RowRejected as loss:
-            yield RejectedRow(row.source, "train", row.id, loss.reason, loss.detail)
+        except RowRejected as rejection:
+            yield RejectedRow(row.source, "train", row.id, rejection.reason, rejection.detail)
 
 
-def lost_file(recipe: Recipe, *, anew: bool = False) -> Path:
-    """Where rows are listed that are lost before there is a run.
+def rejections_file(recipe: Recipe, *, remove_earlier: bool = False) -> Path:
+    """The file that lists rejected rows before there is a run.
 
     Args:
-        anew: whether an earlier list is removed.
+        recipe: of the run.
+        remove_earlier: remove an earlier list.
     """
     name = f"{recipe.name.replace('/', '-')}-{recipe_sha256(recipe)[:8]}.jsonl"
     folder = cache_folder() / "lost"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / name
-        if anew:
+        if remove_earlier:
             file.unlink(missing_ok=True)
-    except OSError:  # a cache that cannot be written costs time, not the run
+    except OSError:  # an unwritable cache folder must not stop the run
         file = Path(tempfile.mkdtemp(prefix="basereward-lost-")) / name
     return file

@@ -1,4 +1,4 @@
-"""The pooled states that a probe trains on: computed once for all groups that it reads, and kept.
+"""Computes the pooled states that a probe trains on, once for all groups that it reads, and caches them on disk.
 
 Shapes: R responses of some groups, D channels.
 """
@@ -33,34 +33,57 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOGETHER = 256  # groups whose states are kept in one file; a stopped computation loses at most so many
-TOLD_S = 30.0  # seconds between lines that say how far it is
+CHUNK_GROUPS = 256
+"""Groups whose states are stored in one file; an interrupted computation loses at most so many."""
+LOG_INTERVAL_S = 30.0
 
 ProbePass = list[Place]
+"""The groups of one forward pass."""
 
 
-def pool(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> None:
-    """Gives the data the pooled states of every group that the run reads, in place of tokens and pictures.
+def pooled_datasets(
+    recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device
+) -> dict[Split, PooledDataset]:
+    """Compute or load the pooled states of every group that the run reads, in place of tokens and images.
 
-    States are those of the model in evaluation: a frozen backbone has no use for dropout. Groups go through it in
-    passes that depend on the recipe alone, so that a run has the same bits whatever was kept before it.
+    The model is in evaluation mode, because a frozen backbone needs no dropout. The division of groups into forward
+    passes depends on the recipe alone, so a run has the same bits whatever the cache holds.
 
     Args:
-        model: its backbone is not trained; it is moved to the device.
-        data: set up.
+        recipe: of the run.
+        model: its backbone is frozen; it is moved to the device.
+        data: after `setup`.
+        device: that computes the states.
+
+    Returns:
+        A dataset for each split.
     """
     store = PooledStore(cache_folder() / "pooled", setting=setting(recipe, model=model, data=data, device=device))
-    work = _Work(model, data, store, device, mixed=recipe.trainer.precision == "bf16-mixed")
+    mixed = recipe.trainer.precision == "bf16-mixed"
+    computation = _Computation(model, data, store, device, mixed=mixed)
+    datasets: dict[Split, PooledDataset] = {}
     for split in SPLITS:
         places = read_places(data, split)
-        if split not in data.pooled or data.pooled[split].groups.keys() != set(places):
-            data.pooled[split] = _pooled(split, places, work=work)
+        known = data.pooled.get(split)
+        if known is not None and known.groups.keys() == set(places):  # from an earlier probe of this process
+            datasets[split] = known
+        else:
+            datasets[split] = _pooled_dataset(split, places, computation=computation)
+    return datasets
 
 
 def setting(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> str:
-    """Everything besides the groups that the bits of their pooled states depend on, as a hash."""
+    """Hash everything besides the groups on which the bits of pooled states depend.
+
+    Args:
+        recipe: of the run.
+        model: with the backbone.
+        data: with the encoder.
+        device: that computes the states.
+    """
     encoder, backbone = data.encoder, model.backbone
-    # Of section `model` all but what the weights tell by themselves, and what is trained on top.
+    # Section `model` without the head, which is trained on the states, and without keys that do not change the states
+    # of given weights; the weights have a hash of their own.
     backbone_keys = ("path", "revision", "make", "freeze", "gradient_checkpointing", "checkpoint_layers")
     section = dataclasses.asdict(recipe.model) | {"head": None, "lora": None}
     section["backbone"] = {key: value for key, value in section["backbone"].items() if key not in backbone_keys}
@@ -74,35 +97,40 @@ def setting(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device:
 
 
 def read_places(data: PreferenceData, split: Split) -> list[Place]:
-    """The groups whose states a run needs, source after source.
+    """List the groups whose states a run needs, source after source.
 
-    Of a source of which most groups are trained on all are taken: so other seeds and lengths of a run find them.
+    When a run reads more than half of the training groups of a source, all of them are listed: then runs with other
+    seeds or lengths find their states too.
+
+    Args:
+        data: after `setup`.
+        split: of the groups.
     """
-    every = data.parts[split].places
+    all_places = data.parts[split].places
     if split != "train":
-        return every
-    assert isinstance(data.plan, Plan)
-    plan = data.plan
-    passes = range(plan.steps * plan.forwards_per_step)
-    read = {place for index in passes for rank in range(plan.ranks) for place in plan.forward(index, rank=rank)}
-    found = []
+        return all_places
+    read = _training_places(data)
+    places = []
     for source in range(len(data.parts[split].names)):
-        whole = [place for place in every if place[0] == source]
+        of_source = [place for place in all_places if place[0] == source]
         needed = sorted(place for place in read if place[0] == source)
-        found += whole if 2 * len(needed) > len(whole) else needed
-    return found
+        places += of_source if 2 * len(needed) > len(of_source) else needed
+    return places
 
 
-class _Chunk(NamedTuple):
-    """Groups whose states are kept in one file."""
-
-    key: str
-    passes: list[ProbePass]
-    groups: list[PooledLookup]  # in their order
+def _training_places(data: PreferenceData) -> set[Place]:
+    """The groups of all micro-batches of the plan, on all ranks."""
+    plan = data.plan
+    assert isinstance(plan, Plan)
+    places: set[Place] = set()
+    for index in range(plan.steps * plan.forwards_per_step):
+        for rank in range(plan.ranks):
+            places.update(plan.forward(index, rank=rank))
+    return places
 
 
 class PooledLookup(NamedTuple):
-    """What is kept in memory of a group, besides its states."""
+    """What is held in memory of a group, besides its states."""
 
     place: Place
     id: str
@@ -111,77 +139,100 @@ class PooledLookup(NamedTuple):
     responses: int
 
 
-def _pooled(split: Split, places: Sequence[Place], *, work: _Work) -> PooledDataset:
-    """The part with its states: those that were kept, and the others computed in their order."""
-    chunks = list(_chunks(work.data, split, places, store=work.store))
-    found = {chunk.key: states for chunk in chunks if (states := work.store.find(chunk.key)) is not None}
-    missing = {chunk.key: chunk for chunk in chunks if chunk.key not in found}
-    number = sum(len(chunk.groups) for chunk in missing.values())
-    logger.info("pooled states of %s: %d of %d groups to compute", split, number, len(places))
-    found |= work.compute(split, list(missing.values()))
-    return PooledDataset(dict(each for chunk in chunks for each in _shared_out(chunk, found[chunk.key])))
+class _Chunk(NamedTuple):
+    """Groups whose states are stored in one file."""
+
+    key: str
+    passes: list[ProbePass]
+    groups: list[PooledLookup]  # in the order of the passes
+
+
+def _pooled_dataset(split: Split, places: Sequence[Place], *, computation: _Computation) -> PooledDataset:
+    """The dataset of a split: stored states, and computed ones for groups that the store lacks."""
+    chunks = list(_chunks(computation.data, split, places, store=computation.store))
+    states_of: dict[str, PooledStates] = {}
+    for chunk in chunks:
+        states = computation.store.find(chunk.key)
+        if states is not None:
+            states_of[chunk.key] = states
+    missing = {chunk.key: chunk for chunk in chunks if chunk.key not in states_of}  # equal chunks are computed once
+    num_missing = sum(len(chunk.groups) for chunk in missing.values())
+    logger.info("pooled states of %s: %d of %d groups to compute", split, num_missing, len(places))
+    states_of |= computation.compute(split, list(missing.values()))
+    groups: dict[Place, PooledGroup] = {}
+    for chunk in chunks:
+        groups.update(_split_by_group(chunk, states_of[chunk.key]))
+    return PooledDataset(groups)
 
 
 def _chunks(data: PreferenceData, split: Split, places: Sequence[Place], *, store: PooledStore) -> Iterator[_Chunk]:
-    """Forward passes in their order, as many together as have `TOGETHER` groups. Pictures are let go of at once."""
+    """Chunks of whole forward passes with at least `CHUNK_GROUPS` groups each, but for the last.
+
+    The groups themselves, with their images, are dropped as soon as their content is hashed.
+    """
     passes: list[ProbePass] = []
     contents: list[list[bytes]] = []
-    known: list[PooledLookup] = []
-    for each in data.batches(split, places):
-        groups = [data.parts[split].group(place) for place in each]
-        passes.append(each)
+    lookups: list[PooledLookup] = []
+    for probe_pass in data.batches(split, places):
+        groups = [data.parts[split].group(place) for place in probe_pass]
+        passes.append(probe_pass)
         contents.append([encoded_content(group) for group in groups])
-        known += [
-            PooledLookup(place, group.id, group.source, group.preferences, len(group.responses))
-            for place, group in zip(each, groups, strict=True)
-        ]
-        if len(known) >= TOGETHER:
-            yield _Chunk(store.key(contents), passes, known)
-            passes, contents, known = [], [], []
-    if known:
-        yield _Chunk(store.key(contents), passes, known)
+        for place, group in zip(probe_pass, groups, strict=True):
+            lookups.append(PooledLookup(place, group.id, group.source, group.preferences, len(group.responses)))
+        if len(lookups) >= CHUNK_GROUPS:
+            yield _Chunk(store.key(contents), passes, lookups)
+            passes, contents, lookups = [], [], []
+    if lookups:
+        yield _Chunk(store.key(contents), passes, lookups)
 
 
-def _shared_out(chunk: _Chunk, pooled: PooledStates) -> Iterator[tuple[Place, PooledGroup]]:
-    """The states of a file by group."""
+def _split_by_group(chunk: _Chunk, pooled: PooledStates) -> Iterator[tuple[Place, PooledGroup]]:
+    """The states of a chunk, group by group."""
     counts = [group.responses for group in chunk.groups]
     states = torch.split(torch.from_numpy(pooled.states), counts)
     lengths = torch.split(torch.from_numpy(pooled.lengths), counts)
-    for group, length, own in zip(chunk.groups, lengths, states, strict=True):
-        yield group.place, PooledGroup(group.id, group.source, group.preferences, tuple(length.tolist()), own)
+    for group, group_lengths, group_states in zip(chunk.groups, lengths, states, strict=True):
+        yield (
+            group.place,
+            PooledGroup(group.id, group.source, group.preferences, tuple(group_lengths.tolist()), group_states),
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """What computes states, and where they go."""
+class _Computation:
+    """Computes states and stores them."""
 
     model: RewardModel
     data: PreferenceData
     store: PooledStore
     device: torch.device
-    mixed: bool  # whether in bfloat16 where float32 is not needed
+    mixed: bool  # bfloat16 where float32 is not needed
 
     def compute(self, split: Split, chunks: Sequence[_Chunk]) -> dict[str, PooledStates]:
-        """The states of chunks by their key, each kept as soon as it is there."""
-        found: dict[str, PooledStates] = {}
+        """Compute the states of chunks, by their key; each chunk is stored as soon as it is complete."""
+        states_of: dict[str, PooledStates] = {}
         if not chunks:
-            return found
-        batches = iter(self.data.loader(split, batches=[each for chunk in chunks for each in chunk.passes]))
-        told, training = time.monotonic(), self.model.training
+            return states_of
+        passes: list[ProbePass] = []
+        for chunk in chunks:
+            passes += chunk.passes
+        batches = iter(self.data.loader(split, batches=passes))
+        last_log, was_training = time.monotonic(), self.model.training
         self.model.to(self.device).eval()
         for chunk in chunks:
-            pieces = [self._states(next(batches)) for _ in chunk.passes]
-            lengths, states = (np.concatenate(each) for each in zip(*pieces, strict=True))
-            found[chunk.key] = self.store.keep(chunk.key, PooledStates(lengths, states))
-            if time.monotonic() - told > TOLD_S:
-                told = time.monotonic()
-                logger.info("pooled states of %s: %d of %d files", split, len(found), len(chunks))
-        self.model.train(training)
-        return found
+            results = [self._states(next(batches)) for _ in chunk.passes]
+            lengths = np.concatenate([pass_lengths for pass_lengths, _ in results])
+            states = np.concatenate([pass_states for _, pass_states in results])
+            states_of[chunk.key] = self.store.keep(chunk.key, PooledStates(lengths, states))
+            if time.monotonic() - last_log > LOG_INTERVAL_S:
+                last_log = time.monotonic()
+                logger.info("pooled states of %s: %d of %d files", split, len(states_of), len(chunks))
+        self.model.train(was_training)
+        return states_of
 
     @torch.inference_mode()
     def _states(self, batch: TreeBatch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Of one forward pass: tokens of its responses `(R,)`, and their states `(R, D)`."""
+        """Lengths of the responses of a forward pass in tokens, `(R,)`, and their states, `(R, D)`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             states = self.model.pooled(batch.to(self.device))
         return batch.lengths.numpy(), states.float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""What probes of one process have in common, so that it is read once for all of them."""
+"""Keeps the data and the backbone of a probe in memory, so that the next probe of the process need not read them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from basereward.recipe.schema import Recipe
 
 
 class ProbeCache:
-    """What the last probe stood on: the next one does too when it reads the same groups in the same way."""
+    """Holds data and backbone of the last probe. A probe uses them when it reads the same groups in the same way."""
 
     def __init__(self) -> None:
-        self._kept: tuple[str, PreferenceData, Backbone] | None = None
+        self._entry: tuple[str, PreferenceData, Backbone] | None = None
 
     def find(self, recipe: Recipe, *, lost_file: Path) -> tuple[PreferenceData, Backbone] | None:
-        """The data of a recipe in its own plan, and the backbone; None where they have to be read."""
-        if self._kept is None or not recipe.probe or self._kept[0] != _key(recipe):
+        """Return the data with the plan of this recipe, and the backbone; None when they have to be read.
+
+        Args:
+            recipe: of the probe.
+            lost_file: where rejected rows are listed.
+        """
+        if self._entry is None or not recipe.probe or self._entry[0] != _key(recipe):
             return None
-        _, data, backbone = self._kept
+        _, data, backbone = self._entry
         settings = recipe.trainer
         planned = data.replanned(
             lost_file=lost_file,
@@ -32,12 +37,12 @@ class ProbeCache:
         return planned, backbone
 
     def keep(self, recipe: Recipe, *, data: PreferenceData, backbone: Backbone) -> None:
-        """Keeps what a probe stands on for the next one."""
-        self._kept = _key(recipe), data, backbone
+        """Keep data and backbone of a probe for the next one, in place of earlier ones."""
+        self._entry = _key(recipe), data, backbone
 
 
 def _key(recipe: Recipe) -> str:
-    """All of a recipe but what a run of a probe alone decides: its head, its plan, how it is trained."""
+    """Everything of a recipe that data and backbone depend on: not its head, its plan, and how it is trained."""
     model = dataclasses.replace(recipe.model, head={})
     trainer = recipe.trainer
     return repr((model, recipe.data, recipe.batch, trainer.precision, trainer.accelerator, trainer.deterministic))

@@ -1,6 +1,6 @@
-"""The backbone and the data that a run is trained on.
+"""The identity of a run: hashes of its backbone, its data, and the model that judges its labels.
 
-They are recorded in its folder and in its checkpoints, and compared when it goes on and when a sweep finds it again.
+It is recorded in the run folder and in checkpoints, and compared when the run resumes and when a sweep finds it again.
 """
 
 from __future__ import annotations
@@ -23,63 +23,74 @@ from basereward.model.backbone import Backbone
 from basereward.model.saving.identity import BackboneIdentity, checkpoint_identity, precision_text, read_identity
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import Recipe
-from basereward.runs.resolve_model import locate
+from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 KEY = "backbone_identity"
-REMEDY = "A run goes on with what it began with: put it back, or start anew without --resume"
+"""Key of a checkpoint."""
+REMEDY = "A run resumes only with the same backbone and data: restore them, or start a new run without --resume"
 
 
 def check_encoder(run: RunFolder, encoder: Encoder) -> None:
-    """Compares tokenizer, chat template and image processor with those that a run began with, before rows are read.
+    """Compare tokenizer, chat template and image processor with those of a run that resumes, before rows are read.
 
     Raises:
         RunError: they differ; the message names the parts.
     """
-    if goes_on(run):
-        _refuse(run, hash_differences(_recorded(run)[0].get("hashes", {}), encoder_hashes(encoder)))
+    if has_checkpoint(run):
+        _raise_if_changed(run, hash_differences(_recorded(run)[0].get("hashes", {}), encoder_hashes(encoder)))
 
 
 def record_identity(run: RunFolder, recipe: Recipe, *, backbone: Backbone, data: PreferenceData) -> BackboneIdentity:
-    """Records in a run's folder what it stands on, or compares a run that goes on with its record.
+    """Write the identity of a run to its folder; for a run that resumes, compare it first.
 
     A run of an earlier version has no record, and gets one now.
 
+    Args:
+        run: its folder.
+        recipe: of the run.
+        backbone: loaded.
+        data: after `setup`.
+
+    Returns:
+        The identity of the backbone, with its encoder.
+
     Raises:
-        RunError: a run goes on with another backbone, other data or another judge; the message names the parts.
+        RunError: a run resumes with another backbone, other data or another judge; the message names the parts.
     """
     identity = backbone.origin.with_encoder(data.encoder)
-    now: dict[str, Any] = {"backbone": identity.as_dict(), "data": data.content, "judge": _judge(recipe)}
-    if goes_on(run):
+    record: dict[str, Any] = {"backbone": identity.as_dict(), "data": data.content, "judge": _judge_hash(recipe)}
+    if has_checkpoint(run):
         known, content, judge = _recorded(run)
-        faults = hash_differences(known.get("hashes", {}), identity.hashes) + content_differences(content, data.content)
-        if judge not in (None, now["judge"]):
-            faults.append(f"the model of data.curation.judge, {recipe.data.curation.judge}, differs")
-        _refuse(run, faults)
-    write_atomic(run.identity, json_text(now, indent=2) + "\n")
+        changes = hash_differences(known.get("hashes", {}), identity.hashes)
+        changes += content_differences(content, data.content)
+        if judge not in (None, record["judge"]):
+            changes.append(f"the model of data.curation.judge, {recipe.data.curation.judge}, differs")
+        _raise_if_changed(run, changes)
+    write_atomic(run.identity, json_text(record, indent=2) + "\n")
     return identity
 
 
-def goes_on(run: RunFolder) -> bool:
-    """Whether a run has a checkpoint that it goes on from."""
+def has_checkpoint(run: RunFolder) -> bool:
+    """Whether a run has a checkpoint to resume from."""
     return (run.checkpoints / "last.ckpt").exists()
 
 
-def _refuse(run: RunFolder, faults: list[str]) -> None:
-    if faults:
-        raise RunError(f"run '{run.run_id}' cannot go on: {'; '.join(faults)}. {REMEDY}.")
+def _raise_if_changed(run: RunFolder, changes: list[str]) -> None:
+    if changes:
+        raise RunError(f"run '{run.run_id}' cannot resume: {'; '.join(changes)}. {REMEDY}.")
 
 
-def _judge(recipe: Recipe) -> str | None:
-    """The hash of the model that judges labels in the curation."""
+def _judge_hash(recipe: Recipe) -> str | None:
+    """The hash of the model that judges labels in the curation; None without one."""
     judge = recipe.data.curation.judge
-    return None if judge is None else model_digest(locate(judge))
+    return None if judge is None else model_digest(resolve_model(judge))
 
 
 def _recorded(run: RunFolder) -> tuple[dict[str, Any], Mapping[str, Mapping[str, str]], str | None]:
-    """The record of a run: its backbone, its data, its judge; empty where there is none, or none that can be read."""
+    """The recorded backbone, data and judge of a run; empty without a readable record."""
     file = run.identity
     if not file.exists():
         return {}, {}, None
@@ -87,16 +98,16 @@ def _recorded(run: RunFolder) -> tuple[dict[str, Any], Mapping[str, Mapping[str,
         record = read_json_object(file, error=RunError)
         backbone = read_identity(record.get("backbone"), where=f"'{file}'", error=RunError).as_dict()
     except RunError as error:
-        logger.warning("%s; what run %s began with is not compared", error, run.run_id)
+        logger.warning("%s; the backbone and the data of run %s are not compared", error, run.run_id)
         return {}, {}, None
     content = record.get("data")
-    whole = isinstance(content, dict) and all(isinstance(parts, dict) for parts in content.values())
+    valid = isinstance(content, dict) and all(isinstance(parts, dict) for parts in content.values())
     judge = record.get("judge")
-    return backbone, content if whole and content else {}, judge if isinstance(judge, str) else None
+    return backbone, content if valid and content else {}, judge if isinstance(judge, str) else None
 
 
 class IdentityInCheckpoint(Callback):
-    """Writes the identity of the backbone into every checkpoint, and refuses a checkpoint of another one.
+    """Writes the identity of the backbone into every checkpoint, and rejects a checkpoint of another backbone.
 
     Args:
         identity: of the module's backbone.
@@ -113,9 +124,9 @@ class IdentityInCheckpoint(Callback):
         Raises:
             RunError: the checkpoint is of a run on another backbone.
         """
-        before = checkpoint.get(KEY, {}).get("hashes", {})
-        if faults := hash_differences(before, self.identity.hashes):
-            raise RunError(f"the checkpoint is of a run on another backbone: {'; '.join(faults)}. {REMEDY}.")
+        recorded = checkpoint.get(KEY, {}).get("hashes", {})
+        if changes := hash_differences(recorded, self.identity.hashes):
+            raise RunError(f"the checkpoint is of a run on another backbone: {'; '.join(changes)}. {REMEDY}.")
 
 
 def identity_tags(identity: BackboneIdentity) -> dict[str, str]:
@@ -125,17 +136,18 @@ def identity_tags(identity: BackboneIdentity) -> dict[str, str]:
 
 
 def backbone_changes(run: RunFolder, recipe: Recipe, *, known: dict[str, Mapping[str, str]]) -> list[str]:
-    """How the backbone that a recipe names differs from the one that a run of it was trained on.
+    """List the differences between the backbone that a recipe names now and the one that its run was trained on.
 
     Args:
-        run: finished. Nothing is compared where it has no record, or the backbone cannot be read any more.
+        run: a finished run. Without a record, or when the backbone cannot be read any more, nothing is compared.
         recipe: of the run.
-        known: takes the hashes of each backbone, which is read once for all runs that are asked about.
+        known: hashes of backbones by their settings. New ones are added, so that each backbone is read once for
+            several runs.
     """
-    before = _recorded(run)[0].get("hashes", {})
+    recorded = _recorded(run)[0].get("hashes", {})
     settings = recipe.model.backbone
     key = repr((settings, recipe.data.encoding, recipe.model.head))
-    if before and key not in known:
+    if recorded and key not in known:
         try:
             path = backbone_path(settings)
             precision = precision_text(settings.dtype, settings.quantization)
@@ -144,4 +156,4 @@ def backbone_changes(run: RunFolder, recipe: Recipe, *, known: dict[str, Mapping
         except ModelError as error:
             logger.debug("the backbone of a finished cell cannot be read: %s", error)
             known[key] = {}
-    return hash_differences(before, known[key]) if before else []
+    return hash_differences(recorded, known[key]) if recorded else []

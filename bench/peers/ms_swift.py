@@ -73,19 +73,22 @@ def settings(checkpoint: Path, rows: Path, out: Path, *, steps: int, pairs: int,
         "save_strategy": "no",
         "output_dir": out,
     }
-    return [word for name, value in named.items() for word in (f"--{name}", str(value))]
+    words: list[str] = []
+    for name, value in named.items():
+        words += [f"--{name}", str(value)]
+    return words
 
 
 def main() -> None:
     """Writes the rows in ms-swift's format and trains on them."""
-    given = arguments(__doc__)
-    pairs = given.responses // 2
+    args = arguments(__doc__)
+    pairs = args.responses // 2
     callbacks_map["step_ends"] = StepEnds
     with quiet_stdout(), tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
-        write_rows(rows, for_ms_swift(given.rows))
+        write_rows(rows, for_ms_swift(args.rows))
         out = Path(folder) / "out"
-        rlhf_main(settings(given.checkpoint, rows, out, steps=given.steps, pairs=pairs, vision=given.vision))
+        rlhf_main(settings(args.checkpoint, rows, out, steps=args.steps, pairs=pairs, vision=args.vision))
     report("ms-swift", CLOCK, pairs=pairs, version=swift.__version__, torch=torch.__version__)
 
 

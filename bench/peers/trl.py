@@ -30,14 +30,14 @@ class StepEnds(TrainerCallback):
 
 def main() -> None:
     """LoRA of rank 8 on the language model and a trained score head, float32, rows in the order of the file."""
-    given = arguments(__doc__)
-    pairs = given.responses // 2
+    args = arguments(__doc__)
+    pairs = args.responses // 2
     clock = Clock()
     with quiet_stdout(), tempfile.TemporaryDirectory() as folder:
         settings = trl.RewardConfig(
             output_dir=folder,
             per_device_train_batch_size=pairs,
-            max_steps=given.steps,
+            max_steps=args.steps,
             max_length=4096,
             learning_rate=1e-5,
             gradient_checkpointing=False,
@@ -48,9 +48,9 @@ def main() -> None:
             save_strategy="no",
         )
         trainer = trl.RewardTrainer(
-            model=str(given.checkpoint),
+            model=str(args.checkpoint),
             args=settings,
-            train_dataset=Dataset.from_list(list(for_trl(given.rows))),
+            train_dataset=Dataset.from_list(list(for_trl(args.rows))),
             peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=["score"]),
             callbacks=[StepEnds(clock)],
         )

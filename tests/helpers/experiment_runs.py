@@ -30,9 +30,9 @@ def finished_run(
     curve = [{"train/loss": 0.7 - 0.01 * step * accuracy, "val/pair_accuracy": 0.5 + 0.01 * step} for step in STEPS]
     records = [{"kind": "metrics", "step": s, "time": 0, "values": v} for s, v in zip(STEPS, curve, strict=True)]
     records.append({"kind": "metrics", "step": 30, "time": 0, "values": {"mem/peak_gib": 1.75}})
-    run.outbox.folder.mkdir()
+    run.journal.folder.mkdir()
     start = {"kind": "start", "uri": "sqlite:///store.db", "experiment": "e", "name": "n", "parent": None, "tags": {}}
-    run.outbox.append([start | {"time": 0}, *records])
+    run.journal.append([start | {"time": 0}, *records])
     run.mark("finished")
     return run
 

@@ -20,7 +20,7 @@ def test_histogram_names_each_source_with_its_pairs_and_holds_all_of_them() -> N
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["digits: n = 4, 50.0% right", "numbers: n = 3, 100.0% right", "none: n = 0, no pairs"]
     stairs = [patch.get_data() for patch in figure.axes[0].patches]
-    assert [float(np.sum(each.values)) for each in stairs] == pytest.approx([100, 100, 0])
+    assert [float(np.sum(step.values)) for step in stairs] == pytest.approx([100, 100, 0])
     assert np.min(np.abs(stairs[0].edges)) == 0
     wrong = stairs[0].values[stairs[0].edges[:-1] < 0]
     assert float(wrong.sum()) == pytest.approx(25)

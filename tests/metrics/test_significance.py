@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, permutation_test, ttest_rel
 
-from basereward.metrics.significance import Difference, compare, exchanged, holm, in_words, over_seeds
+from basereward.metrics.significance import Difference, compare, describe_difference, holm, paired_t_test, sign_flip_p
 
 PAIR = np.array([1] * 18 + [-1] * 7 + [0] * 75)  # by how many right pairs one is better than the other, of 100 groups
 
@@ -21,9 +21,9 @@ def run(*right: int) -> dict[str, NDArray[np.int64]]:
 
 def test_exchanging_single_pairs_is_the_sign_test() -> None:
     """18 groups better, 7 worse: the exact binomial test on 25."""
-    assert exchanged(PAIR) == pytest.approx(binomtest(18, 25).pvalue, rel=1e-9)
+    assert sign_flip_p(PAIR) == pytest.approx(binomtest(18, 25).pvalue, rel=1e-9)
     many = np.array([1] * 30_000 + [-1] * 29_500)
-    assert exchanged(many) == pytest.approx(binomtest(30_000, 59_500).pvalue, rel=1e-9)
+    assert sign_flip_p(many) == pytest.approx(binomtest(30_000, 59_500).pvalue, rel=1e-9)
 
 
 def test_exchanging_groups_of_several_pairs_is_counted_out() -> None:
@@ -31,32 +31,32 @@ def test_exchanging_groups_of_several_pairs_is_counted_out() -> None:
     differences = np.array([3, -1, 2, 0, 4, -2, 1, 1, -3, 2, 2, 1])
     pairs = (differences, np.zeros_like(differences))
     found = permutation_test(pairs, lambda one, two: (one - two).sum(), permutation_type="samples", n_resamples=np.inf)
-    assert exchanged(differences) == pytest.approx(float(found.pvalue), rel=1e-9)
-    assert exchanged(6 * differences) == exchanged(differences)
-    assert exchanged(-differences) == exchanged(differences)
+    assert sign_flip_p(differences) == pytest.approx(float(found.pvalue), rel=1e-9)
+    assert sign_flip_p(6 * differences) == sign_flip_p(differences)
+    assert sign_flip_p(-differences) == sign_flip_p(differences)
 
 
 def test_exchanging_equal_recipes_shows_nothing() -> None:
     """No group differs, or as many each way."""
-    assert exchanged(np.zeros(5, int)) == exchanged(np.array([2, -1, -1])) == 1.0
-    assert exchanged(np.ones(200, int)) == pytest.approx(0, abs=1e-14)
+    assert sign_flip_p(np.zeros(5, int)) == sign_flip_p(np.array([2, -1, -1])) == 1.0
+    assert sign_flip_p(np.ones(200, int)) == pytest.approx(0, abs=1e-14)
 
 
 def test_seeds_are_student_s_paired_test() -> None:
     """As scipy has it."""
     first, second = [0.91, 0.93, 0.92], [0.90, 0.905, 0.903]
-    found = over_seeds(first, second)
+    found = paired_t_test(first, second)
     assert found is not None
     assert found.p == pytest.approx(float(ttest_rel(first, second).pvalue))
     assert found.low < found.mean < found.high
     with pytest.raises(ValueError, match="two or more"):
-        over_seeds([0.5], [0.4])
+        paired_t_test([0.5], [0.4])
 
 
 @pytest.mark.parametrize(("first", "second"), [([0.6, 0.6], [0.5, 0.5]), ([0.1 + 0.2, 0.3 + 0.4], [0.2, 0.6])])
 def test_no_spread_over_seeds_is_no_certainty(first: list[float], second: list[float]) -> None:
     """Nor is that of rounding, which scipy takes for p = 2e-16."""
-    assert over_seeds(first, second) is None
+    assert paired_t_test(first, second) is None
 
 
 def test_many_comparisons_cost() -> None:
@@ -68,9 +68,9 @@ def test_the_interval_is_that_of_the_mean_difference_of_groups() -> None:
     """25 of 100 groups of one pair differ by one: by hand a spread of sqrt(0.25 - 0.11^2) / 10. With three pairs that
     are right and wrong together it is as wide, not sqrt(3) times narrower."""
     spread = (0.25 - 0.11**2) ** 0.5 / 10
-    for each in (1, 3):
-        first, second = run(*(each * np.maximum(PAIR, 0))), run(*(each * np.maximum(-PAIR, 0)))
-        (found,) = compare({"a": first, "b": second}, np.full(100, each))
+    for size in (1, 3):
+        first, second = run(*(size * np.maximum(PAIR, 0))), run(*(size * np.maximum(-PAIR, 0)))
+        (found,) = compare({"a": first, "b": second}, np.full(100, size))
         assert found.items.mean == pytest.approx(0.11)
         assert (found.items.low, found.items.high) == pytest.approx(
             (0.11 - 1.96 * spread, 0.11 + 1.96 * spread), abs=0.01
@@ -98,7 +98,7 @@ def test_every_two_recipes_count_as_a_comparison() -> None:
     """By hand: of four recipes the best is better than b by 7 groups and worse by none, 2 / 2^7. Threefold, for the
     comparisons with the best, that would stand; sixfold, for those of every two, it does not."""
     rows = {"best": run(*[1] * 20), "b": run(*[1] * 13, *[0] * 7), "c": run(*[1] * 19, 0), "d": run(*[1] * 18, 0, 0)}
-    found = {each.other: each.items for each in compare(rows, np.ones(20, int))}
+    found = {comparison.other: comparison.items for comparison in compare(rows, np.ones(20, int))}
     every = [binomtest(n, n).pvalue for n in (7, 1, 2, 6, 5, 1)]  # best-b, best-c, best-d, c-b, d-b, c-d
     assert [found[other].p for other in "bcd"] == pytest.approx(holm(every)[:3])
     assert found["b"].p == pytest.approx(6 * 2 / 2**7)
@@ -115,8 +115,8 @@ def test_equal_recipes_are_told_apart_in_a_twentieth_of_cases_at_most() -> None:
         hard = rng.random(200)
         recipes = {str(name): {"": rng.binomial(pairs, hard)} for name in range(7)}
         found = compare(recipes, pairs)
-        false += any(each.items.stands for each in found)
-        alone = [exchanged(recipes[each.better][""] - recipes[each.other][""]) for each in found]
+        false += any(comparison.items.stands for comparison in found)
+        alone = [sign_flip_p(recipes[comparison.better][""] - recipes[comparison.other][""]) for comparison in found]
         with_best_alone += min(holm(alone)) < 0.05
     assert 0 < false <= 15 < with_best_alone
 
@@ -127,10 +127,10 @@ def test_seeds_are_adjusted_by_the_comparisons_that_can_be_made() -> None:
     shares = {"a": 0.8, "b": 0.6, "c": 0.5}
     recipes = {n: {s: rng.binomial(1, p, 200) for s in ("0", "1", "2")} for n, p in shares.items()}
     recipes["together"] = {"": rng.binomial(1, 0.3, 200)}
-    found = {each.other: each for each in compare(recipes, np.ones(200, int))}
+    found = {comparison.other: comparison for comparison in compare(recipes, np.ones(200, int))}
     means = {n: [runs[s].mean() for s in ("0", "1", "2")] for n, runs in recipes.items() if len(runs) == 3}
     every = holm([float(ttest_rel(means[one], means[two]).pvalue) for one, two in itertools.combinations("abc", 2)])
-    assert [each.seeds and each.seeds.p for each in found.values()] == [
+    assert [comparison.seeds and comparison.seeds.p for comparison in found.values()] == [
         pytest.approx(every[0]),
         pytest.approx(every[1]),
         None,
@@ -166,9 +166,9 @@ def test_why_nothing_is_said_of_seeds(first: tuple[str, ...], second: tuple[str,
         (Difference(0.02, 0.01, 0.03, 0.01), Difference(0.02, -0.01, 0.05, 0.2), "within chance over seeds"),
     ],
 )
-def test_it_is_said_in_words(items: Difference, seeds: Difference | None, said: str) -> None:
+def test_a_difference_is_described(items: Difference, seeds: Difference | None, said: str) -> None:
     """Stands, or chance."""
-    assert said in in_words("a", "b", items, seeds, pairs=100, unsaid="who knows")
+    assert said in describe_difference("a", "b", items, seeds, pairs=100, no_seeds_reason="who knows")
 
 
 def test_a_sentence_and_its_interval_are_of_the_same_comparison() -> None:
@@ -179,15 +179,15 @@ def test_a_sentence_and_its_interval_are_of_the_same_comparison() -> None:
         rng = np.random.default_rng(seed)
         recipes = {str(name): {"": rng.binomial(1, 0.7, 400)} for name in range(7)}
         found += compare(recipes, np.ones(400, int))
-    apart = [each.items for each in found if each.items.low > 0 and not each.items.stands]
+    apart = [comparison.items for comparison in found if comparison.items.low > 0 and not comparison.items.stands]
     assert apart
-    for each in found:
-        assert each.items.p_alone is not None
-        assert each.items.p_alone <= each.items.p
-        assert f"p = {each.items.p_alone:.2g} in this comparison alone" in each.words
-        assert "among 21 comparisons" in each.words
-        if not each.items.stands:
-            assert f"(p = {each.items.p:.2g})" in each.words
+    for comparison in found:
+        assert comparison.items.p_alone is not None
+        assert comparison.items.p_alone <= comparison.items.p
+        assert f"p = {comparison.items.p_alone:.2g} in this comparison alone" in comparison.words
+        assert "among 21 comparisons" in comparison.words
+        if not comparison.items.stands:
+            assert f"(p = {comparison.items.p:.2g})" in comparison.words
     (two,) = compare(dict(list(recipes.items())[:2]), np.ones(400, int))
     assert two.items.p_alone == two.items.p
     assert "alone" not in two.words

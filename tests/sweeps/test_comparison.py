@@ -51,9 +51,9 @@ def test_the_best_is_compared_with_every_other() -> None:
     cells = cells_of("seeds=[0,1,2]")
     accuracy = {"lr=a": 0.9, "lr=b": 0.9, "lr=c": 0.7}
     results = [ran(cell.name, groups_of(accuracy[cell.without_seeds], seed=i)) for i, cell in enumerate(cells)]
-    found = compare_cells(cells, results)
-    assert len(found.comparisons) == 2
-    by_other = {told.other: told for told in found.comparisons}
+    compared = compare_cells(cells, results)
+    assert len(compared.comparisons) == 2
+    by_other = {comparison.other: comparison for comparison in compared.comparisons}
     worse = by_other.pop("lr=c")
     (equal,) = by_other.values()
     assert worse.items.p < 0.01
@@ -63,9 +63,10 @@ def test_the_best_is_compared_with_every_other() -> None:
     assert "it stands (" in worse.words
     assert "within chance" in equal.words
     assert (
-        found.measure == "Points are right pairs in per cent, of the 300 in 300 groups that all of these were tested on"
+        compared.measure
+        == "Points are right pairs in per cent, of the 300 in 300 groups that all of these were tested on"
     )
-    assert not found.left_out
+    assert not compared.left_out
 
 
 def test_with_one_seed_nothing_is_said_of_seeds() -> None:
@@ -75,9 +76,9 @@ def test_with_one_seed_nothing_is_said_of_seeds() -> None:
         ran(cell.name, groups_of(a, seed=i)) for i, (cell, a) in enumerate(zip(cells, (0.9, 0.6, 0), strict=True))
     ]
     results[2] = {"name": cells[2].name, "run_id": None, "status": "failed", "metrics": {}}
-    (told,) = compare_cells(cells, results).comparisons
-    assert told.seeds is None
-    assert told.words.endswith("it stands for these runs; each has one run, which says nothing of other seeds")
+    (comparison,) = compare_cells(cells, results).comparisons
+    assert comparison.seeds is None
+    assert comparison.words.endswith("it stands for these runs; each has one run, which says nothing of other seeds")
     results[1] = results[2]
     assert compare_cells(cells, results).words == []
 
@@ -87,9 +88,11 @@ def test_an_ensemble_is_compared_with_its_members() -> None:
     cells = load_cells("seeds")
     results = [ran(cell.name, groups_of(0.6, seed=i)) for i, cell in enumerate(cells)]
     together = ran("together", groups_of(0.9, seed=9))
-    (told,) = compare_cells(cells, results, ensembles=[together]).comparisons
-    assert (told.better, told.other) == ("together", "seeds")
-    assert told.words.endswith("it stands for these runs; of their 1 and 3 runs fewer than two have seeds in common")
+    (comparison,) = compare_cells(cells, results, ensembles=[together]).comparisons
+    assert (comparison.better, comparison.other) == ("together", "seeds")
+    assert comparison.words.endswith(
+        "it stands for these runs; of their 1 and 3 runs fewer than two have seeds in common"
+    )
 
 
 def test_what_was_tested_on_other_groups_is_named() -> None:
@@ -100,14 +103,14 @@ def test_what_was_tested_on_other_groups_is_named() -> None:
         ran(cell.name, groups_of(a, seed=i)) for i, (cell, a) in enumerate(zip(cells, (0.9, 0.6, 0), strict=True))
     ]
     results[2] = ran("lr=c", text)
-    found = compare_cells(cells, results)
-    (told,) = found.comparisons
-    assert (told.better, told.other) == ("lr=a", "lr=b")
-    assert 0.2 < told.items.mean < 0.4
-    assert found.words[-1] == "lr=c is not compared: it was tested on other groups"
-    found = compare_cells(cells, results, ensembles=[ran("of text", text)])
-    assert [(each.better, each.other) for each in found.comparisons] == [("lr=a", "lr=b")]
-    assert set(found.left_out) == {"lr=c", "of text"}
+    compared = compare_cells(cells, results)
+    (comparison,) = compared.comparisons
+    assert (comparison.better, comparison.other) == ("lr=a", "lr=b")
+    assert 0.2 < comparison.items.mean < 0.4
+    assert compared.words[-1] == "lr=c is not compared: it was tested on other groups"
+    compared = compare_cells(cells, results, ensembles=[ran("of text", text)])
+    assert [(pair.better, pair.other) for pair in compared.comparisons] == [("lr=a", "lr=b")]
+    assert set(compared.left_out) == {"lr=c", "of text"}
 
 
 def test_where_nothing_is_shared_all_are_named() -> None:
@@ -125,7 +128,7 @@ def test_a_seed_of_the_data_is_no_seed_of_a_run() -> None:
     """`data.sources.digits.seed` makes two recipes, of which neither is overwritten; `seeds.init` makes two runs."""
     cells = load_cells("basereward", overrides=["grid.data.sources.digits.seed=[0,1]"])
     results = [ran(cell.name, groups_of(a, seed=i)) for i, (cell, a) in enumerate(zip(cells, (0.9, 0.6), strict=True))]
-    (told,) = compare_cells(cells, results).comparisons
-    assert (told.better, told.other) == ("seed=0", "seed=1")
+    (comparison,) = compare_cells(cells, results).comparisons
+    assert (comparison.better, comparison.other) == ("seed=0", "seed=1")
     cells = load_cells("basereward", overrides=["grid.seeds.init=[0,1]"])
     assert not compare_cells(cells, results).comparisons

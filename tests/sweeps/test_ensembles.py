@@ -72,11 +72,11 @@ def experiment(folder: Path) -> Experiment:
 
 @pytest.fixture
 def swept(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """What the first sweep told; later calls find its runs."""
+    """What the first sweep returned; later calls find its runs."""
     if not (folder / "runs").is_dir():
-        told = sweep(experiment)
-        assert [each["status"] for each in (*told["cells"], *told["ensembles"])] == ["finished"] * 6, told
-    found: dict[str, Any] = {each.name: each.run for each in results(experiment)}
+        result = sweep(experiment)
+        assert [row["status"] for row in (*result["cells"], *result["ensembles"])] == ["finished"] * 6, result
+    found: dict[str, Any] = {row.name: row.run for row in results(experiment)}
     return found
 
 
@@ -121,12 +121,12 @@ def test_it_opens_as_any_run_does(swept: dict[str, Any]) -> None:
 def test_the_next_sweep_makes_nothing(experiment: Experiment, swept: dict[str, Any]) -> None:
     """Cells and ensembles are skipped, with what they measured, and compared again."""
     before = {run.run_id for run in list_runs(kind="ensemble")}
-    told = sweep(experiment)
-    assert [each["status"] for each in (*told["cells"], *told["ensembles"])] == ["skipped"] * 6
+    result = sweep(experiment)
+    assert [row["status"] for row in (*result["cells"], *result["ensembles"])] == ["skipped"] * 6
     assert {run.run_id for run in list_runs(kind="ensemble")} == before
-    metrics = {each["name"]: each["metrics"]["test/pair_accuracy"] for each in told["ensembles"]}
+    metrics = {row["name"]: row["metrics"]["test/pair_accuracy"] for row in result["ensembles"]}
     assert metrics == {name: swept[name].result()["metrics"]["test/pair_accuracy"] for name in metrics}
-    named = {name for each in told["comparisons"] for name in (each["better"], each["other"])}
+    named = {name for row in result["comparisons"] for name in (row["better"], row["other"])}
     assert named >= {"average", "careful", "routed"}
 
 
@@ -139,10 +139,10 @@ def together(folder: Path) -> Callable[..., Experiment]:
 
 def test_a_test_that_a_member_cannot_take_fails(swept: dict[str, Any], together: Callable[..., Experiment]) -> None:
     """A model of text on pictures: it is named, the rows are listed, and nothing counts as measured."""
-    told = sweep(
+    result = sweep(
         together("ensembles={unfit: {members: ['*one', '*text']}, average: null, careful: null, routed: null}")
     )
-    (unfit,) = told["ensembles"]
+    (unfit,) = result["ensembles"]
     assert (unfit["status"], unfit["metrics"]) == ("failed", {})
     assert "every row of digits is lost" in unfit["error"]
     assert f"(member {swept['recipe=text'].run_id})" in unfit["error"]
@@ -153,9 +153,9 @@ def test_a_test_that_a_member_cannot_take_fails(swept: dict[str, Any], together:
 def test_a_member_that_failed_is_named_and_the_rest_is_made(folder: Path) -> None:
     """Nothing is averaged without it."""
     changes = [override for override in (*SMALL, *FEW) if "digits." not in override]
-    told = sweep(load_experiment(str(folder / "broken.yaml"), overrides=[*changes, "data.sources.digits=null"]))
-    by_name = {each["name"]: each for each in (*told["cells"], *told["ensembles"])}
-    assert {name: each["status"] for name, each in by_name.items()} == {
+    result = sweep(load_experiment(str(folder / "broken.yaml"), overrides=[*changes, "data.sources.digits=null"]))
+    by_name = {row["name"]: row for row in (*result["cells"], *result["ensembles"])}
+    assert {name: row["status"] for name, row in by_name.items()} == {
         "lr=wild": "failed",
         "lr=tame": "finished",
         "lr=slow": "finished",
@@ -171,13 +171,13 @@ def test_ensembles_of_a_run_that_is_gone_are_made_anew(
 ) -> None:
     """A soup too: of the run that took its place. The report has none of those before; the next sweep makes nothing."""
     experiment = together("ensembles={mixed: {how: soup, members: ['*one', '*two']}, careful: null, routed: null}")
-    before = {each["name"]: each["run_id"] for each in sweep(experiment)["ensembles"]}
+    before = {row["name"]: row["run_id"] for row in sweep(experiment)["ensembles"]}
     assert before["average"] == swept["average"].run_id
     shutil.rmtree(swept["recipe=one"].path)
-    assert [each.name for each in results(experiment) if each.run is None] == ["recipe=one", "average", "mixed"]
-    told = sweep(experiment)
-    runs = {each["name"]: each["run_id"] for each in (*told["cells"], *told["ensembles"])}
-    assert {each["name"]: each["status"] for each in (*told["cells"], *told["ensembles"])} == {
+    assert [row.name for row in results(experiment) if row.run is None] == ["recipe=one", "average", "mixed"]
+    result = sweep(experiment)
+    runs = {row["name"]: row["run_id"] for row in (*result["cells"], *result["ensembles"])}
+    assert {row["name"]: row["status"] for row in (*result["cells"], *result["ensembles"])} == {
         "recipe=one": "finished",
         "recipe=two": "skipped",
         "recipe=text": "skipped",
@@ -186,10 +186,10 @@ def test_ensembles_of_a_run_that_is_gone_are_made_anew(
     }
     for name in before:
         assert runs[name] != before[name]
-        held = [each["name"] for each in (find(runs[name]).result() or {})["members"]]
+        held = [row["name"] for row in (find(runs[name]).result() or {})["members"]]
         assert held == [runs["recipe=one"], runs["recipe=two"]]
         assert len(load(runs[name]).score("Which is larger, 4 or 7?", ["7", "4"])) == 2
     again = sweep(experiment)["ensembles"]
-    assert {each["name"]: (each["status"], each["run_id"]) for each in again} == {
+    assert {row["name"]: (row["status"], row["run_id"]) for row in again} == {
         name: ("skipped", runs[name]) for name in before
     }

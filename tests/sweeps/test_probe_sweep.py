@@ -63,8 +63,8 @@ def test_cells_share_a_process_and_its_states_until_it_dies(capfd: pytest.Captur
     cells, lines = swept("heads", capfd)
     assert [cell["status"] for cell in cells] == ["finished", "failed", "finished", "finished"]
     assert "its process ended with signal 9 and left no result" in cells[1]["error"]
-    told = [line for line in lines if line.startswith("pooled states of train")]
-    assert told == [
+    logged = [line for line in lines if line.startswith("pooled states of train")]
+    assert logged == [
         "pooled states of train: 40 of 40 groups to compute",
         "pooled states of train: 0 of 40 groups to compute",
     ]

@@ -162,7 +162,7 @@ def test_the_next_call_goes_on_where_the_sweep_was_killed(
     assert [run.run_id for run in place.runs()] == [cell["run_id"] for cell in result["cells"]]
     assert [run.state for run in place.runs()] == ["finished"] * 3
 
-    records = [record for record, _ in place.runs()[1].outbox.read(0)]
+    records = [record for record, _ in place.runs()[1].journal.read(0)]
     assert [record["kind"] for record in records].count("reopen") == 1
     steps = [record["step"] for record in records if "train/loss" in record.get("values", {})]
     assert steps == list(range(1, 13))

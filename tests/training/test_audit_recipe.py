@@ -48,11 +48,11 @@ def test_sources_are_described_before_anything_is_curated(tmp_path: Path) -> Non
     file = write(tmp_path / "rows.jsonl", ROWS)
     result = audit(recipe("data.curation.duplicates=true", file=file))
     assert list(result["sources"]) == ["rows"]
-    told = result["sources"]["rows"]
-    assert (told["num_groups"], told["num_responses"], told["num_decided"]) == (3, 6, 3)
-    assert (told["longer_wins"]["count"], told["longer_wins"]["total"]) == (2, 3)
-    assert told["images"] == {0: 3}
-    assert (told["noise"], told["unscored"], result["model"]) == (None, 0, None)
+    audited = result["sources"]["rows"]
+    assert (audited["num_groups"], audited["num_responses"], audited["num_decided"]) == (3, 6, 3)
+    assert (audited["longer_wins"]["count"], audited["longer_wins"]["total"]) == (2, 3)
+    assert audited["images"] == {0: 3}
+    assert (audited["noise"], audited["unscored"], result["model"]) == (None, 0, None)
     assert result["lost"] == {"rows": {"empty_response": 1}}
     assert result["curation"] == {
         "left_out": {"rows": {"duplicate": 1}},
@@ -78,12 +78,12 @@ def test_a_model_says_how_many_labels_it_doubts(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "load", lambda model: opened.append(model) or LikesShort())
     unread = {"prompt": "What is it?", "chosen": "Unread.", "rejected": "A book."}
     result = audit(recipe(file=write(tmp_path / "rows.jsonl", [*ROWS[:3], unread])), model="m")
-    told = result["sources"]["rows"]
+    audited = result["sources"]["rows"]
     assert opened == ["m"]
-    assert (told["num_groups"], told["unscored"]) == (4, 1)
+    assert (audited["num_groups"], audited["unscored"]) == (4, 1)
     for share in ("disagrees", "strongly"):
-        assert (told["noise"][share]["count"], told["noise"][share]["total"]) == (2, 3)
-    assert sum(count for _, _, count in told["noise"]["bins"]) == 3
+        assert (audited["noise"][share]["count"], audited["noise"][share]["total"]) == (2, 3)
+    assert sum(count for _, _, count in audited["noise"]["bins"]) == 3
 
 
 def test_a_fault_of_the_model_is_not_taken_for_a_group_it_cannot_read(

@@ -48,7 +48,7 @@ class Stopped:
         """Data and backbone as they were, at other times of the files."""
         shutil.rmtree(self.place)
         shutil.copytree(self.kept, self.place, copy_function=shutil.copyfile)
-        self.run.outbox.append([{"kind": "finish", "status": "KILLED", "time": time.time_ns() // 1_000_000}])
+        self.run.journal.append([{"kind": "finish", "status": "KILLED", "time": time.time_ns() // 1_000_000}])
         self.run.mark("killed")  # it has a checkpoint, as one that was stopped has
 
     def refusal(self) -> str:

@@ -33,24 +33,24 @@ def overrides(folder: Path) -> list[str]:
 def test_what_is_curated_is_told_and_does_not_use_up_the_limit(tmp_path: Path) -> None:
     """Copies, ten rows that a benchmark holds, and those that a model trained a moment before contradicts are left out
     under their reasons, though `data.max_lost` allows none; a weight that it changed reaches the batch."""
-    given = overrides(tmp_path)
+    sources = overrides(tmp_path)
     lines = (tmp_path / "pairs.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "bench.jsonl").write_text("".join(lines[20:30]))
-    judge = train(load_recipe("basereward", overrides=given))
+    judge = train(load_recipe("basereward", overrides=sources))
     assert judge["skipped"] == {}
-    asked = [
+    curation = [
         "data.curation.duplicates=true",
         "data.curation.against.bench.include=sources/jsonl",
         f"data.curation.against.bench.path={tmp_path / 'bench.jsonl'}",
         f"data.curation.judge={judge['run_id']}",
     ]
-    strict = train(load_recipe("basereward", overrides=[*given, *asked, "data.curation.drop=0"]))
+    strict = train(load_recipe("basereward", overrides=[*sources, *curation, "data.curation.drop=0"]))
     reasons = strict["skipped"]["mine"]
     assert set(reasons) == {"duplicate", "contaminated", "disagrees"}
     assert 0 < reasons["duplicate"] <= 4
     assert 5 < reasons["contaminated"] <= 10
 
-    _, data, _ = build(load_recipe("basereward", overrides=[*given, *asked, "data.curation.drop=1000"]))
+    _, data, _ = build(load_recipe("basereward", overrides=[*sources, *curation, "data.curation.drop=1000"]))
     assert set(data.skipped["mine"]) == {"duplicate", "contaminated"}
     weights = {
         group_id: float(weight)

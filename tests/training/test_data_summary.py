@@ -29,7 +29,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
 
 
-def told(capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, Any]:
+def summary_of(capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, Any]:
     """What the command prints for a program."""
     assert main(["data", "basereward", "--json", *SMALL, *overrides]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -38,7 +38,7 @@ def told(capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, Any]:
 
 def test_the_counts_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     """24 digits of several answers and 40 questions; shares add up, and nothing is padded or lost."""
-    result = told(capsys)
+    result = summary_of(capsys)
     assert set(result) == {
         "sources", "modality", "epoch_groups", "epoch_tokens", "steps", "groups_per_step", "forwards_per_step",
         "padding", "faults",
@@ -60,12 +60,12 @@ def test_the_counts_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_budget_of_tokens_shows_in_the_passes(capsys: pytest.CaptureFixture[str]) -> None:
     """Half the budget takes about twice the passes."""
-    wide, narrow = (told(capsys, f"batch.tokens={tokens}")["forwards_per_step"] for tokens in (1200, 300))
+    wide, narrow = (summary_of(capsys, f"batch.tokens={tokens}")["forwards_per_step"] for tokens in (1200, 300))
     assert wide < narrow <= 8
 
 
 def test_lost_rows_are_counted_and_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also more than a training would allow, which is told; a person reads them in the table."""
+    """Also more than a training would allow, which is counted; a person reads them in the table."""
     rows: list[Any] = pair_rows(40)
     rows[3] = rows[4] = "not JSON"
     mine = only(write_rows(tmp_path / "pairs.jsonl", rows))
@@ -129,7 +129,7 @@ def test_the_first_row_is_shown_as_it_is_read(tmp_path: Path, capsys: pytest.Cap
 
 def test_rows_that_are_made_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
     """They have no columns."""
-    reading = told(capsys)["sources"]["digits"]["reading"]
+    reading = summary_of(capsys)["sources"]["digits"]["reading"]
     assert (reading["columns"], reading["not_read"], reading["notes"]) == ({}, [], [])
     assert [(image["width"], image["turn"]) for image in reading["first"]["images"]] == [(56, 0)]
     assert reading["first"]["num_responses"] == len(reading["first"]["ratings"]) == 5
@@ -149,7 +149,7 @@ def test_a_stream_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     """Status 2, and what to leave out."""
     mine = only(write_rows(tmp_path / "pairs.jsonl", pair_rows(40)))
     assert main(["data", "basereward", *mine, "data.streaming={buffer: 5, held_out: 5}"]) == 2
-    assert "data.streaming knows nothing of its sources" in capsys.readouterr().err
+    assert "remove data.streaming" in capsys.readouterr().err
 
 
 def padded(data: PreferenceData) -> float:

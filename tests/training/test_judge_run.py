@@ -91,9 +91,9 @@ def test_data_without_what_is_learned_stops_the_run(head: str, reason: str, tmp_
     rows.write_text("".join(f'{{"prompt": "Say {i}", "chosen": "{i}", "rejected": "no"}}\n' for i in range(40)))
     node = HEADS[head].replace(", prompt_file: PROMPT", "")
     changes = [*SMALL, f"model.head={node}", f"data.sources={{pairs: {{_target_: jsonl, path: {rows}}}}}"]
-    with pytest.raises(DataError, match=reason) as told:
+    with pytest.raises(DataError, match=reason) as caught:
         train(load_recipe("basereward", overrides=changes))
-    assert "digits" in str(told.value)
+    assert "digits" in str(caught.value)
 
 
 def test_a_judge_of_frozen_weights_has_nothing_to_learn() -> None:

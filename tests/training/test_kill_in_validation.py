@@ -91,7 +91,7 @@ def uninterrupted(overrides: tuple[str, ...]) -> RunFolder:
 def outcome(run: RunFolder) -> dict[str, Any]:
     """All that two runs of one recipe have in common."""
     weights = [run.checkpoints / "best.safetensors", *sorted(run.model.rglob("*.safetensors"))]
-    records = [json.loads(line) for line in run.outbox.journal.read_text().splitlines()]
+    records = [json.loads(line) for line in run.journal.file.read_text().splitlines()]
     points = [
         (name, record["step"], value)
         for record in records

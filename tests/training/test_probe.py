@@ -216,7 +216,7 @@ def test_a_probe_has_the_curves_of_the_run_that_it_stands_for() -> None:
     """Though it logs only the steps that are kept."""
     curves = []
     for way in ("probe=true", FROZEN):
-        records = [record for record, _ in find(run("trainer.log_every=2", way)["run_id"]).outbox.read(0)]
+        records = [record for record, _ in find(run("trainer.log_every=2", way)["run_id"]).journal.read(0)]
         curves.append(
             {
                 (record["step"], name): value

@@ -9,7 +9,6 @@ A file is there whole or not at all, and does not change; its numbers are read f
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import mmap
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from basereward.io.lease import acquire
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,15 +105,11 @@ class PooledStore:
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """The turn to write. What another writer left half written, it was killed at: its turn would not be over."""
-        descriptor = os.open(self.folder / "turn", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with acquire(self.folder / "turn", wait=True):
             for part in () if self._cleared else self.folder.glob("*/*.part"):
                 part.unlink()
             self._cleared = True
             yield
-        finally:
-            os.close(descriptor)
 
 
 def pack(key: str, states: PooledStates) -> bytes:

@@ -7,7 +7,6 @@ for as long as a file takes to write.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -20,6 +19,7 @@ from typing import NamedTuple
 import PIL.Image
 
 from basereward.data.images.vision_features import Features, pack, read
+from basereward.io.lease import acquire
 
 logger = logging.getLogger(__name__)
 
@@ -106,12 +106,8 @@ class FeatureStore:
     @contextlib.contextmanager
     def _turn(self) -> Iterator[int]:
         """The turn to write: the open file of the total, locked."""
-        descriptor = os.open(self.folder / TOTAL, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield descriptor
-        finally:
-            os.close(descriptor)
+        with acquire(self.folder / TOTAL, wait=True) as lease:
+            yield lease.descriptor
 
     def _write(self, file: Path, content: bytes, total: int) -> bool:
         held = self._held(total)

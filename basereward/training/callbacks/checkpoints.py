@@ -1,8 +1,10 @@
-"""Checkpoints of a run, each written whole or not at all: the last state, from which it goes on, and the best weights.
+"""Checkpoints of a run: the last state, from which it resumes, and the weights of the best validation.
 
-last.ckpt           weights, optimizer, schedule and place in the data
+last.ckpt           weights, optimizer, schedule and position in the data
 best.safetensors    the trained weights of the best validation
-best.json           its step, its metrics, and the spread of its scores
+best.json           its step, its metrics, mean and standard deviation of its scores
+
+Each file is written whole or not at all: under a temporary name, flushed to the disk, and renamed.
 """
 
 from __future__ import annotations
@@ -27,19 +29,20 @@ from basereward.runs.score_files import spread, write_scores
 from basereward.runs.tracking.uploader import describe
 from basereward.training.module import RewardModule
 
-STOPPED_EARLY = "basereward.stopped_early"  # key of a checkpoint: whether early stopping has ended the training
+STOPPED_EARLY = "basereward.stopped_early"
+"""Key of a checkpoint: whether early stopping has ended the training."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, and reads no pickled code."""
+    """Writes checkpoints atomically, and loads no pickled code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Writes the file; when that fails, an older one stays.
+        """Write the file; when that fails, an older file stays.
 
         Raises:
-            CheckpointError: it cannot be written, on a full disk for example.
+            CheckpointError: the file cannot be written, on a full disk for example.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,33 +55,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            # A signal handler of torch raises here too, of a loading process that ended while the file was written.
+            # While the file is written, torch's signal handler may also raise the error of a loader worker that died.
             raise loader_fault(error) or CheckpointError(_disk_message(target, error)) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads the file.
+        """Read the file.
 
         Raises:
-            CheckpointError: it is damaged, or holds more than data.
+            CheckpointError: the file is damaged, or holds more than data.
         """
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
             raise CheckpointError(
-                f"the checkpoint '{path}' cannot be read: {describe(error)}. Start the run anew, without --resume."
+                f"the checkpoint '{path}' cannot be read: {describe(error)}. Start a new run, without --resume."
             ) from error
         return checkpoint
 
 
 class Checkpoints(Callback):
-    """Keeps the last state at the end of every stage and every `every` steps, and the best weights by a validation
-    metric.
+    """Saves the last state at the end of every stage and every `every` steps, and the weights of the best validation.
 
     Args:
         folder: of the run's checkpoints.
-        scores_file: where the best validation's scores are written.
-        monitor: the metric whose largest value is best.
-        every: optimizer steps between further checkpoints; None is none.
+        scores_file: where the scores of the best validation are written.
+        monitor: name of the metric whose largest value is best.
+        every: optimizer steps between further checkpoints; None for none.
     """
 
     def __init__(self, folder: Path, *, scores_file: Path, monitor: str, every: int | None = None) -> None:
@@ -108,21 +110,22 @@ class Checkpoints(Callback):
         require_due_validation(checkpoint["loops"]["fit_loop"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Early stopping decides at the end of a validation. Lightning does not keep the decision in a checkpoint.
+        # Early stopping decides at the end of a validation. Lightning does not store the decision in a checkpoint.
         trainer.should_stop = trainer.should_stop or self._stopped_early
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.every and whole and step % self.every == 0 and step != self._saved_at:
+        step_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.every and step_complete and step % self.every == 0 and step != self._saved_at:
             self._saved_at = step
             trainer.save_checkpoint(self.last)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RewardModule)
         value = float(trainer.callback_metrics.get(self.monitor, math.nan))
+        # A metric that is NaN (no pairs) cannot choose a validation; then the last one counts as the best.
         better = value > self.best or math.isnan(value) or self.best == -math.inf
         if trainer.sanity_checking or trainer.state.fn != "fit" or not better:
             return
@@ -143,8 +146,8 @@ class Checkpoints(Callback):
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(target)
-            # A run that is killed between these files goes on from a checkpoint before the validation, repeats it, and
-            # writes all of them again.
+            # A run that is killed between these files resumes from a checkpoint before the validation, repeats it, and
+            # writes all of the files again.
             write_scores(self.scores_file, module.scored)
             card = {"step": trainer.global_step, "metrics": metrics, "scores": spread(module.scored)}
             write_atomic(self.folder / "best.json", json_text(card, indent=2) + "\n")
@@ -153,8 +156,8 @@ class Checkpoints(Callback):
             raise CheckpointError(_disk_message(target, error)) from error
 
     def restore_best(self, module: RewardModule) -> dict[str, Any]:
-        """Puts the best weights into the module and returns the contents of best.json."""
-        if not (self.folder / "best.json").exists():  # without held-out rows the last weights are the best
+        """Load the best weights into the module, and return the content of best.json."""
+        if not (self.folder / "best.json").exists():  # without a validation the last weights are the best
             return {"step": module.global_step, "metrics": {}, "scores": {}}
         module.load_state_dict(load_file(self.folder / "best.safetensors"))
         card: dict[str, Any] = json.loads((self.folder / "best.json").read_text())
@@ -162,14 +165,14 @@ class Checkpoints(Callback):
 
 
 def require_due_validation(fit_loop: dict[str, Any]) -> None:
-    """Makes a run that resumes from a stage's last optimizer step begin with the validation that ends the stage.
+    """Make a run that resumes from the last optimizer step of a stage begin with the validation of that stage.
 
-    A checkpoint of that step is older than the validation. Lightning would skip the validation and go on with the next
-    stage, so the best weights, the metrics and the state of early stopping would lack it.
+    The checkpoint of that step is older than the validation. Lightning would skip the validation and continue with the
+    next stage, so the best weights, the metrics and the state of early stopping would lack it.
 
     Args:
-        fit_loop: the saved counters of Lightning's loops. They are changed where a validation is due: to those of a
-            run that was stopped within its validation, which Lightning repeats from its first batch.
+        fit_loop: saved counters of Lightning's loops. When a validation is due, they are changed to those of a run that
+            was stopped within its validation, which Lightning repeats from its first batch.
     """
     epoch, batch = fit_loop["epoch_progress"]["current"], fit_loop["epoch_loop.batch_progress"]
     if not batch["is_last_batch"] or epoch["processed"] == epoch["ready"]:
@@ -183,10 +186,10 @@ def require_due_validation(fit_loop: dict[str, Any]) -> None:
 
 
 def _disk_message(target: Path, error: BaseException) -> str:
-    # What torch raises for a full disk is about places in a file; what the system said is what it was handling then.
+    # On a full disk torch raises an error about positions in a file, while it handles the error of the system.
     cause = error.__context__ if isinstance(error.__context__, OSError) else error
-    kept = f"the checkpoint of before, {target}, is whole" if target.exists() else "there is no earlier one"
+    earlier = f"the earlier checkpoint, {target}, is intact" if target.exists() else "there is no earlier checkpoint"
     return (
-        f"a checkpoint could not be written to '{target}': {describe(cause)} ({free_space(target)}); {kept}. "
-        "Make room and run the command again, with --resume when there is an earlier one."
+        f"a checkpoint could not be written to '{target}': {describe(cause)} ({free_space(target)}); {earlier}. "
+        "Make room and run the command again, with --resume if there is an earlier checkpoint."
     )

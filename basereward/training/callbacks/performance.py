@@ -1,4 +1,4 @@
-"""How fast a training multiplies, beside how fast its machine can."""
+"""Measures the useful FLOP/s of a training, and its share of what the device reaches in a matrix product (MFU)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from basereward.training.module import RewardModule
 
 logger = logging.getLogger(__name__)
 
-ON_CPU = (2500, 512, 2048)  # rows, inner and columns of the product that a machine is measured by
-ON_GPU = (8192, 8192, 8192)
+CPU_PRODUCT = (2500, 512, 2048)
+"""Rows, inner size and columns of the measured product: 5 GFLOP, a fraction of a second on two cores."""
+GPU_PRODUCT = (8192, 8192, 8192)
+"""1.1 TFLOP, milliseconds on a data-centre GPU; smaller products do not reach its peak."""
 REPEATS = 3
 
 
 class Performance(Callback):
-    """Logs at every step of the optimizer `perf/tflops`, the useful TFLOP a second of the step (see `model.cost`), and
-    `perf/mfu`, that over the rate at which the device multiplies two large matrices, measured when training starts.
+    """Logs `perf/tflops` and `perf/mfu` at every optimizer step.
 
-    A step's time is that from its first batch's start to its end, as in `time/step_s`. Nothing is logged for a
-    backbone whose layers cannot be counted; a line of the log says so.
+    `perf/tflops` is the useful work of the step in TFLOP/s (see `basereward.model.cost`). `perf/mfu` divides it by the
+    rate at which the device multiplies two large matrices, measured at the start of the training. The time of a step
+    runs from the start of its first batch to its end, as in `time/step_s`. For a backbone whose layers cannot be
+    counted, nothing is logged, with one warning.
     """
 
     def __init__(self) -> None:
         self.counter: Counter | None = None
-        self.rate = float("nan")  # FLOP/s
+        self.device_rate = float("nan")  # FLOP/s
         self._began = 0.0
         self._flops = 0
 
@@ -43,7 +46,7 @@ class Performance(Callback):
         except ModelError as error:
             logger.warning("perf/tflops and perf/mfu are not logged: %s", error)
             return
-        self.rate = product_rate(pl_module.device, dtype=product_dtype(trainer, pl_module))
+        self.device_rate = product_rate(pl_module.device, dtype=product_dtype(trainer, pl_module))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: TreeBatch, batch_idx: int
@@ -60,39 +63,41 @@ class Performance(Callback):
             return
         achieved = self._flops / (time.perf_counter() - self._began)
         pl_module.log("perf/tflops", achieved / 1e12)
-        pl_module.log("perf/mfu", achieved / self.rate)
+        pl_module.log("perf/mfu", achieved / self.device_rate)
 
 
 def product_dtype(trainer: Trainer, module: RewardModule) -> torch.dtype:
-    """In which the device is measured: that of the run's products on a GPU, float32 on a CPU."""
+    """The precision in which the device is measured: on a GPU that of the run, on a CPU float32."""
     if module.device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if trainer.precision == "bf16-mixed" else module.model.backbone.transformer.dtype
 
 
 def product_rate(device: torch.device, *, dtype: torch.dtype = torch.float32) -> float:
-    """FLOP/s at which a device multiplies two large matrices: the best of some repeats after one to warm up.
+    """FLOP/s at which a device multiplies two large matrices: the best of `REPEATS` after a warm-up.
 
-    The numbers are drawn from a generator of their own, so that no other draw changes.
+    Args:
+        device: to measure.
+        dtype: of the matrices.
     """
-    rows, inner, columns = ON_CPU if device.type == "cpu" else ON_GPU
-    source = torch.Generator(device).manual_seed(0)
-    left, right = (
-        torch.randn(shape, generator=source, device=device, dtype=dtype) for shape in ((rows, inner), (inner, columns))
-    )
+    rows, inner, columns = CPU_PRODUCT if device.type == "cpu" else GPU_PRODUCT
+    # A generator of its own: the global one must draw the same numbers with and without this callback.
+    generator = torch.Generator(device).manual_seed(0)
+    left = torch.randn((rows, inner), generator=generator, device=device, dtype=dtype)
+    right = torch.randn((inner, columns), generator=generator, device=device, dtype=dtype)
     seconds = [_seconds(left, right) for _ in range(REPEATS + 1)]
     return 2 * rows * inner * columns / min(seconds[1:])
 
 
 @torch.no_grad()
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
-    _wait(left.device)
+    _synchronize(left.device)
     began = time.perf_counter()
     left @ right
-    _wait(left.device)
+    _synchronize(left.device)
     return time.perf_counter() - began
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

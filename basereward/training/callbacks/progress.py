@@ -1,4 +1,4 @@
-"""How a run shows that it lives: a bar on a terminal, a line a validation elsewhere."""
+"""Progress of a training: a bar on a terminal, elsewhere one log line per validation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class StageBar(TQDMProgressBar):
-    """Lightning's bar, with the run's stages in place of epochs."""
+    """Lightning's bar. It counts stages, because an epoch of Lightning is a stage of our plan."""
 
     def on_train_epoch_start(self, trainer: Trainer, *args: object) -> None:
         super().on_train_epoch_start(trainer, *args)
@@ -20,7 +20,7 @@ class StageBar(TQDMProgressBar):
 
 
 class Progress(Callback):
-    """One log line a validation."""
+    """Logs one line per validation."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = time.perf_counter()
@@ -29,9 +29,9 @@ class Progress(Callback):
             logger.info("no rows are held out for validation, so the model is that of the last step")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        shown = {
-            name: value for name, value in values.items() if name.endswith("pair_accuracy") or name == "train/loss"
-        }
-        line = ", ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items()))
+        shown = []
+        for name, value in sorted(trainer.callback_metrics.items()):
+            if name.endswith("pair_accuracy") or name == "train/loss":
+                shown.append(f"{name} {float(value):.4f}")
+        line = ", ".join(shown)
         logger.info("step %d, %.0f s: %s", trainer.global_step, time.perf_counter() - self._began, line)

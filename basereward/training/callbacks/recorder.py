@@ -1,4 +1,4 @@
-"""What a run tells its folder and the tracking server: recipe, curves, pictures, scores, model."""
+"""Records a training in its run folder and on the tracking server: recipe, curves, figures, scores, model."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from basereward.model.saving.saved_model import save_model
 from basereward.recipe.schema import Recipe
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import ScoredGroup, read_scores, write_scores
-from basereward.runs.tracking.tracker import Tracker, lost_metrics
+from basereward.runs.tracking.tracker import Tracker, skipped_metrics
 from basereward.training.callbacks.checkpoints import Checkpoints
-from basereward.training.callbacks.step_timer import NAME, STEP
+from basereward.training.callbacks.step_timer import DATA_WAIT_SHARE, STEP_SECONDS
 from basereward.training.module import RewardModule
 
 
 def _prompt_tags(module: LightningModule) -> dict[str, str]:
-    """The hash of what a head that speaks asks."""
+    """A tag with the hash of the prompt of a generative head; no tag for other heads."""
     speech = getattr(module.model.head, "speech", None) if isinstance(module, RewardModule) else None
     return {} if speech is None else {"prompt.sha256": hashlib.sha256(speech.text.encode()).hexdigest()}
 
 
-OF_A_STEP = ("train/", "perf/", STEP, NAME)  # how the names begin that a step of the training logs
-
-
+STEP_METRICS = ("train/", "perf/", STEP_SECONDS, DATA_WAIT_SHARE)
+"""Prefixes of the metrics that an optimizer step logs."""
 AXIS = "axis"
-"""What the names of a sweep's axes begin with among parameters and tags: `axis.head`."""
+"""Prefix of a sweep's axes among parameters and tags, as in `axis.head`."""
 
 
 class RecordLogger(Logger):
-    """Lightning's `self.log`, sent to the recorder's tracker.
+    """Sends what Lightning logs to the tracker of a recorder.
 
-    Steps are counted from 1: what is measured with the weights after N optimizer steps is recorded at step N. Lightning
-    numbers a step that is under way, and a validation after it, from 0.
+    Steps count from 1: what is measured with the weights after N optimizer steps is recorded at step N. Lightning
+    counts the current step, and a validation after it, from 0.
     """
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self.recorder = recorder
-        self._stepped: tuple[int, frozenset[str]] = (-1, frozenset())  # the last step of the training, what is recorded
+        self._last_step = -1
+        self._recorded_names: frozenset[str] = frozenset()  # metrics of the last step
 
     @property
     def name(self) -> str:
@@ -58,33 +58,41 @@ class RecordLogger(Logger):
         return self.recorder.run.run_id
 
     def log_step(self, metrics: dict[str, Any], step: int) -> None:
-        """Records, of Lightning's metrics, those of a step of the training; they are left out when they come again."""
-        own = {name: float(value) for name, value in metrics.items() if name.startswith(OF_A_STEP)}
-        self.recorder.metrics(own, step=step)
-        self._stepped = (step, frozenset(own))
+        """Record the metrics of an optimizer step; `log_metrics` then skips them."""
+        values = {name: float(value) for name, value in metrics.items() if name.startswith(STEP_METRICS)}
+        self.recorder.metrics(values, step=step)
+        self._last_step, self._recorded_names = step, frozenset(values)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = self.recorder.global_step
-        told = self._stepped[1] if step == self._stepped[0] else frozenset()
-        kept = {name: float(value) for name, value in metrics.items() if name != "epoch" and name not in told}
-        self.recorder.metrics(kept, step=step)
+        skipped = {"epoch"} | (self._recorded_names if step == self._last_step else frozenset())
+        values = {name: float(value) for name, value in metrics.items() if name not in skipped}
+        self.recorder.metrics(values, step=step)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the recipe is recorded whole."""
+        """Do nothing: the whole recipe is recorded at the start."""
 
 
 class Recorder(Callback):
-    """Starts the record when training starts, and saves and records the model when it ends.
+    """Starts the record of a run when training starts; saves and records the model when training ends.
 
     Args:
-        recipe: the run's.
+        recipe: of the run.
         run: its folder.
-        checkpoints: that know the best weights.
-        tags: of the run, besides those that every run has.
+        checkpoints: the callback that holds the best weights.
+        tags: further tags of the run.
+        keep_open: whether something follows after training, such as the test; then the caller ends the record with
+            `publish_model` and `finish`.
     """
 
     def __init__(
-        self, recipe: Recipe, *, run: RunFolder, checkpoints: Checkpoints, tags: Mapping[str, str] | None = None
+        self,
+        recipe: Recipe,
+        *,
+        run: RunFolder,
+        checkpoints: Checkpoints,
+        tags: Mapping[str, str] | None = None,
+        keep_open: bool = False,
     ) -> None:
         self.tags = dict(tags or {})
         self.recipe = recipe
@@ -92,15 +100,15 @@ class Recorder(Callback):
         self.checkpoints = checkpoints
         self.logger = RecordLogger(self)
         self.tracker: Tracker | None = None
-        self.keep_open = False  # whether more is to be recorded when training has ended
+        self.keep_open = keep_open
         self.test_metrics: dict[str, float] = {}
-        self.pair_s: float | None = None  # that the scores of a test pair took
-        self._recorded = 0  # lost rows
+        self.pair_s: float | None = None  # seconds to score a test pair
+        self._recorded_rejections = 0  # number of rejected rows in the record
         self._trainer: Trainer | None = None
 
     @property
     def global_step(self) -> int:
-        """Optimizer steps that are done."""
+        """Number of finished optimizer steps."""
         return 0 if self._trainer is None else self._trainer.global_step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -108,46 +116,47 @@ class Recorder(Callback):
         if self.tracker is not None or not trainer.is_global_zero:
             return
         tracking = self.recipe.tracking
+        axis_tags = {f"{AXIS}.{name}": label for name, label in self.run.axes.items()}
         self.tracker = Tracker(self.run)
         self.tracker.start(
             self.recipe,
             uri=tracking.uri,
             experiment=tracking.experiment or self.recipe.name,
             name=self.run.name,
-            tags=self.tags
-            | _prompt_tags(pl_module)
-            | {f"{AXIS}.{name}": label for name, label in self.run.axes.items()},
+            tags=self.tags | _prompt_tags(pl_module) | axis_tags,
         )
         self.tracker.params({AXIS: self.run.axes} if self.run.axes else {})
-        self._record_lost(trainer)
+        self._record_rejections(trainer)
 
-    def _record_lost(self, trainer: Trainer) -> None:
-        """Counts of lost rows, and their list. Of a stream they are known when it has been read."""
+    def _record_rejections(self, trainer: Trainer) -> None:
+        """Record the counts and the list of rejected rows. Those of a stream are known after it was read."""
         data: PreferenceData = trainer.datamodule  # type: ignore[attr-defined]
-        if len(data.lost) == self._recorded:
+        if len(data.lost) == self._recorded_rejections:
             return
-        self._recorded = len(data.lost)
-        self.metrics(lost_metrics(data.skipped), step=trainer.global_step)
+        self._recorded_rejections = len(data.lost)
+        self.metrics(skipped_metrics(data.skipped), step=trainer.global_step)
         if self.tracker is not None and self.run.lost.exists():
             self.tracker.artifact(self.run.lost)
 
     def metrics(self, values: dict[str, float], *, step: int) -> None:
-        """Records numbers at a step, on the one process that keeps the record."""
+        """Record numbers at a step, on the one process that keeps the record."""
         if self.tracker is not None:
             self.tracker.metrics(values, step=step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Records the step here, and not where Lightning does, after every callback: a run that is killed between a
-        checkpoint and the record of its step would go on without that record.
+        """Record the step.
+
+        Lightning would do so after all callbacks, among them the one that writes checkpoints. A run that is killed in
+        between would resume after the step and never record it.
         """
-        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if whole and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        step_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if step_complete and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.logger.log_step(trainer.callback_metrics, step=trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.recipe.probe:  # probes share a process, whose peak is that of whatever it did before
+        if not self.recipe.probe:  # probes share a process, whose peak may be that of an earlier probe
             self.metrics({"mem/peak_gib": peak_gib()}, step=trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,21 +167,21 @@ class Recorder(Callback):
         encoder = trainer.datamodule.encoder  # type: ignore[attr-defined]
         save_model(pl_module.model, self.run.model, recipe=self.recipe, encoder=encoder, scores=best["scores"])
         self.metrics({"best/step": float(best["step"])}, step=trainer.global_step)
-        self._record_lost(trainer)
+        self._record_rejections(trainer)
         if self.checkpoints.scores_file.exists():
-            self._scores("val", read_scores(self.checkpoints.scores_file))
+            self._record_scores("val", read_scores(self.checkpoints.scores_file))
         if not self.keep_open:
             self.publish_model()
             self.finish()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RewardModule)
-        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.test_metrics = {name: value for name, value in found.items() if name.startswith("test/")}
-        self.pair_s = found.get("time/test_pair_s")
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.test_metrics = {name: value for name, value in values.items() if name.startswith("test/")}
+        self.pair_s = values.get("time/test_pair_s")
         if trainer.is_global_zero:
             write_scores(self.run.scores / "test.jsonl", pl_module.scored)
-            self._scores("test", pl_module.scored)
+            self._record_scores("test", pl_module.scored)
         if not self.keep_open:
             self.finish()
 
@@ -180,35 +189,37 @@ class Recorder(Callback):
         self.abandon(exception)
 
     def abandon(self, error: BaseException) -> None:
-        """Closes the record of a run that ends with an error; does nothing when it is closed."""
+        """Close the record of a run that ends with an error; does nothing when it is closed."""
         if self.tracker is None:
             return
         tracker, self.tracker = self.tracker, None
+        # An interrupt is no Exception: the run can resume from its checkpoint.
         state: Literal["killed", "failed"] = "failed" if isinstance(error, Exception) else "killed"
         tracker.close(state)
         self.run.give_up(state, error)
         tracker.finish(state)
 
-    def _scores(self, split: str, groups: list[ScoredGroup]) -> None:
+    def _record_scores(self, split: str, groups: list[ScoredGroup]) -> None:
         assert self.tracker is not None
         margins: dict[str, list[float]] = {}
         for group in groups:
             margins.setdefault(group.source, []).extend(group.margins)
         by_source = {source: torch.tensor(values) for source, values in margins.items() if values}
         self.tracker.artifact(self.run.scores / f"{split}.jsonl", folder="scores")
-        if by_source and not self.recipe.probe:  # to draw takes longer than a probe's training; reports have them
+        if by_source and not self.recipe.probe:  # drawing takes longer than the training of a probe
             self.tracker.figure(margin_histogram(by_source), name=f"{split}_margins")
             self.tracker.figure(reliability_diagram(torch.cat(list(by_source.values()))), name=f"{split}_reliability")
 
     def publish_model(self) -> str:
-        """Sends the saved model to the tracking server and returns what `load` opens."""
+        """Record the saved model, and return the address that `load` opens."""
         assert self.tracker is not None
         self.tracker.artifacts(self.run.model, folder="model")
-        known = self.tracker.run_id
-        return f"runs:/{known}/model" if known else str(self.run.model)
+        mlflow_id = self.tracker.run_id
+        return f"runs:/{mlflow_id}/model" if mlflow_id else str(self.run.model)
 
     def finish(self) -> None:
-        """Closes the record; the run is finished."""
+        """Close the record, and mark the run as finished."""
+        # The journal gets its end before the folder; see `Tracker.close`.
         if self.tracker is not None:
             self.tracker.close("finished")
         self.run.mark("finished")
@@ -218,7 +229,7 @@ class Recorder(Callback):
 
 
 def peak_gib() -> float:
-    """The most memory that this process has held, in GiB: on the GPU when there is one, else in all."""
+    """The peak memory of this process in GiB: on the GPU when there is one, else its resident set."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes

@@ -1,4 +1,4 @@
-"""How long a step takes, and the share of time that training waits for data."""
+"""Measures the seconds of a step, and the share of time that training waits for data."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import Profiler
 
-STEP, NAME = "time/step_s", "time/data_wait_share"
-FETCH = "train_dataloader_next"  # what Lightning's training loop calls the wait for a batch
+STEP_SECONDS = "time/step_s"
+DATA_WAIT_SHARE = "time/data_wait_share"
+FETCH_ACTION = "train_dataloader_next"
+"""Lightning's training loop profiles the wait for its next batch under this name."""
 
 
 class FetchClock(Profiler):
-    """The seconds that the training loop has spent in waiting for its next batch."""
+    """Measures the seconds that the training loop waits for its next batch.
+
+    A profiler, because Lightning calls no callback between two batches.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,46 +26,47 @@ class FetchClock(Profiler):
         self._began = 0.0
 
     def start(self, action_name: str) -> None:
-        if action_name.endswith(FETCH):
+        if action_name.endswith(FETCH_ACTION):
             self._began = time.perf_counter()
 
     def stop(self, action_name: str) -> None:
-        if action_name.endswith(FETCH):
+        if action_name.endswith(FETCH_ACTION):
             self.seconds += time.perf_counter() - self._began
 
     def take(self) -> float:
-        """The seconds since the last call."""
+        """Return the seconds of waiting since the last call."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds
 
 
 class StepTimer(Callback):
-    """Logs of every optimizer step `time/step_s`, from the start of its first batch to the end of its last, and
-    `time/data_wait_share`: waiting for its batches, over waiting and working on them.
+    """Logs `time/step_s` and `time/data_wait_share` at every optimizer step.
 
-    Without workers a batch is read and encoded while training waits; with them only what they do not keep up with
-    counts. What comes between batches (validation, checkpoints, the start of the workers) is in neither.
+    `time/step_s` runs from the start of the first batch of a step to the end of its last. `time/data_wait_share` is the
+    time of waiting for its batches divided by the time of waiting for and working on them. Without loader workers, all
+    reading and encoding is waiting; with them, only what they do not keep up with. Validations, checkpoints and the
+    start of the workers, which come between batches, are in neither.
     """
 
     def __init__(self) -> None:
         self.clock = FetchClock()
-        self._began = 0.0  # this batch
+        self._batch_began = 0.0
         self._step_began = 0.0
-        self._worked = 0.0  # seconds of this optimizer step
+        self._work_s = 0.0  # seconds of work in the current optimizer step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._began = time.perf_counter()
+        self._batch_began = time.perf_counter()
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._step_began = self._began
+            self._step_began = self._batch_began
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
-        self._worked += now - self._began
+        self._work_s += now - self._batch_began
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            waited = self.clock.take()
+            wait_s = self.clock.take()
             if getattr(pl_module, "logs", True):
-                pl_module.log(STEP, now - self._step_began)
-                pl_module.log(NAME, waited / max(waited + self._worked, 1e-9))
-            self._worked = 0.0
+                pl_module.log(STEP_SECONDS, now - self._step_began)
+                pl_module.log(DATA_WAIT_SHARE, wait_s / max(wait_s + self._work_s, 1e-9))
+            self._work_s = 0.0

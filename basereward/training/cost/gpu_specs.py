@@ -1,4 +1,4 @@
-"""What GPUs can do, from their makers' data sheets: dense products of their tensor cores, and memory."""
+"""Peak FLOP/s and memory of GPUs, from the data sheets of their makers (dense, without sparsity)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """Peaks in FLOP/s, memory in bytes."""
+    """A GPU.
+
+    Attributes:
+        bfloat16: peak of the tensor cores, in FLOP/s.
+        float32: peak in FLOP/s without TF32, which torch does not use by default.
+        memory: bytes.
+    """
 
     bfloat16: float
-    float32: float  # without TF32, as torch multiplies by default
+    float32: float
     memory: int
 
 
@@ -20,4 +26,5 @@ GPUS = {
     "a100": Gpu(312e12, 19.5e12, 80 * 2**30),
     "rtx4090": Gpu(165e12, 82.6e12, 24 * 2**30),
 }
-UTILISATION = 0.45  # share of the peak that training is expected to reach, where none is given
+UTILISATION = 0.45
+"""Share of the peak that a training is expected to reach when the user gives none."""

@@ -1,4 +1,7 @@
-"""What cells of an experiment would cost: work, memory and hours, from their plans and their models' configurations."""
+"""Estimates work, memory and hours of the cells of an experiment, from their plans and model configurations.
+
+No weights are loaded; the shapes of some groups are measured and scaled to all of them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, NamedTuple
 from basereward.model.cost.flops import Counter, Flops
 from basereward.model.cost.memory import Memory, memory
 from basereward.model.cost.meta_model import outline
+from basereward.model.cost.sequence_shapes import SequenceShape
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.checks.probing import trained_model
@@ -22,23 +26,23 @@ from basereward.training.cost.workload import SourceLoad, Workload, workload
 def costs(
     cells: Sequence[Cell], *, gpus: Iterable[str] = tuple(GPUS), utilisation: float | None = None
 ) -> list[dict[str, Any]]:
-    """The cost of every cell; see `recipe_cost`. Cells that read the same share what is read.
+    """Estimate the cost of every cell; see `recipe_cost`. Cells with the same data and plan share one `Workload`.
 
     Raises:
-        BaseRewardError: anything that the recipes or the data have wrong; a configuration that cannot be reached.
+        BaseRewardError: the recipes or the data have an error, or a configuration cannot be loaded.
     """
-    known: dict[str, Workload] = {}
-    found = []
+    workloads: dict[str, Workload] = {}
+    results = []
     for cell in cells:
-        key = _reads(cell.recipe)
-        if key not in known:
-            known[key] = workload(cell.recipe)
-        found.append(recipe_cost(cell.recipe, known[key], gpus=gpus, utilisation=utilisation or UTILISATION))
-    return found
+        key = _workload_key(cell.recipe)
+        if key not in workloads:
+            workloads[key] = workload(cell.recipe)
+        results.append(recipe_cost(cell.recipe, workloads[key], gpus=gpus, utilisation=utilisation or UTILISATION))
+    return results
 
 
-def _reads(recipe: Recipe) -> str:
-    """All of a recipe that decides what is read, and when."""
+def _workload_key(recipe: Recipe) -> str:
+    """Everything of a recipe on which its workload depends."""
     plan = (recipe.trainer.epochs, recipe.trainer.steps, recipe.trainer.validations, recipe.seeds.data)
     backbone = dataclasses.replace(recipe.model.backbone, freeze=[], gradient_checkpointing=False)
     return repr((recipe.data, recipe.batch, backbone, recipe.model.pooling, plan))
@@ -47,53 +51,47 @@ def _reads(recipe: Recipe) -> str:
 def recipe_cost(
     recipe: Recipe, load: Workload, *, gpus: Iterable[str] = tuple(GPUS), utilisation: float = UTILISATION
 ) -> dict[str, Any]:
-    """The cost of one run.
+    """Estimate the cost of one run.
 
     Args:
+        recipe: of the run.
         load: what it reads.
         gpus: names in `GPUS`.
-        utilisation: share of a GPU's peak at which it multiplies, what is recomputed included.
+        utilisation: share of a GPU's peak at which it computes, recomputation included.
 
     Returns:
-        `steps`; `tokens` and `flops`, of a `step` and of the whole `run`; `parameters`; `bytes`, the most that are held
-        at once, with their sum `peak`; `utilisation`; and for every GPU the `hours`, whether the peak `fits` in its
-        memory, and the `mfu`: the share of its peak that goes into useful work. A probe's `step` is of its head; its
-        run's tokens and work are those of the states, from an empty cache, and of the head.
+        `steps`; `tokens` and `flops`, of a `step` and of the whole `run`; `parameters`; `bytes`, the largest amounts
+        held at once, with their sum `peak`; `utilisation`; and for every GPU the `hours`, whether the peak `fits` in
+        its memory, and the `mfu`, the share of its peak that goes into useful work. The `step` of a probe is one of its
+        head; the tokens and the work of its run are those of the head, and of the states from an empty cache.
     """
     model = outline(trained_model(recipe), path=backbone_path(recipe.model.backbone))
     counter = Counter(model)
-    done = _probed(counter, load) if recipe.probe else _trained(counter, load)
-    step, held = done.step, _memory(recipe, model, load)
+    totals = _probe_totals(counter, load) if recipe.probe else _training_totals(counter, load)
+    step, held = totals.step, _memory(recipe, model, load)
     recomputed = load.steps * step.recomputed
-    work = done.useful + recomputed + done.evaluation
+    work = totals.useful + recomputed + totals.evaluation
+    run_flops = {"useful": totals.useful, "recomputed": recomputed, "evaluation": totals.evaluation, "all": work}
+    gpu_costs = {}
+    for name in gpus:
+        gpu_costs[name] = {
+            "hours": work / (_peak_flops(recipe, name) * utilisation) / 3600,
+            "fits": held.peak <= GPUS[name].memory,
+            "mfu": utilisation * step.total / (step.total + step.recomputed),
+        }
     return {
         "steps": load.steps,
-        "tokens": {"step": round(done.step_tokens), "run": round(done.tokens)},
-        "flops": {
-            "step": dataclasses.asdict(step) | {"total": step.total},
-            "run": {
-                "useful": done.useful,
-                "recomputed": recomputed,
-                "evaluation": done.evaluation,
-                "all": work,
-            },
-        },
+        "tokens": {"step": round(totals.step_tokens), "run": round(totals.tokens)},
+        "flops": {"step": dataclasses.asdict(step) | {"total": step.total}, "run": run_flops},
         "parameters": _parameters(model),
         "bytes": dataclasses.asdict(held) | {"peak": held.peak},
         "utilisation": utilisation,
-        "gpus": {
-            name: {
-                "hours": work / (_peak(recipe, name) * utilisation) / 3600,
-                "fits": held.peak <= GPUS[name].memory,
-                "mfu": utilisation * step.total / (step.total + step.recomputed),
-            }
-            for name in gpus
-        },
+        "gpus": gpu_costs,
     }
 
 
-class _Done(NamedTuple):
-    """What a run reads and multiplies."""
+class _Totals(NamedTuple):
+    """Tokens and work of a run. Work is in FLOP; `useful` leaves out recomputation and evaluation."""
 
     step: Flops
     step_tokens: float
@@ -102,26 +100,33 @@ class _Done(NamedTuple):
     evaluation: int
 
 
-def _trained(counter: Counter, load: Workload) -> _Done:
-    step = _scaled([(load.groups * each.share, each, counter(_shapes(each))) for each in load.sources.values()])
-    evaluation = sum(_forward(counter, each, _evaluated(each, load)).total for each in load.sources.values())
-    tokens = load.groups * sum(each.share * each.tokens for each in load.sources.values())
-    return _Done(step, tokens, load.steps * tokens, load.steps * step.total, evaluation)
+def _training_totals(counter: Counter, load: Workload) -> _Totals:
+    sources = load.sources.values()
+    step = _scaled([(load.groups * source.share, source, counter(_shapes(source))) for source in sources])
+    evaluation = sum(_forward(counter, source, _evaluated_tokens(source, load)).total for source in sources)
+    step_tokens = load.groups * sum(source.share * source.tokens for source in sources)
+    return _Totals(step, step_tokens, load.steps * step_tokens, load.steps * step.total, evaluation)
 
 
-def _probed(counter: Counter, load: Workload) -> _Done:
+def _probe_totals(counter: Counter, load: Workload) -> _Totals:
     """A step runs the head alone; the backbone reads every group once."""
-    step = Flops(head=_trained(counter, load).step.head)
+    step = Flops(head=_training_totals(counter, load).step.head)
     useful, evaluation = load.steps * step.total, 0
-    for each in load.sources.values():
-        states, held_out = (_forward(counter, each, n) for n in (each.pooled, sum(each.held_out.values())))
+    for source in load.sources.values():
+        states = _forward(counter, source, source.pooled)
+        held_out = _forward(counter, source, sum(source.held_out.values()))
+        scored = _forward(counter, source, _evaluated_tokens(source, load))
         useful += states.total - states.head
-        evaluation += held_out.total - held_out.head + _forward(counter, each, _evaluated(each, load)).head
-    return _Done(step, 0, sum(each.pooled for each in load.sources.values()), useful, evaluation)
+        evaluation += held_out.total - held_out.head + scored.head
+    return _Totals(step, 0, sum(source.pooled for source in load.sources.values()), useful, evaluation)
 
 
-def _shapes(source: SourceLoad) -> list[Any]:
-    return [shape for shapes in source.sample for shape in shapes]
+def _shapes(source: SourceLoad) -> list[SequenceShape]:
+    """The rows of all sampled groups of a source."""
+    rows: list[SequenceShape] = []
+    for group_rows in source.sample:
+        rows += group_rows
+    return rows
 
 
 def _sampled_tokens(source: SourceLoad) -> int:
@@ -129,25 +134,29 @@ def _sampled_tokens(source: SourceLoad) -> int:
 
 
 def _scaled(parts: Sequence[tuple[float, SourceLoad, Flops]]) -> Flops:
-    """The work of so many groups of each source: that of its sample, by tokens."""
-    scales = [groups * source.tokens / _sampled_tokens(source) for groups, source, _ in parts]
-    named = [dataclasses.asdict(flops) for _, _, flops in parts]
-    sums = {
-        kind: sum(scale * flops[kind] for scale, flops in zip(scales, named, strict=True)) for kind in Flops.__slots__
-    }
+    """Scale the work of the samples to numbers of groups, in proportion to their tokens, and add it up.
+
+    Args:
+        parts: number of groups, source, and work of the sample of that source.
+    """
+    sums = dict.fromkeys(Flops.__slots__, 0.0)
+    for num_groups, source, flops in parts:
+        scale = num_groups * source.tokens / _sampled_tokens(source)
+        for kind, value in dataclasses.asdict(flops).items():
+            sums[kind] += scale * value
     return Flops(**{kind: round(value) for kind, value in sums.items()})
 
 
-def _evaluated(source: SourceLoad, load: Workload) -> int:
-    """Tokens of the held-out groups that are scored, at every validation and once in the test."""
+def _evaluated_tokens(source: SourceLoad, load: Workload) -> int:
+    """Tokens that are scored at every validation and once in the test."""
     return source.held_out["val"] * load.validations + source.held_out["test"]
 
 
 def _forward(counter: Counter, source: SourceLoad, tokens: int) -> Flops:
-    """The work of scoring so many tokens."""
+    """The work of scoring a number of tokens, from that of the sample."""
     scale = tokens / _sampled_tokens(source)
-    named = dataclasses.asdict(counter(_shapes(source), training=False))
-    return Flops(**{kind: round(scale * value) for kind, value in named.items()})
+    flops = dataclasses.asdict(counter(_shapes(source), training=False))
+    return Flops(**{kind: round(scale * value) for kind, value in flops.items()})
 
 
 def _memory(recipe: Recipe, model: RewardModel, load: Workload) -> Memory:
@@ -167,7 +176,7 @@ def _parameters(model: RewardModel) -> dict[str, int]:
     return {"all": sum(size for size, _ in sizes), "trained": sum(size for size, trained in sizes if trained)}
 
 
-def _peak(recipe: Recipe, gpu: str) -> float:
-    """FLOP/s, in the precision of the recipe's products."""
+def _peak_flops(recipe: Recipe, gpu: str) -> float:
+    """Peak of a GPU in FLOP/s, in the precision of the recipe."""
     reduced = recipe.trainer.precision == "bf16-mixed" or recipe.model.backbone.dtype == "bfloat16"
     return GPUS[gpu].bfloat16 if reduced else GPUS[gpu].float32

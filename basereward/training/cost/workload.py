@@ -1,7 +1,8 @@
-"""What a run reads, in numbers: steps, tokens, and the shapes of some groups of every source."""
+"""Counts what a run reads: steps, tokens, and the shapes of some groups of every source."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,22 +19,27 @@ from basereward.model.pooling import Pooling
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import Recipe
 from basereward.training.build import build_data
-from basereward.training.data_summary import lost_file
+from basereward.training.data_summary import preview_rejections_file
 from basereward.training.probe import read_places
 
-SAMPLED = 32  # groups of a source that are encoded, from its shortest to its longest
-LOOKED_AT = 2048  # forward passes of which the largest is looked for
+SAMPLED = 32
+"""Groups of a source that are encoded, from its shortest to its longest."""
+PASSES_SEARCHED = 2048
+"""Forward passes among which the largest one is searched; a plan may have millions."""
+
+
+HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
 @dataclass(frozen=True)
 class SourceLoad:
-    """One source.
+    """What a run reads of one source.
 
     Attributes:
-        share: of the training groups.
-        tokens: of a training group, the mean of all.
+        share: share of the training groups.
+        tokens: mean number of tokens of a training group.
         sample: the rows of each sampled group.
-        held_out: tokens of all groups that are validated, and that are tested.
+        held_out: tokens of all validation groups, and of all test groups.
         pooled: tokens of the training groups whose states a probe computes.
     """
 
@@ -46,29 +52,39 @@ class SourceLoad:
 
 @dataclass(frozen=True)
 class Workload:
-    """One run; tokens are counted as the layout has them, without padding."""
+    """What one run reads. Tokens are counted in the layout of the batches, without padding.
+
+    Attributes:
+        steps: optimizer steps.
+        groups: groups per step.
+        validations: number of validations.
+        sources: by name.
+        largest: the largest forward pass, on which the peak memory depends.
+    """
 
     steps: int
-    groups: int  # a step
+    groups: int
     validations: int
     sources: dict[str, SourceLoad]
     largest: PassTokens
 
 
 def workload(recipe: Recipe) -> Workload:
-    """Reads the lengths of all groups and encodes a few; no model is loaded.
+    """Read the lengths of all groups, and encode a few; no model is loaded.
 
     Raises:
         DataError: the sources are streamed, so that no lengths are known.
-        BaseRewardError: anything else that the recipe or the data have wrong, but for too many lost rows.
+        BaseRewardError: the recipe or the data have another error. Too many rejected rows are none here.
     """
     if recipe.data.streaming is not None:
-        raise DataError("data.streaming knows no lengths before its sources are read; leave it out to count the cost")
+        raise DataError(
+            "the lengths of streamed sources are unknown before they are read; remove data.streaming to count the cost"
+        )
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(recipe, encoder=encoder, lost_file=lost_file(recipe.name), max_lost=1.0)
+    data = build_data(recipe, encoder=encoder, lost_file=preview_rejections_file(recipe.name), max_lost=1.0)
     data.setup()
     assert isinstance(data.plan, Plan)
-    sources = {name: _source(data, name) for name, each in data.lengths["train"].items() if len(each)}
+    sources = {name: _source(data, name) for name, lengths in data.lengths["train"].items() if len(lengths)}
     largest = _largest(data, sources, Pooling(recipe.model.pooling))
     return Workload(data.plan.steps, data.plan.groups, data.plan.stages, sources, largest)
 
@@ -76,41 +92,64 @@ def workload(recipe: Recipe) -> Workload:
 def _source(data: PreferenceData, name: str) -> SourceLoad:
     assert isinstance(data.plan, Plan)
     mixture, lengths = data.plan.mixture, data.lengths["train"][name]
-    place = data.parts["train"].names.index(name)
+    source_index = data.parts["train"].names.index(name)
     rows = _spread(lengths)
-    encoded = [data.parts["train"][place, row] for row in rows]
-    sample = tuple(tuple(group_shapes(group, layout=data.layout)) for group in encoded)
-    in_layout = sum(shape.tokens for shapes in sample for shape in shapes) / int(lengths.tokens[rows].sum())
-    held_out: dict[Split, int] = {
-        split: round(int(data.lengths[split][name].tokens.sum()) * in_layout) for split in ("val", "test")
-    }
+    sample = []
+    for row in rows:
+        encoded = data.parts["train"][source_index, row]
+        sample.append(tuple(group_shapes(encoded, layout=data.layout)))
+    # Stored lengths count the prefix of a group once; the plain layout repeats it for every response.
+    sampled_tokens = sum(map(_num_tokens, sample))
+    layout_factor = sampled_tokens / int(lengths.tokens[rows].sum())
+    held_out: dict[Split, int] = {}
+    for split in HELD_OUT:
+        held_out[split] = round(int(data.lengths[split][name].tokens.sum()) * layout_factor)
     share = mixture.counts[name] / mixture.epoch_size
-    mean = float(lengths.tokens.mean()) * in_layout
-    pooled = sum(source == place for source, _ in read_places(data, "train"))
-    return SourceLoad(share, mean, sample, held_out, round(pooled * mean))
+    mean_tokens = float(lengths.tokens.mean()) * layout_factor
+    num_pooled = sum(place_source == source_index for place_source, _ in read_places(data, "train"))
+    return SourceLoad(share, mean_tokens, tuple(sample), held_out, round(num_pooled * mean_tokens))
 
 
 def _spread(lengths: Lengths) -> list[int]:
-    """Rows evenly spread over the groups in the order of their lengths."""
-    number = min(SAMPLED, len(lengths))
-    places = (np.arange(number) + 0.5) * len(lengths) / number
-    return [int(row) for row in np.argsort(lengths.tokens, kind="stable")[places.astype(int)]]
+    """Rows that are evenly spread over the groups in the order of their lengths."""
+    num_rows = min(SAMPLED, len(lengths))
+    ranks = (np.arange(num_rows) + 0.5) * len(lengths) / num_rows
+    return [int(row) for row in np.argsort(lengths.tokens, kind="stable")[ranks.astype(int)]]
 
 
 def _largest(data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pooling) -> PassTokens:
-    """The forward pass of most tokens, with as many pooled ones and patches as so many tokens have on average."""
+    """The largest forward pass: its tokens, and the pooled tokens and patches that so many tokens have on average."""
+    rows: list[tuple[float, SequenceShape]] = []  # share of a sampled group, and one of its rows
+    for load in sources.values():
+        for shapes in load.sample:
+            rows += [(load.share / len(load.sample), shape) for shape in shapes]
+    mean_tokens = sum(weight * shape.tokens for weight, shape in rows)
+    mean_pooled = sum(weight * shape.pooled(pooling) for weight, shape in rows)
+    mean_patches = sum(weight * _patches(shape) for weight, shape in rows)
+    # From stored lengths to those of the layout; see `_source`.
+    in_layout = sum(load.share * load.tokens for load in sources.values())
+    stored = sum(load.share * float(data.lengths["train"][name].tokens.mean()) for name, load in sources.items())
+    tokens = round(_most_stored_tokens(data) * max(in_layout / stored, 1.0))
+    return PassTokens(tokens, round(tokens * (mean_pooled / mean_tokens)), round(tokens * (mean_patches / mean_tokens)))
+
+
+def _most_stored_tokens(data: PreferenceData) -> int:
+    """The stored length of the largest among evenly spread forward passes."""
     plan = data.plan
     assert isinstance(plan, Plan)
-    lengths = data.lengths["train"]
-    tokens = [each.tokens for each in lengths.values()]
+    tokens = [lengths.tokens for lengths in data.lengths["train"].values()]
     total = plan.steps * plan.forwards_per_step
-    looked_at = np.unique(np.linspace(0, total - 1, min(total, LOOKED_AT)).astype(int)).tolist()
-    most = max(sum(int(tokens[source][row]) for source, row in plan.forward(index)) for index in looked_at)
-    rows = [(load, shape) for load in sources.values() for shapes in load.sample for shape in shapes]
-    weighed = [(load.share / len(load.sample), shape) for load, shape in rows]
-    mean = sum(weight * shape.tokens for weight, shape in weighed)
-    in_tree = sum(load.share * float(lengths[name].tokens.mean()) for name, load in sources.items())
-    most = round(most * max(sum(load.share * load.tokens for load in sources.values()) / in_tree, 1.0))
-    pooled = sum(weight * shape.pooled(pooling) for weight, shape in weighed) / mean
-    patches = sum(weight * sum(t * h * w for t, h, w in shape.images) for weight, shape in weighed) / mean
-    return PassTokens(most, round(most * pooled), round(most * patches))
+    indices = np.unique(np.linspace(0, total - 1, min(total, PASSES_SEARCHED)).astype(int)).tolist()
+    most = 0
+    for index in indices:
+        most = max(most, sum(int(tokens[source][row]) for source, row in plan.forward(index)))
+    return most
+
+
+def _num_tokens(shapes: Sequence[SequenceShape]) -> int:
+    return sum(shape.tokens for shape in shapes)
+
+
+def _patches(shape: SequenceShape) -> int:
+    """Patches of all images of a row."""
+    return sum(t * h * w for t, h, w in shape.images)

@@ -1,4 +1,4 @@
-"""An ensemble made of runs: `basereward ensemble`, and `ensembles` of an experiment."""
+"""Makes an ensemble of trained models, for `basereward ensemble` and for `ensembles` of an experiment."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from basereward.inference.soup import soup
 from basereward.io.names import check_name
 from basereward.recipe.checks.ensembles import number_problems
 from basereward.recipe.schema import WAYS, EnsembleRecipe
-from basereward.runs.resolve_model import locate
+from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import ScoredGroup, write_scores
-from basereward.runs.tracking.tracker import Tracker, deliver_pending, lost_metrics
+from basereward.runs.tracking.tracker import Tracker, deliver_pending, skipped_metrics
 from basereward.training.ensembles.testing import run_test
 from basereward.training.ensembles.weights import WEIGHTED, find_rule, validation_scores
 
@@ -38,39 +38,38 @@ def ensemble(
     k: float = 1.0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Makes an ensemble of trained models, as a run of its own.
+    """Make an ensemble of trained models, as a run of its own.
 
     Args:
-        models: two or more different ones, as `load` opens them. They score prompts with pictures, and where `text`
-            names none all.
-        how: `mean` of raw scores; weights by validation `accuracy` or `confidence` (mean margin), as BaseReward's Table
-            7 has them, or `learned` by logistic regression; `standardised`; `worst`; `pessimistic`, with `k`; or
-            `soup`, one model whose weights are the members' mean.
-        text: models that score prompts without pictures; among `models` or further ones.
-        name: of the run.
-        pairs: validation pairs that weights are made from, as many of each source and at least one.
+        models: two or more different models, as `load` opens them. They score prompts with images, and without `text`
+            all prompts.
+        how: the aggregation. `mean` of raw scores; `accuracy` or `confidence` (mean margin), weights from validation
+            pairs as in Table 7 of BaseReward (arXiv 2509.16127); `learned`, weights by logistic regression;
+            `standardised`; `worst`; `pessimistic`, with `k`; or `soup`, one model whose weights are the mean of the
+            members' weights.
+        text: models that score prompts without images; among `models` or further ones.
+        name: display name of the run.
+        pairs: validation pairs from which weights are computed: as many of each source, at least one each.
         k: see `Rule`.
-        seed: of the draw of pairs, and of the bootstrap of learned weights.
+        seed: of the sample of pairs, and of the bootstrap of learned weights.
 
     Returns:
-        `run_id`, `model`, `how`, `members`, `accuracy` of the whole on the validation pairs, None where there are no
-        validation scores in common. Of each member `name`, `accuracy` on them, and what its score counts: `weight` of
-        prompts with pictures and `text_weight` of those without (0 where it is not asked, None where `how` has no
-        weights); `interval` and `text_interval` [low, high] of 95 %, of learned weights.
+        `run_id`, `model`, `how`, `members`, and `accuracy` of the ensemble on the validation pairs, None without common
+        validation scores. Of each member: `name`; `accuracy` on these pairs; `weight` for prompts with images and
+        `text_weight` for prompts without (0 when it does not score them, None when `how` has no weights); and
+        `interval` and `text_interval`, the 95 % intervals [low, high] of learned weights.
 
     Raises:
-        ModelError: a member is missing, no model, named twice, or has no validation scores where they are needed, or
-            others than the first; a number is out of its range. The message names the member.
+        ModelError: a member is missing, is no model, or is named twice; it has no validation scores where they are
+            needed, or has other pairs than the first member; or a number is out of range. The message names the member.
     """
     if name is not None:
         check_name(name, what="--name", slashes=True)
     deliver_pending()
-    if how not in WAYS:
-        raise ModelError(unknown("way to combine", how, WAYS))
-    check_several(models, name="models", of="models", error=ModelError)
-    check_several(text, name="text", of="models", error=ModelError)
-    recipe: Any = {"how": how, "members": list(models), "text": list(text), "pairs": pairs, "k": k, "seed": seed}
-    return make_ensemble(EnsembleRecipe(**recipe), name=name)
+    for argument, names in (("models", models), ("text", text)):
+        check_several(names, name=argument, of="models", error=ModelError)
+    settings: Any = {"how": how, "members": list(models), "text": list(text), "pairs": pairs, "k": k, "seed": seed}
+    return make_ensemble(EnsembleRecipe(**settings), name=name)
 
 
 def make_ensemble(
@@ -82,54 +81,69 @@ def make_ensemble(
     tested: bool = False,
     tracking: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """The same, for models that `recipe` names.
+    """Make the ensemble of a recipe; see `ensemble`.
 
     Args:
-        sha256: what it is found again by.
-        parent: the sweep that it belongs to.
-        tested: whether it is tested on the members' test groups, as a run is.
+        recipe: members and aggregation.
+        name: display name of the run.
+        sha256: hash by which a sweep finds the ensemble again; by default one of its name and members.
+        parent: id of the sweep that it belongs to.
+        tested: test it on the test groups of its members, as a run is tested.
         tracking: `uri` and `experiment` of its record.
 
     Returns:
-        As `ensemble`; with `tested` also what a run returns: `metrics`, `pair_s`, `skipped`.
+        As `ensemble`; with `tested` also the fields of a run: `metrics`, `pair_s`, `skipped`.
     """
+    if recipe.how not in WAYS:
+        raise ModelError(unknown("aggregation", recipe.how, WAYS))
     if problems := number_problems(recipe):
         raise ModelError("; ".join(f"{key}: {message}" for key, message in problems))
     members, routes = _members(recipe)
     scored = validation_scores(members, needed=recipe.how in WEIGHTED)
     rule = find_rule(recipe, members, scored, routes=routes) if recipe.how != "soup" else None
-    run = _create(name or f"ensemble-{recipe.how}", members, recipe.how, sha256=sha256, parent=parent)
+    run = _create_run(name or f"ensemble-{recipe.how}", members, recipe.how, sha256=sha256, parent=parent)
     try:
-        return _made(run, recipe, members, rule, scored, tested=tested, tracking=tracking or {})
+        return _build(run, recipe, members, rule, scored, tested=tested, tracking=tracking or {})
     except BaseException as error:
         run.give_up("failed" if isinstance(error, Exception) else "killed", error)
         raise
 
 
 def _members(recipe: EnsembleRecipe) -> tuple[list[Member], dict[str, tuple[int, ...]]]:
-    """The members, each model once however it is named, and, where some are for text alone, which are for what."""
+    """The members, each model once, and the routes.
+
+    Returns:
+        The members, and for `image` and `text` the indices of the members that score such prompts; no routes when all
+        members score all prompts.
+    """
     members: list[Member] = []
     routes: dict[str, tuple[int, ...]] = {}
     for route, names in (("image", recipe.members), ("text", recipe.text)):
-        places: list[int] = []
+        indices: list[int] = []
         for name in names:
-            member = find_member(_reference(name), locate(name))
-            place = next((at for at, known in enumerate(members) if known.digest == member.digest), len(members))
-            if place in places:
+            index = _add_member(members, find_member(_reference(name), resolve_model(name)))
+            if index in indices:
                 raise ModelError(
-                    f"'{name}' is the same model as '{members[place].name}' and would count twice; name each model once"
+                    f"'{name}' is the same model as '{members[index].name}' and would count twice; name each model once"
                 )
-            places.append(place)
-            if place == len(members):
-                members.append(member)
-        routes[route] = tuple(places)
+            indices.append(index)
+        routes[route] = tuple(indices)
     if len(members) < 2:
-        named = ", ".join(member.name for member in members) or "none"
-        raise ModelError(f"an ensemble has two members or more; {named} is named")
+        names_given = ", ".join(member.name for member in members) or "none"
+        raise ModelError(f"an ensemble needs two or more members; given: {names_given}")
     return members, routes if recipe.text else {}
 
 
-def _made(
+def _add_member(members: list[Member], member: Member) -> int:
+    """Return the index of a member, which is added when no other one has the same weights."""
+    for index, known in enumerate(members):
+        if known.digest == member.digest:
+            return index
+    members.append(member)
+    return len(members) - 1
+
+
+def _build(
     run: RunFolder,
     recipe: EnsembleRecipe,
     members: Sequence[Member],
@@ -139,20 +153,27 @@ def _made(
     tested: bool,
     tracking: Mapping[str, str | None],
 ) -> dict[str, Any]:
-    whole: list[ScoredGroup] = []
+    ensemble_scores: list[ScoredGroup] = []
     if rule is None:
         soup(members, run.model)
     else:
-        write_ensemble(run.model, names=[m.name for m in members], digests=[m.digest for m in members], rule=rule)
-        whole = _combined(scored, rule) if scored else []
-        if whole:
-            write_scores(run.scores / "val.jsonl", whole)
-    told = [
-        {"name": member.name, "accuracy": _accuracy(own), **_weights(rule, place, count=len(members))}
-        for place, (member, own) in enumerate(zip(members, scored or [[]] * len(members), strict=True))
-    ]
-    found = {"how": recipe.how, "members": told, "accuracy": _accuracy(whole)}
-    result = {"run_id": run.run_id, "model": str(run.model), **found}
+        names, digests = [member.name for member in members], [member.digest for member in members]
+        write_ensemble(run.model, names=names, digests=digests, rule=rule)
+        ensemble_scores = _combine_scores(scored, rule) if scored else []
+        if ensemble_scores:
+            write_scores(run.scores / "val.jsonl", ensemble_scores)
+    member_rows = []
+    for index, member in enumerate(members):
+        accuracy = _accuracy(scored[index] if scored else [])
+        weights = _weights(rule, index, num_members=len(members))
+        member_rows.append({"name": member.name, "accuracy": accuracy, **weights})
+    result = {
+        "run_id": run.run_id,
+        "model": str(run.model),
+        "how": recipe.how,
+        "members": member_rows,
+        "accuracy": _accuracy(ensemble_scores),
+    }
     if tested:
         result |= run_test(run, members)
     run.write_result(result)
@@ -161,57 +182,74 @@ def _made(
 
 
 def _reference(model: str) -> str:
-    """A run's id where it is one, else the folder's full path."""
-    folder = locate(model)
+    """The name of a member: the id of its run, else the absolute path of its folder.
+
+    An id stays valid when the folder of all runs is moved.
+    """
+    folder = resolve_model(model)
     if (folder.parent / "status.json").is_file():
         return folder.parent.name if not Path(model).exists() else str(folder)
     return str(folder)
 
 
-def _weights(rule: Rule | None, place: int, *, count: int) -> dict[str, Any]:
-    """What a member's score counts, with pictures and without; of a soup, what its weights do."""
+def _weights(rule: Rule | None, index: int, *, num_members: int) -> dict[str, Any]:
+    """Weights of a member's score for prompts with images and without, with their intervals.
+
+    In a soup, which has no rule, they are the weights of its parameters.
+    """
     if rule is None:
-        return {"weight": 1 / count, "interval": None, "text_weight": 1 / count, "text_interval": None}
-    told: dict[str, Any] = {}
+        share = 1 / num_members
+        return {"weight": share, "interval": None, "text_weight": share, "text_interval": None}
+    weights: dict[str, Any] = {}
     for prefix, images in (("", True), ("text_", False)):
-        told[f"{prefix}weight"] = rule.weights_of(images=images)[place]
-        told[f"{prefix}interval"] = rule.intervals_of(images=images)[place]
-    return told
+        weights[f"{prefix}weight"] = rule.weights_of(images=images)[index]
+        weights[f"{prefix}interval"] = rule.intervals_of(images=images)[index]
+    return weights
 
 
-def _combined(scored: Sequence[Sequence[ScoredGroup]], rule: Rule) -> list[ScoredGroup]:
-    """The validation groups with the ensemble's scores. Which have pictures is not kept with them, so that with routes
-    there are none."""
+def _combine_scores(scored: Sequence[Sequence[ScoredGroup]], rule: Rule) -> list[ScoredGroup]:
+    """The validation groups with the scores of the ensemble.
+
+    Score files do not record which prompts have images, so routed ensembles return [].
+    """
     if rule.text or rule.image:
         return []
-    return [
-        dataclasses.replace(same[0], scores=rule.combine(np.array([group.scores for group in same])).tolist())
-        for same in zip(*scored, strict=True)
-    ]
+    combined = []
+    for same_group in zip(*scored, strict=True):  # the same group, as each member scored it
+        member_scores = np.array([group.scores for group in same_group])
+        combined.append(dataclasses.replace(same_group[0], scores=rule.combine(member_scores).tolist()))
+    return combined
 
 
 def _accuracy(groups: Sequence[ScoredGroup]) -> float | None:
-    margins = [margin for group in groups for margin in group.margins]
+    """The share of pairs that are ranked correctly; None without pairs."""
+    margins: list[float] = []
+    for group in groups:
+        margins += group.margins
     return sum(margin > 0 for margin in margins) / len(margins) if margins else None
 
 
-def _create(name: str, members: Sequence[Member], how: str, *, sha256: str | None, parent: str | None) -> RunFolder:
-    told = f'name: {name}\nsummary: "{how} of {", ".join(member.name for member in members)}"\n'
-    sha256 = sha256 or hashlib.sha256(told.encode()).hexdigest()
-    return RunFolder.create(told, recipe_sha256=sha256, name=name, parent=parent, kind="ensemble")
+def _create_run(name: str, members: Sequence[Member], how: str, *, sha256: str | None, parent: str | None) -> RunFolder:
+    recipe = f'name: {name}\nsummary: "{how} of {", ".join(member.name for member in members)}"\n'
+    sha256 = sha256 or hashlib.sha256(recipe.encode()).hexdigest()
+    return RunFolder.create(recipe, recipe_sha256=sha256, name=name, parent=parent, kind="ensemble")
 
 
 def _record(
     run: RunFolder, result: Mapping[str, Any], *, rule: Rule | None, tracking: Mapping[str, str | None]
 ) -> None:
-    """Tells MLflow; a server that will not take it costs the record, not the ensemble."""
+    """Record the ensemble. A server that rejects it costs the record, not the ensemble."""
     tracker = Tracker(run)
-    place = {"experiment": tracking.get("experiment") or "ensembles", "uri": tracking.get("uri")}
     try:
         try:
-            tracker.start(**place, name=run.name, tags={"basereward.ensemble": result["how"]})  # type: ignore[arg-type]
+            tracker.start(
+                experiment=tracking.get("experiment") or "ensembles",
+                uri=tracking.get("uri"),
+                name=run.name,
+                tags={"basereward.ensemble": result["how"]},
+            )
         except RunError as error:
-            logger.warning("the ensemble %s is not in MLflow: %s", run.run_id, error)
+            logger.warning("the ensemble %s is not recorded in MLflow: %s", run.run_id, error)
         _record_all(tracker, run, result, rule=rule)
         tracker.close("finished")
         run.mark("finished")
@@ -229,7 +267,7 @@ def _record_all(tracker: Tracker, run: RunFolder, result: Mapping[str, Any], *, 
     if result["accuracy"] is not None:
         tracker.metrics({"val/pair_accuracy": result["accuracy"]}, step=0)
     tracker.metrics(result.get("metrics", {}), step=0)
-    tracker.metrics(lost_metrics(result.get("skipped", {})), step=0)
+    tracker.metrics(skipped_metrics(result.get("skipped", {})), step=0)
     if run.lost.exists():
         tracker.artifact(run.lost)
     for file in sorted(run.scores.glob("*.jsonl")):

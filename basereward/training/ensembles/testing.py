@@ -1,4 +1,4 @@
-"""An ensemble tested as a run is: on the test groups of its members, by its own scores of them."""
+"""Tests an ensemble as a run is tested: it scores the test groups of its members."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -29,65 +29,101 @@ from basereward.runs.score_files import ScoredGroup, write_scores
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 64  # groups that are encoded and scored before the next are read, since their pictures fill the memory
+WINDOW = 64
+"""Groups that are encoded and scored before the next ones are read, because their images fill the memory."""
 
 
 def run_test(run: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
-    """Scores the test groups of all sources that a member was trained on, and keeps them as `scores/test.jsonl`; those
-    that cannot be scored are listed in `lost.jsonl`.
+    """Score the test groups of all sources that a member was trained on.
+
+    Writes the scores to `scores/test.jsonl`, and rejected groups to `lost.jsonl`.
+
+    Args:
+        run: folder of the ensemble.
+        members: of the ensemble.
 
     Returns:
-        `metrics` as a run's test has them, `pair_s`, the seconds of a pair's scores, and `skipped` groups by source and
-        reason.
+        `metrics`, as in the test of a run; `pair_s`, seconds to score a pair; `skipped`, groups by source and reason.
 
     Raises:
-        ModelError: two members mean different rows by the same source's name; the message names both.
-        TooManyRowsLost: of all test rows a larger share is lost by the ensemble, and was not lost by its members, than
-            the `data.max_lost` of any member allows; or every row of a source is.
+        ModelError: two members have different rows under one name of a source; the message names both.
+        TooManyRowsLost: the ensemble rejects more rows than the `data.max_lost` of any member allows, not counting
+            rows that the members rejected; or it rejects every row of a source.
     """
     scorer: ScoresGroups = load(run.model)
     recipes = [recipe_from_yaml(member.folder / "recipe.yaml") for member in members]
     sources = _sources(members, recipes)
-    lost = [row for source in sources.values() for row in source.lost("test")]
-    rows = Counter(row.source for row in lost)
-    scored: list[ScoredGroup] = []
-    seconds, tokens = 0.0, 0
+    test = _score_test_groups(scorer, sources)
+    if test.rejected:
+        write_lost(run.lost, test.rejected)
+        logger.warning(
+            "%d of %d test rows are rejected: %s; listed in %s",
+            len(test.rejected),
+            test.rows.total(),
+            summary(test.rejected),
+            run.lost,
+        )
+    limit = max(recipe.data.max_lost for recipe in recipes)
+    check_limit(_excuse_known(test.rejected, members), rows=test.rows, max_lost=limit, listed_in=run.lost)
+    write_scores(run.scores / "test.jsonl", test.scored)
+    num_pairs = sum(len(group.preferences) for group in test.scored)
+    metrics = _metrics(test.scored)
+    if num_pairs:
+        metrics["test/tokens_per_pair"] = test.tokens / num_pairs
+    pair_s = test.seconds / num_pairs if num_pairs else None
+    return {"metrics": metrics, "pair_s": pair_s, "skipped": summary(test.rejected)}
+
+
+@dataclass
+class _Test:
+    """Results of a test.
+
+    Attributes:
+        rejected: rows that a source or the ensemble cannot use.
+        rows: number of rows by source, rejected ones included.
+        scored: groups with the scores of the ensemble.
+        seconds: of scoring, without reading and encoding.
+        tokens: that all members read.
+    """
+
+    rejected: list[RejectedRow]
+    rows: Counter[str]
+    scored: list[ScoredGroup] = field(default_factory=list)
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+def _score_test_groups(scorer: ScoresGroups, sources: Mapping[str, Source]) -> _Test:
+    rejected: list[RejectedRow] = []
+    for source in sources.values():
+        rejected += source.lost("test")
+    test = _Test(rejected, Counter(row.source for row in rejected))
     groups = chain.from_iterable(source.groups("test") for source in sources.values())
     while window := list(islice(groups, WINDOW)):
-        rows.update(group.source for group in window)
-        encoded = [(group, found) for group in window if (found := _encoded(scorer, group, lost)) is not None]
+        usable: list[Group] = []
+        encoded_groups: list[Any] = []  # an EncodedGroup, or an Encoded of an ensemble
+        for group in window:
+            test.rows[group.source] += 1
+            try:
+                check_usable(group)
+                encoded_groups.append(scorer.encode(group))
+                usable.append(group)
+            except DataError as error:
+                test.rejected.append(RejectedRow(group.source, "test", group.id, _reason(error), str(error)))
         began = time.perf_counter()
-        scores = list(chain.from_iterable(scorer.score_encoded([found for _, found in encoded])))
-        seconds += time.perf_counter() - began
-        scored += [_scored(*each, own) for each, own in zip(encoded, scores, strict=True)]
-        tokens += sum(_tokens(found) for _, found in encoded)
-    if lost:
-        write_lost(run.lost, lost)
-        told = (len(lost), rows.total(), summary(lost), run.lost)
-        logger.warning("%d of %d test rows are lost: %s; listed in %s", *told)
-    limit = max(recipe.data.max_lost for recipe in recipes)
-    check_limit(_new(lost, members), rows=rows, max_lost=limit, listed_in=run.lost)
-    write_scores(run.scores / "test.jsonl", scored)
-    pairs = sum(len(group.preferences) for group in scored)
-    metrics = _measured(scored)
-    if pairs:
-        metrics["test/tokens_per_pair"] = tokens / pairs
-    return {"metrics": metrics, "pair_s": seconds / pairs if pairs else None, "skipped": summary(lost)}
+        scores = list(chain.from_iterable(scorer.score_encoded(encoded_groups)))
+        test.seconds += time.perf_counter() - began
+        for group, encoded, group_scores in zip(usable, encoded_groups, scores, strict=True):
+            test.scored.append(_scored_group(group, encoded, group_scores))
+            test.tokens += _num_tokens(encoded)
+    return test
 
 
-def _encoded(scorer: ScoresGroups, group: Group, lost: list[RejectedRow]) -> Any:
-    """The group as the ensemble takes it; None where it cannot, which is added to the lost rows."""
-    try:
-        check_usable(group)
-        return scorer.encode(group)  # an EncodedGroup or an Encoded
-    except DataError as error:
-        lost.append(RejectedRow(group.source, "test", group.id, _reason(error), str(error)))
-        return None
+def _excuse_known(rejected: Sequence[RejectedRow], members: Sequence[Member]) -> list[RejectedRow]:
+    """Mark rows that the run of a member rejected as no fault of the ensemble.
 
-
-def _new(lost: Sequence[RejectedRow], members: Sequence[Member]) -> list[RejectedRow]:
-    """The lost rows, of which those that a member's own run lost are no fault: they were held against its limit when it
-    was trained, and of the few rows of a test they may be a larger share."""
+    They counted against the limit of that run; among the few rows of a test they can be a larger share.
+    """
     known: set[tuple[str, str]] = set()
     for member in members:
         file = RunFolder(member.folder.parent).lost
@@ -95,58 +131,62 @@ def _new(lost: Sequence[RejectedRow], members: Sequence[Member]) -> list[Rejecte
             row = json.loads(line)
             if row["split"] == "test":
                 known.add((row["source"], row["id"]))
-    return [replace(row, fault=row.fault and (row.source, row.id) not in known) for row in lost]
+    return [replace(row, fault=row.fault and (row.source, row.id) not in known) for row in rejected]
 
 
 def _sources(members: Sequence[Member], recipes: Sequence[Recipe]) -> dict[str, Source]:
-    """Every source of any member, by name."""
-    known: dict[str, tuple[str, Any]] = {}
+    """All sources of all members, by name."""
+    known: dict[str, tuple[str, Any]] = {}  # the first member that has the source, and its node of the recipe
     for member, recipe in zip(members, recipes, strict=True):
         for name, node in recipe.data.sources.items():
-            first, before = known.setdefault(name, (member.name, node))
-            if node != before:
+            first_member, first_node = known.setdefault(name, (member.name, node))
+            if node != first_node:
                 raise ModelError(
-                    f"members '{first}' and '{member.name}' were trained on different rows that both call '{name}': "
-                    "they have no test in common. Give the sources different names, or combine other members"
+                    f"members '{first_member}' and '{member.name}' were trained on different rows under the name "
+                    f"'{name}', so they have no common test. Give the sources different names, or combine other members"
                 )
     return {name: make(node, "sources", name) for name, (_, node) in known.items()}
 
 
 def _reason(error: BaseException | None) -> str:
-    """What a group that cannot be encoded is counted under."""
+    """The reason under which a group that cannot be encoded is counted."""
     while error is not None and not isinstance(error, RowRejected):
         error = error.__cause__
     return "unusable" if error is None else error.reason
 
 
 def _parts(encoded: EncodedGroup | Encoded) -> list[EncodedGroup]:
-    """A group as every backbone that is asked takes it."""
+    """The group as each backbone that scores it reads it."""
     if isinstance(encoded, EncodedGroup):
         return [encoded]
     return [group for group in encoded.groups if group is not None]
 
 
-def _tokens(encoded: EncodedGroup | Encoded) -> int:
+def _num_tokens(encoded: EncodedGroup | Encoded) -> int:
+    """Tokens that all backbones read; each prefix counts once."""
     return sum(len(part.prefix) + sum(map(len, part.branches)) for part in _parts(encoded))
 
 
-def _scored(group: Group, encoded: EncodedGroup | Encoded, scores: list[float]) -> ScoredGroup:
-    """Lengths are in tokens of the first backbone."""
+def _scored_group(group: Group, encoded: EncodedGroup | Encoded, scores: list[float]) -> ScoredGroup:
+    """The group with its scores; lengths are in tokens of the first backbone."""
     preferences = [(p.winner, p.loser, p.tie) for p in group.preferences]
     return ScoredGroup(group.id, group.source, scores, _parts(encoded)[0].response_lengths, preferences)
 
 
-def _measured(scored: Sequence[ScoredGroup]) -> dict[str, float]:
-    """What a run's test logs, of the same groups."""
-    by_source: dict[str, dict[str, float]] = {}
-    for source in dict.fromkeys(group.source for group in scored):
-        metrics = PreferenceMetrics()
-        for group in scored:
-            if group.source == source and group.preferences:
-                _update(metrics, group)
-        by_source[source] = metrics.compute()
-    found = {f"test/{source}/{name}": value for source, values in by_source.items() for name, value in values.items()}
-    return found | {"test/pair_accuracy": mean_accuracy(by_source.values())}
+def _metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    """The metrics that the test of a run logs."""
+    metrics_of: dict[str, PreferenceMetrics] = {}
+    for group in scored:
+        if group.source not in metrics_of:
+            metrics_of[group.source] = PreferenceMetrics()
+        if group.preferences:
+            _update(metrics_of[group.source], group)
+    values: dict[str, float] = {}
+    values_by_source = []
+    for source, source_metrics in metrics_of.items():
+        values_by_source.append(source_metrics.compute())
+        values |= {f"test/{source}/{name}": value for name, value in values_by_source[-1].items()}
+    return values | {"test/pair_accuracy": mean_accuracy(values_by_source)}
 
 
 def _update(metrics: PreferenceMetrics, group: ScoredGroup) -> None:

@@ -81,7 +81,7 @@ def test_a_step_s_rate_is_the_work_of_its_passes_over_its_time() -> None:
     assert len(curves.flops) == 2 * STEPS
     needed = sum(curves.flops[-2:])
     assert last["perf/tflops"] * 1e12 * last["time/step_s"] == pytest.approx(needed, rel=0.2)
-    assert last["perf/mfu"] == pytest.approx(last["perf/tflops"] * 1e12 / found.rate)
+    assert last["perf/mfu"] == pytest.approx(last["perf/tflops"] * 1e12 / found.device_rate)
     assert 0 < last["perf/mfu"] < 1
 
 
@@ -98,7 +98,7 @@ def test_the_rate_of_the_machine_is_that_of_its_products() -> None:
     before = torch.get_rng_state()
     rate = product_rate(torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), before)
-    rows, inner, columns = performance.ON_CPU
+    rows, inner, columns = performance.CPU_PRODUCT
     left, right = torch.ones(rows, inner), torch.ones(inner, columns)
     seconds = []
     for _ in range(5):

@@ -31,7 +31,7 @@ class Witness(Callback):
 
 def losses(run: RunFolder) -> list[int]:
     """The steps whose loss is in the journal, in its order."""
-    records = [record for record, _ in run.outbox.read(0)]
+    records = [record for record, _ in run.journal.read(0)]
     return [record["step"] for record in records if "train/loss" in record.get("values", {})]
 
 
@@ -61,7 +61,7 @@ def test_a_step_is_recorded_once_and_whole(recipe: Recipe) -> None:
     """All that a step logs is in the journal once, as numbers of that step."""
     run, _ = fitted(recipe)
     named: dict[str, list[int]] = {}
-    for record, _ in run.outbox.read(0):
+    for record, _ in run.journal.read(0):
         for name in record.get("values", {}) if record["kind"] == "metrics" else ():
             named.setdefault(name, []).append(record["step"])
     stepped = {name for name, steps in named.items() if steps == [1, 2, 3, 4]}
@@ -75,6 +75,6 @@ def test_the_rate_of_a_step_is_the_one_it_was_made_with() -> None:
     """A warm-up over all four steps, from a quarter of the rate."""
     overrides = [*SMALL, "trainer.steps=4", "schedule={shape: constant, warmup: 1.0}", "optimizer.lr=1e-3"]
     run, _ = fitted(load_recipe("basereward", overrides=overrides))
-    records = [record for record, _ in run.outbox.read(0) if "train/lr" in record.get("values", {})]
+    records = [record for record, _ in run.journal.read(0) if "train/lr" in record.get("values", {})]
     rates = {record["step"]: record["values"]["train/lr"] for record in records}
     assert rates == pytest.approx({1: 0.25e-3, 2: 0.5e-3, 3: 0.75e-3, 4: 1e-3})

@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from basereward.data.module import PreferenceData
 from basereward.recipe import load_recipe
 from basereward.training.build import build
-from basereward.training.callbacks.step_timer import NAME, StepTimer
+from basereward.training.callbacks.step_timer import DATA_WAIT_SHARE, StepTimer
 from tests.helpers.support import SMALL
 
 STEPS = 3
@@ -36,7 +36,7 @@ class Slow(Callback):
         time.sleep(self.seconds)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.share = float(trainer.callback_metrics[NAME])
+        self.share = float(trainer.callback_metrics[DATA_WAIT_SHARE])
 
 
 class SlowLoader:

@@ -108,7 +108,8 @@ def test_lost_rows_are_counted_listed_and_told(
         ("row-1", "too_long", True),
         ("row-2", "empty_response", True),
     ]
-    assert f"3 of 40 test rows are lost: {found['skipped']}; listed in {run.lost}" in caplog.text
+    assert "3 of 40 test rows" in caplog.text
+    assert f"{found['skipped']}; listed in {run.lost}" in caplog.text
 
 
 def test_more_than_any_member_allows_is_no_test(test: Test, run: RunFolder, tmp_path: Path) -> None:

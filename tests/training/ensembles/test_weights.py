@@ -66,7 +66,7 @@ def test_a_group_that_one_member_has_twice_is_told(make: Make) -> None:
 def test_validation_scores_that_are_no_numbers_name_the_member(make: Make, score: float) -> None:
     """Whatever the way to combine, since they are no member's."""
     members = [make("good", [1.0, 2.0]), make("bad", [1.0, score])]
-    with pytest.raises(ModelError, match=r"member 'bad' has validation scores that are NaN or infinite, of 1 groups"):
+    with pytest.raises(ModelError, match=r"member 'bad' has validation scores that are NaN or infinite, in 1 groups"):
         validation_scores(members, needed=False)
 
 
@@ -111,8 +111,8 @@ def test_learned_weights_of_a_route_are_learned_of_its_members(make: Make) -> No
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        pytest.param("accuracy", "the accuracy of t makes no weights: .* one must be above 0", id="accuracy"),
-        pytest.param("confidence", "the confidence of t makes no weights: .* none may be negative", id="confidence"),
+        pytest.param("accuracy", "the accuracy of t gives no weights", id="accuracy"),
+        pytest.param("confidence", "the confidence of t gives no weights", id="confidence"),
         pytest.param("learned", "the learned weights of t are all 0", id="learned"),
     ],
 )

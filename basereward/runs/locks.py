@@ -1,0 +1,63 @@
+"""Leases on recipes and on runs.
+
+Several sweeps may share one folder of runs. The lease of a cell lets one of them train it; the lease of a run keeps two
+processes from writing into the same run folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from basereward.io.lease import Lease, acquire
+from basereward.runs.run_folder import RunFolder, runs_root
+
+
+@contextlib.contextmanager
+def cell_lock(recipe_sha256: str, *, wait: bool) -> Iterator[bool]:
+    """Hold the lease of a recipe until the end of the block, or until the process ends.
+
+    Args:
+        recipe_sha256: hash of the cell's recipe.
+        wait: block while another process holds the lease.
+
+    Yields:
+        Whether this process holds the lease; always true with `wait`.
+    """
+    folder = runs_root() / ".claims"
+    folder.mkdir(parents=True, exist_ok=True)
+    lease = acquire(folder / recipe_sha256, wait=wait)
+    if lease is None:
+        yield False
+        return
+    with lease:
+        yield True
+
+
+_run_leases: dict[Path, Lease] = {}
+"""The leases of this process, by run folder. A lock that belongs to the process cannot exclude a second call here."""
+
+
+def lock_run(run: RunFolder) -> bool:
+    """Hold the lease of a run until `unlock_run`, or until the process ends.
+
+    Returns:
+        Whether this call took the lease; false when another process, or an earlier call here, holds it.
+    """
+    if run.path in _run_leases:
+        return False
+    # The lock belongs to the process: a data-loader worker that is forked later can outlive its parent by some
+    # seconds, and would keep a descriptor's lock for so long.
+    lease = acquire(run.path / ".lock", wait=False, owner="process")
+    if lease is None:
+        return False
+    _run_leases[run.path] = lease
+    return True
+
+
+def unlock_run(run: RunFolder) -> None:
+    """Release the lease of a run; does nothing when this process does not hold it."""
+    lease = _run_leases.pop(run.path, None)
+    if lease is not None:
+        lease.release()

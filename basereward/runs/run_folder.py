@@ -1,0 +1,377 @@
+"""Local run folders: what a run was started with, its state, and its results.
+
+runs/20260314-153012-9f2c41/
+├── recipe.yaml     the complete recipe
+├── status.json     state, name, parent, the recipe's sha256, and the process that works on the run
+├── result.json     what `basereward train --json` prints
+├── identity.json   hashes of the backbone and of the training data
+├── checkpoints/    from which the run can resume
+├── model/          the trained model
+├── figures/        plots, as PNG files
+├── scores/         the scores of each split, as JSON Lines files
+├── evaluations/    the results of benchmarks, one folder each
+├── lost.jsonl      rows that were not used, each with the reason
+└── outbox/         the journal of records for the tracking server; see `basereward.runs.tracking`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from basereward.errors import RunError, nearest
+from basereward.io.files import json_text, write_atomic
+from basereward.io.limits import read_json_object, read_text
+from basereward.io.secrets import redact
+from basereward.runs.process import identify_process, process_state
+from basereward.runs.tracking.journal import RunJournal, warn_once
+
+log = logging.getLogger(__name__)
+
+
+def _is_time(value: Any) -> bool:
+    """Whether a value is a number of seconds since 1970. JSON can hold integers that overflow a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
+
+
+State: TypeAlias = Literal["running", "finished", "failed", "killed"]
+RunKind: TypeAlias = Literal["run", "sweep", "ensemble"]
+STATUS: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str),
+    "kind": lambda value: value in get_args(RunKind),
+    "parent": lambda value: isinstance(value, str | None),
+    "recipe_sha256": lambda value: isinstance(value, str),
+    "created": _is_time,
+    "state": lambda value: value in get_args(State),
+    "axes": lambda value: isinstance(value, dict | None),
+    "process": lambda value: isinstance(value, dict | None),
+}
+"""The required fields of `status.json`, with a check of their values."""
+SILENCE_S = 15 * 60
+"""Seconds without a written record after which a run of another machine counts as killed.
+
+Its process cannot be looked up from here. A validation, the longest silence of a live run, takes minutes.
+"""
+
+
+def runs_root() -> Path:
+    """The folder of all runs: $BASEREWARD_RUNS, or `runs` in the working directory."""
+    return Path(os.environ.get("BASEREWARD_RUNS") or "runs").absolute()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, or of one sweep, whose runs name it as their parent.
+
+    Args:
+        path: of the folder.
+
+    >>> import tempfile
+    >>> run = RunFolder.create("name: a", recipe_sha256="0", name="a", root=Path(tempfile.mkdtemp()))
+    >>> run.name, run.state
+    ('a', 'running')
+    """
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls,
+        recipe_yaml: str,
+        *,
+        recipe_sha256: str,
+        name: str,
+        parent: str | None = None,
+        kind: RunKind = "run",
+        axes: Mapping[str, str] | None = None,
+        root: Path | None = None,
+    ) -> RunFolder:
+        """Create the folder of a new run of this process. It appears whole or not at all.
+
+        Args:
+            recipe_yaml: content of recipe.yaml.
+            recipe_sha256: hash by which a sweep finds the run again.
+            name: display name.
+            parent: id of the sweep that the run belongs to.
+            kind: of what the folder is.
+            axes: label of each axis of a sweep's cell, by the name of the axis.
+            root: folder of all runs.
+        """
+        root = (root or runs_root()).absolute()
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        temporary = cls(root / f".{run_id}.new")
+        temporary.path.mkdir(parents=True)
+        status: dict[str, Any] = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
+        status |= {"axes": dict(axes or {}), "created": time.time()}
+        status |= {"state": "running", "error": None, "process": identify_process()}
+        try:
+            write_atomic(temporary.recipe, recipe_yaml)
+            temporary._write_status(status)
+            for folder in (temporary.checkpoints, temporary.scores):
+                folder.mkdir()
+            temporary.path.rename(root / run_id)
+        except BaseException:
+            shutil.rmtree(temporary.path, ignore_errors=True)
+            raise
+        return cls(root / run_id)
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    def recipe_text(self) -> str:
+        """The content of recipe.yaml; '' when it cannot be read, so that it equals no recipe."""
+        try:
+            return read_text(self.recipe, error=RunError)
+        except RunError as error:
+            warn_once(f"The recipe of run {self.run_id} cannot be read: {error}.")
+            return ""
+
+    @property
+    def identity(self) -> Path:
+        return self.path / "identity.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
+
+    @property
+    def lost(self) -> Path:
+        return self.path / "lost.jsonl"
+
+    @property
+    def journal(self) -> RunJournal:
+        return RunJournal(self.path / "outbox")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The content of status.json as it was written; `state` also looks at the process of the run.
+
+        Raises:
+            RunError: the file is missing, unreadable, or not the status of a run.
+        """
+        try:
+            status = read_json_object(self.path / "status.json", error=RunError)
+        except RunError as error:
+            raise RunError(f"{self.path} is not the folder of a run: {error}.") from error
+        invalid = [key for key, is_valid in STATUS.items() if not is_valid(status.get(key))]
+        if invalid:
+            raise RunError(
+                f"{self.path} is not the folder of a run: status.json lacks valid values of {', '.join(invalid)}."
+            )
+        return status
+
+    @property
+    def name(self) -> str:
+        return str(self.status["name"])
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """Label of each axis of a sweep's cell, by the name of the axis; empty for other runs."""
+        return dict(self.status.get("axes") or {})
+
+    @property
+    def state(self) -> State:
+        """The state of the run.
+
+        A running run whose process is gone has the state with which its journal ends, or is `killed`: the journal gets
+        its end before `status.json` does, so a process can die in between.
+        """
+        status = self.status
+        state: State = status["state"]
+        if state != "running":
+            return state
+        process = process_state(status.get("process") or {})
+        silent = time.time() - self._last_write_time() > SILENCE_S
+        if process == "gone" or (process == "unknown" and silent):
+            return self.recorded_end() or "killed"
+        return "running"
+
+    def recorded_end(self) -> State | None:
+        """The state with which the journal ends; None while it has no end."""
+        last = self.journal.last()
+        ends: dict[str, State] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
+        return ends.get(str(last["status"])) if last is not None and last["kind"] == "finish" else None
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """The id of the run on the tracking server; None until the server was reached."""
+        return self.journal.delivered().run_id
+
+    def mark(self, state: State, *, error: str | None = None) -> None:
+        """Write the state to status.json, with this process as the one that works on the run.
+
+        Args:
+            state: the new state.
+            error: why the run failed.
+        """
+        self._write_status({**self.status, "state": state, "error": error, "process": identify_process()})
+
+    def give_up(self, state: State, error: BaseException) -> None:
+        """Mark a run that ends with an error. Raises nothing, because the disk may be full.
+
+        A run that could not be marked counts as killed when its process is gone. A finished run stays finished, also
+        when only its journal says so yet: a later failure, such as an interrupted upload, does not change its result.
+        """
+        try:
+            if self.status["state"] == "finished":
+                return
+            if self.recorded_end() == "finished":
+                self.mark("finished")
+            else:
+                self.mark(state, error=redact(str(error)) or type(error).__name__)
+        except (OSError, RunError) as fault:
+            log.warning("The run %s could not be marked as %s: %s.", self.run_id, state, fault)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write result.json.
+
+        Args:
+            result: JSON values.
+        """
+        write_atomic(self.path / "result.json", json_text(result, indent=2) + "\n")
+
+    def result(self) -> dict[str, Any] | None:
+        """The content of result.json; None when it does not exist, or, with a warning, is damaged."""
+        file = self.path / "result.json"
+        if not file.exists():
+            return None
+        try:
+            result = read_json_object(file, error=RunError)
+        except RunError as error:
+            warn_once(f"The result of run {self.run_id} is damaged and left out: {error}.")
+            return None
+        metrics = result.get("metrics")
+        if isinstance(metrics, dict):  # JSON has no NaN, so `write_result` writes null for it
+            result["metrics"] = {name: math.nan if value is None else value for name, value in metrics.items()}
+        return result
+
+    def _write_status(self, status: dict[str, Any]) -> None:
+        write_atomic(self.path / "status.json", json_text(status, indent=2) + "\n")
+
+    def _last_write_time(self) -> float:
+        """Seconds since 1970 at which the run last wrote its status or a record."""
+        files = (self.path / "status.json", self.journal.file)
+        return max(file.stat().st_mtime for file in files if file.exists())
+
+
+def list_runs(*, kind: RunKind | None = "run", root: Path | None = None) -> list[RunFolder]:
+    """List runs, the newest first. Broken folders are skipped, with one warning each.
+
+    Args:
+        kind: of what; None for all kinds.
+        root: folder of all runs.
+    """
+    runs, broken = _scan(root)
+    for reason in broken.values():
+        warn_once(f"{reason} It is left out.")
+    return [run for run, status in runs if kind in (None, status["kind"])]
+
+
+def broken_runs(*, root: Path | None = None) -> dict[str, str]:
+    """List the folders of runs that cannot be read: the reason by the name of the folder."""
+    return _scan(root)[1]
+
+
+def _scan(root: Path | None) -> tuple[list[tuple[RunFolder, dict[str, Any]]], dict[str, str]]:
+    """All runs with their status, the newest first; and the broken folders.
+
+    A folder with a `status.json` or a `recipe.yaml` counts as a run; other folders are skipped.
+    """
+    root = (root or runs_root()).absolute()
+    if root.exists() and not root.is_dir():
+        raise RunError(f"'{root}' is not a folder, and runs are stored in one; move it away, or set BASEREWARD_RUNS")
+    runs: list[tuple[RunFolder, dict[str, Any]]] = []
+    broken: dict[str, str] = {}
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        run = RunFolder(path)
+        # `lexists`: a dangling link is a broken run, not a foreign folder.
+        is_run = os.path.lexists(path / "status.json") or os.path.lexists(run.recipe)
+        if path.name.startswith(".") or not is_run:
+            continue
+        try:
+            runs.append((run, run.status))
+        except RunError as error:
+            broken[path.name] = str(error)
+    return sorted(runs, key=lambda item: float(item[1]["created"]), reverse=True), broken
+
+
+def find(run_id: str, *, root: Path | None = None) -> RunFolder:
+    """Find the folder of a run by its own id, or by its id in MLflow.
+
+    Raises:
+        RunError: there is no such run; the message names the nearest id and recent ones.
+    """
+    root = (root or runs_root()).absolute()
+    if run_id and (root / run_id / "status.json").is_file() and Path(run_id).name == run_id:
+        return RunFolder(root / run_id)
+    runs = list_runs(kind=None, root=root)
+    for run in runs:
+        if run.mlflow_run_id == run_id:
+            return run
+    close = nearest(run_id, [run.run_id for run in runs])
+    hint = f" Did you mean '{close}'?" if close else ""
+    recent = ", ".join(f"{run.run_id} ({run.name})" for run in runs[:5]) or "none"
+    raise RunError(f"There is no run '{run_id}' in {root}.{hint} Recent runs: {recent}. All: basereward ls runs.")
+
+
+def finished_with(recipe_sha256: str, *, kind: RunKind = "run", root: Path | None = None) -> RunFolder | None:
+    """The newest finished run (or ensemble) of a recipe, which a sweep does not repeat."""
+    return _newest(recipe_sha256, {"finished"}, root, kind=kind)
+
+
+def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
+    """The newest run of a recipe that was killed or failed."""
+    return _newest(recipe_sha256, {"killed", "failed"}, root)
+
+
+def resumable_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
+    """The newest killed or failed run of a recipe that has a checkpoint, from which a sweep resumes it."""
+    return _newest(recipe_sha256, {"killed", "failed"}, root, with_checkpoint=True)
+
+
+def running_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
+    """The newest run of a recipe that a sweep started and a process still works on."""
+    run = _newest(recipe_sha256, {"running"}, root)
+    return run if run is not None and run.status["parent"] is not None else None
+
+
+def _newest(
+    recipe_sha256: str, states: set[State], root: Path | None, *, kind: RunKind = "run", with_checkpoint: bool = False
+) -> RunFolder | None:
+    for run in list_runs(kind=kind, root=root):
+        if with_checkpoint and not (run.checkpoints / "last.ckpt").exists():
+            continue
+        with contextlib.suppress(RunError):  # it was deleted after it was listed
+            if run.status["recipe_sha256"] == recipe_sha256 and run.state in states:
+                return run
+    return None

@@ -1,0 +1,361 @@
+"""MLflow: the store that the uploader writes to, and from which a run's artifacts are downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from basereward.errors import RunError
+from basereward.io.secrets import has_secret_query, redact, userinfo_of, with_userinfo, without_userinfo
+from basereward.runs.params import MAX_TAG, shorten
+from basereward.runs.run_folder import find
+from basereward.runs.tracking.database import ARTIFACTS, ensure_database, move_artifact_addresses
+from basereward.runs.tracking.journal import Record, RunJournal, warn_once
+from basereward.runs.tracking.uploader import Refused, Uploader, describe
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+log = logging.getLogger(__name__)
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+SCHEMES_WITHOUT_ADDRESS = ("databricks", "databricks-uc", "uc")
+SCHEMES = (*SCHEMES_WITHOUT_ADDRESS, "http", "https", "mssql", "mysql", "postgresql", "sqlite")
+KIND_TAG = "mlflow.experimentKind"
+NO_KIND = "no_inferred_type"
+EXPERIMENT_TAGS = {KIND_TAG: "custom_model_development"}
+"""MLflow's web pages open such an experiment on its training runs; without a kind they open it on traces."""
+RUN_TAG = "basereward.run_id"
+PARENT_TAG = "mlflow.parentRunId"
+# By default MLflow repeats a request for minutes, reports its use to its makers, and writes to the terminal. A variable
+# that the user has set wins. A large file and a slow server may need a longer MLFLOW_HTTP_REQUEST_TIMEOUT (seconds).
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+FINAL = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+"""Error codes of MLflow that a repeated request would give again. All others may pass."""
+RETRIED_STATUS = {401, 403, 407, 408, 425, 429}
+"""The HTTP statuses from 400 to 499 that may pass: rights that are granted later, timeouts, rate limits."""
+PARAMS_PER_REQUEST = 100
+"""The limit of MLflow's `log-batch` request."""
+
+
+def load_mlflow() -> None:
+    """Import MLflow, which takes seconds, with the defaults of `ENVIRONMENT`."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Every new database would log its hundred migrations, and every statement on a full disk its traceback. The error
+    # itself is raised, and the upload worker logs it.
+    levels = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "mlflow.store": logging.CRITICAL}
+    for name, level in levels.items():
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(level)
+    importlib.import_module("mlflow")
+
+
+_userinfo: dict[str, str] = {}
+"""User and password by the address without them. They stay in memory: journals hold the address alone."""
+
+
+def tracking_uri(uri: str | None) -> str:
+    """The address of the store, in a form that may be written to a file.
+
+    A SQLite file gets its absolute path. A user and a password are removed; `MlflowStore` adds them again, from memory
+    or from $MLFLOW_TRACKING_URI.
+
+    Args:
+        uri: the address; by default $MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory.
+
+    Raises:
+        RunError: MLflow does not support a store at this address, or the address has a secret in its query.
+
+    >>> tracking_uri("http://localhost:5000"), tracking_uri("sqlite:////data/mlflow.db")
+    ('http://localhost:5000', 'sqlite:////data/mlflow.db')
+    """
+    full_uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    uri = without_userinfo(full_uri)
+    if userinfo_of(full_uri):
+        _userinfo[uri] = userinfo_of(full_uri)
+    if has_secret_query(uri):
+        raise RunError(
+            f"the address of the MLflow store, {masked(uri)}, has a secret in its query, and every run stores the "
+            "address. Remove the secret, and set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
+    if _is_file_store(uri) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+        raise RunError(
+            f"MLflow no longer supports a folder of files as a store, and '{uri}' is one. Set MLFLOW_TRACKING_URI or "
+            f"tracking.uri to a database, such as {DEFAULT_URI}, or to the address of a server; or set "
+            "MLFLOW_ALLOW_FILE_STORE=true to use the folder nevertheless"
+        )
+    if fault := _address_fault(uri):
+        raise RunError(
+            f"MLflow has no store at '{masked(uri)}': {fault}. Set MLFLOW_TRACKING_URI or tracking.uri to a database, "
+            f"such as {DEFAULT_URI}, or to the address of a server, such as http://localhost:5000"
+        )
+    database = database_of(uri)
+    # Absolute, because a later command may upload pending records from another working directory.
+    return uri if database is None else f"sqlite:///{database.absolute()}{''.join(uri.partition('?')[1:])}"
+
+
+def _is_file_store(uri: str) -> bool:
+    """
+    >>> [_is_file_store(uri) for uri in ("file:mlruns", "./mlruns", "databricks", "databricks://profile", "http://host")]
+    [True, True, False, False, False]
+    """
+    return uri.startswith("file:") or ("://" not in uri and uri not in SCHEMES_WITHOUT_ADDRESS)
+
+
+def _address_fault(uri: str) -> str:
+    """What is wrong with an address; '' for an address that may be right.
+
+    >>> _address_fault("http://host:5000"), _address_fault("sqlite:///mlflow.db"), _address_fault("databricks")
+    ('', '', '')
+    >>> _address_fault("http://"), _address_fault("htp://host")[:30]
+    ('it names no host', 'the scheme is none of databric')
+    """
+    scheme, separator, _ = uri.partition("://")
+    if not separator or scheme == "file":
+        return ""
+    if scheme.partition("+")[0] not in SCHEMES:
+        return f"the scheme is none of {', '.join(SCHEMES)}"
+    return "it names no host" if scheme in ("http", "https") and not urlsplit(uri).hostname else ""
+
+
+def _whole_address(uri: str) -> str:
+    """The address that the client needs: with the user and password that this process knows for it."""
+    environment_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    from_environment = without_userinfo(environment_uri) == uri
+    userinfo = userinfo_of(environment_uri) if from_environment else _userinfo.get(uri, "")
+    return with_userinfo(uri, userinfo) if userinfo else uri
+
+
+def masked(uri: str) -> str:
+    """The URI for messages, without user and password.
+
+    >>> masked("https://me:secret@tracking.example")
+    'https://***@tracking.example'
+    """
+    return redact(uri)
+
+
+class MlflowStore:
+    """One MLflow server or database. Every call may be repeated: equal metrics, parameters and files are stored once.
+
+    Args:
+        uri: address, as `tracking_uri` gives it.
+    """
+
+    def __init__(self, uri: str) -> None:
+        load_mlflow()
+        from mlflow import MlflowClient
+
+        self._uri = uri
+        database = database_of(uri)
+        if database is not None:
+            ensure_database(database, build=_build_database)
+            _keep_artifacts_beside(database)
+        with refusals():
+            self._client: MlflowClient = MlflowClient(_whole_address(uri))
+
+    def open_run(self, start: Record) -> str:
+        """Return the id of the run with our id as a tag. A crash after its creation must not create a second one."""
+        tags = {key: shorten(value, limit=MAX_TAG) for key, value in start["tags"].items()}
+        with refusals():
+            experiment = self._experiment(start["experiment"])
+            query = f"tags.`{RUN_TAG}` = '{tags[RUN_TAG]}'"
+            for run in self._client.search_runs([experiment], query, max_results=1):
+                return str(run.info.run_id)
+            run = self._client.create_run(experiment, start["time"], tags, start["name"])
+        return str(run.info.run_id)
+
+    def name_parent(self, run_id: str, parent_id: str) -> None:
+        """Make the run a child of another one."""
+        with refusals():
+            self._client.set_tag(run_id, PARENT_TAG, parent_id)
+
+    def reopen(self, run_id: str) -> None:
+        """Mark the run as running again."""
+        with refusals():
+            self._client.update_run(run_id, "RUNNING")
+
+    def metrics(self, run_id: str, records: list[Record]) -> None:
+        """Store the values of several records, each with its own step and time."""
+        from mlflow.entities import Metric
+
+        values: list[Metric] = []
+        for record in records:
+            time_ms, step = record["time"], record["step"]
+            values += [Metric(name, value, time_ms, step) for name, value in record["values"].items()]
+        with refusals():
+            self._client.log_batch(run_id, metrics=values)
+
+    def params(self, run_id: str, values: dict[str, str]) -> None:
+        """Store parameters. MLflow rejects a second value for a parameter."""
+        from mlflow.entities import Param
+
+        items = [Param(key, value) for key, value in values.items()]
+        with refusals():
+            for i in range(0, len(items), PARAMS_PER_REQUEST):
+                self._client.log_batch(run_id, params=items[i : i + PARAMS_PER_REQUEST])
+
+    def tags(self, run_id: str, values: dict[str, str]) -> None:
+        """Store tags, which replace tags of the same name."""
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(key, shorten(value, limit=MAX_TAG)) for key, value in values.items()]
+        with refusals():
+            self._client.log_batch(run_id, tags=tags)
+
+    def artifact(self, run_id: str, path: Path, folder: str) -> None:
+        """Store a file under its own name in a folder of the run ('' for none)."""
+        with refusals():
+            self._client.log_artifact(run_id, str(path), folder or None)
+
+    def finish(self, run_id: str, status: str, time_ms: int) -> None:
+        """Mark the run as FINISHED, FAILED or KILLED."""
+        with refusals():
+            self._client.set_terminated(run_id, status, time_ms)
+
+    def find_run(self, own_id: str) -> str | None:
+        """MLflow's id of the run that has this id as a tag; None when there is none."""
+        with refusals():
+            experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
+            runs = self._client.search_runs(experiments, f"tags.`{RUN_TAG}` = '{own_id}'", max_results=1)
+        return str(runs[0].info.run_id) if runs else None
+
+    def download(self, run_id: str, folder: str, *, to: Path) -> Path:
+        """Copy a folder of the run's artifacts into `to`, and return the path of the copy."""
+        with refusals():
+            return Path(self._client.download_artifacts(run_id, folder, str(to)))
+
+    def _experiment(self, name: str) -> str:
+        """The id of the experiment; it is created when it does not exist."""
+        from mlflow.exceptions import MlflowException
+
+        experiment: Experiment | None = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return str(self._client.create_experiment(name, self._artifacts(name), EXPERIMENT_TAGS))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self._client.get_experiment_by_name(name)  # another run created it in the meantime
+        assert experiment is not None
+        if experiment.lifecycle_stage == "deleted":
+            raise Refused(
+                f"the experiment '{name}' is deleted in MLflow; restore it with `mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}`, or choose another name with tracking.experiment=NAME"
+            )
+        kind = experiment.tags.get(KIND_TAG, NO_KIND)
+        # MLflow guesses a kind when a page is opened; a kind that a person chose stays.
+        if kind in (NO_KIND, "") or kind.endswith("_inferred"):
+            self._client.set_experiment_tag(experiment.experiment_id, KIND_TAG, EXPERIMENT_TAGS[KIND_TAG])
+        return str(experiment.experiment_id)
+
+    def _artifacts(self, name: str) -> str | None:
+        """Where artifacts are stored: beside a SQLite database; None where a server decides."""
+        database = database_of(self._uri)
+        if database is None:
+            return None
+        return (database.absolute().parent / ARTIFACTS / _folder_name(name)).as_uri()
+
+
+def _folder_name(experiment: str) -> str:
+    """The name of the folder of an experiment's artifacts. No name of an experiment may lead out of the parent folder.
+
+    >>> _folder_name("head depth"), _folder_name("..")
+    ('head_depth', '_..')
+    """
+    name = re.sub(r"[^\w.\-]+", "_", experiment)
+    return name if name.strip(".") else f"_{name}"
+
+
+def _build_database(path: Path) -> None:
+    """Create MLflow's tables in a new file, with the experiment `Default`."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(f"sqlite:///{path}", (path.parent / ARTIFACTS).as_uri())  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+
+
+def _keep_artifacts_beside(database: Path) -> None:
+    """Correct the addresses of artifacts after a move; a database that cannot be changed now is used as it is."""
+    try:
+        moved = move_artifact_addresses(database)
+    except sqlite3.Error as error:
+        warn_once(f"The addresses of artifacts in {database} are not checked: {describe(error)}.")
+        return
+    if moved:
+        log.info("%s was moved: the artifacts of %d experiments are now read from beside it.", database, moved)
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Turn errors that a repeated request would give again into `Refused`."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code in FINAL:
+            raise Refused(describe(error)) from error
+        raise
+    except HTTPError as error:
+        code = error.response.status_code if error.response is not None else 0
+        if 400 <= code < 500 and code not in RETRIED_STATUS:
+            raise Refused(describe(error)) from error
+        raise
+
+
+def mlflow_uploader(journal: RunJournal) -> Uploader:
+    """The uploader of a journal to MLflow. The caller holds the journal's lock.
+
+    Args:
+        journal: in the folder of a run, beside which the folder of its parent lies.
+    """
+    root = journal.folder.parent.parent
+    return Uploader(journal, connect=MlflowStore, parent_id=lambda parent: _mlflow_id(parent, root))
+
+
+def _mlflow_id(parent: str, root: Path) -> str | None:
+    """MLflow's id of a parent, given by its run folder or by MLflow's own id; None while MLflow does not have it."""
+    try:
+        folder = find(parent, root=root)
+    except RunError:
+        return parent
+    journal = folder.journal
+    # Nobody else uploads the parent when its lock is free: without this its children would stay pending.
+    if folder.mlflow_run_id is None and journal.acquire():
+        try:
+            mlflow_uploader(journal).upload_next()
+        finally:
+            journal.release()
+    return folder.mlflow_run_id
+
+
+def database_of(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for any other URI.
+
+    >>> database_of("sqlite:///mlflow.db?timeout=9"), database_of("sqlite:///:memory:"), database_of("http://host")
+    (PosixPath('mlflow.db'), None, None)
+    """
+    path = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(path) if uri.startswith("sqlite:///") and path and not path.startswith(":") else None

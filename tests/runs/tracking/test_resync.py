@@ -1,0 +1,255 @@
+"""After a kill or a power cut the next call goes on: what is broken is named and passed over, and no run stays open."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from basereward.cli import main
+from basereward.errors import RunError
+from basereward.evaluation.recording import record
+from basereward.runs.resolve_model import resolve_model
+from basereward.runs.run_folder import RunFolder, broken_runs, find, finished_with, list_runs, unfinished_with
+from basereward.runs.score_files import known_scores, read_scores
+from basereward.runs.tracking.database import ensure_database
+from basereward.runs.tracking.mlflow_store import _build_database
+from basereward.runs.tracking.tracker import Tracker, deliver_pending
+from basereward.training.ensembles import make as ensemble_module
+
+ROOT = Path(__file__).parents[3]
+
+KILLS = """
+import os, signal, sys
+from pathlib import Path
+from basereward.evaluation.recording import record
+from basereward.runs.tracking.mlflow_store import load_mlflow
+from basereward.runs.run_folder import RunFolder
+from basereward.runs.tracking.tracker import Tracker
+from basereward.runs.tracking.upload_worker import UploadWorker
+load_mlflow()
+
+def started(kind="run"):
+    run = RunFolder.create("name: cell", recipe_sha256="5ha", name=moment, kind=kind)
+    tracker = Tracker(run)
+    tracker.start(experiment="tests")
+    tracker.metrics({"train/loss": 1.0}, step=1)
+    return run, tracker
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def before_the_end():
+    started()
+    die()
+
+def after_the_record_is_closed():
+    run, tracker = started()
+    UploadWorker.drain = die
+    run.write_result({})
+    tracker.close("finished")
+    die()
+
+def after_the_folder_is_marked():
+    run, tracker = started()
+    run.write_result({})
+    tracker.close("finished")
+    run.mark("finished")
+    die()
+
+def marked_without_an_end():
+    run, tracker = started()
+    run.mark("finished")
+    die()
+
+def while_an_evaluation_is_recorded():
+    run, tracker = started()
+    tracker.close("finished")
+    run.mark("finished")
+    tracker.finish()
+    Tracker.artifact = die
+    record(run, {"eval/b/accuracy": 0.5}, [run.recipe], folder="evaluations")
+
+def while_an_ensemble_is_recorded():
+    started("ensemble")
+    die()
+
+for moment in sys.argv[1:]:
+    pid = os.fork()
+    if not pid:
+        globals()[moment]()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+"""
+MOMENTS = {
+    "before_the_end": "KILLED",
+    "after_the_record_is_closed": "FINISHED",
+    "after_the_folder_is_marked": "FINISHED",
+    "marked_without_an_end": "FINISHED",
+    "while_an_evaluation_is_recorded": "FINISHED",
+    "while_an_ensemble_is_recorded": "KILLED",
+}
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    ensure_database(path, build=_build_database)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a store and no run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+def make(*, sha: str = "5ha", name: str = "cell") -> RunFolder:
+    """A finished run whose record is delivered."""
+    run = RunFolder.create("name: cell\n", recipe_sha256=sha, name=name)
+    tracker = Tracker(run)
+    tracker.start(experiment="tests")
+    tracker.close("finished")
+    run.mark("finished")
+    assert tracker.finish()
+    return run
+
+
+def test_no_run_stays_running_in_mlflow_after_a_kill_at_any_moment(place: Path) -> None:
+    """SIGKILL around the end of a run, while an evaluation or an ensemble is recorded: the next call brings both places
+    to the same end, and delivers what was recorded."""
+    ours = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", KILLS, *MOMENTS], check=True, env=ours)
+    runs = {run.name: run for run in list_runs(kind=None)}
+    assert {name: run.state for name, run in runs.items()} == {name: end.lower() for name, end in MOMENTS.items()}
+    assert all(deliver_pending().values())
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    for moment, end in MOMENTS.items():
+        recorded = client.get_run(str(runs[moment].mlflow_run_id))
+        assert (recorded.info.status, runs[moment].status["state"]) == (end, end.lower()), moment
+        assert recorded.data.metrics["train/loss"] == 1.0
+    evaluated = client.get_run(str(runs["while_an_evaluation_is_recorded"].mlflow_run_id))
+    assert evaluated.data.metrics["eval/b/accuracy"] == 0.5
+    assert deliver_pending() == {}
+
+
+def test_an_interrupt_during_the_last_delivery_leaves_the_run_finished(place: Path) -> None:
+    """What is given up after the end does not change the end."""
+    run = make()
+    run.give_up("killed", KeyboardInterrupt())
+    assert run.status["state"] == "finished"
+
+
+def test_an_interrupt_between_the_end_of_the_record_and_of_the_folder_leaves_the_run_finished(place: Path) -> None:
+    """MLflow shows the run as finished, so its folder does too."""
+    run = RunFolder.create("name: cell\n", recipe_sha256="5ha", name="cell")
+    tracker = Tracker(run)
+    tracker.start(experiment="tests")
+    tracker.close("finished")
+    run.give_up("killed", KeyboardInterrupt())
+    assert tracker.finish("killed")
+    assert (run.status["state"], run.status["error"]) == ("finished", None)
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    assert client.get_run(str(run.mlflow_run_id)).info.status == "FINISHED"
+
+
+STATUSES = ["{}", "[]", "", '{"name": "x", "ki', "null", '"text"', "\x00" * 100, '{"name": 5}', "[" * 5000]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_broken_status_stops_nothing(
+    place: Path, status: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder is named once and passed over by everything that looks at runs; `ls runs` shows it as broken."""
+    good, bad = make(sha="a"), make(sha="b")
+    (bad.path / "status.json").write_text(status)
+    caplog.clear()
+    assert list_runs() == [good]
+    assert list_runs(kind=None) == [good]
+    assert deliver_pending() == {}
+    assert finished_with("a") == good
+    assert finished_with("b") is None
+    assert unfinished_with("b") is None
+    assert find(good.run_id) == good
+    with pytest.raises(RunError, match=bad.run_id):
+        bad.state  # noqa: B018
+    assert [bad.run_id in message.getMessage() for message in caplog.records] == [True]
+    assert list(broken_runs()) == [bad.run_id]
+    assert main(["ls", "runs", "--json"]) == 0
+    listed = {row["name"]: row["summary"] for row in json.loads(capsys.readouterr().out)["runs"]}
+    assert listed.keys() == {good.run_id, bad.run_id}
+    assert listed[bad.run_id].startswith("broken")
+
+
+@pytest.mark.parametrize("file", ["outbox/journal.jsonl", "outbox/delivered.json", "result.json"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cu', "\x00\x00\n"])
+def test_a_broken_file_of_a_run_stops_nothing(place: Path, file: str, text: str) -> None:
+    """Whatever of a run is damaged, runs are listed, earlier ones delivered, and an evaluation recorded."""
+    run, other = make(sha="a"), make(sha="b")
+    known = run.mlflow_run_id
+    run.write_result({"metrics": {}})
+    (run.path / file).write_text(text)
+    assert set(list_runs()) == {run, other}
+    assert (run.result() or {}) in ({}, {"metrics": {}})
+    deliver_pending()
+    record(run, {"eval/b/accuracy": 0.5}, [], folder="evaluations")
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    recorded = client.get_run(str(run.mlflow_run_id))
+    assert (recorded.info.run_id, recorded.info.status) == (known, "FINISHED")
+    assert recorded.data.metrics == {"eval/b/accuracy": 0.5}
+    assert resolve_model(run.run_id, root=place / "runs") == run.model if run.model.exists() else True
+    assert deliver_pending() == {}
+
+
+def test_other_things_in_the_place_of_a_runs_files_stop_nothing(place: Path) -> None:
+    """A file in place of the journal folder, a folder or a FIFO in place of the status, a run without a status."""
+    good = make(sha="a")
+    blocked, folder, fifo, without = (make(sha=sha) for sha in "bcde")
+    shutil.rmtree(blocked.path / "outbox")
+    (blocked.path / "outbox").write_text("")
+    for run in (folder, fifo, without):
+        (run.path / "status.json").unlink()
+    (folder.path / "status.json").mkdir()
+    os.mkfifo(fifo.path / "status.json")
+    assert set(list_runs()) == {good, blocked}
+    assert broken_runs().keys() == {folder.run_id, fifo.run_id, without.run_id}
+    assert deliver_pending() == {}
+    assert find(good.run_id) == good
+
+
+def test_an_ensemble_that_is_interrupted_while_it_is_recorded_is_killed_in_both_places(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between two files: MLflow does not show the run as running for good."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    run = RunFolder.create("name: both\n", recipe_sha256="e", name="both", kind="ensemble")
+    monkeypatch.setattr(Tracker, "artifacts", interrupted)
+    result = {"how": "mean", "members": [], "accuracy": 0.5}
+    with pytest.raises(KeyboardInterrupt):
+        ensemble_module._record(run, result, rule=None, tracking={})
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    assert client.get_run(str(run.mlflow_run_id)).info.status == "KILLED"
+
+
+def test_damaged_scores_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A report and a comparison go on without them; whoever needs them gets an error that names the file."""
+    file = tmp_path / "test.jsonl"
+    for text in ('{"id": "a"}\n', "[]\n", '{"id": "a", "sou', "\x00\n"):
+        file.write_text(text)
+        assert known_scores(file) == []
+        with pytest.raises(RunError, match=str(file)):
+            read_scores(file)
+    assert str(file) in caplog.text
