@@ -132,3 +132,12 @@ def explain(error: BaseException) -> str:
     'pairs.jsonl:3: not JSON\\nThe run is r1.'
     """
     return "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
+
+
+def format_count(number: int, noun: str) -> str:
+    """A number with its noun, for messages and tables.
+
+    >>> format_count(1, "cell"), format_count(7, "cell")
+    ('1 cell', '7 cells')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

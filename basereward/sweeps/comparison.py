@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from basereward.errors import format_count
 from basereward.metrics.significance import Comparison, compare
 from basereward.recipe import Cell
-from basereward.recipe.table import count
 from basereward.runs.common_test_set import Tested, by_key, shared
 from basereward.runs.run_folder import find
 from basereward.runs.score_files import known_scores
@@ -59,9 +59,8 @@ def compare_cells(
         )
     right = {name: {seeds: on.right(run) for seeds, run in recipes[name].items()} for name in on.names}
     pairs = on.pairs
-    measure = (
-        f"Points are right pairs in per cent, of the {int(pairs.sum()):,} in {count(len(pairs), 'group')} that all"
-    )
+    num_groups = format_count(len(pairs), "group")
+    measure = f"Points are right pairs in per cent, of the {int(pairs.sum()):,} in {num_groups} that all"
     others = {name: runs for name, runs in recipes.items() if name not in on.names}
     left_out = {name: _why(runs, "it was tested on other groups") for name, runs in others.items()}
     return Compared(compare(right, pairs), f"{measure} of these were tested on", left_out)
