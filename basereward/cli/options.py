@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 
 from basereward.cli.command import UsageError
-from basereward.errors import unknown
+from basereward.errors import BaseRewardError, unknown
 
 MODEL_FORMS = "a run id, runs:/..., or the folder of a saved model"
 
@@ -89,11 +89,20 @@ def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) 
     )
 
 
-def check_choice(kind: str, value: str | None, allowed: Iterable[str]) -> None:
+def check_choice(
+    kind: str, value: str | None, allowed: Iterable[str], *, error: type[BaseRewardError] = UsageError
+) -> None:
     """Checks a value that names one of several things; None is an option that was not given.
 
+    Args:
+        kind: what the value names, for the message.
+        value: as it was typed.
+        allowed: the allowed values.
+        error: the type of error to raise. Programs read its name in the JSON output, so an option that the library
+            checks too has the library's type.
+
     Raises:
-        UsageError: the value is not allowed. The message names the nearest allowed value.
+        BaseRewardError: of type `error`; the value is not allowed. The message names the nearest allowed value.
 
     >>> check_choice("dtype", "bfloat16", ["float32", "bfloat16"])
     >>> check_choice("dtype", "bfloat", ["float32", "bfloat16"])
@@ -102,7 +111,7 @@ def check_choice(kind: str, value: str | None, allowed: Iterable[str]) -> None:
     """
     names = tuple(allowed)
     if value is not None and value not in names:
-        raise UsageError(unknown(kind, value, names))
+        raise error(unknown(kind, value, names))
 
 
 def check_at_least_one(option: str, value: int | None) -> None:

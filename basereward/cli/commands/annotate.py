@@ -10,6 +10,7 @@ from basereward.cli.command import SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import add_judge_arguments, add_source_arguments, check_choice
 from basereward.cli.tables import format_lost
 from basereward.data.schema.group import SPLITS
+from basereward.errors import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,13 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """
+    """Checks the values here, because the library that also checks the numbers takes seconds to import.
+
     Raises:
         UsageError: no endpoint, or an unknown part.
+        DataError: a count below 1, or several attempts without sampling.
     """
     if arguments.endpoint is None:
         raise UsageError("--endpoint is needed: the judge's address, or local, or vllm")
     check_choice("part", arguments.split, SPLITS)
+    if arguments.attempts < 1 or (arguments.limit is not None and arguments.limit < 1):
+        raise DataError(f"--attempts {arguments.attempts} and --limit {arguments.limit}: at least 1 is needed for both")
+    if arguments.attempts > 1 and not arguments.temperature:
+        raise DataError(
+            f"--attempts {arguments.attempts} at --temperature 0: every attempt would be the same text; raise the "
+            "temperature, or give --attempts 1"
+        )
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:

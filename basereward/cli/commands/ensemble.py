@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from basereward.cli.command import SUCCESS, Command, CommandResult
-from basereward.cli.options import MODEL_FORMS
+from basereward.cli.options import MODEL_FORMS, check_choice
 from basereward.cli.tables import format_number, format_table
+from basereward.errors import ModelError
 from basereward.recipe.schema import WAYS
 
 
@@ -44,6 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="random seed of the draw of validation pairs (default: 0)"
     )
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Checks the name of the rule here, because the library that also checks it takes seconds to import.
+
+    Raises:
+        ModelError: there is no such rule.
+    """
+    check_choice("way to combine", arguments.how, WAYS, error=ModelError)
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
@@ -102,6 +112,7 @@ COMMAND = Command(
     summary="make one model of several trained ones",
     examples=("basereward ensemble run_a run_b run_c --how accuracy --name three",),
     add_arguments=add_arguments,
+    check_arguments=check_arguments,
     run=run,
     format_text=format_text,
 )

@@ -9,7 +9,11 @@ from typing import Any
 from basereward.cli.command import SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import MODEL_FORMS, add_judge_arguments, add_overrides, check_choice
 from basereward.cli.tables import format_lost, format_percent, format_table
+from basereward.errors import DataError
 from basereward.evaluation.outcome import BASELINES, ORDERS
+
+MAX_VOTES = 15
+"""As `open_judge` allows."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         type=int,
         default=1,
-        help="verdicts of the judge on a pair in one order, 1 to 15 (default: 1)",
+        help=f"verdicts of the judge on a pair in one order, 1 to {MAX_VOTES} (default: 1)",
     )
     add_judge_arguments(parser, temperature=0.0)
     parser.add_argument(
@@ -63,6 +67,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
     Raises:
         UsageError: not exactly one of `--benchmark` and `--data`, an unknown order, or half of a judge.
+        DataError: a number of the judge is out of its range.
     """
     # MODEL is optional, so argparse takes the first KEY=VALUE for it when --scores or --judge replaces the model.
     if arguments.model is not None and "=" in arguments.model:
@@ -73,6 +78,21 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     check_choice("order", arguments.order, ORDERS)
     if (arguments.endpoint is None) != (arguments.judge is None):
         raise UsageError("a judge needs both options: --endpoint for its address and --judge for its name there")
+    if arguments.judge is not None:
+        _check_judge(arguments)
+
+
+def _check_judge(arguments: argparse.Namespace) -> None:
+    """Checks the numbers here, because the library that also checks them takes seconds to import."""
+    votes, max_tokens, temperature = arguments.votes, arguments.max_tokens, arguments.temperature
+    if not 1 <= votes <= MAX_VOTES:
+        raise DataError(f"--votes {votes}: 1 to {MAX_VOTES} are allowed")
+    if votes > 1 and not temperature:
+        raise DataError(
+            f"--votes {votes} at --temperature 0: all would be the same vote; raise the temperature, or give --votes 1"
+        )
+    if max_tokens < 1 or temperature < 0:
+        raise DataError(f"--max-tokens {max_tokens} must be at least 1, --temperature {temperature:g} at least 0")
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
