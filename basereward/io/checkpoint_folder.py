@@ -1,4 +1,4 @@
-"""Whether the path of a checkpoint can only be that of a folder on this machine."""
+"""Finds a wrong path of a checkpoint before a library takes it for the name of a repository of the hub."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 
 def folder_fault(path: str | Path) -> str | None:
-    """Where a folder was looked for that is not there; None where it is there, or the path may be an id of the hub.
+    """What is wrong with the path of a checkpoint; None for a folder, or for a text that may be an id of the hub.
 
-    An id is a name, or two with a slash between them.
+    An id of the hub is one name, or two with a slash between them.
+
+    Args:
+        path: a text from a recipe or a command line, or a `Path`, which is never an id.
 
     >>> folder_fault("Qwen/Qwen2.5-VL-7B-Instruct") is None
     True

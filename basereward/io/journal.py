@@ -1,4 +1,4 @@
-"""A file of JSON Lines that grows while work goes on, so that a stopped call can go on where it was."""
+"""A JSON Lines file that is appended to during long work, so that an interrupted call can continue."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from basereward.io.limits import check_regular_file
 
 
 class Journal:
-    """A journal that this process alone writes, until it is closed or the process ends, however it ends.
+    """A journal that only this process can write until it is closed.
 
-    The first line says what the others are of. A last line that was cut is taken off.
+    The first line describes the work; each further line is one result. An incomplete last line, which a killed process
+    may leave, is removed.
 
     Args:
-        file: made when it is not there, with its folder.
+        file: the file, which is created with its folder if it does not exist.
 
     Attributes:
-        head: the first line as it stands, None in a new journal.
-        lines: the other whole lines.
+        head: the first line as text; None in a new journal.
+        lines: the other lines as text.
 
     Raises:
-        DataError: another process writes it, it is no regular file, or it is not UTF-8.
-        OSError: it cannot be written.
+        DataError: another process writes the file, it is no regular file, or it is not UTF-8.
+        OSError: the file cannot be written.
 
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp()) / "work.jsonl"
@@ -43,14 +44,15 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = _locked(file)
+        self._descriptor = _open_locked(file)
         self._lock = threading.Lock()
         try:
             content = file.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if len(whole) < len(content):
-                os.ftruncate(self._descriptor, len(whole))
-            lines = whole.decode().split("\n")[:-1]
+            complete = content[: content.rfind(b"\n") + 1]
+            if len(complete) < len(content):
+                os.ftruncate(self._descriptor, len(complete))
+            # Not splitlines: a JSON string may contain other line separators of Unicode.
+            lines = complete.decode().split("\n")[:-1]
         except UnicodeDecodeError as error:
             self.close()
             raise DataError(f"'{file}' is damaged ({error}); move it away to begin anew") from error
@@ -58,21 +60,21 @@ class Journal:
         self.lines: list[str] = lines[1:]
 
     def restart(self, head: Mapping[str, Any]) -> None:
-        """Drops what is there and writes the first line."""
+        """Removes all lines and writes the first one."""
         os.ftruncate(self._descriptor, 0)
         self.head, self.lines = json.dumps(head), []
         self.append([head])
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Adds lines, which are on the disk when this returns. Any thread may call it."""
+        """Appends lines, which are on the disk when this returns. Any thread may call it."""
         content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
         with self._lock:
             while content:
-                content = content[os.write(self._descriptor, content) :]
+                content = content[os.write(self._descriptor, content) :]  # the system may write only a part
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Lets other processes write it."""
+        """Closes the file and releases its lock."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -90,15 +92,15 @@ class Journal:
             self.close()
 
 
-def _locked(file: Path) -> int:
-    """An open descriptor of the file, with its lock."""
+def _open_locked(file: Path) -> int:
+    """Opens the file and locks it. The system releases the lock however the process ends."""
     while True:
         if file.exists():
             check_regular_file(file)  # opening a FIFO would wait for a reader
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The process that had it may have removed it between the two calls: what is locked then has no name.
+            # Another process may have removed the file between the two calls; the lock would be on a file without name.
             if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
                 return descriptor
         except BlockingIOError:

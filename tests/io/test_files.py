@@ -58,9 +58,14 @@ def test_a_file_written_in_pieces_appears_only_when_it_is_complete(tmp_path: Pat
     with atomic_file(target) as file:
         file.write(b"old\n")
         assert not target.exists()
-    with pytest.raises(FileNotFoundError) as caught, atomic_file(target) as file:
-        file.write(b"new\n")
-        (tmp_path / "input").read_bytes()
+
+    def copy(source: Path) -> None:
+        with atomic_file(target) as file:
+            file.write(b"new\n")
+            file.write(source.read_bytes())
+
+    with pytest.raises(FileNotFoundError) as caught:
+        copy(tmp_path / "input")
     assert str(caught.value.filename) == str(tmp_path / "input")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
     assert target.read_text() == "old\n"
