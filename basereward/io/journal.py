@@ -44,15 +44,14 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = _open_locked(file)
+        self._descriptor = _locked(file)
         self._lock = threading.Lock()
         try:
             content = file.read_bytes()
-            complete = content[: content.rfind(b"\n") + 1]
-            if len(complete) < len(content):
-                os.ftruncate(self._descriptor, len(complete))
-            # Not splitlines: a JSON string may contain other line separators of Unicode.
-            lines = complete.decode().split("\n")[:-1]
+            whole = content[: content.rfind(b"\n") + 1]
+            if len(whole) < len(content):
+                os.ftruncate(self._descriptor, len(whole))
+            lines = whole.decode().split("\n")[:-1]
         except UnicodeDecodeError as error:
             self.close()
             raise DataError(f"'{file}' is damaged ({error}); move it away to begin anew") from error
@@ -60,21 +59,21 @@ class Journal:
         self.lines: list[str] = lines[1:]
 
     def restart(self, head: Mapping[str, Any]) -> None:
-        """Removes all lines and writes the first one."""
+        """Drops what is there and writes the first line."""
         os.ftruncate(self._descriptor, 0)
         self.head, self.lines = json.dumps(head), []
         self.append([head])
 
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Appends lines, which are on the disk when this returns. Any thread may call it."""
+        """Adds lines, which are on the disk when this returns. Any thread may call it."""
         content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
         with self._lock:
             while content:
-                content = content[os.write(self._descriptor, content) :]  # the system may write only a part
+                content = content[os.write(self._descriptor, content) :]
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Closes the file and releases its lock."""
+        """Lets other processes write it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -92,15 +91,15 @@ class Journal:
             self.close()
 
 
-def _open_locked(file: Path) -> int:
-    """Opens the file and locks it. The system releases the lock however the process ends."""
+def _locked(file: Path) -> int:
+    """An open descriptor of the file, with its lock."""
     while True:
         if file.exists():
             check_regular_file(file)  # opening a FIFO would wait for a reader
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another process may have removed the file between the two calls; the lock would be on a file without name.
+            # The process that had it may have removed it between the two calls: what is locked then has no name.
             if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
                 return descriptor
         except BlockingIOError:

@@ -1,9 +1,11 @@
-"""Checks of names that a user gives and that become names of files, folders or metrics."""
+"""Checks of names and paths that a user gives: of files, folders, metrics and checkpoints."""
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+from pathlib import Path
 
 from basereward.errors import BaseRewardError, RecipeError
 
@@ -68,3 +70,26 @@ def clean_name(name: str) -> str:
     allowed = re.sub(r"[^/\w.\- :]", "_", name)
     path = posixpath.normpath(allowed).lstrip("/.")
     return path[:LONGEST_IN_MLFLOW].rstrip("/") or "_"
+
+
+def folder_fault(path: str | Path) -> str | None:
+    """What is wrong with the path of a checkpoint; None for a folder, or for a text that may be an id of the hub.
+
+    An id of the hub is one name, or two with a slash between them.
+
+    Args:
+        path: a text from a recipe or a command line, or a `Path`, which is never an id.
+
+    >>> folder_fault("Qwen/Qwen2.5-VL-7B-Instruct") is None
+    True
+    """
+    text = str(path)
+    if os.path.isdir(path):
+        return None
+    if isinstance(path, Path) or text.count("/") > 1 or text.startswith((".", "~", "/")) or os.path.exists(path):
+        kind = "a file and no folder" if os.path.exists(path) else "no folder"
+        return (
+            f"no model could be loaded from '{text}': {os.path.abspath(path)} is {kind}. A relative path starts from "
+            "the working folder. Give a hub id, or a folder with config.json, *.safetensors and a tokenizer."
+        )
+    return None

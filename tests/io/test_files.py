@@ -1,4 +1,4 @@
-"""Files are whole or not there, and a disk that takes none is told as what it is."""
+"""Files are written completely or not at all, and an error of the disk names the file and the reason."""
 
 from __future__ import annotations
 

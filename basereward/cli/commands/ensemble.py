@@ -85,7 +85,10 @@ def _format_members(members: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     is_routed = any(member["weight"] != member["text_weight"] for member in members)
     # Title of the column, and what its keys begin with in the result.
     prefixes = {"weight with pictures": "", "weight without": "text_"} if is_routed else {"weight": ""}
-    has_intervals = any(member[f"{prefix}interval"] for member in members for prefix in prefixes.values())
+    intervals: list[Any] = []
+    for prefix in prefixes.values():
+        intervals += [member[f"{prefix}interval"] for member in members]
+    has_intervals = any(intervals)
     head = ["member"]
     for title in prefixes:
         head += [title, "95 %"] if has_intervals else [title]
