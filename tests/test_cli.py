@@ -454,7 +454,7 @@ def test_a_reader_that_closes_early_is_no_error() -> None:
 
 
 def test_a_class_in_the_working_folder_can_be_named(tmp_path: Path) -> None:
-    """By its dotted path, whatever started the command, with the caller's word that it may run."""
+    """By its dotted path, whatever started the command, where the caller trusts it."""
     (tmp_path / "my_heads.py").write_text("class Mine:\n    def __init__(self, size, *, depth: int = 1): ...\n")
     done = console_script(
         tmp_path, *["check", "basereward", "model.head._target_=my_heads.Mine", "model.head.depth=2", "--trust"]

@@ -14,7 +14,8 @@ from contextvars import ContextVar
 
 _TRUSTED: ContextVar[bool] = ContextVar("basereward_trusts_foreign_code", default=False)
 
-REMEDY = "it runs only with the caller's word: --trust on the command line, trust=True in Python"
+REMEDY = "allow it with --trust on the command line, or trust=True in Python"
+"""The end of the messages about code that is not trusted."""
 
 
 def is_trusted() -> bool:

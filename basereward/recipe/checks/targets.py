@@ -72,7 +72,7 @@ def check_trusted(target: str, kind: TargetKind) -> None:
     (None, None)
     >>> check_trusted("os.system", "heads")
     Traceback (most recent call last):
-    basereward.recipe.checks.targets.TargetError: 'os.system' is code from outside of this package; it runs only ...
+    basereward.recipe.checks.targets.TargetError: 'os.system' is code from outside of this package; allow it ...
     """
     if "." not in target or is_trusted():
         return
