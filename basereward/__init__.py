@@ -1,4 +1,7 @@
-"""BaseReward: a recipe-driven trainer of multimodal reward models. The names below are loaded when they are used."""
+"""BaseReward: a recipe-driven trainer of multimodal reward models.
+
+The public names are imported at their first use, so that `import basereward` does not import torch.
+"""
 
 from __future__ import annotations
 

@@ -4,17 +4,18 @@ import sys
 
 from basereward.io.interrupts import Interrupts
 
-interrupts = Interrupts().install()  # before all that takes time to import
+# Before the imports that take time: Ctrl-C during these would print a traceback.
+interrupts = Interrupts().install()
 
 
 def run() -> int:
-    """Runs the command line of this process and returns its exit status."""
+    """Runs the command line of this process and returns its exit status, as `basereward.cli.main` does."""
     try:
         with interrupts.stopping():
             from basereward.cli import main
 
             return main()
-    except KeyboardInterrupt:  # while the command was imported
+    except KeyboardInterrupt:  # during the import; `main` handles its own
         sys.stderr.write("basereward: interrupted\n")
         return 130
 

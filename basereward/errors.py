@@ -1,18 +1,19 @@
-"""Every error that the project raises on purpose, and the sentence it is made of.
+"""The errors that the project raises on purpose, and the helpers that write their messages.
 
 BaseRewardError
-├── RecipeError          a recipe, an override or a name in one is wrong; holds the list of all faults
+├── RecipeError          a recipe, an override or a name in a recipe is wrong; has the list of all faults
 ├── DataError            a row, a file or an image cannot be used
-│   └── TooManyRowsLost  more rows were lost than `data.max_lost` allows
+│   └── TooManyRowsLost  more rows were rejected than `data.max_lost` allows
 ├── ModelError           a folder is not a model, or its weights do not fit
-│   └── SilentError      an endpoint answers nothing, or refuses all that it is asked
-├── TrainingError        training cannot go on
+│   └── SilentError      an endpoint does not answer, or refuses every request
+├── TrainingError        training cannot continue
 │   ├── NotFiniteError   a loss or a gradient is NaN or infinite
 │   └── CheckpointError  a checkpoint cannot be written or read
-└── RunError             a run is not there, or cannot be continued
+├── RunError             a run does not exist, or cannot be continued
+└── UsageError           the command line itself is wrong; defined in `basereward.cli.command`
 
-All of them mean a user's mistake or a fault of the user's machine: the command line prints the message, without a
-traceback, and exits with 2. Slips of our own are `assert`s and keep their traceback.
+Each of them is a mistake of the user or a fault of the machine: the command line prints the message without a traceback
+and exits with 2. Bugs of this project are `assert`s and other exceptions, and keep their traceback.
 """
 
 from __future__ import annotations
@@ -23,11 +24,18 @@ from collections.abc import Iterable, Mapping, Set
 
 
 class BaseRewardError(Exception):
-    """Root of the project's errors; catch it to catch them all."""
+    """Base class of all errors of this project."""
 
 
 class RecipeError(BaseRewardError, ValueError):
-    """A recipe is wrong. `faults` lists every fault found, not only the first."""
+    """A recipe is wrong.
+
+    Attributes:
+        faults: every fault that was found, not only the first.
+
+    >>> RecipeError("2 faults", ["lr: missing", "loss: missing"]).faults
+    ['lr: missing', 'loss: missing']
+    """
 
     def __init__(self, message: str, faults: Iterable[object] = ()) -> None:
         super().__init__(message)
@@ -39,7 +47,7 @@ class DataError(BaseRewardError, ValueError):
 
 
 class TooManyRowsLost(DataError):
-    """More rows were lost than `data.max_lost` allows."""
+    """More rows were rejected than `data.max_lost` allows."""
 
 
 class ModelError(BaseRewardError, ValueError):
@@ -47,11 +55,11 @@ class ModelError(BaseRewardError, ValueError):
 
 
 class SilentError(ModelError):
-    """An endpoint has answered nothing for long, or refuses all that it is asked."""
+    """An endpoint has not answered for a long time, or refuses every request."""
 
 
 class TrainingError(BaseRewardError, RuntimeError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class NotFiniteError(TrainingError):
@@ -63,32 +71,42 @@ class CheckpointError(TrainingError):
 
 
 class RunError(BaseRewardError, LookupError):
-    """A run is not there, or cannot be continued."""
+    """A run does not exist, or cannot be continued."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name most like the given one, or None when nothing is close. Capitals and small letters are alike.
+    """The allowed name that is most similar to the given one; None when none is similar. Case is ignored.
 
     >>> nearest("weigth_decay", ["weight_decay", "lr"])
     'weight_decay'
     >>> nearest("MPL", ["linear", "mlp"]), nearest("rl", ["lr", "eps"]), nearest("x", ["lr", "eps"])
     ('mlp', 'lr', None)
     """
-    best, name = max(((_likeness(given.casefold(), name.casefold()), name) for name in allowed), default=(0.0, ""))
-    return name if best >= 0.6 else None
+    scores = [(_similarity(given.casefold(), name.casefold()), name) for name in allowed]
+    best, name = max(scores, default=(0.0, ""))
+    return name if best >= 0.6 else None  # the default cutoff of difflib.get_close_matches
 
 
-def _likeness(given: str, name: str) -> float:
-    """From 0 to 1. Two letters that changed places halve the likeness of a short name, so they are looked at apart."""
-    likeness = difflib.SequenceMatcher(None, given, name).ratio()
-    swapped = len(given) == len(name) and any(
-        given[:i] + given[i : i + 2][::-1] + given[i + 2 :] == name for i in range(len(given) - 1)
-    )
-    return max(likeness, 0.9) if swapped else likeness
+def _similarity(given: str, name: str) -> float:
+    """From 0 to 1, where 1 is equal."""
+    similarity = difflib.SequenceMatcher(None, given, name).ratio()
+    # A swap of two letters is the most common slip, and in a short name it halves difflib's ratio.
+    return max(similarity, 0.9) if _is_swap(given, name) else similarity
+
+
+def _is_swap(given: str, name: str) -> bool:
+    """Whether two neighbouring letters changed places."""
+    if len(given) != len(name):
+        return False
+    for index in range(len(given) - 1):
+        pair = given[index : index + 2]
+        if given[:index] + pair[::-1] + given[index + 2 :] == name:
+            return True
+    return False
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
-    """The sentence for a name that does not exist: what, given, the nearest right one, allowed.
+    """The message for a name that does not exist: what it names, the name, the nearest allowed one, all allowed ones.
 
     >>> unknown("head", "mpl", ["linear", "mlp"])
     "unknown head 'mpl'; did you mean 'mlp'? Allowed: linear, mlp."
@@ -100,16 +118,16 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
 
 
 def check_several(given: object, *, name: str, of: str, error: type[BaseRewardError] = DataError) -> None:
-    """Checks that an argument is several values, and not one text, whose letters would be taken for them.
+    """Checks that an argument is a list of values, and not one text, which Python would iterate by its letters.
 
     Args:
-        given: what a caller passed; any iterable with an order is right.
-        name: of the argument.
-        of: what it holds, in the plural.
+        given: what a caller passed; every ordered iterable is right.
+        name: the name of the argument.
+        of: what the list holds, in the plural.
         error: the type of error to raise.
 
     Raises:
-        BaseRewardError: of type `error`; it is a single value, or has no order.
+        BaseRewardError: of type `error`; the argument is a single value, or has no order.
 
     >>> check_several("a cat", name="responses", of="texts")
     Traceback (most recent call last):
@@ -124,7 +142,7 @@ def check_several(given: object, *, name: str, of: str, error: type[BaseRewardEr
 
 
 def explain(error: BaseException) -> str:
-    """The message of an error and what was noted on its way up, such as the run that it ended.
+    """The message of an error and its notes, such as the id of the run that it ended.
 
     >>> error = DataError("pairs.jsonl:3: not JSON")
     >>> error.add_note("The run is r1.")
@@ -132,3 +150,12 @@ def explain(error: BaseException) -> str:
     'pairs.jsonl:3: not JSON\\nThe run is r1.'
     """
     return "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
+
+
+def format_count(number: int, noun: str) -> str:
+    """A number with its noun, for messages and tables.
+
+    >>> format_count(1, "cell"), format_count(7, "cell")
+    ('1 cell', '7 cells')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.metadata
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import basereward.training
 from basereward.cli import main, parse
 from basereward.cli.commands import COMMANDS
+from basereward.cli.commands.sweep import exit_status
 from basereward.errors import ModelError
-from tests.helpers.support import console_script
+from tests.helpers.support import SMALL, console_script, pair_rows, write_rows
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,13 +39,14 @@ TRAINED = {
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """A stand-in for `basereward.cli.api`; a test gives it the functions that it calls."""
-    module = types.ModuleType("basereward.cli.api")
-    monkeypatch.setitem(sys.modules, "basereward.cli.api", module)
-    monkeypatch.setattr(basereward.training, "api", module, raising=False)
+def _experiments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
-    return module
+
+
+def replace_run(monkeypatch: pytest.MonkeyPatch, command: str, function: Callable[[], dict[str, Any]]) -> None:
+    """Gives a command other work, so that a test sees only what `main` does around it."""
+    replaced = dataclasses.replace(COMMANDS[command], run=lambda arguments: (function(), 0))
+    monkeypatch.setitem(COMMANDS, command, replaced)
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -102,6 +105,7 @@ def test_check_exits_with_2_and_lists_every_fault() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--jsn", "check", "x"], "unknown option '--jsn'; did you mean '--json'?"),
         (["checkx", "x"], "unknown command 'checkx'; did you mean 'check'?"),
         ([], "the following arguments are required: COMMAND"),
         (["ls", "head"], "unknown kind 'head'; did you mean 'heads'?"),
@@ -116,6 +120,9 @@ def test_check_exits_with_2_and_lists_every_fault() -> None:
         (["train", "basereward", "a=1", "--profile", "tiny", "b"], "unexpected argument 'b'; a change is KEY=VALUE"),
         (["train", "basereword"], "unknown experiment 'basereword'; did you mean 'basereward'?"),
         (["sweep", "head_depth", "loss.margn=1"], "did you mean 'margin'?"),
+        (["eval", "--benchmark", "b", "--judge", "j", "--endpoint", "e", "--votes", "16"], "--votes 16"),
+        (["annotate", "s", "--model", "m", "--endpoint", "e", "--out", "o", "--attempts", "0"], "--attempts 0"),
+        (["ensemble", "a", "b", "--how", "meen"], "'meen'; did you mean 'mean'?"),
         (["audti", "basereward"], "unknown command 'audti'; did you mean 'audit'?"),
         (["audit"], "the following arguments are required: EXPERIMENT"),
         (["audit", "basereward", "--modle", "m"], "unknown option '--modle'; did you mean '--model'?"),
@@ -124,8 +131,9 @@ def test_check_exits_with_2_and_lists_every_fault() -> None:
         (["train", "head_depth"], "sweep of 7 cells"),
     ],
 )
+@pytest.mark.usefixtures("_experiments")
 def test_a_mistake_is_answered_without_a_traceback(
-    api: object, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On standard error, status 2; with --json the same is an object on standard output."""
     assert main(arguments) == 2
@@ -146,54 +154,118 @@ def test_changes_may_stand_anywhere() -> None:
     assert arguments.overrides == ["a=1", "b=2", "c=3"]
 
 
-def test_train_hands_over_the_checked_recipe_and_prints_the_result(
-    api: Any, capsys: pytest.CaptureFixture[str]
+def test_json_may_stand_before_or_after_the_command() -> None:
+    """And is false without it, though two parsers know the option."""
+    assert parse(["--json", "ls", "heads"]).json
+    assert parse(["ls", "heads", "--json"]).json
+    assert not parse(["ls", "heads"]).json
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_in_the_help_can_be_parsed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of every command shows them, and every option has a text."""
+    with pytest.raises(SystemExit):
+        parse([command, "--help"])
+    help_text = capsys.readouterr().out
+    for example in COMMANDS[command].examples:
+        assert example in help_text
+        words = shlex.split(example.removeprefix('eval "$(').removesuffix(')"').partition(" > ")[0])
+        assert words[:2] == ["basereward", command]
+        assert parse(words[1:]).command == command
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """On standard output, status 0."""
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.split() == ["basereward", importlib.metadata.version("basereward")]
+
+
+def test_check_imports_no_torch() -> None:
+    """Nor anything else that takes seconds to import; the data of the recipe are read all the same."""
+    heavy = ("torch", "transformers", "datasets", "mlflow", "pytorch_lightning", "sklearn")
+    code = "import sys; from basereward.cli import main; main(['check', 'head_depth']); "
+    code += f"print({heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_prints_a_script_of_the_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It knows the commands and their options."""
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(command in script for command in COMMANDS)
+    assert "--utilisation" in script
+
+
+def test_completion_without_shtab_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is printed while it works goes to standard error; an undefined measure is null."""
-    calls = []
+    """It is an optional dependency."""
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "basereward[completion]" in capsys.readouterr().err
+    assert main(["completion", "fish"]) == 2
+    assert "'fish'" in capsys.readouterr().err
 
-    def train(recipe: Any, *, resume: str | None) -> dict[str, Any]:
-        sys.stdout.write("progress\n")
-        calls.append((recipe.optimizer.lr, resume))
-        return TRAINED
 
-    api.train = train
-    assert main(["train", "basereward", "optimizer.lr=0.25", "--resume", "r0", "--json"]) == 0
+@pytest.mark.usefixtures("_experiments")
+def test_a_model_is_trained_and_scores_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Progress goes to standard error, and the result, a text or one JSON object, alone to standard output."""
+    assert main(["train", "basereward", *SMALL, "trainer.steps=2", "trainer.validations=1", "--json"]) == 0
     printed = capsys.readouterr()
-    assert calls == [(0.25, "r0")]
-    result = json.loads(printed.out)
-    assert result["metrics"] == {
+    trained = json.loads(printed.out)
+    assert set(trained) >= {"run_id", "model", "metrics", "seconds", "skipped"}
+    assert 0 <= trained["metrics"]["test/digits/pair_accuracy"] <= 1
+    assert "step" in printed.err
+
+    rows, scores = write_rows(tmp_path / "rows.jsonl", pair_rows(2)), tmp_path / "scores.jsonl"
+    options = ["--tokens", "512", "--dtype", "bfloat16", "--out", str(scores)]
+    assert main(["score", trained["run_id"], str(rows), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("4 responses of 2 rows scored in ")
+    assert lines[0].endswith(str(scores))
+    assert [len(json.loads(line)["scores"]) for line in scores.read_text().splitlines()] == [2, 2]
+
+
+def test_train_prints_measures_and_skipped_rows() -> None:
+    """A measure that is not defined is a dash, and a count has no decimals."""
+    assert list(COMMANDS["train"].format_text(TRAINED)) == [
+        "metric                      value",
+        "test/digits/pair_accuracy   0.9877",
+        "test/digits/follows_length  -",
+        "test/digits/pairs           300",
+        "skipped in digits: 2 (too_long)",
+        "run r1 took 61 s; its model: runs:/r1/model",
+    ]
+
+
+def test_what_is_not_finite_is_null_in_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON has no NaN."""
+    replace_run(monkeypatch, "train", lambda: TRAINED)
+    assert main(["train", "basereward", "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["metrics"]
+    assert metrics == {
         "test/digits/pair_accuracy": 0.98765,
         "test/digits/follows_length": None,
         "test/digits/pairs": 300,
     }
-    assert printed.err == "progress\n"
-    assert main(["train", "basereward"]) == 0
-    text = capsys.readouterr().out
-    assert "test/digits/pair_accuracy   0.9877\n" in text
-    assert "test/digits/follows_length  -\n" in text
-    assert "test/digits/pairs           300\n" in text
-    assert "skipped in digits: 2 (too_long)" in text
-    assert "run r1 took 61 s; its model: runs:/r1/model" in text
 
 
-def test_a_sweep_with_a_failed_cell_ends_with_1_and_names_it(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_with_a_failed_cell_ends_with_1_and_names_it() -> None:
     """The others are in the table with their accuracy; an ensemble of a failed one fails with it."""
-    cells = [
+    cells: list[dict[str, Any]] = [
         {"name": "head=a", "run_id": "r1", "status": "finished", "metrics": {"test/digits/pair_accuracy": 0.5}},
         {"name": "head=b", "run_id": None, "status": "failed", "metrics": {}, "error": "the loss is NaN"},
     ]
     ensembles: list[dict[str, Any]] = []
-    names = []
-
-    def sweep(given: Any) -> dict[str, Any]:
-        names.append((given.name, len(given.cells)))
-        return {"sweep_id": "s", "cells": cells, "ensembles": ensembles, "differences": ["a beats b"]}
-
-    api.sweep = sweep
-    assert main(["sweep", "head_depth"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert names == [("head_depth", 7)]
+    result = {"sweep_id": "s", "cells": cells, "ensembles": ensembles, "differences": ["a beats b"]}
+    assert exit_status(result) == 1
+    lines = list(COMMANDS["sweep"].format_text(result))
     assert lines[1].split() == ["head=a", "finished", "0.5000", "r1"]
     assert lines[2].split() == ["head=b", "failed", "-", "-"]
     assert "head=b failed: the loss is NaN" in lines
@@ -201,14 +273,13 @@ def test_a_sweep_with_a_failed_cell_ends_with_1_and_names_it(api: Any, capsys: p
     assert "a beats b" in lines
     assert "test/pair_accuracy is the mean over the sources." not in lines
     cells[0]["metrics"] |= {"test/words/pair_accuracy": 0.7, "test/pair_accuracy": 0.6}
-    main(["sweep", "head_depth"])
-    assert "test/pair_accuracy is the mean over the sources.\na beats b\n" in capsys.readouterr().out
+    lines = list(COMMANDS["sweep"].format_text(result))
+    assert lines[lines.index("a beats b") - 1] == "test/pair_accuracy is the mean over the sources."
     del cells[1]
-    assert main(["sweep", "head_depth", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["sweep_id"] == "s"
+    assert exit_status(result) == 0
     ensembles.append({"name": "all", "run_id": None, "status": "failed", "metrics": {}, "error": "head=b failed"})
-    assert main(["sweep", "head_depth"]) == 1
-    assert "all failed: head=b failed" in capsys.readouterr().out
+    assert exit_status(result) == 1
+    assert "all failed: head=b failed" in list(COMMANDS["sweep"].format_text(result))
 
 
 AUDITED = {
@@ -235,11 +306,10 @@ AUDITED = {
 }
 
 
-def test_audit_tells_what_sources_are_like_and_what_curation_would_leave_out(
+def test_audit_shows_the_sources_and_what_curation_would_leave_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Tables for a person; in the object of a program what is not finite is null."""
-    calls = []
     row = {"source": "digits", "benchmark": "vl", "rows": 4, "contaminated": 3, "kinds": {"prompt": 2, "image": 3}}
     curation = {
         "left_out": {"digits": {"duplicate": 1, "contaminated": 3}},
@@ -247,24 +317,8 @@ def test_audit_tells_what_sources_are_like_and_what_curation_would_leave_out(
         "unread": {"digits": 7},
         "relabelled": {"num_preferences": 5, "num_dropped": 2, "num_down_weighted": 1},
     }
-
-    def work(recipe: Any, *, model: str | None) -> dict[str, Any]:
-        calls.append((list(recipe.data.sources), recipe.optimizer.lr, model))
-        return {
-            "sources": {"digits": AUDITED},
-            "lost": {"digits": {"too_long": 2}},
-            "model": model,
-            "curation": curation,
-        }
-
-    stand_in = types.ModuleType("basereward.training.audit")
-    stand_in.audit = work  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "basereward.training.audit", stand_in)
-    monkeypatch.setattr(basereward.training, "audit", stand_in, raising=False)
-    monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
-    assert main(["audit", "basereward", "--model", "m", "optimizer.lr=0.5"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert calls == [(["digits", "numbers"], 0.5, "m")]
+    result = {"sources": {"digits": AUDITED}, "lost": {"digits": {"too_long": 2}}, "model": "m", "curation": curation}
+    lines = "\n".join(COMMANDS["audit"].format_text(result)).splitlines()
     assert lines[1].split()[:6] == ["digits", "4", "9", "5", "1", "75.0%"]
     assert "50.0% (15.0% to 85.0%)" in lines[1]
     assert lines[1].endswith("en 75%, de 25%")
@@ -275,61 +329,59 @@ def test_audit_tells_what_sources_are_like_and_what_curation_would_leave_out(
     assert "the judge drops 2 of 5 preferences and weighs 1 down" in lines
     assert "digits  vl         4     3      prompt 2, image 3" in lines
     assert lines[-1] == "7 images of digits could not be compared"
+    replace_run(monkeypatch, "audit", lambda: result)
     assert main(["audit", "basereward", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert result["sources"]["digits"]["winner_chars"] == [None] * 5
-    assert result["sources"]["digits"]["noise"]["bins"] == [[None, 0.0, 1], [0.0, None, 4]]
-    assert result["curation"]["overlaps"] == [row]
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed["sources"]["digits"]["winner_chars"] == [None] * 5
+    assert printed["sources"]["digits"]["noise"]["bins"] == [[None, 0.0, 1], [0.0, None, 4]]
+    assert printed["curation"]["overlaps"] == [row]
 
 
-def test_score_says_where_the_scores_are(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """The file's name, the budget and the dtype go through as they were typed, and the speed is told."""
-    told = {"rows": 2, "responses": 6, "seconds": 0.5, "responses_per_s": 12.0}
-    told |= {"forwards": 3, "forward_ms": 90.4, "forward_ms_95": 120.6}
-    api.score = lambda *given, **options: {**told, "out": " ".join([*given, *map(str, options.values())])}
-    words = ["score", "m", "rows.jsonl", "--tokens", "512", "--out", "scores.jsonl", "--dtype", "bfloat16"]
-    assert main(words) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "6 responses of 2 rows scored in 0.5 s: m rows.jsonl scores.jsonl 512 bfloat16"
-    speed = "12.0 responses a second; 3 forward passes of 90 ms (median; 95 % took at most 121 ms)"
-    assert lines[1:] == [speed]
+def test_score_prints_where_the_scores_are_and_how_fast_it_was() -> None:
+    """Two lines."""
+    result = {"rows": 2, "responses": 6, "seconds": 0.5, "responses_per_s": 12.0, "out": "scores.jsonl"}
+    result |= {"forwards": 3, "forward_ms": 90.4, "forward_ms_95": 120.6}
+    assert list(COMMANDS["score"].format_text(result)) == [
+        "6 responses of 2 rows scored in 0.5 s: scores.jsonl",
+        "12.0 responses a second; 3 forward passes of 90 ms (median; 95 % took at most 121 ms)",
+    ]
 
 
-def test_a_mistake_found_while_working_is_printed_and_anything_else_is_raised(
-    api: Any, capsys: pytest.CaptureFixture[str]
+def test_errors_of_ours_are_printed_and_others_raised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An error of ours is a sentence; a slip of the code keeps its traceback; an interrupt ends with 130."""
+    """A BaseRewardError is a message; a bug keeps its traceback; an interrupt ends with 130."""
 
-    def raising(error: BaseException) -> Callable[..., Any]:
-        def score(*_: Any, **__: Any) -> Any:
+    def raising(error: BaseException) -> Callable[[], dict[str, Any]]:
+        def work() -> dict[str, Any]:
             raise error
 
-        return score
+        return work
 
-    api.score = raising(ModelError("the folder 'm' is not a model"))
+    replace_run(monkeypatch, "score", raising(ModelError("the folder 'm' is not a model")))
     assert main(["score", "m", "f", "--json"]) == 2
     printed = capsys.readouterr()
     assert printed.err == "basereward: the folder 'm' is not a model\n"
     assert json.loads(printed.out) == {"error": {"type": "ModelError", "message": "the folder 'm' is not a model"}}
-    api.score = raising(KeyboardInterrupt())
+    replace_run(monkeypatch, "score", raising(KeyboardInterrupt()))
     assert main(["score", "m", "f"]) == 130
-    api.score = raising(ZeroDivisionError())
+    replace_run(monkeypatch, "score", raising(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         main(["score", "m", "f"])
 
 
 @pytest.mark.parametrize(("command", "shown"), [("train", True), ("sweep", True), ("score", False)])
-def test_progress_goes_to_standard_error_and_the_json_stays_alone(
-    command: str, shown: bool, api: Any, capsys: pytest.CaptureFixture[str]
+def test_logs_go_to_standard_error_and_the_json_stays_alone(
+    command: str, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What long commands log is shown as it comes; what other libraries tell is not, and a short command is quiet."""
+    """Long commands show our log of level INFO; other libraries' is not shown, and a short command is quiet."""
 
-    def work(*_: Any, **__: Any) -> dict[str, Any]:
+    def work() -> dict[str, Any]:
         logging.getLogger("basereward.training.callbacks.progress").info("step 6, 3 s")
         logging.getLogger("other").info("chatter")
         return {"cells": [], "ensembles": []}
 
-    setattr(api, command, work)
+    replace_run(monkeypatch, command, work)
     words = ["m", "f"] if command == "score" else ["basereward"]
     assert main([command, *words, "--json"]) == 0
     printed = capsys.readouterr()
@@ -337,15 +389,17 @@ def test_progress_goes_to_standard_error_and_the_json_stays_alone(
     assert printed.err == ("step 6, 3 s\n" if shown else "")
 
 
-def test_what_other_processes_print_stays_off_standard_output(api: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_other_processes_print_stays_off_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A child of the command inherits standard error in the place of standard output, and the JSON stays alone."""
 
-    def score(*_: Any, **__: Any) -> dict[str, Any]:
+    def work() -> dict[str, Any]:
         subprocess.run(["echo", "from a child"], check=True)
         os.write(1, b"from C\n")
         return {"rows": 0}
 
-    api.score = score
+    replace_run(monkeypatch, "score", work)
     assert main(["score", "m", "f", "--json"]) == 0
     printed = capfd.readouterr()
     assert printed.out == '{"rows": 0}\n'
@@ -400,7 +454,7 @@ def test_a_reader_that_closes_early_is_no_error() -> None:
 
 
 def test_a_class_in_the_working_folder_can_be_named(tmp_path: Path) -> None:
-    """By its dotted path, whatever started the command, with the caller's word that it may run."""
+    """By its dotted path, whatever started the command, where the caller trusts it."""
     (tmp_path / "my_heads.py").write_text("class Mine:\n    def __init__(self, size, *, depth: int = 1): ...\n")
     done = console_script(
         tmp_path, *["check", "basereward", "model.head._target_=my_heads.Mine", "model.head.depth=2", "--trust"]

@@ -1,8 +1,8 @@
-"""The command `basereward`. Nothing heavy is imported before it is needed, so that `--help` answers at once."""
+"""The command `basereward`. Heavy packages are imported only by the commands that need them: `--help` is immediate."""
 
 from __future__ import annotations
 
-from basereward.cli.arguments import parse
-from basereward.cli.entry import main
+from basereward.cli.main import main
+from basereward.cli.parser import parse
 
 __all__ = ["main", "parse"]

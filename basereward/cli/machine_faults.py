@@ -1,4 +1,4 @@
-"""Faults of the machine as sentences: no memory, no file, no disk. They are nobody's slip and need no traceback."""
+"""Errors of the machine as messages: no memory, no file, no disk. They are nobody's bug and need no traceback."""
 
 from __future__ import annotations
 
@@ -11,33 +11,42 @@ OUT_OF_MEMORY = (
     *("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "unable to allocate"),
     *("failed to map segment", "can't start new thread", "resource temporarily unavailable"),
 )
-"""How libraries say that there is no memory, when they do not raise MemoryError."""
+"""Parts of the messages with which libraries report missing memory when they do not raise MemoryError."""
 
 
 def machine_fault(error: BaseException) -> str | None:
-    """What the machine refused, and what to do; None when the error is something else.
+    """The message for an error of the machine, with what to do; None for any other error.
 
-    Looks at the causes too: a library may say that a module cannot be imported because there was no memory for it.
+    The causes count too: a library may report a failed import when there was no memory for it.
 
     >>> machine_fault(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"))[:21]
     'there is not enough m'
     >>> machine_fault(ValueError("x")) is None
     True
     """
-    for each in _chain(error):
-        text = str(each)
-        told_so = isinstance(each, OSError | RuntimeError | ImportError | SystemError)
-        if isinstance(each, MemoryError) or (told_so and any(words in text.lower() for words in OUT_OF_MEMORY)):
-            reason = text.strip().splitlines()[0][:200] if text.strip() else "MemoryError"
+    for cause in _causes(error):
+        if _is_out_of_memory(cause):
+            text = str(cause).strip()
+            reason = text.splitlines()[0][:200] if text else "MemoryError"
             return (
-                f"there is not enough memory ({reason}). Close other programs, lift the limit (ulimit -v), or make the "
-                "work smaller: batch.tokens, batch.groups_per_forward, data.workers"
+                f"there is not enough memory ({reason}). Close other programs, raise the limit (ulimit -v), or make "
+                "the work smaller: batch.tokens, batch.groups_per_forward, data.workers"
             )
     return describe_fault(error) if isinstance(error, OSError) else None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, at most ten of them."""
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    # Only types that libraries raise for it: a ValueError that quotes these words is a bug and keeps its traceback.
+    if not isinstance(error, OSError | RuntimeError | ImportError | SystemError):
+        return False
+    text = str(error).lower()
+    return any(words in text for words in OUT_OF_MEMORY)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and the errors that it came from, at most ten: a chain may be circular."""
     current: BaseException | None = error
     for _ in range(10):
         if current is None:
@@ -47,12 +56,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def working_folder() -> str:
-    """The working folder.
+    """The path of the working folder.
 
     Raises:
-        OSError: it has been deleted; the message says what to do.
+        OSError: it has been deleted.
     """
     try:
         return os.getcwd()
     except FileNotFoundError as error:
-        raise OSError("the working folder has been deleted; change to one that exists") from error
+        raise OSError("the working folder has been deleted; change to a folder that exists") from error

@@ -1,4 +1,4 @@
-"""Standard input, output and error, whatever the caller has made of them."""
+"""Standard input, output and error, in whatever state the caller left them: closed, full, or without a reader."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from collections.abc import Iterator
 
 from basereward.errors import RunError
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 
 
 def check_streams() -> None:
-    """Make sure that the three standard streams are there, so that no file that is opened gets one of their numbers.
+    """Opens standard streams that are closed, so that no file that is opened later gets their descriptor.
 
-    A closed input or error is replaced by nothing.
+    A closed standard input or error is replaced by the null device.
 
     Raises:
-        RunError: standard output is closed, so the result could not be given; said before any work is done.
+        RunError: standard output is closed. The result would have no place, so this is raised before any work.
     """
-    closed = [number for number in (0, 1, 2) if _is_closed(number)]
-    for number in closed:
+    closed = [descriptor for descriptor in (0, 1, 2) if _is_closed(descriptor)]
+    for descriptor in closed:
         null = os.open(os.devnull, os.O_RDWR)
-        if null != number:
-            os.dup2(null, number)
+        # The system assigns the lowest free number, which is often the wanted one already.
+        if null != descriptor:
+            os.dup2(null, descriptor)
             os.close(null)
     if 0 in closed:
         sys.stdin = os.fdopen(0, closefd=False)
@@ -33,62 +34,68 @@ def check_streams() -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
     if 1 in closed:
         sys.stdout = os.fdopen(1, "w", closefd=False)
-        raise RunError("standard output is closed, so there is no place for the result; send it to a file or /dev/null")
+        raise RunError(
+            "standard output is closed, so the result cannot be printed; redirect it to a file or to /dev/null"
+        )
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what the terminal's encoding lacks is shown by its number
+        # A terminal with an ASCII locale cannot print every name; an escape is better than an exception.
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _is_closed(number: int) -> bool:
+def _is_closed(descriptor: int) -> bool:
     try:
-        os.fstat(number)
+        os.fstat(descriptor)
     except OSError:
         return True
     return False
 
 
-def visible(text: str) -> str:
-    """The text with control characters shown by their numbers: names and rows of others must not steer a terminal.
+def escape_control_characters(text: str) -> str:
+    """The text with its control characters escaped, because names and rows from others must not control a terminal.
 
-    >>> visible("a\\x1b[31mb\\tc\\n")
+    >>> escape_control_characters("a\\x1b[31mb\\tc\\n")
     'a\\\\x1b[31mb\\tc\\n'
     """
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
-def tell(text: str) -> None:
-    """Print to standard error, where that takes anything."""
+def print_to_stderr(text: str) -> None:
+    """Prints to standard error; the text is dropped where that cannot be written."""
     try:
-        print(visible(text), file=sys.stderr, flush=True)
+        print(escape_control_characters(text), file=sys.stderr, flush=True)
     except OSError:
-        silence(2)
+        redirect_to_null(2)
 
 
-def silence(number: int) -> None:
-    """Send a standard stream to nowhere, so that Python does not fail on it once more when it ends."""
+def redirect_to_null(descriptor: int) -> None:
+    """Sends a standard stream to the null device, so that Python's own flush at exit does not fail again."""
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, number)
+        os.dup2(null, descriptor)
         os.close(null)
 
 
-def flush_errors() -> None:
-    """Write what is left for standard error, or drop it when it takes nothing: it must not change how we end."""
+def flush_stderr() -> None:
+    """Flushes standard error, or drops its buffer where it cannot be written: that must not change the exit status."""
     try:
         sys.stderr.flush()
     except OSError:
-        silence(2)
+        redirect_to_null(2)
 
 
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """While a command works, whatever it or a process of its own prints goes to standard error."""
+    """Sends everything that this process or its children print in the block to standard error.
+
+    Both levels are needed: children and C libraries write to the descriptor, Python code to `sys.stdout`.
+    """
     sys.stdout.flush()
-    kept = os.dup(1)
+    saved = os.dup(1)
     os.dup2(2, 1)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved, 1)
+        os.close(saved)

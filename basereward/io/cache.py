@@ -1,4 +1,4 @@
-"""Where results are kept that any run can make again."""
+"""The folder of results that any run can compute again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what is said when a disk will not take them."""
+"""Atomic writes of files, strict JSON, and messages for errors of the disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from basereward.errors import RunError
 
@@ -21,43 +21,87 @@ FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 TAKEN = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 OTHER = {errno.EIO, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EBUSY}
 DISK = {*FULL, *FORBIDDEN, *TAKEN, *OTHER}
-"""What keeps a file from being read or written and is no slip of ours."""
+"""Errors that come from the disk and not from a bug, by their numbers in `errno`."""
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> None:
-    """Write a file so that a reader, or a crash at any moment, finds all of the old content or all of the new.
+    """Writes a file so that a reader, or a crash at any moment, finds all of the old content or all of the new.
 
-    The data go into a file beside it, to the disk, and then take the name. Text is UTF-8. The folder must exist.
+    Args:
+        path: the file, in an existing folder.
+        data: its new content; text is written as UTF-8.
 
     Raises:
-        OSError: when the disk is full, say, or the path is a device or a pipe. The old file is as it was, and nothing
-            else is left behind.
+        OSError: the file cannot be written. The old file is unchanged, and no temporary file is left.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomic(Path(folder, "status.json"), "{}")
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['status.json']
+    """
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
+    """Opens a new file that takes the name `path` when the block ends without an error; for content in pieces.
+
+    Args:
+        path: the file, in an existing folder.
+
+    Raises:
+        OSError: as of `write_atomic`.
+    """
+    # Not mkstemp: only the owner can read its files, whatever the umask is.
+    with atomic_path(path) as temporary, temporary.open("xb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Gives the name of a temporary file, which takes the name `path` when the block ends without an error.
+
+    For libraries that open the file themselves, such as safetensors. The block must create the file.
+
+    Args:
+        path: the file, in an existing folder.
+
+    Raises:
+        OSError: as of `write_atomic`.
     """
     path = Path(path)
     if is_special(path):
         reason = "it is a device or a pipe, and no file takes its place; name another one"
         raise OSError(errno.EINVAL, reason, str(path))
-    content = data.encode() if isinstance(data, str) else data
+    # In the same folder, because a rename across file systems is not atomic. Several processes may write one file.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    written = False
     try:
-        # Not mkstemp: its files are readable by the owner alone, whatever the umask says.
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        written = True
+        # The content before the name: after a power failure the new name must not lead to an empty file.
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-        if isinstance(error, OSError):
-            error.filename = str(path)  # a failed write does not know its file, and nobody knows the temporary one
+        # A failed write has no file name, and the user does not know the temporary one. An error that the block got
+        # elsewhere, as when it read its input, keeps its own.
+        if isinstance(error, OSError) and (
+            written or error.errno in FULL or error.filename in (temporary, str(temporary))
+        ):
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
 
 
 def is_special(path: Path | str) -> bool:
-    """Whether a path is a device, a pipe or a socket, or a link to what a process has open, as /dev/stdout is. A file
-    that is renamed to it would take its place for every program of the machine.
+    """Whether a path is a device, a pipe, a socket, or a link to an open file of a process, as /dev/stdout is.
+
+    A file that is renamed to such a path would replace it for every program of the machine.
 
     >>> is_special("/dev/null"), is_special("/"), is_special("/not/there")
     (True, False, False)
@@ -72,12 +116,12 @@ def is_special(path: Path | str) -> bool:
 
 
 def apply_umask(path: Path | str) -> None:
-    """Give a file the permissions that `open` would have given it.
+    """Gives a file the permissions that `open` would have given it.
 
-    Libraries that write through `mkstemp` leave files that their owner alone can read. The umask cannot be read without
-    being set for all threads, so that the permissions of a new file are taken.
+    Libraries that write through `mkstemp` leave files that only their owner can read.
     """
     path = Path(path)
+    # The umask cannot be read without setting it for all threads, so the permissions are those of a new file.
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.mode")
     probe.touch(exist_ok=False)
     try:
@@ -87,7 +131,7 @@ def apply_umask(path: Path | str) -> None:
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """A value as strict JSON. JSON has no NaN and no infinity: such a number becomes null.
+    """A value as strict JSON, in which NaN and infinities, which JSON does not have, are null.
 
     >>> json_text({"accuracy": float("nan"), "scores": (1.0, float("-inf"))})
     '{"accuracy": null, "scores": [1.0, null]}'
@@ -104,7 +148,7 @@ def _finite(value: Any) -> Any:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the new name on the disk too; some network file systems cannot, and do not need it."""
+    """Writes the new name to the disk. Some network file systems refuse this, and do not need it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -115,10 +159,10 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def disk_faults() -> Iterator[None]:
-    """Turns a disk that is full, broken or not ours to write on, or a file in the place of a folder, into an error.
+    """Turns an OSError of the disk (full, broken, read-only, a file in the place of a folder) into a RunError.
 
     Raises:
-        RunError: which file, why, how much is free where that matters, and what to do.
+        RunError: the message has the file, the reason, the free space where that matters, and what to do.
     """
     try:
         yield
@@ -129,7 +173,7 @@ def disk_faults() -> Iterator[None]:
 
 
 def describe_fault(error: OSError) -> str:
-    """A sentence about what the machine refused: the file, the reason, and what to do.
+    """The message for an OSError: the file, the reason, and what to do.
 
     >>> describe_fault(NotADirectoryError(20, "Not a directory", "/dev/null/runs"))
     "'/dev/null/runs' cannot be used: Not a directory; '/dev/null' is no folder. Move it away, or name another place."
@@ -143,26 +187,36 @@ def describe_fault(error: OSError) -> str:
     if not error.filename:
         return f"{error.strerror} (error {error.errno} of the operating system)"
     path = _absolute(Path(os.fsdecode(error.filename)))
-    told = f"'{path}' cannot be used: {error.strerror}"
+    problem = f"'{path}' cannot be used: {error.strerror}"
     if error.errno in FULL:
-        return f"{told}; {free_space(path)}. Make room, and run the command again."
+        return f"{problem}; {free_space(path)}. Make room, and run the command again."
     if error.errno in FORBIDDEN:
-        return f"{told}. Give the right to write there, or name another place, and run the command again."
+        return f"{problem}. Give the right to write there, or name another place, and run the command again."
     if error.errno in TAKEN:
-        taken = next((each for each in (path, *path.parents) if os.path.lexists(each) and not each.is_dir()), None)
-        return f"{told}{f'; {str(taken)!r} is no folder' if taken else ''}. Move it away, or name another place."
-    return f"{told}."
+        obstacle = _first_non_folder(path)
+        reason = f"; '{obstacle}' is no folder" if obstacle else ""
+        return f"{problem}{reason}. Move it away, or name another place."
+    return f"{problem}."
+
+
+def _first_non_folder(path: Path) -> Path | None:
+    """The path or the first of its parents that exists and is not a folder."""
+    for place in (path, *path.parents):
+        if os.path.lexists(place) and not place.is_dir():
+            return place
+    return None
 
 
 def _absolute(path: Path) -> Path:
-    with contextlib.suppress(FileNotFoundError):  # of a working folder that has been deleted
+    with contextlib.suppress(FileNotFoundError):  # the working folder has been deleted
         return path.absolute()
     return path
 
 
 def free_space(path: Path) -> str:
-    """How much room there is where a file should go, for a message."""
-    path = _absolute(path)
-    place = next((each for each in (path, *path.parents) if each.exists()), Path("/"))
+    """How much space is free on the disk of a path that need not exist, for a message."""
+    place = _absolute(path)
+    while not place.exists() and place != place.parent:
+        place = place.parent
     free = shutil.disk_usage(place).free
     return f"{free / 2**30:.2f} GiB are free there" if free >= 2**30 else f"{free / 2**20:.2f} MiB are free there"

@@ -1,4 +1,4 @@
-"""Kinds of files with rows, by the end of their names."""
+"""File formats of rows, recognised by the suffix of a file's name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPRESSED = (".gz", ".zst")
 
 
 def rows_kind(path: str | Path) -> str | None:
-    """The kind of a file with rows, one of `ROWS`; None for any other name.
+    """The format of a file with rows, one of `ROWS`; None for any other suffix.
 
     >>> rows_kind("a/pairs.JSONL"), rows_kind("pairs.csv.gz"), rows_kind("pairs.yaml")
     ('.jsonl', '.csv', None)
@@ -24,7 +24,7 @@ def rows_kind(path: str | Path) -> str | None:
 
 
 def compression(path: str | Path) -> str | None:
-    """How a file is compressed, one of `COMPRESSED`; None for one that is not.
+    """The compression of a file, one of `COMPRESSED`; None for an uncompressed file.
 
     >>> compression("pairs.csv.gz"), compression("pairs.csv")
     ('.gz', None)
@@ -34,7 +34,7 @@ def compression(path: str | Path) -> str | None:
 
 
 def known_rows() -> str:
-    """The kinds, for a message."""
+    """All formats and compressions, for a message."""
     return f"{', '.join(ROWS)}, and these with {' or '.join(COMPRESSED)}"
 
 

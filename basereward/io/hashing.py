@@ -1,4 +1,4 @@
-"""Hashes of whole files. The hash of a large file is remembered by its path, size and time, in the cache folder."""
+"""SHA-256 of whole files. The hash of a large file is cached by its path, size and modification time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from basereward.io.cache import cache_folder
 from basereward.io.files import write_atomic
 
 CACHED_FROM = 2**20
-"""Bytes from which a hash is remembered. Reading a smaller file again is as fast as looking its hash up."""
+"""Bytes from which a hash is cached. Reading a smaller file again is as fast as reading its cached hash."""
 
 
 def file_sha256(path: Path | str) -> str:
@@ -24,30 +24,37 @@ def file_sha256(path: Path | str) -> str:
 
     Raises:
         OSError: the file cannot be read.
+
+    >>> file_sha256("/dev/null")[:8]  # of no bytes
+    'e3b0c442'
     """
     real = Path(path).resolve(strict=True)
     status = real.stat()
     if status.st_size < CACHED_FROM:
         return hashlib.sha256(real.read_bytes()).hexdigest()
-    mark = [str(real), status.st_size, status.st_mtime_ns, status.st_ino]
-    kept = cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
+    identity = [str(real), status.st_size, status.st_mtime_ns, status.st_ino]
+    cached = cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        entry = json.loads(kept.read_text())
-        if entry["file"] == mark:
+        entry = json.loads(cached.read_text())
+        if entry["file"] == identity:
             return str(entry["sha256"])
     with real.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # A file that is written while it is read has another time afterwards; its hash is of neither state.
+    # A file that was written while it was read has another time now, and the hash belongs to neither of its states.
     after = real.stat()
-    if [after.st_size, after.st_mtime_ns] == mark[1:3]:
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the call
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(kept, json.dumps({"file": mark, "sha256": digest}) + "\n")
+    if [after.st_size, after.st_mtime_ns] == identity[1:3]:
+        # Without a writable cache the next call takes longer; this one need not fail.
+        with contextlib.suppress(OSError):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(cached, json.dumps({"file": identity, "sha256": digest}) + "\n")
     return digest
 
 
 def combined_sha256(parts: Iterable[tuple[str, str]]) -> str:
-    """One SHA-256 over named hashes or values; the order of the parts does not matter.
+    """One SHA-256 of several named hashes or values, in any order.
+
+    Args:
+        parts: pairs of a name and a hash or value.
 
     >>> combined_sha256([("a", "1"), ("b", "2")]) == combined_sha256([("b", "2"), ("a", "1")])
     True

@@ -1,7 +1,7 @@
-"""Ctrl-C as one KeyboardInterrupt while there is work to stop, and as nothing before and after it.
+"""Turns Ctrl-C into one KeyboardInterrupt while there is work to stop, and ignores it before and after.
 
-Python's own handler raises wherever the process happens to be: among its imports, while it waits for its next task, or
-in what libraries do at the exit of the interpreter. There it ends in a traceback and stops nothing.
+Python's own handler raises at any place: during imports, while the process waits for its next task, or in the exit
+handlers of libraries. In these places it prints a traceback and stops nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Interrupts:
     """The process's handler of SIGINT.
 
     Attributes:
-        seen: whether there was one.
+        seen: whether the process got the signal.
     """
 
     def __init__(self) -> None:
@@ -26,10 +26,8 @@ class Interrupts:
         self._stops_work = False
 
     def install(self) -> Interrupts:
-        """Handles SIGINT from here on; a signal that was blocked until now is handled first.
-
-        A process that was started to ignore SIGINT, as a shell starts its background jobs, goes on ignoring it.
-        """
+        """Handles SIGINT from here on; a signal that was blocked until now is handled first."""
+        # A shell starts its background jobs with SIGINT ignored, and they must go on ignoring it.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -37,10 +35,10 @@ class Interrupts:
 
     @contextlib.contextmanager
     def stopping(self) -> Iterator[None]:
-        """A block of work, which the first signal ends; one that came before does so at once.
+        """A block of work that the first signal stops; a signal that came before stops it at its start.
 
         Raises:
-            KeyboardInterrupt: there was a signal.
+            KeyboardInterrupt: the process got the signal.
         """
         self._stops_work = True
         try:
@@ -53,12 +51,19 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
         if self._stops_work:
-            self._stops_work = False  # what the first one has begun to close is not interrupted again
+            # A second signal must not interrupt the cleanup that the first one started.
+            self._stops_work = False
             raise KeyboardInterrupt
 
 
 def popen_with_interrupts_blocked(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-    """Starts a process in which SIGINT waits until its `Interrupts.install`."""
+    """Starts a process in which SIGINT is blocked until it calls `Interrupts.install`.
+
+    Args:
+        command: the program and its arguments.
+        options: keyword arguments of `subprocess.Popen`.
+    """
+    # The mask is inherited, so that there is no moment at which the child has Python's own handler.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return subprocess.Popen(command, text=True, **options)

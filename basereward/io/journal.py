@@ -1,4 +1,4 @@
-"""A file of JSON Lines that grows while work goes on, so that a stopped call can go on where it was."""
+"""A JSON Lines file that is appended to during long work, so that an interrupted call can continue."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from basereward.io.limits import check_regular_file
 
 
 class Journal:
-    """A journal that this process alone writes, until it is closed or the process ends, however it ends.
+    """A journal that only this process can write until it is closed.
 
-    The first line says what the others are of. A last line that was cut is taken off.
+    The first line describes the work; each further line is one result. An incomplete last line, which a killed process
+    may leave, is removed.
 
     Args:
-        file: made when it is not there, with its folder.
+        file: the file, which is created with its folder if it does not exist.
 
     Attributes:
-        head: the first line as it stands, None in a new journal.
-        lines: the other whole lines.
+        head: the first line as text; None in a new journal.
+        lines: the other lines as text.
 
     Raises:
-        DataError: another process writes it, it is no regular file, or it is not UTF-8.
-        OSError: it cannot be written.
+        DataError: another process writes the file, it is no regular file, or it is not UTF-8.
+        OSError: the file cannot be written.
 
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp()) / "work.jsonl"

@@ -1,4 +1,4 @@
-"""Removal of temporary files and folders of processes that were killed before they could rename or remove them."""
+"""Removes the temporary files and folders of processes that were killed before they could rename or remove them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ HOUR_S = 3600.0
 
 
 def remove_leftovers(folder: Path, *patterns: str, older_than_s: float = HOUR_S) -> None:
-    """Removes what is left in a folder. Nothing is raised where that fails: a leftover takes room and does no harm.
+    """Removes leftovers from a folder. An error is ignored, because a leftover takes disk space and does no harm.
 
     Args:
-        folder: it may be missing.
-        patterns: of names in it, as of `Path.glob`; only names of temporary files and folders.
-        older_than_s: since the last change, in seconds: what a process may still be writing is left alone. 0 where a
-            lock says that there is no such process.
+        folder: a folder that may be missing.
+        patterns: patterns of `Path.glob` for the names of temporary files and folders.
+        older_than_s: least age in seconds since the last change, so that files that a process still writes stay. 0
+            where the caller holds a lock that excludes such a process.
     """
     now = time.time()
     for pattern in patterns:

@@ -1,4 +1,4 @@
-"""Reads of files from outside, each with a limit: a wrong or hostile file ends in an error, not in a full machine."""
+"""Reads files from outside with a size limit, so that a wrong or hostile file is an error and does not fill memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from basereward.errors import BaseRewardError, DataError
 
 MIB = 2**20
 JSON_DEPTH = 100
-"""Levels of nesting that `parse_json` accepts. The parser of Python's standard library gives up near 1,000."""
+"""Levels of nesting that `parse_json` accepts; no row needs ten. Python's own parser fails near 1,000."""
 
 
 def check_regular_file(path: Path | str, *, error: type[BaseRewardError] = DataError) -> int:
-    """The size of a regular file in bytes. A FIFO, a device or a socket may never end, so it is refused unread.
+    """The size of a regular file in bytes.
+
+    A FIFO, a device or a socket may have no end, so it is an error before it is opened.
 
     Args:
         path: a file from outside; symbolic links are followed.
         error: the type of error to raise.
 
     Raises:
-        BaseRewardError: of type `error`; the file does not exist, or is a folder, a FIFO, a device or a socket.
+        BaseRewardError: of type `error`; the file does not exist, or is not a regular file.
 
     >>> check_regular_file("/dev/zero")
     Traceback (most recent call last):
@@ -54,17 +56,23 @@ def read_bytes(path: Path | str, *, limit: int, error: type[BaseRewardError] = D
 
     Args:
         path: a file from outside.
-        limit: in bytes. One byte more is asked for, so a file that grows while it is read is refused too.
+        limit: in bytes.
         error: the type of error to raise.
 
     Raises:
         BaseRewardError: of type `error`; the file cannot be read, is no regular file, or is larger than `limit`.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = Path(file.name).write_text("{}")
+    ...     read_bytes(file.name, limit=2)
+    b'{}'
     """
     size = check_regular_file(path, error=error)
     if size <= limit:
         try:
             with Path(path).open("rb") as file:
-                content = file.read(limit + 1)
+                content = file.read(limit + 1)  # one more byte shows that the file grew since its size was read
         except OSError as cause:
             raise error(f"'{path}' cannot be read: {cause.strerror}") from cause
         size = len(content)
@@ -105,7 +113,7 @@ def parse_json(text: str, *, where: str, error: type[BaseRewardError] = DataErro
 
     Args:
         text: from outside.
-        where: what the text is, for the message.
+        where: where the text comes from, for the message.
         error: the type of error to raise.
 
     Raises:
@@ -128,18 +136,23 @@ def parse_json(text: str, *, where: str, error: type[BaseRewardError] = DataErro
 
 
 def nested_deeper(value: Any, limit: int) -> bool:
-    """Whether a value is nested deeper than `limit`. Level by level, since recursion is what the limit is against."""
+    """Whether lists and mappings are nested deeper than `limit` levels.
+
+    >>> nested_deeper([[1]], 2), nested_deeper([[1]], 1)
+    (False, True)
+    """
+    # Level by level, because recursion into a deep value is what the limit prevents.
     level = [value]
     for _ in range(limit + 1):
-        below: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                below.extend(each.values())
-            elif isinstance(each, list):
-                below.extend(each)
-        if not below:
+        next_level: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                next_level.extend(item.values())
+            elif isinstance(item, list):
+                next_level.extend(item)
+        if not next_level:
             return False
-        level = below
+        level = next_level
     return True
 
 

@@ -1,4 +1,4 @@
-"""What a run says while it works."""
+"""Log output of the commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from basereward.io.secrets import redact
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a line, and leaves out the secrets in it; see `basereward.io.secrets`."""
+    """Formats a record without the secrets in it; see `basereward.io.secrets`."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
@@ -19,9 +19,12 @@ class RedactingFormatter(logging.Formatter):
 
 @contextlib.contextmanager
 def log_to_stderr(level: int = logging.INFO) -> Iterator[None]:
-    """While a command works, our own log lines of this level and above go to standard error, each once.
+    """In the block, writes the records of our own loggers to standard error, each once.
 
-    Other libraries keep what they have: without a handler of their own, only warnings are shown.
+    Loggers of other libraries are not changed: without a handler of their own, they show only warnings.
+
+    Args:
+        level: the lowest level that is shown.
     """
     ours = logging.getLogger("basereward")
     handler = logging.StreamHandler(sys.stderr)

@@ -1,4 +1,4 @@
-"""Checks that an output does not take the place of an input, and folders that are replaced only when we wrote them."""
+"""Checks that no output overwrites an input, and replaces folders only when this project wrote them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from basereward.io.files import is_special
 
 
 def same_file(first: Path | str, second: Path | str) -> bool:
-    """Whether two paths name one file, through symbolic links, hard links and unresolved parts as `..`.
+    """Whether two paths name the same file, also through symbolic links, hard links and parts such as `..`.
 
     A path that does not exist yet is compared by its resolved name.
+
+    >>> same_file("/dev/null", "/dev/../dev/null"), same_file("/dev/null", "/dev/zero")
+    (True, False)
     """
     try:
         return os.path.samefile(first, second)
@@ -33,19 +36,20 @@ def check_outputs(
     """Checks that no output is an input, a device or another output, or overwrites a file of an input folder.
 
     Args:
-        outputs: the path of each output by what it is for the user, such as `--out`. Derived names are included.
+        outputs: the path of each output by the name that the user knows, such as `--out`. Files whose names are made
+            from it are included.
         inputs: every file or folder that the command reads. A folder stands for the files that are in it now.
-        read_whole: folders of which every file is read, so that a new file in one would be read by the next call. No
-            output may lie in one.
+        read_whole: folders whose files are all read. No output may lie in one, because the next call would read it.
         error: the type of error to raise.
 
     Raises:
         BaseRewardError: of type `error`; it names the output, the file that it would overwrite, and what to do.
     """
     _check_each(outputs, error=error)
-    there = {name: path for name, path in outputs.items() if os.path.lexists(path)}
-    for path in map(Path, inputs if there else ()):  # what is not there overwrites nothing, and inputs may be many
-        for name, output in there.items():
+    existing = {name: path for name, path in outputs.items() if os.path.lexists(path)}
+    # A new output overwrites nothing, and there may be a million inputs to compare with.
+    for path in map(Path, inputs if existing else ()):
+        for name, output in existing.items():
             if same_file(output, path) or (path.is_dir() and not Path(output).is_dir() and _inside(output, path)):
                 raise error(f"{name} '{output}' would overwrite the input '{path}'; give another path")
     for path in map(Path, read_whole):
@@ -57,20 +61,20 @@ def check_outputs(
 
 
 def _check_each(outputs: Mapping[str, Path | str], *, error: type[BaseRewardError]) -> None:
-    """Checks that each output can be a file, and one of its own."""
+    """Checks that each output can be a file, and that no two are the same."""
     names = list(outputs)
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         if is_special(outputs[name]):
             raise error(
                 f"{name} '{outputs[name]}' is a device or a pipe, and no file takes its place; give another path"
             )
-        for other in names[:place]:
+        for other in names[:index]:
             if same_file(outputs[name], outputs[other]):
                 raise error(f"{name} and {other} are both '{outputs[name]}'; give each a path of its own")
 
 
 def _inside(path: Path | str, folder: Path) -> bool:
-    """Whether a path is a folder or lies anywhere below it, by its own name or through links."""
+    """Whether a path is the folder or lies below it, by its own name or through links."""
     root = folder.resolve()
     return Path(path).absolute().is_relative_to(folder.absolute()) or Path(path).resolve().is_relative_to(root)
 
@@ -78,16 +82,16 @@ def _inside(path: Path | str, folder: Path) -> bool:
 def check_replaceable(
     folder: Path | str, *, foreign: Callable[[Path], Iterable[str]], error: type[BaseRewardError] = DataError
 ) -> None:
-    """Checks that an output folder does not stand where something of the user's is.
+    """Checks that an output folder does not replace files of the user.
 
     Args:
-        folder: where the output goes. A folder that is not there yet, or is empty, is always allowed.
-        foreign: the files in an existing folder that this project did not write.
+        folder: the output folder. A folder that does not exist, or is empty, is always allowed.
+        foreign: returns the files in an existing folder that this project did not write.
         error: the type of error to raise.
 
     Raises:
-        BaseRewardError: of type `error`; the path is a file, holds the working folder or the home folder, or has
-            foreign files, of which the first are named.
+        BaseRewardError: of type `error`; the path is a file, contains the working folder or the home folder, or has
+            foreign files. The message has the first five of them.
     """
     path = Path(os.path.abspath(folder))
     if os.path.lexists(path) and not path.is_dir():
@@ -106,18 +110,19 @@ def check_replaceable(
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Gives a complete folder its name. A folder of that name is moved aside first and deleted last.
+    """Gives a complete folder its final name, and removes an older folder of that name.
 
     Args:
         new: the complete folder, on the same file system as `target`.
-        target: its name. The caller has checked it with `check_replaceable`.
+        target: the final name. The caller has checked it with `check_replaceable`.
 
     Raises:
-        OSError: the folder cannot be renamed. The old one is then in its place again.
+        OSError: the folder cannot be renamed. The older folder then has its name again.
     """
     if not target.exists():
         new.rename(target)
         return
+    # A folder with files cannot be replaced by a rename, so the older one is moved away first and deleted last.
     aside = target.with_name(f".{target.name}-old-{secrets.token_hex(4)}")
     target.rename(aside)
     try:
@@ -129,17 +134,18 @@ def replace_folder(new: Path, target: Path) -> None:
 
 
 def foreign_files(folder: Path, ours: Callable[[str], bool]) -> list[str]:
-    """The files and links below a folder that are not ours, by their path in it.
+    """The files and links below a folder that this project did not write, by their path relative to it.
 
     Args:
         folder: an existing folder.
         ours: whether this project wrote a file, given its relative path with forward slashes.
     """
-    found = []
-    for place, folders, files in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+    foreign = []
+    for parent, folders, files in os.walk(folder):
+        # `os.walk` does not enter links to folders and lists them among the folders.
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         for name in [*files, *links]:
-            relative = Path(place, name).relative_to(folder).as_posix()
+            relative = Path(parent, name).relative_to(folder).as_posix()
             if not ours(relative):
-                found.append(relative)
-    return found
+                foreign.append(relative)
+    return foreign

@@ -1,4 +1,4 @@
-"""Secrets stay out of messages, logs, files and MLflow: addresses without user information, and redaction by value."""
+"""Keeps secrets out of messages, logs, files and MLflow: redacts values, and removes user names from addresses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from urllib.parse import quote, unquote
 
 MASK = "***"
 SHORTEST = 6
-"""Letters from which a value is replaced wherever it stands. A shorter one would hit words that are no secret."""
+"""Characters of the shortest secret that is redacted. A shorter value would match words that are no secret."""
 SECRET_VARIABLES = (
     *("_KEY", "APIKEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE"),
     *("_PASS", "_PWD", "_PAT", "_CREDENTIAL", "_CREDENTIALS"),
 )
-"""How the names of environment variables end that hold a secret; `HF_TOKEN` and `PGPASSWORD` are among them."""
+"""Endings of the names of environment variables that hold a secret, such as `HF_TOKEN` and `PGPASSWORD`."""
 
 _URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.\-]*://)([^\s'\"<>`]+)")
 _QUERY = re.compile(r"(?i)([?&;][\w.\-]*(?:password|passwd|pwd|token|secret|key|signature)=)[^&;#\s'\"<>`]+")
@@ -26,40 +26,45 @@ _AUTHORIZATION = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bear
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """The text with every secret replaced by `***`.
 
-    Replaced are: values of at least `SHORTEST` letters among `secrets` and in environment variables whose names end as
-    `SECRET_VARIABLES` say, each also as it looks inside JSON and inside an address; the user and password of every
-    address in the text, and what its query calls a password, a token, a key, a secret or a signature; the value of an
-    `Authorization` header.
+    These are redacted:
+
+    - values of at least `SHORTEST` characters in `secrets` and in environment variables with an ending of
+      `SECRET_VARIABLES`, also where they are escaped for JSON or for an address;
+    - the user and the password of every address, and parameters of its query that are named as a secret;
+    - the value of an `Authorization` header.
 
     Args:
         text: a message, a log line or a value that is to be shown or stored.
-        secrets: values that are known here to be secret, such as a key that was sent.
+        secrets: values that the caller knows to be secret, such as a key that was sent.
 
     >>> redact("401 for k-123456 at http://me:p@ss/word@host:5000/x", ["k-123456"])
     '401 for *** at http://***@host:5000/x'
     """
     values = {value for value in (*secrets, *environment_secrets()) if len(value) >= SHORTEST}
-    forms = {form for value in values for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))}
+    forms: set[str] = set()
+    for value in values:
+        forms |= {value, json.dumps(value)[1:-1], quote(value, safe="")}
     # Addresses first: a value replaced inside one could hide where its user information ends.
-    text = _URL.sub(lambda found: found[1] + _QUERY.sub(rf"\1{MASK}", _masked(found[2])), text)
-    for form in sorted(forms, key=len, reverse=True):  # the longest first, so that no rest of one stays
+    text = _URL.sub(lambda match: match[1] + _QUERY.sub(rf"\1{MASK}", _mask_userinfo(match[2])), text)
+    # The longest first: one secret may be the beginning of another, whose rest would stay.
+    for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, MASK)
-    return _AUTHORIZATION.sub(lambda found: found[1] + MASK, text)
+    return _AUTHORIZATION.sub(lambda match: match[1] + MASK, text)
 
 
 def environment_secrets() -> set[str]:
-    """The values of environment variables that hold a secret, and those in addresses that variables hold."""
-    found: set[str] = set()
+    """The secret values in the environment: of variables named as a secret, and in addresses in other variables."""
+    secrets: set[str] = set()
     for name, value in os.environ.items():
         if name.upper().endswith(SECRET_VARIABLES):
-            found.add(value)
+            secrets.add(value)
         elif "://" in value:
-            found |= address_secrets(value)
-    return found
+            secrets |= address_secrets(value)
+    return secrets
 
 
 def has_secret_query(address: str) -> bool:
-    """Whether the query of an address holds something called a password, a token, a key, a secret or a signature.
+    """Whether the query of an address has a parameter named as a password, token, key, secret or signature.
 
     >>> has_secret_query("http://host/x?token=abc"), has_secret_query("sqlite:///mlflow.db?timeout=9")
     (True, False)
@@ -78,7 +83,11 @@ def without_userinfo(address: str) -> str:
 
 
 def with_userinfo(address: str, userinfo: str) -> str:
-    """The address with user information, as `userinfo_of` gives it, put into it.
+    """The address with user information inserted.
+
+    Args:
+        address: an address without user information.
+        userinfo: as `userinfo_of` returns it, with the `@`.
 
     >>> with_userinfo("http://host:5000", "me:secret@")
     'http://me:secret@host:5000'
@@ -88,7 +97,7 @@ def with_userinfo(address: str, userinfo: str) -> str:
 
 
 def userinfo_of(address: str) -> str:
-    """The user information of an address with the `@` behind it; empty where there is none.
+    """The user information of an address, with the `@` after it; empty where there is none.
 
     >>> userinfo_of("http://me:p@ss@host"), userinfo_of("http://host/a@b")
     ('me:p@ss@', '')
@@ -98,7 +107,7 @@ def userinfo_of(address: str) -> str:
 
 
 def address_secrets(address: str) -> set[str]:
-    """What of an address may not be shown anywhere: its password, as it stands and decoded, and the header made of it.
+    """The secret parts of an address: its password, raw and decoded, and the base64 text of a Basic header with it.
 
     >>> sorted(address_secrets("http://me:se%40cret@host"))
     ['bWU6c2VAY3JldA==', 'me:se%40cret', 'se%40cret', 'se@cret']
@@ -107,25 +116,23 @@ def address_secrets(address: str) -> set[str]:
     if not userinfo:
         return set()
     user, colon, password = userinfo.partition(":")
-    secret = password if colon else user  # a token alone stands where the user does
+    secret = password if colon else user  # a token without a user stands in the user's place
     header = base64.b64encode(unquote(userinfo).encode()).decode()
     return {userinfo, secret, unquote(secret), header}
 
 
-def _masked(rest: str) -> str:
+def _mask_userinfo(rest: str) -> str:
     length = _userinfo_length(rest)
     return f"{MASK}@{rest[length:]}" if length else rest
 
 
 def _userinfo_length(rest: str) -> int:
-    """How many letters after `://` are user information, with its `@`.
-
-    A password may hold `@`, `/`, `?` and `#`, though an address in which they are not encoded is not a right one: after
-    a colon in the first part, everything to the last `@` counts as user information.
-    """
+    """How many characters after `://` are user information, with its `@`."""
     first = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if not first:
         return 0  # a path: sqlite:////srv/me@store/mlflow.db
     if ":" in first:
+        # People paste passwords with unencoded `@`, `/`, `?` and `#`, which are then not valid in an address. Hiding
+        # too much is better than too little, so everything to the last `@` counts as user information.
         return rest.rfind("@") + 1
     return first.rfind("@") + 1

@@ -1,4 +1,4 @@
-"""Compressed files: unpacked once into the cache, up to a limit, so that any of their rows can be read."""
+"""Unpacks compressed files once into the cache, up to a size limit, so that their rows can be read in any order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import gzip
 import hashlib
 import os
-import secrets
 import shutil
 import tempfile
 import zlib
@@ -18,19 +17,20 @@ from typing import BinaryIO
 
 from basereward.errors import DataError
 from basereward.io.cache import cache_folder
+from basereward.io.files import atomic_file
 from basereward.io.formats import compression
 from basereward.io.limits import MIB, check_regular_file
 
-PIECE = MIB
+CHUNK_SIZE = MIB  # bytes
 MAX_GROWTH = 100
-"""How many times larger than itself a file may become. Text with many repetitions grows about thirty times; gzip can
-grow a thousand times."""
+"""Largest ratio of the unpacked size to the packed one. Repetitive text grows about thirty times; a hostile gzip file
+grows a thousand times."""
 ALWAYS_ALLOWED = 64 * MIB
-"""Bytes that a file may become whatever its own size is."""
+"""Bytes that any file may unpack to: the ratio of a very small file says nothing."""
 
 
 def growth_limit(size: int) -> int:
-    """The most bytes that a compressed file of so many may become.
+    """The most bytes that a compressed file of `size` bytes may unpack to.
 
     >>> growth_limit(1000) // MIB, growth_limit(10 * MIB) // MIB
     (64, 1000)
@@ -39,28 +39,28 @@ def growth_limit(size: int) -> int:
 
 
 def unpacked(path: Path | str) -> Path:
-    """An unpacked copy of a `.gz` or `.zst` file in `$BASEREWARD_CACHE/unpacked`.
+    """The path of an unpacked copy of a `.gz` or `.zst` file, in `$BASEREWARD_CACHE/unpacked`.
 
-    It is made once for each path, size and modification time. Where the cache cannot be written it is made in the
-    system's folder of temporary files, and removed when the process ends.
+    The copy is made once for each path, size, modification time and inode. Where the cache cannot be written, it is
+    made in the system's temporary folder, and removed when the process ends.
 
     Raises:
-        DataError: the file cannot be read, is damaged, becomes larger than `growth_limit` allows, or nothing that is
-            installed can unpack it.
+        DataError: the file cannot be read, is damaged, unpacks to more bytes than `growth_limit`, or needs a package
+            that is not installed.
     """
     real = Path(path).resolve()
     check_regular_file(path)
     status = real.stat()
-    mark = repr((str(real), status.st_size, status.st_mtime_ns, status.st_ino))
-    kept = cache_folder() / "unpacked" / hashlib.sha256(os.fsencode(mark)).hexdigest()[:32]
-    if kept.is_file():
-        return kept
+    identity = repr((str(real), status.st_size, status.st_mtime_ns, status.st_ino))
+    cached = cache_folder() / "unpacked" / hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
+    if cached.is_file():
+        return cached
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        writable = os.access(kept.parent, os.W_OK)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(cached.parent, os.W_OK)
     except OSError:
-        writable = False
-    target = kept if writable else _temporary_folder(os.getpid()) / kept.name
+        is_writable = False
+    target = cached if is_writable else _temporary_folder(os.getpid()) / cached.name
     if not target.is_file():
         _unpack(path, target, limit=growth_limit(status.st_size))
     return target
@@ -70,7 +70,8 @@ def unpacked(path: Path | str) -> Path:
 def _temporary_folder(process: int) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="basereward-unpacked-"))
 
-    def remove() -> None:  # by the process that made it alone: its children inherit this function
+    def remove() -> None:
+        # Forked children inherit this function, and must not remove the folder of their parent.
         if os.getpid() == process:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -79,41 +80,39 @@ def _temporary_folder(process: int) -> Path:
 
 
 def _unpack(path: Path | str, target: Path, *, limit: int) -> None:
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    written = 0
-    try:
-        with partial.open("xb") as out, contextlib.closing(_pieces(path)) as pieces:
-            for piece in pieces:
-                written += len(piece)
-                if written > limit:
-                    raise DataError(
-                        f"'{path}' becomes larger than {limit:,} bytes when it is unpacked, more than {MAX_GROWTH} "
-                        "times its own size; if that is right, unpack it yourself and give the unpacked file"
-                    )
-                out.write(piece)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    size = 0
+    with atomic_file(target) as out, contextlib.closing(_unpacked_chunks(path)) as chunks:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise DataError(
+                    f"'{path}' becomes larger than {limit:,} bytes when it is unpacked, more than {MAX_GROWTH} "
+                    "times its own size; if that is right, unpack it yourself and give the unpacked file"
+                )
+            out.write(chunk)
 
 
-def _pieces(path: Path | str) -> Generator[bytes, None, None]:
-    """Raises: DataError, where the file is damaged; OSError, as of a full disk, passes."""
-    with _opened(path) as file:
+def _unpacked_chunks(path: Path | str) -> Generator[bytes, None, None]:
+    """
+    Raises:
+        DataError: the file is damaged. An OSError, as of a full disk, is not changed.
+    """
+    with _open_unpacked(path) as file:
         while True:
             try:
-                piece = file.read(PIECE)
+                chunk = file.read(CHUNK_SIZE)
             except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
                 raise DataError(f"'{path}' is damaged and cannot be unpacked: {error}") from error
-            if not piece:
+            if not chunk:
                 return
-            yield piece
+            yield chunk
 
 
 @contextlib.contextmanager
-def _opened(path: Path | str) -> Iterator[BinaryIO]:
+def _open_unpacked(path: Path | str) -> Iterator[BinaryIO]:
     if compression(path) == ".gz":
         with gzip.open(path, "rb") as file:
-            yield file  # type: ignore[misc]  # a BinaryIO in all that is used here
+            yield file  # type: ignore[misc]  # a GzipFile has all methods of BinaryIO that are used here
         return
     try:
         import zstandard  # type: ignore[import-not-found, unused-ignore]
@@ -122,5 +121,6 @@ def _opened(path: Path | str) -> Iterator[BinaryIO]:
             f"'{path}' is compressed with zstd, for which the package `zstandard` is needed: install it, or unpack the "
             f"file (`zstd -d {Path(path).name}`) and give the unpacked one"
         ) from error
+    # The window is what the decompressor may allocate: 128 MiB, which `zstd --long` needs at its default.
     with Path(path).open("rb") as raw, zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(raw) as file:
         yield file

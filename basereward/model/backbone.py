@@ -26,8 +26,8 @@ from transformers.utils import logging as transformers_logging
 
 from basereward.data.batching.tree_batch import PADDING, Layout, TreeBatch
 from basereward.errors import ModelError
-from basereward.io.checkpoint_folder import folder_fault
 from basereward.io.limits import read_json_object
+from basereward.io.names import folder_fault
 from basereward.model.attention.gradient_checkpointing import recompute
 from basereward.model.attention.kernels import Kernels, check_liger, use_liger
 from basereward.model.attention.last_layer import LastLayer

@@ -1,6 +1,6 @@
-"""YAML -> Recipe -> cells, every fault found before anything heavy is loaded.
+"""From YAML to recipes and the cells of a sweep. All faults are found before anything heavy is imported.
 
-The names below are loaded when they are used.
+The public names are imported at their first use.
 """
 
 from __future__ import annotations

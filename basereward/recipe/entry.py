@@ -1,4 +1,4 @@
-"""What there is to name in a recipe or on the command line, each with a line that says what it is."""
+"""Lists the names that can be used in recipes and on the command line, each with a one-line summary."""
 
 from __future__ import annotations
 
@@ -17,35 +17,40 @@ NAMED: tuple[Named, ...] = get_args(Named)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A name, and its summary."""
+    """A name and its summary."""
 
     name: str
     summary: str
 
 
 def names(kind: Named) -> list[Entry]:
-    """Everything of one kind, by name.
+    """Lists everything of one kind, sorted by name.
 
-    The summary of a YAML file is its first line, a comment; that of a head or a loss is the first line of its class's
-    docstring.
+    The summary of a YAML file is the comment in its first line; that of a head or a loss is the first line of the
+    docstring of its class.
 
     Raises:
-        RecipeError: there is no folder of experiments to look in.
+        RecipeError: the folder of experiments does not exist.
+
+    >>> [entry.name for entry in names("losses")][:1]
+    ['bradley_terry']
     """
     if kind in ("heads", "losses"):
         return [Entry(name, _summary(node)) for name, node in short_names(kind).items()]
     if not experiments_folder().is_dir():
         raise RecipeError(
-            f"{kind} are looked for in '{experiments_folder().absolute()}', and there is no such folder; call this "
-            "where it is, or set BASEREWARD_EXPERIMENTS to the folder of experiments"
+            f"{kind} are looked up in '{experiments_folder().absolute()}', and there is no such folder; change to the "
+            "folder that contains it, or set BASEREWARD_EXPERIMENTS to the folder of experiments"
         )
     if kind == "experiments":
-        mixtures = [Entry(f"mixtures/{each.name}", each.summary) for each in _files(experiments_folder() / "mixtures")]
-        return [*_files(experiments_folder()), *mixtures]
-    return _files(experiments_folder() / kind)
+        # Mixtures are experiments too; their folder keeps the list of the others short.
+        mixtures = _yaml_entries(experiments_folder() / "mixtures")
+        in_folder = [Entry(f"mixtures/{mixture.name}", mixture.summary) for mixture in mixtures]
+        return [*_yaml_entries(experiments_folder()), *in_folder]
+    return _yaml_entries(experiments_folder() / kind)
 
 
-def _files(folder: Path) -> list[Entry]:
+def _yaml_entries(folder: Path) -> list[Entry]:
     return [Entry(name, head_comment(folder / f"{name}.yaml")) for name in yaml_names(folder)]
 
 

@@ -1,4 +1,4 @@
-"""One thing that is wrong with a recipe."""
+"""Faults of a recipe, and their texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ EVERY_CELL = "*"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong, at which dotted `key`, in which `cell` of the grid (`*`: in all, or before there are any)."""
+    """One fault of a recipe.
+
+    Attributes:
+        cell: the name of the cell of the grid; `*` for all cells, or where there are none.
+        key: the dotted key; empty where no single key is wrong.
+        message: what is wrong.
+    """
 
     cell: str
     key: str
@@ -21,7 +27,7 @@ class Fault:
 
 
 def format_faults(faults: Sequence[Fault]) -> list[str]:
-    """One line a fault, for people: what several cells share is said once, with the first of them.
+    """One line for each different fault; a fault of several cells has the name of the first one.
 
     >>> format_faults([Fault("lr=1", "loss", "missing"), Fault("lr=2", "loss", "missing"), Fault("*", "", "no file")])
     ['loss: missing [lr=1 and 1 more]', 'no file']
@@ -38,16 +44,17 @@ def format_faults(faults: Sequence[Fault]) -> list[str]:
 
 
 def fold(faults: Sequence[Fault], *, cells: Sequence[str]) -> list[Fault]:
-    """The same faults, each said once: one that every cell has becomes one fault of the cell `*`.
+    """The same faults without repetition: one that every cell has becomes one fault of the cell `*`.
 
     >>> fold([Fault("lr=1", "loss", "missing"), Fault("lr=2", "loss", "missing")], cells=["lr=1", "lr=2"])
     [Fault(cell='*', key='loss', message='missing')]
     """
-    groups: dict[tuple[str, str], list[str]] = {}
+    cells_by_fault: dict[tuple[str, str], list[str]] = {}
     for fault in faults:
-        groups.setdefault((fault.key, fault.message), []).append(fault.cell)
+        cells_by_fault.setdefault((fault.key, fault.message), []).append(fault.cell)
     folded = []
-    for (key, message), where in groups.items():
-        everywhere = EVERY_CELL in where or set(where) >= set(cells)
-        folded += [Fault(cell, key, message) for cell in ([EVERY_CELL] if everywhere else dict.fromkeys(where))]
+    for (key, message), names in cells_by_fault.items():
+        is_everywhere = EVERY_CELL in names or set(names) >= set(cells)
+        for name in [EVERY_CELL] if is_everywhere else dict.fromkeys(names):
+            folded.append(Fault(name, key, message))
     return folded

@@ -1,4 +1,4 @@
-"""One source or benchmark by itself, outside of any recipe."""
+"""Loads one source or benchmark by itself, outside a recipe."""
 
 from __future__ import annotations
 
@@ -20,15 +20,22 @@ from basereward.recipe.yaml.override import read_overrides
 
 
 def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
-    """A source's name and its node, every argument checked; nothing is made or opened.
+    """Loads the node of a source and checks its arguments. No file of rows is opened.
 
     Args:
-        given: a name in `sources` of the folder of experiments, a path to a YAML file such as lie there, or a path to a
-            file with rows (`io/formats.py` has the kinds), none of which are held out.
-        overrides: `key=value`, the keys being arguments of the source, as in `path=pairs.jsonl`.
+        given: a name in `sources` of the folder of experiments, a path to a YAML file of that form, or a path to a file
+            with rows (see `basereward.io.formats`), all of which become training rows.
+        overrides: texts `key=value` for arguments of the source, such as `path=pairs.jsonl`.
+
+    Returns:
+        The name of the source, and its node.
 
     Raises:
         RecipeError: there is no such source, or its arguments are wrong; the message lists every fault.
+
+    >>> name, node = load_source("digits", overrides=["size=10"])
+    >>> name, node["size"]
+    ('digits', 10)
     """
     if rows_kind(given):
         return _load(given, "sources", _rows_file(given), Reader(experiments_folder()), overrides)
@@ -38,18 +45,21 @@ def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node
 def load_fragment(
     given: str, kind: Literal["sources", "benchmarks"], *, overrides: Iterable[str] = ()
 ) -> tuple[str, Node]:
-    """A source's or a benchmark's name and its node, by its YAML file; otherwise as `load_source`."""
+    """Loads the node of a source or benchmark from its YAML file; see `load_source`."""
     folder = experiments_folder()
     reader = Reader(folder)
     return _load(given, kind, reader.read(_find(given, kind, folder / kind)), reader, overrides)
 
 
 def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
-    """A name and a node for a person's own file of pairs as a benchmark; otherwise as `load_source`.
+    """Makes a benchmark of a user's own file of pairs; see `load_source`.
 
     Args:
         path: the file, or a folder of files.
-        overrides: `key=value`, the keys being arguments of the benchmark `pairs`, as in `columns.prompt=question`.
+        overrides: texts `key=value` for arguments of the benchmark `pairs`, such as `columns.prompt=question`.
+
+    Returns:
+        The name of the benchmark, and its node.
 
     Raises:
         RecipeError: there is no such file or folder, or an argument is wrong.
@@ -58,7 +68,7 @@ def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
         raise RecipeError(f"there is no file or folder '{path}' of pairs")
     base = Layer({"_target_": "pairs", "path": path}, {(): path})
     name, node = _load(path, "benchmarks", base, Reader(experiments_folder()), overrides)
-    return f"pairs-{name}", node  # apart from the published benchmark of that name
+    return f"pairs-{name}", node  # with a prefix, because a published benchmark may have the name of the file
 
 
 def _load(given: str, kind: TargetKind, base: Layer, reader: Reader, overrides: Iterable[str]) -> tuple[str, Node]:
@@ -67,8 +77,8 @@ def _load(given: str, kind: TargetKind, base: Layer, reader: Reader, overrides: 
     base, problems = interpolate(base)
     node: Node = {}
     if reader.complete:
-        node, wrong = check_node(base.values, kind)
-        problems += wrong
+        node, node_problems = check_node(base.values, kind)
+        problems += node_problems
     faults = [*reader.faults, *(Fault("*", key, message) for key, message in problems)]
     if faults:
         raise RecipeError("\n  ".join([f"{SINGULAR[kind]} '{given}' cannot be made:", *format_faults(faults)]), faults)
@@ -76,7 +86,7 @@ def _load(given: str, kind: TargetKind, base: Layer, reader: Reader, overrides: 
 
 
 def source_name(given: str) -> str:
-    """The name of a source or benchmark that is given by a path: without the ends that tell the kind of file.
+    """The name of a source or benchmark that is given by a path: the name of the file without its suffixes.
 
     >>> source_name("a/pairs.jsonl.gz"), source_name("sources/digits.yaml")
     ('pairs', 'digits')
@@ -93,12 +103,12 @@ def _find(given: str, kind: TargetKind, folder: Path) -> Path:
             raise
         path = Path(given)
         if path.is_dir() and path.suffix == "":
-            here = f"'{given}' is a folder; give one file of it, or write a source of its own with path={given}. "
+            reason = f"'{given}' is a folder; give one file of it, or write a source of its own with path={given}. "
         elif path.is_file() and path.suffix not in (".yaml", ".yml"):
-            here = f"'{given}' is a file of an unknown kind. "
+            reason = f"'{given}' is a file of an unknown kind. "
         else:
-            here = ""
-        raise RecipeError(f"{here}{error} Rows of your own are given as a path to a file: {known_rows()}.") from None
+            reason = ""
+        raise RecipeError(f"{reason}{error} For rows of your own, give the path of a file: {known_rows()}.") from None
 
 
 def _rows_file(given: str) -> Layer:

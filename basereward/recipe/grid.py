@@ -1,11 +1,11 @@
-"""The axes of a sweep, and its cells: one for every combination of their values."""
+"""The axes of a sweep, and the points of its grid: one for every combination of their values."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,16 @@ from basereward.recipe.yaml.keys import key_problem
 from basereward.recipe.yaml.merge import Layer, layer_at, merge
 
 SEEDS = "seeds"
-RECIPE = "recipe"  # an axis of whole pieces of recipes, for what several keys say together
+RECIPE = "recipe"
+"""The key of an axis whose values are parts of recipes, for changes that need several keys."""
 SEED_NAMES = ("data", "init", "dropout")
 CELLS_LIMIT = 2_000
-"""Cells of one sweep. Every cell is a complete recipe that is checked before anything runs."""
+"""Most cells of one sweep. All of them are checked before the first one runs, at some milliseconds each."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A key that is varied, and its values by label."""
+    """A key that is varied, and its values by their labels."""
 
     key: str
     values: dict[str, Any]
@@ -30,9 +31,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """One combination: its name, that without its seeds, the value of every axis by key, and the same as a layer.
+    """One combination of values.
 
-    `axes` holds the label of every axis by its short name.
+    Attributes:
+        name: the labels of all axes, as in `head=2_silu,seed=1`; empty without axes.
+        without_seeds: the name without the axes of seeds.
+        overrides: the value of every axis by its key.
+        layer: the same values as a layer.
+        axes: the label of every axis by its short name.
     """
 
     name: str
@@ -43,7 +49,11 @@ class Point:
 
 
 class GridError(ValueError):
-    """An axis is wrong; `key` says which."""
+    """An axis is wrong.
+
+    Attributes:
+        key: the key of the axis.
+    """
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -51,50 +61,68 @@ class GridError(ValueError):
 
 
 def axes(layer: Layer) -> Iterator[Axis | GridError]:
-    """The axes that a merged layer asks for: those below `grid`, and then a list of seeds."""
+    """The axes of an experiment: those below `grid`, and then a list of seeds. A wrong axis is an error in its place.
+
+    >>> [axis.key for axis in axes(Layer({"grid": {"optimizer.lr": [1e-3, 1e-4]}, "seeds": [0, 1]}))]
+    ['optimizer.lr', 'seeds']
+    """
     grid = layer.values.get("grid") or {}
     if not isinstance(grid, dict):
         yield GridError("grid", f"expected a mapping of keys to lists of values; {shortened(grid)} given")
         return
     for key, values in grid.items():
-        if values is not None:  # null takes an axis out that was included
+        if values is not None:  # null removes an axis that an included file has
             yield _axis(key, values)
     if isinstance(layer.values.get(SEEDS), list):
         yield _seed_axis(layer.values[SEEDS])
 
 
-def check_size(given: Sequence[Axis]) -> None:
-    """Checks the number of cells before any is made.
+def check_size(varied: Sequence[Axis]) -> None:
+    """Checks the number of cells before any of them exists.
 
     Raises:
         GridError: there are more than `CELLS_LIMIT`.
     """
-    cells = math.prod(len(axis.values) for axis in given)
+    cells = math.prod(len(axis.values) for axis in varied)
     if cells > CELLS_LIMIT:
-        sizes = " x ".join(f"{axis.key} ({len(axis.values):,})" for axis in given)
-        raise GridError("grid", f"{cells:,} cells: {sizes}; at most {CELLS_LIMIT:,} are allowed. Vary less at once")
+        sizes = " x ".join(f"{axis.key} ({len(axis.values):,})" for axis in varied)
+        raise GridError("grid", f"{cells:,} cells: {sizes}; at most {CELLS_LIMIT:,} are allowed. Vary fewer keys")
 
 
-def points(given: Sequence[Axis], *, origin: str) -> list[Point]:
-    """The product of the axes, the last one fastest. Without axes there is one point, without a name."""
-    short = _short_keys([axis.key for axis in given])
-    result = []
-    for labels in itertools.product(*[axis.values for axis in given]):
-        overrides = {axis.key: axis.values[label] for axis, label in zip(given, labels, strict=True)}
-        layer = Layer()
-        # `model.head` before `model.head.layers`, and whole pieces first of all.
-        for key in sorted(overrides, key=lambda key: (key != RECIPE, key.count("."))):
-            layer = merge(layer, _axis_layer(key, overrides[key], origin=origin))
-        told = [(axis, f"{short[axis.key]}={label}") for axis, label in zip(given, labels, strict=True)]
-        name = ",".join(part for _, part in told)
-        without_seeds = ",".join(part for axis, part in told if not is_seed(axis.key))
-        axes = {short[axis.key]: str(label) for axis, label in zip(given, labels, strict=True)}
-        result.append(Point(name, without_seeds, overrides, layer, axes))
-    return result
+def points(varied: Sequence[Axis], *, origin: str) -> list[Point]:
+    """The product of the axes. The last axis varies fastest. Without axes there is one point, without a name.
+
+    Args:
+        varied: the axes.
+        origin: the file that defines the grid, for messages.
+
+    >>> [point.name for point in points([Axis("model.head", {"a": {}}), Axis("seeds", {"0": 0, "1": 1})], origin="")]
+    ['head=a,seed=0', 'head=a,seed=1']
+    """
+    short_keys = _short_keys([axis.key for axis in varied])
+    labels_of_axes = [list(axis.values) for axis in varied]
+    return [_point(varied, labels, short_keys, origin) for labels in itertools.product(*labels_of_axes)]
+
+
+def _point(varied: Sequence[Axis], labels: Sequence[str], short_keys: Mapping[str, str], origin: str) -> Point:
+    overrides, axis_labels, parts, parts_without_seeds = {}, {}, [], []
+    for axis, label in zip(varied, labels, strict=True):
+        short_key = short_keys[axis.key]
+        overrides[axis.key] = axis.values[label]
+        axis_labels[short_key] = str(label)
+        part = f"{short_key}={label}"
+        parts.append(part)
+        if not is_seed(axis.key):
+            parts_without_seeds.append(part)
+    layer = Layer()
+    # `model.head` before `model.head.layers`, which changes it; parts of recipes, which have many keys, before all.
+    for key in sorted(overrides, key=lambda key: (key != RECIPE, key.count("."))):
+        layer = merge(layer, _axis_layer(key, overrides[key], origin=origin))
+    return Point(",".join(parts), ",".join(parts_without_seeds), overrides, layer, axis_labels)
 
 
 def is_seed(key: str) -> bool:
-    """Whether the values of an axis make further runs of one recipe.
+    """Whether an axis varies seeds, so that its cells are runs of the same recipe. A seed of the data makes other data.
 
     >>> is_seed("seeds"), is_seed("seeds.init"), is_seed("data.sources.digits.seed")
     (True, True, False)
@@ -103,7 +131,7 @@ def is_seed(key: str) -> bool:
 
 
 def label(value: Any) -> str:
-    """A value's short text.
+    """The default label of a value: its short text.
 
     >>> label(1e-05), label(True), label(["vision", "merger"]), label({"_target_": "mlp", "layers": 3})
     ('1e-05', 'true', '[vision,merger]', 'mlp(layers=3)')
@@ -119,30 +147,35 @@ def label(value: Any) -> str:
 
 
 def _axis(key: str, values: Any) -> Axis | GridError:
-    at = f"grid.{key}"
+    full_key = f"grid.{key}"
     if key == SEEDS:
-        return GridError(at, "the seeds are an axis of their own: write `seeds: [0, 1, 2]` beside `grid`")
+        return GridError(full_key, "seeds are not part of the grid: write `seeds: [0, 1, 2]` beside `grid`")
     if key.count(".") >= YAML_DEPTH:
         return GridError("grid", f"a key has at most {YAML_DEPTH} parts; '{shortened(key)}' given")
     problem = key_problem(tuple(key.split("."))) if key != RECIPE else None
     if problem is not None:
-        return GridError(at, problem)
-    if key == RECIPE and not (isinstance(values, dict) and all(isinstance(value, dict) for value in values.values())):
-        return GridError(at, f"expected a mapping of labels to pieces of recipes; {shortened(values)} given")
+        return GridError(full_key, problem)
+    if key == RECIPE and not _is_mapping_of_mappings(values):
+        return GridError(full_key, f"expected a mapping of labels to parts of recipes; {shortened(values)} given")
     if not isinstance(values, list | dict) or not values:
-        return GridError(at, f"expected a list of values, or a mapping of labels to values; {shortened(values)} given")
+        message = f"expected a list of values, or a mapping of labels to values; {shortened(values)} given"
+        return GridError(full_key, message)
     if isinstance(values, dict):
         return Axis(key, values)
     labels = [label(value) for value in values]
-    twice = [text for text, number in Counter(labels).items() if number > 1]
-    if twice:
-        return GridError(at, f"the same value stands twice: {', '.join(twice)}")
+    repeated = [text for text, number in Counter(labels).items() if number > 1]
+    if repeated:
+        return GridError(full_key, f"a value is given twice: {', '.join(repeated)}")
     return Axis(key, dict(zip(labels, values, strict=True)))
 
 
+def _is_mapping_of_mappings(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(value, dict) for value in values.values())
+
+
 def _seed_axis(values: list[Any]) -> Axis | GridError:
-    wrong = [value for value in values if not isinstance(value, int) or isinstance(value, bool)]
-    if wrong or not values or len(set(values)) < len(values):
+    are_integers = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+    if not are_integers or not values or len(set(values)) < len(values):
         return GridError(SEEDS, f"expected different whole numbers, as in [0, 1, 2]; {shortened(values)} given")
     return Axis(SEEDS, {str(value): value for value in values})
 
@@ -156,6 +189,6 @@ def _axis_layer(key: str, value: Any, *, origin: str) -> Layer:
 
 
 def _short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of a key where that tells the axes apart, else the whole key."""
+    """The last part of each key where no other axis has the same, else the whole key."""
     last = ["seed" if key == SEEDS else key.rpartition(".")[2] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}

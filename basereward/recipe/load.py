@@ -1,4 +1,7 @@
-"""From the name of an experiment to its cells: read, merge, vary, check."""
+"""Loads an experiment: reads its YAML, merges profile and overrides, expands the grid into cells, and checks them.
+
+Nothing is imported or built, so that all faults of all cells are found in less than a second.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from basereward.errors import RecipeError
+from basereward.errors import RecipeError, format_count
 from basereward.io.secrets import SHORTEST, environment_secrets
 from basereward.recipe.checks.check import Check
-from basereward.recipe.checks.ensembles import ensembles
+from basereward.recipe.checks.ensembles import read_ensembles
 from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.fault import EVERY_CELL, Fault, fold, format_faults
 from basereward.recipe.grid import Axis, GridError, Point, axes, check_size, is_seed, points
@@ -27,28 +30,43 @@ from basereward.recipe.yaml.reading import GRID, YamlLayers, read_layers
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a sweep's grid: its name, the value of every axis by key, and its complete recipe."""
+    """One point of a sweep's grid.
+
+    Attributes:
+        name: the labels of all axes, as in `head=2_silu,seed=1`; the recipe's name where nothing is varied.
+        without_seeds: the name without the axes of seeds, which all runs of one recipe have in common.
+        overrides: the value of every axis by its key.
+        recipe: the complete recipe.
+        axes: the label of every axis by its short name.
+    """
 
     name: str
-    without_seeds: str  # its name without its seeds, which cells that are runs of one recipe share
+    without_seeds: str
     overrides: dict[str, Any]
     recipe: Recipe
-    axes: dict[str, str] = field(default_factory=dict)  # the label of every axis by its short name
+    axes: dict[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """What its run is called where runs are compared: `head=2_silu seed=1`; the recipe's name without axes."""
+        """The name of its run in comparisons: `head=2_silu seed=1`; the recipe's name where nothing is varied."""
         return " ".join(f"{name}={label}" for name, label in self.axes.items()) or self.recipe.name
 
     @property
     def seeds(self) -> dict[str, Any]:
-        """The values of the axes that are seeds; none where they are not varied."""
+        """The values of the axes of seeds by key; empty where no seed is varied."""
         return {key: value for key, value in self.overrides.items() if is_seed(key)}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared: cells, which are trained, and ensembles of them, by name."""
+    """A loaded experiment.
+
+    Attributes:
+        name: the name of the first cell's recipe, by default that of the file.
+        summary: the first comment of the file.
+        cells: the recipes that are trained.
+        ensembles: the ensembles of trained cells by name.
+    """
 
     name: str
     summary: str
@@ -59,25 +77,28 @@ class Experiment:
 def load_recipe(
     experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
 ) -> Recipe:
-    """The recipe of an experiment that varies nothing.
+    """Loads the recipe of an experiment that varies nothing.
 
     Args:
         experiment: a name in the folder of experiments, or a path to a YAML file.
-        profile: what it runs on: a name in `profiles` of that folder, a path to a YAML file, or None for an experiment
-            that says it all.
-        overrides: `key=value`, dotted keys, values read as YAML; they win over everything else.
-        trust: whether classes from outside of this package, and the Python files of a checkpoint, may run. `build` and
-            `load` ask for the same word.
+        profile: what it runs on (backbone, data, batch, trainer): a name in `profiles` of that folder, or a path to a
+            YAML file. None: the experiment is complete without a profile.
+        overrides: texts `key=value` with dotted keys and values in YAML. They replace values of both files.
+        trust: whether classes from outside this package, and the Python files of a checkpoint, may run. `build` and
+            `load` have the same argument.
 
     Raises:
-        RecipeError: anything is wrong with it, all of which the message lists; or it has several cells.
+        RecipeError: the recipe has faults, all of which are in the message; or the experiment has several cells.
+
+    >>> load_recipe("basereward", overrides=["optimizer.lr=1e-3"]).optimizer.lr
+    0.001
     """
     cells = load_cells(experiment, profile=profile, overrides=overrides, trust=trust)
     if len(cells) > 1:
         names = ", ".join(cell.name for cell in cells[:3])
         raise RecipeError(
             f"'{experiment}' is a sweep of {len(cells)} cells ({names}, ...), one recipe is expected; "
-            "take one of load_cells(...), or the command `basereward sweep`, or drop its axes with grid=null"
+            "use one of load_cells(...), or the command `basereward sweep`, or remove its axes with grid=null"
         )
     return cells[0].recipe
 
@@ -85,55 +106,62 @@ def load_recipe(
 def load_cells(
     experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
 ) -> list[Cell]:
-    """The cells of an experiment: every combination of its axes, or the one recipe that it is without them.
+    """Loads the cells of an experiment: one for every combination of its axes, or a single one without axes.
 
     Args: as of `load_recipe`.
 
     Raises:
-        RecipeError: anything is wrong with any cell; `faults` holds all faults of all cells, the message lists them.
+        RecipeError: a cell has a fault; `faults` has all faults of all cells, and the message lists them.
+
+    >>> [cell.name for cell in load_cells("basereward", overrides=["grid={optimizer.lr: [1e-3, 1e-4]}"])]
+    ['lr=0.001', 'lr=0.0001']
     """
     cells, faults = find_faults(experiment, profile=profile, overrides=overrides, trust=trust)
     if faults:
-        raise refusal(experiment, faults)
+        raise recipe_error(experiment, faults)
     return cells
 
 
-def refusal(experiment: str, faults: Sequence[Fault]) -> RecipeError:
+def recipe_error(experiment: str, faults: Sequence[Fault]) -> RecipeError:
     """The error that lists all faults."""
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return RecipeError("\n  ".join([f"{count} in recipe '{experiment}':", *format_faults(faults)]), faults)
+    head = f"{format_count(len(faults), 'fault')} in recipe '{experiment}':"
+    return RecipeError("\n  ".join([head, *format_faults(faults)]), faults)
 
 
 def find_faults(
     experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
 ) -> tuple[list[Cell], list[Fault]]:
-    """The cells of an experiment and everything that is wrong with it, as `find_experiment`."""
-    found, faults = find_experiment(experiment, profile=profile, overrides=overrides, trust=trust)
-    return found.cells, faults
+    """The cells of an experiment and all of its faults; see `find_experiment`."""
+    loaded, faults = find_experiment(experiment, profile=profile, overrides=overrides, trust=trust)
+    return loaded.cells, faults
 
 
 def load_experiment(
     experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
 ) -> Experiment:
-    """An experiment: its cells, and the ensembles that are made of them.
+    """Loads an experiment: its cells, and the ensembles that are made of them.
 
     Args: as of `load_recipe`.
 
     Raises:
-        RecipeError: anything is wrong with it; `faults` holds all faults of all cells, the message lists them.
+        RecipeError: there is a fault; `faults` has all faults of all cells, and the message lists them.
     """
-    found, faults = find_experiment(experiment, profile=profile, overrides=overrides, trust=trust)
+    loaded, faults = find_experiment(experiment, profile=profile, overrides=overrides, trust=trust)
     if faults:
-        raise refusal(experiment, faults)
-    return found
+        raise recipe_error(experiment, faults)
+    return loaded
 
 
 def find_experiment(
     experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
 ) -> tuple[Experiment, list[Fault]]:
-    """An experiment and everything that is wrong with it. No model is loaded and no class is made.
+    """Loads an experiment and collects its faults instead of raising them.
 
-    Where there are faults, the recipes of the cells hold defaults in the place of what is wrong: use only their names.
+    Args: as of `load_recipe`.
+
+    Returns:
+        The experiment and its faults. With faults, the recipes of the cells have defaults in the place of wrong values,
+        so that only the names of the cells can be used.
     """
     with trusting(trust):
         return _find_experiment(experiment, profile=profile, overrides=overrides)
@@ -146,30 +174,40 @@ def _find_experiment(
     layers = read_layers(experiment, profile, overrides, reader)
     if layers is None:
         return Experiment(Path(experiment).stem, "", [], {}), reader.faults
-    found = list(axes(layers.whole))
-    for error in (axis for axis in found if isinstance(axis, GridError)):
-        origin = layers.whole.origin(tuple(error.key.split(".", maxsplit=1)))
-        reader.tell(error.key, f"{error} ({origin})")
-    varied, at = [axis for axis in found if isinstance(axis, Axis)], layers.whole.origin((GRID,))
-    try:
-        check_size(varied)
-    except GridError as error:
-        reader.tell(error.key, f"{error} ({at})")
-        varied = []
-    grid = points(varied, origin=at)
-    cells, faults = [], []
-    for point in grid:
-        cell, wrong = _cell(point, layers, reader=reader)
+    cells, cell_faults = [], []
+    for point in _read_points(layers, reader):
+        cell, faults_of_cell = _make_cell(point, layers, reader=reader)
         cells.append(cell)
-        faults += wrong
+        cell_faults += faults_of_cell
     names = [cell.name for cell in cells]
-    together, wrong = ensembles(layers.whole, cells=names, recipes=[cell.without_seeds for cell in cells])
-    faults = [*reader.faults, *fold(faults, cells=names), *wrong, *_equal_names(cells)]
+    recipe_names = [cell.without_seeds for cell in cells]
+    ensembles, ensemble_faults = read_ensembles(layers.experiment, cells=names, recipes=recipe_names)
+    faults = [*reader.faults, *fold(cell_faults, cells=names), *ensemble_faults, *_equal_names(cells)]
     first = cells[0].recipe
-    return Experiment(first.name, first.summary, cells, together), faults or _equal_cells(cells)
+    # Recipes with faults contain defaults, and would be equal because of them.
+    return Experiment(first.name, first.summary, cells, ensembles), faults or _equal_cells(cells)
 
 
-def _cell(point: Point, layers: YamlLayers, *, reader: Reader) -> tuple[Cell, list[Fault]]:
+def _read_points(layers: YamlLayers, reader: Reader) -> list[Point]:
+    """The points of the grid without its wrong axes, which the reader records."""
+    origin = layers.experiment.origin((GRID,))
+    right_axes = []
+    for axis in axes(layers.experiment):
+        if isinstance(axis, Axis):
+            right_axes.append(axis)
+        else:
+            axis_origin = layers.experiment.origin(tuple(axis.key.split(".", maxsplit=1)))
+            reader.add_fault(axis.key, f"{axis} ({axis_origin})")
+    try:
+        check_size(right_axes)
+    except GridError as error:
+        reader.add_fault(error.key, f"{error} ({origin})")
+        right_axes = []
+    return points(right_axes, origin=origin)
+
+
+def _make_cell(point: Point, layers: YamlLayers, *, reader: Reader) -> tuple[Cell, list[Fault]]:
+    """The cell of a point, and its faults that the reader does not have yet."""
     layer = merge(layers.recipe, point.layer)
     for override in layers.overrides:
         layer = merge(layer, override)
@@ -177,11 +215,12 @@ def _cell(point: Point, layers: YamlLayers, *, reader: Reader) -> tuple[Cell, li
     unread = [(fault.key, fault.message) for fault in reader.faults if fault.key]
     check = Check(layer, complete=reader.complete)
     recipe = build_recipe(check.values)
-    problems += _new(check.faults, [*unread, *problems])
+    problems += _independent(check.faults, [*unread, *problems])
+    # Ranges compare several keys, so they need all of them.
     if reader.complete:
         located = [(key, f"{message}{_origin(layer, key)}") for key, message in range_problems(recipe)]
-        problems += _new(located, [*unread, *problems])
-        problems += _secrets(recipe, layer)
+        problems += _independent(located, [*unread, *problems])
+        problems += _secret_problems(recipe, layer)
         if recipe.model.backbone.trust_remote_code and not is_trusted():
             key = "model.backbone.trust_remote_code"
             problems.append((key, f"true runs the checkpoint's own Python files; {REMEDY}{_origin(layer, key)}"))
@@ -190,23 +229,30 @@ def _cell(point: Point, layers: YamlLayers, *, reader: Reader) -> tuple[Cell, li
     return cell, [Fault(name, key, message) for key, message in problems]
 
 
-def _secrets(recipe: Recipe, layer: Layer) -> Iterator[tuple[str, str]]:
-    """Texts that hold the value of a secret: a recipe is kept with every run and model, and sent to MLflow."""
+def _secret_problems(recipe: Recipe, layer: Layer) -> Iterator[tuple[str, str]]:
+    """Texts with the value of a secret: a recipe is saved with every run and model, and sent to MLflow."""
     values = {value for value in environment_secrets() if len(value) >= SHORTEST}
     for path, text in texts_of(dataclasses.asdict(recipe), ()):
         if any(value in text for value in values):
             key = ".".join(map(str, path))
-            yield key, f"holds the value of a secret environment variable, and a recipe is stored{_origin(layer, key)}"
+            message = (
+                f"contains the value of a secret environment variable, and a recipe is stored{_origin(layer, key)}"
+            )
+            yield key, message
 
 
-def _new(problems: Iterable[tuple[str, str]], known: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those that do not follow from a known one: what could not be read need not be told to be missing."""
-    paths = [f"{key}." for key, _ in known]
-    return [
-        (key, message)
-        for key, message in problems
-        if not any(f"{key}.".startswith(path) or path.startswith(f"{key}.") for path in paths)
-    ]
+def _independent(problems: Iterable[tuple[str, str]], known: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The problems that do not follow from a known one at the same key, above it or below it.
+
+    A value that could not be read, for example, would be reported once more as missing.
+    """
+    known_paths = [f"{key}." for key, _ in known]
+    independent = []
+    for key, message in problems:
+        path = f"{key}."
+        if not any(path.startswith(known_path) or known_path.startswith(path) for known_path in known_paths):
+            independent.append((key, message))
+    return independent
 
 
 def _origin(layer: Layer, key: str) -> str:
@@ -215,7 +261,7 @@ def _origin(layer: Layer, key: str) -> str:
 
 
 def _equal_names(cells: Sequence[Cell]) -> list[Fault]:
-    """A run that would be told as another of the same recipe and seeds."""
+    """A fault when two cells have one name, or one recipe name and equal seeds, so that their runs are confused."""
     names = {cell.name for cell in cells}
     runs = {(cell.without_seeds, str(cell.seeds)) for cell in cells}
     if min(len(names), len(runs)) == len(cells):
@@ -224,13 +270,14 @@ def _equal_names(cells: Sequence[Cell]) -> list[Fault]:
 
 
 def _equal_cells(cells: Sequence[Cell]) -> list[Fault]:
-    """Cells that would train the same model: an axis has two equal values, or an override hides it."""
-    alike: dict[str, list[str]] = {}
+    """A fault for each set of cells that would train the same model."""
+    names_by_hash: dict[str, list[str]] = {}
     for cell in cells:
-        alike.setdefault(recipe_sha256(cell.recipe), []).append(cell.name)
-    reason = "two values of an axis mean the same, or an override hides an axis"
-    return [
-        Fault(EVERY_CELL, "grid", f"these cells are one and the same recipe: {', '.join(names)}; {reason}")
-        for names in alike.values()
-        if len(names) > 1
-    ]
+        names_by_hash.setdefault(recipe_sha256(cell.recipe), []).append(cell.name)
+    reason = "two values of an axis are equal, or an override replaces the values of an axis"
+    faults = []
+    for names in names_by_hash.values():
+        if len(names) > 1:
+            message = f"these cells are one and the same recipe: {', '.join(names)}; {reason}"
+            faults.append(Fault(EVERY_CELL, "grid", message))
+    return faults

@@ -1,17 +1,16 @@
-"""Nodes: mappings with `_target_`. Checked against what the target takes, and built."""
+"""Checks and builds nodes: mappings whose `_target_` names a class or function; the other keys are its arguments."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from basereward.errors import RecipeError, nearest, unknown
-from basereward.recipe.checks.hints import Misfit, describe, fit
+from basereward.recipe.checks.hints import HintMismatch, coerce, describe
 from basereward.recipe.checks.signature import MISSING, Parameter, Signature, import_target, signature_of
 from basereward.recipe.checks.targets import SINGULAR, TargetError, TargetKind, check_trusted, short_names
 from basereward.recipe.schema import Node
 from basereward.recipe.yaml.files import shortened
 
-# What the code gives to a target itself, in this order, before the arguments of the recipe.
 SUPPLIED: dict[TargetKind, tuple[str, ...]] = {
     "heads": ("hidden_size",),
     "losses": (),
@@ -21,14 +20,27 @@ SUPPLIED: dict[TargetKind, tuple[str, ...]] = {
     "benchmarks": ("name",),
     "protocols": (),
 }
-INNER: dict[tuple[TargetKind, str], TargetKind] = {  # arguments that are nodes themselves
+"""The positional arguments that the code passes to a target before those of the recipe, in their order."""
+INNER: dict[tuple[TargetKind, str], TargetKind] = {
     ("sources", "shape"): "shapes",
     ("benchmarks", "protocol"): "protocols",
 }
+"""Arguments that are nodes themselves, and the extension folder of these."""
 
 
 def check_node(node: Any, kind: TargetKind) -> tuple[Node, list[tuple[str, str]]]:
-    """A node with the plain defaults of its target filled in, and its faults as (key below the node, message)."""
+    """Checks a node against the arguments of its target, without importing it.
+
+    Args:
+        node: a value from YAML that should be a node.
+        kind: the extension folder in which a short name is looked up.
+
+    Returns:
+        The node with the default arguments of its target filled in, and pairs of a key below the node and a message.
+
+    >>> check_node({"_target_": "linear", "biass": False}, "heads")[1]
+    [('biass', "unknown argument of linear 'biass'; did you mean 'bias'? Allowed: bias.")]
+    """
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         return {}, [("", _no_target(node, kind))]
     try:
@@ -43,9 +55,10 @@ def check_node(node: Any, kind: TargetKind) -> tuple[Node, list[tuple[str, str]]
             continue
         try:
             filled[name], inner = _argument(name, value, node["_target_"], kind, signature, settable)
-        except Misfit as error:
+        except HintMismatch as error:
             inner = [("", str(error))]
         faults += [(f"{name}.{key}" if key else name, message) for key, message in inner]
+    # Every argument is stored with its value, so that a saved recipe keeps its meaning when a default changes.
     for name, parameter in settable.items():
         if name in node:
             continue
@@ -57,10 +70,16 @@ def check_node(node: Any, kind: TargetKind) -> tuple[Node, list[tuple[str, str]]
 
 
 def make(node: Node, kind: TargetKind, *args: Any, **kwargs: Any) -> Any:
-    """Build what a node names: its target called with `args` and `kwargs`, and then the arguments of the node.
+    """Builds the object that a node describes.
+
+    Args:
+        node: a mapping with `_target_`.
+        kind: the extension folder in which a short name is looked up.
+        args: positional arguments from the code, as in `SUPPLIED`.
+        kwargs: keyword arguments from the code.
 
     Raises:
-        RecipeError: the node does not fit its target, or the target refuses a value (a `ValueError` of its own).
+        RecipeError: the node has a fault, or the target raised a ValueError for one of its arguments.
     """
     filled, faults = check_node(node, kind)
     if faults:
@@ -73,29 +92,34 @@ def make(node: Node, kind: TargetKind, *args: Any, **kwargs: Any) -> Any:
     except RecipeError:
         raise
     except ValueError as error:
-        # Sources and benchmarks are called by the name that the recipe gives them, others by that of their class.
-        called = f"{SINGULAR[kind]} '{args[0] if args and isinstance(args[0], str) else filled['_target_']}'"
+        # Sources and benchmarks have a name in the recipe, which is their first argument; others have only the target.
+        name = args[0] if args and isinstance(args[0], str) else filled["_target_"]
+        title = f"{SINGULAR[kind]} '{name}'"
         message = str(error)
-        raise RecipeError(message if message.startswith(called) else f"{called}: {message}") from error
+        raise RecipeError(message if message.startswith(title) else f"{title}: {message}") from error
 
 
 def _argument(
     name: str, value: Any, target: str, kind: TargetKind, signature: Signature, settable: dict[str, Parameter]
 ) -> tuple[Any, list[tuple[str, str]]]:
-    """A value as its hint wants it, and the faults inside it where it is a node itself."""
+    """The value of one argument, coerced to its hint, and its faults where it is a node itself.
+
+    Raises:
+        HintMismatch: the value is wrong, or the target has no such argument.
+    """
     if (kind, name) in INNER and name in settable and isinstance(value, dict):
         return check_node(value, INNER[kind, name])
     if name in settable:
-        return fit(value, settable[name].hint), []
+        return coerce(value, settable[name].hint), []
     if name in SUPPLIED[kind] or any(name == parameter.name for parameter in signature.parameters):
-        raise Misfit("the code gives this argument itself; leave it out")
+        raise HintMismatch("the code gives this argument itself; leave it out")
     if not signature.open:
-        raise Misfit(unknown(f"argument of {target}", name, settable))
+        raise HintMismatch(unknown(f"argument of {target}", name, settable))
     return value, []
 
 
 def _settable(signature: Signature, target: str, kind: TargetKind) -> dict[str, Parameter]:
-    """The arguments that a recipe may give: those after the ones that the code supplies."""
+    """The arguments that a recipe may give: all but the positional ones that the code supplies."""
     supplied = SUPPLIED[kind]
     in_order = [parameter for parameter in signature.parameters if parameter.positional]
     if len(in_order) < len(supplied) and not signature.positions:
@@ -106,14 +130,19 @@ def _settable(signature: Signature, target: str, kind: TargetKind) -> dict[str, 
 
 def _default(parameter: Parameter) -> Any:
     try:
-        return fit(parameter.default, parameter.hint)
-    except Misfit:  # `x: int = None` is common and means None
+        return coerce(parameter.default, parameter.hint)
+    except HintMismatch:  # `x: int = None` is common and means None
         return parameter.default
 
 
 def _no_target(node: Any, kind: TargetKind) -> str:
+    """The message for a value that is no node, with a suggestion for a misspelt `_target_` or `include`."""
     allowed = f"expected a mapping with `_target_`: {', '.join(short_names(kind))}, or a dotted path of your own"
     given = f"{shortened(node)} given" if node else "none given"
-    slips = {word: nearest(word, map(str, node)) for word in ("_target_", "include")} if isinstance(node, dict) else {}
-    hints = [f"; did you mean '{word}' by '{slip}'?" for word, slip in slips.items() if slip not in (None, word)]
-    return f"{allowed}; {given}{''.join(hints)}"
+    suggestions = ""
+    if isinstance(node, dict):
+        for word in ("_target_", "include"):
+            close = nearest(word, map(str, node))
+            if close not in (None, word):
+                suggestions += f"; did you mean '{word}' by '{close}'?"
+    return f"{allowed}; {given}{suggestions}"

@@ -1,7 +1,7 @@
-"""What a recipe holds: one dataclass a section, one comment a key.
+"""The keys of a recipe: one dataclass for each section, one comment for each key that needs one.
 
 A value of type `Node` is a mapping with `_target_`: the name of a file in the extension folder of its key (`mlp` is
-`basereward/model/heads/mlp.py`) or a dotted path to a class of your own; the other keys are its arguments.
+`basereward/model/heads/mlp.py`), or the dotted path of a class of your own. The other keys are its arguments.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Any, Literal, TypeAlias, get_args
 
 Node = dict[str, Any]
 Way: TypeAlias = Literal["mean", "accuracy", "confidence", "learned", "standardised", "worst", "pessimistic", "soup"]
-WAYS: tuple[Way, ...] = get_args(Way)  # in which models are combined; see `basereward.training.ensembles.make`
+WAYS: tuple[Way, ...] = get_args(Way)
+"""How the scores of several models are combined; see `basereward.training.ensembles.make`."""
 PoolingName: TypeAlias = Literal["last", "last_text", "mean"]
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Where randomness comes from, one seed each, so that a sweep can vary one."""
+    """One seed for each source of randomness, so that a sweep can vary one of them."""
 
     data: int = 0  # order of the training groups
     init: int = 0  # initial weights of the head and of LoRA
@@ -28,12 +29,12 @@ class Seeds:
 class BackboneRecipe:
     path: str | None = None  # hub id or folder; null: the folder that `make` writes
     revision: str | None = None  # branch, tag or commit of the hub repository
-    make: Node | None = None  # writes a checkpoint in the hub's on-disk format when there is none to load
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the backbone's weights; head and loss are float32 always
+    make: Node | None = None  # writes a checkpoint in the format of the hub, instead of loading one
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the backbone's weights; head and loss are always float32
     quantization: Literal["nf4", "int8"] | None = None  # 4-bit or 8-bit weights by bitsandbytes; they are frozen
     freeze: list[str] = field(default_factory=list)  # among vision, merger, language
-    gradient_checkpointing: bool = False  # compute activations again in the backward pass in place of keeping them
-    checkpoint_layers: int | None = None  # so many layers of the language model do so, from the first; null: all do
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass instead of storing them
+    checkpoint_layers: int | None = None  # first layers of the language model that do so; null: all
     kernels: Literal["none", "liger"] = "none"  # liger: fused norms, SwiGLU and rotary positions; NVIDIA GPUs only
     trust_remote_code: bool = False
 
@@ -43,9 +44,9 @@ class LoraRecipe:
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
-    rslora: bool = False  # scale by alpha / sqrt(rank) in place of alpha / rank
+    rslora: bool = False  # scale by alpha / sqrt(rank) instead of alpha / rank
     parts: list[str] = field(default_factory=lambda: ["language"])  # among vision, merger, language
-    merge: bool = False  # save merged weights in place of the adapter
+    merge: bool = False  # save merged weights instead of the adapter
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,14 @@ class ModelRecipe:
     backbone: BackboneRecipe = field(default_factory=BackboneRecipe)
     lora: LoraRecipe | None = None
     head: Node = field(default_factory=dict)
-    pooling: PoolingName = "last"  # what a scalar head reads of a response: its end of turn, the token before, all
+    pooling: PoolingName = "last"  # of a response: its end-of-turn token, the token before, or the mean of all
 
 
 @dataclass(frozen=True)
 class MixtureRecipe:
     weights: dict[str, float] = field(default_factory=dict)  # share of each source; empty: every row once an epoch
-    limits: dict[str, int] = field(default_factory=dict)  # at most so many groups of a source, chosen by seeds.data
-    passes: dict[str, float] = field(default_factory=dict)  # how often the groups of a source come in an epoch; else 1
+    limits: dict[str, int] = field(default_factory=dict)  # most groups of a source, drawn by seeds.data
+    passes: dict[str, float] = field(default_factory=dict)  # repeats of a source's groups in an epoch; absent: 1
     stop: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"  # when an epoch of weighted sources ends
 
 
@@ -69,8 +70,8 @@ class EncodingRecipe:
     image_backend: Literal["pil", "torchvision"] = "pil"  # the two resample differently
     min_pixels: int | None = None  # null: as the checkpoint's preprocessor_config.json says
     max_pixels: int | None = None
-    max_tokens: int = 4096  # of a prompt with its images and any one response; longer groups are lost as `too_long`
-    feature_cache: float | None = None  # GiB on disk for features of a frozen vision tower; null: none are kept
+    max_tokens: int = 4096  # of a prompt with its images and one response; longer groups are rejected as `too_long`
+    feature_cache: float | None = None  # GiB on disk for features of a frozen vision tower; null: no cache
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class CurationRecipe:
 
 @dataclass(frozen=True)
 class StreamingRecipe:
-    buffer: int = 1000  # groups of each source that wait to be drawn from at random
-    held_out: int = 500  # groups of each source that are validated, and as many that are tested
+    buffer: int = 1000  # groups of each source in the shuffle buffer
+    held_out: int = 500  # groups of each source for validation, and as many for the test
 
 
 @dataclass(frozen=True)
@@ -97,20 +98,22 @@ class DataRecipe:
     sources: dict[str, Node] = field(default_factory=dict)  # {digits: {include: sources/digits}}
     mixture: MixtureRecipe = field(default_factory=MixtureRecipe)
     encoding: EncodingRecipe = field(default_factory=EncodingRecipe)
-    max_lost: float = 0.01  # a larger share of lost rows stops the run before training
-    workers: int = 0  # processes that load data
-    prefetch: int | None = None  # batches that each of them keeps ready; null: 2
+    max_lost: float = 0.01  # largest share of rejected rows; above it the run stops before training
+    workers: int = 0  # worker processes that load data; 0: the training process does
+    prefetch: int | None = None  # batches that each worker loads in advance; null: 2
     curation: CurationRecipe = field(default_factory=CurationRecipe)
-    streaming: StreamingRecipe | None = None  # read the sources from beginning to end; needs trainer.steps
+    streaming: StreamingRecipe | None = None  # read the sources in order without an index; needs trainer.steps
 
 
 @dataclass(frozen=True)
 class BatchRecipe:
-    groups: int = 128  # groups a step of the optimizer
-    groups_per_forward: int = 8  # groups a forward pass; the rest is gradient accumulation
-    tokens: int | None = None  # in place of groups_per_forward: at most so many tokens a forward pass
-    modality: Literal["mixed", "separate"] = "mixed"  # separate: no forward pass has both images and text-only groups
-    layout: Literal["tree", "plain"] = "tree"  # prefix once and a branch a response, or one sequence a response
+    groups: int = 128  # groups of one optimizer step
+    groups_per_forward: int = 8  # groups of one micro-batch; the rest is gradient accumulation
+    tokens: int | None = None  # most tokens of one micro-batch, instead of groups_per_forward
+    modality: Literal["mixed", "separate"] = "mixed"  # separate: no micro-batch has both image and text-only groups
+    layout: Literal["tree", "plain"] = (
+        "tree"  # tree: the prompt once and a branch for each response; plain: one sequence for each response
+    )
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class ScheduleRecipe:
 
 @dataclass(frozen=True)
 class EarlyStoppingRecipe:
-    patience: int = 3  # validations without a gain before the run stops
+    patience: int = 3  # validations without improvement before the run stops
     min_delta: float = 0.0
 
 
@@ -141,14 +144,14 @@ class TrainerRecipe:
     epochs: float = 1.0  # passes through the mixture; ignored when `steps` is set
     steps: int | None = None  # optimizer steps
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    clip: float = 1.0  # largest norm of the gradient; 0 is no clipping
+    clip: float = 1.0  # largest norm of the gradient; 0: no clipping
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
     deterministic: bool = True
     compile: bool = False  # torch.compile of the language model's layers; the first steps take minutes longer
     validations: int = 4  # number of validations, evenly spread; each writes a checkpoint
     checkpoint_every: int | None = None  # optimizer steps between further checkpoints
     log_every: int = 10  # optimizer steps between records of the training curve
-    monitor: str = "val/pair_accuracy"  # the best checkpoint has the largest; mean over the sources
+    monitor: str = "val/pair_accuracy"  # its largest value defines the best checkpoint; mean over the sources
     early_stopping: EarlyStoppingRecipe | None = None
 
 
@@ -160,19 +163,23 @@ class TrackingRecipe:
 
 @dataclass(frozen=True)
 class EnsembleRecipe:
-    """What an experiment makes of its trained cells; it stands under `ensembles`, by name, and is no part of a cell."""
+    """An ensemble of trained cells, declared under `ensembles:` of an experiment."""
 
     how: Way = "mean"
-    members: list[str] = field(default_factory=lambda: ["*"])  # names of cells; `*` stands for any letters
-    text: list[str] = field(default_factory=list)  # cells that score prompts without pictures, in the others' place
-    pairs: int = 1000  # validation pairs that weights are made from, as many of each source and at least one
-    k: float = 1.0  # spreads that `pessimistic` takes off
+    members: list[str] = field(default_factory=lambda: ["*"])  # names of cells; `*` matches any text
+    text: list[str] = field(default_factory=list)  # cells that score prompts without images, instead of the members
+    pairs: int = 1000  # validation pairs for the weights, equally many of each source and at least one
+    k: float = 1.0  # standard deviations that `pessimistic` subtracts
     seed: int = 0  # of the draw of pairs, and of the bootstrap of learned weights
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A complete recipe: everything that decides what one run does. Read-only."""
+    """A complete recipe: everything that determines one run. Read-only.
+
+    >>> Recipe().optimizer.lr
+    1e-05
+    """
 
     name: str = "unnamed"
     summary: str = ""

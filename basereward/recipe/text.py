@@ -1,4 +1,4 @@
-"""Recipes as text: to be kept beside a run or a model, read again, and told apart."""
+"""Writes recipes as YAML beside runs and models, reads them again, and identifies them by a hash."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ from basereward.recipe.yaml.files import parse_yaml, read_yaml
 from basereward.recipe.yaml.interpolation import escape, interpolate
 from basereward.recipe.yaml.merge import Layer
 
-NOT_CONTENT = ("name", "summary", "tracking")  # they change nothing of what is trained
+NOT_CONTENT = ("name", "summary", "tracking")
+"""Keys that do not change the trained model."""
 
 
 def build_recipe(values: dict[str, Any]) -> Recipe:
-    """Checked values over the schema's defaults."""
+    """The recipe of checked values, with the defaults of the schema for the others.
+
+    >>> build_recipe({"optimizer": {"lr": 0.5}}).optimizer.lr
+    0.5
+    """
     recipe = OmegaConf.to_object(OmegaConf.merge(_schema(), escape(values)))
     assert isinstance(recipe, Recipe)
     return recipe
@@ -36,18 +41,25 @@ def _schema() -> DictConfig:
 
 
 def recipe_yaml(recipe: Recipe) -> str:
-    """Every key of a recipe with its value, as YAML that `recipe_from_yaml` reads."""
+    """A recipe as YAML with every key, which `recipe_from_yaml` reads.
+
+    >>> recipe_yaml(Recipe(name="one")).splitlines()[0]
+    'name: one'
+    """
     return OmegaConf.to_yaml(OmegaConf.create(escape(dataclasses.asdict(recipe))))
 
 
 def recipe_from_yaml(source: str | Path) -> Recipe:
-    """The recipe that a text or a file (`Path`) holds.
+    """Reads a complete recipe and checks its keys, types and ranges.
 
-    Keys, types and ranges are checked. Nodes are checked when they are made, so that a saved model can be read where
-    the sources it was trained on are not installed.
+    Nodes are not checked until they are built, because a saved model must open where the classes of its sources are not
+    installed.
+
+    Args:
+        source: YAML as text, or the path of a file as `Path`.
 
     Raises:
-        RecipeError: it is not YAML, or not a recipe; the message lists all faults.
+        RecipeError: the source is not YAML, or not a recipe; the message lists all faults.
     """
     origin = str(source) if isinstance(source, Path) else "recipe"
     values = read_yaml(source) if isinstance(source, Path) else parse_yaml(source, origin=origin)
@@ -63,7 +75,7 @@ def recipe_from_yaml(source: str | Path) -> Recipe:
 
 
 def _without_userinfo(values: dict[str, Any]) -> dict[str, Any]:
-    """Earlier versions kept a password in `tracking.uri`, which is refused now; what they saved must open."""
+    """The values without a password in `tracking.uri`: earlier versions saved it, and now it is a fault."""
     tracking = values.get("tracking")
     uri = tracking.get("uri") if isinstance(tracking, dict) else None
     if not isinstance(tracking, dict) or not isinstance(uri, str):
@@ -72,7 +84,7 @@ def _without_userinfo(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def recipe_sha256(recipe: Recipe) -> str:
-    """What tells two recipes apart: equal for equal content, whatever their names, summaries and tracking.
+    """The identity of a recipe: the same for the same content, whatever the name, summary and tracking.
 
     >>> recipe_sha256(Recipe(name="one")) == recipe_sha256(Recipe(name="other"))
     True

@@ -1,9 +1,9 @@
-"""Whether code from outside of this package may run. Only the caller says so, never a recipe or a model's folder.
+"""Whether code from outside this package may run. Only the caller decides, never a recipe or a saved model.
 
-A recipe, a benchmark file and a saved model may come from somebody else. What they can name by itself are the heads,
+A recipe, a benchmark file and a saved model may come from somebody else. By themselves they can only name the heads,
 losses, sources and other parts in the folders of this package. Any other class, and the Python files of a checkpoint
-(`trust_remote_code`), run only inside of `trusting()`, which `--trust` on the command line and `trust=True` in Python
-enter.
+(`trust_remote_code`), run only inside a `trusting()` block, which `--trust` on the command line and `trust=True` in
+Python open.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from contextvars import ContextVar
 
 _TRUSTED: ContextVar[bool] = ContextVar("basereward_trusts_foreign_code", default=False)
 
-REMEDY = "it runs only with the caller's word: --trust on the command line, trust=True in Python"
+REMEDY = "allow it with --trust on the command line, or trust=True in Python"
+"""The end of the messages about code that is not trusted."""
 
 
 def is_trusted() -> bool:
-    """Whether foreign code may run here.
+    """Whether code from outside this package may run.
 
     >>> is_trusted()
     False
@@ -28,9 +29,12 @@ def is_trusted() -> bool:
 
 @contextlib.contextmanager
 def trusting(trust: bool = True) -> Iterator[None]:
-    """Lets foreign code run in the block. `trust=False` changes nothing, so an outer block keeps its word.
+    """Allows code from outside this package in the block.
 
-    The word holds in the thread that gave it, and in the processes that a sweep starts for its cells.
+    It holds in the thread that opened the block, and in the processes that a sweep starts for its cells.
+
+    Args:
+        trust: False changes nothing, so that an outer block stays in force.
 
     >>> with trusting():
     ...     is_trusted()

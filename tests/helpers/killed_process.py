@@ -54,7 +54,7 @@ def start_training(
     """The process, which trains."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["basereward.cli.api", "basereward.metrics.figures", "mlflow", "tests.helpers.killed_process"]
+        ["basereward.sweeps.sweep", "basereward.metrics.figures", "mlflow", "tests.helpers.killed_process"]
     )
     arguments = (dict(os.environ), os.getcwd(), experiment, list(overrides), profile, resume, kill)
     process = context.Process(target=_train, args=arguments)
@@ -75,8 +75,8 @@ def _train(
     os.chdir(folder)
     import torch
 
-    from basereward.cli.api import train
     from basereward.recipe import load_recipe
+    from basereward.training.fit import train
 
     torch.set_num_threads(1)
     if kill is not None:

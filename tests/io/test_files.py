@@ -1,4 +1,4 @@
-"""Files are whole or not there, and a disk that takes none is told as what it is."""
+"""Files are written completely or not at all, and an error of the disk names the file and the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from basereward.errors import RunError
-from basereward.io.files import disk_faults, write_atomic
+from basereward.io.files import atomic_file, atomic_path, disk_faults, write_atomic
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +50,33 @@ def test_other_errors_of_the_system_keep_their_traceback() -> None:
         raise FileNotFoundError(errno.ENOENT, "not there", "x")
     with pytest.raises(BrokenPipeError), disk_faults():
         raise BrokenPipeError(errno.EPIPE, "gone")
+
+
+def test_a_file_written_in_pieces_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    """A block that fails leaves the old file and nothing else; an error of its own keeps the name of its own file."""
+    target = tmp_path / "rows.jsonl"
+    with atomic_file(target) as file:
+        file.write(b"old\n")
+        assert not target.exists()
+
+    def copy(source: Path) -> None:
+        with atomic_file(target) as file:
+            file.write(b"new\n")
+            file.write(source.read_bytes())
+
+    with pytest.raises(FileNotFoundError) as caught:
+        copy(tmp_path / "input")
+    assert str(caught.value.filename) == str(tmp_path / "input")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert target.read_text() == "old\n"
+
+
+def test_a_library_writes_to_a_path_that_takes_the_name_at_the_end(tmp_path: Path) -> None:
+    """In the same folder, so that the rename is atomic, with the permissions of any new file."""
+    target = tmp_path / "model.safetensors"
+    with atomic_path(target) as temporary:
+        assert temporary.parent == tmp_path
+        temporary.write_bytes(b"weights")
+    (tmp_path / "other").touch()
+    assert target.read_bytes() == b"weights"
+    assert target.stat().st_mode == (tmp_path / "other").stat().st_mode

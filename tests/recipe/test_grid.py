@@ -43,7 +43,7 @@ def test_keys_with_the_same_last_part_are_written_in_full() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grid", "told"),
+    ("grid", "expected"),
     [
         ({"data.sources.digits.seed": [0, 1]}, ["seed=0", "seed=1"]),  # another recipe: its data are drawn anew
         ({"seeds.init": [0, 1]}, ["", ""]),
@@ -51,10 +51,10 @@ def test_keys_with_the_same_last_part_are_written_in_full() -> None:
     ],
     ids=["of data", "of weights", "in a label"],
 )
-def test_what_is_a_seed_is_told_by_its_key(grid: dict[str, object], told: list[str]) -> None:
+def test_what_is_a_seed_is_decided_by_its_key(grid: dict[str, object], expected: list[str]) -> None:
     """Not by how its name or a label is spelled."""
     given = [axis for axis in axes(Layer({"grid": grid})) if isinstance(axis, Axis)]
-    assert [point.without_seeds for point in points(given, origin="file")] == told
+    assert [point.without_seeds for point in points(given, origin="file")] == expected
 
 
 def test_without_axes_there_is_one_point_that_changes_nothing() -> None:
@@ -79,7 +79,7 @@ def test_an_outer_axis_is_laid_before_an_inner_one() -> None:
         pytest.param({"grid": {"optimizer.lr.x": [1]}}, "grid.optimizer.lr.x", "it has no key 'x'", id="below_a_value"),
         pytest.param({"grid": {"optimizer.lr": 1}}, "grid.optimizer.lr", "expected a list of values", id="no_list"),
         pytest.param({"grid": {"optimizer.lr": []}}, "grid.optimizer.lr", "expected a list of values", id="empty"),
-        pytest.param({"grid": {"optimizer.lr": [1, 1]}}, "grid.optimizer.lr", "stands twice: 1", id="twice"),
+        pytest.param({"grid": {"optimizer.lr": [1, 1]}}, "grid.optimizer.lr", "twice: 1", id="twice"),
         pytest.param({"grid": [1]}, "grid", "expected a mapping", id="grid_is_a_list"),
         pytest.param({"grid": {"seeds": [1]}}, "grid.seeds", "beside `grid`", id="seeds_in_grid"),
         pytest.param({"seeds": [0, True]}, "seeds", "different whole numbers", id="truth_is_no_seed"),

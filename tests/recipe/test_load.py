@@ -102,7 +102,7 @@ def test_a_circle_of_includes_is_shown(experiments: Write) -> None:
 
 
 def test_an_unknown_include_is_answered_and_hides_no_other_fault(experiments: Write) -> None:
-    """What the missing file may have held is not said to be missing; a typo beside it is."""
+    """What the missing file may have held is not reported as missing; a typo beside it is."""
     experiments(two="include: [onne]\noptimizer: {lrr: 1}", sources__words="_target_: x")
     faults = faults_of(experiment="two")
     assert set(faults) == {"include", "optimizer.lrr"}
@@ -177,16 +177,16 @@ def test_a_wrong_override_is_answered_at_its_key(experiments: Write, override: s
     assert message in faults[key]
 
 
-def test_all_faults_of_all_cells_are_told_at_once(experiments: Write) -> None:
-    """One that all cells have is told once, others name their cells."""
+def test_all_faults_of_all_cells_are_reported_at_once(experiments: Write) -> None:
+    """One that all cells have is reported once, others name their cells."""
     experiments(
         two="include: one\nname: 3\ngrid:\n  model.head.layers: [2, deep]\n  optimizer.rl: [1]\n"
         "  loss.margin: {none: 0, wrong: dta}"
     )
     with pytest.raises(RecipeError) as caught:
         load_cells("two", overrides=["trainer.epochs=-1", "trainer.stepps=3"])
-    told = {(fault.cell, fault.key) for fault in caught.value.faults}
-    assert told == {
+    reported = {(fault.cell, fault.key) for fault in caught.value.faults}
+    assert reported == {
         ("*", "grid.optimizer.rl"),
         ("*", "name"),
         ("*", "trainer.stepps"),
@@ -223,7 +223,7 @@ def test_a_message_names_the_file(experiments: Write) -> None:
     [
         pytest.param("a: [1", "two.yaml:2: not valid YAML", id="open_bracket"),
         pytest.param("name: a\nname: b", "found duplicate key name", id="same_key_twice"),
-        pytest.param("- 1", "a recipe is a mapping", id="list"),
+        pytest.param("- 1", "a list is given", id="list"),
         pytest.param("on: 1", "quote them", id="truth_as_key"),
         pytest.param("name: ${a", "no viable alternative", id="interpolation"),
         pytest.param("name: \x00", "cannot be read", id="control_character"),
@@ -232,20 +232,20 @@ def test_a_message_names_the_file(experiments: Write) -> None:
 def test_a_file_that_is_no_recipe_is_one_fault(experiments: Write, text: str, message: str) -> None:
     """It names the file, and the line where there is one."""
     experiments(two=text)
-    (told,) = faults_of(experiment="two").values()
-    assert message in told
-    assert "two.yaml" in told
+    (fault,) = faults_of(experiment="two").values()
+    assert message in fault
+    assert "two.yaml" in fault
 
 
 def test_bytes_that_are_no_text_are_one_fault(experiments: Write) -> None:
     """A file in another encoding is named."""
     (experiments() / "two.yaml").write_bytes(b"name: \xff\xfe")
-    (told,) = faults_of(experiment="two").values()
-    assert "two.yaml" in told
-    assert "UTF-8" in told
+    (fault,) = faults_of(experiment="two").values()
+    assert "two.yaml" in fault
+    assert "UTF-8" in fault
 
 
-def test_unknown_experiment_and_profile_are_both_told(experiments: Write) -> None:
+def test_unknown_experiment_and_profile_are_both_reported(experiments: Write) -> None:
     """Each with the nearest name."""
     experiments()
     _, faults = find_faults("onne", profile="tinny")
@@ -295,7 +295,7 @@ def test_seeds_and_overrides_of_one_seed_go_together(experiments: Write) -> None
 
 
 def test_labels_that_make_two_cells_one_name_are_a_fault(experiments: Write) -> None:
-    """Two runs of one recipe and seed would stand for each other wherever cells are named."""
+    """Two runs of one recipe and seed would be confused wherever cells are named."""
     lr = "optimizer.lr: {'1,groups=2': 1e-3, '1': 1e-4}"
     experiments(one=EXPERIMENT + "grid: {" + lr + ", batch.groups: {'3': 3, '2,groups=3': 4}}\n")
     with pytest.raises(RecipeError, match="labels with commas give two cells one name"):
@@ -338,10 +338,10 @@ def test_a_dropped_grid_varies_nothing(experiments: Write) -> None:
 @pytest.mark.parametrize(
     ("section", "key", "message"),
     [
-        ("5", "sweep", "expected a mapping of what is different for a cell of a sweep"),
+        ("5", "sweep", "expected a mapping of the keys that change"),
         ("[1]", "sweep", "expected a mapping"),
-        ("{grid: {optimizer.lr: [1, 2]}}", "sweep.grid", "of an experiment as a whole, not of a cell"),
-        ("{seeds: [0, 1]}", "sweep.seeds", "of an experiment as a whole, not of a cell"),
+        ("{grid: {optimizer.lr: [1, 2]}}", "sweep.grid", "not of a cell"),
+        ("{seeds: [0, 1]}", "sweep.seeds", "not of a cell"),
     ],
 )
 def test_a_wrong_section_for_sweeps_is_a_fault(experiments: Write, section: str, key: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Recipes written down, read again and told apart."""
+"""Recipes are written as YAML, read again, and identified by a hash."""
 
 from __future__ import annotations
 

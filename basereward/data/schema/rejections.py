@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from basereward.data.schema.group import RejectedRow
 from basereward.errors import DataError, TooManyRowsLost
+from basereward.io.files import atomic_file
 
 MAX_DETAIL = 1000  # letters of a detail; a row may hold a path or a name of a megabyte
 # In the message that stops a run:
@@ -138,12 +138,10 @@ def write_lost(path: str | Path, lost: Iterable[RejectedRow]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    # Half a surrogate pair, as of a file's name that is not UTF-8, is written as JSON's own escape.
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(map(_line, lost))
-    os.replace(partial, path)
+    with atomic_file(path) as file:
+        for row in lost:
+            # Half a surrogate pair, as of a file's name that is not UTF-8, is written as JSON's own escape.
+            file.write(_line(row).encode("utf-8", errors="backslashreplace"))
 
 
 def append_lost(path: str | Path, lost: Iterable[RejectedRow]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from basereward.errors import DataError, RecipeError, unknown
 from basereward.evaluation.published.published_value import METRICS, UNKNOWN, VARIANTS, PublishedValue
-from basereward.recipe.checks.hints import Misfit, fit
+from basereward.recipe.checks.hints import HintMismatch, coerce
 from basereward.recipe.yaml.files import read_yaml
 
 PAPER = {"title": str, "arxiv": str | None, "table": str, "year": int}
@@ -210,8 +210,8 @@ class TableFile:
         self.faults += [f"{where}: the key '{key}' is missing" for key in must if key not in given]
         for key in given.keys() & hints.keys():
             try:
-                given[key] = fit(given[key], hints[key])
-            except Misfit as error:
+                given[key] = coerce(given[key], hints[key])
+            except HintMismatch as error:
                 self.faults.append(f"{where}.{key}: {error}")
         return len(self.faults) == before
 

@@ -1,1 +1,1 @@
-"""Faults of a recipe, found without loading a model: types, ranges, targets."""
+"""Checks of a recipe that import and load nothing: types, ranges, and the arguments of targets."""

@@ -1,4 +1,4 @@
-"""Every value of a recipe against the schema, and every node against its target."""
+"""Checks every value of a recipe against the schema, and every node against its target."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import dataclasses
 from typing import Any, get_args, get_origin
 
 from basereward.errors import unknown
-from basereward.recipe.checks.hints import Misfit, fit, misfit
+from basereward.recipe.checks.hints import HintMismatch, coerce, mismatch
 from basereward.recipe.nodes import check_node
 from basereward.recipe.schema import Node, Recipe
 from basereward.recipe.yaml.files import shortened
-from basereward.recipe.yaml.keys import hints, is_section, node_kind, required
+from basereward.recipe.yaml.keys import is_section, key_types, node_kind, without_none
 from basereward.recipe.yaml.merge import KeyPath, Layer
 
 
 class Check:
-    """Goes through a layer once; then `values` holds what is right in it, and `faults` what is not, as (key, message).
+    """The check of one layer, which is done by the constructor.
 
     Args:
-        layer: the recipe's values, interpolations resolved.
-        complete: False when a file could not be read, where the missing may stand: only what is given is checked.
+        layer: the values of the recipe, with interpolations resolved.
+        complete: False when a file could not be read. Missing keys may be in that file, so only given ones are checked.
         nodes: whether to check nodes against their targets.
+
+    Attributes:
+        values: the right values; a key with a fault is left out, so that the default of the schema stands in for it.
+        faults: pairs of a dotted key and a message.
     """
 
     def __init__(self, layer: Layer, *, complete: bool = True, nodes: bool = True) -> None:
@@ -30,33 +34,33 @@ class Check:
         self._nodes = nodes
         self.values = self._section(Recipe, layer.values, ())
 
-    def _tell(self, path: KeyPath, message: str) -> None:
+    def _add_fault(self, path: KeyPath, message: str) -> None:
         origin = self._layer.origin(path)
         self.faults.append((".".join(path), f"{message} ({origin})" if origin else message))
 
     def _section(self, section: Any, values: Any, path: KeyPath) -> dict[str, Any]:
         if not isinstance(values, dict):
-            self._tell(path, f"expected a mapping of {', '.join(hints(section))}; {shortened(values)} given")
+            self._add_fault(path, f"expected a mapping of {', '.join(key_types(section))}; {shortened(values)} given")
             return {}
-        known = hints(section)
-        words = [*known, "include"] if path else [*known, "include", "grid"]
+        known = key_types(section)
+        allowed = [*known, "include"] if path else [*known, "include", "grid"]
         for key in values:
             if key not in known:
-                self._tell((*path, key), unknown("key", key, words))
+                self._add_fault((*path, key), unknown("key", key, allowed))
         checked = {}
         for field in dataclasses.fields(section):
-            at = (*path, field.name)
+            hint, field_path = known[field.name], (*path, field.name)
             if field.name in values:
-                checked.update(self._value(field.name, known[field.name], values[field.name], at))
-            elif known[field.name] == Node:
-                self._node({}, at)
-            elif is_section(known[field.name]):  # a node below it may be missing
-                checked[field.name] = self._section(known[field.name], {}, at)
+                checked.update(self._value(field.name, hint, values[field.name], field_path))
+            elif hint == Node:
+                self._node({}, field_path)
+            elif is_section(hint):  # it may contain a node, which has no default
+                checked[field.name] = self._section(hint, {}, field_path)
         return checked
 
     def _value(self, key: str, hint: Any, value: Any, path: KeyPath) -> dict[str, Any]:
-        """`{key: value}` when it is right, else `{}`: the default then stands in, so that the rest can be checked."""
-        inner = required(hint)
+        """`{key: value}` for a right value, else `{}`."""
+        inner = without_none(hint)
         if value is None and inner is not hint:
             return {key: None}
         if is_section(inner):
@@ -66,15 +70,15 @@ class Check:
         if get_origin(inner) is dict:
             return {key: self._named(get_args(inner)[1], value, path)}
         try:
-            return {key: fit(value, hint)}
-        except Misfit as error:
-            self._tell(path, str(error))
+            return {key: coerce(value, hint)}
+        except HintMismatch as error:
+            self._add_fault(path, str(error))
             return {}
 
     def _named(self, hint: Any, values: Any, path: KeyPath) -> dict[str, Any]:
-        """A mapping whose names are the user's; null takes a name out that was included."""
+        """A mapping with names that the user chose; null removes a name that an included file has."""
         if not isinstance(values, dict):
-            self._tell(path, str(misfit(values, dict[str, hint])))
+            self._add_fault(path, str(mismatch(values, dict[str, hint])))
             return {}
         checked: dict[str, Any] = {}
         for name, value in values.items():
@@ -89,5 +93,5 @@ class Check:
         for key, message in faults:
             missing = isinstance(node, dict) and (key or "_target_") not in node
             if self._complete or not missing:
-                self._tell((*path, key) if key else path, message)
+                self._add_fault((*path, key) if key else path, message)
         return filled

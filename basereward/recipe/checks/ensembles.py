@@ -1,4 +1,4 @@
-"""`ensembles` of an experiment: what is made of its cells when they are trained."""
+"""Reads and checks the key `ensembles` of an experiment: the models that are combined from its trained cells."""
 
 from __future__ import annotations
 
@@ -9,85 +9,96 @@ from dataclasses import fields, replace
 from typing import Any
 
 from basereward.errors import unknown
-from basereward.recipe.checks.hints import Misfit, fit
+from basereward.recipe.checks.hints import HintMismatch, coerce
 from basereward.recipe.checks.ranges import LARGEST_SEED
 from basereward.recipe.fault import EVERY_CELL, Fault
 from basereward.recipe.schema import EnsembleRecipe
-from basereward.recipe.yaml.keys import hints
+from basereward.recipe.yaml.keys import key_types
 from basereward.recipe.yaml.merge import Layer
 
 KEY = "ensembles"
 
 
-def ensembles(
-    whole: Layer, *, cells: Sequence[str], recipes: Sequence[str]
+def read_ensembles(
+    experiment: Layer, *, cells: Sequence[str], recipes: Sequence[str]
 ) -> tuple[dict[str, EnsembleRecipe], list[Fault]]:
-    """The ensembles that a layer asks for, by name, with the full names of their members; and what is wrong with them.
+    """The ensembles of an experiment by name, with the full names of their members, and their faults.
 
     Args:
+        experiment: the keys that belong to the experiment as a whole.
         cells: the names of all cells.
-        recipes: what cells that differ in their seeds alone are called together.
+        recipes: the names of the cells without their seeds; cells with the same one are runs of one recipe.
     """
-    given = whole.values.get(KEY) or {}
-    if not isinstance(given, dict):
-        return {}, [Fault(EVERY_CELL, KEY, f"expected a mapping of names to ensembles; {given!r} given")]
-    found: dict[str, EnsembleRecipe] = {}
+    sections = experiment.values.get(KEY) or {}
+    if not isinstance(sections, dict):
+        return {}, [Fault(EVERY_CELL, KEY, f"expected a mapping of names to ensembles; {sections!r} given")]
+    ensembles: dict[str, EnsembleRecipe] = {}
     faults: list[Fault] = []
-    for name, values in given.items():
-        if values is None:  # takes out one that was included
+    for name, values in sections.items():
+        if values is None:  # null removes an ensemble that an included file has
             continue
-        read, problems = _read(values, cells=cells)
+        recipe, problems = _read_ensemble(values, cells=cells)
         if name in cells:
             problems.append(("", "a cell has this name; give the ensemble another"))
-        elif name in recipes:  # comparisons and reports would take it for one more seed of that recipe
-            problems.append(("", "the cells of one recipe are called so together; give the ensemble another name"))
-        at = f"{KEY}.{name}"
-        faults += [Fault(EVERY_CELL, f"{at}.{key}" if key else at, message) for key, message in problems]
-        found[name] = read
-    return found, faults
+        elif name in recipes:
+            # Comparisons and reports group runs by this name, and would take the ensemble for one more seed.
+            problems.append(("", "the cells of one recipe have this name in common; give the ensemble another name"))
+        prefix = f"{KEY}.{name}"
+        faults += [Fault(EVERY_CELL, f"{prefix}.{key}" if key else prefix, message) for key, message in problems]
+        ensembles[name] = recipe
+    return ensembles, faults
 
 
-def _read(values: Any, *, cells: Sequence[str]) -> tuple[EnsembleRecipe, list[tuple[str, str]]]:
-    known = hints(EnsembleRecipe)
+def _read_ensemble(values: Any, *, cells: Sequence[str]) -> tuple[EnsembleRecipe, list[tuple[str, str]]]:
+    known = key_types(EnsembleRecipe)
     if not isinstance(values, dict):
         return EnsembleRecipe(), [("", f"expected a mapping of {', '.join(known)}; {values!r} given")]
     problems = [(key, unknown("key", key, known)) for key in values if key not in known]
-    taken = {}
+    coerced = {}
     for field in fields(EnsembleRecipe):
         if field.name in values:
             try:
-                taken[field.name] = fit(values[field.name], known[field.name])
-            except Misfit as error:
+                coerced[field.name] = coerce(values[field.name], known[field.name])
+            except HintMismatch as error:
                 problems.append((field.name, str(error)))
-    asked = EnsembleRecipe(**taken)
-    members, text = (_cells(getattr(asked, key), key, cells, problems) for key in ("members", "text"))
+    recipe = EnsembleRecipe(**coerced)
+    members = _matching_cells(recipe.members, "members", cells, problems)
+    text = _matching_cells(recipe.text, "text", cells, problems)
     if not problems and len({*members, *text}) < 2:
-        problems.append(("members", f"an ensemble has two members or more; {', '.join([*members, *text])} is named"))
-    problems += number_problems(asked)
-    return replace(asked, members=members, text=text), problems
+        problems.append(("members", f"an ensemble needs two members or more; {', '.join([*members, *text])} is named"))
+    problems += number_problems(recipe)
+    return replace(recipe, members=members, text=text), problems
 
 
-def number_problems(asked: EnsembleRecipe) -> list[tuple[str, str]]:
-    """What is of the right type and still cannot be meant, as (key, message); NaN is in no range."""
+def number_problems(recipe: EnsembleRecipe) -> list[tuple[str, str]]:
+    """Numbers out of range, and keys that exclude each other, as pairs of a key and a message.
+
+    >>> number_problems(EnsembleRecipe(pairs=0))
+    [('pairs', 'must be at least 1; 0 given')]
+    """
     problems = []
-    if asked.pairs < 1:
-        problems.append(("pairs", f"must be at least 1; {asked.pairs} given"))
-    if not 0 <= asked.k < math.inf:
-        problems.append(("k", f"must be a finite number of at least 0; {asked.k:g} given"))
-    if not 0 <= asked.seed <= LARGEST_SEED:
-        problems.append(("seed", f"a seed is from 0 to {LARGEST_SEED}; {asked.seed} given"))
-    if asked.how == "soup" and asked.text:
-        problems.append(("text", "a soup is one model and has no members for text alone; leave text out, or take mean"))
+    if recipe.pairs < 1:
+        problems.append(("pairs", f"must be at least 1; {recipe.pairs} given"))
+    if not 0 <= recipe.k < math.inf:  # NaN too is out of the range
+        problems.append(("k", f"must be a finite number of at least 0; {recipe.k:g} given"))
+    if not 0 <= recipe.seed <= LARGEST_SEED:
+        problems.append(("seed", f"a seed is from 0 to {LARGEST_SEED}; {recipe.seed} given"))
+    if recipe.how == "soup" and recipe.text:
+        message = "a soup is one model and has no members for prompts without images; leave text out, or use mean"
+        problems.append(("text", message))
     return problems
 
 
-def _cells(patterns: Sequence[str], key: str, cells: Sequence[str], problems: list[tuple[str, str]]) -> list[str]:
-    """The cells that are meant, each once, in their order."""
-    meant = set()
+def _matching_cells(
+    patterns: Sequence[str], key: str, cells: Sequence[str], problems: list[tuple[str, str]]
+) -> list[str]:
+    """The cells whose names match a pattern, in the order of the cells; a pattern without a cell is a problem."""
+    matching = set()
     for pattern in patterns:
+        # Not fnmatch: names of cells contain brackets, as in `freeze=[vision]`, which it would take for a class.
         expression = re.compile(".*".join(map(re.escape, pattern.split("*"))))
         matched = {cell for cell in cells if expression.fullmatch(cell)}
         if not matched:
             problems.append((key, unknown("cell", pattern, cells)))
-        meant |= matched
-    return [cell for cell in cells if cell in meant]
+        matching |= matched
+    return [cell for cell in cells if cell in matching]

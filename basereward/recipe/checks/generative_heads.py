@@ -1,53 +1,85 @@
-"""What a head that speaks cannot be combined with."""
+"""Keys that a generative head cannot be combined with.
+
+A generative head (`basereward.model.heads.generative`, `critic`, `rating`) writes text with the backbone and scores by
+it; a scalar head reads one hidden state.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from basereward.recipe.checks.targets import TargetError, check_trusted, locate
 from basereward.recipe.schema import Node, Recipe
 
+GENERATIVE_METHOD = "judge"
+GENERATIVE_ATTRIBUTE = "speech"
+"""What the class of every generative head defines and sets; the source is searched for them, without an import."""
 
-def pooling(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """A head that speaks reads the place where its text ends."""
-    given, head = recipe.model.pooling, recipe.model.head
-    if given != "last" and speaks(head):
+
+def pooling_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """A generative head reads the hidden state at the end of its text."""
+    pooling, head = recipe.model.pooling, recipe.model.head
+    if pooling != "last" and is_generative(head):
         name = head["_target_"]
-        yield "model.pooling", f"head '{name}' speaks, and reads where its text ends; '{given}' given. Allowed: last"
+        yield "model.pooling", f"generative head '{name}' requires model.pooling=last; '{pooling}' given"
 
 
-def draws(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Several texts about the same differ only where they are drawn."""
+def sampling_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Several texts for one response need sampling: at temperature 0 they are equal."""
     head = recipe.model.head
-    if not speaks(head) or head.get("temperature", 1.0):
+    if not is_generative(head) or head.get("temperature", 1.0):
         return
     for name in ("samples", "votes"):
         if (number := head.get(name, 1)) > 1:
-            yield f"model.head.{name}", f"at temperature 0 all {number} would be the same; set temperature above 0"
+            message = f"at temperature 0 all {number} would be the same; set model.head.temperature above 0"
+            yield f"model.head.{name}", message
 
 
-def votes(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Votes are of reasoning; of a single token the probability is known."""
+def vote_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Votes need reasoning: without it, the probability of the verdict's one token is known exactly."""
     head = recipe.model.head
-    if speaks(head) and head.get("votes", 1) > 1 and not head.get("thinking", True):
-        yield "model.head.votes", f"{head['votes']} votes need thinking: true; without, one token says all"
+    if is_generative(head) and head.get("votes", 1) > 1 and not head.get("thinking", True):
+        message = f"{head['votes']} votes need thinking: true; without reasoning, one token gives the exact probability"
+        yield "model.head.votes", message
 
 
-def speaks(head: Node) -> bool:
-    """Whether a head's text defines what a generative head must have: `judge`, and `speech`, which it sets. One that
-    inherits them is found out when it is made."""
+def is_generative(head: Node) -> bool:
+    """Whether the source of a head defines the method and sets the attribute that every generative head has.
+
+    A head that inherits them is recognised when it is built.
+    """
     target = str(head.get("_target_", ""))
     try:
         check_trusted(target, "heads")
         definition = locate(target, "heads").definition
-    except TargetError:  # a fault of its own
+    except TargetError:
+        return False  # reported by the check of the node
+    if not isinstance(definition, ast.ClassDef):
         return False
-    inner = definition.body if isinstance(definition, ast.ClassDef) else []
-    judges = any(isinstance(each, ast.FunctionDef) and each.name == "judge" for each in inner)
-    return judges and any(_sets_speech(node) for each in inner for node in ast.walk(each))
+    return _defines_method(definition.body) and _sets_attribute(definition.body)
 
 
-def _sets_speech(node: ast.AST) -> bool:
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return any(getattr(target, "attr", getattr(target, "id", None)) == "speech" for target in targets)
+def _defines_method(body: Sequence[ast.stmt]) -> bool:
+    return any(isinstance(statement, ast.FunctionDef) and statement.name == GENERATIVE_METHOD for statement in body)
+
+
+def _sets_attribute(body: Sequence[ast.stmt]) -> bool:
+    """Whether a statement assigns the attribute, in the class or through `self` in one of its methods."""
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Assign):
+                targets = node.targets
+            elif isinstance(node, ast.AnnAssign):
+                targets = [node.target]
+            else:
+                continue
+            if any(_assigned_name(target) == GENERATIVE_ATTRIBUTE for target in targets):
+                return True
+    return False
+
+
+def _assigned_name(target: ast.expr) -> str | None:
+    if isinstance(target, ast.Attribute):
+        return target.attr
+    return target.id if isinstance(target, ast.Name) else None

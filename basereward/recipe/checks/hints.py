@@ -1,4 +1,13 @@
-"""Whether a value fits a type hint, said in the words of a person who writes YAML."""
+"""Checks a value from YAML against a type hint, with messages in the words of YAML and not of Python.
+
+A hint is a Python type annotation: that of a key of the schema (`basereward.recipe.schema`), or that of an argument of
+a `_target_`. Supported are plain types, `Literal`, unions, lists, tuples, mappings, and `Annotated` with the ranges of
+the package annotated_types, as in `Annotated[float, Interval(ge=0, lt=1)]`. Another hint, such as a class, has no
+counterpart in YAML and accepts every value.
+
+The schema itself has no ranges, because OmegaConf does not read `Annotated`; they are in
+`basereward.recipe.checks.ranges`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +21,7 @@ import annotated_types
 
 from basereward.errors import nearest
 
-WORDS: dict[Any, str] = {
+TYPE_NAMES: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "text",
@@ -31,29 +40,39 @@ RANGES = (
     annotated_types.Le,
     annotated_types.Lt,
 )
+LIMITS = ("ge", "gt", "le", "lt")
+"""Attributes of the ranges; each is also the name of its comparison in the module `operator`."""
+VALUE_WIDTH = 80
+"""Most characters of a value in a message."""
 
 
-class Misfit(ValueError):
-    """A value does not fit its hint; the message says what was expected and given, and the nearest right value."""
+class HintMismatch(ValueError):
+    """A value does not have the type or range of its hint.
+
+    The message says what was expected, what was given, and the nearest allowed value.
+    """
 
 
-def fit(value: Any, hint: Any) -> Any:
-    """The value as its hint wants it: a whole number becomes a float where a float is expected, nothing else changes.
+def coerce(value: Any, hint: Any) -> Any:
+    """Checks a value, and converts a whole number to float where the hint is float. Nothing else is converted.
 
-    A hint of a kind that no YAML value has (a class, say) is not checked.
+    Args:
+        value: a value from YAML: a number, a text, a boolean, None, a list or a mapping.
+        hint: a type annotation.
 
     Raises:
-        Misfit: the value is of another type, not among the allowed ones, or out of its range.
+        HintMismatch: the value has another type, is not among the allowed ones, or is out of its range.
 
-    >>> fit(1, float), fit(["vision"], list[str]), fit(None, int | None)
+    >>> coerce(1, float), coerce(["vision"], list[str]), coerce(None, int | None)
     (1.0, ['vision'], None)
-    >>> fit("slu", Literal["tanh", "silu"])
+    >>> coerce("slu", Literal["tanh", "silu"])
     Traceback (most recent call last):
-    basereward.recipe.checks.hints.Misfit: expected one of 'tanh', 'silu'; 'slu' given; did you mean 'silu'?
+    basereward.recipe.checks.hints.HintMismatch: expected one of 'tanh', 'silu'; 'slu' given; did you mean 'silu'?
     """
     origin = get_origin(hint) or hint
     if origin in NESTED:
         return NESTED[origin](value, hint)
+    # `bool` is a subclass of `int` and True equals 1 in Python, but true is no number in YAML.
     if origin is Literal:
         fits = any(value == allowed and type(value) is type(allowed) for allowed in get_args(hint))
     elif origin is float:
@@ -68,12 +87,12 @@ def fit(value: Any, hint: Any) -> Any:
     else:
         return value
     if not fits:
-        raise misfit(value, hint)
+        raise mismatch(value, hint)
     return value
 
 
 def describe(hint: Any) -> str:
-    """What a hint allows.
+    """What a hint allows, in the words of YAML.
 
     >>> describe(int | None), describe(list[str]), describe(Literal["data"] | float)
     ('a whole number or null', 'a list of text', "'data' or a number")
@@ -82,7 +101,7 @@ def describe(hint: Any) -> str:
     """
     origin, args = get_origin(hint) or hint, get_args(hint)
     if origin is Annotated:
-        return " ".join([describe(args[0]), *_in_words(_limits(hint))])
+        return " ".join([describe(args[0]), *_describe_limits(_limits(hint))])
     if origin in (Union, types.UnionType):
         return " or ".join(describe(arg) for arg in args)
     if origin is Literal:
@@ -92,120 +111,128 @@ def describe(hint: Any) -> str:
         return f"a list of {describe(args[0])}"
     if origin is dict and args:
         return f"a mapping of names to {describe(args[1])}"
-    return WORDS.get(origin, "any value") if isinstance(origin, type | None) else "any value"
+    return TYPE_NAMES.get(origin, "any value") if isinstance(origin, type | None) else "any value"
 
 
-def misfit(value: Any, hint: Any) -> Misfit:
-    """The error for a value that does not fit."""
-    close = nearest(value, _words(hint)) if isinstance(value, str) else None
-    return Misfit(
-        f"expected {describe(hint)}; {_quoted(value)} given" + (f"; did you mean '{close}'?" if close else "")
-    )
+def mismatch(value: Any, hint: Any) -> HintMismatch:
+    """The error for a value that does not fit its hint."""
+    close = nearest(value, _allowed_texts(hint)) if isinstance(value, str) else None
+    suggestion = f"; did you mean '{close}'?" if close else ""
+    return HintMismatch(f"expected {describe(hint)}; {_quoted(value)} given{suggestion}")
 
 
-def _fit_range(value: Any, hint: Any) -> Any:
-    """A value of the inner hint that keeps every limit; NaN keeps none."""
-    fitted = fit(value, get_args(hint)[0])
-    numbers = isinstance(fitted, int | float)
-    if numbers and not all(getattr(operator, name)(fitted, limit) for name, limit in _limits(hint).items()):
-        raise misfit(value, hint)
-    return fitted
+def _coerce_range(value: Any, hint: Any) -> Any:
+    """Checks the inner hint and then every limit. NaN is out of every range, since each comparison with it is false."""
+    number = coerce(value, get_args(hint)[0])
+    if isinstance(number, int | float):
+        for name, limit in _limits(hint).items():
+            if not getattr(operator, name)(number, limit):
+                raise mismatch(value, hint)
+    return number
 
 
 def _limits(hint: Any) -> dict[str, float]:
-    """The limits of an annotated hint by the name of their operator: ge, gt, le, lt."""
-    marks = [mark for mark in get_args(hint)[1:] if isinstance(mark, RANGES)]
-    found = [(name, getattr(mark, name, None)) for mark in marks for name in ("ge", "gt", "le", "lt")]
-    return {name: limit for name, limit in found if limit is not None}
+    """The limits of an annotated hint by their names in `LIMITS`."""
+    limits: dict[str, float] = {}
+    for mark in get_args(hint)[1:]:
+        if not isinstance(mark, RANGES):
+            continue  # metadata of another kind, such as a unit
+        for name in LIMITS:
+            limit = getattr(mark, name, None)
+            if limit is not None:
+                limits[name] = limit
+    return limits
 
 
-def _in_words(limits: Mapping[str, float]) -> Iterator[str]:
-    """What limits allow, from below and from above."""
-    below, above = limits.keys() & {"ge", "gt"}, limits.keys() & {"le", "lt"}
+def _describe_limits(limits: Mapping[str, float]) -> Iterator[str]:
+    """Words for the limits, from below and then from above."""
+    has_lower, has_upper = limits.keys() & {"ge", "gt"}, limits.keys() & {"le", "lt"}
     if "ge" in limits:
-        yield f"from {limits['ge']} to" if above else f"of at least {limits['ge']}"
+        yield f"from {limits['ge']} to" if has_upper else f"of at least {limits['ge']}"
     if "gt" in limits:
-        yield f"above {limits['gt']}" + (" and" if above else "")
-    if "le" in limits:
-        yield (
-            f"{limits['le']}"
-            if "ge" in limits
-            else f"at most {limits['le']}"
-            if below
-            else f"of at most {limits['le']}"
-        )
+        yield f"above {limits['gt']}" + (" and" if has_upper else "")
+    if "le" in limits and "ge" in limits:
+        yield f"{limits['le']}"
+    elif "le" in limits:
+        yield f"at most {limits['le']}" if has_lower else f"of at most {limits['le']}"
     if "lt" in limits:
         yield f"below {limits['lt']}"
 
 
-def _fit_union(value: Any, hint: Any) -> Any:
-    """The member that takes the value as it is wins over one that changes it: 1 stays whole in `float | int`."""
+def _coerce_union(value: Any, hint: Any) -> Any:
+    """A member that accepts the value as it is wins over one that converts it: 1 stays whole in `float | int`."""
     members = get_args(hint)
-    if isinstance(value, list | dict):  # the one container among the members says which of the items is wrong
+    if isinstance(value, list | dict):
+        # With one container among the members, its own error is better: it says which item is wrong.
         kinds = LISTS if isinstance(value, list) else (dict,)
         containers = [member for member in members if (get_origin(member) or member) in kinds]
         if len(containers) == 1:
-            return fit(value, containers[0])
-    fitted = []
+            return coerce(value, containers[0])
+    results = []
     for member in members:
-        with contextlib.suppress(Misfit):
-            fitted.append(fit(value, member))
-    if not fitted:
-        raise misfit(value, hint)
-    return next((result for result in fitted if type(result) is type(value)), fitted[0])
+        with contextlib.suppress(HintMismatch):
+            results.append(coerce(value, member))
+    if not results:
+        raise mismatch(value, hint)
+    return next((result for result in results if type(result) is type(value)), results[0])
 
 
-def _fit_list(value: Any, hint: Any) -> list[Any]:
+def _coerce_list(value: Any, hint: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise misfit(value, hint)
-    args = [arg for arg in get_args(hint) if arg is not ...]
-    if not args:
+        raise mismatch(value, hint)
+    item_hints = [arg for arg in get_args(hint) if arg is not ...]
+    if not item_hints:
         return value
-    fixed = (get_origin(hint) or hint) is tuple and ... not in get_args(hint)
-    if fixed and len(value) != len(args):
-        raise Misfit(f"expected a list of {len(args)} values; {_quoted(value)} given")
-    result = []
+    has_fixed_length = (get_origin(hint) or hint) is tuple and ... not in get_args(hint)
+    if has_fixed_length and len(value) != len(item_hints):
+        raise HintMismatch(f"expected a list of {len(item_hints)} values; {_quoted(value)} given")
+    items = []
     for index, item in enumerate(value):
         try:
-            result.append(fit(item, args[index] if fixed else args[0]))
-        except Misfit as error:
-            raise Misfit(f"item {index + 1}: {error}") from error
-    return result
+            items.append(coerce(item, item_hints[index] if has_fixed_length else item_hints[0]))
+        except HintMismatch as error:
+            raise HintMismatch(f"item {index + 1}: {error}") from error
+    return items
 
 
-def _fit_mapping(value: Any, hint: Any) -> dict[str, Any]:
+def _coerce_mapping(value: Any, hint: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise misfit(value, hint)
-    inner = get_args(hint)[1] if get_args(hint) else Any
-    result = {}
+        raise mismatch(value, hint)
+    value_hint = get_args(hint)[1] if get_args(hint) else Any
+    items = {}
     for key, item in value.items():
         try:
-            result[key] = fit(item, inner)
-        except Misfit as error:
-            raise Misfit(f"item '{key}': {error}") from error
-    return result
+            items[key] = coerce(item, value_hint)
+        except HintMismatch as error:
+            raise HintMismatch(f"item '{key}': {error}") from error
+    return items
 
 
-NESTED: dict[Any, Callable[[Any, Any], Any]] = {  # hints that hold others
-    Annotated: _fit_range,
-    Union: _fit_union,
-    types.UnionType: _fit_union,
-    **dict.fromkeys(LISTS, _fit_list),
-    dict: _fit_mapping,
+NESTED: dict[Any, Callable[[Any, Any], Any]] = {
+    Annotated: _coerce_range,
+    Union: _coerce_union,
+    types.UnionType: _coerce_union,
+    **dict.fromkeys(LISTS, _coerce_list),
+    dict: _coerce_mapping,
 }
+"""The checks of hints that contain other hints, by their origin."""
 
 
-def _words(hint: Any) -> list[str]:
-    """Every text that a hint allows by name."""
+def _allowed_texts(hint: Any) -> list[str]:
+    """Every text that a hint allows by a `Literal`, for suggestions."""
     if get_origin(hint) is Literal:
         return [arg for arg in get_args(hint) if isinstance(arg, str)]
-    return [word for arg in get_args(hint) for word in _words(arg)]
+    texts = []
+    for arg in get_args(hint):
+        texts += _allowed_texts(arg)
+    return texts
 
 
 def _quoted(value: Any) -> str:
+    """A value as YAML writes it, shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = f"'{value}'" if isinstance(value, str) else str(value)
     if isinstance(value, Mapping):
         text = f"a mapping {text}"
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= VALUE_WIDTH else text[: VALUE_WIDTH - 3] + "..."

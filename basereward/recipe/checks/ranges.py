@@ -1,4 +1,11 @@
-"""Values that are of the right type and still cannot be meant."""
+"""Values that have the right type and are still wrong: numbers out of range, and keys that exclude each other.
+
+The ranges stand here and not in the type hints of the schema, because OmegaConf, which builds the schema's classes,
+does not read `Annotated`. Arguments of a `_target_` have their ranges in their hints; see
+`basereward.recipe.checks.hints`.
+
+Each function `..._problems` yields pairs of a dotted key and a message. `CHECKS` lists them in the order of the output.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +18,18 @@ from typing import Any, TypeAlias
 from basereward.errors import unknown
 from basereward.io.names import clean_name, name_problem
 from basereward.io.secrets import has_secret_query, userinfo_of
-from basereward.recipe.checks.generative_heads import draws, pooling, votes
-from basereward.recipe.checks.probing import PARTS, features, probe, trained_model
+from basereward.recipe.checks.generative_heads import pooling_problems, sampling_problems, vote_problems
+from basereward.recipe.checks.probing import PARTS, feature_cache_problems, probe_problems, trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 
 Problems: TypeAlias = Iterator[tuple[str, str]]
 
-MONITORED = ("pair_accuracy", "mean_margin")  # of these more is better
-LARGEST_SEED = 2**32 - 1  # of numpy
+MONITORED = ("pair_accuracy", "mean_margin")
+"""Metrics that can choose the best checkpoint: of both, a larger value is better."""
+LARGEST_SEED = 2**32 - 1
+"""The largest seed that numpy accepts; torch accepts larger ones."""
+
+# The tables below list keys by the range of their numbers. A key may hold one number, several, or one for each name.
 
 POSITIVE = (
     "batch.groups",
@@ -53,7 +64,8 @@ NOT_NEGATIVE = (
     "trainer.clip",
     "trainer.early_stopping.min_delta",
 )
-AT_MOST = {  # beyond any use, and below what would fill the memory or the process table before an error comes
+# Larger than any use, and small enough that memory and process table are not exhausted before an error is raised.
+AT_MOST = {
     "batch.groups": 1_000_000,
     "batch.groups_per_forward": 100_000,
     "data.prefetch": 1_000,
@@ -70,98 +82,114 @@ SHARES_BELOW_ONE = ("model.lora.dropout", "optimizer.betas")
 
 
 def range_problems(recipe: Recipe) -> list[tuple[str, str]]:
-    """Everything that `CHECKS` find, as (key, message)."""
-    return [problem for check in CHECKS for problem in check(recipe)]
+    """Everything that is wrong with a recipe whose types are right.
+
+    Returns:
+        Pairs of a dotted key and a message.
+
+    >>> recipe = Recipe(data=dataclasses.replace(Recipe().data, max_lost=2.0))
+    >>> dict(range_problems(recipe))["data.max_lost"]
+    'must be from 0 to 1; 2.0 given'
+    """
+    problems: list[tuple[str, str]] = []
+    for check in CHECKS:
+        problems += check(recipe)
+    return problems
 
 
-def bounds(recipe: Recipe) -> Problems:
-    """Numbers in their ranges; NaN is in none."""
-    yield from _outside(recipe, POSITIVE, lambda number: 0 < number < math.inf, "above 0")
-    yield from _outside(recipe, NOT_NEGATIVE, lambda number: 0 <= number < math.inf, "at least 0")
+def bound_problems(recipe: Recipe) -> Problems:
+    """Numbers out of their ranges. NaN is out of every range, since each comparison with it is false."""
+    yield from _numbers_outside(recipe, POSITIVE, lambda number: 0 < number < math.inf, "above 0")
+    yield from _numbers_outside(recipe, NOT_NEGATIVE, lambda number: 0 <= number < math.inf, "at least 0")
     for key, limit in AT_MOST.items():
-        for at, number in _numbers(key, _get(recipe, key)):
+        for full_key, number in _numbers_at(recipe, key):
             if number > limit:
-                yield at, f"must be at most {limit:,}; {number} given"
-    yield from _outside(recipe, SHARES, lambda number: 0 <= number <= 1, "from 0 to 1")
-    yield from _outside(recipe, SHARES_BELOW_ONE, lambda number: 0 <= number < 1, "from 0 to below 1")
+                yield full_key, f"must be at most {limit:,}; {number} given"
+    yield from _numbers_outside(recipe, SHARES, lambda number: 0 <= number <= 1, "from 0 to 1")
+    yield from _numbers_outside(recipe, SHARES_BELOW_ONE, lambda number: 0 <= number < 1, "from 0 to below 1")
 
 
-def seeds(recipe: Recipe) -> Problems:
-    """Seeds that numpy and torch take."""
+def seed_problems(recipe: Recipe) -> Problems:
+    """Seeds that numpy or torch would refuse."""
     for name, seed in dataclasses.asdict(recipe.seeds).items():
         if not 0 <= seed <= LARGEST_SEED:
             yield f"seeds.{name}", f"a seed is from 0 to {LARGEST_SEED}; {seed} given"
 
 
-def backbone(recipe: Recipe) -> Problems:
-    """One backbone, from one place."""
+def backbone_problems(recipe: Recipe) -> Problems:
+    """No backbone, or two of them."""
     path, make = recipe.model.backbone.path, recipe.model.backbone.make
     if not path and make is None:
         yield "model.backbone", "one of `path` (a hub id or a folder) and `make` is needed; neither is given"
     if path and make is not None:
-        yield "model.backbone", f"only one of `path` ('{path}') and `make` can be meant; set the other to null"
+        yield "model.backbone", f"only one of `path` ('{path}') and `make` is allowed; set the other to null"
     if not path and recipe.model.backbone.revision is not None:
-        yield "model.backbone.revision", "is of a hub repository, and `path` names none"
+        yield "model.backbone.revision", "is the revision of a hub repository, and `path` names none"
 
 
-def source_names(recipe: Recipe) -> Problems:
-    """Names of sources that stay different in the names of metrics, where MLflow forbids some characters."""
-    known: dict[str, str] = {}
+def source_name_problems(recipe: Recipe) -> Problems:
+    """Sources whose metrics would have the same name, because MLflow forbids some characters."""
+    source_of: dict[str, str] = {}
     for name in recipe.data.sources:
         metric = clean_name(f"val/{name}/pair_accuracy")
-        if metric in known:
-            yield f"data.sources.{name}", f"its metrics are called {metric}, as those of '{known[metric]}'; rename one"
-        known.setdefault(metric, name)
+        if metric in source_of:
+            other = source_of[metric]
+            yield f"data.sources.{name}", f"its metrics are called {metric}, as those of '{other}'; rename one"
+        source_of.setdefault(metric, name)
 
 
-def parts(recipe: Recipe) -> Problems:
-    """Names of the backbone's parts; every learning rate of a part meets weights that are trained."""
+def part_problems(recipe: Recipe) -> Problems:
+    """Unknown parts of the backbone, and learning rates of parts that are not trained."""
     lora = recipe.model.lora
-    yield from _names("model.backbone.freeze", recipe.model.backbone.freeze, PARTS, "part")
-    yield from _names("optimizer.lr_by_part", recipe.optimizer.lr_by_part, (*PARTS, "head"), "part")
+    yield from _unknown_names("model.backbone.freeze", recipe.model.backbone.freeze, PARTS, "part")
+    yield from _unknown_names("optimizer.lr_by_part", recipe.optimizer.lr_by_part, (*PARTS, "head"), "part")
     if lora is not None:
-        yield from _names("model.lora.parts", lora.parts, PARTS, "part")
+        yield from _unknown_names("model.lora.parts", lora.parts, PARTS, "part")
         if not lora.parts:
             yield "model.lora.parts", f"at least one of {', '.join(PARTS)} is needed; none given"
-    still = set(trained_model(recipe).backbone.freeze) if lora is None else {*PARTS}.difference(lora.parts)
-    for part in sorted(still.intersection(recipe.optimizer.lr_by_part)):
-        reason = "model.backbone.freeze names it" if lora is None else "model.lora.parts leaves it out"
-        reason = "probe freezes it" if recipe.probe else reason
-        yield f"optimizer.lr_by_part.{part}", f"the part is not trained, so its learning rate changes nothing: {reason}"
+    if lora is None:
+        frozen, reason = set(trained_model(recipe).backbone.freeze), "model.backbone.freeze names it"
+    else:
+        frozen, reason = set(PARTS).difference(lora.parts), "model.lora.parts leaves it out"
+    if recipe.probe:
+        reason = "probe freezes it"
+    for part in sorted(frozen.intersection(recipe.optimizer.lr_by_part)):
+        message = f"the part is not trained, so its learning rate has no effect: {reason}"
+        yield f"optimizer.lr_by_part.{part}", message
 
 
-def sources(recipe: Recipe) -> Problems:
-    """At least one source; shares of all of them or of none."""
+def source_problems(recipe: Recipe) -> Problems:
+    """No source, options of unknown sources, and weights of only some sources."""
     names, mixture = recipe.data.sources, recipe.data.mixture
     if not names:
         yield "data.sources", "at least one source is needed, as in {digits: {include: sources/digits}}"
         return
-    yield from _names("data.mixture.weights", mixture.weights, names, "source")
-    yield from _names("data.mixture.limits", mixture.limits, names, "source")
-    yield from _names("data.mixture.passes", mixture.passes, names, "source")
+    yield from _unknown_names("data.mixture.weights", mixture.weights, names, "source")
+    yield from _unknown_names("data.mixture.limits", mixture.limits, names, "source")
+    yield from _unknown_names("data.mixture.passes", mixture.passes, names, "source")
     if mixture.weights and mixture.passes:
-        yield "data.mixture.passes", "weights say already how often a source comes; give one of the two"
+        yield "data.mixture.passes", "weights already define how often a source is used; give one of the two"
     unweighted = [name for name in names if name not in mixture.weights]
     if mixture.weights and unweighted:
-        yield "data.mixture.weights", f"every source needs a share once one has; missing: {', '.join(unweighted)}"
+        yield "data.mixture.weights", f"either all sources have a weight or none; missing: {', '.join(unweighted)}"
 
 
-def pixels(recipe: Recipe) -> Problems:
-    """A range of pixels that is not empty."""
+def pixel_problems(recipe: Recipe) -> Problems:
+    """An empty range of pixels."""
     low, high = recipe.data.encoding.min_pixels, recipe.data.encoding.max_pixels
     if low is not None and high is not None and low > high:
         yield "data.encoding.min_pixels", f"{low} is above max_pixels, {high}"
 
 
-def batch(recipe: Recipe) -> Problems:
-    """A step of the optimizer is a whole number of forward passes."""
-    groups, once = recipe.batch.groups, recipe.batch.groups_per_forward
-    if recipe.batch.tokens is None and once > 0 and groups % once:
-        yield "batch.groups", f"{groups} is no multiple of groups_per_forward = {once}"
+def batch_problems(recipe: Recipe) -> Problems:
+    """An optimizer step that is not a whole number of micro-batches; with a token budget their number is free."""
+    groups, groups_per_forward = recipe.batch.groups, recipe.batch.groups_per_forward
+    if recipe.batch.tokens is None and groups_per_forward > 0 and groups % groups_per_forward:
+        yield "batch.groups", f"{groups} is no multiple of groups_per_forward = {groups_per_forward}"
 
 
-def curation(recipe: Recipe) -> Problems:
-    """Similarities that can be told apart, and a threshold that drops what is wrong."""
+def curation_problems(recipe: Recipe) -> Problems:
+    """Thresholds out of range. Below a similarity of 0.7 the search for duplicates would miss too many pairs."""
     near, drop = recipe.data.curation.near, recipe.data.curation.drop
     if near is not None and not 0.7 <= near <= 1:
         yield "data.curation.near", f"must be from 0.7 to 1; {near} given"
@@ -169,36 +197,38 @@ def curation(recipe: Recipe) -> Problems:
         yield "data.curation.drop", f"must be at least 0; {drop} given"
 
 
-def streaming(recipe: Recipe) -> Problems:
-    """Of a stream neither the size nor the lengths are known before it is read."""
+def streaming_problems(recipe: Recipe) -> Problems:
+    """Keys that need the size of a source or the lengths of its rows, which a stream does not have in advance."""
     if recipe.data.streaming is None:
         return
     if recipe.trainer.steps is None:
-        yield "trainer.steps", "data.streaming does not know how long an epoch is; say how many steps to train"
+        yield "trainer.steps", "data.streaming does not know how long an epoch is; give the number of steps"
     if recipe.batch.tokens is not None or recipe.batch.modality != "mixed":
-        yield "batch", "data.streaming does not know lengths before it reads: leave out batch.tokens and batch.modality"
+        message = "data.streaming does not know lengths in advance: leave out batch.tokens and batch.modality"
+        yield "batch", message
     mixture = recipe.data.mixture
     if recipe.data.curation != CurationRecipe():
-        yield "data.curation", "data.streaming reads every group once and looks for nothing in others; leave one out"
+        yield "data.curation", "data.streaming reads every group once and cannot compare groups; leave one of them out"
     if mixture.limits or mixture.passes:
         yield "data.mixture", "data.streaming mixes by weights alone: leave out limits and passes"
     if len(recipe.data.sources) > 1 and not mixture.weights:
         yield "data.mixture.weights", "streamed sources are mixed by weight; give one to each"
 
 
-def betas(recipe: Recipe) -> Problems:
-    """AdamW has two."""
+def beta_problems(recipe: Recipe) -> Problems:
+    """A number of betas other than the two of AdamW."""
     if len(recipe.optimizer.betas) != 2:
         yield "optimizer.betas", f"two numbers are needed; {len(recipe.optimizer.betas)} given"
 
 
-def cost(recipe: Recipe) -> Problems:
-    """What makes a step cheaper, only where it does."""
+def efficiency_problems(recipe: Recipe) -> Problems:
+    """Options for speed and memory that have no effect, or need a GPU that the accelerator excludes."""
     backbone, accelerator = recipe.model.backbone, recipe.trainer.accelerator
     if backbone.checkpoint_layers is not None and not backbone.gradient_checkpointing:
-        yield "model.backbone.checkpoint_layers", "says how many layers gradient_checkpointing is of, and that is false"
+        message = "has no effect without gradient_checkpointing; set model.backbone.gradient_checkpointing=true"
+        yield "model.backbone.checkpoint_layers", message
     if recipe.data.prefetch is not None and not recipe.data.workers:
-        yield "data.prefetch", "is of the processes that load data, and there are none: set data.workers above 0"
+        yield "data.prefetch", "has no effect without worker processes; set data.workers above 0"
     if accelerator not in ("cpu", "mps"):
         return
     if recipe.optimizer.kind.startswith("paged_"):
@@ -209,90 +239,96 @@ def cost(recipe: Recipe) -> Problems:
         yield "model.backbone.kernels", f"{message}. Allowed there: none."
 
 
-def monitor(recipe: Recipe) -> Problems:
-    """`val/<metric>` or `val/<source>/<metric>`, of a metric of which more is better."""
-    given = recipe.trainer.monitor
-    head, *between, metric = given.split("/")
-    if head != "val" or metric not in MONITORED or len(between) > 1:
+def monitor_problems(recipe: Recipe) -> Problems:
+    """A monitor that is neither `val/<metric>` nor `val/<source>/<metric>` with a metric of `MONITORED`."""
+    monitor = recipe.trainer.monitor
+    prefix, *source_parts, metric = monitor.split("/")
+    if prefix != "val" or metric not in MONITORED or len(source_parts) > 1:
         allowed = [f"val/{name}" for name in MONITORED]
-        allowed += [f"val/{source}/{name}" for source in recipe.data.sources for name in MONITORED]
-        yield "trainer.monitor", unknown("metric", given, allowed)
-    elif between:
-        yield from _names("trainer.monitor", between, recipe.data.sources, "source")
+        for source in recipe.data.sources:
+            allowed += [f"val/{source}/{name}" for name in MONITORED]
+        yield "trainer.monitor", unknown("metric", monitor, allowed)
+    elif source_parts:
+        yield from _unknown_names("trainer.monitor", source_parts, recipe.data.sources, "source")
 
 
-def names(recipe: Recipe) -> Problems:
-    """Names that become those of files, folders and metrics."""
-    given = {"name": recipe.name, "tracking.experiment": recipe.tracking.experiment}
-    given |= {f"data.sources.{name}": name for name in recipe.data.sources}
-    for key, name in given.items():
+def name_problems(recipe: Recipe) -> Problems:
+    """Names that are not allowed for the files, folders and metrics that get them."""
+    names = {"name": recipe.name, "tracking.experiment": recipe.tracking.experiment}
+    names |= {f"data.sources.{name}": name for name in recipe.data.sources}
+    for key, name in names.items():
         if name is not None and (problem := name_problem(name, slashes=True)):
             yield key, problem
 
 
-def tracking(recipe: Recipe) -> Problems:
-    """An address without a password: a recipe is kept with its run and its model, and sent to MLflow."""
+def tracking_problems(recipe: Recipe) -> Problems:
+    """An address with a secret: a recipe is saved with its run and its model, and sent to MLflow."""
     uri = recipe.tracking.uri
     if uri is not None and (userinfo_of(uri) or has_secret_query(uri)):
         yield (
             "tracking.uri",
-            "holds a user, a password or another secret, and a recipe is kept with every run and model. Leave it out, "
-            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, or "
+            "contains a user, a password or another secret, and a recipe is saved with every run and model. Leave it "
+            "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, or "
             "MLFLOW_TRACKING_URI with user and password",
         )
 
 
 CHECKS: tuple[Callable[[Recipe], Problems], ...] = (
-    bounds,
-    source_names,
-    seeds,
-    backbone,
-    parts,
-    sources,
-    pixels,
-    features,
-    pooling,
-    draws,
-    votes,
-    probe,
-    batch,
-    curation,
-    streaming,
-    betas,
-    cost,
-    monitor,
-    names,
-    tracking,
+    bound_problems,
+    source_name_problems,
+    seed_problems,
+    backbone_problems,
+    part_problems,
+    source_problems,
+    pixel_problems,
+    feature_cache_problems,
+    pooling_problems,
+    sampling_problems,
+    vote_problems,
+    probe_problems,
+    batch_problems,
+    curation_problems,
+    streaming_problems,
+    beta_problems,
+    efficiency_problems,
+    monitor_problems,
+    name_problems,
+    tracking_problems,
 )
 
 
-def _outside(recipe: Recipe, keys: Iterable[str], inside: Callable[[float], bool], words: str) -> Problems:
+def _numbers_outside(
+    recipe: Recipe, keys: Iterable[str], is_inside: Callable[[float], bool], description: str
+) -> Problems:
     for key in keys:
-        for at, number in _numbers(key, _get(recipe, key)):
-            if not inside(number):
-                yield at, f"must be {words}; {number} given"
+        for full_key, number in _numbers_at(recipe, key):
+            if not is_inside(number):
+                yield full_key, f"must be {description}; {number} given"
 
 
-def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The numbers at a key, which may hold one, several, named ones or none."""
+def _numbers_at(recipe: Recipe, key: str) -> Iterator[tuple[str, float]]:
+    """The numbers at a key, which may hold one, several, one for each name, or none; each with its full key."""
+    value = _value_at(recipe, key)
     if isinstance(value, dict):
-        yield from ((f"{key}.{name}", number) for name, number in value.items())
+        for name, number in value.items():
+            yield f"{key}.{name}", number
     elif isinstance(value, list):
-        yield from ((key, number) for number in value)
+        for number in value:
+            yield key, number
     elif value is not None:
         yield key, value
 
 
-def _get(recipe: Recipe, key: str) -> Any:
-    """The value at a dotted key; None below an optional section that is not there."""
+def _value_at(recipe: Recipe, key: str) -> Any:
+    """The value at a dotted key; None below an optional section that is null."""
     value: Any = recipe
     for name in key.split("."):
         value = None if value is None else operator.attrgetter(name)(value)
     return value
 
 
-def _names(key: str, given: Iterable[str], allowed: Iterable[str], kind: str) -> Problems:
+def _unknown_names(key: str, names: Iterable[str], allowed: Iterable[str], kind: str) -> Problems:
     allowed = list(allowed)
-    for name in given:
+    for name in names:
         if name not in allowed:
             yield key, unknown(kind, name, allowed)

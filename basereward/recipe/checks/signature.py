@@ -1,4 +1,8 @@
-"""The arguments of a target, read from its source text; it is imported only when the text does not tell."""
+"""The arguments of a target and their type hints, read from its source text.
+
+A check of a recipe must not import torch, so the module of a target is parsed and not run. It is imported only when its
+text does not show the arguments: with a decorator, an inherited constructor, or a class that code makes.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,21 @@ import importlib
 import inspect
 import itertools
 import operator
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from basereward.errors import nearest
-from basereward.recipe.checks.annotations import hint_of
+from basereward.recipe.checks.hints import RANGES
 from basereward.recipe.checks.targets import Definition, Target, TargetError, TargetKind, locate
 
-PLAIN_BASES = {"object", "ABC", "Generic", "Protocol"}  # bases that bring no arguments
+PLAIN_BASES = {"object", "ABC", "Generic", "Protocol"}
+"""Base classes whose constructor has no arguments."""
 
 
 class _Missing:
-    """The default of an argument that has none, or one that only running code can tell."""
+    """Marks the default of an argument that has none, or whose value only running code knows."""
 
     def __repr__(self) -> str:
         return "MISSING"
@@ -36,13 +42,19 @@ class Parameter:
     name: str
     hint: Any
     required: bool
-    default: Any  # MISSING where it is no plain value
+    default: Any  # MISSING where it is not a value of YAML
     positional: bool
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments of a target; `open` says that it takes any others as well, and `positions` any number in order."""
+    """The arguments of a target.
+
+    Attributes:
+        parameters: the named arguments in order.
+        open: whether it also accepts any other keyword (`**kwargs`).
+        positions: whether it accepts any number of positional arguments (`*args`).
+    """
 
     parameters: tuple[Parameter, ...]
     open: bool
@@ -51,33 +63,40 @@ class Signature:
 
 @functools.cache
 def signature_of(target: str, kind: TargetKind) -> Signature:
-    """What a target takes.
+    """The arguments of a target.
+
+    Args:
+        target: a short name or a dotted path.
+        kind: the extension folder in which short names are looked up.
 
     Raises:
         TargetError: there is no such target, or it had to be imported and that failed.
+
+    >>> [parameter.name for parameter in signature_of("mlp", "heads").parameters][:2]
+    ['hidden_size', 'layers']
     """
-    found = locate(target, kind)
-    function = _function(found.definition) if found.definition else None
+    located = locate(target, kind)
+    function = _constructor(located.definition) if located.definition else None
     if function is None:
-        return _by_import(found)
-    aliases = dict(_aliases(found.body))
-    skip = int(isinstance(found.definition, ast.ClassDef))  # self
+        return _imported_signature(located)
+    aliases = dict(_aliases(located.body))
+    skip = int(isinstance(located.definition, ast.ClassDef))  # self
     arguments = function.args
     parameters = [*itertools.islice(_positional(arguments, aliases), skip, None), *_keyword_only(arguments, aliases)]
     return Signature(tuple(parameters), arguments.kwarg is not None, arguments.vararg is not None)
 
 
 def import_target(target: str, kind: TargetKind) -> Any:
-    """The class or function itself.
+    """Imports the class or function.
 
     Raises:
-        TargetError: there is none, or its module cannot be imported.
+        TargetError: it does not exist, or its module cannot be imported.
     """
-    return _load(locate(target, kind))
+    return _import(locate(target, kind))
 
 
-def _function(definition: Definition) -> ast.FunctionDef | None:
-    """Where the arguments stand; None when something outside of the text decides: a decorator, a base class."""
+def _constructor(definition: Definition) -> ast.FunctionDef | None:
+    """The function that has the arguments; None when a decorator or a base class may change them."""
     if definition.decorator_list:
         return None
     if isinstance(definition, ast.FunctionDef):
@@ -99,7 +118,7 @@ def _base_name(base: ast.expr) -> str:
 
 
 def _aliases(body: tuple[ast.stmt, ...]) -> Iterator[tuple[str, ast.expr]]:
-    """Names that a module gives to expressions, which may be hints."""
+    """The names that a module assigns to expressions, which may be type hints."""
     for node in body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             yield node.targets[0].id, node.value
@@ -112,17 +131,17 @@ def _positional(arguments: ast.arguments, aliases: dict[str, ast.expr]) -> Itera
     defaults: list[ast.expr | None] = [None] * (len(names) - len(arguments.defaults))
     for name, default in zip(names, [*defaults, *arguments.defaults], strict=True):
         hint = hint_of(name.annotation, aliases=aliases)
-        yield Parameter(name.arg, hint, default is None, _plain(default), positional=True)
+        yield Parameter(name.arg, hint, default is None, _default_of(default), positional=True)
 
 
 def _keyword_only(arguments: ast.arguments, aliases: dict[str, ast.expr]) -> Iterator[Parameter]:
     for name, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         hint = hint_of(name.annotation, aliases=aliases)
-        yield Parameter(name.arg, hint, default is None, _plain(default), positional=False)
+        yield Parameter(name.arg, hint, default is None, _default_of(default), positional=False)
 
 
-def _plain(default: ast.expr | None) -> Any:
-    """A default as YAML writes it."""
+def _default_of(default: ast.expr | None) -> Any:
+    """A default as a value of YAML; MISSING where there is none."""
     if default is None:
         return MISSING
     try:
@@ -140,41 +159,162 @@ def _as_yaml(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else MISSING
 
 
-def _load(found: Target) -> Any:
+def _import(located: Target) -> Any:
     try:
-        module = importlib.import_module(found.module)
-    except Exception as error:  # a user's module may raise anything, and the recipe is at fault then
-        raise TargetError(f"module '{found.module}' cannot be imported: {type(error).__name__}: {error}") from error
+        module = importlib.import_module(located.module)
+    except Exception as error:  # a module of the user may raise anything, and the recipe that names it is wrong then
+        raise TargetError(f"module '{located.module}' cannot be imported: {type(error).__name__}: {error}") from error
     try:
-        return operator.attrgetter(found.name)(module)
+        return operator.attrgetter(located.name)(module)
     except AttributeError as error:
-        close = nearest(found.name, dir(module))
-        hint = f"; did you mean '{found.module}.{close}'?" if close else ""
-        raise TargetError(f"module '{found.module}' has no '{found.name}'{hint}") from error
+        close = nearest(located.name, dir(module))
+        suggestion = f"; did you mean '{located.module}.{close}'?" if close else ""
+        raise TargetError(f"module '{located.module}' has no '{located.name}'{suggestion}") from error
 
 
-def _by_import(found: Target) -> Signature:
-    target = _load(found)
+def _imported_signature(located: Target) -> Signature:
+    target = _import(located)
     if not callable(target):
-        raise TargetError(f"'{found.module}.{found.name}' is no class and no function")
+        raise TargetError(f"'{located.module}.{located.name}' is no class and no function")
     try:
-        signature = _inspected(target)
+        signature = _inspect(target)
     except (ValueError, TypeError):
-        return Signature((), open=True, positions=True)  # C code that does not tell
-    given = list(signature.parameters.values())
-    parameters = tuple(_parameter(one) for one in given if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL))
-    kinds = {one.kind for one in given}
+        # Some C code has no signature; the call itself reports a wrong argument.
+        return Signature((), open=True, positions=True)
+    inspected = list(signature.parameters.values())
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    parameters = tuple(_parameter(parameter) for parameter in inspected if parameter.kind not in variadic)
+    kinds = {parameter.kind for parameter in inspected}
     return Signature(parameters, inspect.Parameter.VAR_KEYWORD in kinds, inspect.Parameter.VAR_POSITIONAL in kinds)
 
 
-def _inspected(target: Any) -> inspect.Signature:
+def _inspect(target: Any) -> inspect.Signature:
     try:
         return inspect.signature(target, eval_str=True)
-    except NameError:  # a hint that is imported for type checkers only
+    except NameError:  # a hint that is imported only under TYPE_CHECKING
         return inspect.signature(target)
 
 
-def _parameter(one: inspect.Parameter) -> Parameter:
-    hint = Any if one.annotation is one.empty or isinstance(one.annotation, str) else one.annotation
-    default = MISSING if one.default is one.empty else _as_yaml(one.default)
-    return Parameter(one.name, hint, one.default is one.empty, default, one.kind != one.KEYWORD_ONLY)
+def _parameter(parameter: inspect.Parameter) -> Parameter:
+    annotation, is_required = parameter.annotation, parameter.default is parameter.empty
+    hint = Any if annotation is parameter.empty or isinstance(annotation, str) else annotation
+    default = MISSING if is_required else _as_yaml(parameter.default)
+    return Parameter(parameter.name, hint, is_required, default, parameter.kind != parameter.KEYWORD_ONLY)
+
+
+# Type hints from the syntax tree of an annotation.
+
+PLAIN: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "None": None,
+    # YAML has no paths, so that the class gets the text.
+    "Path": str,
+    "PathLike": str,
+}
+"""Hints of the names that stand for themselves."""
+CONTAINERS: dict[str, Any] = {
+    **dict.fromkeys(("list", "List", "Sequence", "Iterable", "Collection"), list),
+    **dict.fromkeys(("set", "Set", "frozenset"), list),
+    **dict.fromkeys(("tuple", "Tuple"), tuple),
+    **dict.fromkeys(("dict", "Dict", "Mapping", "MutableMapping"), dict),
+}
+"""The container of YAML, a list or a mapping, for the names of Python's containers."""
+
+
+def hint_of(node: ast.expr | None, *, aliases: Mapping[str, ast.expr]) -> Any:
+    """The type hint of an annotation; `Any`, which is not checked, where it names a class or a constant.
+
+    Args:
+        node: the expression of the annotation; None where the argument has none.
+        aliases: the expressions that the module assigns to names, such as `Activation = Literal["tanh", "silu"]`.
+
+    >>> hint_of(ast.parse("Literal['data'] | float", mode="eval").body, aliases={})
+    typing.Union[typing.Literal['data'], float]
+    """
+    if isinstance(node, ast.Constant):
+        return _constant(node, aliases)
+    if isinstance(node, ast.Name | ast.Attribute):
+        return _named(_last_name(node), aliases)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _union([hint_of(side, aliases=aliases) for side in (node.left, node.right)])
+    if isinstance(node, ast.Subscript):
+        return _subscript(node, aliases)
+    return Any
+
+
+def _constant(node: ast.Constant, aliases: Mapping[str, ast.expr]) -> Any:
+    if node.value is None:
+        return None
+    if not isinstance(node.value, str):
+        return Any
+    try:
+        return hint_of(ast.parse(node.value, mode="eval").body, aliases=aliases)
+    except SyntaxError:
+        return Any
+
+
+def _named(name: str, aliases: Mapping[str, ast.expr]) -> Any:
+    if name in aliases:
+        others = {other: node for other, node in aliases.items() if other != name}
+        return hint_of(aliases[name], aliases=others)
+    return PLAIN.get(name, CONTAINERS.get(name, Any))
+
+
+def _subscript(node: ast.Subscript, aliases: Mapping[str, ast.expr]) -> Any:
+    name = _last_name(node.value)
+    items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if name == "Literal":
+        return _literal(items)
+    if name in ("Annotated", "Final"):
+        hint = hint_of(items[0], aliases=aliases)
+        ranges = [limits for item in items[1:] if (limits := _range(item)) is not None]
+        return Annotated[(hint, *ranges)] if ranges else hint
+    inner = [... if _is_ellipsis(item) else hint_of(item, aliases=aliases) for item in items]
+    if name == "Optional":
+        return _union([inner[0], None])
+    if name == "Union":
+        return _union(inner)
+    container = CONTAINERS.get(name)
+    return container[tuple(inner)] if container else Any
+
+
+def _literal(items: Sequence[ast.expr]) -> Any:
+    try:
+        return Literal[tuple(ast.literal_eval(item) for item in items)]
+    except ValueError:
+        return Any  # an item is a constant by name, whose value only the running module has
+
+
+def _range(node: ast.expr) -> Any:
+    """The range of a call such as `Interval(ge=0, lt=1)` or `Ge(1)`; None for any other expression."""
+    if not isinstance(node, ast.Call):
+        return None
+    try:
+        args = [ast.literal_eval(value) for value in node.args]
+        kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+    except ValueError:
+        return None  # a limit is a constant by name
+    for range_type in RANGES:
+        if range_type.__name__ == _last_name(node.func):
+            return range_type(*args, **kwargs)
+    return None
+
+
+def _union(members: Sequence[Any]) -> Any:
+    if Any in members:
+        return Any
+    # `None | None` is an error in Python, and NoneType is not.
+    return functools.reduce(operator.or_, [types.NoneType if hint is None else hint for hint in members])
+
+
+def _last_name(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _is_ellipsis(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is ...

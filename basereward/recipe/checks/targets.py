@@ -1,4 +1,4 @@
-"""What a `_target_` names, found without running it: a file of an extension folder, or a dotted path of the user's."""
+"""Finds what a `_target_` names without running it: a file of an extension folder, or a dotted path of the user."""
 
 from __future__ import annotations
 
@@ -35,20 +35,25 @@ PACKAGES: dict[TargetKind, str] = {
     "benchmarks": "basereward.evaluation.benchmarks",
     "protocols": "basereward.evaluation.protocols",
 }
-ROOT = Path(__file__).resolve().parents[3]  # the folder that holds the package
+ROOT = Path(__file__).resolve().parents[3]
+"""The folder that contains the package `basereward`."""
 
 Definition: TypeAlias = ast.ClassDef | ast.FunctionDef
 
 
 class TargetError(LookupError):
-    """A `_target_` names nothing; the message says what was looked for and the nearest thing there is."""
+    """A `_target_` names nothing; the message has the most similar name that exists."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a class or a function is: attribute `name` (dotted when nested) of `module`.
+    """The place of a class or a function.
 
-    `definition` and `body` are its syntax tree and its module's; None when they cannot be read, as of C code.
+    Attributes:
+        module: the dotted name of its module.
+        name: its name in the module, dotted where it is nested.
+        definition: its syntax tree; None where there is no source, as of C code.
+        body: the statements of its module; empty where there is no source.
     """
 
     module: str
@@ -58,16 +63,16 @@ class Target:
 
 
 def check_trusted(target: str, kind: TargetKind) -> None:
-    """Checks that a target may be imported: it is a part of this package, or the caller trusts foreign code.
+    """Checks that a target may be imported: it is a part of this package, or the caller trusts code from outside.
 
     Raises:
-        TargetError: it is foreign code, and nobody gave the word for it.
+        TargetError: it is code from outside this package, and the caller does not trust it.
 
     >>> check_trusted("mlp", "heads"), check_trusted("basereward.model.heads.mlp.MLP", "heads")
     (None, None)
     >>> check_trusted("os.system", "heads")
     Traceback (most recent call last):
-    basereward.recipe.checks.targets.TargetError: 'os.system' is code from outside of this package; it runs only ...
+    basereward.recipe.checks.targets.TargetError: 'os.system' is code from outside of this package; allow it ...
     """
     if "." not in target or is_trusted():
         return
@@ -109,7 +114,7 @@ def _folder(kind: TargetKind) -> Path:
 
 
 def _of_file(file: Path) -> Definition | None:
-    """The class, or else the function, named as the file; `bradley_terry.py` is for `BradleyTerry`."""
+    """The class, or else the function, with the name of the file: `BradleyTerry` in `bradley_terry.py`."""
     named = [node for node in definitions(_parse(file)) if _squeezed(node.name) == _squeezed(file.stem)]
     return min(named, key=lambda node: isinstance(node, ast.FunctionDef), default=None)
 
@@ -119,7 +124,7 @@ def _squeezed(name: str) -> str:
 
 
 def definitions(body: Iterable[ast.stmt]) -> list[Definition]:
-    """The classes and functions that a module defines at its top."""
+    """The classes and functions at the top level of a module."""
     return [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
 
 
@@ -162,7 +167,7 @@ def _in_module(module: str, name: str, file: Path, *, is_package: bool) -> Targe
 
 
 def _imported_module(statement: ast.ImportFrom, module: str, *, is_package: bool) -> str:
-    """The absolute name of the module in `from ... import`."""
+    """The absolute name of the module of a `from ... import` statement, which may be relative."""
     if not statement.level:
         return statement.module or ""
     parts = module.split(".")
@@ -171,9 +176,9 @@ def _imported_module(statement: ast.ImportFrom, module: str, *, is_package: bool
 
 
 def _bound_names(body: Iterable[ast.stmt]) -> set[str]:
-    """Every name that may be bound in a module, `*` for what cannot be told."""
+    """Every name that a module may bind; `*` where it imports names that only running it would show."""
     bound = set()
-    for node in (node for statement in body for node in ast.walk(statement)):
+    for node in ast.walk(ast.Module(list(body), [])):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             bound.add(node.name)
         elif isinstance(node, ast.alias):
@@ -184,36 +189,41 @@ def _bound_names(body: Iterable[ast.stmt]) -> set[str]:
 
 
 def _find_module(parts: list[str]) -> tuple[ModuleSpec, int]:
-    """The longest beginning of a dotted path that is a module, and its length. Nothing is imported on the way."""
-    found, places = None, None
+    """The longest beginning of a dotted path that is a module, and its number of parts. Nothing is imported."""
+    deepest, folders = None, None
     for depth, part in enumerate(parts, start=1):
-        # Below the top the bare name is looked for in the parent's folders: a full name would need the parent imported.
-        spec = _top_spec(part) if depth == 1 else PathFinder.find_spec(part, places)
+        # The bare name in the folders of the parent: to find a full name, Python would import the parent.
+        spec = _find_top_module(part) if depth == 1 else PathFinder.find_spec(part, folders)
         if spec is None:
             break
-        found, places = (spec, depth), list(spec.submodule_search_locations or [])
-        if not places:
+        deepest, folders = (spec, depth), list(spec.submodule_search_locations or [])
+        if not folders:
             break
-    if found is None:
+    if deepest is None:
         close = nearest(parts[0], [module.name for module in pkgutil.iter_modules()])
         raise TargetError(f"there is no module '{parts[0]}'" + (f"; did you mean '{close}'?" if close else ""))
-    if found[1] < len(parts) - 1 and found[0].submodule_search_locations is not None:
-        _refuse_missing_submodule(parts, found[0], found[1])
-    return found
+    spec, depth = deepest
+    if depth < len(parts) - 1 and spec.submodule_search_locations is not None:
+        _check_missing_submodule(parts, spec, depth)
+    return deepest
 
 
-def _refuse_missing_submodule(parts: list[str], spec: ModuleSpec, depth: int) -> None:
-    """`package.missing.Class`: nothing but a submodule could have a class, unless the package binds the name itself."""
+def _check_missing_submodule(parts: list[str], spec: ModuleSpec, depth: int) -> None:
+    """Checks a path `package.missing.Class`, which is right only if the package itself binds the name `missing`.
+
+    Raises:
+        TargetError: the package does not bind it.
+    """
     if spec.origin and _bound_names(_parse(Path(spec.origin))) & {parts[depth], "*", "__getattr__"}:
         return
-    places = spec.submodule_search_locations
-    close = nearest(parts[depth], [module.name for module in pkgutil.iter_modules(list(places or []))])
+    folders = list(spec.submodule_search_locations or [])
+    close = nearest(parts[depth], [module.name for module in pkgutil.iter_modules(folders)])
     package = ".".join(parts[:depth])
-    hint = f"; did you mean '{package}.{close}'?" if close else ""
-    raise TargetError(f"there is no module '{package}.{parts[depth]}'{hint}")
+    suggestion = f"; did you mean '{package}.{close}'?" if close else ""
+    raise TargetError(f"there is no module '{package}.{parts[depth]}'{suggestion}")
 
 
-def _top_spec(name: str) -> ModuleSpec | None:
+def _find_top_module(name: str) -> ModuleSpec | None:
     for finder in sys.meta_path:
         spec = finder.find_spec(name, None)
         if spec is not None:

@@ -1,4 +1,4 @@
-"""The YAML files: where they are, and what is written in one."""
+"""Finds YAML files by name, and reads them with limits on size and nesting."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from basereward.io.limits import check_regular_file, read_text
 
 SUFFIXES = (".yaml", ".yml")
 YAML_LIMIT = 4 * 2**20
-"""Bytes of a YAML file."""
+"""Most bytes of a YAML file."""
 YAML_DEPTH = 50
-"""Levels of mappings and lists in a YAML file or an override."""
+"""Most levels of mappings and lists in a YAML file or an override."""
 YAML_VALUES = 10_000
-"""Keys, values and items in a YAML file or an override; also OmegaConf's limit."""
+"""Most keys, values and items in a YAML file or an override. OmegaConf has the same limit for the nodes of aliases."""
 
 
 def experiments_folder() -> Path:
@@ -28,37 +28,44 @@ def experiments_folder() -> Path:
 
 
 def yaml_names(folder: Path, *, nested: bool = False) -> list[str]:
-    """Names of the YAML files of a folder, sorted; with `nested`, those of its folders too, as `sources/digits`."""
+    """The sorted names of the YAML files in a folder; with `nested`, also in its subfolders, as `sources/digits`."""
     files = folder.rglob("*.yaml") if nested else folder.glob("*.yaml")
     return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in files)
 
 
-def find_file(given: str, *, kind: str, folder: Path) -> Path:
-    """The file that a person means: a path to a YAML file is taken as it is, anything else is a name in `folder`.
+def find_file(name_or_path: str, *, kind: str, folder: Path) -> Path:
+    """The file for a path or a name.
+
+    Args:
+        name_or_path: the path of a YAML file with its suffix, or a name in `folder`.
+        kind: what the file is, for the message: `experiment`, `profile`, `include` and so on.
+        folder: where names are looked up.
 
     Raises:
-        RecipeError: there is no such file; the message names the nearest one that there is.
+        RecipeError: there is no such file; the message has the most similar name.
     """
-    if given.endswith(SUFFIXES):
-        if Path(given).is_file():
-            return Path(given)
-        raise RecipeError(f"there is no file '{given}' (a {kind} is a path to a YAML file, or a name in {folder})")
-    file = folder / f"{given}.yaml"
+    if name_or_path.endswith(SUFFIXES):
+        if Path(name_or_path).is_file():
+            return Path(name_or_path)
+        raise RecipeError(
+            f"there is no file '{name_or_path}' (a {kind} is a path to a YAML file, or a name in {folder})"
+        )
+    file = folder / f"{name_or_path}.yaml"
     if file.is_file():
         return file
     if not folder.is_dir():
         raise RecipeError(
-            f"unknown {kind} '{given}': there is no folder '{folder}' to look in; call this where that folder is, "
-            "or set BASEREWARD_EXPERIMENTS to the folder of experiments"
+            f"unknown {kind} '{name_or_path}': there is no folder '{folder}'; change to the folder with it, or "
+            "set BASEREWARD_EXPERIMENTS to the folder of experiments"
         )
-    raise RecipeError(unknown(kind, given, yaml_names(folder, nested=kind == "include")))
+    raise RecipeError(unknown(kind, name_or_path, yaml_names(folder, nested=kind == "include")))
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds, interpolations unresolved.
+    """Reads the mapping in a YAML file, without resolving interpolations.
 
     Raises:
-        RecipeError: it cannot be read, is not YAML, or holds no mapping; the message names file and line.
+        RecipeError: the file cannot be read, is not YAML, or has no mapping; the message has the file and the line.
     """
     text = read_text(file, limit=YAML_LIMIT, error=RecipeError)
     try:
@@ -74,7 +81,15 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, *, origin: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds. Raises as `read_yaml`."""
+    """Reads the mapping in a YAML text; see `read_yaml`.
+
+    Args:
+        text: YAML.
+        origin: where the text comes from, for the message.
+
+    >>> parse_yaml("optimizer: {lr: 1e-5}", origin="here")
+    {'optimizer': {'lr': 1e-05}}
+    """
     try:
         content = _load(text)
     except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
@@ -83,19 +98,19 @@ def parse_yaml(text: str, *, origin: str) -> dict[str, Any]:
 
 
 def _load(text: str) -> Any:
-    """The content of a YAML text, interpolations unresolved.
+    """The content of a YAML text, with unresolved interpolations.
 
     Raises:
-        ValueError: it is nested too deeply.
+        ValueError: it has too many levels or values.
     """
     _check_bounds(text)
     return OmegaConf.to_container(OmegaConf.create(text))
 
 
 def _check_bounds(text: str) -> None:
-    """Checks size and nesting of a YAML text by its events, which come one after another.
+    """Checks the size and the nesting of a YAML text by its stream of events, before any value is built.
 
-    To build the nested values is recursive, in C too: ten thousand brackets end the process with a segmentation fault.
+    Values are built by recursion, also in C: ten thousand brackets would end the process with a segmentation fault.
 
     Raises:
         ValueError: it has more than `YAML_DEPTH` levels, or more than `YAML_VALUES` values.
@@ -111,7 +126,7 @@ def _check_bounds(text: str) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """The value of an override `key=value`, read as YAML.
+    """The value of an override `key=value`, as YAML.
 
     Raises:
         ValueError: it is not YAML.
@@ -126,33 +141,34 @@ def parse_value(text: str) -> Any:
         raise ValueError(f"'{shortened(text)}' is not valid YAML: {_first_line(error)}") from error
     assert isinstance(value, dict)
     if value["value"] is None and text.strip() not in ("", "null", "Null", "NULL", "~"):
+        # The text begins with `#`: without this check it would silently mean null.
         raise ValueError(f"'{shortened(text)}' is a comment in YAML; put it in quotes")
     return value["value"]
 
 
 def head_comment(file: Path) -> str:
-    """A YAML file's summary: its first line, which is a comment, without the mark; empty when it is something else."""
+    """The summary of a YAML file: the comment in its first line, without the `#`; empty where there is none."""
     check_regular_file(file, error=RecipeError)
     with file.open(encoding="utf-8", errors="replace") as lines:
-        first = lines.readline(10_000)
+        first = lines.readline(10_000)  # a file without line breaks may be long
     return first.lstrip("# ").rstrip() if first.startswith("#") else ""
 
 
 def _mapping(content: Any, *, origin: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise RecipeError(f"{origin}: a recipe is a mapping of keys to values, a list is given")
+        raise RecipeError(f"{origin}: expected a mapping of keys to values; a list is given")
     mapping: dict[str, Any] = _text_keys(content, origin=origin)
     return mapping
 
 
 def _text_keys(content: Any, *, origin: str) -> Any:
-    """The same content with text for the names that YAML reads as numbers, such as a label `8` of an axis."""
+    """The same content with all keys as text. YAML reads some names as numbers, such as the label `8` of an axis."""
     if isinstance(content, list):
         return [_text_keys(item, origin=origin) for item in content]
     if not isinstance(content, dict):
         return content
     if any(isinstance(key, bool) or not isinstance(key, str | int | float) for key in content):
-        raise RecipeError(f"{origin}: a key is text; YAML reads yes, no, on and off as truth values: quote them")
+        raise RecipeError(f"{origin}: a key must be text; YAML reads yes, no, on and off as booleans, so quote them")
     return {str(key): _text_keys(value, origin=origin) for key, value in content.items()}
 
 
@@ -161,7 +177,7 @@ def _first_line(error: Exception) -> str:
 
 
 def shortened(value: object, *, limit: int = 120) -> str:
-    """A value for a message, cut in the middle when its text is long.
+    """The text of a value for a message; a long text has its middle cut out.
 
     >>> shortened("a" * 30, limit=20)
     'aaaaaaaa....aaaaaaaa'

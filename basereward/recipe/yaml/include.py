@@ -1,4 +1,4 @@
-"""`include: NAME` or `include: [NAMES]`, at any mapping of a YAML file."""
+"""Reads YAML files with the files that they include: `include: NAME` or `include: [NAMES]` in any mapping."""
 
 from __future__ import annotations
 
@@ -12,28 +12,37 @@ from basereward.recipe.yaml.merge import KeyPath, Layer, merge
 
 COMMAND_LINE = "the command line"
 FILES_LIMIT = 1_000
-"""Files that one recipe may include. Files that include two others twice would be read without end."""
+"""Most files that one recipe may include. In a chain of files that include the next one twice, the number of reads
+doubles with each file."""
 
 
 class Reader:
-    """Reads YAML files with what they include, and collects the faults in `faults`, so that all can be told at once."""
+    """Reads YAML files with their includes, and collects the faults, so that all can be reported at once.
+
+    Args:
+        folder: the folder in which the names of included files are looked up.
+
+    Attributes:
+        faults: the faults until now.
+        complete: False once an included file could not be read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.faults: list[Fault] = []
-        self.complete = True  # False once something that is included could not be read
+        self.complete = True
         self._files_read = 0
 
     def read(self, file: Path) -> Layer:
-        """A file with everything that it includes."""
+        """A file with all of its includes."""
         return self._read(file, chain=(), path=())
 
     def expand(self, values: dict[str, Any], *, origin: str) -> Layer:
-        """Values that are written elsewhere than in a file, with what they include."""
+        """Values that do not come from a file, such as an override, with all of their includes."""
         return self._expand(values, origin=origin, chain=(), path=())
 
-    def tell(self, key: str, message: str) -> None:
-        """Note one more fault."""
+    def add_fault(self, key: str, message: str) -> None:
+        """Records one more fault, which all cells have."""
         self.faults.append(Fault(EVERY_CELL, key, message))
 
     def _read(self, file: Path, *, chain: tuple[Path, ...], path: KeyPath) -> Layer:
@@ -46,7 +55,7 @@ class Reader:
         return self._expand(read_yaml(file), origin=str(file), chain=(*chain, file.resolve()), path=path)
 
     def _expand(self, values: dict[str, Any], *, origin: str, chain: tuple[Path, ...], path: KeyPath) -> Layer:
-        """What is included, in its order, and over it what stands beside the word `include`."""
+        """The included files in their order, and over them the keys beside `include`."""
         included = Layer(origins={(): origin})
         for name in self._names(values.get("include", []), path=path, origin=origin):
             try:
@@ -54,7 +63,7 @@ class Reader:
                 included = merge(included, self._read(file, chain=chain, path=path))
             except RecipeError as error:
                 self.complete = False
-                self.tell(".".join((*path, "include")), f"{error} ({origin})")
+                self.add_fault(".".join((*path, "include")), f"{error} ({origin})")
         own = Layer(origins={(): origin})
         for key, value in values.items():
             if key == "include":
@@ -71,11 +80,11 @@ class Reader:
         own.origins.update({(*path[depth:], *below): where for below, where in layer.origins.items()})
         return layer.values
 
-    def _names(self, given: Any, *, path: KeyPath, origin: str) -> list[str]:
-        names = given if isinstance(given, list) else [given]
+    def _names(self, include: Any, *, path: KeyPath, origin: str) -> list[str]:
+        names = include if isinstance(include, list) else [include]
         if all(isinstance(name, str) for name in names):
             return names
-        self.tell(
-            ".".join((*path, "include")), f"expected a name or a list of names, {shortened(given)} given ({origin})"
+        self.add_fault(
+            ".".join((*path, "include")), f"expected a name or a list of names, {shortened(include)} given ({origin})"
         )
         return []

@@ -1,10 +1,10 @@
-"""`${other.key}` inside of values, resolved by OmegaConf."""
+"""Resolves references `${other.key}` in values, by OmegaConf."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -19,15 +19,22 @@ OPENING = re.compile(r"(?P<backslashes>\\*)\$\{")
 KEY = re.compile(r"[\w-][\w.-]*\}")
 RESOLVER = re.compile(r"\s*(?P<name>[\w.]+)\s*:")
 RESOLVED_LIMIT = 2**20
-"""Characters that the texts of a recipe may have once their references are resolved."""
+"""Most characters of all texts of a recipe after their references are resolved."""
 
 
 def interpolate(layer: Layer) -> tuple[Layer, list[tuple[str, str]]]:
-    """The layer with every `${...}` resolved, and what could not be as (key, message).
+    """Resolves every `${...}` of a layer.
 
-    A value may refer to any key of the recipe, defaults included. OmegaConf's resolvers are refused: what
-    `${oc.env:NAME}` reads from the environment may be a secret, and a resolved recipe is stored with every run and
-    model. References that add up to more than `RESOLVED_LIMIT` characters are refused too.
+    A value may refer to any key of the recipe, also to one with a default. OmegaConf's resolvers are faults, because
+    `${oc.env:NAME}` may read a secret from the environment, and a resolved recipe is stored with every run and model.
+    So are references that add up to more than `RESOLVED_LIMIT` characters.
+
+    Returns:
+        The resolved layer, and pairs of a key and a message for what could not be resolved.
+
+    >>> layer, faults = interpolate(Layer({"name": "a", "summary": "of ${name}"}))
+    >>> layer.values["summary"], faults
+    ('of a', [])
     """
     places = [(path, text) for path, text in texts_of(layer.values, ()) if "${" in text]
     if not places:
@@ -38,20 +45,21 @@ def interpolate(layer: Layer) -> tuple[Layer, list[tuple[str, str]]]:
         try:
             OmegaConf.create({"value": text})
             _check_references(text)
-        except (OmegaConfBaseException, ValueError) as error:  # it would spoil the rest
+        except (OmegaConfBaseException, ValueError) as error:
+            # One text with wrong syntax would make OmegaConf refuse the whole recipe.
             faults.append((path, _message(text, error, layer.origin(path))))
-            _put(complete, path, None)
+            _set_at(complete, path, None)
     if _resolved_size(complete) > RESOLVED_LIMIT:
         message = f"the references add up to more than {RESOLVED_LIMIT:,} characters; refer to smaller values"
         return layer, [*_by_key(faults), (".".join(map(str, places[0][0])), message)]
     config = OmegaConf.create(complete)
-    result = merge(Layer(), layer)  # a copy
+    result = merge(Layer(), layer)  # a copy, because the layer is shared by all cells
     for path, text in places:
         try:
-            _put(result.values, path, _resolved(config, path))
+            _set_at(result.values, path, _resolved(config, path))
         except OmegaConfBaseException as error:
             faults.append((path, _message(text, error, layer.origin(path))))
-            _put(result.values, path, None)
+            _set_at(result.values, path, None)
     return result, _by_key(faults)
 
 
@@ -63,45 +71,46 @@ def _check_references(text: str) -> None:
     """Checks that every `${...}` of a text names a key.
 
     Raises:
-        ValueError: one is a resolver, such as `${oc.env:NAME}`, or is built of others.
+        ValueError: a reference is a resolver, such as `${oc.env:NAME}`, or contains another reference.
     """
-    for found in OPENING.finditer(text):
-        if len(found["backslashes"]) % 2:
-            continue  # an odd number of backslashes makes it text
-        name = RESOLVER.match(text, found.end())
-        if name is not None:
+    for opening in OPENING.finditer(text):
+        if len(opening["backslashes"]) % 2:
+            continue  # an odd number of backslashes escapes the reference
+        resolver = RESOLVER.match(text, opening.end())
+        if resolver is not None:
             raise ValueError(
-                f"a recipe reads nothing from outside, so '{name['name']}' is not available; the command line can give "
-                'the value, as in key="$NAME", unless it is a secret: a recipe is kept with every run and model'
+                f"a recipe reads nothing from outside, so '{resolver['name']}' is not available; give the value on the "
+                'command line, as in key="$NAME", unless it is a secret: a recipe is saved with every run and model'
             )
-        if not KEY.match(text, found.end()):
-            raise ValueError("only a key can be referred to, as in ${optimizer.lr}")
+        if not KEY.match(text, opening.end()):
+            raise ValueError("a reference must name a key, as in ${optimizer.lr}")
 
 
 def _resolved_size(values: dict[str, Any]) -> int:
-    """Characters of all texts, and one for every other item, once each reference is resolved. None is resolved here.
+    """Characters of all texts after resolving, and one for every other item, computed without resolving anything.
 
-    A text that refers to one that refers to others doubles with every step, so that a short recipe would fill the
-    memory. References that go in a circle count once; to resolve them is an error of its own.
+    If each text refers twice to the next one, the size doubles with every text, and a short recipe would fill the
+    memory. A circle of references counts once; resolving it is an error of its own.
     """
     sizes: dict[str, int] = {}
 
     def size_of(value: Any) -> int:
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        size = 1 + sum(size_of(item) for item in items)
-        if isinstance(value, str):
+        size = 1
+        if isinstance(value, dict | list):
+            size += sum(size_of(item) for item in (value.values() if isinstance(value, dict) else value))
+        elif isinstance(value, str):
             size += len(value) + sum(size_at(key) for key in REFERENCE.findall(value))
         return min(size, RESOLVED_LIMIT + 1)
 
     def size_at(key: str) -> int:
         if key not in sizes:
-            sizes[key] = 0  # where a circle ends
+            sizes[key] = 0  # what a circle finds when it comes back to this key
             sizes[key] = size_of(_value_at(values, key))
         return sizes[key]
 
     try:
         return size_of(values)
-    except RecursionError:  # a chain of hundreds of references
+    except RecursionError:  # a chain of hundreds of references, which OmegaConf could not resolve either
         return RESOLVED_LIMIT + 1
 
 
@@ -113,7 +122,7 @@ def _value_at(values: Any, key: str) -> Any:
 
 
 def escape(value: Any) -> Any:
-    """The value with `${` written so that OmegaConf takes it for text.
+    """The value with every `${` escaped, so that OmegaConf reads it as text.
 
     >>> escape({"note": "costs ${5}"})
     {'note': 'costs \\\\${5}'}
@@ -126,15 +135,23 @@ def escape(value: Any) -> Any:
 
 
 def texts_of(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, str]]:
-    """Every text in a nested value, with the keys and list positions that lead to it."""
+    """Every text in a nested value, with the path of keys and list indices that leads to it.
+
+    >>> list(texts_of({"a": ["x", 1]}, ()))
+    [(('a', 0), 'x')]
+    """
     if isinstance(value, str):
         yield path, value
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
     for key, inner in items:
         yield from texts_of(inner, (*path, key))
 
 
-def _put(values: Any, path: Any, value: Any) -> None:
+def _set_at(values: Any, path: Any, value: Any) -> None:
     for key in path[:-1]:
         values = values[key]
     values[path[-1]] = value

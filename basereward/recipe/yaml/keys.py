@@ -1,4 +1,4 @@
-"""The keys that a recipe may have, and what kind of node stands where."""
+"""The keys that a recipe may have, and the kind of node at each key that has one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from basereward.recipe.checks.targets import TargetKind
 from basereward.recipe.schema import Node, Recipe
 from basereward.recipe.yaml.merge import KeyPath
 
-# `*` is any name of the user's.
+# `*` stands for any name that the user chooses.
 NODES: dict[KeyPath, TargetKind] = {
     ("model", "head"): "heads",
     ("model", "backbone", "make"): "makers",
@@ -23,13 +23,17 @@ NODES: dict[KeyPath, TargetKind] = {
 
 
 @functools.cache
-def hints(section: type) -> dict[str, Any]:
-    """The type of every key of a section of the schema."""
+def key_types(section: type) -> dict[str, Any]:
+    """The type hint of every key of a section of the schema. Cached, because each cell of a sweep asks for all."""
     return get_type_hints(section)
 
 
-def required(hint: Any) -> Any:
-    """The hint without `| None`."""
+def without_none(hint: Any) -> Any:
+    """The hint without `| None`; a union of several other types stays as it is.
+
+    >>> without_none(int | None), without_none(int | str)
+    (<class 'int'>, int | str)
+    """
     if get_origin(hint) not in (Union, types.UnionType):
         return hint
     members = [member for member in get_args(hint) if member is not type(None)]
@@ -42,14 +46,18 @@ def is_section(hint: Any) -> bool:
 
 
 def node_kind(path: KeyPath) -> TargetKind:
-    """Which extension folder the short names at a key mean."""
+    """The extension folder in which the short names at a key are looked up.
+
+    >>> node_kind(("model", "head")), node_kind(("data", "sources", "digits"))
+    ('heads', 'sources')
+    """
     if path in NODES:
         return NODES[path]
     return NODES[(*path[:-1], "*")]
 
 
 def key_problem(path: KeyPath) -> str | None:
-    """What is wrong with a key, or None. Below a node, and where names are the user's, every key is right.
+    """What is wrong with a key; None for a right one. Below a node, and where the user chooses names, all are right.
 
     >>> key_problem(("optimizer", "lr")), key_problem(("data", "sources", "mine", "path"))
     (None, None)
@@ -58,11 +66,11 @@ def key_problem(path: KeyPath) -> str | None:
     """
     hint: Any = Recipe
     for depth, key in enumerate(path):
-        hint = required(hint)
+        hint = without_none(hint)
         if is_section(hint):
-            if key not in hints(hint):
-                return unknown("key", key, hints(hint))
-            hint = hints(hint)[key]
+            if key not in key_types(hint):
+                return unknown("key", key, key_types(hint))
+            hint = key_types(hint)[key]
         elif hint == Node:
             return None
         elif get_origin(hint) is dict:

@@ -1,4 +1,4 @@
-"""Layers of a recipe, and how one is laid over another."""
+"""Layers of a recipe, and the merge of one layer over another."""
 
 from __future__ import annotations
 
@@ -12,20 +12,30 @@ KeyPath: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """A nested mapping, and the file (or the command line) from which each of its keys came."""
+    """A nested mapping that knows where each of its keys was written.
+
+    Attributes:
+        values: the nested mapping.
+        origins: the file, or the command line, by the path of a key. It holds for all keys below that path, except
+            those with an entry of their own.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)
 
     def origin(self, path: KeyPath) -> str:
-        """Where the value at `path` was written; empty when nobody wrote it."""
+        """Where the value at `path` was written; empty for a default.
+
+        >>> Layer({"optimizer": {"lr": 1}}, {("optimizer",): "one.yaml"}).origin(("optimizer", "lr"))
+        'one.yaml'
+        """
         for length in range(len(path), -1, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]
         return ""
 
     def without(self, key: str) -> Layer:
-        """The layer without one of its uppermost keys."""
+        """The layer without one of its top-level keys."""
         return Layer(
             {name: value for name, value in self.values.items() if name != key},
             {path: origin for path, origin in self.origins.items() if path[:1] != (key,)},
@@ -65,19 +75,26 @@ def _merged(
 ) -> dict[str, Any]:
     result = dict(base)
     for key, value in top.items():
-        at = (*path, key)
+        key_path = (*path, key)
         old = result.get(key)
         if isinstance(old, dict) and isinstance(value, dict) and not _replaces(old, value):
-            result[key] = _merged(old, value, at, layer, origins)
+            result[key] = _merged(old, value, key_path, layer, origins)
             continue
         result[key] = copy.deepcopy(value)
-        for stale in [other for other in origins if other[: len(at)] == at]:
-            del origins[stale]
-        origins.update({other: origin for other, origin in layer.origins.items() if other[: len(at)] == at})
-        origins[at] = layer.origin(at)
+        # The origins of replaced keys would name a file in which the new value is not.
+        for replaced in [other for other in origins if _is_at_or_below(other, key_path)]:
+            del origins[replaced]
+        for other, origin in layer.origins.items():
+            if _is_at_or_below(other, key_path):
+                origins[other] = origin
+        origins[key_path] = layer.origin(key_path)
     return result
 
 
+def _is_at_or_below(path: KeyPath, ancestor: KeyPath) -> bool:
+    return path[: len(ancestor)] == ancestor
+
+
 def _replaces(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Both are nodes, and of different targets."""
+    """Whether both are nodes and their targets are different."""
     return "_target_" in old and "_target_" in new and old["_target_"] != new["_target_"]

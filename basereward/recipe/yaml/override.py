@@ -1,4 +1,4 @@
-"""`key=value` on the command line."""
+"""Reads overrides `key=value` from the command line or from Python."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from basereward.recipe.yaml.merge import KeyPath, Layer, layer_at
 
 
 def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Layer]:
-    """One layer an override, in their order; what cannot be read is told to the reader.
+    """One layer for each override, in their order.
+
+    Args:
+        overrides: texts `key=value`.
+        reader: reads their includes, and gets the faults of overrides that cannot be read.
 
     Raises:
-        RecipeError: `overrides` is one text, and no list.
+        RecipeError: `overrides` is one text instead of a list.
     """
     check_several(overrides, name="overrides", of="texts", error=RecipeError)
     layers = []
@@ -22,25 +26,25 @@ def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Layer]:
         key, equals, text = override.partition("=")
         path = split_key(key.strip())
         if not equals or not all(path):
-            reader.tell(
+            reader.add_fault(
                 key,
                 f"an override is KEY=VALUE, as in optimizer.lr=1e-3; '{shortened(override)}' given ({COMMAND_LINE})",
             )
             continue
         if sum(part.count(".") + 1 for part in path) > YAML_DEPTH:
-            reader.tell(shortened(key), f"a key has at most {YAML_DEPTH} parts ({COMMAND_LINE})")
+            reader.add_fault(shortened(key), f"a key has at most {YAML_DEPTH} parts ({COMMAND_LINE})")
             continue
         try:
             value = parse_value(text)
         except ValueError as error:
-            reader.tell(key, f"{error} ({COMMAND_LINE})")
+            reader.add_fault(key, f"{error} ({COMMAND_LINE})")
             continue
         layers.append(reader.expand(layer_at(path, value, origin=COMMAND_LINE).values, origin=COMMAND_LINE))
     return layers
 
 
 def split_key(key: str) -> KeyPath:
-    """The parts of a dotted key. An axis is one key below `grid`, dots included.
+    """The parts of a dotted key. The key of an axis, below `grid`, stays in one part with its dots.
 
     >>> split_key("grid.optimizer.lr")
     ('grid', 'optimizer.lr')

@@ -1,4 +1,4 @@
-"""An experiment on a profile, as layers: what varies is apart from what does not."""
+"""Reads an experiment, its profile and the overrides as layers, and separates the grid from the recipe of the cells."""
 
 from __future__ import annotations
 
@@ -14,56 +14,68 @@ from basereward.recipe.yaml.merge import Layer, merge
 from basereward.recipe.yaml.override import read_overrides
 
 SWEEP, GRID, PROFILES, ENSEMBLES = "sweep", "grid", "profiles", "ensembles"
+"""Keys of YAML files that are not keys of a recipe."""
 
 
 @dataclass(frozen=True)
 class YamlLayers:
-    """What was read: the recipe that all cells share; what is said of the experiment as a whole; the overrides, which
-    win over the cells' own values."""
+    """The layers of an experiment.
+
+    Attributes:
+        recipe: the values that all cells share.
+        experiment: the keys of the experiment as a whole: its axes and ensembles.
+        overrides: values that replace those of the axes too.
+    """
 
     recipe: Layer
-    whole: Layer
+    experiment: Layer
     overrides: list[Layer]
 
 
 def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], reader: Reader) -> YamlLayers | None:
-    """Profile, experiment and overrides; None: a file is not there, which the reader was told.
+    """Reads profile, experiment and overrides.
 
-    Args: as of `load_recipe`.
+    Args:
+        experiment, profile, overrides: as of `load_recipe`.
+        reader: gets the faults.
+
+    Returns:
+        The layers; None when the file of the experiment or of the profile does not exist.
     """
     layers = []
     if profile is not None:
         layers.append(_file(profile, "profile", reader))
         if layers[0] and GRID in layers[0].values:
-            reader.tell(GRID, f"axes belong into an experiment, not a profile ({layers[0].origin((GRID,))})")
+            reader.add_fault(GRID, f"axes belong in an experiment, not in a profile ({layers[0].origin((GRID,))})")
             layers[0] = layers[0].without(GRID)
-    layers.append(_on_profile(_file(experiment, "experiment", reader), profile, reader))
-    # A new target drops the arguments of the old one, so it comes before the arguments, whatever the order of typing.
+    layers.append(_apply_profile_section(_file(experiment, "experiment", reader), profile, reader))
+    # A new target removes the arguments of the old one, so that its override must come before those of its arguments.
     check_several(overrides, name="overrides", of="texts", error=RecipeError)
     ordered = sorted(overrides, key=lambda override: not override.partition("=")[0].endswith("_target_"))
-    given = read_overrides(ordered, reader=reader)
+    override_layers = read_overrides(ordered, reader=reader)
     if None in layers:
         return None
     known = [layer for layer in layers if layer is not None]
-    whole = Layer()
-    for layer in (*known, *given):
-        whole = merge(whole, _whole(layer))
+    experiment_layer = Layer()
+    for layer in (*known, *override_layers):
+        experiment_layer = merge(experiment_layer, _experiment_keys(layer))
     if profile is not None:
-        # A grid that was dropped by `grid=null` is still a key, and varies nothing.
-        known[0] = _for_sweeps(known[0], varied=bool(whole.values.get(GRID)) or SEEDS in whole.values, reader=reader)
+        # A grid that was removed by `grid=null` is still a key, and varies nothing.
+        is_varied = bool(experiment_layer.values.get(GRID)) or SEEDS in experiment_layer.values
+        known[0] = _apply_sweep_section(known[0], is_varied=is_varied, reader=reader)
     base = Layer()
     for layer in known:
         base = merge(base, layer)
-    return YamlLayers(_of_a_cell(base), whole, [_of_a_cell(layer) for layer in given])
+    return YamlLayers(_cell_keys(base), experiment_layer, [_cell_keys(layer) for layer in override_layers])
 
 
-def _file(given: str, kind: str, reader: Reader) -> Layer | None:
+def _file(name_or_path: str, kind: str, reader: Reader) -> Layer | None:
     folder = reader.folder / "profiles" if kind == "profile" else reader.folder
     try:
-        file = find_file(given, kind=kind, folder=folder)
+        file = find_file(name_or_path, kind=kind, folder=folder)
         layer = reader.read(file)
     except RecipeError as error:
-        reader.tell("", str(error))
+        reader.add_fault("", str(error))
         return None
     if kind == "experiment":
         named = Layer({"name": file.stem, "summary": head_comment(file)}, {(): str(file)})
@@ -71,59 +83,61 @@ def _file(given: str, kind: str, reader: Reader) -> Layer | None:
     return layer
 
 
-def _on_profile(experiment: Layer | None, profile: str | None, reader: Reader) -> Layer | None:
-    """An experiment with what it says of the profile that it runs on. A grid there takes the place of its own."""
+def _apply_profile_section(experiment: Layer | None, profile: str | None, reader: Reader) -> Layer | None:
+    """The experiment with its own section for the profile merged in; a grid of that section replaces the whole grid."""
     if experiment is None or PROFILES not in experiment.values:
         return experiment
-    sections, at = experiment.values[PROFILES], experiment.origin((PROFILES,))
+    sections, origin = experiment.values[PROFILES], experiment.origin((PROFILES,))
     plain = experiment.without(PROFILES)
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
-        reader.tell(PROFILES, f"expected a mapping of profiles' names to what is different on each ({at})")
+        reader.add_fault(PROFILES, f"expected a mapping of profiles' names to changed keys ({origin})")
         return plain
     allowed = yaml_names(reader.folder / "profiles")
     for name in sections:
         if name not in allowed:
-            reader.tell(f"{PROFILES}.{name}", f"{unknown('profile', name, allowed)} ({at})")
+            reader.add_fault(f"{PROFILES}.{name}", f"{unknown('profile', name, allowed)} ({origin})")
     name = "" if profile is None else Path(profile).stem
     if name not in sections:
         return plain
-    inner = {path[2:]: origin for path, origin in experiment.origins.items() if path[:2] == (PROFILES, name)}
+    inner_origins = {path[2:]: where for path, where in experiment.origins.items() if path[:2] == (PROFILES, name)}
     if GRID in sections[name]:
         plain = plain.without(GRID)
-    return merge(plain, Layer(sections[name], {(): at, **inner}))
+    return merge(plain, Layer(sections[name], {(): origin, **inner_origins}))
 
 
-def _for_sweeps(profile: Layer, *, varied: bool, reader: Reader) -> Layer:
-    """A profile with what it says under `sweep`, the budget of one cell among many, when something is varied."""
+def _apply_sweep_section(profile: Layer, *, is_varied: bool, reader: Reader) -> Layer:
+    """The profile with its section `sweep` merged in where something is varied: a smaller budget for each cell."""
     changes = profile.values.get(SWEEP)
     plain = profile.without(SWEEP)
     if changes is None:
         return plain
-    at = profile.origin((SWEEP,))
+    origin = profile.origin((SWEEP,))
     if not isinstance(changes, dict):
-        reader.tell(SWEEP, f"expected a mapping of what is different for a cell of a sweep ({at})")
+        reader.add_fault(SWEEP, f"expected a mapping of the keys that change for a cell of a sweep ({origin})")
         return plain
-    origins = {path[1:]: origin for path, origin in profile.origins.items() if path[:1] == (SWEEP,)}
-    section = Layer(changes, {(): at, **origins})
-    for key in _whole(section).values:
-        reader.tell(f"{SWEEP}.{key}", f"is said of an experiment as a whole, not of a cell ({at})")
-    return merge(plain, _of_a_cell(section)) if varied else plain
+    inner_origins = {path[1:]: where for path, where in profile.origins.items() if path[:1] == (SWEEP,)}
+    section = Layer(changes, {(): origin, **inner_origins})
+    for key in _experiment_keys(section).values:
+        reader.add_fault(f"{SWEEP}.{key}", f"is a key of an experiment, not of a cell ({origin})")
+    return merge(plain, _cell_keys(section)) if is_varied else plain
 
 
-def _whole(layer: Layer) -> Layer:
-    """Of the experiment as a whole: its axes, and what is made of its cells."""
+def _experiment_keys(layer: Layer) -> Layer:
+    """The keys of the experiment as a whole: its axes and its ensembles."""
     for key in layer.values:
-        if not _is_whole(layer, key):
+        if not _is_experiment_key(layer, key):
             layer = layer.without(key)
     return layer
 
 
-def _of_a_cell(layer: Layer) -> Layer:
+def _cell_keys(layer: Layer) -> Layer:
+    """The other keys, which are those of the recipe of a cell."""
     for key in layer.values:
-        if _is_whole(layer, key):
+        if _is_experiment_key(layer, key):
             layer = layer.without(key)
     return layer
 
 
-def _is_whole(layer: Layer, key: str) -> bool:
+def _is_experiment_key(layer: Layer, key: str) -> bool:
+    # A list of seeds is an axis; a mapping is the section of the recipe.
     return key in (GRID, ENSEMBLES) or (key == SEEDS and isinstance(layer.values.get(key), list))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from basereward.cli.text import tables as text
+from basereward.cli.commands.annotate import format_text
 from basereward.data.sources.jsonl import Jsonl, read_rows
 from basereward.errors import DataError
 from basereward.evaluation.annotation.annotate import annotate
@@ -148,7 +148,7 @@ def test_what_is_no_pair_is_counted(tmp_path: Path) -> None:
     with serving(lambda body, number: says(better(body))) as server:
         result = run(source, server.url, tmp_path / "told.jsonl")
     assert (result["lost"], result["pairs"], result["split"]) == ({"empty_response": 1, "tie": 1}, 12, "train")
-    told = list(text.annotate(result))
+    told = list(format_text(result))
     assert told[0].startswith("12 of 12 pairs of the part train agreed")
     assert told[1:3] == ["lost: 1 (empty_response)", "lost: 1 (tie)"]
 

@@ -18,8 +18,8 @@ CELLS = ["lr=low,seed=0", "lr=low,seed=1", "lr=high,seed=0", "lr=high,seed=1"]
 
 def test_members_are_named_or_meant_by_stars(experiments: Write) -> None:
     """All cells by default, in their order, each once; the cells themselves know nothing of it."""
-    told = "ensembles: {all: {}, low: {how: worst, members: ['lr=low*', 'lr=low,seed=0'], k: 2}}\n"
-    experiments(one=EXPERIMENT + GRID + told)
+    section = "ensembles: {all: {}, low: {how: worst, members: ['lr=low*', 'lr=low,seed=0'], k: 2}}\n"
+    experiments(one=EXPERIMENT + GRID + section)
     found = load_experiment("one")
     assert found.ensembles == {
         "all": EnsembleRecipe(members=CELLS),
@@ -42,7 +42,7 @@ def test_an_included_ensemble_can_be_taken_out(experiments: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "key", "message"),
+    ("section", "key", "message"),
     [
         pytest.param("{a: {how: meen}}", "ensembles.a.how", "'mean'", id="way"),
         pytest.param("{a: {hwo: mean}}", "ensembles.a.hwo", "did you mean 'how'?", id="key"),
@@ -58,16 +58,14 @@ def test_an_included_ensemble_can_be_taken_out(experiments: Write) -> None:
         ),
         pytest.param("{a: {members: 3}}", "ensembles.a.members", "list", id="type"),
         pytest.param("{'lr=low,seed=0': {}}", "ensembles.lr=low,seed=0", "a cell has this name", id="name"),
-        pytest.param(
-            "{'lr=low': {}}", "ensembles.lr=low", "the cells of one recipe are called so together", id="recipe"
-        ),
+        pytest.param("{'lr=low': {}}", "ensembles.lr=low", "the cells of one recipe", id="recipe"),
         pytest.param("[mean]", "ensembles", "expected a mapping of names", id="list"),
         pytest.param("{a: mean}", "ensembles.a", "expected a mapping of how", id="value"),
     ],
 )
-def test_faults_name_the_key(experiments: Write, told: str, key: str, message: str) -> None:
+def test_faults_name_the_key(experiments: Write, section: str, key: str, message: str) -> None:
     """One fault, at its key, with what is allowed."""
-    experiments(one=f"{EXPERIMENT}{GRID}ensembles: {told}\n")
+    experiments(one=f"{EXPERIMENT}{GRID}ensembles: {section}\n")
     _, faults = find_experiment("one")
     (fault,) = faults
     assert fault.key == key
@@ -80,9 +78,7 @@ def test_an_ensemble_of_seeds_alone_may_not_be_called_as_the_experiment(experime
     together = "ensembles: {one: {}}\n"
     experiments(one=f"{EXPERIMENT}{seeds}\n{together}")
     _, (fault,) = find_experiment("one")
-    assert (fault.key, fault.message.partition(";")[0]) == (
-        "ensembles.one",
-        "the cells of one recipe are called so together",
-    )
+    assert fault.key == "ensembles.one"
+    assert "the cells of one recipe" in fault.message
     experiments(one=EXPERIMENT + GRID + together)
     assert list(load_experiment("one").ensembles) == ["one"]

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
-from basereward.recipe.checks.annotations import hint_of
-from basereward.recipe.checks.hints import Misfit, fit
+from basereward.recipe.checks.hints import HintMismatch, coerce
+from basereward.recipe.checks.signature import hint_of
 
 FITTING = [
     ("1", int, 1),
@@ -38,7 +38,7 @@ FITTING = [
 @pytest.mark.parametrize(("source", "hint", "expected"), FITTING)
 def test_a_fitting_value_comes_back_as_its_hint_wants_it(source: str, hint: Any, expected: Any) -> None:
     """Whole numbers become floats where floats are expected; nothing else changes."""
-    fitted = fit(ast.literal_eval(source), hint)
+    fitted = coerce(ast.literal_eval(source), hint)
     assert fitted == expected
     assert type(fitted) is type(expected)
 
@@ -75,8 +75,8 @@ def test_a_fitting_value_comes_back_as_its_hint_wants_it(source: str, hint: Any,
 )
 def test_a_misfit_says_what_was_expected_and_given(value: Any, hint: Any, message: str) -> None:
     """And the nearest right value, where there is one."""
-    with pytest.raises(Misfit) as caught:
-        fit(value, hint)
+    with pytest.raises(HintMismatch) as caught:
+        coerce(value, hint)
     assert message in str(caught.value)
 
 

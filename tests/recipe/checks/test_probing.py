@@ -30,17 +30,17 @@ def test_a_probe_freezes_all_of_the_backbone() -> None:
 @pytest.mark.parametrize(
     ("change", "key", "message"),
     [
-        ("model.lora.rank=4", "model.lora", "has nothing to adapt. Set it to null"),
-        ("data.streaming.buffer=5", "data.streaming", "groups that can be found again. Set it to null"),
-        ("trainer.compile=true", "trainer.compile", "repays no compiling. Set it to false"),
-        ("model.head._target_=critic", "model.head", "head 'critic' writes with it"),
-        ("model.head._target_=generative", "model.head", "head 'generative' writes with it"),
+        ("model.lora.rank=4", "model.lora", "Set model.lora=null"),
+        ("data.streaming.buffer=5", "data.streaming", "Set it to null"),
+        ("trainer.compile=true", "trainer.compile", "Set trainer.compile=false"),
+        ("model.head._target_=critic", "model.head", "head 'critic'"),
+        ("model.head._target_=generative", "model.head", "head 'generative'"),
         ("model.head._target_=rating", "model.head", "Allowed: heads that score pooled states"),
         ("optimizer.lr_by_part.language=1e-3", "optimizer.lr_by_part.language", "probe freezes it"),
     ],
 )
 def test_what_needs_a_backbone_at_work_is_a_fault(change: str, key: str, message: str) -> None:
-    """Each is told by its key with the way out, before anything loads."""
+    """Each is reported at its key with a remedy, before anything is loaded."""
     assert message in faults(change, "trainer.steps=10", "data.mixture.weights={digits: 1, numbers: 1}")[key]
 
 

@@ -123,7 +123,7 @@ def test_sources_do_not_share_a_metric(one: str, other: str) -> None:
         (
             {"model__backbone__checkpoint_layers": 2},
             "model.backbone.checkpoint_layers",
-            "gradient_checkpointing is of, and that is false",
+            "gradient_checkpointing=true",
         ),
         (
             {"model__backbone__gradient_checkpointing": True, "model__backbone__checkpoint_layers": 0},
@@ -199,7 +199,7 @@ def test_a_stream_of_two_weighted_sources_is_right() -> None:
 @pytest.mark.parametrize(
     ("changes", "key", "message"),
     [
-        ({"trainer__steps": None}, "trainer.steps", "say how many steps"),
+        ({"trainer__steps": None}, "trainer.steps", "number of steps"),
         ({"data__streaming": {"buffer": 0}}, "data.streaming.buffer", "must be above 0"),
         ({"data__streaming": {"held_out": 0}}, "data.streaming.held_out", "must be above 0"),
         ({"batch__tokens": 4096}, "batch", "leave out batch.tokens"),

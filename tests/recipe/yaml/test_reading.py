@@ -79,7 +79,7 @@ def test_an_axis_of_pieces_changes_several_sections_at_once(experiments: Write) 
 
 
 def test_pieces_have_labels(experiments: Write) -> None:
-    """A list of them is refused, and so is a piece that is a value; a typo inside is told with its cell."""
+    """A list of them is an error, and so is a piece that is a value; a typo inside is reported with its cell."""
     for wrong in ("[{}, {}]", "{a: 1}"):
         experiments(one=f"{EXPERIMENT}grid: {{recipe: {wrong}}}\n")
         _, faults = find_faults("one")

@@ -132,7 +132,7 @@ def test_every_cell_of_a_sweep_has_its_cost(capsys: pytest.CaptureFixture[str]) 
     ("arguments", "message"),
     [
         (["--cost", "--gpu", "h10"], "unknown GPU 'h10'; did you mean 'h100'?"),
-        (["--gpu", "h100"], "say nothing without --cost"),
+        (["--gpu", "h100"], "have no effect without --cost"),
         (["--cost", "--utilisation", "45"], "a share above 0 and at most 1"),
         (["--cost", "data.mixture.weights={digits: 1, numbers: 1}", STREAMED], "remove data.streaming"),
     ],

@@ -1,0 +1,58 @@
+"""`basereward ls`: the names that can be used in recipes and on the command line, and the runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.options import check_choice
+from basereward.cli.tables import format_table
+
+KINDS = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "runs")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the kind of things to list."""
+    parser.add_argument("kind", metavar="KIND", help=f"what to list: {', '.join(KINDS)}")
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        UsageError: an unknown kind.
+    """
+    check_choice("kind", arguments.kind, KINDS)
+
+
+def run(arguments: argparse.Namespace) -> CommandResult:
+    """Lists one kind. Runs are folders, so that no tracking server is needed."""
+    if arguments.kind == "runs":
+        from basereward.runs.run_folder import broken_runs, list_runs
+
+        entries = [(run.run_id, f"{run.name}, {run.state}") for run in list_runs()]
+        entries += [(name, f"broken: {reason}") for name, reason in broken_runs().items()]
+    else:
+        from basereward.recipe import names
+
+        entries = [(entry.name, entry.summary) for entry in names(arguments.kind)]
+    return {arguments.kind: [{"name": name, "summary": summary} for name, summary in entries]}, SUCCESS
+
+
+def format_text(result: dict[str, Any]) -> Iterator[str]:
+    """One line a name."""
+    ((kind, entries),) = result.items()
+    rows = [(entry["name"], entry["summary"]) for entry in entries]
+    return format_table((), rows) if rows else iter([f"there are no {kind}"])
+
+
+COMMAND = Command(
+    summary="list experiments, profiles, sources, benchmarks, heads, losses or runs",
+    examples=("basereward ls heads", "basereward ls runs --json"),
+    add_arguments=add_arguments,
+    check_arguments=check_arguments,
+    run=run,
+    format_text=format_text,
+    takes_trust=False,
+)

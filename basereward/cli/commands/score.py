@@ -1,0 +1,64 @@
+"""`basereward score`: a score for every response of every row of a file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.options import MODEL_FORMS, check_at_least_one, check_choice
+
+DTYPES = ("float32", "bfloat16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the model, the file of rows, and how they are scored."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
+    parser.add_argument("file", metavar="FILE", help="JSON Lines file of prompts and responses")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="JSON Lines file to write the scores to (default: the name of FILE with .scores.jsonl, in the working "
+        "folder)",
+    )
+    parser.add_argument(
+        "--tokens", metavar="N", type=int, help="most tokens in one forward pass (default: as the model was trained)"
+    )
+    parser.add_argument(
+        "--dtype", metavar="DTYPE", help=f"precision of the weights: {', '.join(DTYPES)} (default: as trained)"
+    )
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        UsageError: an unknown dtype, or a token limit below 1.
+    """
+    check_choice("dtype", arguments.dtype, DTYPES)
+    check_at_least_one("--tokens", arguments.tokens)
+
+
+def run(arguments: argparse.Namespace) -> CommandResult:
+    """Scores the file."""
+    from basereward.inference.score_file import score
+
+    result = score(arguments.model, arguments.file, out=arguments.out, tokens=arguments.tokens, dtype=arguments.dtype)
+    return result, SUCCESS
+
+
+def format_text(result: dict[str, Any]) -> Iterator[str]:
+    """How many responses were scored, where the scores are, and how fast it was."""
+    yield "{responses} responses of {rows} rows scored in {seconds:.1f} s: {out}".format(**result)
+    speed = "{responses_per_s:.1f} responses a second; {forwards} forward passes of {forward_ms:.0f} ms"
+    yield (speed + " (median; 95 % took at most {forward_ms_95:.0f} ms)").format(**result)
+
+
+COMMAND = Command(
+    summary="score every response of every row of a file",
+    examples=("basereward score runs/my_run/model rows.jsonl --out scores.jsonl --dtype bfloat16",),
+    add_arguments=add_arguments,
+    check_arguments=check_arguments,
+    run=run,
+    format_text=format_text,
+)

@@ -1,0 +1,82 @@
+"""`basereward sweep`: train every cell of an experiment, and make its ensembles."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from basereward.cli.command import SOME_FAILED, SUCCESS, Command, CommandResult
+from basereward.cli.options import add_recipe_arguments
+from basereward.cli.tables import format_number, format_table
+
+SHOWN_METRICS = ("/pair_accuracy", "test/tokens_per_pair")
+"""Ends of the names of the metrics that have a column: accuracy on every source, and what a pair's scores cost."""
+
+
+def run(arguments: argparse.Namespace) -> CommandResult:
+    """Trains the cells that are not finished, and then makes the ensembles."""
+    from basereward.recipe import load_experiment
+
+    experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    # Only after the experiment is found right: this import takes seconds.
+    from basereward.sweeps.sweep import sweep
+
+    result = sweep(experiment)
+    return result, exit_status(result)
+
+
+def exit_status(result: Mapping[str, Any]) -> int:
+    """The exit status of a sweep: `SOME_FAILED` when a cell or an ensemble failed.
+
+    >>> exit_status({"cells": [{"status": "finished"}, {"status": "failed"}], "ensembles": []})
+    1
+    """
+    parts = [*result["cells"], *result["ensembles"]]
+    return SOME_FAILED if any(part["status"] == "failed" for part in parts) else SUCCESS
+
+
+def format_text(result: dict[str, Any]) -> Iterator[str]:
+    """A table of the cells and ensembles, the comparisons, the failures, and how many are in which state."""
+    cells = [*result["cells"], *result.get("ensembles", [])]
+    metrics = _shown_metrics(cells)
+    is_timed = any(cell.get("pair_s") for cell in cells)
+    head = ("cell", "status", *metrics, *(["seconds_per_pair"] if is_timed else []), "run")
+    rows = [_cell_row(cell, metrics, is_timed=is_timed) for cell in cells]
+    yield from (*format_table(head, rows), "")
+    # With two columns of accuracy one is the only source and the other its mean, which are equal.
+    if result["differences"] and sum(name.endswith("/pair_accuracy") for name in metrics) > 2:
+        yield "test/pair_accuracy is the mean over the sources."
+    yield from result["differences"]
+    for cell in cells:
+        if cell["status"] == "failed":
+            yield f"{cell['name']} failed: {cell.get('error')}"
+    statuses = Counter(cell["status"] for cell in cells)
+    yield ", ".join(f"{count} {status}" for status, count in statuses.items())
+
+
+def _shown_metrics(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics with a column, in the order in which the cells have them; not every cell has all."""
+    names: dict[str, None] = {}
+    for cell in cells:
+        for name in cell["metrics"]:
+            if name.endswith(SHOWN_METRICS):
+                names[name] = None
+    return list(names)
+
+
+def _cell_row(cell: Mapping[str, Any], metrics: Sequence[str], *, is_timed: bool) -> tuple[str, ...]:
+    values = [format_number(cell["metrics"].get(name)) for name in metrics]
+    if is_timed:
+        values.append(format_number(cell.get("pair_s")))
+    return (cell["name"], cell["status"], *values, cell["run_id"] or "-")
+
+
+COMMAND = Command(
+    summary="train every cell of an experiment; finished ones are skipped",
+    examples=("basereward sweep head_depth", "basereward sweep head_depth 'seeds=[0, 1, 2]'"),
+    add_arguments=add_recipe_arguments,
+    run=run,
+    format_text=format_text,
+)

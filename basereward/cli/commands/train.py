@@ -1,0 +1,57 @@
+"""`basereward train`: train, test and save one reward model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.options import add_recipe_arguments
+from basereward.cli.tables import format_number, format_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the recipe and the run to continue."""
+    add_recipe_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="id of an interrupted run of the same recipe; it continues from its last checkpoint (default: a new run)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> CommandResult:
+    """Trains one model."""
+    from basereward.recipe import load_recipe
+
+    recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
+    # Only after the recipe is found right: this import takes seconds.
+    from basereward.training.fit import train
+
+    return train(recipe, resume=arguments.resume), SUCCESS
+
+
+def format_text(result: dict[str, Any]) -> Iterator[str]:
+    """The metrics on the test rows, the rejected rows, and where the model is."""
+    if result["metrics"]:
+        rows = [(name, format_number(value)) for name, value in result["metrics"].items()]
+        yield from format_table(("metric", "value"), rows)
+    else:
+        yield "no rows were held out for the test, so nothing was measured"
+    for source, reasons in result["skipped"].items():
+        for reason, count in reasons.items():
+            yield f"skipped in {source}: {count} ({reason})"
+    yield f"run {result['run_id']} took {result['seconds']:.0f} s; its model: {result['model']}"
+
+
+COMMAND = Command(
+    summary="train and test one reward model",
+    examples=(
+        "basereward train basereward",
+        "basereward train basereward --profile qwen2_5_vl_7b data.sources.pairs.path=pairs.jsonl optimizer.lr=1e-5",
+    ),
+    add_arguments=add_arguments,
+    run=run,
+    format_text=format_text,
+)

@@ -1,0 +1,107 @@
+"""Runs one command: prints its result to standard output, everything else to standard error, and returns the status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+from basereward.cli.command import USER_MISTAKE
+from basereward.cli.commands import COMMANDS
+from basereward.cli.machine_faults import machine_fault, working_folder
+from basereward.cli.parser import parse
+from basereward.cli.streams import (
+    check_streams,
+    escape_control_characters,
+    flush_stderr,
+    print_to_stderr,
+    redirect_to_null,
+    stdout_to_stderr,
+)
+from basereward.data.loading import loader_faults
+from basereward.errors import BaseRewardError, explain
+from basereward.io.files import disk_faults, json_text
+from basereward.io.logs import log_to_stderr
+from basereward.io.secrets import redact
+from basereward.recipe.trust import trusting
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+CLOSED_PIPE = 141  # 128 + SIGPIPE
+LOGS_PROGRESS = ("train", "sweep")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the words after `basereward`; by default those of this process.
+
+    Returns:
+        The exit status: 0 success, 1 some cells failed, 2 a user's mistake or a fault of the machine, 130 interrupted,
+        141 the reader of standard output has closed it.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    # Not from the parser: a command line that cannot be parsed is answered with JSON too.
+    as_json = "--json" in argv
+    try:
+        return _run(argv, as_json=as_json)
+    except BaseRewardError as error:
+        return _report_error(explain(error), type(error).__name__, as_json=as_json)
+    except KeyboardInterrupt:
+        print_to_stderr("basereward: interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        message = machine_fault(error)
+        if message is None:
+            raise
+        return _report_error(message, type(error).__name__, as_json=as_json)
+    finally:
+        flush_stderr()
+
+
+def _run(argv: Sequence[str], *, as_json: bool) -> int:
+    check_streams()
+    folder = working_folder()
+    arguments = parse(argv)
+    command = COMMANDS[arguments.command]
+    trust = getattr(arguments, "trust", False)
+    if trust:
+        # The console script, unlike `python -m`, does not search the working folder, where a user's class often is.
+        sys.path.append(folder)
+    level = logging.INFO if arguments.command in LOGS_PROGRESS else logging.WARNING
+    with stdout_to_stderr(), log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust):
+        result, status = command.run(arguments)
+    text = json_text(result) if as_json else "\n".join(command.format_text(result))
+    return _print_result(escape_control_characters(text)) or status
+
+
+def _report_error(message: str, error_type: str, *, as_json: bool) -> int:
+    """Prints why the command failed, without secrets; with `--json` also as an object on standard output."""
+    message = redact(message)
+    print_to_stderr(f"basereward: {message}")
+    if as_json:
+        _print_result(json.dumps({"error": {"type": error_type, "message": message}}))
+    return USER_MISTAKE
+
+
+def _print_result(text: str) -> int:
+    """Prints to standard output.
+
+    Returns:
+        The exit status: 0, or that of a closed pipe or a full disk. The text is flushed here, because a failure when
+        the interpreter exits could no longer be reported.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        redirect_to_null(1)  # the reader, such as `head`, has what it needs
+        return CLOSED_PIPE
+    except OSError as error:
+        redirect_to_null(1)
+        print_to_stderr(
+            f"basereward: the result cannot be written to standard output: {error.strerror}. Files that the command "
+            "wrote are complete."
+        )
+        return USER_MISTAKE
+    return 0

@@ -1,0 +1,128 @@
+"""Arguments that several commands share, and checks of their values."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+from basereward.cli.command import UsageError
+from basereward.errors import BaseRewardError, unknown
+
+MODEL_FORMS = "a run id, runs:/..., or the folder of a saved model"
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the experiment, the profile and the overrides, which together define a recipe."""
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="name in experiments/, or path to a YAML file")
+    parser.add_argument(
+        "--profile",
+        default="tiny",
+        help="name in experiments/profiles/, or path to a YAML file: backbone, data, batch, trainer (default: tiny)",
+    )
+    add_overrides(parser, example="optimizer.lr=1e-4")
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the name of a source and the overrides of its arguments."""
+    parser.add_argument("source", metavar="SOURCE", help="name in experiments/sources/, or path to a .jsonl file")
+    add_overrides(parser, example="path=pairs.jsonl")
+
+
+def add_overrides(parser: argparse.ArgumentParser, *, example: str) -> None:
+    """Adds `KEY=VALUE`, which may be given any number of times."""
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"override of one key, such as {example}")
+
+
+def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) -> None:
+    """Adds the options of a judge model, which `eval` and `annotate` ask for verdicts.
+
+    Args:
+        parser: the parser of the command.
+        temperature: the default of `--temperature`. Evaluation is greedy; annotation samples, because a second attempt
+            at temperature 0 would repeat the first.
+    """
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="where the judge runs: the address of a server, or `local` (transformers) or `vllm` in this process",
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="NAME",
+        default="pairwise_thinking",
+        help="name of the prompt that the judge gets (default: pairwise_thinking)",
+    )
+    parser.add_argument("--prompt-file", metavar="FILE", help="file with a prompt of your own; replaces --prompt")
+    parser.add_argument(
+        "--pattern",
+        metavar="REGEX",
+        help="regular expression that finds the verdict in the judge's text (default: that of <answer>1</answer>)",
+    )
+    parser.add_argument(
+        "--temperature",
+        metavar="T",
+        type=float,
+        default=temperature,
+        help=f"sampling temperature of the judge; 0 is greedy (default: {temperature:g})",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        metavar="N",
+        type=int,
+        default=2048,
+        help="most tokens that the judge generates for one text (default: 2048)",
+    )
+    parser.add_argument(
+        "--concurrency",
+        metavar="N",
+        type=int,
+        default=8,
+        help="most requests in flight at the same time (default: 8)",
+    )
+    parser.add_argument(
+        "--send",
+        metavar="JSON",
+        help="JSON object that is merged into the body of every request; null removes a key (default: nothing)",
+    )
+    parser.add_argument(
+        "--timeout", metavar="S", type=float, default=120.0, help="seconds until a request times out (default: 120)"
+    )
+
+
+def check_choice(
+    kind: str, value: str | None, allowed: Iterable[str], *, error: type[BaseRewardError] = UsageError
+) -> None:
+    """Checks a value that names one of several things; None is an option that was not given.
+
+    Args:
+        kind: what the value names, for the message.
+        value: as it was typed.
+        allowed: the allowed values.
+        error: the type of error to raise. Programs read its name in the JSON output, so an option that the library
+            checks too has the library's type.
+
+    Raises:
+        BaseRewardError: of type `error`; the value is not allowed. The message names the nearest allowed value.
+
+    >>> check_choice("dtype", "bfloat16", ["float32", "bfloat16"])
+    >>> check_choice("dtype", "bfloat", ["float32", "bfloat16"])
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: unknown dtype 'bfloat'; did you mean 'bfloat16'? Allowed: bfloat16, float32.
+    """
+    names = tuple(allowed)
+    if value is not None and value not in names:
+        raise error(unknown(kind, value, names))
+
+
+def check_at_least_one(option: str, value: int | None) -> None:
+    """Checks a count; None is an option that was not given.
+
+    Raises:
+        UsageError: the value is 0 or negative.
+
+    >>> check_at_least_one("--rows", 0)
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: --rows 0: at least 1 is needed
+    """
+    if value is not None and value < 1:
+        raise UsageError(f"{option} {value}: at least 1 is needed")
