@@ -37,7 +37,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--profile", str(ROOT / "tests" / "small.yaml"))
 TIMED = ("time/", "mem/", "perf/", "system/")  # metrics that no two runs share
-LEFT_OVER = ("*.new", "*.part", "*.tmp", ".model-*", ".making-*", ".*.new", ".*.tmp", ".*.part", ".*.partial")
+LEFT_OVER = ("*.new", "*.part", "*.tmp", ".model-*", ".making.*", ".*.new", ".*.tmp", ".*.part", ".*.partial")
 TRIES = 3
 LIMIT_S = 600.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from basereward.errors import RunError
+from basereward.io.processes import remove_leftovers, temporary_name
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -76,7 +78,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         reason = "it is a device or a pipe, and no file takes its place; name another one"
         raise OSError(errno.EINVAL, reason, str(path))
     # In the same folder, because a rename across file systems is not atomic. Several processes may write one file.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(temporary_name(f"{path.name}.{secrets.token_hex(4)}", ".tmp"))
+    # A write that was killed has left its file here, and nobody else would know what it is.
+    remove_leftovers(path.parent, f".{glob.escape(path.name)}.*.tmp", older_than_s=math.inf)
     written = False
     try:
         yield temporary

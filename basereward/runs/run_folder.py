@@ -31,8 +31,8 @@ from typing import Any, Literal, TypeAlias, get_args
 from basereward.errors import RunError, nearest
 from basereward.io.files import json_text, write_atomic
 from basereward.io.limits import read_json_object, read_text
+from basereward.io.processes import identify_process, process_state, temporary_name
 from basereward.io.secrets import redact
-from basereward.runs.process import identify_process, process_state
 from basereward.runs.tracking.journal import RunJournal, warn_once
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class RunFolder:
         """
         root = (root or runs_root()).absolute()
         run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        temporary = cls(root / f".{run_id}.new")
+        temporary = cls(root / temporary_name(run_id, ".new"))
         temporary.path.mkdir(parents=True)
         status: dict[str, Any] = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
         status |= {"axes": dict(axes or {}), "created": time.time()}

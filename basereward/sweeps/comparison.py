@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from basereward.errors import format_count
 from basereward.metrics.significance import Comparison, compare
 from basereward.recipe import Cell
-from basereward.errors import format_count
 from basereward.runs.common_test_set import TestedGroups, by_key, common_test_set
 from basereward.runs.run_folder import find
 from basereward.runs.score_files import known_scores
@@ -65,8 +65,8 @@ def compare_cells(
         correct[name] = {seeds: common.correct(run) for seeds, run in recipes[name].items()}
     pairs = common.pairs
     measure = (
-        f"Points are right pairs in per cent, of the {int(pairs.sum()):,} in {format_count(len(pairs), 'group')} that all"
-        " of these were tested on"
+        f"Points are right pairs in per cent, of the {int(pairs.sum()):,} in {format_count(len(pairs), 'group')} that "
+        "all of these were tested on"
     )
     left_out = {}
     for name, runs in recipes.items():

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from basereward.errors import RunError
-from basereward.io.leftovers import remove_leftovers
+from basereward.io.processes import remove_leftovers
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.runs.locks import cell_lock, lock_run, unlock_run
 from basereward.runs.run_folder import (

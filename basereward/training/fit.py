@@ -15,7 +15,7 @@ from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, RunError
 from basereward.inference.scorer import load_scorer
 from basereward.io.files import disk_faults
-from basereward.io.leftovers import remove_leftovers
+from basereward.io.processes import remove_leftovers
 from basereward.recipe import recipe_from_yaml, recipe_sha256
 from basereward.recipe.schema import Recipe
 from basereward.runs.locks import lock_run, unlock_run

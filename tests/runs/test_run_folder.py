@@ -14,7 +14,7 @@ import pytest
 
 from basereward.errors import ModelError, RunError
 from basereward.io.files import write_atomic
-from basereward.runs.process import identify_process, process_state
+from basereward.io.processes import identify_process, process_state
 from basereward.runs.resolve_model import resolve_model
 from basereward.runs.run_folder import (
     RunFolder,

@@ -27,7 +27,7 @@ from basereward.data.schema.group import Group, RejectedRow, Split
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
-from basereward.io.leftovers import remove_leftovers
+from basereward.io.processes import remove_leftovers, temporary_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,10 +172,10 @@ def _load(file: Path) -> tuple[Lengths, list[dict[str, str]]] | None:
 
 def _save(file: Path, lengths: Lengths, lost: list[dict[str, str]]) -> None:
     """Keeps it for the next run; a disk that takes nothing costs time, not the run."""
-    part = file.with_name(f"{file.stem}.{os.getpid()}.part")
+    part = file.with_name(temporary_name(file.stem, ".part"))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(file.parent, "*.part")
+        remove_leftovers(file.parent, ".*.part")
         with part.open("wb") as out:
             np.savez(
                 out,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from basereward.io.cache import cache_folder
 from basereward.io.files import apply_umask
-from basereward.io.leftovers import remove_leftovers
+from basereward.io.processes import remove_leftovers, temporary_name
 from basereward.model.backbone import quiet_transformers
 from basereward.recipe import make
 from basereward.recipe.schema import BackboneRecipe
@@ -32,8 +32,8 @@ def backbone_path(recipe: BackboneRecipe) -> str:
     if (folder / "config.json").is_file():
         return str(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder.parent, ".making-*")
-    partial = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    remove_leftovers(folder.parent, ".making.*")
+    partial = Path(tempfile.mkdtemp(prefix=temporary_name("making", "-"), dir=folder.parent))
     try:
         with quiet_transformers():
             make(recipe.make, "makers", partial)

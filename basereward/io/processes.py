@@ -1,13 +1,23 @@
-"""Whether the process that wrote a status file is still running."""
+"""Processes by an identity that no other shares, and removal of the temporary files of those that were killed.
+
+A temporary file or folder carries the identity of its process in its name, see `temporary_name`. So a later process can
+tell a leftover of a killed process, which it removes at once, from what another one is still writing.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import re
+import shutil
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+HOUR_S = 3600.0
 PROC = Path("/proc")
 
 
@@ -71,3 +81,52 @@ def _exists(pid: int) -> bool:
     except PermissionError:  # it belongs to another user
         return True
     return True
+
+
+OWNER = re.compile(r"\.(\d+)-(\d+)-([0-9a-f]{8})[.-]")
+
+
+def temporary_name(name: str, suffix: str) -> str:
+    """Name a temporary file or folder of this process, hidden, with `suffix` at its end.
+
+    >>> temporary_name("status.json", ".tmp")
+    '.status.json...-...-....tmp'
+    """
+    return f".{name}.{os.getpid()}-{_start_time(os.getpid()) or 0}-{_scope_hash()}{suffix}"
+
+
+def _scope_hash() -> str:
+    """Hash of the host, its boot and the PID namespace, in which a process number and its start time are valid."""
+    scope = f"{socket.gethostname()} {sorted(_pid_scope().items())}"
+    return hashlib.sha256(scope.encode()).hexdigest()[:8]
+
+
+def _owner_is_gone(name: str) -> bool:
+    """Whether a temporary name is of a process of this machine that has ended."""
+    owner = OWNER.search(name)
+    if owner is None or owner[3] != _scope_hash() or not PROC.is_dir():
+        return False
+    return _start_time(int(owner[1])) != owner[2]
+
+
+def remove_leftovers(folder: Path, *patterns: str, older_than_s: float = HOUR_S) -> None:
+    """Remove temporary files and folders that killed processes have left in a folder.
+
+    Nothing is raised where that fails: a leftover takes room and does no harm.
+
+    Args:
+        folder: it may be missing.
+        patterns: of names in it, as of `Path.glob`; only names of temporary files and folders.
+        older_than_s: since the last change, in seconds, for names without an owner or with one on another machine,
+            which may still be writing. 0 where a lock says that there is no such process.
+    """
+    now = time.time()
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                if now - path.lstat().st_mtime < older_than_s and not _owner_is_gone(path.name):
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
