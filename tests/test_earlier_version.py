@@ -1,0 +1,86 @@
+"""Runs and models that an earlier version wrote (commit 24df894) open, resume and score as they did there.
+
+`tests/fixtures/earlier_version` holds a finished run with its full model, a finished run with adapters and the backbone
+that they belong to, and a run that was killed after its first step. The scores and metrics in `expected.json` are that
+version's own, from the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basereward.inference.score_file import load
+from basereward.recipe import load_recipe
+from basereward.runs.run_folder import find
+from basereward.runs.score_files import read_scores
+from basereward.training.fit import train
+
+FIXTURE = Path(__file__).parent / "fixtures" / "earlier_version"
+EXPECTED = json.loads((FIXTURE / "expected.json").read_text())
+ROWS = [json.loads(line) for line in (FIXTURE / "rows.jsonl").read_text().splitlines()]
+OVERRIDES = [
+    "model.backbone.make={_target_: tiny_qwen2_5_vl, hidden_size: 32, layers: 1, vision_layers: 1}",
+    "trainer.checkpoint_every=1",
+    "model.lora.rank=2",
+    "seeds.init=1",
+]
+
+
+def restore(name: str, runs: Path) -> str:
+    """Puts a run of the fixture among the runs, with the paths and the host of this machine; returns its id."""
+    run_id: str = EXPECTED["run_ids"][name]
+    folder = runs / run_id
+    shutil.copytree(FIXTURE / name, folder)
+    for file in folder.rglob("*.json*"):
+        file.write_text(file.read_text().replace("BACKBONE", str(FIXTURE / "backbone")))
+    state = folder / "checkpoints" / "last.state"
+    if state.exists():
+        state.rename(state.with_name("last.ckpt"))
+    status = json.loads((folder / "status.json").read_text())
+    status["process"]["host"] = socket.gethostname()  # of another boot, so the process is gone
+    (folder / "status.json").write_text(json.dumps(status))
+    return run_id
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of runs."""
+    monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("name", ["finished_run", "adapter_run"])
+def test_a_model_scores_as_it_did(name: str, runs: Path) -> None:
+    """By its run's id; the model is a full one, or adapters on the backbone that they were trained on."""
+    scorer = load(restore(name, runs))
+    for row, expected in zip(ROWS, EXPECTED[name], strict=True):
+        assert scorer.score(row["prompt"], row["responses"]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_finished_run_is_listed_with_its_result(runs: Path) -> None:
+    """Its state, its metrics and its test scores are read."""
+    run = find(restore("finished_run", runs))
+    assert run.state == "finished"
+    result: dict[str, Any] = run.result() or {}
+    assert result["metrics"]["test/numbers/pairs"] == 24
+    assert len(read_scores(run.scores / "test.jsonl")) == 12
+
+
+def test_a_stopped_run_is_resumed_to_the_same_end(runs: Path) -> None:
+    """Its metrics and test scores are those that the earlier version came to."""
+    run_id = restore("stopped_run", runs)
+    assert find(run_id).state == "killed"
+    recipe = load_recipe("basereward", profile="tests/small.yaml", overrides=OVERRIDES)
+    result = train(recipe, resume=run_id)
+    expected = EXPECTED["resumed_run"]
+    assert result["run_id"] == run_id
+    assert result["metrics"] == pytest.approx(expected["metrics"], abs=1e-5)
+    scores = [group.scores for group in read_scores(find(run_id).scores / "test.jsonl")]
+    for found, wanted in zip(scores, expected["test_scores"], strict=True):
+        assert found == pytest.approx(wanted, abs=1e-5)
