@@ -1,4 +1,4 @@
-"""Pictures of a report: models with their intervals, and their categories side by side."""
+"""Figures of benchmark results: a forest plot of models with their intervals, and bars of the categories."""
 
 from __future__ import annotations
 
@@ -12,74 +12,82 @@ from basereward.evaluation.reports.drawing import blank, drawn, plain, short
 from basereward.evaluation.reports.numbers import Row
 from basereward.metrics.palette import COLOURS
 
+# Beyond the number of colours, bars differ in their hatches.
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++", "ooo")
-WHOLE = ("macro", "acc_plus")  # metrics that stand for all items too, beside the first of a variant
-MARKS = {"random answer": ":", "longer answer": "--"}
+# Metrics that cover all items, in addition to the first metric of a variant.
+OVERALL_METRICS = ("macro", "acc_plus")
+LINE_STYLES = {"random answer": ":", "longer answer": "--"}
+SEPARATOR = " · "
 
 
-def heads(rows: Sequence[Row], variant: str) -> list[str]:
-    """The metrics of a variant that stand for all of its items: the first, and those of WHOLE."""
+def overall_metrics(rows: Sequence[Row], variant: str) -> list[str]:
+    """The metrics of a variant that cover all of its items: its first metric, and those in `OVERALL_METRICS`.
+
+    >>> rows = [{"variant": "v", "metric": metric} for metric in ("acc", "safety", "acc_plus")]
+    >>> overall_metrics(rows, "v")
+    ['acc', 'acc_plus']
+    """
     metrics = list(dict.fromkeys(row["metric"] for row in rows if row["variant"] == variant))
-    return [metric for place, metric in enumerate(metrics) if place == 0 or metric in WHOLE]
+    return [metric for place, metric in enumerate(metrics) if place == 0 or metric in OVERALL_METRICS]
 
 
 def forest(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Figure:
-    """One line a model, grouped by variant and metric, with 95 % intervals; papers hollow, baselines as strokes.
+    """Draw a forest plot: one line per model, grouped by variant and metric, with 95 % intervals.
+
+    Published values are hollow diamonds, baselines are vertical lines.
 
     Args:
         rows: of one benchmark, as `numbers` makes them.
-        places: of the models among the colours; by default their order in the rows.
+        places: model -> index of its colour; the order of the models in the rows by default.
     """
-    variants = dict.fromkeys(row["variant"] for row in rows)
-    groups = [(variant, metric) for variant in variants for metric in heads(rows, variant)]
-    members = {
-        group: [row for row in rows if (row["variant"], row["metric"]) == group and row["value"] is not None]
-        for group in groups
-    }
-    groups = [group for group in groups if any(row["source"] == "measured" for row in members[group])]
-    lines = sum(1 + _lines(members[group]) for group in groups)
-    places = places or _places(rows)
+    groups = _groups(rows)
+    lines = sum(1 + _count_lines(members) for members in groups.values())
+    places = places or _colour_places(rows)
     with plain():
         figure, axes = blank(height=1.1 + 0.24 * lines)
-        place = 0.0
+        y = 0.0
         ticks: dict[float, str] = {}
-        for group in groups:
-            place -= 1
-            ticks[place] = " · ".join(group)
-            place = _group(axes, members[group], top=place, ticks=ticks, places=places)
+        titles: set[str] = set()
+        for group, members in groups.items():
+            y -= 1
+            ticks[y] = SEPARATOR.join(group)
+            titles.add(ticks[y])
+            y = _draw_group(axes, members, top=y, ticks=ticks, places=places)
         axes.set_yticks(list(ticks), [short(name) for name in ticks.values()])
         for label, name in zip(axes.get_yticklabels(), ticks.values(), strict=True):
-            if name in map(" · ".join, groups):
+            if name in titles:
                 label.set_fontweight("bold")
-        axes.set(ylim=(place - 0.7, -0.3), xlabel="right, %; bars are 95 % intervals")
+        axes.set(ylim=(y - 0.7, -0.3), xlabel="right, %; bars are 95 % intervals")
         axes.grid(axis="x", color="0.9", linewidth=0.8)
-        _key(figure, rows)
+        _add_legend(figure, rows)
         return drawn(figure)
 
 
 def bars(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Figure | None:
-    """The categories of one variant, one bar a model; None where there are none.
+    """Draw the categories of one variant as horizontal bars, one per model.
 
-    Args: as of `forest`.
+    Args:
+        rows: of one variant of one benchmark, as `numbers` makes them.
+        places: as for `forest`.
+
+    Returns:
+        The figure; None if the variant has no categories.
     """
     measured = [row for row in rows if row["source"] == "measured" and row["value"] is not None]
-    whole = heads(rows, rows[0]["variant"]) if rows else []
-    categories = list(dict.fromkeys(row["metric"] for row in measured if row["metric"] not in whole))
+    overall = overall_metrics(rows, rows[0]["variant"]) if rows else []
+    categories = list(dict.fromkeys(row["metric"] for row in measured if row["metric"] not in overall))
     models = list(dict.fromkeys(row["model"] for row in measured))
     if not categories:
         return None
-    thick = 0.8 / len(models)
+    places = places or _colour_places(rows)
+    # The bars of a category fill 0.8 of its height; the rest separates it from the next.
+    thickness = 0.8 / len(models)
     with plain():
         figure, axes = blank(height=1.0 + 0.2 * (len(models) + 1) * (1 + len(categories)))
         for number, model in enumerate(models):
-            found = {row["metric"]: row for row in measured if row["model"] == model}
-            spots = [place + thick * (number + 0.5) - 0.4 for place, name in enumerate(categories) if name in found]
-            values = np.array([100 * found[name]["value"] for name in categories if name in found])
-            place = (places or _places(rows))[model]
-            hatch, colour = HATCHES[place // len(COLOURS) % len(HATCHES)], COLOURS[place % len(COLOURS)]
-            axes.barh(spots, values, thick * 0.92, color=colour, label=short(model), hatch=hatch, edgecolor="white")
-            for spot, value in zip(spots, values, strict=True):
-                axes.text(value + 1, spot, f"{value:.1f}", va="center", fontsize=7.5)
+            values = {row["metric"]: 100 * row["value"] for row in measured if row["model"] == model}
+            offset = thickness * (number + 0.5) - 0.4
+            _draw_bars(axes, values, categories, model=model, offset=offset, thickness=thickness, place=places[model])
         axes.set_yticks(range(len(categories)), [short(name) for name in categories])
         axes.invert_yaxis()
         axes.set(xlim=(0, 110), xticks=range(0, 101, 20), xlabel="right, %")
@@ -88,46 +96,81 @@ def bars(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Fig
         return drawn(figure)
 
 
-def _places(rows: Sequence[Row]) -> dict[str, int]:
+def _draw_bars(
+    axes: Axes,
+    values: Mapping[str, float],
+    categories: Sequence[str],
+    *,
+    model: str,
+    offset: float,
+    thickness: float,
+    place: int,
+) -> None:
+    """Draw the bars of one model; a category without a value has no bar."""
+    heights = [line + offset for line, category in enumerate(categories) if category in values]
+    widths = np.array([values[category] for category in categories if category in values])
+    hatch, colour = HATCHES[place // len(COLOURS) % len(HATCHES)], COLOURS[place % len(COLOURS)]
+    axes.barh(heights, widths, thickness * 0.92, color=colour, label=short(model), hatch=hatch, edgecolor="white")
+    for height, width in zip(heights, widths, strict=True):
+        axes.text(width + 1, height, f"{width:.1f}", va="center", fontsize=7.5)
+
+
+def _groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Rows with a value by variant and metric, without groups that no model was measured in."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        for metric in overall_metrics(rows, variant):
+            key = (variant, metric)
+            members = [row for row in rows if (row["variant"], row["metric"]) == key and row["value"] is not None]
+            if any(row["source"] == "measured" for row in members):
+                groups[key] = members
+    return groups
+
+
+def _colour_places(rows: Sequence[Row]) -> dict[str, int]:
     models = dict.fromkeys(row["model"] for row in rows if row["source"] == "measured")
     return {model: place for place, model in enumerate(models)}
 
 
-def _lines(rows: Sequence[Row]) -> int:
+def _count_lines(rows: Sequence[Row]) -> int:
     sources = [row["source"] for row in rows]
+    # All published values share one line.
     return sources.count("measured") + ("published" in sources)
 
 
-def _group(axes: Axes, rows: Sequence[Row], *, top: float, ticks: dict[float, str], places: Mapping[str, int]) -> float:
-    """Draws one group below `top` and returns its lowest line."""
-    place = top
-    for row in (row for row in rows if row["source"] == "measured"):
-        place -= 1
-        ticks[place] = row["model"]
+def _draw_group(
+    axes: Axes, rows: Sequence[Row], *, top: float, ticks: dict[float, str], places: Mapping[str, int]
+) -> float:
+    """Draw the lines of one group below `top`, add their names to `ticks`, and return the y of the last line."""
+    y = top
+    for row in rows:
+        if row["source"] != "measured":
+            continue
+        y -= 1
+        ticks[y] = row["model"]
         colour, value = COLOURS[places[row["model"]] % len(COLOURS)], 100 * row["value"]
         if row["low"] is not None:
-            axes.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour, linewidth=2.2)
-        axes.plot([value], [place], color=colour, marker="o", markersize=5.5)
-    printed = [100 * row["value"] for row in rows if row["source"] == "published"]
-    if printed:
-        place -= 1
-        ticks[place] = "published"
-        axes.plot(printed, [place] * len(printed), "D", markersize=4.5, markerfacecolor="white", markeredgecolor="0.3")
+            axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2.2)
+        axes.plot([value], [y], color=colour, marker="o", markersize=5.5)
+    published = [100 * row["value"] for row in rows if row["source"] == "published"]
+    if published:
+        y -= 1
+        ticks[y] = "published"
+        axes.plot(published, [y] * len(published), "D", markersize=4.5, markerfacecolor="white", markeredgecolor="0.3")
+    # Last, when the number of lines is known: a baseline crosses all of them.
     for row in rows:
-        if row["source"] == "baseline" and row["model"] in MARKS:
-            spot = 100 * row["value"]
-            axes.plot(
-                [spot, spot], [place - 0.4, top - 0.6], color="0.35", linestyle=MARKS[row["model"]], linewidth=1.2
-            )
-    return place
+        if row["source"] == "baseline" and row["model"] in LINE_STYLES:
+            x, style = 100 * row["value"], LINE_STYLES[row["model"]]
+            axes.plot([x, x], [y - 0.4, top - 0.6], color="0.35", linestyle=style, linewidth=1.2)
+    return y
 
 
-def _key(figure: Figure, rows: Sequence[Row]) -> None:
-    """What the strokes and the hollow marks mean, where there are any."""
+def _add_legend(figure: Figure, rows: Sequence[Row]) -> None:
+    """Explain baselines and published values, as far as the figure has them."""
     axes = figure.axes[0]
-    present = {row["model"] for row in rows if row["source"] == "baseline"}
-    for name, style in MARKS.items():
-        if name in present:
+    baselines = {row["model"] for row in rows if row["source"] == "baseline"}
+    for name, style in LINE_STYLES.items():
+        if name in baselines:
             axes.plot([], [], color="0.35", linestyle=style, linewidth=1.2, label=name)
     if any(row["source"] == "published" for row in rows):
         axes.plot([], [], "D", markersize=4.5, markerfacecolor="white", markeredgecolor="0.3", label="published")

@@ -1,4 +1,4 @@
-"""How figures are drawn, shown in a page and kept beside it."""
+"""Create figures, embed them in a page, and save them beside it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,30 @@ from matplotlib.figure import Figure
 
 from basereward.io.files import write_atomic
 
-WIDTH = 4.6  # inches: on a phone the letters stay as large as those of the page
-LETTERS = 23  # of a name
-# No time of day in the files: the same figure gives the same bytes.
-TIMELESS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+# Inches. At this width a phone shows the figure unscaled, so that its letters are as large as those of the page.
+WIDTH = 4.6
+# Of a name in a figure; a longer one would leave no room for the marks.
+MAX_NAME_CHARACTERS = 23
+# CSS pixels per inch. https://www.w3.org/TR/css-values-4/#absolute-lengths
+CSS_DPI = 96
+# Without the time of day, the same figure gives the same bytes.
+FIXED_METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Names are shown as they are: a dollar sign starts no formula."""
+    """Within this context, figures show names literally: a dollar sign starts no formula."""
     with mpl.rc_context({"text.parse_math": False, "font.size": 9, "hatch.linewidth": 0.6}):
         yield
 
 
 def blank(*, height: float) -> tuple[Figure, Axes]:
-    """A figure so many inches high, unknown to pyplot, whose list of figures would keep it alive."""
+    """Create an empty figure.
+
+    Args:
+        height: in inches.
+    """
+    # Not by pyplot: its list of open figures would keep every figure in memory.
     figure = Figure(figsize=(WIDTH, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -42,39 +51,52 @@ def blank(*, height: float) -> tuple[Figure, Axes]:
 
 
 def drawn(figure: Figure) -> Figure:
-    """Laid out now, while the letters' settings hold, and once for all files."""
+    """Compute the layout once, for all files of the figure, and return the figure."""
+    # Inside of `plain`, whose settings decide on the size of the letters.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
 
 
 def short(name: str) -> str:
-    """Cut, so that the marks keep their place.
+    """Cut a name that is too long for a figure.
 
     >>> short("overall"), short("a name that is longer than there is room for")
     ('overall', 'a name that is longer …')
     """
-    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
 
 
 def as_bytes(figure: Figure, kind: Literal["svg", "png", "pdf"]) -> bytes:
-    """The same bytes for the same figure; PNG at 200 dots an inch."""
+    """Encode a figure, deterministically. PNG has 200 dots per inch."""
     buffer = io.BytesIO()
+    # matplotlib derives the ids of SVG elements from this salt, or else from a random one.
     with mpl.rc_context({"svg.hashsalt": "basereward"}):
-        figure.savefig(buffer, format=kind, dpi=200, metadata=TIMELESS[kind])
+        figure.savefig(buffer, format=kind, dpi=200, metadata=FIXED_METADATA[kind])
     return buffer.getvalue()
 
 
-def shown(figure: Figure) -> dict[str, Any]:
-    """`uri`, `width` and `height` of a picture in a page, in pixels."""
+def embedded(figure: Figure) -> dict[str, Any]:
+    """Encode a figure for a page: its data URI `uri`, and its `width` and `height` in CSS pixels."""
     svg = base64.b64encode(as_bytes(figure, "svg")).decode()
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    width, height = (round(CSS_DPI * inches) for inches in figure.get_size_inches())
     return {"uri": f"data:image/svg+xml;base64,{svg}", "width": width, "height": height}
 
 
-def keep(figure: Figure, folder: Path, stem: str, *kinds: Literal["svg", "png", "pdf"]) -> list[str]:
-    """Writes a figure into a folder, a file a kind, and returns the files."""
-    files = [folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', stem)}.{kind}" for kind in kinds]
+def save(figure: Figure, folder: Path, stem: str, *kinds: Literal["svg", "png", "pdf"]) -> list[str]:
+    """Write a figure to one file per kind.
+
+    Args:
+        figure: laid out by `drawn`.
+        folder: of the files.
+        stem: of their names; characters that a file name should not have become `_`.
+        kinds: the formats.
+
+    Returns:
+        The paths of the files, in the order of `kinds`.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)
+    files = [folder / f"{name}.{kind}" for kind in kinds]
     for file, kind in zip(files, kinds, strict=True):
         write_atomic(file, as_bytes(figure, kind))
     return list(map(str, files))

@@ -1,4 +1,4 @@
-"""HTML from Python, in which a text can never be taken for markup."""
+"""Build HTML in Python. Text is escaped unless it is `Markup`, so it can never act as markup."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
+# Elements without content, which have no end tag. https://html.spec.whatwg.org/multipage/syntax.html#void-elements
+VOID_ELEMENTS = ("img", "br")
+
 
 class Markup(str):
-    """Text that is HTML already."""
+    """A string that is HTML already, and is not escaped again."""
 
     __slots__ = ()
 
@@ -16,35 +19,65 @@ class Markup(str):
 MarkupChild: TypeAlias = "str | Markup | None"
 
 
+def escape(text: str) -> Markup:
+    """Escape a text for use in an element or in a quoted attribute.
+
+    >>> escape('a < "b"')
+    'a &lt; &quot;b&quot;'
+    """
+    return Markup(html.escape(text))
+
+
 def tag(name: str, *children: MarkupChild, **attributes: Any) -> Markup:
-    """An element. A trailing `_` of an attribute's name is dropped, `_` becomes `-`; None and False leave it out.
+    """Build an element.
+
+    Args:
+        name: of the element, such as `td`.
+        children: texts, which are escaped, and markup. None adds nothing.
+        attributes: in the name of an attribute, a trailing `_` is dropped and `_` becomes `-`. True writes the name
+            alone, None and False leave the attribute out.
 
     >>> tag("td", "a < b", class_="number", data_row=0, hidden=True, title=None)
     '<td class="number" data-row="0" hidden>a &lt; b</td>'
     """
-    told = ""
+    written = ""
     for key, value in attributes.items():
         key = key.rstrip("_").replace("_", "-")
         if value is True:
-            told += f" {key}"
-        elif value is not None and value is not False:  # 0 equals False, and is a value
-            told += f' {key}="{html.escape(str(value))}"'
-    inside = join(children)
-    return Markup(f"<{name}{told}>" if name in ("img", "br") else f"<{name}{told}>{inside}</{name}>")
+            written += f" {key}"
+        # `is`, because 0 == False, and 0 is a value.
+        elif value is not None and value is not False:
+            written += f' {key}="{escape(str(value))}"'
+    start = f"<{name}{written}>"
+    if name in VOID_ELEMENTS:
+        return Markup(start)
+    return Markup(f"{start}{join(children)}</{name}>")
 
 
 def join(children: Iterable[MarkupChild]) -> Markup:
-    """Several in a row; None is nothing.
+    """Concatenate texts, which are escaped, and markup; None and empty texts add nothing.
 
     >>> join(["<", Markup("<br>"), None])
     '&lt;<br>'
     """
-    return Markup("".join(each if isinstance(each, Markup) else html.escape(each) for each in children if each))
+    pieces = [child if isinstance(child, Markup) else escape(child) for child in children if child]
+    return Markup("".join(pieces))
 
 
-def table(head: Sequence[MarkupChild], rows: Iterable[Markup], *, caption: MarkupChild = None, class_: str | None = None) -> Markup:
-    """A table that scrolls inside the page where it is wider; `rows` are `tr` or `tbody` elements."""
-    columns = tag("tr", *(tag("th", each, scope="col") for each in head))
-    said = tag("caption", caption) if caption else None
-    made = tag("table", said, tag("thead", columns), *rows, class_=class_)
-    return tag("div", made, class_="wide", tabindex="0", role="region", aria_label="Table")
+def table(
+    header: Sequence[MarkupChild], rows: Iterable[Markup], *, caption: MarkupChild = None, class_: str | None = None
+) -> Markup:
+    """Build a table in a box that scrolls where the table is wider than the page.
+
+    Args:
+        header: the content of each column's head.
+        rows: `tr` or `tbody` elements.
+
+    >>> table(["n"], [tag("tr", tag("td", "1"))]).count("<tr>")
+    2
+    """
+    columns = tag("tr", *(tag("th", column, scope="col") for column in header))
+    title = tag("caption", caption) if caption else None
+    element = tag("table", title, tag("thead", columns), *rows, class_=class_)
+    # With `tabindex` the box can be scrolled by the keyboard; a focusable region needs a role and a name.
+    return tag("div", element, class_="wide", tabindex="0", role="region", aria_label="Table")

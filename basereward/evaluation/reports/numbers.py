@@ -1,4 +1,4 @@
-"""The numbers of a report as rows: what was measured, what papers print, and what guessing gives, never mixed."""
+"""Arrange the numbers of a report as rows. Measured, published and baseline values are rows of their own."""
 
 from __future__ import annotations
 
@@ -24,42 +24,59 @@ BASELINES = {
 }
 
 Row: TypeAlias = dict[str, Any]
+"""One value with the keys of `COLUMNS`; None where a column does not apply."""
 Labels: TypeAlias = Mapping[str, str]
-"""What each evaluation is called in the page, by its folder."""
+"""Folder of an evaluation -> the name of its model on the page."""
 
 
 def labels(evaluations: Sequence[Evaluation]) -> dict[str, str]:
-    """The models' names; where two are alike, each with its folder."""
-    names = [(each.benchmark, each.version, each.name) for each in evaluations]
-    return {
-        each.folder: each.name if names.count(name) == 1 else f"{each.name} ({each.folder})"
-        for each, name in zip(evaluations, names, strict=True)
-    }
+    """Choose a distinct label for each evaluation: the model's name, followed by the folder if the name is not unique.
+
+    Returns:
+        The labels by folder.
+    """
+    keys = [(evaluation.benchmark, evaluation.version, evaluation.name) for evaluation in evaluations]
+    chosen: dict[str, str] = {}
+    for evaluation, key in zip(evaluations, keys, strict=True):
+        unique = keys.count(key) == 1
+        chosen[evaluation.folder] = evaluation.name if unique else f"{evaluation.name} ({evaluation.folder})"
+    return chosen
 
 
 def numbers(evaluations: Sequence[Evaluation], names: Labels, published: Iterable[PublishedValue]) -> list[Row]:
-    """All rows of one version of one benchmark, by variant and metric: the models, then papers, then guessing.
+    """Make the rows of one version of one benchmark.
 
-    Values are shares. A row holds None where there is nothing to say; its keys are COLUMNS. Papers have no rows among
-    evaluations of a part of the benchmark, or of one whose size is not known: their values are of the whole.
+    Published values are of the whole benchmark. They have no rows if an evaluation is partial, or if the size of the
+    benchmark is not known.
+
+    Args:
+        evaluations: of one benchmark and version.
+        names: the label of each evaluation.
+        published: values of papers, of any benchmark.
+
+    Returns:
+        Rows by variant and metric: first models, then papers, then baselines. Values are shares from 0 to 1.
     """
     head = {"benchmark": evaluations[0].benchmark, "version": evaluations[0].version}
-    whole = all(is_whole(each) for each in evaluations)
-    printed = [value for value in published if whole and value.benchmark == head["benchmark"]]
+    comparable = all(is_whole(evaluation) for evaluation in evaluations)
+    printed = [value for value in published if comparable and value.benchmark == head["benchmark"]]
     rows: list[Row] = []
-    for variant in dict.fromkeys(name for each in evaluations for name in each.variants):
+    for variant in _variants(evaluations):
         of_variant = [value for value in printed if value.variant == variant]
-        measured = [metric for each in evaluations for metric in each.variants.get(variant, {})]
-        for metric in dict.fromkeys([*measured, *(value.metric for value in of_variant)]):
-            cell = {**head, "variant": variant, "metric": metric}
-            rows += [_row(cell, **found) for found in _measured(evaluations, names, variant, metric)]
-            rows += [_row(cell, **_printed(value)) for value in of_variant if value.metric == metric]
-            rows += [_row(cell, **found) for found in _guessed(evaluations, names, variant, metric)]
+        for metric in _metrics(evaluations, of_variant, variant):
+            key = {**head, "variant": variant, "metric": metric}
+            rows += [_row(key, row) for row in _measured(evaluations, names, variant, metric)]
+            rows += [_row(key, _published_row(value)) for value in of_variant if value.metric == metric]
+            rows += [_row(key, row) for row in _baseline_rows(evaluations, names, variant, metric)]
     return rows
 
 
 def as_csv(rows: Iterable[Row]) -> str:
-    """A table with a head; empty where a row holds None."""
+    """Write rows as CSV with a header line; None becomes an empty cell.
+
+    >>> as_csv([dict.fromkeys(COLUMNS) | {"benchmark": "rm_bench"}]).splitlines()[1][:11]
+    'rm_bench,,,'
+    """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -68,7 +85,7 @@ def as_csv(rows: Iterable[Row]) -> str:
 
 
 def percent(share: float | None) -> str | None:
-    """A share as the page shows it, in percent.
+    """Format a share in percent, as the page shows it.
 
     >>> percent(1027 / 1250), percent(None)
     ('82.16', None)
@@ -76,63 +93,89 @@ def percent(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.2f}"
 
 
-def _row(cell: Row, **found: Any) -> Row:
-    return dict.fromkeys(COLUMNS) | cell | found
-
-
-def _measured(evaluations: Sequence[Evaluation], names: Labels, variant: str, metric: str) -> Iterable[Row]:
-    for each in evaluations:
-        measure = each.variants.get(variant, {}).get(metric)
-        if measure is not None:
-            yield {"source": "measured", "model": names[each.folder], **_counts(measure), **_footing(each)}
-
-
-def _counts(measure: StoredMeasure) -> Row:
-    kept = ("value", "numerator", "denominator", "low", "high", "interval", "ties", "undecided")
-    return {name: getattr(measure, name) for name in kept}
-
-
-def _footing(each: Evaluation) -> Row:
-    kept = {name: getattr(each, name) for name in ("scored", "items", "partial", "order", "votes", "kind")}
-    return {"unscored": each.items - each.scored, **kept}
-
-
-def _printed(value: PublishedValue) -> Row:
-    note = "; ".join(filter(None, ("corrected" if value.corrected else "", value.note)))
-    kept = {name: getattr(value, name) for name in ("model", "value", "paper", "table")}
-    return {"source": "published", **kept, "note": note or None}
-
-
-def _guessed(evaluations: Sequence[Evaluation], names: Labels, variant: str, metric: str) -> Iterable[Row]:
-    """Each baseline once, or once for each value where evaluations counted different items."""
-    found: dict[tuple[str, float], list[str]] = {}
-    for each in evaluations:
-        measure = each.variants.get(variant, {}).get(metric)
-        for name, share in (measure.baselines if measure else {}).items():
-            if share is not None:
-                found.setdefault((name, share), []).append(names[each.folder])
-    for (name, share), models in found.items():
-        several = sum(other == name for other, _ in found) > 1
-        note = f"on the items of {', '.join(models)}" if several else None
-        yield {"source": "baseline", "model": BASELINES.get(name, name), "value": share, "note": note}
-
-
-def is_whole(each: Evaluation) -> bool:
-    """Whether all items of the published benchmark were scored, and no others."""
-    return each.partial is None and each.expected is not None
+def is_whole(evaluation: Evaluation) -> bool:
+    """Whether exactly the items of the published benchmark were scored."""
+    return evaluation.partial is None and evaluation.expected is not None
 
 
 def same_items(evaluations: Iterable[Evaluation]) -> list[list[Evaluation]]:
-    """Evaluations that may stand in one table: of one benchmark and version, of items that are the same as far as is
-    recorded, and all of them whole, or all of a part."""
-    found: list[list[Evaluation]] = []
-    for each in evaluations:
-        for group in found:
-            first = group[0]
-            alike = (first.benchmark, first.version, is_whole(first)) == (each.benchmark, each.version, is_whole(each))
-            if alike and not any(changed(one.fingerprint, each.fingerprint) for one in group):
-                group.append(each)
-                break
+    """Group evaluations that may share a table.
+
+    Those of a group have the same benchmark and version, no recorded difference between their items, and are either all
+    whole or all partial.
+    """
+    groups: list[list[Evaluation]] = []
+    for evaluation in evaluations:
+        group = next((members for members in groups if _comparable(members, evaluation)), None)
+        if group is None:
+            groups.append([evaluation])
         else:
-            found.append([each])
-    return found
+            group.append(evaluation)
+    return groups
+
+
+def _comparable(members: Sequence[Evaluation], evaluation: Evaluation) -> bool:
+    first = members[0]
+    key = (evaluation.benchmark, evaluation.version, is_whole(evaluation))
+    if (first.benchmark, first.version, is_whole(first)) != key:
+        return False
+    # With each member, since "no recorded difference" is not transitive: one of them may lack a fingerprint.
+    return not any(changed(member.fingerprint, evaluation.fingerprint) for member in members)
+
+
+def _variants(evaluations: Iterable[Evaluation]) -> list[str]:
+    # A dictionary keeps the order of first appearance, which a set would not.
+    variants: dict[str, None] = {}
+    for evaluation in evaluations:
+        variants |= dict.fromkeys(evaluation.variants)
+    return list(variants)
+
+
+def _metrics(evaluations: Iterable[Evaluation], published: Iterable[PublishedValue], variant: str) -> list[str]:
+    metrics: dict[str, None] = {}
+    for evaluation in evaluations:
+        metrics |= dict.fromkeys(evaluation.variants.get(variant, {}))
+    return list(metrics | dict.fromkeys(value.metric for value in published))
+
+
+def _row(key: Row, values: Row) -> Row:
+    return dict.fromkeys(COLUMNS) | key | values
+
+
+def _measured(evaluations: Sequence[Evaluation], names: Labels, variant: str, metric: str) -> Iterable[Row]:
+    for evaluation in evaluations:
+        measure = evaluation.variants.get(variant, {}).get(metric)
+        if measure is not None:
+            model = {"source": "measured", "model": names[evaluation.folder]}
+            yield {**model, **_measure_columns(measure), **_evaluation_columns(evaluation)}
+
+
+def _measure_columns(measure: StoredMeasure) -> Row:
+    copied = ("value", "numerator", "denominator", "low", "high", "interval", "ties", "undecided")
+    return {name: getattr(measure, name) for name in copied}
+
+
+def _evaluation_columns(evaluation: Evaluation) -> Row:
+    copied = ("scored", "items", "partial", "order", "votes", "kind")
+    unscored = {"unscored": evaluation.items - evaluation.scored}
+    return unscored | {name: getattr(evaluation, name) for name in copied}
+
+
+def _published_row(value: PublishedValue) -> Row:
+    note = "; ".join(filter(None, ("corrected" if value.corrected else "", value.note)))
+    copied = {name: getattr(value, name) for name in ("model", "value", "paper", "table")}
+    return {"source": "published", **copied, "note": note or None}
+
+
+def _baseline_rows(evaluations: Sequence[Evaluation], names: Labels, variant: str, metric: str) -> Iterable[Row]:
+    """One row per baseline, or one per value if evaluations of different items disagree about it."""
+    models_by_value: dict[tuple[str, float], list[str]] = {}
+    for evaluation in evaluations:
+        measure = evaluation.variants.get(variant, {}).get(metric)
+        for name, share in (measure.baselines if measure else {}).items():
+            if share is not None:
+                models_by_value.setdefault((name, share), []).append(names[evaluation.folder])
+    for (name, share), models in models_by_value.items():
+        several = sum(other == name for other, _ in models_by_value) > 1
+        note = f"on the items of {', '.join(models)}" if several else None
+        yield {"source": "baseline", "model": BASELINES.get(name, name), "value": share, "note": note}

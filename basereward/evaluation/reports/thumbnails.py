@@ -1,4 +1,4 @@
-"""Small copies of pictures as data URIs, so that a page holds them itself."""
+"""Reduced copies of images as data URIs, so that a page holds its images itself."""
 
 from __future__ import annotations
 
@@ -9,30 +9,51 @@ from typing import Any
 
 import PIL.Image
 
-MAX_SIDE, MIN_SIDE = 768, 96  # pixels of the longer side
-BUDGET = 120_000_000  # pixels of all pictures of a page together; as JPEG about 20 MB
-LOSSLESS_SIDE = 128  # up to here a picture is kept as it is: JPEG would blur it, and save nothing
-QUALITY = 82
+# Pixels of the longer side. Below the minimum an image cannot be recognized, above the maximum it fills a screen.
+MAX_SIDE, MIN_SIDE = 768, 96
+# Pixels of all images of a page together: about 20 MB as JPEG.
+BUDGET = 120_000_000
+# Pixels of the longer side up to which an image is stored as PNG. JPEG would blur it and save nothing.
+LOSSLESS_SIDE = 128
+JPEG_QUALITY = 82
 
 
 class Album:
-    """Small copies, each kept once; `pictures` is plain data: the data URI, and width and height of the original."""
+    """The reduced images of a page, each stored once.
+
+    `pictures` is plain data: for each image its data URI, and width and height of the original in pixels.
+
+    >>> album = Album()
+    >>> [album.add(PIL.Image.new("RGB", (4, 2)), side=96) for _ in range(2)], album.pictures[0]["width"]
+    ([0, 0], 4)
+    """
 
     def __init__(self) -> None:
         self.pictures: list[dict[str, Any]] = []
-        self._places: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
 
     def add(self, picture: PIL.Image.Image, *, side: int) -> int:
-        """The place in `pictures` of a copy that is at most `side` pixels wide and high."""
+        """Add an image, unless an equal one is there.
+
+        Args:
+            picture: of mode RGB.
+            side: the maximum width and height of the copy, in pixels.
+
+        Returns:
+            The position in `pictures`.
+        """
         uri = data_uri(picture, side=side)
-        if uri not in self._places:
-            self._places[uri] = len(self.pictures)
+        if uri not in self._positions:
+            self._positions[uri] = len(self.pictures)
             self.pictures.append({"uri": uri, "width": picture.width, "height": picture.height})
-        return self._places[uri]
+        return self._positions[uri]
 
 
 def side_for(pictures: int) -> int:
-    """How large each of so many pictures may be that all keep to the budget, in pixels.
+    """Choose the maximum side of each image, in pixels, so that all images stay within `BUDGET`.
+
+    Args:
+        pictures: the number of images on the page.
 
     >>> side_for(1), side_for(1000), side_for(10**6)
     (768, 346, 96)
@@ -41,18 +62,22 @@ def side_for(pictures: int) -> int:
 
 
 def data_uri(picture: PIL.Image.Image, *, side: int) -> str:
-    """A picture of mode RGB, made smaller where it is larger than `side`, as a data URI.
+    """Encode an image as a data URI, reduced if it is larger than `side` pixels.
+
+    Args:
+        picture: of mode RGB.
+        side: the maximum width and height, in pixels.
 
     >>> data_uri(PIL.Image.new("RGB", (400, 200)), side=200)[:23]
     'data:image/jpeg;base64,'
     """
-    small = picture.copy()
-    small.thumbnail((side, side))
-    lossless = max(small.size) <= LOSSLESS_SIDE
+    reduced = picture.copy()
+    reduced.thumbnail((side, side))
+    lossless = max(reduced.size) <= LOSSLESS_SIDE
     buffer = io.BytesIO()
     if lossless:
-        small.save(buffer, "PNG")
+        reduced.save(buffer, "PNG")
     else:
-        small.save(buffer, "JPEG", quality=QUALITY)
+        reduced.save(buffer, "JPEG", quality=JPEG_QUALITY)
     kind = "png" if lossless else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,76 +1,88 @@
-"""Rows of a source as plain data: what a page about them shows."""
+"""Collect the rows of a source as plain data for the viewer page."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from basereward.data.schema.group import Group, RejectedRow, Preference, Split, Turn
 from basereward.data.images.open_images import open_image
+from basereward.data.schema.group import Group, Preference, RejectedRow, Split, Turn
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
 from basereward.evaluation.reports.thumbnails import Album, side_for
 
-MAX_CHARACTERS = 20_000  # of one text; the page says how many more there are
-MAX_LISTED = 1_000  # lost rows; all are counted
+# Of one text. The page says how many more characters the text has.
+MAX_CHARACTERS = 20_000
+# Rejected rows that the page lists; the counts include all of them.
+MAX_LISTED = 1_000
 
-Score: TypeAlias = Callable[[Group], Sequence[float]]
+ScoreGroup: TypeAlias = Callable[[Group], Sequence[float]]
 ResponseScores: TypeAlias = Sequence[float | None] | None
 
 
-def collect(source: Source, splits: Sequence[Split], *, rows: int, score: Score | None = None) -> dict[str, Any]:
-    """What there is to show of a source: counts, rows, pictures, lost rows; only what JSON knows.
+def collect(source: Source, splits: Sequence[Split], *, rows: int, score: ScoreGroup | None = None) -> dict[str, Any]:
+    """Collect what the viewer shows of a source: counts, rows, images and rejected rows.
 
     Args:
-        rows: at most so many are shown, spread evenly over the parts.
-        score: the scores of a group's responses; raises `RowRejected` for one that is then shown without them.
+        source: whose rows are shown.
+        splits: of the source, in the order in which they are shown.
+        rows: the maximum number of rows, evenly spaced over the splits.
+        score: gives one score per response of a group. A group for which it raises `RowRejected` is shown unscored.
+
+    Returns:
+        Plain data that JSON can hold.
 
     Raises:
         DataError: the source is malformed.
     """
     groups = {split: source.groups(split) for split in splits}
-    lost = [row for split in splits for row in source.lost(split)]
-    known = {split: len(part) + sum(row.split == split for row in lost) for split, part in groups.items()}
-    number = min(rows, sum(map(len, groups.values())))  # of rows whose pictures are opened
-    album, shown = Album(), []
-    for split, index in spread({split: len(part) for split, part in groups.items()}, at_most=rows):
+    rejected = _rejected_rows(source, splits)
+    total = {split: len(members) + sum(row.split == split for row in rejected) for split, members in groups.items()}
+    usable = {split: len(members) for split, members in groups.items()}
+    # Images of these rows are opened, so this number decides how large each may be on the page.
+    selected = min(rows, sum(usable.values()))
+    album = Album()
+    shown: list[dict[str, Any]] = []
+    for split, index in spread(usable, at_most=rows):
         group = groups[split][index]
         try:
-            side = side_for(number * len(group.images))
-            pictures = [album.add(open_image(image), side=side) for image in group.images]
-        except RowRejected as loss:
-            lost.append(RejectedRow(source.name, split, group.id, loss.reason, loss.detail))
-            continue
-        scores, unscored = _scored(group, score)
-        row = {"split": split, **plain(group, pictures=pictures, scores=scores), "unscored": unscored}
-        if unscored:
-            row["margin"] = None  # that of the data would be sorted among those of the model
-        shown.append(row)
+            pictures = _pictures(group, album, side=side_for(selected * len(group.images)))
+        except RowRejected as rejection:
+            rejected.append(RejectedRow(source.name, split, group.id, rejection.reason, rejection.detail))
+        else:
+            shown.append(_shown_row(split, group, pictures, score))
     return {
         "source": source.name,
-        "splits": {split: size for split, size in known.items() if size},
+        "splits": {split: size for split, size in total.items() if size},
         "facts": {
-            "rows": sum(known.values()),
-            "groups": sum(known.values()) - len(lost),
-            "read": number,
+            "rows": sum(total.values()),
+            # Rows that were rejected just now, because an image cannot be opened, are no usable groups either.
+            "groups": sum(total.values()) - len(rejected),
+            "read": selected,
             "shown": len(shown),
             "images": sum(len(row["images"]) for row in shown),
             "unscored": sum(row["unscored"] is not None for row in shown),
-            **_shares(shown),
-            "lost": dict(Counter(row.reason for row in lost).most_common()),
+            **_pair_shares(shown),
+            "lost": dict(Counter(row.reason for row in rejected).most_common()),
         },
         "rows": shown,
         "pictures": album.pictures,
-        "lost": [
-            {"split": row.split, "id": row.id, "reason": row.reason, "detail": row.detail} for row in lost[:MAX_LISTED]
-        ],
+        "lost": [_rejection(row) for row in rejected[:MAX_LISTED]],
     }
 
 
 def spread(sizes: dict[Split, int], *, at_most: int) -> Iterator[tuple[Split, int]]:
-    """Places of rows, in order and evenly spaced over the parts taken as one.
+    """Select row positions that are evenly spaced over all splits, taken as one sequence.
+
+    Args:
+        sizes: the number of rows of each split.
+        at_most: the maximum number of positions.
+
+    Yields:
+        Split and index in it, in order.
 
     >>> list(spread({"train": 6, "val": 2}, at_most=4))
     [('train', 0), ('train', 2), ('train', 4), ('val', 0)]
@@ -85,20 +97,29 @@ def spread(sizes: dict[Split, int], *, at_most: int) -> Iterator[tuple[Split, in
 
 
 def plain(group: Group, *, pictures: list[int], scores: ResponseScores) -> dict[str, Any]:
-    """One row. `pictures` are the places of its images in the album; `margin` is its worst: the model's where there are
-    scores, else what the data say."""
+    """Convert a group to the plain data of one row.
+
+    Args:
+        group: the row.
+        pictures: the positions of its images in the album.
+        scores: one per response; None: the row is not scored.
+
+    Returns:
+        The row. Its `margin` is the smallest of its pairs: of the model's margins if there are scores, otherwise of the
+        margins in the data.
+    """
     ranks = rank(len(group.responses), group.preferences)
-    waiting = iter(pictures)
+    unplaced = iter(pictures)
     pairs = [_pair(preference, scores) for preference in group.preferences]
     margins = [pair["model" if scores else "margin"] for pair in pairs if not pair["tie"]]
     return {
         "id": group.id,
         "source": group.source,
-        "turns": [_turn(turn, waiting) for turn in group.prompt],
+        "turns": [_turn(turn, unplaced) for turn in group.prompt],
         "images": pictures,
         "responses": [
-            {**_text(text), "rank": ranks[i], "score": scores[i] if scores else None}
-            for i, text in enumerate(group.responses)
+            {**_text(text), "rank": ranks[index], "score": scores[index] if scores else None}
+            for index, text in enumerate(group.responses)
         ],
         "pairs": pairs,
         "scored": scores is not None,
@@ -107,36 +128,70 @@ def plain(group: Group, *, pictures: list[int], scores: ResponseScores) -> dict[
 
 
 def rank(responses: int, preferences: Iterable[Preference]) -> list[int | None]:
-    """The place of every response, 0 the best: below all that are preferred to it, beside all it is tied with. None: no
-    preference says anything of it.
+    """Rank responses by preferences.
+
+    A response ranks below every response that is preferred to it, and equal to those it is tied with.
+
+    Args:
+        responses: their number.
+        preferences: among them, by index.
+
+    Returns:
+        The rank of every response, 0 the best; None for a response without any preference.
 
     >>> rank(4, [Preference(2, 0), Preference(0, 1), Preference(1, 0, tie=True)])
     [1, 1, 0, None]
     """
     preferences = list(preferences)
-    places: list[int | None] = [None] * responses
+    levels: list[int | None] = [None] * responses
     for preference in preferences:
-        places[preference.winner] = places[preference.loser] = 0
-    # As often as there are responses: then the longest chain is through, and one that bites its tail has an end too.
+        levels[preference.winner] = levels[preference.loser] = 0
+    # The longest chain has as many links as there are responses. The bound also ends a cycle (A > B > A), whose levels
+    # would rise for ever.
     for _ in range(responses):
         for preference in preferences:
-            above, below = places[preference.winner] or 0, places[preference.loser] or 0
+            above, below = levels[preference.winner] or 0, levels[preference.loser] or 0
             if preference.tie:
-                places[preference.winner] = places[preference.loser] = max(above, below)
+                levels[preference.winner] = levels[preference.loser] = max(above, below)
             else:
-                places[preference.loser] = max(below, above + 1)
-    found = sorted({place for place in places if place is not None})
-    return [None if place is None else found.index(place) for place in places]
+                levels[preference.loser] = max(below, above + 1)
+    # Ties raise levels by more than one; ranks have no gaps.
+    distinct = sorted({level for level in levels if level is not None})
+    return [None if level is None else distinct.index(level) for level in levels]
 
 
-def _scored(group: Group, score: Score | None) -> tuple[ResponseScores, str | None]:
-    """The scores, or why there are none."""
+def _rejected_rows(source: Source, splits: Sequence[Split]) -> list[RejectedRow]:
+    rejected: list[RejectedRow] = []
+    for split in splits:
+        rejected += source.lost(split)
+    return rejected
+
+
+def _rejection(row: RejectedRow) -> dict[str, Any]:
+    return {"split": row.split, "id": row.id, "reason": row.reason, "detail": row.detail}
+
+
+def _pictures(group: Group, album: Album, *, side: int) -> list[int]:
+    return [album.add(open_image(image), side=side) for image in group.images]
+
+
+def _shown_row(split: Split, group: Group, pictures: list[int], score: ScoreGroup | None) -> dict[str, Any]:
+    scores, reason = _scores(group, score)
+    row = {"split": split, **plain(group, pictures=pictures, scores=scores), "unscored": reason}
+    if reason:
+        # The margin in the data has another scale; the page would sort it among the margins of the model.
+        row["margin"] = None
+    return row
+
+
+def _scores(group: Group, score: ScoreGroup | None) -> tuple[ResponseScores, str | None]:
+    """The scores, or the reason why the group has none."""
     if score is None:
         return None, None
     try:
         return [_finite(value) for value in score(group)], None
-    except RowRejected as loss:
-        return None, f"{loss.reason}: {loss.detail}"
+    except RowRejected as rejection:
+        return None, f"{rejection.reason}: {rejection.detail}"
 
 
 def _turn(turn: Turn, pictures: Iterator[int]) -> dict[str, Any]:
@@ -149,36 +204,57 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def _pair(preference: Preference, scores: ResponseScores) -> dict[str, Any]:
-    better, worse = (scores[preference.winner], scores[preference.loser]) if scores else (None, None)
+    margin = None
+    if scores is not None:
+        better, worse = scores[preference.winner], scores[preference.loser]
+        margin = None if better is None or worse is None else better - worse
     return {
         "winner": preference.winner,
         "loser": preference.loser,
         "tie": preference.tie,
         "weight": _finite(preference.weight),
         "margin": _finite(preference.margin),
-        "model": None if better is None or worse is None else better - worse,
+        "model": margin,
     }
 
 
-def _shares(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """What holds of the pairs that are no ties: how often the longer response (in characters) wins, among those whose
-    lengths differ; and of those that were scored, how often the model follows length, and how often it is right."""
-    pairs = [(row, pair) for row in rows for pair in row["pairs"] if not pair["tie"]]
-    excess = [
-        row["responses"][pair["winner"]]["length"] - row["responses"][pair["loser"]]["length"] for row, pair in pairs
-    ]
-    scored = [(pair["model"] or 0.0, more) for (row, pair), more in zip(pairs, excess, strict=True) if row["scored"]]
+@dataclass(frozen=True, slots=True)
+class _ComparedPair:
+    """A pair that is no tie. Lengths are in characters."""
+
+    extra_length: int
+    """of the winner, compared with the loser"""
+    margin: float | None
+    """of the model; None: the row is not scored"""
+
+
+def _pair_shares(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics of all pairs that are no ties.
+
+    `longer_wins` and `follows_length` are over pairs whose responses differ in length: how often the longer response
+    is preferred by the data, and by the model. `accuracy` is over all scored pairs.
+    """
+    pairs: list[_ComparedPair] = []
+    for row in rows:
+        for pair in row["pairs"]:
+            if not pair["tie"]:
+                winner, loser = row["responses"][pair["winner"]], row["responses"][pair["loser"]]
+                # A score that is not finite is no margin; it counts as one of 0, which is wrong.
+                margin = (pair["model"] or 0.0) if row["scored"] else None
+                pairs.append(_ComparedPair(winner["length"] - loser["length"], margin))
+    unequal = [pair for pair in pairs if pair.extra_length]
     return {
         "pairs": len(pairs),
-        "longer_wins": _share([more > 0 for more in excess if more]),
-        "follows_length": _share([margin * more > 0 for margin, more in scored if more]),
-        "accuracy": _share([margin > 0 for margin, _ in scored]),
+        "longer_wins": _share([pair.extra_length > 0 for pair in unequal]),
+        "follows_length": _share([pair.margin * pair.extra_length > 0 for pair in unequal if pair.margin is not None]),
+        "accuracy": _share([pair.margin > 0 for pair in pairs if pair.margin is not None]),
     }
 
 
-def _share(held: Sequence[bool]) -> float | None:
-    return sum(held) / len(held) if held else None
+def _share(outcomes: Sequence[bool]) -> float | None:
+    return sum(outcomes) / len(outcomes) if outcomes else None
 
 
 def _finite(value: float | None) -> float | None:
+    # JSON has no NaN and no infinity.
     return value if value is not None and math.isfinite(value) else None

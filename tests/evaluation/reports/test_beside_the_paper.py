@@ -10,13 +10,13 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from basereward.evaluation.published.published_table import PublishedTable, tables_of
-from basereward.evaluation.reports.experiment.beside import difference, joined, not_evaluated, ours
 from basereward.evaluation.reports.experiment.gather import Contender, gather
 from basereward.evaluation.reports.experiment.make import make_page
+from basereward.evaluation.reports.experiment.paper_comparison import difference, joined, measured_cells, not_evaluated
 from basereward.recipe import load_experiment
-from tests.helpers.paper_outcomes import PROTOCOLS, evaluations
 from tests.evaluation.published.test_reproduced_tables import paper_rows
 from tests.helpers.experiment_runs import finished_run, write_measures
+from tests.helpers.paper_outcomes import PROTOCOLS, evaluations
 
 ROOT = Path(__file__).parents[3]
 ROW, BENCHMARK = "BaseReward (Qwen2.5-VL)", "mm_rlhf_rewardbench"
@@ -56,7 +56,7 @@ def test_both_experiments_of_the_paper_s_recipe_are_its_row(name: str, overrides
     contender = evaluated(name, overrides=overrides)
     printed = table(contender.name, "Table 8")
     assert joined(printed, [contender]) == {ROW: contender}
-    found = ours(printed, ROW, contender)
+    found = measured_cells(printed, ROW, contender)
     assert found["acc"].value == pytest.approx(156 / 170)
     assert difference(printed.rows[ROW]["acc"], found["acc"]) == pytest.approx(100 * 156 / 170 - 91.76)
 
@@ -66,7 +66,7 @@ def test_values_of_a_part_stand_beside_nothing(tmp_path: Path) -> None:
     a heading of its own, with what is missing."""
     contender = evaluated("basereward", overrides=OWN_ROWS, scored=50)
     printed = table("basereward", "Table 8")
-    assert ours(printed, ROW, contender) == {}
+    assert measured_cells(printed, ROW, contender) == {}
     assert BENCHMARK in not_evaluated(printed, ROW, contender)
     out = tmp_path / "page.html"
     made = make_page("basereward", profile="qwen2_5_vl_7b", overrides=OWN_ROWS, out=out)

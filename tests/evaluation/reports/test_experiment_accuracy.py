@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from basereward.evaluation.reports.experiment.accuracy import ALL, AccuracyShare, accuracy_rows, columns
-from basereward.evaluation.reports.experiment.gather import Contender, Trained
+from basereward.evaluation.reports.experiment.gather import Contender, TrainedRun
 from basereward.metrics.interval import wilson
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import ScoredGroup
@@ -20,7 +20,7 @@ from tests.helpers.experiment_runs import pairs
 def contender(name: str, *runs: Sequence[ScoredGroup]) -> Contender:
     """A recipe with runs that scored these."""
     nothing: dict[str, Any] = {
-        "told": {},
+        "result": {},
         "curves": {},
         "peak_gib": None,
         "store": None,
@@ -28,7 +28,7 @@ def contender(name: str, *runs: Sequence[ScoredGroup]) -> Contender:
         "faults": (),
     }
     trained = [
-        Trained(name=f"{name},seed={seed}", run=RunFolder(Path("x")), groups=groups, **nothing)
+        TrainedRun(name=f"{name},seed={seed}", run=RunFolder(Path("x")), groups=groups, **nothing)
         for seed, groups in enumerate(runs)
     ]
     return Contender(name, [], trained)

@@ -72,7 +72,7 @@ def test_accuracy_is_counted_by_source_and_over_seeds(experiments: Path, tmp_pat
     """Mean, standard deviation and interval of 35 and 37 of 50 right pairs; longer is right in half of them. By the
     spread of groups, of which 35 are right in both runs, 2 in one and 13 in none, the interval is 0.72 -+ 0.124."""
     train_all("rates")
-    made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").told()
+    made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").as_dict()
     rows = {(row["variant"], row["model"]): row for row in rows_of(made["csv"])}
     high = rows["shared", "lr=high"]
     assert float(high["value"]) == pytest.approx((35 / 50 + 37 / 50) / 2)
@@ -96,7 +96,7 @@ def test_what_was_tested_on_other_data_is_not_compared(experiments: Path, tmp_pa
     for cell in load_experiment("rates").cells:
         easy = "lr=low" in cell.name
         finished_run(cell, groups=pairs(10, 10, source="numbers") if easy else pairs(30, 40))
-    made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").told()
+    made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").as_dict()
     values = {(row["variant"], row["model"]) for row in rows_of(made["csv"]) if row["source"] == "measured"}
     assert {("shared", "lr=high"), ("digits", "lr=high"), ("numbers", "lr=low")} <= values
     assert not {("shared", "lr=low"), ("digits", "lr=low"), ("numbers", "lr=high")} & values
@@ -109,7 +109,7 @@ def test_what_was_tested_on_other_data_is_not_compared(experiments: Path, tmp_pa
 def test_what_is_not_finished_is_named(experiments: Path, tmp_path: Path) -> None:
     """With the command that finishes it, in the head and beside its name."""
     train_all("rates", leave=1)
-    made = make_page("rates", profile="tiny", overrides=["seeds=[0,1]"], out=tmp_path / "page.html").told()
+    made = make_page("rates", profile="tiny", overrides=["seeds=[0,1]"], out=tmp_path / "page.html").as_dict()
     assert (made["cells"], made["finished"]) == (4, 3)
     command = "basereward sweep rates --profile tiny 'seeds=[0,1]'"
     assert f"Not finished: lr=low,seed=1. To finish them: {command}" in text_of(Path(made["out"]).read_text())
@@ -119,7 +119,7 @@ def test_what_is_not_finished_is_named(experiments: Path, tmp_path: Path) -> Non
 
 def test_an_experiment_without_runs_has_a_page(experiments: Path, tmp_path: Path) -> None:
     """Nothing is measured, and the recipes still differ in what they differ in."""
-    made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").told()
+    made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").as_dict()
     assert made["finished"] == 0
     assert not made["figures"]
     assert "optimizer.lr" in section(Path(made["out"]), "recipes")
@@ -129,7 +129,7 @@ def test_an_experiment_without_runs_has_a_page(experiments: Path, tmp_path: Path
 def test_costs_curves_and_bias_are_those_of_the_runs(experiments: Path, tmp_path: Path) -> None:
     """Seconds, memory, milliseconds and tokens; a figure a question, each as PNG and PDF beside the page."""
     train_all("rates")
-    made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").told()
+    made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").as_dict()
     assert "lr=high 61 1.75 12.5 15.5 3" in section(Path(made["out"]), "cost")
     assert "lr=high digits 0.125 25.0" in section(Path(made["out"]), "trust")
     kinds = {Path(file).name: Path(file).read_bytes()[:4] for file in made["figures"]}
@@ -174,7 +174,7 @@ def test_the_page_goes_to_the_record_of_the_sweep(experiments: Path, tmp_path: P
     tracker.start(experiment="rates", name="rates")
     sweep.mark("finished")
     tracker.finish("finished")
-    made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").told()
+    made = make_page("rates", profile="tiny", overrides=(), out=tmp_path / "page.html").as_dict()
     assert made["run_id"] == sweep.run_id
     assert sweep.mlflow_run_id is not None
     files = {Path(file).name: Path(file) for file in (made["out"], made["csv"], *made["figures"])}

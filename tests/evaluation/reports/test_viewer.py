@@ -137,7 +137,7 @@ def test_a_model_gives_its_scores(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["digits", "--rwos", "3"], "unknown option '--rwos'; did you mean '--rows'?"),
         (["digits", "sid=3"], "did you mean 'side'?"),
         (["digits", "--rows", "1", "--out", "no/page.html"], "there is no folder 'no'"),
-        (["digits", "--split", "val", "val_size=0"], "no rows in the part val"),
+        (["digits", "--split", "val", "val_size=0"], "no rows in the split val"),
         (["digits", "--rows", "1", "--model", "nothing"], "nothing"),
         ([], "the following arguments are required: SOURCE"),
     ],

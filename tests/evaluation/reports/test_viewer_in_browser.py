@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from basereward.data.schema.group import IMAGE, Group, RejectedRow, Part, Preference, Split, Turn
-from basereward.evaluation.reports.page import page
+from basereward.data.schema.group import IMAGE, Group, Part, Preference, RejectedRow, Split, Turn
+from basereward.evaluation.reports.page import render_data_page
 from basereward.evaluation.reports.viewer_rows import collect
 from tests.helpers.support import group, picture
 
@@ -21,6 +21,11 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a chromium on the
 
 EVIL = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 SCORES = {"right": [2.0, 1.0], "wrong": [-1.5, 1.5], "close": [1.0, 0.5], "evil": [1.0, 0.0], "pictures": [4.0, 1.0]}
+
+
+def viewer_page(data: dict[str, Any]) -> str:
+    """The page of the viewer with these data."""
+    return render_data_page("viewer", data, title="Rows of a source", styles=["articles"])
 
 
 class Few:
@@ -43,7 +48,9 @@ class Few:
         ]
 
     def lost(self, split: Split) -> list[RejectedRow]:
-        return [RejectedRow("few", "val", "gone", "image_missing", f"there is no file {EVIL}")] if split == "val" else []
+        return (
+            [RejectedRow("few", "val", "gone", "image_missing", f"there is no file {EVIL}")] if split == "val" else []
+        )
 
 
 def pair(name: str, question: str, *responses: str, winner: int = 0, **more: Any) -> Group:
@@ -57,7 +64,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page, with the scores of a model."""
     data = collect(Few(), ["train", "val"], rows=99, score=lambda given: SCORES[given.id])
     path = tmp_path_factory.mktemp("page") / "few.html"
-    path.write_text(page("look", {**data, "model": "judge"}), encoding="utf-8")
+    path.write_text(viewer_page({**data, "model": "judge"}), encoding="utf-8")
     return path
 
 
@@ -198,7 +205,7 @@ def test_a_long_text_is_folded_and_unfolds(tmp_path: Path) -> None:
     source = Few()
     source.groups = lambda split: [group("Why?", ("word " * 400, "no"))]  # type: ignore[method-assign]
     path = tmp_path / "long.html"
-    path.write_text(page("look", {**collect(source, ["train"], rows=9), "model": None}), encoding="utf-8")
+    path.write_text(viewer_page({**collect(source, ["train"], rows=9), "model": None}), encoding="utf-8")
     script = (
         "const button = document.querySelector('.plain'); const text = document.querySelector('.responses .text');"
         "const told = [button.textContent, text.clientHeight < text.scrollHeight]; button.click();"
@@ -213,7 +220,7 @@ def test_many_rows_come_in_steps(tmp_path: Path) -> None:
     rows = [group(name=f"row {i}") for i in range(3000)]
     source.groups = lambda split: rows  # type: ignore[method-assign]
     path = tmp_path / "many.html"
-    path.write_text(page("look", {**collect(source, ["train"], rows=5000), "model": None}), encoding="utf-8")
+    path.write_text(viewer_page({**collect(source, ["train"], rows=5000), "model": None}), encoding="utf-8")
     script = (
         "const shown = () => document.querySelectorAll('article').length; const told = [shown()];"
         "const [more, all] = document.querySelectorAll('#more button'); told.push(more.textContent); more.click();"
@@ -229,7 +236,7 @@ def test_nothing_is_wider_than_a_phone(file: Path) -> None:
     source = Few()
     wide = Group("w" * 300, "few", (Turn("user", (Part("q" * 500),)),), ("a" * 900, "b"), (Preference(0, 1),))
     source.groups = lambda split: [wide, *Few().groups("val")]  # type: ignore[method-assign]
-    text = page("look", {**collect(source, ["train"], rows=9), "model": None})
+    text = viewer_page({**collect(source, ["train"], rows=9), "model": None})
     script = "document.title = document.documentElement.scrollWidth <= innerWidth"
     text = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", text)
     inner = html.escape(

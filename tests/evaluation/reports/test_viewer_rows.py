@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.schema.group import Group, RejectedRow, Preference, Split, rank_preferences
+from basereward.data.schema.group import Group, Preference, RejectedRow, Split, rank_preferences
 from basereward.data.schema.rejections import RowRejected
 from basereward.evaluation.reports.viewer_rows import MAX_CHARACTERS, MAX_LISTED, collect, rank, spread
 from tests.helpers.support import group

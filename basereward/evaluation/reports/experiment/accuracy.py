@@ -1,6 +1,6 @@
-"""Right pairs of the test data: of all that recipes share and by source, with intervals and what guessing gives.
+"""Pair accuracy on the test data: on the groups that recipes share, and by source, with intervals and baselines.
 
-R: runs of a recipe. G: groups of the test data.
+Axes of arrays: R runs of a recipe; G groups of the test data.
 """
 
 from __future__ import annotations
@@ -13,131 +13,170 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from basereward.evaluation.reports.experiment.gather import Contender
+from basereward.evaluation.reports.experiment.gather import Contender, all_sources
 from basereward.evaluation.reports.numbers import BASELINES, COLUMNS, Row
 from basereward.metrics.interval import Interval, resampled, wilson
-from basereward.runs.score_files import ScoredGroup
 from basereward.runs.common_test_set import CommonTestSet, Tested, shared
+from basereward.runs.score_files import ScoredGroup
 
-ALL = "shared"  # with the metric as long as a figure has room for
+# Together with the metric this is as long as a name in a figure may be.
+ALL = "shared"
 METRIC = "pair accuracy"
 
 
 @dataclass(frozen=True, eq=False)
 class AccuracyShare:
-    """Right pairs of all pairs in the same groups, a run; of several runs the mean."""
+    """Pair accuracy of the runs of one recipe on the same groups."""
 
-    runs: Sequence[str]  # R names
+    runs: Sequence[str]
+    """R names"""
     right_RG: NDArray[np.float64]
+    """pairs that a run ranks right, by group"""
     pairs_G: NDArray[np.int64]
+    """pairs of a group, without ties"""
 
     @property
     def right(self) -> list[float]:
-        """Of each run."""
-        return [float(each) for each in self.right_RG.sum(1)]
+        """The number of right pairs of each run."""
+        return [float(total) for total in self.right_RG.sum(1)]
 
     @property
     def pairs(self) -> int:
+        """The number of pairs."""
         return int(self.pairs_G.sum())
 
     @property
     def values(self) -> list[float]:
+        """The accuracy of each run, from 0 to 1."""
         return [right / self.pairs for right in self.right]
 
     @property
     def value(self) -> float:
+        """The mean accuracy over the runs."""
         return statistics.fmean(self.values)
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds; None of one run."""
+        """The standard deviation over seeds; None if there is one run."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def method(self) -> str:
-        """Of the interval: where all pairs are right, or none, every draw is the same and would say nothing."""
+        """The method of the interval."""
+        # If all pairs are right, or none, every bootstrap resample is the same and the interval would be a point.
         return "wilson" if self.value in (0.0, 1.0) else "bootstrap"
 
     @cached_property
     def interval(self) -> Interval:
-        """95 %, over groups, since the pairs of one depend on each other; the spread over seeds is not in it."""
+        """The 95 % interval of the mean of these runs. It does not include the spread over seeds."""
+        # Over groups, not pairs: the pairs of one group share responses and are not independent.
         groups = len(self.pairs_G)
         if self.method == "wilson":
             return wilson(round(self.value * groups), groups)
         return resampled(np.stack([self.right_RG.mean(0), self.pairs_G], axis=-1)[:, None], np.ones(1))
 
     def seeds(self) -> list[AccuracyShare]:
-        """Each run's own."""
-        return [AccuracyShare([run], right[None], self.pairs_G) for run, right in zip(self.runs, self.right_RG, strict=True)]
+        """Split into one share per run."""
+        runs = zip(self.runs, self.right_RG, strict=True)
+        return [AccuracyShare([run], right_G[None], self.pairs_G) for run, right_G in runs]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A part of the test data, what each recipe that was tested on all of it reached, and the longer answer."""
+    """One part of the test data: the accuracy of each recipe that was tested on all of it."""
 
     name: str
     shares: Mapping[str, AccuracyShare]
     longer: AccuracyShare | None
+    """of the rule that prefers the longer answer"""
 
 
 def columns(contenders: Sequence[Contender]) -> list[Column]:
-    """The pairs of the groups that most recipes were tested on, and of every source the same where there are several.
+    """Compute the columns of the accuracy table: all shared groups and, if there are several sources, each source.
 
-    Columns of one page are of the same pairs in every row; a recipe that was tested on others is not there.
+    All values of a column are on the same groups: those that most recipes were tested on. A recipe that was tested on
+    other groups is not in the column.
     """
-    sources = list(dict.fromkeys(source for each in contenders for source in each.sources))
-    return [_column(contenders, name) for name in ([ALL, *sources] if len(sources) > 1 else [ALL])]
+    sources = all_sources(contenders)
+    names = [ALL, *sources] if len(sources) > 1 else [ALL]
+    return [_column(contenders, name) for name in names]
+
+
+def accuracy_rows(accuracy: Sequence[Column], *, seeds: bool = False) -> list[Row]:
+    """Convert columns to rows as `numbers` makes them, with the part of the data in place of a protocol variant.
+
+    Args:
+        accuracy: the columns.
+        seeds: add a row for each run of a recipe that has several.
+    """
+    rows: list[Row] = []
+    for column in accuracy:
+        key = dict.fromkeys(COLUMNS) | {"benchmark": "test data", "variant": column.name, "metric": METRIC}
+        for name, share in column.shares.items():
+            rows.append(key | _values(name, share))
+            if seeds and share.spread is not None:
+                rows += [key | _values(run.runs[0], run) for run in share.seeds()]
+        if column.longer is not None:
+            rows.append(key | _values(BASELINES["longer"], column.longer) | {"source": "baseline"})
+            rows.append(key | {"source": "baseline", "model": BASELINES["random"], "value": 0.5})
+    return rows
 
 
 def _column(contenders: Sequence[Contender], name: str) -> Column:
-    runs = {
-        each.name: {run.name: part for run in each.trained if (part := _part(run.tested, name))} for each in contenders
-    }
-    on = shared({recipe: list(tested.values()) for recipe, tested in runs.items()})
-    pairs = on.pairs
-    shares = {
-        recipe: AccuracyShare([*runs[recipe]], np.array([on.right(run) for run in runs[recipe].values()], float), pairs)
-        for recipe in on.names
-    }
-    return Column(name, shares, _longer(on, next(iter(runs[on.names[0]].values()))) if on.names else None)
+    tested_by_recipe = {contender.name: _tested(contender, name) for contender in contenders}
+    common = shared({recipe: list(tested.values()) for recipe, tested in tested_by_recipe.items()})
+    pairs_G = common.pairs
+    shares: dict[str, AccuracyShare] = {}
+    for recipe in common.names:
+        tested = tested_by_recipe[recipe]
+        right_RG = np.array([common.right(run) for run in tested.values()], float)
+        shares[recipe] = AccuracyShare([*tested], right_RG, pairs_G)
+    longer = None
+    if common.names:
+        # Lengths and preferences are the same in all runs that share the groups, so any of them will do.
+        first_run = next(iter(tested_by_recipe[common.names[0]].values()))
+        longer = _longer_baseline(common, first_run)
+    return Column(name, shares, longer)
+
+
+def _tested(contender: Contender, name: str) -> dict[str, Tested]:
+    """The test groups of each run in one part of the data, without runs that have none."""
+    parts = {run.name: _part(run.tested, name) for run in contender.trained}
+    return {run: part for run, part in parts.items() if part}
 
 
 def _part(tested: Tested, name: str) -> Tested:
     return {key: group for key, group in tested.items() if name in (ALL, group.source)}
 
 
-def _longer(on: CommonTestSet, tested: Tested) -> AccuracyShare:
-    """Of the rule that takes the longer answer, in tokens; equal lengths are half right, as by a coin."""
-    right = np.array([[_longer_right(tested[key]) for key in on.groups]])
-    return AccuracyShare([BASELINES["longer"]], right, on.pairs)
+def _longer_baseline(common: CommonTestSet, tested: Tested) -> AccuracyShare:
+    """The rule that prefers the answer with more tokens. Equal lengths count half, as if by a coin."""
+    right_RG = np.array([[_longer_right(tested[key]) for key in common.groups]])
+    return AccuracyShare([BASELINES["longer"]], right_RG, common.pairs)
 
 
 def _longer_right(group: ScoredGroup) -> float:
-    lengths = [(group.lengths[winner], group.lengths[loser]) for winner, loser, tie in group.preferences if not tie]
-    return sum(1.0 if first > second else 0.5 if first == second else 0.0 for first, second in lengths)
+    right = 0.0
+    for winner, loser, tie in group.preferences:
+        if not tie:
+            extra_tokens = group.lengths[winner] - group.lengths[loser]
+            right += 0.5 if extra_tokens == 0 else float(extra_tokens > 0)
+    return right
 
 
-def accuracy_rows(reached: Sequence[Column], *, seeds: bool = False) -> list[Row]:
-    """Rows in the form of `numbers`, with a part of the data in place of a protocol variant; by `seeds`, every run's
-    own beside the mean of each recipe that has several."""
-    rows: list[Row] = []
-    for column in reached:
-        head = dict.fromkeys(COLUMNS) | {"benchmark": "test data", "variant": column.name, "metric": METRIC}
-        for name, found in column.shares.items():
-            rows.append(head | _told(name, found))
-            if seeds and found.spread is not None:
-                rows += [head | _told(one.runs[0], one) for one in found.seeds()]
-        if column.longer is not None:
-            rows.append(head | _told(BASELINES["longer"], column.longer) | {"source": "baseline"})
-            rows.append(head | {"source": "baseline", "model": BASELINES["random"], "value": 0.5})
-    return rows
-
-
-def _told(name: str, found: AccuracyShare) -> Row:
-    low, high = found.interval
-    several = (
-        f"mean of {len(found.runs)} seeds, standard deviation {found.spread:.4f}" if found.spread is not None else None
-    )
-    counts = {"numerator": round(found.value * found.pairs, 2), "denominator": found.pairs}
-    told = {"source": "measured", "model": name, "value": found.value, **counts, "note": several}
-    return told | {"low": low, "high": high, "interval": found.method}
+def _values(name: str, share: AccuracyShare) -> Row:
+    low, high = share.interval
+    note = None
+    if share.spread is not None:
+        note = f"mean of {len(share.runs)} seeds, standard deviation {share.spread:.4f}"
+    return {
+        "source": "measured",
+        "model": name,
+        "value": share.value,
+        "numerator": round(share.value * share.pairs, 2),
+        "denominator": share.pairs,
+        "note": note,
+        "low": low,
+        "high": high,
+        "interval": share.method,
+    }

@@ -1,94 +1,131 @@
-"""What the runs reached on benchmarks, by protocol variant and category."""
+"""The section about benchmarks: results of the runs by protocol variant and category."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from basereward.evaluation.reports.benchmark_figures import bars, forest
 from basereward.evaluation.evaluation_folder import Evaluation
-from basereward.evaluation.reports.experiment.gather import Contender, Trained
-from basereward.evaluation.reports.experiment.parts import NONE, Drawing, Section, cell, chip, note, percent, row
-from basereward.evaluation.reports.markup import MarkupChild, Markup, join, table, tag
-from basereward.evaluation.reports.numbers import Row, numbers, same_items
 from basereward.evaluation.published.published import PublishedValue
+from basereward.evaluation.reports.benchmark_figures import bars, forest
+from basereward.evaluation.reports.experiment.gather import Contender, TrainedRun
+from basereward.evaluation.reports.experiment.parts import (
+    NONE,
+    Drawing,
+    Section,
+    cell,
+    note,
+    percent,
+    row,
+    shown_name,
+)
+from basereward.evaluation.reports.markup import Markup, MarkupChild, table, tag
+from basereward.evaluation.reports.numbers import Row, numbers, same_items
 from basereward.recipe.table import count
 
 
 def benchmark_rows(contenders: Sequence[Contender], published: Sequence[PublishedValue]) -> list[list[Row]]:
-    """Rows as `numbers` makes them, a list a version of a benchmark; parts of it have a list of their own."""
-    found: list[Evaluation] = []
+    """Make rows as `numbers` does: a list per version of a benchmark, and separate lists for partial evaluations."""
+    evaluations: list[Evaluation] = []
     names: dict[str, str] = {}
-    for each in contenders:
-        for run in each.trained:
+    for contender in contenders:
+        for run in contender.trained:
             for evaluation in run.evaluations:
-                found.append(evaluation)
-                names[evaluation.folder] = _name(each, run)
-    return [numbers(same, names, published) for same in same_items(found)]
+                evaluations.append(evaluation)
+                names[evaluation.folder] = _label(contender, run)
+    return [numbers(group, names, published) for group in same_items(evaluations)]
 
 
 def benchmarks(contenders: Sequence[Contender], rows: Sequence[Sequence[Row]]) -> Section | None:
-    """None where nothing was evaluated."""
-    faults = [fault for each in contenders for run in each.trained for fault in run.faults]
+    """Make the section; None if no run was evaluated.
+
+    Args:
+        contenders: recipes, in the order of their colours.
+        rows: as `benchmark_rows` makes them.
+    """
+    faults: list[str] = []
+    places: dict[str, int] = {}
+    for place, contender in enumerate(contenders):
+        for run in contender.trained:
+            faults += run.faults
+            places[_label(contender, run)] = place
     if not rows and not faults:
         return None
-    places = {_name(each, run): place for place, each in enumerate(contenders) for run in each.trained}
-    body: list[MarkupChild] = [tag("p", fault, class_="warning") for fault in faults]
-    drawings: list[Drawing] = []
-    taken: set[str] = set()
-    for same in rows:
-        name = f"{same[0]['benchmark']} {same[0]['version']}"
-        parts = dict.fromkeys(each["partial"] for each in same if each["partial"])
-        if parts:
-            name += ", in part" if f"{name}, in part" not in taken else f", in part {len(taken)}"
-        taken.add(name)
-        body.append(tag("h3", name))
-        body += [tag("p", f"Not the whole benchmark: {part}.", class_="warning") for part in parts]
-        open_, *folded = (
-            _variant(same, variant, places) for variant in dict.fromkeys(each["variant"] for each in same)
+    body: list[MarkupChild] = [
+        note(
+            "Per cent, what was counted, and a 95 % interval. Variants are ways of counting; numbers of different "
+            "variants do not compare."
         )
-        body.append(open_)
-        if folded:
-            body.append(tag("details", tag("summary", f"{count(len(folded), 'other variant')}"), *folded))
-        first = same[0]["variant"]  # the others are in the tables, and their figures would be longer than a page
-        drawn = [each for each in same if each["variant"] == first]
-        title = f"{name}, {first}"
-        drawings.append(Drawing(name, f"{title}: 95 % intervals", forest(drawn, places=places)))
-        categories = bars(drawn, places=places)
-        if categories is not None:
-            drawings.append(Drawing(f"{name}-categories", f"{title}: categories", categories))
-    about = note(
-        "Per cent, what was counted, and a 95 % interval. Variants are ways of counting; numbers of different variants "
-        "do not compare."
-    )
-    return Section("benchmarks", "Benchmarks", [about, *body], drawings)
-
-
-def _variant(rows: Sequence[Row], variant: str, places: Mapping[str, int]) -> Markup:
-    mine = [each for each in rows if each["variant"] == variant and each["source"] != "published"]
-    metrics = list(dict.fromkeys(each["metric"] for each in mine))
-    models = list(dict.fromkeys((each["source"], each["model"]) for each in mine))
-    found = {(each["source"], each["model"], each["metric"]): each for each in mine}
-    made = [
-        row(
-            join([chip(places[model]), model]) if source == "measured" else model,
-            [_value(found.get((source, model, metric))) for metric in metrics],
-            class_=source,
-        )
-        for source, model in models
     ]
-    return table(["", *metrics], made, caption=f"variant {variant}")
+    body += [tag("p", fault, class_="warning") for fault in faults]
+    drawings: list[Drawing] = []
+    used: set[str] = set()
+    for group in rows:
+        name = _title(group, used)
+        used.add(name)
+        body += [tag("h3", name), *_tables(group, places)]
+        drawings += _drawings(group, name, places)
+    return Section("benchmarks", "Benchmarks", body, drawings)
 
 
-def _name(each: Contender, run: Trained) -> str:
-    """Of a run among others of its recipe, with its seeds."""
-    return run.name if len(each.trained) > 1 else each.name
+def _title(group: Sequence[Row], used: set[str]) -> str:
+    """A title that no earlier group has: it also names the files of the figures."""
+    name = f"{group[0]['benchmark']} {group[0]['version']}"
+    if not any(item["partial"] for item in group):
+        return name
+    partial = f"{name}, in part"
+    return partial if partial not in used else f"{partial} {len(used)}"
 
 
-def _value(found: Row | None) -> Markup:
-    if found is None or found["value"] is None:
+def _tables(group: Sequence[Row], places: Mapping[str, int]) -> list[MarkupChild]:
+    """The first variant as a table, the others folded."""
+    partial = dict.fromkeys(item["partial"] for item in group if item["partial"])
+    elements: list[MarkupChild] = [tag("p", f"Not the whole benchmark: {part}.", class_="warning") for part in partial]
+    variants = list(dict.fromkeys(item["variant"] for item in group))
+    first, *others = (_variant_table(group, variant, places) for variant in variants)
+    elements.append(first)
+    if others:
+        elements.append(tag("details", tag("summary", count(len(others), "other variant")), *others))
+    return elements
+
+
+def _drawings(group: Sequence[Row], name: str, places: Mapping[str, int]) -> list[Drawing]:
+    # Of the first variant only: with all of them the figures would be longer than the page.
+    first = group[0]["variant"]
+    members = [item for item in group if item["variant"] == first]
+    title = f"{name}, {first}"
+    drawings = [Drawing(name, f"{title}: 95 % intervals", forest(members, places=places))]
+    categories = bars(members, places=places)
+    if categories is not None:
+        drawings.append(Drawing(f"{name}-categories", f"{title}: categories", categories))
+    return drawings
+
+
+def _variant_table(rows: Sequence[Row], variant: str, places: Mapping[str, int]) -> Markup:
+    members = [item for item in rows if item["variant"] == variant and item["source"] != "published"]
+    metrics = list(dict.fromkeys(item["metric"] for item in members))
+    models = list(dict.fromkeys((item["source"], item["model"]) for item in members))
+    by_key = {(item["source"], item["model"], item["metric"]): item for item in members}
+    lines: list[Markup] = []
+    for source, model in models:
+        name = shown_name(places[model], model) if source == "measured" else model
+        cells = [_value_cell(by_key.get((source, model, metric))) for metric in metrics]
+        lines.append(row(name, cells, class_=source))
+    return table(["", *metrics], lines, caption=f"variant {variant}")
+
+
+def _label(contender: Contender, run: TrainedRun) -> str:
+    """The name of the recipe, or of the run, which includes its seeds, if the recipe has several."""
+    return run.name if len(contender.trained) > 1 else contender.name
+
+
+def _value_cell(item: Row | None) -> Markup:
+    if item is None or item["value"] is None:
         return cell(NONE)
-    counted = f"{found['numerator']:g} / {found['denominator']:g}" if found["denominator"] else None
-    interval = f"{percent(found['low'])}\N{EN DASH}{percent(found['high'])}" if found["low"] is not None else None
-    left = found["unscored"]
-    partial = tag("small", f"{left:,} not scored", class_="bad") if left else None
-    return cell(percent(found["value"], 2), *(tag("small", said) for said in (counted, interval) if said), partial)
+    details: list[MarkupChild] = []
+    if item["denominator"]:
+        details.append(tag("small", f"{item['numerator']:g} / {item['denominator']:g}"))
+    if item["low"] is not None:
+        details.append(tag("small", f"{percent(item['low'])}\N{EN DASH}{percent(item['high'])}"))
+    if item["unscored"]:
+        details.append(tag("small", f"{item['unscored']:,} not scored", class_="bad"))
+    return cell(percent(item["value"], 2), *details)

@@ -1,4 +1,4 @@
-"""`basereward report EXPERIMENT`: the page, its figures and numbers, and their place in MLflow."""
+"""`basereward report EXPERIMENT`: write the page of an experiment with its figures and numbers, and record them."""
 
 from __future__ import annotations
 
@@ -9,31 +9,35 @@ from pathlib import Path
 from typing import Any
 
 from basereward.errors import DataError
-from basereward.evaluation.reports.drawing import keep
+from basereward.evaluation.published.published import every_value
+from basereward.evaluation.published.published_table import tables_of
+from basereward.evaluation.recording import record
+from basereward.evaluation.reports.drawing import save
 from basereward.evaluation.reports.experiment.accuracy import Column, accuracy_rows, columns
 from basereward.evaluation.reports.experiment.benchmark_section import benchmark_rows, benchmarks
+from basereward.evaluation.reports.experiment.differences import other_runs
 from basereward.evaluation.reports.experiment.gather import Contender, gather
-from basereward.evaluation.reports.experiment.other_runs import other_runs
 from basereward.evaluation.reports.experiment.paper_section import paper
 from basereward.evaluation.reports.experiment.parts import Section
 from basereward.evaluation.reports.experiment.recipe_section import costs, differences, runs
 from basereward.evaluation.reports.experiment.results_section import learning, results, trust
-from basereward.evaluation.reports.markup import join, tag
-from basereward.evaluation.reports.numbers import as_csv
-from basereward.evaluation.reports.page import written
-from basereward.evaluation.published.published import every_value
-from basereward.evaluation.published.published_table import tables_of
-from basereward.evaluation.recording import record
+from basereward.evaluation.reports.markup import Markup, join, tag
+from basereward.evaluation.reports.numbers import Row, as_csv
+from basereward.evaluation.reports.page import render_static_page
 from basereward.io.files import write_atomic
 from basereward.recipe import Experiment, load_experiment, recipe_sha256
 from basereward.recipe.table import count
-from basereward.sweeps.comparison import Compared, compare_cells
 from basereward.runs.run_folder import RunFolder, list_runs
+from basereward.sweeps.comparison import Compared, compare_cells
+from basereward.sweeps.results import CellResult
+
+# Cells without a finished run that the head of the page names.
+MAX_NAMED = 8
 
 
 @dataclass(frozen=True)
 class ReportPage:
-    """A page that is written, and what it is about."""
+    """A written page, and its content."""
 
     out: Path
     experiment: Experiment
@@ -41,98 +45,138 @@ class ReportPage:
     accuracy: Sequence[Column]
     figures: Sequence[str]
     csv: Path
-    recorded: str | None  # the run whose record it went to
-    others: Sequence[str] = ()  # finished runs under other settings
-    kept: bool = False  # the page that was there stays, since there is nothing to put in its place
+    recorded: str | None
+    """the run whose MLflow record got the files"""
+    others: Sequence[str] = ()
+    """finished runs under other settings, as `other_runs` describes them"""
+    kept: bool = False
+    """whether an earlier page was left in place, since no run is finished now"""
 
-    def told(self) -> dict[str, Any]:
-        """For `--json`."""
-        cells = [result for each in self.contenders for result in each.results]
-        finished = sum(result.run is not None for result in cells)
-        files = {"out": str(self.out), "figures": list(self.figures), "csv": str(self.csv)}
-        counts = {"cells": len(cells), "finished": finished}
-        more = {"others": list(self.others), "kept": self.kept}
-        return {"experiment": self.experiment.name, **files, **counts, "run_id": self.recorded, **more}
+    def as_dict(self) -> dict[str, Any]:
+        """What the command prints with `--json`."""
+        cells = cell_results(self.contenders)
+        return {
+            "experiment": self.experiment.name,
+            "out": str(self.out),
+            "figures": list(self.figures),
+            "csv": str(self.csv),
+            "cells": len(cells),
+            "finished": sum(result.run is not None for result in cells),
+            "run_id": self.recorded,
+            "others": list(self.others),
+            "kept": self.kept,
+        }
 
 
 def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path, keep_page: bool = False) -> ReportPage:
-    """Writes the page of one experiment at `out`, and in a folder of its name beside it the figures (PNG and PDF) and
-    `numbers.csv`.
+    """Write the page of one experiment.
 
-    All of them go to the MLflow run of the experiment's newest sweep here, or of its one cell.
+    A folder of the same name beside the page gets the figures (PNG and PDF) and `numbers.csv`. All files are also added
+    to the MLflow run of the newest sweep of the experiment, or of its only cell.
 
     Args:
-        keep_page: a page that is there is not replaced by one without any finished run.
+        name: of the experiment, or the path of its YAML file.
+        profile: the experiment is compiled for.
+        overrides: `key=value` changes of the experiment.
+        out: the page.
+        keep_page: leave an earlier page in place if no run is finished.
 
     Raises:
         RecipeError: the experiment is wrong; nothing is written.
-        DataError: the published tables are wrong, or the page cannot be written there.
+        DataError: the published tables are wrong, or the page cannot be written.
     """
     experiment = load_experiment(name, profile=profile, overrides=overrides)
     contenders = gather(experiment)
-    others = other_runs(experiment) if any(each.missing for each in contenders) else []
-    numbers = out.with_suffix("") / "numbers.csv"
-    if keep_page and out.is_file() and not any(each.trained for each in contenders):
-        return ReportPage(out, experiment, contenders, columns(contenders), [], numbers, None, others, kept=True)
-    how = _command(name, profile, overrides, sweep=len(experiment.cells) > 1 or bool(experiment.ensembles))
+    # Other settings only explain why runs are missing here.
+    others = other_runs(experiment) if any(contender.missing for contender in contenders) else []
     accuracy = columns(contenders)
-    measured = benchmark_rows(contenders, every_value())
+    folder = out.with_suffix("")
+    csv_file = folder / "numbers.csv"
+    if keep_page and out.is_file() and not any(contender.trained for contender in contenders):
+        return ReportPage(out, experiment, contenders, accuracy, [], csv_file, None, others, kept=True)
+    how = _command(name, profile, overrides, sweep=len(experiment.cells) > 1 or bool(experiment.ensembles))
+    groups = benchmark_rows(contenders, every_value())
+    sections = _sections(experiment, contenders, accuracy, groups, how=how)
+    _make_folder(folder)
+    figures = _save_figures(sections, folder)
+    rows = accuracy_rows(accuracy, seeds=True)
+    for group in groups:
+        rows += group
+    write_atomic(csv_file, as_csv(rows))
+    write_atomic(out, _page(experiment, contenders, sections, profile=profile, how=how, others=others))
+    run = _recording_run(experiment)
+    if run is not None:
+        record(run, {}, [out, csv_file, *map(Path, figures)], folder="report")
+    run_id = run.run_id if run else None
+    return ReportPage(out, experiment, contenders, accuracy, figures, csv_file, run_id, others)
+
+
+def cell_results(contenders: Iterable[Contender]) -> list[CellResult]:
+    """The results of all cells and ensembles, finished or not."""
+    cells: list[CellResult] = []
+    for contender in contenders:
+        cells += contender.results
+    return cells
+
+
+def _sections(
+    experiment: Experiment,
+    contenders: Sequence[Contender],
+    accuracy: Sequence[Column],
+    groups: Sequence[Sequence[Row]],
+    *,
+    how: str,
+) -> list[Section]:
+    """The sections in the order of the page, without those that have no content."""
     sections = [
         results(contenders, accuracy, _compared(experiment, contenders)),
         paper(tables_of(experiment.name), contenders),
-        benchmarks(contenders, measured),
+        benchmarks(contenders, groups),
         learning(contenders),
         trust(contenders),
         costs(contenders),
         differences(contenders),
         runs(contenders, how=how),
     ]
-    shown = [section for section in sections if section is not None]
-    folder = out.with_suffix("")
-    _make(folder)
-    figures = [
-        file
-        for section in shown
-        for each in section.drawings
-        for file in keep(each.figure, folder, each.name, "png", "pdf")
-    ]
-    write_atomic(numbers, as_csv([*accuracy_rows(accuracy, seeds=True), *(row for same in measured for row in same)]))
-    write_atomic(out, _page(experiment, contenders, shown, profile=profile, how=how, others=others))
-    run = _home(experiment)
-    if run is not None:
-        record(run, {}, [out, numbers, *map(Path, figures)], folder="report")
-    return ReportPage(out, experiment, contenders, accuracy, figures, numbers, run.run_id if run else None, others)
+    return [section for section in sections if section is not None]
+
+
+def _save_figures(sections: Iterable[Section], folder: Path) -> list[str]:
+    files: list[str] = []
+    for section in sections:
+        for drawing in section.drawings:
+            files += save(drawing.figure, folder, drawing.name, "png", "pdf")
+    return files
 
 
 def _page(
     experiment: Experiment,
     contenders: Sequence[Contender],
-    sections: Iterable[Section],
+    sections: Sequence[Section],
     *,
     profile: str,
     how: str,
     others: Sequence[str],
 ) -> str:
-    cells = [result for each in contenders for result in each.results]
+    cells = cell_results(contenders)
     missing = [result.name for result in cells if result.run is None]
-    done = f"{len(cells) - len(missing)} of {count(len(cells), 'cell')} and ensembles finished, profile {profile}."
-    warning = None
-    if missing:
-        named = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        warning = tag(
-            "p", f"Not finished: {named}. To finish them: ", tag("code", how), _hint(others), class_="warning"
-        )
+    finished = f"{len(cells) - len(missing)} of {count(len(cells), 'cell')} and ensembles finished, profile {profile}."
+    warning = _missing_warning(missing, how=how, others=others) if missing else None
+    head = [tag("h1", experiment.name), tag("p", experiment.summary), tag("p", finished, id="about"), warning]
     parts = {
-        "title": tag("title", f"{experiment.name}, {profile}"),
-        "head": join([tag("h1", experiment.name), tag("p", experiment.summary), tag("p", done, id="about"), warning]),
-        "contents": join(tag("a", each.title, href=f"#{each.name}") for each in sections),
-        "sections": join(each.html() for each in sections),
+        "head": join(head),
+        "contents": join(tag("a", section.title, href=f"#{section.name}") for section in sections),
+        "sections": join(section.html() for section in sections),
     }
-    return written("experiment", parts, base="tables")
+    return render_static_page("experiment", parts, title=f"{experiment.name}, {profile}", styles=["tables"])
 
 
-def _hint(others: Sequence[str]) -> str:
-    return f". There are {'; '.join(others)}: the same settings after the name make their page." if others else ""
+def _missing_warning(missing: Sequence[str], *, how: str, others: Sequence[str]) -> Markup:
+    names = ", ".join(missing[:MAX_NAMED])
+    if len(missing) > MAX_NAMED:
+        names += f" and {len(missing) - MAX_NAMED} more"
+    hint = f". There are {'; '.join(others)}: the same settings after the name make their page." if others else ""
+    return tag("p", f"Not finished: {names}. To finish them: ", tag("code", how), hint, class_="warning")
 
 
 def _command(name: str, profile: str, overrides: Iterable[str], *, sweep: bool) -> str:
@@ -140,26 +184,35 @@ def _command(name: str, profile: str, overrides: Iterable[str], *, sweep: bool) 
 
 
 def _compared(experiment: Experiment, contenders: Sequence[Contender]) -> Compared:
-    """Of all that have test scores; what is not finished is left out, as the page says elsewhere."""
-    done = {run.name: run.run.run_id for each in contenders for run in each.trained}
-    told = {name: {"name": name, "run_id": run_id, "status": "finished"} for name, run_id in done.items()}
-    cells = [cell for cell in experiment.cells if cell.name in told]
-    ensembles = [told[name] for name in experiment.ensembles if name in told]
-    return compare_cells(cells, [told[cell.name] for cell in cells], ensembles=ensembles)
+    """Compare the cells and ensembles that are finished. The page names the others elsewhere."""
+    finished: dict[str, dict[str, str]] = {}
+    for contender in contenders:
+        for run in contender.trained:
+            finished[run.name] = {"name": run.name, "run_id": run.run.run_id, "status": "finished"}
+    cells = [cell for cell in experiment.cells if cell.name in finished]
+    ensembles = [finished[name] for name in experiment.ensembles if name in finished]
+    return compare_cells(cells, [finished[cell.name] for cell in cells], ensembles=ensembles)
 
 
-def _home(experiment: Experiment) -> RunFolder | None:
-    """The newest sweep that had one of the cells; where nothing was swept, the run of the only cell."""
+def _recording_run(experiment: Experiment) -> RunFolder | None:
+    """The run whose MLflow record gets the files: the newest sweep with one of the cells, or the run of the only
+    cell."""
     hashes = {recipe_sha256(cell.recipe) for cell in experiment.cells}
     for run in list_runs(kind="sweep"):
-        if run.name == experiment.name and any(each in run.recipe_text() for each in hashes):
+        if run.name == experiment.name and _mentions(run, hashes):
             return run
+    # Several cells without a sweep have no common run.
     if len(hashes) > 1:
         return None
     return next((run for run in list_runs() if run.status["recipe_sha256"] in hashes and run.state == "finished"), None)
 
 
-def _make(folder: Path) -> None:
+def _mentions(sweep: RunFolder, hashes: Iterable[str]) -> bool:
+    recipe_text = sweep.recipe_text()
+    return any(sha256 in recipe_text for sha256 in hashes)
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

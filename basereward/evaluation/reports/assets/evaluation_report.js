@@ -1,18 +1,8 @@
-"use strict";
-// Everything that the data say goes into the page as text, never as markup: models, papers and strangers wrote it.
-const data = JSON.parse(document.getElementById("data").textContent);
 const LONG = { characters: 900, lines: 14 }; // a longer text is folded
 const FEW = 5; // published values of a metric that are shown before one asks for all
 const ORDERS = { fixed: "fixed", random: "random", both: "both orders" };
 const KINDS = { scores: "scores", correct: "right or wrong, as given", verdicts: "verdicts" };
 
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
-
-const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const sign = (text) => text.replace("-", "\u2212");
 const signed = (number) => `${number < 0 ? "\u2212" : "+"}${Math.abs(number).toFixed(3)}`;
 const whole = (number) => number.toLocaleString("en", { maximumFractionDigits: 3 });
@@ -130,18 +120,9 @@ function agreementTable({ agreement, models }) {
 
 function text({ text: words, length }) {
   const box = element("div", { className: "text", dir: "auto", textContent: words });
-  const cut = length - Array.from(words).length;
-  const note = cut > 0 ? element("p", { className: "note", textContent: `${count(cut, "more character")}, not in this page` }) : null;
-  if (words.length <= LONG.characters && words.split("\n").length <= LONG.lines) return [box, note];
-  const button = element("button", { type: "button", className: "plain" });
-  const fold = (folded) => {
-    box.classList.toggle("long", folded);
-    button.ariaExpanded = String(!folded);
-    button.textContent = folded ? `Show all ${count(length, "character")}` : "Show less";
-  };
-  button.addEventListener("click", () => fold(!box.classList.contains("long")));
-  fold(true);
-  return [box, button, note];
+  const note = cutNote(words, length);
+  if (!isLong(words, LONG)) return [box, note];
+  return [box, foldButton(box, length), note];
 }
 
 function picture(uri, alt) {

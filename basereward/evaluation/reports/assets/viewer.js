@@ -1,6 +1,3 @@
-"use strict";
-// Everything that the data say goes into the page as text, never as markup: the rows were written by strangers.
-const data = JSON.parse(document.getElementById("data").textContent);
 const STEP = 50; // rows that are put into the page at a time
 const LONG = { characters: 1500, lines: 20 }; // a longer text is folded
 const controls = document.getElementById("controls");
@@ -10,13 +7,6 @@ const haystacks = data.rows.map((row) =>
     ...row.responses.map((response) => response.text)].join("\n").toLowerCase());
 let [found, shown] = [[], 0];
 
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
-
-const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const percent = (share) => (share === null ? null : `${(100 * share).toFixed(1)} %`);
 const signed = (number) =>
   (number === null ? "not a number" : `${number < 0 ? "\u2212" : "+"}${Math.abs(number).toFixed(3)}`);
@@ -70,19 +60,9 @@ function text(content, query) {
   const box = element("div", { className: "text", dir: "auto" });
   const pieces = query ? content.text.split(new RegExp(`(${query.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")})`, "gi")) : [content.text];
   box.append(...pieces.map((piece, place) => (place % 2 ? element("mark", { textContent: piece }) : piece)));
-  const cut = content.length - Array.from(content.text).length;
-  const note = cut > 0 ? element("p", { className: "note", textContent: `${count(cut, "more character")}, not in this page` }) : null;
-  const long = content.text.length > LONG.characters || content.text.split("\n").length > LONG.lines;
-  if (!long || pieces.length > 1) return [box, note];
-  const button = element("button", { type: "button", className: "plain" });
-  const fold = (folded) => {
-    box.classList.toggle("long", folded);
-    button.ariaExpanded = String(!folded);
-    button.textContent = folded ? `Show all ${count(content.length, "character")}` : "Show less";
-  };
-  button.addEventListener("click", () => fold(!box.classList.contains("long")));
-  fold(true);
-  return [box, button, note];
+  const note = cutNote(content.text, content.length);
+  if (!isLong(content.text, LONG) || pieces.length > 1) return [box, note];
+  return [box, foldButton(box, content.length), note];
 }
 
 function picture(place, alt) {
