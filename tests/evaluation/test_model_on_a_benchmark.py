@@ -179,7 +179,7 @@ def test_scores_that_are_not_finite_are_named(here: Path) -> None:
     benchmark = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"])
     journal = here / "nan" / "partial.jsonl"
     with pytest.raises(DataError, match=r"not finite: row 0 \('wildvision-0'\)"):
-        score_items(model, benchmark.items, images=benchmark.store, journal=journal, of={})
+        score_items(model, benchmark.items, images=benchmark.store, journal=journal, header={})
     assert journal.read_text() == "{}\n"
 
 

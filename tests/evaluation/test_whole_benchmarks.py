@@ -254,7 +254,7 @@ def test_a_journal_of_a_changed_benchmark_is_begun_anew_and_said(here: Path, cap
         benchmark = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"])
         model = Counting()
         of = {"model": "m", "benchmark": benchmark.digest}
-        score_items(model, benchmark.items, images=benchmark.store, journal=journal, of=of)  # type: ignore[arg-type]
+        score_items(model, benchmark.items, images=benchmark.store, journal=journal, header=of)  # type: ignore[arg-type]
         return model.groups
 
     assert scored() == 4
