@@ -234,7 +234,7 @@ def test_at_most_so_many_pairs(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--endpoint", "http://localhost:1/v1", "--attempts", "0"], "at least 1"),
-        (["--endpoint", "http://localhost:1/v1", "--temperature", "0"], "same text"),
+        (["--endpoint", "http://localhost:1/v1", "--temperature", "0"], "--attempts 1"),
         (["--endpoint", "nowhere"], "no address"),
         (["--endpoint", "http://localhost:1/v1", "--prompt", "critique"], "fields"),
         ([], "--endpoint is needed"),

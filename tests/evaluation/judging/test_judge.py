@@ -194,7 +194,7 @@ def test_the_command_measures_a_served_judge(here: Path, capsys: pytest.CaptureF
         (["--judge", "j"], "--endpoint says where"),
         (["--endpoint", "http://localhost:1/v1"], "--judge its name"),
         (["random", "--judge", "j", "--endpoint", "http://localhost:1/v1"], "one of the three"),
-        (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "3"], "same vote"),
+        (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "3"], "--temperature 0"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "16"], "1 to 15"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--pattern", "[12]"], "0 groups"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--prompt-file", "none.txt"], "cannot be read"),

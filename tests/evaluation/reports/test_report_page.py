@@ -127,7 +127,7 @@ def test_nothing_is_fetched_and_nothing_is_wider_than_a_phone(made: dict[str, An
         (["a", "a"], None, "given more than once"),
         (["a"], "page", "must end in .html"),
         (["a"], "no/page.html", "there is no folder 'no'"),
-        (["nowhere"], None, "evaluation.json is needed"),
+        (["nowhere"], None, "evaluation.json"),
     ],
 )
 def test_a_mistake_writes_nothing(
