@@ -103,11 +103,7 @@ class Answers:
             # Closing the generator makes the engine cancel its requests.
             if isinstance(stream, Generator):
                 stream.close()
-            logger.warning(
-                "interrupted: the %d answers that arrived are kept in '%s'. The same command goes on with the others",
-                len(self.known),
-                self.file,
-            )
+            self._log_interruption()
             raise
         self.seconds += time.monotonic() - start
 
@@ -167,6 +163,13 @@ class Answers:
         with self._lock:
             self.known[answer.id] = line
             self.fresh += 1
+
+    def _log_interruption(self) -> None:
+        logger.warning(
+            "interrupted: the %d answers that arrived are kept in '%s'. The same command goes on with the others",
+            len(self.known),
+            self.file,
+        )
 
     def _fail(self, failure: Failed) -> None:
         self.failed.append(failure)

@@ -112,17 +112,11 @@ def judge_items(
         DataError: a request was not answered, or an item cannot be read, and `allow_partial` is not given. Answers that
             were received are kept.
     """
-    questions: list[_Question] = []
-    for vote in range(judge.votes):
-        for item in items:
-            questions += _questions(judge, item, vote)
+    questions = _all_questions(judge, items)
     with Answers(journal, header={**header, **judge.facts}) as answers:
         _ask_all(judge, items, answers, images=images, allow_partial=allow_partial)
     if answers.failed and not allow_partial:
-        raise DataError(
-            f"{len(answers.failed)} of {len(questions)} requests were not answered: {answers.failure_reasons()}. The "
-            f"others are kept in '{journal}': call again to ask only these, or count without them by --allow-partial"
-        )
+        raise _unanswered(answers, len(questions))
     verdicts_by_row, missing, unread = _read_verdicts(questions, answers, judge.pattern)
     outcomes = {item.row: _outcome(item, verdicts_by_row[item.row]) for item in items if item.row not in missing}
     cost = answers.cost([question.id for question in questions])
@@ -142,9 +136,24 @@ def compared(prompt: Prompt, group: Group, first: str, second: str, name: str) -
     return Request(name, prompt.turns(group, answer_1=first, answer_2=second), group.images)
 
 
+def _unanswered(answers: Answers, requests: int) -> DataError:
+    return DataError(
+        f"{len(answers.failed)} of {requests} requests were not answered: {answers.failure_reasons()}. The others are "
+        f"kept in '{answers.file}': call again to ask only these, or count without them by --allow-partial"
+    )
+
+
 def _questions(judge: Judge, item: Item, vote: int) -> Iterator[_Question]:
     for first, second in ordered_pairs(len(item.responses), judge.order, seed=f"{item.row}/{vote}"):
         yield _Question(item.row, first, second, vote)
+
+
+def _all_questions(judge: Judge, items: Sequence[Item]) -> list[_Question]:
+    questions: list[_Question] = []
+    for vote in range(judge.votes):
+        for item in items:
+            questions += _questions(judge, item, vote)
+    return questions
 
 
 def _requests(judge: Judge, items: Sequence[Item], vote: int, *, images: ImageStore) -> Iterator[Request]:

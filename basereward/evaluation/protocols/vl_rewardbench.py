@@ -97,13 +97,13 @@ class VLRewardBench(Protocol):
 
 def _pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
     """Both responses and their ranks, from either form of a row."""
-    forms = [("response", "human_ranking"), ("chosen", "rejected")]
-    present = [form for form in forms if any(row.get(name) is not None for name in form)]
+    ranked, chosen = ("response", "human_ranking"), ("chosen", "rejected")
+    present = [form for form in (ranked, chosen) if _has_any(row, form)]
     if len(present) == 2:
         raise RowRejected(
             "conflicting_columns", "the row has `response` or `human_ranking`, and `chosen` or `rejected`"
         )
-    form = present[0] if present else forms[0]
+    form = present[0] if present else ranked
     missing = [name for name in form if row.get(name) is None]
     if missing:
         alternative = "" if present else "; or `chosen` and `rejected`"
@@ -112,9 +112,13 @@ def _pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
             f"missing or empty: {', '.join(missing)}{alternative}. Columns found: {', '.join(map(str, row))}. "
             f"If the data set has them under other names, map them: columns.{missing[0]}=...",
         )
-    if form == ("chosen", "rejected"):
+    if form == chosen:
         return [row["chosen"], row["rejected"]], [0, 1]
     return row["response"], row["human_ranking"]
+
+
+def _has_any(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
+    return any(row.get(name) is not None for name in columns)
 
 
 def category(item: Item, *, scheme: str) -> str:

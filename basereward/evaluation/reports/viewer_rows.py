@@ -40,8 +40,9 @@ def collect(source: Source, splits: Sequence[Split], *, rows: int, score: ScoreG
     """
     groups = {split: source.groups(split) for split in splits}
     rejected = _rejected_rows(source, splits)
-    total = {split: len(members) + sum(row.split == split for row in rejected) for split, members in groups.items()}
     usable = {split: len(members) for split, members in groups.items()}
+    rejected_by_split = Counter(row.split for row in rejected)
+    total = {split: size + rejected_by_split[split] for split, size in usable.items()}
     # Images of these rows are opened, so this number decides how large each may be on the page.
     selected = min(rows, sum(usable.values()))
     album = Album()
@@ -57,17 +58,7 @@ def collect(source: Source, splits: Sequence[Split], *, rows: int, score: ScoreG
     return {
         "source": source.name,
         "splits": {split: size for split, size in total.items() if size},
-        "facts": {
-            "rows": sum(total.values()),
-            # Rows that were rejected just now, because an image cannot be opened, are no usable groups either.
-            "groups": sum(total.values()) - len(rejected),
-            "read": selected,
-            "shown": len(shown),
-            "images": sum(len(row["images"]) for row in shown),
-            "unscored": sum(row["unscored"] is not None for row in shown),
-            **_pair_shares(shown),
-            "lost": dict(Counter(row.reason for row in rejected).most_common()),
-        },
+        "facts": _facts(shown, rejected, total=sum(total.values()), selected=selected),
         "rows": shown,
         "pictures": album.pictures,
         "lost": [_rejection(row) for row in rejected[:MAX_LISTED]],
@@ -158,6 +149,22 @@ def rank(responses: int, preferences: Iterable[Preference]) -> list[int | None]:
     # Ties raise levels by more than one; ranks have no gaps.
     distinct = sorted({level for level in levels if level is not None})
     return [None if level is None else distinct.index(level) for level in levels]
+
+
+def _facts(
+    shown: Sequence[dict[str, Any]], rejected: Sequence[RejectedRow], *, total: int, selected: int
+) -> dict[str, Any]:
+    return {
+        "rows": total,
+        # Rows that were rejected just now, because an image cannot be opened, are no usable groups either.
+        "groups": total - len(rejected),
+        "read": selected,
+        "shown": len(shown),
+        "images": sum(len(row["images"]) for row in shown),
+        "unscored": sum(row["unscored"] is not None for row in shown),
+        **_pair_shares(shown),
+        "lost": dict(Counter(row.reason for row in rejected).most_common()),
+    }
 
 
 def _rejected_rows(source: Source, splits: Sequence[Split]) -> list[RejectedRow]:

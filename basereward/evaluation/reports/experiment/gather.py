@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -91,6 +91,14 @@ def gather(experiment: Experiment) -> list[Contender]:
         trained = [_trained(result, result.run) for result in members if result.run is not None]
         contenders.append(Contender(name, members, trained))
     return contenders
+
+
+def all_results(contenders: Iterable[Contender]) -> list[CellResult]:
+    """The results of all cells and ensembles, finished or not."""
+    results_of_all: list[CellResult] = []
+    for contender in contenders:
+        results_of_all += contender.results
+    return results_of_all
 
 
 def all_sources(contenders: Sequence[Contender]) -> list[str]:

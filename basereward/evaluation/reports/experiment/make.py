@@ -16,7 +16,7 @@ from basereward.evaluation.reports.drawing import save
 from basereward.evaluation.reports.experiment.accuracy import Column, accuracy_rows, columns
 from basereward.evaluation.reports.experiment.benchmark_section import benchmark_rows, benchmarks
 from basereward.evaluation.reports.experiment.differences import other_runs
-from basereward.evaluation.reports.experiment.gather import Contender, gather
+from basereward.evaluation.reports.experiment.gather import Contender, all_results, gather
 from basereward.evaluation.reports.experiment.paper_section import paper
 from basereward.evaluation.reports.experiment.parts import Section
 from basereward.evaluation.reports.experiment.recipe_section import costs, differences, runs
@@ -29,7 +29,6 @@ from basereward.recipe import Experiment, load_experiment, recipe_sha256
 from basereward.recipe.table import count
 from basereward.runs.run_folder import RunFolder, list_runs
 from basereward.sweeps.comparison import Compared, compare_cells
-from basereward.sweeps.results import CellResult
 
 # Cells without a finished run that the head of the page names.
 MAX_NAMED = 8
@@ -54,7 +53,7 @@ class ReportPage:
 
     def as_dict(self) -> dict[str, Any]:
         """What the command prints with `--json`."""
-        cells = cell_results(self.contenders)
+        cells = all_results(self.contenders)
         return {
             "experiment": self.experiment.name,
             "out": str(self.out),
@@ -104,19 +103,8 @@ def make_page(name: str, *, profile: str, overrides: Sequence[str], out: Path, k
         rows += group
     write_atomic(csv_file, as_csv(rows))
     write_atomic(out, _page(experiment, contenders, sections, profile=profile, how=how, others=others))
-    run = _recording_run(experiment)
-    if run is not None:
-        record(run, {}, [out, csv_file, *map(Path, figures)], folder="report")
-    run_id = run.run_id if run else None
+    run_id = _record(experiment, [out, csv_file, *map(Path, figures)])
     return ReportPage(out, experiment, contenders, accuracy, figures, csv_file, run_id, others)
-
-
-def cell_results(contenders: Iterable[Contender]) -> list[CellResult]:
-    """The results of all cells and ensembles, finished or not."""
-    cells: list[CellResult] = []
-    for contender in contenders:
-        cells += contender.results
-    return cells
 
 
 def _sections(
@@ -158,7 +146,7 @@ def _page(
     how: str,
     others: Sequence[str],
 ) -> str:
-    cells = cell_results(contenders)
+    cells = all_results(contenders)
     missing = [result.name for result in cells if result.run is None]
     finished = f"{len(cells) - len(missing)} of {count(len(cells), 'cell')} and ensembles finished, profile {profile}."
     warning = _missing_warning(missing, how=how, others=others) if missing else None
@@ -192,6 +180,15 @@ def _compared(experiment: Experiment, contenders: Sequence[Contender]) -> Compar
     cells = [cell for cell in experiment.cells if cell.name in finished]
     ensembles = [finished[name] for name in experiment.ensembles if name in finished]
     return compare_cells(cells, [finished[cell.name] for cell in cells], ensembles=ensembles)
+
+
+def _record(experiment: Experiment, files: Sequence[Path]) -> str | None:
+    """Add files to the MLflow run that stands for the experiment, and return its id; None if there is no such run."""
+    run = _recording_run(experiment)
+    if run is None:
+        return None
+    record(run, {}, files, folder="report")
+    return run.run_id
 
 
 def _recording_run(experiment: Experiment) -> RunFolder | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from basereward.evaluation.published.published_table import PrintedCell, PublishedTable
-from basereward.evaluation.reports.experiment.gather import Contender
+from basereward.evaluation.reports.experiment.gather import Contender, all_results
 from basereward.evaluation.reports.experiment.paper_comparison import (
     MeasuredCell,
     difference,
@@ -62,11 +62,12 @@ def paper(tables: Sequence[PublishedTable], contenders: Sequence[Contender]) -> 
 
 def _explanation(contenders: Sequence[Contender]) -> str:
     """State how our values differ from those of the paper, so that nobody takes them for a replication."""
-    recipes = [result.cell.recipe for contender in contenders for result in contender.results if result.cell]
     sources: dict[str, None] = {}
-    for recipe in recipes:
-        sources |= dict.fromkeys(recipe.data.sources)
-    random_weights = all(recipe.model.backbone.make for recipe in recipes)
+    random_weights = True
+    for result in all_results(contenders):
+        if result.cell:
+            sources |= dict.fromkeys(result.cell.recipe.data.sources)
+            random_weights = random_weights and bool(result.cell.recipe.model.backbone.make)
     weights = "backbones made here with random weights" if random_weights else "the backbones that the recipes name"
     return (
         f"Our values are of {weights}, trained on {', '.join(sources)}; those of the paper are of what its text "
