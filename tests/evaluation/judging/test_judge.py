@@ -149,9 +149,9 @@ def test_a_damaged_file_of_answers_is_told(content: bytes, tmp_path: Path) -> No
         assert not server.asked
 
 
-def evaluated(*given: str) -> int:
+def evaluated(*arguments: str) -> int:
     """The status of `basereward eval` on the small benchmark."""
-    return main(["eval", *given, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE])
+    return main(["eval", *arguments, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE])
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_the_command_measures_a_served_judge(here: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--judge", "j"], "--endpoint says where"),
         (["--endpoint", "http://localhost:1/v1"], "--judge its name"),
@@ -200,10 +200,10 @@ def test_the_command_measures_a_served_judge(here: Path, capsys: pytest.CaptureF
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--prompt-file", "none.txt"], "cannot be read"),
     ],
 )
-def test_a_user_s_mistakes(here: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_s_mistakes(here: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What to do, and exit code 2."""
     assert evaluated(*arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_call_that_is_killed_goes_on(here: Path) -> None:
