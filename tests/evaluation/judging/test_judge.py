@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 def judged(items: list[Item], url: str, folder: Path, **options: Any) -> tuple[list[JudgedItem], dict[str, float]]:
     """By a judge at an address."""
     judge = open_judge("judge", endpoint=url, **options)
-    outcomes, cost = judge_items(judge, items, images=ImageStore(), journal=folder / "partial.jsonl", of={"b": "1"})
+    outcomes, cost = judge_items(judge, items, images=ImageStore(), journal=folder / "partial.jsonl", header={"b": "1"})
     return [JudgedItem(each, outcomes[each.row]) for each in items], cost
 
 
@@ -133,7 +133,7 @@ def test_what_will_never_be_answered_can_be_left_out(tmp_path: Path) -> None:
         judge = open_judge("judge", endpoint=server.url)
         journal = tmp_path / "partial.jsonl"
         outcomes, cost = judge_items(
-            judge, items, images=ImageStore(), journal=journal, of={"b": "1"}, allow_partial=True
+            judge, items, images=ImageStore(), journal=journal, header={"b": "1"}, allow_partial=True
         )
     assert len(outcomes) == cost["answers"] == 2
     assert cost["failed"] == 30
