@@ -1,4 +1,4 @@
-"""Benchmarks by name."""
+"""Open benchmarks by name, and the contract of what is opened."""
 
 from __future__ import annotations
 
@@ -18,66 +18,92 @@ DATA = "data="
 
 
 class Benchmark(Contract):
-    """Made as `Class(name, **arguments of the YAML file)`."""
+    """Items to score, and ways of counting the outcomes.
+
+    It is made as `Class(name, **arguments of the YAML file)`. Making it reads no row.
+    """
 
     name: str
     version: str
+    """of this reading of the benchmark; a change that moves a number raises it"""
     store: ImageStore
+    """where the images are"""
     expected_items: int | None
-    """How many items the whole benchmark has; None where that is not known."""
+    """the number of items of the whole benchmark; None: unknown"""
 
     @property
-    def judges_only(self) -> bool: ...
+    def judges_only(self) -> bool:
+        """Whether the responses hold what a model that scores text cannot see."""
+        ...
+
     @property
-    def variants(self) -> Mapping[str, Variant]: ...
+    def variants(self) -> Mapping[str, Variant]:
+        """Ways of counting by name, the published one first."""
+        ...
+
     @property
-    def items(self) -> Sequence[Item]: ...
+    def items(self) -> Sequence[Item]:
+        """All items, in the order of the rows. The first access reads them.
+
+        Raises:
+            DataError: the rows cannot be read.
+        """
+        ...
+
     @property
-    def partial(self) -> str | None: ...
+    def partial(self) -> str | None:
+        """How the items differ from those of the whole benchmark; None if they do not."""
+        ...
+
     @property
-    def inputs(self) -> Sequence[Path]: ...
+    def inputs(self) -> Sequence[Path]:
+        """The local files and folders that are read."""
+        ...
+
     @property
-    def fingerprint(self) -> Mapping[str, str | None]: ...
+    def fingerprint(self) -> Mapping[str, str | None]:
+        """Hashes of the `items` and of the content of the `pictures`; None for what is not available."""
+        ...
+
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """A hash of everything that decides on a score or a number."""
+        ...
 
 
-def load_benchmark(given: str, *, overrides: Iterable[str] = ()) -> Benchmark:
-    """A benchmark by its name in `experiments/benchmarks`, or by a path to such a file. No row is read yet.
+def load_benchmark(name: str, *, overrides: Iterable[str] = ()) -> Benchmark:
+    """Open a benchmark. No row is read yet.
 
     Args:
-        overrides: `key=value`, the keys being arguments of the benchmark; `data=PATH` reads that file or folder in
-            place of the published one.
+        name: of a file in `experiments/benchmarks`, or the path of such a file.
+        overrides: `key=value` for arguments of the benchmark. `data=PATH` reads a local file or folder in place of the
+            published data set.
 
     Raises:
         RecipeError: there is no such benchmark, or its arguments are wrong.
-        DataError: nothing lies where `data` says.
+        DataError: there is nothing at PATH.
     """
-    told: list[str] = []
+    changes: list[str] = []
     for override in overrides:
-        if override.startswith(DATA):
-            path = override.removeprefix(DATA)
-            if not Path(path).exists():
-                raise DataError(f"data={path}: there is no such file or folder")
-            told += [f"path={json.dumps(path)}", "revision=null"] + (
-                ["files=null", "subset=null", "split=train"] if Path(path).is_file() else []
-            )
-        else:
-            told.append(override)
-    name, node = load_fragment(given, "benchmarks", overrides=told)
-    made: Benchmark = make(node, "benchmarks", name)
-    return made
+        changes += _local_data(override.removeprefix(DATA)) if override.startswith(DATA) else [override]
+    stem, node = load_fragment(name, "benchmarks", overrides=changes)
+    benchmark: Benchmark = make(node, "benchmarks", stem)
+    return benchmark
 
 
 def open_pairs(path: str, *, overrides: Iterable[str] = ()) -> Benchmark:
-    """A person's own file or folder of pairs. No row is read yet. Raises: RecipeError, as `load_pairs`."""
+    """Open a user's own file or folder of pairs as a benchmark. No row is read yet.
+
+    Raises:
+        RecipeError: as `load_pairs`.
+    """
     name, node = load_pairs(path, overrides=overrides)
-    made: Benchmark = make(node, "benchmarks", name)
-    return made
+    benchmark: Benchmark = make(node, "benchmarks", name)
+    return benchmark
 
 
 def expected_items(name: str) -> int | None:
-    """How many items the published benchmark of a name has; None where there is none of that name, or it does not say.
+    """The number of items of a published benchmark; None if there is none of that name, or its number is unknown.
 
     >>> expected_items("vl_rewardbench"), expected_items("no_such_benchmark")
     (1250, None)
@@ -87,6 +113,18 @@ def expected_items(name: str) -> int | None:
             return None
         _, node = load_fragment(name, "benchmarks")
     except RecipeError:
+        # An old evaluation can be read where the folder of experiments is missing or wrong.
         return None
-    found = node.get("expected_items")
-    return found if isinstance(found, int) else None
+    number = node.get("expected_items")
+    return number if isinstance(number, int) else None
+
+
+def _local_data(path: str) -> list[str]:
+    """The overrides that `data=PATH` stands for."""
+    if not Path(path).exists():
+        raise DataError(f"data={path}: there is no such file or folder")
+    overrides = [f"path={json.dumps(path)}", "revision=null"]
+    if Path(path).is_file():
+        # These choose among the files of a repository. A single file is all rows, and `datasets` calls it "train".
+        overrides += ["files=null", "subset=null", "split=train"]
+    return overrides

@@ -1,4 +1,4 @@
-"""The columns that each benchmark reads, as a table for the documentation."""
+"""Make a table of the columns that each benchmark reads, for the documentation."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from basereward.recipe import names
 
 
 def columns_table() -> str:
-    """A Markdown table: benchmarks of one protocol, the columns that every row has, and those that it may have.
+    """Make a Markdown table: benchmarks of one protocol, the columns that every row has, and the optional columns.
 
-    Print it for `docs/benchmarks.md`:
+    To print it for `docs/benchmarks.md`:
     `python -c "from basereward.evaluation.benchmark_columns import columns_table; print(columns_table())"`.
+
+    >>> columns_table().splitlines()[0]
+    '| benchmark | every row has | a row may have |'
     """
-    rows: dict[tuple[str, str], list[str]] = {}
+    benchmarks_by_columns: dict[tuple[str, str], list[str]] = {}
     for entry in names("benchmarks"):
         benchmark = load_benchmark(entry.name)
         if isinstance(benchmark, Annotated):
-            must = ", ".join(f"`{name}`" for name in benchmark.protocol.columns)
-            also = getattr(benchmark.protocol, "also", {})
-            may = "; ".join(f"`{name}`: {what}" for name, what in also.items())
-            rows.setdefault((must, may), []).append(f"`{entry.name}`")
+            protocol = benchmark.protocol
+            required = ", ".join(f"`{name}`" for name in protocol.columns)
+            optional = "; ".join(f"`{name}`: {purpose}" for name, purpose in protocol.optional_columns.items())
+            benchmarks_by_columns.setdefault((required, optional), []).append(f"`{entry.name}`")
     lines = ["| benchmark | every row has | a row may have |", "|---|---|---|"]
-    lines += [f"| {', '.join(benchmarks)} | {must} | {may} |" for (must, may), benchmarks in rows.items()]
+    for (required, optional), benchmarks in benchmarks_by_columns.items():
+        lines.append(f"| {', '.join(benchmarks)} | {required} | {optional} |")
     return "\n".join(lines)

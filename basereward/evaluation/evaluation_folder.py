@@ -1,4 +1,4 @@
-"""A finished evaluation, as it lies in its folder: `evaluation.json`, and one line a row in `items.jsonl`."""
+"""Read a finished evaluation from its folder: `evaluation.json`, and one line per row in `items.jsonl`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from basereward.evaluation.benchmark import expected_items
 KINDS = ("scores", "correct", "verdicts")
 ORDERS = ("fixed", "random", "both")
 INTERVALS = ("wilson", "bootstrap", "wald")
+# The page of a report embeds pictures; anything but a data URI could make it fetch an address.
 PICTURE = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+=*")
+# Of a wrong value, and of repeated rows, that a message quotes.
+MAX_CHARACTERS, MAX_ROWS = 80, 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredMeasure:
-    """One metric. `value`, `low`, `high` and the baselines are shares from 0 to 1, or None where there is none."""
+    """One metric. `value`, `low`, `high` and the baselines are shares from 0 to 1, or None if there is none."""
 
     value: float | None
     numerator: float | None
     denominator: float | None
     low: float | None
     high: float | None
-    interval: str | None  # how low and high were found: one of INTERVALS
+    interval: str | None
+    """the method of `low` and `high`, one of INTERVALS"""
     ties: int
     undecided: int
     baselines: Mapping[str, float | None]
@@ -36,7 +40,7 @@ class StoredMeasure:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedItem:
-    """A row of a benchmark and what the model made of it. `correct` is None where its votes decide nothing."""
+    """A row of a benchmark, with the outcome of the model."""
 
     row: int
     id: str
@@ -49,24 +53,21 @@ class EvaluatedItem:
     scores: tuple[float, ...] | None
     votes: tuple[int | None, ...] | None
     correct: bool | None
+    """None: the votes have no majority"""
     tie: bool
     margin: float | None
     picture: str | None
+    """the first image as a data URI"""
 
     @property
     def scored(self) -> bool:
-        """Whether the model said anything about the row."""
+        """Whether there is an outcome."""
         return not (self.scores is None and self.votes is None and self.correct is None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One model on one version of one benchmark; `rows` are in the order of the benchmark.
-
-    `expected` is the number of items of the whole benchmark, None where it is not known. `partial` says in what these
-    items differ from them, or how many are not scored; None of a whole evaluation. `fingerprint` is that of the
-    benchmark (see `Annotated.fingerprint`); None in folders of earlier versions.
-    """
+    """The evaluation of one model on one version of one benchmark."""
 
     folder: str
     benchmark: str
@@ -74,44 +75,50 @@ class Evaluation:
     name: str
     model: str
     kind: str
+    """one of KINDS"""
     order: str | None
+    """in which a judge saw the responses, one of ORDERS"""
     votes: int | None
     items: int
     scored: int
     expected: int | None
+    """the number of items of the whole benchmark; None: unknown"""
     partial: str | None
+    """how the items differ from the whole benchmark, or how many are not scored; None: it is whole"""
     fingerprint: Mapping[str, str | None] | None
+    """of the benchmark (see `Annotated.fingerprint`); None in folders of earlier versions"""
     run_id: str | None
     variants: Mapping[str, Mapping[str, StoredMeasure]]
     rows: tuple[EvaluatedItem, ...]
+    """in the order of the benchmark"""
 
 
 def read_evaluation(folder: str | Path) -> Evaluation:
-    """The evaluation that lies in a folder.
+    """Read the evaluation in a folder.
+
+    Args:
+        folder: what `basereward eval` wrote for one benchmark.
 
     Raises:
-        DataError: a file is missing or damaged, or the two do not belong together.
+        DataError: a file is missing or damaged, or the two files do not belong together.
     """
     folder = Path(folder)
     file = folder / "evaluation.json"
     head = _object(_text(file), file)
-    if "partial" not in head:  # written by an earlier version
+    # Earlier versions did not write these three keys.
+    if "partial" not in head:
         expected = expected_items(str(head.get("benchmark")))
         head |= {"expected": expected, "fingerprint": None, "partial": _earlier_partial(head, expected)}
     _check(head, _HEAD, file)
-    variants = {
-        variant: {metric: _measure(given, f"{file}: {variant}, {metric}") for metric, given in metrics.items()}
-        for variant, metrics in head["variants"].items()
-    }
+    variants = {variant: _measures(metrics, f"{file}: {variant}") for variant, metrics in head["variants"].items()}
     rows = tuple(_items(folder / "items.jsonl"))
-    evaluation = _made(Evaluation, {**head, "folder": str(folder), "variants": variants, "rows": rows})
+    evaluation = _build(Evaluation, {**head, "folder": str(folder), "variants": variants, "rows": rows})
     _check_rows(evaluation)
     return evaluation
 
 
 def _earlier_partial(head: Mapping[str, Any], expected: int | None) -> str | None:
-    """Whether an evaluation that does not say it is of a part: by its own counts, and by the size of the published
-    benchmark of its name."""
+    """How an evaluation of an earlier version is partial, from its counts and the size of the published benchmark."""
     items, scored = head.get("items"), head.get("scored")
     if items != scored:
         return f"{scored} of {items} items are scored"
@@ -119,92 +126,105 @@ def _earlier_partial(head: Mapping[str, Any], expected: int | None) -> str | Non
 
 
 def _items(file: Path) -> Iterable[EvaluatedItem]:
+    # Not `splitlines`: JSON leaves U+2028 inside of a string, and `splitlines` would break the line there.
     for number, line in enumerate(_text(file).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{file}:{number}"
-        given = _object(line, where)
-        _check(given, _ITEM, where)
-        for key in ("right", "wrong"):
-            if any(place >= len(given["responses"]) for place in given[key]):
-                _bad(where, f"'{key}' is {given[key]}, and there are {len(given['responses'])} responses")
-        if given["scores"] is not None and len(given["scores"]) != len(given["responses"]):
-            _bad(where, f"there are {len(given['scores'])} scores of {len(given['responses'])} responses")
-        yield _made(
-            EvaluatedItem, {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-        )
+        if line.strip():
+            yield _item(line, f"{file}:{number}")
 
 
-def _measure(given: Any, where: str) -> StoredMeasure:
-    _check(given, _MEASURE, where)
-    low, high = given["low"], given["high"]
+def _item(line: str, where: str) -> EvaluatedItem:
+    values = _object(line, where)
+    _check(values, _ITEM, where)
+    responses = len(values["responses"])
+    for key in ("right", "wrong"):
+        if any(place >= responses for place in values[key]):
+            _fail(where, f"'{key}' is {values[key]}, and there are {responses} responses")
+    if values["scores"] is not None and len(values["scores"]) != responses:
+        _fail(where, f"there are {len(values['scores'])} scores of {responses} responses")
+    return _build(
+        EvaluatedItem, {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    )
+
+
+def _measures(metrics: Mapping[str, Any], where: str) -> dict[str, StoredMeasure]:
+    return {metric: _measure(values, f"{where}, {metric}") for metric, values in metrics.items()}
+
+
+def _measure(values: Any, where: str) -> StoredMeasure:
+    _check(values, _MEASURE, where)
+    low, high = values["low"], values["high"]
     if (low is None) != (high is None) or (low is not None and low > high):
-        _bad(where, f"'low' is {low} and 'high' is {high}; both are shares, the lower first, or both are null")
-    return _made(StoredMeasure, given)
+        _fail(where, f"'low' is {low} and 'high' is {high}; both are shares, the lower first, or both are null")
+    return _build(StoredMeasure, values)
 
 
 def _check_rows(evaluation: Evaluation) -> None:
-    """The lines are one a row, and as many as the head says."""
+    """Check that there is one line per row, and as many as `evaluation.json` states."""
     where, rows = f"{evaluation.folder}/items.jsonl", [item.row for item in evaluation.rows]
-    twice = sorted({row for row in rows if rows.count(row) > 1}) if len(set(rows)) < len(rows) else []
-    if twice:
-        _bad(where, f"these rows are there more than once: {', '.join(map(str, twice[:10]))}")
+    if len(set(rows)) < len(rows):
+        repeated = sorted({row for row in rows if rows.count(row) > 1})
+        _fail(where, f"these rows are there more than once: {', '.join(map(str, repeated[:MAX_ROWS]))}")
     scored = sum(item.scored for item in evaluation.rows)
+    # A partial evaluation has lines for all rows or for the scored rows only, depending on the version that wrote it.
     if scored != evaluation.scored or len(rows) not in (evaluation.items, evaluation.scored):
-        told = f"evaluation.json says that {evaluation.scored} of {evaluation.items} are scored"
-        _bad(where, f"{scored} of its {len(rows)} rows are scored, and {told}")
+        stated = f"evaluation.json says that {evaluation.scored} of {evaluation.items} are scored"
+        _fail(where, f"{scored} of its {len(rows)} rows are scored, and {stated}")
 
 
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        what = "has no such file" if isinstance(error, FileNotFoundError) else f"has one that cannot be read: {error}"
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
         raise DataError(
-            f"'{file.parent}' is not the folder of an evaluation: {file.name} is needed, and it {what}. "
+            f"'{file.parent}' is not the folder of an evaluation: it needs {file.name}, which {reason}. "
             "Give a folder that `basereward eval` wrote, such as runs/.../vl_rewardbench."
         ) from error
 
 
 def _object(text: str, where: object) -> dict[str, Any]:
     try:
-        made = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
-        _bad(where, f"not JSON: {error}")
-    if not isinstance(made, dict):
-        _bad(where, "not a JSON object")
-    return made
+        _fail(where, f"not JSON: {error}")
+    if not isinstance(value, dict):
+        _fail(where, "not a JSON object")
+    return value
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
+    # Python's parser accepts NaN and Infinity, which JSON does not have.
     raise ValueError(f"{name} is no number")
 
 
 FieldRule = tuple[str, Callable[[Any], bool]]
+"""What a value must be, in words, and whether a value is that."""
 FieldMaker = TypeVar("FieldMaker", StoredMeasure, EvaluatedItem, Evaluation)
 
 
-def _check(given: Mapping[str, Any], rules: Mapping[str, FieldRule], where: object) -> None:
-    """All keys are there and hold what they should; every fault is named."""
-    faults = [f"'{key}' is missing" for key in rules if key not in given]
-    faults += [
-        f"'{key}' is {json.dumps(given[key])[:80]}; it must be {words}"
-        for key, (words, holds) in rules.items()
-        if key in given and not holds(given[key])
-    ]
+def _check(values: Any, rules: Mapping[str, FieldRule], where: object) -> None:
+    """Check that all keys are there with allowed values; the message names every fault."""
+    faults: list[str] = []
+    for key, (allowed, is_allowed) in rules.items():
+        if key not in values:
+            faults.append(f"'{key}' is missing")
+        elif not is_allowed(values[key]):
+            faults.append(f"'{key}' is {json.dumps(values[key])[:MAX_CHARACTERS]}; it must be {allowed}")
     if faults:
-        _bad(where, "; ".join(faults))
+        _fail(where, "; ".join(faults))
 
 
-def _bad(where: object, fault: str) -> NoReturn:
+def _fail(where: object, fault: str) -> NoReturn:
     raise DataError(f"{where}: {fault}. The evaluation is damaged; run `basereward eval` again.")
 
 
-def _made(kind: type[FieldMaker], given: Mapping[str, Any]) -> FieldMaker:
-    return kind(**{field.name: given[field.name] for field in fields(kind)})
+def _build(kind: type[FieldMaker], values: Mapping[str, Any]) -> FieldMaker:
+    # Further keys are ignored: later versions may write them.
+    return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
 def _is_count(value: Any) -> bool:
+    # `True` is an `int` in Python.
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
@@ -225,7 +245,8 @@ def _one_of(names: tuple[str, ...]) -> FieldRule:
 
 
 def _is_table(value: Any, depth: int) -> bool:
-    return depth == 0 or (isinstance(value, dict) and all(_is_table(each, depth - 1) for each in value.values()))
+    """Whether a value is an object of objects, nested so many levels deep."""
+    return depth == 0 or (isinstance(value, dict) and all(_is_table(entry, depth - 1) for entry in value.values()))
 
 
 def _is_picture(value: Any) -> bool:
@@ -233,14 +254,14 @@ def _is_picture(value: Any) -> bool:
 
 
 def _is_fingerprint(value: Any) -> bool:
-    return isinstance(value, dict) and all(each is None or isinstance(each, str) for each in value.values())
+    return isinstance(value, dict) and all(text is None or isinstance(text, str) for text in value.values())
 
 
 _TEXT: FieldRule = ("text", lambda value: isinstance(value, str))
 _COUNT: FieldRule = ("a whole number of at least 0", _is_count)
 _FLAG: FieldRule = ("true or false", lambda value: isinstance(value, bool))
 _NUMBER: FieldRule = ("a finite number", _is_number)
-# RewardBench 2's score of ties adds weights of 1.01, the last of them to a tanh, which may be negative.
+# The weights of RewardBench 2's score of ties add up to 1.01, and the last of them is of a tanh, which may be negative.
 _SHARE: FieldRule = (
     "a share from 0 to 1, give or take 0.01",
     lambda value: _is_number(value) and -0.01 <= value <= 1.01,

@@ -1,4 +1,4 @@
-"""Which items a benchmark has: fingerprints of what is asked, answered and shown, to tell two files apart."""
+"""Fingerprints of the items of a benchmark, which show whether two evaluations used the same items."""
 
 from __future__ import annotations
 
@@ -16,22 +16,42 @@ from basereward.errors import DataError
 from basereward.evaluation.items import Item
 from basereward.io.hashing import file_sha256
 
+PARTS = ("items", "pictures")
+
 
 def item_fingerprint(item: Item) -> str:
-    """16 hexadecimal digits over an item's id, prompt, answers, which of them are right, and labels. Pictures are left
-    out, since outcomes are often counted where the pictures are not at hand."""
+    """Hash the id, prompt, responses, right responses and labels of an item.
+
+    Images are left out, because outcomes are often counted on a machine without them.
+
+    Returns:
+        16 hexadecimal digits.
+
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> len(item_fingerprint(item))
+    16
+    """
     content = (item.id, item.prompt, item.responses, item.right, item.wrong, sorted(item.labels.items()))
+    # `surrogatepass`: texts of public data sets hold unpaired surrogates, which UTF-8 cannot encode.
     return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def items_fingerprint(items: Iterable[Item]) -> str:
-    """64 hexadecimal digits over all items, in their order."""
+    """Hash all items, in their order, to 64 hexadecimal digits."""
     return hashlib.sha256("".join(map(item_fingerprint, items)).encode()).hexdigest()
 
 
 def pictures_fingerprint(items: Iterable[Item], store: ImageStore) -> str | None:
-    """64 hexadecimal digits over the content of all pictures, in their order; None where one is not at hand."""
-    whole = hashlib.sha256()
+    """Hash the content of all images, in their order.
+
+    Args:
+        items: whose images are hashed.
+        store: where the images are.
+
+    Returns:
+        64 hexadecimal digits; None if an image is not available.
+    """
+    combined = hashlib.sha256()
     for item in items:
         for image in item.images:
             if image is None:
@@ -39,23 +59,27 @@ def pictures_fingerprint(items: Iterable[Item], store: ImageStore) -> str | None
             digest = _picture_sha256(image, store)
             if digest is None:
                 return None
-            whole.update(f"{item.row} {digest}\n".encode())
-    return whole.hexdigest()
+            combined.update(f"{item.row} {digest}\n".encode())
+    return combined.hexdigest()
 
 
 def changed(one: Mapping[str, str | None] | None, other: Mapping[str, str | None] | None) -> list[str]:
-    """What two recorded fingerprints differ in, of what both of them hold: `items`, `pictures`.
+    """The parts, `items` or `pictures`, in which two recorded fingerprints differ.
+
+    A part that one of the two did not record is not compared.
 
     >>> changed({"items": "a", "pictures": None}, {"items": "b", "pictures": "c"}), changed(None, {"items": "b"})
     (['items'], [])
     """
     if one is None or other is None:
         return []
-    both = [name for name in ("items", "pictures") if one.get(name) is not None and other.get(name) is not None]
-    return [name for name in both if one[name] != other[name]]
+    recorded = [name for name in PARTS if one.get(name) is not None and other.get(name) is not None]
+    return [name for name in recorded if one[name] != other[name]]
 
 
 def _picture_sha256(image: Any, store: ImageStore) -> str | None:
+    """The hash of an image in any of the forms that a row may hold; None if it is not available."""
+    # The form of the `datasets` library: {"bytes": ..., "path": ...}, one of which is None.
     if isinstance(image, Mapping):
         image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
     if isinstance(image, PIL.Image.Image):
@@ -65,9 +89,14 @@ def _picture_sha256(image: Any, store: ImageStore) -> str | None:
     if isinstance(image, str) and image.startswith("data:"):
         return hashlib.sha256(image.encode("utf-8", "surrogatepass")).hexdigest()
     try:
-        found = image if isinstance(image, ArchivedImage) else store.find(image)
-        if isinstance(found, ArchivedImage):
-            return hashlib.sha256(read_archived(found)).hexdigest()
-        return file_sha256(found) if Path(found).is_file() else None
+        return _stored_sha256(image, store)
     except (RowRejected, DataError, OSError, ValueError, TypeError):
-        return None  # whoever needs it says why it cannot be had
+        # A missing image is an error only when it is scored, and scoring reports it.
+        return None
+
+
+def _stored_sha256(image: Any, store: ImageStore) -> str | None:
+    location = image if isinstance(image, ArchivedImage) else store.find(image)
+    if isinstance(location, ArchivedImage):
+        return hashlib.sha256(read_archived(location)).hexdigest()
+    return file_sha256(location) if Path(location).is_file() else None

@@ -1,4 +1,4 @@
-"""What a benchmark asks, and what came of it."""
+"""Items of a benchmark, and the outcomes of a model on them."""
 
 from __future__ import annotations
 
@@ -13,53 +13,67 @@ ItemKind: TypeAlias = Literal["scores", "correct", "verdicts"]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One row of a benchmark: responses to a prompt, of which some are right and the others wrong.
+    """One row of a benchmark: responses to a prompt, some of which are right and some wrong.
 
     `prompt` and `images` are cells as `basereward/data/schema/rows.py` reads them, or what it makes of them: a tuple of
-    turns, and where the pictures are. They are not opened.
+    turns, and the places of the images. The images are not opened.
     """
 
-    row: int  # place in the benchmark, from 0
+    row: int
+    """position in the benchmark, from 0"""
     id: str
     prompt: Any
     responses: tuple[str, ...]
     right: tuple[int, ...]
+    """indices of the right responses"""
     wrong: tuple[int, ...]
-    prompt_id: str  # items of one prompt share it: they are not independent
-    labels: Mapping[str, str] = field(default_factory=dict)  # what protocols make categories of
+    prompt_id: str
+    """shared by the items of one prompt, which are not independent"""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """what protocols make categories of"""
     images: tuple[Any, ...] = ()
-    prompt_items: int = 0  # rows of the benchmark that share the prompt; 0: not told
+    prompt_items: int = 0
+    """the number of rows of the benchmark that share the prompt; 0: unknown"""
 
     @property
     def is_pair(self) -> bool:
+        """Whether there is one right and one wrong response.
+
+        >>> Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a").is_pair
+        True
+        """
         return len(self.right) == len(self.wrong) == 1
 
     @property
     def length_difference(self) -> int:
-        """Characters that the first right answer has more than the first wrong one."""
+        """Characters of the first right response minus those of the first wrong one."""
         return len(self.responses[self.right[0]]) - len(self.responses[self.wrong[0]])
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a model said of an item: one of the three.
-
-    `votes` holds the index of the response that each vote chose, None where a vote chose none.
-    """
+    """The output of a model for an item: exactly one of the three fields is given."""
 
     scores: tuple[float, ...] | None = None
+    """one per response"""
     correct: bool | None = None
     votes: tuple[int | None, ...] | None = None
+    """the index of the response that each vote chose; None: the vote chose none"""
 
     @property
     def kind(self) -> ItemKind:
+        """Which of the fields is given.
+
+        >>> Outcome(votes=(0, None)).kind
+        'verdicts'
+        """
         if self.scores is not None:
             return "scores"
         return "verdicts" if self.votes is not None else "correct"
 
 
 class Decision(Enum):
-    """A tie is wrong; an undecided vote is wrong or left out, as the protocol says."""
+    """The decision about an item. A tie counts as wrong; an undecided vote counts as the protocol says."""
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -76,23 +90,29 @@ class JudgedItem:
 
     @cached_property
     def decision(self) -> Decision:
-        """By scores: right iff every right response scores higher than every wrong one, strictly. By votes: right or
-        wrong iff more than half of all votes say so."""
-        outcome, item = self.outcome, self.item
-        if outcome.correct is not None:
-            return Decision.RIGHT if outcome.correct else Decision.WRONG
-        if outcome.votes is not None:
-            agree = sum(vote in item.right for vote in outcome.votes)
-            reject = sum(vote in item.wrong for vote in outcome.votes)
-            half = len(outcome.votes) / 2
-            return Decision.RIGHT if agree > half else Decision.WRONG if reject > half else Decision.UNDECIDED
+        """The decision that follows from the outcome.
+
+        Scores are right if every right response scores strictly higher than every wrong one. Votes are right, or wrong,
+        if more than half of all votes say so.
+
+        >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+        >>> [JudgedItem(item, Outcome(scores=scores)).decision.value for scores in ((1.0, 0.0), (1.0, 1.0))]
+        ['right', 'tie']
+        """
+        if self.outcome.correct is not None:
+            return Decision.RIGHT if self.outcome.correct else Decision.WRONG
+        if self.outcome.votes is not None:
+            return self._majority(self.outcome.votes)
         margin = self.margin
         assert margin is not None
-        return Decision.RIGHT if margin > 0 else Decision.TIE if margin == 0 else Decision.WRONG
+        if margin == 0:
+            return Decision.TIE
+        # A margin that is not a number is no win.
+        return Decision.RIGHT if margin > 0 else Decision.WRONG
 
     @property
     def margin(self) -> float | None:
-        """Score of the worst right response less that of the best wrong one; None without scores."""
+        """The score of the worst right response minus that of the best wrong one; None without scores."""
         scores = self.outcome.scores
         if scores is None:
             return None
@@ -100,20 +120,35 @@ class JudgedItem:
 
     @property
     def is_right(self) -> bool:
+        """Whether the decision is right."""
         return self.decision is Decision.RIGHT
+
+    def _majority(self, votes: Sequence[int | None]) -> Decision:
+        # Of all votes, including those that chose none: two of five are no majority.
+        half = len(votes) / 2
+        if sum(vote in self.item.right for vote in votes) > half:
+            return Decision.RIGHT
+        if sum(vote in self.item.wrong for vote in votes) > half:
+            return Decision.WRONG
+        return Decision.UNDECIDED
 
 
 def by_label(judged: Sequence[JudgedItem], label: str) -> dict[str, list[JudgedItem]]:
-    """The judged items of every value of a label, in the order of their first appearance."""
-    found: dict[str, list[JudgedItem]] = {}
-    for each in judged:
-        found.setdefault(each.item.labels[label], []).append(each)
-    return found
+    """Group judged items by the value of a label, in order of first appearance.
+
+    Args:
+        judged: items that all have the label.
+        label: its name, such as `category`.
+    """
+    groups: dict[str, list[JudgedItem]] = {}
+    for judged_item in judged:
+        groups.setdefault(judged_item.item.labels[label], []).append(judged_item)
+    return groups
 
 
 def by_prompt(judged: Sequence[JudgedItem]) -> dict[str, list[JudgedItem]]:
-    """The judged items of every prompt."""
-    found: dict[str, list[JudgedItem]] = {}
-    for each in judged:
-        found.setdefault(each.item.prompt_id, []).append(each)
-    return found
+    """Group judged items by `prompt_id`, in order of first appearance."""
+    groups: dict[str, list[JudgedItem]] = {}
+    for judged_item in judged:
+        groups.setdefault(judged_item.item.prompt_id, []).append(judged_item)
+    return groups

@@ -1,11 +1,11 @@
-"""Outcomes that were made elsewhere: a JSON Lines file with one line a row of the benchmark, or one JSON array of them.
+"""Read outcomes that other programs computed: JSON Lines with one line per row of the benchmark, or one JSON array.
 
-{"row": 0, "id": "...", "scores": [1.5, -0.2]}      a score for every stored answer, in their order
+{"row": 0, "id": "...", "scores": [1.5, -0.2]}      one score per stored response, in their order
 {"row": 0, "id": "...", "correct": 1}               or 0
-{"row": 0, "id": "...", "verdicts": [0, null, 1]}   for every vote the index of the chosen stored answer, or null
+{"row": 0, "id": "...", "verdicts": [0, null, 1]}   per vote the index of the chosen stored response, or null
 
-A line may have `item`, the fingerprint of the item that `scores.jsonl` of an evaluation holds; it must be that of the
-benchmark's item then.
+A line may have `item`, the fingerprint of the item as in `scores.jsonl` of an evaluation. It must then be equal to the
+fingerprint of the benchmark's item.
 """
 
 from __future__ import annotations
@@ -25,85 +25,101 @@ from basereward.evaluation.item_identity import item_fingerprint
 from basereward.evaluation.items import Item, Outcome
 
 KINDS = ("scores", "correct", "verdicts")
-LARGEST = sys.float_info.max  # NaN is not below it either
-TOLD = 8  # faults of one sort that a message lists
+# `abs(value) <= LARGEST` is false for an infinite value and for NaN.
+LARGEST = sys.float_info.max
+# Faults or missing rows that one error message lists.
+MAX_LISTED = 8
 
 
 def read_outcomes(path: str | Path, items: Sequence[Item], *, allow_partial: bool = False) -> dict[int, Outcome]:
-    """The outcome of every row.
+    """Read the outcome of every row.
 
     Args:
+        path: the file.
         items: of the benchmark, by row.
-        allow_partial: rows may be missing; they are never counted as anything.
+        allow_partial: accept a file without some of the rows. They are then not counted at all.
+
+    Returns:
+        The outcomes by row.
 
     Raises:
-        DataError: the file is not there, a line is malformed, doubled, of no row of the benchmark or has a number that
-            is not finite, lines differ in kind, or rows are missing. The message lists them; nothing is counted.
+        DataError: the file does not exist; a line is malformed, repeated, of no row of the benchmark, or has a number
+            that is not finite; lines differ in kind; or rows are missing. The message lists the faults.
     """
-    found: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}
     faults: list[str] = []
-    for where, read in _lines(Path(path)):
+    for position, decode in _entries(Path(path)):
         try:
-            row, outcome = _read(read(), items)
-            if row in found:
+            row, outcome = _parse(decode(), items)
+            if row in outcomes:
                 raise DataError(f"row {row} ('{items[row].id}') comes twice")
-            found[row] = outcome
+            outcomes[row] = outcome
         except DataError as error:
-            faults.append(f"{where}: {error}")
+            faults.append(f"{position}: {error}")
+    # A malformed line is a missing row as well; one message about it is enough.
     if not faults:
-        faults += _as_a_whole(found, items, allow_partial=allow_partial)
+        faults += _file_faults(outcomes, items, allow_partial=allow_partial)
     if faults:
-        listed = [*faults[:TOLD], *([f"... and {len(faults) - TOLD} more"] if len(faults) > TOLD else [])]
+        listed = faults[:MAX_LISTED]
+        if len(faults) > MAX_LISTED:
+            listed.append(f"... and {len(faults) - MAX_LISTED} more")
         raise DataError("\n  ".join([f"{path} is refused, and nothing of it counted:", *listed]))
-    return found
+    return outcomes
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What messages call each entry of a file, and what reads it: JSON Lines, or one array of the same objects."""
-    whole = one_json_value(path, name=path)
-    table: Table = JsonLines(path) if whole is None else whole
+def _entries(path: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The position of each entry, for messages, and a function that decodes it."""
+    array = one_json_value(path, name=path)
+    table: Table = JsonLines(path) if array is None else array
+    unit = "line" if array is None else "entry"
     for _, number, raw in table.scan():
-        yield f"{'line' if whole is None else 'entry'} {number}", partial(table.decode, raw)
+        yield f"{unit} {number}", partial(table.decode, raw)
 
 
-def _as_a_whole(found: Mapping[int, Outcome], items: Sequence[Item], *, allow_partial: bool) -> list[str]:
-    kinds = sorted({outcome.kind for outcome in found.values()})
+def _file_faults(outcomes: Mapping[int, Outcome], items: Sequence[Item], *, allow_partial: bool) -> list[str]:
+    """Faults of the file as a whole."""
+    kinds = sorted({outcome.kind for outcome in outcomes.values()})
     if len(kinds) > 1:
         return [f"lines of several kinds, {' and '.join(kinds)}; one file holds one of {', '.join(KINDS)}"]
-    missing = [f"row {row} ('{item.id}')" for row, item in enumerate(items) if row not in found]
-    if not found:
+    if not outcomes:
         return ["the file has no lines"]
+    missing = [f"row {row} ('{item.id}')" for row, item in enumerate(items) if row not in outcomes]
     if missing and not allow_partial:
-        listed = ", ".join(missing[:TOLD]) + (f" and {len(missing) - TOLD} more" if len(missing) > TOLD else "")
+        listed = ", ".join(missing[:MAX_LISTED])
+        if len(missing) > MAX_LISTED:
+            listed += f" and {len(missing) - MAX_LISTED} more"
         return [f"{len(missing)} of {len(items)} rows are missing: {listed}. --allow-partial counts without them"]
     return []
 
 
-def _read(row: object, items: Sequence[Item]) -> tuple[int, Outcome]:
-    if not isinstance(row, dict):
-        raise DataError(f'{shown(row)}; an object such as {{"row": 0, "id": "...", "scores": [...]}} is needed')
-    number = row.get("row")
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(items):
-        raise DataError(f"`row` is {shown(number)}; the benchmark has rows 0 to {len(items) - 1}")
-    item = items[number]
-    if str(row.get("id")) != item.id:
-        raise DataError(f"row {number} has the id {shown(row.get('id'))}; in the benchmark it is '{item.id}'")
-    if row.get("item") not in (None, item_fingerprint(item)):
-        raise DataError(f"row {number} ('{item.id}') was scored with another prompt, other answers or other labels")
-    given = [kind for kind in KINDS if kind in row]
-    if len(given) != 1:
-        raise DataError(
-            f"row {number} ('{item.id}') has {' and '.join(given) or 'none'} of {', '.join(KINDS)}; give one"
-        )
-    return number, READERS[given[0]](row[given[0]], item)
+def _parse(entry: object, items: Sequence[Item]) -> tuple[int, Outcome]:
+    if not isinstance(entry, dict):
+        raise DataError(f'{shown(entry)}; an object such as {{"row": 0, "id": "...", "scores": [...]}} is needed')
+    row = entry.get("row")
+    # `True` is an `int` in Python.
+    if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < len(items):
+        raise DataError(f"`row` is {shown(row)}; the benchmark has rows 0 to {len(items) - 1}")
+    item = items[row]
+    if str(entry.get("id")) != item.id:
+        raise DataError(f"row {row} has the id {shown(entry.get('id'))}; in the benchmark it is '{item.id}'")
+    if entry.get("item") not in (None, item_fingerprint(item)):
+        raise DataError(f"row {row} ('{item.id}') was scored with another prompt, other answers or other labels")
+    kinds = [kind for kind in KINDS if kind in entry]
+    if len(kinds) != 1:
+        raise DataError(f"row {row} ('{item.id}') has {' and '.join(kinds) or 'none'} of {', '.join(KINDS)}; give one")
+    return row, PARSERS[kinds[0]](entry[kinds[0]], item)
 
 
 def _scores(value: Any, item: Item) -> Outcome:
     if not isinstance(value, list) or len(value) != len(item.responses):
         raise _fault(item, "scores", value, f"a list of {len(item.responses)} numbers, one an answer,")
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= LARGEST for v in value):
+    if not all(_is_finite_number(score) for score in value):
         raise _fault(item, "scores", value, "finite numbers")
-    return Outcome(scores=tuple(float(v) for v in value))
+    return Outcome(scores=tuple(float(score) for score in value))
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _correct(value: Any, item: Item) -> Outcome:
@@ -113,15 +129,20 @@ def _correct(value: Any, item: Item) -> Outcome:
 
 
 def _verdicts(value: Any, item: Item) -> Outcome:
-    allowed = (None, *range(len(item.responses)))
     if not isinstance(value, list) or not value:
         raise _fault(item, "verdicts", value, "a list with at least one vote")
-    if any(isinstance(v, bool) or not isinstance(v, int | None) or v not in allowed for v in value):
+    if not all(_is_vote(vote, item) for vote in value):
         raise _fault(item, "verdicts", value, f"indices 0 to {len(item.responses) - 1} or null")
     return Outcome(votes=tuple(value))
 
 
-READERS = {"scores": _scores, "correct": _correct, "verdicts": _verdicts}
+def _is_vote(value: Any, item: Item) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(item.responses)
+
+
+PARSERS = {"scores": _scores, "correct": _correct, "verdicts": _verdicts}
 
 
 def _fault(item: Item, name: str, value: Any, needed: str) -> DataError:

@@ -1,4 +1,4 @@
-"""What is found out about a model after its run goes to the run's record."""
+"""Add results to the MLflow record of a run that has ended."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ logger = logging.getLogger(__name__)
 
 
 def record(run: RunFolder, values: Mapping[str, float], files: Iterable[Path], *, folder: str) -> None:
-    """Adds numbers and files to the MLflow run of a run that has ended; the run stays as it ended.
+    """Add metrics and files to the MLflow run of a run that has ended. The state of the run does not change.
 
-    Numbers that are recorded again come after those before: their step is the time in milliseconds since 1970. A server
-    that refuses or is away is told as a warning, since what was found out lies in files already.
+    A server that refuses or cannot be reached causes a warning only, because the results are in local files.
 
     Args:
-        folder: that the files get on the server.
+        run: the run.
+        values: metrics by name.
+        files: local files.
+        folder: of the files on the server.
     """
+    # What earlier commands could not deliver comes first, so that the server gets records in their order.
     deliver_pending()
     tracker = Tracker(run)
     try:
@@ -30,9 +33,11 @@ def record(run: RunFolder, values: Mapping[str, float], files: Iterable[Path], *
         logger.warning("Nothing is added to the record of run %s: %s", run.run_id, error)
         return
     try:
+        # The step is the time in milliseconds, so that a repeated evaluation follows the one before.
         tracker.metrics(values, step=now_ms())
         for file in files:
             tracker.artifact(file, folder=folder, copy=True)
     finally:
         state = run.state
+        # A tracker cannot be left running; a run whose process was killed still says "running".
         tracker.finish("finished" if state == "running" else state)

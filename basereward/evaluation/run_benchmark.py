@@ -1,4 +1,4 @@
-"""A model, a file of outcomes or a simple rule on benchmarks: `basereward eval`."""
+"""`basereward eval`: evaluate a model, a judge, a baseline or a file of outcomes on benchmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from basereward.evaluation.subject import FOLDER, Subject, check_names, find_sub
 from basereward.evaluation.write_evaluation import WRITTEN, measured, write_evaluation
 from basereward.io.outputs import check_outputs
 
+# In the folder of an evaluation while it is computed.
 JOURNAL = "partial.jsonl"
+# Facts of an evaluation that `evaluate` returns; the last two only if there are any.
+RETURNED = ("name", "kind", "order", "votes", "items", "scored", "expected", "partial", "cost", "lost")
+
+CountedVariants = dict[str, dict[str, dict[str, Any]]]
+"""Measures as JSON, by variant and metric."""
 
 
 def evaluate(
@@ -36,78 +42,57 @@ def evaluate(
     judge: Judge | None = None,
     overrides: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Evaluates one thing on one or several benchmarks.
+    """Evaluate one subject on one or several benchmarks.
 
     Args:
-        model: what `load` opens, or one of `random`, `longer`, `shorter`, `first`, rules that read nothing.
-        benchmarks: names in `experiments/benchmarks`, or YAML files such as lie there.
-        data: a file or folder of pairs of one's own, in place of benchmarks (see `evaluate/benchmarks/pairs.py`).
-        scores: a file of outcomes made elsewhere, in place of a model; see `basereward/evaluation/outcome_files.py`.
-        out: the folder that gets a folder a benchmark; by default `evaluations` in the model's run, or
+        model: what `load` opens, or one of the baselines `random`, `longer`, `shorter` and `first`.
+        benchmarks: names in `experiments/benchmarks`, or paths of such YAML files.
+        data: a file or folder of the user's own pairs, in place of benchmarks; see
+            `basereward/evaluation/benchmarks/pairs.py`.
+        scores: a file of outcomes, in place of a model; see `basereward/evaluation/outcome_files.py`.
+        out: the folder that gets one folder per benchmark. The default is `evaluations` in the run of the model, or
             `evaluations/NAME` in the working directory.
-        name: what tables call it; by default the run's name, or that of the folder or file.
-        order: has the rule `first` judge as one who sees the answers in that order.
-        allow_partial: rows that are missing or cannot be scored are left out, and a benchmark may have other rows than
-            its published whole; every table says so, and no published value stands beside.
-        judge: compares the answers pair by pair, in place of a model.
-        overrides: `key=value` for arguments of the benchmark, as in `data=rows.jsonl`; `BENCHMARK.key=value` with
-            several.
+        name: in tables; the name of the run, the folder or the file by default.
+        order: makes the baseline `first` a judge that sees the responses in this order.
+        allow_partial: leave out rows that are missing or cannot be scored, and accept other rows than those of the
+            whole benchmark. Every table then marks the evaluation as partial, without published values beside it.
+        judge: a generative judge that compares responses pair by pair, in place of a model.
+        overrides: `key=value` for arguments of the benchmark, such as `data=rows.jsonl`; `BENCHMARK.key=value` if there
+            are several benchmarks.
 
     Returns:
-        By benchmark, variant and metric: value (a share), numerator, denominator, low, high, ties, undecided and
-        baselines; `evaluations` says of each where it lies and how many items were scored.
+        By benchmark, variant and metric: `value` (a share), `numerator`, `denominator`, `low`, `high`, `ties`,
+        `undecided` and `baselines`. `evaluations` lists for each evaluation its folder and the number of scored items.
 
     Raises:
-        BaseRewardError: something cannot be opened or read, counts only in part, or would be written over an input;
-            nothing is counted then.
+        BaseRewardError: something cannot be opened or read, is counted only in part, or would overwrite an input.
     """
     check_several(benchmarks, name="benchmarks", of="names")
     check_several(overrides, name="overrides", of="texts")
-    if bool(benchmarks) == (data is not None):
-        raise DataError("give either benchmarks or a file of pairs of your own (--data)")
-    told = _by_benchmark(benchmarks, list(overrides)) if benchmarks else {}
-    if scores is not None and len(benchmarks) > 1:
-        raise DataError(f"--scores holds the outcomes of one benchmark, and {len(benchmarks)} are named; give one")
-    subject = find_subject(model, scores, judge, out=out, name=name)
-    opened = [load_benchmark(given, overrides=told[given]) for given in benchmarks]
-    opened += [open_pairs(data, overrides=overrides)] if data is not None else []
-    check_names(opened, subject)
+    subject, opened = _open(model, benchmarks, data, scores, judge, out=out, name=name, overrides=list(overrides))
     if order is not None and model != "first" and judge is None:
         raise DataError(
             f"--order {order} is for a judge that sees answers in an order; a reward model sees one at a time"
         )
-    outcomes_of = _Outcomes(subject, scores=scores, order=order, allow_partial=allow_partial, judge=judge)
-    result: dict[str, Any] = {}
-    evaluations = []
-    for benchmark in opened:  # all are read before anything is scored, so that a bad one costs no time
+    # All benchmarks are read before anything is scored, so that a mistake costs no GPU time.
+    for benchmark in opened:
         _check_whole(benchmark, allow_partial=allow_partial)
         _check_outputs(subject, benchmark, scores=scores, judge=judge)
+    evaluator = _Evaluator(subject, scores=scores, order=order, allow_partial=allow_partial, judge=judge)
+    result: dict[str, Any] = {}
+    evaluations: list[dict[str, Any]] = []
     for benchmark in opened:
-        folder = subject.folder / benchmark.name
-        outcomes = outcomes_of(benchmark, journal=folder / JOURNAL)
-        judged = [JudgedItem(item, outcomes[item.row]) for item in benchmark.items if item.row in outcomes]
-        if not judged:
-            raise DataError(f"no row of benchmark '{benchmark.name}' could be scored; there is nothing to count")
-        variants = measured(benchmark.variants, judged)
-        facts = _facts(subject, benchmark, outcomes, order=order) | {"variants": variants}
-        facts |= {"cost": outcomes_of.cost, "judge": judge.facts} if judge is not None else {}
-        facts |= {"lost": dict(benchmark.lost)} if isinstance(benchmark, Pairs) else {}
-        _make(folder)
-        write_evaluation(folder, facts, judged, images=benchmark.store if subject.fingerprint else None)
-        result[benchmark.name] = variants
-        evaluations.append(
-            {"benchmark": benchmark.name, "out": str(folder)}
-            | {name: facts[name] for name in (*SHOWN, "cost", "lost") if name in facts}
-        )
-        _record(subject, folder, benchmark.name, variants, partial=facts["partial"] is not None)
-    for benchmark in opened:  # now that all are done: a call that is killed before scores nothing twice
+        result[benchmark.name], facts = evaluator.evaluate(benchmark)
+        evaluations.append(facts)
+    # Only when all are done: a call that is interrupted before can resume without scoring anything twice.
+    for benchmark in opened:
         (subject.folder / benchmark.name / JOURNAL).unlink(missing_ok=True)
     return {**result, "evaluations": evaluations}
 
 
 @dataclass
-class _Outcomes:
-    """Where the outcomes of a subject come from: a file, a model or a rule."""
+class _Evaluator:
+    """Evaluates one subject on benchmarks, one after the other."""
 
     subject: Subject
     scores: str | None
@@ -115,38 +100,132 @@ class _Outcomes:
     allow_partial: bool
     judge: Judge | None = None
     scorer: Any = None
-    cost: dict[str, float] = field(default_factory=dict)  # of the last benchmark's judgements
+    """the loaded model; None before the first benchmark that needs it"""
+    cost: dict[str, float] = field(default_factory=dict)
+    """of the judge on the last benchmark"""
 
-    def __call__(self, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
+    def evaluate(self, benchmark: Benchmark) -> tuple[CountedVariants, dict[str, Any]]:
+        """Score, count, write and record one benchmark.
+
+        Returns:
+            The measures, and the facts that the command prints.
+        """
+        folder = self.subject.folder / benchmark.name
+        outcomes = self._outcomes(benchmark, journal=folder / JOURNAL)
+        judged = [JudgedItem(item, outcomes[item.row]) for item in benchmark.items if item.row in outcomes]
+        if not judged:
+            raise DataError(f"no row of benchmark '{benchmark.name}' could be scored; there is nothing to count")
+        variants = measured(benchmark.variants, judged)
+        facts = self._facts(benchmark, outcomes) | {"variants": variants}
+        if self.judge is not None:
+            facts |= {"cost": self.cost, "judge": self.judge.facts}
+        if isinstance(benchmark, Pairs):
+            facts["lost"] = dict(benchmark.lost)
+        _make_folder(folder)
+        # Outcomes of other programs are often counted where the images are not.
+        write_evaluation(folder, facts, judged, images=benchmark.store if self.subject.is_model else None)
+        _record(self.subject, folder, benchmark.name, variants, partial=facts["partial"] is not None)
+        returned = {key: facts[key] for key in RETURNED if key in facts}
+        return variants, {"benchmark": benchmark.name, "out": str(folder), **returned}
+
+    def _outcomes(self, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
         if self.scores is not None:
             return read_outcomes(self.scores, benchmark.items, allow_partial=self.allow_partial)
         if self.judge is not None:
-            return self._judged(self.judge, benchmark, journal=journal)
-        if not self.subject.fingerprint:
-            return _by_rule(self.subject.model, benchmark, order=self.order)
+            return self._judge_outcomes(self.judge, benchmark, journal=journal)
+        if self.subject.is_model:
+            return self._model_outcomes(benchmark, journal=journal)
+        return _baseline_outcomes(self.subject.model, benchmark, order=self.order)
+
+    def _model_outcomes(self, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
         _check_readable(benchmark)
-        _make(journal.parent)
+        _make_folder(journal.parent)
         self.scorer = self.scorer or _load(self.subject.model)
         return score_items(
             self.scorer,
             benchmark.items,
             images=benchmark.store,
             journal=journal,
-            of={"model": self.subject.fingerprint, "benchmark": benchmark.digest},
+            header={"model": self.subject.fingerprint, "benchmark": benchmark.digest},
             allow_partial=self.allow_partial,
         )
 
-    def _judged(self, judge: Judge, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
+    def _judge_outcomes(self, judge: Judge, benchmark: Benchmark, *, journal: Path) -> dict[int, Outcome]:
         _check_readable(benchmark)
         outcomes, self.cost = judge_items(
             judge,
             benchmark.items,
             images=benchmark.store,
             journal=journal,
-            of={"benchmark": benchmark.digest},
+            header={"benchmark": benchmark.digest},
             allow_partial=self.allow_partial,
         )
         return outcomes
+
+    def _facts(self, benchmark: Benchmark, outcomes: dict[int, Outcome]) -> dict[str, Any]:
+        """The content of `evaluation.json`, without the measures."""
+        votes = {len(outcome.votes) for outcome in outcomes.values() if outcome.votes is not None}
+        items, missing = len(benchmark.items), len(benchmark.items) - len(outcomes)
+        unscored = f"{missing:,} of {items:,} items are not scored" if missing else None
+        return {
+            "benchmark": benchmark.name,
+            "version": benchmark.version,
+            "digest": benchmark.digest,
+            "name": self.subject.name,
+            "model": self.subject.model,
+            "kind": next((outcome.kind for outcome in outcomes.values()), None),
+            "order": self.order,
+            "votes": max(votes, default=None),
+            "items": items,
+            "scored": len(outcomes),
+            "expected": benchmark.expected_items,
+            "partial": "; ".join(filter(None, [benchmark.partial, unscored])) or None,
+            "fingerprint": dict(benchmark.fingerprint),
+            "run_id": self.subject.run.run_id if self.subject.run else None,
+        }
+
+
+def _open(
+    model: str | None,
+    benchmarks: Sequence[str],
+    data: str | None,
+    scores: str | None,
+    judge: Judge | None,
+    *,
+    out: str | None,
+    name: str | None,
+    overrides: Sequence[str],
+) -> tuple[Subject, list[Benchmark]]:
+    """Resolve the subject and the benchmarks, without reading a row."""
+    if bool(benchmarks) == (data is not None):
+        raise DataError("give either benchmarks or a file of pairs of your own (--data)")
+    overrides_by_benchmark = _by_benchmark(benchmarks, overrides) if benchmarks else {}
+    if scores is not None and len(benchmarks) > 1:
+        raise DataError(f"--scores holds the outcomes of one benchmark, and {len(benchmarks)} are named; give one")
+    subject = find_subject(model, scores, judge, out=out, name=name)
+    opened = [load_benchmark(entry, overrides=overrides_by_benchmark[entry]) for entry in benchmarks]
+    if data is not None:
+        opened.append(open_pairs(data, overrides=overrides))
+    check_names(opened, subject)
+    return subject, opened
+
+
+def _by_benchmark(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Assign overrides to benchmarks by their prefix, `BENCHMARK.key=value`."""
+    if len(set(benchmarks)) < len(benchmarks):
+        raise DataError(f"a benchmark is named twice: {', '.join(benchmarks)}")
+    assigned: dict[str, list[str]] = {benchmark: [] for benchmark in benchmarks}
+    for override in overrides:
+        named = next((benchmark for benchmark in benchmarks if override.startswith(f"{benchmark}.")), None)
+        if named is not None:
+            assigned[named].append(override.removeprefix(f"{named}."))
+        elif len(benchmarks) == 1:
+            assigned[benchmarks[0]].append(override)
+        else:
+            raise DataError(
+                f"'{override}' does not say which of the benchmarks it changes; write {benchmarks[0]}.{override}"
+            )
+    return assigned
 
 
 def _check_readable(benchmark: Benchmark) -> None:
@@ -158,53 +237,40 @@ def _check_readable(benchmark: Benchmark) -> None:
 
 
 def _check_whole(benchmark: Benchmark, *, allow_partial: bool) -> None:
-    """
+    """Read the rows, and check that they are the whole benchmark.
+
     Raises:
-        DataError: the rows are malformed, or others than those of the whole benchmark and `allow_partial` is not given.
+        DataError: rows are malformed, or are not the whole benchmark and `allow_partial` is not given.
     """
-    assert benchmark.items  # reads them
+    assert benchmark.items
     if benchmark.partial and not allow_partial:
         raise DataError(
             f"these rows are not the whole benchmark '{benchmark.name}' (version {benchmark.version}): "
-            f"{benchmark.partial}. Give the whole file, or the name of the benchmark that it is; --allow-partial "
-            "counts what there is, marked as partial"
+            f"{benchmark.partial}. Give the whole file, or the name of the benchmark that it belongs to; "
+            "--allow-partial counts these rows and marks the result as partial"
         )
 
 
 def _check_outputs(subject: Subject, benchmark: Benchmark, *, scores: str | None, judge: Judge | None) -> None:
-    """
+    """Check that no output would overwrite an input.
+
     Raises:
-        DataError: a file that is written would take the place of one that is read.
+        DataError: it would.
     """
     folder = subject.folder / benchmark.name
     outputs = {f"the output '{name}'": folder / name for name in (*WRITTEN, JOURNAL)}
-    # What an evaluation before has left there is ours, and `check_names` has seen whose it is.
-    ours = (folder / WRITTEN[-1]).is_file() or (folder / JOURNAL).is_file()
-    inputs = [each for each in benchmark.inputs if each.is_file() or not ours]
-    inputs += [Path(scores)] if scores is not None else []
-    inputs += [judge.prompt_file] if judge is not None and judge.prompt_file is not None else []
+    # A folder with the files of an earlier evaluation of this subject may be overwritten even if it is also among the
+    # inputs; `check_names` has made sure that it is of this subject.
+    is_evaluation = (folder / WRITTEN[-1]).is_file() or (folder / JOURNAL).is_file()
+    inputs = [path for path in benchmark.inputs if path.is_file() or not is_evaluation]
+    if scores is not None:
+        inputs.append(Path(scores))
+    if judge is not None and judge.prompt_file is not None:
+        inputs.append(judge.prompt_file)
     check_outputs(outputs, inputs)
 
 
-SHOWN = ("name", "kind", "order", "votes", "items", "scored", "expected", "partial")
-
-
-def _by_benchmark(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
-    if len(set(benchmarks)) < len(benchmarks):
-        raise DataError(f"a benchmark is named twice: {', '.join(benchmarks)}")
-    told: dict[str, list[str]] = {given: [] for given in benchmarks}
-    for override in overrides:
-        meant = next((given for given in benchmarks if override.startswith(f"{given}.")), None)
-        if meant is not None:
-            told[meant].append(override.removeprefix(f"{meant}."))
-        elif len(told) == 1:
-            told[benchmarks[0]].append(override)
-        else:
-            raise DataError(f"'{override}' could mean several benchmarks; write {benchmarks[0]}.{override}")
-    return told
-
-
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -212,54 +278,29 @@ def _make(folder: Path) -> None:
 
 
 def _load(model: str) -> Any:
-    from basereward.inference.score_file import load  # seconds; not needed for outcomes that are there already
+    # The import takes seconds, and reading a file of outcomes does not need it.
+    from basereward.inference.score_file import load
 
     return load(model)
 
 
-def _by_rule(name: str, benchmark: Benchmark, *, order: AnswerOrder | None) -> dict[int, Outcome]:
+def _baseline_outcomes(name: str, benchmark: Benchmark, *, order: AnswerOrder | None) -> dict[int, Outcome]:
     if order is not None:
         return dict(enumerate(judged_by(lambda item, shown: 0, benchmark.items, order=order)))
-    rule: Baseline = next(each for each in BASELINES if each == name)
+    rule: Baseline = next(known for known in BASELINES if known == name)
     return dict(enumerate(baseline(rule, benchmark.items)))
 
 
-def _facts(
-    subject: Subject, benchmark: Benchmark, outcomes: dict[int, Outcome], *, order: AnswerOrder | None
-) -> dict[str, Any]:
-    votes = {len(outcome.votes) for outcome in outcomes.values() if outcome.votes is not None}
-    missing = len(benchmark.items) - len(outcomes)
-    parts = [benchmark.partial, f"{missing:,} of {len(benchmark.items):,} items are not scored" if missing else None]
-    return {
-        "benchmark": benchmark.name,
-        "version": benchmark.version,
-        "digest": benchmark.digest,
-        "name": subject.name,
-        "model": subject.model,
-        "kind": next((outcome.kind for outcome in outcomes.values()), None),
-        "order": order,
-        "votes": max(votes, default=None),
-        "items": len(benchmark.items),
-        "scored": len(outcomes),
-        "expected": benchmark.expected_items,
-        "partial": "; ".join(filter(None, parts)) or None,
-        "fingerprint": dict(benchmark.fingerprint),
-        "run_id": subject.run.run_id if subject.run else None,
-    }
-
-
-def _record(
-    subject: Subject, folder: Path, benchmark: str, variants: dict[str, dict[str, dict[str, Any]]], *, partial: bool
-) -> None:
-    """The numbers and the files go to the MLflow run of the model; numbers of a part under names of their own."""
+def _record(subject: Subject, folder: Path, benchmark: str, variants: CountedVariants, *, partial: bool) -> None:
+    """Add the metrics and files to the MLflow run of the model."""
     if subject.run is None:
         return
-    head = "eval_partial" if partial else "eval"
-    values = {
-        f"{head}/{benchmark}/{variant}/{metric}": measure["value"]
-        for variant, measures in variants.items()
-        for metric, measure in measures.items()
-        if measure["value"] is not None
-    }
+    # Under another name, so that MLflow does not plot partial results together with whole ones.
+    prefix = "eval_partial" if partial else "eval"
+    values: dict[str, float] = {}
+    for variant, measures in variants.items():
+        for metric, measure in measures.items():
+            if measure["value"] is not None:
+                values[f"{prefix}/{benchmark}/{variant}/{metric}"] = measure["value"]
     files = sorted(file for file in folder.iterdir() if file.name != JOURNAL)
     record(subject.run, values, files, folder=f"{FOLDER}/{benchmark}")

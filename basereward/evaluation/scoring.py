@@ -1,4 +1,4 @@
-"""A model's scores of a benchmark: every distinct answer to a prompt once, kept as they come."""
+"""Score the items of a benchmark with a model. Scores are stored as they come, so that a stopped call can resume."""
 
 from __future__ import annotations
 
@@ -22,58 +22,74 @@ from basereward.evaluation.items import Item, Outcome
 from basereward.io.journal import Journal
 
 if TYPE_CHECKING:
+    # These imports take seconds, and reading a file of outcomes does not need them.
     from basereward.data.encoding.encoder import EncodedGroup
-    from basereward.inference.scorer import Scorer  # takes seconds; not needed for outcomes that are there already
+    from basereward.inference.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Bundle:
-    """All items of one prompt and its pictures: one group to score.
+    """All items of one prompt with its images: one group to score.
 
-    `places[row]` says where the responses of that item stand among the distinct ones.
+    Benchmarks repeat a prompt in several items. A bundle holds each distinct response once, so that it is scored once.
     """
 
     item: Item
+    """the first item"""
     responses: list[str] = field(default_factory=list)
+    """distinct responses of all items"""
     places: dict[int, list[int]] = field(default_factory=dict)
+    """row of an item -> where its responses are in `responses`"""
 
     def add(self, item: Item) -> None:
-        known = {text: place for place, text in enumerate(self.responses)}
+        """Add an item of the same prompt and images."""
+        place_by_text = {text: place for place, text in enumerate(self.responses)}
         for text in item.responses:
-            if text not in known:
-                known[text] = len(self.responses)
+            if text not in place_by_text:
+                place_by_text[text] = len(self.responses)
                 self.responses.append(text)
-        self.places[item.row] = [known[text] for text in item.responses]
+        self.places[item.row] = [place_by_text[text] for text in item.responses]
 
     def group(self, images: ImageStore) -> Group:
-        """
+        """Convert to a group.
+
         Raises:
-            RowRejected: the prompt and its pictures do not fit together.
+            RowRejected: the prompt and its images do not fit together.
         """
-        if isinstance(self.item.prompt, tuple):  # turns, whose pictures are found already
-            item = self.item
+        item = self.item
+        # Turns come from rows that were read as groups already, with their images resolved.
+        if isinstance(item.prompt, tuple):
             return Group(item.id, "benchmark", item.prompt, tuple(self.responses), images=item.images)
-        row = {"prompt": self.item.prompt, "responses": self.responses}
-        pictures = [image for image in self.item.images if image is not None]
-        row |= {"images": pictures} if pictures else {}
-        # A benchmark says which items have pictures: in the others "<image>" is a word.
+        row = {"prompt": item.prompt, "responses": self.responses}
+        pictures = [image for image in item.images if image is not None]
+        if pictures:
+            row["images"] = pictures
+        # The benchmark states which items have images, so that "<image>" in the text of another item is a word.
         form = RowFormat(images=images, for_training=False, image_mark=PLACE if pictures else None)
-        return form.group(row, source="benchmark", row_id=self.item.id, where=f"row {self.item.row} ('{self.item.id}')")
+        return form.group(row, source="benchmark", row_id=item.id, where=f"row {item.row} ('{item.id}')")
 
     def outcomes(self, scores: Sequence[float]) -> Iterator[tuple[int, Outcome]]:
+        """Distribute the scores of the distinct responses to the rows."""
         for row, places in self.places.items():
             yield row, Outcome(scores=tuple(scores[place] for place in places))
 
 
 def bundles(items: Sequence[Item]) -> list[Bundle]:
-    """Items by prompt and pictures, in the order of their first appearance."""
-    found: dict[str, Bundle] = {}
+    """Bundle items by prompt and images, in order of first appearance.
+
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> other = Item(1, "b", "2 + 2?", ("4", "6"), (0,), (1,), "a")
+    >>> [bundle.responses for bundle in bundles([item, other])]
+    [['4', '5', '6']]
+    """
+    by_key: dict[str, Bundle] = {}
     for item in items:
-        asked = hashlib.sha256(repr((item.prompt, item.images)).encode()).hexdigest()
-        found.setdefault(asked, Bundle(item)).add(item)
-    return list(found.values())
+        # The hash of the text, since an image may be a value of megabytes.
+        key = hashlib.sha256(repr((item.prompt, item.images)).encode()).hexdigest()
+        by_key.setdefault(key, Bundle(item)).add(item)
+    return list(by_key.values())
 
 
 def score_items(
@@ -82,86 +98,106 @@ def score_items(
     *,
     images: ImageStore,
     journal: Path,
-    of: dict[str, str],
+    header: dict[str, str],
     allow_partial: bool = False,
 ) -> dict[int, Outcome]:
-    """The outcome of every row, going on where an earlier call was stopped.
+    """Score all items, resuming where an earlier call was stopped.
 
     Args:
-        images: where the pictures lie.
-        journal: takes the scores of every forward pass as soon as they are there. What it holds already is not scored
-            again; a last line that was cut is.
-        of: what is scored by what; a journal of something else is begun anew.
-        allow_partial: items that cannot be scored are left out, with a warning each.
+        scorer: the model.
+        items: what is scored.
+        images: where the images are.
+        journal: a file that gets the scores of every forward pass at once. Prompts whose scores it holds are not scored
+            again. An incomplete last line is discarded.
+        header: identifies model and benchmark. A journal with another header is started anew.
+        allow_partial: leave out items that cannot be scored, with a warning each.
+
+    Returns:
+        The outcomes by row.
 
     Raises:
-        DataError: an item cannot be scored, and `allow_partial` is not given.
+        DataError: an item cannot be scored, and `allow_partial` is not given; or a score is not finite.
     """
-    asked = bundles(items)
+    prompts = bundles(items)
     with Journal(journal) as file:
-        kept = _kept(file, of=of, bundles=asked)
-        if not kept:
-            file.restart(of)
+        scores_by_place = _stored_scores(file, header=header, prompts=prompts)
+        if scores_by_place:
+            logger.warning(
+                "%d of %d prompts were scored before; going on with the others", len(scores_by_place), len(prompts)
+            )
         else:
-            logger.warning("%d of %d prompts were scored before; going on with the others", len(kept), len(asked))
-        waiting = [place for place in range(len(asked)) if place not in kept]
-        readable: deque[int] = deque()
-        groups = _encoded(scorer, asked, waiting, images=images, allow_partial=allow_partial, readable=readable)
-        for scores in scorer.score_encoded(groups):
-            fresh = {readable.popleft(): found for found in scores}
-            _check_finite(asked, fresh)
-            file.append([{"prompt": place, "scores": found} for place, found in fresh.items()])
-            kept |= fresh
-    return {row: outcome for place, scores in kept.items() for row, outcome in asked[place].outcomes(scores)}
+            file.restart(header)
+        pending = [place for place in range(len(prompts)) if place not in scores_by_place]
+        # The scorer returns scores in the order of the groups that it got; this queue holds their places.
+        encoded: deque[int] = deque()
+        groups = _encode(scorer, prompts, pending, images=images, allow_partial=allow_partial, encoded=encoded)
+        for batch in scorer.score_encoded(groups):
+            new = {encoded.popleft(): scores for scores in batch}
+            # Before they are stored: a resumed call would take them for scored.
+            _check_finite(prompts, new)
+            file.append([{"prompt": place, "scores": scores} for place, scores in new.items()])
+            scores_by_place |= new
+    outcomes: dict[int, Outcome] = {}
+    for place, scores in scores_by_place.items():
+        outcomes |= dict(prompts[place].outcomes(scores))
+    return outcomes
 
 
-def _encoded(
+def _encode(
     scorer: Scorer,
-    asked: Sequence[Bundle],
-    waiting: Sequence[int],
+    prompts: Sequence[Bundle],
+    pending: Sequence[int],
     *,
     images: ImageStore,
     allow_partial: bool,
-    readable: deque[int],
+    encoded: deque[int],
 ) -> Iterator[EncodedGroup]:
-    """The prompts that wait, as the scorer takes them; the places of those that it can read go to `readable`."""
-    for place in waiting:
+    """Encode the pending prompts, and append the places of those that could be encoded to `encoded`."""
+    for place in pending:
         try:
-            group = scorer.encode(asked[place].group(images))
+            group = scorer.encode(prompts[place].group(images))
         except DataError as error:
             detail = f"{error.reason}: {error.detail}" if isinstance(error, RowRejected) else str(error)
             if not allow_partial:
                 raise DataError(f"{detail}. --allow-partial counts without what cannot be scored") from error
-            item = asked[place].item
+            item = prompts[place].item
             logger.warning("row %d ('%s') cannot be scored: %s", item.row, item.id, detail)
         else:
-            readable.append(place)
+            encoded.append(place)
             yield group
 
 
-def _check_finite(asked: Sequence[Bundle], scores: Mapping[int, Sequence[float]]) -> None:
-    wrong = [place for place, found in scores.items() if not all(map(math.isfinite, found))]
-    if wrong:
-        rows = ", ".join(f"row {row} ('{asked[place].item.id}')" for place in wrong for row in asked[place].places)
-        raise DataError(f"the model gives scores that are not finite: {rows}. Nothing is counted.")
+def _check_finite(prompts: Sequence[Bundle], scores_by_place: Mapping[int, Sequence[float]]) -> None:
+    rows: list[str] = []
+    for place, scores in scores_by_place.items():
+        if not all(map(math.isfinite, scores)):
+            rows += [f"row {row} ('{prompts[place].item.id}')" for row in prompts[place].places]
+    if rows:
+        raise DataError(f"the model gives scores that are not finite: {', '.join(rows)}. Nothing is counted.")
 
 
-def _kept(journal: Journal, *, of: dict[str, str], bundles: Sequence[Bundle]) -> dict[int, list[float]]:
-    """The scores that a journal holds by place of the prompt; none of a journal that is of something else, which is
-    said with what changed."""
+def _stored_scores(journal: Journal, *, header: dict[str, str], prompts: Sequence[Bundle]) -> dict[int, list[float]]:
+    """The scores in a journal, by place of the prompt.
+
+    Empty, with a warning that names the difference, if the journal is damaged or has another header.
+    """
     if journal.head is None:
         return {}
     try:
-        head = json.loads(journal.head)
-        changed = [name for name in {**head, **of} if head.get(name) != of.get(name)]
-        lines = [json.loads(line) for line in journal.lines]
-        found = {line["prompt"]: [float(score) for score in line["scores"]] for line in lines}
-        fits = all(len(scores) == len(bundles[place].responses) for place, scores in found.items())
-    except (ValueError, TypeError, LookupError, RecursionError):
+        stored_header = json.loads(journal.head)
+        differences = [name for name in {**stored_header, **header} if stored_header.get(name) != header.get(name)]
+        scores_by_place = dict(_parse_line(line) for line in journal.lines)
+        fits = all(len(scores) == len(prompts[place].responses) for place, scores in scores_by_place.items())
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         logger.warning("%s is damaged; everything is scored anew", journal.file)
         return {}
-    if changed or not fits:
-        what = ", ".join(changed) or "its prompts"
-        logger.warning("%s was begun with something else (%s changed); all is scored anew", journal.file, what)
+    if differences or not fits:
+        names = ", ".join(differences) or "its prompts"
+        logger.warning("%s was begun with something else (%s changed); all is scored anew", journal.file, names)
         return {}
-    return found
+    return scores_by_place
+
+
+def _parse_line(text: str) -> tuple[int, list[float]]:
+    line = json.loads(text)
+    return line["prompt"], [float(score) for score in line["scores"]]

@@ -1,4 +1,4 @@
-"""What is evaluated: its name, where its evaluations lie, and the run that it came from."""
+"""Resolve what is evaluated: its name, the folder of its evaluations, and the run that it came from."""
 
 from __future__ import annotations
 
@@ -22,67 +22,98 @@ FOLDER = "evaluations"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated; `fingerprint` changes with the files of a model."""
+    """What is evaluated: a model, a judge, a baseline, or a file of outcomes."""
 
     name: str
+    """in tables"""
     model: str
+    """a run id, a path, the name of a judge or of a baseline"""
     folder: Path
+    """gets one folder per benchmark"""
     run: RunFolder | None = None
     fingerprint: str = ""
+    """of the files of a model; empty for everything else"""
+
+    @property
+    def is_model(self) -> bool:
+        """Whether this is a reward model that computes scores."""
+        return bool(self.fingerprint)
 
 
 def find_subject(
     model: str | None, scores: str | None, judge: Judge | None, *, out: str | None, name: str | None
 ) -> Subject:
-    """
+    """Resolve the subject from the options of the command line.
+
+    Args:
+        model: what `load` opens, or the name of a baseline.
+        scores: a file of outcomes.
+        judge: a generative judge.
+        out: the folder for its evaluations, if not the default.
+        name: its name in tables, if not the default.
+
     Raises:
-        DataError: not one of the three is given, or the name is none.
+        DataError: not exactly one of `model`, `scores` and `judge` is given, or the name is not allowed.
         RunError: there is no such model.
     """
-    if (model is not None) + (scores is not None) + (judge is not None) != 1:
+    if [model, scores, judge].count(None) != 2:
         raise DataError(
             "give a model to evaluate, --scores with a file of outcomes made elsewhere, or --judge; one of the three"
         )
     if name is not None:
         check_name(name, what="--name", error=DataError)
     if judge is not None:
-        shown = name or clean_name(judge.engine.name).replace("/", "_")
-        return Subject(shown, judge.engine.name, Path(out or Path(FOLDER) / shown))
+        # The name of a hub model has a slash, and becomes the name of a folder.
+        return _other_subject(judge.engine.name, name or clean_name(judge.engine.name).replace("/", "_"), out)
     if scores is not None:
-        shown = name or Path(scores).stem
-        return Subject(shown, str(Path(scores).absolute()), Path(out or Path(FOLDER) / shown))
+        return _other_subject(str(Path(scores).absolute()), name or Path(scores).stem, out)
     assert model is not None
+    # A folder of a model may have the name of a baseline; the folder is meant then.
     if model in BASELINES and not Path(model).exists():
-        return Subject(name or model, model, Path(out or Path(FOLDER) / (name or model)))
-    path = resolve_model(model)
-    run = RunFolder(path.parent) if (path.parent / "status.json").is_file() else None
-    shown = name or (run.name if run else path.name)
-    default = run.path / FOLDER if run else Path(FOLDER) / shown
-    asked = run.run_id if run else str(path)
-    return Subject(shown, asked, Path(out) if out else default, run, _fingerprint(path))
+        return _other_subject(model, name or model, out)
+    return _model_subject(model, out=out, name=name)
 
 
 def check_names(benchmarks: Sequence[Benchmark], subject: Subject) -> None:
-    """Two benchmarks of one name, or the evaluation of something else, would be overwritten."""
+    """Check that no evaluation of something else, and no other benchmark, would be overwritten.
+
+    Raises:
+        DataError: two benchmarks have one name, or a folder holds the evaluation of another model.
+    """
     names = [benchmark.name for benchmark in benchmarks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"several benchmarks are called {', '.join(twice)}; give them files of different names")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"several benchmarks are called {', '.join(repeated)}; give them files of different names")
     for name in names:
         file = subject.folder / name / "evaluation.json"
         try:
-            before = json.loads(file.read_text())["model"]
+            earlier = json.loads(file.read_text())["model"]
         except (OSError, ValueError, LookupError, TypeError):
+            # There is none, or it is damaged and of no use.
             continue
-        if before != subject.model:
+        if earlier != subject.model:
             raise DataError(
-                f"{file.parent} holds the evaluation of {before}, not of {subject.model}; call this one otherwise with "
-                "--name, or put it elsewhere with --out"
+                f"{file.parent} holds the evaluation of {earlier}, not of {subject.model}; choose another name with "
+                "--name, or another folder with --out"
             )
 
 
+def _other_subject(model: str, name: str, out: str | None) -> Subject:
+    return Subject(name, model, Path(out or Path(FOLDER) / name))
+
+
+def _model_subject(model: str, *, out: str | None, name: str | None) -> Subject:
+    path = resolve_model(model)
+    run = RunFolder(path.parent) if (path.parent / "status.json").is_file() else None
+    if run is None:
+        shown_name = name or path.name
+        return Subject(shown_name, str(path), Path(out or Path(FOLDER) / shown_name), None, _fingerprint(path))
+    return Subject(name or run.name, run.run_id, Path(out or run.path / FOLDER), run, _fingerprint(path))
+
+
 def _fingerprint(folder: Path) -> str:
-    """Changes when a file of the model does: by size and time, since weights are too large to be read for it."""
-    files = sorted(each for each in folder.rglob("*") if each.is_file())
-    told = [(str(each.relative_to(folder)), each.stat().st_size, each.stat().st_mtime_ns) for each in files]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    """A hash that changes if a file of the model does."""
+    # By size and modification time: weights of a 7B model are 15 GB, and reading them takes a minute.
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    states = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(states).encode()).hexdigest()

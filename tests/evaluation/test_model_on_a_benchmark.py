@@ -48,9 +48,9 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def evaluated(capsys: pytest.CaptureFixture[str], here: Path, *given: str) -> dict[str, Any]:
+def evaluated(capsys: pytest.CaptureFixture[str], here: Path, *arguments: str) -> dict[str, Any]:
     """What `basereward eval --json` prints."""
-    assert main(["eval", *given, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--json"]) == 0
+    assert main(["eval", *arguments, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
@@ -62,18 +62,18 @@ def test_scores_are_those_of_the_model(here: Path, capsys: pytest.CaptureFixture
     folder = Path(result["evaluations"][0]["out"])
     assert folder == find(run).path / "evaluations" / "vl_rewardbench"
     rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
-    told = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
     stored = json.loads((here / "data" / "rows.json").read_text())
     model = load(run)
     right = 0
-    for row, item, asked in zip(rows, told, stored, strict=True):
+    for row, item, asked in zip(rows, lines, stored, strict=True):
         alone = model.score(asked["query"], asked["response"], images=[here / "data" / asked["image"]])
         assert row["scores"] == pytest.approx(alone, abs=1e-5)
         winner = asked["human_ranking"].index(0)
         assert item["margin"] == row["scores"][winner] - row["scores"][1 - winner]
         right += item["margin"] > 0
     assert result["vl_rewardbench"]["official"]["overall"]["numerator"] == right
-    assert [item["picture"] is not None for item in told if item["correct"] is False] == [True] * (30 - right)
+    assert [item["picture"] is not None for item in lines if item["correct"] is False] == [True] * (30 - right)
 
 
 def test_its_own_scores_give_the_same_tables(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,8 +162,8 @@ def test_an_item_that_cannot_be_scored_stops_or_is_left_out(here: Path, capsys: 
     picture.unlink()
     try:
         run = (here / "run").read_text()
-        given = ["eval", run, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--out", "part"]
-        assert main(given) == 2
+        arguments = ["eval", run, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--out", "part"]
+        assert main(arguments) == 2
         assert "mathverse-5" in capsys.readouterr().err
         result = evaluated(capsys, here, run, "--out", "part", "--allow-partial")
         assert result["evaluations"][0]["scored"] == 29
@@ -179,7 +179,7 @@ def test_scores_that_are_not_finite_are_named(here: Path) -> None:
     benchmark = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"])
     journal = here / "nan" / "partial.jsonl"
     with pytest.raises(DataError, match=r"not finite: row 0 \('wildvision-0'\)"):
-        score_items(model, benchmark.items, images=benchmark.store, journal=journal, of={})
+        score_items(model, benchmark.items, images=benchmark.store, journal=journal, header={})
     assert journal.read_text() == "{}\n"
 
 
@@ -197,15 +197,15 @@ def test_a_later_benchmark_that_fails_costs_no_scores(here: Path, capsys: pytest
     picture.unlink()
     named = [f"mine/{name}.yaml" for name in ("one", "two")]
     where = ["mine/one.yaml.data=data/rows.json", "mine/two.yaml.data=second/rows.json"]
-    given = ["eval", run, "--benchmark", named[0], "--benchmark", named[1], *where, "--out", "both"]
-    assert main(given) == 2
+    arguments = ["eval", run, "--benchmark", named[0], "--benchmark", named[1], *where, "--out", "both"]
+    assert main(arguments) == 2
     capsys.readouterr()
     journal = here / "both" / "one" / "partial.jsonl"
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     marked = [lines[0], *({**line, "scores": [1000.0 + s for s in line["scores"]]} for line in lines[1:])]
     journal.write_text("".join(json.dumps(line) + "\n" for line in marked))
     picture.write_bytes(kept)
-    assert main(given) == 0
+    assert main(arguments) == 0
     rows = [json.loads(line) for line in (journal.parent / "scores.jsonl").read_text().splitlines()]
     assert all(score > 500 for row in rows for score in row["scores"])
     assert not journal.exists()
@@ -221,16 +221,16 @@ def test_pairs_of_one_s_own_are_scored_like_everything(here: Path, capsys: pytes
     ]
     (here / "data" / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["eval", run, "--data", "data/mine.jsonl", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     model = load(run)
     alone = [
         model.score(row["prompt"], [row["chosen"], row["rejected"]], images=[here / "data" / row["images"][0]])
         for row in rows
     ]
-    file = Path(told["evaluations"][0]["out"]) / "scores.jsonl"
+    file = Path(result["evaluations"][0]["out"]) / "scores.jsonl"
     kept = [json.loads(line)["scores"] for line in file.read_text().splitlines()]
     assert kept == [pytest.approx(each, abs=1e-5) for each in alone]
-    overall = told["pairs-mine"]["pairs"]["overall"]
+    overall = result["pairs-mine"]["pairs"]["overall"]
     assert (overall["numerator"], overall["denominator"]) == (sum(a > b for a, b in kept), 8)
     found = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db").get_run(str(find(run).mlflow_run_id))
     assert found.data.metrics["eval/pairs-mine/pairs/overall"] == pytest.approx(overall["value"])
@@ -240,17 +240,17 @@ def test_the_numbers_of_a_part_have_names_of_their_own(here: Path, capsys: pytes
     """In MLflow no curve of whole benchmarks gets a value of 30 of 1,250 items."""
     run = (here / "run").read_text()
     client = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db")
-    given = [run, "--benchmark", "vl_rewardbench", "data=data/rows.json", "--allow-partial", "--out", "in_part"]
+    arguments = [run, "--benchmark", "vl_rewardbench", "data=data/rows.json", "--allow-partial", "--out", "in_part"]
     evaluated(capsys, here, run)
     before = client.get_run(str(find(run).mlflow_run_id)).data.metrics
-    assert main(["eval", *given]) == 0
+    assert main(["eval", *arguments]) == 0
     after = client.get_run(str(find(run).mlflow_run_id)).data.metrics
     assert after["eval_partial/vl_rewardbench/official/overall"] == before["eval/vl_rewardbench/official/overall"]
     histories = [
         len(client.get_metric_history(str(find(run).mlflow_run_id), f"{head}/vl_rewardbench/official/overall"))
         for head in ("eval", "eval_partial")
     ]
-    assert main(["eval", *given]) == 0
+    assert main(["eval", *arguments]) == 0
     again = [
         len(client.get_metric_history(str(find(run).mlflow_run_id), f"{head}/vl_rewardbench/official/overall"))
         for head in ("eval", "eval_partial")

@@ -35,9 +35,9 @@ def test_three_kinds_are_read(columns: dict[str, Any], kind: str, benchmark: Ben
     """Scores, verdicts or 0/1, one line a row, in any order of the lines."""
     file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, **columns)
     file.write_text("\n".join(file.read_text().splitlines()[::-1]))
-    found = read_outcomes(file, benchmark.items)
-    assert sorted(found) == list(range(12))
-    assert {outcome.kind for outcome in found.values()} == {kind}
+    outcomes = read_outcomes(file, benchmark.items)
+    assert sorted(outcomes) == list(range(12))
+    assert {outcome.kind for outcome in outcomes.values()} == {kind}
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -77,14 +77,14 @@ REFUSED: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("fault", REFUSED)
 def test_a_bad_line_is_refused_with_its_name(fault: str, benchmark: Benchmark, tmp_path: Path) -> None:
     """The message has the line, the row and what is allowed; nothing is counted."""
-    line, told = REFUSED[fault]
+    line, message = REFUSED[fault]
     file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, scores=[[1.0, 0.0]] * 12)
     lines = file.read_text().splitlines()
     lines[3] = line
     file.write_text("\n".join(lines))
     with pytest.raises(DataError, match="nothing of it counted") as raised:
         read_outcomes(file, benchmark.items, allow_partial=True)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_a_doubled_row_is_refused(benchmark: Benchmark, tmp_path: Path) -> None:
@@ -111,20 +111,20 @@ def test_a_part_says_of_how_many(
     """Every table has 10 of 1,250 in its head, and one line says in what the rows are not those of the benchmark."""
     monkeypatch.chdir(tmp_path)
     write_outcomes(tmp_path / "theirs.jsonl", benchmark.items[:10], scores=[[1.0, 0.0]] * 10)
-    given = ["--scores", "theirs.jsonl", "--allow-partial"]
+    arguments = ["--scores", "theirs.jsonl", "--allow-partial"]
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(EXPERIMENTS))
-    assert main(["eval", *given, "--benchmark", "vl_rewardbench", "data=data/rows.json"]) == 0
+    assert main(["eval", *arguments, "--benchmark", "vl_rewardbench", "data=data/rows.json"]) == 0
     out = capsys.readouterr().out
     heads = [line for line in out.splitlines() if " of 1250 items)" in line]
     assert len(heads) == out.count(" undecided ") == 7
     assert all("(10 of 1250 items)" in head for head in heads)
-    (said,) = [line for line in out.splitlines() if line.startswith("PARTIAL")]
-    assert "1,250 expected, 12 found" in said
-    assert "2 of 12 items" in said
+    (head_line,) = [line for line in out.splitlines() if line.startswith("PARTIAL")]
+    assert "1,250 expected, 12 found" in head_line
+    assert "2 of 12 items" in head_line
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("arguments", "message"),
     [
         (["--benchmark", "vl_rewardbench"], "give a model to evaluate, --scores"),
         (["longer", "--benchmark", "vl_rewardbnch"], "did you mean 'vl_rewardbench'"),
@@ -140,12 +140,16 @@ def test_a_part_says_of_how_many(
     ],
 )
 def test_a_mistake_ends_with_2_and_a_sentence(
-    given: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What, given, allowed; nothing is written."""
     small_benchmark(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(EXPERIMENTS))
-    assert main(["eval", *given]) == 2
-    assert told in capsys.readouterr().err
+    assert main(["eval", *arguments]) == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "evaluations").exists()

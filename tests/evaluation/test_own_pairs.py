@@ -43,27 +43,27 @@ def write(file: Path, rows: list[dict[str, Any]]) -> Path:
     return file
 
 
-def evaluated(capsys: pytest.CaptureFixture[str], *given: str) -> dict[str, Any]:
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     """What `basereward eval --json` prints."""
-    assert main(["eval", *given, "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    assert main(["eval", *arguments, "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
 
 
 def test_pairs_are_counted_whole_and_by_category(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The longer answer is right in 2 of 4, with one tie, which is wrong; 1 of 2 in each category. Lost rows are
     counted by reason. The shape of the JSON is that of a benchmark."""
-    told = evaluated(capsys, "longer", "--data", "mine.jsonl")
-    measures = told["pairs-mine"]["pairs"]
+    result = evaluated(capsys, "longer", "--data", "mine.jsonl")
+    measures = result["pairs-mine"]["pairs"]
     counts = {name: (each["numerator"], each["denominator"], each["ties"]) for name, each in measures.items()}
     assert counts == {"overall": (2, 4, 1), "category: x": (1, 2, 0), "category: y": (1, 2, 1)}
     overall = measures["overall"]
     assert (overall["low"], overall["high"]) == pytest.approx(wilson(2, 4))
     assert overall["baselines"] == {"random": 0.5, "longer": 0.5, "shorter": 0.25, "first": 1.0}
-    (about,) = told["evaluations"]
-    assert about["lost"] == LOST
-    assert (about["items"], about["scored"], about["partial"]) == (4, 4, None)
-    facts = json.loads((here / about["out"] / "evaluation.json").read_text())
+    (evaluation,) = result["evaluations"]
+    assert evaluation["lost"] == LOST
+    assert (evaluation["items"], evaluation["scored"], evaluation["partial"]) == (4, 4, None)
+    facts = json.loads((here / evaluation["out"] / "evaluation.json").read_text())
     assert facts["lost"] == LOST
 
 
@@ -112,8 +112,8 @@ def test_other_kinds_of_files(here: Path, capsys: pytest.CaptureFixture[str]) ->
     lines = ["prompt,chosen,rejected", *(f'"{r["prompt"]}","{r["chosen"]}","{r["rejected"]}"' for r in rows)]
     (here / "table.csv").write_text("\n".join(lines) + "\n")
     for name in ("array.json", "table.csv"):
-        told = evaluated(capsys, "longer", "--data", name, "--name", name.partition(".")[0])
-        assert told[f"pairs-{Path(name).stem}"]["pairs"]["overall"]["denominator"] == 3
+        result = evaluated(capsys, "longer", "--data", name, "--name", name.partition(".")[0])
+        assert result[f"pairs-{Path(name).stem}"]["pairs"]["overall"]["denominator"] == 3
 
 
 def test_a_judge_compares_the_pairs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,12 +128,12 @@ def test_a_judge_compares_the_pairs(here: Path, capsys: pytest.CaptureFixture[st
         return "Alike." if len(first) == len(second) else f"<answer>{1 if len(first) > len(second) else 2}</answer>"
 
     with serving(longer) as server:
-        given = ["--judge", "j", "--endpoint", server.url, "--order", "both", "--name", "judge"]
-        told = evaluated(capsys, *given, "--data", "mine.jsonl")
+        arguments = ["--judge", "j", "--endpoint", server.url, "--order", "both", "--name", "judge"]
+        result = evaluated(capsys, *arguments, "--data", "mine.jsonl")
         assert server.asked[0]["messages"][0]["content"][0]["type"] == "image_url"
-    overall = told["pairs-mine"]["pairs"]["overall"]
+    overall = result["pairs-mine"]["pairs"]["overall"]
     assert (overall["numerator"], overall["denominator"], overall["undecided"]) == (2, 4, 1)
-    facts = json.loads((here / told["evaluations"][0]["out"] / "evaluation.json").read_text())
+    facts = json.loads((here / result["evaluations"][0]["out"] / "evaluation.json").read_text())
     assert facts["fingerprint"]["pictures"] is not None
 
 
@@ -149,12 +149,12 @@ MISTAKES: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "said"), MISTAKES)
-def test_mistakes(given: list[str], said: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_mistakes(arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, what is wrong, and nothing is written."""
     write(here / "blank.jsonl", [ROWS[4]])
-    assert main(["eval", *given]) == 2
-    assert said in capsys.readouterr().err
+    assert main(["eval", *arguments]) == 2
+    assert message in capsys.readouterr().err
     assert not (here / "evaluations").exists()
 
 

@@ -53,9 +53,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def evaluated(capsys: pytest.CaptureFixture[str], *given: str, status: int = 0) -> str:
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
     """What `basereward eval` prints, on either stream."""
-    assert main(["eval", *given]) == status
+    assert main(["eval", *arguments]) == status
     captured = capsys.readouterr()
     return captured.err if status else captured.out
 
@@ -75,8 +75,8 @@ def test_every_benchmark_says_how_large_it_is(file: Path) -> None:
 )
 def test_the_real_files_are_whole(name: str, file: str, real_rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without --allow-partial, and without a word about parts."""
-    told = evaluated(capsys, "longer", "--benchmark", name, f"data={real_rows}/benchmarks/{file}")
-    assert "PARTIAL" not in told
+    output = evaluated(capsys, "longer", "--benchmark", name, f"data={real_rows}/benchmarks/{file}")
+    assert "PARTIAL" not in output
     facts = json.loads(Path(f"evaluations/longer/{name}/evaluation.json").read_text())
     assert facts["partial"] is None
     assert facts["items"] == facts["scored"] == facts["expected"] == PAPERS[name]
@@ -119,26 +119,26 @@ PARTS = [one_row, another_benchmark, five_subsets, other_subsets, too_many]
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_refused_with_its_numbers(part: Any, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, expected and found by subset, and nothing is written; also where every row has its outcome."""
-    name, rows, said = part()
+    name, rows, faults = part()
     write_jsonl(here / "rows.jsonl", rows)
     items = load_benchmark(name, overrides=["data=rows.jsonl"]).items
     write_outcomes(here / "mine.jsonl", items, scores=[[1.0, 0.0]] * len(rows))
     for who in (["longer"], ["--scores", "mine.jsonl"]):
-        told = evaluated(capsys, *who, "--benchmark", name, "data=rows.jsonl", status=2)
-        assert all(each in told for each in [*said, "--allow-partial"])
+        output = evaluated(capsys, *who, "--benchmark", name, "data=rows.jsonl", status=2)
+        assert all(each in output for each in [*faults, "--allow-partial"])
     assert not (here / "evaluations").exists()
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_is_asked_for_says_so_everywhere(part: Any, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In the text, in the JSON, in the page and in its CSV, where no published value stands beside it."""
-    name, rows, said = part()
+    name, rows, faults = part()
     write_jsonl(here / "rows.jsonl", rows)
-    given = ["longer", "--benchmark", name, "data=rows.jsonl", "--allow-partial"]
-    assert f"PARTIAL: {evaluated_part(given, capsys)}" in evaluated(capsys, *given)
+    arguments = ["longer", "--benchmark", name, "data=rows.jsonl", "--allow-partial"]
+    assert f"PARTIAL: {evaluated_part(arguments, capsys)}" in evaluated(capsys, *arguments)
     folder = f"evaluations/longer/{name}"
     facts = json.loads(Path(folder, "evaluation.json").read_text())
-    assert all(each in facts["partial"] for each in said)
+    assert all(each in facts["partial"] for each in faults)
     made = report([folder])
     with Path(made["csv"]).open() as file:
         table = list(csv.DictReader(file))
@@ -148,10 +148,10 @@ def test_a_part_that_is_asked_for_says_so_everywhere(part: Any, here: Path, caps
     assert page["benchmarks"][0]["partial"] is True
 
 
-def evaluated_part(given: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def evaluated_part(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """`partial` in the JSON of a call."""
-    (told,) = json.loads(evaluated(capsys, *given, "--json"))["evaluations"]
-    return str(told["partial"])
+    (output,) = json.loads(evaluated(capsys, *arguments, "--json"))["evaluations"]
+    return str(output["partial"])
 
 
 def test_a_part_and_the_whole_have_tables_of_their_own(here: Path) -> None:
@@ -193,11 +193,11 @@ CHANGES = {
 def test_a_change_of_a_row_is_another_benchmark(change: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Scores of before are refused, and evaluations of before and after are not compared."""
     file = small_benchmark(here / "data")
-    given = ["longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE]
-    evaluated(capsys, *given, "--out", "before")
+    arguments = ["longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE]
+    evaluated(capsys, *arguments, "--out", "before")
     rows = json.loads(file.read_text())
     file.write_text(json.dumps([*rows[:3], CHANGES[change](rows[3]), *rows[4:]]))
-    evaluated(capsys, *given, "--out", "after")
+    evaluated(capsys, *arguments, "--out", "after")
     items = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items
     with pytest.raises(DataError, match="row 3"):
         read_outcomes("before/vl_rewardbench/scores.jsonl", items)
@@ -254,7 +254,7 @@ def test_a_journal_of_a_changed_benchmark_is_begun_anew_and_said(here: Path, cap
         benchmark = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"])
         model = Counting()
         of = {"model": "m", "benchmark": benchmark.digest}
-        score_items(model, benchmark.items, images=benchmark.store, journal=journal, of=of)  # type: ignore[arg-type]
+        score_items(model, benchmark.items, images=benchmark.store, journal=journal, header=of)  # type: ignore[arg-type]
         return model.groups
 
     assert scored() == 4

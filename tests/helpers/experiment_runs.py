@@ -71,7 +71,7 @@ def write_measures(
     part = None if items in (None, len(judged)) else f"{len(judged)} of {items} are scored"
     facts |= {"expected": items or len(judged), "partial": part, "fingerprint": None}
     told = {
-        name: {metric: measure.told() | {"baselines": {}} for metric, measure in variant(judged).items()}
+        name: {metric: measure.as_dict() | {"baselines": {}} for metric, measure in variant(judged).items()}
         for name, variant in variants.items()
         if name not in ("per_vote", "length_controlled")
     }

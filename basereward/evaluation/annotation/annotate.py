@@ -1,15 +1,17 @@
-"""Reasoning for pairs that have none: a judge writes until its verdict agrees with the label (`basereward annotate`).
+"""`basereward annotate`: a judge writes reasoning for preference pairs, until its verdict agrees with the label.
 
-As R1-Reward makes its first training data (arXiv 2505.02835, section 3): the number of attempts that a pair took is
-kept as its difficulty.
+This is how R1-Reward makes the data of its first training stage (arXiv 2505.02835, section 3). The number of attempts
+that a pair took is kept as its difficulty.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from basereward.evaluation.annotation.inputs import check_source_outputs
 from basereward.evaluation.annotation.rows import Pair, digest, pair_row, reasoning
 from basereward.evaluation.judging.answers import Answers
 from basereward.evaluation.judging.judge import compared
-from basereward.inference.judges.engine import Engine
+from basereward.inference.judges.engine import Engine, Request
 from basereward.inference.judges.open_engine import open_engine
 from basereward.io.files import write_atomic
 from basereward.io.secrets import redact
@@ -51,165 +53,262 @@ def annotate(
     pattern: str | None = None,
     overrides: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Has a judge write reasoning for the preferences of a source.
+    """Have a judge write reasoning for the preferences of a source.
 
     Args:
-        source: a name in `experiments/sources`, or a path to a JSON Lines file.
-        model: as the endpoint calls it; of a local one the hub id or folder.
+        source: a name in `experiments/sources`, or the path of a JSON Lines file.
+        model: the model's name at the endpoint; for a local model its hub id or folder.
         endpoint: an address, or `local` or `vllm`.
-        send: a JSON object with more of every request's body.
-        out: JSON Lines of the pairs whose verdict agreed at last, ready to be trained on; beside it lie
-            `.disagreed.jsonl` with the others, `.answers.jsonl` with everything that was written, and `_images`.
-        attempts: at most so many texts a pair.
-        limit: at most so many pairs, drawn by `seed`.
-        seed: of the draw and of the orders, in which every other pair has its winner first.
-        temperature: of the writing; another attempt at 0 would be the same.
-        prompt, prompt_file, pattern: as of the head `generative`.
+        out: a JSON Lines file that gets the pairs whose verdict agreed, ready for training. Beside it are written
+            `.disagreed.jsonl` with the other pairs, `.answers.jsonl` with all texts, and `_images`.
+        split: of the source.
+        attempts: the maximum number of texts per pair.
+        limit: the maximum number of pairs, drawn by `seed`; None: all.
+        seed: of the draw, of the order of responses (every other pair shows the winner first), and of the first
+            attempt.
+        concurrency: requests that are under way at a time.
+        timeout_s: of one request, in seconds.
+        send: a JSON object that is merged into the body of every request.
+        temperature: of sampling. Several attempts need a value above 0.
+        max_tokens: of one text.
+        prompt, prompt_file, pattern: as for the head `generative`.
+        overrides: `key=value` for arguments of the source.
 
     Returns:
-        `split`; `lost`, rows and preferences that are no pair, by reason; `pairs`, `agreed`, `disagreed`; `unread`,
-        texts without a verdict; `bare`, texts with the right one and no reasoning, which do not count as agreed;
+        `split`; `lost`, rows and preferences that are no pairs, by reason; `pairs`, `agreed`, `disagreed`; `unread`,
+        texts without a verdict; `bare`, texts with the right verdict and no reasoning, which do not count as agreed;
         `by_attempts`, `prompt_sha256`, `answers`, `fresh`, `failed`, `prompt_tokens`, `tokens`, `seconds`, `out`.
 
     Raises:
-        BaseRewardError: something cannot be opened, or requests were not answered; what was answered is kept, and
-            another call goes on.
+        BaseRewardError: something cannot be opened, or requests were not answered. Answers that were received are kept,
+            and another call resumes.
     """
+    _check_options(attempts=attempts, limit=limit, temperature=temperature)
+    template, compiled = _load_prompt(prompt, prompt_file, pattern)
+    name, node = load_source(source, overrides=overrides)
+    opened: Source = make(node, "sources", name)
+    pairs, ties = _pairs(opened.groups(split), seed=seed, limit=limit)
+    if not pairs:
+        raise DataError(f"source '{name}' has no preferences in the split {split}; there is nothing to write about")
+    outputs = _Outputs.at(out)
+    user_files = [Path(prompt_file)] if prompt_file is not None else []
+    check_source_outputs(outputs.named, source, node, (pair.group for pair in pairs), also=user_files)
+    engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
+    header = {
+        "judge": engine.name,
+        "prompt_sha256": template.sha256,
+        "seed": seed,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "pairs": digest(pairs),
+        # Stored, so that it must not show a key.
+        "send": None if send is None else redact(send),
+    }
+    writing = Writing(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    annotation = _Annotation(engine, template, compiled, writing, attempts)
+    # The lock of this file covers the other outputs as well: two calls must not write them at a time.
+    with Answers(outputs.answers, header=header) as answers:
+        texts = annotation.ask(pairs, answers)
+        result = annotation.write(pairs, texts, outputs)
+    _check_answered(answers, agreed=result["agreed"], target=outputs.agreed)
+    lost = Counter(row.reason for row in opened.lost(split)) + Counter(tie=ties)
+    ids = _request_ids(pairs, attempts)
+    return {
+        "split": split,
+        "lost": dict(sorted(lost.items())),
+        **result,
+        "prompt_sha256": template.sha256,
+        **answers.cost(ids),
+        "out": str(outputs.agreed),
+    }
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The files of an annotation."""
+
+    agreed: Path
+    disagreed: Path
+    answers: Path
+    images: Path
+    """a folder"""
+
+    @classmethod
+    def at(cls, out: str) -> _Outputs:
+        """Derive all paths from that of the agreed pairs, and check that it can be written.
+
+        Raises:
+            DataError: its folder does not exist, or it is a folder itself.
+        """
+        target = Path(out)
+        if not target.parent.is_dir():
+            raise DataError(
+                f"nothing can be written to '{target}': there is no folder '{target.parent}'. Make it first."
+            )
+        if target.is_dir():
+            raise DataError(f"nothing can be written to '{target}': it is a folder. Give the name of a file.")
+        return cls(
+            target,
+            disagreed=target.with_suffix(".disagreed.jsonl"),
+            answers=target.with_suffix(".answers.jsonl"),
+            images=target.with_name(f"{target.stem}_images"),
+        )
+
+    @property
+    def named(self) -> dict[str, Path]:
+        """What each file is called in messages -> its path."""
+        return {"--out": self.agreed, "the pairs that disagreed": self.disagreed, "the answers": self.answers}
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """How pairs are annotated."""
+
+    engine: Engine
+    prompt: Prompt
+    pattern: re.Pattern[str] | None
+    writing: Writing
+    attempts: int
+
+    def ask(self, pairs: Sequence[Pair], answers: Answers) -> dict[str, list[str]]:
+        """Ask for texts until one agrees with the label.
+
+        Each round sends one request for every pair without an agreeing text.
+
+        Returns:
+            The texts of each pair by its id, up to the first that agrees.
+        """
+        texts: dict[str, list[str]] = {pair.id: [] for pair in pairs}
+        pending = list(pairs)
+        for attempt in range(1, self.attempts + 1):
+            # Engines that draw from the seed of a request would repeat the text of the attempt before.
+            how = replace(self.writing, seed=self.writing.seed + attempt - 1)
+            requests = (self._request(pair, attempt) for pair in pending)
+            # `answers` keeps what is received; nothing is done with each.
+            for _ in answers.ask(self.engine, requests, how):
+                pass
+            pending = [pair for pair in pending if self._needs_another(pair, attempt, answers, texts[pair.id])]
+        return texts
+
+    def write(self, pairs: Sequence[Pair], texts: dict[str, list[str]], outputs: _Outputs) -> dict[str, Any]:
+        """Write the agreed and the disagreed pairs.
+
+        Returns:
+            The counts that `annotate` returns.
+        """
+        agreed: list[dict[str, Any]] = []
+        disagreed: list[dict[str, Any]] = []
+        unread = bare = 0
+        by_attempts = {str(attempt): 0 for attempt in range(1, self.attempts + 1)}
+        for pair in pairs:
+            pair_texts = texts[pair.id]
+            verdicts = [parse_verdict(text, self.pattern) for text in pair_texts]
+            agreements = sum(self._agrees(text, pair) for text in pair_texts)
+            unread += verdicts.count(None)
+            bare += verdicts.count(pair.verdict) - agreements
+            if agreements:
+                row = pair_row(pair, outputs.images)
+                # Asking stops at the first text that agrees, so that it is the last.
+                row |= {"reasoning": reasoning(pair_texts[-1]), "attempts": len(pair_texts)}
+                agreed.append(row | {"prompt_sha256": self.prompt.sha256})
+                by_attempts[str(len(pair_texts))] += 1
+            # A pair with fewer texts has a request that failed; it is neither, until another call asks again.
+            elif len(pair_texts) == self.attempts:
+                row = pair_row(pair, outputs.images)
+                disagreed.append(row | {"texts": pair_texts, "attempts": self.attempts + 1})
+        _write_rows(outputs.agreed, agreed)
+        _write_rows(outputs.disagreed, disagreed)
+        return {
+            "pairs": len(pairs),
+            "agreed": len(agreed),
+            "disagreed": len(disagreed),
+            "unread": unread,
+            "bare": bare,
+            "by_attempts": by_attempts,
+        }
+
+    def _request(self, pair: Pair, attempt: int) -> Request:
+        first, second = (pair.group.responses[index] for index in pair.shown)
+        return compared(self.prompt, pair.group, first, second, _request_id(pair, attempt))
+
+    def _needs_another(self, pair: Pair, attempt: int, answers: Answers, texts: list[str]) -> bool:
+        """Add the text of an attempt to `texts`, and say whether another attempt is needed."""
+        line = answers.known.get(_request_id(pair, attempt))
+        # The request failed. The next call repeats this attempt before any later one.
+        if line is None:
+            return False
+        texts.append(line["text"])
+        return not self._agrees(line["text"], pair)
+
+    def _agrees(self, text: str, pair: Pair) -> bool:
+        """Whether the verdict is the label, and has reasoning: a bare verdict teaches none."""
+        return parse_verdict(text, self.pattern) == pair.verdict and reasoning(text) != ""
+
+
+def _check_options(*, attempts: int, limit: int | None, temperature: float) -> None:
     if attempts < 1 or (limit is not None and limit < 1):
         raise DataError(f"--attempts {attempts} and --limit {limit} are at least 1")
     if attempts > 1 and not temperature:
         raise DataError("a second attempt at --temperature 0 would be the same text; raise it, or give --attempts 1")
+
+
+def _load_prompt(prompt: str, prompt_file: str | None, pattern: str | None) -> tuple[Prompt, re.Pattern[str] | None]:
     try:
-        asked = load_prompt(prompt, prompt_file, fields=PAIRWISE)
-        form = None if pattern is None else compiled_pattern(pattern)
+        template = load_prompt(prompt, prompt_file, fields=PAIRWISE)
+        return template, None if pattern is None else compiled_pattern(pattern)
     except ValueError as error:
         raise ModelError(str(error)) from error
-    name, node = load_source(source, overrides=overrides)
-    made: Source = make(node, "sources", name)
-    pairs, ties = _pairs(made.groups(split), seed=seed, limit=limit)
-    if not pairs:
-        raise DataError(f"source '{name}' has no preferences in the part {split}; there is nothing to write about")
-    target = Path(out)
-    if not target.parent.is_dir():
-        raise DataError(f"nothing can be written to '{target}': there is no folder '{target.parent}'. Make it first.")
-    if target.is_dir():
-        raise DataError(f"nothing can be written to '{target}': it is a folder. Give the name of a file.")
-    outputs = {"--out": target, "the pairs that disagreed": _disagreed(target), "the answers": _answers(target)}
-    also = [Path(prompt_file)] if prompt_file is not None else []
-    check_source_outputs(outputs, source, node, (pair.group for pair in pairs), also=also)
-    engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
-    of = {
-        "judge": engine.name, "prompt_sha256": asked.sha256, "seed": seed, "temperature": temperature,
-        "max_tokens": max_tokens, "pairs": digest(pairs), "send": None if send is None else redact(send),
-    }  # fmt: skip
-    how = Writing(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    with Answers(_answers(target), of=of) as answers:  # the lock of all that is written
-        texts = _write_all(pairs, answers, engine=engine, prompt=asked, how=how, attempts=attempts, form=form)
-        result = _settle(pairs, texts, target, prompt=asked, form=form, attempts=attempts)
+
+
+def _check_answered(answers: Answers, *, agreed: int, target: Path) -> None:
     if answers.failed:
-        reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
         raise DataError(
-            f"{len(answers.failed)} requests were not answered: {reasons}. {result['agreed']} pairs that agreed are in "
-            f"'{target}', and all that was written is kept: the same call asks only for what is missing"
+            f"{len(answers.failed)} requests were not answered: {answers.failure_reasons()}. {agreed} pairs that "
+            f"agreed are in '{target}', and all answers are kept: the same call asks only for what is missing"
         )
-    lost = Counter(each.reason for each in made.lost(split)) + Counter(tie=ties)
-    ids = [f"{pair.id}#{number}" for pair in pairs for number in range(1, attempts + 1)]
-    told = {"split": split, "lost": dict(sorted(lost.items()))}
-    return told | result | {"prompt_sha256": asked.sha256, **answers.cost(ids), "out": str(target)}
-
-
-def _answers(target: Path) -> Path:
-    return target.with_suffix(".answers.jsonl")
-
-
-def _disagreed(target: Path) -> Path:
-    return target.with_suffix(".disagreed.jsonl")
 
 
 def _pairs(groups: Iterable[Group], *, seed: int, limit: int | None) -> tuple[list[Pair], int]:
-    """The preferences that are no ties, of which half, or one more, show the winner first; and the number of ties."""
-    found, ties = [], 0
+    """Draw pairs from the preferences that are no ties.
+
+    Half of the pairs, or one more than half, show the winner first, so that a judge that prefers a position is right on
+    half of them.
+
+    Returns:
+        The pairs, and the number of ties.
+    """
+    preferences: list[tuple[str, Group, int, int]] = []
+    ties = 0
+    used: Counter[str] = Counter()
     for group in groups:
-        ties += sum(p.tie for p in group.preferences)
-        found += [
-            (f"{group.id}/{p.winner}>{p.loser}", group, p.winner, p.loser) for p in group.preferences if not p.tie
-        ]
-    names: Counter[str] = Counter()
-    unique = []
-    for name, group, winner, loser in found:
-        names[name] += 1
-        unique.append((name if names[name] == 1 else f"{name}~{names[name]}", group, winner, loser))
-    rng = random.Random(f"annotate/{seed}")
-    rng.shuffle(unique)
-    kept = unique[:limit]
-    pairs = [
-        Pair(name, group, winner, loser, winner_first=place % 2 == 0)
-        for place, (name, group, winner, loser) in enumerate(kept)
-    ]
+        for preference in group.preferences:
+            if preference.tie:
+                ties += 1
+                continue
+            name = f"{group.id}/{preference.winner}>{preference.loser}"
+            used[name] += 1
+            # Groups of a source may share an id; the ids of pairs must differ.
+            if used[name] > 1:
+                name = f"{name}~{used[name]}"
+            preferences.append((name, group, preference.winner, preference.loser))
+    random.Random(f"annotate/{seed}").shuffle(preferences)
+    pairs: list[Pair] = []
+    for place, (name, group, winner, loser) in enumerate(preferences[:limit]):
+        pairs.append(Pair(name, group, winner, loser, winner_first=place % 2 == 0))
     return pairs, ties
 
 
-def _write_all(
-    pairs: Sequence[Pair],
-    answers: Answers,
-    *,
-    engine: Engine,
-    prompt: Prompt,
-    how: Writing,
-    attempts: int,
-    form: Any,
-) -> dict[str, list[str]]:
-    """The texts of every pair up to the first that agrees: a round of requests an attempt, of those that still wait."""
-    texts: dict[str, list[str]] = {pair.id: [] for pair in pairs}
-    waiting = list(pairs)
-    for number in range(1, attempts + 1):
-        again = Writing(max_tokens=how.max_tokens, temperature=how.temperature, seed=how.seed + number - 1)
-        requests = (_request(pair, prompt, number) for pair in waiting)
-        for _ in answers.ask(engine, requests, again):
-            pass
-        left = []
-        for pair in waiting:
-            line = answers.known.get(f"{pair.id}#{number}")
-            if line is None:
-                continue  # failed: asked again by the next call
-            texts[pair.id].append(line["text"])
-            if not _agrees(line["text"], pair, form):
-                left.append(pair)
-        waiting = left
-    return texts
+def _request_id(pair: Pair, attempt: int) -> str:
+    # Part of saved files: a stopped call finds its answers by it.
+    return f"{pair.id}#{attempt}"
 
 
-def _request(pair: Pair, prompt: Prompt, number: int) -> Any:
-    first, second = (pair.group.responses[index] for index in pair.shown)
-    return compared(prompt, pair.group, first, second, f"{pair.id}#{number}")
-
-
-def _agrees(text: str, pair: Pair, form: Any) -> bool:
-    """Whether the verdict is the label, and something was written on the way to it: a bare one teaches no reasoning."""
-    return parse_verdict(text, form) == pair.verdict and reasoning(text) != ""
-
-
-def _settle(
-    pairs: Sequence[Pair], texts: dict[str, list[str]], target: Path, *, prompt: Prompt, form: Any, attempts: int
-) -> dict[str, Any]:
-    """Writes the rows, and counts."""
-    agreed, disagreed, unread, bare = [], [], 0, 0
-    by_attempts = dict.fromkeys(map(str, range(1, attempts + 1)), 0)
-    folder = target.with_name(f"{target.stem}_images")
+def _request_ids(pairs: Sequence[Pair], attempts: int) -> list[str]:
+    ids: list[str] = []
     for pair in pairs:
-        verdicts = [parse_verdict(text, form) for text in texts[pair.id]]
-        unread += verdicts.count(None)
-        agrees = [_agrees(text, pair, form) for text in texts[pair.id]]
-        bare += verdicts.count(pair.verdict) - sum(agrees)
-        if any(agrees):
-            row = pair_row(pair, folder) | {"reasoning": reasoning(texts[pair.id][-1]), "attempts": len(verdicts)}
-            agreed.append(row | {"prompt_sha256": prompt.sha256})
-            by_attempts[str(len(verdicts))] += 1
-        elif len(verdicts) == attempts:
-            disagreed.append(pair_row(pair, folder) | {"texts": texts[pair.id], "attempts": attempts + 1})
-    for file, rows in ((target, agreed), (_disagreed(target), disagreed)):
-        write_atomic(file, "".join(json.dumps(row) + "\n" for row in rows))
-    return {
-        "pairs": len(pairs), "agreed": len(agreed), "disagreed": len(disagreed), "unread": unread,
-        "bare": bare, "by_attempts": by_attempts,
-    }  # fmt: skip
+        ids += [_request_id(pair, attempt) for attempt in range(1, attempts + 1)]
+    return ids
+
+
+def _write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_atomic(file, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,4 +1,4 @@
-"""Which files a source reads, so that no output takes the place of one."""
+"""Find the files that a source reads, so that no output overwrites one."""
 
 from __future__ import annotations
 
@@ -12,50 +12,61 @@ from basereward.errors import DataError
 from basereward.io.outputs import check_outputs
 from basereward.recipe.schema import Node
 
-FILES = ("path", "val", "test", "listing", "images")  # arguments of sources that may name a file
-FOLDERS = ("path", "images", "images_root")  # or a folder
+# Arguments of sources that may name a file, and those that may name a folder.
+FILE_ARGUMENTS = ("path", "val", "test", "listing", "images")
+FOLDER_ARGUMENTS = ("path", "images", "images_root")
 
 
-def source_inputs(given: str, node: Node) -> list[Path]:
-    """The local files and folders that a source reads, as far as its arguments name them.
+def source_inputs(source: str, node: Node) -> list[Path]:
+    """Find the local files and folders that the arguments of a source name.
 
     Args:
-        given: the word that named the source, which may be the path of a file.
+        source: the name of the source, which may be the path of a file.
         node: its arguments.
     """
+    # Some sources take further paths relative to `path`.
     base = Path(str(node.get("path", "")))
-    found = [Path(given)] if Path(given).is_file() else []
-    for key in {*FILES, *FOLDERS}:
-        for name in _texts(node.get(key)):
-            for path in (Path(name), base / name):
-                if (key in FILES and path.is_file()) or (key in FOLDERS and path.is_dir()):
-                    found.append(path)
-    return found
+    inputs = [Path(source)] if Path(source).is_file() else []
+    for argument in {*FILE_ARGUMENTS, *FOLDER_ARGUMENTS}:
+        for name in _texts(node.get(argument)):
+            inputs += [path for path in (Path(name), base / name) if _is_input(path, argument)]
+    return inputs
 
 
 def pictures(groups: Iterable[Group]) -> Iterator[Path]:
-    """The picture files of groups."""
-    return (Path(image) for group in groups for image in group.images if isinstance(image, str | Path))
+    """The image files of groups."""
+    for group in groups:
+        yield from (Path(image) for image in group.images if isinstance(image, str | Path))
 
 
 def check_source_outputs(
-    outputs: dict[str, Path], given: str, node: Node, groups: Iterable[Group], *, also: Iterable[Path] = ()
+    outputs: dict[str, Path], source: str, node: Node, groups: Iterable[Group], *, also: Iterable[Path] = ()
 ) -> None:
-    """Checks the outputs of a command that reads a source, before anything is written.
+    """Check the outputs of a command that reads a source, before anything is written.
 
     Args:
+        outputs: what each is called in messages -> its path.
+        source: as for `source_inputs`.
+        node: as for `source_inputs`.
+        groups: whose image files are inputs.
         also: further inputs.
 
     Raises:
-        DataError: an output would overwrite an input, lies in a folder of rows, or is itself a folder.
+        DataError: an output would overwrite an input, is in a folder of rows, or is a folder itself.
     """
     for name, path in outputs.items():
         if path.is_dir():
             raise DataError(f"{name} '{path}' is a folder; give the name of a file")
-    whole = [Path(name) for name in _texts(node.get("path")) if Path(name).is_dir()]
-    check_outputs(outputs, chain(source_inputs(given, node), also, pictures(groups)), read_whole=whole)
+    # A new file in such a folder would be read as rows by the next call.
+    row_folders = [Path(name) for name in _texts(node.get("path")) if Path(name).is_dir()]
+    inputs = chain(source_inputs(source, node), also, pictures(groups))
+    check_outputs(outputs, inputs, read_whole=row_folders)
+
+
+def _is_input(path: Path, argument: str) -> bool:
+    return (argument in FILE_ARGUMENTS and path.is_file()) or (argument in FOLDER_ARGUMENTS and path.is_dir())
 
 
 def _texts(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    return [each for each in values if isinstance(each, str)]
+    return [text for text in values if isinstance(text, str)]

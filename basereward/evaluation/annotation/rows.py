@@ -1,4 +1,4 @@
-"""A preference that is written about, and the row that it becomes."""
+"""A preference to annotate, and the row that is written of it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from basereward.data.images.open_images import open_image
-from basereward.data.schema.group import Group, Image
+from basereward.data.schema.group import Group, Image, Turn
 from basereward.io.files import write_atomic
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A preference, and whether its winner is shown first."""
+    """A preference, and the order in which its responses are shown."""
 
     id: str
     group: Group
@@ -26,60 +26,73 @@ class Pair:
 
     @property
     def shown(self) -> tuple[int, int]:
+        """The indices of the responses in the order shown."""
         return (self.winner, self.loser) if self.winner_first else (self.loser, self.winner)
 
     @property
     def verdict(self) -> int:
+        """The right verdict: 1 if the winner is shown first, otherwise 2."""
         return 1 if self.winner_first else 2
 
 
 def digest(pairs: Iterable[Pair]) -> str:
-    """A hash of what is asked about pairs, their pictures left out."""
-    hashed = hashlib.sha256()
+    """Hash the prompts, responses and verdicts of pairs, without their images, to 16 hexadecimal digits."""
+    combined = hashlib.sha256()
     for pair in pairs:
         shown = tuple(pair.group.responses[index] for index in pair.shown)
-        hashed.update(repr((pair.id, pair.verdict, pair.group.prompt, shown)).encode("utf-8", "surrogatepass"))
-    return hashed.hexdigest()[:16]
+        # `surrogatepass`: texts of public data sets hold unpaired surrogates, which UTF-8 cannot encode.
+        combined.update(repr((pair.id, pair.verdict, pair.group.prompt, shown)).encode("utf-8", "surrogatepass"))
+    return combined.hexdigest()[:16]
 
 
 def reasoning(text: str) -> str:
-    """What a judge wrote before its verdict, without the marks around it.
+    """Extract what a judge wrote before its verdict, without the tags around it.
 
     >>> reasoning("<think>2 is false.</think><answer>1</answer>")
     '2 is false.'
     """
+    # The last `</think>`: the reasoning may mention the tag. A text without one ends at its verdict.
     before = text.rpartition("</think>")[0] if "</think>" in text else text.partition("<answer>")[0]
     return before.replace("<think>", "", 1).strip()
 
 
 def pair_row(pair: Pair, folder: Path) -> dict[str, Any]:
-    """In the general form, the responses as they were shown; pictures without a file of their own go to `folder`."""
+    """Make a row in the general form, with the responses in the order shown.
+
+    Args:
+        pair: the preference.
+        folder: gets the images that are not files; the row names them relative to the parent of `folder`.
+    """
     group = pair.group
     row: dict[str, Any] = {
         "id": pair.id,
-        "prompt": [
-            {
-                "role": turn.role,
-                "content": [{"type": "image"} if p.is_image else {"type": "text", "text": p.text} for p in turn.parts],
-            }
-            for turn in group.prompt
-        ],
+        "prompt": [_message(turn) for turn in group.prompt],
         "responses": [group.responses[index] for index in pair.shown],
         "preferences": [[0, 1] if pair.winner_first else [1, 0]],
         "verdict": pair.verdict,
     }
-    return row | ({"images": list(_references(group.images, folder))} if group.images else {})
+    if group.images:
+        row["images"] = list(_image_paths(group.images, folder))
+    return row
 
 
-def _references(images: Sequence[Image], folder: Path) -> Iterator[str]:
-    """Paths: of files their own, of other pictures those of copies in `folder`, from where the rows lie."""
+def _message(turn: Turn) -> dict[str, Any]:
+    content: list[dict[str, Any]] = []
+    for part in turn.parts:
+        content.append({"type": "image"} if part.is_image else {"type": "text", "text": part.text})
+    return {"role": turn.role, "content": content}
+
+
+def _image_paths(images: Sequence[Image], folder: Path) -> Iterator[str]:
+    """The paths of images; those that are not files are written to `folder`."""
     for image in images:
         if isinstance(image, str | Path):
             yield str(Path(image).absolute())
             continue
-        out = io.BytesIO()
-        open_image(image).save(out, "PNG")
-        content = out.getvalue()
+        buffer = io.BytesIO()
+        open_image(image).save(buffer, "PNG")
+        content = buffer.getvalue()
+        # Named by its content, so that an image of many pairs is written once.
         file = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.png"
         if not file.is_file():
             folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A person's own file of pairs as a benchmark: how often a model prefers what the rows prefer."""
+"""A user's own file of pairs as a benchmark: how often a model agrees with the preferences of the rows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,24 +24,48 @@ from basereward.evaluation.statistics.measures import Measure, Measures, Variant
 from basereward.evaluation.statistics.shares import count, right, share
 
 logger = logging.getLogger(__name__)
-CATEGORIES = ("category", "subset", "source")  # columns that rows are counted by, the first that is there
-MOST_CATEGORIES = 50  # a column with more values than this is no category
+# Columns by whose values rows are counted separately; the first one that rows have.
+CATEGORIES = ("category", "subset", "source")
+# A column with more values than this is an id rather than a category.
+MAX_CATEGORIES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class _PairRow:
+    """A preference that is no tie, with the row and the group that it comes from."""
+
+    row: Mapping[str, Any]
+    group: Group
+    winner: int
+    loser: int
+
+    @property
+    def id(self) -> str:
+        if len(self.group.preferences) == 1:
+            return self.group.id
+        return f"{self.group.id}/{self.winner}>{self.loser}"
+
+    @property
+    def images(self) -> tuple[Any, ...]:
+        # Absolute, so that the digest does not depend on the working directory.
+        return tuple(Path(image).absolute() if isinstance(image, Path) else image for image in self.group.images)
 
 
 class Pairs:
-    """The preferences of rows as `basereward/data/schema/rows.py` describes them, an item each.
+    """One item per preference of rows in the form that `basereward/data/schema/rows.py` describes.
 
-    A row that cannot be used, and a preference that is a tie, is no item: `lost` counts them by reason.
+    A row that cannot be used and a preference that is a tie are not items; `lost` counts them by reason.
 
     Args:
+        name: of the benchmark.
         path: a data file, or a folder of data files.
-        columns: our column name -> the file's own.
-        images: the folder that relative paths of pictures start from; null: that of the file.
-        split: of the data set, where the file or the folder has several.
-        by: the column whose values are counted apart; null: the first of `category`, `subset` and `source`.
+        columns: our name of a column -> its name in the file.
+        images: the folder from which relative paths of images start; null: the folder of the file.
+        split: of the data set, if the file or the folder has several.
+        by: the column whose values are counted separately; null: the first of `category`, `subset` and `source`.
 
     Raises:
-        DataError: a column of `columns` is none of ours.
+        DataError: a key of `columns` is not one of our columns.
     """
 
     version = "1"
@@ -70,72 +95,97 @@ class Pairs:
     @property
     def inputs(self) -> list[Path]:
         """The local files and folders that are read."""
-        return [each for each in (self._path, self.store.root) if each.exists()]
+        return [path for path in (self._path, self.store.root) if path.exists()]
+
+    @property
+    def variants(self) -> Mapping[str, Variant]:
+        """Ways of counting by name: `pairs`, and `length_controlled`."""
+        return {"pairs": _measures, "length_controlled": lambda judged: {"overall": length_controlled(judged)}}
 
     @cached_property
     def items(self) -> Sequence[Item]:
-        """
+        """All items, in the order of the rows.
+
         Raises:
             DataError: the file cannot be read, or no row of it can be used; the message has the first reasons.
         """
-        pairs: list[tuple[Mapping[str, Any], Group, int, int]] = []
-        first: dict[str, str] = {}
-        for row, group in self._groups(first):
+        pairs: list[_PairRow] = []
+        examples: dict[str, str] = {}
+        for row, group in self._groups(examples):
             for preference in group.preferences:
                 if preference.tie:
                     self.lost["tie"] += 1
                 else:
-                    pairs.append((row, group, preference.winner, preference.loser))
+                    pairs.append(_PairRow(row, group, preference.winner, preference.loser))
         for reason, number in self.lost.items():
-            example = f"; the first: {first[reason]}" if reason in first else ""
-            logger.warning("%s is no pair %d times: %s%s", self._path, number, reason, example)
+            example = f"; the first: {examples[reason]}" if reason in examples else ""
+            logger.warning("%s: %d rows or preferences are no pairs: %s%s", self._path, number, reason, example)
         if not pairs:
-            told = "; ".join(first.values()) or "the preferences are ties"
-            raise DataError(f"'{self._path}' has no pair that can be counted: {told}")
+            reasons = "; ".join(examples.values()) or "the preferences are ties"
+            raise DataError(f"'{self._path}' has no pair that can be counted: {reasons}")
         return self._items(pairs)
 
-    def _groups(self, first: dict[str, str]) -> Iterator[tuple[Mapping[str, Any], Group]]:
-        """The rows that can be used, with their groups; the first row that is lost for a reason is kept in `first`."""
+    @cached_property
+    def fingerprint(self) -> dict[str, str | None]:
+        """Hashes of the `items` and of the content of the `pictures`, as of a published benchmark."""
+        return {"items": items_fingerprint(self.items), "pictures": pictures_fingerprint(self.items, self.store)}
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of everything that decides on a score or a number."""
+        pictures = self.fingerprint["pictures"] or repr([item.images for item in self.items])
+        return hashlib.sha256(f"{self.version} {self.fingerprint['items']} {pictures}".encode()).hexdigest()
+
+    def _groups(self, examples: dict[str, str]) -> Iterator[tuple[Mapping[str, Any], Group]]:
+        """The rows that can be used, with their groups.
+
+        Args:
+            examples: gets the first rejected row of each reason.
+        """
         table = find_table(str(self._path), split=self._split)
         for _, number, raw in table.scan():
             where = table.where(number)
             try:
                 row = table.decode(raw)
                 if not isinstance(row, Mapping):
-                    raise RowRejected("wrong_type", "the row is no object with named columns")
+                    raise RowRejected("wrong_type", "the row is not an object with named columns")
                 group = self._form.group(row, source=self.name, row_id=table.row_id(number), where=where)
                 check_usable(group)
-            except RowRejected as loss:
-                self.lost[loss.reason] += 1
-                first.setdefault(loss.reason, loss.detail if where in loss.detail else f"{where}: {loss.detail}")
+            except RowRejected as rejection:
+                self.lost[rejection.reason] += 1
+                # Some details name the row already.
+                detail = rejection.detail if where in rejection.detail else f"{where}: {rejection.detail}"
+                examples.setdefault(rejection.reason, detail)
             else:
                 yield row, group
 
-    def _items(self, pairs: Sequence[tuple[Mapping[str, Any], Group, int, int]]) -> list[Item]:
-        column = self._category([row for row, _, _, _ in pairs])
-        prompts = [_prompt_key(group) for _, group, _, _ in pairs]
-        sizes = Counter(prompts)
-        return [
-            Item(
-                row=place,
-                id=group.id if len(group.preferences) == 1 else f"{group.id}/{winner}>{loser}",
-                prompt=group.prompt,
-                responses=(group.responses[winner], group.responses[loser]),
-                right=(0,),
-                wrong=(1,),
-                prompt_id=prompt,
-                labels={column: str(row.get(column))} if column else {},
-                images=tuple(Path(image).absolute() if isinstance(image, Path) else image for image in group.images),
-                prompt_items=sizes[prompt],
+    def _items(self, pairs: Sequence[_PairRow]) -> list[Item]:
+        column = self._category([pair.row for pair in pairs])
+        prompts = [_prompt_key(pair.group) for pair in pairs]
+        prompt_items = Counter(prompts)
+        items: list[Item] = []
+        for number, (pair, prompt) in enumerate(zip(pairs, prompts, strict=True)):
+            items.append(
+                Item(
+                    row=number,
+                    id=pair.id,
+                    prompt=pair.group.prompt,
+                    responses=(pair.group.responses[pair.winner], pair.group.responses[pair.loser]),
+                    right=(0,),
+                    wrong=(1,),
+                    prompt_id=prompt,
+                    labels={column: str(pair.row.get(column))} if column else {},
+                    images=pair.images,
+                    prompt_items=prompt_items[prompt],
+                )
             )
-            for place, ((row, group, winner, loser), prompt) in enumerate(zip(pairs, prompts, strict=True))
-        ]
+        return items
 
     def _category(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
-        """The column that is counted by.
+        """The column whose values are counted separately; None if there is none.
 
         Raises:
-            DataError: the column that was asked for is in no row.
+            DataError: no row has the column that the argument `by` names.
         """
         if self._by is not None:
             if not any(row.get(self._by) is not None for row in rows):
@@ -143,44 +193,35 @@ class Pairs:
             return self._by
         for name in CATEGORIES:
             values = {str(row.get(name)) for row in rows if isinstance(row.get(name), str | int)}
-            if 1 <= len(values) <= MOST_CATEGORIES:
+            if 1 <= len(values) <= MAX_CATEGORIES:
                 return name
         return None
 
-    @property
-    def variants(self) -> Mapping[str, Variant]:
-        return {"pairs": _measures, "length_controlled": lambda judged: {"overall": length_controlled(judged)}}
-
-    @cached_property
-    def fingerprint(self) -> dict[str, str | None]:
-        """As of a published benchmark."""
-        return {"items": items_fingerprint(self.items), "pictures": pictures_fingerprint(self.items, self.store)}
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash of all that decides on a score or a number."""
-        pictures = self.fingerprint["pictures"] or repr([item.images for item in self.items])
-        return hashlib.sha256(f"{self.version} {self.fingerprint['items']} {pictures}".encode()).hexdigest()
-
 
 def _prompt_key(group: Group) -> str:
+    """Equal for groups with the same prompt and images."""
     images = [str(image) if isinstance(image, str | Path) else repr(image) for image in group.images]
     return hashlib.sha256(repr((group.prompt, images)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _measures(judged: Sequence[JudgedItem]) -> Measures:
-    """All pairs, every category, and where a prompt has several pairs the share of prompts with all of them right."""
-    several = len({each.item.prompt_id for each in judged}) < len(judged)
-    one: Callable[[Sequence[JudgedItem]], Measure] = _clustered if several else accuracy
-    measures = {"overall": one(judged)}
-    if several:
+    """Accuracy on all pairs and on every category. If prompts have several pairs, also `acc_plus`, the share of prompts
+    whose pairs are all right."""
+    has_shared_prompts = len({judged_item.item.prompt_id for judged_item in judged}) < len(judged)
+    accuracy_of: Callable[[Sequence[JudgedItem]], Measure] = _clustered if has_shared_prompts else accuracy
+    measures = {"overall": accuracy_of(judged)}
+    if has_shared_prompts:
         measures["acc_plus"] = all_right(judged)
-    for label in dict.fromkeys(label for each in judged for label in each.item.labels):
-        measures |= {f"{label}: {value}": one(part) for value, part in by_label(judged, label).items()}
+    labels: dict[str, None] = {}
+    for judged_item in judged:
+        labels |= dict.fromkeys(judged_item.item.labels)
+    for label in labels:
+        for value, members in by_label(judged, label).items():
+            measures[f"{label}: {value}"] = accuracy_of(members)
     return measures
 
 
 def _clustered(judged: Sequence[JudgedItem]) -> Measure:
-    """Accuracy with an interval by prompt, since the pairs of one prompt are not independent."""
+    """Accuracy with an interval over prompts, because the pairs of one prompt are not independent."""
     ties, undecided = count(judged, Decision.TIE), count(judged, Decision.UNDECIDED)
     return share(right(judged), ties=ties, undecided=undecided)

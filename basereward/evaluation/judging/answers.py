@@ -1,4 +1,4 @@
-"""A judge's answers, kept as they come: a call that is stopped at any place goes on where it was."""
+"""Store the answers of a judge as they arrive, so that a call that is stopped anywhere can resume."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from basereward.io.journal import Journal
 from basereward.model.generation.generate import Writing
 
 logger = logging.getLogger(__name__)
-TELL_EVERY_S = 10.0
-TOLD = 20  # failures that are told one by one; of endless ones more would hide everything else
+PROGRESS_EVERY_S = 10.0
+# Failures that are logged one by one. If all of the first requests fail, the call stops at this number.
+MAX_LOGGED_FAILURES = 20
 
 
 class Answers:
-    """A file of JSON Lines: what the answers are of, then one line an answer.
+    """A JSON Lines file of answers: a header, then one line per answer.
 
-    Only one process at a time has the file, until it is closed.
+    Only one process at a time can open the file.
 
     Args:
-        file: made when it is not there; a last line that was cut is taken off.
-        of: what is asked of whom; the file of something else is refused.
+        file: made if it does not exist. An incomplete last line is removed.
+        header: identifies the requests and the judge. A file with another header is refused.
 
     Raises:
-        DataError: the file holds the answers to something else, is damaged, or another process writes it.
+        DataError: the file has another header, is damaged, or is open in another process.
     """
 
-    def __init__(self, file: Path, *, of: Mapping[str, Any]) -> None:
+    def __init__(self, file: Path, *, header: Mapping[str, Any]) -> None:
         self.file = file
         self.known: dict[str, dict[str, Any]] = {}
         self.failed: list[Failed] = []
@@ -45,10 +46,11 @@ class Answers:
         self._journal = Journal(file)
         try:
             if self._journal.head is None:
-                self._journal.restart(of)
+                self._journal.restart(header)
             else:
-                self._read(dict(of))
+                self._read(dict(header))
         except BaseException:
+            # The caller gets no object that it could close, and the lock would last as long as the process.
             self.close()
             raise
         if self.known:
@@ -63,87 +65,121 @@ class Answers:
         self.close()
 
     def close(self) -> None:
-        """Lets other processes write the file."""
+        """Close the file, so that other processes can open it."""
         self._journal.close()
 
-    def _read(self, of: dict[str, Any]) -> None:
-        try:
-            first = json.loads(self._journal.head or "")
-            lines = [json.loads(line) for line in self._journal.lines]
-            self.known = {line["id"]: line for line in lines}
-            changed = [name for name in of if first.get(name) != of[name]] or ["what they are of"]
-            wrong = [line for line in lines if not _is_answer(line)]
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"'{self.file}' is damaged ({error}); move it away to ask everything anew") from error
-        if wrong:
-            raise DataError(f"'{self.file}' is damaged (a line is no answer); move it away to ask everything anew")
-        if first != of:
-            raise DataError(
-                f"'{self.file}' holds answers to something else: {', '.join(changed)} changed. Move it away, or write "
-                "elsewhere"
-            )
-
     def ask(self, engine: Engine, requests: Iterable[Request], how: Writing) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Asks those that have no answer yet, and gives each answer once it is on the disk; the failed ones are
-        added to `failed`.
+        """Send the requests that have no answer yet, and yield each answer once it is on the disk.
 
-        An answer is written to the disk when it arrives, in the engine's thread, so that an interruption loses only
-        what is under way.
+        Requests that fail are added to `failed`. An answer is written to the disk when it arrives, in the thread of the
+        engine, so that an interruption loses only the requests that are under way.
+
+        Args:
+            engine: the judge.
+            requests: in any number; they are read as the engine needs them.
+            how: sampling parameters.
+
+        Yields:
+            The id of the request, and the line of the file.
 
         Raises:
-            SilentError: nothing was ever answered, and the first twenty requests failed.
+            SilentError: the first requests all failed, and no answer was ever received.
             ModelError: as `Engine.write`.
         """
-        waiting = (request for request in requests if request.id not in self.known)
-        began = told = time.monotonic()
-        stream = engine.write(waiting, how, arrived=self._keep)
+        unanswered = (request for request in requests if request.id not in self.known)
+        start = last_report = time.monotonic()
+        stream = engine.write(unanswered, how, arrived=self._keep)
         try:
             for answer in stream:
                 if isinstance(answer, Failed):
                     self._fail(answer)
                     continue
-                if time.monotonic() - told > TELL_EVERY_S:
-                    told = time.monotonic()
-                    logger.warning("%d answers, %.2f a second", self.fresh, self.fresh / (self.seconds + told - began))
+                now = time.monotonic()
+                if now - last_report > PROGRESS_EVERY_S:
+                    last_report = now
+                    logger.warning("%d answers, %.2f a second", self.fresh, self.fresh / (self.seconds + now - start))
                 yield answer.id, self.known[answer.id]
         except KeyboardInterrupt:
+            # Closing the generator makes the engine cancel its requests.
             if isinstance(stream, Generator):
                 stream.close()
-            logger.warning(
-                "interrupted: the %d answers that arrived are kept in '%s'. The same command goes on with the others",
-                len(self.known),
-                self.file,
-            )
+            self._log_interruption()
             raise
-        self.seconds += time.monotonic() - began
+        self.seconds += time.monotonic() - start
+
+    def cost(self, ids: Iterable[str]) -> dict[str, float]:
+        """Count the answers and tokens of requests.
+
+        Args:
+            ids: of the requests.
+
+        Returns:
+            `answers`, `prompt_tokens` and `tokens` of these requests; `fresh` answers, `failed` requests and `seconds`
+            of asking of this call.
+        """
+        lines = [self.known[request_id] for request_id in ids if request_id in self.known]
+        tokens: Counter[str] = Counter()
+        for line in lines:
+            tokens.update(prompt_tokens=line["prompt_tokens"], tokens=line["tokens"])
+        return {
+            "answers": len(lines),
+            "fresh": self.fresh,
+            "failed": len(self.failed),
+            "seconds": self.seconds,
+            "prompt_tokens": tokens["prompt_tokens"],
+            "tokens": tokens["tokens"],
+        }
+
+    def failure_reasons(self) -> str:
+        """The first three distinct reasons of failures, for a message."""
+        return "; ".join(sorted({failure.reason for failure in self.failed})[:3])
+
+    def _read(self, header: dict[str, Any]) -> None:
+        try:
+            stored = json.loads(self._journal.head or "")
+            lines = [json.loads(line) for line in self._journal.lines]
+            self.known = {line["id"]: line for line in lines}
+            differences = [name for name in header if stored.get(name) != header[name]] or ["its header"]
+            malformed = not all(map(_is_answer, lines))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"'{self.file}' is damaged ({error}); move it away to ask everything anew") from error
+        if malformed:
+            raise DataError(f"'{self.file}' is damaged (a line is no answer); move it away to ask everything anew")
+        if stored != header:
+            raise DataError(
+                f"'{self.file}' holds answers to something else: {', '.join(differences)} changed. Move it away, or "
+                "write elsewhere"
+            )
 
     def _keep(self, answer: Written) -> None:
         line = {
-            "id": answer.id, "text": answer.text, "prompt_tokens": answer.prompt_tokens, "tokens": answer.tokens
-        }  # fmt: skip
+            "id": answer.id,
+            "text": answer.text,
+            "prompt_tokens": answer.prompt_tokens,
+            "tokens": answer.tokens,
+        }
+        # On the disk first: what is in `known` may be used and reported.
         self._journal.append([line])
         with self._lock:
             self.known[answer.id] = line
             self.fresh += 1
 
-    def _fail(self, answer: Failed) -> None:
-        self.failed.append(answer)
-        if len(self.failed) <= TOLD:
-            logger.warning("%s: no answer after %d attempts: %s", answer.id, answer.attempts, answer.reason)
-        if len(self.failed) == TOLD and not self.known:
-            raise SilentError(f"the first {TOLD} requests all failed; the last: {answer.reason}")
+    def _log_interruption(self) -> None:
+        logger.warning(
+            "interrupted: the %d answers that arrived are kept in '%s'. The same command goes on with the others",
+            len(self.known),
+            self.file,
+        )
 
-    def cost(self, ids: Iterable[str]) -> dict[str, float]:
-        """Answers and tokens of some requests; of this call, the answers that are `fresh`, the requests that `failed`,
-        and the `seconds` spent on asking."""
-        kept = [self.known[each] for each in ids if each in self.known]
-        totals: Counter[str] = Counter()
-        for line in kept:
-            totals.update({name: line[name] for name in ("prompt_tokens", "tokens")})
-        now = {"fresh": self.fresh, "failed": len(self.failed), "seconds": self.seconds}
-        return {"answers": len(kept), **now} | {name: totals[name] for name in ("prompt_tokens", "tokens")}
+    def _fail(self, failure: Failed) -> None:
+        self.failed.append(failure)
+        if len(self.failed) <= MAX_LOGGED_FAILURES:
+            logger.warning("%s: no answer after %d attempts: %s", failure.id, failure.attempts, failure.reason)
+        if len(self.failed) == MAX_LOGGED_FAILURES and not self.known:
+            raise SilentError(f"the first {MAX_LOGGED_FAILURES} requests all failed; the last: {failure.reason}")
 
 
 def _is_answer(line: Mapping[str, Any]) -> bool:
-    counts = [line.get(name) for name in ("prompt_tokens", "tokens")]
-    return isinstance(line.get("text"), str) and all(isinstance(count, int) for count in counts)
+    if not isinstance(line.get("text"), str):
+        return False
+    return isinstance(line.get("prompt_tokens"), int) and isinstance(line.get("tokens"), int)

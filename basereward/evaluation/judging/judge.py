@@ -1,4 +1,4 @@
-"""A judge that compares answers pair by pair, on a benchmark."""
+"""Evaluate a generative judge, which compares responses pair by pair, on the items of a benchmark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.group import Group
@@ -25,19 +25,23 @@ from basereward.model.generation.verdicts import parse_verdict
 
 logger = logging.getLogger(__name__)
 
+PairVerdicts = Mapping[tuple[int, int], Sequence[int | None]]
+"""(first response, second response) as shown -> the verdicts, 1 or 2 for the better one; None: not readable."""
+
 
 @dataclass(frozen=True)
 class Judge:
-    """Who judges, and how.
+    """A judge, and how it is asked.
 
     Args:
-        engine: what writes.
-        prompt: with both answers.
-        order: in which orders a pair is shown; each is asked `votes` times.
-        votes: 1 to 15; above 1 the temperature of `writing` is above 0.
-        pattern: that finds a verdict, where it is not `<answer>1</answer>`.
-        send: what the engine sends with every request, for records.
-        prompt_file: that the prompt was read from, where it is a user's own.
+        engine: generates the texts.
+        prompt: the template, which shows both responses.
+        writing: sampling parameters. Several votes need a temperature above 0.
+        order: in which orders a pair is shown; each order is asked `votes` times.
+        votes: 1 to 15.
+        pattern: finds the verdict in a text; None: `<answer>1</answer>`.
+        send: what the engine adds to every request, for the record.
+        prompt_file: the user's own file of the prompt.
     """
 
     engine: Engine
@@ -51,11 +55,31 @@ class Judge:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What an answer depends on."""
-        pattern = None if self.pattern is None else self.pattern.pattern
-        told = {"judge": self.engine.name, "prompt_sha256": self.prompt.sha256, "order": self.order}
-        written = {"temperature": self.writing.temperature, "max_tokens": self.writing.max_tokens}
-        return told | {"votes": self.votes, "pattern": pattern, "send": self.send} | written
+        """Everything that an answer depends on."""
+        return {
+            "judge": self.engine.name,
+            "prompt_sha256": self.prompt.sha256,
+            "order": self.order,
+            "votes": self.votes,
+            "pattern": None if self.pattern is None else self.pattern.pattern,
+            "send": self.send,
+            "temperature": self.writing.temperature,
+            "max_tokens": self.writing.max_tokens,
+        }
+
+
+class _Question(NamedTuple):
+    """One request: two responses of an item, in the order shown."""
+
+    row: int
+    first: int
+    second: int
+    vote: int
+
+    @property
+    def id(self) -> str:
+        # Part of saved files: a stopped evaluation finds its answers by it.
+        return f"{self.row}/{self.first}/{self.second}/{self.vote}"
 
 
 def judge_items(
@@ -64,69 +88,72 @@ def judge_items(
     *,
     images: ImageStore,
     journal: Path,
-    of: Mapping[str, str],
+    header: Mapping[str, str],
     allow_partial: bool = False,
 ) -> tuple[dict[int, Outcome], dict[str, float]]:
-    """The outcome of every item, and what it cost.
+    """Ask a judge about every item, resuming where an earlier call was stopped.
 
-    Of two answers an outcome is the votes, None where a verdict could not be read; of more it is the scores of a
-    round-robin, or no vote where an answer has none. Goes on where an earlier call was stopped.
+    The outcome of an item with two responses is its votes, None for a verdict that cannot be read. The outcome of an
+    item with more responses is the scores of a round-robin, or one vote of None if a response has no readable verdict.
+
+    Args:
+        judge: the judge.
+        items: what it is asked about.
+        images: where the images are.
+        journal: the file that keeps the answers.
+        header: identifies the benchmark.
+        allow_partial: leave out items with requests that were not answered.
 
     Returns:
-        outcomes by row; `requests`, `answers`, `unread` (verdicts), `prompt_tokens`, `tokens`, and of this call
-        `fresh` answers, `failed` and `seconds`.
+        The outcomes by row, and the cost: `requests`, `answers`, `unread` (verdicts), `prompt_tokens` and `tokens`, and
+        of this call `fresh` answers, `failed` requests and `seconds`.
 
     Raises:
-        DataError: a request was not answered, or an item cannot be read, and `allow_partial` is not given. What was
-            answered is kept.
+        DataError: a request was not answered, or an item cannot be read, and `allow_partial` is not given. Answers that
+            were received are kept.
     """
-    asked = [
-        (item.row, *pair, vote) for vote in range(judge.votes) for item in items for pair in _shown(judge, item, vote)
-    ]
-    with Answers(journal, of={**of, **judge.facts}) as answers:
+    questions = _all_questions(judge, items)
+    with Answers(journal, header={**header, **judge.facts}) as answers:
         _ask_all(judge, items, answers, images=images, allow_partial=allow_partial)
     if answers.failed and not allow_partial:
-        reasons = "; ".join(sorted({each.reason for each in answers.failed})[:3])
-        raise DataError(
-            f"{len(answers.failed)} of {len(asked)} requests were not answered: {reasons}. The others are kept in "
-            f"'{journal}': call again to ask only these, or count without them by --allow-partial"
-        )
-    found: dict[int, dict[tuple[int, int], list[int | None]]] = defaultdict(lambda: defaultdict(list))
-    missing, unread = set(), 0
-    for row, first, second, vote in asked:
-        line = answers.known.get(_id(row, first, second, vote))
-        if line is None:
-            missing.add(row)
-            continue
-        verdict = parse_verdict(line["text"], judge.pattern)
-        unread += verdict is None
-        found[row][first, second].append(verdict)
-    outcomes = {item.row: _outcome(item, found[item.row]) for item in items if item.row not in missing}
-    cost = answers.cost([_id(*key) for key in asked])
-    return outcomes, {"requests": len(asked), "unread": unread, **cost}
+        raise _unanswered(answers, len(questions))
+    verdicts_by_row, missing, unread = _read_verdicts(questions, answers, judge.pattern)
+    outcomes = {item.row: _outcome(item, verdicts_by_row[item.row]) for item in items if item.row not in missing}
+    cost = answers.cost([question.id for question in questions])
+    return outcomes, {"requests": len(questions), "unread": unread, **cost}
 
 
-def _ask_all(judge: Judge, items: Sequence[Item], answers: Answers, *, images: ImageStore, allow_partial: bool) -> None:
-    kept = bool(answers.known)
+def compared(prompt: Prompt, group: Group, first: str, second: str, name: str) -> Request:
+    """Make the request to compare two responses to the prompt of a group.
+
+    Args:
+        prompt: the template.
+        group: has the prompt and the images.
+        first: the response shown first.
+        second: the response shown second.
+        name: the id of the request.
+    """
+    return Request(name, prompt.turns(group, answer_1=first, answer_2=second), group.images)
+
+
+def _unanswered(answers: Answers, requests: int) -> DataError:
+    return DataError(
+        f"{len(answers.failed)} of {requests} requests were not answered: {answers.failure_reasons()}. The others are "
+        f"kept in '{answers.file}': call again to ask only these, or count without them by --allow-partial"
+    )
+
+
+def _questions(judge: Judge, item: Item, vote: int) -> Iterator[_Question]:
+    for first, second in ordered_pairs(len(item.responses), judge.order, seed=f"{item.row}/{vote}"):
+        yield _Question(item.row, first, second, vote)
+
+
+def _all_questions(judge: Judge, items: Sequence[Item]) -> list[_Question]:
+    questions: list[_Question] = []
     for vote in range(judge.votes):
-        # The same prompt with the same seed would be the same text, wherever draws follow the seed of a request.
-        how = replace(judge.writing, seed=judge.writing.seed + vote)
-        try:
-            for _ in answers.ask(judge.engine, _requests(judge, items, vote, images=images), how):
-                pass
-        except SilentError:
-            if not (allow_partial and kept):
-                raise
-            logger.warning("nothing more is answered; counting what there is")
-            return
-
-
-def _shown(judge: Judge, item: Item, vote: int) -> list[tuple[int, int]]:
-    return ordered_pairs(len(item.responses), judge.order, seed=f"{item.row}/{vote}")
-
-
-def _id(row: int, first: int, second: int, vote: int) -> str:
-    return f"{row}/{first}/{second}/{vote}"
+        for item in items:
+            questions += _questions(judge, item, vote)
+    return questions
 
 
 def _requests(judge: Judge, items: Sequence[Item], vote: int, *, images: ImageStore) -> Iterator[Request]:
@@ -134,21 +161,56 @@ def _requests(judge: Judge, items: Sequence[Item], vote: int, *, images: ImageSt
         bundle = Bundle(item)
         bundle.add(item)
         group = bundle.group(images)
-        for first, second in _shown(judge, item, vote):
-            yield compared(
-                judge.prompt, group, item.responses[first], item.responses[second], _id(item.row, first, second, vote)
-            )
+        for question in _questions(judge, item, vote):
+            first, second = item.responses[question.first], item.responses[question.second]
+            yield compared(judge.prompt, group, first, second, question.id)
 
 
-def compared(prompt: Prompt, group: Group, first: str, second: str, name: str) -> Request:
-    """The request to compare two answers to a group's prompt."""
-    return Request(name, prompt.turns(group, answer_1=first, answer_2=second), group.images)
+def _ask_all(judge: Judge, items: Sequence[Item], answers: Answers, *, images: ImageStore, allow_partial: bool) -> None:
+    had_answers = bool(answers.known)
+    for vote in range(judge.votes):
+        # Engines that draw from the seed of a request would answer an equal prompt with an equal seed by an equal text.
+        how = replace(judge.writing, seed=judge.writing.seed + vote)
+        try:
+            # `ask` keeps the answers; nothing is done with each.
+            for _ in answers.ask(judge.engine, _requests(judge, items, vote, images=images), how):
+                pass
+        except SilentError:
+            if not (allow_partial and had_answers):
+                raise
+            logger.warning("nothing more is answered; counting what there is")
+            return
 
 
-def _outcome(item: Item, found: Mapping[tuple[int, int], Sequence[int | None]]) -> Outcome:
+def _read_verdicts(
+    questions: Sequence[_Question], answers: Answers, pattern: re.Pattern[str] | None
+) -> tuple[Mapping[int, PairVerdicts], set[int], int]:
+    """The verdicts by row, the rows with an unanswered question, and the number of texts without a readable verdict."""
+    verdicts: dict[int, dict[tuple[int, int], list[int | None]]] = defaultdict(lambda: defaultdict(list))
+    missing: set[int] = set()
+    unread = 0
+    for question in questions:
+        line = answers.known.get(question.id)
+        if line is None:
+            missing.add(question.row)
+            continue
+        verdict = parse_verdict(line["text"], pattern)
+        unread += verdict is None
+        verdicts[question.row][question.first, question.second].append(verdict)
+    return verdicts, missing, unread
+
+
+def _outcome(item: Item, verdicts: PairVerdicts) -> Outcome:
     if len(item.responses) == 2:
-        votes = [None if each is None else pair[each - 1] for pair, verdicts in found.items() for each in verdicts]
+        votes: list[int | None] = []
+        for pair, pair_verdicts in verdicts.items():
+            votes += [None if verdict is None else pair[verdict - 1] for verdict in pair_verdicts]
         return Outcome(votes=tuple(votes))
-    leads = {pair: [None if v is None else 3.0 - 2.0 * v for v in verdicts] for pair, verdicts in found.items()}
+    # A verdict of 1 is a win of the first response (+1), a verdict of 2 a loss (-1).
+    leads = {pair: list(map(_lead, pair_verdicts)) for pair, pair_verdicts in verdicts.items()}
     values = scores(len(item.responses), leads)
     return Outcome(votes=(None,)) if any(map(math.isnan, values)) else Outcome(scores=tuple(values))
+
+
+def _lead(verdict: int | None) -> float | None:
+    return None if verdict is None else 3.0 - 2.0 * verdict

@@ -1,4 +1,4 @@
-"""The judge that a command line names."""
+"""Open the judge that the options of a command line describe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from basereward.model.generation.round_robin import Order
 from basereward.model.generation.verdicts import compiled_pattern
 
-MOST_VOTES = 15
+# Majority voting gains little beyond this number, and its cost grows with it.
+MAX_VOTES = 15
+# The names of the command line -> those of `ordered_pairs`.
 ORDERS: dict[AnswerOrder, Order] = {"fixed": "given", "random": "random", "both": "both"}
 
 
@@ -33,37 +35,43 @@ def open_judge(
     timeout_s: float = 120.0,
     send: str | None = None,
 ) -> Judge:
-    """A pairwise judge.
+    """Open a pairwise judge.
 
     Args:
-        model, endpoint, send: as `open_engine` takes them.
-        order: `fixed`, `random` (by default) or `both`.
-        votes: 1 to 15 on a pair in one order; more than one need a temperature above 0.
-        prompt, prompt_file, pattern: as of the head `generative`.
+        model, endpoint, send, concurrency, timeout_s: as for `open_engine`.
+        order: `fixed`, `random` (the default) or `both`.
+        votes: 1 to 15 per pair and order. More than one need a temperature above 0.
+        prompt, prompt_file, pattern: as for the head `generative`.
+        temperature: of sampling; 0 is greedy.
+        max_tokens: of one text.
 
     Raises:
-        BaseRewardError: something is out of its range or cannot be opened.
+        BaseRewardError: an option is out of range, or something cannot be opened.
     """
-    if not 1 <= votes <= MOST_VOTES:
-        raise DataError(f"--votes {votes}: 1 to {MOST_VOTES} are allowed")
-    if votes > 1 and not temperature:
-        raise DataError(f"--votes {votes} at --temperature 0 would be the same vote so many times; raise it")
-    if max_tokens < 1 or temperature < 0:
-        raise DataError(f"--max-tokens {max_tokens} is at least 1, --temperature {temperature:g} at least 0")
+    _check_options(votes=votes, temperature=temperature, max_tokens=max_tokens)
     try:
-        asked = load_prompt(prompt, prompt_file, fields=PAIRWISE)
-        form = None if pattern is None else compiled_pattern(pattern)
+        template = load_prompt(prompt, prompt_file, fields=PAIRWISE)
+        compiled = None if pattern is None else compiled_pattern(pattern)
     except ValueError as error:
         raise ModelError(str(error)) from error
     engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
-    how = Writing(max_tokens=max_tokens, temperature=temperature)
     return Judge(
         engine,
-        asked,
-        how,
+        template,
+        Writing(max_tokens=max_tokens, temperature=temperature),
         order=ORDERS[order or "random"],
         votes=votes,
-        pattern=form,
-        send=None if send is None else redact(send),  # it is recorded
+        pattern=compiled,
+        # This one goes to files and to MLflow, where no key may appear.
+        send=None if send is None else redact(send),
         prompt_file=None if prompt_file is None else Path(prompt_file),
     )
+
+
+def _check_options(*, votes: int, temperature: float, max_tokens: int) -> None:
+    if not 1 <= votes <= MAX_VOTES:
+        raise DataError(f"--votes {votes}: 1 to {MAX_VOTES} are allowed")
+    if votes > 1 and not temperature:
+        raise DataError(f"--votes {votes} at --temperature 0 would be equal votes; give a temperature above 0")
+    if max_tokens < 1 or temperature < 0:
+        raise DataError(f"--max-tokens {max_tokens} is at least 1, --temperature {temperature:g} at least 0")

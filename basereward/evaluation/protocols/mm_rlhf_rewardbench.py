@@ -1,4 +1,4 @@
-"""MM-RLHF-RewardBench (arXiv 2502.10391): all ranked pairs of 46 prompts about pictures and short films."""
+"""MM-RLHF-RewardBench (arXiv 2502.10391): all ranked pairs of 46 prompts about images and short videos."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from basereward.data.adapters.mm_rlhf import MMRLHF
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.rejections import RowRejected
 from basereward.evaluation.items import Item, JudgedItem
+from basereward.evaluation.protocols import Protocol
 from basereward.evaluation.statistics.measures import (
     Measures,
     Variant,
@@ -18,22 +19,24 @@ from basereward.evaluation.statistics.measures import (
     per_vote,
 )
 
-CATEGORIES = ("mcq", "long", "short", "safety", "video")  # by the first that the picture's path holds
+# The category of a row is the first of these that occurs in the path of its image.
+CATEGORIES = ("mcq", "long", "short", "safety", "video")
 
 
-class MMRLHFRewardBench:
+class MMRLHFRewardBench(Protocol):
     """Rows of `prompt`, `chosen`, `rejected` and the path of an `image` or of a `video`, which is a folder of frames.
 
-    `acc` counts pairs, `acc_plus` prompts whose pairs are all right; both by category, too.
+    `acc` is the share of right pairs, `acc_plus` the share of prompts whose pairs are all right. Both are
+    also given by category.
 
     Args:
-        frames: how many frames of a film are taken as images, evenly spaced.
+        frames: the number of frames of a video that are used as images, evenly spaced.
     """
 
     columns = ("id", "prompt", "chosen", "rejected")
-    also: ClassVar[Mapping[str, str]] = {
-        "image": "the path of a picture, which holds the category",
-        "video": "in place of it: the path of a folder of frames",
+    optional_columns: ClassVar[Mapping[str, str]] = {
+        "image": "the path of an image, which contains the category",
+        "video": "in place of `image`: the path of a folder of frames",
     }
 
     def __init__(self, *, frames: int = 32) -> None:
@@ -41,6 +44,7 @@ class MMRLHFRewardBench:
 
     @property
     def variants(self) -> Mapping[str, Variant]:
+        """`published`, `per_vote` and `length_controlled`."""
         return {
             "published": _measures,
             "per_vote": lambda judged: {"overall": per_vote(judged)},
@@ -48,12 +52,14 @@ class MMRLHFRewardBench:
         }
 
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
+        """Convert a row to an item."""
         path = str(row.get("video") or row.get("image") or "")
         self._shape.look_in(images)
         try:
-            found = self._shape(row)["images"]
-        except RowRejected:  # the film is not here, which only scoring it minds
-            found = path
+            pictures = self._shape(row)["images"]
+        except RowRejected:
+            # The video is not here. Only scoring needs it; outcomes can be counted without.
+            pictures = path
         return Item(
             row=number,
             id=str(row["id"]),
@@ -63,13 +69,13 @@ class MMRLHFRewardBench:
             wrong=(1,),
             prompt_id=str(row["id"]),
             labels={"category": next((name for name in CATEGORIES if name in path), "other")},
-            images=tuple(found) if isinstance(found, list) else (found,),
+            images=tuple(pictures) if isinstance(pictures, list) else (pictures,),
         )
 
 
 def _measures(judged: Sequence[JudgedItem]) -> Measures:
     measures = {"acc": accuracy(judged), "acc_plus": all_right(judged)}
     for name in CATEGORIES:
-        part = [each for each in judged if each.item.labels["category"] == name]
-        measures |= {name: accuracy(part), f"{name}_plus": all_right(part)}
+        members = [judged_item for judged_item in judged if judged_item.item.labels["category"] == name]
+        measures |= {name: accuracy(members), f"{name}_plus": all_right(members)}
     return measures

@@ -1,4 +1,4 @@
-"""Multimodal RewardBench (arXiv 2502.14191): pairs about pictures, counted by row or by column."""
+"""Multimodal RewardBench (arXiv 2502.14191): pairs about images, counted by row or by column."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.rejections import RowRejected
 from basereward.evaluation.items import Decision, Item, JudgedItem, Outcome
+from basereward.evaluation.protocols import Protocol
 from basereward.evaluation.protocols._rows import one_of, text
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant, accuracy, length_controlled
 from basereward.evaluation.statistics.shares import CountedPart, count, right, weighted
 
-# The published name of a category -> ours. Two are split by what the row's id begins with.
+# The published name of a category -> ours. The id of a row decides between math and coding, bias and toxicity.
 CATEGORIES = {
     "open_generation/correctness_task": "correctness",
     "open_generation/preference_task": "preference",
@@ -25,23 +26,24 @@ CATEGORIES = {
 }
 COLUMNS = ("correctness", "preference", "knowledge", "math", "coding", "safety", "vqa")
 ANSWERS = ("Output1", "Output2")
+# Of the script `2_get_accuracy.py` of the authors.
 COIN_SEED = 123
 
 
-class MultimodalRewardBench:
+class MultimodalRewardBench(Protocol):
     """Rows of `Text`, `Image`, `Output1`, `Output2`, and which is `Better`, with an `ID` and a `Category`.
 
-    `micro` counts all pairs alike; `seven_column_mean` is the mean of the categories, as tables of BaseReward and
-    R1-Reward print it for most models. The other measures are the same in both. `safety` is `bias` (ids that begin with
-    "pairs") and `toxicity`, which is not in the released rows. An item that votes leave undecided gets a coin, with the
-    seed of the published script.
+    The `overall` of the variant `micro` weights all pairs equally; that of `seven_column_mean` is the mean of the
+    categories, which the tables of BaseReward and R1-Reward print for most models. The other measures are the same in
+    both variants. `safety` consists of `bias` (ids that begin with "pairs") and `toxicity`, which the released rows do
+    not contain. An item whose votes have no majority is decided by a coin, with the seed of the published script.
 
     Args:
-        categories: further names of categories in the rows -> one of `CATEGORIES`' values.
+        categories: further names of categories in the rows -> one of the values of `CATEGORIES`.
     """
 
     columns = ("ID", "Text", "Image", "Output1", "Output2", "Better", "Category")
-    missing: ClassVar[Mapping[str, str]] = {
+    missing_column_advice: ClassVar[Mapping[str, str]] = {
         "Text": "The authors' all_data_release.json has no questions: scripts/0_download_data.py of their repository "
         "writes all_data.json with them; give data=all_data.json."
     }
@@ -51,6 +53,7 @@ class MultimodalRewardBench:
 
     @property
     def variants(self) -> Mapping[str, Variant]:
+        """`micro` (published), `seven_column_mean` and `length_controlled`."""
         return {
             "micro": _micro,
             "seven_column_mean": _seven_column_mean,
@@ -58,12 +61,14 @@ class MultimodalRewardBench:
         }
 
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
-        """
+        """Convert a row to an item.
+
         Raises:
-            RowRejected: an answer is no text, the question is empty, or the better answer or the category is unknown.
+            RowRejected: a response is not text, the question is empty, or the better response or the category is
+                unknown.
         """
         if not text(row, "Text").strip():
-            raise RowRejected("empty_prompt", f"`Text` is empty. {self.missing['Text']}")
+            raise RowRejected("empty_prompt", f"`Text` is empty. {self.missing_column_advice['Text']}")
         name = str(row["ID"])
         better = ANSWERS.index(one_of(row, "Better", ANSWERS))
         advice = " Map it: protocol.categories={NAME: vqa}"
@@ -96,18 +101,26 @@ def _micro(judged: Sequence[JudgedItem]) -> Measures:
 
 def _seven_column_mean(judged: Sequence[JudgedItem]) -> Measures:
     tossed = _tossed(judged)
-    parts = [CountedPart(1.0, right([e for e in tossed if e.item.labels["category"] == name])) for name in COLUMNS]
+    parts: list[CountedPart] = []
+    for name in COLUMNS:
+        members = [judged_item for judged_item in tossed if judged_item.item.labels["category"] == name]
+        parts.append(CountedPart(1.0, right(members)))
     ties, undecided = count(judged, Decision.TIE), count(judged, Decision.UNDECIDED)
     return {"overall": weighted(parts, ties=ties, undecided=undecided), **_columns(judged, tossed)}
 
 
 def _columns(judged: Sequence[JudgedItem], tossed: Sequence[JudgedItem]) -> Measures:
-    pairs = list(zip(judged, tossed, strict=True))
-    measures = {}
-    for label, names in (("category", COLUMNS), ("safety", ("bias", "toxicity"))):
-        for name in names:
-            part = [(was, now) for was, now in pairs if was.item.labels.get(label) == name]
-            measures[name] = _accuracy([was for was, _ in part], [now for _, now in part])
+    """A measure per category, and per part of safety.
+
+    Args:
+        judged: items with outcomes.
+        tossed: the same items, undecided ones with the outcome of a coin.
+    """
+    columns = [("category", name) for name in COLUMNS] + [("safety", "bias"), ("safety", "toxicity")]
+    measures: Measures = {}
+    for label, name in columns:
+        places = [place for place, judged_item in enumerate(judged) if judged_item.item.labels.get(label) == name]
+        measures[name] = _accuracy([judged[place] for place in places], [tossed[place] for place in places])
     return measures
 
 
@@ -116,11 +129,13 @@ def _accuracy(judged: Sequence[JudgedItem], tossed: Sequence[JudgedItem]) -> Mea
 
 
 def _tossed(judged: Sequence[JudgedItem]) -> list[JudgedItem]:
-    """Undecided items with a verdict by coin: one toss each, in the order of the rows."""
+    """Decide undecided items by a coin, one toss each, in the order of the rows."""
     coin = random.Random(COIN_SEED)
-    return [
-        JudgedItem(each.item, Outcome(votes=(0 if coin.random() < 0.5 else 1,)))
-        if each.decision is Decision.UNDECIDED
-        else each
-        for each in judged
-    ]
+    tossed: list[JudgedItem] = []
+    for judged_item in judged:
+        if judged_item.decision is Decision.UNDECIDED:
+            vote = 0 if coin.random() < 0.5 else 1
+            tossed.append(JudgedItem(judged_item.item, Outcome(votes=(vote,))))
+        else:
+            tossed.append(judged_item)
+    return tossed

@@ -1,4 +1,4 @@
-"""Multimodal RewardBench 2 (arXiv 2512.16899): pairs with pictures in questions or answers."""
+"""Multimodal RewardBench 2 (arXiv 2512.16899): pairs with images in prompts or responses."""
 
 from __future__ import annotations
 
@@ -11,30 +11,34 @@ from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.evaluation.items import Decision, Item, JudgedItem
+from basereward.evaluation.protocols import Protocol
 from basereward.evaluation.protocols._rows import one_of, text
 from basereward.evaluation.statistics.measures import Measure, Measures, Variant
 from basereward.evaluation.statistics.shares import Added, count, share
 
-PLACE = re.compile(r"<image_\d+>")
+# Where the text of a prompt refers to its images.
+NUMBERED_IMAGE = re.compile(r"<image_\d+>")
 ANSWERS = ("A", "B")
 
 
-class MultimodalRewardBench2:
-    """Rows of `prompt_text` and `prompt_images`, two answers of text and images each, and the `chosen` one; or those of
-    the authors' files, whose `prompt_content` and answers (`response_a`, `response_b`) are lists of [kind, content].
+class MultimodalRewardBench2(Protocol):
+    """Rows of `prompt_text` and `prompt_images`, two responses of text and images, and which one is `chosen`.
 
-    `both_orders` pools the verdicts of all pairs and both orders; those that are missing leave the denominator. Scores
-    say the same in both orders, so that every pair counts twice. `text_only` has the pairs whose answers hold no image:
-    a model that reads no images in answers is told only by these.
+    Rows of the authors' files are read as well: their `prompt_content` and their responses (`response_a`,
+    `response_b`) are lists of [kind, content].
+
+    The variant `both_orders` pools the verdicts on all pairs in both orders; missing verdicts are not in the
+    denominator. Scores do not depend on an order, so that every pair counts twice. The measure `text_only` is on the
+    pairs whose responses have no images: only these show the quality of a model that reads no images in responses.
 
     Args:
-        judges_only: the answers are images, so that a model which scores text has nothing to score.
+        judges_only: the responses are images, so that a model that scores text has nothing to score.
     """
 
     columns = ("chosen",)
-    also: ClassVar[Mapping[str, str]] = {
+    optional_columns: ClassVar[Mapping[str, str]] = {
         "pair_id": "or `id`",
-        "prompt_text": "with `<image_N>` for pictures, and `prompt_images`",
+        "prompt_text": "with `<image_N>` for images, and `prompt_images`",
         "prompt_content": "of the authors' files, in place of these two: a list of [kind, content]",
         "response_a_text": "with `response_a_images`, and the same of b",
         "response_a": "of the authors' files, in place of these two: with `response_content`; and `response_b`",
@@ -46,12 +50,14 @@ class MultimodalRewardBench2:
 
     @property
     def variants(self) -> Mapping[str, Variant]:
+        """`both_orders` (published)."""
         return {"both_orders": _both_orders}
 
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
-        """
+        """Convert a row to an item.
+
         Raises:
-            RowRejected: there is no prompt, an answer is empty, or the chosen one is neither A nor B.
+            RowRejected: there is no prompt, a response is empty, or the chosen one is neither A nor B.
         """
         row = _flat(row)
         right = ANSWERS.index(one_of({**row, "chosen": str(row["chosen"]).upper()}, "chosen", ANSWERS))
@@ -71,7 +77,7 @@ class MultimodalRewardBench2:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row in the columns of the hub.
+    """Convert a row of the authors' files to the columns of the hub; rows of the hub stay as they are.
 
     Raises:
         RowRejected: the prompt or the id is missing, or a list of content is malformed.
@@ -87,12 +93,12 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     if flat["pair_id"] is None:
         raise RowRejected("missing_column", f"missing or empty: pair_id. Columns found: {', '.join(map(str, row))}.")
     if flat.get("prompt_text") is None:
-        hint = (
-            " This is a row of the authors' *_response_only.json, which have no prompts: benchmark/run_release.sh of "
-            "their repository adds them and writes reasoning.json; give that file."
-            if "response_a" in row
-            else " If it is there under another name, map it: columns.prompt_text=..."
-        )
+        hint = " If it is there under another name, map it: columns.prompt_text=..."
+        if "response_a" in row:
+            hint = (
+                " This is a row of the authors' *_response_only.json, which have no prompts: benchmark/run_release.sh "
+                "of their repository adds them and writes reasoning.json; give that file."
+            )
         raise RowRejected(
             "missing_column", f"missing or empty: prompt_text. Columns found: {', '.join(map(str, row))}.{hint}"
         )
@@ -100,27 +106,38 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content(value: Any, column: str) -> tuple[str, list[str]]:
-    """The text of a list of [kind, content], pictures in their places, and the pictures."""
+    """Split a list of [kind, content] into a text, with numbered places for the images, and the images."""
     pieces: list[Any] = value if isinstance(value, list) else [None]
-    if not all(
-        isinstance(each, list | tuple) and len(each) == 2 and each[0] in ("text", "image") and isinstance(each[1], str)
-        for each in pieces
-    ):
+    if not all(map(_is_piece, pieces)):
         raise RowRejected(
             "wrong_type", f'`{column}` is {shown(value)}; a list of ["text" or "image", content] is needed'
         )
     images: list[str] = []
-    text = ""
+    words = ""
     for kind, content in pieces:
-        text += content if kind == "text" else f"<image_{len(images)}>"
-        images += [content] if kind == "image" else []
-    return text, images
+        if kind == "text":
+            words += content
+        else:
+            words += f"<image_{len(images)}>"
+            images.append(content)
+    return words, images
+
+
+def _is_piece(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    return value[0] in ("text", "image") and isinstance(value[1], str)
 
 
 def _prompt(words: str, number: int) -> str:
-    """With our places for images, which the numbered ones stand for in their order; without any, images come last."""
-    placed, places = PLACE.subn("<image>", words)
-    return placed if places else "\n".join([placed, *["<image>"] * number])
+    """Replace numbered places of images by `<image>`, in their order; without any, images come after the text.
+
+    Args:
+        words: the text of the prompt.
+        number: of images.
+    """
+    text_with_places, places = NUMBERED_IMAGE.subn("<image>", words)
+    return text_with_places if places else "\n".join([text_with_places, *["<image>"] * number])
 
 
 def _answer(row: Mapping[str, Any], name: str) -> str:
@@ -131,25 +148,27 @@ def _answer(row: Mapping[str, Any], name: str) -> str:
 
 
 def _both_orders(judged: Sequence[JudgedItem]) -> Measures:
-    for each in judged:
-        if len(each.outcome.votes or ()) % 2:
+    for judged_item in judged:
+        votes = len(judged_item.outcome.votes or ())
+        if votes % 2:
             raise DataError(
-                f"row {each.item.row} ('{each.item.id}') has {len(each.outcome.votes or ())} verdicts; Multimodal "
-                "RewardBench 2 counts both orders, so that an even number is needed (--order both)"
+                f"row {judged_item.item.row} ('{judged_item.item.id}') has {votes} verdicts; Multimodal RewardBench 2 "
+                "counts both orders, so that an even number is needed (--order both)"
             )
-    text_only = [each for each in judged if each.item.labels["answers"] == "text"]
+    text_only = [judged_item for judged_item in judged if judged_item.item.labels["answers"] == "text"]
     return {"overall": _pooled(judged), "text_only": _pooled(text_only)}
 
 
 def _pooled(judged: Sequence[JudgedItem]) -> Measure:
-    missing = sum(vote is None for each in judged for vote in each.outcome.votes or ())
-    return share([_decisions(each) for each in judged], ties=count(judged, Decision.TIE), undecided=missing)
+    missing = sum((judged_item.outcome.votes or ()).count(None) for judged_item in judged)
+    added = [_decisions(judged_item) for judged_item in judged]
+    return share(added, ties=count(judged, Decision.TIE), undecided=missing)
 
 
-def _decisions(each: JudgedItem) -> Added:
-    votes = each.outcome.votes
+def _decisions(judged_item: JudgedItem) -> Added:
+    item, votes = judged_item.item, judged_item.outcome.votes
     if votes is None:
-        return Added(each.item.prompt_id, 2.0 * each.is_right, 2.0)
-    return Added(
-        each.item.prompt_id, sum(vote in each.item.right for vote in votes), sum(vote is not None for vote in votes)
-    )
+        # The same decision in both orders.
+        return Added(item.prompt_id, 2.0 * judged_item.is_right, 2.0)
+    right = sum(vote in item.right for vote in votes)
+    return Added(item.prompt_id, right, len(votes) - votes.count(None))

@@ -1,4 +1,4 @@
-"""VL-RewardBench (arXiv 2411.17451): pairs about pictures, under the three category schemes that are in use."""
+"""VL-RewardBench (arXiv 2411.17451): pairs about images, under the three schemes of categories that are in use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.evaluation.items import Item, JudgedItem
+from basereward.evaluation.protocols import Protocol
 from basereward.evaluation.statistics.measures import (
     Measures,
     Undecided,
@@ -23,34 +24,40 @@ from basereward.evaluation.statistics.measures import (
 
 CATEGORIES = ("general", "hallucination", "reasoning")
 REASONING = ("mathverse", "mmmu")
-# Which sources a scheme takes for hallucination; mathverse and mmmu are reasoning in all, the rest is general.
+# The sources that a scheme assigns to hallucination. In all schemes mathverse and mmmu are reasoning, and all other
+# sources are general. The comments give the numbers of items: general / hallucination / reasoning.
 SCHEMES: dict[str, tuple[str, ...]] = {
-    "official": ("hallucination", "RLAIF", "RLHF"),  # 183 / 749 / 318
-    "r1_reward": ("hallucination",),  # 484 / 448 / 318, as R1-Reward and BaseReward count
-    "unifiedreward": ("RLAIF", "RLHF"),  # 631 / 301 / 318, as the first official script and UnifiedReward count
+    # 183 / 749 / 318
+    "official": ("hallucination", "RLAIF", "RLHF"),
+    # 484 / 448 / 318, in R1-Reward and BaseReward.
+    "r1_reward": ("hallucination",),
+    # 631 / 301 / 318, in the first official script and in UnifiedReward.
+    "unifiedreward": ("RLAIF", "RLHF"),
 }
-# The official script leaves items without a majority out; the others count what they cannot read as wrong.
+# The official script leaves out items whose votes have no majority; the others count them as wrong.
 UNDECIDED: dict[str, Undecided] = {"official": "left_out", "r1_reward": "wrong", "unifiedreward": "wrong"}
 
 
-class VLRewardBench:
-    """Rows of `query`, two answers (`response`) and their ranks (`human_ranking`, lower is better), and an `image`; or
-    of `query`, `chosen`, `rejected` and an `image`, as copies of the benchmark have them.
+class VLRewardBench(Protocol):
+    """Rows of `query`, two responses (`response`), their ranks (`human_ranking`, lower is better) and an `image`; or,
+    in copies of the benchmark, rows of `query`, `chosen`, `rejected` and an `image`.
 
-    A variant a scheme, and one each with `_dedupe_by_id`, which keeps the first row of every id (1,225 of 1,250), as
-    two rows of BaseReward's Table 9 do. `overall` counts items, `macro` is the mean of the three categories.
+    There is one variant per scheme, and one each with `_dedupe_by_id`, which keeps the first row of every id (1,225 of
+    1,250 rows), as two rows of Table 9 of BaseReward do. `overall` weights all items equally, `macro` is the mean of
+    the three categories.
     """
 
     columns = ("id", "query", "image")
-    also: ClassVar[Mapping[str, str]] = {
-        "response": "both answers, with `human_ranking`",
+    optional_columns: ClassVar[Mapping[str, str]] = {
+        "response": "both responses, with `human_ranking`",
         "human_ranking": "their ranks, [0, 1] or [1, 0]",
-        "chosen": "the better answer, in place of these two",
-        "rejected": "the other answer",
+        "chosen": "the better response, in place of these two",
+        "rejected": "the other response",
     }
 
     @property
     def variants(self) -> Mapping[str, Variant]:
+        """One per scheme, with and without duplicates; `per_vote` and `length_controlled`."""
         by_scheme: dict[str, Variant] = {name: partial(_measures, scheme=name) for name in SCHEMES}
         deduped: dict[str, Variant] = {
             f"{name}_dedupe_by_id": _on_first_rows(variant) for name, variant in by_scheme.items()
@@ -63,9 +70,11 @@ class VLRewardBench:
         }
 
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
-        """
+        """Convert a row to an item.
+
         Raises:
-            RowRejected: not two answers, both forms of a pair, or ranks that are not 0 and 1.
+            RowRejected: the number of responses is not two, the row has both forms of a pair, or the ranks are not 0
+                and 1.
         """
         responses, ranking = _pair(row)
         if not isinstance(responses, list) or len(responses) != 2:
@@ -80,34 +89,45 @@ class VLRewardBench:
             right=(ranking.index(0),),
             wrong=(ranking.index(1),),
             prompt_id=str(row["id"]),
+            # Ids are such as "RLAIF-12" and "mathverse_7".
             labels={"source": re.split("[_-]", str(row["id"]), maxsplit=1)[0]},
             images=(row["image"],),
         )
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Both answers and their ranks, of either form."""
-    forms = [("response", "human_ranking"), ("chosen", "rejected")]
-    there = [form for form in forms if any(row.get(name) is not None for name in form)]
-    if len(there) == 2:
+    """Both responses and their ranks, from either form of a row."""
+    ranked, chosen = ("response", "human_ranking"), ("chosen", "rejected")
+    present = [form for form in (ranked, chosen) if _has_any(row, form)]
+    if len(present) == 2:
         raise RowRejected(
             "conflicting_columns", "the row has `response` or `human_ranking`, and `chosen` or `rejected`"
         )
-    lacking = [name for name in (there or forms)[0] if row.get(name) is None]
-    if lacking:
-        either = "" if there else "; or `chosen` and `rejected`"
+    form = present[0] if present else ranked
+    missing = [name for name in form if row.get(name) is None]
+    if missing:
+        alternative = "" if present else "; or `chosen` and `rejected`"
         raise RowRejected(
             "missing_column",
-            f"missing or empty: {', '.join(lacking)}{either}. Columns found: {', '.join(map(str, row))}. "
-            f"If they are these under other names, map them: columns.{lacking[0]}=...",
+            f"missing or empty: {', '.join(missing)}{alternative}. Columns found: {', '.join(map(str, row))}. "
+            f"If the data set has them under other names, map them: columns.{missing[0]}=...",
         )
-    if there == [("chosen", "rejected")]:
+    if form == chosen:
         return [row["chosen"], row["rejected"]], [0, 1]
     return row["response"], row["human_ranking"]
 
 
+def _has_any(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
+    return any(row.get(name) is not None for name in columns)
+
+
 def category(item: Item, *, scheme: str) -> str:
-    """The category of an item under a scheme, by the source that its id begins with."""
+    """The category of an item under a scheme, by the source with which its id begins.
+
+    >>> item = Item(0, "RLAIF-12", "?", ("a", "b"), (0,), (1,), "RLAIF-12", {"source": "RLAIF"})
+    >>> category(item, scheme="official"), category(item, scheme="r1_reward")
+    ('hallucination', 'general')
+    """
     source = item.labels["source"]
     if source in REASONING:
         return "reasoning"
@@ -116,19 +136,25 @@ def category(item: Item, *, scheme: str) -> str:
 
 def _measures(judged: Sequence[JudgedItem], *, scheme: str) -> Measures:
     undecided = UNDECIDED[scheme]
-    parts: dict[str, list[JudgedItem]] = {name: [] for name in CATEGORIES}
-    for each in judged:
-        parts[category(each.item, scheme=scheme)].append(each)
-    measures = {name: accuracy(part, undecided=undecided) for name, part in parts.items()}
-    macro = mean_accuracy(parts, undecided=undecided)
-    return {"overall": accuracy(judged, undecided=undecided), "macro": macro, **measures}
+    by_category: dict[str, list[JudgedItem]] = {name: [] for name in CATEGORIES}
+    for judged_item in judged:
+        by_category[category(judged_item.item, scheme=scheme)].append(judged_item)
+    measures = {
+        "overall": accuracy(judged, undecided=undecided),
+        "macro": mean_accuracy(by_category, undecided=undecided),
+    }
+    for name, members in by_category.items():
+        measures[name] = accuracy(members, undecided=undecided)
+    return measures
 
 
 def _on_first_rows(variant: Variant) -> Callable[[Sequence[JudgedItem]], Measures]:
-    def measures(judged: Sequence[JudgedItem]) -> Measures:
-        first: dict[str, JudgedItem] = {}
-        for each in judged:
-            first.setdefault(each.item.id, each)
-        return variant(list(first.values()))
+    """The variant on the first row of every id."""
 
-    return measures
+    def deduplicated(judged: Sequence[JudgedItem]) -> Measures:
+        first_rows: dict[str, JudgedItem] = {}
+        for judged_item in judged:
+            first_rows.setdefault(judged_item.item.id, judged_item)
+        return variant(list(first_rows.values()))
+
+    return deduplicated

@@ -1,4 +1,4 @@
-"""Numbers that papers print, each under the protocol variant by which it was computed."""
+"""Published numbers, each under the protocol variant by which it was computed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ __all__ = ["PublishedValue", "every_value", "published"]
 def published(
     benchmark: str, variant: str, metric: str | None = None, *, folder: Path | None = None
 ) -> list[PublishedValue]:
-    """What papers print for a benchmark under one variant: corrected values, and never one of another variant.
-
-    The variant `unknown` asks for the values whose tables do not say how they were computed; they compare with nothing.
+    """The published values of a benchmark under one variant, with known errors of the tables corrected.
 
     Args:
-        metric: only this one, such as `overall`; all when None.
-        folder: the tables; `experiments/published` when None.
+        benchmark: such as `vl_rewardbench`.
+        variant: of its protocol. `unknown` gives the values whose tables do not state how they were computed; they must
+            not be compared with other values.
+        metric: such as `overall`; None: all metrics.
+        folder: of the tables; None: `experiments/published`.
 
     Raises:
-        DataError: there is no such benchmark, variant or metric, no such folder, or a file in it is wrong.
+        DataError: there is no such benchmark, variant, metric or folder, or a file in the folder is wrong.
+
+    >>> {value.printed for value in published("vl_rewardbench", "official", "overall") if value.model == "GPT-4o"}
+    {65.8}
     """
     if benchmark not in VARIANTS:
         raise DataError(unknown("benchmark", benchmark, VARIANTS))
@@ -40,18 +44,22 @@ def published(
 
 
 def every_value(folder: Path | None = None) -> list[PublishedValue]:
-    """The values of all tables of a folder, by file name.
+    """The values of all tables of a folder, in the order of the file names.
+
+    Args:
+        folder: of the tables; None: `experiments/published`.
 
     Raises:
-        DataError: there is no such folder, or files in it are wrong; the message lists every fault of all of them.
+        DataError: there is no such folder, or files in it are wrong; the message lists the faults of all files.
     """
     folder = folder or experiments_folder() / "published"
     if not folder.is_dir():
         raise DataError(
-            f"there is no folder '{folder}' of published tables; call this where the folder experiments is, "
-            "or set BASEREWARD_EXPERIMENTS to it"
+            f"there is no folder '{folder}' of published tables; run this in the folder that has `experiments`, "
+            "or set BASEREWARD_EXPERIMENTS to `experiments`"
         )
     values: list[PublishedValue] = []
+    # Collected, so that a person who edits several tables sees all faults at once.
     faults: list[str] = []
     for file in sorted(folder.glob("*.yaml")):
         try:

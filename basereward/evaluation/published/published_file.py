@@ -1,4 +1,4 @@
-"""One file of `experiments/published`: a table of a paper, and what is known to be wrong in it."""
+"""Read and check a file of `experiments/published`: a table of a paper, and its known errors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from basereward.evaluation.published.published_value import METRICS, UNKNOWN, VA
 from basereward.recipe.checks.hints import HintMismatch, coerce
 from basereward.recipe.yaml.files import read_yaml
 
+# Keys and their types; those of a name with MAY are optional.
 PAPER = {"title": str, "arxiv": str | None, "table": str, "year": int}
 COLUMN = {"benchmark": str, "variant": str | list[str], "metric": str}
 COLUMN_MAY = {"note": str, "of": list[str]}
@@ -28,25 +29,37 @@ FILE_MAY = {
     "corrections": list[dict[str, Any]],
     "recomputed": list[dict[str, Any]],
 }
+# Percentage points that a difference of two rounded numbers may be off.
+ROUNDING_ERROR = 1e-9
+
+CellKey = tuple[str, str]
+"""(row, column)"""
+Change = dict[str, Any]
+"""What an entry of `corrections` or `recomputed` states about a cell."""
 
 
 def read_table(file: Path) -> list[PublishedValue]:
-    """Every value of a file, row by row: corrected ones in place of printed ones, and recomputed ones beside them.
+    """Read the values of a file, row by row, with corrections applied. Recomputed values follow those of their cell.
 
     Raises:
-        DataError: the file is not such a table; the message lists every fault.
+        DataError: the file is not a valid table; the message lists every fault.
     """
     return list(open_table(file).values())
 
 
 def open_table(file: Path) -> TableFile:
-    """The content of a file, checked. Raises as `read_table`."""
+    """Read and check a file.
+
+    Raises:
+        DataError: the file is not a valid table; the message lists every fault.
+    """
     try:
         content = read_yaml(file)
     except RecipeError as error:
         raise DataError(str(error)) from error
     table = TableFile(content)
-    table.check_twice(table.values() if not table.faults else ())
+    # Values can be computed only from a table without other faults.
+    table.check_distinct(table.values() if not table.faults else ())
     if table.faults:
         raise DataError("\n".join(f"{file}: {fault}" for fault in table.faults))
     return table
@@ -54,49 +67,56 @@ def open_table(file: Path) -> TableFile:
 
 @dataclass
 class TableFile:
-    """A file's content; what is wrong with it is collected in `faults`.
+    """The content of a file. What is wrong with it is collected in `faults`.
 
-    `counts` and `corrections` are by row and column, as are the entries of `recomputed`.
+    If there are no faults, `counts` has the numbers of items and `corrections` the corrections, both by row and column.
+    `recomputed` lists further values of cells.
     """
 
     content: dict[str, Any]
     faults: list[str] = field(default_factory=list)
+    counts: dict[CellKey, list[int]] = field(default_factory=dict, init=False)
+    corrections: dict[CellKey, Change] = field(default_factory=dict, init=False)
+    recomputed: list[tuple[CellKey, Change]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._shape(self.content, FILE, FILE_MAY, where="the file")
+        self._check_keys(self.content, FILE, FILE_MAY, where="the file")
+        # The further checks need these keys.
         if self.faults:
             return
-        self._shape(self.content["paper"], PAPER, {}, where="paper")
+        self._check_keys(self.content["paper"], PAPER, {}, where="paper")
         for name, column in self.content["columns"].items():
-            if self._shape(column, COLUMN, COLUMN_MAY, where=f"columns.{name}"):
-                self._names(column, column, where=f"columns.{name}")
-                for each in column.get("of", []):
-                    self._known("column", each, self.content["columns"], where=f"columns.{name}.of")
+            self._check_column(name, column)
         for row, printed in self.content["rows"].items():
-            self._row(row, printed)
+            self._check_row(row, printed)
         for section in ("row_notes", "cells"):
             for row in self.content.get(section, {}):
-                self._known("row", row, self.content["rows"], where=section)
+                self._check_known("row", row, self.content["rows"], where=section)
         if ("cells" in self.content) != ("experiment" in self.content):
-            self.faults.append("`experiment` and `cells` stand together: whose cells, and which row is which")
+            self.faults.append(
+                "`experiment` and `cells` need each other: an experiment, and which of its cells is which row"
+            )
         if not self.faults:
-            self.counts = self._counts()
+            self.counts = self._read_counts()
             self.corrections = dict(self._entries("corrections"))
             self.recomputed = list(self._entries("recomputed"))
 
     def values(self) -> Iterator[PublishedValue]:
-        """Of every cell that is not empty."""
+        """The values of all cells that are not empty."""
         for row in self.content["rows"]:
             for column in self.content["columns"]:
                 if self.printed(row, column) is None:
                     continue
-                yield from self._value(row, column, self.corrections.get((row, column)))
+                yield from self._cell_values(row, column, self.corrections.get((row, column)))
                 for key, change in self.recomputed:
                     if key == (row, column):
-                        yield from self._value(row, column, change)
+                        yield from self._cell_values(row, column, change)
 
-    def check_twice(self, values: Iterable[PublishedValue]) -> None:
-        """One metric of one variant has one value per model and table; half of a swap would give it two."""
+    def check_distinct(self, values: Iterable[PublishedValue]) -> None:
+        """Check that a model has one value per variant and metric of a benchmark.
+
+        It has two if only one of two swapped columns was corrected.
+        """
         seen = set()
         for value in values:
             key = (value.model, value.benchmark, value.variant, value.metric)
@@ -107,135 +127,168 @@ class TableFile:
                 )
             seen.add(key)
 
-    def _value(self, row: str, column: str, change: dict[str, Any] | None) -> Iterator[PublishedValue]:
-        claimed, paper = self.content["columns"][column], self.content["paper"]
-        told = {**claimed, **(change or {})}
-        count = told.get("count") or (self.counts.get((row, column)) if "value" not in told else None)
+    def printed(self, row: str, column: str) -> Any:
+        """The printed percentage of a cell; None if the cell is empty."""
+        return self.content["rows"][row][list(self.content["columns"]).index(column)]
+
+    def _cell_values(self, row: str, column: str, change: Change | None) -> Iterator[PublishedValue]:
+        """One value per variant under which a cell was computed."""
+        stated, paper = self.content["columns"][column], self.content["paper"]
+        actual = {**stated, **(change or {})}
+        count = actual.get("count")
+        # A count belongs to the printed value, and not to a corrected one.
+        if count is None and "value" not in actual:
+            count = self.counts.get((row, column))
         printed = self.printed(row, column)
-        percent = told.get("value", printed)
-        notes = [self.content.get("note"), claimed.get("note"), self.content.get("row_notes", {}).get(row)]
-        notes.append(change["why"] if change else None)
-        for variant in listed(told["variant"]):
+        for variant in listed(actual["variant"]):
             yield PublishedValue(
                 model=row,
-                value=count[0] / count[1] if count else percent / 100,
+                value=count[0] / count[1] if count else actual.get("value", printed) / 100,
                 paper=paper["title"] + (f" (arXiv:{paper['arxiv']})" if paper["arxiv"] else ""),
                 table=paper["table"],
-                benchmark=told["benchmark"],
+                benchmark=actual["benchmark"],
                 variant=variant,
-                metric=told["metric"],
-                note=" ".join(note.strip() for note in notes if note) or None,
+                metric=actual["metric"],
+                note=self._note(row, stated, change),
                 corrected=change is not None,
                 printed=printed,
                 count=(count[0], count[1]) if count else None,
             )
 
-    def _entries(self, section: str) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
-        """Row and column of every cell that a section names, with what it says of it."""
+    def _note(self, row: str, stated: Mapping[str, Any], change: Change | None) -> str | None:
+        notes = [
+            self.content.get("note"),
+            stated.get("note"),
+            self.content.get("row_notes", {}).get(row),
+            change["why"] if change else None,
+        ]
+        return " ".join(note.strip() for note in notes if note) or None
+
+    def _entries(self, section: str) -> Iterator[tuple[CellKey, Change]]:
+        """The cells that a section names, with what it states about each."""
         seen: set[tuple[str, str, str]] = set()
         for index, entry in enumerate(self.content.get(section, [])):
             where = f"{section}[{index}]"
-            if not self._shape(entry, ENTRY, ENTRY_MAY, where=where):
+            if not self._check_keys(entry, ENTRY, ENTRY_MAY, where=where):
                 continue
-            cells = [(row, column, said) for row in entry["rows"] for column, said in entry["cells"].items()]
-            for row, column, said in cells:
-                if not (self._cell(row, column, where=where) and self._shape(said, {}, CELL_MAY, where=where)):
-                    continue
-                change = {**{key: entry[key] for key in ENTRY_MAY if key in entry}, **said}
-                self._change(change, self.content["columns"][column], where=f"{where}, '{column}' of '{row}'")
-                key = (row, column, "" if section == "corrections" else str(sorted(change.items())))
-                if key in seen:
-                    self.faults.append(f"{where}: '{column}' of '{row}' stands in {section} twice")
-                seen.add(key)
-                yield (row, column), {**change, "why": entry["why"]}
+            for row in entry["rows"]:
+                for column, cell_change in entry["cells"].items():
+                    known = self._check_cell(row, column, where=where)
+                    if not (known and self._check_keys(cell_change, {}, CELL_MAY, where=where)):
+                        continue
+                    # What an entry states for all its cells, then what it states for this one.
+                    change = {**{name: entry[name] for name in ENTRY_MAY if name in entry}, **cell_change}
+                    stated = self.content["columns"][column]
+                    self._check_change(change, stated, where=f"{where}, '{column}' of '{row}'")
+                    # A cell has one correction, and may be recomputed under several variants.
+                    key = (row, column, "" if section == "corrections" else str(sorted(change.items())))
+                    if key in seen:
+                        self.faults.append(f"{where}: '{column}' of '{row}' stands in {section} twice")
+                    seen.add(key)
+                    yield (row, column), {**change, "why": entry["why"]}
 
-    def _change(self, change: dict[str, Any], claimed: dict[str, Any], *, where: str) -> None:
-        if not any(change[key] != claimed.get(key) for key in change):
+    def _read_counts(self) -> dict[CellKey, list[int]]:
+        counts: dict[CellKey, list[int]] = {}
+        for row, cells in self.content.get("counts", {}).items():
+            for column, count in cells.items():
+                where = f"counts, '{column}' of '{row}'"
+                if self._check_cell(row, column, where="counts") and self._check_count(count, where=where):
+                    counts[row, column] = count
+                    self._check_printed(count, self.printed(row, column), where=where)
+        return counts
+
+    def _check_column(self, name: str, column: Any) -> None:
+        where = f"columns.{name}"
+        if self._check_keys(column, COLUMN, COLUMN_MAY, where=where):
+            self._check_names(column, column, where=where)
+            for part in column.get("of", []):
+                self._check_known("column", part, self.content["columns"], where=f"{where}.of")
+
+    def _check_change(self, change: Change, stated: dict[str, Any], *, where: str) -> None:
+        if not any(change[key] != stated.get(key) for key in change):
             self.faults.append(f"{where}: nothing is changed; allowed: {', '.join(CELL_MAY)}")
         if "value" in change and "count" in change:
             self.faults.append(f"{where}: give value or count, not both")
         if "value" in change:
-            self._percent(change["value"], where=where)
+            self._check_percent(change["value"], where=where)
         if "count" in change:
-            self._count(change["count"], where=where)
-        self._names(change, claimed, where=where)
+            self._check_count(change["count"], where=where)
+        self._check_names(change, stated, where=where)
 
-    def _counts(self) -> dict[tuple[str, str], list[int]]:
-        counts = {}
-        for row, cells in self.content.get("counts", {}).items():
-            for column, count in cells.items():
-                where = f"counts, '{column}' of '{row}'"
-                if self._cell(row, column, where="counts") and self._count(count, where=where):
-                    counts[row, column] = count
-                    printed, exact = self.printed(row, column), 100 * count[0] / count[1]
-                    digits = 1 if round(printed, 1) == printed else 2
-                    if abs(exact - printed) > 0.5 * 10**-digits + 1e-9:
-                        self.faults.append(
-                            f"{where}: {count[0]}/{count[1]} is {exact:.2f}, {printed} is printed; "
-                            "a misprint belongs under corrections"
-                        )
-        return counts
+    def _check_printed(self, count: list[int], printed: float, *, where: str) -> None:
+        """Check that a count, rounded as the table rounds, is the printed percentage."""
+        exact = 100 * count[0] / count[1]
+        digits = 1 if round(printed, 1) == printed else 2
+        if abs(exact - printed) > 0.5 * 10**-digits + ROUNDING_ERROR:
+            self.faults.append(
+                f"{where}: {count[0]}/{count[1]} is {exact:.2f}, {printed} is printed; "
+                "a misprint belongs under corrections"
+            )
 
-    def _row(self, row: str, printed: list[float | None]) -> None:
+    def _check_row(self, row: str, printed: list[float | None]) -> None:
         columns = self.content["columns"]
         if len(printed) != len(columns):
             self.faults.append(f"row '{row}' has {len(printed)} values for {len(columns)} columns; write null for none")
         for value in printed:
             if value is not None:
-                self._percent(value, where=f"row '{row}'")
+                self._check_percent(value, where=f"row '{row}'")
 
-    def _cell(self, row: str, column: str, *, where: str) -> bool:
-        known = self._known("row", row, self.content["rows"], where=where)
-        known &= self._known("column", column, self.content["columns"], where=where)
+    def _check_cell(self, row: str, column: str, *, where: str) -> bool:
+        # Both are checked, so that one message names both faults.
+        known = self._check_known("row", row, self.content["rows"], where=where)
+        known &= self._check_known("column", column, self.content["columns"], where=where)
         if known and self.printed(row, column) is None:
             self.faults.append(f"{where}: '{column}' of '{row}' is empty in the table")
             return False
         return known
 
-    def _names(self, said: Mapping[str, Any], claimed: Mapping[str, Any], *, where: str) -> None:
-        benchmark = claimed["benchmark"]
-        if not self._known("benchmark", benchmark, VARIANTS, where=where):
+    def _check_names(self, change: Mapping[str, Any], stated: Mapping[str, Any], *, where: str) -> None:
+        """Check the names of variants and metric in a change against the benchmark of its column."""
+        benchmark = stated["benchmark"]
+        if not self._check_known("benchmark", benchmark, VARIANTS, where=where):
             return
-        for variant in listed(said.get("variant", [])):
-            self._known(f"variant of {benchmark}", variant, (*VARIANTS[benchmark], UNKNOWN), where=where)
-        if "metric" in said:
-            self._known(f"metric of {benchmark}", said["metric"], METRICS[benchmark], where=where)
+        for variant in listed(change.get("variant", [])):
+            self._check_known(f"variant of {benchmark}", variant, (*VARIANTS[benchmark], UNKNOWN), where=where)
+        if "metric" in change:
+            self._check_known(f"metric of {benchmark}", change["metric"], METRICS[benchmark], where=where)
 
-    def _shape(self, given: Any, must: Mapping[str, Any], may: Mapping[str, Any], *, where: str) -> bool:
-        before, hints = len(self.faults), {**must, **may}
-        if not isinstance(given, dict):
-            self.faults.append(f"{where}: expected a mapping, {given!r} given")
+    def _check_keys(self, node: Any, required: Mapping[str, Any], optional: Mapping[str, Any], *, where: str) -> bool:
+        """Check the keys of a mapping, and convert its values to their types (such as 71 to 71.0)."""
+        before, hints = len(self.faults), {**required, **optional}
+        if not isinstance(node, dict):
+            self.faults.append(f"{where}: expected a mapping, {node!r} given")
             return False
-        self.faults += [f"{where}: {unknown('key', key, hints)}" for key in given if key not in hints]
-        self.faults += [f"{where}: the key '{key}' is missing" for key in must if key not in given]
-        for key in given.keys() & hints.keys():
+        self.faults += [f"{where}: {unknown('key', key, hints)}" for key in node if key not in hints]
+        self.faults += [f"{where}: the key '{key}' is missing" for key in required if key not in node]
+        for key in node.keys() & hints.keys():
             try:
-                given[key] = coerce(given[key], hints[key])
+                node[key] = coerce(node[key], hints[key])
             except HintMismatch as error:
                 self.faults.append(f"{where}.{key}: {error}")
         return len(self.faults) == before
 
-    def _known(self, kind: str, given: str, allowed: Iterable[str], *, where: str) -> bool:
-        if given in (names := list(allowed)):
+    def _check_known(self, kind: str, name: str, allowed: Iterable[str], *, where: str) -> bool:
+        names = list(allowed)
+        if name in names:
             return True
-        self.faults.append(f"{where}: {unknown(kind, given, names)}")
+        self.faults.append(f"{where}: {unknown(kind, name, names)}")
         return False
 
-    def _percent(self, value: float, *, where: str) -> None:
+    def _check_percent(self, value: float, *, where: str) -> None:
         if not 0 <= value <= 100:
-            self.faults.append(f"{where}: {value} is no percentage from 0 to 100")
+            self.faults.append(f"{where}: {value} is not a percentage from 0 to 100")
 
-    def _count(self, count: list[int], *, where: str) -> bool:
-        if fine := len(count) == 2 and 0 <= count[0] <= count[1] and count[1] > 0:
-            return fine
-        self.faults.append(f"{where}: a count is [right ones, all], {count} given")
+    def _check_count(self, count: list[int], *, where: str) -> bool:
+        if len(count) == 2 and 0 <= count[0] <= count[1] and count[1] > 0:
+            return True
+        self.faults.append(f"{where}: a count is [right, all] items, {count} given")
         return False
-
-    def printed(self, row: str, column: str) -> Any:
-        """The percentage that stands there; None where there is none."""
-        return self.content["rows"][row][list(self.content["columns"]).index(column)]
 
 
 def listed(names: str | list[str]) -> list[str]:
-    """A name by itself as a list of one."""
+    """Wrap a single name in a list.
+
+    >>> listed("official"), listed(["official", "r1_reward"])
+    (['official'], ['official', 'r1_reward'])
+    """
     return [names] if isinstance(names, str) else names

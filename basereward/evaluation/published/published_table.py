@@ -1,4 +1,4 @@
-"""A table of a paper as it is printed, what each of its numbers is, and which cells of an experiment are its rows."""
+"""A table of a paper as printed, the meaning of each number, and the cells of an experiment that reproduce its rows."""
 
 from __future__ import annotations
 
@@ -15,31 +15,30 @@ from basereward.recipe.yaml.files import experiments_folder
 
 @dataclass(frozen=True)
 class PrintedCell:
-    """One number of a table.
-
-    `printed` is the percentage that stands there, `is_percent` what should, where that is known to be another one.
-    `variants` are the protocols by which it was computed, the likeliest first; those that the column claims where it
-    is not known, none where the column does not say.
-    """
+    """One number of a table."""
 
     printed: float
+    """the percentage in the table"""
     benchmark: str
     variants: tuple[str, ...]
+    """the protocol variants by which it may have been computed, the likeliest first; empty if the paper does not say"""
     metric: str
     is_percent: float | None = None
-    known: bool = True  # whether the number is one of these variants' at all
-    why: str | None = None  # it is not what the table claims
+    """the right percentage, if the printed one is known to be wrong"""
+    known: bool = True
+    """whether the number is of one of these variants at all"""
+    why: str | None = None
+    """the reason why the number is not what the table states"""
 
     @property
     def misprint(self) -> bool:
-        """Whether the number itself is wrong, rather than in the wrong place."""
+        """Whether the number itself is wrong, and not just in a wrong column."""
         return self.is_percent is not None or not self.known
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """`rows` are cells by row and column; `means` the columns that a column is the mean of; `joined` the cells or
-    ensembles of `experiments` that are a row, without their seeds."""
+    """A table of a paper."""
 
     title: str
     paper: str
@@ -49,20 +48,24 @@ class PublishedTable:
     column_notes: Mapping[str, str]
     row_notes: Mapping[str, str]
     means: Mapping[str, tuple[str, ...]]
+    """column -> the columns of which it is the mean"""
     rows: Mapping[str, Mapping[str, PrintedCell]]
+    """row -> column -> cell"""
     experiments: tuple[str, ...]
+    """experiments that reproduce the table"""
     joined: Mapping[str, tuple[str, ...]]
+    """row -> the cells or ensembles of the experiments that reproduce it, without their seeds"""
 
     def digits(self, row: str) -> int:
-        """After the point, of the numbers of a row: some tables print rows of other papers in fewer."""
+        """The number of digits after the point in a row. Rows that a table copies from other papers may have fewer."""
         return max((_digits(cell.printed) for cell in self.rows[row].values()), default=0)
 
 
 def read_published_table(file: Path) -> PublishedTable:
-    """The table of a file of `experiments/published`.
+    """Read a file of `experiments/published`.
 
     Raises:
-        DataError: the file is not such a table; the message lists every fault.
+        DataError: the file is not a valid table; the message lists every fault.
     """
     table = open_table(file)
     content, paper = table.content, table.content["paper"]
@@ -76,55 +79,66 @@ def read_published_table(file: Path) -> PublishedTable:
         column_notes={name: column["note"] for name, column in columns.items() if "note" in column},
         row_notes=content.get("row_notes", {}),
         means={name: tuple(column["of"]) for name, column in columns.items() if "of" in column},
-        rows={
-            row: {name: _cell(table, row, name) for name in columns if table.printed(row, name) is not None}
-            for row in content["rows"]
-        },
+        rows={row: _cells(table, row) for row in content["rows"]},
         experiments=tuple(listed(content.get("experiment", []))),
         joined={row: tuple(listed(names)) for row, names in content.get("cells", {}).items()},
     )
 
 
 def tables_of(experiment: str, *, folder: Path | None = None) -> list[PublishedTable]:
-    """The tables that an experiment is to reproduce.
+    """The tables that an experiment reproduces.
 
     Args:
         experiment: its name, without a folder.
-        folder: of the tables; `experiments/published` when None.
+        folder: of the tables; None: `experiments/published`.
 
     Raises:
-        DataError: a file is wrong; the message lists every fault of all of them.
+        DataError: files are wrong; the message lists the faults of all files.
+
+    >>> [table.title for table in tables_of("head_depth")]
+    ['Table 2']
     """
-    found: list[PublishedTable] = []
+    tables: list[PublishedTable] = []
     faults: list[str] = []
-    # table_2 comes before table_10.
-    for file in sorted((folder or experiments_folder() / "published").glob("*.yaml"), key=_in_order):
+    files = (folder or experiments_folder() / "published").glob("*.yaml")
+    for file in sorted(files, key=_sort_key):
         try:
-            found.append(read_published_table(file))
+            tables.append(read_published_table(file))
         except DataError as error:
             faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
-    return [table for table in found if experiment in [each.rpartition("/")[2] for each in table.experiments]]
+    return [table for table in tables if experiment in map(_without_folder, table.experiments)]
+
+
+def _without_folder(experiment: str) -> str:
+    return experiment.rpartition("/")[2]
+
+
+def _cells(table: TableFile, row: str) -> dict[str, PrintedCell]:
+    columns = table.content["columns"]
+    return {column: _cell(table, row, column) for column in columns if table.printed(row, column) is not None}
 
 
 def _cell(table: TableFile, row: str, column: str) -> PrintedCell:
     claimed, change = table.content["columns"][column], table.corrections.get((row, column))
-    told = {**claimed, **(change or {})}
-    variants = listed(told["variant"])
+    actual = {**claimed, **(change or {})}
+    variants = listed(actual["variant"])
+    # A correction to `unknown` says that the number is of none of the variants that the column states.
     known = variants != [UNKNOWN] or change is None or "variant" not in change
     if UNKNOWN in variants:
         variants = [name for name in listed(claimed["variant"]) if name != UNKNOWN]
     printed: float = table.printed(row, column)
-    count = told.get("count")
-    percent: float | None = 100 * count[0] / count[1] if count else told.get("value")
+    count = actual.get("count")
+    percent: float | None = 100 * count[0] / count[1] if count else actual.get("value")
+    # The printed number is this one, rounded, and so no misprint.
     if percent is not None and abs(percent - printed) <= 0.5 * 10.0 ** -max(_digits(printed), 1):
-        percent = None  # what is printed, rounded
+        percent = None
     return PrintedCell(
         printed,
-        told["benchmark"],
+        actual["benchmark"],
         tuple(variants),
-        told["metric"],
+        actual["metric"],
         is_percent=percent,
         known=known,
         why=change["why"] if change else None,
@@ -132,13 +146,15 @@ def _cell(table: TableFile, row: str, column: str) -> PrintedCell:
 
 
 def _digits(percent: float) -> int:
-    """
+    """The number of digits after the point, without trailing zeros.
+
     >>> _digits(82.16), _digits(71.2), _digits(83.0)
     (2, 1, 0)
     """
     return len(repr(percent).partition(".")[2].rstrip("0"))
 
 
-def _in_order(file: Path) -> tuple[str, int]:
+def _sort_key(file: Path) -> tuple[str, int]:
+    # By number, so that table_2 comes before table_10.
     name, _, number = file.stem.rpartition("_")
     return (name, int(number)) if number.isdigit() else (file.stem, 0)

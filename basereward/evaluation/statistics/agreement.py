@@ -1,4 +1,4 @@
-"""How far two models agree on the same items, and whether one is better than the other."""
+"""Agreement between two models on the same items, and whether one of them is better."""
 
 from __future__ import annotations
 
@@ -15,52 +15,63 @@ from basereward.evaluation.evaluation_folder import EvaluatedItem, Evaluation
 from basereward.evaluation.item_identity import changed
 
 RESAMPLES, SEED = 4999, 0
+# Bounds the memory: a batch holds this many resamples of all prompts.
+RESAMPLES_IN_MEMORY = 100
+# Rows that a message lists.
+MAX_ROWS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Counts over the scored items; an item that is undecided counts as not right."""
+    """Counts over the scored items. An undecided item counts as not right."""
 
     items: int
     prompts: int
     both_right: int
-    only_first: int  # right by the first model alone
+    only_first: int
+    """right by the first model only"""
     only_second: int
     both_wrong: int
-    alike: float  # share of the items on which both are right or both are wrong
-    kappa: float | None  # Cohen's; None where chance alone would agree on every item
-    difference: float  # share that is right, first less second
-    low: float | None  # 95 % interval of the difference; None with a single prompt
+    alike: float
+    """share of the items on which both are right or both are wrong"""
+    kappa: float | None
+    """Cohen's kappa; None if chance alone would agree on every item"""
+    difference: float
+    """share of right items of the first model minus that of the second"""
+    low: float | None
+    """95 % interval of the difference; None if there is a single prompt"""
     high: float | None
-    p: float  # exact McNemar test, two-sided; not corrected for the number of comparisons
+    p: float
+    """of the exact two-sided McNemar test, not corrected for the number of comparisons"""
 
 
 def agreement(first: Evaluation, second: Evaluation) -> Agreement:
-    """Compares two evaluations item by item.
+    """Compare two evaluations item by item.
 
-    The interval is a percentile bootstrap that draws prompts, not items, since the items of a prompt hang together.
+    The interval is a percentile bootstrap over prompts, because the items of one prompt are not independent. The test
+    is McNemar's, which uses the items on which exactly one model is right (Psychometrika 12, 1947).
 
     Raises:
-        DataError: they are not of the same benchmark and version, did not score the same items, or the items changed
-            between them.
+        DataError: the evaluations differ in benchmark, version, items, or the set of scored items.
     """
     pairs = _paired(first, second)
-    right = np.array([[one.correct is True, two.correct is True] for one, two in pairs])
-    one, two = right[:, 0], right[:, 1]
-    only_first, only_second = int((one & ~two).sum()), int((~one & two).sum())
+    first_right = np.array([one.correct is True for one, _ in pairs])
+    second_right = np.array([other.correct is True for _, other in pairs])
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((~first_right & second_right).sum())
     discordant = only_first + only_second
     prompts = np.unique([item.prompt_id for item, _ in pairs], return_inverse=True)[1]
-    low, high = _interval(one.astype(int) - two, prompts)
+    low, high = _interval(first_right.astype(int) - second_right, prompts)
     return Agreement(
         items=len(pairs),
         prompts=int(prompts.max()) + 1,
-        both_right=int((one & two).sum()),
+        both_right=int((first_right & second_right).sum()),
         only_first=only_first,
         only_second=only_second,
-        both_wrong=int((~one & ~two).sum()),
-        alike=float((one == two).mean()),
-        kappa=_kappa(one, two),
-        difference=float(one.mean() - two.mean()),
+        both_wrong=int((~first_right & ~second_right).sum()),
+        alike=float((first_right == second_right).mean()),
+        kappa=_kappa(first_right, second_right),
+        difference=float(first_right.mean() - second_right.mean()),
         low=low,
         high=high,
         p=float(binomtest(only_first, discordant).pvalue) if discordant else 1.0,
@@ -68,53 +79,71 @@ def agreement(first: Evaluation, second: Evaluation) -> Agreement:
 
 
 def _paired(first: Evaluation, second: Evaluation) -> list[tuple[EvaluatedItem, EvaluatedItem]]:
-    for what in ("benchmark", "version"):
-        one, two = getattr(first, what), getattr(second, what)
-        if one != two:
-            raise DataError(f"'{first.name}' and '{second.name}' cannot be compared: {what} {one} against {two}")
+    """The scored items of both, by row."""
+    refusal = f"'{first.name}' and '{second.name}' cannot be compared"
+    for key in ("benchmark", "version"):
+        one, other = getattr(first, key), getattr(second, key)
+        if one != other:
+            raise DataError(f"{refusal}: {key} {one} against {other}")
     if different := changed(first.fingerprint, second.fingerprint):
         raise DataError(
-            f"'{first.name}' and '{second.name}' cannot be compared: the {' and the '.join(different)} of the "
-            "benchmark changed between them. Evaluate both on the same files."
+            f"{refusal}: the {' and the '.join(different)} of the benchmark changed between them. Evaluate both on the "
+            "same files."
         )
-    ours, theirs = ({item.row: item for item in each.rows if item.scored} for each in (first, second))
-    differ = [row for row in sorted({*ours, *theirs}) if _key(ours.get(row)) != _key(theirs.get(row))]
-    if differ or not ours:
-        listed = ", ".join(f"row {row}" for row in differ[:5]) + (f" and {len(differ) - 5} more" * (len(differ) > 5))
+    first_items, second_items = _scored_items(first), _scored_items(second)
+    rows = sorted({*first_items, *second_items})
+    different_rows = [row for row in rows if _key(first_items.get(row)) != _key(second_items.get(row))]
+    if different_rows or not first_items:
+        listed = ", ".join(f"row {row}" for row in different_rows[:MAX_ROWS]) or "none is scored"
+        if len(different_rows) > MAX_ROWS:
+            listed += f" and {len(different_rows) - MAX_ROWS} more"
         raise DataError(
-            f"'{first.name}' and '{second.name}' cannot be compared: they did not score the same items "
-            f"({listed or 'none is scored'}). Score all items of the benchmark with both."
+            f"{refusal}: they did not score the same items ({listed}). Score all items of the benchmark with both."
         )
-    return [(ours[row], theirs[row]) for row in sorted(ours)]
+    return [(first_items[row], second_items[row]) for row in rows]
+
+
+def _scored_items(evaluation: Evaluation) -> dict[int, EvaluatedItem]:
+    return {item.row: item for item in evaluation.rows if item.scored}
 
 
 def _key(item: EvaluatedItem | None) -> tuple[str, str] | None:
     return None if item is None else (item.id, item.prompt_id)
 
 
-def _kappa(one: npt.NDArray[np.bool_], two: npt.NDArray[np.bool_]) -> float | None:
-    if one.all() == two.all() and one.any() == two.any() and (one.all() or not one.any()):
-        return None  # 0 / 0: every answer of both is the same
-    return float(cohen_kappa_score(one, two))
+def _kappa(first_right: npt.NDArray[np.bool_], second_right: npt.NDArray[np.bool_]) -> float | None:
+    # If both models are right on all items, or both wrong on all, kappa is 0 / 0.
+    constant = first_right.all() or not first_right.any()
+    same = first_right.all() == second_right.all() and first_right.any() == second_right.any()
+    if constant and same:
+        return None
+    return float(cohen_kappa_score(first_right, second_right))
 
 
 def _interval(differences: npt.NDArray[np.int_], prompts: npt.NDArray[np.intp]) -> tuple[float | None, float | None]:
-    """Of the mean of the differences of I items (I,), where `prompts` (I,) numbers the prompt of each."""
+    """The 95 % interval of the mean difference.
+
+    Args:
+        differences: (I,), 1, 0 or -1 for each item.
+        prompts: (I,), the number of each item's prompt.
+    """
     sums, sizes = np.bincount(prompts, differences), np.bincount(prompts)
     if len(sums) < 2:
         return None, None
+    # scipy returns NaN here.
     if not differences.any():
         return 0.0, 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all resamples alike: the interval is a point, and right
-        found = bootstrap(
+        # scipy warns if all resamples are equal. The interval is then one point, which is correct.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        interval = bootstrap(
             (sums, sizes),
-            lambda s, n, axis: s.sum(axis=axis) / n.sum(axis=axis),
+            lambda sums, sizes, axis: sums.sum(axis=axis) / sizes.sum(axis=axis),
             paired=True,
             vectorized=True,
             method="percentile",
             n_resamples=RESAMPLES,
-            batch=100,  # at most 100 resamples in memory
+            batch=RESAMPLES_IN_MEMORY,
             rng=np.random.default_rng(SEED),
         ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)

@@ -1,4 +1,4 @@
-"""What guessing reaches: a scorer of random numbers, and a judge that tosses a coin, as exactly as can be counted."""
+"""The expected result of guessing, for a scorer with random scores and for a judge that tosses a coin."""
 
 from __future__ import annotations
 
@@ -10,94 +10,131 @@ from itertools import permutations
 
 from basereward.evaluation.items import Item, Outcome
 
-COUNTED = 100_000  # items in all rounds of an exact count
-DRAWN = 20_000  # items in all rounds where some prompts have too many orders to be counted
-MOST_DRAWS = 100  # rounds then
+# Limits of the time that a baseline takes: the number of items in all rounds together.
+MAX_EXACT_ITEMS = 100_000
+MAX_SAMPLED_ITEMS = 20_000
+# Rounds if some prompts have too many orders for an exact count.
+MAX_SAMPLED_ROUNDS = 100
+# Up to 5! = 120 orders are listed once and kept.
+MAX_LISTED_RESPONSES = 5
 
 
 def chance_rounds(items: Sequence[Item], *, independent: bool, seed: int = 0) -> Iterator[list[Outcome]]:
-    """Outcomes of guessing, round by round. The mean of a measure over all rounds is what guessing should reach.
+    """Generate rounds of guessed outcomes. The mean of a measure over all rounds is the expected value of guessing.
 
-    A prompt with n orders of its answers takes each of them equally often in n rounds, so that the mean is exact for
-    every measure that is a sum over prompts, as accuracy and Acc+ are. Prompts with too many orders draw one a round.
+    A prompt whose responses have n orders takes each order equally often in n rounds. So the mean is exact for every
+    measure that is a sum over prompts, such as accuracy and Acc+. Prompts with too many orders draw a random order in
+    every round.
 
     Args:
         items: of a benchmark.
-        independent: True for a judge, which tosses anew for every item; False for a scorer, which gives an answer to a
-            prompt the same score in all items. Of three answers in three pairs a scorer has all pairs right once in
-            six times, a judge once in eight.
-        seed: of the first orders and of those that are drawn.
+        independent: True for a judge, which guesses anew for every item; False for a scorer, which gives a response to
+            a prompt the same score in all items. With three responses in three pairs, a scorer has all pairs right
+            with a probability of 1/6, a judge of 1/8.
+        seed: of the first orders and of the random orders.
+
+    Yields:
+        One outcome with scores per item.
+
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> rounds = [outcomes[0].scores for outcomes in chance_rounds([item], independent=False)]
+    >>> sorted(scores[0] > scores[1] for scores in rounds)
+    [False, True]
     """
-    prompts: dict[str, list[Item]] = {}
+    items_by_prompt: dict[str, list[Item]] = {}
     for item in items:
-        prompts.setdefault(item.prompt_id, []).append(item)
-    guesses = [_Prompt(members, independent=independent) for members in prompts.values()]
-    rounds, exact = _rounds([guess.orders for guess in guesses], len(items))
+        items_by_prompt.setdefault(item.prompt_id, []).append(item)
+    prompts = [_PromptGuess(members, independent=independent) for members in items_by_prompt.values()]
+    rounds, exact = _rounds([prompt.orders for prompt in prompts], len(items))
     rng = random.Random(seed)
-    starts = [rng.randrange(guess.orders) for guess in guesses]
+    # If all prompts began with the same order, the rounds of a measure that is no sum over prompts would be extreme.
+    starts = [rng.randrange(prompt.orders) for prompt in prompts]
     for number in range(rounds):
         scores: dict[int, tuple[float, ...]] = {}
-        for guess, start in zip(guesses, starts, strict=True):
-            counted = exact % guess.orders == 0
-            order = (start + number) % guess.orders if counted else rng.randrange(guess.orders)
-            scores |= guess.scores(order, rng)
+        for prompt, start in zip(prompts, starts, strict=True):
+            enumerated = exact % prompt.orders == 0
+            order = (start + number) % prompt.orders if enumerated else rng.randrange(prompt.orders)
+            scores |= prompt.scores(order, rng)
         yield [Outcome(scores=scores[item.row]) for item in items]
 
 
-class _Prompt:
-    """The items of a prompt, and the sets of answers among which a guess makes one order each."""
+class _PromptGuess:
+    """Guesses for the items of one prompt.
+
+    Responses that are scored together form a set: those of one item for a judge, those of all items with the same
+    images for a scorer. An order of the prompt is one order of each set.
+    """
 
     def __init__(self, items: Sequence[Item], *, independent: bool) -> None:
         self.items = items
-        self._keys = {item.row: str(item.row) if independent else repr((item.prompt, item.images)) for item in items}
-        self._answers: dict[str, dict[str, int]] = {}  # of a set: the place of each distinct answer
+        self._set_of_row = {
+            item.row: str(item.row) if independent else repr((item.prompt, item.images)) for item in items
+        }
+        # Set -> distinct response -> its position in the set.
+        self._positions: dict[str, dict[str, int]] = {}
         for item in items:
-            places = self._answers.setdefault(self._keys[item.row], {})
+            positions = self._positions.setdefault(self._set_of_row[item.row], {})
             for text in item.responses:
-                places.setdefault(text, len(places))
-        self.orders = math.prod(math.factorial(len(places)) for places in self._answers.values())
+                positions.setdefault(text, len(positions))
+        self.orders = math.prod(math.factorial(len(positions)) for positions in self._positions.values())
 
     def scores(self, order: int, rng: random.Random) -> dict[int, tuple[float, ...]]:
-        """By row, the scores of one of the orders."""
-        found: dict[str, list[float]] = {}
-        for key, places in self._answers.items():
-            count = len(places)
-            order, place = divmod(order, math.factorial(count))
+        """The scores of all items under one order.
+
+        Args:
+            order: its number, below `orders`.
+            rng: draws the values; the order decides who gets which.
+
+        Returns:
+            The scores by row.
+        """
+        scores_by_set: dict[str, list[float]] = {}
+        for key, positions in self._positions.items():
+            count = len(positions)
+            # The number of the order has one digit per set, in a mixed radix.
+            order, number = divmod(order, math.factorial(count))
             values = sorted(rng.random() for _ in range(count))
-            found[key] = [values[rank] for rank in _order(count, place)]
-        return {
-            item.row: tuple(found[key][self._answers[key][text]] for text in item.responses)
-            for item in self.items
-            for key in [self._keys[item.row]]
-        }
+            scores_by_set[key] = [values[rank] for rank in _order(count, number)]
+        scores: dict[int, tuple[float, ...]] = {}
+        for item in self.items:
+            key = self._set_of_row[item.row]
+            scores[item.row] = tuple(scores_by_set[key][self._positions[key][text]] for text in item.responses)
+        return scores
 
 
 def _rounds(orders: Sequence[int], items: int) -> tuple[int, int]:
-    """How many rounds there are, and a number of rounds in which every prompt is exact whose orders divide it."""
+    """The number of rounds, and the number of rounds after which every prompt is exact whose orders divide it.
+
+    Args:
+        orders: the number of orders of each prompt.
+        items: the number of items of a round.
+    """
     exact = 1
     for count in sorted(set(orders)):
-        together = math.lcm(exact, count)
-        if together * items > COUNTED:
+        multiple = math.lcm(exact, count)
+        if multiple * items > MAX_EXACT_ITEMS:
             break
-        exact = together
+        exact = multiple
     if all(exact % count == 0 for count in orders):
         return exact, exact
-    draws = max(1, min(MOST_DRAWS, DRAWN // items))
+    draws = max(1, min(MAX_SAMPLED_ROUNDS, MAX_SAMPLED_ITEMS // items))
+    # A whole multiple, so that the prompts that can be exact stay exact.
     return exact * max(1, draws // exact), exact
 
 
 @cache
-def _orders(count: int) -> list[tuple[int, ...]]:
+def _all_orders(count: int) -> list[tuple[int, ...]]:
     return list(permutations(range(count)))
 
 
-def _order(count: int, place: int) -> Sequence[int]:
-    """One of the orders of so many answers, by its number; of many answers without listing all orders."""
-    if count <= 5:
-        return _orders(count)[place]
-    left = list(range(count))
-    found = []
+def _order(count: int, number: int) -> Sequence[int]:
+    """The permutation of `count` elements with the given number, in lexicographic order."""
+    if count <= MAX_LISTED_RESPONSES:
+        return _all_orders(count)[number]
+    # The factorial number system gives the permutation without listing the others.
+    remaining = list(range(count))
+    order = []
     for size in range(count, 0, -1):
-        index, place = divmod(place, math.factorial(size - 1))
-        found.append(left.pop(index))
-    return found
+        index, number = divmod(number, math.factorial(size - 1))
+        order.append(remaining.pop(index))
+    return order

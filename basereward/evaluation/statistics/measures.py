@@ -1,4 +1,4 @@
-"""Measures: a share with what it was counted on, and how far it can be trusted."""
+"""Measures: shares with their counts and 95 % intervals."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from basereward.evaluation.items import Decision, JudgedItem, by_prompt
 from basereward.metrics.interval import Interval, resampled, wilson
 
 Undecided: TypeAlias = Literal["wrong", "left_out"]
+# The 97.5 % quantile of the normal distribution.
+Z_95 = 1.959964
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A share between 0 and 1; NaN when it was counted on nothing.
+    """A share between 0 and 1; NaN if its denominator is 0.
 
-    `numerator` is whole where items are counted and a sum of shares where shares are averaged. The interval covers 95 %
-    and is worked out when it is asked for.
+    `numerator` is a whole number if items are counted, and a sum of shares if shares are averaged. The 95 % interval is
+    computed when it is first read.
+
+    >>> measure = Measure(3, 4)
+    >>> measure.value, measure.interval
+    (0.75, None)
     """
 
     numerator: float
@@ -35,18 +41,24 @@ class Measure:
 
     @property
     def value(self) -> float:
+        """The share."""
         return self.numerator / self.denominator if self.denominator else math.nan
 
     @cached_property
     def interval(self) -> Interval | None:
+        """The bounds of the 95 % interval; None if the measure has none."""
         return self.bounds() if self.bounds is not None and self.denominator else None
 
-    def told(self) -> dict[str, Any]:
-        """As JSON."""
+    def as_dict(self) -> dict[str, Any]:
+        """The measure as JSON.
+
+        >>> Measure(0, 0).as_dict()["value"] is None
+        True
+        """
         low, high = self.interval or (None, None)
-        value = None if math.isnan(self.value) else self.value
         return {
-            "value": value,
+            # JSON has no NaN.
+            "value": None if math.isnan(self.value) else self.value,
             "numerator": self.numerator,
             "denominator": self.denominator,
             "low": low,
@@ -62,42 +74,49 @@ Variant: TypeAlias = Callable[[Sequence[JudgedItem]], Measures]
 
 
 def accuracy(judged: Sequence[JudgedItem], *, undecided: Undecided = "wrong") -> Measure:
-    """The share of right items, with Wilson's interval. A tie is wrong."""
-    right = sum(each.is_right for each in judged)
+    """The share of right items, with Wilson's interval. A tie counts as wrong.
+
+    Args:
+        judged: items with outcomes.
+        undecided: whether undecided items count as wrong or are left out of the denominator.
+    """
+    right = sum(judged_item.is_right for judged_item in judged)
     unsure = _count(judged, Decision.UNDECIDED)
     total = len(judged) - (unsure if undecided == "left_out" else 0)
-    bounds = lambda: wilson(right, total)  # noqa: E731
-    return Measure(right, total, "wilson", bounds, ties=_count(judged, Decision.TIE), undecided=unsure)
+    return Measure(
+        right, total, "wilson", lambda: wilson(right, total), ties=_count(judged, Decision.TIE), undecided=unsure
+    )
 
 
 def per_vote(judged: Sequence[JudgedItem]) -> Measure:
-    """The share of right votes among those that chose a response, all items together. The interval is by prompt."""
-    rows = []
-    for each in judged:
-        votes = each.outcome.votes or ()
-        right = sum(vote in each.item.right for vote in votes)
-        rows.append((float(right), float(sum(vote is not None for vote in votes))))
-    unsure = sum(vote is None for each in judged for vote in each.outcome.votes or ())
-    right, decided = (int(sum(column)) for column in zip(*rows, strict=True)) if rows else (0, 0)
-    return Measure(right, decided, "bootstrap", lambda: _by_prompt(judged, [rows]), undecided=unsure)
+    """The share of right votes among all votes that chose a response. The interval is over prompts."""
+    rows: list[tuple[float, float]] = []
+    unsure = 0
+    for judged_item in judged:
+        votes = judged_item.outcome.votes or ()
+        right = sum(vote in judged_item.item.right for vote in votes)
+        undecided = votes.count(None)
+        rows.append((float(right), float(len(votes) - undecided)))
+        unsure += undecided
+    right_votes, decided_votes = int(sum(right for right, _ in rows)), int(sum(decided for _, decided in rows))
+    return Measure(right_votes, decided_votes, "bootstrap", lambda: _prompt_interval(judged, [rows]), undecided=unsure)
 
 
 def all_right(judged: Sequence[JudgedItem]) -> Measure:
-    """Acc+: the share of prompts whose items are all right. The interval is by prompt.
+    """Acc+ (arXiv 2502.10391): the share of prompts whose items are all right. The interval is over prompts.
 
-    A prompt of which an item was not scored is left out: whether all are right is not known.
+    A prompt with an item that was not scored is left out, because it is unknown whether all of them are right.
     """
-    whole = [items for items in by_prompt(judged).values() if len(items) >= items[0].item.prompt_items]
-    counted = [each for items in whole for each in items]
-    right = [float(all(each.is_right for each in items)) for items in whole]
-    sums = np.array([[r, 1.0] for r in right])[:, None, :] if right else np.zeros((0, 1, 2))
+    complete = [members for members in by_prompt(judged).values() if len(members) >= members[0].item.prompt_items]
+    right = [float(_are_all_right(members)) for members in complete]
+    sums = np.array([[value, 1.0] for value in right])[:, None, :] if right else np.zeros((0, 1, 2))
     return Measure(
         int(sum(right)),
         len(right),
         "bootstrap",
         lambda: resampled(sums, np.ones(1)),
-        ties=_count(counted, Decision.TIE),
-        undecided=_count(counted, Decision.UNDECIDED),
+        ties=sum(_count(members, Decision.TIE) for members in complete),
+        undecided=sum(_count(members, Decision.UNDECIDED) for members in complete),
     )
 
 
@@ -107,34 +126,35 @@ def mean_accuracy(
     weights: Mapping[str, float] | None = None,
     undecided: Undecided = "wrong",
 ) -> Measure:
-    """The mean of the categories' accuracies, equal in weight unless told. The interval is by prompt.
+    """The weighted mean of the categories' accuracies. The interval is over prompts.
 
-    Nothing is known, 0 of 0, when nothing is in one of the categories, or nothing was decided there.
+    It is NaN if a category has no items, or no decided ones.
 
-    `numerator` is the weighted sum of the accuracies, `denominator` the sum of the weights.
+    Args:
+        categories: items with outcomes, by category.
+        weights: of the categories; equal by default.
+        undecided: as for `accuracy`.
+
+    Returns:
+        A measure whose numerator is the weighted sum of the accuracies, and whose denominator is the sum of the
+        weights.
     """
-    weight = [1.0 if weights is None else weights[name] for name in categories]
-    parts = [accuracy(judged, undecided=undecided) for judged in categories.values()]
-    if not all(part.denominator for part in parts):  # of a category of which nothing was decided nothing is known
+    category_weights = [1.0 if weights is None else weights[name] for name in categories]
+    parts = [accuracy(members, undecided=undecided) for members in categories.values()]
+    if not all(part.denominator for part in parts):
         return Measure(0, 0, undecided=sum(part.undecided for part in parts))
-    total = sum(w * part.value for w, part in zip(weight, parts, strict=True))
-    judged = [each for items in categories.values() for each in items]
+    total = sum(weight * part.value for weight, part in zip(category_weights, parts, strict=True))
+    judged: list[JudgedItem] = []
+    for members in categories.values():
+        judged += members
 
     def bounds() -> Interval:
-        rows = [
-            [
-                (float(each.is_right), float(undecided == "wrong" or each.decision is not Decision.UNDECIDED))
-                if each.item.row in members
-                else (0.0, 0.0)
-                for each in judged
-            ]
-            for members in ({each.item.row for each in items} for items in categories.values())
-        ]
-        return _by_prompt(judged, rows, weights=np.array(weight))
+        rows = [_category_rows(judged, members, undecided) for members in categories.values()]
+        return _prompt_interval(judged, rows, weights=np.array(category_weights))
 
     return Measure(
         total,
-        sum(weight),
+        sum(category_weights),
         "bootstrap",
         bounds,
         ties=_count(judged, Decision.TIE),
@@ -143,25 +163,28 @@ def mean_accuracy(
 
 
 def length_controlled(judged: Sequence[JudgedItem]) -> Measure:
-    """Accuracy on pairs of equal length, as a logistic regression of being right on the difference in length says.
+    """Accuracy on pairs of equal length, estimated by a logistic regression of being right on the length difference.
 
     The regressor is tanh of the difference in characters over its standard deviation, as in length-controlled
-    AlpacaEval (arXiv 2404.04475, section 3); its slope is held back by a ridge of 1. The interval is Wald's.
+    AlpacaEval (arXiv 2404.04475, section 3). Its slope has a ridge penalty of 1. The interval is Wald's.
     """
-    right = np.array([each.is_right for each in judged], float)
+    right = np.array([judged_item.is_right for judged_item in judged], float)
+    # A regression on one class has no finite solution.
     if not len(right) or right.min() == right.max():
         return Measure(float(right.sum()), len(right))
-    differences = np.array([each.item.length_difference for each in judged], float)
+    differences = np.array([judged_item.item.length_difference for judged_item in judged], float)
     scale = differences.std()
     regressor = np.tanh(differences / scale)[:, None] if scale else np.zeros((len(right), 1))
     fitted = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(regressor, right)
+    # At a length difference of 0 the regressor is 0, which leaves the intercept.
     intercept = float(fitted.intercept_[0])
 
     def bounds() -> Interval:
         chance = fitted.predict_proba(regressor)[:, 1]
         design = np.hstack([np.ones_like(regressor), regressor])
+        # The Fisher information, plus the ridge, which applies to the slope only.
         information = design.T @ (design * (chance * (1 - chance))[:, None]) + np.diag([0.0, 1.0])
-        spread = 1.959964 * math.sqrt(float(np.linalg.inv(information)[0, 0]))
+        spread = Z_95 * math.sqrt(float(np.linalg.inv(information)[0, 0]))
         return _sigmoid(intercept - spread), _sigmoid(intercept + spread)
 
     return Measure(_sigmoid(intercept) * len(right), len(right), "wald", bounds, ties=_count(judged, Decision.TIE))
@@ -172,19 +195,46 @@ def _sigmoid(value: float) -> float:
 
 
 def _count(judged: Sequence[JudgedItem], decision: Decision) -> int:
-    return sum(each.decision is decision for each in judged)
+    return sum(judged_item.decision is decision for judged_item in judged)
 
 
-def _by_prompt(
+def _are_all_right(judged: Sequence[JudgedItem]) -> bool:
+    return all(judged_item.is_right for judged_item in judged)
+
+
+def _category_rows(
+    judged: Sequence[JudgedItem], members: Sequence[JudgedItem], undecided: Undecided
+) -> list[tuple[float, float]]:
+    """For each judged item its contribution to numerator and denominator of one category; (0, 0) if not a member."""
+    member_rows = {judged_item.item.row for judged_item in members}
+    rows: list[tuple[float, float]] = []
+    for judged_item in judged:
+        is_member = judged_item.item.row in member_rows
+        is_counted = undecided == "wrong" or judged_item.decision is not Decision.UNDECIDED
+        rows.append((float(is_member and judged_item.is_right), float(is_member and is_counted)))
+    return rows
+
+
+def _prompt_interval(
     judged: Sequence[JudgedItem],
     rows: Sequence[Sequence[tuple[float, float]]],
     *,
     weights: NDArray[np.float64] | None = None,
 ) -> Interval:
-    """The interval of a weighted mean of ratios: `rows[c][i]` is what item i adds to numerator and denominator of c."""
-    prompts = {name: place for place, name in enumerate(dict.fromkeys(each.item.prompt_id for each in judged))}
-    sums = np.zeros((len(prompts), len(rows), 2))
-    places = [prompts[each.item.prompt_id] for each in judged]
-    for category, added in enumerate(rows):
-        np.add.at(sums[:, category], places, np.array(added))
+    """The interval over prompts of a weighted mean of ratios.
+
+    Args:
+        judged: items with outcomes.
+        rows: `rows[c][i]` is the contribution of item i to numerator and denominator of ratio c.
+        weights: of the ratios; equal by default.
+    """
+    places: dict[str, int] = {}
+    for judged_item in judged:
+        places.setdefault(judged_item.item.prompt_id, len(places))
+    # Of shape (prompts, ratios, 2): numerators and denominators.
+    sums = np.zeros((len(places), len(rows), 2))
+    prompts = [places[judged_item.item.prompt_id] for judged_item in judged]
+    for ratio, contributions in enumerate(rows):
+        # `np.add.at`, because `sums[prompts] += values` would count a repeated prompt once.
+        np.add.at(sums[:, ratio], prompts, np.array(contributions))
     return resampled(sums, np.ones(len(rows)) if weights is None else weights)

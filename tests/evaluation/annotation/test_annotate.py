@@ -91,7 +91,7 @@ def test_reasoning_that_agrees_is_kept(tmp_path: Path) -> None:
         assert reasoning.text == f"{2 - preference.winner} is odd."
         assert row["attempts"] == 1
         assert Path(str(group.images[0])).is_file()
-    trained = Jsonl("told", path=str(out), val=0.0, test=0.0)
+    trained = Jsonl("annotated", path=str(out), val=0.0, test=0.0)
     assert len(trained.groups("train")) == 12
 
 
@@ -148,9 +148,9 @@ def test_what_is_no_pair_is_counted(tmp_path: Path) -> None:
     with serving(lambda body, number: says(better(body))) as server:
         result = run(source, server.url, tmp_path / "told.jsonl")
     assert (result["lost"], result["pairs"], result["split"]) == ({"empty_response": 1, "tie": 1}, 12, "train")
-    told = list(format_text(result))
-    assert told[0].startswith("12 of 12 pairs of the part train agreed")
-    assert told[1:3] == ["lost: 1 (empty_response)", "lost: 1 (tie)"]
+    lines = list(format_text(result))
+    assert lines[0].startswith("12 of 12 pairs of the part train agreed")
+    assert lines[1:3] == ["lost: 1 (empty_response)", "lost: 1 (tie)"]
 
 
 def test_what_failed_is_asked_again_by_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,20 +231,20 @@ def test_at_most_so_many_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--endpoint", "http://localhost:1/v1", "--attempts", "0"], "at least 1"),
-        (["--endpoint", "http://localhost:1/v1", "--temperature", "0"], "same text"),
+        (["--endpoint", "http://localhost:1/v1", "--temperature", "0"], "--attempts 1"),
         (["--endpoint", "nowhere"], "no address"),
         (["--endpoint", "http://localhost:1/v1", "--prompt", "critique"], "fields"),
         ([], "--endpoint is needed"),
     ],
 )
-def test_a_user_s_mistakes(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_a_user_s_mistakes(arguments: list[str], message: str, tmp_path: Path) -> None:
     """Exit code 2, what to do, and no traceback."""
     source = write_rows(tmp_path)
     command = [BIN / "basereward", "annotate", source, "--model", "judge", "--out", tmp_path / "o.jsonl", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

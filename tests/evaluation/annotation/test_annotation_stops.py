@@ -97,7 +97,7 @@ def test_a_line_that_is_no_answer_is_told(line: str, tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     file.write_text('{"of": "a"}\n' + line + "\n")
     with pytest.raises(DataError, match="is damaged"):
-        Answers(file, of={"of": "a"})
+        Answers(file, header={"of": "a"})
     Journal(file).close()  # the lock is given back
 
 

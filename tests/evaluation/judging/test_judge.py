@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 def judged(items: list[Item], url: str, folder: Path, **options: Any) -> tuple[list[JudgedItem], dict[str, float]]:
     """By a judge at an address."""
     judge = open_judge("judge", endpoint=url, **options)
-    outcomes, cost = judge_items(judge, items, images=ImageStore(), journal=folder / "partial.jsonl", of={"b": "1"})
+    outcomes, cost = judge_items(judge, items, images=ImageStore(), journal=folder / "partial.jsonl", header={"b": "1"})
     return [JudgedItem(each, outcomes[each.row]) for each in items], cost
 
 
@@ -133,7 +133,7 @@ def test_what_will_never_be_answered_can_be_left_out(tmp_path: Path) -> None:
         judge = open_judge("judge", endpoint=server.url)
         journal = tmp_path / "partial.jsonl"
         outcomes, cost = judge_items(
-            judge, items, images=ImageStore(), journal=journal, of={"b": "1"}, allow_partial=True
+            judge, items, images=ImageStore(), journal=journal, header={"b": "1"}, allow_partial=True
         )
     assert len(outcomes) == cost["answers"] == 2
     assert cost["failed"] == 30
@@ -149,9 +149,9 @@ def test_a_damaged_file_of_answers_is_told(content: bytes, tmp_path: Path) -> No
         assert not server.asked
 
 
-def evaluated(*given: str) -> int:
+def evaluated(*arguments: str) -> int:
     """The status of `basereward eval` on the small benchmark."""
-    return main(["eval", *given, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE])
+    return main(["eval", *arguments, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE])
 
 
 @pytest.fixture
@@ -189,21 +189,21 @@ def test_the_command_measures_a_served_judge(here: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--judge", "j"], "--endpoint says where"),
         (["--endpoint", "http://localhost:1/v1"], "--judge its name"),
         (["random", "--judge", "j", "--endpoint", "http://localhost:1/v1"], "one of the three"),
-        (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "3"], "same vote"),
+        (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "3"], "--temperature 0"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "16"], "1 to 15"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--pattern", "[12]"], "0 groups"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--prompt-file", "none.txt"], "cannot be read"),
     ],
 )
-def test_a_user_s_mistakes(here: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_s_mistakes(here: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What to do, and exit code 2."""
     assert evaluated(*arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_call_that_is_killed_goes_on(here: Path) -> None:

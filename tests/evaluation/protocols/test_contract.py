@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 import random
 import re
 from pathlib import Path
@@ -10,15 +12,42 @@ from pathlib import Path
 import pytest
 import yaml
 
-from basereward.errors import DataError
+from basereward.errors import DataError, RecipeError
+from basereward.evaluation import protocols
 from basereward.evaluation.benchmark import Benchmark, load_benchmark
 from basereward.evaluation.items import JudgedItem, Outcome
 from basereward.evaluation.outcome import baseline
+from basereward.evaluation.protocols import Protocol, check_protocol
+from basereward.recipe.trust import trusting
 from tests.fixtures.published.benchmarks.benchmark_rows import ROWS
 from tests.fixtures.published.writing import write_jsonl
 
 FILES = sorted((Path(__file__).resolve().parents[3] / "experiments" / "benchmarks").glob("*.yaml"))
 each_benchmark = pytest.mark.parametrize("file", [pytest.param(file, id=file.stem) for file in FILES])
+
+
+PROTOCOLS = [module.name for module in pkgutil.iter_modules(protocols.__path__) if not module.name.startswith("_")]
+# A protocol without the optional members, which does not derive from ours.
+OWN_PROTOCOL = """
+from basereward.evaluation.items import Item
+from basereward.evaluation.statistics.measures import accuracy
+
+
+class Plain:
+    columns = ("question", "good", "bad")
+
+    @property
+    def variants(self):
+        return {"plain": lambda judged: {"overall": accuracy(judged)}}
+
+    def item(self, row, *, number, images):
+        answers = (row["good"], row["bad"])
+        return Item(number, str(number), row["question"], answers, (0,), (1,), str(number))
+
+
+class Broken:
+    columns = ("question",)
+"""
 
 
 def opened(file: Path, folder: Path) -> Benchmark:
@@ -33,6 +62,50 @@ def test_all_eight_benchmarks_and_their_further_parts_are_there() -> None:
     targets = {yaml.safe_load(file.read_text())["protocol"]["_target_"] for file in FILES}
     assert targets == set(ROWS)
     assert len(ROWS) == 8
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_file_of_the_folder_holds_one_protocol(name: str) -> None:
+    """A class that derives from the contract, is made without arguments, and names columns and variants."""
+    module = importlib.import_module(f"{protocols.__name__}.{name}")
+    classes = [value for value in vars(module).values() if isinstance(value, type) and Protocol in value.__mro__[1:]]
+    assert len(classes) == 1
+    protocol = check_protocol(classes[0]())
+    assert protocol.columns
+    assert not set(protocol.optional_columns) & set(protocol.columns)
+    assert set(protocol.missing_column_advice) <= set(protocol.columns)
+    assert protocol.variants
+    assert all(map(callable, protocol.variants.values()))
+    assert name in ROWS
+
+
+def test_a_benchmark_is_added_by_a_class_and_a_yaml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read and counted without a change elsewhere; the optional members have their defaults."""
+    (tmp_path / "own_protocol.py").write_text(OWN_PROTOCOL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_jsonl(tmp_path / "rows.jsonl", [{"question": "2 + 2?", "good": "4", "bad": "5"}])
+    file = tmp_path / "own.yaml"
+    content = {"_target_": "annotated", "path": str(tmp_path / "rows.jsonl"), "split": "train"}
+    file.write_text(yaml.safe_dump({**content, "protocol": {"_target_": "own_protocol.Plain"}}))
+    with trusting():
+        benchmark = load_benchmark(str(file))
+    judged = [JudgedItem(item, Outcome(scores=(1.0, 0.0))) for item in benchmark.items]
+    assert benchmark.variants["plain"](judged)["overall"].value == 1.0
+    assert not benchmark.judges_only
+    write_jsonl(tmp_path / "rows.jsonl", [{"question": "2 + 2?", "good": "4"}])
+    with trusting(), pytest.raises(DataError, match="bad"):
+        _ = load_benchmark(str(file)).items
+
+
+def test_a_class_that_is_no_protocol_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the benchmark is opened, with the members that it lacks."""
+    (tmp_path / "own_protocol.py").write_text(OWN_PROTOCOL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "own.yaml"
+    content = {"_target_": "annotated", "path": str(tmp_path / "rows.jsonl")}
+    file.write_text(yaml.safe_dump({**content, "protocol": {"_target_": "own_protocol.Broken"}}))
+    with trusting(), pytest.raises(RecipeError, match=r"'Broken' lacks: variants, item"):
+        load_benchmark(str(file))
 
 
 @each_benchmark

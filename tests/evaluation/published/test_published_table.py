@@ -40,9 +40,9 @@ def test_rows_are_joined_to_cells_that_there_are(file: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("added", "fault"),
     [
-        ("experiment: e\n", "`experiment` and `cells` stand together"),
+        ("experiment: e\n", "`experiment` and `cells`"),
         ("experiment: e\ncells: {C: x}\n", "unknown row 'C'"),
-        ("cells: {A: x}\n", "`experiment` and `cells` stand together"),
+        ("cells: {A: x}\n", "`experiment` and `cells`"),
     ],
 )
 def test_a_row_that_is_joined_is_there(added: str, fault: str, tmp_path: Path) -> None:

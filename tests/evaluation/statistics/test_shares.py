@@ -37,4 +37,4 @@ def test_mean_with_an_empty_category_is_no_number() -> None:
     measure = weighted([CountedPart(1.0, [Added("a", 1.0)]), CountedPart(1.0, [])])
     assert math.isnan(measure.value)
     assert measure.interval is None
-    assert measure.told()["value"] is None
+    assert measure.as_dict()["value"] is None

@@ -1,6 +1,3 @@
-"use strict";
-// Everything that the data say goes into the page as text, never as markup: the rows were written by strangers.
-const data = JSON.parse(document.getElementById("data").textContent);
 const STEP = 50; // rows that are put into the page at a time
 const LONG = { characters: 1500, lines: 20 }; // a longer text is folded
 const controls = document.getElementById("controls");
@@ -8,15 +5,8 @@ const fields = ["search", "source", "split", "modality", "sort", "wrong"];
 const haystacks = data.rows.map((row) =>
   [row.id, ...row.turns.flatMap((turn) => turn.parts.map((part) => part.text ?? "")),
     ...row.responses.map((response) => response.text)].join("\n").toLowerCase());
-let [found, shown] = [[], 0];
+let [matching, shown] = [[], 0];
 
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
-
-const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const percent = (share) => (share === null ? null : `${(100 * share).toFixed(1)} %`);
 const signed = (number) =>
   (number === null ? "not a number" : `${number < 0 ? "\u2212" : "+"}${Math.abs(number).toFixed(3)}`);
@@ -70,19 +60,9 @@ function text(content, query) {
   const box = element("div", { className: "text", dir: "auto" });
   const pieces = query ? content.text.split(new RegExp(`(${query.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")})`, "gi")) : [content.text];
   box.append(...pieces.map((piece, place) => (place % 2 ? element("mark", { textContent: piece }) : piece)));
-  const cut = content.length - Array.from(content.text).length;
-  const note = cut > 0 ? element("p", { className: "note", textContent: `${count(cut, "more character")}, not in this page` }) : null;
-  const long = content.text.length > LONG.characters || content.text.split("\n").length > LONG.lines;
-  if (!long || pieces.length > 1) return [box, note];
-  const button = element("button", { type: "button", className: "plain" });
-  const fold = (folded) => {
-    box.classList.toggle("long", folded);
-    button.ariaExpanded = String(!folded);
-    button.textContent = folded ? `Show all ${count(content.length, "character")}` : "Show less";
-  };
-  button.addEventListener("click", () => fold(!box.classList.contains("long")));
-  fold(true);
-  return [box, button, note];
+  const note = cutNote(content.text, content.length);
+  if (!isLong(content.text, LONG) || pieces.length > 1) return [box, note];
+  return [box, foldButton(box, content.length), note];
 }
 
 function picture(place, alt) {
@@ -107,13 +87,13 @@ function turn(row, { role, parts }, query) {
 
 function response(row, place, ranks, query) {
   const { rank, score, length } = row.responses[place];
-  const alike = row.pairs.filter((pair) => pair.tie && (pair.winner === place || pair.loser === place))
+  const ties = row.pairs.filter((pair) => pair.tie && (pair.winner === place || pair.loser === place))
     .map((pair) => `[${pair.winner === place ? pair.loser : pair.winner}]`);
   const best = rank === 0 && ranks > 1;
   const meta = [
     element("b", { textContent: rank === null ? "not compared" : best ? "1 \u00b7 preferred" : String(rank + 1) }),
     element("code", { textContent: `[${place}]` }),
-    alike.length ? element("span", { textContent: `tied with ${alike.join(", ")}` }) : null,
+    ties.length ? element("span", { textContent: `tied with ${ties.join(", ")}` }) : null,
     row.scored ? element("b", { textContent: `score ${signed(score)}` }) : null,
     element("span", { textContent: count(length, "character") }),
   ];
@@ -126,19 +106,19 @@ function disagrees(row, pair) {
 }
 
 function pairLine(row, pair) {
-  const says = [`[${pair.winner}] ${pair.tie ? "as good as" : "better than"} [${pair.loser}]`];
-  if (pair.margin !== null) says.push(`margin ${pair.margin}`);
-  if (pair.weight !== 1) says.push(`weight ${pair.weight}`);
-  if (row.scored) says.push(`model ${signed(pair.model)}`);
+  const details = [`[${pair.winner}] ${pair.tie ? "as good as" : "better than"} [${pair.loser}]`];
+  if (pair.margin !== null) details.push(`margin ${pair.margin}`);
+  if (pair.weight !== 1) details.push(`weight ${pair.weight}`);
+  if (row.scored) details.push(`model ${signed(pair.model)}`);
   const verdict = disagrees(row, pair) ? element("span", { className: "bad", textContent: " \u2717 model disagrees" }) : null;
-  return element("li", {}, says.join(" \u00b7 "), verdict);
+  return element("li", {}, details.join(" \u00b7 "), verdict);
 }
 
 function pairList(row) {
   const { pairs } = row;
-  const telling = row.scored || pairs.some((pair) => pair.margin !== null || pair.weight !== 1);
+  const informative = row.scored || pairs.some((pair) => pair.margin !== null || pair.weight !== 1);
   const list = element("ul", { className: "pairs" }, ...pairs.map((pair) => pairLine(row, pair)));
-  if (pairs.length === 1) return telling ? list : null;
+  if (pairs.length === 1) return informative ? list : null;
   const wrong = pairs.filter((pair) => disagrees(row, pair)).length;
   const summary = count(pairs.length, "preference") + (wrong ? `, the model disagrees with ${wrong}` : "");
   return pairs.length ? element("details", {}, element("summary", { textContent: summary }), list) : null;
@@ -155,7 +135,7 @@ function article(row, query) {
     element("header", {}, element("h2", { textContent: row.id }),
       ...about.filter((word) => word !== null).map((word) => element("span", { textContent: word })),
       row.unscored ? element("span", { className: "bad", textContent: `not scored: ${row.unscored}` }) : null),
-    ...row.turns.map((each) => turn(row, each, query)),
+    ...row.turns.map((part) => turn(row, part, query)),
     element("ol", { className: `responses${row.responses.length === 2 ? " two" : ""}` },
       ...order.map((place) => response(row, place, ranks, query))),
     pairList(row));
@@ -169,15 +149,15 @@ function settings() {
 }
 
 function readAddress() {
-  const given = new URLSearchParams(location.hash.slice(1));
+  const parameters = new URLSearchParams(location.hash.slice(1));
   for (const name of fields) {
     const field = controls.elements[name];
-    const value = given.get(name) ?? "";
+    const value = parameters.get(name) ?? "";
     if (name === "wrong") field.checked = value === "1" && Boolean(data.model);
     else field.value = value;
     if (field.selectedIndex === -1) field.value = "";
   }
-  return given.get("show") === "all";
+  return parameters.get("show") === "all";
 }
 
 function writeAddress() {
@@ -200,19 +180,19 @@ const orders = {
 
 function refresh(all = false) {
   const chosen = settings();
-  found = data.rows.filter((row, place) => matches(row, place, chosen));
-  if (chosen.sort) found.sort(orders[chosen.sort]);
-  document.getElementById("rows").replaceChildren(...(found.length ? [] : [element("p", { className: "note", textContent: "No row is like that." })]));
-  document.getElementById("count").textContent = `${count(found.length, "row")} of ${data.rows.length.toLocaleString("en")}`;
+  matching = data.rows.filter((row, place) => matches(row, place, chosen));
+  if (chosen.sort) matching.sort(orders[chosen.sort]);
+  document.getElementById("rows").replaceChildren(...(matching.length ? [] : [element("p", { className: "note", textContent: "No row matches." })]));
+  document.getElementById("count").textContent = `${count(matching.length, "row")} of ${data.rows.length.toLocaleString("en")}`;
   shown = 0;
-  show(all ? found.length : STEP);
+  show(all ? matching.length : STEP);
 }
 
 function show(number) {
   const query = settings().search;
-  document.getElementById("rows").append(...found.slice(shown, shown + number).map((row) => article(row, query)));
-  shown = Math.min(found.length, shown + number);
-  const left = found.length - shown;
+  document.getElementById("rows").append(...matching.slice(shown, shown + number).map((row) => article(row, query)));
+  shown = Math.min(matching.length, shown + number);
+  const left = matching.length - shown;
   const more = document.getElementById("more");
   more.hidden = left === 0;
   more.querySelector("[name=more]").textContent = `Show ${Math.min(STEP, left)} more`;
@@ -232,18 +212,18 @@ function start() {
   controls.elements.modality.parentElement.hidden = kinds.size < 2;
   controls.elements.wrong.parentElement.hidden = !data.model;
   if (data.rows.every((row) => row.margin === null)) controls.elements.sort.querySelector("[value=margin]").remove();
-  let waiting = 0;
+  let timer = 0;
   controls.addEventListener("submit", (event) => event.preventDefault());
   controls.addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(() => { writeAddress(); refresh(); }, 150);
+    clearTimeout(timer);
+    timer = setTimeout(() => { writeAddress(); refresh(); }, 150);
   });
   document.querySelector("#more [name=more]").addEventListener("click", () => show(STEP));
-  document.querySelector("#more [name=all]").addEventListener("click", () => show(found.length));
+  document.querySelector("#more [name=all]").addEventListener("click", () => show(matching.length));
   const viewer = document.getElementById("viewer");
   viewer.addEventListener("click", (event) => { if (event.target.tagName !== "P") viewer.close(); });
   addEventListener("hashchange", () => refresh(readAddress()));
-  addEventListener("beforeprint", () => show(found.length));
+  addEventListener("beforeprint", () => show(matching.length));
   refresh(readAddress());
 }
 

@@ -1,26 +1,16 @@
-"use strict";
-// Everything that the data say goes into the page as text, never as markup: models, papers and strangers wrote it.
-const data = JSON.parse(document.getElementById("data").textContent);
 const LONG = { characters: 900, lines: 14 }; // a longer text is folded
 const FEW = 5; // published values of a metric that are shown before one asks for all
 const ORDERS = { fixed: "fixed", random: "random", both: "both orders" };
 const KINDS = { scores: "scores", correct: "right or wrong, as given", verdicts: "verdicts" };
 
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
-
-const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const sign = (text) => text.replace("-", "\u2212");
 const signed = (number) => `${number < 0 ? "\u2212" : "+"}${Math.abs(number).toFixed(3)}`;
 const whole = (number) => number.toLocaleString("en", { maximumFractionDigits: 3 });
 
 function cell(name, text, className = "number") {
-  const made = element("td", { textContent: text ?? "", className });
-  made.dataset.name = name;
-  return made;
+  const node = element("td", { textContent: text ?? "", className });
+  node.dataset.name = name;
+  return node;
 }
 
 function table(columns, caption, ...bodies) {
@@ -28,14 +18,14 @@ function table(columns, caption, ...bodies) {
   return element("table", {}, caption, element("thead", {}, head), ...bodies);
 }
 
-// What is missing: said at every table of a benchmark that was not counted whole.
+// Every table of a benchmark repeats which models were not scored on all items.
 
 function partial(models) {
   return models.filter((model) => model.partial !== null).map((model) =>
     element("b", { textContent: ` ${model.label}: scored ${model.scored.toLocaleString("en")} of ${model.items.toLocaleString("en")}; partial: ${model.partial}.` }));
 }
 
-// One variant: what was measured, then what guessing gives, then what papers print, the highest first.
+// One variant: measured values, then baselines, then published values in descending order.
 
 const COLUMNS = ["Model", "Right, %", "Counted", "95 % interval", "Ties", "Undecided", "Unscored", "Order"];
 
@@ -54,30 +44,30 @@ function measuredRow(row, [value, low, high]) {
 
 function baselines(rows) {
   if (!rows.length) return [];
-  const said = rows.map(([row, [value]]) => `${row.model} ${value}${row.note ? ` (${row.note})` : ""}`).join(" \u00b7 ");
-  const all = element("td", { colSpan: COLUMNS.length - 1, className: "left wide", textContent: said });
+  const parts = rows.map(([row, [value]]) => `${row.model} ${value}${row.note ? ` (${row.note})` : ""}`).join(" \u00b7 ");
+  const all = element("td", { colSpan: COLUMNS.length - 1, className: "left wide", textContent: parts });
   return [element("tr", { className: "baseline" }, element("th", { scope: "row", textContent: "baselines, %" }), all)];
 }
 
 function printed(rows) {
-  const made = rows.map(([row, shares]) => publishedRow(row, shares));
-  if (made.length <= FEW) return made;
-  const rest = made.slice(FEW);
+  const nodes = rows.map(([row, shares]) => publishedRow(row, shares));
+  if (nodes.length <= FEW) return nodes;
+  const rest = nodes.slice(FEW);
   const button = element("button", { type: "button", className: "plain", textContent: `Show ${count(rest.length, "more published value")}` });
   const line = element("tr", { className: "more" }, element("td", { colSpan: COLUMNS.length, className: "left wide" }, button));
-  const open = () => { rest.forEach((each) => { each.hidden = false; }); line.hidden = true; };
-  rest.forEach((each) => { each.hidden = true; });
+  const open = () => { rest.forEach((node) => { node.hidden = false; }); line.hidden = true; };
+  rest.forEach((node) => { node.hidden = true; });
   button.addEventListener("click", open);
   addEventListener("beforeprint", open);
-  return [...made, line];
+  return [...nodes, line];
 }
 
 function publishedRow(row, [value]) {
-  const told = [row.paper, row.table, row.note].filter(Boolean).join("; ");
+  const details = [row.paper, row.table, row.note].filter(Boolean).join("; ");
   const rest = cell("", "", "");
   rest.colSpan = COLUMNS.length - 2;
   return element("tr", { className: row.source },
-    element("th", { scope: "row" }, row.model, element("small", { textContent: told })),
+    element("th", { scope: "row" }, row.model, element("small", { textContent: details })),
     cell("right, %", value ?? "none", "number value"), rest);
 }
 
@@ -95,9 +85,9 @@ function variantTable(benchmark, variant) {
 }
 
 function about({ label, model, kind, order, votes, items, scored, partial: missing, run_id: run }) {
-  const said = [model === label ? null : model, KINDS[kind], `scored ${scored.toLocaleString("en")} of ${count(items, "item")}`,
+  const parts = [model === label ? null : model, KINDS[kind], `scored ${scored.toLocaleString("en")} of ${count(items, "item")}`,
     missing === null ? null : `partial: ${missing}`, order === null ? "order: none" : `order: ${ORDERS[order]}`, votes === null ? null : count(votes, "vote"), run ? `run ${run}` : null];
-  return element("p", { className: missing === null ? "note" : "warning" }, element("b", { textContent: label }), `: ${said.filter(Boolean).join("; ")}`);
+  return element("p", { className: missing === null ? "note" : "warning" }, element("b", { textContent: label }), `: ${parts.filter(Boolean).join("; ")}`);
 }
 
 // Pairs of models on the same items.
@@ -126,22 +116,13 @@ function agreementTable({ agreement, models }) {
   return table(AGREEMENT, element("caption", {}, note, ...partial(models)), element("tbody", {}, ...agreement.map(agreementRow)));
 }
 
-// What a model got wrong.
+// The errors of a model.
 
 function text({ text: words, length }) {
   const box = element("div", { className: "text", dir: "auto", textContent: words });
-  const cut = length - Array.from(words).length;
-  const note = cut > 0 ? element("p", { className: "note", textContent: `${count(cut, "more character")}, not in this page` }) : null;
-  if (words.length <= LONG.characters && words.split("\n").length <= LONG.lines) return [box, note];
-  const button = element("button", { type: "button", className: "plain" });
-  const fold = (folded) => {
-    box.classList.toggle("long", folded);
-    button.ariaExpanded = String(!folded);
-    button.textContent = folded ? `Show all ${count(length, "character")}` : "Show less";
-  };
-  button.addEventListener("click", () => fold(!box.classList.contains("long")));
-  fold(true);
-  return [box, button, note];
+  const note = cutNote(words, length);
+  if (!isLong(words, LONG)) return [box, note];
+  return [box, foldButton(box, length), note];
 }
 
 function picture(uri, alt) {
@@ -155,21 +136,21 @@ function picture(uri, alt) {
   return button;
 }
 
-function answer(given, place) {
-  const role = given.right ? "right" : given.wrong ? "wrong" : "";
+function answer(response, place) {
+  const role = response.right ? "right" : response.wrong ? "wrong" : "";
   const meta = [element("b", { textContent: role || "not compared" }), element("code", { textContent: `[${place}]` }),
-    given.score === null ? null : element("b", { textContent: `score ${signed(given.score)}` }),
-    given.votes === null ? null : element("b", { textContent: count(given.votes, "vote") }),
-    element("span", { textContent: count(given.length, "character") })];
-  return element("li", { className: role }, element("div", { className: "meta" }, ...meta), ...text(given));
+    response.score === null ? null : element("b", { textContent: `score ${signed(response.score)}` }),
+    response.votes === null ? null : element("b", { textContent: count(response.votes, "vote") }),
+    element("span", { textContent: count(response.length, "character") })];
+  return element("li", { className: role }, element("div", { className: "meta" }, ...meta), ...text(response));
 }
 
 function article(item) {
   const labels = Object.entries(item.labels).map(([name, value]) => `${name} ${value}`);
-  const told = [`row ${item.row}`, ...labels, item.margin === null ? null : `margin ${signed(item.margin)}`];
+  const details = [`row ${item.row}`, ...labels, item.margin === null ? null : `margin ${signed(item.margin)}`];
   return element("article", {},
     element("header", {}, element("h4", { textContent: item.id }),
-      ...told.filter(Boolean).map((word) => element("span", { className: "label", textContent: word })),
+      ...details.filter(Boolean).map((word) => element("span", { className: "label", textContent: word })),
       item.tie ? element("span", { className: "bad", textContent: "tie" }) : null),
     item.picture ? picture(item.picture, `Picture of ${item.id}`) : null,
     ...text(item.prompt),
@@ -209,7 +190,7 @@ function start() {
   document.getElementById("benchmarks").append(...benchmarks.map(section));
   const viewer = document.getElementById("viewer");
   viewer.addEventListener("click", () => viewer.close());
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => { each.open = true; }));
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((node) => { node.open = true; }));
 }
 
 start();

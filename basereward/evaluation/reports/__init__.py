@@ -1,0 +1,1 @@
+"""HTML pages: reports of evaluations and experiments, and the viewer of rows."""

@@ -1,0 +1,102 @@
+"""Create figures, embed them in a page, and save them beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from basereward.io.files import write_atomic
+
+# Inches. At this width a phone shows the figure unscaled, so that its letters are as large as those of the page.
+WIDTH = 4.6
+# Of a name in a figure; a longer one would leave no room for the marks.
+MAX_NAME_CHARACTERS = 23
+# CSS pixels per inch. https://www.w3.org/TR/css-values-4/#absolute-lengths
+CSS_DPI = 96
+# Without the time of day, the same figure gives the same bytes.
+FIXED_METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Within this context, figures show names literally: a dollar sign starts no formula."""
+    with mpl.rc_context({"text.parse_math": False, "font.size": 9, "hatch.linewidth": 0.6}):
+        yield
+
+
+def blank(*, height: float) -> tuple[Figure, Axes]:
+    """Create an empty figure.
+
+    Args:
+        height: in inches.
+    """
+    # Not by pyplot: its list of open figures would keep every figure in memory.
+    figure = Figure(figsize=(WIDTH, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def drawn(figure: Figure) -> Figure:
+    """Compute the layout once, for all files of the figure, and return the figure."""
+    # Inside of `plain`, whose settings decide on the size of the letters.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+def short(name: str) -> str:
+    """Cut a name that is too long for a figure.
+
+    >>> short("overall"), short("a name that is longer than there is room for")
+    ('overall', 'a name that is longer …')
+    """
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
+
+
+def as_bytes(figure: Figure, kind: Literal["svg", "png", "pdf"]) -> bytes:
+    """Encode a figure, deterministically. PNG has 200 dots per inch."""
+    buffer = io.BytesIO()
+    # matplotlib derives the ids of SVG elements from this salt, or else from a random one.
+    with mpl.rc_context({"svg.hashsalt": "basereward"}):
+        figure.savefig(buffer, format=kind, dpi=200, metadata=FIXED_METADATA[kind])
+    return buffer.getvalue()
+
+
+def embedded(figure: Figure) -> dict[str, Any]:
+    """Encode a figure for a page: its data URI `uri`, and its `width` and `height` in CSS pixels."""
+    svg = base64.b64encode(as_bytes(figure, "svg")).decode()
+    width, height = (round(CSS_DPI * inches) for inches in figure.get_size_inches())
+    return {"uri": f"data:image/svg+xml;base64,{svg}", "width": width, "height": height}
+
+
+def save(figure: Figure, folder: Path, stem: str, *kinds: Literal["svg", "png", "pdf"]) -> list[str]:
+    """Write a figure to one file per kind.
+
+    Args:
+        figure: laid out by `drawn`.
+        folder: of the files.
+        stem: of their names; characters that a file name should not have become `_`.
+        kinds: the formats.
+
+    Returns:
+        The paths of the files, in the order of `kinds`.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)
+    files = [folder / f"{name}.{kind}" for kind in kinds]
+    for file, kind in zip(files, kinds, strict=True):
+        write_atomic(file, as_bytes(figure, kind))
+    return list(map(str, files))

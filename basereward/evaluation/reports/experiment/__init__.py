@@ -1,0 +1,1 @@
+"""The page of an experiment: what its cells reached, beside what papers print."""

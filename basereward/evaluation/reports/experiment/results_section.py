@@ -1,0 +1,187 @@
+"""The sections about test data: accuracy and differences, learning curves, calibration and length bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from basereward.evaluation.reports.benchmark_figures import forest
+from basereward.evaluation.reports.experiment.accuracy import ALL, AccuracyShare, Column, accuracy_rows
+from basereward.evaluation.reports.experiment.figures import calibration, curves, length
+from basereward.evaluation.reports.experiment.gather import Contender, all_sources
+from basereward.evaluation.reports.experiment.parts import (
+    NONE,
+    Drawing,
+    Section,
+    cell,
+    listed,
+    note,
+    number,
+    percent,
+    row,
+    shown_name,
+)
+from basereward.evaluation.reports.markup import Markup, MarkupChild, table, tag
+from basereward.sweeps.comparison import Compared
+
+ACCURACY_NOTE = (
+    "Pair accuracy: right pairs of all pairs, in per cent, without ties, with a 95 % interval by bootstrap over "
+    "groups, because the pairs of a group depend on each other. Where all pairs are right, or none, it is "
+    "Wilson's interval for the number of groups. All values of a column are on the same pairs: those of the "
+    f"groups that most recipes were tested on. A recipe that was tested on other groups has {NONE} there. With "
+    "several seeds, a cell shows the mean ± the standard deviation over seeds, the interval of the mean of these "
+    "seeds, which does not include the spread over seeds, and each seed. \u201cLonger answer\u201d is the rule "
+    "that prefers the answer with more tokens, and tosses a coin between answers of equal length."
+)
+COMPARISON_NOTE = (
+    f"The best recipe, by {ALL} pairs, compared with each other recipe. On the same pairs: a 95 % interval by "
+    "bootstrap over groups, and the exact p of exchanging the two recipes in each group at random. Over seeds: "
+    "Student's paired t test. Because the best recipe is chosen after looking, p is adjusted (Holm) for the "
+    "comparisons of every two recipes; intervals are not."
+)
+TRUST_NOTE = (
+    "Calibration error: the mean distance over 15 bins between confidence, sigmoid(|margin|), and accuracy; 0 is "
+    "best. Length: among test pairs whose answers differ in tokens, how often the longer answer is preferred by "
+    "the data, and how often it scores higher. If the second share is larger than the first, the model takes "
+    "length for quality. Means over seeds."
+)
+# Name of the figure -> metric, label of the y axis, title.
+CURVES = {
+    "loss": ("train/loss", "training loss", "Training loss"),
+    "validation": ("val/pair_accuracy", "validation accuracy", "Validation accuracy, mean over the sources"),
+}
+
+
+def results(contenders: Sequence[Contender], accuracy: Sequence[Column], compared: Compared) -> Section:
+    """Make the section with the accuracy table, the comparison of recipes, and the forest plot.
+
+    Args:
+        contenders: recipes and ensembles.
+        accuracy: their columns, the first of all shared groups.
+        compared: the best recipe compared with the others.
+    """
+    names = [_first_column_name(contenders, accuracy), *(column.name for column in accuracy[1:])]
+    rows = [_accuracy_row(contender, place, accuracy) for place, contender in enumerate(contenders)]
+    rows += _baseline_rows(accuracy)
+    body: list[MarkupChild] = [table(["recipe", *names], rows), note(ACCURACY_NOTE)]
+    if compared.words:
+        body.append(tag("h3", "Which differences stand"))
+        sentences = listed(compared.words)
+        if compared.comparisons:
+            body += [note(f"{compared.measure}."), sentences, note(COMPARISON_NOTE)]
+        else:
+            body.append(sentences)
+    return Section("results", "Results", body, _forest(contenders, accuracy))
+
+
+def learning(contenders: Sequence[Contender]) -> Section | None:
+    """Make the section with the recorded learning curves; None if no run recorded any."""
+    drawings: list[Drawing] = []
+    for name, (metric, axis, title) in CURVES.items():
+        figure = curves(contenders, metric, axis=axis)
+        if figure is not None:
+            drawings.append(Drawing(name, title, figure))
+    if not drawings:
+        return None
+    explanation = "Lines are means over the seeds of a recipe, thin lines are seeds. MLflow has every recorded number."
+    return Section("learning", "Learning curves", [note(explanation)], drawings)
+
+
+def trust(contenders: Sequence[Contender]) -> Section | None:
+    """Make the section about calibration and length bias; None without test data."""
+    rows: list[Markup] = []
+    for place, contender in enumerate(contenders):
+        for source in contender.sources:
+            rows.append(_trust_row(contender, place, source))
+    if not rows:
+        return None
+    header = ["recipe", "calibration error", "longer is better, %", "scores longer higher, %", "pairs of equal length"]
+    figures: Mapping[str, tuple[str, Figure | None]] = {
+        "calibration": ("Reliability, and the calibration error of all test pairs", calibration(contenders)),
+        "length": ("What length is worth", length(contenders)),
+    }
+    drawings = [Drawing(name, title, figure) for name, (title, figure) in figures.items() if figure is not None]
+    return Section("trust", "Calibration and length", [table(header, rows), note(TRUST_NOTE)], drawings)
+
+
+def _first_column_name(contenders: Sequence[Contender], accuracy: Sequence[Column]) -> str:
+    # With a single source, the column of all groups is also the column of the source.
+    sources = all_sources(contenders)
+    return f"{sources[0]}, {ALL} pairs" if len(accuracy) == 1 and sources else f"{ALL} pairs"
+
+
+def _forest(contenders: Sequence[Contender], accuracy: Sequence[Column]) -> list[Drawing]:
+    rows = accuracy_rows(accuracy)
+    if not any(item["source"] == "measured" for item in rows):
+        return []
+    places = {contender.name: place for place, contender in enumerate(contenders)}
+    title = "Pair accuracy of the test data with 95 % intervals"
+    return [Drawing("accuracy", title, forest(rows, places=places))]
+
+
+def _accuracy_row(contender: Contender, place: int, accuracy: Sequence[Column]) -> Markup:
+    state = _state(contender)
+    detail = tag("small", state, class_="bad" if contender.missing else None) if state else None
+    cells = [_accuracy_cell(column.shares.get(contender.name)) for column in accuracy]
+    return row(shown_name(place, contender.name, detail), cells)
+
+
+def _state(contender: Contender) -> str | None:
+    """How many seeds are finished; None if there is one and it is finished."""
+    seeds = len(contender.trained)
+    if not seeds:
+        return "not finished"
+    if contender.missing:
+        return f"{seeds} of {len(contender.results)} seeds finished"
+    return f"{seeds} seeds" if seeds > 1 else None
+
+
+def _accuracy_cell(share: AccuracyShare | None) -> Markup:
+    if share is None:
+        return cell(NONE)
+    low, high = share.interval
+    interval = tag("small", f"{percent(low)}\N{EN DASH}{percent(high)}")
+    if share.spread is None:
+        return cell(tag("b", percent(share.value)), tag("small", _count(share.right[0], share.pairs)), interval)
+    # No-break spaces: a line break belongs between seeds, not inside of one.
+    seeds = " · ".join(
+        f"{percent(value)}\N{NO-BREAK SPACE}({_count(right, share.pairs)})"
+        for value, right in zip(share.values, share.right, strict=True)
+    )
+    mean = f"{percent(share.value)} ± {percent(share.spread)}"
+    return cell(tag("b", mean), interval, tag("small", seeds, class_="seeds"))
+
+
+def _count(right: float, pairs: int) -> str:
+    return f"{right:g} / {pairs:,}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _baseline_rows(accuracy: Sequence[Column]) -> list[Markup]:
+    shares = [column.longer for column in accuracy]
+    if not any(shares):
+        return []
+    longer = [
+        cell(NONE) if share is None else cell(percent(share.value), tag("small", _count(share.right[0], share.pairs)))
+        for share in shares
+    ]
+    return [
+        row("longer answer", longer, class_="baseline"),
+        row("random answer", [cell("50.0")] * len(shares), class_="baseline"),
+    ]
+
+
+def _trust_row(contender: Contender, place: int, source: str) -> Markup:
+    metrics = f"test/{source}"
+    cells = [
+        cell(number(_mean(contender, f"{metrics}/calibration_error"), 3)),
+        cell(percent(_mean(contender, f"{metrics}/longer_wins"))),
+        cell(percent(_mean(contender, f"{metrics}/follows_length"))),
+        cell(number(_mean(contender, f"{metrics}/equal_lengths"), 0)),
+    ]
+    return row(shown_name(place, contender.name, tag("small", source)), cells)
+
+
+def _mean(contender: Contender, metric: str) -> float | None:
+    values = [run.metrics[metric] for run in contender.trained if run.metrics.get(metric) is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,94 @@
+"""Render self-contained HTML pages: no request leaves the page, and no text in it can act as markup.
+
+Files of `assets/`: `page.html` is the head and frame of every page, `NAME.html` the body of one page, `common.css` the
+style of all pages. A page with a script also gets `page.js` and `NAME.js`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from basereward.evaluation.reports.markup import Markup, escape
+
+ASSETS = "assets"
+
+
+def render_data_page(name: str, data: Mapping[str, Any], *, title: str, styles: Sequence[str] = ()) -> str:
+    """Render a page whose script builds the content from data.
+
+    The data are embedded as JSON and the script inserts them as text nodes. The content security policy of the page
+    admits only its own script and style, by their hashes, and no network request.
+
+    Args:
+        name: the page: `NAME.html`, `NAME.css` and `NAME.js` in `assets`.
+        data: what JSON can hold.
+        title: text of the `<title>` element.
+        styles: further style sheets, applied after `common.css` and before that of the page.
+
+    Returns:
+        The whole HTML document.
+    """
+    script = _asset("page.js") + _asset(f"{name}.js")
+    body = _asset(f"{name}.html") + _fill("script.html", {"data": as_json(data), "script": script})
+    return _document(name, body, title=title, styles=styles, script=script)
+
+
+def render_static_page(name: str, parts: Mapping[str, Markup], *, title: str, styles: Sequence[str] = ()) -> str:
+    """Render a page without a script.
+
+    Args:
+        name: the page: `NAME.html` and `NAME.css` in `assets`.
+        parts: the HTML of each `{{placeholder}}` of `NAME.html`.
+        title: text of the `<title>` element.
+        styles: as for `render_data_page`.
+
+    Returns:
+        The whole HTML document.
+    """
+    return _document(name, _fill(f"{name}.html", parts), title=title, styles=styles, script=None)
+
+
+def as_json(data: Any) -> str:
+    r"""Serialize data as JSON that is safe inside a `<script>` element.
+
+    The text is ASCII: an unpaired surrogate, which UTF-8 cannot encode, is written as an escape.
+
+    >>> as_json(["</script>", "é"])
+    '["\\u003c/script\\u003e", "\\u00e9"]'
+    """
+    text = json.dumps(data, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _document(name: str, body: str, *, title: str, styles: Sequence[str], script: str | None) -> str:
+    # The page's own style comes last, because rules of equal specificity override those before them.
+    style = "".join(_asset(f"{sheet}.css") for sheet in ("common", *styles, name))
+    policy = _content_security_policy(style=style, script=script)
+    return _fill("page.html", {"policy": policy, "title": escape(title), "style": style, "body": body})
+
+
+def _fill(asset: str, values: Mapping[str, str]) -> str:
+    # One pass over the template: a `{{word}}` inside a value is data, and stays as it is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _asset(asset))
+
+
+def _content_security_policy(*, style: str, script: str | None) -> str:
+    sources = f"style-src {_csp_hash(style)}"
+    if script is not None:
+        sources += f"; script-src {_csp_hash(script)}"
+    return f"default-src 'none'; img-src data:; {sources}; base-uri 'none'; form-action 'none'"
+
+
+def _csp_hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath(ASSETS, name).read_text(encoding="utf-8")

@@ -1,0 +1,115 @@
+"""Write an HTML page that shows the rows of a source: images, prompts, ranked responses, and scores of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from basereward.data.schema.group import SPLITS, Group, Split
+from basereward.data.schema.rejections import RowRejected
+from basereward.data.sources import Source
+from basereward.errors import DataError
+from basereward.evaluation.reports.page import render_data_page
+from basereward.evaluation.reports.viewer_rows import ScoreGroup, collect
+from basereward.io.files import write_atomic
+from basereward.io.outputs import check_outputs
+from basereward.recipe import make
+from basereward.recipe.fragment import load_source
+
+# Each row costs a decoded image or more, and all of them are embedded in one file.
+ROWS = 200
+# Rejected rows that an error message quotes.
+MAX_QUOTED = 3
+
+
+def look(
+    source: str,
+    *,
+    model: str | None = None,
+    rows: int = ROWS,
+    split: Split | None = None,
+    out: str | None = None,
+    overrides: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Write one self-contained HTML page about the rows of a source.
+
+    Args:
+        source: a name in `experiments/sources`, or the path of a data file.
+        model: what `load` opens. The page then shows its scores, and where it disagrees with the preferences.
+        rows: the maximum number of rows on the page, evenly spaced over the source.
+        split: show this split only; None: all splits.
+        out: the page; `<source>.look.html` in the working directory by default. It is written atomically.
+        overrides: `key=value` for arguments of the source.
+
+    Returns:
+        `out`; `rows`, the number of rows shown; `read`, the number of rows selected, whose images were opened; `total`,
+        the number of all rows; `lost`, rejected rows by reason: all malformed rows, and selected rows that cannot be
+        shown; `model`.
+
+    Raises:
+        BaseRewardError: the source or the model cannot be opened, the split has no rows, or no selected row can be
+            shown.
+    """
+    name, node = load_source(source, overrides=overrides)
+    target = _target(out or f"{name}.look.html", node)
+    opened: Source = make(node, "sources", name)
+    splits: Sequence[Split] = SPLITS if split is None else (split,)
+    data = collect(opened, splits, rows=rows, score=_scorer(model) if model else None)
+    facts = data["facts"]
+    if not facts["rows"]:
+        raise DataError(f"source '{name}' has no rows in the split {' or '.join(splits)}; there is nothing to look at")
+    if not facts["shown"]:
+        raise _no_row_shown(name, data)
+    write_atomic(
+        target, render_data_page("viewer", {**data, "model": model}, title="Rows of a source", styles=["articles"])
+    )
+    return {
+        "out": str(target),
+        "rows": facts["shown"],
+        "read": facts["read"],
+        "total": facts["rows"],
+        "lost": facts["lost"],
+        "model": model,
+    }
+
+
+def _target(out: str, node: Mapping[str, Any]) -> Path:
+    target = Path(out)
+    if not target.parent.is_dir():
+        raise DataError(
+            f"the page cannot be written to '{target}': there is no folder '{target.parent}'. Make it first."
+        )
+    # Any text argument may be the path of a file that the source reads.
+    inputs = [value for value in node.values() if isinstance(value, str) and value]
+    check_outputs({"--out": target}, inputs)
+    return target
+
+
+def _no_row_shown(name: str, data: Mapping[str, Any]) -> DataError:
+    facts = data["facts"]
+    quoted = [f"  {row['id']}: {row['reason']}: {row['detail']}" for row in data["lost"][-MAX_QUOTED:]]
+    reasons = ", ".join(f"{reason} {number}" for reason, number in facts["lost"].items())
+    head = (
+        f"source '{name}': no row can be shown. {facts['read']} of {facts['rows']} rows were read ({reasons}). "
+        "The last of them:"
+    )
+    return DataError("\n".join([head, *quoted]))
+
+
+def _scorer(model: str) -> ScoreGroup:
+    # Importing the scorer takes seconds, and a page without a model does not need it.
+    from basereward.inference.score_file import load
+
+    scorer = load(model)
+
+    def score(group: Group) -> list[float]:
+        try:
+            return next(iter(scorer.score_groups([group])))
+        except DataError as error:
+            # The cause says that this one row cannot be scored; the page goes on with the others.
+            if isinstance(error.__cause__, RowRejected):
+                raise error.__cause__ from None
+            raise
+
+    return score

@@ -1,0 +1,267 @@
+"""Collect the rows of a source as plain data for the viewer page."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from basereward.data.images.open_images import open_image
+from basereward.data.schema.group import Group, Preference, RejectedRow, Split, Turn
+from basereward.data.schema.rejections import RowRejected
+from basereward.data.sources import Source
+from basereward.evaluation.reports.thumbnails import Album, side_for
+
+# Of one text. The page says how many more characters the text has.
+MAX_CHARACTERS = 20_000
+# Rejected rows that the page lists; the counts include all of them.
+MAX_LISTED = 1_000
+
+ScoreGroup: TypeAlias = Callable[[Group], Sequence[float]]
+ResponseScores: TypeAlias = Sequence[float | None] | None
+
+
+def collect(source: Source, splits: Sequence[Split], *, rows: int, score: ScoreGroup | None = None) -> dict[str, Any]:
+    """Collect what the viewer shows of a source: counts, rows, images and rejected rows.
+
+    Args:
+        source: whose rows are shown.
+        splits: of the source, in the order in which they are shown.
+        rows: the maximum number of rows, evenly spaced over the splits.
+        score: gives one score per response of a group. A group for which it raises `RowRejected` is shown unscored.
+
+    Returns:
+        Plain data that JSON can hold.
+
+    Raises:
+        DataError: the source is malformed.
+    """
+    groups = {split: source.groups(split) for split in splits}
+    rejected = _rejected_rows(source, splits)
+    usable = {split: len(members) for split, members in groups.items()}
+    rejected_by_split = Counter(row.split for row in rejected)
+    total = {split: size + rejected_by_split[split] for split, size in usable.items()}
+    # Images of these rows are opened, so this number decides how large each may be on the page.
+    selected = min(rows, sum(usable.values()))
+    album = Album()
+    shown: list[dict[str, Any]] = []
+    for split, index in spread(usable, at_most=rows):
+        group = groups[split][index]
+        try:
+            pictures = _pictures(group, album, side=side_for(selected * len(group.images)))
+        except RowRejected as rejection:
+            rejected.append(RejectedRow(source.name, split, group.id, rejection.reason, rejection.detail))
+        else:
+            shown.append(_shown_row(split, group, pictures, score))
+    return {
+        "source": source.name,
+        "splits": {split: size for split, size in total.items() if size},
+        "facts": _facts(shown, rejected, total=sum(total.values()), selected=selected),
+        "rows": shown,
+        "pictures": album.pictures,
+        "lost": [_rejection(row) for row in rejected[:MAX_LISTED]],
+    }
+
+
+def spread(sizes: dict[Split, int], *, at_most: int) -> Iterator[tuple[Split, int]]:
+    """Select row positions that are evenly spaced over all splits, taken as one sequence.
+
+    Args:
+        sizes: the number of rows of each split.
+        at_most: the maximum number of positions.
+
+    Yields:
+        Split and index in it, in order.
+
+    >>> list(spread({"train": 6, "val": 2}, at_most=4))
+    [('train', 0), ('train', 2), ('train', 4), ('val', 0)]
+    """
+    total = sum(sizes.values())
+    number = min(at_most, total)
+    chosen = [place * total // number for place in range(number)]
+    start = 0
+    for split, size in sizes.items():
+        yield from ((split, place - start) for place in chosen if start <= place < start + size)
+        start += size
+
+
+def plain(group: Group, *, pictures: list[int], scores: ResponseScores) -> dict[str, Any]:
+    """Convert a group to the plain data of one row.
+
+    Args:
+        group: the row.
+        pictures: the positions of its images in the album.
+        scores: one per response; None: the row is not scored.
+
+    Returns:
+        The row. Its `margin` is the smallest of its pairs: of the model's margins if there are scores, otherwise of the
+        margins in the data.
+    """
+    ranks = rank(len(group.responses), group.preferences)
+    unplaced = iter(pictures)
+    pairs = [_pair(preference, scores) for preference in group.preferences]
+    margins = [pair["model" if scores else "margin"] for pair in pairs if not pair["tie"]]
+    return {
+        "id": group.id,
+        "source": group.source,
+        "turns": [_turn(turn, unplaced) for turn in group.prompt],
+        "images": pictures,
+        "responses": [
+            {**_text(text), "rank": ranks[index], "score": scores[index] if scores else None}
+            for index, text in enumerate(group.responses)
+        ],
+        "pairs": pairs,
+        "scored": scores is not None,
+        "margin": min((margin for margin in margins if margin is not None), default=None),
+    }
+
+
+def rank(responses: int, preferences: Iterable[Preference]) -> list[int | None]:
+    """Rank responses by preferences.
+
+    A response ranks below every response that is preferred to it, and equal to those it is tied with.
+
+    Args:
+        responses: their number.
+        preferences: among them, by index.
+
+    Returns:
+        The rank of every response, 0 the best; None for a response without any preference.
+
+    >>> rank(4, [Preference(2, 0), Preference(0, 1), Preference(1, 0, tie=True)])
+    [1, 1, 0, None]
+    """
+    preferences = list(preferences)
+    levels: list[int | None] = [None] * responses
+    for preference in preferences:
+        levels[preference.winner] = levels[preference.loser] = 0
+    # The longest chain has as many links as there are responses. The bound also ends a cycle (A > B > A), whose levels
+    # would rise for ever.
+    for _ in range(responses):
+        for preference in preferences:
+            above, below = levels[preference.winner] or 0, levels[preference.loser] or 0
+            if preference.tie:
+                levels[preference.winner] = levels[preference.loser] = max(above, below)
+            else:
+                levels[preference.loser] = max(below, above + 1)
+    # Ties raise levels by more than one; ranks have no gaps.
+    distinct = sorted({level for level in levels if level is not None})
+    return [None if level is None else distinct.index(level) for level in levels]
+
+
+def _facts(
+    shown: Sequence[dict[str, Any]], rejected: Sequence[RejectedRow], *, total: int, selected: int
+) -> dict[str, Any]:
+    return {
+        "rows": total,
+        # Rows that were rejected just now, because an image cannot be opened, are no usable groups either.
+        "groups": total - len(rejected),
+        "read": selected,
+        "shown": len(shown),
+        "images": sum(len(row["images"]) for row in shown),
+        "unscored": sum(row["unscored"] is not None for row in shown),
+        **_pair_shares(shown),
+        "lost": dict(Counter(row.reason for row in rejected).most_common()),
+    }
+
+
+def _rejected_rows(source: Source, splits: Sequence[Split]) -> list[RejectedRow]:
+    rejected: list[RejectedRow] = []
+    for split in splits:
+        rejected += source.lost(split)
+    return rejected
+
+
+def _rejection(row: RejectedRow) -> dict[str, Any]:
+    return {"split": row.split, "id": row.id, "reason": row.reason, "detail": row.detail}
+
+
+def _pictures(group: Group, album: Album, *, side: int) -> list[int]:
+    return [album.add(open_image(image), side=side) for image in group.images]
+
+
+def _shown_row(split: Split, group: Group, pictures: list[int], score: ScoreGroup | None) -> dict[str, Any]:
+    scores, reason = _scores(group, score)
+    row = {"split": split, **plain(group, pictures=pictures, scores=scores), "unscored": reason}
+    if reason:
+        # The margin in the data has another scale; the page would sort it among the margins of the model.
+        row["margin"] = None
+    return row
+
+
+def _scores(group: Group, score: ScoreGroup | None) -> tuple[ResponseScores, str | None]:
+    """The scores, or the reason why the group has none."""
+    if score is None:
+        return None, None
+    try:
+        return [_finite(value) for value in score(group)], None
+    except RowRejected as rejection:
+        return None, f"{rejection.reason}: {rejection.detail}"
+
+
+def _turn(turn: Turn, pictures: Iterator[int]) -> dict[str, Any]:
+    parts = [{"image": next(pictures)} if part.text is None else _text(part.text) for part in turn.parts]
+    return {"role": turn.role, "parts": parts}
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"text": text[:MAX_CHARACTERS], "length": len(text)}
+
+
+def _pair(preference: Preference, scores: ResponseScores) -> dict[str, Any]:
+    margin = None
+    if scores is not None:
+        better, worse = scores[preference.winner], scores[preference.loser]
+        margin = None if better is None or worse is None else better - worse
+    return {
+        "winner": preference.winner,
+        "loser": preference.loser,
+        "tie": preference.tie,
+        "weight": _finite(preference.weight),
+        "margin": _finite(preference.margin),
+        "model": margin,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _ComparedPair:
+    """A pair that is no tie. Lengths are in characters."""
+
+    extra_length: int
+    """of the winner, compared with the loser"""
+    margin: float | None
+    """of the model; None: the row is not scored"""
+
+
+def _pair_shares(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics of all pairs that are no ties.
+
+    `longer_wins` and `follows_length` are over pairs whose responses differ in length: how often the longer response
+    is preferred by the data, and by the model. `accuracy` is over all scored pairs.
+    """
+    pairs: list[_ComparedPair] = []
+    for row in rows:
+        for pair in row["pairs"]:
+            if not pair["tie"]:
+                winner, loser = row["responses"][pair["winner"]], row["responses"][pair["loser"]]
+                # A score that is not finite is no margin; it counts as one of 0, which is wrong.
+                margin = (pair["model"] or 0.0) if row["scored"] else None
+                pairs.append(_ComparedPair(winner["length"] - loser["length"], margin))
+    unequal = [pair for pair in pairs if pair.extra_length]
+    return {
+        "pairs": len(pairs),
+        "longer_wins": _share([pair.extra_length > 0 for pair in unequal]),
+        "follows_length": _share([pair.margin * pair.extra_length > 0 for pair in unequal if pair.margin is not None]),
+        "accuracy": _share([pair.margin > 0 for pair in pairs if pair.margin is not None]),
+    }
+
+
+def _share(outcomes: Sequence[bool]) -> float | None:
+    return sum(outcomes) / len(outcomes) if outcomes else None
+
+
+def _finite(value: float | None) -> float | None:
+    # JSON has no NaN and no infinity.
+    return value if value is not None and math.isfinite(value) else None
