@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from basereward.data.adapters import RowAdapter
-from basereward.data.adapters._video import LooksInFolders
+from basereward.data.adapters.frames import LooksInFolders
 from basereward.data.images.image_store import ARCHIVES, ImageStore
 from basereward.data.readers import Table
 from basereward.data.readers.find import find_files, find_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from basereward.data.adapters.mm_rlhf import MMRLHF
+from basereward.data.adapters.multimodal.mm_rlhf import MMRLHF
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.rejections import RowRejected
 from basereward.evaluation.items import Item, JudgedItem

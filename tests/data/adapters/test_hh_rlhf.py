@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.hh_rlhf import HhRlhf
+from basereward.data.adapters.text.hh_rlhf import HhRlhf
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat

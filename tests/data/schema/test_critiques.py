@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.mm_rlhf import MMRLHF
+from basereward.data.adapters.multimodal.mm_rlhf import MMRLHF
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.data.sources.digits import Digits, true_digit

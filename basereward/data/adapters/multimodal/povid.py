@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from basereward.data.adapters._from_value import read_turns
+from basereward.data.adapters.turns import read_turns
 
 
 class POVID:

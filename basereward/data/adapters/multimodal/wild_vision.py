@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from basereward.data.adapters._judged import Ties
+from basereward.data.adapters.judge_prompts import Ties
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 

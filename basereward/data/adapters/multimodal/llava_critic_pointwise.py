@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from basereward.data.adapters import check_columns
-from basereward.data.adapters._from_value import read_turns
-from basereward.data.adapters._rated import RatedPairs, compare
+from basereward.data.adapters.turns import read_turns
+from basereward.data.adapters.ratings import RatedPairs, compare
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 

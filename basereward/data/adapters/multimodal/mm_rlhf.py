@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from basereward.data.adapters._video import Mode, Video
+from basereward.data.adapters.frames import Mode, Video
 from basereward.data.images.image_store import ImageStore
 
 READ = ("id", "prompt", "chosen", "rejected")

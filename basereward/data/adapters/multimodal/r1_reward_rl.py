@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from basereward.data.adapters._judged import judged_cells
+from basereward.data.adapters.judge_prompts import judged_cells
 from basereward.data.readers.json_lines import decode_json
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected

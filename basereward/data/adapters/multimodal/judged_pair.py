@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from basereward.data.adapters._from_value import read_turns
-from basereward.data.adapters._judged import Ties, judged_cells
-from basereward.data.adapters._video import Mode, Video
+from basereward.data.adapters.turns import read_turns
+from basereward.data.adapters.judge_prompts import Ties, judged_cells
+from basereward.data.adapters.frames import Mode, Video
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.rejections import RowRejected
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basereward.data.adapters._rated import RatedPairs, compare
+from basereward.data.adapters.ratings import RatedPairs, compare
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
