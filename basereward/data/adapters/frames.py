@@ -1,4 +1,4 @@
-"""Rows whose picture is a video, stored as a folder of frames."""
+"""Handles rows with a video, which is stored as a folder of frames."""
 
 from __future__ import annotations
 
@@ -10,61 +10,65 @@ from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 
-Mode: TypeAlias = Literal["lost", "frames_as_images"]
+VideoMode: TypeAlias = Literal["lost", "frames_as_images"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 @runtime_checkable
-class LooksInFolders(Protocol):
-    """A shape that must know which pictures there are; the source calls this before the first row."""
+class ListsImages(Protocol):
+    """An adapter that lists the images of a folder; the source gives it the image store before the first row."""
 
-    def look_in(self, images: ImageStore) -> None: ...
+    def use_images(self, images: ImageStore) -> None:
+        """Set the store in which the adapter lists images."""
+        ...
 
 
-class Video:
-    """What becomes of a row's video.
+class VideoFrames:
+    """Converts the video of a row to images, or rejects the row.
 
     Args:
-        mode: `lost` loses the row, under `video`; `frames_as_images` turns the folder into several images.
-        frames: how many at most, evenly spaced, the first and the last among them.
+        mode: `lost` rejects rows with a video, with the reason `video`; `frames_as_images` uses frames of the folder as
+            images.
+        frames: the largest number of frames of one video. They are evenly spaced and include the first and the last.
 
     Raises:
         DataError: `frames` is below 1.
     """
 
-    def __init__(self, mode: Mode, *, frames: int) -> None:
+    def __init__(self, mode: VideoMode, *, frames: int) -> None:
         if frames < 1:
-            raise DataError(f"frames is {frames}; at least 1 is needed")
+            raise DataError(f"frames is {frames}; it must be at least 1")
         self.mode = mode
         self.frames = frames
         self.images = ImageStore()
 
     def names(self, folder: object) -> list[str]:
-        """The chosen frames of a folder.
+        """Select frames of a folder and return their names, in the order of the video.
 
         Raises:
-            RowRejected: `video` (they are not asked for) or `video_missing`.
+            RowRejected: `wrong_type`, `video` (the mode is `lost`) or `video_missing`.
         """
         if not isinstance(folder, str) or not folder:
             raise RowRejected("wrong_type", f"`video` is {shown(folder)}; the path of a folder of frames is needed")
         if self.mode == "lost":
             raise RowRejected(
                 "video",
-                f"the row has a video, {folder}; if that is a folder of frames, shape.video=frames_as_images takes "
-                f"{self.frames} of them as images (shape.frames)",
+                f"the row has a video, {folder}. If it is a folder of frames, set shape.video=frames_as_images to use "
+                f"{self.frames} frames as images (shape.frames)",
             )
-        found = sorted((name for name in self.images.listing(folder) if name.lower().endswith(SUFFIXES)), key=_in_order)
-        if not found:
+        names = [name for name in self.images.listing(folder) if name.lower().endswith(SUFFIXES)]
+        if not names:
             raise RowRejected(
                 "video_missing",
-                f"there is no folder {folder} with pictures in it; of a film file take out the frames first, into a "
-                "folder of its name",
+                f"there is no folder {folder} with images; extract the frames of a video file into a folder of that "
+                "name first",
             )
-        return [found[index] for index in spaced(len(found), self.frames)]
+        names.sort(key=numeric_order)
+        return [names[index] for index in spaced(len(names), self.frames)]
 
 
 def spaced(count: int, wanted: int) -> list[int]:
-    """At most `wanted` of the indices below `count`, evenly spaced.
+    """Choose at most `wanted` evenly spaced indices below `count`.
 
     >>> spaced(10, 4), spaced(3, 8), spaced(9, 1)
     ([0, 3, 6, 9], [0, 1, 2], [4])
@@ -76,6 +80,10 @@ def spaced(count: int, wanted: int) -> list[int]:
     return [index * (count - 1) // (wanted - 1) for index in range(wanted)]
 
 
-def _in_order(name: str) -> list[tuple[int, str]]:
-    """Numbers in names count as numbers: frame_2 comes before frame_10."""
+def numeric_order(name: str) -> list[tuple[int, str]]:
+    """Sort key that compares digits as numbers.
+
+    >>> sorted(["frame_10", "frame_2"], key=numeric_order)
+    ['frame_2', 'frame_10']
+    """
     return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)]

@@ -1,8 +1,8 @@
-"""What a judge was asked, and what it said -> a question, two answers, and which is better.
+"""Parses a judge's prompt and verdict into a question, two answers and their ranking.
 
-Sets for training judges hold a prompt to a judge, with question and answers inside of a template, and its verdict. The
-templates and verdicts below were seen in public code that writes or reads such sets; a text that fits none of them is
-lost, never guessed at.
+Data sets for training judges contain the prompt to the judge, with the question and the answers inside a template, and
+the judge's verdict. The templates and verdicts below come from public code that writes or reads such data sets. A text
+that matches none of them is rejected: a guess could swap winner and loser.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ Ties: TypeAlias = Literal["keep", "lost"]
 
 
 def _template(before_question: str, before_first: str, before_second: str, end: str) -> re.Pattern[str]:
-    """A pattern of what stands between the three texts, blanks around them aside."""
+    """Compile a template from the patterns around its three texts; whitespace around the texts is not captured."""
+    # `.*?` is lazy, so that each text ends at the first occurrence of the next marker.
     texts = (
         rf"{before_question}\s*(?P<question>.*?)\s*{before_first}\s*(?P<first>.*?)\s*{before_second}\s*(?P<second>.*?)"
     )
@@ -26,16 +27,16 @@ def _template(before_question: str, before_first: str, before_second: str, end: 
 
 
 TEMPLATES = (
-    # LLaVA-Critic and UnifiedReward: each text in brackets, after its name
+    # LLaVA-Critic and UnifiedReward: a label and the text in brackets
     _template(
         r"Question: \[",
         r"\]\s*\n\s*(?:The first response|Response [1A]): \[",
         r"\]\s*\n\s*(?:The second response|Response [2B]): \[",
         r"\]\s*(?:ASSISTANT:\s*)?\Z",
     ),
-    # R1-Reward: a heading before each text, and one after the last
+    # R1-Reward: a heading before each text and after the last one
     _template(r"#+ \[Question\]:", r"#+ \[Response 1\]:", r"#+ \[Response 2\]:", r"#+ \*\*Output Format"),
-    # arenas
+    # Chatbot arenas
     _template(
         r"<\|User Prompt\|>",
         r"<\|The Start of Assistant A's Answer\|>",
@@ -50,7 +51,8 @@ TEMPLATES = (
         r"\[End of Assistant 2\]",
     ),
 )
-# The clearest first: of the first that occurs its last place counts, since a judge sums up at the end.
+# Ordered from the least to the most ambiguous pattern. The first pattern that matches decides, by its last match,
+# because a judge gives its conclusion at the end.
 VERDICTS = (
     re.compile(r"<answer>\s*(?P<which>[12])\s*</answer>"),
     re.compile(r"\[\[(?:(?P<tie>A=B|C)|(?P<which>[AB])(?:>+[AB])?)\]\]"),
@@ -65,55 +67,67 @@ SCORES = re.compile(r"\A\s*(?P<first>\d+(?:\.\d+)?)[ ,]+(?P<second>\d+(?:\.\d+)?
 FIRST = frozenset({"first", "1", "a"})
 
 
-def read_pair(asked: object) -> tuple[str, str, str]:
-    """Question, first and second answer.
-
-    >>> read_pair("Judge!\\nQuestion: [Why?]\\nThe first response: [So.]\\nThe second response: [Because [of] it.]")
-    ('Why?', 'So.', 'Because [of] it.')
+def read_pair(prompt: object) -> tuple[str, str, str]:
+    """Extract the question, the first and the second answer from a judge's prompt.
 
     Raises:
         RowRejected: `unknown_template`.
+
+    >>> read_pair("Judge!\\nQuestion: [Why?]\\nThe first response: [So.]\\nThe second response: [Because [of] it.]")
+    ('Why?', 'So.', 'Because [of] it.')
     """
-    if isinstance(asked, str):
+    if isinstance(prompt, str):
         for template in TEMPLATES:
-            if match := template.search(asked):
+            if match := template.search(prompt):
                 return match["question"], match["first"], match["second"]
-    raise RowRejected("unknown_template", f"question and answers are not found in {shown(asked)}")
+    raise RowRejected("unknown_template", f"no known template with a question and two answers in {shown(prompt)}")
 
 
-def read_verdict(said: object) -> tuple[int, int]:
-    """The ranks of both answers: (0, 1), (1, 0) or, of a tie, (0, 0).
+def read_verdict(verdict: object) -> tuple[int, int]:
+    """Parse a judge's verdict.
 
-    >>> read_verdict("It is short. The better response: [2]"), read_verdict("8 8\\nBoth are right.")
-    ((1, 0), (0, 0))
+    Returns:
+        The ranks of the two answers: (0, 1), (1, 0), or (0, 0) for a tie.
 
     Raises:
         RowRejected: `unknown_verdict`.
+
+    >>> read_verdict("It is short. The better response: [2]"), read_verdict("8 8\\nBoth are right.")
+    ((1, 0), (0, 0))
     """
-    if isinstance(said, str):
-        if match := SCORES.match(said):
+    if isinstance(verdict, str):
+        if match := SCORES.match(verdict):
             first, second = float(match["first"]), float(match["second"])
             return int(first < second), int(second < first)
-        for verdict in VERDICTS:
-            if matches := list(verdict.finditer(said)):
+        for pattern in VERDICTS:
+            if matches := list(pattern.finditer(verdict)):
                 return _ranks(matches[-1].groupdict())
-    raise RowRejected("unknown_verdict", f"which answer is better is not found in {shown(said)}")
+    raise RowRejected("unknown_verdict", f"no verdict on which answer is better in {shown(verdict)}")
 
 
-def judged_cells(asked: object, said: object, *, ties: Ties) -> dict[str, Any]:
-    """The cells `prompt`, `responses` and `ranking`.
+def judged_cells(prompt: object, verdict: object, *, ties: Ties) -> dict[str, Any]:
+    """Build the cells `prompt`, `responses` and `ranking` from a judge's prompt and verdict.
+
+    Args:
+        prompt: the prompt to the judge.
+        verdict: the judge's answer.
+        ties: `keep` returns equal ranks for a tie, `lost` rejects the row.
 
     Raises:
-        RowRejected: `unknown_template`, `unknown_verdict`, or `undecided` (a tie that is not to be kept).
+        RowRejected: `unknown_template`, `unknown_verdict`, or `undecided` (a tie with `ties="lost"`).
+
+    >>> judged_cells("Question: [1 + 1?]\\nResponse 1: [2]\\nResponse 2: [3]", "[[A]]", ties="keep")
+    {'prompt': '1 + 1?', 'responses': ['2', '3'], 'ranking': [0, 1]}
     """
-    question, *answers = read_pair(asked)
-    ranks = read_verdict(said)
+    question, *answers = read_pair(prompt)
+    ranks = read_verdict(verdict)
     if ranks == (0, 0) and ties == "lost":
-        raise RowRejected("undecided", "the judge says that both are equally good")
+        raise RowRejected("undecided", "the judge rates both answers as equally good")
     return {"prompt": question, "responses": answers, "ranking": list(ranks)}
 
 
-def _ranks(found: Mapping[str, str | None]) -> tuple[int, int]:
-    if found.get("tie"):
+def _ranks(verdict: Mapping[str, str | None]) -> tuple[int, int]:
+    """Convert the named groups of a verdict's match to ranks."""
+    if verdict.get("tie"):
         return 0, 0
-    return (0, 1) if str(found["which"]).lower() in FIRST else (1, 0)
+    return (0, 1) if str(verdict["which"]).lower() in FIRST else (1, 0)

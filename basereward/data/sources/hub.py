@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from basereward.data.adapters import RowAdapter
-from basereward.data.adapters.frames import LooksInFolders
+from basereward.data.adapters.frames import ListsImages
 from basereward.data.images.image_store import ARCHIVES, ImageStore
 from basereward.data.readers import Table
 from basereward.data.readers.find import find_files, find_table
@@ -124,8 +124,8 @@ def _parts(
 
 def _make_shape(shape: Node, images: ImageStore) -> RowAdapter:
     made: RowAdapter = make(shape, "shapes")
-    if isinstance(made, LooksInFolders):
-        made.look_in(images)
+    if isinstance(made, ListsImages):
+        made.use_images(images)
     return made
 
 

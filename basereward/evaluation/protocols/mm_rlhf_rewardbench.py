@@ -49,7 +49,7 @@ class MMRLHFRewardBench:
 
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         path = str(row.get("video") or row.get("image") or "")
-        self._shape.look_in(images)
+        self._shape.use_images(images)
         try:
             found = self._shape(row)["images"]
         except RowRejected:  # the film is not here, which only scoring it minds

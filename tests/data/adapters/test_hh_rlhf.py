@@ -47,7 +47,7 @@ def test_turns_before_the_last_answer_are_the_prompt() -> None:
 )
 def test_talks_that_part_earlier_are_lost(chosen: str, rejected: str, turn: int) -> None:
     """They answer two prompts; the message says where they part."""
-    with pytest.raises(RowRejected, match=f"part after turn {turn}, before the last answer") as lost:
+    with pytest.raises(RowRejected, match=f"differ after turn {turn}, ") as lost:
         read(chosen, rejected)
     assert lost.value.reason == "prompts_differ"
 

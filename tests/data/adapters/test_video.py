@@ -75,7 +75,7 @@ def test_folders_that_are_not_there(video: Any, reason: str, tmp_path: Path) -> 
 
 def test_no_frames_are_refused(tmp_path: Path) -> None:
     """Before anything is read."""
-    with pytest.raises(RecipeError, match="frames is 0; at least 1 is needed"):
+    with pytest.raises(RecipeError, match=r"frames is 0.*at least 1"):
         hub(tmp_path, video="frames_as_images", frames=0)
 
 

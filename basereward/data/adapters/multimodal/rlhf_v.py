@@ -1,4 +1,4 @@
-"""RLHF-V: question and answers in one column, as JSON in a text."""
+"""RLHF-V (arXiv 2312.00849): the question and the answers as JSON in one text column."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from basereward.data.readers.json_lines import decode_json
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
-INSIDE = ("question", "chosen", "rejected")
+KEYS = ("question", "chosen", "rejected")
 
 
 class RLHFV:
-    """`text` is a JSON object with `question`, `chosen` and `rejected`; `image` holds the picture itself."""
+    """Reads `text`, a JSON object with `question`, `chosen` and `rejected`, and `image`, the image itself."""
 
     columns = ("text", "image")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Convert a row to our pair form.
+
         Raises:
-            RowRejected: `malformed_json`, or `missing_column` for a key that `text` lacks.
+            RowRejected: `malformed_json`, `wrong_type`, or `missing_column` for a key that `text` lacks.
         """
         text = row["text"]
-        inside = decode_json(text) if isinstance(text, str) else text
-        if not isinstance(inside, Mapping):
+        fields = decode_json(text) if isinstance(text, str) else text
+        if not isinstance(fields, Mapping):
             raise RowRejected("wrong_type", f"`text` is {shown(text)}; a JSON object is needed")
-        if missing := [name for name in INSIDE if name not in inside]:
-            found = ", ".join(map(str, inside)) or "none"
-            raise RowRejected("missing_column", f"`text` has no {' and no '.join(missing)}. Keys found: {found}")
-        pair = {"prompt": inside["question"], "chosen": inside["chosen"], "rejected": inside["rejected"]}
-        return pair | {"id": row.get("idx"), "image": row["image"]}
+        if missing := [name for name in KEYS if name not in fields]:
+            keys = ", ".join(map(str, fields)) or "none"
+            raise RowRejected("missing_column", f"`text` has no {' and no '.join(missing)}. Keys found: {keys}")
+        return {
+            "id": row.get("idx"),
+            "prompt": fields["question"],
+            "chosen": fields["chosen"],
+            "rejected": fields["rejected"],
+            "image": row["image"],
+        }

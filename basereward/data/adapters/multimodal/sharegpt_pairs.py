@@ -1,4 +1,4 @@
-"""Pairs in the manner of ShareGPT: turns, and one turn each for the better and the worse answer."""
+"""Pairs in the ShareGPT format: the turns of a prompt, and one turn each for the better and the worse answer."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from typing import Any
 
 from basereward.data.adapters.turns import read_turn, read_turns
 
-BESIDE = ("id", "images", "image", "system")
+OPTIONAL_COLUMNS = ("id", "images", "image", "system")
 
 
 class ShareGPTPairs:
-    """`conversations` is the prompt, a list of `{"from", "value"}`; `chosen` and `rejected` are one such turn each.
-    Pictures, where there are some, are paths in `images` or `image`; `system` is the prompt's system turn."""
+    """Reads the prompt `conversations`, a list of `{"from", "value"}`, and the turns `chosen` and `rejected`.
+
+    Optional columns: `images` or `image` contain paths of images, `system` the system prompt.
+    """
 
     columns = ("conversations", "chosen", "rejected")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Convert a row to our pair form.
+
         Raises:
             RowRejected: `wrong_type`, `bad_message`, `unknown_role`, `unknown_key`.
         """
+        # The row format reads these turns itself. They are read here first to reject images inside of turns.
         read_turns(row["conversations"], column="conversations")
         for name in ("chosen", "rejected"):
             read_turn(row[name], where=f"`{name}`")
-        turns = {"prompt": row["conversations"], "chosen": [row["chosen"]], "rejected": [row["rejected"]]}
-        return turns | {name: row[name] for name in BESIDE if row.get(name) is not None}
+        pair = {"prompt": row["conversations"], "chosen": [row["chosen"]], "rejected": [row["rejected"]]}
+        return pair | {name: row[name] for name in OPTIONAL_COLUMNS if row.get(name) is not None}

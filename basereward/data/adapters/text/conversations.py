@@ -1,4 +1,4 @@
-"""Pairs of whole conversations, as the preference mixes of Tulu and OLMo are published."""
+"""Pairs of complete conversations, the format of the Tulu and OLMo preference mixes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from typing import Any
 
 
 class Conversations:
-    """`chosen` and `rejected` are message lists; what stands before their last messages is the prompt.
+    """Reads the message lists `chosen` and `rejected`; the messages before the last ones are the prompt.
 
-    A column `prompt` beside them, which some of these sets have and some do not, repeats one turn of it: it is read
-    only where the lists hold nothing but the answers. Ratings and names of models are left alone.
+    Some of these data sets also have a column `prompt` that repeats one turn. It is read only if the lists contain
+    nothing but the answers. Ratings and model names are not read.
     """
 
     columns: tuple[str, ...] = ("chosen", "rejected")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        read = {name: row.get(name) for name in ("id", "system", *self.columns)}
-        chosen, prompt = row["chosen"], row.get("prompt")
+        """Select the columns of our pair form."""
+        pair = {name: row.get(name) for name in ("id", "system", *self.columns)}
+        # The column is accessed in both cases, so that it is not reported as unread.
+        prompt = row.get("prompt")
+        chosen = row["chosen"]
         if isinstance(chosen, list) and len(chosen) > 1:
-            return read
-        return read | {"prompt": prompt}
+            return pair
+        return pair | {"prompt": prompt}

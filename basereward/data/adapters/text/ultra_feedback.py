@@ -1,41 +1,40 @@
-"""UltraFeedback: an instruction, up to four completions, and a score for each."""
+"""UltraFeedback (arXiv 2310.01377): an instruction, up to four completions, and a score for each."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
+from basereward.data.adapters.ratings import RatedPairs, unequal_pairs
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
 
 class UltraFeedback:
-    """Completions compared by their scores; equal scores say nothing.
+    """Compares completions by their scores; equal scores give no preference.
 
     Args:
-        pairs: `all` makes one group with every pair of unequal scores; `largest_gap` makes one pair, the best
-            completion against the worst, of equals the first.
-        score: the key of a completion that holds its score. A completion without a number there is left out.
+        pairs: `all` makes one group with every pair of unequal scores; `largest_gap` makes one pair of the best and the
+            worst completion (the first ones if several have the same score).
+        score: the key of a completion's score. Completions without a number there are dropped.
     """
 
     columns: tuple[str, ...] = ("instruction", "completions")
 
-    def __init__(self, *, pairs: Literal["all", "largest_gap"] = "all", score: str = "overall_score") -> None:
+    def __init__(self, *, pairs: RatedPairs = "all", score: str = "overall_score") -> None:
         self.pairs = pairs
         self.score = score
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Convert a row to our pair form or general form.
+
         Raises:
             RowRejected: `wrong_type`; `not_rated` (fewer than two scores); `equal_ratings` (no two differ).
         """
         scored = self._scored(row["completions"])
         if len({score for score, _ in scored}) == 1:
-            raise RowRejected(
-                "equal_ratings", f"each of the {len(scored)} completions has the {self.score} {scored[0][0]}"
-            )
+            raise RowRejected("equal_ratings", f"all {len(scored)} completions have the {self.score} {scored[0][0]}")
         if self.pairs == "largest_gap":
             best = max(scored, key=lambda completion: completion[0])
             worst = min(scored, key=lambda completion: completion[0])
@@ -43,38 +42,28 @@ class UltraFeedback:
         return {
             "prompt": row["instruction"],
             "responses": [response for _, response in scored],
-            "preferences": _unequal_pairs([score for score, _ in scored]),
+            "preferences": unequal_pairs([score for score, _ in scored]),
         }
 
     def _scored(self, completions: object) -> list[tuple[float, Any]]:
-        """Score and response of the completions that have a score, in order; at least two."""
-        if not isinstance(completions, list) or not all(isinstance(one, Mapping) for one in completions):
+        """List (score, response) of the completions that have a score, in order; at least two."""
+        if not isinstance(completions, list) or not all(isinstance(item, Mapping) for item in completions):
             raise RowRejected("wrong_type", f"`completions` is {shown(completions)}; a list of objects is needed")
-        scored = [
-            (float(one[self.score]), one.get("response")) for one in completions if _is_number(one.get(self.score))
-        ]
+        scored = []
+        for completion in completions:
+            score = completion.get(self.score)
+            if _is_number(score):
+                scored.append((float(score), completion.get("response")))
         if len(scored) < 2:
             keys = ", ".join(completions[0]) if completions else "none"
             raise RowRejected(
                 "not_rated",
-                f"{len(scored)} of {len(completions)} completions have a number as `{self.score}`; two are needed. "
-                f"Keys of a completion: {keys}",
+                f"{len(scored)} of {len(completions)} completions have a number as `{self.score}`; at least two are "
+                f"needed. Keys of a completion: {keys}",
             )
         return scored
 
 
 def _is_number(value: object) -> bool:
+    # In Python `True` is an int, but a truth value is no score.
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _unequal_pairs(scores: Sequence[float]) -> list[list[int]]:
-    """[winner, loser] of every two positions whose scores differ.
-
-    >>> _unequal_pairs([7.0, 9.0, 7.0])
-    [[1, 0], [1, 2]]
-    """
-    return [
-        [i, j] if scores[i] > scores[j] else [j, i]
-        for i, j in itertools.combinations(range(len(scores)), 2)
-        if scores[i] != scores[j]
-    ]
