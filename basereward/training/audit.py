@@ -50,7 +50,7 @@ def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
     sources = {name: _audited(data, name, scorer=scorer) for name in data.sources}
     curated = curation(lambda: _placed(data)) if curation is not None else None
     told = None if curated is None else _curation(curated, benchmarks=recipe.data.curation.against)
-    return {"sources": sources, "lost": summary(data.lost), "model": model, "curation": told}
+    return {"sources": sources, "lost": summary(data.rejected), "model": model, "curation": told}
 
 
 def _read(recipe: Recipe) -> PreferenceData:
@@ -103,7 +103,7 @@ def _score_one(group: Group, *, scorer: ScoresGroups) -> list[float] | None:
 def _curation(curated: Curated, *, benchmarks: Iterable[str]) -> dict[str, Any]:
     report = curated.overlaps
     return {
-        "left_out": summary(list(curated.lost.values())),
+        "left_out": summary(list(curated.rejected.values())),
         "overlaps": [] if report is None else _overlaps(report, benchmarks=list(benchmarks)),
         "unread": {} if report is None else {name: count for name, count in report.unread.items() if count},
         "relabelled": None if curated.relabelled is None else asdict(curated.relabelled),

@@ -277,7 +277,7 @@ def calm_lightning() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-    # A stream's passes are the same whatever the number of processes; see `StreamedPasses`.
+    # A stream's passes are the same whatever the number of processes; see `StreamedMicroBatches`.
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*IterableDataset` has `__len__` defined.*")
     # The data module itself knows where to go on; see `PreferenceData.state_dict`.
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*your dataloader is not resumable.*")

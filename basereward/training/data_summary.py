@@ -68,7 +68,7 @@ def _told(data: PreferenceData) -> dict[str, Any]:
     counts = plan.mixture.counts
     means = {name: float(each.tokens.mean()) if len(each) else 0.0 for name, each in trained.items()}
     tokens = {name: counts[name] * means[name] for name in trained}
-    lost = summary(data.lost)
+    lost = summary(data.rejected)
     sources = {
         name: {
             "groups": {split: len(data.lengths[split][name]) for split in SPLITS},

@@ -65,17 +65,19 @@ class Curation:
         pictures = PictureHashes()
 
         def left() -> Iterator[PlacedGroup]:
-            return ((source, index, group) for source, index, group in groups() if (source, index) not in curated.lost)
+            return (
+                (source, index, group) for source, index, group in groups() if (source, index) not in curated.rejected
+            )
 
         if self.duplicates or self.near is not None:
             for each in find_duplicates(left(), threshold=self.near, pictures=pictures):
-                curated.lost[each.source, each.index] = _left_out(each.source, each.id, each.reason, each.detail)
+                curated.rejected[each.source, each.index] = _left_out(each.source, each.id, each.reason, each.detail)
         if self.against:
             references = References({name: _all(source) for name, source in self.against.items()}, pictures=pictures)
             curated.overlaps = OverlapReport()
             found = list(find_contaminated(left(), references, report=curated.overlaps))
             for hit in found:
-                curated.lost[hit.source, hit.index] = _left_out(hit.source, hit.id, "contaminated", hit.detail)
+                curated.rejected[hit.source, hit.index] = _left_out(hit.source, hit.id, "contaminated", hit.detail)
             logger.info("overlap with benchmarks:\n%s", curated.overlaps.table(references))
         if self.judge is not None:
             self._relabel(curated, self.judge, left())
@@ -89,7 +91,7 @@ class Curation:
             result = relabel(group, scores, drop=self.drop)
             curated.relabelled.add(group, result)
             if isinstance(result, RejectedRow):
-                curated.lost[source, index] = dataclasses.replace(result, fault=False)
+                curated.rejected[source, index] = dataclasses.replace(result, fault=False)
             elif result.preferences != group.preferences:
                 curated.preferences[source, index] = result.preferences
         logger.info("relabelled with a threshold of %g: %s", self.drop, curated.relabelled)

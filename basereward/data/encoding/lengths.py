@@ -88,7 +88,7 @@ def measure(
             _save(file, *found)
     lengths, losses = found
     rows = [RejectedRow(source.name, split, each["id"], each["reason"], each["detail"]) for each in losses]
-    return lengths, [*source.lost(split), *rows]
+    return lengths, [*source.rejected(split), *rows]
 
 
 class _Tried(Dataset[tuple[Any, ...]]):

@@ -112,7 +112,7 @@ def annotate(
             f"{len(answers.failed)} requests were not answered: {reasons}. {result['agreed']} pairs that agreed are in "
             f"'{target}', and all that was written is kept: the same call asks only for what is missing"
         )
-    lost = Counter(each.reason for each in made.lost(split)) + Counter(tie=ties)
+    lost = Counter(each.reason for each in made.rejected(split)) + Counter(tie=ties)
     ids = [f"{pair.id}#{number}" for pair in pairs for number in range(1, attempts + 1)]
     told = {"split": split, "lost": dict(sorted(lost.items()))}
     return told | result | {"prompt_sha256": asked.sha256, **answers.cost(ids), "out": str(target)}

@@ -124,9 +124,9 @@ class Recorder(Callback):
     def _record_lost(self, trainer: Trainer) -> None:
         """Counts of lost rows, and their list. Of a stream they are known when it has been read."""
         data: PreferenceData = trainer.datamodule  # type: ignore[attr-defined]
-        if len(data.lost) == self._recorded:
+        if len(data.rejected) == self._recorded:
             return
-        self._recorded = len(data.lost)
+        self._recorded = len(data.rejected)
         self.metrics(lost_metrics(data.skipped), step=trainer.global_step)
         if self.tracker is not None and self.run.lost.exists():
             self.tracker.artifact(self.run.lost)

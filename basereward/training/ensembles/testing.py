@@ -48,7 +48,7 @@ def run_test(run: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
     scorer: ScoresGroups = load(run.model)
     recipes = [recipe_from_yaml(member.folder / "recipe.yaml") for member in members]
     sources = _sources(members, recipes)
-    lost = [row for source in sources.values() for row in source.lost("test")]
+    lost = [row for source in sources.values() for row in source.rejected("test")]
     rows = Counter(row.source for row in lost)
     scored: list[ScoredGroup] = []
     seconds, tokens = 0.0, 0
