@@ -41,8 +41,10 @@ def find_table(
     """
     local = Path(path)
     if files:
-        found = [file for pattern in files for file in find_files(path, pattern, revision=revision)]
-        tables = [RowsFile(file, split=split, numbers=numbers) for file in found]
+        tables: list[Table] = []
+        for pattern in files:
+            for file in find_files(path, pattern, revision=revision):
+                tables.append(RowsFile(file, split=split, numbers=numbers))
         return tables[0] if len(tables) == 1 else Joined(tables)
     if local.is_dir():
         own = None if subset or is_saved(local) else folder_table(path, split=split, numbers=numbers)

@@ -105,6 +105,18 @@ class RejectedRow:
     fault: bool = True  # False: the row is well-formed, and a rule of the recipe or of the data set leaves it out
 
 
+def role_texts(turns: Sequence[Turn]) -> list[tuple[str, list[str | None]]]:
+    """List the role and the texts of each turn (None at image places); its `repr` is the part of hashes of a prompt.
+
+    >>> role_texts([Turn("user", (IMAGE, Part("What is it?")))])
+    [('user', [None, 'What is it?'])]
+    """
+    listed = []
+    for turn in turns:
+        listed.append((turn.role, [part.text for part in turn.parts]))
+    return listed
+
+
 def rank_preferences(ranking: Sequence[int]) -> tuple[Preference, ...]:
     """Convert ranks to preferences between all pairs of responses.
 

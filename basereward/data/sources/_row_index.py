@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL.Image
 
-from basereward.data.schema.group import ArchivedImage, Group, Image
+from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def prompt_key(group: Group, *, seed: int, root: str) -> int:
         seed: the key of the hash; another seed gives another split of the data.
         root: the folder of the images. It is left out of the hash, so that a moved data set has the same splits.
     """
-    turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
+    turns = role_texts(group.prompt)
     digest = hashlib.blake2b(repr(turns).encode(), digest_size=8, key=str(seed).encode())
     for image in group.images:
         digest.update(_identity(image, root=root))
