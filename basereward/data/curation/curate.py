@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import tee
+from itertools import chain, tee
 
 from basereward.data.curation.contamination import OverlapReport, References, find_contaminated
 from basereward.data.curation.duplicates import PlacedGroup, find_duplicates
@@ -102,5 +102,5 @@ def _left_out(source: str, row: str, reason: str, detail: str) -> RejectedRow:
 
 
 def _all(source: Source) -> Iterator[Group]:
-    """Every group of a benchmark, whatever part it would be in."""
-    return (group for split in SPLITS for group in source.groups(split))
+    """Iterate over the groups of all splits of a benchmark."""
+    return chain.from_iterable(source.groups(split) for split in SPLITS)

@@ -119,9 +119,8 @@ class _Seen:
         whole = slots[:, 0, : BANDS * ROWS].reshape(-1, BANDS, ROWS)
         bands = np.zeros(whole.shape[:2], np.uint64)
         for row in range(ROWS):
-            bands = (bands ^ whole[:, :, row]) * np.uint64(
-                0x9E3779B97F4A7C15
-            )  # odd, so that the multiplication is invertible
+            # The factor is odd, so that the multiplication modulo 2**64 is invertible.
+            bands = (bands ^ whole[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
             bands ^= bands >> np.uint64(32)
         self._bands += bands.tobytes()
         self._slots += slots.astype(np.uint8).tobytes()
