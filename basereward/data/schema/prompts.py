@@ -158,15 +158,16 @@ def place_images(
     elif num_places != len(references):
         detail = f"the prompt has {num_places} image places, and the row has {len(references)} images"
         if not image_parts and not references:
-            text_part = '{"type": "text", "text": ...}'
-            detail += (
-                f"; if {mark} is part of the text, give the content as parts, {text_part}, or set image_mark: null of "
-                "the source"
-            )
+            detail += _literal_mark_hint(mark)
         raise RowRejected("image_count", detail)
     if all(_is_empty_turn(turn) for turn in turns):
         raise RowRejected("empty_prompt", "the prompt is empty: it has neither text nor images")
     return tuple(turns), references
+
+
+def _literal_mark_hint(mark: str | None) -> str:
+    text_part = '{"type": "text", "text": ...}'
+    return f"; if {mark} is part of the text, give the content as parts, {text_part}, or set image_mark: null"
 
 
 def _count_images(turns: Sequence[Turn]) -> int:

@@ -106,15 +106,25 @@ def check_limit(
         cause = f"every row of {', '.join(empty_sources)} is rejected"
     else:
         cause = f"data.max_lost allows {max_lost:.2%}; correct the rows, or raise data.max_lost"
-    examples = _examples(rejected)
+    fraction = f"{faults} of {total} rows ({faults / total:.2%}) cannot be used"
+    lines = _report(counts, rows=rows, examples=_examples(rejected))
+    raise TooManyRowsLost(f"{fraction}; {cause}. The rows are listed in {listed_in}.\n" + "\n".join(lines))
+
+
+def _report(
+    counts: Mapping[str, Mapping[str, int]],
+    *,
+    rows: Mapping[str, int],
+    examples: Mapping[tuple[str, str], Sequence[str]],
+) -> list[str]:
+    """List the counts of rejected rows by source and reason, with example rows."""
     lines = []
     for source, reasons in sorted(counts.items()):
         listed = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
         lines.append(f"  {source}: {sum(reasons.values())} of {rows[source]} ({listed})")
         for reason in sorted(reasons):
             lines += [f"    {reason}: {example}" for example in examples.get((source, reason), ())]
-    fraction = f"{faults} of {total} rows ({faults / total:.2%}) cannot be used"
-    raise TooManyRowsLost(f"{fraction}; {cause}. The rows are listed in {listed_in}.\n" + "\n".join(lines))
+    return lines
 
 
 def _examples(rows: Iterable[RejectedRow]) -> dict[tuple[str, str], list[str]]:

@@ -57,7 +57,7 @@ def test_parquet_that_grows_is_refused(form: str, tmp_path: Path) -> None:
     assert path.stat().st_size < LARGE / 100
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for source in (str(path), str(tmp_path)):
-        with pytest.raises(DataError, match=r"rows\.parquet.*becomes larger"):
+        with pytest.raises(DataError, match=r"rows\.parquet.*is larger than"):
             Hub("s", path=source, val=0, test=0).groups("train")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
