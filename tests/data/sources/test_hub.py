@@ -161,7 +161,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bad\.parquet"):
         Hub("h", path=str(tmp_path / "bad.parquet")).groups("train")
     (tmp_path / "rows.xls").touch()
-    with pytest.raises(DataError, match=r"unknown kind of file '\.xls'; known are \.jsonl, .*\.parquet"):
+    with pytest.raises(DataError, match=r"unknown kind of file '\.xls'; allowed: \.jsonl, .*\.parquet"):
         Hub("h", path=str(tmp_path / "rows.xls")).groups("train")
     with pytest.raises(DataError, match=r"cannot load the data set nobody/nothing \(subset None, revision abc"):
         Hub("h", path="nobody/nothing", revision="abc").groups("train")
