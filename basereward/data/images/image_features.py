@@ -66,8 +66,12 @@ class PictureReader:
             cached.append(entry)
             if entry.features is None:
                 opened.append(self._open(content, name=describe(image)))
-        pixels, grids = self._cut(opened) if opened else (None, ())
-        next_grids = iter(grids)
+        pixels: Pixels | None = None
+        opened_grids: Sequence[Tensor] = ()
+        if opened:
+            pixels, grids = self._cut(opened)
+            opened_grids = list(grids)
+        next_grids = iter(opened_grids)
         thw = []
         for entry in cached:
             thw.append(next(next_grids) if entry.features is None else torch.tensor(entry.features.grids[0]))

@@ -111,7 +111,7 @@ def role_texts(turns: Sequence[Turn]) -> list[tuple[str, list[str | None]]]:
     >>> role_texts([Turn("user", (IMAGE, Part("What is it?")))])
     [('user', [None, 'What is it?'])]
     """
-    listed = []
+    listed: list[tuple[str, list[str | None]]] = []
     for turn in turns:
         listed.append((turn.role, [part.text for part in turn.parts]))
     return listed

@@ -10,7 +10,7 @@ from basereward.data.images.image_store import ImageStore
 from basereward.data.readers import Table
 from basereward.data.readers.rows_file import RowsFile
 from basereward.data.readers.separated import number_columns
-from basereward.data.schema.group import Group
+from basereward.data.schema.group import Group, Split
 from basereward.data.schema.rows import RowFormat
 from basereward.data.sources._partition import Partition, open_splits
 
@@ -79,5 +79,5 @@ def read_rows(
     """
     root = Path(path).parent if images_root is None else images_root
     row_format = RowFormat(columns=columns, images=ImageStore(root), for_training=False, of_table=True)
-    tables = {"train": _open_table(path, columns=columns)}
+    tables: dict[Split, Table] = {"train": _open_table(path, columns=columns)}
     return Partition(Path(path).name, tables=tables, split_fractions={}, row_format=row_format).groups("train")
