@@ -58,8 +58,8 @@ class PictureReader:
             ImageError: an image cannot be opened.
         """
         if self.store is None:
-            pixels, grids = self._cut([self._open(image) for image in images])
-            return ImageBatch(grids, pixels)
+            all_pixels, all_grids = self._cut([self._open(image) for image in images])
+            return ImageBatch(all_grids, all_pixels)
         cached, opened = [], []
         for image in images:
             entry, content = self._look_up(image, self.store)
