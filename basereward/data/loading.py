@@ -1,4 +1,4 @@
-"""Processes that load data: how long they are waited for, and what is said when one of them ends or hangs."""
+"""Worker processes of data loaders: their timeouts, and errors when a worker ends or hangs."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from pathlib import Path
 from basereward.errors import TrainingError
 
 TIMEOUT_S = 600
-"""Seconds without a batch after which a loading process counts as hung: it waits for a disk that is gone, say."""
+"""Seconds without a batch after which a worker counts as hung, for example because a disk does not answer."""
 STREAM_TIMEOUT_S = 3600
-"""The same for streams, of which a resumed run reads up to its place before the first batch."""
+"""The same for streams, since a resumed run first reads the stream up to its position."""
 STOPPED_S = 60
-"""Seconds that a loading process may be stopped (SIGSTOP) while the training process is not."""
+"""Seconds for which a worker may be stopped (SIGSTOP) while the training process runs."""
 
-# What torch raises, by a signal handler at any moment or by the loader that waits. It has no type of its own.
+# Messages of torch's errors, which have no type of their own. They are raised by the loader, or at any time by a signal
+# handler.
 ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:exited|is killed|is terminated)[^.]*")
 HUNG = re.compile(r"DataLoader timed out after (\d+) seconds")
-TAKES_TENSORS = "rebuild_storage_fd"  # of torch, which asks the loading process for every tensor that it announced
+TAKES_TENSORS = "rebuild_storage_fd"  # torch's function that requests an announced tensor from a worker
 
 WAY_OUT = "or set data.workers=0 to load in the training process"
 STOPPED = f"a loading process was stopped (SIGSTOP) and has been ended; find out what stopped it, {WAY_OUT}"
 
 
 def end_with_parent(worker: int) -> None:
-    """Called in a loading process when it begins: ends it soon after the training process was killed.
+    """Make a worker end soon after the training process was killed; the `worker_init_fn` of data loaders.
 
-    torch's own check does not reach a process that waits to hand over a batch, and it would wait for ever with all
-    that it holds: memory, locks, open files.
+    torch's own check is not reached by a worker that waits to send a batch. It would wait forever and keep its memory,
+    locks and open files.
     """
     threading.Thread(target=_wait_for_orphaning, args=(os.getppid(),), daemon=True).start()
 
@@ -47,29 +48,30 @@ def _wait_for_orphaning(parent: int) -> None:
 
 
 def loader_fault(error: BaseException | None) -> TrainingError | None:
-    """The error to show for one that a loading process caused, at whatever it interrupted; None for any other."""
+    """Convert an error that a worker caused to one with an explanation; None for any other error."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        told = str(error) if isinstance(error, RuntimeError) and not isinstance(error, TrainingError) else ""
-        if found := HUNG.search(told):
+        is_torch_error = isinstance(error, RuntimeError) and not isinstance(error, TrainingError)
+        message = str(error) if is_torch_error else ""
+        if match := HUNG.search(message):
             return TrainingError(
-                f"the loading processes gave no batch for {found[1]} s: one of them waits for a file that does not "
-                f"come. Look at the disk that the data lie on, {WAY_OUT}"
+                f"the loading processes gave no batch for {match[1]} s: one of them waits for a file. "
+                f"Check the disk with the data, {WAY_OUT}"
             )
-        found = ENDED.search(told)
-        if found or _lost_a_tensor(error):
-            which = f"the loading process {found[1]} ended ({found[0]})" if found else "a loading process ended"
+        match = ENDED.search(message)
+        if match or _failed_to_receive(error):
+            which = f"the loading process {match[1]} ended ({match[0]})" if match else "a loading process ended"
             return TrainingError(
-                f"{which}: it was killed, most often by the system for want of memory. Lower data.workers or "
+                f"{which}: it was killed, most often by the system because memory ran out. Lower data.workers or "
                 f"data.prefetch, {WAY_OUT}"
             )
         error = error.__cause__ or error.__context__
     return None
 
 
-def _lost_a_tensor(error: BaseException) -> bool:
-    """Whether a loading process was gone when it was asked for a tensor of a batch that it had announced."""
+def _failed_to_receive(error: BaseException) -> bool:
+    """Whether a worker had ended when a tensor was requested that it had announced."""
     if not isinstance(error, OSError | EOFError):
         return False
     return any(frame.name == TAKES_TENSORS for frame in traceback.extract_tb(error.__traceback__))
@@ -77,13 +79,13 @@ def _lost_a_tensor(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def loader_faults() -> Iterator[None]:
-    """Turns what torch raises for a loading process that ended or hangs into an error that says so.
+    """Context manager that explains errors of torch about a worker that ended or hangs.
 
-    A process that is stopped is ended after `STOPPED_S`: the loader's own timeout does not hold while it is asked for a
-    tensor, and Python would wait for it without end when it exits.
+    A stopped worker is killed after `STOPPED_S`: the loader's own timeout does not apply while it requests a tensor,
+    and Python would wait for the worker forever at exit.
 
     Raises:
-        TrainingError: which process, why, and what to do.
+        TrainingError: a worker ended or hangs.
     """
     done = threading.Event()
     ended: list[int] = []
@@ -93,7 +95,7 @@ def loader_faults() -> Iterator[None]:
     except Exception as error:
         try:
             fault = TrainingError(STOPPED) if ended else loader_fault(error)
-        except RuntimeError as another:  # torch's signal handler raises wherever this process is, here too
+        except RuntimeError as another:  # torch's signal handler may raise here, too
             fault = loader_fault(another)
         if fault is None:
             raise
@@ -103,8 +105,9 @@ def loader_faults() -> Iterator[None]:
 
 
 def _end_stopped(done: threading.Event, ended: list[int]) -> None:
-    """Watches the loading processes until `done`; those that it ends go to `ended`."""
-    seconds: Counter[int] = Counter()  # as this process saw them: it may have been stopped too
+    """Watch the workers until `done` is set; killed ones are added to `ended`."""
+    # Counted by this loop and not by a clock, because this process may have been stopped as well.
+    seconds: Counter[int] = Counter()
     while not done.wait(1):
         stopped = _stopped_children()
         seconds = Counter({child: seconds[child] + 1 for child in stopped})
@@ -116,8 +119,8 @@ def _end_stopped(done: threading.Event, ended: list[int]) -> None:
 
 
 def _stopped_children() -> list[int]:
-    """Forks of this process that are stopped, by what Linux says of them; elsewhere none."""
-    found = []
+    """List the forks of this process that are stopped, on Linux; elsewhere none."""
+    stopped = []
     with contextlib.suppress(OSError):
         own = Path("/proc/self/cmdline").read_bytes()
         for task in Path("/proc/self/task").iterdir():
@@ -125,5 +128,5 @@ def _stopped_children() -> list[int]:
                 with contextlib.suppress(OSError, IndexError):
                     state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
                     if state in "Tt" and Path(f"/proc/{child}/cmdline").read_bytes() == own:
-                        found.append(int(child))
-    return found
+                        stopped.append(int(child))
+    return stopped

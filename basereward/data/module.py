@@ -1,4 +1,4 @@
-"""The data of a run: screened, mixed, encoded and batched, for training, validation and test."""
+"""The data module of a run: checks, mixes, encodes and batches groups for training, validation and test."""
 
 from __future__ import annotations
 
@@ -34,21 +34,25 @@ logger = logging.getLogger(__name__)
 
 
 class PreferenceData(LightningDataModule):
-    """Preference groups of several sources.
+    """A Lightning data module with preference groups of several sources.
 
     Args:
-        sources: by name.
-        encoder: groups to tokens.
-        weights, limits, passes, stop: the mixture's; see `Mixture`.
-        seed: of the order.
-        groups, groups_per_forward, budget, modality, epochs, steps, stages: the plan's; see `Plan`.
-        layout: of the rows of a batch.
-        workers: processes that load data; 0 loads in the training process.
-        prefetch: batches that each of them keeps ready; None: 2.
-        max_lost: a larger share of lost rows stops the run before training.
-        lost_file: where lost rows are listed.
-        cache: the folder where the lengths of the groups are kept; None keeps none.
-        curation: what is left out of the training groups besides; None: nothing.
+        sources: the sources by name.
+        encoder: encodes groups.
+        weights, limits, passes, stop, seed: see `Mixture`.
+        groups, groups_per_forward, budget, modality, ranks, epochs, steps, stages: see `Plan`.
+        layout: the layout of the batches.
+        workers: worker processes of the data loaders; 0 loads in the training process.
+        prefetch: batches that each worker prepares in advance; None: 2.
+        max_lost: the largest fraction of rejected rows, 0 to 1; a larger one stops the run before training.
+        lost_file: the file that lists rejected rows.
+        cache: the folder with the lengths of the groups; None: lengths are not cached.
+        curation: removes training groups or changes their preferences; None: nothing is changed.
+
+    Attributes:
+        rejected: the rejected rows, after `setup`.
+        lengths: the lengths of the usable groups by split and source, after `setup`.
+        plan: the plan of the run, after `setup`.
     """
 
     def __init__(
@@ -99,18 +103,18 @@ class PreferenceData(LightningDataModule):
         self.prefetch = prefetch
         self.max_lost = max_lost
         self.lost_file = Path(lost_file)
-        self.lost: list[RejectedRow] = []
+        self.rejected: list[RejectedRow] = []
         self.lengths: dict[Split, dict[str, Lengths]] = {split: {} for split in SPLITS}
         self.parts: dict[Split, GroupDataset] = {}
-        self.pooled: dict[Split, PooledDataset] = {}  # what is read in place of the parts, where it is known
+        self.pooled: dict[Split, PooledDataset] = {}  # read instead of `parts` if pooled states are cached
         self.plan: Steps | None = None
-        self._done = 0
+        self._done = 0  # micro-batches that a resumed run has done
 
     def setup(self, stage: str | None = None) -> None:
-        """Tries every group once, lists those that cannot be used, and plans the run. Later calls change nothing.
+        """Check every group once, list the rejected rows, and plan the run. Later calls have no effect.
 
         Raises:
-            TooManyRowsLost: more rows are lost than `max_lost` allows.
+            TooManyRowsLost: more rows are rejected than `max_lost` allows.
             DataError: a source is malformed.
         """
         if self.plan is not None:
@@ -118,15 +122,18 @@ class PreferenceData(LightningDataModule):
         rows: dict[str, int] = {}
         for name, source in self.sources.items():
             for split in SPLITS:
-                self.lengths[split][name], lost = self._measure(source, split)
-                rows[name] = rows.get(name, 0) + len(self.lengths[split][name]) + len(lost)
-                self.lost += lost
+                self.lengths[split][name], rejected = self._measure(source, split)
+                rows[name] = rows.get(name, 0) + len(self.lengths[split][name]) + len(rejected)
+                self.rejected += rejected
         if self.curation is not None:
             self._curate(self.curation)
-        if self.lost:
-            write_lost(self.lost_file, self.lost)
-            logger.warning("%d of %d rows are lost: %s; listed in %s", *self._loss(rows))
-        check_limit(self.lost, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file)
+        if self.rejected:
+            write_lost(self.lost_file, self.rejected)
+            logger.warning(
+                "%d of %d rows are lost: %s; listed in %s",
+                len(self.rejected), sum(rows.values()), self.skipped, self.lost_file,
+            )  # fmt: skip
+        check_limit(self.rejected, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file)
         for split in SPLITS:
             kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
             changed = self.curated.preferences if split == "train" else None
@@ -138,14 +145,14 @@ class PreferenceData(LightningDataModule):
         return Plan(Mixture(sizes, **self._mixture), lengths=self.lengths["train"], **self._plan)
 
     def replanned(self, *, lost_file: Path, seed: int, epochs: float, steps: int | None, stages: int) -> PreferenceData:
-        """The data of another run on the same groups, after `setup`: they are not tried again."""
+        """Return the data of another run on the same groups, after `setup`; they are not checked again."""
         other = copy.copy(self)
         other._mixture = self._mixture | {"seed": seed}
         other._plan = self._plan | {"epochs": epochs, "steps": steps, "stages": stages}
         other.plan = other._planned()
         other.lost_file, other._done = lost_file, 0
-        if other.lost:
-            write_lost(lost_file, other.lost)
+        if other.rejected:
+            write_lost(lost_file, other.rejected)
         return other
 
     def _curate(self, curation: Curation) -> None:
@@ -157,35 +164,32 @@ class PreferenceData(LightningDataModule):
                 yield from ((name, index, groups[index]) for index in lengths.index.tolist())
 
         self.curated = curation(placed)
-        self.lost += self.curated.lost.values()
+        self.rejected += self.curated.rejected.values()
         for name, lengths in trained.items():
-            kept = [(name, index) not in self.curated.lost for index in lengths.index.tolist()]
+            kept = [(name, index) not in self.curated.rejected for index in lengths.index.tolist()]
             trained[name] = lengths.only(np.array(kept, bool))
 
-    def _loss(self, rows: Mapping[str, int]) -> tuple[int, int, dict[str, dict[str, int]], Path]:
-        return len(self.lost), sum(rows.values()), self.skipped, self.lost_file
-
     def _measure(self, source: Source, split: Split) -> tuple[Lengths, list[RejectedRow]]:
-        lengths, lost = measure(source, split, encoder=self.encoder, workers=self.workers, cache=self.cache)
+        lengths, rejected = measure(source, split, encoder=self.encoder, workers=self.workers, cache=self.cache)
         if self.budget is None:
-            return lengths, lost
+            return lengths, rejected
         fits = lengths.tokens <= self.budget
         groups = source.groups(split)
         for index, tokens in zip(lengths.index[~fits].tolist(), lengths.tokens[~fits].tolist(), strict=True):
             detail = f"{tokens} tokens with all its responses; batch.tokens allows {self.budget} a forward pass"
-            lost.append(RejectedRow(source.name, split, groups[index].id, "above_batch_tokens", detail))
-        return lengths.only(fits), lost
+            rejected.append(RejectedRow(source.name, split, groups[index].id, "above_batch_tokens", detail))
+        return lengths.only(fits), rejected
 
     def list_lost_in(self, file: Path) -> None:
-        """Lists the lost rows in another file, those that are known and those that a stream meets later."""
+        """List the rejected rows in another file, also those that a stream rejects later."""
         self.lost_file = file
-        if self.lost:
-            write_lost(file, self.lost)
+        if self.rejected:
+            write_lost(file, self.rejected)
 
     @property
     def skipped(self) -> dict[str, dict[str, int]]:
-        """Lost rows by source and reason."""
-        return summary(self.lost)
+        """The number of rejected rows by source and reason."""
+        return summary(self.rejected)
 
     def train_dataloader(self) -> DataLoader[EncodedGroup]:
         assert self.plan is not None
@@ -194,18 +198,27 @@ class PreferenceData(LightningDataModule):
         return self.passes(self.trainer.current_epoch, rank=self.trainer.global_rank, done=done)
 
     def passes(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[EncodedGroup]:
-        """The batches of one stage on one rank, from the first pass that is not done: the same ones whatever the number
-        of workers and wherever the run was stopped before."""
+        """Return the micro-batches of one stage on one rank.
+
+        They do not depend on the number of workers, nor on where the run was interrupted.
+
+        Args:
+            stage: the index of the stage.
+            rank: the process.
+            done: micro-batches of the run that are done; the loader begins after them.
+        """
         assert isinstance(self.plan, Plan)
         return self._loader("train", batch_sampler=StageSampler(self.plan, stage, rank=rank, done=done))
 
     def step_counts(self, step: int, batch: TreeBatch) -> list[tuple[int, int]]:
-        """Of every group of an optimizer step, over all forward passes and ranks: the number of its preferences, and
-        how many of them are ties.
+        """Count the preferences and ties of each group of an optimizer step, over all micro-batches and ranks.
 
         Args:
-            step: from 0.
-            batch: one of the step's.
+            step: the index of the step.
+            batch: one of the batches of the step.
+
+        Returns:
+            For each group, the number of its preferences and how many of them are ties.
         """
         counts = []
         for place in self._step_places(step):
@@ -236,7 +249,7 @@ class PreferenceData(LightningDataModule):
         return self._loader(split, batch_sampler=self.batches(split, places))
 
     def batches(self, split: Split, places: Sequence[Place]) -> list[list[Place]]:
-        """Groups in their order, as many together as the budget lets, or `groups_per_forward`."""
+        """Combine groups to batches in their order, within the budget or with `groups_per_forward` each."""
         if self.budget is None:
             size = self.groups_per_forward
             return [list(places[i : i + size]) for i in range(0, len(places), size)]
@@ -253,22 +266,27 @@ class PreferenceData(LightningDataModule):
 
     @property
     def collate(self) -> Callable[[Sequence[EncodedGroup]], TreeBatch]:
-        """Lays groups out in rows. No method: that would take the whole module along to the workers."""
+        """The function that makes a batch of groups. A method would pickle the whole module for the workers."""
         return partial(collate, layout=self.layout, pad_id=self.encoder.pad_id)
 
     def _loader(self, split: Split, *, batch_sampler: Any) -> DataLoader[Any]:
         if split not in self.pooled:
             return self.loader(split, batches=batch_sampler)
-        kept, pins = self.pooled[split], self._pins_memory()  # read here, which is less work than handing it over
-        return DataLoader(kept, batch_sampler=batch_sampler, collate_fn=collate_pooled, pin_memory=pins)
+        # Without workers: reading a pooled state is less work than sending it between processes.
+        return DataLoader(
+            self.pooled[split],
+            batch_sampler=batch_sampler,
+            collate_fn=collate_pooled,
+            pin_memory=self._pins_memory(),
+        )
 
     def loader(self, split: Split, *, batches: Any) -> DataLoader[EncodedGroup]:
-        """Batches of encoded groups, in the order of their places."""
+        """Return a loader of batches with the groups at the given places."""
         return DataLoader(self.parts[split], batch_sampler=batches, collate_fn=self.collate, **self._loading())
 
     def _loading(self) -> dict[str, Any]:
-        """How batches are loaded, for every `DataLoader`."""
-        prefetch = self.prefetch if self.workers else None  # torch takes none without workers
+        """Return the options of every `DataLoader` with encoded groups."""
+        prefetch = self.prefetch if self.workers else None  # torch accepts no prefetch factor without workers
         timeout = self._timeout_s if self.workers else 0
         return {
             "num_workers": self.workers,
@@ -286,7 +304,7 @@ class PreferenceData(LightningDataModule):
         return self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator"
 
     def state_dict(self) -> dict[str, Any]:
-        """How many forward passes are done: with recipe and groups, all that is needed to go on with the next one."""
+        """Return the number of micro-batches done, which is the position in the plan, and hashes of the data."""
         assert self.plan is not None
         assert self.trainer is not None
         return {
@@ -297,41 +315,44 @@ class PreferenceData(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on after the passes that are done.
+        """Continue after the micro-batches that are done.
 
-        Checkpoints of earlier versions hold the lengths of the groups alone, and are compared by these.
+        Checkpoints of earlier versions contain only the lengths of the groups, which are then compared.
 
         Raises:
-            DataError: the groups, or what encodes them, are no longer those that the run began with; the message names
-                the parts that differ.
+            DataError: the groups or the encoder differ from those at the start of the run; the message names the parts
+                that differ.
         """
         if faults := hash_differences(state_dict.get("encoder", {}), encoder_hashes(self.encoder)):
             raise DataError(
-                f"the rows would be encoded otherwise than the run began: {'; '.join(faults)}. A run goes on with its "
-                "own backbone: put it back, or start anew without --resume"
+                f"the rows would be encoded differently than before: {'; '.join(faults)}. A run can only be resumed "
+                "with its own backbone: restore it, or start a new run without --resume"
             )
         if faults := content_differences(state_dict.get("content", {}), self.content):
             raise DataError(
-                f"{'; '.join(faults)}. The recipe names the same data, and they have changed. A run goes on with its "
-                "own data: put them back, or start anew without --resume"
+                f"{'; '.join(faults)}. The data of the recipe have changed. A run can only be resumed with its own "
+                "data: restore them, or start a new run without --resume"
             )
         if changed := [name for name, mark in self._marks.items() if mark != state_dict["groups"].get(name)]:
             raise DataError(
-                f"the groups of {', '.join(changed)} are not those that the run began with: the recipe names the same "
-                "data, and they have changed. A run goes on with its own data: put them back, or remove the run's "
-                "folder and start anew"
+                f"the groups of {', '.join(changed)} are not those that the run began with: the data of the recipe "
+                "have changed. A run can only be resumed with its own data: restore them, or remove the run's folder "
+                "and start a new run"
             )
         self._done = state_dict["forwards_done"]
 
     @property
     def content(self) -> dict[str, dict[str, str]]:
-        """A hash of the groups of every part, by source: of prompts, answers, preferences, pictures and labels."""
-        return {
-            name: {split: parts[name].content for split, parts in self.lengths.items() if name in parts}
-            for name in self.sources
-        }
+        """A hash of the groups of each split (texts, preferences, images and annotations), by source."""
+        content: dict[str, dict[str, str]] = {}
+        for name in self.sources:
+            content[name] = {split: lengths[name].content for split, lengths in self.lengths.items() if name in lengths}
+        return content
 
     @property
     def _marks(self) -> dict[str, str]:
-        parts = self.lengths.values()  # of a stream there are none
-        return {name: " ".join(part[name].mark for part in parts if name in part) for name in self.sources}
+        marks = {}
+        for name in self.sources:
+            # A split of a streamed source may have no lengths.
+            marks[name] = " ".join(lengths[name].mark for lengths in self.lengths.values() if name in lengths)
+        return marks

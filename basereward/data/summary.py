@@ -1,4 +1,4 @@
-"""A group in plain values, to show a person how a row is read."""
+"""Describes a group in plain values, to show how a row is read."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 from basereward.data.images.open_images import describe, open_image
 from basereward.data.schema.group import Group, Turn
 
-SHOWN_LETTERS = 160  # of each text
+SHOWN_CHARACTERS = 160  # of each text
 SHOWN_RESPONSES = 8
 
 
 def describe_group(group: Group) -> dict[str, Any]:
-    """What a model is shown of a group, and what it learns from; texts are shortened.
+    """Describe the input and the targets of a group; texts are shortened.
 
     Returns:
-        `id`; `turns`, each with `role` and `text`, in which "[image 1]" is the place of the first picture; `images`,
+        `id`; `turns`, each with `role` and `text`, in which "[image 1]" is the place of the first image; `images`,
         each with `name`, `width` and `height` in pixels, upright, and the `turn` it is in, from 0; `num_responses`, and
         `responses`, at most 8 of them; `preferences`, each with `winner`, `loser`, `tie` and `margin`; `ratings`;
         `critiques` and `reasonings`, their numbers.
 
     Raises:
-        ImageError: a picture cannot be opened.
+        ImageError: an image cannot be opened.
 
     >>> from basereward.data.schema.group import Part, Preference
-    >>> told = describe_group(Group("a", "mine", (Turn("user", (Part("Q"),)),), ("yes", "no"), (Preference(0, 1),)))
-    >>> told["turns"], told["responses"], told["preferences"]
+    >>> facts = describe_group(Group("a", "mine", (Turn("user", (Part("Q"),)),), ("yes", "no"), (Preference(0, 1),)))
+    >>> facts["turns"], facts["responses"], facts["preferences"]
     ([{'role': 'user', 'text': 'Q'}], ['yes', 'no'], [{'winner': 0, 'loser': 1, 'tie': False, 'margin': None}])
     """
     turns: list[dict[str, str]] = []
@@ -44,8 +44,8 @@ def describe_group(group: Group) -> dict[str, Any]:
         "num_responses": len(group.responses),
         "responses": [shortened(response) for response in group.responses[:SHOWN_RESPONSES]],
         "preferences": [
-            {"winner": each.winner, "loser": each.loser, "tie": each.tie, "margin": each.margin}
-            for each in group.preferences
+            {"winner": preference.winner, "loser": preference.loser, "tie": preference.tie, "margin": preference.margin}
+            for preference in group.preferences
         ],
         "ratings": list(group.ratings),
         "critiques": len(group.critiques),
@@ -54,7 +54,7 @@ def describe_group(group: Group) -> dict[str, Any]:
 
 
 def _text(turn: Turn, *, first: int) -> str:
-    """The text of a turn with numbered places of images; `first` is the number of its first one."""
+    """Return the text of a turn with numbered image places; `first` is the number of the first one."""
     pieces = []
     number = first
     for part in turn.parts:
@@ -63,10 +63,10 @@ def _text(turn: Turn, *, first: int) -> str:
     return "".join(pieces)
 
 
-def shortened(text: str, letters: int = SHOWN_LETTERS) -> str:
-    """The beginning of a text, and how long it is where that is not all.
+def shortened(text: str, limit: int = SHOWN_CHARACTERS) -> str:
+    """Shorten a text, and append its length if it is longer than the limit.
 
     >>> shortened("short"), shortened("word " * 100, 9)
     ('short', 'word word... (500 letters)')
     """
-    return text if len(text) <= letters else f"{text[:letters].rstrip()}... ({len(text)} letters)"
+    return text if len(text) <= limit else f"{text[:limit].rstrip()}... ({len(text)} letters)"

@@ -55,7 +55,7 @@ def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
     if curation is not None:
         curated = curation(lambda: _placed_groups(data))
         curation_result = _curation_result(curated, benchmarks=recipe.data.curation.against)
-    return {"sources": sources, "lost": summary(data.lost), "model": model, "curation": curation_result}
+    return {"sources": sources, "lost": summary(data.rejected), "model": model, "curation": curation_result}
 
 
 def _read_uncurated(recipe: Recipe) -> PreferenceData:
@@ -113,7 +113,7 @@ def _curation_result(curated: Curated, *, benchmarks: Iterable[str]) -> dict[str
         overlaps = _overlaps(report, benchmarks=list(benchmarks))
         unread = {name: count for name, count in report.unread.items() if count}
     return {
-        "left_out": summary(list(curated.lost.values())),
+        "left_out": summary(list(curated.rejected.values())),
         "overlaps": overlaps,
         "unread": unread,
         "relabelled": None if curated.relabelled is None else asdict(curated.relabelled),

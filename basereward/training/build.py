@@ -361,7 +361,7 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-    # The batches of a stream do not depend on the number of loader workers; see `StreamedPasses`.
+    # The batches of a stream do not depend on the number of loader workers; see `StreamedMicroBatches`.
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*IterableDataset` has `__len__` defined.*")
     # The data module stores the position itself; see `PreferenceData.state_dict`.
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*your dataloader is not resumable.*")

@@ -75,7 +75,7 @@ def _summary(data: PreferenceData) -> dict[str, Any]:
     mixture = plan.mixture
     epoch_tokens = {name: mixture.counts[name] * _mean(lengths.tokens) for name, lengths in lengths_by_source.items()}
     total_tokens = sum(epoch_tokens.values())
-    rejected = summary(data.lost)
+    rejected = summary(data.rejected)
     sources = {}
     num_with_images = 0.0
     for name, lengths in lengths_by_source.items():

@@ -79,9 +79,9 @@ def test_every_row_is_a_group_or_lost_under_its_reason(name: str, tmp_path: Path
     expected = write(name, tmp_path)
     source = load(name, tmp_path, expected)
     groups = all_groups(source)
-    lost = Counter(row.reason for split in SPLITS for row in source.lost(split))
+    lost = Counter(row.reason for split in SPLITS for row in source.rejected(split))
     assert (len(groups), lost) == (expected.groups, Counter(expected.lost)), [
-        row.detail for split in SPLITS for row in source.lost(split)
+        row.detail for split in SPLITS for row in source.rejected(split)
     ]
     first = groups[0]
     assert turns(first) == expected.prompt

@@ -114,7 +114,7 @@ def test_text_preferences_of_several_turns(real_rows: Path, tmp_path: Path) -> N
     ]  # fmt: skip
     source = Jsonl("dpo", path=str(_write(tmp_path / "dpo.jsonl", ours)))
     groups = {group.id: group for split in SPLITS for group in source.groups(split)}
-    lost = [row for split in SPLITS for row in source.lost(split)]
+    lost = [row for split in SPLITS for row in source.rejected(split)]
     assert len(groups) + len(lost) == 300
     assert len(groups["dpo.jsonl:1"].prompt) == len(rows[0]["conversations"])
 
@@ -128,7 +128,7 @@ def test_mm_rlhf_rows_are_read_in_their_shape(real_rows: Path, tmp_path: Path) -
     pictured = [row for row in rows if "image" in row]
     assert [group.responses for group in source.groups("train")] == [(r["chosen"], r["rejected"]) for r in pictured]
     assert [str(group.images[0]) for group in source.groups("train")] == [str(tmp_path / r["image"]) for r in pictured]
-    lost = source.lost("train")
+    lost = source.rejected("train")
     assert summary(lost) == {"mm": {"video": 25}}
     assert all(row["video"] in one.detail for row, one in zip([r for r in rows if "video" in r], lost, strict=True))
 
@@ -137,7 +137,7 @@ def test_preferences_in_the_manner_of_sharegpt(real_rows: Path) -> None:
     """300 dialogues as they lie there: every turn, and the answers; the lost ones are counted."""
     path = real_rows / "preferences" / "dpo_en_demo.json"
     source = Hub("dpo", path=str(path), shape={"_target_": "sharegpt_pairs"}, val=0, test=0)
-    groups, lost = source.groups("train"), source.lost("train")
+    groups, lost = source.groups("train"), source.rejected("train")
     rows = {f"dpo_en_demo.json:{i}": row for i, row in enumerate(json.loads(path.read_text()))}
     assert len(groups) + len(lost) == 300
     assert len(groups) > 290

@@ -144,7 +144,7 @@ def test_a_test_that_a_member_cannot_take_fails(swept: dict[str, Any], together:
     )
     (unfit,) = result["ensembles"]
     assert (unfit["status"], unfit["metrics"]) == ("failed", {})
-    assert "every row of digits is lost" in unfit["error"]
+    assert "every row of digits is rejected" in unfit["error"]
     assert f"(member {swept['recipe=text'].run_id})" in unfit["error"]
     run = next(run for run in list_runs(kind="ensemble") if run.name == "unfit")
     assert (run.state, len(run.lost.read_text().splitlines())) == ("failed", 12)

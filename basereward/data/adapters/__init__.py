@@ -1,7 +1,7 @@
-"""How published data sets write a row: one class a file, for those whose columns a mapping cannot turn into ours.
+"""Adapters: convert rows of published data sets to our row format, one class a file.
 
-An adapter of your own is a file here, or any class that a recipe names by its dotted path, with the members of
-`RowAdapter`.
+A data set needs an adapter if renaming its columns is not enough. To add one, write a file in this folder or a
+subfolder with a class that has the members of `RowAdapter`, or name any such class in a recipe by its dotted path.
 """
 
 from __future__ import annotations
@@ -11,40 +11,43 @@ from typing import Any, Protocol
 
 from basereward.data.schema.rejections import RowRejected
 
-# What a data set itself says of rows that hold no preference: they are counted and listed, and nothing is wrong with
-# them.
+# Reasons for rows that are well-formed but contain no preference, such as ties. They are counted and listed like other
+# rejected rows, but not reported as faults of the data.
 NO_PREFERENCE = frozenset(
     {"equal_ratings", "low_score_ratio", "not_rated", "several_rounds", "single_response", "undecided"}
 )
 
 
 class RowAdapter(Protocol):
-    """Turns a row of a data set into one of ours (described in `basereward/data/schema/rows.py`).
+    """Converts a row of a data set to our row format, which `basereward/data/schema/rows.py` describes.
 
-    Made as `Class(**arguments of the recipe)`; picklable, for the loader's processes. The same row gives the same row.
+    An adapter is constructed as `Class(**arguments)` with the arguments of the recipe's `shape`. It must be picklable,
+    because worker processes of the data loader get a copy, and deterministic.
     """
 
     columns: tuple[str, ...]
-    """The columns that a row must have; those it lacks are named before anything else is looked at."""
+    """The columns that a row must have. Missing columns are reported before `__call__` runs."""
 
     def __call__(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The row in our general or pair form.
+        """Convert a row to our general form or pair form.
 
         Raises:
-            RowRejected: the row says nothing that can be used; the reason is what it is counted under.
+            RowRejected: the row cannot be used. Rejected rows are counted by `reason`.
         """
         ...
 
 
-def check_columns(shape: RowAdapter, row: Mapping[str, Any]) -> None:
-    """Raises:
-    RowRejected: the row lacks a column that the shape reads; the message names those that there are.
+def check_columns(adapter: RowAdapter, row: Mapping[str, Any]) -> None:
+    """Check that a row has all columns that an adapter reads.
+
+    Raises:
+        RowRejected: `missing_column`.
     """
-    missing = [name for name in shape.columns if name not in row]
+    missing = [name for name in adapter.columns if name not in row]
     if missing:
         raise RowRejected(
             "missing_column",
-            f"missing: {', '.join(missing)}, which the shape {type(shape).__name__} reads. "
-            f"Columns found: {', '.join(map(str, row)) or 'none'}. If they are these under other names, map them: "
+            f"missing: {', '.join(missing)}, which the shape {type(adapter).__name__} reads. "
+            f"Columns found: {', '.join(map(str, row)) or 'none'}. If the data set has other names for them, map them: "
             f"columns: {{{missing[0]}: ...}}",
         )

@@ -1,4 +1,4 @@
-"""A batch whose branches have grown by text that was written after them."""
+"""Batches with longer branches (generated text appended) or shorter ones (target text removed)."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from basereward.data.batching.tree_batch import TreeBatch
 
 
 def continued(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
-    """The same groups with every branch longer by its text.
+    """Append a text to every branch of a batch in the tree layout.
 
     Args:
-        batch: of tree rows.
-        texts: `(n,)` tokens for each of the B branches, in order.
+        batch: the batch.
+        texts: the tokens `(n,)` for each of the B branches, in order.
     """
     device = batch.input_ids.device
     ids, positions, group, branch = [], [], [], []
     trees, ends = [], []
-    at, text = 0, iter(texts)
+    column, next_texts = 0, iter(texts)
     length = 0  # of the new row so far
     for index, tree in enumerate(batch.trees):
         sizes = []
         for number, size in enumerate(tree):
-            here = slice(at, at + size)
-            at += size
-            added = next(text).to(device) if number else batch.input_ids[0, :0]
-            last = batch.position_ids[..., 0, at - 1 : at]
-            ids += [batch.input_ids[0, here], added]
+            span = slice(column, column + size)
+            column += size
+            # Segment 0 is the prefix, to which nothing is appended.
+            added = next(next_texts).to(device) if number else batch.input_ids[0, :0]
+            last = batch.position_ids[..., 0, column - 1 : column]
+            ids += [batch.input_ids[0, span], added]
             positions += [
-                batch.position_ids[..., 0, here], last + torch.arange(1, len(added) + 1, device=device)
+                batch.position_ids[..., 0, span], last + torch.arange(1, len(added) + 1, device=device)
             ]  # fmt: skip
             sizes.append(size + len(added))
             group.append(torch.full((sizes[-1],), index, device=device))
@@ -53,18 +54,19 @@ def continued(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
 
 
 def unwritten(batch: TreeBatch) -> TreeBatch:
-    """The same groups without what the head is taught to write: every branch ends where it would begin to."""
+    """Remove the target tokens of a batch in the tree layout: every branch then ends where the head generates."""
     kept = torch.ones_like(batch.input_ids[0], dtype=torch.bool)
     kept[batch.written[:, 1]] = False
-    before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)]).tolist()
-    trees, ends, at = [], [], 0
+    # The number of kept tokens before each column.
+    kept_before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)]).tolist()
+    trees, ends, column = [], [], 0
     for tree in batch.trees:
         sizes = []
         for number, size in enumerate(tree):
-            sizes.append(before[at + size] - before[at])
-            at += size
+            sizes.append(kept_before[column + size] - kept_before[column])
+            column += size
             if number:
-                ends.append((0, before[at] - 1))
+                ends.append((0, kept_before[column] - 1))
         trees.append(tuple(sizes))
     return replace(
         batch,

@@ -1,4 +1,4 @@
-"""The groups of one part of the data, as the loader asks for them."""
+"""The data set of one split, from which a data loader reads encoded groups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 
 class GroupDataset(Dataset[EncodedGroup]):
-    """The usable groups of one part, encoded when they are asked for."""
+    """The usable groups of a split, encoded on access.
+
+    Args:
+        sources: the sources by name.
+        split: the split.
+        kept: for each source, the indices of its usable groups.
+        encoder: encodes groups; target texts are included in the train split.
+        changed: by source and index, preferences that replace those of the source.
+    """
 
     def __init__(
         self,
@@ -41,14 +49,17 @@ class GroupDataset(Dataset[EncodedGroup]):
 
     @property
     def places(self) -> list[Place]:
-        """Every group, source after source."""
-        return [(s, row) for s, name in enumerate(self.names) for row in range(len(self.kept[name]))]
+        """The places of all groups, source after source."""
+        places: list[Place] = []
+        for source, name in enumerate(self.names):
+            places += [(source, row) for row in range(len(self.kept[name]))]
+        return places
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.kept.values())
 
     def group(self, place: Place) -> Group:
-        """A group before it is encoded, with the preferences that it is trained on."""
+        """Return a group before it is encoded, with changed preferences if there are any."""
         name = self.names[place[0]]
         index = int(self.kept[name][place[1]])
         group = self.groups[name][index]
@@ -60,8 +71,9 @@ class GroupDataset(Dataset[EncodedGroup]):
         group, name = self.group(place), self.names[place[0]]
         try:
             return self.encoder(group, taught=self.taught)
-        except RowRejected as loss:
+        except RowRejected as rejection:
+            # All groups were checked in `setup`, so a file must have changed since then.
             raise DataError(
                 f"group '{group.id}' of source '{name}' could be read when the run began and cannot be read now "
-                f"({loss.reason}: {loss.detail}). Put the file back and resume the run."
-            ) from loss
+                f"({rejection.reason}: {rejection.detail}). Restore the file and resume the run."
+            ) from rejection

@@ -1,5 +1,7 @@
-"""What a ranking loss is a mean over. Its total over an optimizer step is known before the step's first forward pass,
-so that a step's loss does not depend on how its groups are shared out over forward passes.
+"""The units over which a ranking loss is averaged.
+
+Their total over an optimizer step is known before its first micro-batch, so that the loss of a step does not depend on
+its division into micro-batches.
 """
 
 from __future__ import annotations
@@ -13,15 +15,16 @@ from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.schema.group import Preference
 
 Unit: TypeAlias = Literal["group", "decided_group", "preference", "decided_preference"]
-"""`decided`: ties, and groups that have nothing but ties, are left out. Every group that is trained on has a
-preference, so the number of a step's groups is that of the plan, and no group needs to be read for it."""
+"""`decided_...`: ties, and groups with ties only, are not counted. Every training group has a preference, so the number
+of groups of a step is known from the plan, without reading a group."""
 
 
 def count_units(unit: Unit, counts: Iterable[tuple[int, int]]) -> int:
-    """The number of units in some groups.
+    """Count the units of groups.
 
     Args:
-        counts: of each group the number of its preferences, and how many of them are ties.
+        unit: the unit.
+        counts: for each group, the number of its preferences and how many of them are ties.
 
     >>> counts = [(3, 1), (1, 1), (1, 0)]
     >>> [count_units(unit, counts) for unit in ("group", "decided_group", "preference", "decided_preference")]
@@ -41,12 +44,16 @@ def count_units(unit: Unit, counts: Iterable[tuple[int, int]]) -> int:
 
 
 def group_counts(preferences: Sequence[Preference]) -> tuple[int, int]:
-    """The number of a group's preferences, and how many of them are ties."""
+    """Count the preferences of a group and the ties among them.
+
+    >>> group_counts([Preference(0, 1), Preference(1, 2, tie=True)])
+    (2, 1)
+    """
     return len(preferences), sum(preference.tie for preference in preferences)
 
 
 def batch_counts(batch: TreeBatch) -> list[tuple[int, int]]:
-    """`group_counts` of every group of a batch."""
+    """Return `group_counts` of every group of a batch."""
     groups = batch.preference_group.cpu()
     preferences = torch.bincount(groups, minlength=batch.num_groups)
     ties = torch.bincount(groups[batch.tie.cpu()], minlength=batch.num_groups)

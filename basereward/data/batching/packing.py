@@ -1,4 +1,4 @@
-"""Fills forward passes with groups as they come, up to a budget of tokens."""
+"""Packs groups into forward passes within a token budget, in the order in which they come."""
 
 from __future__ import annotations
 
@@ -8,43 +8,42 @@ from itertools import islice
 from basereward.data.batching.tree_batch import Layout
 from basereward.data.encoding.encoder import EncodedGroup
 
-WINDOW = 64  # groups of plain rows that are looked at together, to put rows of like length into one pass
+WINDOW = 64  # groups that are sorted together, so that plain rows of one pass have similar lengths
 
 PackedGroup = tuple[int, EncodedGroup]
 
 
 def fill(groups: Iterable[EncodedGroup], *, budget: int, layout: Layout) -> Iterator[list[PackedGroup]]:
-    """Groups, each with its place among all, by forward pass.
+    """Yield lists of (index, group), one list per forward pass.
 
-    A tree row has no padding, so groups are taken as they come, and only one more is read than the pass needs. Plain
-    rows are as long as the longest of them: of every 64 groups the short ones go together.
+    A tree row has no padding, so groups are taken in order, and at most one group is read in advance. Plain rows are
+    padded to the longest one, so every 64 groups are sorted by length first.
 
     Args:
-        groups: read once, from first to last.
-        budget: the most tokens of a pass, padding included; a group of more goes alone.
+        groups: the groups, read once.
+        budget: the largest number of tokens of a pass, padding included; a larger group gets a pass of its own.
+        layout: the layout of the batches.
     """
     placed = enumerate(groups)
     if layout == "tree":
         yield from _fill(placed, budget=budget, layout=layout)
         return
     while window := list(islice(placed, WINDOW)):
-        yield from _fill(sorted(window, key=lambda each: each[1].longest), budget=budget, layout=layout)
+        by_length = sorted(window, key=lambda packed: packed[1].longest)
+        yield from _fill(by_length, budget=budget, layout=layout)
 
 
 def _fill(placed: Iterable[PackedGroup], *, budget: int, layout: Layout) -> Iterator[list[PackedGroup]]:
-    together: list[PackedGroup] = []
+    members: list[PackedGroup] = []
     tokens = rows = longest = 0
     for place, group in placed:
-        tokens += len(group.prefix) + sum(map(len, group.branches))
+        group_tokens = len(group.prefix) + sum(map(len, group.branches))
+        tokens += group_tokens
         rows, longest = rows + len(group.branches), max(longest, group.longest)
-        if together and (tokens if layout == "tree" else rows * longest) > budget:
-            yield together
-            together = []
-            tokens, rows, longest = (
-                len(group.prefix) + sum(map(len, group.branches)),
-                len(group.branches),
-                group.longest,
-            )
-        together.append((place, group))
-    if together:
-        yield together
+        if members and (tokens if layout == "tree" else rows * longest) > budget:
+            yield members
+            members = []
+            tokens, rows, longest = group_tokens, len(group.branches), group.longest
+        members.append((place, group))
+    if members:
+        yield members

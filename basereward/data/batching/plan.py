@@ -1,5 +1,7 @@
-"""Which groups every step of a run trains on: a function of the recipe and the lengths of the groups alone, so that a
-run can be stopped and continued anywhere.
+"""The plan of a run: the groups of every micro-batch.
+
+The plan is a function of the recipe and the lengths of the groups only, so that a run can be stopped and resumed at any
+step.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from torch.utils.data import Sampler
 
-from basereward.data.batching.token_balancing import deal, hands_needed, largest_hand
+from basereward.data.batching.token_balancing import assign_bins, bins_needed, largest_bin
 from basereward.data.encoding.lengths import Lengths
 from basereward.data.mixing.mixture import Mixture
 from basereward.errors import RecipeError
@@ -21,20 +23,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Place = tuple[int, int]
-"""A group's place: index of its source, index of the group in it."""
+"""The place of a group: the index of its source, and the index of the group among the usable ones of the source."""
 
 Modality = Literal["mixed", "separate"]
-CHUNK = 4096  # steps that are looked at together
+CHUNK = 4096  # steps that are computed together, to limit the memory
 
 
 class Steps:
-    """How a run is cut into steps, forward passes and stages.
+    """The division of a run into optimizer steps, micro-batches and stages.
 
     Args:
-        steps: optimizer steps.
-        groups: groups a step, over all ranks.
-        forwards_per_step: forward passes a step takes on every rank.
-        stages: equal stretches of the run, to within one step; a validation ends each.
+        steps: the number of optimizer steps.
+        groups: groups per step, over all ranks.
+        forwards_per_step: micro-batches (forward passes) per step on every rank.
+        ranks: processes that train together.
+        stages: the number of stages, which are equally long to within one step; each ends with a validation.
     """
 
     def __init__(self, steps: int, *, groups: int, forwards_per_step: int, ranks: int, stages: int) -> None:
@@ -45,34 +48,41 @@ class Steps:
         self.stages = min(stages, steps)
 
     def stage(self, index: int) -> range:
-        """The forward passes of a stage."""
+        """Return the indices of the micro-batches of a stage."""
         first, last = (i * self.steps // self.stages for i in (index, index + 1))
         return range(first * self.forwards_per_step, last * self.forwards_per_step)
 
     def share(self, groups: int) -> float:
-        """What a pass of so many groups counts among the passes of its step, 1 on average: those of a token budget hold
-        unequal numbers, and every group of a step has the same say."""
+        """Return the loss weight of a micro-batch with this number of groups; the mean over a step is 1.
+
+        With a token budget, micro-batches have different numbers of groups. The weight makes every group count equally.
+
+        >>> plan = Steps(10, groups=8, forwards_per_step=2, ranks=1, stages=1)
+        >>> plan.share(6), plan.share(2)
+        (1.5, 0.5)
+        """
         return groups * self.forwards_per_step * self.ranks / self.groups
 
 
 class Plan(Steps):
-    """All forward passes of a run, in order.
+    """All micro-batches of a run, in order.
 
     Args:
         mixture: the order of the groups in every epoch.
-        groups: groups a step of the optimizer, over all ranks.
-        groups_per_forward: groups a forward pass on one rank, when there is no budget.
-        budget: tokens a forward pass on one rank may have. Every step then takes the same number of passes, the fewest
-            with which none is above the budget, and its groups are shared out so that the passes are about alike.
-        modality: with `separate` no pass has both groups with images and groups without.
-        lengths: of the groups of every source; needed for a budget and for separate modalities.
+        groups: groups per optimizer step, over all ranks.
+        groups_per_forward: groups per micro-batch on one rank, if there is no budget.
+        budget: the largest number of tokens of a micro-batch on one rank. Every step then has the same number of
+            micro-batches, the smallest one with which none exceeds the budget, and they have about equal numbers of
+            tokens.
+        modality: with `separate`, no micro-batch has both groups with images and groups without.
+        lengths: the lengths of the groups of every source; required for a budget and for separate modalities.
         ranks: processes that train together.
-        epochs: passes through the mixture; the last step is filled up from the next pass.
-        steps: optimizer steps; overrides `epochs`.
-        stages: equal stretches of the run, to within one step; a validation ends each.
+        epochs: passes through the mixture; the last step is completed from the next epoch.
+        steps: the number of optimizer steps; overrides `epochs`.
+        stages: the number of stages, which are equally long to within one step; each ends with a validation.
 
     Raises:
-        RecipeError: the groups of a step cannot be shared out.
+        RecipeError: the groups of a step cannot be distributed over micro-batches.
     """
 
     def __init__(
@@ -95,72 +105,91 @@ class Plan(Steps):
         self.budget = budget
         self.modality = modality
         self._order = lru_cache(maxsize=2)(mixture.order)
-        self._dealt = lru_cache(maxsize=4)(self._deal)
+        self._cached_step = lru_cache(maxsize=4)(self._step)
         if budget is None and modality == "mixed":
-            assert groups % (groups_per_forward * ranks) == 0, "the recipe's check lets no other batch through"
+            assert groups % (groups_per_forward * ranks) == 0, "the recipe's check rejects other batch sizes"
             self.forwards_per_step = groups // (groups_per_forward * ranks)
             return
         assert lengths is not None
-        self._first = np.cumsum([0, *(len(lengths[name]) for name in mixture.names)])  # of each source in the flat ones
+        # The groups of all sources in one array; `_first[s]` is the index of the first group of source s.
+        self._first = np.cumsum([0, *(len(lengths[name]) for name in mixture.names)])
         self._tokens = np.concatenate([lengths[name].tokens for name in mixture.names])
         self._with_images = np.concatenate([lengths[name].images > 0 for name in mixture.names])
         self.forwards_per_step = self._count_forwards(groups_per_forward)
 
     def forward(self, index: int, *, rank: int = 0) -> list[Place]:
-        """The groups of one forward pass on one rank."""
+        """Return the groups of one micro-batch on one rank.
+
+        Args:
+            index: the index of the micro-batch in the run.
+            rank: the process.
+        """
         step, part = divmod(index, self.forwards_per_step)
-        return self._dealt(step)[part * self.ranks + rank]
+        return self._cached_step(step)[part * self.ranks + rank]
 
     def tokens(self, place: Place) -> int:
-        """Of one group, when the plan knows lengths."""
+        """Return the tokens of a group in a tree row, if the plan was made with lengths."""
         return int(self._tokens[self._first[place[0]] + place[1]])
 
-    def _deal(self, step: int) -> list[list[Place]]:
-        """The groups of a step by pass and rank."""
+    def _step(self, step: int) -> list[list[Place]]:
+        """Distribute the groups of a step over micro-batches; those of the ranks follow each other."""
         sources, rows = self._places(np.arange(step * self.groups, (step + 1) * self.groups))
         places = list(zip(sources.tolist(), rows.tolist(), strict=True))
-        hands = self.forwards_per_step * self.ranks
+        bins = self.forwards_per_step * self.ranks
         if self.budget is None and self.modality == "mixed":
-            size = self.groups // hands
+            size = self.groups // bins
             return [places[i : i + size] for i in range(0, self.groups, size)]
         flat = self._first[sources] + rows
-        dealt = []
-        for chosen, share in self._shares(flat, hands):
-            longest_first = chosen[np.argsort(-self._tokens[flat[chosen]], kind="stable")]
-            dealt += [[places[longest_first[card]] for card in hand] for hand in deal(len(chosen), share)]
-        return dealt
+        batches = []
+        for members, num_bins in self._split_by_modality(flat, bins):
+            longest_first = members[np.argsort(-self._tokens[flat[members]], kind="stable")]
+            for items in assign_bins(len(members), num_bins):
+                batches.append([places[longest_first[item]] for item in items])
+        return batches
 
     def _places(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Source and row of the groups at places in the run, each of shape `(N,)`."""
+        """Return source and row of the groups at positions of the run, each of shape `(N,)`."""
         epochs, offsets = np.divmod(positions, self.mixture.epoch_size)
         sources, rows = np.empty(len(positions), np.int32), np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            of_epoch = self._order(int(epoch))
-            sources[here], rows[here] = of_epoch[0][offsets[here]], of_epoch[1][offsets[here]]
+            epoch_sources, epoch_rows = self._order(int(epoch))
+            sources[here], rows[here] = epoch_sources[offsets[here]], epoch_rows[offsets[here]]
         return sources, rows
 
-    def _shares(self, flat: NDArray[np.int64], hands: int) -> list[tuple[NDArray[np.int64], int]]:
-        """Groups of a step that may meet in a pass, and the passes that they get."""
+    def _split_by_modality(self, flat: NDArray[np.int64], bins: int) -> list[tuple[NDArray[np.int64], int]]:
+        """Split the groups of a step into those that may be in one micro-batch.
+
+        Args:
+            flat: `(G,)`, the indices of the step's groups among all groups.
+            bins: micro-batches of the step, over all ranks.
+
+        Returns:
+            For each part, the positions of its groups in `flat` and the number of its micro-batches.
+        """
         with_images = self._with_images[flat]
-        pictures, texts = np.flatnonzero(with_images), np.flatnonzero(~with_images)
-        if self.modality == "mixed" or not len(pictures) or not len(texts):
-            return [(np.arange(len(flat)), hands)]
-        part = int(self._tokens[flat[pictures]].sum()) / int(self._tokens[flat].sum())
-        passes = hands // self.ranks
-        share = min(max(round(passes * part), 1), passes - 1) * self.ranks
-        share = min(max(share, hands - len(texts)), len(pictures))
-        return [(pictures, share), (texts, hands - share)]
+        images, texts = np.flatnonzero(with_images), np.flatnonzero(~with_images)
+        if self.modality == "mixed" or not len(images) or not len(texts):
+            return [(np.arange(len(flat)), bins)]
+        # In proportion to the tokens, but at least one micro-batch each and none empty.
+        fraction = int(self._tokens[flat[images]].sum()) / int(self._tokens[flat].sum())
+        per_rank = bins // self.ranks
+        image_bins = min(max(round(per_rank * fraction), 1), per_rank - 1) * self.ranks
+        image_bins = min(max(image_bins, bins - len(texts)), len(images))
+        return [(images, image_bins), (texts, bins - image_bins)]
 
     def _count_forwards(self, groups_per_forward: int) -> int:
+        """Find the number of micro-batches per step and rank."""
         least = 1 if self.budget is not None else self.groups // (groups_per_forward * self.ranks)
+        # Without a budget, a bound that no micro-batch reaches.
         budget = self.budget if self.budget is not None else int(self._tokens.max(initial=1)) * self.groups
         if self.modality == "mixed":
-            needed = [hands_needed(chunk, budget, multiple=self.ranks) for chunk in self._sorted_steps()]
-            return max([least, *(hands // self.ranks for hands in needed)])
+            needed = [bins_needed(chunk, budget, multiple=self.ranks) for chunk in self._sorted_steps()]
+            return max([least, *(bins // self.ranks for bins in needed)])
         return self._count_separate(max(least, 2), budget)
 
     def _count_separate(self, least: int, budget: int) -> int:
+        """Find the number of micro-batches per step and rank with separate modalities."""
         passes = least
         for step in range(self.steps):
             sources, rows = self._places(np.arange(step * self.groups, (step + 1) * self.groups))
@@ -170,21 +199,22 @@ class Plan(Steps):
                 if passes * self.ranks > self.groups:
                     within = f" within batch.tokens={self.budget}" if self.budget is not None else ""
                     raise RecipeError(
-                        f"batch.modality is separate, and the {self.groups} groups of step {step + 1} cannot be shared "
-                        f"out over passes of {self.ranks} ranks{within}; raise batch.groups, or leave batch.modality "
-                        "mixed"
+                        f"batch.modality is separate, and the {self.groups} groups of step {step + 1} cannot be "
+                        f"distributed over forward passes of {self.ranks} ranks{within}; raise batch.groups, or set "
+                        "batch.modality=mixed"
                     )
         return passes
 
-    def _fits(self, flat: NDArray[np.int64], hands: int, budget: int) -> bool:
-        for chosen, share in self._shares(flat, hands):
-            longest_first = -np.sort(-self._tokens[flat[chosen]])[None]
-            if not 0 < share <= len(chosen) or int(largest_hand(longest_first, share).max()) > budget:
+    def _fits(self, flat: NDArray[np.int64], bins: int, budget: int) -> bool:
+        """Whether the groups of a step fit into `bins` micro-batches."""
+        for members, num_bins in self._split_by_modality(flat, bins):
+            longest_first = -np.sort(-self._tokens[flat[members]])[None]
+            if not 0 < num_bins <= len(members) or int(largest_bin(longest_first, num_bins).max()) > budget:
                 return False
         return True
 
     def _sorted_steps(self) -> Iterator[NDArray[np.int32]]:
-        """The tokens of every step's groups, longest first, some thousand steps at a time: shape `(S, G)`."""
+        """Yield the tokens of the groups of `CHUNK` steps at a time, in descending order: `(S, G)`."""
         for first in range(0, self.steps, CHUNK):
             last = min(first + CHUNK, self.steps)
             sources, rows = self._places(np.arange(first * self.groups, last * self.groups))
@@ -193,8 +223,16 @@ class Plan(Steps):
 
 
 class StageSampler(Sampler[list[Place]]):
-    """The batches of one stage on one rank. It counts the whole stage and may start inside it, where a stopped run
-    goes on."""
+    """The micro-batches of one stage on one rank.
+
+    Its length is that of the whole stage, because Lightning counts the batches of a resumed epoch from its beginning.
+
+    Args:
+        plan: the plan of the run.
+        stage: the index of the stage.
+        rank: the process.
+        done: micro-batches of the run that are done; iteration begins after them.
+    """
 
     def __init__(self, plan: Plan, stage: int, *, rank: int, done: int) -> None:
         self.plan = plan

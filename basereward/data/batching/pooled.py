@@ -1,4 +1,4 @@
-"""Groups whose pooled states are known, so that a batch of them needs no tokens and no pictures.
+"""Groups with cached pooled states; their batches need neither tokens nor images.
 
 Shapes: K responses, D channels.
 """
@@ -19,17 +19,17 @@ from basereward.data.schema.group import Preference
 
 @dataclass(frozen=True, slots=True)
 class PooledGroup:
-    """A group as a scalar head takes it."""
+    """The input of a scalar head for one group."""
 
     id: str
     source: str
     preferences: tuple[Preference, ...]
-    lengths: tuple[int, ...]  # K: tokens of every response, its end of turn left out
-    states: Tensor  # (K, D) float32
+    lengths: tuple[int, ...]  # (K,) tokens of each response without its end-of-turn token
+    states: Tensor  # (K, D) float32, the hidden states at the pooled tokens
 
 
 class PooledDataset(Dataset[PooledGroup]):
-    """The groups of one part that a run reads, by their place."""
+    """The groups of a split that a run reads, by their place."""
 
     def __init__(self, groups: Mapping[Place, PooledGroup]) -> None:
         self.groups = groups
@@ -42,19 +42,22 @@ class PooledDataset(Dataset[PooledGroup]):
 
 
 def collate_pooled(groups: Sequence[PooledGroup]) -> TreeBatch:
-    """A batch without rows, whose branches are known by their pooled states; else as `collate` makes it."""
-    tokens = torch.empty(0, 0, dtype=torch.int64)
+    """Make a batch without rows, with pooled states; the other fields are those of `collate`."""
+    no_tokens = torch.empty(0, 0, dtype=torch.int64)
+    lengths: list[int] = []
+    for group in groups:
+        lengths += group.lengths
     return TreeBatch(
         layout="tree",
-        input_ids=tokens,
-        position_ids=tokens,
+        input_ids=no_tokens,
+        position_ids=no_tokens,
         trees=[],
-        group=tokens,
-        branch=tokens,
+        group=no_tokens,
+        branch=no_tokens,
         ends=torch.empty(0, 2, dtype=torch.int64),
         pixels=None,
         image_grid_thw=None,
-        lengths=torch.tensor([length for group in groups for length in group.lengths]),
+        lengths=torch.tensor(lengths),
         responses=[len(group.lengths) for group in groups],
         ids=[group.id for group in groups],
         sources=[group.source for group in groups],

@@ -1,9 +1,9 @@
-"""Pooled states on the disk, for every epoch, run and cell that reads the same groups with the same frozen backbone.
+"""A cache of pooled states on disk, shared by all epochs, runs and cells with the same groups and frozen backbone.
 
-pooled/ab/abc...    the states of some groups that were computed one after the other, by the hash of all they depend on
-pooled/turn         locked by the one process that writes
+pooled/ab/abc...    the states of groups that were computed together, named by a hash of everything they depend on
+pooled/turn         the lock file of writers
 
-A file is there whole or not at all, and does not change; its numbers are read from the disk when they are needed.
+A file is written atomically and never changes. It is memory-mapped, so that its states are read from disk when needed.
 """
 
 from __future__ import annotations
@@ -37,31 +37,32 @@ _START = _HEADER.size + _CHECKSUM.size
 
 @dataclass(frozen=True, slots=True)
 class PooledStates:
-    """Of R responses, group after group."""
+    """The pooled states of R responses, group after group."""
 
-    lengths: NDArray[np.int64]  # (R,): tokens of every response, its end of turn left out
+    lengths: NDArray[np.int64]  # (R,): tokens of each response without its end-of-turn token
     states: NDArray[np.float32]  # (R, D)
 
 
 class PooledStore:
-    """The pooled states of one backbone behind one encoder, among those of others.
+    """The pooled states of one backbone and encoder, in a folder shared with others.
 
     Args:
-        folder: of all of them.
-        setting: tells everything apart, besides the groups themselves, that their states depend on.
+        folder: the folder of the cache.
+        setting: identifies everything that the states depend on, apart from the groups.
     """
 
     def __init__(self, folder: Path, *, setting: str) -> None:
         self.folder = folder
         self.setting = setting
-        self._closed = False  # whether nothing more can be written
-        self._cleared = False  # whether what killed writers left behind was removed
+        self._closed = False  # set after a failed write
+        self._cleared = False  # whether partial files of killed writers have been removed
 
     def key(self, passes: Iterable[Iterable[bytes]]) -> str:
-        """The name of the states of groups that are computed together.
+        """Compute the name of the states of groups that are computed together.
 
         Args:
-            passes: the content of every group, by forward pass: in other company a state has other last bits.
+            passes: the content hashes of the groups by forward pass. They are part of the name, because the last bits
+                of a state depend on the other groups of its forward pass.
         """
         digest = hashlib.sha256(self.setting.encode())
         for contents in passes:
@@ -74,7 +75,7 @@ class PooledStore:
         return self.folder / key[:2] / key
 
     def find(self, key: str) -> PooledStates | None:
-        """What was kept; None where there is nothing, or nothing whole."""
+        """Read cached states; None if there are none or the file is damaged."""
         file = self.file(key)
         try:
             return read(file, key)
@@ -85,8 +86,7 @@ class PooledStore:
             return None
 
     def keep(self, key: str, states: PooledStates) -> PooledStates:
-        """The same states from the disk, where they take no memory. A disk that takes nothing costs memory and time,
-        not the run."""
+        """Write states and return them memory-mapped. If writing fails, they stay in memory and the run continues."""
         if self._closed:
             return states
         file = self.file(key)
@@ -113,29 +113,29 @@ class PooledStore:
 
 
 def pack(key: str, states: PooledStates) -> bytes:
-    """The content of a file: `key` has 64 hexadecimal digits."""
+    """Serialize states to the content of a file; `key` has 64 hexadecimal digits."""
     numbers = states.lengths.astype("<i8").tobytes() + states.states.astype("<f4").tobytes()
     header = _HEADER.pack(MAGIC, bytes.fromhex(key), *states.states.shape)
     return header + _CHECKSUM.pack(zlib.crc32(numbers, zlib.crc32(header))) + numbers
 
 
 def read(file: Path, key: str) -> PooledStates:
-    """What `pack` made for the key.
+    """Read a file of `pack`.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is cut, changed or another's.
+        ValueError: the file is truncated, damaged, or has another key.
     """
     with file.open("rb") as opened:
-        # Copied on writing: torch takes no array of constants.
+        # ACCESS_COPY makes the array writable, as torch requires, without changing the file.
         content = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY))
     if len(content) < _START:
-        raise ValueError("it is cut")
+        raise ValueError("it is truncated")
     magic, owner, responses, width = _HEADER.unpack_from(content)
     (checksum,) = _CHECKSUM.unpack_from(content, _HEADER.size)
     if magic != MAGIC or owner != bytes.fromhex(key) or len(content) != _START + responses * (8 + 4 * width):
-        raise ValueError("it is cut, or holds something else")
+        raise ValueError("it is truncated or has other content")
     if zlib.crc32(content[_START:], zlib.crc32(content[: _HEADER.size])) != checksum:
-        raise ValueError("it was changed")
+        raise ValueError("its checksum is wrong")
     states = np.frombuffer(content, "<f4", offset=_START + 8 * responses)
     return PooledStates(np.frombuffer(content, "<i8", responses, _START), states.reshape(responses, width))

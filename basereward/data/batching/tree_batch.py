@@ -1,14 +1,20 @@
-"""Batches of groups as rows of tokens: `[prefix][branch 1]...[branch K]`, group after group in one row without padding,
-or one plain sequence a response.
+"""Batches of groups as rows of tokens.
 
-Shapes: R rows of T tokens, B branches, G groups of K responses in all, P preferences, N image patches, n images to
-encode, m places of images in the rows. A branch is a response, so that B = K, unless a head that speaks has others.
+In the tree layout one row holds all groups without padding, each as `[prefix][branch 1]...[branch K]`. In the plain
+layout each branch is a row of its own, `[prefix][branch]`, padded on the right.
+
+Shapes:
+    R rows of T tokens; G groups; B branches; K responses of all groups together; P preferences; N image patches;
+    n images to encode; m image places in the rows; W target tokens of a generative head; D channels.
+
+A branch is a response, so B = K, except with generative heads, whose branch templates may make other branches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -21,57 +27,94 @@ from basereward.data.images.image_dedup import distinct
 from basereward.data.images.pixels import Pixels
 from basereward.data.images.vision_features import Features
 from basereward.data.schema.group import Preference, RejectedRow
-from basereward.data.streaming.stream import Met
+from basereward.data.streaming.stream import StreamPosition
 
 Layout = Literal["tree", "plain"]
-PADDING = -1
+PADDING = -1  # value of `group` and `branch` at padding tokens
+
+
+def _no_pairs() -> Tensor:
+    return torch.empty(0, 2, dtype=torch.int64)
 
 
 @dataclass
 class TreeBatch:
-    """Groups laid out in rows. A token sees a token iff both are of the same group, the other is not later, and the
-    other is of the prefix or of the same branch. Positions of every branch start where the prefix's end."""
+    """Groups laid out in rows of tokens.
+
+    A token attends to a token if both belong to the same group, the other is not later, and the other belongs to the
+    prefix or to the same branch. The positions of each branch continue those of the prefix.
+
+    Attributes:
+        layout: `tree` or `plain`; see the module's docstring.
+        input_ids: `(R, T)` int64, token ids.
+        position_ids: `(3, R, T)` int64 for multimodal rotary positions (time, height, width), else `(R, T)`.
+        trees: for each group (tree) or row (plain), the number of tokens of its prefix and of each of its branches.
+        group: `(R, T)` int64, the index of the token's group among the G groups, or `PADDING`.
+        branch: `(R, T)` int64, 0 in a prefix, k >= 1 in the k-th branch of the row's group, or `PADDING`.
+        ends: `(B, 2)` int64, row and column of the last token of each branch, where a scalar head reads.
+        pixels: N patches of the n images to encode, each distinct image once; None if there are none.
+        image_grid_thw: `(n, 3)` int64, patches of each of these images in time, height and width.
+        winner: `(P,)` int64, the preferred response of each preference, as an index among the K responses.
+        loser: `(P,)` int64, the other response, as an index among the K responses.
+        weight: `(P,)` float32, the factor of each preference in the loss.
+        margin: `(P,)` float32, how much better the winner is; NaN if unknown.
+        tie: `(P,)` bool, whether neither response is better.
+        preference_group: `(P,)` int64, the index of the preference's group among the G groups.
+        lengths: `(K,)` int64, tokens of each response without its end-of-turn token.
+        ids: the ids of the G groups.
+        sources: the names of the sources of the G groups.
+        image_places: for each of the m image places, in the order of the rows, the index of its image: 0 to n - 1 are
+            the images to encode, n and above those in `features`.
+        image_keys: for each of the n images to encode, the key to store its features under; empty without a store.
+        features: features of images that need not be encoded; None if there are none.
+        pooled: `(B, D)` float32, pooled states that were computed before. The batch then has no rows.
+        rejected: rows of a stream that were rejected since the previous batch.
+        stream_position: how far the stream has been read for this batch; None without streaming.
+        step_counts: with streaming, `loss_units.group_counts` of all groups of the optimizer step.
+        responses: for each of the G groups, the number of its responses.
+        about: `(B, 2)` int64, for branches that compare two responses, their indices among the K, in the order
+            in which they are shown; empty for other heads.
+        written: `(W, 2)` int64, row and column of the tokens that a generative head learns to write.
+        written_weight: `(W,)` float32, the weight of each of these tokens in the language loss. The weights of a group
+            add up to 1 / G (times the weight of its branches), so that every group counts equally.
+    """
 
     layout: Layout
-    input_ids: Tensor  # (R, T)
-    position_ids: Tensor  # (3, R, T) or (R, T)
-    trees: list[tuple[int, ...]]  # of every group, or plain row: tokens of its prefix, then of each of its branches
-    group: Tensor  # (R, T): index of the token's group, PADDING
-    branch: Tensor  # (R, T): 0 in a prefix, k >= 1 in the k-th branch, PADDING
-    ends: Tensor  # (B, 2): row and column of every branch's last token
-    pixels: Pixels | None  # N patches of the distinct images to encode
-    image_grid_thw: Tensor | None  # (n, 3)
-    winner: Tensor  # (P,): index among the K responses
-    loser: Tensor  # (P,)
-    weight: Tensor  # (P,) float32
-    margin: Tensor  # (P,) float32, NaN where the data give none
-    tie: Tensor  # (P,) bool
-    preference_group: Tensor  # (P,): index among the G groups
-    lengths: Tensor  # (K,): tokens of every response, its end of turn left out
-    ids: list[str]  # G
-    sources: list[str]  # G
-    image_places: tuple[int, ...] = ()  # m: the image there, of the n and then of those whose features are kept
-    image_keys: tuple[str, ...] = ()  # n names to keep features under; none where they are not kept
-    features: Features | None = None  # of the images that need not be encoded
-    pooled: Tensor | None = None  # (B, D) float32: pooled states that were computed before; there are no rows then
-    lost: list[RejectedRow] = field(default_factory=list)  # rows of a stream that were met on the way to these groups
-    met: Met | None = None  # how far a stream was read for them
-    step_counts: list[tuple[int, int]] | None = None  # of a stream: `group_counts` of all groups of the optimizer step
-    responses: list[int] = field(default_factory=list)  # G: how many of the K are each group's
-    # Of a head that speaks; without one there are none.
-    about: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))  # (B, 2): the two of the K
-    # responses that a branch compares, the one shown first before the other
-    written: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))  # (W, 2): row and column of
-    # the tokens that it is taught to write
-    written_weight: Tensor = field(default_factory=lambda: torch.empty(0))  # (W,): what each counts in the loss, which
-    # is a mean over groups, and in a group over its tokens
+    input_ids: Tensor
+    position_ids: Tensor
+    trees: list[tuple[int, ...]]
+    group: Tensor
+    branch: Tensor
+    ends: Tensor
+    pixels: Pixels | None
+    image_grid_thw: Tensor | None
+    winner: Tensor
+    loser: Tensor
+    weight: Tensor
+    margin: Tensor
+    tie: Tensor
+    preference_group: Tensor
+    lengths: Tensor
+    ids: list[str]
+    sources: list[str]
+    image_places: tuple[int, ...] = ()
+    image_keys: tuple[str, ...] = ()
+    features: Features | None = None
+    pooled: Tensor | None = None
+    rejected: list[RejectedRow] = field(default_factory=list)
+    stream_position: StreamPosition | None = None
+    step_counts: list[tuple[int, int]] | None = None
+    responses: list[int] = field(default_factory=list)
+    about: Tensor = field(default_factory=_no_pairs)
+    written: Tensor = field(default_factory=_no_pairs)
+    written_weight: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
-        """The batch with all its tensors on `device`."""
+        """Return the batch with all tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> TreeBatch:
-        """The batch in page-locked memory, from which a GPU copies faster."""
+        """Return the batch in page-locked memory, from which copies to a GPU are faster."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> TreeBatch:
@@ -82,12 +125,13 @@ class TreeBatch:
         return replace(self, **changed)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Between processes torch hands every tensor over as a shared file of its own, which costs more than a copy of a
-        # small one; only pixels and features are large.
-        return {
-            field.name: value.numpy() if isinstance(value := getattr(self, field.name), Tensor) else value
-            for field in fields(self)
-        }
+        # Between processes torch passes every tensor as a shared file of its own, which takes longer than copying a
+        # small tensor as an array. Only pixels and features are large; they stay tensors.
+        state = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            state[entry.name] = value.numpy() if isinstance(value, Tensor) else value
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -100,7 +144,7 @@ class TreeBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row before padding: its tokens, and the columns where responses end."""
+    """One row before padding; `ends` are the columns of the last tokens of its branches."""
 
     ids: Tensor  # (T,)
     positions: Tensor  # (3, T) or (T,)
@@ -110,33 +154,37 @@ class _Row:
 
 
 def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> TreeBatch:
-    """Lays groups out in rows.
+    """Lay groups out in rows. Equal images, in one group or in several, are included once.
 
     Args:
         groups: G encoded groups.
-        layout: `tree` puts all groups in one row; `plain` gives every response a row, padded on the right. Equal
-            images, in one group or in several, are carried once.
-        pad_id: token of the padding.
+        layout: `tree` puts all groups in one row; `plain` gives every branch a row, padded on the right.
+        pad_id: the token id of the padding.
     """
-    rows = [row for index, group in enumerate(groups) for row in _rows(group, index, layout)]
+    rows: list[_Row] = []
+    trees: list[tuple[int, ...]] = []
+    for index, group in enumerate(groups):
+        rows += _rows(group, index, layout)
+        trees += _trees(group, layout)
     if layout == "tree":
         rows = [_joined(rows)]
-    ends = torch.tensor([(r, column) for r, row in enumerate(rows) for column in row.ends])
-    pictures = distinct(groups, [len(group.branches) if layout == "plain" else 1 for group in groups])
+    ends = _end_places(rows)
+    # A plain row repeats the prefix, and with it the images, for every branch.
+    images = distinct(groups, [len(group.branches) if layout == "plain" else 1 for group in groups])
     return TreeBatch(
         layout=layout,
         input_ids=pad_sequence([row.ids for row in rows], batch_first=True, padding_value=pad_id),
         position_ids=_pad_positions([row.positions for row in rows]),
-        trees=[tree for group in groups for tree in _trees(group, layout)],
+        trees=trees,
         group=pad_sequence([row.group for row in rows], True, PADDING),
         branch=pad_sequence([row.branch for row in rows], True, PADDING),
         ends=ends,
-        pixels=pictures.pixels,
-        image_grid_thw=pictures.grids,
-        image_places=pictures.places,
-        image_keys=pictures.keys,
-        features=pictures.features,
-        lengths=torch.tensor([length for group in groups for length in group.response_lengths]),
+        pixels=images.pixels,
+        image_grid_thw=images.grids,
+        image_places=images.places,
+        image_keys=images.keys,
+        features=images.features,
+        lengths=torch.tensor(list(chain.from_iterable(group.response_lengths for group in groups))),
         responses=[len(group.response_lengths) for group in groups],
         about=_about(groups),
         **_written(groups, ends),
@@ -146,46 +194,63 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
     )
 
 
+def _end_places(rows: Sequence[_Row]) -> Tensor:
+    """Row and column of the last token of each branch, `(B, 2)`."""
+    places = []
+    for row_index, row in enumerate(rows):
+        places += [(row_index, column) for column in row.ends]
+    return torch.tensor(places)
+
+
 def _about(groups: Sequence[EncodedGroup]) -> Tensor:
+    """The two responses that each branch compares, `(B, 2)`; empty if branches do not compare two responses."""
     pairs, first = [], 0
     for group in groups:
-        pairs += [(first + each.about[0], first + each.about[1]) for each in group.spoken if len(each.about) == 2]
+        for target in group.spoken:
+            if len(target.about) == 2:
+                pairs.append((first + target.about[0], first + target.about[1]))
         first += len(group.response_lengths)
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
 
 def _written(groups: Sequence[EncodedGroup], ends: Tensor) -> dict[str, Any]:
-    """Row and column of the last tokens of every branch, as many as are written; `ends` has the last of them."""
-    # As of preferences every group has the same say, so that a step is the same however its groups are shared out among
-    # forward passes.
-    shares = [
-        (each.written, each.weight / (len(groups) * sum(every.written for every in group.spoken) or 1))
-        for group in groups
-        for each in group.spoken
-    ]
-    found = [
-        (row, end - back, weight)
-        for (row, end), (written, weight) in zip(ends.tolist(), shares, strict=False)
-        for back in range(written)
-    ]
+    """The fields `written` and `written_weight`: the target tokens are the last ones of each branch.
+
+    Args:
+        groups: G encoded groups.
+        ends: `(B, 2)`, row and column of the last token of each branch.
+    """
+    places: list[tuple[int, int]] = []
+    weights: list[float] = []
+    branch_ends = iter(ends.tolist())
+    for group in groups:
+        # Every group counts equally, so that a step's loss does not depend on its division into micro-batches.
+        group_tokens = sum(target.written for target in group.spoken)
+        for target in group.spoken:
+            row, end = next(branch_ends)
+            places += [(row, end - back) for back in range(target.written)]
+            weights += [target.weight / (len(groups) * group_tokens or 1)] * target.written
     return {
-        "written": torch.tensor([place[:2] for place in found], dtype=torch.int64).reshape(-1, 2),
-        "written_weight": torch.tensor([weight for *_, weight in found], dtype=torch.float32),
+        "written": torch.tensor(places, dtype=torch.int64).reshape(-1, 2),
+        "written_weight": torch.tensor(weights, dtype=torch.float32),
     }
 
 
 def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterable[_Row]:
+    """Lay a group out: one row with all its branches (tree), or one row per branch (plain)."""
     prefix = len(group.prefix)
     start = int(group.positions.max()) + 1
     bundles = [[branch] for branch in group.branches] if layout == "plain" else [list(group.branches)]
     for bundle in bundles:
         lengths = [len(branch) for branch in bundle]
         ends = (torch.tensor(lengths).cumsum(0) + prefix - 1).tolist()
-        continued = torch.cat([torch.arange(start, start + length) for length in lengths])
+        # Text has the same position on all three axes, so the branch positions are expanded to (3, T) where needed.
+        branch_positions = torch.cat([torch.arange(start, start + length) for length in lengths])
+        branch_positions = branch_positions.expand(*group.positions.shape[:-1], -1)
         ids = torch.cat([group.prefix, *bundle])
         yield _Row(
             ids=ids,
-            positions=torch.cat([group.positions, continued.expand(*group.positions.shape[:-1], -1)], dim=-1),
+            positions=torch.cat([group.positions, branch_positions], dim=-1),
             group=torch.full_like(ids, index),
             branch=torch.arange(len(bundle) + 1).repeat_interleave(torch.tensor([prefix, *lengths])),
             ends=ends,
@@ -193,30 +258,39 @@ def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterable[_Row]:
 
 
 def _joined(rows: Sequence[_Row]) -> _Row:
-    """Rows one after the other, as one. Positions begin anew with every group: no token sees another group's."""
-    starts = torch.tensor([0, *(len(row.ids) for row in rows)]).cumsum(0).tolist()
+    """Concatenate rows. Positions restart in every group, because no token attends to another group."""
+    ends: list[int] = []
+    start = 0
+    for row in rows:
+        ends += [start + end for end in row.ends]
+        start += len(row.ids)
     return _Row(
         ids=torch.cat([row.ids for row in rows]),
         positions=torch.cat([row.positions for row in rows], dim=-1),
         group=torch.cat([row.group for row in rows]),
         branch=torch.cat([row.branch for row in rows]),
-        ends=[start + end for start, row in zip(starts, rows, strict=False) for end in row.ends],
+        ends=ends,
     )
 
 
 def _trees(group: EncodedGroup, layout: Layout) -> list[tuple[int, ...]]:
+    """The entries of a group in `TreeBatch.trees`."""
     prefix, branches = len(group.prefix), [len(branch) for branch in group.branches]
     return [(prefix, *branches)] if layout == "tree" else [(prefix, size) for size in branches]
 
 
 def _pad_positions(positions: Sequence[Tensor]) -> Tensor:
-    """`(3, T)` or `(T,)` a row -> `(3, R, T)` or `(R, T)`."""
+    """Pad positions of `(3, T)` or `(T,)` per row to `(3, R, T)` or `(R, T)`."""
     padded = pad_sequence([p.movedim(-1, 0) for p in positions], batch_first=True)  # (R, T, 3) or (R, T)
     return padded.movedim(-1, 0) if padded.ndim == 3 else padded
 
 
 def preference_tensors(groups: Iterable[tuple[Sequence[Preference], int]]) -> dict[str, Any]:
-    """The fields of a batch that its preferences are in, from those of every group and its number of responses."""
+    """Build the fields of a batch that contain its preferences.
+
+    Args:
+        groups: for each group, its preferences and the number of its responses.
+    """
     winner, loser, weight, margin, tie, of_group = [], [], [], [], [], []
     first = 0
     for index, (preferences, responses) in enumerate(groups):

@@ -1,7 +1,8 @@
-"""Groups that are in a benchmark which the model is to be measured on, by text and by picture."""
+"""Finds training groups that are in a benchmark, by text and by image."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,30 +14,31 @@ from basereward.data.schema.group import Group
 from basereward.errors import DataError, unknown
 
 CONTAMINATING: tuple[OverlapKind, ...] = ("prompt", "prompt_response", "ngrams", "image", "similar_image")
-"""All but a text that is the same under pictures that are known to differ."""
+"""All kinds except equal texts whose images are known to differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkAnswer:
-    """What a group shares with which benchmark, and how many of its images could not be looked at."""
+    """The overlaps of a group with benchmarks, and the number of its images that cannot be read."""
 
     overlaps: tuple[Overlap, ...]
     num_unread: int
 
 
 class References:
-    """The benchmarks, indexed; ask it about each group.
+    """An index of benchmarks.
 
     Args:
-        benchmarks: their groups by name. Images that are missing count as `num_unread`, their texts are indexed.
-        size: words in a run; a prompt with fewer is a run by itself.
-        threshold: share of the runs of words of the shorter prompt, over 0 to 1, from which two prompts overlap.
-        bits: how far the perceptual hashes of a picture and its copy may be apart, of 64. Of photographs that were
-            resized or saved as JPEG anew none is further than 2; a crop by 2 % moves up to 8.
-        common: runs of words in more different prompts of a benchmark than this tell nothing, and are left out.
+        benchmarks: the groups of each benchmark by name. Missing images count as `num_unread`; their texts are indexed.
+        size: the number of words of an n-gram; a shorter prompt is one n-gram.
+        threshold: the fraction of shared n-grams of the shorter prompt, above 0 to 1, from which two prompts overlap.
+        bits: the largest distance between the perceptual hashes of an image and its copy, of 64 bits. For photographs
+            that were resized or saved as JPEG again it is at most 2; cropping by 2 % gives up to 8.
+        common: n-grams in more different prompts of a benchmark than this are ignored as its phrasing.
+        pictures: a cache of image hashes.
 
     Raises:
-        DataError: an argument is out of its range.
+        DataError: an argument is out of range.
     """
 
     def __init__(
@@ -51,26 +53,22 @@ class References:
     ) -> None:
         if size < 1 or not 0 < threshold <= 1 or not 0 <= bits < 32 or common < 1:
             raise DataError(
-                f"size={size}, threshold={threshold}, bits={bits}, common={common}: size and common are 1 or more, "
-                "the threshold is over 0 to 1, and bits are 0 to 31"
+                f"size={size}, threshold={threshold}, bits={bits}, common={common}: size and common must be 1 or "
+                "more, the threshold above 0 and at most 1, and bits 0 to 31"
             )
         self.size = size
         self.pictures = pictures or PictureHashes()
-        self.benchmarks = {
-            name: BenchmarkTexts(
-                name,
-                ((group.id, traits(group, size=size, pictures=self.pictures)) for group in groups),
-                threshold=threshold,
-                bits=bits,
-                common=common,
-            )
-            for name, groups in benchmarks.items()
-        }
+        self.benchmarks: dict[str, BenchmarkTexts] = {}
+        for name, groups in benchmarks.items():
+            rows = ((group.id, traits(group, size=size, pictures=self.pictures)) for group in groups)
+            self.benchmarks[name] = BenchmarkTexts(name, rows, threshold=threshold, bits=bits, common=common)
 
     def ask(self, group: Group) -> BenchmarkAnswer:
-        """What the group shares with the benchmarks."""
+        """Find the overlaps of a group with all benchmarks."""
         own = traits(group, size=self.size, pictures=self.pictures)
-        overlaps = [overlap for benchmark in self.benchmarks.values() for overlap in benchmark.overlaps(own)]
+        overlaps: list[Overlap] = []
+        for benchmark in self.benchmarks.values():
+            overlaps += benchmark.overlaps(own)
         return BenchmarkAnswer(tuple(overlaps), own.num_unread)
 
 
@@ -85,23 +83,23 @@ class Contaminated:
 
     @property
     def detail(self) -> str:
-        """What it shares, for a list of rows.
+        """The overlaps as text, for the list of rejected rows.
 
         >>> Contaminated("s", 3, "s/3", (Overlap("vl", "image", "r1"),)).detail
         "image of vl, row 'r1'"
         """
-        return "; ".join(
-            f"{overlap.kind} of {overlap.benchmark}, row '{overlap.reference}'"
-            + (f" ({overlap.detail})" if overlap.detail else "")
-            for overlap in self.overlaps
-        )
+        texts = []
+        for overlap in self.overlaps:
+            suffix = f" ({overlap.detail})" if overlap.detail else ""
+            texts.append(f"{overlap.kind} of {overlap.benchmark}, row '{overlap.reference}'{suffix}")
+        return "; ".join(texts)
 
 
 @dataclass
 class OverlapReport:
-    """How many rows of which source overlap with which benchmark.
+    """Counts the rows of each source that overlap with each benchmark.
 
-    A row counts under every kind that holds for it, and once under `contaminated`.
+    A row counts once for every kind of overlap that it has, and once in `contaminated`.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -110,7 +108,7 @@ class OverlapReport:
     kinds: dict[tuple[str, str], Counter[OverlapKind]] = field(default_factory=dict)
 
     def add(self, source: str, answer: BenchmarkAnswer, *, kinds: Collection[OverlapKind] = CONTAMINATING) -> None:
-        """Counts one row."""
+        """Count one row."""
         self.rows[source] += 1
         self.unread[source] += answer.num_unread
         for overlap in answer.overlaps:
@@ -119,14 +117,13 @@ class OverlapReport:
             self.contaminated[source, benchmark] += 1
 
     def table(self, references: References) -> str:
-        """A line for each source and benchmark, then what could not be looked at."""
+        """Format a line per source and benchmark, then the numbers of unread images."""
         header = ["source", "benchmark", "rows", "of them in it", *KINDS]
-        lines = [
-            [source, name, str(self.rows[source]), str(self.contaminated[source, name])]
-            + [str(self.kinds.get((source, name), Counter())[kind]) for kind in KINDS]
-            for source in self.rows
-            for name in references.benchmarks
-        ]
+        lines = []
+        for source, name in itertools.product(self.rows, references.benchmarks):
+            kinds = self.kinds.get((source, name), Counter())
+            counts = [self.rows[source], self.contaminated[source, name], *(kinds[kind] for kind in KINDS)]
+            lines.append([source, name, *map(str, counts)])
         text = [columns([header, *lines])]
         unread = {f"source {source}": count for source, count in self.unread.items() if count}
         unread |= {f"benchmark {name}": b.num_unread for name, b in references.benchmarks.items() if b.num_unread}
@@ -141,7 +138,13 @@ def find_contaminated(
     report: OverlapReport | None = None,
     kinds: Collection[OverlapKind] = CONTAMINATING,
 ) -> Iterator[Contaminated]:
-    """The groups that share something of `kinds` with a benchmark, in order; every group is counted in `report`.
+    """Yield the groups that have an overlap of `kinds` with a benchmark, in order.
+
+    Args:
+        groups: the groups with their places.
+        references: the benchmarks.
+        report: counts every group; None: no counts.
+        kinds: the kinds of overlap.
 
     Raises:
         DataError: there is no such kind.

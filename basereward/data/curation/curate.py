@@ -1,4 +1,4 @@
-"""What a recipe asks to leave out of its training data, as one pass."""
+"""Curation of training data: removes duplicates and contaminated groups, and applies a judge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import tee
+from itertools import chain, tee
 
 from basereward.data.curation.contamination import OverlapReport, References, find_contaminated
 from basereward.data.curation.duplicates import PlacedGroup, find_duplicates
@@ -18,16 +18,16 @@ from basereward.data.sources import Source
 logger = logging.getLogger(__name__)
 
 ScoreGroups = Callable[[Iterable[Group]], Iterator[list[float]]]
-"""The scores of every group's responses, by a trained model."""
+"""Scores the responses of groups with a trained model."""
 RowPlace = tuple[str, int]
-"""Name of a source and index among its training groups."""
+"""The name of a source, and the index of a group among its training groups."""
 
 
 @dataclass
 class Curated:
-    """What was left out of the training groups, and what was changed in those that stay."""
+    """The result of a curation: removed groups, and changed preferences of the others."""
 
-    lost: dict[RowPlace, RejectedRow] = field(default_factory=dict)
+    rejected: dict[RowPlace, RejectedRow] = field(default_factory=dict)
     preferences: dict[RowPlace, tuple[Preference, ...]] = field(default_factory=dict)  # of groups that were re-weighted
     overlaps: OverlapReport | None = None
     relabelled: RelabelSummary | None = None
@@ -35,15 +35,14 @@ class Curated:
 
 @dataclass(frozen=True)
 class Curation:
-    """Leaves out groups that come again, that are in a benchmark, or that a trained model disagrees with, in this
-    order.
+    """Removes duplicates, groups that are in a benchmark, and groups that a trained model contradicts, in this order.
 
     Args:
-        duplicates: whether to keep one of equal groups.
-        near: similarity from which groups count as equal; None: only equal ones do.
+        duplicates: whether to remove duplicates.
+        near: the similarity from which groups count as duplicates; None: only equal groups.
         against: benchmarks by name, as sources.
-        judge: scores of a trained model; None asks none.
-        drop: margin against a preference from which the judge drops it; see `relabel`.
+        judge: scores groups with a trained model; None: no model is used.
+        drop: the margin against a preference from which it is removed; see `relabel`.
     """
 
     duplicates: bool = False
@@ -53,10 +52,10 @@ class Curation:
     drop: float = 2.0
 
     def __call__(self, groups: Callable[[], Iterator[PlacedGroup]]) -> Curated:
-        """Goes through the training groups, as often as there are things to look for.
+        """Curate the training groups, in one pass over them per criterion.
 
         Args:
-            groups: begins anew with the first at every call.
+            groups: returns a new iterator over all groups at every call.
 
         Raises:
             DataError: an argument is out of range, or a benchmark is malformed.
@@ -64,32 +63,35 @@ class Curation:
         curated = Curated()
         pictures = PictureHashes()
 
-        def left() -> Iterator[PlacedGroup]:
-            return ((source, index, group) for source, index, group in groups() if (source, index) not in curated.lost)
+        def remaining() -> Iterator[PlacedGroup]:
+            for source, index, group in groups():
+                if (source, index) not in curated.rejected:
+                    yield source, index, group
 
         if self.duplicates or self.near is not None:
-            for each in find_duplicates(left(), threshold=self.near, pictures=pictures):
-                curated.lost[each.source, each.index] = _left_out(each.source, each.id, each.reason, each.detail)
+            for copy in find_duplicates(remaining(), threshold=self.near, pictures=pictures):
+                curated.rejected[copy.source, copy.index] = _left_out(copy.source, copy.id, copy.reason, copy.detail)
         if self.against:
             references = References({name: _all(source) for name, source in self.against.items()}, pictures=pictures)
             curated.overlaps = OverlapReport()
-            found = list(find_contaminated(left(), references, report=curated.overlaps))
-            for hit in found:
-                curated.lost[hit.source, hit.index] = _left_out(hit.source, hit.id, "contaminated", hit.detail)
+            # The list ends the iteration before `rejected` is changed, which `remaining` reads.
+            hits = list(find_contaminated(remaining(), references, report=curated.overlaps))
+            for hit in hits:
+                curated.rejected[hit.source, hit.index] = _left_out(hit.source, hit.id, "contaminated", hit.detail)
             logger.info("overlap with benchmarks:\n%s", curated.overlaps.table(references))
         if self.judge is not None:
-            self._relabel(curated, self.judge, left())
+            self._relabel(curated, self.judge, remaining())
         return curated
 
     def _relabel(self, curated: Curated, judge: ScoreGroups, placed: Iterator[PlacedGroup]) -> None:
-        """Holds no more groups at a time than the judge scores together."""
+        """Apply the judge; at most the groups that it scores together are in memory."""
         placed, again = tee(placed)
         curated.relabelled = RelabelSummary(self.drop)
         for (source, index, group), scores in zip(placed, judge(group for _, _, group in again), strict=True):
             result = relabel(group, scores, drop=self.drop)
             curated.relabelled.add(group, result)
             if isinstance(result, RejectedRow):
-                curated.lost[source, index] = dataclasses.replace(result, fault=False)
+                curated.rejected[source, index] = dataclasses.replace(result, fault=False)
             elif result.preferences != group.preferences:
                 curated.preferences[source, index] = result.preferences
         logger.info("relabelled with a threshold of %g: %s", self.drop, curated.relabelled)
@@ -100,5 +102,5 @@ def _left_out(source: str, row: str, reason: str, detail: str) -> RejectedRow:
 
 
 def _all(source: Source) -> Iterator[Group]:
-    """Every group of a benchmark, whatever part it would be in."""
-    return (group for split in SPLITS for group in source.groups(split))
+    """Iterate over the groups of all splits of a benchmark."""
+    return chain.from_iterable(source.groups(split) for split in SPLITS)

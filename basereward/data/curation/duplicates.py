@@ -1,11 +1,12 @@
-"""Groups that come again, within a source or in another: the first in order is kept.
+"""Finds duplicate groups, within a source or between sources; the first one is kept.
 
-The MinHash signatures are those of rensa, which is kept up (0.5.0 in September 2026) and, in Rust, many times faster
-than datasketch; its own index takes 2 KB a group, so that candidates are found by sorting here, in 0.6 KB at the peak.
+MinHash signatures come from rensa, which is written in Rust and many times faster than datasketch. Its own index needs
+2 KB per group; this module finds candidates by sorting, with at most 0.6 KB per group.
 """
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from rensa import RMinHash
 
 from basereward.data.curation.pictures import PictureHashes
 from basereward.data.curation.words import hash64, prompt_text, shingles, words
-from basereward.data.schema.group import Group
+from basereward.data.schema.group import Group, role_texts
 from basereward.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 PlacedGroup: TypeAlias = tuple[str, int, Group]
 """The name of a source, the index of a group in it, and the group."""
 
-SLOTS = 128  # of a signature; the estimate of a similarity of 0.8 has a standard error of 0.035
-BANDS = 16  # of four slots each: two groups that are 0.7 alike share one with a chance of 98.7 %, 0.8 of 99.98 %
+SLOTS = 128  # per signature; the estimate of a similarity of 0.8 has a standard error of 0.035
+BANDS = 16  # of four slots each. Groups with similarity 0.7 share one with probability 98.7 %, with 0.8 99.98 %
 ROWS = 4
-LEAST = 0.7  # below this the bands would miss too many
-CHUNK = 2048  # groups whose signatures are made at once
+LEAST = 0.7  # the smallest threshold; below, the bands would miss too many pairs
+CHUNK = 2048  # groups whose signatures are computed together
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A group that is dropped, and the group of index `kept_index` in `kept_source` that is kept in its place."""
+    """A duplicate group, and the group (`kept_source`, `kept_index`) that is kept instead."""
 
     source: str
     index: int
@@ -52,17 +53,18 @@ def find_duplicates(
     shingle: int = 3,
     pictures: PictureHashes | None = None,
 ) -> list[Duplicate]:
-    """The groups to drop, in the order of `groups`.
+    """Find the duplicate groups, in the order of `groups`.
 
-    A `duplicate` has the text of the prompt, the responses in any order and the content of the images of a group before
-    it. A `near_duplicate` has the same images, and the sets of `shingle` words in a row of the two groups, as well as
-    those of their responses alone, have an estimated Jaccard similarity of `threshold` or more: answers of their own
-    to one long prompt are no duplicates. What is dropped stands in for nothing: every near duplicate is near to a group
-    that is kept.
+    A `duplicate` has the same prompt, images and responses (in any order) as an earlier group. A `near_duplicate` has
+    the same images, and an estimated Jaccard similarity of at least `threshold` for the sets of shingles, both of the
+    whole groups and of the responses alone, so that different answers to one long prompt are no duplicates. Every near
+    duplicate is similar to a group that is kept, not only to one that is dropped.
 
     Args:
-        threshold: 0.7 to 1; None leaves near duplicates alone.
-        pictures: where the hashes of images are remembered.
+        groups: the groups with their places.
+        threshold: 0.7 to 1; None: only exact duplicates.
+        shingle: the number of consecutive words of a shingle.
+        pictures: a cache of image hashes.
 
     Raises:
         DataError: `threshold` or `shingle` is out of its range.
@@ -78,12 +80,12 @@ def find_duplicates(
     first = seen.first_alike()
     near = seen.first_near(threshold, among=first) if threshold is not None else {}
     dropped = {int(i): (int(first[i]), None) for i in np.flatnonzero(first != np.arange(len(first)))} | near
-    # What a group is the same as may itself be near to another: then that one is named, which is kept.
+    # The first of equal groups may itself be a near duplicate: then the group that is kept is named.
     return [seen.duplicate(i, *dropped.get(kept, (kept, alike))) for i, (kept, alike) in sorted(dropped.items())]
 
 
 class _Seen:
-    """What is remembered of the groups: hashes, in arrays of one entry a group."""
+    """Hashes of the groups seen so far, in arrays with one entry per group."""
 
     def __init__(self, *, signed: bool, shingle: int, pictures: PictureHashes) -> None:
         self._signed = signed
@@ -99,7 +101,7 @@ class _Seen:
     def add(self, placed: PlacedGroup) -> None:
         source, index, group = placed
         images = [self._pictures.identity(image) for image in group.images]
-        turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
+        turns = role_texts(group.prompt)
         self._source_numbers.append(self._sources.setdefault(source, len(self._sources)))
         self._indices.append(index)
         self._ids.append(group.id)
@@ -117,7 +119,8 @@ class _Seen:
         whole = slots[:, 0, : BANDS * ROWS].reshape(-1, BANDS, ROWS)
         bands = np.zeros(whole.shape[:2], np.uint64)
         for row in range(ROWS):
-            bands = (bands ^ whole[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)  # odd: nothing is lost by it
+            # The factor is odd, so that the multiplication modulo 2**64 is invertible.
+            bands = (bands ^ whole[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
             bands ^= bands >> np.uint64(32)
         self._bands += bands.tobytes()
         self._slots += slots.astype(np.uint8).tobytes()
@@ -141,10 +144,11 @@ class _Seen:
         for place in np.flatnonzero((buckets >= 0).any(axis=1)).tolist():
             i = int(numbers[place])
             own = buckets[place][buckets[place] >= 0].tolist()
-            found = np.unique([j for bucket in own for j in kept.get(bucket, ())]).astype(np.int64)
-            alike = (slots[found] == slots[i]).mean(axis=2).min(axis=1)
-            if len(found) and alike.max() >= threshold:
-                near[i] = int(found[alike.argmax()]), float(alike.max())
+            members = itertools.chain.from_iterable(kept.get(bucket, ()) for bucket in own)
+            candidates = np.unique(list(members)).astype(np.int64)
+            alike = (slots[candidates] == slots[i]).mean(axis=2).min(axis=1)
+            if len(candidates) and alike.max() >= threshold:
+                near[i] = int(candidates[alike.argmax()]), float(alike.max())
                 continue
             for bucket in own:
                 kept.setdefault(bucket, []).append(i)
@@ -188,15 +192,17 @@ def _tokens(group: Group, *, images: list[int], size: int) -> list[list[bytes]]:
     answers = set()
     for response in group.responses:
         answers |= {f"{own}r{s}" for s in shingles(words(response) or [response], size=size)}
-    return [[token.encode("utf-8", "surrogatepass") for token in tokens] for tokens in (prompt | answers, answers)]
+    return [_encoded(prompt | answers), _encoded(answers)]
+
+
+def _encoded(tokens: set[str]) -> list[bytes]:
+    return [token.encode("utf-8", "surrogatepass") for token in tokens]
 
 
 def _verdict(group: Group) -> int:
-    """A hash of which text is preferred to which, whatever the order of the responses."""
-    said = sorted(
-        ("tie", *sorted((group.responses[p.winner], group.responses[p.loser])))
-        if p.tie
-        else ("wins", group.responses[p.winner], group.responses[p.loser])
-        for p in group.preferences
-    )
-    return hash64(repr(said))
+    """Hash which text is preferred to which, independent of the order of the responses."""
+    verdicts = []
+    for preference in group.preferences:
+        winner, loser = group.responses[preference.winner], group.responses[preference.loser]
+        verdicts.append(("tie", *sorted((winner, loser))) if preference.tie else ("wins", winner, loser))
+    return hash64(repr(sorted(verdicts)))

@@ -1,9 +1,10 @@
-"""One benchmark, indexed by what a group may share with it: texts, runs of words, pictures."""
+"""An index of one benchmark by texts, n-grams of words and images."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 
 OverlapKind: TypeAlias = Literal["prompt", "prompt_response", "ngrams", "image", "similar_image", "other_image"]
 KINDS: tuple[OverlapKind, ...] = ("prompt", "prompt_response", "ngrams", "image", "similar_image", "other_image")
-"""`prompt`, `prompt_response`: the same words; `ngrams`: many of the same runs of words; `image`: the same content;
-`similar_image`: a resized or re-encoded copy. `other_image`: the text is the same and the pictures are known to differ,
-as of two rows that ask to describe what they show."""
+"""`prompt`, `prompt_response`: the same words; `ngrams`: many shared n-grams of words; `image`: the same content;
+`similar_image`: a resized or re-encoded copy; `other_image`: the same text with images that are known to differ, such
+as two requests to describe an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """That a group shares something with a row of a benchmark, and with which one."""
+    """One overlap of a group with a row (`reference`) of a benchmark."""
 
     benchmark: str
     kind: OverlapKind
@@ -35,7 +36,7 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What groups are compared by. `looks` has an entry for each image, None where it could not be read."""
+    """The hashes by which groups are compared; `looks` has one entry per image, None if it cannot be read."""
 
     prompt: int | None
     answers: frozenset[int]
@@ -44,13 +45,18 @@ class Traits:
 
     @property
     def num_unread(self) -> int:
-        """Images that could not be looked at."""
+        """The number of images that cannot be read."""
         return sum(look is None or not look.readable for look in self.looks)
 
 
 def traits(group: Group, *, size: int, pictures: PictureHashes) -> Traits:
-    """Turns of the system are left out; `grams` are the hashes of `size` words in a row, or of all when there are
-    fewer. A prompt of images alone has no text to compare."""
+    """Compute the hashes of a group without its system turns.
+
+    Args:
+        group: the group.
+        size: the number of words of an n-gram; a shorter prompt is one n-gram.
+        pictures: a cache of image hashes.
+    """
     text = normalise(prompt_text(group, system=False))
     grams = {hash64(gram) for gram in shingles(text.split(), size=size)}
     return Traits(
@@ -65,10 +71,11 @@ class BenchmarkTexts:
     """The index of one benchmark.
 
     Args:
-        rows: of each row its id and what it is compared by.
-        threshold: share of the runs of words of the shorter prompt, 0 to 1, from which two prompts overlap.
-        bits: how far two perceptual hashes may be apart.
-        common: runs of words in more different prompts than this are the benchmark's manner of asking, and left out.
+        name: the name of the benchmark.
+        rows: pairs of (row id, hashes).
+        threshold: the fraction of shared n-grams of the shorter prompt, 0 to 1, from which two prompts overlap.
+        bits: the largest distance between two perceptual hashes.
+        common: n-grams in more different prompts than this are ignored as the benchmark's phrasing.
     """
 
     def __init__(
@@ -82,9 +89,9 @@ class BenchmarkTexts:
         self._prompts: dict[int, list[int]] = {}
         self._answers: dict[int, list[int]] = {}
         self._contents: dict[int, list[int]] = {}
-        self._looked: list[bool] = []  # whether a row has pictures, all of them looked at
-        self._asking: list[list[int]] = []  # of each different prompt the rows that have it
-        grams: list[NDArray[np.uint64]] = []  # of each different prompt
+        self._looked: list[bool] = []  # whether a row has images and all of them have been read
+        self._asking: list[list[int]] = []  # for each different prompt, the rows that have it
+        grams: list[NDArray[np.uint64]] = []  # for each different prompt
         hashes: list[tuple[int, int]] = []
         for number, (row_id, row) in enumerate(rows):
             if row.prompt is not None and row.prompt not in self._prompts:
@@ -110,63 +117,72 @@ class BenchmarkTexts:
                 self._contents.setdefault(look.content, []).append(number)
 
     def _index_grams(self, grams: Sequence[NDArray[np.uint64]], *, common: int) -> None:
-        counts = Counter(gram for own in grams for gram in own.tolist())
+        counts = Counter(itertools.chain.from_iterable(own.tolist() for own in grams))
         self._common = np.array(sorted(gram for gram, count in counts.items() if count > common), np.uint64)
-        telling = [own[~np.isin(own, self._common)] for own in grams]
-        flat = np.concatenate([np.empty(0, np.uint64), *telling])
+        specific = [own[~np.isin(own, self._common)] for own in grams]
+        flat = np.concatenate([np.empty(0, np.uint64), *specific])
         order = np.argsort(flat, kind="stable")
-        self._lengths = np.array([len(own) for own in telling], np.int64)
+        self._lengths = np.array([len(own) for own in specific], np.int64)
         self._grams = flat[order]
         self._owners = np.repeat(np.arange(len(grams)), self._lengths)[order]
 
     def overlaps(self, group: Traits) -> list[Overlap]:
-        """What the group shares with the benchmark, at most one of each kind, in the order of `KINDS`."""
-        found: dict[OverlapKind, tuple[list[int], str]] = {}
+        """Find the overlaps of a group, at most one per kind, in the order of `KINDS`."""
+        rows_by_kind: dict[OverlapKind, tuple[list[int], str]] = {}
         if group.prompt is not None and group.prompt in self._prompts:
-            found["prompt"] = self._prompts[group.prompt], ""
-        answered = sorted({row for answer in group.answers for row in self._answers.get(answer, ())})
-        if answered:
-            found["prompt_response"] = answered, ""
-        if worded := self._worded_alike(group.grams):
-            found["ngrams"] = worded
-        pictured = self._pictured_alike(group)
-        told_apart = bool(group.looks) and not group.num_unread
-        rows_alike = {row for rows, _ in pictured.values() for row in rows}
-        for kind, (rows, detail) in list(found.items()):
-            if told_apart and all(self._looked[row] and row not in rows_alike for row in rows):
-                del found[kind]
-                found.setdefault("other_image", (rows, detail or kind))
-        found |= pictured
-        return [
-            Overlap(self.name, kind, self._ids[found[kind][0][0]], found[kind][1]) for kind in KINDS if kind in found
-        ]
+            rows_by_kind["prompt"] = self._prompts[group.prompt], ""
+        if same_answer := _rows(self._answers, group.answers):
+            rows_by_kind["prompt_response"] = same_answer, ""
+        if similar_text := self._similar_texts(group.grams):
+            rows_by_kind["ngrams"] = similar_text
+        by_image = self._similar_images(group)
+        # Equal texts are no overlap if all images of both sides are known and differ.
+        images_known = bool(group.looks) and not group.num_unread
+        same_image = set(itertools.chain.from_iterable(rows for rows, _ in by_image.values()))
+        for kind, (rows, detail) in list(rows_by_kind.items()):
+            if images_known and all(self._looked[row] and row not in same_image for row in rows):
+                del rows_by_kind[kind]
+                rows_by_kind.setdefault("other_image", (rows, detail or kind))
+        rows_by_kind |= by_image
+        overlaps = []
+        for kind in KINDS:
+            if kind in rows_by_kind:
+                rows, detail = rows_by_kind[kind]
+                overlaps.append(Overlap(self.name, kind, self._ids[rows[0]], detail))
+        return overlaps
 
-    def _worded_alike(self, grams: NDArray[np.uint64]) -> tuple[list[int], str] | None:
-        """The rows whose prompts share enough, those that share most first, and their share; None without any."""
+    def _similar_texts(self, grams: NDArray[np.uint64]) -> tuple[list[int], str] | None:
+        """Find the rows whose prompts share enough n-grams, most similar first; None if there are none."""
         grams = grams[~np.isin(grams, self._common)]
         low, high = (np.searchsorted(self._grams, grams, side=side) for side in ("left", "right"))
         spans = [self._owners[a:b] for a, b in zip(low, high, strict=True) if a < b]
         if not spans:
             return None
         owners, shared = np.unique(np.concatenate(spans), return_counts=True)
-        shares = shared / np.minimum(self._lengths[owners], len(grams))
-        if shares.max() < self._threshold:
+        fractions = shared / np.minimum(self._lengths[owners], len(grams))
+        if fractions.max() < self._threshold:
             return None
-        most_first = owners[np.argsort(-shares, kind="stable")][: int((shares >= self._threshold).sum())]
-        rows = [row for owner in most_first for row in self._asking[owner]]
-        return rows, f"{shares.max():.0%} of its runs of words"
+        most_first = owners[np.argsort(-fractions, kind="stable")][: int((fractions >= self._threshold).sum())]
+        rows = list(itertools.chain.from_iterable(self._asking[owner] for owner in most_first))
+        return rows, f"{fractions.max():.0%} of its runs of words"
 
-    def _pictured_alike(self, group: Traits) -> dict[OverlapKind, tuple[list[int], str]]:
+    def _similar_images(self, group: Traits) -> dict[OverlapKind, tuple[list[int], str]]:
+        """Find the rows with equal images, or else those with similar images."""
         looks = [look for look in group.looks if look]
-        same = sorted({row for look in looks for row in self._contents.get(look.content, ())})
+        same = _rows(self._contents, [look.content for look in looks])
         if same:
             return {"image": (same, "")}
         nearest = self._bits + 1
         rows: set[int] = set()
         for look in looks:
             if look.perceptual is not None and len(self._hashes):
-                apart = np.bitwise_count(self._hashes ^ np.uint64(look.perceptual))
-                close = apart <= self._bits
+                distances = np.bitwise_count(self._hashes ^ np.uint64(look.perceptual))
+                close = distances <= self._bits
                 rows.update(self._hash_rows[close].tolist())
-                nearest = min(nearest, int(apart.min()))
+                nearest = min(nearest, int(distances.min()))
         return {"similar_image": (sorted(rows), f"{nearest} of 64 bits apart")} if rows else {}
+
+
+def _rows(index: Mapping[int, list[int]], keys: Iterable[int]) -> list[int]:
+    """List the rows of an index that have one of the keys, in order."""
+    return sorted(set(itertools.chain.from_iterable(index.get(key, ()) for key in keys)))

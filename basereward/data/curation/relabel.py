@@ -43,34 +43,34 @@ class RelabelSummary:
 
 
 def relabel(group: Group, scores: Sequence[float], *, drop: float, split: Split = "train") -> Group | RejectedRow:
-    """The group as a trained model leaves it.
+    """Weight or drop the preferences of a group by the scores of a trained model.
 
-    The margin of a preference is the score of its winner less that of its loser. Below `-drop` the preference is
-    dropped. From there to 0 its weight is multiplied by 2 * sigmoid(margin): the chance that the model gives it, with
-    1 where the model is undecided. With a margin of 0 or more it stays as it is, as does a tie, which the model
-    cannot contradict.
+    The margin of a preference is the score of its winner minus that of its loser. With a margin below `-drop` the
+    preference is dropped. With a margin from there to 0, its weight is multiplied by 2 * sigmoid(margin), the model's
+    probability of the preference relative to 0.5. Other preferences and ties are unchanged.
 
     Args:
-        scores: one a response, from a model that has not been trained on the group.
+        group: the group.
+        scores: one per response, from a model that has not been trained on the group.
         drop: 0 or more, in units of the model's scores.
-        split: the part that a lost group is counted with.
+        split: the split of the group, for a rejection.
 
     Returns:
-        The group, or `RejectedRow` with the reason `disagrees` when it had preferences and keeps none.
+        The group, or a `RejectedRow` with the reason `disagrees` if all its preferences are dropped.
 
     Raises:
-        DataError: `drop` is below 0, or there is not one finite score for each response.
+        DataError: `drop` is negative, or the scores are not one finite number per response.
 
     >>> from basereward.data.schema.group import Part, Turn
-    >>> asked = (Turn("user", (Part("What is 6 x 7?"),)),)
-    >>> group = Group("q", "s", asked, ("42", "41"), (Preference(0, 1),))
+    >>> prompt = (Turn("user", (Part("What is 6 x 7?"),)),)
+    >>> group = Group("q", "s", prompt, ("42", "41"), (Preference(0, 1),))
     >>> round(relabel(group, [0.0, 1.0], drop=2.0).preferences[0].weight, 3)
     0.538
     >>> relabel(group, [0.0, 3.0], drop=2.0).detail
     'the model prefers 1 to 0 by 3, more than 2'
     """
     if not drop >= 0:
-        raise DataError(f"drop={drop}; a margin of 0 or more is needed, for example 2.0")
+        raise DataError(f"drop={drop}; it must be 0 or more, for example 2.0")
     if len(scores) != len(group.responses) or not all(math.isfinite(score) for score in scores):
         raise DataError(
             f"group '{group.id}' of source '{group.source}': its {len(group.responses)} responses have the scores "
@@ -90,7 +90,7 @@ def relabel(group: Group, scores: Sequence[float], *, drop: float, split: Split 
 def relabel_all(
     groups: Iterable[tuple[Group, Sequence[float]]], *, drop: float, split: Split = "train"
 ) -> tuple[list[Group | RejectedRow], RelabelSummary]:
-    """Every group as `relabel` leaves it, in order, and the summary of it.
+    """Apply `relabel` to every group, in order; also return a summary.
 
     Raises:
         DataError: as `relabel`.
@@ -111,5 +111,5 @@ def _weighed(preference: Preference, scores: Sequence[float]) -> Preference:
     margin = _margin(preference, scores)
     if preference.tie or margin >= 0:
         return preference
-    chance = math.exp(margin) / (1 + math.exp(margin))  # margin < 0: nothing overflows
+    chance = math.exp(margin) / (1 + math.exp(margin))  # margin < 0, so exp cannot overflow
     return dataclasses.replace(preference, weight=preference.weight * 2 * chance)

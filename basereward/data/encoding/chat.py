@@ -1,4 +1,4 @@
-"""Turns as a backbone's own chat template wants them, and the token that ends one."""
+"""Converts turns to the messages of chat templates, and finds the end-of-turn token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SENTINEL = "basereward-response"
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer: that of transformers' fast tokenizers."""
+    """The part of the interface of transformers' fast tokenizers that encoding uses."""
 
     chat_template: str | None
     eos_token_id: int | None
@@ -25,29 +25,37 @@ class Tokenizer(Protocol):
 
 
 def messages(prompt: Sequence[Turn], *, in_parts: bool) -> list[dict[str, Any]]:
-    """A prompt as the chat templates want it: content in parts for vision models, a string for text models."""
+    """Convert turns to messages for a chat template.
+
+    Args:
+        prompt: the turns.
+        in_parts: whether content is a list of parts, as for vision models, or a string.
+
+    >>> from basereward.data.schema.group import IMAGE, Part
+    >>> messages([Turn("user", (IMAGE, Part("Hi")))], in_parts=True)
+    [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': 'Hi'}]}]
+    """
+    return [{"role": turn.role, "content": _content(turn, in_parts=in_parts)} for turn in prompt]
+
+
+def _content(turn: Turn, *, in_parts: bool) -> str | list[dict[str, Any]]:
     if not in_parts:
-        return [{"role": turn.role, "content": "".join(part.text or "" for part in turn.parts)} for turn in prompt]
-    return [
-        {
-            "role": turn.role,
-            "content": [
-                {"type": "image"} if part.is_image else {"type": "text", "text": part.text} for part in turn.parts
-            ],
-        }
-        for turn in prompt
-    ]
+        return "".join(part.text or "" for part in turn.parts)
+    return [{"type": "image"} if part.is_image else {"type": "text", "text": part.text} for part in turn.parts]
 
 
 def end_of_turn(tokenizer: Tokenizer, after: str) -> int:
-    """The token that the chat template puts after a response.
+    """Find the token that ends a response.
 
     Args:
-        tokenizer: the backbone's own.
-        after: what the template writes after a response.
+        tokenizer: the backbone's tokenizer.
+        after: the text that the chat template writes after a response.
+
+    Returns:
+        The first token of this text, or `eos_token` if the text is empty.
 
     Raises:
-        ModelError: it writes nothing there, and the tokenizer has no `eos_token`.
+        ModelError: the text is empty and the tokenizer has no `eos_token`.
     """
     after = after.lstrip()
     ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []

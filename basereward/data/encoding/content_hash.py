@@ -1,4 +1,4 @@
-"""What groups hold, as bytes to hash: equal for equal content."""
+"""Hashes of the content of groups, images and encoders."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import PIL.Image
 
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.image_store import read_archived
-from basereward.data.schema.group import ArchivedImage, Group, Image
+from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts
 from basereward.data.schema.rejections import RowRejected
 
 ENDS = 32 * 1024
-"""Bytes at the beginning and at the end of a picture file that `group_content` reads. A small file is read whole."""
+"""Bytes at the beginning and at the end of an image file that `group_content` reads. Small files are read whole."""
 
 PARTS = {
     "weights": "the weights",
@@ -26,12 +26,12 @@ PARTS = {
     "chat_template": "the chat template",
     "processor": "the image processor",
 }
-"""The parts of a backbone that have a hash, and how messages call them."""
+"""The parts of a backbone that have a hash, and their names in messages."""
 
 
 def encoded_content(group: Group) -> bytes:
-    """A hash of all in a group that a scalar head's model reads: prompt, pictures and responses, in their order."""
-    turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
+    """Hash the input of a model with a scalar head: prompt, images and responses, in their order."""
+    turns = role_texts(group.prompt)
     digest = hashlib.blake2b(repr((turns, group.responses)).encode("utf-8", "surrogatepass"), digest_size=32)
     for image in group.images:
         digest.update(hashlib.blake2b(image_content(image)).digest())
@@ -39,30 +39,29 @@ def encoded_content(group: Group) -> bytes:
 
 
 def image_content(image: Image) -> bytes:
-    """The picture itself where it is at hand; of a file its path, size and time, which reading it would not tell more
-    cheaply."""
+    """Hash an image in memory, or describe a file by path, size and modification time, which needs no reading."""
     if isinstance(image, bytes):
         return hashlib.blake2b(image).digest()
     if isinstance(image, PIL.Image.Image):
         return hashlib.blake2b(repr((image.mode, image.size)).encode() + image.tobytes()).digest()
     path = image.archive if isinstance(image, ArchivedImage) else str(image)
     try:
-        found = Path(path).stat()
+        status = Path(path).stat()
     except OSError as error:
         return f"{image} {error.errno}".encode("utf-8", "surrogateescape")
-    return f"{image} {found.st_size} {found.st_mtime_ns}".encode("utf-8", "surrogateescape")
+    return f"{image} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogateescape")
 
 
 def group_content(group: Group) -> bytes:
-    """A hash of all in a group that training depends on, 16 bytes: equal wherever the files of the data lie.
+    """Hash everything in a group that training depends on, 16 bytes.
 
-    Prompt, responses, preferences with weight and margin, what heads learn to write, and the pictures. A group has the
-    same hash after its files were moved or copied, and under another id.
+    This is the prompt, the responses, the preferences, the annotations and the images. The hash does not depend on the
+    id of the group nor on the location of its files.
     """
-    turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
+    turns = role_texts(group.prompt)
     preferences = [(p.winner, p.loser, p.weight, p.margin, p.tie) for p in group.preferences]
-    taught = (group.critiques, [(r.first, r.second, r.text) for r in group.reasonings], group.ratings)
-    text = repr((turns, group.responses, preferences, taught))
+    annotations = (group.critiques, [(r.first, r.second, r.text) for r in group.reasonings], group.ratings)
+    text = repr((turns, group.responses, preferences, annotations))
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
     for image in group.images:
         digest.update(_picture_content(image))
@@ -70,14 +69,17 @@ def group_content(group: Group) -> bytes:
 
 
 def _picture_content(image: Image) -> bytes:
-    """A hash of a picture. Of a file: its size and both ends. PNG has its checksum at the end, and an edit of a JPEG
-    moves all that follows, so that the ends tell as much as the whole at a fraction of the reading."""
+    """Hash an image; for a file, its size, beginning and end.
+
+    PNG files end with checksums, and an edit of a JPEG file changes all bytes after it, so that the end detects almost
+    every change at a fraction of the reading.
+    """
     if isinstance(image, bytes | PIL.Image.Image):
         return image_content(image)
     try:
         if isinstance(image, ArchivedImage):
             return hashlib.blake2b(read_archived(image)).digest()
-        if not Path(image).is_file():  # one that is no file at all, a FIFO say, may never end
+        if not Path(image).is_file():  # reading a FIFO might never end
             return b"missing"
         with Path(image).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -85,15 +87,15 @@ def _picture_content(image: Image) -> bytes:
             if size > 2 * ENDS:
                 file.seek(size - ENDS)
             ends += file.read(ENDS)
-    except RowRejected as loss:
-        return loss.reason.encode()
+    except RowRejected as rejection:
+        return rejection.reason.encode()
     except OSError as error:
         return str(error.errno).encode()
     return hashlib.blake2b(size.to_bytes(8, "big") + ends).digest()
 
 
 def combined_content(contents: Iterable[bytes]) -> str:
-    """One hash of the contents of groups, in their order."""
+    """Combine the hashes of groups, in their order."""
     digest = hashlib.blake2b(digest_size=16)
     for content in contents:
         digest.update(content)
@@ -101,9 +103,9 @@ def combined_content(contents: Iterable[bytes]) -> str:
 
 
 def encoder_hashes(encoder: Encoder) -> dict[str, str]:
-    """SHA-256 of what an encoder reads with: of `tokenizer`, `chat_template` and, where there is one, `processor`.
+    """Compute SHA-256 hashes of an encoder's `tokenizer`, `chat_template` and, if it has one, `processor`.
 
-    They are of the state after loading, so that a setting counts wherever it was written.
+    The hashes describe the objects after loading, so that a setting counts in whichever file it is written.
     """
     tokenizer = encoder.tokenizer
     special = {name: str(token) for name, token in getattr(tokenizer, "special_tokens_map", {}).items()}
@@ -121,7 +123,7 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
 
 
 def hash_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """One line for each part that both know and that differs: its name, the old and the new hash.
+    """List the parts that both dicts contain with different hashes, with the old and the new hash.
 
     >>> hash_differences({"weights": "a" * 64, "config": "c" * 64}, {"weights": "b" * 64})
     ['the weights differ: aaaaaaaaaaaa before, bbbbbbbbbbbb now']
@@ -137,11 +139,11 @@ def hash_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[
 
 
 def content_differences(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """One line for each source whose groups are others: its name and the parts that differ.
+    """List the sources whose groups have changed, with the splits that differ.
 
     Args:
-        before, now: hashes by source and part, as `PreferenceData.content` gives them; what only one of them has is
-            not compared.
+        before, now: hashes by source and split, as in `PreferenceData.content`. Entries of only one dict are not
+            compared.
 
     >>> content_differences({"a": {"train": "1", "val": "2"}, "b": {}}, {"a": {"train": "3", "val": "2"}})
     ['the groups of a are not those that the run began with (train)']

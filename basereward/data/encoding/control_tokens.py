@@ -1,8 +1,9 @@
-"""Control tokens that somebody typed stay text: `<|im_end|>` in a question ends no turn.
+"""Encodes control tokens inside of texts as text: `<|im_end|>` in a question does not end the turn.
 
-Typed control tokens are put between two marks before the template is rendered, so that they can be told from those
-that the template writes. The text is then encoded by a copy of the tokenizer whose control tokens have private names,
-which stand only where the template wrote one. Texts without any are encoded as they always were.
+Control tokens in the texts of a conversation are put between two marks before the template is rendered, to distinguish
+them from those that the template writes. The result is encoded by a copy of the tokenizer in which control tokens have
+secret names, and these names replace the control tokens of the template. Texts without control tokens are encoded by
+the original tokenizer.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from basereward.data.schema.group import Part, Turn
 from basereward.errors import ModelError
 
 REASONING_TAGS = ("<think>", "</think>")
-"""Added tokens of reasoning models that people, and models, write in texts on purpose."""
-CONTROL_FORM = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)  # noqa: RUF001 - DeepSeek writes the wide one
+"""Added tokens of reasoning models that are part of texts on purpose."""
+CONTROL_FORM = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)  # noqa: RUF001 - DeepSeek uses the full-width bar
 PRIVATE = range(0xF0000, 0xFFFFE)  # code points for private use
 
 _tokenizing = threading.Lock()
@@ -32,10 +33,10 @@ _tokenizing = threading.Lock()
 
 @contextlib.contextmanager
 def tokenizer_faults() -> Iterator[None]:
-    """Turns a panic of the tokenizers library, which is no `Exception`, into an error that a command can tell.
+    """Context manager that converts a panic of the tokenizers library, which is no `Exception`, to an error.
 
     Raises:
-        ModelError: an expression in tokenizer.json gave up on a text, for example.
+        ModelError: for example, a regular expression in tokenizer.json failed on a text.
     """
     try:
         yield
@@ -43,28 +44,28 @@ def tokenizer_faults() -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise ModelError(
-            f"the tokenizer cannot read a text: {error}. Mend tokenizer.json, or use another checkpoint"
+            f"the tokenizer cannot read a text: {error}. Correct tokenizer.json, or use another checkpoint"
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Two characters that no text of a conversation holds: one before and one after a typed control token."""
+    """Two characters that occur in no text of a conversation, put before and after a control token inside of a text."""
 
     start: str
     end: str
 
 
 class ControlTokens:
-    """Which tokens control a conversation, and the encoding of texts that hold them.
+    """The control tokens of a backbone, and the encoding of texts that contain them.
 
-    A token is one that the tokenizer calls special; or an added token that the template writes itself, that has the
-    form `<|...|>`, or that stands for an image. Reasoning tags (`<think>`) that are not special are none.
+    Control tokens are the special tokens of the tokenizer, and added tokens that the template writes, that look like
+    `<|...|>`, or that stand for an image. Reasoning tags (`<think>`) are control tokens only if they are special.
 
     Args:
-        tokenizer: the backbone's own.
-        written: texts that the chat template wrote, without anybody's words.
-        image_ids: tokens that stand for an image or are around one.
+        tokenizer: the backbone's tokenizer.
+        written: texts that the chat template writes around the texts of a conversation.
+        image_ids: tokens that stand for an image, or come before or after one.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, written: Sequence[str], image_ids: Iterable[int] = ()) -> None:
@@ -82,11 +83,15 @@ class ControlTokens:
         longest_first = sorted(self.ids, key=len, reverse=True)
         self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._id_set = set(self.ids.values())
-        secret = secrets.token_hex(16)  # a name that could be guessed could be typed
+        secret = secrets.token_hex(16)  # a name that can be guessed could be part of a text
         self._names = {content: f"<{secret}:{token_id}>" for content, token_id in self.ids.items()}
 
     def mark(self, turns: Sequence[Turn]) -> tuple[Sequence[Turn], Marks | None]:
-        """Turns with marks around what somebody typed, and the marks; the same turns and None where nobody did."""
+        """Mark the control tokens inside of texts.
+
+        Returns:
+            The turns with marks, and the marks; the same turns and None if there are no control tokens.
+        """
         if not any(self._typed(turn) for turn in turns):
             return turns, None
         joined = "".join(part.text or "" for turn in turns for part in turn.parts)
@@ -101,7 +106,7 @@ class ControlTokens:
         if not self._typed(turn):
             return turn
         parts: list[Part] = []
-        # Parts that stand beside each other can hold one token together, so they are marked as one text.
+        # A token may extend over adjacent text parts, so they are marked as one text.
         for is_image, run in groupby(turn.parts, key=lambda part: part.is_image):
             if is_image:
                 parts += run
@@ -111,34 +116,34 @@ class ControlTokens:
         return replace(turn, parts=tuple(parts))
 
     def encode(self, rendered: str, marks: Marks | None = None) -> list[int]:
-        """Token ids of a rendered text. Marked control tokens are text, all others control; marks leave no trace."""
+        """Encode a rendered text. Marked control tokens are encoded as text, and the marks are removed."""
         if marks is not None:
             return self._encode_named(self._named(rendered, marks))
         ids = self._tokenized(rendered, split_special_tokens=False)
-        # A normalizer can make a control token of letters that looked like none.
+        # A normalizer may produce a control token from other characters.
         if self.backend.normalizer is not None and self._count(ids) > len(self.pattern.findall(rendered)):
             return self._encode_named(self._names_for(rendered))
         return ids
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of somebody's words, of which none is a control token."""
+        """Encode a text without control tokens; control tokens inside of it are encoded as text."""
         ids = self._tokenized(text, split_special_tokens=True)
         return ids if self._id_set.isdisjoint(ids) else self._encode_named(text)
 
     def _tokenized(self, text: str, *, split_special_tokens: bool) -> list[int]:
-        # The option is set on the tokenizer, which threads may share.
+        # `split_special_tokens` changes the state of the tokenizer, which threads may share.
         with _tokenizing, tokenizer_faults():
             encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
         ids: list[int] = encoded["input_ids"]
         return ids
 
     def _count(self, ids: Sequence[int]) -> int:
-        return sum(each in self._id_set for each in ids)
+        return sum(token_id in self._id_set for token_id in ids)
 
     def _named(self, rendered: str, marks: Marks) -> str:
-        """The text with private names for the control tokens of the template, and typed ones as they are."""
+        """Replace the control tokens of the template by their secret names; keep those inside of texts."""
         start, end = re.escape(marks.start), re.escape(marks.end)
-        # A template that cuts texts can leave a mark alone. What stands on both sides must not become a token.
+        # A template that truncates texts may leave a single mark. The texts around it must not form a token.
         pieces = re.split(f"{start}({self.pattern.pattern}){end}|[{start}{end}]", rendered)
         return "".join(
             (piece or "") if place % 2 else self._names_for(piece or "") for place, piece in enumerate(pieces)
@@ -150,11 +155,11 @@ class ControlTokens:
     def _encode_named(self, text: str) -> list[int]:
         backend, renumbered = self._renamed
         ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-        return [renumbered.get(each, each) for each in ids]
+        return [renumbered.get(token_id, token_id) for token_id in ids]
 
     @cached_property
     def _renamed(self) -> tuple[Any, dict[int, int]]:
-        """The tokenizer with private names for its control tokens, and the ids that it numbers otherwise."""
+        """A copy of the tokenizer with secret names for its control tokens, and a map of changed ids."""
         settings = json.loads(self.backend.to_str())
         names = self._names
         for token in settings["added_tokens"]:
@@ -166,21 +171,21 @@ class ControlTokens:
             settings["model"]["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]
         unknown = settings["model"].get("unk_token")
         settings["model"] |= {"unk_token": names.get(unknown, unknown)} if unknown else {}
-        settings["post_processor"] = None  # it may name a token; no special tokens are added anyway
+        settings["post_processor"] = None  # it may refer to a token by name; special tokens are not added anyway
         backend = type(self.backend).from_str(json.dumps(settings))
         backend.no_truncation()
         backend.no_padding()
-        found = {backend.token_to_id(names[content]): token_id for content, token_id in self.ids.items()}
-        return backend, {new: old for new, old in found.items() if new != old}
+        renumbered = {backend.token_to_id(names[content]): token_id for content, token_id in self.ids.items()}
+        return backend, {new: old for new, old in renumbered.items() if new != old}
 
 
 def _is_markup(content: str) -> bool:
-    """Whether an added token looks like a mark, and not like a word, a line break or a run of spaces."""
+    """Whether an added token looks like markup, and not like a word, a line break or spaces."""
     bare = content.strip()
     return len(bare) > 2 and not bare[0].isalnum() and not bare[-1].isalnum() and any(map(str.isalnum, bare))
 
 
 def _runs(turn: Turn) -> list[str]:
-    """Texts of a turn, with no image between the parts of one."""
+    """Join the adjacent text parts of a turn; images separate the texts."""
     runs = groupby(turn.parts, key=lambda part: part.is_image)
     return ["".join(part.text or "" for part in run) for is_image, run in runs if not is_image]

@@ -1,9 +1,10 @@
-"""From a group's words and pictures to tokens, in one way for training, scoring and serving.
+"""Encodes groups as tokens, in the same way for training, scoring and serving.
 
-Prompt and responses are encoded apart. The prefix is the prompt in the backbone's own chat template, with the
-generation prompt at its end; a branch is one response as the template writes it (see `templates.answers`), with its
-end-of-turn token at its end. Control tokens that somebody typed are text in both. Shapes: P tokens of the prefix, L of
-a branch, N image patches.
+The prompt and the responses are encoded separately. The prefix is the prompt in the backbone's own chat template and
+ends with the generation prompt. A branch is one response as the template writes it (see `encoding.answers`) and ends
+with the end-of-turn token. Control tokens inside of texts are encoded as text.
+
+Shapes: P tokens of a prefix, L tokens of a branch, K responses, n images, N image patches.
 """
 
 from __future__ import annotations
@@ -30,94 +31,118 @@ from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import check_text
 
 VERSION = 2
-"""Of the encoding: it changes when the same group gets other tokens, so that nothing kept from before is used."""
+"""The version of the encoding. It is raised when a change gives a group other tokens, which invalidates all caches."""
 FREE_CHARACTERS = 16
-"""Characters per allowed token up to which a text is encoded without asking whether it can fit."""
+"""Texts with at most this number of characters per allowed token are encoded without checking first if they can fit."""
 
 Positions = Callable[[Tensor, Tensor | None], Tensor]
-"""`(input_ids (P,), image_grid_thw (n, 3) or None) -> positions (3, P) or (P,)`: as the backbone numbers a prefix."""
+"""Numbers the tokens of a prefix as the backbone does: `(input_ids (P,), image_grid_thw (n, 3) or None) -> positions
+(3, P) or (P,)`."""
 
 
 class EncodingError(RowRejected):
-    """A group does not fit the backbone: `too_long`, `image_without_vision`, `image_token_in_text` or
-    `template_rejects`."""
+    """A group does not fit the backbone.
+
+    The reason is `too_long`, `image_without_vision`, `image_token_in_text` or `template_rejects`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How long a group is once it is encoded."""
+    """The size of an encoded group."""
 
-    prefix: int  # tokens of the prompt, those of its images included
-    branches: tuple[int, ...]  # tokens of every response with its end of turn
+    prefix: int  # tokens of the prompt, including those of its images
+    branches: tuple[int, ...]  # tokens of each branch, including its end-of-turn token
     images: int
 
     @property
     def tokens(self) -> int:
-        """Of the group in a tree row."""
+        """The number of tokens of the group in a tree row."""
         return self.prefix + sum(self.branches)
 
 
 @dataclass(frozen=True, slots=True)
 class BranchTarget:
-    """One branch of a head that speaks."""
+    """What a generative head learns at one branch."""
 
-    written: int = 0  # its last tokens, which the head is taught to write; 0 where they are still to be written
-    weight: float = 1.0  # what those count in the loss
-    about: tuple[int, ...] = ()  # the responses it is about, in the order they are shown
+    written: int = 0  # the number of target tokens at the end of the branch; 0 when the head is to generate them
+    weight: float = 1.0  # the weight of the branch in the language loss
+    about: tuple[int, ...] = ()  # the indices of the responses that the branch shows, in this order
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedGroup:
-    """A group as tokens. `images_thw` counts patches of each image in time, height and width."""
+    """A group as tokens.
+
+    Attributes:
+        id, source: of the group.
+        prefix: `(P,)` int64, the tokens of the prompt.
+        positions: `(3, P)` or `(P,)` int64, the positions of these tokens.
+        branches: tokens of each branch, `(L,)` int64; one per response, or as the branch template makes them.
+        preferences: of the group.
+        pixels: N patches of the images without cached features; None if there are none.
+        images_thw: `(n, 3)` int64, patches of each image in time, height and width; None without images.
+        known: for each of the n images, its key and cached features; empty without a feature store.
+        lengths: tokens of each of the K responses without the end-of-turn token; empty: one less than its branch.
+        spoken: the target of each branch for a generative head; empty for scalar heads.
+    """
 
     id: str
     source: str
-    prefix: Tensor  # (P,) int64
-    positions: Tensor  # (3, P) or (P,) int64
-    branches: tuple[Tensor, ...]  # of (L,) int64; K, or where a head speaks as many as it has to say something at
+    prefix: Tensor
+    positions: Tensor
+    branches: tuple[Tensor, ...]
     preferences: tuple[Preference, ...]
-    pixels: Pixels | None = None  # N patches, of the images whose features are not at hand
-    images_thw: Tensor | None = None  # (n, 3) int64
-    known: tuple[CachedFeatures, ...] = ()  # n where features are kept, else none
-    lengths: tuple[int, ...] = ()  # K: tokens of every response, its end of turn left out; none: of branches, less one
-    spoken: tuple[BranchTarget, ...] = ()  # of every branch where a head speaks, else none
+    pixels: Pixels | None = None
+    images_thw: Tensor | None = None
+    known: tuple[CachedFeatures, ...] = ()
+    lengths: tuple[int, ...] = ()
+    spoken: tuple[BranchTarget, ...] = ()
 
     @property
     def longest(self) -> int:
-        """Tokens of the prefix with the longest branch: what a plain sequence of this group needs."""
+        """The number of tokens of the prefix with the longest branch, which is the longest plain row."""
         return len(self.prefix) + max(len(branch) for branch in self.branches)
 
     @property
     def response_lengths(self) -> list[int]:
-        """Tokens of every response, its end of turn left out."""
+        """The tokens of each of the K responses, without the end-of-turn token."""
         return list(self.lengths) or [len(branch) - 1 for branch in self.branches]
 
 
 class BranchTemplate(Protocol):
-    """Lays out the branches of a group.
+    """Lays out the prompt and the branches of a group for a generative head.
 
     Attributes:
-        fingerprint: changes with anything that changes a branch.
-        open: whether branches go on within the prompt's last turn, at the `SENTINEL` at its end.
-        text: of its prompt.
+        open: whether branches continue the last turn of the prompt, at the `SENTINEL` at its end.
+        text: the template's own text.
     """
 
     open: bool
     text: str
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """A hash of everything that the branches depend on, apart from the group."""
+        ...
 
     def prompt(self, group: Group) -> tuple[Turn, ...]:
-        """What all branches of a group begin with."""
+        """Return the turns that all branches of a group begin with."""
         ...
 
     def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
-        """The branches, `(L,)` tokens each, with what is what in them; `taught` with the text of the data, else up to
-        where the head begins to write.
+        """Lay out the branches of a group.
+
+        Args:
+            encoder: encodes texts.
+            group: the group.
+            taught: whether to append the target text of the data; if not, branches end where the head generates.
+
+        Returns:
+            The tokens `(L,)` and the target of each branch.
 
         Raises:
-            RowRejected: the group has no text to learn from, or nothing can be said of it.
+            RowRejected: the group has no target text, or no branch.
         """
         ...
 
@@ -126,23 +151,23 @@ class Encoder:
     """Encodes groups for one backbone.
 
     Args:
-        tokenizer: the backbone's own, with its chat template.
-        positions: how the backbone numbers the tokens of a prefix.
-        image_processor: the backbone's own; None for a text-only backbone.
-        image_token_id: the id that stands for one visual token; None for a text-only backbone.
-        merge_size: side of the square of patches that becomes one visual token.
-        image_marks: ids that go before and after the tokens of an image, where the chat template does not put them.
-        max_tokens: a longer group raises `EncodingError("too_long", ...)`; nothing is ever cut.
-        same_positions: a longer group raises it too, since the backbone would number what is beside it in another way;
-            None: the backbone has no such limit.
+        tokenizer: the backbone's tokenizer, with its chat template.
+        positions: numbers the tokens of a prefix.
+        image_processor: the backbone's image processor; None for a text-only backbone.
+        image_token_id: the id of the token that stands for one visual token; None for a text-only backbone.
+        merge_size: the side of the square of patches that becomes one visual token.
+        image_marks: ids of the tokens before and after an image, if the chat template does not write them.
+        max_tokens: the longest prefix with a branch; longer groups raise `EncodingError("too_long", ...)`. Nothing is
+            truncated.
+        same_positions: the length from which the backbone's rotary positions change for the whole batch; longer groups
+            also raise `EncodingError`. None: the backbone has no such length.
 
     Attributes:
-        fingerprint: a hash of all that decides how long a group becomes and whether it fits.
-        pictures: how images are read.
-        speech: what a head that speaks adds to the branches; None for scalar heads.
+        pictures: reads images.
+        speech: the branch template of a generative head; None for scalar heads.
 
     Raises:
-        ModelError: the tokenizer has no chat template, or one that refuses even a question and its answer.
+        ModelError: the tokenizer has no chat template, or the template fails on a question with an answer.
     """
 
     def __init__(
@@ -176,11 +201,15 @@ class Encoder:
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn
 
     def __call__(self, group: Group, *, taught: bool = False) -> EncodedGroup:
-        """Encodes a group; `taught` with the text that a head which speaks learns to write.
+        """Encode a group.
+
+        Args:
+            group: the group.
+            taught: whether to append the target text of a generative head.
 
         Raises:
-            RowRejected: too long, refused by the chat template, or its images and their places in the text do not fit
-                together.
+            RowRejected: the group is too long, the chat template rejects it, or the number of its images differs from
+                that of the image tokens.
             ImageError: an image cannot be opened.
         """
         check_text(group)
@@ -206,7 +235,7 @@ class Encoder:
         return encoded
 
     def measure(self, group: Group, *, taught: bool = False) -> Size:
-        """What `__call__` would give, in numbers: pictures are opened, but not cut into patches.
+        """Compute the size that `__call__` would give. Images are opened but not converted to patches.
 
         Raises:
             RowRejected, ImageError: as `__call__`, for the same groups.
@@ -222,32 +251,39 @@ class Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
+        """A hash of everything that determines the length of a group and whether it fits."""
         processor = self.image_processor.to_json_string() if self.image_processor is not None else ""
         backend = self.tokenizer.backend_tokenizer.to_str()
         parts = (VERSION, backend, self.tokenizer.chat_template or "", processor, self.image_token_id, self.max_tokens)
+        # Optional parts are left out rather than None, so that fingerprints of earlier versions stay valid.
         marks = () if self.image_marks is None else (self.image_marks,)
         speech = () if self.speech is None else (self.speech.fingerprint,)
         limit = () if self.same_positions is None else (self.same_positions,)
         return hashlib.sha256(repr((*parts, *marks, *speech, *limit)).encode()).hexdigest()
 
     def check_length(self, longest: int) -> None:
-        """Raises `EncodingError` when a prefix with its longest branch has more tokens than are allowed."""
+        """Check the number of tokens of a prefix with its longest branch.
+
+        Raises:
+            EncodingError: `too_long`.
+        """
         if longest > self.max_tokens:
             raise EncodingError("too_long", f"{longest} tokens; data.encoding.max_tokens allows {self.max_tokens}")
         if self.same_positions is not None and longest > self.same_positions:
             raise EncodingError(
                 "too_long",
                 f"{longest} tokens; beyond {self.same_positions} the backbone's rotary positions change for the whole "
-                "batch, so that scores would depend on what is scored beside it",
+                "batch, so that scores would depend on the other groups in it",
             )
 
     def _check_images(self, group: Group) -> None:
         if group.images and self.image_processor is None:
-            raise EncodingError("image_without_vision", "the row has an image and the backbone reads text only")
+            raise EncodingError("image_without_vision", "the row has an image, but the backbone is text-only")
 
     def opening(self, group: Group) -> EncodedGroup:
-        """A prompt that the model itself answers: with the whole generation prompt, as the template ends it. Its last
-        token is the one branch, which the answer goes on from.
+        """Encode a prompt that the model answers itself, with the complete generation prompt.
+
+        The last token of the prompt becomes the only branch, because generation continues from a branch.
 
         Raises:
             RowRejected, ImageError: as `__call__`.
@@ -279,12 +315,13 @@ class Encoder:
         return self._expanded(self.control.encode(rendered, marks), images_thw)
 
     def _expanded(self, prompt: list[int], images_thw: Tensor | None) -> Tensor:
-        """A prompt with the tokens of every image in the place of its one, `(P,)`."""
+        """Repeat the one token of each image to its number of visual tokens; `(P,)`."""
         ids = torch.tensor(prompt, dtype=torch.int64)
         if self.image_token_id is None:
             return ids
         sizes = [] if images_thw is None else (images_thw.prod(-1) // self.merge_size**2).tolist()
         places = ids == self.image_token_id
+        # Unequal if the chat template drops or repeats images.
         if int(places.sum()) != len(sizes):
             detail = f"{int(places.sum())} image tokens in the rendered prompt, {len(sizes)} images"
             raise EncodingError("image_token_in_text", detail)
@@ -297,14 +334,17 @@ class Encoder:
     def _branches(self, group: Group, *, taught: bool) -> tuple[tuple[Tensor, ...], tuple[BranchTarget, ...]]:
         if self.speech is None:
             return tuple(self.branch(response) for response in group.responses), ()
-        laid = self.speech(self, group, taught=taught)
-        return tuple(branch for branch, _ in laid), tuple(spoken for _, spoken in laid)
+        branches = self.speech(self, group, taught=taught)
+        return tuple(tokens for tokens, _ in branches), tuple(target for _, target in branches)
 
     def _lengths(self, group: Group) -> tuple[int, ...]:
         return tuple(len(self.plain(response)) for response in group.responses)
 
     def _rendered(self, turns: Sequence[Turn]) -> tuple[str, Marks | None]:
-        """Turns in the chat template with the generation prompt, and the marks around control tokens in their texts.
+        """Render turns with the generation prompt.
+
+        Returns:
+            The text, and the marks around control tokens that are part of the turns' texts.
 
         Raises:
             RowRejected: `too_long` or `template_rejects`.
@@ -313,20 +353,24 @@ class Encoder:
             self._check_characters("".join(part.text or "" for part in turn.parts))
         roles = {turn.role for turn in turns[:-1]} & self.template.frame.left_out
         if roles:
-            raise EncodingError(REJECTED, f"the chat template leaves out turns of the role {', '.join(sorted(roles))}")
+            raise EncodingError(REJECTED, f"the chat template drops turns with the role {', '.join(sorted(roles))}")
         marked_turns, marks = self.control.mark(turns)
         return self.template.render(marked_turns, generation_prompt=True), marks
 
     def _check_characters(self, text: str) -> None:
-        """Raises `EncodingError` for a text that cannot fit before it is encoded, which takes minutes for 10 MB."""
+        """Reject a text that is too long before it is encoded; encoding 10 MB takes minutes.
+
+        Raises:
+            EncodingError: `too_long`.
+        """
         if len(text) <= FREE_CHARACTERS * self.max_tokens:
             return
         per_token, proved = self._characters_per_token
         if len(text) > self.max_tokens * per_token:
             least = -(-len(text) // per_token)
-            said = f"at least {least} tokens" if proved else f"more than {per_token} characters per allowed token"
+            bound = f"at least {least} tokens" if proved else f"more than {per_token} characters per allowed token"
             raise EncodingError(
-                "too_long", f"{len(text)} characters, {said}; data.encoding.max_tokens allows {self.max_tokens}"
+                "too_long", f"{len(text)} characters, {bound}; data.encoding.max_tokens allows {self.max_tokens}"
             )
 
     @cached_property
@@ -335,7 +379,7 @@ class Encoder:
 
     @property
     def _answer(self) -> AnswerFormat:
-        """The form of a response: in the last turn, or before a request where a head asks for more."""
+        """The form of a response: in the last turn, or before a further request of a generative head."""
         if self.speech is None or self.speech.open:
             return self._last_answer
         return self._earlier_answer
@@ -348,13 +392,15 @@ class Encoder:
 
     @cached_property
     def closing(self) -> Tensor:
-        """What stands between the end of a user's words and a plain answer, `(n,)`: the end of the turn, the
-        generation prompt, and what the template writes before an answer without reasoning."""
+        """Tokens between the text of a user's turn and an answer without reasoning, `(n,)`.
+
+        They are the end of the turn, the generation prompt, and what the template writes before such an answer.
+        """
         return self._special(self._closing_text + self._last_answer.lead)
 
     @cached_property
     def closing_before_reasoning(self) -> Tensor:
-        """As `closing`, for an answer with its own reasoning, which begins with `<think>`: `(n,)`."""
+        """Tokens between the text of a user's turn and an answer that begins with `<think>`, `(n,)`."""
         return self._special(self._closing_text)
 
     @cached_property
@@ -363,8 +409,14 @@ class Encoder:
         return self._last_answer.without_cut(rendered).rpartition(SENTINEL)[2]
 
     def asked(self, request: str) -> Tensor:
-        """What stands between a response and what is then said at the user's request, `(n,)`: the response's end of
-        turn, the request, the generation prompt, and what the template writes before an answer without reasoning."""
+        """Tokens between a response and the answer to a further request, `(n,)`.
+
+        They are the end of the response's turn, the request, the generation prompt, and what the template writes before
+        an answer without reasoning.
+
+        Args:
+            request: the text of the request.
+        """
         turns = [Turn("user", (Part("?"),)), Turn("assistant", (Part(SENTINEL),)), Turn("user", (Part(request),))]
         marked_turns, marks = self.control.mark(turns)
         rendered = self.template.render(marked_turns, generation_prompt=True)
@@ -373,21 +425,21 @@ class Encoder:
         return torch.tensor(self.control.encode(after, marks), dtype=torch.int64)
 
     def _special(self, text: str) -> Tensor:
-        """Tokens of a piece of the chat template, `(n,)`."""
+        """Encode a part of the chat template, `(n,)`."""
         return torch.tensor(self.control.encode(text), dtype=torch.int64)
 
     def plain(self, text: str) -> Tensor:
-        """Tokens of a text, `(n,)`.
+        """Encode a text without any template, `(n,)`.
 
         Raises:
-            EncodingError: `too_long`; it has more characters than could fit.
+            EncodingError: `too_long` (the text has more characters than can fit).
         """
         self._check_characters(text)
-        # Control tokens written out in a text are its text: they must neither end the turn nor stand for an image.
+        # Control tokens inside of a text must neither end the turn nor stand for an image, so they are encoded as text.
         return torch.tensor(self.control.encode_text(text), dtype=torch.int64)
 
     def branch(self, response: str) -> Tensor:
-        """Tokens of a response, as the chat template writes it after the prefix, with its end of turn: `(L,)`.
+        """Encode a response as the chat template writes it after the prefix, with its end-of-turn token; `(L,)`.
 
         Raises:
             RowRejected: `too_long`, or `template_rejects`.
@@ -395,7 +447,7 @@ class Encoder:
         return torch.cat([self._written(response, self._answer, plain=False), torch.tensor([self.end_of_turn])])
 
     def answer(self, text: str) -> Tensor:
-        """Tokens of an answer without reasoning that stands after `closing` or `asked`, with its end of turn: `(L,)`.
+        """Encode an answer without reasoning that follows `closing` or `asked`, with its end-of-turn token; `(L,)`.
 
         Raises:
             RowRejected: as `branch`.
@@ -403,7 +455,13 @@ class Encoder:
         return torch.cat([self._written(text, self._last_answer, plain=True), torch.tensor([self.end_of_turn])])
 
     def _written(self, text: str, form: AnswerFormat, *, plain: bool) -> Tensor:
-        """A text as the template writes it, `(n,)`; `plain` without what it writes before an answer."""
+        """Encode a text as the template writes it, `(n,)`.
+
+        Args:
+            text: the text.
+            form: how the template writes an answer.
+            plain: whether to leave out what the template writes before an answer.
+        """
         self._check_characters(text)
         marked_text, marks = mark_text(self.control, text)
         written = form.text(marked_text)
@@ -412,7 +470,9 @@ class Encoder:
             written, context = written[len(form.lead) :], context and context + form.lead
         if written == text and not context:
             return self.plain(text)
+        # Some tokenizers encode a text differently at the start of a sequence, so it is encoded after its context.
         ids = self.control.encode(context + written, marks)
-        before = self.control.encode(context) if context else []
-        kept = ids[len(before) :] if ids[: len(before)] == before else self.control.encode(written, marks)
-        return torch.tensor(kept, dtype=torch.int64)
+        context_ids = self.control.encode(context) if context else []
+        if ids[: len(context_ids)] == context_ids:
+            return torch.tensor(ids[len(context_ids) :], dtype=torch.int64)
+        return torch.tensor(self.control.encode(written, marks), dtype=torch.int64)

@@ -1,7 +1,7 @@
-"""How many tokens every group has, and which cannot be used: found once, in parallel, and kept on the disk.
+"""Measures the lengths of all groups and finds unusable ones, once, in parallel, with a cache on disk.
 
-What is kept belongs to the content of the groups and to the encoder, so every run, cell and resume that reads the same
-rows with the same tokenizer finds it again.
+The cache is keyed by the content of the groups and the encoder, so that every run, cell and resumed run with the same
+rows and tokenizer uses it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from basereward.data import loading
 from basereward.data.encoding.content_hash import combined_content, group_content, image_content
 from basereward.data.encoding.encoder import Encoder
-from basereward.data.schema.group import Group, RejectedRow, Split
+from basereward.data.schema.group import Group, RejectedRow, Split, role_texts
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
@@ -34,45 +35,47 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORM = 2  # of what is kept; another number makes everything anew
-MANY = 2000  # groups from which worth starting processes for
+FORM = 2  # version of the cache files; another number invalidates them
+MANY = 2000  # with fewer groups, starting worker processes takes longer than the work
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """The usable groups of one part of a source, by ascending index. Arrays of shape `(N,)`."""
+    """The usable groups of a split of a source, by ascending index. All arrays have the shape `(N,)`."""
 
-    index: NDArray[np.int64]  # among `source.groups(split)`
-    tokens: NDArray[np.int32]  # of the group in a tree row: its prefix once and every response
-    images: NDArray[np.int32]
-    content: str = ""  # a hash of all groups of the part, those that cannot be used too; see `group_content`
+    index: NDArray[np.int64]  # indices of `source.groups(split)`
+    tokens: NDArray[np.int32]  # of the group in a tree row: its prefix and all branches
+    images: NDArray[np.int32]  # number of images
+    content: str = ""  # a hash of all groups of the split, including unusable ones; see `group_content`
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def mark(self) -> str:
-        """A hash that changes with the groups' number and with the length of any. Checkpoints hold it beside `content`,
-        which earlier versions did not know."""
+        """A hash of the indices and lengths. Checkpoints contain it and `content`; those of earlier versions contain
+        only this hash."""
         return hashlib.blake2b(self.index.tobytes() + self.tokens.tobytes(), digest_size=16).hexdigest()
 
     def only(self, kept: NDArray[np.bool_]) -> Lengths:
-        """Some of the groups: `kept` has shape `(N,)`."""
+        """Select groups by a mask of shape `(N,)`."""
         return Lengths(self.index[kept], self.tokens[kept], self.images[kept], self.content)
 
 
 def measure(
     source: Source, split: Split, *, encoder: Encoder, workers: int = 0, cache: Path | None = None
 ) -> tuple[Lengths, list[RejectedRow]]:
-    """Tries every group of a part.
+    """Measure every group of a split.
 
     Args:
-        workers: processes that share the work when there is much of it; 0 works here.
-        cache: the folder where results are kept; None keeps none.
+        source: the source.
+        split: the split.
+        encoder: encodes groups.
+        workers: worker processes, used if there are many groups; 0: this process.
+        cache: the folder of the cache; None: no cache.
 
     Returns:
-        The groups that can be used, and the lost rows: those that the source itself lost first, then the others in
-        order.
+        The usable groups, and the rejected rows: first those that the source itself rejects.
 
     Raises:
         DataError: the source is malformed.
@@ -81,18 +84,18 @@ def measure(
     taught = split == "train"
     kind = "" if taught or encoder.speech is None else "-asked"
     file = cache / f"{_content(groups)}-{encoder.fingerprint[:32]}{kind}.npz" if cache else None
-    found = _load(file) if file else None
-    if found is None:
-        found = _try_all(_Tried(groups, encoder, taught), workers=workers)
+    measured = _load(file) if file else None
+    if measured is None:
+        measured = _measure_all(_MeasuredGroups(groups, encoder, taught), workers=workers)
         if file:
-            _save(file, *found)
-    lengths, losses = found
-    rows = [RejectedRow(source.name, split, each["id"], each["reason"], each["detail"]) for each in losses]
-    return lengths, [*source.lost(split), *rows]
+            _save(file, *measured)
+    lengths, rejections = measured
+    rows = [RejectedRow(source.name, split, row["id"], row["reason"], row["detail"]) for row in rejections]
+    return lengths, [*source.rejected(split), *rows]
 
 
-class _Tried(Dataset[tuple[Any, ...]]):
-    """Groups as their content with their tokens and images, or with what is wrong with them."""
+class _MeasuredGroups(Dataset[tuple[Any, ...]]):
+    """For each group (content, tokens, images) if it is usable, else (content, id, reason, detail)."""
 
     def __init__(self, groups: Sequence[Group], encoder: Encoder, taught: bool) -> None:
         self.groups = groups
@@ -108,57 +111,58 @@ class _Tried(Dataset[tuple[Any, ...]]):
         try:
             check_usable(group)
             size = self.encoder.measure(group, taught=self.taught)
-        except RowRejected as loss:
-            return content, group.id, loss.reason, loss.detail
+        except RowRejected as rejection:
+            return content, group.id, rejection.reason, rejection.detail
         return content, size.tokens, size.images
 
 
-def _try_all(tried: _Tried, *, workers: int) -> tuple[Lengths, list[dict[str, str]]]:
+def _measure_all(groups: _MeasuredGroups, *, workers: int) -> tuple[Lengths, list[dict[str, str]]]:
     index, tokens, images = [], [], []
-    lost: list[dict[str, str]] = []
+    rejections: list[dict[str, str]] = []
     contents: list[bytes] = []
-    for place, (content, *found) in enumerate(_results(tried, workers=workers)):
+    for place, (content, *values) in enumerate(_results(groups, workers=workers)):
         contents.append(content)
-        if len(found) == 3:
-            lost.append(dict(zip(("id", "reason", "detail"), found, strict=True)))
+        if len(values) == 3:
+            rejections.append(dict(zip(("id", "reason", "detail"), values, strict=True)))
         else:
             index.append(place)
-            tokens.append(found[0])
-            images.append(found[1])
+            tokens.append(values[0])
+            images.append(values[1])
     arrays = np.array(index, np.int64), np.array(tokens, np.int32), np.array(images, np.int32)
-    return Lengths(*arrays, combined_content(contents)), lost
+    return Lengths(*arrays, combined_content(contents)), rejections
 
 
-def _results(tried: _Tried, *, workers: int) -> Iterator[tuple[Any, ...]]:
-    if workers == 0 or len(tried) < MANY:
-        return (tried[i] for i in range(len(tried)))
+def _results(groups: _MeasuredGroups, *, workers: int) -> Iterator[tuple[Any, ...]]:
+    if workers == 0 or len(groups) < MANY:
+        return (groups[i] for i in range(len(groups)))
     loader = DataLoader(
-        tried,
+        groups,
         batch_size=64,
         num_workers=workers,
         collate_fn=list,
         timeout=loading.TIMEOUT_S,
         worker_init_fn=loading.end_with_parent,
     )
-    return (result for batch in loader for result in batch)
+    return chain.from_iterable(loader)
 
 
 def _content(groups: Iterable[Group]) -> str:
-    """A hash of everything in the groups that is encoded or told of a lost one."""
+    """Hash everything in the groups that is encoded, or listed for a rejected one."""
     digest = hashlib.blake2b(str(FORM).encode(), digest_size=16)
     for group in groups:
-        turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
+        turns = role_texts(group.prompt)
         preferences = [(p.winner, p.loser, p.tie, p.weight, p.margin) for p in group.preferences]
         digest.update(repr((group.id, turns, group.responses, preferences)).encode("utf-8", "surrogatepass"))
-        if told := (*group.critiques, *group.reasonings, *group.ratings):
-            digest.update(repr(told).encode("utf-8", "surrogatepass"))
+        # Only if there are any, so that caches of groups without annotations from earlier versions stay valid.
+        if annotations := (*group.critiques, *group.reasonings, *group.ratings):
+            digest.update(repr(annotations).encode("utf-8", "surrogatepass"))
         for image in group.images:
             digest.update(image_content(image))
     return digest.hexdigest()
 
 
 def _load(file: Path) -> tuple[Lengths, list[dict[str, str]]] | None:
-    """What was kept; None when there is nothing, or nothing whole."""
+    """Read a cache file; None if there is none or it is damaged."""
     try:
         with np.load(file, allow_pickle=False) as kept:
             lost = json.loads(str(kept["lost"]))
@@ -166,7 +170,7 @@ def _load(file: Path) -> tuple[Lengths, list[dict[str, str]]] | None:
     except FileNotFoundError:
         return None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        logger.warning("the lengths kept in %s cannot be read (%s) and are found anew", file, error)
+        logger.warning("the cached lengths in %s cannot be read (%s) and are computed again", file, error)
         return None
 
 
@@ -189,4 +193,4 @@ def _save(file: Path, lengths: Lengths, lost: list[dict[str, str]]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        logger.warning("the lengths of the groups cannot be kept in %s: %s", file, error)
+        logger.warning("the lengths of the groups cannot be cached in %s: %s", file, error)

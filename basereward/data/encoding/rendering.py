@@ -1,4 +1,4 @@
-"""A backbone's chat template at work, with limits: it is from outside, and may refuse a conversation or never end."""
+"""Renders chat templates with limits: they are untrusted code, and may fail or run forever."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ REJECTED = "template_rejects"
 
 
 class TemplateEndless(RowRejected):
-    """A rendering went over a limit: `template_rejects`."""
+    """A rendering exceeded a limit; the reason is `template_rejects`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a template writes around everybody's words, and whose words it leaves out."""
+    """The text that a template writes around the texts of a conversation."""
 
     written: tuple[str, ...]
-    left_out: frozenset[str]  # roles of turns before the last
+    left_out: frozenset[str]  # roles whose turns the template drops if they are not the last turn
 
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """For renderings while a model is opened: time is limited too, and a refusal is the model's fault.
+    """Context manager for renderings while a model is loaded: limits the time, and explains errors.
 
     Raises:
-        ModelError: the template refuses a conversation, or goes over a limit.
+        ModelError: the template fails on a conversation, or exceeds a limit.
     """
     try:
         with limited_time():
             yield
     except (RowRejected, TemplateStopped) as error:
         raise ModelError(
-            f"the backbone's chat template cannot render a question and an answer: {error}. Mend "
+            f"the backbone's chat template cannot render a question and an answer: {error}. Correct "
             "chat_template.jinja (or chat_template in tokenizer_config.json), or use another checkpoint."
         ) from None
 
 
 class ChatTemplate:
-    """Turns to text.
+    """A chat template, which converts turns to text.
 
     Args:
-        tokenizer: with its chat template.
-        in_parts: whether the content of a turn is a list of parts, as vision models want it, or a string.
+        tokenizer: the tokenizer with the template.
+        in_parts: whether the content of a turn is a list of parts, as for vision models, or a string.
 
     Attributes:
-        frame: what it writes around the words of any conversation.
+        frame: the text that the template writes around the texts of a conversation.
 
     Raises:
-        ModelError: the tokenizer has no chat template, or the template refuses even a question and its answer.
+        ModelError: the tokenizer has no chat template, or the template fails on a question with an answer.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, in_parts: bool) -> None:
@@ -68,16 +68,21 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.in_parts = in_parts
         question = Turn("user", (Part("?"),))
-        # Only while nothing but the template is at work: a tokenizer's threads need address space of their own.
+        # The memory limit applies to the whole process, and a tokenizer's threads need address space, so it is set only
+        # here, where nothing but the template runs.
         with explained(), limited_memory():
             self.render([question, Turn("assistant", (Part("!"),))])
             self.frame = self._find_frame()
 
     def render(self, turns: Sequence[Turn], *, generation_prompt: bool = False) -> str:
-        """The conversation as text.
+        """Render a conversation as text.
+
+        Args:
+            turns: the conversation.
+            generation_prompt: whether to append the generation prompt.
 
         Raises:
-            RowRejected: `template_rejects`; the template raised an error or went over a limit.
+            RowRejected: `template_rejects` (the template raises an error or exceeds a limit).
         """
         conversation = messages(turns, in_parts=self.in_parts)
         options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation_prompt}
@@ -88,17 +93,17 @@ class ChatTemplate:
             raise TemplateEndless(REJECTED, f"the chat template does not come to an end: {stopped}") from None
         except MemoryError:
             raise TemplateEndless(REJECTED, "the chat template needs too much memory") from None
-        except Exception as error:  # noqa: BLE001 - a template from outside can raise anything
+        except Exception as error:  # noqa: BLE001 - an untrusted template can raise anything
             roles = ", ".join(turn.role for turn in turns[:8]) + (", ..." if len(turns) > 8 else "")
-            said = str(error) or type(error).__name__
-            raise RowRejected(REJECTED, f"the chat template refuses the turns {roles}: {said}") from None
+            message = str(error) or type(error).__name__
+            raise RowRejected(REJECTED, f"the chat template refuses the turns {roles}: {message}") from None
         return text
 
     def _find_frame(self) -> Frame:
-        """Renders conversations of made words, with a system turn where the template takes one.
+        """Find the text around a conversation by rendering conversations of known words.
 
         Raises:
-            RowRejected: `template_rejects`; it refuses even a question.
+            RowRejected: `template_rejects` (the template fails on a single question).
         """
         words = {role: f"basereward-{role}" for role in ("system", "user", "assistant")}
         turns = [Turn(role, (Part(words[role]),)) for role in ("system", "user", "assistant")]
@@ -113,7 +118,7 @@ class ChatTemplate:
             except RowRejected:
                 if not earlier:
                     raise
-                continue  # rows with such turns are lost one by one, with what the template says
+                continue  # rows with such turns are rejected one by one, with the error of the template
             left_out |= {turn.role for turn in earlier if words[turn.role] not in text}
             for word in (*words.values(), "basereward-question"):
                 text = text.replace(word, "\0")

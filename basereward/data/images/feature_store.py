@@ -1,7 +1,7 @@
-"""Features of pictures on the disk, for every run, epoch and cell whose frozen vision tower would make them again.
+"""A cache of image features on disk, shared by all epochs, runs and cells with the same frozen vision tower.
 
-Any number of processes share a folder. Readers take no lock: a file is there whole or not at all. Writers take turns
-for as long as a file takes to write.
+Any number of processes may use a folder. Readers need no lock, because files are written atomically. Writers hold a
+lock while they write a file.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from basereward.io.lease import acquire
 
 logger = logging.getLogger(__name__)
 
-TOTAL = "total"  # the file that writers lock, and that says how many bytes all records have
-_TICK = 2.0  # seconds that the time of a file may be behind the clock
+TOTAL = "total"  # the lock file of writers; it contains the number of bytes of all records
+_TICK = 2.0  # seconds by which the time of a file may lag behind the clock
 
 
 class _Record(NamedTuple):
@@ -34,16 +34,16 @@ class _Record(NamedTuple):
 
 
 class FeatureStore:
-    """The features of one tower behind one image processor, among those of others.
+    """The features of one vision tower and image processor, in a folder shared with others.
 
-    When the folder is full, records make room that no run has used since this one began, the longest unused first;
-    then nothing more is written. A run that goes through more pictures than there is room for thus finds as many of
-    them as fit in every epoch, where dropping the oldest of its own would leave it none.
+    When the folder is full, records that no run has used since this one began are deleted, the longest unused first.
+    When none are left, nothing more is written. A run with more images than fit thus finds a part of them in every
+    epoch; deleting its own oldest records (LRU) would leave it none.
 
     Args:
-        folder: holds `<first two digits of the key>/<key>`.
-        setting: tells everything apart, besides the picture itself, that features depend on.
-        gib: the most that the folder may hold, of all settings together, in GiB.
+        folder: the folder, with files `<first two digits of the key>/<key>`.
+        setting: identifies everything that features depend on, apart from the image.
+        gib: the largest size of the folder with all settings, in GiB.
     """
 
     def __init__(self, folder: Path, *, setting: str, gib: float) -> None:
@@ -51,14 +51,14 @@ class FeatureStore:
         self.setting = setting
         self.limit = int(gib * 2**30)
         self.began = time.time() - _TICK
-        self._unused: deque[_Record] | None = None  # that may make room; None before the first writing
-        self._closed = False  # whether nothing more can be written
+        self._unused: deque[_Record] | None = None  # records that may be deleted; None before the first write
+        self._closed = False  # set when the folder is full or a write fails
 
     def key(self, picture: bytes | PIL.Image.Image) -> str:
-        """The name of a picture's features.
+        """Compute the key of an image's features.
 
         Args:
-            picture: the content of an image file, or the pixels where there is no file.
+            picture: the content of an image file, or a decoded image.
         """
         digest = hashlib.sha256(self.setting.encode())
         if isinstance(picture, bytes):
@@ -73,18 +73,21 @@ class FeatureStore:
         return self.folder / key[:2] / key
 
     def find(self, key: str) -> Features | None:
-        """Features that were kept; None where there are none, or none whole."""
+        """Read cached features; None if there are none or the file is damaged."""
         file = self.file(key)
-        found = read(file, key)
-        if found is not None:
-            with contextlib.suppress(OSError):  # another's file, or just gone
+        features = read(file, key)
+        if features is not None:
+            with contextlib.suppress(OSError):  # the file belongs to another user, or was just deleted
                 if file.stat().st_mtime < self.began:
-                    os.utime(file)
-        return found
+                    os.utime(file)  # marks the record as used
+        return features
 
     def keep(self, key: str, features: Features) -> bool:
-        """Writes the features of one picture; whether there was room. A disk that takes nothing costs time, not the
-        run."""
+        """Write the features of one image. If writing fails, a warning is logged and the run continues.
+
+        Returns:
+            Whether the features have been written.
+        """
         if self._closed:
             return False
         content = pack(key, features)
@@ -93,7 +96,7 @@ class FeatureStore:
             with self._turn() as total:
                 kept = self._write(self.file(key), content, total)
         except OSError as error:
-            self._close(f"features of pictures cannot be kept in {self.folder}: {error}")
+            self._close(f"features of images cannot be stored in {self.folder}: {error}")
             return False
         if not kept:
             self._close(f"{self.folder} holds {self.limit:,} bytes, as data.encoding.feature_cache allows, all in use")
@@ -101,7 +104,7 @@ class FeatureStore:
 
     def _close(self, reason: str) -> None:
         self._closed = True
-        logger.warning("%s; those of further pictures are computed every time", reason)
+        logger.warning("%s; the features of further images are computed every time", reason)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[int]:
@@ -117,7 +120,8 @@ class FeatureStore:
         if fits:
             part = file.with_name(f"{file.name}.part")
             file.parent.mkdir(exist_ok=True)
-            # A writer that is killed from here on leaves a total that is too large, which others keep the limit with.
+            # The total is raised before the file is written: if this process is killed in between, the total is too
+            # large, and others still respect the limit.
             os.pwrite(total, b"%020d" % (held + len(content)), 0)
             part.write_bytes(content)
             os.replace(part, file)
@@ -126,11 +130,11 @@ class FeatureStore:
         return fits
 
     def _held(self, total: int) -> int:
-        """Bytes of all records. They are counted at a run's first writing, since one that is killed leaves a wrong
-        total."""
-        told = os.pread(total, 20, 0)
-        if self._unused is not None and told.isdigit():
-            return int(told)
+        """Return the bytes of all records. They are counted at the first write of a run, since a killed run may have
+        left a wrong total."""
+        stored = os.pread(total, 20, 0)
+        if self._unused is not None and stored.isdigit():
+            return int(stored)
         records = list(self._records())
         self._unused = deque(sorted(record for record in records if record.used < self.began))
         return sum(record.size for record in records)
@@ -139,17 +143,17 @@ class FeatureStore:
         for folder in self.folder.iterdir():
             for file in folder.iterdir() if folder.is_dir() else ():
                 if file.suffix == ".part":
-                    file.unlink()  # of a writer that was killed: another's turn would not be over
+                    file.unlink()  # left by a killed writer: this process holds the lock
                 else:
-                    found = file.stat()
-                    yield _Record(found.st_mtime, found.st_size, file)
+                    status = file.stat()
+                    yield _Record(status.st_mtime, status.st_size, file)
 
     def _make_room(self, needed: int, *, spare: Path) -> int:
-        """Takes away what is unused until so many bytes are free, or nothing is left; how many were freed."""
+        """Delete unused records until `needed` bytes are free or none are left; return the number of freed bytes."""
         freed = 0
         while freed < needed and self._unused:
             record = self._unused.popleft()
-            with contextlib.suppress(FileNotFoundError):  # another process took it away
+            with contextlib.suppress(FileNotFoundError):  # another process deleted it
                 if record.file != spare and record.file.stat().st_mtime == record.used:
                     record.file.unlink()
                     freed += record.size

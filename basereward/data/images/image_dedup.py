@@ -1,6 +1,6 @@
-"""The pictures of a batch, each once however often it comes.
+"""Deduplicates the images of a batch, so that the vision tower encodes each distinct image once.
 
-Shapes: n pictures to encode, N patches, m places of pictures in the rows.
+Shapes: n images to encode, N patches, m image places in the rows.
 """
 
 from __future__ import annotations
@@ -16,26 +16,31 @@ from basereward.data.images.image_features import CachedFeatures
 from basereward.data.images.pixels import Pixels
 from basereward.data.images.vision_features import Features
 
-_SAMPLE = 1024  # values that tell most pictures apart before all are compared
+_SAMPLE = 1024  # values that are hashed first; most different images already differ in these
 
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """What the model gets to see of a batch's pictures."""
+    """The distinct images of a batch."""
 
-    pixels: Pixels | None  # N patches of the n pictures to encode
-    grids: Tensor | None  # (n, 3) their patches in time, height and width
-    keys: tuple[str, ...]  # n names to keep their features under; none where features are not kept
-    features: Features | None  # of the pictures that need not be encoded
-    places: tuple[int, ...]  # m: which picture comes next in the rows: of those to encode, then of `features`
+    pixels: Pixels | None  # N patches of the n images to encode
+    grids: Tensor | None  # (n, 3) patches of these images in time, height and width
+    keys: tuple[str, ...]  # (n,) keys to store their features under; empty without a feature store
+    features: Features | None  # of the images that need not be encoded
+    places: tuple[int, ...]  # (m,) the image at each place: 0 to n - 1 are to encode, n and above are in `features`
 
 
 def distinct(groups: Sequence[EncodedGroup], copies: Sequence[int]) -> Distinct:
-    """Sorts out the pictures of groups; `copies` says how often each group's come, one copy after the other."""
+    """Collect the distinct images of groups.
+
+    Args:
+        groups: the groups.
+        copies: how often the images of each group occur in the rows, one copy after the other.
+    """
     table = _Table()
     order: list[tuple[bool, int]] = []
     for group, number in zip(groups, copies, strict=True):
-        order += [table.place(picture) for picture in _pictures(group)] * number
+        order += [table.place(image) for image in _images(group)] * number
     n = len(table.pixels)
     return Distinct(
         pixels=Pixels.joined(table.pixels) if table.pixels else None,
@@ -47,67 +52,70 @@ def distinct(groups: Sequence[EncodedGroup], copies: Sequence[int]) -> Distinct:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class _Image:
+    """One image: its patches, or its cached features."""
+
     grid: Tensor  # (3,)
     pixels: Pixels | None
     known: CachedFeatures | None
 
 
-def _pictures(group: EncodedGroup) -> Iterator[_Picture]:
-    """The pictures of a group, in order."""
+def _images(group: EncodedGroup) -> Iterator[_Image]:
+    """Yield the images of a group, in order."""
     if group.images_thw is None:
         return
     first = 0
     for grid, known in zip(group.images_thw, group.known or [None] * len(group.images_thw), strict=True):
         if known is not None and known.features is not None:
-            yield _Picture(grid, None, known)
+            yield _Image(grid, None, known)
             continue
         assert group.pixels is not None
         here = slice(first, first + int(grid.prod()))
         first = here.stop
-        yield _Picture(grid, group.pixels.map(lambda patches, here=here: patches[here]), known)  # type: ignore[misc]
+        yield _Image(grid, group.pixels.map(lambda patches, here=here: patches[here]), known)  # type: ignore[misc]
 
 
 @dataclass(slots=True)
 class _Table:
-    """Pictures that were met, those to encode apart from those whose features are kept."""
+    """The distinct images so far; those to encode and those with features are numbered separately."""
 
     pixels: list[Pixels] = field(default_factory=list)
     grids: list[Tensor] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     features: list[Features] = field(default_factory=list)
-    met: dict[Hashable, list[tuple[bool, int]]] = field(default_factory=dict)
+    by_signature: dict[Hashable, list[tuple[bool, int]]] = field(default_factory=dict)
 
-    def place(self, picture: _Picture) -> tuple[bool, int]:
-        """Whether the picture is to be encoded, and its index among those that are, or among those that are not."""
-        alike = self.met.setdefault(_signature(picture), [])
-        for place in alike:
-            if picture.known is not None or self._same(picture, place[1]):
+    def place(self, image: _Image) -> tuple[bool, int]:
+        """Return whether an image is to be encoded, and its index among the images of that kind."""
+        candidates = self.by_signature.setdefault(_signature(image), [])
+        for place in candidates:
+            # Keys are hashes of the content. Without a key, equal signatures do not prove that the images are equal.
+            if image.known is not None or self._same(image, place[1]):
                 return place
-        alike.append(self._add(picture))
-        return alike[-1]
+        candidates.append(self._add(image))
+        return candidates[-1]
 
-    def _same(self, picture: _Picture, index: int) -> bool:
-        assert picture.pixels is not None
-        return torch.equal(self.pixels[index].patches, picture.pixels.patches)
+    def _same(self, image: _Image, index: int) -> bool:
+        assert image.pixels is not None
+        return torch.equal(self.pixels[index].patches, image.pixels.patches)
 
-    def _add(self, picture: _Picture) -> tuple[bool, int]:
-        if picture.pixels is None:
-            assert picture.known is not None
-            assert picture.known.features is not None
-            self.features.append(picture.known.features)
+    def _add(self, image: _Image) -> tuple[bool, int]:
+        if image.pixels is None:
+            assert image.known is not None
+            assert image.known.features is not None
+            self.features.append(image.known.features)
             return False, len(self.features) - 1
-        self.pixels.append(picture.pixels)
-        self.grids.append(picture.grid)
-        if picture.known is not None:
-            self.keys.append(picture.known.key)
+        self.pixels.append(image.pixels)
+        self.grids.append(image.grid)
+        if image.known is not None:
+            self.keys.append(image.known.key)
         return True, len(self.pixels) - 1
 
 
-def _signature(picture: _Picture) -> Hashable:
-    """The same for equal pictures: the key, or the grid with some values; different pictures may share the latter."""
-    if picture.known is not None:
-        return picture.known.key
-    assert picture.pixels is not None
-    values = picture.pixels.patches.flatten()
-    return (*picture.grid.tolist(), values[:: max(1, len(values) // _SAMPLE)].numpy().tobytes())
+def _signature(image: _Image) -> Hashable:
+    """A value that equal images share: the key, or the grid with a sample of the patches."""
+    if image.known is not None:
+        return image.known.key
+    assert image.pixels is not None
+    values = image.pixels.patches.flatten()
+    return (*image.grid.tolist(), values[:: max(1, len(values) // _SAMPLE)].numpy().tobytes())

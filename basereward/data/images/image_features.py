@@ -1,4 +1,4 @@
-"""The pictures of a group: opened and cut into patches, or their features where those are kept."""
+"""Reads the images of a group: as patches, or as cached features."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from basereward.data.images.pixels import Pixels, Shades, find_shades, read_pixe
 from basereward.data.images.vision_features import Features
 from basereward.data.schema.group import Image
 
-_MAX_ASPECT_RATIO = 200  # Qwen's image processors refuse longer pictures
+_MAX_ASPECT_RATIO = 200  # the limit of Qwen's image processors
 
 
 @dataclass(frozen=True, slots=True)
 class CachedFeatures:
-    """A picture that has a name in the store of features, and what was found there."""
+    """The key of an image in the feature store, and its features if the store has them."""
 
     key: str
     features: Features | None = None
@@ -30,21 +30,21 @@ class CachedFeatures:
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """Of one group. Shapes: n pictures, N patches."""
+    """The images of one group. Shapes: n images, N patches."""
 
     thw: Tensor  # (n, 3) patches in time, height and width
-    pixels: Pixels | None  # N patches, of the pictures without features
-    known: tuple[CachedFeatures, ...] = ()  # n where features are kept, else none
+    pixels: Pixels | None  # N patches of the images without cached features
+    known: tuple[CachedFeatures, ...] = ()  # (n,) with a feature store, else empty
 
 
 class PictureReader:
-    """Reads pictures for one backbone.
+    """Reads images for one backbone.
 
     Args:
         processor: the backbone's image processor.
 
     Attributes:
-        store: where features are kept and looked for before a picture is opened; None: nowhere.
+        store: the feature store, which is searched before an image is opened; None: features are not cached.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -52,32 +52,42 @@ class PictureReader:
         self.store: FeatureStore | None = None
 
     def __call__(self, images: Sequence[Image]) -> ImageBatch:
-        """
+        """Read the images of a group.
+
         Raises:
-            ImageError: one cannot be opened.
+            ImageError: an image cannot be opened.
         """
         if self.store is None:
-            pixels, grids = self._cut([self._open(image) for image in images])
-            return ImageBatch(grids, pixels)
-        looked_up = [(self._look_up(image, self.store), describe(image)) for image in images]
-        unknown = [self._open(content, name=name) for (known, content), name in looked_up if known.features is None]
-        cut = self._cut(unknown) if unknown else None
-        found = iter(() if cut is None else cut[1])
-        known = tuple(known for (known, _), _ in looked_up)
-        thw = [next(found) if each.features is None else torch.tensor(each.features.grids[0]) for each in known]
-        return ImageBatch(torch.stack(thw), None if cut is None else cut[0], known)
+            all_pixels, all_grids = self._cut([self._open(image) for image in images])
+            return ImageBatch(all_grids, all_pixels)
+        cached, opened = [], []
+        for image in images:
+            entry, content = self._look_up(image, self.store)
+            cached.append(entry)
+            if entry.features is None:
+                opened.append(self._open(content, name=describe(image)))
+        pixels: Pixels | None = None
+        opened_grids: Sequence[Tensor] = ()
+        if opened:
+            pixels, grids = self._cut(opened)
+            opened_grids = list(grids)
+        next_grids = iter(opened_grids)
+        thw = []
+        for entry in cached:
+            thw.append(next(next_grids) if entry.features is None else torch.tensor(entry.features.grids[0]))
+        return ImageBatch(torch.stack(thw), pixels, tuple(cached))
 
     def measure(self, images: Sequence[Image]) -> list[int]:
-        """Patches of every picture, which is opened but not cut.
+        """Count the patches of each image without computing them; the images are opened.
 
         Raises:
-            ImageError: as `__call__`, for the same pictures.
+            ImageError: as `__call__`, for the same images.
         """
         pictures = [self._open(image) for image in images]
-        return [int(self.processor.get_number_of_image_patches(each.height, each.width)) for each in pictures]
+        return [int(self.processor.get_number_of_image_patches(image.height, image.width)) for image in pictures]
 
     def _look_up(self, image: Image, store: FeatureStore) -> tuple[CachedFeatures, Image]:
-        """What is known of a picture, and what to open where that is not enough: the same content."""
+        """Look an image up in the store; also return its content, so that it is not read again from disk."""
         content = read_image(image)
         key = store.key(content)
         return CachedFeatures(key, store.find(key)), content

@@ -1,4 +1,4 @@
-"""Where the pictures that rows name lie: a folder, or archives that are read without being unpacked."""
+"""Finds the images that rows refer to, in a folder or in archives, which are read without unpacking."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from basereward.io.limits import check_regular_file
 
 ARCHIVES = (".zip", ".tar")
 MAX_BYTES = 256 * 2**20
-"""Bytes of the file of one picture. A picture of `images.MAX_PIXELS` has less in every usual format, and a small member
-of an archive may unpack to more than the memory holds."""
-MAX_LINKS = 16  # of an archive, that lead from one to the next before a member is given up as a circle
+"""The largest image file, in bytes. An image of `open_images.MAX_PIXELS` is smaller in every common format, and a small
+member of an archive may unpack to more than the memory."""
+MAX_LINKS = 16  # consecutive links in an archive after which they count as a cycle
 
 
 class ImageError(RowRejected):
-    """A picture cannot be used."""
+    """An image cannot be used."""
 
 
-# What reading a member raises: one that is damaged, cut, encrypted, or packed in a way that is not known here.
+# Exceptions for a member that is damaged, truncated, encrypted, or compressed with an unsupported method.
 BROKEN = (
     OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, RuntimeError, ValueError,
 )  # fmt: skip
 
 
 def read_archived(image: ArchivedImage) -> bytes:
-    """The bytes of a picture inside an archive.
+    """Read an image inside an archive.
 
     Raises:
         ImageError: `image_missing`, `image_unreadable` or `image_too_large`.
@@ -53,16 +53,19 @@ def read_archived(image: ArchivedImage) -> bytes:
 
 
 class ImageStore:
-    """Finds the pictures that rows name.
+    """Resolves image paths.
 
     Args:
         root: the folder that relative paths start from.
-        archives: zip or tar files; with them, every picture is looked for in these, in their order.
-        closed: whether names must stay below the root, as those in a data set of somebody else's must.
-        caches: other folders that absolute paths may lie in, such as those that a library downloads pictures to.
+        archives: zip or tar files; if given, every image is searched in these, in their order.
+        closed: whether paths must be below the root. Paths in published data sets must not reach other files.
+        caches: other folders that absolute paths may be in, such as the download folder of a library.
 
     Raises:
-        DataError: an archive is of an unknown kind.
+        DataError: an archive has an unknown suffix.
+
+    >>> str(ImageStore("data").find("a.png"))
+    'data/a.png'
     """
 
     def __init__(
@@ -80,12 +83,12 @@ class ImageStore:
         for archive in self.archives:
             if Path(archive).suffix not in ARCHIVES:
                 raise DataError(
-                    f"{archive}: unknown kind of archive; known are {', '.join(ARCHIVES)}. "
-                    "Parts (.zip_aa, .zip_ab) are joined first: cat images.zip_* > images.zip"
+                    f"{archive}: unknown kind of archive; allowed: {', '.join(ARCHIVES)}. "
+                    "Join parts (.zip_aa, .zip_ab) first: cat images.zip_* > images.zip"
                 )
 
     def find(self, name: str | Path) -> Path | ArchivedImage:
-        """Where the picture of a name is; it is not opened.
+        """Return the place of an image; it is not opened.
 
         Raises:
             ImageError: `image_outside_root`.
@@ -99,8 +102,7 @@ class ImageStore:
         return self.root / pure
 
     def listing(self, folder: str) -> list[str]:
-        """The names, as `find` takes them, of the files directly in a folder, of archives in the first that has it.
-        None when there is no such folder.
+        """List the files directly in a folder, or in the first archive that has it; empty if there is no such folder.
 
         Raises:
             ImageError: `image_outside_root`.
@@ -113,7 +115,7 @@ class ImageStore:
         return [str(pure / file.name) for file in within.iterdir() if file.is_file()] if within.is_dir() else []
 
     def _pure(self, name: str | Path) -> PurePosixPath:
-        """The name below the root. An absolute path that lies there, as loaders of folders make, is one too."""
+        """Return the path relative to the root. Absolute paths below it are allowed, as folder loaders make them."""
         pure = PurePosixPath(str(name))
         if not self.closed and not self.archives:
             return pure
@@ -127,30 +129,30 @@ class ImageStore:
         return pure
 
     def _relative(self, path: PurePosixPath) -> PurePosixPath:
-        """An absolute path from the root on, as it stands or with symbolic links followed; else as it is."""
+        """Make an absolute path relative to the root, with or without resolving links; else return it as it is."""
         for root in self._roots:
             if path.is_relative_to(root):
                 return path.relative_to(root)
         try:
             resolved = Path(path).resolve()
-        except (OSError, ValueError, RuntimeError):  # a circle of links, a zero byte: opening it would say so
+        except (OSError, ValueError, RuntimeError):  # a cycle of links or a zero byte; opening the file reports it
             return path
         root = self._roots[-1]
         return PurePosixPath(resolved.relative_to(root)) if resolved.is_relative_to(root) else path
 
     @cached_property
     def _roots(self) -> tuple[PurePosixPath, PurePosixPath]:
-        """The root's absolute path as it is given, and with symbolic links followed."""
+        """The absolute path of the root, without and with symbolic links resolved."""
         return PurePosixPath(os.path.abspath(self.root)), PurePosixPath(self.root.resolve())
 
 
 class _Archive:
-    """An archive that is open for reading, zip or tar. Its members are known by their names without a leading `./`."""
+    """An open zip or tar archive. Its members are found by their names without a leading `./`."""
 
     def __init__(self, path: str) -> None:
         check_regular_file(path)
-        # Both stay open as long as the process: opening reads the whole list of members. A tar must be a plain one:
-        # of a compressed one every picture would be found by unpacking all that is before it.
+        # Archives stay open, because opening reads the whole list of members. Compressed tar files are not allowed:
+        # reading a member would unpack everything before it.
         try:
             self._file = zipfile.ZipFile(path) if path.endswith(".zip") else tarfile.open(path, "r:")  # noqa: SIM115
             self._members = _members(self._file)
@@ -162,11 +164,11 @@ class _Archive:
 
     @property
     def first(self) -> str | None:
-        """A member's name, to compare with one that is not there."""
+        """The name of a member, as an example for error messages."""
         return next(iter(self._members), None)
 
     def listing(self, folder: str) -> list[str]:
-        """The members directly in a folder."""
+        """List the members directly in a folder."""
         return self._folders.get(folder, [])
 
     @cached_property
@@ -177,7 +179,13 @@ class _Archive:
         return folders
 
     def read(self, member: str) -> bytes:
-        """Raises: KeyError, where there is no such member; ImageError, where it is too large; one of `BROKEN`."""
+        """Read a member.
+
+        Raises:
+            KeyError: there is no such member.
+            ImageError: the member is too large, or a link without a target.
+            BROKEN: the member cannot be read.
+        """
         info = self._members[member]
         if isinstance(self._file, zipfile.ZipFile):
             assert isinstance(info, zipfile.ZipInfo)
@@ -191,25 +199,28 @@ class _Archive:
         return file.read()
 
     def _target(self, info: tarfile.TarInfo, member: str) -> tarfile.TarInfo:
-        """The regular file that a link leads to. GNU tar stores a second name of a file as a hard link to the first."""
+        """Follow links to a regular file. GNU tar stores the second name of a file as a hard link to the first."""
         for _ in range(MAX_LINKS):
             if not info.islnk() and not info.issym():
                 return info
             start = PurePosixPath(info.name).parent if info.issym() else PurePosixPath()
             name = posixpath.normpath(str(start / info.linkname))
-            found = self._members.get(name)
-            if not isinstance(found, tarfile.TarInfo):
+            target = self._members.get(name)
+            if not isinstance(target, tarfile.TarInfo):
                 raise ImageError("image_missing", f"{member} is a link to {info.linkname}, which the archive lacks")
-            info = found
+            info = target
         raise ImageError("image_unreadable", f"{member} is a link in a circle")
 
 
 def _members(file: zipfile.ZipFile | tarfile.TarFile) -> dict[str, zipfile.ZipInfo | tarfile.TarInfo]:
-    """Files and links by name. Of several members of one name the last counts, as for tar and unzip: where it is a
-    folder, a device or a pipe there is no file of that name."""
+    """Index files and links by name.
+
+    Of several members with one name the last one counts, as for tar and unzip. If it is a folder, a device or a pipe,
+    there is no file with that name.
+    """
     members: dict[str, zipfile.ZipInfo | tarfile.TarInfo] = {}
     if isinstance(file, zipfile.ZipFile):
-        return {str(PurePosixPath(each.filename)): each for each in file.infolist() if not each.is_dir()}
+        return {str(PurePosixPath(info.filename)): info for info in file.infolist() if not info.is_dir()}
     for member in file.getmembers():
         name = str(PurePosixPath(member.name))
         if member.isfile() or member.islnk() or member.issym():
@@ -226,5 +237,5 @@ def _check_size(size: int, member: str) -> None:
 
 @lru_cache(maxsize=64)
 def _opened(path: str, process: int) -> _Archive:
-    """One handle a process: two processes that share one would move each other's place in the file."""
+    """Open an archive once per process: processes that share a handle would move each other's file position."""
     return _Archive(path)

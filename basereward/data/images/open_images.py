@@ -1,4 +1,4 @@
-"""Opens a picture, whatever it was stored as, into the 8-bit RGB that an image processor takes."""
+"""Opens images of any format as 8-bit RGB, the input of image processors."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from basereward.data.images.image_store import MAX_BYTES, read_archived
 from basereward.data.images.image_store import ImageError as ImageError
 from basereward.data.schema.group import ArchivedImage, Image
 
-MAX_PIXELS = 100_000_000  # width x height; a larger picture would take gigabytes once it is decoded
-# Raster formats only: Pillow hands EPS to an external interpreter, which foreign files must not reach.
+MAX_PIXELS = 100_000_000  # width x height; a larger image takes gigabytes when decoded
+# Raster formats only: Pillow passes EPS to an external interpreter, which untrusted files must not reach.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
 def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
-    """The picture in mode RGB, upright.
+    """Open an image in mode RGB.
 
-    The camera's orientation (EXIF) is applied; transparency is laid on white; 16-bit grey is scaled to 8; of an
-    animation the first frame is taken. `image` itself is not changed.
+    The orientation of the camera (EXIF) is applied, transparency becomes white, 16-bit grey is scaled to 8 bits, and
+    the first frame of an animation is used. `image` itself is not changed.
 
     Args:
-        name: what messages call it; by default as `describe` does.
+        image: the image.
+        name: the name in messages; None: the result of `describe`.
 
     Raises:
-        ImageError: `image_missing`, there is no such file; `image_unreadable`, it is not a picture, damaged or empty;
-            `image_too_large`, it has more than `MAX_PIXELS`, which is read from the header, before anything is decoded.
+        ImageError: `image_missing`; `image_unreadable` (not an image, damaged or empty); `image_too_large` (more than
+            `MAX_PIXELS` according to the header, before anything is decoded).
     """
     name = name or describe(image)
     if isinstance(image, PIL.Image.Image):
@@ -47,10 +48,10 @@ def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
 
 
 def read_image(image: Image) -> bytes | PIL.Image.Image:
-    """All that `open_image` makes a picture of: the bytes of its file, or the upright picture where there is no file.
+    """Read the bytes of an image file, or open an image that has no file.
 
     Raises:
-        ImageError: as `open_image`, but for what is wrong inside a file.
+        ImageError: as `open_image`, except for faults inside of a file.
     """
     if isinstance(image, PIL.Image.Image):
         return open_image(image)
@@ -66,7 +67,7 @@ def read_image(image: Image) -> bytes | PIL.Image.Image:
 def _file(path: str | Path, *, name: str) -> Iterator[BinaryIO]:
     try:
         if Path(path).exists() and not Path(path).is_file():
-            raise ImageError("image_unreadable", f"{name} is no file")  # a folder; or a pipe, which would never end
+            raise ImageError("image_unreadable", f"{name} is no file")  # a folder, or a pipe, which might never end
         if Path(path).stat().st_size > MAX_BYTES:
             raise ImageError("image_too_large", f"{name}: at most {MAX_BYTES:,} bytes are read")
         with Path(path).open("rb") as file:
@@ -82,11 +83,11 @@ def _file(path: str | Path, *, name: str) -> Iterator[BinaryIO]:
 
 
 MAX_SHOWN = 1000
-"""Characters of a picture's name in messages."""
+"""Characters of an image's name in messages."""
 
 
 def describe(image: Image) -> str:
-    """A picture's name in messages: its path, or what it is.
+    """Return the name of an image for messages: its path, or what it is.
 
     >>> describe(b"123")
     'picture of 3 bytes'
@@ -95,7 +96,7 @@ def describe(image: Image) -> str:
         return f"picture of {len(image)} bytes"
     if isinstance(image, PIL.Image.Image):
         return f"decoded picture of {image.width} x {image.height}"
-    name = str(image)  # what should be a path may be anything, a broken picture in base64 of some megabytes too
+    name = str(image)  # a supposed path may be anything, also megabytes of broken base64
     return name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}..."
 
 
@@ -115,7 +116,7 @@ def _open(file: BinaryIO, *, name: str) -> PIL.Image.Image:
         raise ImageError("image_unreadable", f"{name} is not a picture of a known format ({known})") from error
     except MemoryError:
         raise
-    except Exception as error:  # a damaged header raises whatever Pillow's parser of the format runs into
+    except Exception as error:  # for a damaged header, Pillow's parsers raise many types
         raise ImageError("image_unreadable", f"{name}: {error}") from error
     with opened:
         return _decode(opened, name=name, ours=True)
@@ -133,7 +134,7 @@ def _decode(image: PIL.Image.Image, *, name: str, ours: bool) -> PIL.Image.Image
         return _to_rgb(image)
     except (MemoryError, ImageError):
         raise
-    except Exception as error:  # damaged data raise whatever Pillow's decoder of the format runs into
+    except Exception as error:  # for damaged data, Pillow's decoders raise many types
         raise ImageError("image_unreadable", f"{name}: {error}") from error
 
 

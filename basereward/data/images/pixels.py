@@ -1,10 +1,10 @@
-"""Pictures as bytes until the model takes them.
+"""Keeps images as bytes until the vision tower reads them.
 
-Image processors make float32 of every byte of a picture, and repeat it for every frame of a still. All that says no
-more than the byte did, and costs eight times the memory and the way from the loading processes. So patches travel as
-bytes, and the model's side looks up what the processor would have made of them: the same bits.
+Image processors convert every byte of an image to float32 and repeat it for every frame of a patch, which takes eight
+times the memory and transfer from the worker processes. Here patches are transferred as bytes, and the values of the
+processor are looked up in a table afterwards, with identical bits.
 
-Shapes: N patches, c channels, f frames that a patch has in time, a pixels of a patch.
+Shapes: N patches, c channels, f frames of a patch in time, a pixels of a patch.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-_SIDE = 224  # of the trial picture: a whole number of patches of 14 and of 16 pixels, merged two by two; or a tile
-_AT_ONCE = 256  # patches looked up together: what a core's cache holds
+_SIDE = 224  # side of the trial image: a multiple of 28 and of 32, which are two patches of 14 and of 16 pixels
+_AT_ONCE = 256  # patches that are looked up together, to stay within the cache of a core
 
 
 @dataclass(frozen=True, slots=True)
 class Shades:
-    """What an image processor makes of bytes: its rescaling and normalization as a table."""
+    """The rescaling and normalization of an image processor as a table from bytes to values."""
 
     table: Tensor  # (c, 256) float32
     frames: int  # f
 
     def unpack(self, patches: Tensor) -> Tensor:
-        """Bytes of one frame, `(N, c * a)` uint8, as the processor's values, `(N, c * f * a)`, on the bytes' device."""
+        """Convert bytes of one frame, `(N, c * a)` uint8, to the processor's values, `(N, c * f * a)`."""
         channels = len(self.table)
         shape = (len(patches), channels, 1, patches.shape[1] // channels)
         if patches.device.type != "cpu":
             found = [shade[patches.view(shape)[:, c].int()] for c, shade in enumerate(self.table.to(patches.device))]
             return torch.stack(found, dim=1).expand(-1, -1, self.frames, -1).flatten(1)
-        # In NumPy: torch's threads would spend more time waiting for cores that are loading than at work.
+        # NumPy, because torch's threads would mostly wait for cores that are busy with loading.
         levels = patches.numpy().reshape(shape)
         values = np.empty((len(patches), channels, self.frames, shape[-1]), np.float32)
         for start in range(0, len(patches), _AT_ONCE):
-            some = slice(start, start + _AT_ONCE)
+            span = slice(start, start + _AT_ONCE)
             for c, shade in enumerate(self.table.numpy()):
-                values[some, c] = shade.take(levels[some, c])
+                values[span, c] = shade.take(levels[span, c])
         return torch.from_numpy(values).flatten(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """Patches of pictures: bytes with their shades, or the values themselves where a processor's are no table."""
+    """Patches of images: bytes with their table, or the values themselves if the processor is no table."""
 
     patches: Tensor  # (N, c * a) uint8, or (N, c * f * a) float32
     shades: Shades | None = None
 
     @property
     def values(self) -> Tensor:
-        """As the vision tower takes them, `(N, c * f * a)` float32."""
+        """The input of the vision tower, `(N, c * f * a)` float32."""
         return self.patches if self.shades is None else self.shades.unpack(self.patches)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Pixels:
@@ -63,8 +63,8 @@ class Pixels:
 
     @staticmethod
     def joined(pixels: Sequence[Pixels]) -> Pixels:
-        """One after the other; all of one processor."""
-        return replace(pixels[0], patches=torch.cat([each.patches for each in pixels]))
+        """Concatenate patches of one processor."""
+        return replace(pixels[0], patches=torch.cat([part.patches for part in pixels]))
 
 
 def read_pixels(processor: Any, pictures: Sequence[PIL.Image.Image], shades: Shades | None) -> tuple[Pixels, Tensor]:

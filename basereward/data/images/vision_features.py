@@ -1,7 +1,7 @@
-"""What a frozen vision tower makes of a picture, and the file that keeps it: a header and the numbers, read at once.
+"""Features of images from a frozen vision tower, and the file format that stores them: a header and the numbers.
 
-Shapes: S states of a token (the one that enters the language model, and those that are added in deeper layers), F
-visual tokens, D numbers.
+Shapes: S states per token (the input of the language model, and those that are added in deeper layers), F visual
+tokens, D channels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -18,46 +19,47 @@ from torch import Tensor
 
 MAGIC = b"brfeat01"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Magic, key, place in DTYPES, S, F and D, patches of the picture in time, height and width.
+# Magic, key, index in DTYPES, S, F and D, patches of the image in time, height and width.
 _HEADER = struct.Struct("<8s32sQ3Q3Q")
-_CHECKSUM = struct.Struct("<Q")  # of the header and the numbers, between the two
-_START = _HEADER.size + _CHECKSUM.size  # of the numbers
+_CHECKSUM = struct.Struct("<Q")  # CRC-32 of the header and the numbers; it is stored between the two
+_START = _HEADER.size + _CHECKSUM.size  # offset of the numbers
 
 Grid = tuple[int, int, int]
-"""Patches of a picture in time, height and width."""
+"""Patches of an image in time, height and width."""
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Of one picture, or of several one after the other."""
+    """The features of one or several images."""
 
-    states: Tensor  # (S, F, D)
-    grids: tuple[Grid, ...]  # of each picture
-    tokens: tuple[int, ...]  # of each picture; F in all
+    states: Tensor  # (S, F, D), image after image
+    grids: tuple[Grid, ...]  # of each image
+    tokens: tuple[int, ...]  # visual tokens of each image; F together
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """Apply a function to the states."""
         return replace(self, states=change(self.states))
 
     def split(self) -> list[Tensor]:
-        """The states of every picture, `(S, its tokens, D)`."""
+        """Return the states of each image, `(S, tokens, D)`."""
         return list(torch.split(self.states, list(self.tokens), dim=1))
 
     @staticmethod
     def joined(features: Sequence[Features]) -> Features:
-        """One after the other; all of one tower."""
+        """Concatenate features of one vision tower."""
         return Features(
-            torch.cat([each.states for each in features], dim=1),
-            tuple(grid for each in features for grid in each.grids),
-            tuple(tokens for each in features for tokens in each.tokens),
+            torch.cat([part.states for part in features], dim=1),
+            tuple(chain.from_iterable(part.grids for part in features)),
+            tuple(chain.from_iterable(part.tokens for part in features)),
         )
 
 
 def pack(key: str, features: Features) -> bytes:
-    """The content of a file.
+    """Serialize features to the content of a file.
 
     Args:
         key: 64 hexadecimal digits.
-        features: of one picture, on any device.
+        features: the features of one image, on any device.
     """
     states = features.states.detach().cpu().contiguous()
     (grid,) = features.grids
@@ -68,14 +70,14 @@ def pack(key: str, features: Features) -> bytes:
 
 
 def read(file: Path, key: str) -> Features | None:
-    """What `pack` made for the key; None where there is no such file, or one that is cut, changed or another's."""
+    """Read a file of `pack`; None if there is no such file, or it is truncated, damaged or has another key."""
     try:
         with file.open("rb") as opened:
             content = bytearray(os.fstat(opened.fileno()).st_size)
-            whole = opened.readinto(content) == len(content)
+            complete = opened.readinto(content) == len(content)
     except OSError:
         return None
-    if not whole or len(content) <= _START:
+    if not complete or len(content) <= _START:
         return None
     magic, owner, kind, *rest = _HEADER.unpack_from(content)
     (checksum,) = _CHECKSUM.unpack_from(content, _HEADER.size)
@@ -84,8 +86,8 @@ def read(file: Path, key: str) -> Features | None:
         return None
     count = shape[0] * shape[1] * shape[2]
     view = memoryview(content)
-    found = zlib.crc32(view[_START:], zlib.crc32(view[: _HEADER.size]))
-    if count * DTYPES[kind].itemsize != len(content) - _START or found != checksum:
+    actual = zlib.crc32(view[_START:], zlib.crc32(view[: _HEADER.size]))
+    if count * DTYPES[kind].itemsize != len(content) - _START or actual != checksum:
         return None
     states = torch.frombuffer(content, dtype=DTYPES[kind], offset=_START).view(shape)
     return Features(states, ((time, height, width),), (shape[1],))

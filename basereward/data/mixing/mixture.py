@@ -1,4 +1,4 @@
-"""In which order the groups of several sources are trained on, as index arrays, so that millions cost megabytes."""
+"""The order in which the groups of several sources are used, as index arrays: millions of groups need megabytes."""
 
 from __future__ import annotations
 
@@ -19,32 +19,37 @@ Stop = Literal["first_exhausted", "all_exhausted"]
 
 
 class Mixture:
-    """The order of the groups in each epoch, a function of `seed` and epoch alone.
+    """The order of the groups in each epoch, a function of `seed` and the epoch only.
 
-    Without `weights` every group comes once an epoch, or as often as `passes` says for its source. With them an epoch
-    has the sources in the ratio of the weights,
-    exact but for the rounding to whole groups (largest remainder): as many groups as there are until the first source
-    runs out (`first_exhausted`), or until every source was used whole at least once (`all_exhausted`). A weight of 0
-    leaves a source out.
+    Without `weights`, an epoch contains every group once, or as often as `passes` says for its source. With `weights`,
+    an epoch contains the sources in the ratio of the weights, rounded to whole groups by the largest-remainder method.
+    It ends when the first source is exhausted (`first_exhausted`) or when every source has been used completely
+    (`all_exhausted`). A weight of 0 excludes a source.
 
-    A source is drawn without replacement; when it is used up it starts anew in another order. The next epoch goes on
-    where the last one stopped, so that the groups of a source that is cut short are all seen in turn. The sources are
-    spread evenly through the epoch: an epoch that is cut short has them in the ratio of the whole, give or take a few
-    groups.
-
-    Attributes:
-        names: the sources; `order` gives indices into them.
-        counts: for each source the number of groups in an epoch.
+    Groups are drawn without replacement; an exhausted source starts again in another order. The next epoch continues
+    where the last one ended, so that all groups of a partly used source are seen in turn. The sources are spread evenly
+    over the epoch: any part of it has about the ratio of the whole.
 
     Args:
         sizes: the number of groups of each source.
-        weights: the share of each source, for all or for none; they need not add up to 1.
-        limits: at most so many groups of a source are used, ever; `seed` chooses which.
-        passes: how often the groups of a source come in an epoch, 1 where it is not given; 0.5 is every second group,
-            the others in the next epoch.
+        weights: the weight of each source, for all sources or none; they need not add up to 1.
+        limits: the largest number of groups of a source that are used at all; `seed` selects them.
+        passes: how often each group of a source occurs in an epoch, by default 1. With 0.5, half of the groups are in
+            one epoch and the other half in the next.
+        stop: when an epoch with weights ends.
+        seed: determines the order.
+
+    Attributes:
+        names: the names of the sources; `order` returns indices of this tuple.
+        counts: the number of groups of each source in an epoch.
 
     Raises:
-        RecipeError: a weight or limit names no source, is out of range, or is missing; or there is nothing to train on.
+        RecipeError: a weight or limit is missing, out of range, or of an unknown source; or there are no groups.
+
+    >>> mixture = Mixture({"a": 2, "b": 4})
+    >>> sources, rows = mixture.order(0)
+    >>> mixture.epoch_size, sorted(zip(sources.tolist(), rows.tolist()))
+    (6, [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3)])
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class Mixture:
         self._sizes = dict(sizes)
         self._limited = {name: min(size, (limits or {}).get(name, size)) for name, size in sizes.items()}
         if weights:
-            self.counts = _count(self._limited, shares=_shares(self._limited, weights), stop=stop)
+            self.counts = _count(self._limited, fractions=_fractions(self._limited, weights), stop=stop)
         else:
             self.counts = {name: _times(size, (passes or {}).get(name, 1)) for name, size in self._limited.items()}
         if not self.epoch_size:
@@ -72,11 +77,15 @@ class Mixture:
 
     @property
     def epoch_size(self) -> int:
-        """Groups an epoch."""
+        """The number of groups in an epoch."""
         return sum(self.counts.values())
 
     def order(self, epoch: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The epoch's groups: at each place the index of the source, and of the group in it; both of (epoch_size,)."""
+        """Return the groups of an epoch, in order.
+
+        Returns:
+            The index of the source, and the index of the group in its source; both have the shape `(epoch_size,)`.
+        """
         sources = np.repeat(np.arange(len(self.names), dtype=np.int32), [self.counts[name] for name in self.names])
         rows = np.concatenate([self._rows(name, epoch) for name in self.names])
         places = np.concatenate([self._places(name, epoch) for name in self.names])
@@ -84,13 +93,13 @@ class Mixture:
         return sources[order], rows[order]
 
     def _places(self, name: str, epoch: int) -> NDArray[np.float64]:
-        """Where in the epoch, 0 to 1, the source's groups go: at random, one in each of `count` equal stretches."""
+        """Draw the places of a source's groups in the epoch, 0 to 1: one in each of `count` equal intervals."""
         count = self.counts[name]
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode()), 1, epoch])
         return (np.arange(count) + rng.random(count)) / max(count, 1)
 
     def _rows(self, name: str, epoch: int) -> NDArray[np.int64]:
-        """The source's groups of this epoch: a window of an endless row of permutations."""
+        """Return the groups of a source in this epoch: a window of an endless sequence of permutations."""
         size, count = self._limited[name], self.counts[name]
         if count == 0:
             return np.empty(0, dtype=np.int64)
@@ -100,7 +109,7 @@ class Mixture:
         return drawn[start - first * size : start - first * size + count]
 
     def _permutation(self, name: str, turn: int) -> NDArray[np.int64]:
-        key = zlib.crc32(name.encode())  # by name: a source's order does not depend on the others
+        key = zlib.crc32(name.encode())  # the name, so that a source's order does not depend on the other sources
         rows = np.arange(self._sizes[name], dtype=np.int64)
         if self._limited[name] < len(rows):
             rows = np.random.default_rng([self.seed, key, 2]).permutation(rows)[: self._limited[name]]
@@ -112,7 +121,7 @@ def _check_limits(sizes: Mapping[str, int], limits: Mapping[str, int]) -> None:
         if name not in sizes:
             raise RecipeError(f"data.mixture.limits: {unknown('source', name, sizes)}")
         if limit < 1:
-            raise RecipeError(f"data.mixture.limits.{name} is {limit}; at least 1 is needed, or remove the source")
+            raise RecipeError(f"data.mixture.limits.{name} is {limit}; it must be at least 1, or remove the source")
 
 
 def _check_passes(sizes: Mapping[str, int], passes: Mapping[str, float], *, weights: bool) -> None:
@@ -122,15 +131,15 @@ def _check_passes(sizes: Mapping[str, int], passes: Mapping[str, float], *, weig
         if not 0 < number < float("inf"):
             raise RecipeError(f"data.mixture.passes.{name} is {number}; a number above 0 is needed")
     if passes and weights:
-        raise RecipeError("data.mixture has both weights and passes; each of them says how often a source comes")
+        raise RecipeError("data.mixture has both weights and passes; give one of them")
 
 
 def _times(size: int, passes: float) -> int:
     return round(size * Fraction(str(passes)))
 
 
-def _shares(sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, Fraction]:
-    """The weights as exact fractions that add up to 1. 0.1 is taken as one tenth, not as its nearest binary number."""
+def _fractions(sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, Fraction]:
+    """Convert weights to exact fractions that add up to 1; 0.1 is one tenth, not the nearest binary number."""
     for name, weight in weights.items():
         if name not in sizes:
             raise RecipeError(f"data.mixture.weights: {unknown('source', name, sizes)}")
@@ -148,20 +157,21 @@ def _shares(sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str,
     return {name: weight / total for name, weight in exact.items()}
 
 
-def _count(sizes: Mapping[str, int], *, shares: Mapping[str, Fraction], stop: Stop) -> dict[str, int]:
-    """Groups of each source in an epoch. Each is its share of the total rounded up or down, so these totals do."""
-    full = [sizes[name] / share for name, share in shares.items() if share]  # the total at which each source is used up
+def _count(sizes: Mapping[str, int], *, fractions: Mapping[str, Fraction], stop: Stop) -> dict[str, int]:
+    """Compute the number of groups of each source in an epoch with weights."""
+    # The epoch size at which each source is exhausted.
+    exhausted_at = [sizes[name] / fraction for name, fraction in fractions.items() if fraction]
     if stop == "first_exhausted":
-        return apportion(math.floor(min(full)), shares)
+        return apportion(math.floor(min(exhausted_at)), fractions)
     if stop == "all_exhausted":
-        return apportion(math.ceil(max(full)), shares)
+        return apportion(math.ceil(max(exhausted_at)), fractions)
     raise RecipeError(f"data.mixture.stop: {unknown('rule', stop, ('first_exhausted', 'all_exhausted'))}")
 
 
 def apportion(total: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
-    """Splits a whole number by the largest-remainder method: floors first, then one more to the largest remainders.
+    """Split an integer by the largest-remainder method: round down, then add 1 where the remainders are largest.
 
-    Of equal remainders the earlier source comes first.
+    If remainders are equal, the earlier source gets the 1.
 
     >>> apportion(10, {"a": Fraction(1, 3), "b": Fraction(2, 3)})
     {'a': 3, 'b': 7}

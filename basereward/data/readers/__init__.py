@@ -1,33 +1,67 @@
-"""Where rows lie: one kind of storage a file."""
+"""Readers: one kind of file or storage with rows per module, all with the interface `Table`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 
 class Table(Protocol):
-    """Rows on a disk. `label` is what messages call the table."""
+    """Rows on disk, with sequential and random access.
+
+    Reading and decoding are separate steps, because an index over millions of rows needs their places only once but
+    decodes them again and again. Tables are picklable, for the worker processes of the data loader.
+    """
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The name of the table in messages."""
+        ...
 
     def scan(self) -> Iterator[tuple[int, int, Any]]:
-        """Place, number and raw content of every row, in order. `read` takes the place; the number is for people."""
+        """Yield (place, number, raw content) of every row, in order.
+
+        The place is the argument of `read`; the number is the one that messages show.
+        """
         ...
 
     def read(self, place: int) -> Any:
-        """The raw content of one row."""
+        """Return the raw content of one row."""
         ...
 
     def decode(self, raw: Any) -> object:
-        """The row. Raises: RowRejected, which does not say where."""
+        """Convert raw content to a row, normally a dict.
+
+        Raises:
+            RowRejected: the content is malformed. The message does not contain the location; the caller adds it.
+        """
         ...
 
     def where(self, number: int) -> str:
-        """What messages call a row."""
+        """Return the location of a row for messages."""
         ...
 
     def row_id(self, number: int) -> str:
-        """The id of a row that has none of its own."""
+        """Return the id for a row that has no id of its own."""
         ...
+
+
+class FileTable:
+    """The part that all tables of one file have in common.
+
+    Args:
+        path: the file.
+        name: the name of the file in messages. It differs from `path` if that is an unpacked copy. None: the path.
+    """
+
+    def __init__(self, path: str | Path, *, name: str | Path | None = None) -> None:
+        self.path = Path(path)
+        self.name = Path(path if name is None else name)
+
+    @property
+    def label(self) -> str:
+        return str(self.name)
+
+    def row_id(self, number: int) -> str:
+        return f"{self.name.name}:{number}"

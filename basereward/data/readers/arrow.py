@@ -1,29 +1,31 @@
-"""One split of a data set that the `datasets` library reads: of the hub, a folder, a file (Parquet, Arrow)."""
+"""Reads one split of a data set with the `datasets` library: from the hub, a folder, or a Parquet or Arrow file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basereward.data.readers.features import Decoder, row_decoders
-from basereward.data.readers.parquet_size import check_parquet
 from basereward.errors import DataError
+from basereward.io.limits import check_regular_file
+from basereward.io.unpacking import MAX_GROWTH, growth_limit
 
 if TYPE_CHECKING:
     import datasets
 
+AT_ONCE = 64  # rows that are counted together; a repeated value is expanded in memory that often
 FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote a folder."""
+    """Whether a folder was written by `save_to_disk`."""
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 class ArrowTable:
-    """One split of a data set; a row's place is its index, and so is its number."""
+    """One split of a data set. Places and numbers are indices."""
 
     def __init__(self, path: str, *, subset: str | None, revision: str | None, split: str) -> None:
         self.path = path
@@ -64,12 +66,12 @@ class ArrowTable:
 
     @cached_property
     def _dataset(self) -> datasets.Dataset:
-        """The split as Arrow tables: images stay the bytes or paths that they are stored as, until we open them."""
+        """The split as Arrow tables, in which images stay undecoded bytes or paths."""
         from datasets.exceptions import DatasetsError
 
         try:
             return self._load().with_format("arrow")
-        except (DatasetsError, OSError, ValueError) as error:  # as the library raises for a wrong name, split or file
+        except (DatasetsError, OSError, ValueError) as error:  # for a wrong name, split or file
             what = f"{self.path} (subset {self.subset}, revision {self.revision}, split {self.split})"
             raise DataError(f"cannot load the data set {what}: {_explained(error)}") from error
 
@@ -96,7 +98,7 @@ class ArrowTable:
 
 
 def _explained(error: BaseException) -> str:
-    """An error of the library with its cause, since its own words may be only that one occurred.
+    """Format an error with its cause, since the library's own message may only say that an error occurred.
 
     >>> try:
     ...     raise ValueError("An error occurred") from OSError("row 3 has 4 fields")
@@ -104,5 +106,57 @@ def _explained(error: BaseException) -> str:
     ...     _explained(error)
     'An error occurred: row 3 has 4 fields'
     """
-    said, cause = str(error), str(error.__cause__ or "")
-    return said if not cause or cause in said else f"{said}: {cause}"
+    message, cause = str(error), str(error.__cause__ or "")
+    return message if not cause or cause in message else f"{message}: {cause}"
+
+
+def check_parquet(path: Path) -> None:
+    """Check that the content of a Parquet file is not far larger than the file.
+
+    It may be, by compression or by values that the file stores once; the `datasets` library would unpack it to disk.
+
+    Raises:
+        DataError: the content is larger than `io.unpacking.growth_limit` allows, or the file cannot be read.
+    """
+    status = path.stat() if check_regular_file(path) else None
+    if status is not None:
+        _check_growth(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _check_growth(path: Path, size: int, time_ns: int) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    limit = growth_limit(size)
+    try:
+        file = parquet.ParquetFile(path)
+        if not file.metadata.num_rows:  # on which the `datasets` library fails with an unrelated error
+            raise DataError(f"'{path}' holds no rows; remove it from the data set, or give another file")
+        stored, repeated = _stored(file.metadata)
+        total = stored
+        # A dictionary value may be repeated any number of times, so such columns are counted a few rows at a time.
+        batches = file.iter_batches(batch_size=AT_ONCE, columns=repeated) if repeated and stored <= limit else ()
+        for batch in batches:
+            total += batch.nbytes
+            if total > limit:
+                break
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"cannot load the data set {path}: {error}") from error
+    if total > limit:
+        raise DataError(
+            f"'{path}' has {size:,} bytes and its content is larger than {limit:,}, more than {MAX_GROWTH} times "
+            "that; if this is intended, give the rows as JSON Lines"
+        )
+
+
+def _stored(metadata: Any) -> tuple[int, list[str]]:
+    """Return the uncompressed bytes of all columns, and the columns whose dictionaries may expand to far more."""
+    stored, repeated = 0, set[str]()
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(column)
+            stored += chunk.total_uncompressed_size
+            if chunk.has_dictionary_page and chunk.num_values * chunk.total_uncompressed_size > growth_limit(0):
+                repeated.add(chunk.path_in_schema)
+    return stored, sorted(repeated)

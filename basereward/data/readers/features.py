@@ -1,7 +1,7 @@
-"""Features of the `datasets` library: how a cell that is stored in Arrow becomes the value that the library shows.
+"""Decodes cells by their features of the `datasets` library.
 
-Rows are read as Arrow, so that pictures stay the bytes or the path that they are stored as. The library decodes
-nothing then, so JSON would come as its text and a class as its number.
+Rows are read as Arrow tables, so that images stay undecoded bytes or paths. The library then decodes nothing, so JSON
+would remain text and a class its index; this module decodes these.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Decoder: TypeAlias = Callable[[Any], Any]
 
-# Their Arrow value is what the library itself gives; an `Image` is the bytes or the path that we open ourselves.
+# Features whose Arrow value equals the decoded value; for `Image` we open the bytes or path ourselves.
 STORED_AS_SHOWN = (
     "Value", "Translation", "TranslationVariableLanguages", "Array2D", "Array3D", "Array4D", "Array5D", "Image",
 )  # fmt: skip
@@ -27,17 +27,17 @@ DECODED = ("ClassLabel", "Json")
 
 
 def row_decoders(features: datasets.Features) -> dict[str, Decoder]:
-    """What turns the cells of a row, by column, into what the library shows; columns that need nothing are left out.
+    """Return the decoder of each column that needs one.
 
-    A feature that this function does not know (audio, video, documents, and what a later version adds) is refused by
-    name for every row that has a value there: training on the rest of such a row would lose a part of its prompt.
+    Rows with a value of an unknown feature (audio, video, documents, features of later versions) are rejected, because
+    training on the rest of such a row would ignore a part of its prompt.
     """
     decoders = {column: _decoder(feature, where=f"column '{column}'") for column, feature in features.items()}
     return {column: decoder for column, decoder in decoders.items() if decoder is not None}
 
 
 def _decoder(feature: Any, *, where: str) -> Decoder | None:
-    """Picklable, for the loader's processes. None: nothing is to be done."""
+    """Return a picklable decoder, or None if the value needs no decoding."""
     if isinstance(feature, Mapping):
         fields = {name: _decoder(inner, where=where) for name, inner in feature.items()}
         known = {name: decoder for name, decoder in fields.items() if decoder is not None}
@@ -68,12 +68,12 @@ def _json(where: str, value: Any) -> Any:
         return None
     try:
         return decode_json(value)
-    except RowRejected as loss:
-        raise RowRejected(loss.reason, f"{where}: {loss.detail}") from None
+    except RowRejected as rejection:
+        raise RowRejected(rejection.reason, f"{where}: {rejection.detail}") from None
 
 
 def _class_name(names: Sequence[str], value: Any) -> Any:
-    """The name of a class; the library writes -1 for a row that has none."""
+    """Return the name of a class; the library stores -1 for a missing one."""
     if value is None or value == -1:
         return None
     return names[value] if 0 <= value < len(names) else value

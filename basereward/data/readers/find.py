@@ -1,4 +1,4 @@
-"""The table that a path, an id of the hub or a list of files stands for."""
+"""Opens the table of a path, a hub id, or a list of files."""
 
 from __future__ import annotations
 
@@ -25,24 +25,26 @@ def find_table(
     split: str = "train",
     numbers: Collection[str] = NUMBERS,
 ) -> Table:
-    """The one way from a path to rows: of training, benchmarks, `score`, `look` and `annotate` alike.
+    """Open a table. Training, benchmarks, `score`, `look` and `annotate` all use this function.
 
-    Opens nothing yet, but for a listing of files where patterns or a folder are given.
+    Files are listed if patterns or a folder are given; nothing is opened yet.
 
     Args:
-        path: a file, a folder, or an id of the hub.
-        files: names or patterns of files in the folder or in the repository; empty: what the `datasets` library finds.
-        subset, revision, split: of a data set that the `datasets` library finds; files and folders have slices of their
-            splits too, such as `train[:100]`.
-        numbers: columns of CSV files that hold numbers; in others a number is text.
+        path: a file, a folder, or a hub id.
+        files: names or patterns of files in the folder or repository; empty: those that the `datasets` library finds.
+        subset, revision: of a data set on the hub.
+        split: the split, or slices of it, such as `train[:100]`.
+        numbers: columns of CSV files that contain numbers; other cells are text.
 
     Raises:
-        DataError: a file is of an unknown kind, or has no such split, or a pattern fits none.
+        DataError: the kind of a file is unknown, there is no such split, or no file matches a pattern.
     """
     local = Path(path)
     if files:
-        found = [file for pattern in files for file in find_files(path, pattern, revision=revision)]
-        tables = [RowsFile(file, split=split, numbers=numbers) for file in found]
+        tables: list[Table] = []
+        for pattern in files:
+            for file in find_files(path, pattern, revision=revision):
+                tables.append(RowsFile(file, split=split, numbers=numbers))
         return tables[0] if len(tables) == 1 else Joined(tables)
     if local.is_dir():
         own = None if subset or is_saved(local) else folder_table(path, split=split, numbers=numbers)
@@ -53,12 +55,12 @@ def find_table(
 
 
 def find_files(path: str, pattern: str, *, revision: str | None = None) -> list[Path]:
-    """The files of a folder or of a repository of the hub that a name or pattern fits, in the order of their names.
+    """Find the files of a folder or hub repository that match a name or pattern, sorted by name.
 
-    Files of the hub are fetched into its cache.
+    Files on the hub are downloaded into its cache.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such file.
     """
     folder = Path(path)
     if folder.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Collection
@@ -35,7 +36,7 @@ def folder_table(path: str, *, split: str, numbers: Collection[str]) -> Table | 
     if _is_configured(folder):
         return None
     files = _files_by_part(folder)
-    all_files = [file for found in files.values() for file in found]
+    all_files = list(itertools.chain.from_iterable(files.values()))
     pictures = [file for file in all_files if file.name in OF_PICTURES]
     rows = [file for file in all_files if file not in pictures]
     kinds = sorted({_kind(file) for file in rows})

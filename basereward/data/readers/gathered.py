@@ -1,4 +1,4 @@
-"""Rows of a table that belong together, as one row."""
+"""Joins rows of a table that belong to one group."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from basereward.data.schema.rejections import RowRejected
 
 @runtime_checkable
 class JoinsRows(Protocol):
-    """A shape that makes one group of several rows; it gets them joined, as `Gathered` says."""
+    """An adapter that makes one group of several rows, which it gets joined by `Gathered`."""
 
     def key(self, row: Mapping[str, Any]) -> str | None:
-        """What rows of one group have in common; None for a row that stands alone."""
+        """Compute the key that the rows of a group share; None for a row that stays alone."""
         ...
 
 
 class Gathered:
-    """A table whose rows with equal keys are one row: the cells of the first, and all of them, in order, in `rows`.
+    """A table in which rows with equal keys are joined.
 
-    A place is the index of such a row, its number that of its first one. The table is read through once before the
-    first row; of each row its place is kept.
+    A joined row has the cells of its first row, and all its rows, in order, as `rows`. Places are indices of joined
+    rows, numbers those of their first rows. The table is read once before the first row, to collect the places.
 
     Args:
-        key: of a row; see `JoinsRows`.
-        columns: a column that the key reads -> the table's own, where it has another name.
+        table: the table.
+        key: computes the key of a row; see `JoinsRows`.
+        columns: a column that the key reads -> its name in the table.
     """
 
     def __init__(
@@ -51,10 +52,10 @@ class Gathered:
             yield index, number, self.read(index)
 
     def read(self, place: int) -> list[Any]:
-        return [self.table.read(at) for at in self._joined[place][1]]
+        return [self.table.read(member) for member in self._joined[place][1]]
 
     def decode(self, raw: list[Any]) -> object:
-        rows = [self._row(one) for one in raw]
+        rows = [self._row(member) for member in raw]
         return {**rows[0], "rows": rows} if isinstance(rows[0], dict) else rows[0]
 
     def where(self, number: int) -> str:
@@ -65,7 +66,7 @@ class Gathered:
 
     @cached_property
     def _joined(self) -> list[tuple[int, list[int]]]:
-        """The number of the first row and the places of all, of each joined row."""
+        """For each joined row, the number of its first row and the places of all its rows."""
         joined: list[tuple[int, list[int]]] = []
         known: dict[bytes, list[int]] = {}
         for place, number, raw in self.table.scan():
@@ -87,7 +88,7 @@ class Gathered:
     def _digest(self, raw: Any) -> bytes | None:
         try:
             row = self._row(raw)
-        except RowRejected:  # it will be said of the row where it stands alone
+        except RowRejected:  # the row stays alone, and its fault is reported when it is decoded
             return None
         key = self.key(row) if isinstance(row, dict) else None
         return None if key is None else hashlib.blake2b(key.encode(), digest_size=16).digest()

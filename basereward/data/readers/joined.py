@@ -1,4 +1,4 @@
-"""Several tables as one."""
+"""Concatenates several tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from basereward.data.readers import Table
 
-_SHIFT = 40  # a place is a table's index in the high bits and a place in it in the low ones: files of up to a terabyte
+_SHIFT = 40  # places have the index of the table in the high bits; 40 low bits allow files of a terabyte
 
 
 class Joined:
@@ -26,19 +26,20 @@ class Joined:
                 yield index << _SHIFT | place, index << _SHIFT | number, (index, raw)
 
     def read(self, place: int) -> Any:
-        table, at = self._of(place)
-        return self.tables.index(table), table.read(at)
+        index, inner = self._split(place)
+        return index, self.tables[index].read(inner)
 
     def decode(self, raw: tuple[int, Any]) -> object:
         return self.tables[raw[0]].decode(raw[1])
 
     def where(self, number: int) -> str:
-        table, at = self._of(number)
-        return table.where(at)
+        index, inner = self._split(number)
+        return self.tables[index].where(inner)
 
     def row_id(self, number: int) -> str:
-        table, at = self._of(number)
-        return table.row_id(at)
+        index, inner = self._split(number)
+        return self.tables[index].row_id(inner)
 
-    def _of(self, place: int) -> tuple[Table, int]:
-        return self.tables[place >> _SHIFT], place & ((1 << _SHIFT) - 1)
+    def _split(self, place: int) -> tuple[int, int]:
+        """Return the index of the table, and the place (or number) in it."""
+        return place >> _SHIFT, place & ((1 << _SHIFT) - 1)

@@ -1,4 +1,4 @@
-"""A file that holds one JSON value with all rows, as some data sets are published; it is read whole."""
+"""Reads a file with one JSON value that contains all rows; the whole file is loaded into memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from basereward.data.readers import FileTable
 from basereward.data.readers.json_lines import check_rows_file, check_unicode, read_line
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
@@ -17,32 +18,20 @@ from basereward.io.limits import JSON_DEPTH, nested_deeper, read_text
 logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 2**30
-"""Of a file that is read whole; its rows take several times as much memory. Larger ones are given as JSON Lines."""
+"""The largest file, in bytes. The parsed rows take several times as much memory. Larger files must be JSON Lines."""
 
 MARKS_OF_PARTS = ("role", "from", "type")
-"""Keys of messages and of their parts: a list of objects that have one belongs to a row, and holds no rows."""
+"""Keys of messages and of their parts: a list of objects with such a key is part of a row, not a list of rows."""
 
 MARKS_OF_ROWS = frozenset({"prompt", "chosen", "rejected", "responses", "ranking", "preferences", "instruction"})
-"""Columns of a row: an object that has one is a row itself, whatever lists of objects (`tools`) stand beside it."""
+"""Columns of a row: an object with one of them is a row itself, even if it also contains lists of objects (`tools`)."""
 
 
-class JsonArray:
+class JsonArray(FileTable):
     """The rows of `[row, row, ...]`, of `{"data": [row, row, ...]}` under any key, or the one row of `{...}`.
 
-    A place is an index, and so is its number.
-
-    Args:
-        path: the file.
-        name: what messages call it; by default its path.
+    Places and numbers are indices.
     """
-
-    def __init__(self, path: str | Path, *, name: str | Path | None = None) -> None:
-        self.path = Path(path)
-        self.name = Path(path if name is None else name)
-
-    @property
-    def label(self) -> str:
-        return str(self.name)
 
     def scan(self) -> Iterator[tuple[int, int, object]]:
         for index, row in enumerate(self.rows):
@@ -60,16 +49,14 @@ class JsonArray:
     def where(self, number: int) -> str:
         return f"{self.name}, row {number}"
 
-    def row_id(self, number: int) -> str:
-        return f"{self.name.name}:{number}"
-
     def __getstate__(self) -> dict[str, Path]:
-        # A loader's process reads the file itself, in place of getting all rows.
+        # Without the cached rows: a worker process reads the file again, which is cheaper than receiving all rows.
         return {"path": self.path, "name": self.name}
 
     @cached_property
     def rows(self) -> list[object]:
-        """
+        """All rows of the file.
+
         Raises:
             DataError: the file cannot be read, is too large, is not JSON, or holds no rows.
         """
@@ -79,23 +66,27 @@ class JsonArray:
         except json.JSONDecodeError as error:
             raise DataError(f"cannot read {self.name}: {error}{_advice(error)}") from error
         except (ValueError, RecursionError) as error:  # too large, not UTF-8, nested too deeply
-            raise DataError(f"cannot read {self.name}: {error}. JSON Lines, one row a line, have no limit") from error
+            raise DataError(
+                f"cannot read {self.name}: {error}. Use JSON Lines (one row per line), which has no such limit"
+            ) from error
         if isinstance(value, list):
             return value
         if not isinstance(value, dict):
-            raise DataError(f"{self.name} holds {type(value).__name__}; an array of rows, or one row a line, is needed")
+            raise DataError(
+                f"{self.name} holds {type(value).__name__}; an array of rows, or one row per line, is needed"
+            )
         key = rows_key(value, name=self.name)
         if key is None:
             return [value]
         others = [other for other in value if other != key]
         if others:
-            logger.warning("%s: the rows are those of '%s'; not read: %s", self.name, key, ", ".join(others))
+            logger.warning("%s: the rows are read from the key '%s'; not read: %s", self.name, key, ", ".join(others))
         rows: list[object] = value[key]
         return rows
 
 
 def rows_key(value: dict[str, Any], *, name: str | Path) -> str | None:
-    """The key of an object that holds rows; None where the object is a row itself.
+    """Find the key of an object that contains the rows; None if the object is a row itself.
 
     >>> rows_key({"version": 1, "data": [{"prompt": "Q"}]}, name="a.json")
     'data'
@@ -105,14 +96,16 @@ def rows_key(value: dict[str, Any], *, name: str | Path) -> str | None:
     True
 
     Raises:
-        DataError: it holds several lists of rows.
+        DataError: the object contains several lists of rows.
     """
     keys = [key for key, inner in value.items() if _holds_rows(inner)]
     if any(MARKS_OF_ROWS.intersection(value) - {key} for key in keys):
         return None
     if len(keys) > 1:
         listed = ", ".join(keys)
-        raise DataError(f"{name} holds an object with several lists of rows: {listed}; give each a file of its own")
+        raise DataError(
+            f"{name} contains an object with several lists of rows: {listed}; write each list to a file of its own"
+        )
     return keys[0] if keys else None
 
 
@@ -125,21 +118,22 @@ def _holds_rows(value: object) -> bool:
 def _advice(error: json.JSONDecodeError) -> str:
     if error.msg != "Extra data":
         return ""
-    return ". It holds several JSON values over several lines; write each on a line of its own, as `jq -c .` does"
+    return ". The file contains several JSON values over several lines; write one per line, as with `jq -c .`"
 
 
 def one_json_value(path: Path, *, name: str | Path) -> JsonArray | None:
-    """The table of a file that holds one JSON value; None where its lines are rows, or faulty rows.
+    """Open a file that contains one JSON value; None if its lines are rows (JSON Lines), valid or not.
 
-    JSON that is laid out over several lines is told from a first row that is cut by reading the whole file.
+    If the first line is incomplete JSON, the whole file is read to distinguish one value that is laid out over several
+    lines from a truncated first row.
 
     Raises:
-        DataError: the file cannot be read, or begins like one value and is none.
+        DataError: the file cannot be read, or begins like one JSON value but is not valid.
     """
-    first, more = _first_line(path)
+    first, has_more = _first_line(path)
     table = JsonArray(path, name=name)
     if first.strip() in ("[", "{", "[{"):
-        _ = table.rows  # no row is that short: what is wrong with the one value is the fault
+        _ = table.rows  # a row is never that short, so a fault here is a fault of the one value
         return table
     if not first or first[0] not in "[{":
         return None
@@ -149,13 +143,14 @@ def one_json_value(path: Path, *, name: str | Path) -> JsonArray | None:
         return _if_whole(table) if error.pos >= len(first) else None
     except (ValueError, RecursionError):
         return None
-    if more:
+    if has_more:
         return None
     holds_rows = isinstance(value, list) or rows_key(value, name=name) is not None
     return table if holds_rows else None
 
 
 def _if_whole(table: JsonArray) -> JsonArray | None:
+    """Return the table if the file is valid JSON as a whole."""
     try:
         _ = table.rows
     except DataError:
@@ -164,17 +159,17 @@ def _if_whole(table: JsonArray) -> JsonArray | None:
 
 
 def _first_line(path: Path) -> tuple[str, bool]:
-    """The first line that is not blank, and whether another comes after it."""
+    """Return the first line that is not blank, and whether another such line follows."""
     check_rows_file(path)
-    found: str | None = None
+    first: str | None = None
     try:
         with path.open("rb") as file:
             while line := read_line(file):
                 if not line.strip():
                     continue
-                if found is not None:
-                    return found, True
-                found = line.decode("utf-8-sig", "replace").strip()
+                if first is not None:
+                    return first, True
+                first = line.decode("utf-8-sig", "replace").strip()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    return found or "", False
+    return first or "", False

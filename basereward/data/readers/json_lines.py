@@ -1,7 +1,7 @@
-"""A JSON Lines file, read by the byte offset of each line.
+"""Reads a JSON Lines file by the byte offset of each line.
 
-The `datasets` library could read such files too, but it copies them into a cache, forces one schema on all rows, and
-does not say in which line a fault is. A small reader that keeps the byte offset of each line does without all three.
+The `datasets` library also reads such files, but it copies them into a cache, requires one schema for all rows, and
+does not report the line of a fault. This reader keeps only the byte offset of each line.
 """
 
 from __future__ import annotations
@@ -11,29 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from basereward.data.readers import FileTable
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.io.limits import JSON_DEPTH, check_regular_file, nested_deeper
 
 MAX_ROW_BYTES = 64 * 2**20
-"""Bytes of one row in a file of text. A longer one is lost; it is neither kept in memory nor parsed."""
+"""The largest size of a row in a text file, in bytes. Longer rows are rejected without being parsed."""
 
 
-class JsonLines:
-    """The lines of a JSON Lines file: a place is a byte offset, a number counts lines. Blank lines are skipped.
-
-    Args:
-        path: the file.
-        name: what messages call it; by default its path.
-    """
-
-    def __init__(self, path: str | Path, *, name: str | Path | None = None) -> None:
-        self.path = Path(path)
-        self.name = Path(path if name is None else name)
-
-    @property
-    def label(self) -> str:
-        return str(self.name)
+class JsonLines(FileTable):
+    """The lines of a JSON Lines file. Places are byte offsets, numbers are line numbers. Blank lines are skipped."""
 
     def scan(self) -> Iterator[tuple[int, int, bytes]]:
         check_rows_file(self.path)
@@ -60,11 +48,9 @@ class JsonLines:
 
     def decode(self, raw: bytes) -> object:
         if len(raw) > MAX_ROW_BYTES:
-            raise RowRejected(
-                "row_too_large", f"the line is longer than {MAX_ROW_BYTES:,} bytes, the most that is read"
-            )
+            raise RowRejected("row_too_large", f"the line is longer than {MAX_ROW_BYTES:,} bytes, which is the limit")
         try:
-            text = raw.decode("utf-8-sig").rstrip()  # a byte-order mark at the start of the file is let pass
+            text = raw.decode("utf-8-sig").rstrip()  # "-sig" drops a byte-order mark at the start of the file
         except UnicodeDecodeError as error:
             byte = f"byte {error.start + 1} of the line is 0x{raw[error.start]:02x}"
             raise RowRejected("not_utf8", f"not UTF-8: {byte}") from None
@@ -73,22 +59,23 @@ class JsonLines:
     def where(self, number: int) -> str:
         return f"{self.name}:{number}"
 
-    def row_id(self, number: int) -> str:
-        return f"{self.name.name}:{number}"
-
 
 def check_rows_file(path: Path) -> None:
-    """Raises: DataError, where there is no such file, or one that may never end."""
+    """Check that a path is a regular file; reading a pipe or a device might never end.
+
+    Raises:
+        DataError: there is no such file, or it is not a regular file.
+    """
     try:
         check_regular_file(path)
     except DataError as error:
         cause = getattr(error.__cause__, "strerror", None) or str(error)
-        advice = f"Give the path of a file with rows; a relative one starts from {Path.cwd()}"
+        advice = f"Give the path of a file with rows; relative paths start from {Path.cwd()}"
         raise DataError(f"cannot read {path}: {cause}. {advice}") from error.__cause__
 
 
 def read_line(file: BinaryIO) -> bytes:
-    """The next line; of one that is too long the first `MAX_ROW_BYTES + 1` bytes, and the rest of it is passed over."""
+    """Read the next line; of a line that is too long, return `MAX_ROW_BYTES + 1` bytes and skip the rest."""
     line = file.readline(MAX_ROW_BYTES + 1)
     rest = line
     while len(rest) > MAX_ROW_BYTES and not rest.endswith(b"\n"):
@@ -97,22 +84,28 @@ def read_line(file: BinaryIO) -> bytes:
 
 
 def decode_json(text: str) -> object:
-    """The value that a text holds.
+    """Parse a JSON text.
 
     Raises:
-        RowRejected: it is no JSON, or no text that a tokenizer takes.
+        RowRejected: `malformed_json`; `half_surrogate`, for text that no tokenizer accepts.
+
+    >>> decode_json('{"prompt": "Hi"}')
+    {'prompt': 'Hi'}
     """
     try:
         row: object = json.loads(text)
     except json.JSONDecodeError as error:
-        what = "the row ends with a comma, and rows of JSON Lines have none after them: take it out"
+        what = "the row ends with a comma; remove it, JSON Lines rows have none"
         if not _is_json_before_a_comma(text):
             what = f"{error.msg} at column {error.colno}"
             if text.startswith("["):
-                what += "; the file looks like one JSON array: write its objects one a line, as `jq -c '.[]'` does"
+                what += (
+                    "; the file looks like one JSON array: write one object per line, for example with `jq -c '.[]'`"
+                )
         raise RowRejected("malformed_json", f"not JSON: {what}") from None
-    except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
+    except (RecursionError, ValueError) as error:  # nested too deeply, or an integer of thousands of digits
         raise RowRejected("malformed_json", f"not usable: {error}") from None
+    # Counting brackets is a cheap test that spares most rows the walk through the parsed value.
     if text.count("[") + text.count("{") > JSON_DEPTH and nested_deeper(row, JSON_DEPTH):
         raise RowRejected("malformed_json", f"not usable: JSON nested deeper than {JSON_DEPTH} levels")
     if "\\ud" in text.lower():
@@ -121,12 +114,16 @@ def decode_json(text: str) -> object:
 
 
 def check_unicode(row: object) -> None:
-    """Raises: RowRejected, where a text holds half of a surrogate pair, which no tokenizer takes."""
+    """Check that the texts of a row are valid Unicode.
+
+    Raises:
+        RowRejected: `half_surrogate`; a text contains half of a surrogate pair, which no tokenizer accepts.
+    """
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise RowRejected(
-            "half_surrogate", "not usable: a text holds half of a surrogate pair (an escape from \\ud800 to \\udfff)"
+            "half_surrogate", "not usable: a text contains half of a surrogate pair (an escape from \\ud800 to \\udfff)"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""One file with rows, of any kind that is known by its name; see `basereward/io/formats.py`."""
+"""Reads a file with rows of any supported kind, which its name determines; see `basereward/io/formats.py`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from basereward.io.unpacking import unpacked
 
 
 class RowsFile:
-    """The rows of a file; it is opened when the first one is asked for.
+    """The rows of a file, which is opened on the first access.
 
     Args:
-        path: the file; a compressed one is unpacked into the cache.
-        split: `train`, or slices of it such as `train[:100]`: a file is one part.
-        numbers: columns of a CSV file that hold numbers.
-        otherwise: the kind of a file whose name does not tell it, one of `io.formats.ROWS`; None: such a file is
-            refused.
+        path: the file; compressed files are unpacked into the cache.
+        split: `train` or slices of it, such as `train[:100]`; a file has no other split.
+        numbers: columns of a CSV file that contain numbers.
+        otherwise: the kind of a file with an unknown suffix, one of `io.formats.ROWS`; None: an error.
 
     Raises:
-        DataError: the kind of file is unknown, or the split is another one.
+        DataError: the kind of the file is unknown, or the split is not `train`.
     """
 
     def __init__(
@@ -46,11 +45,11 @@ class RowsFile:
         self.numbers = tuple(numbers)
         self.kind = rows_kind(self.path) or otherwise
         if self.kind is None:
-            raise DataError(f"{path}: unknown kind of file '{self.path.suffix}'; known are {known_rows()}")
+            raise DataError(f"{path}: unknown kind of file '{self.path.suffix}'; allowed: {known_rows()}")
         if not is_part(split):
             raise DataError(
-                f"{path} has no split '{split}': a file is one part, which is called train. Set split=train; for val "
-                "and for test give a file or a share of this one, such as 0.05"
+                f"{path} has no split '{split}': the only split of a file is train. Set split=train; for val and test "
+                "give another file or a fraction of this one, such as 0.05"
             )
 
     @property
@@ -78,7 +77,7 @@ class RowsFile:
         if self.kind in ARROW:
             if compression(self.path):
                 raise DataError(
-                    f"{self.path}: unpack it first; {self.kind} files are compressed inside, column by column"
+                    f"{self.path}: unpack it first; {self.kind} files have their own compression of columns"
                 )
             return ArrowTable(str(self.path), subset=None, revision=None, split=self.split)
         path = unpacked(self.path) if compression(self.path) else self.path

@@ -1,7 +1,7 @@
-"""A CSV or TSV file, read by the byte offset of each row.
+"""Reads a CSV or TSV file by the byte offset of each row.
 
-The readers of data frames guess: the answers `None` and `N/A` become missing cells, and a column of numbers becomes
-numbers. Here a cell is the text that stands in it, and an empty one is missing.
+Data frame libraries infer types: the answers `None` and `N/A` become missing cells, and a column of digits becomes
+numbers. Here a cell is its text, and only an empty cell is missing.
 """
 
 from __future__ import annotations
@@ -13,34 +13,42 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from basereward.data.readers import FileTable
 from basereward.data.readers.json_lines import MAX_ROW_BYTES, check_rows_file
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 
 NUMBERS = ("margin", "chosen_rating", "rejected_rating")
-"""Columns of ours that hold a number; in every other one a number is text, such as the answer `7`."""
+"""Our columns that contain numbers. In all other columns digits are text, such as the answer `7`."""
 
 
 def number_columns(columns: Mapping[str, str | None] | None = None) -> list[str]:
-    """The columns of a file that hold numbers, where `columns` maps ours to its own, or to None for one not read."""
+    """List the columns of a file that contain numbers.
+
+    Args:
+        columns: our column name -> the name in the file, or None for a column that is not read.
+
+    >>> number_columns({"margin": "strength", "chosen_rating": None})
+    ['strength', 'rejected_rating']
+    """
     mapped = {name: name for name in NUMBERS} | {ours: own for ours, own in (columns or {}).items() if ours in NUMBERS}
     return [own for own in mapped.values() if own is not None]
 
 
-Raw: TypeAlias = list[str] | str  # the cells of a row, or what is wrong with it
+Raw: TypeAlias = list[str] | str  # the cells of a row, or the error message of the CSV parser
 
 
-class Separated:
-    """The rows below the header: a place is a byte offset, a number is that of the row's first line.
+class Separated(FileTable):
+    """The rows below the header. Places are byte offsets, numbers are those of a row's first line.
 
     Args:
         path: the file.
-        delimiter: between two cells.
-        name: what messages call the file; by default its path.
-        numbers: columns of the file that hold numbers.
+        delimiter: the character between two cells.
+        name: the name of the file in messages; None: its path.
+        numbers: columns of the file that contain numbers.
 
     Raises:
-        DataError: (when rows are read) the header is unusable, or the file is not CSV from some line on.
+        DataError: (when rows are read) the header is invalid, or the file cannot be read.
     """
 
     def __init__(
@@ -51,17 +59,12 @@ class Separated:
         name: str | Path | None = None,
         numbers: Collection[str] = NUMBERS,
     ) -> None:
-        self.path = Path(path)
+        super().__init__(path, name=name)
         self.delimiter = delimiter
-        self.name = Path(path if name is None else name)
         self.numbers = frozenset(numbers)
 
-    @property
-    def label(self) -> str:
-        return str(self.name)
-
     def scan(self) -> Iterator[tuple[int, int, Raw]]:
-        start, line = self._body
+        start, line = self._body_start
         for place, number, cells in self._records(start, line):
             if cells:
                 yield place, number, cells
@@ -83,9 +86,6 @@ class Separated:
     def where(self, number: int) -> str:
         return f"{self.name}:{number}"
 
-    def row_id(self, number: int) -> str:
-        return f"{self.name.name}:{number}"
-
     def _cell(self, column: str, text: str) -> str | float | None:
         if not text:
             return None
@@ -93,17 +93,18 @@ class Separated:
 
     @property
     def _header(self) -> list[str]:
-        return self._first[0]
+        return self._parsed_header[0]
 
     @property
-    def _body(self) -> tuple[int, int]:
-        """The byte offset after the header, and the lines before it."""
-        return self._first[1:]
+    def _body_start(self) -> tuple[int, int]:
+        """The byte offset of the first row, and the number of lines before it."""
+        return self._parsed_header[1:]
 
     @cached_property
-    def _first(self) -> tuple[list[str], int, int]:
-        reader = self._records(0, 0, ends=True)
-        header, end, lines = next(((cells, end, lines) for end, lines, cells in reader if cells), ([], 0, 0))
+    def _parsed_header(self) -> tuple[list[str], int, int]:
+        """The header, the byte offset of its end, and the number of its lines."""
+        records = self._records(0, 0, ends=True)
+        header, end, lines = next(((cells, end, lines) for end, lines, cells in records if cells), ([], 0, 0))
         if isinstance(header, str):
             raise DataError(f"{self.name}: the header is not CSV: {header}")
         if not _is_text(header):
@@ -122,53 +123,61 @@ class Separated:
         return header, end, lines
 
     def _records(self, offset: int, line: int, *, ends: bool = False) -> Iterator[tuple[int, int, Raw]]:
-        """Every record from a byte offset on, with where it begins (or ends) and the number of its first line (or of
-        the lines up to its end)."""
+        """Yield (byte offset, line number, cells) of every record from a byte offset on.
+
+        Args:
+            offset: the byte offset to begin at.
+            line: the number of lines before `offset`.
+            ends: whether to yield the offset and line at the end of each record instead of its beginning.
+        """
         check_rows_file(self.path)
-        csv.field_size_limit(MAX_ROW_BYTES)  # of the whole process; the library's own is 128 KiB
+        csv.field_size_limit(MAX_ROW_BYTES)  # for the whole process; the default is 128 KiB
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
                 lines = _Lines(file, offset, line, name=str(self.name))
                 reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
                 while True:
-                    began, number = lines.begin()
+                    start, number = lines.begin()
                     cells: Raw | None
                     try:
                         cells = next(reader, None)
-                    except csv.Error as error:  # the reader goes on with the next line
+                    except csv.Error as error:  # one bad record; the parser continues with the next line
                         cells = str(error)
                     if cells is None:
                         return
-                    yield (lines.offset, lines.number, cells) if ends else (began, number + 1, cells)
+                    yield (lines.offset, lines.number, cells) if ends else (start, number + 1, cells)
         except OSError as error:
             raise DataError(f"cannot read {self.name}: {error.strerror or error}") from error
 
 
 class _Lines(Iterator[str]):
-    """Lines of a file as text, and how far it is read."""
+    """Iterates over the lines of a file as text, and keeps track of the position.
+
+    `csv.reader` does not report byte offsets, and one record may span several lines.
+    """
 
     def __init__(self, file: BinaryIO, offset: int, number: int, *, name: str) -> None:
         self.file = file
         self.offset = offset
         self.number = number
         self.name = name
-        self._began = offset, number
+        self._record_start = offset, number
 
     def begin(self) -> tuple[int, int]:
-        """Marks the beginning of a record, and returns its offset and the lines before it."""
-        self._began = self.offset, self.number
-        return self._began
+        """Begin a record; return its byte offset and the number of lines before it."""
+        self._record_start = self.offset, self.number
+        return self._record_start
 
     def __next__(self) -> str:
         line = self.file.readline(MAX_ROW_BYTES + 1)
         if not line:
             raise StopIteration
-        start, before = self._began
+        start, before = self._record_start
         if self.offset + len(line) - start > MAX_ROW_BYTES:
             raise DataError(
-                f"{self.name}:{before + 1}: the row that begins here is longer than {MAX_ROW_BYTES:,} bytes; a "
-                "quotation mark may lack its closing one"
+                f"{self.name}:{before + 1}: the row that begins here is longer than {MAX_ROW_BYTES:,} bytes; "
+                "check for a quotation mark that is not closed"
             )
         text = line.decode("utf-8-sig" if self.offset == 0 else "utf-8", "surrogateescape")
         self.offset += len(line)
@@ -177,7 +186,7 @@ class _Lines(Iterator[str]):
 
 
 def _is_text(cells: list[str]) -> bool:
-    """Whether no cell holds a byte that is no UTF-8."""
+    """Whether all cells are valid UTF-8; invalid bytes were decoded to lone surrogates."""
     try:
         "".join(cells).encode()
     except UnicodeEncodeError:
@@ -186,7 +195,8 @@ def _is_text(cells: list[str]) -> bool:
 
 
 def _number(text: str) -> float | str:
-    """
+    """Parse a number; any other text is returned as it is.
+
     >>> _number("1.5"), _number("2"), _number("much")
     (1.5, 2, 'much')
     """

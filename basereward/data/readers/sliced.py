@@ -1,4 +1,4 @@
-"""A part of a table, by the slices of the `datasets` library: `train[:100]`, `train[10%:]`."""
+"""Slices of a table with the syntax of the `datasets` library: `train[:100]`, `train[10%:]`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PART = "train"
 
 
 class Sliced:
-    """Some rows of a table, in its order, with the places and numbers that they have there.
+    """A slice of a table; places and numbers are those of the table.
 
     Args:
-        table: the whole.
+        table: the table.
         split: a slice of `train`, or several with `+` between them.
     """
 
@@ -54,14 +54,14 @@ class Sliced:
 
         rows = sum(1 for _ in self.table.scan())
         try:
-            found = datasets.ReadInstruction.from_spec(self.split).to_absolute({PART: rows})
+            parts = datasets.ReadInstruction.from_spec(self.split).to_absolute({PART: rows})
         except (ValueError, AssertionError) as error:
             raise DataError(f"{self.table.label}: split '{self.split}' cannot be read: {error}") from error
-        return [(part.from_ or 0, rows if part.to is None else part.to) for part in found]
+        return [(part.from_ or 0, rows if part.to is None else part.to) for part in parts]
 
 
 def part_of(table: Table, split: str) -> Table:
-    """The table, or the slice of it that a split names."""
+    """Return the table, or the slice of it that a split names."""
     return table if split == PART else Sliced(table, split)
 
 

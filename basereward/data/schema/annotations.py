@@ -1,4 +1,4 @@
-"""What the rows of a data set say about their responses in words and numbers: critiques, reasonings, ratings."""
+"""Reads the annotations of responses: critiques, reasonings and ratings."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def read_told(
+def read_annotations(
     cells: Mapping[str, Any], names: Sequence[str], *, rating_range: tuple[float, float] | None = None
 ) -> dict[str, Any]:
-    """Fields of a group.
+    """Read the fields `critiques`, `reasonings` and `ratings` of a group.
 
     Args:
-        cells: of the row, under our names.
-        names: of the responses' cells.
-        rating_range: the lowest and the highest rating, which become 0 and 1; None: ratings are taken as they are.
+        cells: the cells of the row that are not null, by our column names.
+        names: the names of the responses' cells, such as `chosen` or `responses[0]`.
+        rating_range: the lowest and the highest rating, which become 0 and 1; None: ratings stay as they are.
 
     Raises:
         RowRejected: `bad_critiques`, `bad_reasonings`, `bad_ratings`.
+
+    >>> read_annotations({"chosen_rating": 5, "rejected_rating": 2}, ["chosen", "rejected"], rating_range=(1, 5))
+    {'critiques': (), 'reasonings': (), 'ratings': (1.0, 0.25)}
     """
     return {
         "critiques": _critiques(cells, names),
@@ -36,42 +39,46 @@ def read_told(
     }
 
 
-def _of_each(cells: Mapping[str, Any], names: Sequence[str], *, one: str, all_of: str) -> Any:
-    """One value for every response, or None where the row has none."""
-    told = cells.get(all_of)
-    if names == ["chosen", "rejected"]:
-        told = [cells.get(f"chosen_{one}"), cells.get(f"rejected_{one}")] if told is None else told
-    return None if isinstance(told, list) and all(each is None for each in told) else told
+def _values_by_response(cells: Mapping[str, Any], names: Sequence[str], *, singular: str, plural: str) -> Any:
+    """Read a list with one value per response from the column of lists or from those of a pair; None if empty."""
+    values = cells.get(plural)
+    if values is None and names == ["chosen", "rejected"]:
+        values = [cells.get(f"chosen_{singular}"), cells.get(f"rejected_{singular}")]
+    if isinstance(values, list) and all(value is None for value in values):
+        return None
+    return values
 
 
 def _critiques(cells: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
-    """What was written of every response; nothing where a response has none, which only a critic asks for."""
-    told = _of_each(cells, names, one="critique", all_of="critiques")
-    if told is None:
+    """Read one critique per response; empty if the row has none, since only critic heads need them."""
+    critiques = _values_by_response(cells, names, singular="critique", plural="critiques")
+    if critiques is None:
         return ()
-    if not isinstance(told, list) or len(told) != len(names) or not all(isinstance(each, str) for each in told):
-        detail = f"`critiques` is {shown(told)}; one text for every one of the {len(names)} responses is needed"
+    is_list = isinstance(critiques, list) and len(critiques) == len(names)
+    if not is_list or not all(isinstance(critique, str) for critique in critiques):
+        detail = f"`critiques` is {shown(critiques)}; a list of {len(names)} texts is needed, one per response"
         raise RowRejected("bad_critiques", detail)
-    return tuple(told)
+    return tuple(critiques)
 
 
 def _ratings(
     cells: Mapping[str, Any], names: Sequence[str], *, rating_range: tuple[float, float] | None
 ) -> tuple[float, ...]:
-    """A number for every response. Whether it is on the scale that a head learns from is for that head to check."""
-    given = _of_each(cells, names, one="rating", all_of="ratings")
-    if given is None:
+    """Read one rating per response. Heads that learn ratings check the scale that they need."""
+    values = _values_by_response(cells, names, singular="rating", plural="ratings")
+    if values is None:
         return ()
-    unread = "ratings" if "ratings" in cells else "chosen_rating: null, rejected_rating"
-    if not isinstance(given, list) or len(given) != len(names) or not all(_is_number(each) for each in given):
-        detail = f"`ratings` is {shown(given)}; a number for every one of the {len(names)} responses is needed"
+    is_list = isinstance(values, list) and len(values) == len(names)
+    if not is_list or not all(_is_number(value) for value in values):
+        unread = "ratings" if "ratings" in cells else "chosen_rating: null, rejected_rating"
+        detail = f"`ratings` is {shown(values)}; a list of {len(names)} numbers is needed, one per response"
         raise RowRejected("bad_ratings", f"{detail}; columns: {{{unread}: null}} leaves them unread")
-    ratings = tuple(float(each) for each in given)
+    ratings = tuple(map(float, values))
     if rating_range is None:
         return ratings
     low, high = rating_range
     if not all(low <= rating <= high for rating in ratings):
-        raise RowRejected("bad_ratings", f"`ratings` is {shown(given)}; rating_range is {low:g} to {high:g}")
+        raise RowRejected("bad_ratings", f"`ratings` is {shown(values)}; rating_range is {low:g} to {high:g}")
     return tuple((rating - low) / (high - low) for rating in ratings)
 
 
@@ -80,24 +87,23 @@ def _is_number(value: object) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         return False
 
 
 def _reasonings(cells: Mapping[str, Any], *, count: int) -> tuple[Reasoning, ...]:
-    """`reasonings`: lists of first, second, text. `reasoning`: a text about the first two responses of the row, called
-    1 and 2."""
-    told = cells.get("reasonings", [])
+    """Read `reasonings`, a list of [first, second, text], or `reasoning`, a text about the first two responses."""
+    items = cells.get("reasonings", [])
     if "reasoning" in cells:
-        told = [[0, 1, cells["reasoning"]]]
-    if not isinstance(told, list) or not all(_is_reasoning(each, count=count) for each in told):
-        detail = f"{shown(told)}; each is needed as [first, second, text] with places among the {count} responses"
+        items = [[0, 1, cells["reasoning"]]]
+    if not isinstance(items, list) or not all(_is_reasoning(item, count=count) for item in items):
+        detail = f"{shown(items)}; a list of [first, second, text] is needed, with indices of the {count} responses"
         raise RowRejected("bad_reasonings", f"`reasonings` is {detail}")
-    return tuple(Reasoning(first, second, text) for first, second, text in told)
+    return tuple(Reasoning(first, second, text) for first, second, text in items)
 
 
 def _is_reasoning(value: Any, *, count: int) -> bool:
     if not isinstance(value, list | tuple) or len(value) != 3 or not isinstance(value[2], str):
         return False
     first, second = value[:2]
-    return all(type(each) is int and 0 <= each < count for each in (first, second)) and first != second
+    return all(type(index) is int and 0 <= index < count for index in (first, second)) and first != second

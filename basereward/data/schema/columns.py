@@ -1,7 +1,7 @@
-"""Which columns of a row are read, and which of the others must not be passed over: pictures, tools, parts of a prompt.
+"""Tracks which columns of a row are read, and checks the others for images, tools and parts of a prompt.
 
-A column that nothing reads is named, once a source. One that by its name holds something that the responses are about
-loses the row, with the mapping to write.
+A warning names unread columns once per source. If an unread column seems to contain a part of the prompt, the row is
+rejected, and the message shows how to map the column.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from basereward.errors import nearest
 
 Media: TypeAlias = Literal["image", "response_image", "video", "audio"]
 
-SHOWN = 10  # names of columns in a warning
+SHOWN = 10  # the largest number of column names in a warning
 
-# What `basereward annotate` writes beside the columns that it writes to be trained on.
+# Additional columns that `basereward annotate` writes; they are not for training.
 OF_ANNOTATE = frozenset({"verdict", "attempts", "prompt_sha256", "texts"})
-# Other names that are read for a column of ours without a mapping, since they cannot mean anything else; the first that
-# a row has. Pictures under any other name (`img`, `photo`, `image_url`) need a mapping: such columns often stand beside
-# the pictures themselves and hold where those once came from.
+# Unambiguous other names of our columns, which need no mapping; the first one that a row has is read. Images under any
+# other name (`img`, `photo`, `image_url`) need a mapping: such columns often exist next to the images themselves and
+# contain their origin.
 ALIASES = {
     "images": ("Images", "IMAGES", "Image", "IMAGE", "image_path", "image_paths", "image_list"),
     "system": ("system_prompt",),
 }
 ALIAS_NAMES = frozenset(name for others in ALIASES.values() for name in others)
-# Columns that change what is asked. They lose the row unless they are read, or their text stands in the prompt already.
+# Columns that change the prompt. A row is rejected unless they are read, or their text is in the prompt already.
 PROMPT_TEXTS = (
     "system", "system_prompt", "system_message", "system_instruction", "instruction", "input", "context",
 )  # fmt: skip
 TOOLS = ("tools", "functions")
-# Names under which data sets keep the prompt, the likeliest first.
+# Column names that data sets use for the prompt, the most likely first.
 LIKE_PROMPT = (
     "conversations", "conversation", "messages", "question", "query", "input", "user_input", "problem", "context",
     "post", "history", "text",
@@ -45,10 +45,10 @@ PICTURE = re.compile(
     r"(?:image|img|picture|pic|photo|pixel|screenshot)s?(?:path|file|url|uri|name|list|data|bytes|base64|b64|value)?s?"
     r"|jpg|jpeg|png|webp"
 )
-# Of a row that has its pictures, such columns say where those came from.
+# If a row has images, columns with such a word contain the origin of the images.
 PLACE_WORD = re.compile(r"\w*(?:path|file|url|uri|name)s?")
 RESPONSE_WORDS = frozenset({"chosen", "rejected", "response", "responses", "answer", "answers", "completion"})
-# Words that make a column one about pictures, such as `image_width`, `num_images` or `image_caption`.
+# Words of columns with metadata of images, such as `image_width`, `num_images` or `image_caption`.
 ABOUT = frozenset(
     {
         "id", "ids", "width", "height", "size", "sizes", "shape", "resolution", "aspect", "ratio", "source", "sources",
@@ -64,18 +64,20 @@ FILES: dict[Media, tuple[str, ...]] = {
     "audio": (".wav", ".mp3", ".flac", ".ogg", ".m4a"),
 }
 IMAGE_URI = re.compile(r"data:image/", re.IGNORECASE)
-MAX_PATH = 4096  # letters
-MAX_ENDING = 5
+MAX_PATH = 4096  # characters, the limit of Linux
+MAX_SUFFIX = 5  # characters of the longest suffix in FILES
 
 
 @dataclass
 class ColumnsRead:
-    """What became of the columns of the rows that were read so far.
+    """A report on the columns of the rows read so far.
+
+    The dicts with None as values serve as ordered sets.
 
     Attributes:
-        read: our name of each column that was read -> the data's own.
-        passed: columns that were not read in some row, in the order in which they were met, and such keys of messages.
-        notes: what else to know of how rows were read.
+        read: our name of each column that was read -> its name in the data.
+        passed: columns, and keys of messages, that were not read in at least one row, in order of occurrence.
+        notes: further remarks on how rows were read.
     """
 
     read: dict[str, str] = field(default_factory=dict)
@@ -84,19 +86,19 @@ class ColumnsRead:
 
     @property
     def unread(self) -> list[str]:
-        """The columns that no row was read from."""
+        """The columns that were not read from any row."""
         read = set(self.read.values())
         return [name for name in self.passed if name not in read and name not in OF_ANNOTATE]
 
     def passed_over(self, row: Mapping[str, Any], *, read: Collection[str]) -> dict[str, Any]:
-        """The cells of a row that say something and are not among those read. Their columns are noted."""
+        """Record and return the non-empty cells of a row that are not read."""
         rest = {str(name): value for name, value in row.items() if name not in read and not is_empty(value)}
         self.passed.update(dict.fromkeys(rest))
         return rest
 
 
 def shown_names(names: Sequence[str]) -> str:
-    """Names of columns for a message, at most ten.
+    """Join column names for a message, at most ten.
 
     >>> shown_names([f"c{i}" for i in range(12)])
     'c0, c1, c2, c3, c4, c5, c6, c7, c8, c9 and 2 more'
@@ -107,22 +109,35 @@ def shown_names(names: Sequence[str]) -> str:
 
 @runtime_checkable
 class ReportsColumns(Protocol):
-    """A source that knows which columns of its rows are read."""
+    """A source that reports which columns of its rows are read."""
 
-    def columns_read(self) -> ColumnsRead: ...
+    def columns_read(self) -> ColumnsRead:
+        """Report on the columns of the source."""
+        ...
 
 
 class WatchedRow(Mapping[str, Any]):
-    """A row that notes which of its cells are asked for, in `asked`, in their order."""
+    """A row that records which cells are accessed.
 
-    def __init__(self, row: Mapping[str, Any], asked: dict[str, None]) -> None:
+    Args:
+        row: the row.
+        accessed: an ordered set of column names, which accesses are added to.
+
+    >>> accessed = {}
+    >>> row = WatchedRow({"prompt": "Q", "chosen": "a"}, accessed)
+    >>> row["chosen"], list(accessed)
+    ('a', ['chosen'])
+    """
+
+    def __init__(self, row: Mapping[str, Any], accessed: dict[str, None]) -> None:
         self._row = dict(row)
-        self._asked = asked
-        if isinstance(row.get("rows"), list):  # rows that were joined to one
-            self._row["rows"] = [WatchedRow(each, asked) if isinstance(each, Mapping) else each for each in row["rows"]]
+        self._accessed = accessed
+        joined = row.get("rows")  # `Gathered` adds the rows that were joined
+        if isinstance(joined, list):
+            self._row["rows"] = [WatchedRow(part, accessed) if isinstance(part, Mapping) else part for part in joined]
 
     def __getitem__(self, name: str) -> Any:
-        self._asked[name] = None
+        self._accessed[name] = None
         return self._row[name]
 
     def __contains__(self, name: object) -> bool:
@@ -136,65 +151,63 @@ class WatchedRow(Mapping[str, Any]):
 
 
 def check_media(rest: Mapping[str, Any], *, has_images: bool) -> None:
-    """Checks that no column that is not read holds what the model should have seen or heard.
+    """Check that no unread column contains images, video or audio.
 
     Args:
-        rest: cells that are not read.
-        has_images: whether pictures of the row were found; then `image_url` and the like say where they came from, but
-            `image_2` is another one.
+        rest: the unread cells by column.
+        has_images: whether the row has images. Then columns such as `image_url` are taken for the origin of these
+            images, but `image_2` is taken for another image.
 
     Raises:
         RowRejected: `video`, `audio`, `image_in_response` or `image_column_not_mapped`.
     """
     for name, value in rest.items():
         media = media_of(name, value)
-        way_out = f"if not, columns: {{{name}: null}} leaves it unread"
+        ignore_hint = f"if not, columns: {{{name}: null}} leaves it unread"
         if media in ("video", "audio"):
-            raise RowRejected(media, f"the row has a `{name}`; {media}s cannot be used; {way_out}")
+            raise RowRejected(media, f"the row has a `{name}`; {media}s cannot be used; {ignore_hint}")
         if media == "response_image":
             raise RowRejected(
-                "image_in_response", f"column '{name}' by its name holds pictures of a response; {way_out}"
+                "image_in_response", f"column '{name}' seems to contain images of a response; {ignore_hint}"
             )
         if media == "image" and not (has_images and _is_origin(name)):
             mapping = f"if these are the images: columns: {{images: {name}}}"
             if has_images:
-                mapping = "if it holds one more image of the row, write all of them as a list in one column, `images`"
-            raise RowRejected("image_column_not_mapped", f"column '{name}' is not read; {mapping}; {way_out}")
+                mapping = "if it contains another image of the row, write all images as a list in one column, `images`"
+            raise RowRejected("image_column_not_mapped", f"column '{name}' is not read; {mapping}; {ignore_hint}")
 
 
 def check_prompt_columns(rest: Mapping[str, Any], *, prompt: str | None) -> None:
-    """Checks that no column that is not read changes what is asked.
+    """Check that no unread column contains a part of the prompt.
 
     Args:
-        rest: cells that are not read.
-        prompt: the texts of its turns; None: a shape makes the prompt, of which only a system turn is expected apart.
+        rest: the unread cells by column.
+        prompt: the texts of the prompt's turns; None if an adapter makes the prompt. Then only system prompts are
+            checked, because an adapter may put any other text into the prompt in another form.
 
     Raises:
-        RowRejected: `tools`; `prompt_column_not_mapped`, a text that is not in the prompt.
+        RowRejected: `tools`; `prompt_column_not_mapped` (a text that is not in the prompt).
     """
     for name, value in rest.items():
-        way_out = f"columns: {{{name}: null}} leaves it unread"
-        known = name.lower()  # some data sets write `System`
-        if known in TOOLS and not (isinstance(value, str) and value.strip() in ("[]", "{}", "null", "None")):
-            detail = f"the row has `{name}`, {shown(value)}, which prompts are not rendered with"
-            raise RowRejected("tools", f"{detail}; write them into the system turn, or {way_out}")
-        is_system = known.startswith("system")
-        if (
-            known not in PROMPT_TEXTS
-            or not isinstance(value, str | list | Mapping)
-            or (prompt is None and not is_system)
-        ):
+        ignore_hint = f"columns: {{{name}: null}} leaves it unread"
+        lower = name.lower()  # some data sets write `System`
+        if lower in TOOLS and not (isinstance(value, str) and value.strip() in ("[]", "{}", "null", "None")):
+            detail = f"the row has `{name}`, {shown(value)}; tools are not rendered into prompts"
+            raise RowRejected("tools", f"{detail}; write them into the system turn, or {ignore_hint}")
+        is_system = lower.startswith("system")
+        may_be_prompt = lower in PROMPT_TEXTS and isinstance(value, str | list | Mapping)
+        if not may_be_prompt or (prompt is None and not is_system):
             continue
         if prompt is None or not isinstance(value, str) or value.strip() not in prompt:
             detail = f"column '{name}' is not read and its text is not in the prompt"
             if prompt is not None:
-                how = "makes it the system turn" if is_system else "puts it below the prompt"
-                detail += f": columns: {{{'system' if is_system else 'input'}: {name}}} {how}"
-            raise RowRejected("prompt_column_not_mapped", f"{detail}, {way_out}")
+                effect = "makes it the system turn" if is_system else "appends it to the prompt"
+                detail += f": columns: {{{'system' if is_system else 'input'}: {name}}} {effect}"
+            raise RowRejected("prompt_column_not_mapped", f"{detail}, {ignore_hint}")
 
 
 def media_of(name: str, value: object) -> Media | None:
-    """What a column must hold by its name and value; None: neither picture nor sound.
+    """Guess from its name and value what media a column contains; None: no media.
 
     >>> media_of("imageUrl", "https://x.org/1"), media_of("img", "1.png"), media_of("file_name", "1.png")
     ('image', 'image', 'image')
@@ -213,27 +226,33 @@ def media_of(name: str, value: object) -> Media | None:
     contents = list(_contents(value)) if kind or isinstance(value, str | list | Mapping) else []
     if kind or not contents:
         return kind if contents else None
-    stored = value if isinstance(value, list) else [value]
-    if all(isinstance(each, Mapping) and set(each) == {"bytes", "path"} for each in stored) and any(
-        isinstance(each, bytes) for each in contents
-    ):
-        return "image"  # as the `datasets` library stores them
-    if all(isinstance(content, str) and IMAGE_URI.match(content) for content in contents):
-        return "image"
-    if not all(isinstance(content, str) and len(content) < MAX_PATH for content in contents):
+    items = value if isinstance(value, list) else [value]
+    is_image_feature = all(isinstance(item, Mapping) and set(item) == {"bytes", "path"} for item in items)
+    if is_image_feature and any(isinstance(content, bytes) for content in contents):
+        return "image"  # the storage format of `datasets.Image`
+    texts = [content for content in contents if isinstance(content, str)]
+    if len(texts) < len(contents):
         return None
-    files = [str(content[-MAX_ENDING:]).lower() for content in contents]  # type: ignore[index]  # texts, as checked
-    media = next((media for media, endings in FILES.items() if all(file.endswith(endings) for file in files)), None)
-    return media if media and not any(" " in str(content) or "\n" in str(content) for content in contents) else None
+    if all(IMAGE_URI.match(text) for text in texts):
+        return "image"
+    # A text is taken for a file name if it is short and has no space or line break.
+    if any(len(text) >= MAX_PATH or " " in text or "\n" in text for text in texts):
+        return None
+    suffixes = [text[-MAX_SUFFIX:].lower() for text in texts]
+    for media, endings in FILES.items():
+        if all(suffix.endswith(endings) for suffix in suffixes):
+            return media
+    return None
 
 
 def _words(name: str) -> list[str]:
+    """Split a column name in snake case or camel case into words."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name[:200])]
 
 
 @lru_cache(maxsize=10_000)
 def _kind_of(name: str) -> Media | Literal["about"] | None:
-    """What a column holds by its name alone; `about`: something said about pictures; None: its values tell."""
+    """Guess the media of a column from its name; `about`: metadata of images; None: the values decide."""
     words = set(_words(name))
     if ABOUT & words:
         return "about"
@@ -246,7 +265,7 @@ def _kind_of(name: str) -> Media | Literal["about"] | None:
 
 @lru_cache(maxsize=10_000)
 def _is_origin(name: str) -> bool:
-    """Whether a column beside a row's pictures says where they came from, by its name.
+    """Whether a column seems, by its name, to contain the origin of the row's images.
 
     >>> [_is_origin(name) for name in ("image_url", "imagePath", "file_name", "figure", "img", "image_2", "url_2")]
     [True, True, True, True, False, False, False]
@@ -258,7 +277,7 @@ def _is_origin(name: str) -> bool:
 
 
 def _contents(value: object) -> Iterator[object]:
-    """The texts and bytes of a cell that may hold pictures, and anything that is neither number, list nor object."""
+    """Yield the leaves of a cell, except numbers and empty values."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -271,7 +290,7 @@ def _contents(value: object) -> Iterator[object]:
 
 
 def like_prompt(columns: Iterable[str]) -> str | None:
-    """The column that most likely holds the prompt, or None.
+    """Return the column that most likely contains the prompt, or None.
 
     >>> like_prompt(["id", "query", "conversations"]), like_prompt(["promt", "chosen"]), like_prompt(["a"])
     ('conversations', 'promt', None)

@@ -1,4 +1,4 @@
-"""The unit of data everywhere: one prompt, its responses, and the preferences among them."""
+"""The unit of all data: a prompt, its responses, and the preferences among them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedImage:
-    """A picture inside a zip or tar archive; `read_archived` of `basereward.data.images.image_store` reads it."""
+    """An image inside a zip or tar archive; `basereward.data.images.image_store.read_archived` reads it."""
 
     archive: str
     member: str
@@ -23,7 +23,7 @@ class ArchivedImage:
 
 
 Image: TypeAlias = "str | Path | bytes | PIL.Image.Image | ArchivedImage"
-"""A picture: a path, the bytes of an image file, a decoded PIL image, or a place in an archive."""
+"""An image: a path, the bytes of an image file, a decoded PIL image, or a member of an archive."""
 
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -31,7 +31,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of a turn: text, or the place of the next image (`text` is None)."""
+    """One part of a turn: text, or the place of the next image (`text` is None)."""
 
     text: str | None
 
@@ -53,22 +53,21 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """The response `winner` is preferred to `loser` (indices into the group's responses).
-
-    `weight` scales its share of the loss; `margin` is how much better, when the data say so; of a `tie` neither wins.
-    """
+    """The response `winner` is preferred to the response `loser`; both are indices of the group's responses."""
 
     winner: int
     loser: int
-    weight: float = 1.0
-    margin: float | None = None
-    tie: bool = False
+    weight: float = 1.0  # factor of this preference in the loss
+    margin: float | None = None  # how much better the winner is, in the unit of the data set; None: unknown
+    tie: bool = False  # neither response is better; `winner` and `loser` are then interchangeable
 
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """What was written on the way to a verdict on the responses `first` and `second`, shown in this order and called 1
-    and 2; the verdict itself is the group's preference."""
+    """The reasoning that leads to a verdict on two responses, which the text calls 1 (`first`) and 2 (`second`).
+
+    The verdict is not part of the text; the group's preference contains it.
+    """
 
     first: int
     second: int
@@ -77,38 +76,52 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One prompt, its K >= 1 responses and the preferences among them.
+    """A prompt, its K >= 1 responses and the preferences among them.
 
-    Image parts of `prompt`, read in order, stand for `images`, in order; their numbers are equal.
+    The n-th image part of `prompt` stands for the n-th image of `images`.
     """
 
     id: str
-    source: str
+    source: str  # name of the source
     prompt: tuple[Turn, ...]
-    responses: tuple[str, ...]
+    responses: tuple[str, ...]  # K
     preferences: tuple[Preference, ...] = ()
     images: tuple[Image, ...] = field(default=(), repr=False)
-    # For heads that learn to write them; none where the data have none.
-    critiques: tuple[str, ...] = ()  # of every response
+    # Optional targets of generative heads.
+    critiques: tuple[str, ...] = ()  # K, or none
     reasonings: tuple[Reasoning, ...] = ()
-    ratings: tuple[float, ...] = ()  # of every response, higher is better; a head that learns them needs 0 to 1
+    ratings: tuple[float, ...] = ()  # K, or none; higher is better. Heads that learn ratings need the range 0 to 1.
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row that is not used: counted under `reason` and listed with its `id` and the `detail` a person needs to
-    mend it."""
+    """A row that is not used. Rejected rows are counted by reason and listed in a file."""
 
     source: str
     split: Split
     id: str
-    reason: str
-    detail: str
-    fault: bool = True  # False: nothing is wrong with the row; a rule of the recipe or of its data set leaves it out
+    reason: str  # a short identifier, such as `too_long`
+    detail: str  # a message with what is needed to correct the row
+    fault: bool = True  # False: the row is well-formed, and a rule of the recipe or of the data set leaves it out
+
+
+def role_texts(turns: Sequence[Turn]) -> list[tuple[str, list[str | None]]]:
+    """List the role and the texts of each turn (None at image places); its `repr` is the part of hashes of a prompt.
+
+    >>> role_texts([Turn("user", (IMAGE, Part("What is it?")))])
+    [('user', [None, 'What is it?'])]
+    """
+    listed: list[tuple[str, list[str | None]]] = []
+    for turn in turns:
+        listed.append((turn.role, [part.text for part in turn.parts]))
+    return listed
 
 
 def rank_preferences(ranking: Sequence[int]) -> tuple[Preference, ...]:
-    """All preferences that ranks imply: `ranking[i]` is the rank of response i, lower is better, equal is a tie.
+    """Convert ranks to preferences between all pairs of responses.
+
+    Args:
+        ranking: the rank of each response; lower is better, and equal ranks are a tie.
 
     >>> rank_preferences([0, 2, 1])
     (Preference(winner=0, loser=1, weight=1.0, margin=None, tie=False), \

@@ -1,6 +1,7 @@
-"""What a row gives for a picture -> bytes, a decoded picture, or where its file lies. Nothing is opened or fetched.
+"""Converts the image references of a row to paths, bytes or PIL images. Nothing is opened or downloaded.
 
-A picture is a path, bytes, `{"bytes", "path", "url"}`, a `file://` address, a data URI in base64, or base64 alone.
+A reference is a path, bytes, an object with `bytes`, `path` or `url`, a `file://` URL, a data URI in base64, or base64
+alone.
 """
 
 from __future__ import annotations
@@ -21,20 +22,19 @@ from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
 MAX_INLINE_BYTES = 32 * 2**20
-"""Bytes of one picture that stands in the text of a row. A larger one would take seconds at every reading of the row;
-it belongs into a file of its own."""
+"""The largest image inside the text of a row, in bytes. Decoding a larger one takes seconds at every access."""
 
 KEYS = ("bytes", "path", "url", "file_name")
 DATA_URI = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.IGNORECASE)
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-# The first letters of a PNG, JPEG, GIF, WebP file in base64, and the alphabet that all the letters are of.
+# The first characters of PNG, JPEG, GIF and WebP files in base64, and the base64 alphabet.
 BASE64_STARTS = ("iVBORw0K", "/9j/", "R0lGOD", "UklGR")
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]++={0,2}\s*+")
-SHORTEST_BASE64 = 48  # letters; `/9j/` may begin a path too, and no picture is as small
+SHORTEST_BASE64 = 48  # characters; a shorter text that begins with `/9j/` must be a path, as no image is that small
 
 
 def image_list(value: Any) -> list[Any] | None:
-    """The pictures of a cell: a list as it is, or as JSON in a text, as CSV holds it; else the one picture.
+    """Convert the cell of an image column to a list of references; text may be a JSON list, as in CSV files.
 
     >>> image_list('["a.png", "b.png"]'), image_list("a.png"), image_list(None)
     (['a.png', 'b.png'], ['a.png'], None)
@@ -45,18 +45,18 @@ def image_list(value: Any) -> list[Any] | None:
         try:
             parsed = json.loads(value)
         except (ValueError, RecursionError):
-            return [value]  # `[1].png` is a name
+            return [value]  # a file name such as `[1].png`
         return parsed if isinstance(parsed, list) else [value]
     return [value]
 
 
 def find_image(image: object, *, place: int, images: ImageStore) -> Image:
-    """The picture that a row refers to; it is not opened.
+    """Resolve the image reference of a row without opening the image.
 
     Args:
-        image: what the row gives.
-        place: of the picture among those of the row, for messages.
-        images: where the files lie that paths name.
+        image: the reference.
+        place: the index of the image in the row, for messages.
+        images: resolves paths.
 
     Raises:
         RowRejected: `bad_image_reference`, `bad_base64`, `image_is_address`, `image_too_large` or `image_outside_root`.
@@ -64,7 +64,7 @@ def find_image(image: object, *, place: int, images: ImageStore) -> Image:
     if isinstance(image, Mapping):
         return _of_mapping(image, place=place, images=images)
     if image is None:
-        return b""  # a null among the images: no bytes, which opening it will say
+        return b""  # null in a list of images; opening it reports that it is empty
     if isinstance(image, PIL.Image.Image):
         return image
     if isinstance(image, bytes):
@@ -75,14 +75,14 @@ def find_image(image: object, *, place: int, images: ImageStore) -> Image:
 
 
 def _of_mapping(image: Mapping[Any, Any], *, place: int, images: ImageStore) -> Image:
-    given = [key for key in KEYS if image.get(key) is not None]
-    if not given and any(value is not None for value in image.values()):
+    key = next((key for key in KEYS if image.get(key) is not None), None)
+    if key is None and any(value is not None for value in image.values()):
         raise _bad(place, f"is {shown(dict(image))}; an object with `bytes`, `path` or `url` is needed")
-    content = image.get(given[0]) if given else None
-    if given and given[0] == "bytes" and isinstance(content, str) and not DATA_URI.match(content):
+    content = image[key] if key else None
+    if key == "bytes" and isinstance(content, str) and not DATA_URI.match(content):
         return _from_base64(content, place=place)
     if isinstance(content, Mapping):
-        raise _bad(place, f"is {shown(dict(image))}; `{given[0]}` is a text")
+        raise _bad(place, f"is {shown(dict(image))}; `{key}` must be a text")
     return find_image(content, place=place, images=images)
 
 
@@ -99,28 +99,28 @@ def _of_text(text: str, *, place: int, images: ImageStore) -> Image:
 
 
 def _is_base64(text: str) -> bool:
-    """Whether a text that begins like a picture in base64 is no name of a file: it is base64, or has no file ending."""
+    """Whether a text that begins like an image in base64 is not a file name: it is valid base64, or has no suffix."""
     return BASE64.fullmatch(text) is not None or "." not in text
 
 
 def _file_of_address(address: str, *, scheme: str, place: int) -> str:
-    """The path of a `file://` address."""
+    """Return the path of a `file://` URL."""
     if scheme != "file":
-        kind = "the address" if scheme in ("http", "https") else f"an address of {scheme}://,"
-        detail = f"images[{place}] is {kind} {address[:300]}; nothing is fetched: download it and give its path"
+        kind = "the URL" if scheme in ("http", "https") else f"a URL with {scheme}://,"
+        detail = f"images[{place}] is {kind} {address[:300]}; images are not downloaded: download it and give its path"
         raise RowRejected("image_is_address", detail)
     parts = urlsplit(address)
     if parts.netloc not in ("", "localhost") or not parts.path:
-        raise _bad(place, f"is {shown(address)}; an address of a file here is file:///folder/name.png")
+        raise _bad(place, f"is {shown(address)}; the URL of a local file is file:///folder/name.png")
     return unquote(parts.path)
 
 
 def _from_base64(text: str, *, place: int) -> bytes:
-    if len(text) > MAX_INLINE_BYTES * 4 // 3 + 4:  # before it is decoded
+    if len(text) > MAX_INLINE_BYTES * 4 // 3 + 4:  # base64 has 4 characters per 3 bytes
         raise _too_large(place, f"about {len(text) * 3 // 4:,}", MAX_INLINE_BYTES)
     try:
-        return base64.b64decode("".join(text.split()), validate=True)  # lines of 76 letters are a way to write it
-    except ValueError as error:  # binascii's own, and a plain one for letters outside ASCII
+        return base64.b64decode("".join(text.split()), validate=True)  # MIME breaks base64 into lines of 76 characters
+    except ValueError as error:  # binascii.Error, or a plain ValueError for characters outside ASCII
         raise RowRejected("bad_base64", f"images[{place}]: its base64 is broken: {error}") from None
 
 

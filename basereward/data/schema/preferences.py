@@ -1,5 +1,4 @@
-"""What a row says of its responses -> preferences: `ranking`, `preferences` with `margins`, a pair with `margin`, or
-`ratings` alone."""
+"""Reads preferences from a row: a pair with `margin`, `ranking`, `preferences` with `margins`, or `ratings` alone."""
 
 from __future__ import annotations
 
@@ -15,42 +14,45 @@ from basereward.data.schema.rejections import RowRejected
 def read_preferences(
     cells: Mapping[str, Any], *, num_responses: int, ratings: Sequence[float] = ()
 ) -> tuple[Preference, ...]:
-    """The preferences among a row's responses; none when the row does not say.
+    """Read the preferences among the responses of a row; none if the row has no such column.
 
     Args:
-        cells: the row's cells that are not null, by column.
-        ratings: of every response, higher is better; they rank the responses where nothing else does.
+        cells: the cells of the row that are not null, by our column names.
+        num_responses: the number of responses.
+        ratings: one per response, higher is better. They rank the responses if no other column does.
+
+    Raises:
+        RowRejected: the columns contradict the responses or each other.
 
     >>> read_preferences({}, num_responses=2, ratings=(1.0, 4.0))
     (Preference(winner=1, loser=0, weight=1.0, margin=None, tie=False),)
-
-    Raises:
-        RowRejected: they contradict the responses or each other.
     """
-    given = [name for name in ("ranking", "preferences") if name in cells]
+    columns = [name for name in ("ranking", "preferences") if name in cells]
     if "chosen" in cells:
-        if given or "margins" in cells:
+        if columns or "margins" in cells:
             raise RowRejected(
                 "conflicting_columns",
-                f"`{(given or ['margins'])[0]}` does not go with `chosen` and `rejected`, which say it already",
+                f"the row has `{(columns or ['margins'])[0]}` and also `chosen` and `rejected`, which are a preference "
+                "already; give one of them",
             )
         return (Preference(0, 1, margin=_margin(cells.get("margin"), name="margin")),)
     if "margin" in cells:
-        detail = "`margin` goes with `chosen` and `rejected`; with `preferences` give `margins`, one for each"
+        detail = "`margin` belongs to `chosen` and `rejected`; with `preferences` give `margins`, one per preference"
         raise RowRejected("conflicting_columns", detail)
-    if len(given) == 2:
+    if len(columns) == 2:
         raise RowRejected("conflicting_columns", "the row has both `ranking` and `preferences`; give one of them")
-    if "margins" in cells and given != ["preferences"]:
-        raise RowRejected("conflicting_columns", "`margins` goes with `preferences`, one for each")
-    if not given:
-        best_first = sorted(set(ratings), reverse=True)
-        return rank_preferences([best_first.index(rating) for rating in ratings])
-    read = _ranking if given == ["ranking"] else _pairs
-    return read(cells, num_responses=num_responses)
+    if "margins" in cells and columns != ["preferences"]:
+        raise RowRejected("conflicting_columns", "`margins` belongs to `preferences`, one margin per preference")
+    if columns == ["ranking"]:
+        return _ranking(cells, num_responses=num_responses)
+    if columns == ["preferences"]:
+        return _pairs(cells, num_responses=num_responses)
+    best_first = sorted(set(ratings), reverse=True)
+    return rank_preferences([best_first.index(rating) for rating in ratings])
 
 
 def check_ratings(preferences: Sequence[Preference], ratings: Sequence[float]) -> None:
-    """Checks that no winner is rated lower than its loser.
+    """Check that no winner is rated lower than its loser.
 
     Raises:
         RowRejected: `contradicting_ratings`.
@@ -59,13 +61,15 @@ def check_ratings(preferences: Sequence[Preference], ratings: Sequence[float]) -
     Traceback (most recent call last):
     basereward.data.schema.rejections.RowRejected: response 0 is preferred to response 1 and rated lower, 0.1 ...
     """
-    for preference in preferences if ratings else ():
+    if not ratings:
+        return
+    for preference in preferences:
         winner, loser = ratings[preference.winner], ratings[preference.loser]
         if not preference.tie and winner < loser:
             pair = f"response {preference.winner} is preferred to response {preference.loser} and rated lower"
             raise RowRejected(
                 "contradicting_ratings",
-                f"{pair}, {winner:g} against {loser:g}; mend the row, or leave the ratings unread, as in "
+                f"{pair}, {winner:g} against {loser:g}; correct the row, or leave the ratings unread with "
                 "columns: {chosen_rating: null, rejected_rating: null}",
             )
 
@@ -73,12 +77,12 @@ def check_ratings(preferences: Sequence[Preference], ratings: Sequence[float]) -
 def _ranking(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preference, ...]:
     ranking = cells["ranking"]
     if not isinstance(ranking, list) or not all(type(rank) is int for rank in ranking):
-        detail = f"`ranking` is {shown(ranking)}; a list of whole numbers is needed, one rank a response"
+        detail = f"`ranking` is {shown(ranking)}; a list of integers is needed, one rank per response"
         raise RowRejected("wrong_type", detail)
     if len(ranking) != num_responses:
         raise RowRejected(
             "bad_ranking",
-            f"`ranking` has {len(ranking)} ranks for {num_responses} responses; one rank a response is needed",
+            f"`ranking` has {len(ranking)} ranks for {num_responses} responses; one rank per response is needed",
         )
     return rank_preferences(ranking)
 
@@ -89,7 +93,7 @@ def _pairs(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preference,
         raise RowRejected("wrong_type", f"`preferences` is {shown(pairs)}; a list of [winner, loser] is needed")
     margins = cells.get("margins", [None] * len(pairs))
     if not isinstance(margins, list) or len(margins) != len(pairs):
-        detail = f"`margins` is {shown(margins)}; a list of {len(pairs)} is needed, one margin a preference"
+        detail = f"`margins` is {shown(margins)}; a list of {len(pairs)} is needed, one margin per preference"
         raise RowRejected("bad_margin", detail)
     return tuple(
         _pair(pair, margin=margin, place=i, num_responses=num_responses)
@@ -114,7 +118,7 @@ def _margin(value: object, *, name: str) -> float | None:
         return None
     try:
         margin = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         margin = math.inf
     if not math.isfinite(margin):
         raise RowRejected("bad_margin", f"`{name}` is {shown(value)}; a finite number is needed")

@@ -1,7 +1,8 @@
-"""The prompt of a row: its messages from all columns that hold some, and a place in it for each image."""
+"""Assembles the prompt of a row from its columns, and assigns a place in it to each image."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -12,19 +13,30 @@ from basereward.data.schema.text import is_blank
 
 
 def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -> list[Message]:
-    """The prompt, from a row's column `prompt` and the messages that stand before its responses.
+    """Combine the column `prompt` with the messages before the responses.
 
-    These may repeat the prompt and go on, go on from it with a turn of the assistant, or hold the whole conversation of
-    which `prompt` is the end. No turn of either is lost. Empty: there is none.
+    These messages may repeat the prompt and continue it, continue it with a turn of the assistant, or be the complete
+    conversation that ends with the prompt. No turn is dropped.
+
+    Args:
+        prompt: the messages of the column `prompt`; None if there is no such column.
+        before: for each response, the messages before it.
+
+    Returns:
+        The messages of the prompt; empty if there are none.
 
     Raises:
         RowRejected: `prompts_differ`.
+
+    >>> question, answer = Message("user", ("Q",)), Message("assistant", ("A",))
+    >>> [message.role for message in join_prompt([question], [[answer, question]] * 2)]
+    ['user', 'assistant', 'user']
     """
     leading = before[0]
     if any(messages != leading for messages in before[1:]):
         raise RowRejected(
             "prompts_differ",
-            "the responses have different turns before their last; one prompt with several responses is needed",
+            "the turns before the last one differ between the responses; all responses need the same prompt",
         )
     if not prompt or not leading:
         return prompt or leading
@@ -34,12 +46,12 @@ def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -
         return prompt + leading
     if leading[0].role != "assistant" and leading[-len(prompt) :] == prompt:
         return leading
-    detail = "the turns before the responses differ from `prompt`; leave them out of one of the two"
+    detail = "the turns before the responses differ from `prompt`; remove one of the two"
     raise RowRejected("prompts_differ", detail)
 
 
 def with_input(messages: list[Message], text: object) -> list[Message]:
-    """The prompt with the text of the column `input` below its last turn, as Alpaca's rows are read.
+    """Append the text of the column `input` to the last turn of the prompt, as the Alpaca format does.
 
     >>> with_input([Message("user", ("Translate.",))], "Hi")[-1].text
     'Translate.\\nHi'
@@ -60,17 +72,22 @@ def with_input(messages: list[Message], text: object) -> list[Message]:
 
 
 def with_history(messages: list[Message], history: object, *, reader: MessageReader) -> list[Message]:
-    """The prompt with earlier turns before its own: pairs of question and answer, or messages.
+    """Insert the turns of the column `history` before the prompt, after its system turn.
+
+    Args:
+        messages: the messages of the prompt.
+        history: a list of [question, answer] or of messages.
+        reader: reads messages.
 
     Raises:
-        RowRejected: `wrong_type`; `conflicting_columns`, the prompt has several turns of its own.
+        RowRejected: `wrong_type`; `conflicting_columns` (the prompt itself has several turns).
     """
     if not isinstance(history, list):
         detail = f"`history` is {shown(history)}; a list of [question, answer] or of messages is needed"
         raise RowRejected("wrong_type", f"{detail}; `columns: {{history: null}}` leaves it unread")
     own = [message for message in messages if message.role != "system"]
     if len(own) != 1:
-        detail = f"the row has `history`, and a prompt of {len(own)} turns; give the earlier turns in one of the two"
+        detail = f"the row has `history` and a prompt with {len(own)} turns; give the earlier turns in one of the two"
         raise RowRejected("conflicting_columns", detail)
     earlier: list[Message] = []
     for place, turn in enumerate(history):
@@ -85,10 +102,13 @@ def with_history(messages: list[Message], history: object, *, reader: MessageRea
 
 
 def with_system(messages: list[Message], system: object) -> list[Message]:
-    """The prompt with the text of the column `system` as its first turn.
+    """Insert the text of the column `system` as the first turn of the prompt.
 
     Raises:
-        RowRejected: `wrong_type`; `conflicting_columns`, the prompt begins with another system turn.
+        RowRejected: `wrong_type`; `conflicting_columns` (the prompt begins with another system turn).
+
+    >>> [message.role for message in with_system([Message("user", ("Hi",))], "Be brief.")]
+    ['system', 'user']
     """
     if not isinstance(system, str):
         raise RowRejected("wrong_type", f"`system` is {shown(system)}; a text is needed")
@@ -104,52 +124,70 @@ def with_system(messages: list[Message], system: object) -> list[Message]:
 def place_images(
     messages: Sequence[Message], images: Sequence[Any] | None, *, mark: str | None
 ) -> tuple[tuple[Turn, ...], list[Any]]:
-    """Turns in which every image has its place, and the images in that order.
+    """Convert messages to turns in which every image has a place.
 
-    Places are the parts of type image and each mark in a string; or, when there are no such parts and the row has a
-    column of images, each mark in a text part too; or, when there are none of these, the start of the first turn of the
-    user.
+    Image places are the image parts and each mark in a string. If there are no image parts and the row has an image
+    column, marks in text parts are places as well. If there are no places at all, the images go to the start of the
+    first user turn.
 
     Args:
-        images: of the row; None: it has no column of images.
+        messages: the messages of the prompt.
+        images: the image column of the row; None if it has none.
         mark: the text that stands for an image; None: no text does.
 
+    Returns:
+        The turns, and the references of the images in the order of their places.
+
     Raises:
-        RowRejected: `image_count`, there are more places than images, or fewer; `conflicting_columns`, some images
-            stand in the messages and some in `images`; `empty_prompt`.
+        RowRejected: `image_count` (the numbers of places and images differ); `conflicting_columns` (images are both in
+            the messages and in the image column); `empty_prompt`.
     """
-    image_parts = [part for message in messages for part in message.image_parts]
-    carried = [part.image for part in image_parts if part.image is not None]
-    if carried and images:
-        detail = "images stand both in the parts of the prompt and in `images`; give them in one of the two"
+    image_parts = list(itertools.chain.from_iterable(message.image_parts for message in messages))
+    inline = [part.image for part in image_parts if part.image is not None]
+    if inline and images:
+        detail = "images are both in the parts of the prompt and in `images`; give them in one of the two"
         raise RowRejected("conflicting_columns", detail)
-    found = list(carried or images or [])
-    literal = bool(image_parts) or images is None  # what text parts say: typed content has image parts for its images
-    turns = [_turn(message, mark=None if message.typed and literal else mark) for message in messages]
-    num_places = sum(part.is_image for turn in turns for part in turn.parts)
-    if found and not num_places:
+    references = list(inline or images or [])
+    # Content in parts has image parts for its images, so a mark in a text part is literal text.
+    marks_are_text = bool(image_parts) or images is None
+    turns = [_turn(message, mark=None if message.typed and marks_are_text else mark) for message in messages]
+    num_places = _count_images(turns)
+    if references and not num_places:
         first = next(i for i, turn in enumerate(turns) if turn.role == "user")
-        turns[first] = Turn("user", (IMAGE,) * len(found) + turns[first].parts)
-    elif num_places != len(found):
-        detail = f"the prompt has {num_places} image places, and the row has {len(found)} images"
-        if not image_parts and not found:
-            words = '{"type": "text", "text": ...}'
-            detail += (
-                f"; if {mark} is a word of the text, give the content as parts, {words}, or the source image_mark: null"
-            )
+        turns[first] = Turn("user", (IMAGE,) * len(references) + turns[first].parts)
+    elif num_places != len(references):
+        detail = f"the prompt has {num_places} image places, and the row has {len(references)} images"
+        if not image_parts and not references:
+            detail += _literal_mark_hint(mark)
         raise RowRejected("image_count", detail)
-    if not any(part.is_image or not is_blank(part.text or "") for turn in turns for part in turn.parts):
+    if all(_is_empty_turn(turn) for turn in turns):
         raise RowRejected("empty_prompt", "the prompt is empty: it has neither text nor images")
-    return tuple(turns), found
+    return tuple(turns), references
+
+
+def _literal_mark_hint(mark: str | None) -> str:
+    text_part = '{"type": "text", "text": ...}'
+    return f"; if {mark} is part of the text, give the content as parts, {text_part}, or set image_mark: null"
+
+
+def _count_images(turns: Sequence[Turn]) -> int:
+    return sum(part.is_image for part in itertools.chain.from_iterable(turn.parts for turn in turns))
+
+
+def _is_empty_turn(turn: Turn) -> bool:
+    return not any(part.is_image or not is_blank(part.text or "") for part in turn.parts)
 
 
 def _turn(message: Message, *, mark: str | None) -> Turn:
+    """Convert a message to a turn; each mark in its texts becomes an image place."""
     parts: list[Part] = []
     for part in message.parts:
         if isinstance(part, ImagePart):
             parts.append(IMAGE)
             continue
         for i, text in enumerate(part.split(mark) if mark else [part]):
-            parts.extend([IMAGE] if i else [])
-            parts.extend([Part(text)] if text else [])
+            if i:
+                parts.append(IMAGE)
+            if text:
+                parts.append(Part(text))
     return Turn(cast("Literal['system', 'user', 'assistant']", message.role), tuple(parts))

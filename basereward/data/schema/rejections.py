@@ -1,4 +1,4 @@
-"""Which rows can be used: every one that cannot is counted under a reason and listed, none is lost in silence."""
+"""Rejected rows: every row that cannot be used is counted under a reason and listed; none is dropped silently."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from basereward.data.schema.group import RejectedRow
 from basereward.errors import DataError, TooManyRowsLost
 from basereward.io.files import atomic_file
 
-MAX_DETAIL = 1000  # letters of a detail; a row may hold a path or a name of a megabyte
-# In the message that stops a run:
-SHOWN_REASONS = 20  # reasons of all sources of which rows are shown; the counts are of all
-SHOWN_ROWS = 3  # of each of these
-SHOWN_LETTERS = 300  # of each row
+MAX_DETAIL = 1000  # characters of a detail; a row may contain a path or a name of a megabyte
+# Limits of the error message that stops a run, to keep it readable:
+SHOWN_REASONS = 20  # reasons of all sources with example rows; the counts are complete
+SHOWN_ROWS = 3  # example rows per reason
+SHOWN_CHARACTERS = 300  # characters per example row
 
 
 class RowRejected(DataError):
-    """A row cannot be used: `reason` is the name it is counted under, `detail` what a person needs to mend it."""
+    """A row cannot be used.
+
+    Args:
+        reason: a short identifier, by which rejected rows are counted.
+        detail: a message with what is needed to correct the row.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         detail = _cut(detail, MAX_DETAIL)
-        super().__init__(reason, detail)  # both, so that it survives pickling on its way out of a loader's process
+        super().__init__(reason, detail)  # both arguments, because unpickling calls the class with `args`
         self.reason = reason
         self.detail = detail
 
@@ -32,8 +37,8 @@ class RowRejected(DataError):
         return self.detail
 
 
-class located:  # a class, since a generator would take thrice the time, and there are three a row
-    """Puts the place of a row before the detail of what is raised for it.
+class located:  # a class, because a generator-based context manager takes three times as long, and each row needs three
+    """Context manager that prepends the location of a row to the detail of a rejection.
 
     >>> with located("pairs.jsonl:3"):
     ...     raise RowRejected("no_prompt", "there is no prompt")
@@ -53,105 +58,118 @@ class located:  # a class, since a generator would take thrice the time, and the
             raise RowRejected(error.reason, f"{self.where}: {error.detail}") from None
 
 
-def summary(lost: Iterable[RejectedRow]) -> dict[str, dict[str, int]]:
-    """Counts by source and reason.
+def summary(rows: Iterable[RejectedRow]) -> dict[str, dict[str, int]]:
+    """Count rejected rows by source and reason.
 
     >>> summary([RejectedRow("a", "train", "1", "too_long", ""), RejectedRow("a", "val", "2", "too_long", "")])
     {'a': {'too_long': 2}}
     """
     counts: dict[str, Counter[str]] = {}
-    for row in lost:
+    for row in rows:
         counts.setdefault(row.source, Counter())[row.reason] += 1
     return {source: dict(reasons) for source, reasons in counts.items()}
 
 
 def check_limit(
-    lost: Sequence[RejectedRow],
+    rejected: Sequence[RejectedRow],
     *,
     rows: Mapping[str, int],
     max_lost: float,
     listed_in: str | Path,
     emptied: Collection[str] | None = None,
 ) -> None:
-    """Stops a run that would train on too little of its data.
+    """Stop a run that would train on too little of its data.
 
     Args:
-        lost: rows that are no fault (a tie in a set of decided pairs, a duplicate) do not count against the limit.
-        rows: for each source the number of rows that it has, lost ones included.
-        max_lost: the largest share of all rows that may be lost, 0 to 1.
-        listed_in: the file that lists the lost rows, for the message.
-        emptied: sources of which enough is known to say that every row is lost; None: all.
+        rejected: the rejected rows. Rows without a fault (a tie, a duplicate) do not count against the limit.
+        rows: the number of rows of each source, rejected ones included.
+        max_lost: the largest allowed fraction of rejected rows, 0 to 1.
+        listed_in: the file that lists the rejected rows, for the message.
+        emptied: the sources that have been read far enough to report that all rows are rejected; None: all sources.
 
     Raises:
-        TooManyRowsLost: the share is larger, or a source lost every row that it has; the message has the counts, and
-            the first rows of each reason.
+        TooManyRowsLost: the fraction is larger, or all rows of a source are rejected. The message contains the counts
+            and the first rows of each reason.
     """
     total = sum(rows.values())
-    counts = summary(lost)
-    emptied = [
+    counts = summary(rejected)
+    judged = rows.keys() if emptied is None else emptied
+    empty_sources = [
         source
         for source, number in rows.items()
-        if number and sum(counts.get(source, {}).values()) >= number and (emptied is None or source in emptied)
+        if number and sum(counts.get(source, {}).values()) >= number and source in judged
     ]
-    faults = sum(row.fault for row in lost)
-    if not emptied and faults <= max_lost * total:
+    faults = sum(row.fault for row in rejected)
+    if not empty_sources and faults <= max_lost * total:
         return
-    share = f"{faults} of {total} rows ({faults / total:.2%}) cannot be used"
-    why = (
-        f"every row of {', '.join(emptied)} is lost"
-        if emptied
-        else f"data.max_lost allows {max_lost:.2%}; mend the rows, or raise data.max_lost"
-    )
+    if empty_sources:
+        cause = f"every row of {', '.join(empty_sources)} is rejected"
+    else:
+        cause = f"data.max_lost allows {max_lost:.2%}; correct the rows, or raise data.max_lost"
+    fraction = f"{faults} of {total} rows ({faults / total:.2%}) cannot be used"
+    lines = _report(counts, rows=rows, examples=_examples(rejected))
+    raise TooManyRowsLost(f"{fraction}; {cause}. The rows are listed in {listed_in}.\n" + "\n".join(lines))
+
+
+def _report(
+    counts: Mapping[str, Mapping[str, int]],
+    *,
+    rows: Mapping[str, int],
+    examples: Mapping[tuple[str, str], Sequence[str]],
+) -> list[str]:
+    """List the counts of rejected rows by source and reason, with example rows."""
     lines = []
-    first = _first(lost)
     for source, reasons in sorted(counts.items()):
         listed = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
         lines.append(f"  {source}: {sum(reasons.values())} of {rows[source]} ({listed})")
-        lines += [f"    {reason}: {said}" for reason in sorted(reasons) for said in first.get((source, reason), ())]
-    raise TooManyRowsLost(f"{share}; {why}. The rows are listed in {listed_in}.\n" + "\n".join(lines))
+        for reason in sorted(reasons):
+            lines += [f"    {reason}: {example}" for example in examples.get((source, reason), ())]
+    return lines
 
 
-def _first(lost: Iterable[RejectedRow]) -> dict[tuple[str, str], list[str]]:
-    """What is wrong with the first rows of each source and reason; of few, that the message stays readable."""
-    first: dict[tuple[str, str], list[str]] = {}
-    for row in lost:
-        if (row.source, row.reason) in first or len(first) < SHOWN_REASONS:
-            said = first.setdefault((row.source, row.reason), [])
-            if len(said) < SHOWN_ROWS:
-                said.append(_cut(_with_id(row), SHOWN_LETTERS))
-    return first
+def _examples(rows: Iterable[RejectedRow]) -> dict[tuple[str, str], list[str]]:
+    """Describe the first rows of each source and reason."""
+    examples: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        key = (row.source, row.reason)
+        if key in examples or len(examples) < SHOWN_REASONS:
+            details = examples.setdefault(key, [])
+            if len(details) < SHOWN_ROWS:
+                details.append(_cut(_with_id(row), SHOWN_CHARACTERS))
+    return examples
 
 
 def _with_id(row: RejectedRow) -> str:
-    """A row's detail, which begins with its id unless it says it anyway."""
+    """Return the detail of a row, with its id in front unless the detail contains it."""
     detail = " ".join(row.detail.split())
     return detail if f"{row.id}: " in detail else f"{row.id}: {detail}"
 
 
-def _cut(text: str, letters: int) -> str:
-    return text if len(text) <= letters else f"{text[: letters - 20]}... ({len(text)} letters)"
+def _cut(text: str, limit: int) -> str:
+    """Shorten a text to about `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} letters)"
 
 
-def write_lost(path: str | Path, lost: Iterable[RejectedRow]) -> None:
-    """Writes the rows as JSON Lines with the fields of `RejectedRow`; the file appears whole or not at all.
+def write_lost(path: str | Path, rows: Iterable[RejectedRow]) -> None:
+    """Write rejected rows as JSON Lines with the fields of `RejectedRow`, atomically.
 
     Raises:
         OSError: the file cannot be written.
     """
     with atomic_file(path) as file:
-        for row in lost:
+        for row in rows:
             # Half a surrogate pair, as of a file's name that is not UTF-8, is written as JSON's own escape.
             file.write(_line(row).encode("utf-8", errors="backslashreplace"))
 
 
-def append_lost(path: str | Path, lost: Iterable[RejectedRow]) -> None:
-    """Adds rows to a file that `write_lost` may have written; a killed process may leave the last line cut short.
+def append_lost(path: str | Path, rows: Iterable[RejectedRow]) -> None:
+    """Append rejected rows to a file of `write_lost`. If the process is killed, the last line may be incomplete.
 
     Raises:
         OSError: the file cannot be written.
     """
     with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write("".join(map(_line, lost)))
+        file.write("".join(map(_line, rows)))
 
 
 def _line(row: RejectedRow) -> str:

@@ -1,17 +1,19 @@
-"""Rows of preference data -> groups: the pair form (`chosen`, `rejected`) and the general form (`responses`).
+"""Reads rows of preference data in the pair form (`chosen`, `rejected`) or the general form (`responses`).
 
     {"prompt": str or [messages], "chosen": ..., "rejected": ..., "images": [...], "margin": 1.5, "id": "..."}
     {"prompt": ..., "responses": [...], "ranking": [0, 2, 1], "images": [...]}
     {"prompt": ..., "responses": [...], "preferences": [[winner, loser], ...], "margins": [...]}
-    {"prompt": ..., "responses": [...], "ratings": [4, 1, 2]}: ranked by their ratings
+    {"prompt": ..., "responses": [...], "ratings": [4, 1, 2]}        ranked by the ratings
 
-Every form may have what heads that write learn: `critiques`, a text for each response, or `chosen_critique` and
-`rejected_critique`; `ratings` from 0 to 1, or `chosen_rating` and `rejected_rating`; `reasonings`, lists of the places
-of two responses, which the text calls 1 and 2, and the text, or `reasoning`, a text about the row's first two.
+`ranking[i]` is the rank of response i; lower is better, and equal ranks are a tie. `prompt` may be absent if `chosen`
+and `rejected` are message lists that begin with it. `instruction` with an optional `input` replaces `prompt`. `system`
+is the first turn of the prompt, `history` its earlier turns. An image is a path, `{"path": ..., "bytes": ...}`, or a
+data URI in base64.
 
-`prompt` may be absent when `chosen` and `rejected` are message lists that begin with it; `instruction` stands for it,
-with `input` below. `system` is the prompt's first turn, `history` its earlier ones. `ranking[i]` is the rank of
-response i, lower is better, equal is a tie. An image is a path, `{"path": ..., "bytes": ...}`, or a data URI (base64).
+Both forms may have targets for generative heads: `critiques` (one text per response) or `chosen_critique` and
+`rejected_critique`; `ratings` from 0 to 1, or `chosen_rating` and `rejected_rating`; `reasonings`, a list of [first,
+second, text] in which the text calls the responses with these indices 1 and 2, or `reasoning`, a text about the first
+two responses.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from typing import Any
 
 from basereward.data.images.image_store import ImageStore
 from basereward.data.readers.json_lines import decode_json
-from basereward.data.schema.annotations import COLUMNS as TOLD
-from basereward.data.schema.annotations import read_told
+from basereward.data.schema.annotations import COLUMNS as ANNOTATIONS
+from basereward.data.schema.annotations import read_annotations
 from basereward.data.schema.columns import (
     ALIAS_NAMES,
     ALIASES,
@@ -42,9 +44,9 @@ from basereward.errors import DataError, nearest, unknown
 
 COLUMNS = (
     "id", "prompt", "chosen", "rejected", "responses", "ranking", "preferences", "margin", "margins", "images", "image",
-    "system", "history", "input", *TOLD,
+    "system", "history", "input", *ANNOTATIONS,
 )  # fmt: skip
-# In a table of texts, such as a CSV file, lists are JSON and numbers are digits.
+# In files in which all cells are text, such as CSV, lists are JSON text and numbers are digits.
 LISTS = (
     "responses", "ranking", "preferences", "margins", "ratings", "critiques", "reasonings", "history", "images",
     "image",
@@ -54,23 +56,29 @@ EMPTY_TEXT_IS_NULL = ("images", "image", "system", "history", "input")
 
 
 class RowFormat:
-    """How rows are read.
+    """Converts rows to groups.
 
     Args:
-        columns: our column name -> the data's own, for data that name them otherwise; a name -> null leaves that column
-            unread, be it one of ours or one of theirs.
-        images: where the pictures that rows name are looked for.
-        for_training: whether a row needs two responses and a preference; without, one response will do.
-        of_table: whether rows come from a file. A text may then be the JSON text of a list, as in a CSV file, and a
-            null picture is a picture that is missing.
+        columns: our column name -> the name in the data; a name of ours or of the data -> null leaves that column
+            unread.
+        images: resolves image paths.
+        for_training: whether a row needs two responses and a preference; if not, one response is enough.
+        of_table: whether rows come from a file. Then a text may be the JSON text of a list, as in CSV files, and null
+            in an image column means that the image is missing.
         image_mark: the text in a prompt that stands for the next image; null: no text does.
-        rating_range: the lowest and the highest rating of the data, which become 0 and 1; null: they are as they are.
+        rating_range: the lowest and the highest rating of the data, which become 0 and 1; null: ratings stay as they
+            are.
 
     Attributes:
-        report: which columns were read so far, and which were not.
+        report: which columns have been read so far, and which have not.
 
     Raises:
-        DataError: `columns` names a column that we do not have, or `rating_range` is no range.
+        DataError: `columns` contains an unknown column, or `rating_range` is invalid.
+
+    >>> row = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+    >>> group = RowFormat().group(row, source="sums", row_id="0", where="sums.jsonl:1")
+    >>> group.responses, group.preferences[0].winner
+    (('4', '5'), 0)
     """
 
     def __init__(
@@ -98,14 +106,16 @@ class RowFormat:
         self._own = {name: self.columns.get(name, name) for name in COLUMNS if name not in unmapped}
 
     def group(self, row: Mapping[str, Any], *, source: str, row_id: str, where: str) -> Group:
-        """The group that a row holds. Its pictures are not opened, and it may still be of no use (see `check_usable`).
+        """Convert a row to a group. Images are not opened; `check_usable` checks whether it is usable for training.
 
         Args:
-            row_id: the group's id when the row has none.
-            where: what messages call the row, such as `pairs.jsonl:17`.
+            row: the cells by column.
+            source: the name of the source.
+            row_id: the id of the group if the row has none.
+            where: the location of the row for messages, such as `pairs.jsonl:17`.
 
         Raises:
-            RowRejected: the row is malformed; the reason names the fault, the detail says where and how.
+            RowRejected: the row is malformed.
         """
         with located(where):
             return self._group(row, source=source, row_id=row_id)
@@ -123,44 +133,45 @@ class RowFormat:
         names, values = self._responses(cells, row=row)
         read = [reader.response(value, column=name) for name, value in zip(names, values, strict=True)]
         before, responses = zip(*read, strict=True)
+        # The Alpaca columns come second: they are the prompt only if no other column has one.
         self._take_instruction(row, cells, own, has_prompt=bool(before[0]))
-        rest = self._rest(row, cells, own)
+        unread = self._unread(row, cells, own)
         messages = self._prompt(cells, before, reader=reader, row=row)
-        check_prompt_columns(rest, prompt="\n".join(message.text for message in messages))
+        check_prompt_columns(unread, prompt="\n".join(message.text for message in messages))
         images = _image_cells(cells, no_column=not self._has_image_column(row))
-        check_media(rest, has_images=bool(images) or any(message.image_parts for message in messages))
-        turns, found = place_images(messages, images, mark=self.image_mark)
+        check_media(unread, has_images=bool(images) or any(message.image_parts for message in messages))
+        turns, references = place_images(messages, images, mark=self.image_mark)
         self.report.passed.update(dict.fromkeys(sorted(reader.unread)))
-        told = read_told(cells, names, rating_range=self.rating_range)
+        annotations = read_annotations(cells, names, rating_range=self.rating_range)
         return Group(
             id=_id(cells, default=row_id),
             source=source,
             prompt=turns,
             responses=responses,
-            preferences=self._preferences(cells, responses, told["ratings"], row=row),
-            images=tuple(find_image(image, place=i, images=self.images) for i, image in enumerate(found)),
-            **told,
+            preferences=self._preferences(cells, responses, annotations["ratings"], row=row),
+            images=tuple(find_image(image, place=i, images=self.images) for i, image in enumerate(references)),
+            **annotations,
         )
 
     def _aliases(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """The columns of ours that the row has under another name of the same meaning."""
-        found: dict[str, str] = {}
+        """Map our columns to their known other names, if the row has these instead."""
+        aliases: dict[str, str] = {}
         if ALIAS_NAMES.isdisjoint(row):
-            return found
+            return aliases
         mapped = self.ignored.union(self.columns.values())
         for name, others in ALIASES.items():
             own = ("images", "image") if name == "images" else (name,)
-            if any(each in self.columns or not is_empty(row.get(each)) for each in own) or name in self.ignored:
+            if name in self.ignored or any(column in self.columns or not is_empty(row.get(column)) for column in own):
                 continue
-            given = [alias for alias in others if alias not in mapped and not is_empty(row.get(alias))]
-            if given:
-                found[name] = given[0]
-        return found
+            present = [alias for alias in others if alias not in mapped and not is_empty(row.get(alias))]
+            if present:
+                aliases[name] = present[0]
+        return aliases
 
     def _take_instruction(
         self, row: Mapping[str, Any], cells: dict[str, Any], own: dict[str, str], *, has_prompt: bool
     ) -> None:
-        """Reads Alpaca's columns: `instruction` where the row has no other prompt, and `input` beside it."""
+        """Add Alpaca's columns to `cells`: `instruction` if the row has no other prompt, and `input` with it."""
         alpaca = {
             name: row[name]
             for name in ("instruction", "input")
@@ -173,20 +184,20 @@ class RowFormat:
         if "input" in alpaca and own.get("prompt") == "instruction" and "input" not in self.columns:
             cells["input"], own["input"] = alpaca["input"], "input"
 
-    def _rest(self, row: Mapping[str, Any], cells: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
-        """The row's cells that are not read, by their own names; the report gets to know both kinds."""
+    def _unread(self, row: Mapping[str, Any], cells: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
+        """Return the cells that are not read, by their names in the data, and update the report."""
         self.report.read.update({ours: own[ours] for ours in cells})
         return self.report.passed_over(row, read={own[ours] for ours in cells} | self.ignored)
 
     def _cell(self, name: str, value: str) -> Any:
-        """A text as it is read: of a table of texts lists and numbers are parsed."""
+        """Convert a cell of text; in files in which all cells are text, lists and numbers are parsed."""
         if not value.strip() and name in EMPTY_TEXT_IS_NULL:
             return None
         if self.of_table and name in LISTS and value.lstrip().startswith("["):
             try:
                 parsed = decode_json(value.strip())
             except RowRejected:
-                return value  # what reads the cell says what is wrong with it
+                return value  # the reader of this column reports the fault
             return parsed if isinstance(parsed, list) else value
         if self.of_table and name in NUMBERS:
             try:
@@ -196,9 +207,9 @@ class RowFormat:
         return value
 
     def _has_image_column(self, row: Mapping[str, Any]) -> bool:
-        """Whether the row has a column for its pictures, be it null: then marks in all texts stand for pictures."""
+        """Whether the row has an image column, even if it is null: then marks in all texts stand for images."""
         if not self.of_table:
-            return False  # a call without pictures says so by null
+            return False  # in calls from Python, null means that there are no images
         return any(self.columns.get(name, name) in row for name in ("images", "image"))
 
     def _prompt(
@@ -209,7 +220,7 @@ class RowFormat:
         reader: MessageReader,
         row: Mapping[str, Any],
     ) -> list[Message]:
-        """The messages of the prompt, from all columns that hold some."""
+        """Assemble the messages of the prompt from all its columns."""
         prompt = reader.read(cells["prompt"], column="prompt") if "prompt" in cells else None
         messages = join_prompt(prompt, before)
         if not messages:
@@ -237,7 +248,7 @@ class RowFormat:
         if not self.for_training:
             return preferences
         if not preferences:
-            detail = "no preference: give `ranking` or `preferences`, or `ratings` to rank by"
+            detail = "no preference: give `ranking`, `preferences` or `ratings`"
             raise RowRejected("no_preference", f"{detail}. {_found(list(row))}")
         check_ratings(preferences, ratings)
         if not {"chosen", "ranking", "preferences"}.intersection(cells):
@@ -250,12 +261,12 @@ class RowFormat:
         close = like_prompt(others)
         hint = f"'{close[:60]}' looks like it: columns: {{prompt: {close[:60]}}}. " if close else ""
         if not close and all(isinstance(row.get(name), str) for name in ("chosen", "rejected")):
-            hint = "If both responses begin with the prompt, cut it off, as TRL's extract_prompt does. "
+            hint = "If both responses begin with the prompt, split it off, as TRL's extract_prompt does. "
         detail = f"there is no prompt: no column '{own}', and no turn before the responses. {hint}"
         return RowRejected("no_prompt", f"{detail}{_found(list(row))}")
 
     def _responses(self, cells: Mapping[str, Any], *, row: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-        """The responses' names for messages, and the responses. Of a pair the chosen one is first."""
+        """Return the names of the responses for messages, and their cells; in pairs, the chosen one is first."""
         pair = [name for name in ("chosen", "rejected") if name in cells]
         if pair and "responses" in cells:
             raise RowRejected(
@@ -279,13 +290,13 @@ class RowFormat:
         names = [self.columns.get(name, name) for name in ours]
         null = [name for name in names if name in row]
         if null:
-            return RowRejected("null_response", f"'{null[0]}' is null; a response is a text")
+            return RowRejected("null_response", f"'{null[0]}' is null; a response must be a text")
         others = [str(name)[:60] for name in row if name not in names]
-        hints = [
-            f"'{close}' looks like it: columns: {{{name}: {close}}}"
-            for name in ours
-            if (close := nearest(self.columns.get(name, name), others))
-        ]
+        hints = []
+        for name in ours:
+            close = nearest(self.columns.get(name, name), others)
+            if close:
+                hints.append(f"'{close}' looks like it: columns: {{{name}: {close}}}")
         general = ", or `responses`" if len(names) == 2 else ""
         listed = " and ".join(f"'{name}'" for name in names)
         return RowRejected("missing_column", ". ".join([f"missing: {listed}{general}", *hints, _found(list(row))]))
@@ -300,7 +311,7 @@ def _range(bounds: Sequence[float] | None) -> tuple[float, float] | None:
 
 
 def _image_cells(cells: Mapping[str, Any], *, no_column: bool) -> list[Any] | None:
-    """The row's pictures; None where it has no column for them."""
+    """Return the image references of a row; None if it has no image column."""
     if "images" in cells and "image" in cells:
         raise RowRejected("conflicting_columns", "the row has both `images` and `image`; give one of them")
     images = image_list(cells.get("images", cells.get("image")))
@@ -310,7 +321,7 @@ def _image_cells(cells: Mapping[str, Any], *, no_column: bool) -> list[Any] | No
 def _id(cells: Mapping[str, Any], *, default: str) -> str:
     value = cells.get("id", default)
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise RowRejected("bad_id", f"`id` is {shown(value)}; a string or a whole number is needed")
+        raise RowRejected("bad_id", f"`id` is {shown(value)}; a string or an integer is needed")
     return str(value)
 
 

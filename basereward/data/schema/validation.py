@@ -1,4 +1,4 @@
-"""Whether a well-formed group says anything that a model can learn from."""
+"""Checks whether a model can learn from a well-formed group."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from basereward.data.schema.group import Group, Preference
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import is_blank
 
-# What stands for a picture in prompts of the field; in a response it stands for one that was lost or never was.
+# Texts that stand for an image in prompts. In a response they are remains of an image that is not there.
 IMAGE_MARKS = ("<image>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
 
 
 def check_usable(group: Group) -> None:
-    """Passes a group that says something, and no nonsense.
+    """Check that the responses and preferences of a group are usable for training.
 
     Raises:
-        RowRejected: `empty_response`, `image_mark_in_response`, `identical_responses` (of a winner and its loser) or
-            `contradictory_preferences` (a response is, around some corners, better than itself).
+        RowRejected: `empty_response`, `image_mark_in_response`, `identical_responses` (a winner equals its loser) or
+            `contradictory_preferences` (the preferences form a cycle).
     """
     blank = [str(i) for i, response in enumerate(group.responses) if is_blank(response)]
     if blank:
         detail = f"response {', '.join(blank)} of {len(group.responses)} is blank"
         raise RowRejected("empty_response", detail)
-    for i, response in enumerate(group.responses if group.images else ()):
+    for i, response in enumerate(group.responses):
         mark = next((mark for mark in IMAGE_MARKS if mark in response), None)
-        if mark:
-            raise RowRejected("image_mark_in_response", f"response {i} holds {mark}")
+        if mark and group.images:  # without images, it may be an answer about such a text
+            raise RowRejected("image_mark_in_response", f"response {i} contains {mark}")
     decided = [preference for preference in group.preferences if not preference.tie]
     for preference in decided:
         if group.responses[preference.winner] == group.responses[preference.loser]:
-            detail = f"responses {preference.winner} and {preference.loser} are the same text, and one is preferred"
+            detail = f"responses {preference.winner} and {preference.loser} are the same text, but one is preferred"
             raise RowRejected("identical_responses", detail)
-    if circle := _circle(decided):
-        detail = f"response {circle[0]} is better than {' than '.join(map(str, circle[1:]))}"
+    if cycle := _cycle(decided):
+        detail = f"the preferences form a cycle, best first: {' > '.join(map(str, cycle))}"
         raise RowRejected("contradictory_preferences", detail)
 
 
-def _circle(preferences: list[Preference]) -> list[int]:
-    """Responses each of which is preferred to the next, the last being the first again; empty when there are none."""
+def _cycle(preferences: list[Preference]) -> list[int]:
+    """Find responses that are each preferred to the next one, the first and the last being the same; else empty."""
     if len(preferences) < 2:
         return []
     better: TopologicalSorter[int] = TopologicalSorter()
@@ -47,6 +47,6 @@ def _circle(preferences: list[Preference]) -> list[int]:
     try:
         better.prepare()
     except CycleError as error:
-        circle: list[int] = error.args[1]
-        return circle
+        cycle: list[int] = error.args[1]
+        return cycle
     return []

@@ -1,6 +1,7 @@
-"""Where groups come from: one class a file; its name in a recipe is the file's name.
+"""Sources: data sets that give preference groups, one class a file; the file's name is the name in a recipe.
 
-A source of your own is a file here, or any class that a recipe names by its dotted path, with the methods of `Source`.
+To add a source, write a file in this folder with a class that has the methods of `Source`, or name any such class in a
+recipe by its dotted path.
 """
 
 from __future__ import annotations
@@ -13,27 +14,40 @@ from basereward.data.schema.group import Group, RejectedRow, Split
 
 
 class Source(Protocol):
-    """Gives groups by part. Made as `Class(name, **arguments of the recipe)`; picklable, for the loader's processes."""
+    """A data set of preference groups with a train, val and test split.
+
+    A source is constructed as `Class(name, **arguments)` with the arguments of the recipe. It must be picklable,
+    because worker processes of the data loader get a copy.
+    """
 
     name: str
 
     def groups(self, split: Split) -> Sequence[Group]:
-        """The groups of one part; no prompt may be in two parts. The same call gives the same groups, always.
+        """Return the groups of a split.
+
+        The result must be the same at every call, and no prompt may be in two splits.
 
         Raises:
-            DataError: a file, or a row of it, is malformed; the message names file and line.
+            DataError: a file or a row is malformed; the message contains file and line.
         """
         ...
 
-    def lost(self, split: Split) -> list[RejectedRow]:
-        """Rows of the part that are known, before any picture is opened, to make no group. They are not in `groups`."""
+    def rejected(self, split: Split) -> list[RejectedRow]:
+        """Return the rows of a split that give no group, as far as this is known without opening images."""
         ...
 
 
 class LazyGroups(Sequence[Group]):
-    """Groups that are made when they are asked for, so that millions cost nothing until then.
+    """A sequence that makes each group when it is accessed, so that millions of groups need no memory.
 
-    `make(index)` must be picklable (a method, or a `functools.partial` of one) and depend on the index alone.
+    Args:
+        make: maps an index to a group. It must be picklable (a method, or a `functools.partial` of one) and
+            deterministic.
+        count: the number of groups.
+
+    >>> squares = LazyGroups(lambda index: index**2, count=4)
+    >>> len(squares), squares[3], list(squares[1:3])
+    (4, 9, [1, 4])
     """
 
     def __init__(self, make: Callable[[int], Group], *, count: int) -> None:
@@ -56,7 +70,7 @@ class LazyGroups(Sequence[Group]):
 
 
 class _At:
-    """Picklable `index -> make(positions[index])`, for slices."""
+    """The function `index -> make(positions[index])` for slices; a class, because a lambda cannot be pickled."""
 
     def __init__(self, make: Callable[[int], Group], positions: range) -> None:
         self._make = make

@@ -1,14 +1,14 @@
-"""Splits tables of rows into train, val and test, no prompt in two of them, and reads a row when it is asked for.
+"""Splits tables of rows into train, val and test by a hash of the prompt, and reads rows on access.
 
-A table is read through once, when its first group is wanted: every row is checked then, and of each only its place and
-a hash of its prompt are kept (24 bytes), so that files much larger than the memory can be trained on.
+A table is read once when its first group is accessed. Then every row is checked, and only its place, its number and a
+hash of its prompt are kept (24 bytes), so that files much larger than the memory can be used.
 """
 
 from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -28,27 +28,30 @@ from basereward.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-MAX_FAULTS = 20  # faults of one table that are listed
-FIRST_ROWS = 100  # when so many rows are malformed before the first good one, the rest of a table is not read
+MAX_FAULTS = 20  # the largest number of faults that an error message lists
+FIRST_ROWS = 100  # reading stops if the first 100 rows are all malformed: the columns must have other names
 
 
-class _RefusedRows(RowRejected):
-    """A shape finds nothing in a row that can be used: such a row is lost, but not malformed."""
+class _RejectedByAdapter(RowRejected):
+    """An adapter rejected a well-formed row."""
 
 
 class Partition:
-    """The groups of one source by part, out of one table or several.
+    """The groups of a source, split into train, val and test.
 
     Args:
-        tables: the table of each part that has its own; `train` always has.
-        shares: for the other parts, the share of train's table that is held out for it, 0 to 1. A row belongs to a part
-            by a hash of `seed`, prompt and images: rows that are added or reordered do not change where others are.
-        form: how rows of ours are read.
-        shape: what turns a row of the table into one of ours; None where it is one.
-        columns: for a shape, the column that it reads -> the table's own; a name -> null leaves that column unread.
+        name: the name of the source.
+        tables: the table of each split that has its own; `train` is required.
+        split_fractions: for the other splits, the fraction of the train table that is held out, 0 to 1. A hash of
+            `seed`, prompt and images assigns a row to a split, so that adding or reordering rows does not move others.
+        row_format: reads rows in our format.
+        adapter: converts a row of the table to our format; None if it is in our format.
+        columns: for an adapter, the column that it reads -> the name in the table; a name -> null leaves that column
+            unread.
+        seed: determines which rows are held out.
 
     Raises:
-        DataError: a share is out of range.
+        DataError: a fraction is out of range.
     """
 
     def __init__(
@@ -56,152 +59,156 @@ class Partition:
         name: str,
         *,
         tables: Mapping[Split, Table],
-        shares: Mapping[Split, float],
-        form: RowFormat,
-        shape: RowAdapter | None = None,
+        split_fractions: Mapping[Split, float],
+        row_format: RowFormat,
+        adapter: RowAdapter | None = None,
         columns: Mapping[str, str | None] | None = None,
         seed: int = 0,
     ) -> None:
-        if any(not 0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
-            given = ", ".join(f"{split}={share}" for split, share in shares.items())
-            raise DataError(f"source '{name}': {given}; the shares held out are 0 or more and together less than 1")
+        fractions = split_fractions.values()
+        if any(not 0 <= fraction < 1 for fraction in fractions) or sum(fractions) >= 1:
+            listed = ", ".join(f"{split}={fraction}" for split, fraction in split_fractions.items())
+            raise DataError(
+                f"source '{name}': {listed}; the fractions held out must be 0 or more, and together less than 1"
+            )
         self.name = name
         self.tables = dict(tables)
-        self.shares = dict(shares)
-        self.form = form
-        self.shape = shape
+        self.split_fractions = dict(split_fractions)
+        self.row_format = row_format
+        self.adapter = adapter
         self.columns = {ours: own for ours, own in (columns or {}).items() if own is not None}
-        self.ignored = form.ignored.union(name for name, own in (columns or {}).items() if own is None)
+        self.ignored = row_format.ignored.union(name for name, own in (columns or {}).items() if own is None)
         self.seed = seed
-        self._asked: dict[str, None] = {}  # what the shape asked rows for
-        self._named: set[str] = set()  # columns that a warning has named
+        self._accessed: dict[str, None] = {}  # columns that the adapter accessed, in order
+        self._warned: set[str] = set()  # unread columns that a warning has named
+        self._adapter_report = ColumnsRead()
 
     def groups(self, split: Split) -> Sequence[Group]:
-        """As `Source.groups`."""
-        return LazyGroups(partial(self._group, split), count=len(self._parts[split].places))
+        """See `Source.groups`."""
+        return LazyGroups(partial(self._group, split), count=len(self._indices[split].places))
 
-    def lost(self, split: Split) -> list[RejectedRow]:
-        """As `Source.lost`: malformed rows, and those that say nothing to learn from."""
-        return [self._lost(split, row) for row in self._parts[split].lost]
+    def rejected(self, split: Split) -> list[RejectedRow]:
+        """See `Source.rejected`."""
+        return [self._rejected_row(split, row) for row in self._indices[split].rejected]
 
     def stream(self, split: Split) -> Iterator[Group | RejectedRow]:
-        """As `Streamed.stream`: the rows as they are read, without an index of them."""
-        own = split in self.tables
-        if not own and not self.shares.get(split):
-            return  # nothing is held out: the table need not be read to find that out
-        for _, _, key, row in self._read(self.tables[split] if own else self.tables["train"]):
-            if (own and split != "train") or self._part_of(key) == split:
-                yield row if isinstance(row, Group) else self._lost(split, row)
+        """See `Streamed.stream`. The rows are read without building an index."""
+        has_table = split in self.tables
+        if not has_table and not self.split_fractions.get(split):
+            return  # nothing is held out, so the table need not be read
+        for _, _, key, row in self._read(self.tables[split] if has_table else self.tables["train"]):
+            if (has_table and split != "train") or self._split_of(key) == split:
+                yield row if isinstance(row, Group) else self._rejected_row(split, row)
 
     def columns_read(self) -> ColumnsRead:
-        """Which columns were read, and which were not. Goes through the tables, unless that was done before."""
-        _ = self._parts
-        return self.form.report if self.shape is None else self._shape_report
+        """Report which columns are read and which are not. Reads the tables unless that was done before."""
+        _ = self._indices
+        return self.row_format.report if self.adapter is None else self._adapter_report
 
-    @cached_property
-    def _shape_report(self) -> ColumnsRead:
-        return ColumnsRead()
-
-    def _lost(self, split: Split, row: Unusable) -> RejectedRow:
-        fault = self.shape is None or row.reason not in NO_PREFERENCE
+    def _rejected_row(self, split: Split, row: Unusable) -> RejectedRow:
+        fault = self.adapter is None or row.reason not in NO_PREFERENCE
         return RejectedRow(self.name, split, row.id, row.reason, row.detail, fault=fault)
 
-    def _part_of(self, key: int) -> Split:
-        """The part of a row of train's table."""
-        share, start = key / 2**64, 0.0
-        for split, size in self.shares.items():
-            if start <= share < start + size:
+    def _split_of(self, key: int) -> Split:
+        """Return the split of a row of the train table."""
+        fraction, start = key / 2**64, 0.0
+        for split, size in self.split_fractions.items():
+            if start <= fraction < start + size:
                 return split
             start += size
         return "train"
 
     def _group(self, split: Split, index: int) -> Group:
-        part = self._parts[split]
+        rows = self._indices[split]
         table = self.tables.get(split, self.tables["train"])
-        number = int(part.numbers[index])
-        group = self._parse(table, number, _decode(table, number, table.read(int(part.places[index]))))
-        if self._key(group) != part.keys[index]:
-            raise DataError(f"{table.where(number)}: the row has changed since the run began; start anew")
+        number = int(rows.numbers[index])
+        group = self._parse(table, number, _decode(table, number, table.read(int(rows.places[index]))))
+        # The file may have been edited after the index was built, which could move rows between splits.
+        if self._key(group) != rows.keys[index]:
+            raise DataError(f"{table.where(number)}: the row has changed since the run began; start a new run")
         return group
 
     def _key(self, group: Group) -> int:
-        return prompt_key(group, seed=self.seed, root=str(self.form.images.root))
+        return prompt_key(group, seed=self.seed, root=str(self.row_format.images.root))
 
     def _parse(self, table: Table, number: int, row: Mapping[str, Any]) -> Group:
         where = table.where(number)
-        if self.shape is not None:
-            row = self._shaped(self.shape, row, where=where)
-        return self.form.group(row, source=self.name, row_id=table.row_id(number), where=where)
+        if self.adapter is not None:
+            row = self._adapted(self.adapter, row, where=where)
+        return self.row_format.group(row, source=self.name, row_id=table.row_id(number), where=where)
 
-    def _shaped(self, shape: RowAdapter, row: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+    def _adapted(self, adapter: RowAdapter, row: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+        """Convert a row to our format, and check that no relevant column stays unread."""
         renamed = {name: value for name, value in row.items() if name not in self.ignored}
         renamed |= {ours: row[own] for ours, own in self.columns.items() if own in row}
         with located(where):
-            check_columns(shape, renamed)
+            check_columns(adapter, renamed)
         try:
-            shaped = shape(WatchedRow(renamed, self._asked))
-        except RowRejected as loss:
-            raise _RefusedRows(loss.reason, f"{where}: {loss.detail}") from None
+            adapted = adapter(WatchedRow(renamed, self._accessed))
+        except RowRejected as rejection:
+            raise _RejectedByAdapter(rejection.reason, f"{where}: {rejection.detail}") from None
         with located(where):
-            self._check_unread(row, shaped)
-        return shaped
+            self._check_unread(row, adapted)
+        return adapted
 
-    def _check_unread(self, row: Mapping[str, Any], shaped: Mapping[str, Any]) -> None:
-        """Notes the columns that the shape did not ask for.
+    def _check_unread(self, row: Mapping[str, Any], adapted: Mapping[str, Any]) -> None:
+        """Record the columns that the adapter did not access.
 
         Raises:
-            RowRejected: one of them holds pictures, sound, tools or a system prompt.
+            RowRejected: one of them contains images, sound, tools or a system prompt.
         """
-        report = self._shape_report
-        own = {name: self.columns.get(name, name) for name in self._asked if name != "rows"}
+        report = self._adapter_report
+        # "rows" is no column of the table: `Gathered` adds it.
+        own = {name: self.columns.get(name, name) for name in self._accessed if name != "rows"}
         report.read.update({name: theirs for name, theirs in own.items() if theirs in row})
+        # A column with the adapter's name that refers to the same cell as the mapped column has been read, too.
         copies = {name for name, theirs in own.items() if row.get(name) is row.get(theirs)}
-        given = {name: value for name, value in row.items() if name != "rows"}
-        rest = report.passed_over(given, read={*own.values(), *copies, *self.ignored})
-        check_media(rest, has_images=not all(is_empty(shaped.get(name)) for name in ("images", "image")))
-        check_prompt_columns(rest, prompt=None)
+        cells = {name: value for name, value in row.items() if name != "rows"}
+        unread = report.passed_over(cells, read={*own.values(), *copies, *self.ignored})
+        check_media(unread, has_images=not all(is_empty(adapted.get(name)) for name in ("images", "image")))
+        check_prompt_columns(unread, prompt=None)
 
     @cached_property
-    def _parts(self) -> dict[Split, RowIndex]:
+    def _indices(self) -> dict[Split, RowIndex]:
         indices = {split: self._read_index(table) for split, table in self.tables.items()}
-        rest = indices["train"]
+        all_rows = indices["train"]
         start = 0.0
-        for split, share in self.shares.items():
-            indices[split] = rest.between(start, start + share)
-            start += share
-        indices["train"] = rest.between(start, 1.0)
+        for split, fraction in self.split_fractions.items():
+            indices[split] = all_rows.between(start, start + fraction)
+            start += fraction
+        indices["train"] = all_rows.between(start, 1.0)
         self._warn_of_overlap(indices)
         sizes = ", ".join(f"{len(indices[split].places)} {split}" for split in SPLITS if split in indices)
         logger.info("source '%s': %s", self.name, sizes)
         return indices
 
     def _read_index(self, table: Table) -> RowIndex:
+        # `array` needs 8 bytes per entry; a list of ints would need about 40.
         places, numbers, keys = array("q"), array("q"), array("Q")
-        lost: list[Unusable] = []
+        rejected: list[Unusable] = []
         for place, number, key, row in self._read(table):
             if isinstance(row, Unusable):
-                lost.append(row)
+                rejected.append(row)
                 continue
             places.append(place)
             numbers.append(number)
             keys.append(key)
-        if not places and not lost:
-            raise DataError(f"{table.label} holds no rows")
-        return RowIndex(np.array(places, np.int64), np.array(numbers, np.int64), np.array(keys, np.uint64), lost)
+        if not places and not rejected:
+            raise DataError(f"{table.label} has no rows")
+        return RowIndex(np.array(places, np.int64), np.array(numbers, np.int64), np.array(keys, np.uint64), rejected)
 
     def _read(self, table: Table) -> Iterator[tuple[int, int, int, Group | Unusable]]:
-        """Every row: its place, its number, its key, and what it is. However far it is read, the columns that were met
-        and not read are named."""
+        """Yield (place, number, key, group or rejection) of every row, then warn of unread columns."""
         try:
             yield from self._read_all(table)
-        finally:
+        finally:  # also if the caller stops early
             self._warn_of_unread()
 
     def _read_all(self, table: Table) -> Iterator[tuple[int, int, int, Group | Unusable]]:
-        malformed: list[tuple[str, str]] = []  # where, and what is wrong there
+        malformed: list[tuple[str, str]] = []  # (location, fault)
         used = 0
-        limit = FIRST_ROWS if self.form.for_training else MAX_FAULTS
-        unseen = set((self.form.columns | self.columns).values()) | self.ignored
+        limit = FIRST_ROWS if self.row_format.for_training else MAX_FAULTS
+        unseen = set((self.row_format.columns | self.columns).values()) | self.ignored
         for place, number, raw in table.scan():
             key, row_id = MALFORMED, table.row_id(number)
             try:
@@ -210,17 +217,17 @@ class Partition:
                 group = self._parse(table, number, row)
                 key, row_id = self._key(group), group.id
                 self._check(group, where=table.where(number))
-            except RowRejected as loss:
-                if key == MALFORMED and not isinstance(loss, _RefusedRows):
+            except RowRejected as rejection:
+                if key == MALFORMED and not isinstance(rejection, _RejectedByAdapter):
                     where = table.where(number)
-                    malformed.append((where, loss.detail.removeprefix(f"{where}: ")))
+                    malformed.append((where, rejection.detail.removeprefix(f"{where}: ")))
                     if len(malformed) >= limit:
                         self._raise_faults(malformed, used=used)
                         malformed.pop()
                 else:
                     used += 1
-                # Its words alone: the error itself would keep the row in memory, through its traceback.
-                yield place, number, key, Unusable(key, row_id, loss.reason, loss.detail)
+                # Only the texts are kept: the traceback of the exception would keep the row in memory.
+                yield place, number, key, Unusable(key, row_id, rejection.reason, rejection.detail)
             else:
                 used += 1
                 yield place, number, key, group
@@ -229,49 +236,75 @@ class Partition:
             raise DataError(f"{table.label}: no row has the column {', '.join(sorted(unseen))}, which `columns` names")
 
     def _warn_of_unread(self) -> None:
-        """Names the columns that nothing reads, each once."""
-        report = self.form.report if self.shape is None else self._shape_report
-        fresh = [name for name in report.unread if name not in self._named]
-        if fresh:
-            self._named.update(fresh)
-            logger.warning("source '%s': columns that are not read: %s", self.name, shown_names(fresh))
+        """Log the columns that are not read, each only once."""
+        report = self.row_format.report if self.adapter is None else self._adapter_report
+        new = [name for name in report.unread if name not in self._warned]
+        if new:
+            self._warned.update(new)
+            logger.warning("source '%s': columns that are not read: %s", self.name, shown_names(new))
 
     def _check(self, group: Group, *, where: str) -> None:
-        if self.form.for_training:
+        if self.row_format.for_training:
             with located(where):
                 check_usable(group)
 
     def _raise_faults(self, malformed: Sequence[tuple[str, str]], *, used: int) -> None:
-        """Rows to be scored must all be well-formed. Of those to train on some may be lost and are counted; where all
-        of the first ones are malformed, the columns have other names, or it is another data set.
+        """Raise an error for malformed rows.
+
+        Rows for scoring must all be well-formed. Malformed rows for training are only counted, unless no row is usable:
+        then the columns probably have other names.
 
         Args:
-            used: rows so far that are not malformed.
+            malformed: pairs of (location, fault).
+            used: the number of rows so far that are not malformed.
         """
-        if not malformed or (self.form.for_training and used):
+        if not malformed or (self.row_format.for_training and used):
             return
         if len(malformed) == 1:
             raise DataError(": ".join(malformed[0]))
         more = " or more" if len(malformed) >= MAX_FAULTS else ""
-        places: dict[str, list[str]] = {}  # of rows with the same fault, which is said once
-        for where, what in malformed[:MAX_FAULTS]:
-            places.setdefault(what, []).append(where)
-        listed = "\n".join(
-            f"  {where[0]}: {what}" + (f" (and {len(where) - 1} more such rows)" if len(where) > 1 else "")
-            for what, where in places.items()
-        )
-        raise DataError(f"{min(len(malformed), MAX_FAULTS)}{more} malformed rows:\n{listed}")
+        locations: dict[str, list[str]] = {}  # by fault, because the same fault in many rows is shown once
+        for where, fault in malformed[:MAX_FAULTS]:
+            locations.setdefault(fault, []).append(where)
+        lines = []
+        for fault, places in locations.items():
+            others = f" (and {len(places) - 1} more such rows)" if len(places) > 1 else ""
+            lines.append(f"  {places[0]}: {fault}{others}")
+        raise DataError("\n".join([f"{min(len(malformed), MAX_FAULTS)}{more} malformed rows:", *lines]))
 
     def _warn_of_overlap(self, indices: Mapping[Split, RowIndex]) -> None:
-        """Parts with files of their own are taken as they are; a prompt that is in two of them is said."""
+        """Log prompts that are in two splits, which is possible only for splits with tables of their own."""
         for split in self.tables:
             if split != "train":
                 shared = int(np.isin(indices[split].keys, indices["train"].keys).sum())
                 if shared:
                     logger.warning(
-                        "source '%s': %d of %d rows of the %s part have a prompt that is trained on too",
+                        "source '%s': %d of %d rows of the %s split have a prompt that is also in the train split",
                         self.name, shared, len(indices[split].keys), split,
                     )  # fmt: skip
+
+
+def open_splits(
+    open_table: Callable[[str], Table], *, train: str, held_out: Mapping[Split, float | str]
+) -> tuple[dict[Split, Table], dict[Split, float]]:
+    """Open the table of each split that has its own.
+
+    Args:
+        open_table: opens the table of a file or split of a data set.
+        train: the file or split to train on.
+        held_out: for val and test, another file or split, or the fraction of `train` that is held out.
+
+    Returns:
+        The tables, and the fractions of the splits that have none; the arguments of `Partition`.
+    """
+    tables: dict[Split, Table] = {"train": open_table(train)}
+    fractions: dict[Split, float] = {}
+    for split, origin in held_out.items():
+        if isinstance(origin, str):
+            tables[split] = open_table(origin)
+        else:
+            fractions[split] = origin
+    return tables, fractions
 
 
 def _decode(table: Table, number: int, raw: Any) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Where the rows of a table are, and the hash of its prompt by which a row is put into a part."""
+"""An index of the rows of a table: their places, and the hash of the prompt that assigns a row to a split."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL.Image
 
-from basereward.data.schema.group import ArchivedImage, Group, Image
+from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MALFORMED = 2**64 - 1  # the key of a row without a prompt to hash: such rows are counted with the training part
+MALFORMED = 2**64 - 1  # the key of a row whose prompt cannot be read; as the largest key it belongs to train
 
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A row that makes no group. One without a prompt that could be read has the key `MALFORMED`."""
+    """A row that gives no group. If its prompt cannot be read, the key is `MALFORMED`."""
 
     key: int
     id: str
@@ -29,28 +29,42 @@ class Unusable:
 
 @dataclass
 class RowIndex:
-    """Where the usable rows of a table are; the arrays have one entry a row."""
+    """The usable rows of a table, and the rejected ones. All arrays have the shape `(N,)`.
+
+    Attributes:
+        places: the arguments of `Table.read`.
+        numbers: the arguments of `Table.where`.
+        keys: hashes of the prompts; see `prompt_key`.
+        rejected: the rows that give no group.
+    """
 
     places: NDArray[np.int64]
     numbers: NDArray[np.int64]
     keys: NDArray[np.uint64]
-    lost: list[Unusable] = field(default_factory=list)
+    rejected: list[Unusable] = field(default_factory=list)
 
     def between(self, low: float, high: float) -> RowIndex:
-        """The rows whose key, taken as a number from 0 to 1, is in [low, high)."""
-        shares = self.keys.astype(np.float64) / 2**64
-        chosen = (shares >= low) & ((shares < high) | (high >= 1))
-        lost = [row for row in self.lost if low <= row.key / 2**64 and (row.key / 2**64 < high or high >= 1)]
-        return RowIndex(self.places[chosen], self.numbers[chosen], self.keys[chosen], lost)
+        """Select the rows with `low <= key / 2**64 < high`."""
+        # Keys close to 2**64 round to 1.0, so the upper bound 1 includes it.
+        fractions = self.keys.astype(np.float64) / 2**64
+        chosen = (fractions >= low) & ((fractions < high) | (high >= 1))
+        rejected = []
+        for row in self.rejected:
+            fraction = row.key / 2**64
+            if low <= fraction and (fraction < high or high >= 1):
+                rejected.append(row)
+        return RowIndex(self.places[chosen], self.numbers[chosen], self.keys[chosen], rejected)
 
 
 def prompt_key(group: Group, *, seed: int, root: str) -> int:
-    """A hash of the prompt's turns and images, 64 bits.
+    """Hash the turns and images of a prompt to 64 bits.
 
     Args:
-        root: the folder of the images, which does not count.
+        group: the group.
+        seed: the key of the hash; another seed gives another split of the data.
+        root: the folder of the images. It is left out of the hash, so that a moved data set has the same splits.
     """
-    turns = [(turn.role, [part.text for part in turn.parts]) for turn in group.prompt]
+    turns = role_texts(group.prompt)
     digest = hashlib.blake2b(repr(turns).encode(), digest_size=8, key=str(seed).encode())
     for image in group.images:
         digest.update(_identity(image, root=root))
@@ -58,7 +72,7 @@ def prompt_key(group: Group, *, seed: int, root: str) -> int:
 
 
 def _identity(image: Image, *, root: str) -> bytes:
-    """What makes two images the same: their path below the root or in their archive, or their content."""
+    """Hash the path of an image below the root or in its archive, or its content if it has no path."""
     if isinstance(image, bytes):
         return hashlib.blake2b(image).digest()
     if isinstance(image, PIL.Image.Image):

@@ -1,4 +1,4 @@
-"""Prompts with two pictures of digits: for tests of several images in one prompt."""
+"""Prompts with two images of digits, to test prompts with several images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from annotated_types import Interval
 
 from basereward.data.schema.group import IMAGE, Group, Part, RejectedRow, Split, Turn
 from basereward.data.sources import LazyGroups
-from basereward.data.sources.digits import draw, prefer_true, split_pictures, tell, true_digit
+from basereward.data.sources.digits import annotations, draw, prefer_true, split_pictures, true_digit
 from basereward.errors import DataError
 
-# Question -> whether it asks for the larger digit.
+# Question -> whether the larger digit is the answer.
 COMPARISONS = {
     "Which of the two pictures shows the larger digit?": True,
     "In which picture is the digit larger?": True,
@@ -28,13 +28,19 @@ DIGIT_WORDINGS = ("It is {n}.", "The {place} picture shows {n}.", "{n}")
 
 
 class DigitPairs:
-    """Two scanned digits that differ, and a question: which is larger or smaller, or what the first or second is.
+    """Two different scanned digits and a question: which one is larger or smaller, or what the first or second one is.
 
-    One response is right and one wrong; the wrong one names the other picture, or the other picture's digit. A part's
-    pictures are in no other part, and are those of `Digits` with the same `seed`. `side` is in pixels, sizes in groups.
+    One response is right and one is wrong; the wrong one names the other image or its digit. Each image is in one split
+    only, the same as in `Digits` with the same `seed`.
+
+    Args:
+        name: the name of the source.
+        size, val_size, test_size: the number of groups of each split.
+        side: width and height of the images, in pixels.
+        seed: determines the splits, the questions and the answers.
 
     Raises:
-        DataError: an argument is out of its range.
+        DataError: an argument is out of range.
     """
 
     def __init__(
@@ -49,7 +55,7 @@ class DigitPairs:
     ) -> None:
         if min(size, val_size, test_size) < 0 or side < 8:
             raise DataError(
-                f"source '{name}': sizes {size}, {val_size}, {test_size} must be 0 or more and side={side} 8"
+                f"source '{name}': sizes {size}, {val_size}, {test_size} must be at least 0 and side={side} at least 8"
             )
         self.name = name
         self.sizes: dict[Split, int] = {"train": size, "val": val_size, "test": test_size}
@@ -60,8 +66,8 @@ class DigitPairs:
     def groups(self, split: Split) -> Sequence[Group]:
         return LazyGroups(partial(self._group, split), count=self.sizes[split])
 
-    def lost(self, split: Split) -> list[RejectedRow]:
-        """None: every pair makes a group."""
+    def rejected(self, split: Split) -> list[RejectedRow]:
+        """Return no rows: every pair gives a group."""
         return []
 
     def _group(self, split: Split, index: int) -> Group:
@@ -69,29 +75,31 @@ class DigitPairs:
         pictures = rng.sample(self.pictures[split], 2)
         while true_digit(pictures[0]) == true_digit(pictures[1]):
             pictures = rng.sample(self.pictures[split], 2)
-        question, said = _ask([true_digit(picture) for picture in pictures], rng)
-        truth = [True, False]
-        if rng.random() < 0.5:
-            said, truth = said[::-1], truth[::-1]
+        digits = [true_digit(picture) for picture in pictures]
+        question, responses = _question(digits, rng)
+        is_true = [True, False]
+        if rng.random() < 0.5:  # so that the place of a response says nothing about its truth
+            responses, is_true = responses[::-1], is_true[::-1]
         return Group(
             id=f"{self.name}/{split}/{index}",
             source=self.name,
             prompt=(Turn("user", (IMAGE, IMAGE, Part(question))),),
-            responses=tuple(said),
-            preferences=prefer_true(truth),
-            **tell(f"They show {' and '.join(str(true_digit(picture)) for picture in pictures)}", truth),
+            responses=tuple(responses),
+            preferences=prefer_true(is_true),
+            **annotations(f"They show {' and '.join(map(str, digits))}", is_true),
             images=tuple(draw(picture, side=self.side) for picture in pictures),
         )
 
 
-def _ask(digits: list[int], rng: random.Random) -> tuple[str, list[str]]:
-    """A question of the two digits, its right answer and a wrong one."""
+def _question(digits: list[int], rng: random.Random) -> tuple[str, list[str]]:
+    """Draw a question about two digits; return it with its right and a wrong answer."""
     if rng.random() < 0.5:
         question, wants_larger = rng.choice(list(COMPARISONS.items()))
         right = int((digits[1] > digits[0]) == wants_larger)
-        return question, [rng.choice(PLACE_WORDINGS).format(place=PLACES[place]) for place in (right, 1 - right)]
+        answers = [rng.choice(PLACE_WORDINGS).format(place=PLACES[place]) for place in (right, 1 - right)]
+        return question, answers
     place = rng.randrange(2)
     question = rng.choice(READINGS).format(place=PLACES[place])
-    return question, [
-        rng.choice(DIGIT_WORDINGS).format(n=digit, place=PLACES[place]) for digit in (digits[place], digits[1 - place])
-    ]
+    right_and_wrong = (digits[place], digits[1 - place])
+    answers = [rng.choice(DIGIT_WORDINGS).format(n=digit, place=PLACES[place]) for digit in right_and_wrong]
+    return question, answers

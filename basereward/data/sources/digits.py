@@ -1,7 +1,8 @@
-"""The embedded picture data: scanned handwritten digits, each with several true and false answers."""
+"""The embedded image data: scanned handwritten digits, each with several true and false answers."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from functools import cache, partial
@@ -26,8 +27,7 @@ QUESTIONS = (
     "Read the digit.",
     "What does the picture show?",
 )
-# True and false answers draw from the same wordings, each at most once a group, so that a wording says nothing about
-# truth.
+# True and false answers use the same wordings, each at most once per group, so that a wording says nothing about truth.
 WORDINGS = (
     "This is {a} {number}.",
     "The digit is {number}.",
@@ -40,15 +40,24 @@ WORDINGS = (
 
 
 class Digits:
-    """Scikit-learn's 1,797 scanned digits as pictures, each with `answers` responses: `true_answers` right ones.
+    """Scikit-learn's 1,797 scanned digits as images, each with right and wrong answers to a question about it.
 
-    Every right response is preferred to every wrong one; with `graded` all are ranked by how far they are from the
-    digit, those as far tie, and margins are the ninths by which one is farther than the other. The parts hold different
-    pictures, drawn by `seed`. In training a picture comes `copies` times, each time with another question and other
-    answers. Pictures are `side` pixels wide and high.
+    Every right answer is preferred to every wrong one. Each image is in one split only.
+
+    Args:
+        name: the name of the source.
+        answers: the number of responses of a group.
+        true_answers: the number of right ones among them.
+        side: width and height of the images, in pixels.
+        size: the number of images to train on; null: all that are not held out.
+        val_size, test_size: the number of images of the val and test splits.
+        copies: how often each training image is used, each time with another question and other answers.
+        graded: whether to rank all answers by their distance from the digit. Answers with equal distances tie, and
+            margins are the difference of the distances divided by 9, the largest possible one.
+        seed: determines the splits, the questions and the answers.
 
     Raises:
-        DataError: an argument is out of its range.
+        DataError: an argument is out of range.
     """
 
     def __init__(
@@ -67,8 +76,8 @@ class Digits:
     ) -> None:
         if not 1 <= true_answers < answers <= len(WORDINGS):
             raise DataError(
-                f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one must "
-                f"be true and one false, and there are {len(WORDINGS)} wordings, each used once a group"
+                f"source '{name}': answers={answers} and true_answers={true_answers} do not fit: at least one answer "
+                f"must be true and one false, and at most {len(WORDINGS)} answers have different wordings"
             )
         if side < 8 or copies < 1:
             raise DataError(f"source '{name}': side={side} must be at least 8 and copies={copies} at least 1")
@@ -82,7 +91,7 @@ class Digits:
         self.pictures = split_pictures(name, val_size=val_size, test_size=test_size, seed=seed)
         if size is not None and not 0 < size <= len(self.pictures["train"]):
             raise DataError(
-                f"source '{name}': size={size}; there are 1 to {len(self.pictures['train'])} pictures for training"
+                f"source '{name}': size={size}; allowed are 1 to {len(self.pictures['train'])} images for training"
             )
         self.pictures["train"] = self.pictures["train"][:size]
 
@@ -90,8 +99,8 @@ class Digits:
         copies = self.copies if split == "train" else 1
         return LazyGroups(partial(self._group, split), count=len(self.pictures[split]) * copies)
 
-    def lost(self, split: Split) -> list[RejectedRow]:
-        """None: every picture makes a group."""
+    def rejected(self, split: Split) -> list[RejectedRow]:
+        """Return no rows: every image gives a group."""
         return []
 
     def _group(self, split: Split, index: int) -> Group:
@@ -100,49 +109,56 @@ class Digits:
         rng = random.Random(f"digits/{self.seed}/{picture}/{copy}")
         digit = true_digit(picture)
         others = rng.sample([d for d in range(10) if d != digit], self.answers - self.true_answers)
-        said = [digit] * self.true_answers + others
-        rng.shuffle(said)
+        answered = [digit] * self.true_answers + others
+        rng.shuffle(answered)
         wordings = rng.sample(WORDINGS, self.answers)
         question = rng.choice(QUESTIONS)
-        truth = [d == digit for d in said]
+        is_true = [d == digit for d in answered]
         return Group(
             id=f"{self.name}/{picture}" + (f"/{copy}" if copy else ""),
             source=self.name,
             prompt=(Turn("user", (IMAGE, Part(question))),),
-            responses=tuple(word_digit(d, wording) for d, wording in zip(said, wordings, strict=True)),
-            preferences=grade([abs(d - digit) for d in said]) if self.graded else prefer_true(truth),
+            responses=tuple(word_digit(d, wording) for d, wording in zip(answered, wordings, strict=True)),
+            preferences=grade([abs(d - digit) for d in answered]) if self.graded else prefer_true(is_true),
             images=(draw(picture, side=self.side),),
-            **tell(f"It shows {digit}", truth),
+            **annotations(f"It shows {digit}", is_true),
         )
 
 
-def tell(fact: str, truth: Sequence[bool]) -> dict[str, Any]:
-    """What there is to say of true and false answers: critiques, ratings, and reasoning on every pair of a true and a
-    false one, in both orders.
+def annotations(fact: str, is_true: Sequence[bool]) -> dict[str, Any]:
+    """Make critiques, ratings and reasonings for true and false answers.
 
-    >>> told = tell("It shows 7", [True, False])
-    >>> told["critiques"], told["ratings"], told["reasonings"][1].text
+    Every pair of a true and a false answer gets a reasoning, in both orders.
+
+    >>> fields = annotations("It shows 7", [True, False])
+    >>> fields["critiques"], fields["ratings"], fields["reasonings"][1].text
     (('It shows 7: right.', 'It shows 7: wrong.'), (1.0, 0.0), 'It shows 7: 1 is wrong, 2 is right.')
     """
-    words = [("wrong", "right")[each] for each in truth]
-    pairs = [pair for p in prefer_true(truth) for pair in ((p.winner, p.loser), (p.loser, p.winner))]
+    words = ["right" if true else "wrong" for true in is_true]
+    reasonings = []
+    for preference in prefer_true(is_true):
+        for i, j in ((preference.winner, preference.loser), (preference.loser, preference.winner)):
+            reasonings.append(Reasoning(i, j, f"{fact}: 1 is {words[i]}, 2 is {words[j]}."))
     return {
         "critiques": tuple(f"{fact}: {word}." for word in words),
-        "ratings": tuple(float(each) for each in truth),
-        "reasonings": tuple(Reasoning(i, j, f"{fact}: 1 is {words[i]}, 2 is {words[j]}.") for i, j in pairs),
+        "ratings": tuple(map(float, is_true)),
+        "reasonings": tuple(reasonings),
     }
 
 
 def split_pictures(name: str, *, val_size: int, test_size: int, seed: int) -> dict[Split, tuple[int, ...]]:
-    """Which pictures each part holds, by a permutation that `seed` fixes.
+    """Assign the scans to the splits by a random permutation.
+
+    Returns:
+        The indices of the scans of each split.
 
     Raises:
-        DataError: nothing would be left for training, or a size is below zero.
+        DataError: no scan would be left for training, or a size is negative.
     """
     if min(val_size, test_size) < 0 or val_size + test_size >= NUM_PICTURES:
         raise DataError(
             f"source '{name}': val_size={val_size} and test_size={test_size} must be 0 or more, and together less than "
-            f"the {NUM_PICTURES} pictures that there are"
+            f"{NUM_PICTURES}, the number of images"
         )
     order = list(range(NUM_PICTURES))
     random.Random(f"digits/{seed}").shuffle(order)
@@ -154,32 +170,34 @@ def split_pictures(name: str, *, val_size: int, test_size: int, seed: int) -> di
     }
 
 
-def prefer_true(truth: Sequence[bool]) -> tuple[Preference, ...]:
-    """Every true response before every false one.
+def prefer_true(is_true: Sequence[bool]) -> tuple[Preference, ...]:
+    """Prefer every true response to every false one.
 
     >>> [(p.winner, p.loser) for p in prefer_true([False, True, True])]
     [(1, 0), (2, 0)]
     """
-    return tuple(Preference(i, j) for i in range(len(truth)) if truth[i] for j in range(len(truth)) if not truth[j])
+    true = [i for i, value in enumerate(is_true) if value]
+    false = [i for i, value in enumerate(is_true) if not value]
+    return tuple(itertools.starmap(Preference, itertools.product(true, false)))
 
 
 def grade(distances: Sequence[int]) -> tuple[Preference, ...]:
-    """Every response before those that are farther from the truth, with ties and margins.
+    """Prefer responses that are closer to the truth, with margins; equal distances are ties.
 
     >>> [(p.winner, p.loser, p.tie, p.margin) for p in grade([3, 0, 3])]
     [(1, 0, False, 0.3333333333333333), (0, 2, True, None), (1, 2, False, 0.3333333333333333)]
     """
-    found = []
-    for later in range(len(distances)):
-        for one in range(later):
-            near, far = sorted((one, later), key=lambda place: distances[place])
-            more = distances[far] - distances[near]
-            found.append(Preference(near, far, margin=more / 9 if more else None, tie=not more))
-    return tuple(found)
+    preferences = []
+    for second in range(len(distances)):
+        for first in range(second):
+            near, far = sorted((first, second), key=lambda index: distances[index])
+            gap = distances[far] - distances[near]
+            preferences.append(Preference(near, far, margin=gap / 9 if gap else None, tie=not gap))
+    return tuple(preferences)
 
 
 def word_digit(digit: int, wording: str) -> str:
-    """A wording filled in.
+    """Fill a digit into a wording.
 
     >>> word_digit(8, "This is {a} {number}.")
     'This is an 8.'
@@ -188,20 +206,20 @@ def word_digit(digit: int, wording: str) -> str:
 
 
 def draw(picture: int, *, side: int) -> PIL.Image.Image:
-    """The scan as an RGB picture of side x side pixels, white on black."""
+    """Convert a scan to an RGB image of `side` x `side` pixels, white on black."""
     scan = _scans()[0][picture]
     grey = PIL.Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8))  # the 8 x 8 scans have 17 shades, 0 to 16
     return grey.resize((side, side), PIL.Image.Resampling.BICUBIC).convert("RGB")
 
 
 def true_digit(picture: int) -> int:
-    """What the scan shows, 0 to 9."""
+    """Return the digit that a scan shows, 0 to 9."""
     return int(_scans()[1][picture])
 
 
 @cache
 def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    from sklearn.datasets import load_digits  # a second to import; only when a picture is drawn
+    from sklearn.datasets import load_digits  # takes a second to import, so only when an image is drawn
 
     data = load_digits()
     return data.images, data.target

@@ -1,4 +1,4 @@
-"""Text-only questions of size, "Which is larger, 47 or 52?": the embedded text data."""
+"""The embedded text data: questions that compare numbers, such as "Which is larger, 47 or 52?"."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from annotated_types import Interval
 
 from basereward.data.schema.group import SPLITS, Group, Part, RejectedRow, Split, Turn
 from basereward.data.sources import LazyGroups
-from basereward.data.sources.digits import prefer_true, tell
+from basereward.data.sources.digits import annotations, prefer_true
 from basereward.errors import DataError
 
-HELD_OUT = 0.1  # share of all sets of numbers that belongs to each of val and test
-TRIES = 1000  # draws in a row that give nothing new before the source is said to be exhausted
+HELD_OUT = 0.1  # fraction of all sets of numbers that belongs to each of val and test
+TRIES = 1000  # consecutive draws without a new question after which the source counts as exhausted
 
-# `{is}` is larger or smaller of two numbers, largest or smallest of more. True and false answers are worded alike.
+# `{is}` is "larger" or "smaller" for two numbers, and "the largest" or "the smallest" for more. True and false answers
+# use the same wordings, so that a wording says nothing about truth.
 QUESTIONS = (
     "Which is {is}, {list}?",
     "Which number is {is}: {list}?",
@@ -30,20 +31,28 @@ DEGREES = {True: ("larger", "largest"), False: ("smaller", "smallest")}
 
 
 class Question(NamedTuple):
-    """What one group asks: the numbers in their order, and whether the largest or the smallest is wanted."""
+    """A question: the numbers in their order, and whether the largest or the smallest one is the answer."""
 
     numbers: tuple[int, ...]
     wants_largest: bool
 
 
 class Numbers:
-    """Questions which of two to four numbers (`lowest` to `below` - 1) is larger or smaller, answered with each.
+    """Questions which of two to four numbers is the largest or smallest; each number is a response.
 
-    The right answer is preferred to each wrong one. A set of numbers belongs to one part only, whatever the order and
-    the question; no question comes twice. `size`, `val_size` and `test_size` are the numbers of groups.
+    The right answer is preferred to each wrong one. A set of numbers is in one split only, in any order and with any
+    question, and no question is repeated.
+
+    Args:
+        name: the name of the source.
+        size, val_size, test_size: the number of groups of each split.
+        counts: how many numbers a question has; the questions alternate between these.
+        lowest: the smallest possible number.
+        below: the largest possible number plus 1.
+        seed: determines the splits and the questions.
 
     Raises:
-        DataError: an argument is out of its range, or there are fewer different questions than were asked for.
+        DataError: an argument is out of range, or there are fewer different questions than requested.
     """
 
     def __init__(
@@ -60,8 +69,8 @@ class Numbers:
     ) -> None:
         if not counts or not 2 <= min(counts) <= max(counts) <= min(4, below - lowest) or lowest < 0:
             raise DataError(
-                f"source '{name}': counts={list(counts)} must be 2, 3 or 4, and no more than there are "
-                f"numbers from lowest={lowest} to below={below} - 1"
+                f"source '{name}': counts={list(counts)} must be 2, 3 or 4, and at most the number of integers from "
+                f"lowest={lowest} to below={below} - 1"
             )
         if min(size, val_size, test_size) < 0:
             raise DataError(f"source '{name}': sizes {size}, {val_size}, {test_size} must be 0 or more")
@@ -75,8 +84,8 @@ class Numbers:
     def groups(self, split: Split) -> Sequence[Group]:
         return LazyGroups(partial(self._group, split), count=len(self._questions[split]))
 
-    def lost(self, split: Split) -> list[RejectedRow]:
-        """None: every question makes a group."""
+    def rejected(self, split: Split) -> list[RejectedRow]:
+        """Return no rows: every question gives a group."""
         return []
 
     @cached_property
@@ -91,15 +100,15 @@ class Numbers:
             count = self.counts[len(seen) % len(self.counts)]
             question = Question(tuple(rng.sample(range(self.lowest, self.below), count)), rng.random() < 0.5)
             tries += 1
-            if question not in seen and _part(question.numbers, seed=self.seed) == split:
+            if question not in seen and _split_of(question.numbers, seed=self.seed) == split:
                 seen.add(question)
                 tries = 0
                 yield question
             elif tries == TRIES:
                 raise DataError(
-                    f"source '{self.name}': the {split} part has only about {len(seen)} questions of "
-                    f"{list(self.counts)} numbers of {self.lowest} to {self.below - 1}, not "
-                    f"{self.sizes[split]}; raise `below` or ask for fewer"
+                    f"source '{self.name}': the {split} split has only about {len(seen)} questions of "
+                    f"{list(self.counts)} numbers from {self.lowest} to {self.below - 1}, not "
+                    f"{self.sizes[split]}; raise `below` or lower the size"
                 )
 
     def _group(self, split: Split, index: int) -> Group:
@@ -109,19 +118,20 @@ class Numbers:
         listed = ", ".join(map(str, numbers[:-1])) + f" or {numbers[-1]}"
         text = rng.choice(QUESTIONS).format(**{"is": degree if len(numbers) == 2 else f"the {degree}", "list": listed})
         right = max(numbers) if wants_largest else min(numbers)
-        said = rng.sample(numbers, len(numbers))
+        answered = rng.sample(numbers, len(numbers))
+        is_true = [n == right for n in answered]
         return Group(
             id=f"{self.name}/{split}/{index}",
             source=self.name,
             prompt=(Turn("user", (Part(text),)),),
-            responses=tuple(rng.choice(WORDINGS).format(n=n) for n in said),
-            preferences=prefer_true([n == right for n in said]),
-            **tell(f"The {degree} is {right}", [n == right for n in said]),
+            responses=tuple(rng.choice(WORDINGS).format(n=n) for n in answered),
+            preferences=prefer_true(is_true),
+            **annotations(f"The {degree} is {right}", is_true),
         )
 
 
-def _part(numbers: Sequence[int], *, seed: int) -> Split:
-    """The part that a set of numbers belongs to, whatever their order."""
+def _split_of(numbers: Sequence[int], *, seed: int) -> Split:
+    """Return the split of a set of numbers, independent of their order."""
     digest = hashlib.sha256(f"{seed}/{sorted(numbers)}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     return "test" if share < HELD_OUT else "val" if share < 2 * HELD_OUT else "train"

@@ -1,4 +1,4 @@
-"""Forward passes cut from a stream of groups, the same ones whatever the number of processes that load them."""
+"""Micro-batches of a stream of groups; they do not depend on the number of worker processes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group, RejectedRow
 from basereward.data.schema.rejections import RowRejected
-from basereward.data.streaming.stream import GroupStream, Met, StreamItem
+from basereward.data.streaming.stream import GroupStream, StreamItem, StreamPosition
 from basereward.errors import DataError
 
-FAR = 100  # groups that are looked at for one that can be used
+MAX_LOOKAHEAD = 100  # groups that are tried as a replacement before the stream counts as unusable
 
 
-class StreamedPasses(IterableDataset[TreeBatch]):
-    """The forward passes of one stage of a run, from the first that is not done.
+class StreamedMicroBatches(IterableDataset[TreeBatch]):
+    """The micro-batches of one stage of a run, from the first one that is not done.
 
-    Every worker reads the whole stream and encodes the passes that are its own. A group that cannot be encoded is left
-    out of its pass, and told with it; a pass that has no other takes the next group of the stream that can be, which
-    then comes twice.
+    Every worker reads the whole stream and encodes only its own micro-batches. A group that cannot be encoded is left
+    out and added to the batch's rejected rows. If no group of a micro-batch can be encoded, it gets the next usable
+    group of the stream, which is then used twice.
 
     Args:
-        groups: groups a pass on one rank.
-        forwards: the passes of the stage; over all ranks each has `ranks` parts.
-        forwards_per_step: passes of an optimizer step; the stage begins and ends with a step.
-        done: passes of the run that are done.
+        stream: the groups.
+        encoder: encodes groups.
+        layout: the layout of the batches.
+        groups: groups per micro-batch on one rank.
+        forwards: the indices of the stage's micro-batches.
+        forwards_per_step: micro-batches per optimizer step; a stage begins and ends with a step.
+        done: micro-batches of the run that are done.
+        rank: this process.
+        ranks: processes that train together.
     """
 
     def __init__(
@@ -57,81 +62,89 @@ class StreamedPasses(IterableDataset[TreeBatch]):
         self.ranks = ranks
 
     def __len__(self) -> int:
-        """Of the whole stage, as Lightning counts the passes of one that goes on."""
+        """Return the length of the whole stage: Lightning counts the batches of a resumed epoch from its beginning."""
         return len(self.forwards)
 
     def __iter__(self) -> Iterator[TreeBatch]:
         worker = get_worker_info()
-        mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        met = Met()
-        items = _Ahead(self.stream.items(met))
+        worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        position = StreamPosition()
+        items = _Lookahead(self.stream.items(position))
         for step in range(0, self.forwards.stop, self.forwards_per_step):
-            # Groups of the whole step are drawn before its first pass: its loss needs to know how many there are.
-            drawn = [(*_take(items, self.groups), met.copy()) for _ in range(self.forwards_per_step * self.ranks)]
-            counts = [group_counts(group.preferences) for groups, _, _ in drawn for group in groups]
-            for place, (groups, lost, met_by_then) in enumerate(drawn):
-                number, rank = step + place // self.ranks, place % self.ranks
-                if number >= self.first and (number - self.first) % workers == mine and rank == self.rank:
-                    batch = self._batch(groups, lost, items)
-                    yield replace(batch, lost=lost, met=met_by_then, step_counts=counts)
+            # The groups of the whole step are drawn before its first micro-batch, because the loss is divided by their
+            # number.
+            drawn = []
+            counts = []
+            for _ in range(self.forwards_per_step * self.ranks):
+                groups, rejected = _take(items, self.groups)
+                drawn.append((groups, rejected, position.copy()))
+                counts += [group_counts(group.preferences) for group in groups]
+            for place, (groups, rejected, position_then) in enumerate(drawn):
+                index, rank = step + place // self.ranks, place % self.ranks
+                if index >= self.first and (index - self.first) % workers == worker_id and rank == self.rank:
+                    batch = self._batch(groups, rejected, items)
+                    yield replace(batch, rejected=rejected, stream_position=position_then, step_counts=counts)
 
-    def _batch(self, groups: list[Group], lost: list[RejectedRow], items: _Ahead) -> TreeBatch:
-        """The batch of a pass; what cannot be encoded is added to `lost`."""
+    def _batch(self, groups: list[Group], rejected: list[RejectedRow], items: _Lookahead) -> TreeBatch:
+        """Encode a micro-batch; groups that cannot be encoded are appended to `rejected`."""
         results = [self._encoded(group) for group in groups]
-        lost += [result for result in results if isinstance(result, RejectedRow)]
+        rejected += [result for result in results if isinstance(result, RejectedRow)]
         encoded = [result for result in results if isinstance(result, EncodedGroup)]
         if not encoded:
-            encoded = [self._stand_in(items)]
+            encoded = [self._replacement(items)]
         return collate(encoded, layout=self.layout, pad_id=self.encoder.pad_id)
 
     def _encoded(self, group: Group) -> EncodedGroup | RejectedRow:
         try:
             return self.encoder(group, taught=True)
-        except RowRejected as loss:
-            return RejectedRow(group.source, "train", group.id, loss.reason, loss.detail)
+        except RowRejected as rejection:
+            return RejectedRow(group.source, "train", group.id, rejection.reason, rejection.detail)
 
-    def _stand_in(self, items: _Ahead) -> EncodedGroup:
+    def _replacement(self, items: _Lookahead) -> EncodedGroup:
+        """Encode the next usable group of the stream without taking it."""
         faults = []
-        for group in items.look(FAR):
+        for group in items.peek(MAX_LOOKAHEAD):
             result = self._encoded(group)
             if isinstance(result, EncodedGroup):
                 return result
             faults.append(f"  {result.id}: {result.reason}, {result.detail}")
-        raise DataError("\n".join([f"of {FAR} groups in a row none can be used; the first:", *faults[:3]]))
+        raise DataError(
+            "\n".join([f"none of {MAX_LOOKAHEAD} consecutive groups can be used; the first ones:", *faults[:3]])
+        )
 
 
-class _Ahead(Iterator[StreamItem]):
-    """Items that can be looked at before they are taken."""
+class _Lookahead(Iterator[StreamItem]):
+    """An iterator whose next items can be inspected without taking them."""
 
     def __init__(self, items: Iterator[StreamItem]) -> None:
         self._items = items
-        self._seen: deque[StreamItem] = deque()
+        self._peeked: deque[StreamItem] = deque()
 
     def __next__(self) -> StreamItem:
-        return self._seen.popleft() if self._seen else next(self._items)
+        return self._peeked.popleft() if self._peeked else next(self._items)
 
-    def look(self, number: int) -> Iterator[Group]:
-        """The next groups; they stay where they are."""
-        place = found = 0
-        while found < number:
-            if place == len(self._seen):
-                self._seen.append(next(self._items))
-            item = self._seen[place]
+    def peek(self, number: int) -> Iterator[Group]:
+        """Yield the next `number` groups without taking them."""
+        place = groups = 0
+        while groups < number:
+            if place == len(self._peeked):
+                self._peeked.append(next(self._items))
+            item = self._peeked[place]
             place += 1
             if isinstance(item, Group):
-                found += 1
+                groups += 1
                 yield item
 
 
 def _take(items: Iterator[StreamItem], number: int) -> tuple[list[Group], list[RejectedRow]]:
-    """The next groups, and the lost rows that are met before the last of them."""
+    """Take the next `number` groups, and the rejected rows before the last of them."""
     groups: list[Group] = []
-    lost: list[RejectedRow] = []
+    rejected: list[RejectedRow] = []
     for item in items:
         if isinstance(item, RejectedRow):
-            lost.append(item)
+            rejected.append(item)
         else:
             groups.append(item)
             if len(groups) == number:
                 break
-    return groups, lost
+    return groups, rejected

@@ -1,9 +1,8 @@
-"""Groups read from beginning to end, for data sets too large to be gone through before training.
+"""Streams of groups, for data sets that are too large to be read before training.
 
-Nothing is known of such a source before it is read: neither its size nor the lengths of its groups. Its rows come in
-their own order, shuffled within a buffer, and rows that cannot be used are counted as they are met. The order is a
-function of the seed, the weights and the rows alone: where a run was stopped it goes on by reading up to there again,
-which takes the time of reading, not of encoding.
+The size of a stream and the lengths of its groups are unknown. Its rows come in their own order, shuffled within a
+buffer, and rejected rows are counted as they occur. The order is a function of the seed, the weights and the rows only:
+a resumed run reads the rows up to its position again, which takes the time of reading, not of encoding.
 """
 
 from __future__ import annotations
@@ -23,34 +22,37 @@ StreamItem = Group | RejectedRow
 
 @runtime_checkable
 class Streamed(Protocol):
-    """A source that can be read from beginning to end without an index of it."""
+    """A source that can be read sequentially without an index."""
 
     name: str
 
     def stream(self, split: Split) -> Iterator[StreamItem]:
-        """Every row of the part, in order, as a group or as lost."""
+        """Yield every row of a split, in order, as a group or a rejected row."""
         ...
 
 
 @dataclass
-class Met:
-    """How far a stream is read."""
+class StreamPosition:
+    """How far a stream has been read."""
 
-    rows: Counter[str] = field(default_factory=Counter)  # of every source, each row once, lost ones too
-    ended: set[str] = field(default_factory=set)  # sources that were read to their end
+    rows: Counter[str] = field(default_factory=Counter)  # rows read of each source, rejected ones included
+    ended: set[str] = field(default_factory=set)  # sources that have been read completely
 
-    def copy(self) -> Met:
-        return Met(self.rows.copy(), set(self.ended))
+    def copy(self) -> StreamPosition:
+        return StreamPosition(self.rows.copy(), set(self.ended))
 
 
 class GroupStream:
-    """The groups of several streamed sources, mixed by weight and without end.
+    """An endless stream of the groups of several sources, mixed by weight.
 
     Args:
-        sources: by name.
-        weights: the share of each source, one or more of them above 0; None for a single one.
-        buffer: groups of each source that wait to be drawn from at random.
-        seed: of the drawing.
+        sources: the sources by name.
+        weights: the weight of each source, at least one of them above 0; None: equal weights.
+        buffer: the size of the shuffle buffer of each source, in groups.
+        seed: determines the order.
+
+    Raises:
+        DataError: all weights are 0.
     """
 
     def __init__(
@@ -69,34 +71,36 @@ class GroupStream:
             raise DataError("data.mixture.weights are all 0; at least one source must be trained on")
 
     def __iter__(self) -> Iterator[StreamItem]:
-        return self.items(Met())
+        return self.items(StreamPosition())
 
-    def items(self, met: Met) -> Iterator[StreamItem]:
-        """Each source is begun anew when it ends, and drawn in another order.
+    def items(self, position: StreamPosition) -> Iterator[StreamItem]:
+        """Yield groups and rejected rows. A source that ends starts again in another order.
 
-        Among the first N groups every source has its share of N, rounded up or down (the quota method of Balinski and
-        Young).
+        Among the first N groups, each source has its fraction of N, rounded up or down: the quota method of Balinski
+        and Young (1975), https://doi.org/10.1080/00029890.1975.11993911.
 
         Args:
-            met: is kept up to date as far as the stream is read.
+            position: is updated as the stream is read.
         """
+        # Exact fractions, because rounding errors would change the order of the sources.
         weights = {name: Fraction(str(weight)) for name, weight in self.weights.items() if weight}
         total = sum(weights.values())
-        shares = {name: weight / total for name, weight in weights.items()}
-        waiting = {name: self._endless(name, met) for name in shares}
-        drawn = dict.fromkeys(shares, 0)
+        fractions = {name: weight / total for name, weight in weights.items()}
+        streams = {name: self._endless(name, position) for name in fractions}
+        drawn = dict.fromkeys(fractions, 0)
         number = 0
         while True:
             number += 1
-            behind = [name for name, share in shares.items() if drawn[name] < share * number]
-            name = min(behind, key=lambda each: (drawn[each] + 1) / shares[each])
-            for item in waiting[name]:
+            behind = [name for name, fraction in fractions.items() if drawn[name] < fraction * number]
+            name = min(behind, key=lambda source: (drawn[source] + 1) / fractions[source])
+            for item in streams[name]:
                 yield item
                 if isinstance(item, Group):
                     drawn[name] += 1
                     break
 
-    def _endless(self, name: str, met: Met) -> Iterator[StreamItem]:
+    def _endless(self, name: str, position: StreamPosition) -> Iterator[StreamItem]:
+        """Yield the items of a source again and again."""
         turn = 0
         while True:
             rng = random.Random(f"{self.seed}/{name}/{turn}")
@@ -104,17 +108,17 @@ class GroupStream:
             rows = self.sources[name].stream("train")
             for item in _shuffled(rows, size=self.buffer, rng=rng):
                 groups += isinstance(item, Group)
-                met.rows[name] += turn == 0
-                if turn == 0 or isinstance(item, Group):  # a lost row is told once
+                position.rows[name] += turn == 0
+                if turn == 0 or isinstance(item, Group):  # a rejected row is reported only in the first turn
                     yield item
             if not groups:
                 raise DataError(f"source '{name}' has no group that can be trained on")
-            met.ended.add(name)
+            position.ended.add(name)
             turn += 1
 
 
 def _shuffled(items: Iterator[StreamItem], *, size: int, rng: random.Random) -> Iterator[StreamItem]:
-    """The items, each drawn from a buffer of `size` that is kept full; lost ones pass at once."""
+    """Shuffle items within a buffer of `size`; rejected rows are passed on immediately."""
     buffer: list[StreamItem] = []
     for item in items:
         if isinstance(item, RejectedRow) or size <= 1:
@@ -130,8 +134,11 @@ def _shuffled(items: Iterator[StreamItem], *, size: int, rng: random.Random) -> 
 
 
 class StreamHead:
-    """A source of the first groups of the held-out parts of a stream, and the rows that are lost before the last of
-    them; none to train on.
+    """A `Source` with the first groups of the held-out splits of a stream, and no groups to train on.
+
+    Args:
+        source: the streamed source.
+        rows: the largest number of groups of each held-out split.
 
     Raises:
         DataError: the source is malformed, or has no group to train on.
@@ -140,7 +147,7 @@ class StreamHead:
     def __init__(self, source: Streamed, *, rows: int) -> None:
         self.name = source.name
         self._groups: dict[Split, list[Group]] = {split: [] for split in SPLITS}
-        self._lost: dict[Split, list[RejectedRow]] = {split: [] for split in SPLITS}
+        self._rejected: dict[Split, list[RejectedRow]] = {split: [] for split in SPLITS}
         for split in SPLITS[1:]:
             self._read(source, split, rows=rows)
         if not any(isinstance(item, Group) for item in source.stream("train")):
@@ -149,7 +156,7 @@ class StreamHead:
     def _read(self, source: Streamed, split: Split, *, rows: int) -> None:
         for item in source.stream(split):
             if isinstance(item, RejectedRow):
-                self._lost[split].append(item)
+                self._rejected[split].append(item)
                 continue
             self._groups[split].append(item)
             if len(self._groups[split]) == rows:
@@ -158,5 +165,5 @@ class StreamHead:
     def groups(self, split: Split) -> Sequence[Group]:
         return self._groups[split]
 
-    def lost(self, split: Split) -> list[RejectedRow]:
-        return self._lost[split]
+    def rejected(self, split: Split) -> list[RejectedRow]:
+        return self._rejected[split]

@@ -1,4 +1,4 @@
-"""The data of a run whose sources are read from beginning to end."""
+"""The data module of a run with streamed sources."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from basereward.data.module import PreferenceData
 from basereward.data.schema.group import SPLITS, Group, RejectedRow
 from basereward.data.schema.rejections import append_lost, check_limit, write_lost
 from basereward.data.sources import Source
-from basereward.data.streaming.micro_batches import StreamedPasses
-from basereward.data.streaming.stream import GroupStream, Met, Streamed, StreamHead
+from basereward.data.streaming.micro_batches import StreamedMicroBatches
+from basereward.data.streaming.stream import GroupStream, Streamed, StreamHead, StreamPosition
 from basereward.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-ENOUGH = 1000  # rows of a source that are met before the share of lost ones is judged
+ENOUGH = 1000  # rows that are read before the fraction of rejected rows is judged
 
 
 class StreamedData(PreferenceData):
-    """Preference groups of streamed sources.
+    """A data module with streamed preference groups.
 
     Args:
-        sources: by name; each can be streamed.
-        encoder: groups to tokens.
-        steps: optimizer steps.
-        weights: the share of each source; None for a single one.
-        buffer, seed: of the drawing; see `GroupStream`.
-        held_out: groups of each source that are validated, and as many that are tested, the first of their part.
-        groups, groups_per_forward, ranks, stages, settings: as for `PreferenceData`.
+        sources: the sources by name; all of them must support streaming.
+        encoder: encodes groups.
+        steps: the number of optimizer steps.
+        weights: the weight of each source; None: equal weights.
+        buffer, seed: see `GroupStream`.
+        held_out: the number of groups of each source for validation, and for the test; the first ones of the split.
+        groups, groups_per_forward, ranks, stages, settings: see `PreferenceData`.
 
     Raises:
         DataError: a source cannot be streamed.
@@ -68,20 +68,22 @@ class StreamedData(PreferenceData):
         self.streams: dict[str, Streamed] = {}
         for name, source in sources.items():
             if not isinstance(source, Streamed):
-                raise DataError(f"source '{name}' cannot be streamed; hub and jsonl can. Leave out data.streaming")
+                raise DataError(
+                    f"source '{name}' cannot be streamed; hub and jsonl can. Remove data.streaming from the recipe"
+                )
             self.streams[name] = source
         self.stream = GroupStream(self.streams, weights=weights, buffer=buffer, seed=seed)
         self.held_out = held_out
         self.steps = Steps(
             steps, groups=groups, forwards_per_step=groups // (groups_per_forward * ranks), ranks=ranks, stages=stages
         )
-        self.met = Met()
+        self.stream_position = StreamPosition()
         self._held_out_rows: Counter[str] = Counter()
-        self._known: set[RejectedRow] = set()
-        self._first: dict[str, str] = {}
+        self._listed: set[RejectedRow] = set()
+        self._first_content: dict[str, str] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the held-out groups; of those to train on only the first, to see that there is one.
+        """Read the held-out groups, and check that each source has a group to train on.
 
         Raises:
             DataError: a source is malformed, or has nothing to train on.
@@ -89,28 +91,29 @@ class StreamedData(PreferenceData):
         if self.plan is not None:
             return
         for line in self.lost_file.read_text(encoding="utf-8").split("\n") if self.lost_file.exists() else ():
-            with contextlib.suppress(json.JSONDecodeError):  # the line that a killed run was writing is met again
-                self._tell([RejectedRow(**json.loads(line))])
+            with contextlib.suppress(json.JSONDecodeError):  # an incomplete line of a killed run; its row occurs again
+                self._add_rejected([RejectedRow(**json.loads(line))])
         heads = {name: StreamHead(source, rows=self.held_out) for name, source in self.streams.items()}
         for split in SPLITS:
             for name, source in heads.items():
-                self.lengths[split][name], lost = measure(source, split, encoder=self.encoder)
-                self._held_out_rows[name] += len(self.lengths[split][name]) + len(lost)
-                self._tell(lost)
+                self.lengths[split][name], rejected = measure(source, split, encoder=self.encoder)
+                self._held_out_rows[name] += len(self.lengths[split][name]) + len(rejected)
+                self._add_rejected(rejected)
             kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
             self.parts[split] = GroupDataset(heads, split, kept=kept, encoder=self.encoder)
-        self._first = {name: combined_content(_first(source)) for name, source in self.streams.items()}
-        if self.lost or self.lost_file.exists():
-            write_lost(self.lost_file, self.lost)
+        self._first_content = {name: combined_content(_first_groups(source)) for name, source in self.streams.items()}
+        if self.rejected or self.lost_file.exists():
+            write_lost(self.lost_file, self.rejected)
         self.plan = self.steps
 
     @property
     def content(self) -> dict[str, dict[str, str]]:
-        """As of data that are read whole; of the training part the first `ENOUGH` groups stand for all."""
-        return {name: parts | {"train": self._first[name]} for name, parts in super().content.items()}
+        """See `PreferenceData.content`. For the train split, the hash covers only the first `ENOUGH` groups."""
+        return {name: splits | {"train": self._first_content[name]} for name, splits in super().content.items()}
 
     def passes(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[TreeBatch]:  # type: ignore[override]
-        passes = StreamedPasses(
+        """See `PreferenceData.passes`."""
+        micro_batches = StreamedMicroBatches(
             self.stream,
             encoder=self.encoder,
             layout=self.layout,
@@ -121,10 +124,10 @@ class StreamedData(PreferenceData):
             rank=rank,
             ranks=self.steps.ranks,
         )
-        return DataLoader(passes, batch_size=None, **self._loading())
+        return DataLoader(micro_batches, batch_size=None, **self._loading())
 
     def step_counts(self, step: int, batch: TreeBatch) -> list[tuple[int, int]]:
-        """See `PreferenceData.step_counts`. Groups that turn out to be unusable when they are encoded are counted."""
+        """See `PreferenceData.step_counts`. Groups that cannot be encoded are included in the counts."""
         assert batch.step_counts is not None
         return batch.step_counts
 
@@ -133,7 +136,7 @@ class StreamedData(PreferenceData):
         return loading.STREAM_TIMEOUT_S
 
     def on_after_batch_transfer(self, batch: TreeBatch, dataloader_idx: int) -> TreeBatch:
-        """Counts what was lost on the way to a batch.
+        """Count the rejected rows of a training batch.
 
         Raises:
             TooManyRowsLost: as `count`.
@@ -143,34 +146,34 @@ class StreamedData(PreferenceData):
         return batch
 
     def count(self, batch: TreeBatch) -> None:
-        """Lists the rows that were lost on the way to a batch, each once however often it is met.
+        """List the rejected rows of a batch, each only once.
 
         Raises:
-            TooManyRowsLost: more rows are lost than `max_lost` allows of those that were met so far, or of the first
-                `ENOUGH` even if all that are still to come are good.
+            TooManyRowsLost: more rows are rejected than `max_lost` allows for those read so far. With fewer than
+                `ENOUGH` rows, only if the limit for `ENOUGH` rows is exceeded already.
         """
-        assert batch.met is not None
-        self.met = batch.met
-        new = self._tell(batch.lost)
+        assert batch.stream_position is not None
+        self.stream_position = position = batch.stream_position
+        new = self._add_rejected(batch.rejected)
         if new:
             append_lost(self.lost_file, new)
-        rows = self._held_out_rows + self.met.rows
-        whole = self.met.ended.issuperset(name for name, weight in self.stream.weights.items() if weight)
-        faults = sum(row.fault for row in self.lost)
-        if whole or rows.total() >= ENOUGH or faults > self.max_lost * ENOUGH:
-            judged = {name for name in self.streams if name in self.met.ended or self.met.rows[name] >= ENOUGH}
+        rows = self._held_out_rows + position.rows
+        complete = position.ended.issuperset(name for name, weight in self.stream.weights.items() if weight)
+        faults = sum(row.fault for row in self.rejected)
+        if complete or rows.total() >= ENOUGH or faults > self.max_lost * ENOUGH:
+            judged = {name for name in self.streams if name in position.ended or position.rows[name] >= ENOUGH}
             rows = Counter({name: rows[name] for name in self.streams})
-            check_limit(self.lost, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file, emptied=judged)
+            check_limit(self.rejected, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file, emptied=judged)
 
-    def _tell(self, lost: Iterable[RejectedRow]) -> list[RejectedRow]:
-        """Adds rows to those that are listed; those that were not yet, come back."""
-        new = [row for row in dict.fromkeys(lost) if row not in self._known]
-        self._known.update(new)
-        self.lost += new
+    def _add_rejected(self, rows: Iterable[RejectedRow]) -> list[RejectedRow]:
+        """Add rejected rows, and return those that are new."""
+        new = [row for row in dict.fromkeys(rows) if row not in self._listed]
+        self._listed.update(new)
+        self.rejected += new
         return new
 
 
-def _first(source: Streamed) -> Iterator[bytes]:
-    """The contents of the first `ENOUGH` training groups of a stream."""
+def _first_groups(source: Streamed) -> Iterator[bytes]:
+    """Yield the content hashes of the first `ENOUGH` training groups of a stream."""
     groups = (item for item in source.stream("train") if isinstance(item, Group))
     return (group_content(group) for group in islice(groups, ENOUGH))

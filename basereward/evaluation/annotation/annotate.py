@@ -111,7 +111,7 @@ def annotate(
         texts = annotation.ask(pairs, answers)
         result = annotation.write(pairs, texts, outputs)
     _check_answered(answers, agreed=result["agreed"], target=outputs.agreed)
-    lost = Counter(row.reason for row in opened.lost(split)) + Counter(tie=ties)
+    lost = Counter(row.reason for row in opened.rejected(split)) + Counter(tie=ties)
     ids = _request_ids(pairs, attempts)
     return {
         "split": split,

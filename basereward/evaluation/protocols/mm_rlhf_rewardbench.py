@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from basereward.data.adapters.mm_rlhf import MMRLHF
+from basereward.data.adapters.multimodal.mm_rlhf import MMRLHF
 from basereward.data.images.image_store import ImageStore
 from basereward.data.schema.rejections import RowRejected
 from basereward.evaluation.items import Item, JudgedItem
@@ -54,7 +54,7 @@ class MMRLHFRewardBench(Protocol):
     def item(self, row: Mapping[str, Any], *, number: int, images: ImageStore) -> Item:
         """Convert a row to an item."""
         path = str(row.get("video") or row.get("image") or "")
-        self._shape.look_in(images)
+        self._shape.use_images(images)
         try:
             pictures = self._shape(row)["images"]
         except RowRejected:

@@ -170,7 +170,7 @@ def _facts(
 def _rejected_rows(source: Source, splits: Sequence[Split]) -> list[RejectedRow]:
     rejected: list[RejectedRow] = []
     for split in splits:
-        rejected += source.lost(split)
+        rejected += source.rejected(split)
     return rejected
 
 

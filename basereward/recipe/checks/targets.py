@@ -78,7 +78,8 @@ def check_trusted(target: str, kind: TargetKind) -> None:
         return
     parts = short_names(kind)
     # A longer path would lead through what a module of ours has imported, as `basereward.x.y.os.system`.
-    if target not in [f"{PACKAGES[kind]}.{file}.{definition.name}" for file, definition in parts.items()]:
+    files = _extension_files(kind)
+    if target not in [f"{_module_name(files[name])}.{definition.name}" for name, definition in parts.items()]:
         allowed = f"parts of the package: {', '.join(parts)}"
         raise TargetError(f"'{target}' is code from outside of this package; {REMEDY}. Allowed without it: {allowed}")
 
@@ -92,25 +93,36 @@ def locate(target: str, kind: TargetKind) -> Target:
     """
     if "." in target:
         return _locate_dotted(target)
-    file = _folder(kind) / f"{target}.py"
-    # A name with slashes would be looked for outside of the folder.
-    if target.startswith("_") or not target.isidentifier() or not file.is_file():
+    file = _extension_files(kind).get(target)
+    if file is None:
         known = unknown(SINGULAR[kind], target, short_names(kind))
         raise TargetError(f"{known} For one of your own give its dotted path.")
     definition = _of_file(file)
     if definition is None:
         raise TargetError(f"{file} defines no class or function whose name is '{target}' without its underscores")
-    return Target(f"{PACKAGES[kind]}.{target}", definition.name, definition, _parse(file))
+    return Target(_module_name(file), definition.name, definition, _parse(file))
 
 
 def short_names(kind: TargetKind) -> dict[str, Definition]:
     """The files of an extension folder by name, each with the class or function that it is for."""
-    found = {file.stem: _of_file(file) for file in sorted(_folder(kind).glob("*.py")) if file.stem[0] != "_"}
+    found = {name: _of_file(file) for name, file in _extension_files(kind).items()}
     return {name: definition for name, definition in found.items() if definition is not None}
 
 
-def _folder(kind: TargetKind) -> Path:
-    return ROOT.joinpath(*PACKAGES[kind].split("."))
+def _extension_files(kind: TargetKind) -> dict[str, Path]:
+    """The public files of an extension folder and of its direct subfolders by short name, sorted by name.
+
+    A subfolder only groups files: it is no part of the short name. If two files have the same name, the one in the
+    extension folder itself is taken.
+    """
+    folder = ROOT.joinpath(*PACKAGES[kind].split("."))
+    files = {file.stem: file for file in [*folder.glob("*/*.py"), *folder.glob("*.py")]}
+    return {name: files[name] for name in sorted(files) if not name.startswith("_")}
+
+
+def _module_name(file: Path) -> str:
+    """The dotted name of a module of this package."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts)
 
 
 def _of_file(file: Path) -> Definition | None:

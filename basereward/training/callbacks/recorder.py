@@ -131,9 +131,9 @@ class Recorder(Callback):
     def _record_rejections(self, trainer: Trainer) -> None:
         """Record the counts and the list of rejected rows. Those of a stream are known after it was read."""
         data: PreferenceData = trainer.datamodule  # type: ignore[attr-defined]
-        if len(data.lost) == self._recorded_rejections:
+        if len(data.rejected) == self._recorded_rejections:
             return
-        self._recorded_rejections = len(data.lost)
+        self._recorded_rejections = len(data.rejected)
         self.metrics(skipped_metrics(data.skipped), step=trainer.global_step)
         if self.tracker is not None and self.run.lost.exists():
             self.tracker.artifact(self.run.lost)

@@ -96,7 +96,7 @@ class _Test:
 def _score_test_groups(scorer: ScoresGroups, sources: Mapping[str, Source]) -> _Test:
     rejected: list[RejectedRow] = []
     for source in sources.values():
-        rejected += source.lost("test")
+        rejected += source.rejected("test")
     test = _Test(rejected, Counter(row.source for row in rejected))
     groups = chain.from_iterable(source.groups("test") for source in sources.values())
     while window := list(islice(groups, WINDOW)):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.conversations import Conversations
+from basereward.data.adapters.text.conversations import Conversations
 from basereward.data.schema.group import Group
 from basereward.data.schema.rows import RowFormat
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.helpsteer3 import HelpSteer3
+from basereward.data.adapters.text.helpsteer3 import HelpSteer3
 from basereward.data.schema.rejections import RowRejected
 
 CONTEXT = [{"role": "user", "content": "Q"}]

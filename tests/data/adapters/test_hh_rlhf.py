@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.hh_rlhf import HhRlhf
+from basereward.data.adapters.text.hh_rlhf import HhRlhf
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
@@ -47,7 +47,7 @@ def test_turns_before_the_last_answer_are_the_prompt() -> None:
 )
 def test_talks_that_part_earlier_are_lost(chosen: str, rejected: str, turn: int) -> None:
     """They answer two prompts; the message says where they part."""
-    with pytest.raises(RowRejected, match=f"part after turn {turn}, before the last answer") as lost:
+    with pytest.raises(RowRejected, match=f"differ after turn {turn}, ") as lost:
         read(chosen, rejected)
     assert lost.value.reason == "prompts_differ"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from basereward.data.adapters._judged import judged_cells, read_pair, read_verdict
+from basereward.data.adapters.judge_prompts import judged_cells, read_pair, read_verdict
 from basereward.data.schema.rejections import RowRejected
 
 BRACKETS = "Judge.\nQuestion: [Q?]\n{}: [one\ntwo]\n{}: [three]"

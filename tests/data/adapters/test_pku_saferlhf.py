@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from basereward.data.adapters import check_columns
-from basereward.data.adapters.pku_saferlhf import PKUSafeRLHF
+from basereward.data.adapters.text.pku_saferlhf import PKUSafeRLHF
 from basereward.data.schema.rejections import RowRejected
 
 ROW = {"prompt": "Q", "response_0": "zero", "response_1": "one", "better_response_id": 1, "safer_response_id": 0}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.shp import SHP
+from basereward.data.adapters.text.shp import SHP
 from basereward.data.schema.rejections import RowRejected
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.swe_arena import SweArena
+from basereward.data.adapters.text.swe_arena import SweArena
 from basereward.data.schema.rejections import RowRejected
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.ultra_feedback import UltraFeedback
+from basereward.data.adapters.text.ultra_feedback import UltraFeedback
 from basereward.data.schema.rejections import RowRejected
 
 

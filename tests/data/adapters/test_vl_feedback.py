@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.vl_feedback import VLFeedback, mean_rating
+from basereward.data.adapters.multimodal.vl_feedback import VLFeedback, mean_rating
 from basereward.data.schema.rejections import RowRejected
 from tests.fixtures.published.vl_feedback import row
 

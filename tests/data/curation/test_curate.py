@@ -25,7 +25,7 @@ class Benchmark:
     def groups(self, split: Split) -> Sequence[Group]:
         return self._groups[1:] if split == "train" else self._groups[:1] if split == "test" else []
 
-    def lost(self, split: Split) -> list[RejectedRow]:
+    def rejected(self, split: Split) -> list[RejectedRow]:
         return []
 
 
@@ -44,15 +44,15 @@ def placed(groups: Sequence[Group]) -> Callable[[], Iterator[PlacedGroup]]:
 
 def reasons(curated: Curated) -> dict[int, str]:
     """By place."""
-    assert all(source == "s" for source, _ in curated.lost)
-    assert all(lost.split == "train" and not lost.fault and lost.detail for lost in curated.lost.values())
-    return {index: lost.reason for (_, index), lost in curated.lost.items()}
+    assert all(source == "s" for source, _ in curated.rejected)
+    assert all(lost.split == "train" and not lost.fault and lost.detail for lost in curated.rejected.values())
+    return {index: lost.reason for (_, index), lost in curated.rejected.items()}
 
 
 def test_nothing_asked_leaves_all(groups: list[Group]) -> None:
     """Duplicates stay, and no model is asked."""
     curated = Curation()(placed(groups))
-    assert (curated.lost, curated.preferences) == ({}, {})
+    assert (curated.rejected, curated.preferences) == ({}, {})
 
 
 def test_of_equal_groups_the_first_is_kept(groups: list[Group]) -> None:

@@ -30,7 +30,7 @@ class Listed:
     def groups(self, split: Split) -> Sequence[Group]:
         return self._groups
 
-    def lost(self, split: Split) -> list[RejectedRow]:
+    def rejected(self, split: Split) -> list[RejectedRow]:
         return [RejectedRow(self.name, split, "0", "malformed_json", "listed:1: not JSON")]
 
 

@@ -110,7 +110,7 @@ class Rows:
     def groups(self, split: str) -> tuple[Group, ...]:
         return self._groups
 
-    def lost(self, split: str) -> list[Any]:
+    def rejected(self, split: str) -> list[Any]:
         return []
 
 

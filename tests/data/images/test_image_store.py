@@ -55,7 +55,7 @@ def test_the_imagefolder_layout_of_the_hub_is_read(kind: str, tmp_path: Path) ->
     source = Hub("h", path=str(folder), val=0, test=0)
     shown = {group.prompt[0].parts[1].text: open_image(group.images[0]).tobytes() for group in source.groups("train")}
     assert shown == {f"Q{i}?": picture(i).tobytes() for i in range(3)}
-    assert not source.lost("train")
+    assert not source.rejected("train")
 
 
 def test_absolute_paths_in_parquet_are_found_below_the_folder(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_absolute_paths_in_parquet_are_found_below_the_folder(tmp_path: Path) ->
         assert [open_image(group.images[0]).tobytes() for group in source.groups("train")] == [
             picture(i).tobytes() for i in range(2)
         ]
-        assert [row.reason for row in source.lost("train")] == ["image_outside_root"]
+        assert [row.reason for row in source.rejected("train")] == ["image_outside_root"]
 
 
 def test_a_path_below_the_root_by_a_link_is_below_it(tmp_path: Path) -> None:

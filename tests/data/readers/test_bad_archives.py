@@ -58,7 +58,7 @@ def test_a_bad_member_of_an_archive_is_lost_alone(
     _zipped(tmp_path)
     path = write_lines(tmp_path, [*good[:2], as_line(row_with(images=[member])), *good[2:]])
     data = read_data(Hub("s", path=str(path), images="pictures.zip", val=0, test=0), small_encoder)
-    assert [(row.id in ("bad", "rows.jsonl:3"), row.reason) for row in data.lost] == [(True, MEMBERS[member])]
+    assert [(row.id in ("bad", "rows.jsonl:3"), row.reason) for row in data.rejected] == [(True, MEMBERS[member])]
     assert list(used_groups(data)) == GOOD_IDS
     assert not list(tmp_path.glob("[0-9].png"))
 
@@ -70,5 +70,5 @@ def test_a_name_that_leads_out_of_the_folder_of_a_data_set_is_lost(
     """The rows of others may name pictures below their folder only."""
     path = write_lines(tmp_path, [*good, as_line(row_with(images=[name]))])
     data = read_data(Hub("s", path=str(path), val=0, test=0), small_encoder)
-    assert [row.reason for row in data.lost] == ["image_outside_root"]
+    assert [row.reason for row in data.rejected] == ["image_outside_root"]
     assert list(used_groups(data)) == GOOD_IDS

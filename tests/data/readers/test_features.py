@@ -117,7 +117,7 @@ def test_a_number_among_the_answers_changes_no_other_answer(tmp_path: Path) -> N
     folder = _stored([*rows, {"prompt": "Q", "chosen": 7, "rejected": "no"}], tmp_path / "data")
     source = Hub("h", path=str(folder), val=0, test=0)
     assert {group.responses for group in source.groups("train")} == {("yes", "no")}
-    assert [(row.id, row.reason) for row in source.lost("train")] == [("train:39", "wrong_type")]
+    assert [(row.id, row.reason) for row in source.rejected("train")] == [("train:39", "wrong_type")]
 
 
 def test_prompts_that_are_texts_or_messages(tmp_path: Path) -> None:
@@ -164,4 +164,4 @@ def test_a_row_with_a_recording_is_lost_and_another_is_used(tmp_path: Path) -> N
     data.to_parquet(tmp_path / "rows.parquet")
     source = Hub("h", path=str(tmp_path / "rows.parquet"), val=0, test=0)
     assert [group.id for group in source.groups("train")] == ["train:1"]
-    assert [(row.id, row.reason) for row in source.lost("train")] == [("train:0", "unsupported_feature")]
+    assert [(row.id, row.reason) for row in source.rejected("train")] == [("train:0", "unsupported_feature")]

@@ -213,7 +213,7 @@ def test_a_sample_that_cannot_be_read_is_lost_alone(tmp_path: Path) -> None:
     _tar(tmp_path / "rows.tar", members)
     source = Jsonl("s", path=str(tmp_path / "rows.tar"), val=0, test=0)
     assert [group.id for group in source.groups("train")] == ["rows.tar:0"]
-    assert [lost.reason for lost in source.lost("train")] == list(bad)
+    assert [lost.reason for lost in source.rejected("train")] == list(bad)
 
 
 BAD_CSV = b'prompt,chosen,rejected\nQ,a,b\nQ,a,b,c\nQ,a\n\xff,a,b\n\nR,,b\nS,"a"x,b\nT,a,b\n'
@@ -225,7 +225,7 @@ def test_a_bad_row_of_csv_is_lost_with_its_line(tmp_path: Path) -> None:
     path.write_bytes(BAD_CSV)
     source = Jsonl("s", path=str(path), val=0, test=0)
     assert [group.id for group in source.groups("train")] == ["rows.csv:2", "rows.csv:9"]
-    assert [(lost.id, lost.reason) for lost in source.lost("train")] == [
+    assert [(lost.id, lost.reason) for lost in source.rejected("train")] == [
         ("rows.csv:3", "wrong_field_count"), ("rows.csv:4", "wrong_field_count"), ("rows.csv:5", "not_utf8"),
         ("rows.csv:7", "null_response"), ("rows.csv:8", "malformed_csv"),
     ]  # fmt: skip
@@ -293,7 +293,7 @@ def test_one_row_over_several_lines_is_a_row(tmp_path: Path) -> None:
     assert [group.responses for group in read_rows(tmp_path / "rows.json")] == [("a",)]
     (tmp_path / "rows.jsonl").write_text(LINES[:40] + "\n" + LINES)
     source = Jsonl("s", path=str(tmp_path / "rows.jsonl"), val=0, test=0)
-    assert [lost.reason for lost in source.lost("train")] == ["malformed_json"]
+    assert [lost.reason for lost in source.rejected("train")] == ["malformed_json"]
     assert len(source.groups("train")) == len(PAIRS)
 
 

@@ -57,7 +57,7 @@ def test_parquet_that_grows_is_refused(form: str, tmp_path: Path) -> None:
     assert path.stat().st_size < LARGE / 100
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for source in (str(path), str(tmp_path)):
-        with pytest.raises(DataError, match=r"rows\.parquet.*becomes larger"):
+        with pytest.raises(DataError, match=r"rows\.parquet.*is larger than"):
             Hub("s", path=source, val=0, test=0).groups("train")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
@@ -95,7 +95,7 @@ def test_a_row_beyond_the_limit_is_lost_alone(tmp_path: Path, monkeypatch: pytes
     rows[1]["chosen"] = "x" * 5000
     source = Jsonl("s", path=str(write_rows(tmp_path / "rows.jsonl", rows)), val=0, test=0)
     assert [group.id for group in source.groups("train")] == ["row-0", "row-2"]
-    assert [(row.id, row.reason) for row in source.lost("train")] == [("rows.jsonl:2", "row_too_large")]
+    assert [(row.id, row.reason) for row in source.rejected("train")] == [("rows.jsonl:2", "row_too_large")]
 
 
 def test_a_quotation_mark_that_is_not_closed_does_not_read_the_file_into_memory(
@@ -126,4 +126,4 @@ def test_rows_nested_deep_are_lost(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     for name in ("rows.jsonl", "rows.json"):
         source = Jsonl("s", path=str(tmp_path / name), val=0, test=0)
-        assert [row.reason for row in source.lost("train")] == ["malformed_json"]
+        assert [row.reason for row in source.rejected("train")] == ["malformed_json"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.llava_critic_pointwise import LLaVACriticPointwise
+from basereward.data.adapters.multimodal.llava_critic_pointwise import LLaVACriticPointwise
 from basereward.data.schema.group import Group, Preference, Reasoning
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat

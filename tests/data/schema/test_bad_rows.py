@@ -31,7 +31,7 @@ def test_a_bad_row_is_lost_alone_under_its_reason(
     """It stands between good ones, all of which are used; its file and line, or its id, are listed with the reason."""
     path = write_lines(tmp_path, [*good[:2], as_line(bad_row(name, tmp_path)), *good[2:]])
     data = read_data(local(path), small_encoder)
-    [lost] = data.lost
+    [lost] = data.rejected
     assert lost.reason == REASONS[name]
     assert lost.id in ("bad", "rows.jsonl:3")
     assert lost.id == "bad" or lost.detail.startswith(f"{path}:3: ")

@@ -26,7 +26,7 @@ def parse(row: dict[str, Any], columns: dict[str, str | None] | None = None) -> 
     return RowFormat(columns=columns, of_table=True).group(row, source="s", row_id="0", where="f.jsonl:1")
 
 
-def lost(row: dict[str, Any], columns: dict[str, str | None] | None = None) -> RowRejected:
+def rejected(row: dict[str, Any], columns: dict[str, str | None] | None = None) -> RowRejected:
     """Why a row is lost."""
     with pytest.raises(RowRejected) as caught:
         parse(row, columns)
@@ -50,7 +50,7 @@ PICTURED = (
 def test_pictures_in_a_column_that_is_not_read_lose_the_row(name: str, prompt: str) -> None:
     """With or without a mark, and with the mapping to write; which then reads them, or leaves them unread."""
     row = {"prompt": prompt, name: "0.png", **PAIR}
-    loss = lost(row)
+    loss = rejected(row)
     assert loss.reason == "image_column_not_mapped"
     assert f"columns: {{images: {name}}}" in loss.detail
     assert parse(row, {"images": name}).images == (Path("0.png"),)
@@ -67,7 +67,7 @@ def test_names_that_mean_the_same_are_read(name: str) -> None:
     if name.startswith("image_path"):
         assert parse(both).images == (Path("1.png"),)
     else:
-        assert lost(both).reason == "image_column_not_mapped"
+        assert rejected(both).reason == "image_column_not_mapped"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_names_that_mean_the_same_are_read(name: str) -> None:
 def test_sound_films_and_pictures_of_responses_lose_the_row(name: str, value: object, reason: str) -> None:
     """Also beside a picture that is read; left unread only where the recipe says so."""
     row = ASKED | {"images": ["1.png"], name: value}
-    assert lost(row).reason == reason
+    assert rejected(row).reason == reason
     assert parse(row, {name: None}).images == (Path("1.png"),)
 
 
@@ -107,14 +107,14 @@ def test_what_is_said_about_pictures_is_no_picture(name: str, value: object) -> 
 )  # fmt: skip
 def test_pictures_are_known_by_their_values(value: object) -> None:
     """Under a name that says nothing: several that the `datasets` library stored, and data URIs."""
-    assert lost(ASKED | {"views": value}).reason == "image_column_not_mapped"
+    assert rejected(ASKED | {"views": value}).reason == "image_column_not_mapped"
     assert parse(ASKED | {"views": value}, {"views": None}).images == ()
 
 
 @pytest.mark.parametrize("name", ["System", "SYSTEM_PROMPT", "Instruction", "Context", "system_instruction"])
 def test_parts_of_the_prompt_are_known_in_any_case(name: str) -> None:
     """A system turn that is not read loses the row whatever the case of its column's name."""
-    loss = lost(ASKED | {name: "Answer in French."})
+    loss = rejected(ASKED | {name: "Answer in French."})
     assert (loss.reason, f"'{name}'" in loss.detail) == ("prompt_column_not_mapped", True)
     ours = "system" if name.lower().startswith("system") else "input"
     assert "Answer in French." in str(turns(parse(ASKED | {name: "Answer in French."}, {ours: name})))
@@ -144,7 +144,7 @@ def test_where_pictures_came_from_is_no_second_picture() -> None:
 def test_a_second_column_of_pictures_loses_the_row(beside: dict[str, Any], name: str) -> None:
     """One of two pictures would be shown. Where the recipe says so, it is."""
     columns: dict[str, str | None] = {"images": "image_1"} if "image_1" in beside else {}
-    loss = lost(ASKED | beside, columns)
+    loss = rejected(ASKED | beside, columns)
     assert loss.reason == "image_column_not_mapped"
     assert f"'{name}'" in loss.detail
     assert parse(ASKED | beside, columns | {name: None}).images == (Path("1.png"),)
@@ -166,8 +166,8 @@ def test_a_system_prompt_is_the_first_turn() -> None:
     ]  # fmt: skip
     assert [turns(parse(row)) for row in rows] == [expected] * len(rows)
     assert turns(parse(ASKED | {"system": ""})) == expected[1:]
-    assert lost({"prompt": [system, user], "system": "Be long.", **PAIR}).reason == "conflicting_columns"
-    assert lost(ASKED | {"system": 3}).reason == "wrong_type"
+    assert rejected({"prompt": [system, user], "system": "Be long.", **PAIR}).reason == "conflicting_columns"
+    assert rejected(ASKED | {"system": 3}).reason == "wrong_type"
 
 
 def test_alpaca_rows_are_read_as_their_trainer_reads_them() -> None:
@@ -189,7 +189,7 @@ def test_alpaca_rows_are_read_as_their_trainer_reads_them() -> None:
 def test_a_text_beside_the_prompt_is_in_it_or_loses_the_row(name: str) -> None:
     """Repeated in the prompt it may stay unread; else the mapping to write reads it."""
     row = ASKED | {name: "The sky is red."}
-    loss = lost(row)
+    loss = rejected(row)
     assert loss.reason == "prompt_column_not_mapped"
     ours = "system" if name == "system_message" else "input"
     assert f"columns: {{{ours}: {name}}}" in loss.detail
@@ -203,14 +203,14 @@ def test_a_text_beside_the_prompt_is_in_it_or_loses_the_row(name: str) -> None:
 @pytest.mark.parametrize("history", ["A?", [["A?"]], [["A?", 3]], [3]])
 def test_a_history_of_another_form_loses_the_row(history: object) -> None:
     """A text beside the prompt, or turns that are no pairs."""
-    assert lost(ASKED | {"history": history}).reason in ("wrong_type", "bad_message")
+    assert rejected(ASKED | {"history": history}).reason in ("wrong_type", "bad_message")
 
 
 def test_tools_lose_the_row() -> None:
     """Templates render them into the prompt, and we do not; none are none."""
     for tools in ([{"name": "add"}], '[{"name": "add"}]', {"add": {}}):
-        assert lost(ASKED | {"tools": tools}).reason == "tools"
-        assert lost(ASKED | {"Tools": tools}).reason == "tools"
+        assert rejected(ASKED | {"tools": tools}).reason == "tools"
+        assert rejected(ASKED | {"Tools": tools}).reason == "tools"
     for tools in (None, [], "", "[]"):
         assert turns(parse(ASKED | {"tools": tools})) == [("user", "What colour?")]
 
@@ -223,7 +223,7 @@ def test_tools_lose_the_row() -> None:
 def test_a_prompt_under_another_name_is_pointed_at(name: str, value: object) -> None:
     """With the mapping to write, and all columns."""
     row = {"id": 3, "source": "x", name: value, **PAIR}
-    loss = lost(row)
+    loss = rejected(row)
     assert loss.reason == "no_prompt"
     assert f"columns: {{prompt: {name}}}" in loss.detail
     assert f"id, source, {name}, chosen, rejected" in loss.detail
@@ -232,7 +232,7 @@ def test_a_prompt_under_another_name_is_pointed_at(name: str, value: object) -> 
 
 def test_a_prompt_that_both_texts_begin_with_is_not_guessed() -> None:
     """TRL would cut "The sky is" off: the row is lost, and its function named."""
-    loss = lost({"chosen": "The sky is blue.", "rejected": "The sky is green."})
+    loss = rejected({"chosen": "The sky is blue.", "rejected": "The sky is green."})
     assert loss.reason == "no_prompt"
     assert "extract_prompt" in loss.detail
 
@@ -334,7 +334,7 @@ def test_sharegpt_pairs_keep_their_system_prompt(tmp_path: Path) -> None:
 def test_shapes_pass_over_nothing_either(beside: dict[str, Any], reason: str, tmp_path: Path) -> None:
     """What a shape does not ask a row for is looked at as in rows of our own form."""
     source = shaped(tmp_path, [SHAREGPT, SHAREGPT | beside], "sharegpt_pairs")
-    assert summary(source.lost("train")) == {"mine": {reason: 1}}
+    assert summary(source.rejected("train")) == {"mine": {reason: 1}}
 
 
 def test_a_shape_without_a_place_for_a_system_prompt_loses_such_rows(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_a_shape_without_a_place_for_a_system_prompt_loses_such_rows(tmp_path: P
     row = {"prompt": "Q", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 0}
     rows = [row | {"system": "S"}, row]
     source = shaped(tmp_path, rows, "pku_saferlhf")
-    assert summary(source.lost("train")) == {"mine": {"prompt_column_not_mapped": 1}}
+    assert summary(source.rejected("train")) == {"mine": {"prompt_column_not_mapped": 1}}
     assert source.columns_read().unread == ["safer_response_id", "system"]
     assert len(shaped(tmp_path, rows, "pku_saferlhf", columns={"system": None}).groups("train")) == 2
 

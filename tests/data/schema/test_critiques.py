@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from basereward.data.adapters.mm_rlhf import MMRLHF
+from basereward.data.adapters.multimodal.mm_rlhf import MMRLHF
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 from basereward.data.sources.digits import Digits, true_digit
@@ -33,7 +33,7 @@ def test_they_stand_in_the_order_of_the_responses() -> None:
 )
 def test_half_of_them_loses_the_row(given: dict[str, Any]) -> None:
     """Nothing is guessed for the other response."""
-    with pytest.raises(RowRejected, match="2 responses") as told:
+    with pytest.raises(RowRejected, match="list of 2 texts") as told:
         critiques(PAIR | given)
     assert told.value.reason == "bad_critiques"
 

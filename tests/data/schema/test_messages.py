@@ -27,7 +27,7 @@ def parse(row: dict[str, Any], **arguments: Any) -> Group:
     return form.group(row, source="s", row_id="f:1", where="f.jsonl:1")
 
 
-def lost(row: dict[str, Any], **arguments: Any) -> RowRejected:
+def rejected(row: dict[str, Any], **arguments: Any) -> RowRejected:
     """Why a row is lost."""
     with pytest.raises(RowRejected) as caught:
         parse(row, **arguments)
@@ -54,7 +54,7 @@ def test_a_key_that_may_change_what_was_said_loses_the_row(key: str, value: obje
             "chosen": [message, says("assistant", "a")],
             "rejected": [message, says("assistant", "b")],
         }
-    loss = lost(row)
+    loss = rejected(row)
     assert loss.reason == "unknown_key"
     assert f"'{key}'" in loss.detail
     assert f"`{'prompt' if place == 'prompt' else 'chosen'}[0]`" in loss.detail
@@ -104,7 +104,7 @@ def test_pictures_of_a_message_are_its_own(content: object, pictures: Any, parts
 )  # fmt: skip
 def test_pictures_of_a_message_that_do_not_fit_lose_the_row(row: dict[str, Any], reason: str) -> None:
     """More or fewer than its places, in two places at once, in a response, or under a key that is not read."""
-    assert lost(PAIR | row).reason == reason
+    assert rejected(PAIR | row).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_turns_that_cannot_be_joined_lose_the_row(prompt: Any, chosen_before: An
     answers = {
         "chosen": [*chosen_before, says("assistant", "yes")], "rejected": [*rejected_before, says("assistant", "no")]
     }  # fmt: skip
-    assert lost({"prompt": prompt, **answers}).reason == "prompts_differ"
+    assert rejected({"prompt": prompt, **answers}).reason == "prompts_differ"
 
 
 PROMPT = [says("system", "S"), says("user", "Q")]
@@ -221,7 +221,7 @@ def test_other_json_is_text(text: str) -> None:
 @pytest.mark.parametrize("column", ["prompt", "chosen"])
 def test_messages_that_are_not_json_lose_the_row(text: str, reason: str, column: str) -> None:
     """As Python and pandas print them, or cut off: never the text of a turn."""
-    loss = lost(PAIR | {"prompt": "Q"} | {column: text})
+    loss = rejected(PAIR | {"prompt": "Q"} | {column: text})
     assert (loss.reason, f"`{column}`" in loss.detail) == (reason, True)
 
 
@@ -230,7 +230,7 @@ def test_numbers_in_text_cells_are_numbers() -> None:
     group = parse(PAIR | {"prompt": "Q", "margin": "1.5", "chosen_rating": "4", "rejected_rating": "1.0"})
     assert group.preferences[0].margin == 1.5
     assert group.ratings == (4.0, 1.0)
-    assert lost(PAIR | {"prompt": "Q", "margin": "much"}).reason == "bad_margin"
+    assert rejected(PAIR | {"prompt": "Q", "margin": "much"}).reason == "bad_margin"
 
 
 @pytest.mark.parametrize("text", ["None", "N/A", "null", "7", "nan"])

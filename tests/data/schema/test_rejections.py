@@ -63,7 +63,7 @@ def test_a_detail_is_never_longer_than_a_thousand_letters() -> None:
 
 def test_a_source_that_loses_everything_stops_the_run() -> None:
     """Though it is less than one per cent of all rows."""
-    with pytest.raises(TooManyRowsLost, match="every row of small is lost"):
+    with pytest.raises(TooManyRowsLost, match="every row of small is rejected"):
         check_limit(_rows(5, "small"), rows={"large": 10_000, "small": 5}, max_lost=0.01, listed_in="lost.jsonl")
 
 
@@ -103,5 +103,5 @@ def test_a_source_of_which_little_is_known_is_not_called_empty() -> None:
     """The first rows of a stream may all be lost; the share of all rows is judged as ever."""
     lost = _rows(5, "small")
     check_limit(lost, rows={"large": 9995, "small": 5}, max_lost=0.01, listed_in="lost.jsonl", emptied={"large"})
-    with pytest.raises(TooManyRowsLost, match="every row of small is lost"):
+    with pytest.raises(TooManyRowsLost, match="every row of small is rejected"):
         check_limit(lost, rows={"large": 9995, "small": 5}, max_lost=0.01, listed_in="lost.jsonl", emptied={"small"})

@@ -43,7 +43,7 @@ def test_a_row_with_such_text_is_lost_alone(
     monkeypatch.setattr(type(small_encoder.tokenizer), "__call__", counting)
     path = write_lines(tmp_path, [*good, as_line(ROWS[reason][place])])
     data = read_data(local(path), small_encoder)
-    assert [row.reason for row in data.lost] == [reason]
+    assert [row.reason for row in data.rejected] == [reason]
     assert list(used_groups(data)) == GOOD_IDS
     assert max(tokenized) < 10_000
 

@@ -107,7 +107,7 @@ def test_a_file_of_an_unusual_kind_is_read_whole(
     path = tmp_path / "rows.jsonl"
     path.write_bytes(FILES[name](good))
     data = read_data(local(path), small_encoder, max_lost=0)
-    assert data.lost == []
+    assert data.rejected == []
     assert list(used_groups(data)) == GOOD_IDS
 
 

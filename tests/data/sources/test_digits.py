@@ -123,12 +123,12 @@ def test_eight_takes_an() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"true_answers": 5}, "at least one must be true and one false"),
+        ({"true_answers": 5}, "at least one answer must be true and one false"),
         ({"true_answers": 0}, "true_answers=0"),
-        ({"answers": 11}, "7 wordings"),
+        ({"answers": 11}, "at most 7 answers"),
         ({"side": 7}, "side=7"),
         ({"copies": 0}, "copies=0"),
-        ({"val_size": 1000, "test_size": 797}, "less than the 1797 pictures"),
+        ({"val_size": 1000, "test_size": 797}, "less than 1797"),
         ({"test_size": -1}, "test_size=-1"),
     ],
 )

@@ -141,10 +141,10 @@ def test_faults_name_the_row(tmp_path: Path) -> None:
     data.to_parquet(path)
     source = Hub("h", path=str(path), val=0, test=0)
     assert [group.id for group in source.groups("train")] == ["train:0"]
-    assert [(row.id, row.reason) for row in source.lost("train")] == [
+    assert [(row.id, row.reason) for row in source.rejected("train")] == [
         ("train:1", "null_response"), ("train:2", "no_prompt"), ("train:3", "empty_response")
     ]  # fmt: skip
-    assert source.lost("train")[0].detail == f"{path} [train], row 1: 'chosen' is null; a response is a text"
+    assert source.rejected("train")[0].detail == f"{path} [train], row 1: 'chosen' is null; a response must be a text"
     data.select([1, 2]).to_parquet(path)
     with pytest.raises(DataError, match="2 malformed rows") as caught:
         Hub("h", path=str(path)).groups("train")
@@ -161,7 +161,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bad\.parquet"):
         Hub("h", path=str(tmp_path / "bad.parquet")).groups("train")
     (tmp_path / "rows.xls").touch()
-    with pytest.raises(DataError, match=r"unknown kind of file '\.xls'; known are \.jsonl, .*\.parquet"):
+    with pytest.raises(DataError, match=r"unknown kind of file '\.xls'; allowed: \.jsonl, .*\.parquet"):
         Hub("h", path=str(tmp_path / "rows.xls")).groups("train")
     with pytest.raises(DataError, match=r"cannot load the data set nobody/nothing \(subset None, revision abc"):
         Hub("h", path="nobody/nothing", revision="abc").groups("train")

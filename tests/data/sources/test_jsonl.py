@@ -73,7 +73,7 @@ def test_parts_of_their_own_files_are_taken_whole(tmp_path: Path, caplog: pytest
         ids = _ids(source)
     assert ids["train"] == [f"train.jsonl:{i}" for i in range(1, 31)]
     assert (ids["val"], ids["test"]) == (["val.jsonl:1", "val.jsonl:2"], [])
-    assert "1 of 2 rows of the val part have a prompt that is trained on too" in caplog.text
+    assert "1 of 2 rows of the val split have a prompt" in caplog.text
 
 
 def test_blank_responses_are_lost_with_their_line(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_blank_responses_are_lost_with_their_line(tmp_path: Path) -> None:
     rows = [_pair(f"Q{i}", rejected=" \n" if i == 3 else "no") for i in range(40)]
     path = _write(tmp_path / "a.jsonl", rows)
     source = Jsonl("a", path=str(path), val=0.3, test=0.3)
-    lost = [row for split in SPLITS for row in source.lost(split)]
+    lost = [row for split in SPLITS for row in source.rejected(split)]
     assert lost == [
         RejectedRow("a", lost[0].split, "a.jsonl:4", "empty_response", f"{path}:4: response 1 of 2 is blank")
     ]  # fmt: skip
@@ -115,7 +115,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str, words: st
     path.write_bytes(good + b"\n\n" + line + b"\n" + good + b"\n")
     source = Jsonl("a", path=str(path))
     assert [group.id for split in SPLITS for group in source.groups(split)] == ["a.jsonl:1", "a.jsonl:4"]
-    [lost] = [row for split in SPLITS for row in source.lost(split)]
+    [lost] = [row for split in SPLITS for row in source.rejected(split)]
     assert (lost.id, lost.reason) == ("a.jsonl:3", reason)
     assert lost.detail.startswith(f"{path}:3: ")
     assert words in lost.detail
@@ -151,7 +151,7 @@ def test_a_file_of_other_rows_stops_at_once(tmp_path: Path) -> None:
     for good in (_pair("Q"), _pair("Q", chosen=" ")):  # a blank response is a loss of its own, in a well-formed row
         _write(path, [*[{"question": "Q"}] * 99, good, *[{"question": "Q"}] * 99])
         source = Jsonl("a", path=str(path), val=0, test=0)
-        assert summary(source.lost("train"))["a"]["missing_column"] == 198
+        assert summary(source.rejected("train"))["a"]["missing_column"] == 198
 
 
 def test_lost_rows_keep_their_words_and_nothing_else(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_lost_rows_keep_their_words_and_nothing_else(tmp_path: Path) -> None:
             file.write(json.dumps(row) + "\n")
     source = Jsonl("a", path=str(path), val=0, test=0)
     tracemalloc.start()
-    lost = source.lost("train")
+    lost = source.rejected("train")
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert summary(lost) == {"a": {"missing_column": 50, "identical_responses": 50}}
@@ -187,7 +187,7 @@ def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder"):
         Jsonl("a", path=str(tmp_path)).groups("train")
     (tmp_path / "empty.jsonl").write_text("\n \n")
-    with pytest.raises(DataError, match=r"empty\.jsonl holds no rows"):
+    with pytest.raises(DataError, match=r"empty\.jsonl has no rows"):
         Jsonl("a", path=str(tmp_path / "empty.jsonl")).groups("train")
 
 

@@ -100,7 +100,7 @@ def test_the_same_arguments_give_the_same_groups() -> None:
 
 def test_a_part_that_is_too_small_says_so() -> None:
     """Two numbers below 5 make 20 ordered pairs, of which no 300 can be different."""
-    with pytest.raises(DataError, match="source 'n': the train part has only about"):
+    with pytest.raises(DataError, match="source 'n': the train split has only about"):
         len(Numbers("n", size=300, counts=[2], lowest=0, below=5).groups("train"))
 
 

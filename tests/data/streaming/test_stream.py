@@ -16,8 +16,8 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group, RejectedRow, Split
 from basereward.data.sources.jsonl import Jsonl
 from basereward.data.sources.numbers import Numbers
-from basereward.data.streaming.micro_batches import StreamedPasses
-from basereward.data.streaming.stream import GroupStream, Met, StreamHead, StreamItem
+from basereward.data.streaming.micro_batches import StreamedMicroBatches
+from basereward.data.streaming.stream import GroupStream, StreamHead, StreamItem, StreamPosition
 from basereward.data.streaming.streamed_module import StreamedData
 from basereward.errors import DataError, TooManyRowsLost
 from tests.helpers.support import group, pair_rows, write_rows
@@ -89,7 +89,7 @@ def test_a_source_that_ends_begins_anew_and_loses_nothing(buffer: int) -> None:
 def test_lost_rows_are_told_once_and_met_rows_counted_once() -> None:
     """In three turns of two sources of 5 groups and 2 lost rows each."""
     sources = {name: Listed(name, 5, lost=(0, 3)) for name in "ab"}
-    met = Met()
+    met = StreamPosition()
     items = list(islice(GroupStream(sources, buffer=2).items(met), 34))
     assert Counter(item.source for item in items if isinstance(item, RejectedRow)) == {"a": 2, "b": 2}
     assert met.rows == {"a": 7, "b": 7}
@@ -144,7 +144,9 @@ def test_workers_do_not_change_the_passes(faulty: Jsonl, small_encoder: Encoder,
     for workers in range(4):
         data.workers = workers
         batches = passes_of(data, done=3)
-        found.append([(b.ids, b.input_ids.tolist(), [row.id for row in b.lost], b.met) for b in batches])
+        found.append(
+            [(b.ids, b.input_ids.tolist(), [row.id for row in b.rejected], b.stream_position) for b in batches]
+        )
     assert len(found[0]) == 57
     assert found[1] == found[2] == found[3] == found[0]
 
@@ -167,8 +169,10 @@ def test_ranks_share_the_passes(faulty: Jsonl, small_encoder: Encoder, tmp_path:
     whole, first, second = passes_of(alone), passes_of(both, rank=0), passes_of(both, rank=1)
     assert len(first) == len(second) == 30
     assert [each.ids for pair in zip(first, second, strict=True) for each in pair] == [each.ids for each in whole]
-    told = [row.id for batch in [*first, *second] for row in batch.lost if row.reason != "image_missing"]
-    assert sorted(told) == sorted({row.id for batch in whole for row in batch.lost if row.reason != "image_missing"})
+    told = [row.id for batch in [*first, *second] for row in batch.rejected if row.reason != "image_missing"]
+    assert sorted(told) == sorted(
+        {row.id for batch in whole for row in batch.rejected if row.reason != "image_missing"}
+    )
     assert len(told) == len(set(told)) > 0
 
 
@@ -182,7 +186,7 @@ def test_lost_rows_are_listed_once(faulty: Jsonl, small_encoder: Encoder, tmp_pa
     assert data.skipped == {"mine": {"empty_response": 3, "malformed_json": 3, "image_missing": 3}}
     file = tmp_path / "lost.jsonl"
     listed = [RejectedRow(**json.loads(line)) for line in file.read_text().splitlines()]
-    assert sorted(row.id for row in listed) == sorted(row.id for row in data.lost)
+    assert sorted(row.id for row in listed) == sorted(row.id for row in data.rejected)
     assert len(listed) == 9
 
     file.write_text(file.read_text()[:-20])
@@ -190,9 +194,9 @@ def test_lost_rows_are_listed_once(faulty: Jsonl, small_encoder: Encoder, tmp_pa
     again.setup()
     for batch in again.passes(0, done=30):
         again.count(batch)
-    assert {row.id for row in again.lost} <= {row.id for row in listed}
-    assert len(again.lost) >= 8
-    assert len(file.read_text().splitlines()) == len(again.lost)
+    assert {row.id for row in again.rejected} <= {row.id for row in listed}
+    assert len(again.rejected) >= 8
+    assert len(file.read_text().splitlines()) == len(again.rejected)
 
 
 def test_held_out_groups_are_never_trained_on(small_encoder: Encoder, tmp_path: Path) -> None:
@@ -215,7 +219,7 @@ def test_a_stream_without_a_held_out_part_is_not_read_for_one(small_encoder: Enc
     data = streamed(source, small_encoder, tmp_path)
     data.setup()
     assert len(data.parts["val"]) == len(data.parts["test"]) == 0
-    assert data.lost == []
+    assert data.rejected == []
 
 
 @pytest.mark.parametrize("held_out", [0.0, 0.1])
@@ -229,7 +233,7 @@ def test_a_table_of_malformed_rows_stops_at_once(held_out: float, small_encoder:
 
 def test_a_source_that_cannot_be_streamed_is_named(small_encoder: Encoder, tmp_path: Path) -> None:
     """With what to do."""
-    with pytest.raises(DataError, match=r"source 'numbers' cannot be streamed; .* Leave out data\.streaming"):
+    with pytest.raises(DataError, match=r"source 'numbers' cannot be streamed; .* data\.streaming"):
         streamed({"numbers": Numbers("numbers")}, small_encoder, tmp_path)
 
 
@@ -269,7 +273,7 @@ def test_a_run_that_goes_on_does_not_count_its_lost_rows_against_few(small_encod
     again = streamed(source, small_encoder, tmp_path, **settings)
     count_all(again, done=300)
     assert again.skipped == {"mine": {"malformed_json": 9}}
-    assert again.met.rows["mine"] > 1200
+    assert again.stream_position.rows["mine"] > 1200
 
 
 def test_a_pass_of_one_group_that_cannot_be_used_takes_the_next(small_encoder: Encoder, tmp_path: Path) -> None:
@@ -283,7 +287,7 @@ def test_a_pass_of_one_group_that_cannot_be_used_takes_the_next(small_encoder: E
     batches = passes_of(data)
     order = [1, 1, 2, 3, 4, 7, 7, 7, 8, 9, 10, 11]
     assert [batch.ids for batch in batches] == [[f"row-{i}"] for i in order]
-    assert [row.id for batch in batches for row in batch.lost] == ["row-0", "row-5", "row-6"]
+    assert [row.id for batch in batches for row in batch.rejected] == ["row-0", "row-5", "row-6"]
 
 
 def test_when_no_picture_is_there_the_run_stops(small_encoder: Encoder, tmp_path: Path) -> None:
@@ -292,7 +296,9 @@ def test_when_no_picture_is_there_the_run_stops(small_encoder: Encoder, tmp_path
     source = Jsonl("mine", path=str(write_rows(tmp_path / "rows.jsonl", rows)), val=0, test=0)
     data = streamed(source, small_encoder, tmp_path)
     data.setup()
-    with pytest.raises(DataError, match=r"of 100 groups in a row none can be used; the first:\n  row-.*image_missing"):
+    with pytest.raises(
+        DataError, match=r"none of 100 consecutive groups can be used; the first ones:\n  row-.*image_missing"
+    ):
         passes_of(data)
 
 
@@ -300,6 +306,6 @@ def test_passes_of_two_sources_have_both_in_their_shares(small_encoder: Encoder)
     """Eight groups a pass, three quarters of one source."""
     sources = {name: Listed(name, 11) for name in "ab"}
     stream = GroupStream(sources, weights={"a": 3.0, "b": 1.0}, buffer=4)
-    passes = StreamedPasses(stream, encoder=small_encoder, layout="tree", groups=8, forwards=range(6))
+    passes = StreamedMicroBatches(stream, encoder=small_encoder, layout="tree", groups=8, forwards=range(6))
     for batch in passes:
         assert Counter(name[0] for name in batch.ids) == {"a": 6, "b": 2}

@@ -58,6 +58,16 @@ def test_only_files_with_their_class_are_names(heads: Path) -> None:
         locate("helper", "heads")
 
 
+def test_a_subfolder_is_no_part_of_a_short_name(heads: Path) -> None:
+    """Its files are found by their names alone; deeper folders are not searched."""
+    for folder, name in [("deep", "gate"), ("deep/deeper", "hidden")]:
+        (heads / folder).mkdir()
+        (heads / folder / f"{name}.py").write_text(f"class {name.title()}: ...")
+    (heads / "mlp.py").write_text("class MLP: ...")
+    assert list(short_names("heads")) == ["gate", "mlp"]
+    assert locate("gate", "heads").module == "basereward.model.heads.deep.gate"
+
+
 def test_an_unknown_short_name_is_answered_with_the_nearest(heads: Path) -> None:
     """So is a private one."""
     (heads / "mlp.py").write_text("class MLP: ...")

@@ -130,7 +130,7 @@ def test_rows_that_a_member_lost_before_are_not_held_against_the_ensemble(test: 
 
 def test_a_source_of_which_every_row_is_lost_is_no_test(test: Test, tmp_path: Path) -> None:
     """Whatever may be lost, and whoever lost it before."""
-    with pytest.raises(TooManyRowsLost, match="every row of mine is lost"):
+    with pytest.raises(TooManyRowsLost, match="every row of mine is rejected"):
         test(member(tmp_path, rows=3, hard=3, max_lost=1.0, lost=3))
 
 

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from basereward.evaluation.published.published_table import PrintedCell, PublishedTable
 from basereward.evaluation.reports.experiment.gather import Contender
 from basereward.evaluation.reports.numbers import is_whole
-from basereward.evaluation.published.published_table import PrintedCell, PublishedTable
 
 
 @dataclass(frozen=True)

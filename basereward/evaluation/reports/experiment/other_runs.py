@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 from basereward.errors import RecipeError
 from basereward.recipe import Experiment, recipe_sha256
-from basereward.recipe.yaml.files import read_yaml
 from basereward.recipe.table import count
+from basereward.recipe.yaml.files import read_yaml
 from basereward.runs.params import flatten
 from basereward.runs.run_folder import list_runs
 

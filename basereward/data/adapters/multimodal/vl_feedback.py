@@ -1,4 +1,4 @@
-"""VLFeedback: four completions a prompt, rated by GPT-4V in three aspects."""
+"""VLFeedback (arXiv 2410.09421): four completions per prompt, rated by GPT-4V in three aspects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basereward.data.adapters._rated import RatedPairs, compare
+from basereward.data.adapters.ratings import RatedPairs, compare
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
@@ -14,14 +14,14 @@ ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 
 
 class VLFeedback:
-    """Completions compared by the mean of their ratings. One with a rating that is no number is left out.
+    """Compares completions by the mean of their ratings. Completions without three numeric ratings are dropped.
 
-    The file holds no paths of pictures: that of a row is named by its id.
+    The file contains no image paths; the id of a row gives the name of its image.
 
     Args:
-        pairs: `all` of unequal means, or only the one of the `largest_gap`, of equals the first.
-        margins: whether the difference of the means, 0 to 4, is given as the margin.
-        image: the picture's name, with `{id}` for the row's id.
+        pairs: `all` uses every pair with unequal means, `largest_gap` only the pair with the largest difference.
+        margins: whether to use the difference of the means, 0 to 4, as the margin.
+        image: the name of the image, with `{id}` for the id of the row.
     """
 
     columns = ("id", "prompt", "completions")
@@ -34,19 +34,23 @@ class VLFeedback:
         self.image = image
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Convert a row to our general form.
+
         Raises:
             RowRejected: `wrong_type`, `not_rated` (fewer than two completions with three numbers), `equal_ratings`.
         """
-        rated = [(one.get("response"), mean_rating(one.get("annotations"))) for one in _listed(row["completions"])]
-        numbered = [(response, mean) for response, mean in rated if mean is not None]
-        picture = self.image.format(id=row["id"])
-        compared = compare(numbered, pairs=self.pairs, margins=self.margins)
-        return {"id": row["id"], "prompt": row["prompt"], "image": picture} | compared
+        rated = []
+        for completion in _completion_list(row["completions"]):
+            mean = mean_rating(completion.get("annotations"))
+            if mean is not None:
+                rated.append((completion.get("response"), mean))
+        image = self.image.format(id=row["id"])
+        preferences = compare(rated, pairs=self.pairs, margins=self.margins)
+        return {"id": row["id"], "prompt": row["prompt"], "image": image} | preferences
 
 
 def mean_rating(annotations: object) -> float | None:
-    """The mean over the three aspects, or None where one of them has no number.
+    """Average the ratings of the three aspects; None if one of them has no number.
 
     >>> mean_rating({name: {"Rating": "4", "Rationale": ""} for name in ASPECTS})
     4.0
@@ -61,10 +65,10 @@ def mean_rating(annotations: object) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def _listed(completions: object) -> Sequence[Mapping[str, Any]]:
-    """A list of completions; a table of them, as the set's own loader writes it, is turned into one."""
+def _completion_list(completions: object) -> Sequence[Mapping[str, Any]]:
+    """Return completions as a list of objects; the data set's own loader writes an object of lists instead."""
     if isinstance(completions, Mapping) and all(isinstance(cells, list) for cells in completions.values()):
         return [dict(zip(completions, cells, strict=True)) for cells in zip(*completions.values(), strict=True)]
-    if not isinstance(completions, list) or not all(isinstance(one, Mapping) for one in completions):
+    if not isinstance(completions, list) or not all(isinstance(item, Mapping) for item in completions):
         raise RowRejected("wrong_type", f"`completions` is {shown(completions)}; a list of objects is needed")
     return completions

@@ -1,4 +1,4 @@
-"""HelpSteer3, configuration `preference`: a conversation, two responses, and how much better one is."""
+"""HelpSteer3 (nvidia/HelpSteer3), subset `preference`: a conversation, two responses and a graded preference."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LARGEST = 3  # "much better"
 
 
 class HelpSteer3:
-    """`overall_preference` goes from -3 (response 1 is much better) to 3 (response 2 is); 0 decides nothing.
+    """Reads `overall_preference`: -3 (response 1 is much better) to 3 (response 2 is much better); 0 is undecided.
 
     Args:
-        margin: whether its size, 1 to 3, is given as the preference's margin.
+        margin: whether to use the absolute value, 1 to 3, as the margin of the preference.
     """
 
     columns: tuple[str, ...] = ("context", "response1", "response2", "overall_preference")
@@ -24,7 +24,8 @@ class HelpSteer3:
         self.margin = margin
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Convert a row to our pair form.
+
         Raises:
             RowRejected: `undecided` (0); `not_rated` (no whole number from -3 to 3).
         """
@@ -38,4 +39,6 @@ class HelpSteer3:
             raise RowRejected("undecided", "`overall_preference` is 0: neither response is better")
         better, worse = ("response1", "response2") if preference < 0 else ("response2", "response1")
         pair = {"prompt": row["context"], "chosen": row[better], "rejected": row[worse]}
-        return pair | ({"margin": abs(preference)} if self.margin else {})
+        if self.margin:
+            pair["margin"] = abs(preference)
+        return pair

@@ -1,4 +1,4 @@
-"""Stanford Human Preferences: a post, and two comments of which readers preferred one."""
+"""Stanford Human Preferences (stanfordnlp/SHP): a post and two comments, one with more votes than the other."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from basereward.data.schema.rejections import RowRejected
 
 
 class SHP:
-    """`labels` is 1 where comment A has the higher score, 0 where B has.
+    """Reads `labels`: 1 if comment A has the higher score, 0 if comment B has.
 
     Args:
-        min_score_ratio: pairs whose better score is less than so many times the worse one are left out; null: none are.
+        min_score_ratio: the smallest ratio of the higher to the lower score; rows below it are rejected. null: all rows
+            are kept.
     """
 
     columns: tuple[str, ...] = ("history", "human_ref_A", "human_ref_B", "labels", "score_ratio")
@@ -22,7 +23,8 @@ class SHP:
         self.min_score_ratio = min_score_ratio
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Convert a row to our pair form.
+
         Raises:
             RowRejected: `not_rated` (no label, or no ratio to compare); `low_score_ratio`.
         """
@@ -31,11 +33,11 @@ class SHP:
             raise RowRejected("not_rated", f"`labels` is {shown(label)}; 1 (A is preferred) or 0 (B is) is needed")
         if self.min_score_ratio is not None:
             self._check_ratio(row["score_ratio"], at_least=self.min_score_ratio)
-        answers = [row["human_ref_B"], row["human_ref_A"]]
+        answers = [row["human_ref_B"], row["human_ref_A"]]  # indexed by the label of the winner
         return {"prompt": row["history"], "chosen": answers[label], "rejected": answers[1 - label]}
 
     def _check_ratio(self, ratio: object, *, at_least: float) -> None:
         if isinstance(ratio, bool) or not isinstance(ratio, int | float):
             raise RowRejected("not_rated", f"`score_ratio` is {shown(ratio)}; a number is needed")
-        if not ratio >= at_least:
-            raise RowRejected("low_score_ratio", f"`score_ratio` is {ratio}; min_score_ratio asks for {at_least}")
+        if not ratio >= at_least:  # not `ratio < at_least`, which is false for NaN
+            raise RowRejected("low_score_ratio", f"`score_ratio` is {ratio}; min_score_ratio requires {at_least}")

@@ -1,4 +1,4 @@
-"""PKU-SafeRLHF: a prompt and two responses, with the number of the better one and of the safer one."""
+"""PKU-SafeRLHF: a prompt, two responses, and the indices of the better and of the safer one (arXiv 2406.15513)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from basereward.data.schema.rejections import RowRejected
 
 
 class PKUSafeRLHF:
-    """The better (`better_response_id`) or the safer (`safer_response_id`) of `response_0` and `response_1` is chosen.
+    """Chooses the better (`better_response_id`) or the safer (`safer_response_id`) of `response_0` and `response_1`.
 
     Args:
-        by: what decides.
+        by: the criterion.
     """
 
     def __init__(self, *, by: Literal["better", "safer"] = "better") -> None:
@@ -21,9 +21,10 @@ class PKUSafeRLHF:
         self.columns: tuple[str, ...] = ("prompt", "response_0", "response_1", self.label)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Convert a row to our pair form.
+
         Raises:
-            RowRejected: `undecided`: the number is neither 0 nor 1.
+            RowRejected: `undecided` (the index is neither 0 nor 1).
         """
         number = row[self.label]
         if type(number) is not int or number not in (0, 1):

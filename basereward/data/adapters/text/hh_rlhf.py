@@ -1,4 +1,4 @@
-"""Anthropic's hh-rlhf: two transcripts of a talk between a human and an assistant."""
+"""Anthropic/hh-rlhf: two transcripts of a dialogue between a human and an assistant (arXiv 2204.05862)."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 class HhRlhf:
-    """`chosen` and `rejected` are texts of turns, each after "\\n\\nHuman: " or "\\n\\nAssistant: ".
+    """Splits the transcripts `chosen` and `rejected` at "\\n\\nHuman: " and "\\n\\nAssistant: ".
 
-    The turns before the last answer are the prompt. Where the two talks part before that, they are different talks and
-    not two answers to one prompt: such rows are lost, under `prompts_differ`.
+    The turns before the last answer are the prompt. If the two transcripts differ before the last answer, they are not
+    two answers to one prompt, and the row is rejected with the reason `prompts_differ`.
     """
 
     columns: tuple[str, ...] = ("chosen", "rejected")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Convert a row to our pair form.
+
         Raises:
-            RowRejected: `bad_transcript`; `prompts_differ`.
+            RowRejected: `null_response`; `bad_transcript`; `prompts_differ`.
         """
         chosen, rejected = (read_transcript(row[name], column=name) for name in self.columns)
         if chosen[:-1] != rejected[:-1]:
-            same = itertools.takewhile(lambda turns: turns[0] == turns[1], zip(chosen, rejected, strict=False))
+            common = itertools.takewhile(lambda turns: turns[0] == turns[1], zip(chosen, rejected, strict=False))
             raise RowRejected(
                 "prompts_differ",
-                f"transcripts of {len(chosen)} and {len(rejected)} turns part after turn {len(list(same))}, "
+                f"transcripts of {len(chosen)} and {len(rejected)} turns differ after turn {len(list(common))}, "
                 "before the last answer",
             )
         return {"chosen": chosen, "rejected": rejected}
 
 
 def read_transcript(text: object, *, column: str) -> list[dict[str, str]]:
-    """The messages of a transcript.
+    """Split a transcript into chat messages.
+
+    Raises:
+        RowRejected: `null_response`; `bad_transcript` (it does not begin with a speaker).
 
     >>> read_transcript("\\n\\nHuman: Hi\\n\\nAssistant: Hello!", column="chosen")
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello!'}]
-
-    Raises:
-        RowRejected: `null_response`; `bad_transcript`: it does not begin with a speaker.
     """
     if text is None:
         raise RowRejected("null_response", f"`{column}` is null; a transcript is needed")
@@ -54,8 +55,9 @@ def read_transcript(text: object, *, column: str) -> list[dict[str, str]]:
         raise RowRejected(
             "bad_transcript", f"`{column}` is {shown(text)}; a text that begins with \\n\\nHuman: is needed"
         )
+    # The pattern has a capture group, so `split` returns an empty text and then speaker, content, speaker, content, ...
     _, *pieces = SPEAKER.split(text)
     return [
-        {"role": ROLES[speaker], "content": said.strip()}
-        for speaker, said in zip(pieces[::2], pieces[1::2], strict=True)
+        {"role": ROLES[speaker], "content": content.strip()}
+        for speaker, content in zip(pieces[::2], pieces[1::2], strict=True)
     ]

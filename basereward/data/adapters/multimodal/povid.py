@@ -1,20 +1,21 @@
-"""POVID: two conversations about a picture, the second with hallucinations put in."""
+"""POVID (arXiv 2402.11411): two conversations about an image, the second with inserted hallucinations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from basereward.data.adapters._from_value import read_turns
+from basereward.data.adapters.turns import read_turns
 
 
 class POVID:
-    """`conversations` is preferred to `rejected_conversations`; both are lists of turns."""
+    """Prefers `conversations` to `rejected_conversations`; both are lists of turns."""
 
     columns = ("image", "conversations", "rejected_conversations")
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Convert a row to our pair form.
+
         Raises:
             RowRejected: `wrong_type`, `bad_message`, `unknown_role`, `unknown_key`.
         """

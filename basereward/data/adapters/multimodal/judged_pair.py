@@ -1,0 +1,51 @@
+"""A judge's prompt with two answers, and its verdict: the format of data sets that train judges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from basereward.data.adapters.frames import VideoFrames, VideoMode
+from basereward.data.adapters.judge_prompts import Ties, judged_cells
+from basereward.data.adapters.turns import read_turns
+from basereward.data.images.image_store import ImageStore
+from basereward.data.schema.rejections import RowRejected
+
+
+class JudgedPair:
+    """Reads the judge's prompt and verdict from `conversations`, and the images from `image` or `images`.
+
+    Args:
+        ties: `keep` keeps ties, for losses that use them; `lost` rejects them, with the reason `undecided`.
+        video: how to treat rows with a video: `lost` rejects them, with the reason `video`; `frames_as_images` uses its
+            frames as images.
+        frames: the largest number of frames of one video; they are evenly spaced.
+    """
+
+    columns = ("conversations",)
+
+    def __init__(self, *, ties: Ties = "keep", video: VideoMode = "lost", frames: int = 8) -> None:
+        self.ties = ties
+        self._video = VideoFrames(video, frames=frames)
+
+    def use_images(self, images: ImageStore) -> None:
+        """Set the store in which frames are listed."""
+        self._video.images = images
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Convert a row to our general form.
+
+        Raises:
+            RowRejected: `unknown_template`, `unknown_verdict`, `undecided`, `several_rounds`, `video`, `video_missing`.
+        """
+        turns = read_turns(row["conversations"], column="conversations")
+        if [turn["role"] for turn in turns] != ["user", "assistant"]:
+            raise RowRejected(
+                "several_rounds", f"`conversations` has {len(turns)} turns; one prompt and one verdict are needed"
+            )
+        prompt, verdict = (turn["content"] for turn in turns)
+        cells = judged_cells(prompt, verdict, ties=self.ties)
+        cells |= {name: row[name] for name in ("id", "images", "image") if row.get(name) is not None}
+        if row.get("video"):
+            cells["images"] = self._video.names(row["video"])
+        return cells

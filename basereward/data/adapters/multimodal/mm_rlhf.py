@@ -1,0 +1,45 @@
+"""MM-RLHF (arXiv 2502.10391), `dpo_pairs.jsonl`: a prompt about an image or a video, and two answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from basereward.data.adapters.frames import VideoFrames, VideoMode
+from basereward.data.images.image_store import ImageStore
+
+PAIR_COLUMNS = ("id", "prompt", "chosen", "rejected")
+
+
+class MMRLHF:
+    """Reads pairs with the path of an `image`, or of a `video`, which is a folder of frames.
+
+    The annotators' reasons become critiques if both answers have one.
+
+    Args:
+        video: how to treat rows with a video: `lost` rejects them, with the reason `video`; `frames_as_images` uses its
+            frames as images.
+        frames: the largest number of frames of one video; they are evenly spaced.
+    """
+
+    columns = ("prompt", "chosen", "rejected")
+
+    def __init__(self, *, video: VideoMode = "lost", frames: int = 8) -> None:
+        self._video = VideoFrames(video, frames=frames)
+
+    def use_images(self, images: ImageStore) -> None:
+        """Set the store in which frames are listed."""
+        self._video.images = images
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Convert a row to our pair form.
+
+        Raises:
+            RowRejected: `video`, `video_missing`.
+        """
+        pair = {name: row.get(name) for name in PAIR_COLUMNS}
+        pair["images"] = self._video.names(row["video"]) if row.get("video") else row.get("image")
+        chosen_reason, rejected_reason = row.get("chosen_reason"), row.get("rejected_reason")
+        if chosen_reason and rejected_reason:
+            pair |= {"chosen_critique": chosen_reason, "rejected_critique": rejected_reason}
+        return pair

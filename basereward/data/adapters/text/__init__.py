@@ -1,0 +1,1 @@
+"""Adapters for preference data sets without images, one class a file."""
