@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from basereward.runs.run_folder import find
+from basereward.runs.score_files import read_scores
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,17 +26,15 @@ from basereward.data.encoding.encoder import EncodedGroup, EncodingError
 from basereward.data.schema.group import Group
 from basereward.errors import ModelError, TooManyRowsLost
 from basereward.inference.score_file import load
-from basereward.inference.scorer import Scorer, load_scorer, recipe_encoder
+from basereward.inference.scorer import Scorer, load_scorer
 from basereward.metrics.collection import PreferenceMetrics
 from basereward.model.backbone import load_backbone
-from basereward.model.families.processing import load_encoder
+from basereward.model.families.processing import load_encoder, recipe_encoder
 from basereward.model.lora import add_lora
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe import load_recipe, make
-from basereward.runs.run_folder import find
-from basereward.runs.score_files import read_scores
 from basereward.training.fit import train
 from tests.helpers.killed_process import start_training, train_in_process
 from tests.helpers.support import (

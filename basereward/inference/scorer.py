@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from basereward.data.batching.packing import PackedGroup, fill
 from basereward.data.batching.tree_batch import collate
@@ -26,14 +26,12 @@ from basereward.errors import DataError, ModelError, check_several
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.prompt_cache import PromptScorer
 from basereward.inference.stopwatch import Stopwatch
-from basereward.model.families.processing import load_encoder
-from basereward.model.generation.response_generator import GenerativeHead, ResponseGenerator, is_generative
+from basereward.model.heads.contracts import is_generative
 from basereward.model.lora import merge_lora
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.card import read_card
 from basereward.model.saving.folder_checks import first_not_finite
-from basereward.model.saving.saved_model import load_reward_model, processor_folder, save_model
-from basereward.recipe import make
+from basereward.model.saving.saved_model import load_reward_model, save_model
 from basereward.recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
@@ -71,8 +69,8 @@ class Scorer(ScoresGroups):
         self, model: RewardModel, *, encoder: Encoder, recipe: Recipe, scores: dict[str, float] | None = None
     ) -> None:
         self.model = model
-        if is_generative(model.head):
-            model.voice = ResponseGenerator(encoder)
+        if is_generative(model.head) and model.generator is None:
+            raise ModelError("the model has a generative head and was built without an encoder: give build_model one")
         self.encoder = encoder
         self.recipe = recipe
         self.scores = scores or {}
@@ -159,7 +157,7 @@ class Scorer(ScoresGroups):
             self.device
         )
         with self.precision():
-            scores = self.model.judged(rows, tally=tally)
+            scores = self.model.response_scores(rows, tally=tally)
         watch.stop()
         return _Pass({place: len(group.lengths) for place, group in batch}, scores, watch)
 
@@ -198,11 +196,8 @@ def load_scorer(folder: str | Path, *, device: str | None = None, dtype: str | N
             four or eight bits cannot take it.
     """
     folder = Path(folder)
-    model, recipe, path = load_reward_model(folder, dtype=dtype)
+    model, recipe, encoder = load_reward_model(folder, dtype=dtype)
     card = read_card(folder)
-    encoder = recipe_encoder(
-        recipe, path=path, head=model.head, revision=card["backbone"]["revision"], files=processor_folder(folder)
-    )
     _warn_of_other_encoder(folder, card, encoder)
     scorer = Scorer(model, encoder=encoder, recipe=recipe, scores=card["scores"])
     return scorer.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -216,39 +211,3 @@ def _warn_of_other_encoder(folder: Path, card: Mapping[str, Any], encoder: Encod
     before = (card.get("identity") or {}).get("hashes", {})
     for line in hash_differences(before, encoder_hashes(encoder)):
         logger.warning("%s: %s since the model was saved; scores may differ from those in training", folder, line)
-
-
-def recipe_encoder(
-    recipe: Recipe,
-    *,
-    path: str,
-    head: nn.Module | None = None,
-    revision: str | None = None,
-    files: Path | None = None,
-) -> Encoder:
-    """The encoder that a recipe asks for.
-
-    Args:
-        recipe: of the run.
-        path: hub id or folder of the backbone.
-        head: the recipe's own; made anew unless it is given.
-        revision: of the hub's repository; None: the recipe's, where `path` is.
-        files: the folder of tokenizer, chat template and image processor, where they are not at `path`.
-
-    Raises:
-        ModelError: as `load_encoder`.
-    """
-    settings = recipe.data.encoding
-    encoder = load_encoder(
-        path,
-        revision=revision or (recipe.model.backbone.revision if path == recipe.model.backbone.path else None),
-        image_backend=settings.image_backend,
-        min_pixels=settings.min_pixels,
-        max_pixels=settings.max_pixels,
-        max_tokens=settings.max_tokens,
-        trust_remote_code=recipe.model.backbone.trust_remote_code,
-        files=files,
-    )
-    made = head or make(recipe.model.head, "heads", 1)  # its arguments alone are asked for
-    encoder.speech = made.speech if isinstance(made, GenerativeHead) else None
-    return encoder

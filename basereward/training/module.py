@@ -76,7 +76,7 @@ class RewardModule(LightningModule):
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Scores of all responses of the batch, shape `(K,)`, float32."""
-        return self.model.judged(batch)
+        return self.model.response_scores(batch)
 
     # Training.
 
@@ -203,7 +203,7 @@ class RewardModule(LightningModule):
 
     def _evaluate(self, batch: TreeBatch) -> None:
         began = time.perf_counter_ns()
-        scores = self.model.judged(batch, tally=self._tally)
+        scores = self.model.response_scores(batch, tally=self._tally)
         self.scored += scored_groups(batch, scores)  # waits for a GPU
         self._spent["ns"] += time.perf_counter_ns() - began
         self._spent["tokens"] += int((batch.group != PADDING).sum())

@@ -9,6 +9,7 @@ from typing import Any
 import mlflow
 import pytest
 import torch
+from basereward.runs.run_folder import find
 
 from basereward.data.batching.tree_batch import collate
 from basereward.errors import DataError, ModelError
@@ -16,7 +17,6 @@ from basereward.evaluation.run_benchmark import evaluate
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.model.saving.saved_model import PROMPT
 from basereward.recipe import load_recipe
-from basereward.runs.run_folder import find
 from basereward.training.fit import train
 from tests.helpers.benchmark_rows import ANY_SIZE, small_benchmark
 from tests.helpers.support import SMALL, group
@@ -42,7 +42,7 @@ def written(scorer: Scorer) -> list[list[int]]:
     asked = scorer.encode(group(responses=("It is a seven.", "4"), images=1))
     batch = collate([asked], layout="tree", pad_id=scorer.encoder.pad_id)
     with torch.no_grad():
-        return [some[0].tolist() for some in model.voice.write(model, batch, model.head.writing)]
+        return [some[0].tolist() for some in model.generator.write(batch, model.head.writing)]
 
 
 @pytest.mark.parametrize("head", HEADS)

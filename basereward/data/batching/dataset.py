@@ -32,7 +32,7 @@ class GroupDataset(Dataset[EncodedGroup]):
         encoder: Encoder,
         changed: Mapping[tuple[str, int], tuple[Preference, ...]] | None = None,
     ) -> None:
-        self.taught = split == "train"
+        self.with_targets = split == "train"
         self.names = list(sources)
         self.groups = {name: source.groups(split) for name, source in sources.items()}
         self.kept = dict(kept)
@@ -59,7 +59,7 @@ class GroupDataset(Dataset[EncodedGroup]):
     def __getitem__(self, place: Place) -> EncodedGroup:
         group, name = self.group(place), self.names[place[0]]
         try:
-            return self.encoder(group, taught=self.taught)
+            return self.encoder(group, with_targets=self.with_targets)
         except RowRejected as loss:
             raise DataError(
                 f"group '{group.id}' of source '{name}' could be read when the run began and cannot be read now "

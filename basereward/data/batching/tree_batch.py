@@ -61,9 +61,13 @@ class TreeBatch:
     # Of a head that speaks; without one there are none.
     about: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))  # (B, 2): the two of the K
     # responses that a branch compares, the one shown first before the other
-    written: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))  # (W, 2): row and column of
+    lm_target_positions: Tensor = field(
+        default_factory=lambda: torch.empty(0, 2, dtype=torch.int64)
+    )  # (W, 2): row and column of
     # the tokens that it is taught to write
-    written_weight: Tensor = field(default_factory=lambda: torch.empty(0))  # (W,): what each counts in the loss, which
+    lm_target_weights: Tensor = field(
+        default_factory=lambda: torch.empty(0)
+    )  # (W,): what each counts in the loss, which
     # is a mean over groups, and in a group over its tokens
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
@@ -139,7 +143,7 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         lengths=torch.tensor([length for group in groups for length in group.response_lengths]),
         responses=[len(group.response_lengths) for group in groups],
         about=_about(groups),
-        **_written(groups, ends),
+        **_lm_targets(groups, ends),
         ids=[group.id for group in groups],
         sources=[group.source for group in groups],
         **preference_tensors([(group.preferences, len(group.response_lengths)) for group in groups]),
@@ -154,7 +158,7 @@ def _about(groups: Sequence[EncodedGroup]) -> Tensor:
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
 
-def _written(groups: Sequence[EncodedGroup], ends: Tensor) -> dict[str, Any]:
+def _lm_targets(groups: Sequence[EncodedGroup], ends: Tensor) -> dict[str, Any]:
     """Row and column of the last tokens of every branch, as many as are written; `ends` has the last of them."""
     # As of preferences every group has the same say, so that a step is the same however its groups are shared out among
     # forward passes.
@@ -169,8 +173,8 @@ def _written(groups: Sequence[EncodedGroup], ends: Tensor) -> dict[str, Any]:
         for back in range(written)
     ]
     return {
-        "written": torch.tensor([place[:2] for place in found], dtype=torch.int64).reshape(-1, 2),
-        "written_weight": torch.tensor([weight for *_, weight in found], dtype=torch.float32),
+        "lm_target_positions": torch.tensor([place[:2] for place in found], dtype=torch.int64).reshape(-1, 2),
+        "lm_target_weights": torch.tensor([weight for *_, weight in found], dtype=torch.float32),
     }
 
 

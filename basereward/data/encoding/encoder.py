@@ -112,9 +112,12 @@ class BranchTemplate(Protocol):
         """What all branches of a group begin with."""
         ...
 
-    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
-        """The branches, `(L,)` tokens each, with what is what in them; `taught` with the text of the data, else up to
-        where the head begins to write.
+    def __call__(self, encoder: Encoder, group: Group, *, with_targets: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
+        """The branches, `(L,)` tokens each, with their targets.
+
+        Args:
+            with_targets: whether a branch includes the text of the data that the head learns; otherwise it ends where
+                the head starts to generate.
 
         Raises:
             RowRejected: the group has no text to learn from, or nothing can be said of it.
@@ -175,8 +178,8 @@ class Encoder:
         self.end_of_turn = end_of_turn(tokenizer, self._last_answer.after.removeprefix(self._last_answer.closing))
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn
 
-    def __call__(self, group: Group, *, taught: bool = False) -> EncodedGroup:
-        """Encodes a group; `taught` with the text that a head which speaks learns to write.
+    def __call__(self, group: Group, *, with_targets: bool = False) -> EncodedGroup:
+        """Encodes a group; `with_targets` with the text that a head which speaks learns to write.
 
         Raises:
             RowRejected: too long, refused by the chat template, or its images and their places in the text do not fit
@@ -188,7 +191,7 @@ class Encoder:
         pictures = self.pictures(group.images) if group.images else None
         images_thw = pictures.thw if pictures else None
         prefix = self._prefix(group, images_thw)
-        branches, spoken = self._branches(group, taught=taught)
+        branches, spoken = self._branches(group, with_targets=with_targets)
         encoded = EncodedGroup(
             id=group.id,
             source=group.source,
@@ -205,7 +208,7 @@ class Encoder:
         self.check_length(encoded.longest)
         return encoded
 
-    def measure(self, group: Group, *, taught: bool = False) -> Size:
+    def measure(self, group: Group, *, with_targets: bool = False) -> Size:
         """What `__call__` would give, in numbers: pictures are opened, but not cut into patches.
 
         Raises:
@@ -216,7 +219,7 @@ class Encoder:
         patches = self.pictures.measure(group.images)
         grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None
         prefix = len(self._prefix(group, grids))
-        branches = tuple(len(branch) for branch in self._branches(group, taught=taught)[0])
+        branches = tuple(len(branch) for branch in self._branches(group, with_targets=with_targets)[0])
         self.check_length(prefix + max(branches))
         return Size(prefix, branches, len(patches))
 
@@ -294,10 +297,10 @@ class Encoder:
             ids, repeats = marked(ids, repeats, places, self.image_marks)
         return ids.repeat_interleave(repeats)
 
-    def _branches(self, group: Group, *, taught: bool) -> tuple[tuple[Tensor, ...], tuple[BranchTarget, ...]]:
+    def _branches(self, group: Group, *, with_targets: bool) -> tuple[tuple[Tensor, ...], tuple[BranchTarget, ...]]:
         if self.speech is None:
             return tuple(self.branch(response) for response in group.responses), ()
-        laid = self.speech(self, group, taught=taught)
+        laid = self.speech(self, group, with_targets=with_targets)
         return tuple(branch for branch, _ in laid), tuple(spoken for _, spoken in laid)
 
     def _lengths(self, group: Group) -> tuple[int, ...]:

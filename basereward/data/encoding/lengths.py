@@ -78,12 +78,12 @@ def measure(
         DataError: the source is malformed.
     """
     groups = source.groups(split)
-    taught = split == "train"
-    kind = "" if taught or encoder.speech is None else "-asked"
+    with_targets = split == "train"
+    kind = "" if with_targets or encoder.speech is None else "-asked"
     file = cache / f"{_content(groups)}-{encoder.fingerprint[:32]}{kind}.npz" if cache else None
     found = _load(file) if file else None
     if found is None:
-        found = _try_all(_Tried(groups, encoder, taught), workers=workers)
+        found = _try_all(_Tried(groups, encoder, with_targets), workers=workers)
         if file:
             _save(file, *found)
     lengths, losses = found
@@ -94,10 +94,10 @@ def measure(
 class _Tried(Dataset[tuple[Any, ...]]):
     """Groups as their content with their tokens and images, or with what is wrong with them."""
 
-    def __init__(self, groups: Sequence[Group], encoder: Encoder, taught: bool) -> None:
+    def __init__(self, groups: Sequence[Group], encoder: Encoder, with_targets: bool) -> None:
         self.groups = groups
         self.encoder = encoder
-        self.taught = taught
+        self.with_targets = with_targets
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -107,7 +107,7 @@ class _Tried(Dataset[tuple[Any, ...]]):
         content = group_content(group)
         try:
             check_usable(group)
-            size = self.encoder.measure(group, taught=self.taught)
+            size = self.encoder.measure(group, with_targets=self.with_targets)
         except RowRejected as loss:
             return content, group.id, loss.reason, loss.detail
         return content, size.tokens, size.images

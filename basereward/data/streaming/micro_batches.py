@@ -86,7 +86,7 @@ class StreamedPasses(IterableDataset[TreeBatch]):
 
     def _encoded(self, group: Group) -> EncodedGroup | RejectedRow:
         try:
-            return self.encoder(group, taught=True)
+            return self.encoder(group, with_targets=True)
         except RowRejected as loss:
             return RejectedRow(group.source, "train", group.id, loss.reason, loss.detail)
 

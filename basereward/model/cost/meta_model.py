@@ -11,7 +11,7 @@ from basereward.model.attention.gradient_checkpointing import recompute
 from basereward.model.backbone import Backbone, Origin, load_config, quiet_transformers
 from basereward.model.families.lm_head import LanguageHead, holds_language_head
 from basereward.model.families.parts import freeze
-from basereward.model.generation.response_generator import is_generative
+from basereward.model.heads.contracts import is_generative
 from basereward.model.lora import add_lora
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel, learns_language

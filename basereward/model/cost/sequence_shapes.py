@@ -59,7 +59,7 @@ def batch_shapes(batch: TreeBatch) -> list[SequenceShape]:
     """The trees of a batch, or its plain sequences without their padding. All its pictures and all that is
     taught are the first one's; which tree they belong to changes no count."""
     images = _grids(batch.image_grid_thw)
-    written = len(batch.written)
+    written = len(batch.lm_target_positions)
     return [
         SequenceShape(prefix, tuple(branches), *(((), 0) if i else (images, written)))
         for i, (prefix, *branches) in enumerate(batch.trees)

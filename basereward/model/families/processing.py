@@ -9,14 +9,17 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.tiles import TileProcessor
 from basereward.errors import ModelError
 from basereward.model.backbone import VISION_FAMILIES, load_config, quiet_transformers
+from basereward.model.heads.contracts import GenerativeHead
 from basereward.model.saving.folder_checks import check_text_files, explained
+from basereward.recipe import make
+from basereward.recipe.schema import Recipe
 from basereward.recipe.trust import is_trusted
 
 MAX_PIXELS = 2**27
@@ -111,6 +114,43 @@ def load_encoder(
         options = _image_options(config, processor, tokenizer, path=place, min_pixels=min_pixels, max_pixels=max_pixels)
         options |= {"max_tokens": max_tokens, "same_positions": same_positions(config)}
         return Encoder(tokenizer, image_token_id=config.image_token_id, **options)
+
+
+def recipe_encoder(
+    recipe: Recipe,
+    *,
+    path: str,
+    head: nn.Module | None = None,
+    revision: str | None = None,
+    files: Path | None = None,
+) -> Encoder:
+    """The encoder of a recipe, with the branch template of its head if the head is generative.
+
+    Args:
+        recipe: of the run.
+        path: hub id or folder of the backbone.
+        head: the head of the recipe if it is built already.
+        revision: of the hub repository; None: that of the recipe, if `path` is its backbone.
+        files: the folder of tokenizer, chat template and image processor, if they are not at `path`.
+
+    Raises:
+        ModelError: as `load_encoder`.
+    """
+    settings = recipe.data.encoding
+    encoder = load_encoder(
+        path,
+        revision=revision or (recipe.model.backbone.revision if path == recipe.model.backbone.path else None),
+        image_backend=settings.image_backend,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+        max_tokens=settings.max_tokens,
+        trust_remote_code=recipe.model.backbone.trust_remote_code,
+        files=files,
+    )
+    # The data are read before the backbone is loaded, so its width is unknown here; a template does not depend on it.
+    any_head = head or make(recipe.model.head, "heads", 1)
+    encoder.speech = any_head.branch_template if isinstance(any_head, GenerativeHead) else None
+    return encoder
 
 
 def same_positions(config: PreTrainedConfig) -> int | None:

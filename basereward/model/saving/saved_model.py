@@ -35,7 +35,8 @@ from basereward.io.limits import check_regular_file
 from basereward.io.outputs import check_replaceable, foreign_files, replace_folder
 from basereward.model.backbone import Backbone, load_backbone, quiet_transformers
 from basereward.model.families.lm_head import WEIGHT, LanguageHead, load_language_head
-from basereward.model.generation.response_generator import is_generative
+from basereward.model.families.processing import recipe_encoder
+from basereward.model.heads.contracts import GenerativeHead, is_generative
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.card import CARD, FORMAT, read_card
@@ -133,10 +134,9 @@ def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder
     save_file({k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / HEAD)
     if model.language is not None and model.language.weight is not None and kind == "full":
         save_file({WEIGHT: model.language.weight.detach().cpu().contiguous()}, folder / LANGUAGE)
-    if is_generative(model.head):
+    if isinstance(model.head, GenerativeHead):
         # Files of prompts change and move; the model's own stays with it.
-        speech: Any = model.head.speech
-        (folder / PROMPT).write_text(speech.text, encoding="utf-8")
+        (folder / PROMPT).write_text(model.head.branch_template.text, encoding="utf-8")
     if kind == "adapter":
         backbone.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     elif kind == "full":
@@ -180,15 +180,16 @@ def _card(model: RewardModel, *, recipe: Recipe, encoder: Encoder, scores: Mappi
     }
 
 
-def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[RewardModel, Recipe, str]:
-    """The model of a saved folder, its recipe, and the path its tokenizer is found at.
+def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[RewardModel, Recipe, Encoder]:
+    """Opens a saved folder: the model in evaluation mode, its recipe and its encoder.
 
     Args:
-        dtype: what the backbone's weights are rounded to, `float32` or `bfloat16`; None leaves them.
+        folder: written by `save_model`.
+        dtype: the backbone's weights are rounded to it, `float32` or `bfloat16`; None leaves them.
 
     Raises:
-        ModelError: the folder is not a saved model or is damaged, the backbone it was trained on is gone or another
-            one, weights are missing, too many, of another shape or not finite, or they cannot take the dtype.
+        ModelError: the folder is not a saved model or is damaged; its backbone is missing or has changed since the
+            training; weights are missing, unexpected, of another shape or not finite; or they cannot have the dtype.
     """
     wanted = None if dtype is None else find_dtype(dtype)
     card, recipe = read_card(folder), saved_recipe(folder)
@@ -214,8 +215,10 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
             cast(backbone.model, wanted)
     backbone.merged = card["kind"] == "full"
     language = _language(folder, card, backbone, path=path) if is_generative(head) else None
-    model = RewardModel(backbone, head, language=language, pooling=Pooling(recipe.model.pooling))
-    return model.eval(), recipe, path
+    encoder = recipe_encoder(recipe, path=path, head=head, revision=origin["revision"], files=processor_folder(folder))
+    pooling = Pooling(recipe.model.pooling)
+    model = RewardModel(backbone, head, language=language, pooling=pooling, encoder=encoder)
+    return model.eval(), recipe, encoder
 
 
 def saved_recipe(folder: Path) -> Recipe:

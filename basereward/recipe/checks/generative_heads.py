@@ -35,8 +35,10 @@ def votes(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def speaks(head: Node) -> bool:
-    """Whether a head's text defines what a generative head must have: `judge`, and `speech`, which it sets. One that
-    inherits them is found out when it is made."""
+    """Whether the source of a head defines `judge` and sets `branch_template`, which every generative head must have.
+
+    A head that inherits them is recognised when it is built.
+    """
     target = str(head.get("_target_", ""))
     try:
         check_trusted(target, "heads")
@@ -45,9 +47,9 @@ def speaks(head: Node) -> bool:
         return False
     inner = definition.body if isinstance(definition, ast.ClassDef) else []
     judges = any(isinstance(each, ast.FunctionDef) and each.name == "judge" for each in inner)
-    return judges and any(_sets_speech(node) for each in inner for node in ast.walk(each))
+    return judges and any(_sets_template(node) for each in inner for node in ast.walk(each))
 
 
-def _sets_speech(node: ast.AST) -> bool:
+def _sets_template(node: ast.AST) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return any(getattr(target, "attr", getattr(target, "id", None)) == "speech" for target in targets)
+    return any(getattr(target, "attr", getattr(target, "id", None)) == "branch_template" for target in targets)
