@@ -33,15 +33,13 @@ from basereward.model.attention.kernels import Kernels, check_liger, use_liger
 from basereward.model.attention.last_layer import LastLayer
 from basereward.model.attention.layout_check import find_tree_fault
 from basereward.model.attention.tree_attention import TREE_ATTENTION, RowPlan, TreePlan, tree_masks
-from basereward.model.families.vision import PictureEncoder, features_of_nothing, is_trained
+from basereward.model.families.registry import find_family, vision_types
+from basereward.model.families.vision import ImageEncoder, features_of_nothing, is_trained
 from basereward.model.pooling import LAST, Pooling
 from basereward.model.quantization import Quantization, quantization_config, settle
 from basereward.model.saving.folder_checks import check_checkpoint, check_numbers, check_size, explained
 from basereward.model.saving.identity import CONFIG, BackboneIdentity, checkpoint_identity, find_file, precision_text
 from basereward.recipe.trust import is_trusted
-
-VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
-
 
 Origin: TypeAlias = BackboneIdentity
 """Where a backbone's weights come from, with the hashes of the files that were read."""
@@ -70,7 +68,7 @@ class Backbone(nn.Module):
         self.origin = origin
         self.quantization = quantization
         self.tree_fault = tree_fault
-        self.vision = PictureEncoder()
+        self.vision = ImageEncoder()
         self._last_layer = LastLayer()
         self.merged = False  # whether adapters were folded in, so that the weights are no longer those at the origin
 
@@ -87,7 +85,7 @@ class Backbone(nn.Module):
 
     @property
     def reads_images(self) -> bool:
-        return self.transformer.config.model_type in VISION_FAMILIES
+        return find_family(self.transformer.config).reads_images
 
     def forward(self, batch: TreeBatch, *, pooling: Pooling = LAST, cache: Cache | None = None) -> Tensor:
         """Pooled hidden states of the branches, shape `(B, D)`, in the backbone's precision; `cache` as below.
@@ -203,10 +201,10 @@ def load_backbone(
     with quiet_transformers():
         check_size(config, check_checkpoint(path, revision=revision), path=path)
     identity = _identity(path, revision=revision, dtype=dtype, quantization=quantization, hashed=not complete)
+    family = find_family(config)
     if kernels == "liger":
-        reader = config.get_text_config() if config.model_type == "internvl" else config  # whose layers have kernels
-        check_liger(reader.model_type)
-    attention: Any = {"text_config": TREE_ATTENTION} if config.model_type in VISION_FAMILIES else _attention_of(config)
+        check_liger(family.decoder_type(config))
+    attention = family.attention_implementation(config, TREE_ATTENTION)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
     options["use_safetensors"] = True  # transformers would read a pickle where there is no safetensors file
     if quantization is not None:
@@ -226,14 +224,6 @@ def load_backbone(
     origin = replace(identity, fingerprint=fingerprint(model))
     tree_fault = find_tree_fault(Backbone(model, origin=origin, quantization=quantization))
     return Backbone(model, origin=origin, quantization=quantization, tree_fault=tree_fault)
-
-
-def _attention_of(config: PreTrainedConfig) -> str:
-    """Our attention where the family calls attention by transformers' interface, else its own."""
-    kind: Any = MODEL_MAPPING.get(type(config), None)
-    while isinstance(kind, tuple | list):
-        kind = kind[0]
-    return TREE_ATTENTION if kind is None or kind._can_set_attn_implementation() else "eager"
 
 
 def _identity(
@@ -288,12 +278,12 @@ def _check_family(config: PreTrainedConfig, path: str | Path) -> None:
         ModelError: the family reads more than text and is none of those whose pictures are known, it encodes a source
             text before it writes, or transformers has no such model without a head.
     """
-    if config.model_type in VISION_FAMILIES:
+    if find_family(config).reads_images:
         return
     more = hasattr(config, "vision_config") or hasattr(config, "audio_config")
     if more or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelError(
-            f"{path} is a {config.model_type} model; families that read images are {', '.join(VISION_FAMILIES)}, "
+            f"{path} is a {config.model_type} model; families that read images are {', '.join(vision_types())}, "
             "besides any text-only causal model"
         )
     if type(config) not in MODEL_MAPPING and not getattr(config, "auto_map", None):

@@ -9,9 +9,17 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from basereward.errors import ModelError, unknown
+from basereward.model.families.registry import vision_families
 
 Quantization = Literal["nf4", "int8"]
-KEPT = ["visual", "vision_tower", "multi_modal_projector", "lm_head"]
+
+
+def _unquantized_modules() -> list[str]:
+    """Modules that stay in floating point: those that read images, and the language-model head."""
+    modules = ["lm_head"]
+    for family in vision_families():
+        modules += family.unquantized_modules
+    return modules
 
 
 def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -34,9 +42,9 @@ def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesC
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=True,
-            llm_int8_skip_modules=KEPT,
+            llm_int8_skip_modules=_unquantized_modules(),
         )
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT)
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_unquantized_modules())
 
 
 def settle(model: nn.Module) -> None:

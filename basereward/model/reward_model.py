@@ -143,7 +143,7 @@ class RewardModel(nn.Module):
             scores: Tensor = self(batch)
             return scores
         # A judge passes the batch through the backbone several times; the vision tower runs once.
-        with_features = self.backbone.vision.encoded(self.backbone.transformer, batch)
+        with_features = self.backbone.vision.with_features(self.backbone.transformer, batch)
         return head.judge(self.generator.counting(tally), with_features)
 
     def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:

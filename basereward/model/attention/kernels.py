@@ -13,9 +13,9 @@ from transformers.activations import ACT2FN
 
 from basereward.errors import ModelError, unknown
 from basereward.model.families.parts import decoder_layers
+from basereward.model.families.registry import liger_types
 
 Kernels = Literal["none", "liger"]
-LIGER_FAMILIES = ("llama", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3", "qwen3_vl")
 ROTARY = "apply_rotary_pos_emb"  # what the modelling files of these families call it
 
 
@@ -35,8 +35,8 @@ def check_liger(family: str | None = None) -> None:
         lacks.append("the package liger-kernel is not installed (pip install 'basereward[liger]')")
     if lacks:
         raise ModelError(f"model.backbone.kernels is 'liger', and {', and '.join(lacks)}. Allowed without: none.")
-    if family is not None and family not in LIGER_FAMILIES:
-        raise ModelError("model.backbone.kernels is 'liger': " + unknown("family", family, LIGER_FAMILIES))
+    if family is not None and family not in liger_types():
+        raise ModelError("model.backbone.kernels is 'liger': " + unknown("family", family, liger_types()))
 
 
 def use_liger(transformer: PreTrainedModel) -> None:
