@@ -15,7 +15,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError, RecipeError
-from basereward.model.attention.gradient_checkpointing import recompute
+from basereward.model.attention.gradient_checkpointing import enable_gradient_checkpointing
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
@@ -212,7 +212,7 @@ def test_layers_that_are_computed_again_get_the_pass_they_are_of(tmp_path: Path)
     for checkpointing in (False, True):
         model, encoder = made(path, critiques="both")
         if checkpointing:
-            recompute(model.backbone.transformer)
+            enable_gradient_checkpointing(model.backbone.transformer)
         given, own = model.train().outputs(laid(encoder, groups, with_targets=True)).scores
         (given.square().sum() + own.sum()).backward()
         found.append((given.detach(), own.detach(), gradients(model)))
