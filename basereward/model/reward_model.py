@@ -24,7 +24,7 @@ from basereward.model.heads.contracts import GeneratedTextHead, GenerativeHead, 
 from basereward.model.lora import add_lora
 from basereward.model.pooling import LAST, Pooling
 from basereward.recipe import make
-from basereward.recipe.schema import BackboneRecipe, ModelRecipe, Node
+from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,16 +252,7 @@ def build_model(
         head = make(recipe.head, "heads", backbone.hidden_size)
     assert isinstance(head, nn.Module)
     if recipe.lora is not None:
-        lora = recipe.lora
-        backbone.model = add_lora(
-            backbone.transformer,
-            rank=lora.rank,
-            alpha=lora.alpha,
-            dropout=lora.dropout,
-            rslora=lora.rslora,
-            parts=lora.parts,
-            seed=seed,
-        )
+        _add_adapters(backbone, recipe.lora, seed=seed)
     # After the adapters: peft freezes everything else, and a frozen part freezes its adapters too.
     freeze(backbone, settings.freeze)
     language = _language_head(recipe, backbone, path=path) if is_generative(head) else None
@@ -272,6 +263,18 @@ def build_model(
             f"'{recipe.head.get('_target_')}' has no weights of its own. Freeze less, or set model.lora."
         )
     return model.train()
+
+
+def _add_adapters(backbone: Backbone, lora: LoraRecipe, *, seed: int) -> None:
+    backbone.model = add_lora(
+        backbone.transformer,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        rslora=lora.rslora,
+        parts=lora.parts,
+        seed=seed,
+    )
 
 
 def _language_head(recipe: ModelRecipe, backbone: Backbone, *, path: str) -> LanguageHead:

@@ -67,7 +67,9 @@ class Counter:
     def __call__(self, shapes: Sequence[SequenceShape], *, training: bool = True) -> Flops:
         """The operations of one pass: forward, and with `training` also backward."""
         work = _FlopCount(training)
-        grids = [grid for shape in shapes for grid in shape.images]
+        grids: list[Grid] = []
+        for shape in shapes:
+            grids += shape.images
         if grids and self.layers.vision is not None:
             work.vision(self.layers.vision, grids)
         work.reached |= self.layers.embedding_trained

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from peft.tuners.lora import LoraLayer
@@ -53,8 +54,14 @@ class Block:
         return self.stages[1][0].inputs
 
     @property
+    def layers(self) -> tuple[LinearLayer, ...]:
+        """The layers of all stages."""
+        return tuple(chain.from_iterable(self.stages))
+
+    @property
     def restrictable(self) -> bool:
-        return {layer.name for stage in self.stages for layer in stage} >= RESTRICTED
+        """Whether the block, as the last one, can be restricted to pooled tokens."""
+        return {layer.name for layer in self.layers} >= RESTRICTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +131,11 @@ def _logits(model: RewardModel, transformer: Any) -> LinearLayer | None:
 
 def _block(block: nn.Module) -> Block:
     by_name = {layer.name: layer for layer in _linears(block)}
-    stages = tuple(tuple(by_name[name] for name in names if name in by_name) for names in ROLES.values())
-    known = {name for names in ROLES.values() for name in names}
+    stages: list[tuple[LinearLayer, ...]] = []
+    known: set[str] = set()
+    for names in ROLES.values():
+        stages.append(tuple(by_name[name] for name in names if name in by_name))
+        known.update(names)
     if not all(stages) or not by_name.keys() <= known:
         raise ModelError(
             f"the work of a {type(block).__name__} cannot be counted: its linear layers are {', '.join(by_name)}; "
@@ -133,7 +143,7 @@ def _block(block: nn.Module) -> Block:
         )
     scale = getattr(block, "lambda_2", None)
     return Block(
-        stages,
+        tuple(stages),
         others_trained=_others_trained(block),
         checkpointed=bool(getattr(block, "gradient_checkpointing", False)),
         scaled=isinstance(scale, nn.Parameter) and scale.requires_grad,

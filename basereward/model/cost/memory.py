@@ -104,7 +104,7 @@ def _copies(layers: CountedLayers) -> int:
     """
     kept = 0
     for block, reached in _reached(layers):
-        for layer in (each for stage in block.stages for each in stage):
+        for layer in block.layers:
             if reached and (layer.trained or not block.checkpointed):
                 kept += 2 * layer.inputs * layer.outputs
     return kept
@@ -119,7 +119,7 @@ def _reached(layers: CountedLayers) -> Iterator[tuple[Block, bool]]:
 
 
 def _trained(block: Block) -> bool:
-    return block.others_trained or any(layer.anything_trained for stage in block.stages for layer in stage)
+    return block.others_trained or any(layer.anything_trained for layer in block.layers)
 
 
 def _activations(layers: CountedLayers, size: PassTokens, stores: _Stores) -> int:

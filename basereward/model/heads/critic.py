@@ -89,7 +89,10 @@ class Critic(MLP):
     def append_generated(self, generator: ResponseGenerator, batch: TreeBatch, *, samples: int) -> list[TreeBatch]:
         """`samples` copies of the batch, each with a generated critique at the end of every branch."""
         texts_of_branches = generator.write(batch, replace(self.writing, samples=samples))
-        return [continued(batch, [texts[sample] for texts in texts_of_branches]) for sample in range(samples)]
+        batches: list[TreeBatch] = []
+        for sample in range(samples):
+            batches.append(continued(batch, [texts[sample] for texts in texts_of_branches]))
+        return batches
 
 
 class CritiqueTemplate:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ShownPair:
     """One ordered pair of answers as it is shown: places of the first and the second, the target text, its weight."""
 
     first: int
@@ -159,11 +159,11 @@ class ComparisonTemplate(JudgeTemplate):
             branches.append((torch.cat(pieces), BranchTarget(len(target), comparison.weight, pair)))
         return branches
 
-    def _comparisons(self, group: Group) -> Iterator[Comparison]:
+    def _comparisons(self, group: Group) -> Iterator[ShownPair]:
         for first, second in ordered_pairs(len(group.responses), self.order, seed=group.id):
-            yield Comparison(first, second)
+            yield ShownPair(first, second)
 
-    def _training_comparisons(self, group: Group) -> Iterator[Comparison]:
+    def _training_comparisons(self, group: Group) -> Iterator[ShownPair]:
         """The comparisons whose verdict the data give.
 
         Raises:
@@ -181,18 +181,18 @@ class ComparisonTemplate(JudgeTemplate):
         for winner, loser in self._limited(sorted(weights)):
             for first, second in sorted(pairs & {(winner, loser), (loser, winner)}):
                 verdict = "1" if first == winner else "2"
-                yield Comparison(first, second, verdict, weights[winner, loser])
+                yield ShownPair(first, second, verdict, weights[winner, loser])
 
-    def _reasoned(self, group: Group, weights: Mapping[tuple[int, int], float]) -> Iterator[Comparison]:
+    def _reasoned(self, group: Group, weights: Mapping[tuple[int, int], float]) -> Iterator[ShownPair]:
         """Comparisons with the data's reasoning, in the order that the reasoning refers to."""
-        comparisons: list[tuple[tuple[int, int], Comparison]] = []
+        comparisons: list[tuple[tuple[int, int], ShownPair]] = []
         for reasoning in group.reasonings:
             first_wins = (reasoning.first, reasoning.second) in weights
             verdict = 1 if first_wins else 2
             preference = (reasoning.first, reasoning.second) if first_wins else (reasoning.second, reasoning.first)
             if preference in weights:
                 text = f"<think>{reasoning.text}</think><answer>{verdict}</answer>"
-                comparison = Comparison(reasoning.first, reasoning.second, text, weights[preference])
+                comparison = ShownPair(reasoning.first, reasoning.second, text, weights[preference])
                 comparisons.append((preference, comparison))
         if not comparisons:
             raise RowRejected(
