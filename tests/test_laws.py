@@ -24,10 +24,10 @@ from basereward.data.encoding.encoder import EncodedGroup, EncodingError
 from basereward.data.schema.group import Group
 from basereward.errors import ModelError, TooManyRowsLost
 from basereward.inference.score_file import load
-from basereward.inference.scorer import Scorer, load_scorer, recipe_encoder
+from basereward.inference.scorer import Scorer, load_scorer
 from basereward.metrics.collection import PreferenceMetrics
 from basereward.model.backbone import load_backbone
-from basereward.model.families.processing import load_encoder
+from basereward.model.families.processing import load_encoder, recipe_encoder
 from basereward.model.lora import add_lora
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward_model import RewardModel, build_model

@@ -1,1 +1,1 @@
-"""Trained models at work: scorers, the prompt cache, ensembles, judges, score files."""
+"""Inference with trained models: scorers, prompt caches, ensembles, judges, score files."""

@@ -1,4 +1,4 @@
-"""From the scores of several models to one: the ways that papers have tried.
+"""Rules that combine the scores of several models into one.
 
 Shapes: M members, K responses.
 """
@@ -21,20 +21,21 @@ MemberScores: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rule:
-    """How scores are combined.
+    """How the scores of M members are combined.
 
     Args:
         how: `mean` of the raw scores (the best of BaseReward, Table 7), `weighted` sum, mean of `standardised` scores,
-            the `worst` of the raw scores, or `pessimistic`: the mean less `k` times the spread (arXiv 2310.02743).
-        weights: M, for `weighted`, applied as they are; 0 for a member that is not asked.
-        text_weights: M, the same for prompts without pictures; empty where no member is named for them alone.
-        means, deviations: M, of each member's scores on validation data, for `standardised`.
+            the `worst` of the raw scores, or `pessimistic`: the mean minus `k` times the spread (arXiv 2310.02743).
+        members: M.
+        weights: M numbers, for `weighted`; they are not normalised, and 0 for a member that is not used.
+        text_weights: the same for prompts without images; empty if both kinds of prompts have the same members.
+        means, deviations: M numbers, of each member's scores on validation data, for `standardised`.
         k: for `pessimistic`.
-        text, image: members that score prompts without and with pictures; empty: all of them.
-        intervals, text_intervals: M, (low, high) of 95 % of weights that were learned.
+        text, image: indices of the members that score prompts without and with images; empty: all.
+        intervals, text_intervals: M 95 % intervals (low, high) of learned weights.
 
     Raises:
-        ModelError: what `how` needs is missing or no number, or a member is named that there is not.
+        ModelError: a number that `how` needs is missing or not finite, or an index has no member.
     """
 
     how: How = "mean"
@@ -51,11 +52,14 @@ class Rule:
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:
-            raise ModelError(f"an ensemble is combined by one of {', '.join(HOWS)}; '{self.how}' given")
+            raise ModelError(f"unknown rule '{self.how}' of an ensemble; allowed are {', '.join(HOWS)}")
         if any(not 0 <= index < self.members for index in (*self.text, *self.image)):
-            raise ModelError(f"a route names a member that is none of the {self.members}")
+            raise ModelError(
+                f"a route names a member that does not exist: text is {list(self.text)}, image is {list(self.image)}; "
+                f"allowed are 0 to {self.members - 1}"
+            )
         if not 0 <= self.k < np.inf:
-            raise ModelError(f"k is a finite number of at least 0; {self.k:g} given")
+            raise ModelError(f"k is {self.k:g}; it must be a finite number of at least 0")
         self._check_numbers()
         if self.how == "standardised" and min(self.deviations) <= 0:
             raise ModelError("a member gives all validation answers the same score; it cannot be standardised")
@@ -64,7 +68,7 @@ class Rule:
                 self._check_route(images=images)
 
     def _check_numbers(self) -> None:
-        """One for every member, and finite."""
+        """Checks that every member has the numbers that the rule needs, and that they are finite."""
         needed = {"weighted": ["weights"], "standardised": ["means", "deviations"]}.get(self.how, [])
         if self.how == "weighted" and (self.text or self.image):
             needed.append("text_weights")
@@ -72,29 +76,29 @@ class Rule:
             numbers = getattr(self, name)
             if len(numbers) != self.members:
                 raise ModelError(
-                    f"'{self.how}' needs a number for every one of the {self.members} members; {name} has "
-                    f"{len(numbers)}. Make the ensemble anew"
+                    f"'{self.how}' needs a number for each of the {self.members} members; {name} has "
+                    f"{len(numbers)}. Create the ensemble again"
                 )
             if not np.isfinite(numbers).all():
                 raise ModelError(f"{name} must be finite numbers; {numbers} given")
 
     def _check_route(self, *, images: bool) -> None:
-        """Weights that are all 0 would give every answer the same score."""
+        """Checks that some weight is not 0; otherwise every response would have the same score."""
         weights = self.weights_of(images=images)
-        asked = self.asked(images=images)
-        if not any(weights[index] for index in asked):
-            named = ", ".join(map(str, asked))
+        active = self.active_members(images=images)
+        if not any(weights[index] for index in active):
+            named = ", ".join(map(str, active))
             raise ModelError(
-                f"of prompts {'with' if images else 'without'} pictures all weights are 0 (members {named}), so that "
-                "every answer would score alike; name other members for them, or take how=mean"
+                f"for prompts {'with' if images else 'without'} images all weights are 0 (members {named}), so every "
+                "response would have the same score; name other members for them, or use how=mean"
             )
 
-    def asked(self, *, images: bool) -> tuple[int, ...]:
-        """The members that score a prompt with or without pictures."""
+    def active_members(self, *, images: bool) -> tuple[int, ...]:
+        """Indices of the members that score a prompt with or without images."""
         return (self.image if images else self.text) or tuple(range(self.members))
 
     def weights_of(self, *, images: bool) -> tuple[float | None, ...]:
-        """M, what each member's raw score counts of a prompt with or without pictures; None where it has no weight.
+        """The weight of each member's raw score for a prompt with or without images; None if the rule has no weights.
 
         >>> Rule("mean", members=3, text=(2,), image=(0, 1)).weights_of(images=True)
         (0.5, 0.5, 0.0)
@@ -102,69 +106,79 @@ class Rule:
         if self.how == "weighted":
             return self.text_weights if self.text_weights and not images else self.weights
         if self.how == "mean":
-            asked = self.asked(images=images)
-            return tuple(1 / len(asked) if index in asked else 0.0 for index in range(self.members))
+            active = self.active_members(images=images)
+            return tuple(1 / len(active) if index in active else 0.0 for index in range(self.members))
         return (None,) * self.members
 
     def intervals_of(self, *, images: bool) -> tuple[tuple[float, float] | None, ...]:
-        """M, those of learned weights of members that are asked, else None."""
-        found = self.text_intervals if self.text_weights and not images else self.intervals
-        asked = self.asked(images=images)
-        return tuple(found[index] if found and index in asked else None for index in range(self.members))
+        """The interval of each active member's learned weight; None for other members and for other rules."""
+        intervals = self.text_intervals if self.text_weights and not images else self.intervals
+        active = self.active_members(images=images)
+        return tuple(intervals[index] if intervals and index in active else None for index in range(self.members))
 
     def combine(self, scores: MemberScores, *, images: bool = True) -> MemberScores:
-        """Scores `(M, K)` to `(K,)`. Members that are not asked may hold anything.
+        """Combines scores `(M, K)` to `(K,)`; rows of members that are not active are ignored.
 
         >>> Rule("pessimistic", members=2, k=0.5).combine(np.array([[1.0, 4.0], [3.0, 4.0]]))
         array([1.5, 4. ])
         """
-        asked = list(self.asked(images=images))
-        some = scores[asked]
+        active = list(self.active_members(images=images))
+        active_scores = scores[active]
         if self.how == "standardised":
-            some = (some - np.array(self.means)[asked, None]) / np.array(self.deviations)[asked, None]
+            centred = active_scores - np.array(self.means)[active, None]
+            active_scores = centred / np.array(self.deviations)[active, None]
         if self.how == "worst":
-            worst: MemberScores = some.min(0)
+            worst: MemberScores = active_scores.min(0)
             return worst
         if self.how == "weighted":
-            summed: MemberScores = np.array(self.weights_of(images=images), float)[asked] @ some
-            return summed
-        mean: MemberScores = some.mean(0)
-        return mean - self.k * some.std(0) if self.how == "pessimistic" else mean
+            weighted_sum: MemberScores = np.array(self.weights_of(images=images), float)[active] @ active_scores
+            return weighted_sum
+        mean: MemberScores = active_scores.mean(0)
+        if self.how == "pessimistic":
+            mean -= self.k * active_scores.std(0)
+        return mean
 
     def spread(self, scores: MemberScores, *, images: bool = True) -> MemberScores:
-        """The standard deviation among the members that are asked, `(M, K)` to `(K,)`: how unsure the ensemble is."""
-        found: MemberScores = scores[list(self.asked(images=images))].std(0)
-        return found
+        """The standard deviation over active members, `(M, K)` to `(K,)`: the uncertainty of the ensemble."""
+        deviation: MemberScores = scores[list(self.active_members(images=images))].std(0)
+        return deviation
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """The rule as a JSON object."""
         return asdict(self)
 
 
-def read_rule(told: Mapping[str, Any]) -> Rule:
-    """The rule that `as_dict` gave.
+def read_rule(values: Mapping[str, Any]) -> Rule:
+    """Builds a rule from the JSON object of `as_dict`.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: the object is damaged.
+
+    >>> read_rule(Rule("mean", members=2).as_dict()) == Rule("mean", members=2)
+    True
     """
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        arguments[name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
     try:
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
-        }
-        return Rule(**values)
+        return Rule(**arguments)
     except TypeError as error:
         raise ModelError(f"the ensemble's rule cannot be read: {error}") from error
 
 
 def shares(values: Sequence[float]) -> tuple[float, ...]:
-    """Weights that sum to one, in proportion to values (BaseReward, section 5).
+    """Weights that are proportional to values and sum to one (BaseReward, section 5).
 
     Raises:
-        ModelError: a value is negative or not finite, or none is positive, so that there is no proportion.
+        ModelError: a value is negative or not finite, or all are 0.
+
+    >>> shares([3.0, 1.0])
+    (0.75, 0.25)
     """
     if not all(0 <= value < np.inf for value in values) or sum(values) <= 0:
+        listed = ", ".join(f"{value:.4g}" for value in values)
         raise ModelError(
-            f"weights in proportion to {', '.join(f'{v:.4g}' for v in values)} cannot be: none may be negative, and "
-            "one must be above 0. Leave that member out, or take the mean"
+            f"weights in proportion to {listed} do not exist: no value may be negative, and one must be above 0. "
+            "Remove that member, or use the mean"
         )
     return tuple(value / sum(values) for value in values)

@@ -1,7 +1,7 @@
-"""Several reward models as one: each scores in its own way, and a rule makes one score of theirs.
+"""Several reward models as one: a rule combines the members' scores.
 
-An ensemble is a folder with `ensemble.json`: its members, by run or folder, and the rule. Members whose backbones are
-the same, weight by weight, share it: one forward pass, and then every head.
+An ensemble is a folder with `ensemble.json`, which has the rule and the members, by run or folder. Members with equal
+backbones, weight by weight, share one: a single forward pass, and then every head.
 """
 
 from __future__ import annotations
@@ -34,22 +34,33 @@ from basereward.model.saving.saved_model import PROMPT, foreign_model_files, loa
 
 ENSEMBLE = "ensemble.json"
 FORMAT = 1
-WINDOW = 64  # groups that all members score before the next are read
+WINDOW = 64  # groups that all members score before the next are encoded; bounds the encoded images in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member: how it is named, where it lies, and a hash of what it is."""
+    """A member of an ensemble.
 
-    name: str  # a run's id, a folder, or a folder inside the ensemble's own
+    Attributes:
+        name: a run id, a folder, or a folder inside the ensemble's own.
+        folder: of the saved model.
+        digest: hash of all files of the folder.
+    """
+
+    name: str
     folder: Path
     digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedGroup:
-    """The scores of one group: `scores (K,)`, the spread among members `(K,)`, and each member's own `(M, K)`, NaN
-    where it was not asked."""
+    """The scores of one group.
+
+    Attributes:
+        scores: K combined scores.
+        spread: K standard deviations over active members.
+        members: `(M, K)`, scores of each member; NaN for members that are not active.
+    """
 
     scores: list[float]
     spread: list[float]
@@ -58,15 +69,21 @@ class JudgedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A group as each backbone takes it; None where none of its members is asked."""
+    """A group, encoded for each backbone.
+
+    Attributes:
+        images: whether the prompt has images.
+        responses: K.
+        groups: for each scorer; None if none of its members is active.
+    """
 
     images: bool
     responses: int
     groups: tuple[EncodedGroup | None, ...]
 
 
-class Several(nn.Module):
-    """Heads on one backbone."""
+class SharedBackboneHeads(nn.Module):
+    """Several heads on one backbone."""
 
     def __init__(self, heads: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -78,19 +95,19 @@ class Several(nn.Module):
 
 
 class Ensemble(ScoresGroups):
-    """Members at work.
+    """Opened members, ready to score.
 
     Args:
-        members: M.
+        members: M members.
         rule: for M members.
-        device, dtype: as of `load_scorer`.
+        device, dtype: as in `load_scorer`.
 
     Attributes:
         scorers: one for each different backbone.
-        places: of every scorer, which members its heads are.
+        member_indices: for each scorer the members whose heads it has, in the order of the heads.
 
     Raises:
-        ModelError: a member cannot be opened, or gives a score that is not finite; the message names it.
+        ModelError: a member cannot be opened; the message names it.
     """
 
     def __init__(
@@ -98,19 +115,20 @@ class Ensemble(ScoresGroups):
     ) -> None:
         self.members = list(members)
         self.rule = rule
-        bundles: dict[str, list[int]] = {}
-        for place, member in enumerate(members):
-            bundles.setdefault(backbone_digest(member.folder), []).append(place)
-        self.places = list(bundles.values())
-        self.scorers = [self._open(places, device=device, dtype=dtype) for places in self.places]
+        by_backbone: dict[str, list[int]] = {}
+        for index, member in enumerate(members):
+            by_backbone.setdefault(backbone_digest(member.folder), []).append(index)
+        self.member_indices = list(by_backbone.values())
+        self.scorers = [self._open(indices, device=device, dtype=dtype) for indices in self.member_indices]
 
-    def _open(self, places: Sequence[int], *, device: str | None, dtype: str | None) -> Scorer:
-        first, *others = (self.members[place] for place in places)
+    def _open(self, indices: Sequence[int], *, device: str | None, dtype: str | None) -> Scorer:
+        """One scorer for members with equal backbones."""
+        first, *others = (self.members[index] for index in indices)
         scorer = load_scorer(first.folder, device=device, dtype=dtype)
         if others:
             size = scorer.model.backbone.hidden_size
             heads = [scorer.model.head, *(load_head(member.folder, hidden_size=size) for member in others)]
-            scorer.model.head = Several(heads).float().eval().to(scorer.device)
+            scorer.model.head = SharedBackboneHeads(heads).float().eval().to(scorer.device)
         return scorer
 
     @property
@@ -118,63 +136,82 @@ class Ensemble(ScoresGroups):
         return self.scorers[0].device
 
     def encode(self, group: Group) -> Encoded:
-        asked = set(self.rule.asked(images=bool(group.images)))
-        found = []
-        for scorer, places in zip(self.scorers, self.places, strict=True):
+        """Encodes a group for every backbone that has an active member.
+
+        Raises:
+            DataError: a member cannot score the group; the message names both.
+        """
+        active = set(self.rule.active_members(images=bool(group.images)))
+        groups: list[EncodedGroup | None] = []
+        for scorer, indices in zip(self.scorers, self.member_indices, strict=True):
             try:
-                found.append(scorer.encode(group) if asked & set(places) else None)
+                groups.append(scorer.encode(group) if active & set(indices) else None)
             except DataError as error:
-                named = ", ".join(self.members[place].name for place in places)
+                named = ", ".join(self.members[index].name for index in indices)
                 raise DataError(
-                    f"{error} (member {named}). Members that read text alone are named by --text when it is made"
+                    f"{error} (member {named}). Create the ensemble with --text to name the members for text prompts"
                 ) from error
-        return Encoded(bool(group.images), len(group.responses), tuple(found))
+        return Encoded(bool(group.images), len(group.responses), tuple(groups))
 
     def judge_groups(
         self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
     ) -> Iterator[JudgedGroup]:
-        """Scores of every group, with the spread among members and each member's own."""
+        """Scores every group; the results include the spread over members and each member's scores.
+
+        Args and errors are those of `score_groups`.
+        """
         check_several(groups, name="groups", of="groups")
-        for some in self._judge(map(self.encode, groups), tokens=tokens, latencies=latencies):
-            yield from some
+        for judged_groups in self._judge(map(self.encode, groups), tokens=tokens, latencies=latencies):
+            yield from judged_groups
 
     def score_encoded(
         self, groups: Iterable[Encoded], *, tokens: int | None = None, latencies: list[float] | None = None
     ) -> Iterator[list[list[float]]]:
-        for some in self._judge(groups, tokens=tokens, latencies=latencies):
-            yield [judged.scores for judged in some]
+        """As `score_groups`, for encoded groups; yields the scores of up to `WINDOW` groups at a time."""
+        for judged_groups in self._judge(groups, tokens=tokens, latencies=latencies):
+            yield [judged.scores for judged in judged_groups]
 
     def _judge(
         self, groups: Iterable[Encoded], *, tokens: int | None, latencies: list[float] | None
     ) -> Iterator[list[JudgedGroup]]:
-        waiting = iter(groups)
-        while some := list(islice(waiting, WINDOW)):
-            own = [np.full((len(self.members), each.responses), np.nan) for each in some]
-            for index, (scorer, places) in enumerate(zip(self.scorers, self.places, strict=True)):
-                mine = [(place, each.groups[index]) for place, each in enumerate(some)]
-                asked = [(place, group) for place, group in mine if group is not None]
-                scored = scorer.score_encoded((group for _, group in asked), tokens=tokens, latencies=latencies)
-                for (place, _), found in zip(asked, chain.from_iterable(scored), strict=True):
-                    own[place][places] = np.asarray(found).reshape(len(found), -1).T
-            yield [self._judged(scores, each) for scores, each in zip(own, some, strict=True)]
+        remaining = iter(groups)
+        while window := list(islice(remaining, WINDOW)):
+            scores_of_groups = [np.full((len(self.members), group.responses), np.nan) for group in window]
+            for index, scorer in enumerate(self.scorers):
+                encoded: list[tuple[MemberScores, EncodedGroup]] = []
+                for scores, group in zip(scores_of_groups, window, strict=True):
+                    own = group.groups[index]
+                    if own is not None:
+                        encoded.append((scores, own))
+                scored = scorer.score_encoded((own for _, own in encoded), tokens=tokens, latencies=latencies)
+                for (scores, _), of_heads in zip(encoded, chain.from_iterable(scored), strict=True):
+                    # A scorer with several heads gives one list of scores for each response.
+                    scores[self.member_indices[index]] = np.asarray(of_heads).reshape(len(of_heads), -1).T
+            yield [self._combined(scores, group) for scores, group in zip(scores_of_groups, window, strict=True)]
 
-    def _judged(self, scores: MemberScores, group: Encoded) -> JudgedGroup:
-        for place in self.rule.asked(images=group.images):
-            if not np.isfinite(scores[place]).all():
-                name = next(part.id for part in group.groups if part is not None)
+    def _combined(self, scores: MemberScores, group: Encoded) -> JudgedGroup:
+        """Applies the rule to the members' scores `(M, K)`.
+
+        Raises:
+            ModelError: an active member's score is NaN or infinite.
+        """
+        for index in self.rule.active_members(images=group.images):
+            if not np.isfinite(scores[index]).all():
+                name = next(encoded.id for encoded in group.groups if encoded is not None)
                 raise ModelError(
-                    f"member '{self.members[place].name}' scores '{name}' with a number that is NaN or infinite, and "
-                    "so would the ensemble; make it without this member"
+                    f"member '{self.members[index].name}' scores '{name}' with a number that is NaN or infinite, and "
+                    "so would the ensemble. Create the ensemble without this member"
                 )
         spread = self.rule.spread(scores, images=group.images)
         return JudgedGroup(self.rule.combine(scores, images=group.images).tolist(), spread.tolist(), scores.tolist())
 
     def save(self, folder: str | Path) -> None:
-        """Writes a folder with a copy of every member. It appears whole or not at all, and replaces a saved ensemble.
+        """Writes a folder with a copy of every member, atomically; it replaces a saved ensemble.
 
         Raises:
-            ModelError: the folder holds files of somebody else's, or is or holds the working folder or the home folder.
-            CheckpointError: it cannot be written, on a full disk for example.
+            ModelError: the folder has files that we did not write, or is or contains the working folder or the home
+                folder.
+            CheckpointError: the folder cannot be written, for example because the disk is full.
         """
         check_replaceable(folder, foreign=_foreign_ensemble_files, error=ModelError)
         target = Path(os.path.abspath(folder))
@@ -193,9 +230,13 @@ class Ensemble(ScoresGroups):
 
 
 def _foreign_ensemble_files(folder: Path) -> list[str]:
-    """The files in a folder that `Ensemble.save` does not write; all of them when the folder is no ensemble."""
-    members = {each.name: each for each in (folder / "members").glob("*") if each.is_dir() and each.name.isdecimal()}
-    foreign = [f"members/{name}/{file}" for name, each in members.items() for file in foreign_model_files(each)]
+    """The files in a folder that `Ensemble.save` does not write; all files if the folder is not an ensemble."""
+    members: dict[str, Path] = {}
+    foreign: list[str] = []
+    for path in (folder / "members").glob("*"):
+        if path.is_dir() and path.name.isdecimal():
+            members[path.name] = path
+            foreign += [f"members/{path.name}/{file}" for file in foreign_model_files(path)]
 
     def ours(name: str) -> bool:
         top, _, inner = name.partition("/")
@@ -205,7 +246,7 @@ def _foreign_ensemble_files(folder: Path) -> list[str]:
 
 
 def is_ensemble(folder: Path) -> bool:
-    """Whether a folder is an ensemble's."""
+    """Whether a folder is a saved ensemble."""
     return (folder / ENSEMBLE).is_file()
 
 
@@ -213,8 +254,8 @@ def write_ensemble(folder: Path, *, names: Sequence[str], digests: Sequence[str]
     """Writes `ensemble.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     members = [{"name": name, "digest": digest} for name, digest in zip(names, digests, strict=True)]
-    told = {"format": FORMAT, "members": members, "rule": rule.as_dict()}
-    write_atomic(folder / ENSEMBLE, json_text(told, indent=2) + "\n")
+    content = {"format": FORMAT, "members": members, "rule": rule.as_dict()}
+    write_atomic(folder / ENSEMBLE, json_text(content, indent=2) + "\n")
 
 
 def load_ensemble(
@@ -223,64 +264,75 @@ def load_ensemble(
     """Opens an ensemble.
 
     Args:
-        find: the folder of a model that is named.
+        folder: with `ensemble.json`.
+        find: returns the folder of a model by its name; raises `ModelError` or `LookupError`.
+        device, dtype: as in `load_scorer`.
 
     Raises:
-        ModelError: the file is damaged, or a member is missing or not the one that the ensemble was made of.
+        ModelError: the file is damaged, or a member is missing or has changed since the ensemble was created.
     """
     try:
-        told = read_json_object(folder / ENSEMBLE, error=ModelError)
-        named = [(str(member["name"]), str(member["digest"])) for member in told["members"]]
-        rule = read_rule(told["rule"])
+        content = read_json_object(folder / ENSEMBLE, error=ModelError)
+        named = [(str(member["name"]), str(member["digest"])) for member in content["members"]]
+        rule = read_rule(content["rule"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ModelError(f"'{folder / ENSEMBLE}' cannot be read: {error}") from error
-    if told.get("format") != FORMAT:
+    if content.get("format") != FORMAT:
         raise ModelError(
-            f"'{folder}' has format {told.get('format')}; this version reads {FORMAT}. Update the package."
+            f"'{folder}' has format {content.get('format')}; this version reads {FORMAT}. Update the package."
         )
-    return Ensemble([_member(folder, *each, find=find) for each in named], rule, device=device, dtype=dtype)
+    members = [_member(folder, name, digest, find=find) for name, digest in named]
+    return Ensemble(members, rule, device=device, dtype=dtype)
 
 
 def _member(folder: Path, name: str, digest: str, *, find: Callable[[str], Path]) -> Member:
+    """Finds a member, inside of the ensemble's folder or by its name.
+
+    Raises:
+        ModelError: the member is missing or has changed.
+    """
     inside = folder / name
     try:
-        place = inside if inside.is_dir() else find(name)
+        member_folder = inside if inside.is_dir() else find(name)
     except (ModelError, LookupError) as error:
         raise ModelError(f"member '{name}' of the ensemble in '{folder}' is gone: {error}") from error
-    if model_digest(place) != digest:
+    if model_digest(member_folder) != digest:
         raise ModelError(
-            f"member '{name}' of the ensemble in '{folder}' has changed since the ensemble was made. Make it anew"
+            f"member '{name}' of the ensemble in '{folder}' has changed since the ensemble was made. Create the "
+            "ensemble again"
         )
-    return Member(name, place, digest)
+    return Member(name, member_folder, digest)
 
 
 def find_member(name: str, folder: Path) -> Member:
-    """A model as a member.
+    """A saved model as a member.
 
     Raises:
         ModelError: the folder is not a saved model.
     """
     if is_ensemble(folder):
-        raise ModelError(f"'{name}' is an ensemble itself; give its members")
+        raise ModelError(f"'{name}' is an ensemble; give its members instead")
     read_card(folder)
     return Member(name, folder, model_digest(folder))
 
 
 def model_digest(folder: Path) -> str:
-    """Of everything in a saved model's folder."""
-    return _digest(folder, [each for each in sorted(folder.rglob("*")) if each.is_file()])
+    """A hash of all files of a saved model."""
+    return _digest(folder, [path for path in sorted(folder.rglob("*")) if path.is_file()])
 
 
 def backbone_digest(folder: Path) -> str:
-    """Equal for two models iff one forward pass of the backbone does for both."""
+    """A hash that two models share if and only if one forward pass of the backbone serves both."""
     card, recipe = read_card(folder), saved_recipe(folder)
     if (folder / PROMPT).is_file():
-        return model_digest(folder)  # what it writes changes what its backbone reads
-    own = [each for name in ("backbone", "adapter") for each in sorted((folder / name).rglob("*")) if each.is_file()]
-    way = (recipe.model.pooling, recipe.data.encoding, recipe.batch.layout, recipe.trainer.precision)
+        return model_digest(folder)  # a generative head: the generated text changes the backbone's input
+    files: list[Path] = []
+    for name in ("backbone", "adapter"):
+        files += [path for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    settings = (recipe.model.pooling, recipe.data.encoding, recipe.batch.layout, recipe.trainer.precision)
     hashes = sorted((card.get("identity") or {}).get("hashes", {}).items())
-    known = repr((card["kind"], card["backbone"], *way, *([hashes] if hashes else [])))
-    return hashlib.sha256(f"{known}{_digest(folder, own)}".encode()).hexdigest()
+    known = repr((card["kind"], card["backbone"], *settings, *([hashes] if hashes else [])))
+    return hashlib.sha256(f"{known}{_digest(folder, files)}".encode()).hexdigest()
 
 
 def _digest(folder: Path, files: Iterable[Path]) -> str:

@@ -1,4 +1,4 @@
-"""What everything that scores does alike, a single model or an ensemble."""
+"""The common base of single models and ensembles: scores of prompts and groups."""
 
 from __future__ import annotations
 
@@ -14,34 +14,38 @@ from basereward.errors import ModelError, check_several
 
 
 class ScoresGroups(ABC):
-    """Scores of prompts and answers, from the groups that it can encode."""
+    """Scores prompts and responses; subclasses encode groups and score encoded ones."""
 
     @abstractmethod
     def encode(self, group: Group) -> Any:
-        """
+        """Encodes a group for `score_encoded`.
+
         Raises:
-            DataError: it cannot be scored by this model; the message names it.
+            DataError: this model cannot score the group; the message names it.
         """
 
     @abstractmethod
     def score_encoded(
         self, groups: Iterable[Any], *, tokens: int | None = None, latencies: list[float] | None = None
     ) -> Iterator[list[list[float]]]:
-        """As `score_groups`, for groups of `encode`, some at a time."""
+        """As `score_groups`, for encoded groups; yields the scores of several groups at a time, in order."""
 
     def score(
         self, prompt: str | Sequence[dict[str, Any]], responses: Sequence[str], *, images: Sequence[Image] = ()
     ) -> list[float]:
-        """One score a response; higher is better.
+        """One score for each response; higher is better.
 
         Args:
-            prompt: a text, or messages `{"role", "content"}` as chat templates take them.
-            responses: answers to it, at least one.
+            prompt: a text, or messages `{"role", "content"}` as for chat templates.
+            responses: at least one response to the prompt.
             images: paths, bytes or PIL images, in the order of their places in the prompt.
 
+        Returns:
+            K scores, in the order of `responses`.
+
         Raises:
-            DataError: `responses` or `images` is no list, the prompt is malformed, an image cannot be opened, the
-                whole is too long, or the chat template refuses it. Nothing is cut or left out.
+            DataError: `responses` or `images` is not a list, the prompt is malformed, an image cannot be opened, prompt
+                and response are too long, or the chat template rejects them. Nothing is truncated or skipped.
         """
         check_several(responses, name="responses", of="texts")
         check_several(images, name="images", of="pictures")
@@ -52,15 +56,16 @@ class ScoresGroups(ABC):
     def score_groups(
         self, groups: Iterable[Group], *, tokens: int | None = None, latencies: list[float] | None = None
     ) -> Iterator[list[float]]:
-        """The scores of every group's responses, in order.
+        """The scores of the responses of every group, in order.
 
         Args:
-            tokens: the most in a forward pass, unless one group has more; by default `batch.tokens` of the recipe,
-                else 16,384 on a GPU and 4,096 elsewhere. Scores do not depend on it.
-            latencies: takes the milliseconds of every forward pass.
+            groups: any iterable; it is read as scoring goes on.
+            tokens: limit of a forward pass; a larger group has a pass of its own. None: `batch.tokens` of the recipe,
+                otherwise 16,384 on a GPU and 4,096 on other devices. Scores do not depend on it.
+            latencies: the duration of every forward pass is appended, in milliseconds.
 
         Raises:
-            DataError: `groups` is no list, or a group cannot be scored; the message names it.
+            DataError: `groups` is not iterable, or a group cannot be scored; the message names it.
             ModelError: a score is NaN or infinite; the message names the group.
         """
         check_several(groups, name="groups", of="groups")
@@ -73,28 +78,28 @@ class ScoresGroups(ABC):
 
         def encoded() -> Iterator[Any]:
             for group in groups:
-                found = self.encode(group)
+                encoded_group = self.encode(group)
                 names.append(group.id)
-                yield found
+                yield encoded_group
 
-        for some in self.score_encoded(encoded(), tokens=tokens, latencies=latencies):
-            for scores in some:
+        for scores_of_groups in self.score_encoded(encoded(), tokens=tokens, latencies=latencies):
+            for scores in scores_of_groups:
                 self.check_finite(scores, name=names.popleft())
                 yield scores
 
     def check_finite(self, scores: Sequence[float], *, name: str) -> None:
-        """Refuses scores that no comparison means anything of.
+        """Checks that scores can be compared.
 
         Args:
-            scores: of a group's responses.
-            name: of the group.
+            scores: of the responses of a group.
+            name: of the group, for the error message.
 
         Raises:
-            ModelError: one is NaN or infinite.
+            ModelError: a score is NaN or infinite.
         """
         if not all(map(math.isfinite, scores)):
             raise ModelError(f"'{name}' has scores that are NaN or infinite: {list(scores)}. {self._not_finite()}")
 
     def _not_finite(self) -> str:
-        """Why scores may be NaN or infinite, and what to do."""
+        """The likely cause of scores that are NaN or infinite, and the remedy."""
         return "Train again with a lower optimizer.lr, or load the model with dtype=float32"

@@ -1,7 +1,7 @@
-"""Answers to one prompt that come in several calls, as in reinforcement learning: the prompt is read once.
+"""Scores responses to one prompt over several calls, as in reinforcement learning; the prompt is encoded once.
 
-The keys and values of the prompt's tokens, its images' among them, are kept; every call runs the tokens of its own
-answers only. Shapes: P tokens of the prefix, S of the branches of a pass.
+Keys and values of the prompt's tokens, including those of images, are cached. Every call computes only the tokens of
+its own responses. Shapes: P tokens of the prefix, S of the branches of a pass.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from basereward.data.schema.text import check_texts
 from basereward.errors import check_several
 from basereward.model.reward_model import RewardModel
 
-AT_ONCE = 2048  # tokens of answers in a pass; of one layer's mask there are S * (P + S) bytes
+MAX_BRANCH_TOKENS = 2048  # of a pass: the mask of one layer has S * (P + S) bytes
 
 
 class _Prefix(DynamicLayer):
-    """Keys and values of one layer: keeps the first that it is given, and lets those that come later see them without
-    keeping any, so that no call sees another's answers."""
+    """Keys and values of one layer. The first update is stored; later ones see it and are not stored.
+
+    So no call sees the responses of another.
+    """
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.keys is None or self.values is None:
@@ -37,7 +39,7 @@ class _Prefix(DynamicLayer):
 
 
 class PassRunner(Protocol):
-    """What a prompt cache needs of a scorer: its model, and how a forward pass is run and checked."""
+    """The part of `Scorer` that a prompt cache uses; `scorer.py` imports this file, so it cannot be imported here."""
 
     encoder: Encoder
     model: RewardModel
@@ -46,11 +48,12 @@ class PassRunner(Protocol):
     def device(self) -> torch.device: ...
 
     def precision(self) -> AbstractContextManager[object]:
-        """The autocast of a forward pass."""
+        """The autocast context of a forward pass."""
         ...
 
     def check_finite(self, scores: Sequence[float], *, name: str) -> None:
-        """
+        """Checks scores.
+
         Raises:
             ModelError: a score is NaN or infinite.
         """
@@ -58,38 +61,39 @@ class PassRunner(Protocol):
 
 
 class PromptScorer:
-    """Scores answers to one prompt, in as many calls as they come.
+    """Scores responses to one prompt, in any number of calls.
 
-    What it keeps belongs to the weights at its making: make another when they have changed.
+    The cache belongs to the weights at construction: build a new one after the weights have changed.
 
     Args:
-        scorer: whose model reads the prompt here, once.
-        group: the prompt, encoded; its branches are not read.
+        scorer: its model encodes the prompt at construction.
+        group: the encoded prompt; its branches are ignored.
 
     Raises:
-        ModelError: the backbone attends in windows.
+        ModelError: the backbone has windowed attention.
     """
 
     def __init__(self, scorer: PassRunner, group: EncodedGroup) -> None:
         self._scorer = scorer
+        # The cache replaces the pixels, which would be encoded again at every call.
         self._group = replace(group, pixels=None, images_thw=None)
         self._cache = Cache(layer_class_to_replicate=_Prefix)
-        self._read(group)
+        self._fill_cache(group)
 
     @torch.inference_mode()
-    def _read(self, group: EncodedGroup) -> None:
-        whole = collate([group], layout="tree", pad_id=self._scorer.encoder.pad_id)
+    def _fill_cache(self, group: EncodedGroup) -> None:
+        tree = collate([group], layout="tree", pad_id=self._scorer.encoder.pad_id)
         prefix = len(group.prefix)
-        batch = _columns(whole, slice(0, prefix), trees=[(prefix,)])
+        batch = _columns(tree, slice(0, prefix), trees=[(prefix,)])
         with self._scorer.precision():
             self._scorer.model.backbone.hidden_states(batch.to(self._scorer.device), cache=self._cache)
 
     def score(self, responses: Sequence[str]) -> list[float]:
-        """One score a response, as `Scorer.score` of prompt and responses gives them, to some 1e-6 in float32.
+        """One score for each response, equal to `Scorer.score` up to about 1e-6 in float32.
 
         Raises:
-            DataError: `responses` is no list, there is no response, one is no text or holds half of a surrogate
-                pair, or one is too long with the prompt.
+            DataError: `responses` is not a list or is empty, a response is not a text or has half of a surrogate pair,
+                or it is too long with the prompt.
             ModelError: a score is NaN or infinite.
         """
         check_several(responses, name="responses", of="texts")
@@ -99,23 +103,25 @@ class PromptScorer:
         check_texts(checked.responses)
         branches = [encoder.branch(response) for response in checked.responses]
         encoder.check_length(len(self._group.prefix) + max(map(len, branches)))
-        scores = [score for some in _shared(branches) for score in self._score(some)]
+        scores: list[float] = []
+        for branches_of_pass in _passes(branches):
+            scores += self._score(branches_of_pass)
         self._scorer.check_finite(scores, name=self._group.id)
         return scores
 
     @torch.inference_mode()
     def _score(self, branches: Sequence[Tensor]) -> list[float]:
         group = replace(self._group, branches=tuple(branches), preferences=())
-        whole = collate([group], layout="tree", pad_id=self._scorer.encoder.pad_id)
+        tree = collate([group], layout="tree", pad_id=self._scorer.encoder.pad_id)
         prefix = len(group.prefix)
-        batch = _columns(whole, slice(prefix, None), trees=whole.trees)
+        batch = _columns(tree, slice(prefix, None), trees=tree.trees)
         with self._scorer.precision():
             scores: list[float] = self._scorer.model(batch.to(self._scorer.device), cache=self._cache).tolist()
         return scores
 
 
 def _columns(batch: TreeBatch, kept: slice, *, trees: list[tuple[int, ...]]) -> TreeBatch:
-    """Part of a batch of one tree row."""
+    """Some columns of a batch with one tree row."""
     return replace(
         batch,
         input_ids=batch.input_ids[:, kept],
@@ -127,13 +133,13 @@ def _columns(batch: TreeBatch, kept: slice, *, trees: list[tuple[int, ...]]) -> 
     )
 
 
-def _shared(branches: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Branches, in order, by pass."""
-    together: list[Tensor] = []
+def _passes(branches: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The branches in order, grouped into forward passes."""
+    branches_of_pass: list[Tensor] = []
     for branch in branches:
-        if together and sum(map(len, together)) + len(branch) > AT_ONCE:
-            yield together
-            together = []
-        together.append(branch)
-    if together:
-        yield together
+        if branches_of_pass and sum(map(len, branches_of_pass)) + len(branch) > MAX_BRANCH_TOKENS:
+            yield branches_of_pass
+            branches_of_pass = []
+        branches_of_pass.append(branch)
+    if branches_of_pass:
+        yield branches_of_pass

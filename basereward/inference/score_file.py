@@ -1,10 +1,9 @@
-"""Scores for a file of prompts and responses."""
+"""Opens trained models, and scores files of prompts and responses."""
 
 from __future__ import annotations
 
 import os
 import time
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,15 @@ def load(
 
     Args:
         model: a run id, `runs:/<run id>/model`, or a folder that was saved.
-        device: where it works; by default the GPU when there is one.
-        dtype: of the backbone's weights, `float32` or `bfloat16`; by default as they were trained. The head is in
-            float32 always.
-        trust: whether a head from outside of this package, and the Python files of a checkpoint, may run. A folder
-            from somebody else can name any; only the caller lets them run.
+        device: None: the GPU if there is one.
+        dtype: of the backbone's weights, `float32` or `bfloat16`; None: as in training. The head is always in float32.
+        trust: whether heads from outside of this package, and Python files of the checkpoint, may run. A folder from
+            elsewhere can name any code, so only the caller can allow it.
 
     Raises:
         RunError: there is no such run.
-        ModelError: the folder is not a saved model, or its weights do not fit; there is no such dtype, or weights in
-            four or eight bits cannot take it.
+        ModelError: the folder is not a saved model, or its weights do not fit; there is no such dtype, or the weights
+            are quantised and cannot be cast to it.
     """
     folder = resolve_model(str(model))
     with trusting(trust):
@@ -51,19 +49,19 @@ def score(
     """Scores every response of every row of a JSON Lines file.
 
     Args:
-        model: what `load` opens.
+        model: as in `load`.
         file: rows in the format of `basereward/data/schema/rows.py`; preferences are not needed.
-        out: JSON Lines `{"id", "scores"}` in the order of the rows, whole or not at all; by default
-            `<file>.scores.jsonl` in the working directory.
-        tokens: the most in a forward pass, as `Scorer.score_groups` takes it.
-        dtype: as `load` takes it.
+        out: JSON Lines `{"id", "scores"}` in the order of the rows, written atomically; None: `<file>.scores.jsonl` in
+            the working directory.
+        tokens: limit of a forward pass, as in `Scorer.score_groups`.
+        dtype: as in `load`.
 
     Returns:
-        How many rows and responses were scored, in which file, the seconds without loading the model, responses a
-        second, and the milliseconds of a forward pass: their median and the 95th percentile.
+        The numbers of rows and responses, the file, the seconds without loading the model, responses per second, and
+        the median and 95th percentile of the milliseconds of a forward pass.
 
     Raises:
-        BaseRewardError: the model cannot be opened, or a row cannot be scored; no row is left out.
+        BaseRewardError: the model cannot be opened, or a row cannot be scored; no row is skipped.
     """
     rows = read_rows(file)
     target = Path(out or f"{Path(file).stem}.scores.jsonl")
@@ -73,8 +71,11 @@ def score(
         )
     if target.is_dir():
         raise DataError(f"the scores cannot be written to '{target}': it is a folder. Give the name of a file.")
-    images = (Path(image) for group in rows for image in group.images if isinstance(image, str | Path))
-    check_outputs({"--out": target}, chain([Path(file), resolve_model(model)], images))
+    inputs = [Path(file), resolve_model(model)]
+    for group in rows:
+        inputs += [Path(image) for image in group.images if isinstance(image, str | Path)]
+    # Before the model is loaded: an output that would overwrite an input is found at once.
+    check_outputs({"--out": target}, inputs)
     scorer = load(model, dtype=dtype)
     latencies: list[float] = []
     began = time.perf_counter()

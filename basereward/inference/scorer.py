@@ -1,4 +1,4 @@
-"""A saved reward model at work: a prompt and answers in, a score for each out, by the same path as in training."""
+"""Scores prompts and responses with one reward model, by the same path as in training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from basereward.data.batching.packing import PackedGroup, fill
 from basereward.data.batching.tree_batch import collate
@@ -26,53 +26,61 @@ from basereward.errors import DataError, ModelError, check_several
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.prompt_cache import PromptScorer
 from basereward.inference.stopwatch import Stopwatch
-from basereward.model.families.processing import load_encoder
-from basereward.model.generation.response_generator import GenerativeHead, ResponseGenerator, is_generative
+from basereward.model.heads.contracts import is_generative
 from basereward.model.lora import merge_lora
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.card import read_card
 from basereward.model.saving.folder_checks import first_not_finite
-from basereward.model.saving.saved_model import load_reward_model, processor_folder, save_model
-from basereward.recipe import make
+from basereward.model.saving.saved_model import load_reward_model, save_model
 from basereward.recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
-TOKENS = {"cuda": 16_384}  # of a forward pass where neither call nor recipe says; on other devices:
-FEW_TOKENS = 4_096
+# Limits of a forward pass if neither the call nor the recipe sets one: more tokens fill a GPU and only slow a CPU down.
+DEFAULT_TOKENS = {"cuda": 16_384}
+DEFAULT_TOKENS_ELSEWHERE = 4_096
 
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """A forward pass that was begun."""
+    """A forward pass that was started.
 
-    responses: dict[int, int]  # of every group, by its place
-    scores: Tensor  # (B,)
+    Attributes:
+        responses: number of responses of every group, by the index of the group.
+        scores: `(K,)`, on the device; a GPU may still be computing them.
+        watch: measures the pass.
+    """
+
+    responses: dict[int, int]
+    scores: Tensor
     watch: Stopwatch
 
     def read(self, latencies: list[float] | None) -> dict[int, list[float]]:
-        """The scores of every group by its place, when they are there."""
+        """The scores of every group by its index; waits until they are computed."""
         scores = iter(self.scores.tolist())
         if latencies is not None:
             latencies.append(self.watch.ms)
-        return {place: list(islice(scores, number)) for place, number in self.responses.items()}
+        return {index: list(islice(scores, number)) for index, number in self.responses.items()}
 
 
 class Scorer(ScoresGroups):
     """A reward model with its encoder, ready to score.
 
     Args:
-        model: in evaluation mode.
-        encoder: that of its training.
-        recipe: that of its training; gives the layout, the precision and the size of a batch.
-        scores: mean and standard deviation of its scores on validation data, for bringing scores to one scale.
+        model: in evaluation mode; with a generative head, built with the encoder.
+        encoder: of its training.
+        recipe: of its training; it gives the layout, the precision and the size of a batch.
+        scores: mean and standard deviation of its scores on validation data, for standardised ensembles.
+
+    Raises:
+        ModelError: the model has a generative head and was built without an encoder.
     """
 
     def __init__(
         self, model: RewardModel, *, encoder: Encoder, recipe: Recipe, scores: dict[str, float] | None = None
     ) -> None:
         self.model = model
-        if is_generative(model.head):
-            model.voice = ResponseGenerator(encoder)
+        if is_generative(model.head) and model.generator is None:
+            raise ModelError("the model has a generative head and was built without an encoder: give build_model one")
         self.encoder = encoder
         self.recipe = recipe
         self.scores = scores or {}
@@ -87,11 +95,15 @@ class Scorer(ScoresGroups):
         return self
 
     def prompt(self, prompt: str | Sequence[dict[str, Any]], *, images: Sequence[Image] = ()) -> PromptScorer:
-        """Reads a prompt and its images once, for answers that come in several calls.
+        """Encodes a prompt and its images once, to score responses over several calls.
+
+        Args:
+            prompt: as in `score`.
+            images: as in `score`.
 
         Raises:
             DataError: as `score`.
-            ModelError: the backbone attends in windows.
+            ModelError: the head is generative, or the backbone has windowed attention.
         """
         if is_generative(self.model.head):
             raise ModelError("a generative head writes about whole prompts; call score() with all responses at once")
@@ -104,40 +116,42 @@ class Scorer(ScoresGroups):
     def score_encoded(
         self, groups: Iterable[EncodedGroup], *, tokens: int | None = None, latencies: list[float] | None = None
     ) -> Iterator[list[list[float]]]:
-        """As `score_groups`, for groups of `encode`, and as soon as a forward pass is done: some groups at a time.
+        """As `score_groups`, for encoded groups; yields groups, in order, as soon as a forward pass has them.
 
-        The scores of a pass are read after the groups of the next are: on a GPU both are worked at together. Verdicts
-        that a judge wrote and that could not be read are told in the log.
+        The log counts verdicts of a judge that could not be parsed.
         """
         tally = Counter[str]()
         ready: dict[int, list[float]] = {}
-        told = 0
-        at_work: _Pass | None = None
-        budget = tokens or self.recipe.batch.tokens or TOKENS.get(self.device.type, FEW_TOKENS)
+        yielded = 0
+        running: _Pass | None = None
+        budget = tokens or self.recipe.batch.tokens or DEFAULT_TOKENS.get(self.device.type, DEFAULT_TOKENS_ELSEWHERE)
         passes = fill(groups, budget=budget, layout=self.recipe.batch.layout)
         while True:
+            # The next groups are encoded on the CPU before the scores of the running pass are read, which waits.
             batch = next(passes, None)
             if batch is None:
-                _tell_unread(tally)
-            if at_work is not None:
-                ready |= at_work.read(latencies)
-                if told in ready:
-                    whole = list(takewhile(ready.__contains__, count(told)))
-                    told += len(whole)
-                    yield [ready.pop(place) for place in whole]
+                _log_unread(tally)
+            if running is not None:
+                ready |= running.read(latencies)
+                # Passes are filled by length, so groups may be ready before earlier ones.
+                if yielded in ready:
+                    indices = list(takewhile(ready.__contains__, count(yielded)))
+                    yielded += len(indices)
+                    yield [ready.pop(index) for index in indices]
             if batch is None:
                 return
-            at_work = self._begin(batch, tally)
+            running = self._start(batch, tally)
 
     def encode(self, group: Group) -> EncodedGroup:
-        """
+        """Encodes a group.
+
         Raises:
-            DataError: it cannot be scored by this model; the message names it.
+            DataError: this model cannot score the group; the message names it.
         """
         try:
             return self.encoder(group)
-        except RowRejected as loss:
-            raise DataError(f"'{group.id}' cannot be scored: {loss.reason}: {loss.detail}") from loss
+        except RowRejected as rejection:
+            raise DataError(f"'{group.id}' cannot be scored: {rejection.reason}: {rejection.detail}") from rejection
 
     def _not_finite(self) -> str:
         weight = first_not_finite(self.model.state_dict())
@@ -148,23 +162,23 @@ class Scorer(ScoresGroups):
         )
 
     def precision(self) -> AbstractContextManager[Any]:
-        """The precision of its training, while it lasts."""
+        """The autocast context of a forward pass, as in training."""
         mixed = self.recipe.trainer.precision == "bf16-mixed"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
     @torch.inference_mode()
-    def _begin(self, batch: Sequence[PackedGroup], tally: Counter[str]) -> _Pass:
+    def _start(self, batch: Sequence[PackedGroup], tally: Counter[str]) -> _Pass:
         watch = Stopwatch(self.device)
         rows = collate([group for _, group in batch], layout=self.recipe.batch.layout, pad_id=self.encoder.pad_id).to(
             self.device
         )
         with self.precision():
-            scores = self.model.judged(rows, tally=tally)
+            scores = self.model.response_scores(rows, tally=tally)
         watch.stop()
-        return _Pass({place: len(group.lengths) for place, group in batch}, scores, watch)
+        return _Pass({index: len(group.lengths) for index, group in batch}, scores, watch)
 
     def merged(self) -> Scorer:
-        """The same scorer with its adapters folded into the weights; this one must not be used any more.
+        """Merges the adapters into the weights and returns this scorer.
 
         Raises:
             ModelError: there are no adapters.
@@ -178,77 +192,40 @@ class Scorer(ScoresGroups):
         return self
 
     def save(self, folder: str | Path) -> None:
-        """Writes the folder that `load` opens."""
+        """Writes a folder that `load` opens."""
         save_model(self.model, Path(folder), recipe=self.recipe, encoder=self.encoder, scores=self.scores)
 
 
-def _tell_unread(tally: Counter[str]) -> None:
+def _log_unread(tally: Counter[str]) -> None:
     if tally["unread"]:
-        logger.warning("%d of %d verdicts could not be read, and say nothing", tally["unread"], tally["verdicts"])
+        logger.warning("%d of %d verdicts could not be read and are ignored", tally["unread"], tally["verdicts"])
 
 
 def load_scorer(folder: str | Path, *, device: str | None = None, dtype: str | None = None) -> Scorer:
-    """Opens a saved model, on the GPU when there is one.
+    """Opens a saved model.
 
     Args:
-        dtype: of the backbone's weights, `float32` or `bfloat16`; by default as they were trained.
+        folder: of a saved model.
+        device: None: the GPU if there is one.
+        dtype: of the backbone's weights, `float32` or `bfloat16`; None: as in training.
 
     Raises:
-        ModelError: the folder is not a saved model, or its weights do not fit; there is no such dtype, or weights in
-            four or eight bits cannot take it.
+        ModelError: the folder is not a saved model, or its weights do not fit; there is no such dtype, or the weights
+            are quantised and cannot be cast to it.
     """
     folder = Path(folder)
-    model, recipe, path = load_reward_model(folder, dtype=dtype)
+    model, recipe, encoder = load_reward_model(folder, dtype=dtype)
     card = read_card(folder)
-    encoder = recipe_encoder(
-        recipe, path=path, head=model.head, revision=card["backbone"]["revision"], files=processor_folder(folder)
-    )
     _warn_of_other_encoder(folder, card, encoder)
     scorer = Scorer(model, encoder=encoder, recipe=recipe, scores=card["scores"])
     return scorer.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _warn_of_other_encoder(folder: Path, card: Mapping[str, Any], encoder: Encoder) -> None:
-    """Says when tokenizer, template or image processor are not as they were when the model was saved.
+    """Warns if tokenizer, chat template or image processor have changed since the model was saved.
 
-    The files in the model's folder are the user's to edit. Another version of transformers may read them otherwise.
+    A user may edit the files in the folder, and another version of transformers may interpret them differently.
     """
     before = (card.get("identity") or {}).get("hashes", {})
     for line in hash_differences(before, encoder_hashes(encoder)):
         logger.warning("%s: %s since the model was saved; scores may differ from those in training", folder, line)
-
-
-def recipe_encoder(
-    recipe: Recipe,
-    *,
-    path: str,
-    head: nn.Module | None = None,
-    revision: str | None = None,
-    files: Path | None = None,
-) -> Encoder:
-    """The encoder that a recipe asks for.
-
-    Args:
-        recipe: of the run.
-        path: hub id or folder of the backbone.
-        head: the recipe's own; made anew unless it is given.
-        revision: of the hub's repository; None: the recipe's, where `path` is.
-        files: the folder of tokenizer, chat template and image processor, where they are not at `path`.
-
-    Raises:
-        ModelError: as `load_encoder`.
-    """
-    settings = recipe.data.encoding
-    encoder = load_encoder(
-        path,
-        revision=revision or (recipe.model.backbone.revision if path == recipe.model.backbone.path else None),
-        image_backend=settings.image_backend,
-        min_pixels=settings.min_pixels,
-        max_pixels=settings.max_pixels,
-        max_tokens=settings.max_tokens,
-        trust_remote_code=recipe.model.backbone.trust_remote_code,
-        files=files,
-    )
-    made = head or make(recipe.model.head, "heads", 1)  # its arguments alone are asked for
-    encoder.speech = made.speech if isinstance(made, GenerativeHead) else None
-    return encoder

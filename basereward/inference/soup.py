@@ -1,4 +1,4 @@
-"""One model whose weights are the mean of several models' (model soups, arXiv 2203.05482)."""
+"""Model soups: one model with the mean of several models' weights (arXiv 2203.05482)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from basereward.model.saving.card import backbone_differences, read_card
 
 
 def soup(members: Sequence[Member], folder: Path) -> None:
-    """Saves the mean of the members' heads, and of their adapters or backbones where those were trained.
+    """Saves the mean of the members' heads, and of their adapters or backbones if those were trained.
 
-    The mean of linear heads on one frozen backbone scores exactly the mean of their scores. Of adapters each factor is
-    averaged by itself, so that the product is not the mean of the products.
+    For linear heads on one frozen backbone, the score of the mean is the mean of the scores. The two factors of
+    adapters are averaged separately, so their product is not the mean of the products.
 
     Args:
-        members: of one kind, with equal heads, trained from the same checkpoint.
-        folder: where the model goes.
+        members: of the same kind, with equal heads, trained from the same checkpoint.
+        folder: where the model is written.
 
     Raises:
         ModelError: a member does not fit the first; the message names it.
@@ -30,10 +30,10 @@ def soup(members: Sequence[Member], folder: Path) -> None:
     first = load_scorer(members[0].folder)
     mean = {name: weight.detach().double() for name, weight in _trained(first.model).items()}
     card = read_card(members[0].folder)
+    # A running mean: at most two members are in memory.
     for count, member in enumerate(members[1:], start=2):
         other = read_card(member.folder)
-        alike = ("kind", "head")
-        if fault := next((key for key in alike if card[key] != other[key]), None):
+        if fault := next((key for key in ("kind", "head") if card[key] != other[key]), None):
             raise ModelError(
                 f"member '{member.name}' has another {fault} than '{members[0].name}' ({other[fault]}, not "
                 f"{card[fault]}); weights of different kinds have no mean"
@@ -49,7 +49,7 @@ def soup(members: Sequence[Member], folder: Path) -> None:
                 f"'{members[0].name}' with {first.model.pooling.name}; their heads have no mean"
             )
         weights = _trained(model)
-        if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in mean.items()}:
+        if _shapes(weights) != _shapes(mean):
             raise ModelError(
                 f"the weights of member '{member.name}' have other shapes than those of '{members[0].name}'"
             )
@@ -58,10 +58,14 @@ def soup(members: Sequence[Member], folder: Path) -> None:
     with torch.no_grad():
         for name, weight in _trained(first.model).items():
             weight.copy_(mean[name])
-    first.scores = {}
+    first.scores = {}  # mean and spread on validation data are those of the first member
     first.save(folder)
 
 
 def _trained(model: torch.nn.Module) -> dict[str, Tensor]:
-    """All weights that are floating point; frozen ones are alike, and their mean is themselves."""
+    """All floating-point weights; frozen ones are equal in all members, and so is their mean."""
     return {name: weight for name, weight in model.named_parameters() if weight.is_floating_point()}
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}

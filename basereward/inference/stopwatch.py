@@ -1,4 +1,4 @@
-"""How long work takes on a device, which may still be at it when the call that began it has returned."""
+"""Measures work on a device; a GPU may still be computing when the call that started the work has returned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Stopwatch:
-    """Runs from its making to `stop`, by the clock of the device.
+    """Measures from its construction to `stop`, by the clock of the device.
 
     >>> watch = Stopwatch(torch.device("cpu"))
     >>> watch.stop()
@@ -19,19 +19,19 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._began = self._mark()
-        self._ended: Any = None
+        self._start = self._mark()
+        self._end: Any = None
 
     def stop(self) -> None:
-        self._ended = self._mark()
+        self._end = self._mark()
 
     @property
     def ms(self) -> float:
-        """Milliseconds; asked for after `stop`, and waits until the device has come so far."""
+        """Milliseconds between construction and `stop`; waits until the device has finished the work."""
         if not self._on_gpu:
-            return 1000 * float(self._ended - self._began)
-        self._ended.synchronize()
-        return float(self._began.elapsed_time(self._ended))
+            return 1000 * float(self._end - self._start)
+        self._end.synchronize()
+        return float(self._start.elapsed_time(self._end))
 
     def _mark(self) -> Any:
         if not self._on_gpu:

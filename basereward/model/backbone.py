@@ -28,33 +28,37 @@ from basereward.data.batching.tree_batch import PADDING, Layout, TreeBatch
 from basereward.errors import ModelError
 from basereward.io.limits import read_json_object
 from basereward.io.names import folder_fault
-from basereward.model.attention.gradient_checkpointing import recompute
+from basereward.model.attention.gradient_checkpointing import enable_gradient_checkpointing
 from basereward.model.attention.kernels import Kernels, check_liger, use_liger
 from basereward.model.attention.last_layer import LastLayer
 from basereward.model.attention.layout_check import find_tree_fault
 from basereward.model.attention.tree_attention import TREE_ATTENTION, RowPlan, TreePlan, tree_masks
-from basereward.model.families.vision import PictureEncoder, features_of_nothing, is_trained
+from basereward.model.families.registry import find_family, vision_types
+from basereward.model.families.vision import ImageEncoder, features_of_nothing, is_trained
 from basereward.model.pooling import LAST, Pooling
-from basereward.model.quantization import Quantization, quantization_config, settle
+from basereward.model.quantization import Quantization, keep_four_bit_weights, quantization_config
 from basereward.model.saving.folder_checks import check_checkpoint, check_numbers, check_size, explained
 from basereward.model.saving.identity import CONFIG, BackboneIdentity, checkpoint_identity, find_file, precision_text
 from basereward.recipe.trust import is_trusted
 
-VISION_FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
-
+MAX_SHOWN = 20  # faults of weights in an error message
 
 Origin: TypeAlias = BackboneIdentity
-"""Where a backbone's weights come from, with the hashes of the files that were read."""
+"""Where the weights of a backbone come from, with hashes of the files that were read."""
 
 
 class Backbone(nn.Module):
-    """A transformer of transformers, called on tree or plain rows.
+    """A model of transformers without its language-model head, called on tree rows or plain rows.
 
     Args:
-        model: the transformer without its language head, with adapters or without.
+        model: the transformer, with or without adapters.
         origin: where its weights were loaded from.
-        quantization: how they were quantised.
-        tree_fault: why it cannot take tree rows; None: it can.
+        quantization: of its weights; None: not quantised.
+        tree_fault: the reason why it cannot take tree rows; None: it can.
+
+    Attributes:
+        vision: encodes the images of batches.
+        merged: whether adapters were merged into the weights, which then differ from those at the origin.
     """
 
     def __init__(
@@ -70,13 +74,13 @@ class Backbone(nn.Module):
         self.origin = origin
         self.quantization = quantization
         self.tree_fault = tree_fault
-        self.vision = PictureEncoder()
+        self.vision = ImageEncoder()
         self._last_layer = LastLayer()
-        self.merged = False  # whether adapters were folded in, so that the weights are no longer those at the origin
+        self.merged = False
 
     @property
     def transformer(self) -> PreTrainedModel:
-        """The transformer itself, below any adapters."""
+        """The transformer itself, without the wrapper of its adapters."""
         model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         assert isinstance(model, PreTrainedModel)
         return model
@@ -87,25 +91,31 @@ class Backbone(nn.Module):
 
     @property
     def reads_images(self) -> bool:
-        return self.transformer.config.model_type in VISION_FAMILIES
+        return find_family(self.transformer.config).reads_images
 
     def forward(self, batch: TreeBatch, *, pooling: Pooling = LAST, cache: Cache | None = None) -> Tensor:
-        """Pooled hidden states of the branches, shape `(B, D)`, in the backbone's precision; `cache` as below.
+        """Pooled hidden states of the branches, `(B, D)`, in the precision of the backbone.
+
+        Args:
+            batch: tree rows or plain rows.
+            pooling: which hidden states of a branch are read.
+            cache: see `hidden_states`.
 
         Raises:
-            ModelError: the batch has images and the backbone reads none; or it has tree rows, which the backbone's
-                family cannot take.
+            ModelError: the batch has images and the backbone is text-only; or it has tree rows and the family cannot
+                take them.
         """
         return pooling(self.hidden_states(batch, pooling=pooling, cache=cache), batch)
 
     def hidden_states(self, batch: TreeBatch, *, pooling: Pooling | None = None, cache: Cache | None = None) -> Tensor:
-        """Hidden states after the last norm, shape `(R, T, D)`.
+        """Hidden states after the last norm, `(R, T, D)`.
 
         Args:
-            pooling: the states of the tokens that it reads are made alone, and those of others mean nothing; None: the
-                states of all tokens are made.
-            cache: an empty one takes the keys and values of all tokens. One that holds those of a prefix is seen by
-                the tokens of the batch's one row, which are the branches of the batch's one tree.
+            batch: tree rows or plain rows.
+            pooling: the last layer computes only the states that it reads, and the others are undefined; None: all
+                states are computed.
+            cache: an empty cache is filled with keys and values of all tokens. A cache with a prefix is read: the batch
+                then has one row, which holds only the branches of one tree.
 
         Raises:
             ModelError: as `forward`.
@@ -125,36 +135,39 @@ class Backbone(nn.Module):
         rows = inputs.get("rows")
         with tree_masks(rows if isinstance(rows, TreePlan) else None):
             hidden: Tensor = self.transformer(**inputs).last_hidden_state
-        if batch.pixels is None and self._vision_is_awaited():
+        if batch.pixels is None and self._vision_gradients_needed():
+            # Gradients of zero for the vision tower: without them the all-reduce of the other processes never ends.
             hidden = hidden + 0.0 * features_of_nothing(self.transformer)
         return hidden
 
     def check_layout(self, layout: Layout) -> None:
-        """
+        """Checks that the backbone takes batches of a layout.
+
         Raises:
-            ModelError: batches of this layout cannot be run through this backbone.
+            ModelError: it does not; the message gives the reason.
         """
         if layout == "tree" and self.tree_fault is not None:
-            kind = self.transformer.config.model_type
+            model_type = self.transformer.config.model_type
             raise ModelError(
-                f"{self.origin.path} ({kind}) cannot take tree rows: {self.tree_fault}. Set batch.layout=plain."
+                f"{self.origin.path} ({model_type}) cannot take tree rows: {self.tree_fault}. Set batch.layout=plain."
             )
 
-    def _vision_is_awaited(self) -> bool:
-        """Whether other processes may wait for gradients of the vision tower that this one's batch would not give.
+    def _vision_gradients_needed(self) -> bool:
+        """Whether the vision tower must get gradients although this batch has no images.
 
-        Those that train together wait, for ever, for each other's gradients of every trained weight.
+        In distributed training each process waits for the others' gradients of every trained weight.
         """
-        together = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not (together and torch.distributed.get_world_size() > 1 and torch.is_grad_enabled() and self.reads_images):
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not distributed or torch.distributed.get_world_size() == 1:
             return False
-        return is_trained(self.transformer)
+        return torch.is_grad_enabled() and self.reads_images and is_trained(self.transformer)
 
     def _attention(self, batch: TreeBatch, *, pooling: Pooling | None, prefix: int) -> dict[str, Any]:
-        """What the layers are told about the rows; `prefix` is the number of tokens in the cache."""
+        """Keyword arguments for attention; `prefix` is the number of tokens in the cache."""
         rows, length = batch.input_ids.shape
         device = batch.input_ids.device
         restricted, pooled = None, None
+        # Only families that pass the check of tree rows are known to hand the keyword `rows` to their attention.
         if pooling is not None and self.tree_fault is None:
             restricted = self._last_layer.install(self.transformer)
         if pooling is not None and restricted is not None:
@@ -171,7 +184,8 @@ class Backbone(nn.Module):
             pooled=pooled,
             cached=prefix > 0,
         )
-        # No token is padding; with a mask that says so, no family takes positions that begin anew for packed rows.
+        # Tree rows have no padding. Without an explicit mask, some families take positions that restart at 0 for a sign
+        # of packed sequences, and build a mask of their own.
         return {"attention_mask": torch.ones(rows, prefix + length, dtype=torch.long, device=device), "rows": plan}
 
 
@@ -187,28 +201,35 @@ def load_backbone(
     trust_remote_code: bool = False,
     complete: bool = False,
 ) -> Backbone:
-    """Loads a transformer from the hub or from a folder in the hub's format, without its language head.
+    """Loads a transformer from the hub or from a folder in the hub's format, without its language-model head.
 
     Args:
-        gradient_checkpointing, checkpoint_layers: whether layers keep their inputs alone in training; see `recompute`.
-        kernels: see `use_liger`.
-        complete: the folder must hold this transformer and no weight besides, as those do that we save.
+        path: hub id or folder.
+        revision: branch, tag or commit of the hub repository.
+        dtype: of the weights that are not quantised.
+        quantization: of the language model.
+        gradient_checkpointing, checkpoint_layers: see `enable_gradient_checkpointing`.
+        kernels: `liger` for fused kernels; see `use_liger`.
+        trust_remote_code: whether code of the checkpoint may run; it also needs the caller's `trusting` block.
+        complete: the folder must hold exactly the weights of this transformer, as the folders that we save do.
 
     Raises:
-        ModelError: there is no model, its family is unknown, weights are missing in it or, with `complete`, too many,
-            or an option cannot be had.
+        ModelError: there is no model at `path`, its family is not supported, weights are missing or (with `complete`)
+            unexpected, or an option is not available on this machine or for this family.
     """
-    trust_remote_code = trust_remote_code and is_trusted()  # a recipe alone, or a saved model's, does not let code run
+    # A recipe from elsewhere must not be able to run code by itself.
+    trust_remote_code = trust_remote_code and is_trusted()
     config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
     with quiet_transformers():
+        # Before anything is allocated: the sizes in config.json may be hostile.
         check_size(config, check_checkpoint(path, revision=revision), path=path)
     identity = _identity(path, revision=revision, dtype=dtype, quantization=quantization, hashed=not complete)
+    family = find_family(config)
     if kernels == "liger":
-        reader = config.get_text_config() if config.model_type == "internvl" else config  # whose layers have kernels
-        check_liger(reader.model_type)
-    attention: Any = {"text_config": TREE_ATTENTION} if config.model_type in VISION_FAMILIES else _attention_of(config)
+        check_liger(family.decoder_type(config))
+    attention = family.attention_implementation(config, TREE_ATTENTION)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
-    options["use_safetensors"] = True  # transformers would read a pickle where there is no safetensors file
+    options["use_safetensors"] = True  # without it transformers falls back to pickles, which can run code
     if quantization is not None:
         options["quantization_config"] = quantization_config(quantization, dtype)
     with quiet_transformers(), explained(path):
@@ -218,43 +239,47 @@ def load_backbone(
     _check_weights(path, loading, complete=complete)
     if quantization is not None:
         model.requires_grad_(False)
-        settle(model)
+        keep_four_bit_weights(model)
     if gradient_checkpointing:
-        recompute(model, layers=checkpoint_layers)
+        enable_gradient_checkpointing(model, layers=checkpoint_layers)
     if kernels == "liger":
         use_liger(model)
     origin = replace(identity, fingerprint=fingerprint(model))
+    # The check runs the backbone, so it needs a Backbone that does not know the result yet.
     tree_fault = find_tree_fault(Backbone(model, origin=origin, quantization=quantization))
     return Backbone(model, origin=origin, quantization=quantization, tree_fault=tree_fault)
-
-
-def _attention_of(config: PreTrainedConfig) -> str:
-    """Our attention where the family calls attention by transformers' interface, else its own."""
-    kind: Any = MODEL_MAPPING.get(type(config), None)
-    while isinstance(kind, tuple | list):
-        kind = kind[0]
-    return TREE_ATTENTION if kind is None or kind._can_set_attn_implementation() else "eager"
 
 
 def _identity(
     path: str | Path, *, revision: str | None, dtype: torch.dtype, quantization: Quantization | None, hashed: bool
 ) -> BackboneIdentity:
-    """The identity of a checkpoint. One that belongs to a saved model needs none: it moves with its folder."""
+    """The identity of a checkpoint; without hashes for a saved model's own backbone, which moves with its folder."""
     if not hashed:
         return BackboneIdentity(str(path), revision)
     return checkpoint_identity(path, revision=revision, precision=precision_text(dtype, quantization))
 
 
 def _check_weights(path: str | Path, loading: dict[str, Any], *, complete: bool) -> None:
-    kinds = {"missing": "missing_keys"} | ({"not in the model": "unexpected_keys"} if complete else {})
-    faults = [f"{what}: {name}" for what, key in kinds.items() for name in sorted(loading[key])]
-    if faults:
-        shown = "\n  ".join(faults[:20]) + (f"\n  and {len(faults) - 20} more" if len(faults) > 20 else "")
-        raise ModelError(f"the weights in '{path}' do not fit its config.json:\n  {shown}")
+    """
+    Raises:
+        ModelError: a weight is missing, or `complete` and the files have a weight that the model has not.
+    """
+    faults = [f"missing: {name}" for name in sorted(loading["missing_keys"])]
+    if complete:
+        faults += [f"not in the model: {name}" for name in sorted(loading["unexpected_keys"])]
+    if not faults:
+        return
+    shown = "\n  ".join(faults[:MAX_SHOWN])
+    if len(faults) > MAX_SHOWN:
+        shown += f"\n  and {len(faults) - MAX_SHOWN} more"
+    raise ModelError(f"the weights in '{path}' do not fit its config.json:\n  {shown}")
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of every weight's name, shape and some 64 values spread over it: another checkpoint has another."""
+    """A hash of every weight's name and shape and of about 64 of its values, spread evenly.
+
+    Hashing all values of a 7B model would take longer than loading it; fine-tuning changes nearly every value.
+    """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         values = parameter.detach().flatten()
@@ -264,10 +289,10 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def load_config(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration of a checkpoint.
+    """Loads the configuration of a checkpoint.
 
     Raises:
-        ModelError: there is none, or its family is not supported.
+        ModelError: there is no configuration, or its family is not supported.
     """
     trust_remote_code = trust_remote_code and is_trusted()
     _check_local(path)
@@ -285,34 +310,34 @@ def load_config(path: str | Path, *, revision: str | None = None, trust_remote_c
 def _check_family(config: PreTrainedConfig, path: str | Path) -> None:
     """
     Raises:
-        ModelError: the family reads more than text and is none of those whose pictures are known, it encodes a source
-            text before it writes, or transformers has no such model without a head.
+        ModelError: the family reads more than text and is not among the supported ones; it is an encoder-decoder; or
+            transformers has no model of it without a head.
     """
-    if config.model_type in VISION_FAMILIES:
+    if find_family(config).reads_images:
         return
-    more = hasattr(config, "vision_config") or hasattr(config, "audio_config")
-    if more or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    multimodal = hasattr(config, "vision_config") or hasattr(config, "audio_config")
+    if multimodal or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelError(
-            f"{path} is a {config.model_type} model; families that read images are {', '.join(VISION_FAMILIES)}, "
+            f"{path} is a {config.model_type} model; families that read images are {', '.join(vision_types())}, "
             "besides any text-only causal model"
         )
     if type(config) not in MODEL_MAPPING and not getattr(config, "auto_map", None):
         raise ModelError(
-            f"{path} is a {config.model_type} model, of which transformers {transformers_version} has no backbone by "
-            "itself. Take a decoder-only language model."
+            f"{path} is a {config.model_type} model, of which transformers {transformers_version} has no backbone "
+            "without a head. Use a decoder-only language model."
         )
     if config.is_encoder_decoder:
         raise ModelError(
-            f"{path} is a {config.model_type} model, which has an encoder and a decoder. Take a decoder-only language "
+            f"{path} is a {config.model_type} model, which has an encoder and a decoder. Use a decoder-only language "
             "model."
         )
 
 
 def _check_local(path: str | Path) -> None:
-    """Refuses a path that can only be a folder and is none, which transformers would look for on the hub.
+    """Rejects a missing folder whose path cannot be a hub id; transformers would search the hub for it.
 
     Raises:
-        ModelError: it says where the folder was looked for.
+        ModelError: the message names the full path of the folder.
     """
     if fault := folder_fault(path):
         raise ModelError(fault)
@@ -320,7 +345,7 @@ def _check_local(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No loading bars and no report of the language head that is left out on purpose."""
+    """Hides transformers' progress bars, and its warning about the language-model head that is not loaded."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

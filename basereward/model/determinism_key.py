@@ -1,4 +1,4 @@
-"""What the bits of a computation depend on besides its numbers."""
+"""The key of a machine: what changes the bits of a result besides the input."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import transformers
 
 
 def machine(device: torch.device) -> tuple[object, ...]:
-    """The libraries that compute on a device, and how it does: equal where equal numbers come to equal bits."""
+    """Versions of libraries and properties of a device: if two are equal, equal inputs give bitwise equal results."""
     libraries = PIL.__version__, torch.__version__, transformers.__version__
     if device.type == "cuda":
         return (*libraries, torch.cuda.get_device_name(device), torch.get_float32_matmul_precision())
-    # Sums of another number of threads come in another order.
+    # The number of threads changes the order of additions.
     return (*libraries, device.type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Low-rank adapters by part of the backbone, and folding them into the weights."""
+"""LoRA adapters on parts of a backbone (arXiv 2106.09685), and merging them into the weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,16 @@ def add_lora(
     parts: Sequence[str] = ("language",),
     seed: int = 0,
 ) -> PeftModel:
-    """Adapters on every linear layer of the parts; all other weights are frozen.
+    """Adds adapters to every linear layer of the parts and freezes all other weights.
+
+    Args:
+        backbone: without adapters.
+        rank: r of the two factors.
+        alpha: the product is scaled by `alpha / rank`, or with `rslora` by `alpha / sqrt(rank)` (arXiv 2312.03732).
+        dropout: on the input of the adapters.
+        rslora: see `alpha`.
+        parts: of `vision`, `merger`, `language`.
+        seed: of the first factor; the second starts at zero, so scores do not change at first.
 
     Raises:
         ModelError: the backbone has no linear layer in the parts.
@@ -54,7 +63,7 @@ def add_lora(
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """No word of the old name by which peft asks transformers for gradient checkpointing."""
+    """Hides the warning about the old name by which peft asks transformers for gradient checkpointing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         yield
@@ -62,7 +71,7 @@ def quiet_peft() -> Iterator[None]:
 
 @torch.no_grad()
 def merge_lora(model: PeftModel) -> PreTrainedModel:
-    """The backbone with its adapters folded in and every weight in floating point, so that it scores as before.
+    """Merges the adapters into the weights, which are all in floating point afterwards.
 
     A quantised weight is dequantised first: rounding the sum to four or eight bits again would change the scores.
     """
@@ -73,9 +82,11 @@ def merge_lora(model: PeftModel) -> PreTrainedModel:
             layer: Any = module  # every kind of layer defines get_delta_weight, their common base does not
             delta = sum((layer.get_delta_weight(adapter) for adapter in layer.active_adapters), torch.tensor(0.0))
             _replace(backbone, name, _plain_linear(layer.get_base_layer(), backbone.dtype, delta))
+    # What had no adapter is still quantised; a half-quantised model could be neither saved nor cast.
     for name, module in list(backbone.named_modules()):
         if is_quantized(module):
             _replace(backbone, name, _plain_linear(module, backbone.dtype))
+    # transformers would refuse to save the model, or save it as quantised, by these marks.
     for attribute in ("peft_config", "hf_quantizer", "quantization_method"):
         backbone.__dict__.pop(attribute, None)
     for flag in ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "_hf_peft_config_loaded"):

@@ -1,6 +1,6 @@
-"""Which hidden states of a branch the head reads; their mean is the pooled state.
+"""Which hidden states of a branch the head reads; the pooled state is their mean.
 
-Shapes: B branches, N tokens of theirs that are read, R rows of T tokens, D channels.
+Shapes: B branches, N tokens that are read in all branches, R rows of T tokens, D channels.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ READS: dict[PoolingName, Callable[[int], range]] = {"last": _last, "last_text": 
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """What of a branch is read.
+    """Selects the tokens of a branch whose hidden states the head reads.
 
     Args:
-        name: `last` is its last token, the end of turn, as ms-swift scores the last token that is no padding and YOJO
-            (arXiv 2604.10966) does by default; `last_text` the token before it, the last of the response's own; `mean`
-            all of its tokens, the end of turn among them, as YOJO's `response_mean`. Of an empty response, which is its
-            end of turn alone, all three read that.
+        name: `last`: the end-of-turn token, like the last token that is not padding in ms-swift and the default of YOJO
+            (arXiv 2604.10966). `last_text`: the token before it, the last of the response's own text. `mean`: all
+            tokens including the end-of-turn token, like YOJO's `response_mean`. For an empty response all three use
+            the end-of-turn token.
     """
 
     name: PoolingName = "last"
 
     def read(self, size: int) -> range:
-        """The tokens that are read of a branch of `size` tokens, counted from its first.
+        """The tokens that are read in a branch of `size` tokens, counted from its first.
 
         >>> [list(Pooling(name).read(3)) for name in READS], Pooling("last_text").read(1)
         ([[2], [1], [0, 1, 2]], range(0, 1))
@@ -49,34 +49,41 @@ class Pooling:
 
     @property
     def whole(self) -> bool:
-        """Whether all tokens of a branch are read; else it is one."""
+        """Whether all tokens of a branch are read; otherwise it is one token."""
         return self.name == "mean"
 
     def places(self, batch: TreeBatch) -> Tensor:
         """Row and column of every token that is read, `(N, 2)`, branch after branch."""
         if self.name == "last":
             return batch.ends
-        sizes = _sizes(batch)
-        branch = [index for index, size in enumerate(sizes) for _ in self.read(size)]
-        back = [size - 1 - token for size in sizes for token in self.read(size)]
-        moved = torch.tensor([[0] * len(back), back]).T
+        branches: list[int] = []
+        steps_back: list[int] = []  # from the last token of the branch
+        for index, size in enumerate(_branch_sizes(batch)):
+            tokens = self.read(size)
+            branches += [index] * len(tokens)
+            steps_back += [size - 1 - token for token in tokens]
+        # Built on the CPU and moved once: indexing with Python numbers would wait for the GPU at every token.
+        offsets = torch.tensor([[0] * len(steps_back), steps_back]).T
         device = batch.ends.device
-        places: Tensor = batch.ends[torch.tensor(branch).to(device)] - moved.to(device)
+        places: Tensor = batch.ends[torch.tensor(branches).to(device)] - offsets.to(device)
         return places
 
     def __call__(self, hidden: Tensor, batch: TreeBatch) -> Tensor:
-        """Hidden states `(R, T, D)` to pooled ones `(B, D)`, in their own precision; a mean is taken in float32."""
+        """Pools hidden states `(R, T, D)` to `(B, D)` in their own precision; a mean is computed in float32."""
         rows, columns = self.places(batch).unbind(1)
         states = hidden[rows, columns]
         if not self.whole:
             return states
-        parts = torch.split(states.float(), _sizes(batch))
+        parts = torch.split(states.float(), _branch_sizes(batch))
         return torch.stack([part.mean(0) for part in parts]).to(hidden.dtype)
 
 
-def _sizes(batch: TreeBatch) -> list[int]:
+def _branch_sizes(batch: TreeBatch) -> list[int]:
     """Tokens of every branch."""
-    return [size for _, *branches in batch.trees for size in branches]
+    sizes: list[int] = []
+    for _, *branches in batch.trees:
+        sizes += branches
+    return sizes
 
 
 LAST = Pooling()

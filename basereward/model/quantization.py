@@ -9,22 +9,34 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from basereward.errors import ModelError, unknown
+from basereward.model.families.registry import vision_families
 
 Quantization = Literal["nf4", "int8"]
-KEPT = ["visual", "vision_tower", "multi_modal_projector", "lm_head"]
+
+
+def _unquantized_modules() -> list[str]:
+    """Modules that stay in floating point: those that read images, and the language-model head."""
+    modules = ["lm_head"]
+    for family in vision_families():
+        modules += family.unquantized_modules
+    return modules
 
 
 def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """How to quantise the language model; the vision tower and its merger, a small share of the weights, stay as they
-    are.
+    """The configuration that quantises the language model.
+
+    The vision tower and its merger, a small share of the weights, stay in floating point.
 
     Args:
         kind: `nf4` is the 4-bit normal float of QLoRA (arXiv 2305.14314) with doubly quantised scales; `int8` is
             LLM.int8() (arXiv 2208.07339).
-        dtype: of the products.
+        dtype: in which 4-bit weights are multiplied.
 
     Raises:
         ModelError: there is no such kind.
+
+    >>> quantization_config("int8", torch.bfloat16).load_in_8bit
+    True
     """
     if kind not in get_args(Quantization):
         raise ModelError(unknown("quantization", str(kind), get_args(Quantization)))
@@ -34,16 +46,16 @@ def quantization_config(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesC
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=True,
-            llm_int8_skip_modules=KEPT,
+            llm_int8_skip_modules=_unquantized_modules(),
         )
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT)
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_unquantized_modules())
 
 
-def settle(model: nn.Module) -> None:
-    """Keeps 4-bit weights as they were loaded.
+def keep_four_bit_weights(model: nn.Module) -> None:
+    """Prevents bitsandbytes from repacking 4-bit weights on CPUs.
 
-    On CPUs with bf16 instructions bitsandbytes repacks them, at lower precision and for good, when they are first used
-    without gradients: a validation in mid-training would change the model that is trained.
+    On CPUs with bf16 instructions it repacks them, permanently and at lower precision, when they are first used without
+    gradients: a validation during training would change the model that is trained.
     """
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
@@ -51,7 +63,7 @@ def settle(model: nn.Module) -> None:
 
 
 def is_quantized(layer: nn.Module) -> bool:
-    """Whether a layer's weight is in bitsandbytes' four or eight bits."""
+    """Whether a layer holds 4-bit or 8-bit weights of bitsandbytes."""
     return type(layer).__name__ in {"Linear4bit", "Linear8bitLt"}
 
 
@@ -61,7 +73,7 @@ def dequantized(layer: nn.Module) -> Tensor:
     if not is_quantized(layer):
         plain: Tensor = weight.data
         return plain
-    from bitsandbytes import functional  # only here: loading it looks for kernels and says what it misses
+    from bitsandbytes import functional  # its import searches for kernels and prints warnings
 
     if type(layer).__name__ == "Linear4bit":
         return functional.dequantize_4bit(weight.data, weight.quant_state)

@@ -1,4 +1,4 @@
-"""A reward model: a backbone and a head, and where the head is generative the backbone's language head."""
+"""The reward model: a backbone, a head, and for a generative head the backbone's language-model head."""
 
 from __future__ import annotations
 
@@ -13,25 +13,32 @@ from transformers import Cache
 
 from basereward.data.batching.continued import unwritten
 from basereward.data.batching.tree_batch import TreeBatch
+from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.lm_head import LanguageHead, load_language_head
 from basereward.model.families.parts import freeze, part_of
 from basereward.model.generation.generate import check_language_head
-from basereward.model.generation.response_generator import GenerativeHead, ResponseGenerator, is_generative
+from basereward.model.generation.response_generator import ResponseGenerator
+from basereward.model.heads.contracts import GeneratedTextHead, GenerativeHead, head_scores, is_generative
 from basereward.model.lora import add_lora
 from basereward.model.pooling import LAST, Pooling
 from basereward.recipe import make
-from basereward.recipe.schema import BackboneRecipe, ModelRecipe, Node
+from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, Node
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Of a training pass."""
+    """Result of a training pass.
 
-    scores: tuple[Tensor, ...]  # (K,) each, to be ranked: one, none of a head that learns by language alone, or two
-    language: Tensor | None = None  # of the tokens that are taught, if there are any: the weighted mean over groups of
-    # the mean cross-entropy
+    Attributes:
+        scores: tensors of `(K,)` scores, each with a ranking loss of its own: one; none for a head that learns by
+            cross-entropy alone; two for a critic that ranks at given and at generated critiques.
+        language: scalar, the mean over groups of the mean cross-entropy of target tokens; None without targets.
+    """
+
+    scores: tuple[Tensor, ...]
+    language: Tensor | None = None
 
 
 class RewardModel(nn.Module):
@@ -39,90 +46,111 @@ class RewardModel(nn.Module):
 
     Args:
         backbone: batches to hidden states `(B, D)`.
-        head: hidden states `(B, D)` in float32 to scores `(B,)`.
-        language: the backbone's language head, where the head is generative.
-        pooling: which of a branch's hidden states the head reads.
+        head: hidden states `(B, D)` in float32 to scores `(B,)`; see `heads.contracts`.
+        language: the language-model head of the backbone, for a generative head.
+        pooling: which hidden states of a branch the head reads.
+        encoder: the encoder of the batches, for a generative head; without it the model cannot generate, which is
+            enough to count costs and to save.
 
     Attributes:
-        voice: what lets it speak; None until it is given the encoder.
+        generator: generates text for a generative head; None for a scalar head, or without `encoder`.
 
     Raises:
-        ModelError: the head is generative, and is not to read where its text ends; or it does not give one score a
-            state.
+        ModelError: the head is generative and `pooling` is not `last`; or the head does not give one score for each
+            hidden state.
     """
 
     def __init__(
-        self, backbone: Backbone, head: nn.Module, *, language: LanguageHead | None = None, pooling: Pooling = LAST
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        *,
+        language: LanguageHead | None = None,
+        pooling: Pooling = LAST,
+        encoder: Encoder | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        # Scores and losses are in float32 whatever the precision of the backbone.
         self.head = head.float()
         self.language = language
         self.pooling = pooling
-        self.voice: ResponseGenerator | None = None
         check_scores(self.head, backbone.hidden_size)
         if is_generative(head) and pooling != LAST:
             raise ModelError(
-                f"a generative head reads where its text ends, and model.pooling is {pooling.name}. "
+                f"a generative head reads the last token of its text, and model.pooling is {pooling.name}. "
                 "Set model.pooling=last."
             )
+        self.generator: ResponseGenerator | None = None
+        if is_generative(head) and encoder is not None and language is not None:
+            self.generator = ResponseGenerator(encoder, backbone, language)
 
     def forward(self, batch: TreeBatch, *, cache: Cache | None = None) -> Tensor:
-        """Scores, shape `(B,)`, in float32 whatever the backbone's precision; `cache` as the backbone takes it."""
-        return self._scores(self.pooled(batch, cache=cache))
+        """Scores `(B,)` in float32; `cache` is passed to the backbone, see `Backbone.hidden_states`."""
+        return head_scores(self.head, self.pooled(batch, cache=cache))
 
     def pooled(self, batch: TreeBatch, *, cache: Cache | None = None) -> Tensor:
-        """What the head reads, shape `(B, D)`: states that the batch brings, or what backbone and `pooling` make of its
-        rows, in the backbone's precision."""
+        """The input of the head, `(B, D)`: states that the batch carries, or those of the backbone in its precision."""
         if batch.pooled is not None:
             return batch.pooled
         states: Tensor = self.backbone(batch, pooling=self.pooling, cache=cache)
         return states
 
     def outputs(self, batch: TreeBatch) -> Outputs:
-        """What a training step needs; the same scores as `forward` gives."""
+        """Scores and language loss of a training step; its scores equal those of `forward`."""
         if self.language is None:
             return Outputs((self(batch),))
-        head: Any = self.head
-        scores, language = [], None
-        if len(batch.written):
+        head = self.head
+        assert isinstance(head, GenerativeHead)
+        scores: list[Tensor] = []
+        language_loss = None
+        if len(batch.lm_target_positions):
+            # One pass over the backbone serves both losses.
             hidden = self.backbone.hidden_states(batch)
-            language = self._language_loss(hidden, batch)
-            if head.ranks:
-                scores.append(self._scores(self.pooling(hidden, batch)))
-        if head.ranks_own:
-            assert self.voice is not None
-            scores.append(self(head.finished(self.voice.counting(), self, unwritten(batch), samples=1)[0]))
-        return Outputs(tuple(scores), language)
+            language_loss = self._language_loss(hidden, batch)
+            if head.rank_reference:
+                scores.append(head_scores(self.head, self.pooling(hidden, batch)))
+        if head.rank_generated:
+            scores.append(self._scores_of_generated(batch))
+        return Outputs(tuple(scores), language_loss)
 
-    def _language_loss(self, hidden: Tensor, batch: TreeBatch) -> Tensor:
-        assert self.language is not None
-        rows, columns = batch.written.unbind(1)
-        told = batch.input_ids[rows, columns]
-        before = hidden[rows, columns - 1]
-        return self.language.loss(self.backbone.transformer, before, told, batch.written_weight)
-
-    def judged(self, batch: TreeBatch, *, tally: Counter[str] | None = None) -> Tensor:
-        """Scores, shape `(K,)`, of responses: those of a generative head come of what it writes itself.
-
-        Args:
-            tally: what is written is counted in it; see `ResponseGenerator`.
-        """
-        if self.voice is None:
-            scores: Tensor = self(batch)
-            return scores
-        head: Any = self.head
-        with_features = self.backbone.vision.encoded(self.backbone.transformer, batch)
-        judged: Tensor = head.judge(self.voice.counting(tally), self, with_features)
-        return judged
-
-    def _scores(self, pooled: Tensor) -> Tensor:
-        with torch.autocast(pooled.device.type, enabled=False):
-            scores: Tensor = self.head(pooled.float())
+    def _scores_of_generated(self, batch: TreeBatch) -> Tensor:
+        """Scores `(K,)` at the end of text that the model generates in place of the targets."""
+        head = self.head
+        assert isinstance(head, GeneratedTextHead)
+        assert self.generator is not None
+        (generated,) = head.append_generated(self.generator.counting(), unwritten(batch), samples=1)
+        scores: Tensor = self(generated)
         return scores
 
+    def _language_loss(self, hidden: Tensor, batch: TreeBatch) -> Tensor:
+        """The weighted cross-entropy of target tokens; `hidden` is `(R, T, D)`."""
+        assert self.language is not None
+        rows, columns = batch.lm_target_positions.unbind(1)
+        targets = batch.input_ids[rows, columns]
+        # The state at one position predicts the token at the next.
+        before = hidden[rows, columns - 1]
+        return self.language.loss(self.backbone.transformer, before, targets, batch.lm_target_weights)
+
+    def response_scores(self, batch: TreeBatch, *, tally: Counter[str] | None = None) -> Tensor:
+        """Scores `(K,)` of responses, as in scoring: a generative head generates its text first.
+
+        Args:
+            tally: counters of the generated text that are increased; see `ResponseGenerator`.
+        """
+        head = self.head
+        if self.generator is None or not isinstance(head, GenerativeHead):
+            scores: Tensor = self(batch)
+            return scores
+        # A judge passes the batch through the backbone several times; the vision tower runs once.
+        with_features = self.backbone.vision.with_features(self.backbone.transformer, batch)
+        return head.judge(self.generator.counting(tally), with_features)
+
     def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Trained parameters with their names, by part: vision, merger, language, head."""
+        """Trained parameters with their names, by part: vision, merger, language, head.
+
+        Parts have learning rates of their own.
+        """
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -132,12 +160,12 @@ class RewardModel(nn.Module):
 
 
 def check_scores(head: nn.Module, hidden_size: int) -> None:
-    """Runs a head on two made states; one that scores by what it writes alone has no score of a state.
+    """Runs a head on two hidden states of ones; a head that only generates text is not run.
 
     Raises:
-        ModelError: it does not give one score for each.
+        ModelError: the head fails, or does not give floating point scores of shape `(2,)`.
     """
-    if isinstance(head, GenerativeHead) and not (head.ranks or head.ranks_own):
+    if isinstance(head, GenerativeHead) and not (head.rank_reference or head.rank_generated):
         return
     name = type(head).__name__
     device = next((parameter.device for parameter in head.parameters()), torch.device("cpu"))
@@ -145,21 +173,21 @@ def check_scores(head: nn.Module, hidden_size: int) -> None:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             scores: Any = head.eval()(torch.ones(2, hidden_size, device=device))
-    except Exception as error:  # of whatever kind its author raises, assertions among them
-        said = str(error) or type(error).__name__
-        raise ModelError(f"head '{name}' fails on two hidden states of {hidden_size} numbers each: {said}") from error
+    except Exception as error:  # a user's head may raise anything, AssertionError too
+        reason = str(error) or type(error).__name__
+        raise ModelError(f"head '{name}' fails on two hidden states of {hidden_size} numbers each: {reason}") from error
     finally:
         head.train(training)
     if not isinstance(scores, Tensor) or scores.shape != (2,) or not scores.is_floating_point():
-        what = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        kind = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise ModelError(
-            f"head '{name}' gives {what} for two hidden states; it must give one score for each: floating point "
-            "numbers of shape (2,). A last axis of one goes with `.squeeze(-1)`."
+            f"head '{name}' gives {kind} for two hidden states; it must give floating point scores of shape (2,), one "
+            "for each state. Remove a last axis of size one with `.squeeze(-1)`."
         )
 
 
 def learns_language(recipe: ModelRecipe) -> bool:
-    """Whether a language head's own weight is trained: with the language model's."""
+    """Whether the weight of the language-model head is trained: only together with the language model's own weights."""
     settings = recipe.backbone
     return recipe.lora is None and settings.quantization is None and "language" not in settings.freeze
 
@@ -178,36 +206,43 @@ def _backbone(settings: BackboneRecipe, *, path: str) -> Backbone:
 
 
 def check_head_size(node: Node, *, hidden_size: int) -> None:
-    """Counts the weights of a head on torch's meta device, before memory is taken for them.
+    """Compares the memory that training a head takes with the memory of this machine.
+
+    The head is built on torch's meta device, so nothing is allocated.
 
     Raises:
-        ModelError: with the gradient and the two moments of AdamW they are more than this machine has memory.
+        ModelError: weights, gradients and the two moments of AdamW, in float32, are larger than this machine's memory.
     """
     try:
         with torch.device("meta"):
             head = make(node, "heads", hidden_size)
-    except (RuntimeError, NotImplementedError):  # a head of the user's own that needs numbers when it is made
+    except (RuntimeError, NotImplementedError):  # a user's head may need real numbers in its constructor
         return
     weights = sum(parameter.numel() for parameter in head.parameters())
-    needed, there = 4 * 4 * weights, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+    tensors, bytes_per_number = 4, 4  # weight, gradient, two moments
+    needed = tensors * bytes_per_number * weights
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
         raise ModelError(
-            f"head '{node.get('_target_')}' has {weights:,} weights; to train them takes {needed / 2**30:,.0f} GiB, "
-            f"and this machine has {there / 2**30:,.0f} GiB. Give it fewer layers or a smaller width."
+            f"head '{node.get('_target_')}' has {weights:,} weights; training them takes {needed / 2**30:,.0f} GiB, "
+            f"and this machine has {memory / 2**30:,.0f} GiB. Use fewer layers or a smaller width."
         )
 
 
-def build_model(recipe: ModelRecipe, *, path: str, seed: int, backbone: Backbone | None = None) -> RewardModel:
-    """The model of a recipe, ready to be trained.
+def build_model(
+    recipe: ModelRecipe, *, path: str, seed: int, backbone: Backbone | None = None, encoder: Encoder | None = None
+) -> RewardModel:
+    """Builds the model of a recipe, ready to be trained.
 
     Args:
         recipe: section `model`.
         path: hub id or folder of the backbone.
-        seed: of the head's and the adapters' first weights.
-        backbone: the recipe's, where it is loaded already; it must be as it was loaded.
+        seed: of the initial weights of the head and of the adapters.
+        backbone: the backbone of the recipe if it is loaded already; it must be as loaded, without adapters.
+        encoder: the encoder of the batches; a generative head needs it to generate.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded, lacks what the head needs, or nothing of it is trained.
+        ModelError: the checkpoint cannot be loaded, lacks what the head needs, or no weight would be trained.
     """
     settings = recipe.backbone
     backbone = backbone or _backbone(settings, path=path)
@@ -217,34 +252,40 @@ def build_model(recipe: ModelRecipe, *, path: str, seed: int, backbone: Backbone
         head = make(recipe.head, "heads", backbone.hidden_size)
     assert isinstance(head, nn.Module)
     if recipe.lora is not None:
-        lora = recipe.lora
-        backbone.model = add_lora(
-            backbone.transformer,
-            rank=lora.rank,
-            alpha=lora.alpha,
-            dropout=lora.dropout,
-            rslora=lora.rslora,
-            parts=lora.parts,
-            seed=seed,
-        )
+        _add_adapters(backbone, recipe.lora, seed=seed)
+    # After the adapters: peft freezes everything else, and a frozen part freezes its adapters too.
     freeze(backbone, settings.freeze)
-    language = None
-    if is_generative(head):
-        dtype = getattr(torch, settings.dtype)
-        embedding: Any = backbone.transformer.get_input_embeddings()
-        language = load_language_head(
-            path,
-            backbone.transformer.config,
-            embedding=embedding.weight,
-            revision=settings.revision,
-            dtype=dtype,
-        )
-        check_language_head(backbone, language)
-        language.requires_grad_(learns_language(recipe))
-    model = RewardModel(backbone, head, language=language, pooling=Pooling(recipe.pooling))
+    language = _language_head(recipe, backbone, path=path) if is_generative(head) else None
+    model = RewardModel(backbone, head, language=language, pooling=Pooling(recipe.pooling), encoder=encoder)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             f"nothing would be trained: model.backbone.freeze is {settings.freeze}, and head "
-            f"'{recipe.head.get('_target_')}' has no weights of its own. Freeze less, or give model.lora"
+            f"'{recipe.head.get('_target_')}' has no weights of its own. Freeze less, or set model.lora."
         )
     return model.train()
+
+
+def _add_adapters(backbone: Backbone, lora: LoraRecipe, *, seed: int) -> None:
+    backbone.model = add_lora(
+        backbone.transformer,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        rslora=lora.rslora,
+        parts=lora.parts,
+        seed=seed,
+    )
+
+
+def _language_head(recipe: ModelRecipe, backbone: Backbone, *, path: str) -> LanguageHead:
+    embedding: Any = backbone.transformer.get_input_embeddings()
+    language = load_language_head(
+        path,
+        backbone.transformer.config,
+        embedding=embedding.weight,
+        revision=recipe.backbone.revision,
+        dtype=getattr(torch, recipe.backbone.dtype),
+    )
+    check_language_head(backbone, language)
+    language.requires_grad_(learns_language(recipe))
+    return language

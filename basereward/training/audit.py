@@ -18,7 +18,7 @@ from basereward.data.schema.rejections import RowRejected, summary
 from basereward.errors import DataError
 from basereward.inference.group_scores import ScoresGroups
 from basereward.inference.score_file import load
-from basereward.inference.scorer import recipe_encoder
+from basereward.model.families.processing import recipe_encoder
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.training.build import build_curation, build_data

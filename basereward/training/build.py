@@ -23,12 +23,11 @@ from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Group
 from basereward.data.streaming.streamed_module import StreamedData
 from basereward.inference.score_file import load
-from basereward.inference.scorer import recipe_encoder
 from basereward.io.cache import cache_folder
 from basereward.model.attention.compiled import compile_layers
 from basereward.model.attention.kernels import check_liger
+from basereward.model.families.processing import recipe_encoder
 from basereward.model.families.vision import keep_features
-from basereward.model.generation.response_generator import ResponseGenerator, is_generative
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.model.saving.identity import BackboneIdentity
 from basereward.model.saving.made_checkpoint import backbone_path
@@ -142,10 +141,10 @@ def build_module(
     cached = probe_cache.find(recipe, lost_file=rejected_file)
     data, backbone = cached or (_read_data(recipe, path, rejected_file=rejected_file, run=run), None)
     check_validation(recipe, {name: len(lengths) for name, lengths in data.lengths["val"].items()})
-    model = build_model(trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone)
+    model = build_model(
+        trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone, encoder=data.encoder
+    )
     model.backbone.check_layout(recipe.batch.layout)
-    if is_generative(model.head):
-        model.voice = ResponseGenerator(data.encoder)
     if recipe.trainer.compile:
         compile_layers(model.backbone.transformer)
     module = RewardModule(

@@ -81,7 +81,7 @@ class RewardModule(LightningModule):
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Scores of all responses of the batch, shape `(B,)`, float32."""
-        return self.model.judged(batch)
+        return self.model.response_scores(batch)
 
     # Training.
 
@@ -226,7 +226,7 @@ class RewardModule(LightningModule):
 
     def _evaluate(self, batch: TreeBatch) -> None:
         began = time.perf_counter_ns()
-        scores = self.model.judged(batch, tally=self._generated)
+        scores = self.model.response_scores(batch, tally=self._generated)
         self.scored += scored_groups(batch, scores)  # inside the measured time, because it waits for the GPU
         self._cost["ns"] += time.perf_counter_ns() - began
         self._cost["tokens"] += int((batch.group != PADDING).sum())

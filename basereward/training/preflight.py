@@ -193,7 +193,7 @@ def _rejection_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | R
 
 def _encoder(recipe: Recipe) -> Encoder | None:
     """The encoder of the recipe; None when its files are not on this machine."""
-    from basereward.inference.scorer import recipe_encoder
+    from basereward.model.families.processing import recipe_encoder
     from basereward.model.saving.made_checkpoint import backbone_path
 
     path = recipe.model.backbone.path
@@ -216,7 +216,7 @@ def _rejected(
             continue
         try:
             check_usable(row)
-            size = encoder.measure(row, taught=True) if encoder is not None else None
+            size = encoder.measure(row, with_targets=True) if encoder is not None else None
             if size is not None and budget is not None and size.tokens > budget:
                 raise RowRejected("above_batch_tokens", f"{size.tokens} tokens; batch.tokens allows {budget}")
         except RowRejected as rejection:

@@ -16,10 +16,10 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.module import PreferenceData
 from basereward.errors import ModelError, RunError
 from basereward.inference.ensemble import model_digest
-from basereward.inference.scorer import recipe_encoder
 from basereward.io.files import json_text, write_atomic
 from basereward.io.limits import read_json_object
 from basereward.model.backbone import Backbone
+from basereward.model.families.processing import recipe_encoder
 from basereward.model.saving.identity import BackboneIdentity, checkpoint_identity, precision_text, read_identity
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import Recipe

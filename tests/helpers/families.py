@@ -25,10 +25,11 @@ from transformers.models.auto.modeling_auto import (
 from basereward.data.batching.tree_batch import collate
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.errors import ModelError
-from basereward.model.backbone import VISION_FAMILIES, Backbone, load_backbone, load_config, quiet_transformers
+from basereward.model.backbone import Backbone, load_backbone, load_config, quiet_transformers
+from basereward.model.families.registry import vision_types
 
 CAUSAL = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-IMAGE_TEXT = sorted(set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - set(VISION_FAMILIES))
+IMAGE_TEXT = sorted(set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - set(vision_types()))
 
 # Of which no tiny model can be made here, and why.
 NOT_MADE = {

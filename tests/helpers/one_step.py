@@ -16,7 +16,7 @@ from basereward.data.streaming.streamed_module import StreamedData
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
-from basereward.model.generation.response_generator import ResponseGenerator, is_generative
+from basereward.model.heads.contracts import is_generative
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
 from basereward.training.module import RewardModule
@@ -57,10 +57,9 @@ class FirstStep:
         torch.manual_seed(1)
         made: Any = make(head, "heads", backbone.hidden_size)
         language = load_language_head(path, load_config(path)) if is_generative(made) else None
-        model = RewardModel(backbone, made, language=language)
         if is_generative(made):
-            self.encoder.speech = made.speech
-            model.voice = ResponseGenerator(self.encoder)
+            self.encoder.speech = made.branch_template
+        model = RewardModel(backbone, made, language=language, encoder=self.encoder)
         self.module = RewardModule(
             model, loss=loss, sources=["rows"], optimizer={"lr": 0.0}, schedule={"shape": "constant", "warmup": 0.0}
         )

@@ -21,7 +21,7 @@ from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.schema.group import IMAGE, Group, Part, Preference, Turn, rank_preferences
 from basereward.data.sources.digits import draw
 from basereward.model.tiny_models._byte_level import byte_level_tokenizer
-from basereward.model.tiny_models._qwen import language, write_checkpoint
+from basereward.model.tiny_models._checkpoint import TinySizes, text_settings, write_checkpoint
 from basereward.model.tiny_models.tiny_internvl import tiny_internvl
 from basereward.model.tiny_models.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 from basereward.model.tiny_models.tiny_qwen2_vl import tiny_qwen2_vl
@@ -71,7 +71,7 @@ def _text_model(family: str, folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = byte_level_tokenizer()
-    size = language(tokenizer, hidden_size=64, layers=2) | {"intermediate_size": 128}
+    size = text_settings(TinySizes(64, 2), tokenizer) | {"intermediate_size": 128}
     del size["rope_parameters"]
     models = {
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**size)),

@@ -88,7 +88,7 @@ def test_many_answers_share_passes(folder_of: FolderOf, monkeypatch: pytest.Monk
     asked = scorer.prompt("Which digit?", images=[picture(0)])
     expected = scorer.score("Which digit?", ANSWERS * 3, images=[picture(0)])
     for tokens in (1, 30, 2048):
-        monkeypatch.setattr(rollouts, "AT_ONCE", tokens)
+        monkeypatch.setattr(rollouts, "MAX_BRANCH_TOKENS", tokens)
         assert asked.score(ANSWERS * 3) == pytest.approx(expected, abs=1e-5)
 
 

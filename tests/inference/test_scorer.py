@@ -17,7 +17,7 @@ import torch
 from basereward.data.schema.group import Group
 from basereward.errors import DataError, ModelError
 from basereward.inference.scorer import Scorer, load_scorer
-from basereward.model.families.processing import load_encoder
+from basereward.model.families.processing import recipe_encoder
 from basereward.model.quantization import Quantization
 from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, BatchRecipe, DataRecipe, LoraRecipe, ModelRecipe, Recipe
@@ -48,13 +48,12 @@ def scorer_of(
         data=DataRecipe(sources={"rows": {"_target_": "jsonl"}}),
         batch=BatchRecipe(**batch),
     )
-    model = build_model(recipe.model, path=str(folder), seed=0)
+    encoder = recipe_encoder(recipe, path=str(folder))
+    model = build_model(recipe.model, path=str(folder), seed=0, encoder=encoder)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # B starts at zero, and does nothing
             torch.nn.init.normal_(parameter, std=0.1)
-    encoder = load_encoder(folder)
-    encoder.speech = getattr(model.head, "speech", None)  # type: ignore[assignment]
     return Scorer(model.eval(), encoder=encoder, recipe=recipe)
 
 

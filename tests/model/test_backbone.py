@@ -17,6 +17,7 @@ from transformers import AutoModel, LlavaConfig, MistralConfig, MistralForCausal
 from basereward.data.batching.tree_batch import TreeBatch, collate
 from basereward.errors import ModelError
 from basereward.model.backbone import load_backbone, load_config
+from basereward.model.families.registry import vision_types
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe
@@ -130,8 +131,9 @@ def test_a_fingerprint_tells_checkpoints_apart(folder_of: FolderOf, tmp_path: Pa
 def test_an_unknown_family_that_reads_images_is_refused(tmp_path: Path) -> None:
     """The error names the family and those that are known, before any weight is read."""
     LlavaConfig().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="is a llava model; families that read images are qwen2_5_vl, qwen2_vl"):
+    with pytest.raises(ModelError, match="llava") as caught:
         load_config(tmp_path)
+    assert all(name in str(caught.value) for name in vision_types())
 
 
 def test_a_text_backbone_refuses_images(folder_of: FolderOf, pictures: TreeBatch) -> None:

@@ -56,7 +56,7 @@ def continued(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
 def unwritten(batch: TreeBatch) -> TreeBatch:
     """Remove the target tokens of a batch in the tree layout: every branch then ends where the head generates."""
     kept = torch.ones_like(batch.input_ids[0], dtype=torch.bool)
-    kept[batch.written[:, 1]] = False
+    kept[batch.lm_target_positions[:, 1]] = False
     # The number of kept tokens before each column.
     kept_before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)]).tolist()
     trees, ends, column = [], [], 0
@@ -76,6 +76,6 @@ def unwritten(batch: TreeBatch) -> TreeBatch:
         branch=batch.branch[:, kept],
         trees=trees,
         ends=torch.tensor(ends, device=kept.device),
-        written=batch.written[:0],
-        written_weight=batch.written_weight[:0],
+        lm_target_positions=batch.lm_target_positions[:0],
+        lm_target_weights=batch.lm_target_weights[:0],
     )

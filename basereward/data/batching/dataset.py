@@ -40,7 +40,7 @@ class GroupDataset(Dataset[EncodedGroup]):
         encoder: Encoder,
         changed: Mapping[tuple[str, int], tuple[Preference, ...]] | None = None,
     ) -> None:
-        self.taught = split == "train"
+        self.with_targets = split == "train"
         self.names = list(sources)
         self.groups = {name: source.groups(split) for name, source in sources.items()}
         self.kept = dict(kept)
@@ -70,7 +70,7 @@ class GroupDataset(Dataset[EncodedGroup]):
     def __getitem__(self, place: Place) -> EncodedGroup:
         group, name = self.group(place), self.names[place[0]]
         try:
-            return self.encoder(group, taught=self.taught)
+            return self.encoder(group, with_targets=self.with_targets)
         except RowRejected as rejection:
             # All groups were checked in `setup`, so a file must have changed since then.
             raise DataError(

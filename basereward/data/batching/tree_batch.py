@@ -74,9 +74,9 @@ class TreeBatch:
         responses: for each of the G groups, the number of its responses.
         about: `(B, 2)` int64, for branches that compare two responses, their indices among the K, in the order
             in which they are shown; empty for other heads.
-        written: `(W, 2)` int64, row and column of the tokens that a generative head learns to write.
-        written_weight: `(W,)` float32, the weight of each of these tokens in the language loss. The weights of a group
-            add up to 1 / G (times the weight of its branches), so that every group counts equally.
+        lm_target_positions: `(W, 2)` int64, row and column of the tokens that a generative head learns to write.
+        lm_target_weights: `(W,)` float32, the weight of each of these tokens in the language loss. The weights of a
+            group add up to 1 / G (times the weight of its branches), so that every group counts equally.
     """
 
     layout: Layout
@@ -106,8 +106,8 @@ class TreeBatch:
     step_counts: list[tuple[int, int]] | None = None
     responses: list[int] = field(default_factory=list)
     about: Tensor = field(default_factory=_no_pairs)
-    written: Tensor = field(default_factory=_no_pairs)
-    written_weight: Tensor = field(default_factory=lambda: torch.empty(0))
+    lm_target_positions: Tensor = field(default_factory=_no_pairs)
+    lm_target_weights: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
         """Return the batch with all tensors on `device`."""
@@ -187,7 +187,7 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         lengths=torch.tensor(list(chain.from_iterable(group.response_lengths for group in groups))),
         responses=[len(group.response_lengths) for group in groups],
         about=_about(groups),
-        **_written(groups, ends),
+        **_lm_targets(groups, ends),
         ids=[group.id for group in groups],
         sources=[group.source for group in groups],
         **preference_tensors([(group.preferences, len(group.response_lengths)) for group in groups]),
@@ -213,8 +213,8 @@ def _about(groups: Sequence[EncodedGroup]) -> Tensor:
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
 
-def _written(groups: Sequence[EncodedGroup], ends: Tensor) -> dict[str, Any]:
-    """The fields `written` and `written_weight`: the target tokens are the last ones of each branch.
+def _lm_targets(groups: Sequence[EncodedGroup], ends: Tensor) -> dict[str, Any]:
+    """The fields `lm_target_positions` and `lm_target_weights`: the target tokens are the last ones of each branch.
 
     Args:
         groups: G encoded groups.
@@ -231,8 +231,8 @@ def _written(groups: Sequence[EncodedGroup], ends: Tensor) -> dict[str, Any]:
             places += [(row, end - back) for back in range(target.written)]
             weights += [target.weight / (len(groups) * group_tokens or 1)] * target.written
     return {
-        "written": torch.tensor(places, dtype=torch.int64).reshape(-1, 2),
-        "written_weight": torch.tensor(weights, dtype=torch.float32),
+        "lm_target_positions": torch.tensor(places, dtype=torch.int64).reshape(-1, 2),
+        "lm_target_weights": torch.tensor(weights, dtype=torch.float32),
     }
 
 

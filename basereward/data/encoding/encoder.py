@@ -130,13 +130,13 @@ class BranchTemplate(Protocol):
         """Return the turns that all branches of a group begin with."""
         ...
 
-    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
+    def __call__(self, encoder: Encoder, group: Group, *, with_targets: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
         """Lay out the branches of a group.
 
         Args:
             encoder: encodes texts.
             group: the group.
-            taught: whether to append the target text of the data; if not, branches end where the head generates.
+            with_targets: whether to append the target text of the data; if not, branches end where the head generates.
 
         Returns:
             The tokens `(L,)` and the target of each branch.
@@ -200,12 +200,12 @@ class Encoder:
         self.end_of_turn = end_of_turn(tokenizer, self._last_answer.after.removeprefix(self._last_answer.closing))
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn
 
-    def __call__(self, group: Group, *, taught: bool = False) -> EncodedGroup:
+    def __call__(self, group: Group, *, with_targets: bool = False) -> EncodedGroup:
         """Encode a group.
 
         Args:
             group: the group.
-            taught: whether to append the target text of a generative head.
+            with_targets: whether to append the target text of a generative head.
 
         Raises:
             RowRejected: the group is too long, the chat template rejects it, or the number of its images differs from
@@ -217,7 +217,7 @@ class Encoder:
         pictures = self.pictures(group.images) if group.images else None
         images_thw = pictures.thw if pictures else None
         prefix = self._prefix(group, images_thw)
-        branches, spoken = self._branches(group, taught=taught)
+        branches, spoken = self._branches(group, with_targets=with_targets)
         encoded = EncodedGroup(
             id=group.id,
             source=group.source,
@@ -234,7 +234,7 @@ class Encoder:
         self.check_length(encoded.longest)
         return encoded
 
-    def measure(self, group: Group, *, taught: bool = False) -> Size:
+    def measure(self, group: Group, *, with_targets: bool = False) -> Size:
         """Compute the size that `__call__` would give. Images are opened but not converted to patches.
 
         Raises:
@@ -245,7 +245,7 @@ class Encoder:
         patches = self.pictures.measure(group.images)
         grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None
         prefix = len(self._prefix(group, grids))
-        branches = tuple(len(branch) for branch in self._branches(group, taught=taught)[0])
+        branches = tuple(len(branch) for branch in self._branches(group, with_targets=with_targets)[0])
         self.check_length(prefix + max(branches))
         return Size(prefix, branches, len(patches))
 
@@ -331,10 +331,10 @@ class Encoder:
             ids, repeats = marked(ids, repeats, places, self.image_marks)
         return ids.repeat_interleave(repeats)
 
-    def _branches(self, group: Group, *, taught: bool) -> tuple[tuple[Tensor, ...], tuple[BranchTarget, ...]]:
+    def _branches(self, group: Group, *, with_targets: bool) -> tuple[tuple[Tensor, ...], tuple[BranchTarget, ...]]:
         if self.speech is None:
             return tuple(self.branch(response) for response in group.responses), ()
-        branches = self.speech(self, group, taught=taught)
+        branches = self.speech(self, group, with_targets=with_targets)
         return tuple(tokens for tokens, _ in branches), tuple(target for _, target in branches)
 
     def _lengths(self, group: Group) -> tuple[int, ...]:

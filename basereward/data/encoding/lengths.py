@@ -81,12 +81,12 @@ def measure(
         DataError: the source is malformed.
     """
     groups = source.groups(split)
-    taught = split == "train"
-    kind = "" if taught or encoder.speech is None else "-asked"
+    with_targets = split == "train"
+    kind = "" if with_targets or encoder.speech is None else "-asked"
     file = cache / f"{_content(groups)}-{encoder.fingerprint[:32]}{kind}.npz" if cache else None
     measured = _load(file) if file else None
     if measured is None:
-        measured = _measure_all(_MeasuredGroups(groups, encoder, taught), workers=workers)
+        measured = _measure_all(_MeasuredGroups(groups, encoder, with_targets), workers=workers)
         if file:
             _save(file, *measured)
     lengths, rejections = measured
@@ -97,10 +97,10 @@ def measure(
 class _MeasuredGroups(Dataset[tuple[Any, ...]]):
     """For each group (content, tokens, images) if it is usable, else (content, id, reason, detail)."""
 
-    def __init__(self, groups: Sequence[Group], encoder: Encoder, taught: bool) -> None:
+    def __init__(self, groups: Sequence[Group], encoder: Encoder, with_targets: bool) -> None:
         self.groups = groups
         self.encoder = encoder
-        self.taught = taught
+        self.with_targets = with_targets
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -110,7 +110,7 @@ class _MeasuredGroups(Dataset[tuple[Any, ...]]):
         content = group_content(group)
         try:
             check_usable(group)
-            size = self.encoder.measure(group, taught=self.taught)
+            size = self.encoder.measure(group, with_targets=self.with_targets)
         except RowRejected as rejection:
             return content, group.id, rejection.reason, rejection.detail
         return content, size.tokens, size.images

@@ -96,7 +96,7 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
 
     def _encoded(self, group: Group) -> EncodedGroup | RejectedRow:
         try:
-            return self.encoder(group, taught=True)
+            return self.encoder(group, with_targets=True)
         except RowRejected as rejection:
             return RejectedRow(group.source, "train", group.id, rejection.reason, rejection.detail)
 

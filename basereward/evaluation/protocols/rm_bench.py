@@ -20,7 +20,7 @@ DOMAINS = ("chat", "code", "math", "safety")
 STORED_DOMAINS = ("chat", "code", "math", "safety-refuse", "safety-response")
 StylePairs = tuple[tuple[int, int], ...]
 """(style of the right response, style of the wrong one)"""
-ALL: StylePairs = tuple(product(range(STYLES), repeat=2))
+ALL: StylePairs = tuple(product(range(STYLES), range(STYLES)))
 LEVELS: dict[str, StylePairs] = {
     # The right response has the richer style.
     "easy": tuple((right, wrong) for right, wrong in ALL if right > wrong),

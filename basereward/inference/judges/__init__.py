@@ -1,1 +1,1 @@
-"""What a judge is asked and what it answers: prompts, verdicts, and the scores they come to."""
+"""Engines that generate the texts of judges: local models, vLLM, and endpoints over HTTP."""

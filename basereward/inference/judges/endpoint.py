@@ -1,4 +1,4 @@
-"""A served model behind OpenAI's chat completions protocol: vLLM, SGLang, llama.cpp, or a provider's own."""
+"""A client of OpenAI's chat completions protocol: for vLLM, SGLang, llama.cpp servers and providers."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from basereward.io.secrets import redact
 from basereward.model.generation.generate import Writing
 
 KEY = "OPENAI_API_KEY"
-PASSING = {408, 409, 425, 429}  # and all from 500: the same request may do later
-OURS = ("model", "messages", "stream", "n")  # what an answer would not be read with otherwise
-HOPELESS = {401, 403, 404, 405}  # no request will do
-IN_A_ROW = 20  # requests without an answer, one after the other, and the endpoint is taken to be gone
+PASSING = {408, 409, 425, 429}  # temporary faults, like all from 500: the same request may succeed later
+OURS = ("model", "messages", "stream", "n")  # fields that a user must not change: they decide how answers are read
+HOPELESS = {401, 403, 404, 405}  # faults of every request
+IN_A_ROW = 20  # consecutive requests without an answer, after which the endpoint counts as unreachable
 LONGEST_WAIT_S = 60.0
-MAX_BYTES = 8 * MIB  # of one response, unpacked; a long answer has some 100 KiB
-MOST_TOKENS = 2**53  # a larger count is no count
+MAX_BYTES = 8 * MIB  # of one response, unpacked; a long answer has about 100 KiB
+MOST_TOKENS = 2**53  # larger counts are not exact in JSON numbers, so they are no counts
 
 
 class _Unanswered(Exception):
-    """An attempt came to nothing.
+    """An attempt without an answer.
 
     Args:
-        wait_s: that the server asks for.
-        again: another attempt may do better.
+        wait_s: delay that the server asks for.
+        again: whether another attempt may succeed.
     """
 
     def __init__(self, reason: str, *, wait_s: float = 0.0, again: bool = True) -> None:
@@ -51,24 +51,24 @@ class _Unanswered(Exception):
 class Endpoint:
     """An engine at an address.
 
-    What passes is tried again, after waits that double and vary: no connection, no answer in time, the statuses 408,
-    409, 425, 429 and those from 500, an answer that was cut or is not of the protocol, or an empty text. Other statuses
-    fail the one request, or everything where no request could do better.
+    Temporary faults are retried with exponential backoff and jitter: no connection, no answer in time, the statuses
+    408, 409, 425, 429 and those from 500, an answer that is truncated or breaks the protocol, and an empty text. Other
+    statuses fail the request, or all requests if none could succeed.
 
     Args:
         url: up to `/v1`, such as `http://localhost:8000/v1`.
-        model: as the server calls it.
-        key: the environment variable that holds the API key; the key itself is written nowhere.
-        concurrency: requests under way at once.
+        model: the server's name of the model.
+        key: name of the environment variable with the API key; the key itself is never written.
+        concurrency: requests in flight.
         timeout_s: of one attempt, from the connection to the last byte of the response.
         attempts: of one request.
         first_wait_s: before the second attempt.
         max_bytes: of one response, after unpacking; a longer one fails the request.
-        extra: more of the body of every request, for servers and models that want it; a key of ours that is None is
-            not sent, as in `{"max_tokens": None, "max_completion_tokens": 2048}`.
+        extra: further fields of the body of every request; None removes one of our fields, as in
+            `{"max_tokens": None, "max_completion_tokens": 2048}`.
 
     Raises:
-        ModelError: the address is none, or a number is out of its range.
+        ModelError: the address is not valid, or a number is out of range.
     """
 
     def __init__(
@@ -102,12 +102,14 @@ class Endpoint:
         self.extra = dict(extra or {})
 
     def write(self, asked: Iterable[Request], how: Writing, *, arrived: Arrived | None = None) -> Iterator[Answer]:
-        """As `Engine.write`. No more than `concurrency` requests are read ahead; `arrived` is called in their threads.
+        """As `Engine.write`. At most `concurrency` requests are read ahead; `arrived` is called in their threads.
+
+        Requests in flight are completed before an error is raised, and aborted if the caller is interrupted or stops
+        reading.
 
         Raises:
-            ModelError: the key or the model is refused.
-            SilentError: twenty requests in a row are not answered. What is under way is waited for in both cases. It is
-                cut off when the caller is interrupted or asks for no more.
+            ModelError: the server rejects the key or the model.
+            SilentError: twenty consecutive requests have no answer.
         """
         waiting, stop, calls = iter(asked), Event(), Calls(max_bytes=self.max_bytes, timeout_s=self.timeout_s)
         error: BaseException | None = None
@@ -148,7 +150,7 @@ class Endpoint:
         return answer
 
     def _attempted(self, request: Request, how: Writing, stop: Event, calls: Calls) -> Answer:
-        """The answer of the last attempt. After `stop` no further one is made."""
+        """The answer of the last attempt. After `stop` there are no further attempts."""
         try:
             body = self._body(request, how)
         except RowRejected as loss:
@@ -189,7 +191,7 @@ class Endpoint:
         return Written(request.id, redact(text, (key,)) if key and key in text else text, *counts)
 
     def _posted(self, body: dict[str, Any], key: str, calls: Calls) -> bytes:
-        """What comes back with status 200, whole and in time."""
+        """The content of a complete response with status 200."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             reply = calls.post(self.url, body, headers)
@@ -222,7 +224,7 @@ class Endpoint:
 
 @contextlib.contextmanager
 def _ended(stop: Event, calls: Calls, pool: ThreadPoolExecutor) -> Iterator[None]:
-    """Starts nothing more after the block. Cuts off what is under way when the caller is interrupted or goes away."""
+    """Starts no request after the block; aborts those in flight if the caller is interrupted or stops reading."""
     try:
         yield
     except BaseException as error:
@@ -236,10 +238,10 @@ def _ended(stop: Event, calls: Calls, pool: ThreadPoolExecutor) -> Iterator[None
 
 
 def _checked_host(url: str, key: str) -> str:
-    """Host and port of an endpoint's address. A password in it is in no message.
+    """Host and port of an endpoint's address. No message shows a password in it.
 
     Raises:
-        ModelError: it is no such address.
+        ModelError: it is not a valid address.
     """
     if "@" in url:
         raise ModelError(f"an endpoint's address holds no password; put the key into the variable {key}")
@@ -259,7 +261,7 @@ def _checked_host(url: str, key: str) -> str:
 
 
 def _said(content: bytes) -> tuple[str, int, int]:
-    """The text of the only choice, and the tokens that were read and written.
+    """The text of the only choice, and the numbers of prompt tokens and generated tokens.
 
     Raises:
         ValueError, LookupError, TypeError, AttributeError: the content is not an answer of the protocol.
@@ -277,10 +279,10 @@ def _said(content: bytes) -> tuple[str, int, int]:
 
 
 def read_extra(text: str | None) -> dict[str, Any]:
-    """The JSON object that `--send` is, or nothing.
+    """Parses the JSON object of `--send`; an empty one without it.
 
     Raises:
-        ModelError: it is none, or has a key that is not to be changed.
+        ModelError: it is not a JSON object, or has a field that must not be changed.
     """
     try:
         extra = json.loads(text or "{}")
@@ -292,10 +294,10 @@ def read_extra(text: str | None) -> dict[str, Any]:
 
 
 def _start(content: bytes, letters: int, key: str) -> str:
-    """The first letters of a response, without the key, which a server may send back."""
+    """The first characters of a response, without the API key, which a server may send back."""
     # A key that the cut would halve is replaced as a whole first.
     return repr(redact(content[: 4 * letters + 4096].decode("utf-8", "replace"), (key,) if key else ())[:letters])
 
 
 class _Refused(Exception):
-    """The server will not take this one request, however often it comes."""
+    """The server rejects this request, and would reject it again."""

@@ -1,4 +1,4 @@
-"""What writes for a judge: an engine takes requests and gives texts, whatever is behind it."""
+"""The contract of a judge's engine: it takes requests and yields texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from basereward.model.generation.generate import Writing
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One text to be written, after turns whose image parts stand for `images`, in order."""
+    """A request for one text that follows `turns`; their image parts stand for `images`, in order."""
 
     id: str
     turns: tuple[Turn, ...]
@@ -22,7 +22,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An answer; tokens are counted by whoever wrote it, and 0 where it does not tell."""
+    """An answer. The engine counts the tokens; 0 if it gives no count."""
 
     id: str
     text: str
@@ -32,12 +32,12 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No answer, after so many attempts; the reason is that of the last."""
+    """A request without an answer, with the number of attempts and the reason of the last one."""
 
     id: str
     reason: str
     attempts: int
-    refused: bool = False  # for what it is: asked again, it would fail again
+    refused: bool = False  # the request itself is at fault, so repeating it is useless
 
 
 Answer: TypeAlias = Written | Failed
@@ -45,31 +45,35 @@ Arrived: TypeAlias = Callable[[Written], None]
 
 
 class Engine(Protocol):
-    """Writes texts.
+    """Generates texts.
 
     Attributes:
-        name: of what writes, for records.
+        name: of the model, for records.
     """
 
     name: str
 
     def write(self, requests: Iterable[Request], how: Writing, *, arrived: Arrived | None = None) -> Iterator[Answer]:
-        """An answer to every request, as they come, in any order; `how.samples` is 1.
+        """Yields an answer to every request, in any order.
 
         Args:
             requests: read as they are needed.
-            how: of every text.
-            arrived: called with every text as soon as it is there, which may be before it is given and in another
-                thread, so that it can be kept whatever happens to the caller meanwhile.
+            how: settings of every text; `how.samples` is 1.
+            arrived: called with every text as soon as it is generated, possibly in another thread and before the text
+                is yielded. The caller can store it there, so that an interruption loses nothing.
 
         Raises:
-            ModelError: it cannot work at all.
+            ModelError: no request can be answered.
         """
         ...
 
 
 def several(requests: Iterable[Request], count: int) -> Iterator[list[Request]]:
-    """Requests, so many at a time."""
-    waiting = iter(requests)
-    while some := list(islice(waiting, count)):
-        yield some
+    """The requests in lists of `count`; the last list may be shorter.
+
+    >>> [len(part) for part in several([Request("a", ()), Request("b", ()), Request("c", ())], 2)]
+    [2, 1]
+    """
+    remaining = iter(requests)
+    while part := list(islice(remaining, count)):
+        yield part

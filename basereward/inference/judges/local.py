@@ -18,26 +18,25 @@ from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
 from basereward.model.generation.generate import Writer, Writing
 
-AT_ONCE = 16
+AT_ONCE = 16  # prompts in a batch
 
 
 class LocalEngine:
-    """Writes with transformers' `generate`.
+    """Generates with transformers' `generate`.
 
     Args:
-        path: a checkpoint with its language head: a hub id or a folder.
-        max_tokens: of a prompt; longer ones fail.
+        path: hub id or folder of a checkpoint with its language-model head.
+        max_tokens: limit of a prompt; longer prompts fail.
         at_once: requests in a batch.
 
     Raises:
-        ModelError: it cannot be loaded, or has no language head.
+        ModelError: the checkpoint cannot be loaded, or has no language-model head.
     """
 
     def __init__(self, path: str, *, max_tokens: int = 32_768, at_once: int = AT_ONCE) -> None:
         if (Path(path) / "reward_model.json").is_file():
             raise ModelError(
-                f"'{path}' is a saved reward model, which answers in its own way; evaluate it as a MODEL. Give a "
-                "checkpoint that chats"
+                f"'{path}' is a saved reward model, not a chat model. Evaluate it as a MODEL, or give a chat checkpoint"
             )
         self.name = path
         self.at_once = at_once
@@ -51,24 +50,25 @@ class LocalEngine:
         self.writer = Writer(backbone, language, end=self.encoder.end_of_turn, pad=self.encoder.pad_id)
 
     def write(self, asked: Iterable[Request], how: Writing, *, arrived: Arrived | None = None) -> Iterator[Answer]:
-        """As `Engine.write`; prompt after prompt in batches."""
-        for some in several(asked, self.at_once):
+        """As `Engine.write`, in batches."""
+        for requests in several(asked, self.at_once):
             ready: list[tuple[Request, EncodedGroup]] = []
-            for request in some:
+            for request in requests:
                 try:
                     ready.append((request, self._encoded(request)))
-                except RowRejected as loss:
-                    yield Failed(request.id, f"{loss.reason}: {loss.detail}", 0, refused=True)
+                except RowRejected as rejection:
+                    yield Failed(request.id, f"{rejection.reason}: {rejection.detail}", 0, refused=True)
             if not ready:
                 continue
             rows = collate([group for _, group in ready], layout="tree", pad_id=self.encoder.pad_id).to(self.device)
             for (request, group), (text,) in zip(ready, self.writer(rows, how), strict=True):
-                said = self.encoder.tokenizer.decode(text, skip_special_tokens=False)  # type: ignore[attr-defined]
-                written = Written(request.id, said, len(group.prefix) + 1, len(text))
+                decoded = self.encoder.tokenizer.decode(text, skip_special_tokens=False)  # type: ignore[attr-defined]
+                # The branch of an opening is the last token of the prompt.
+                written = Written(request.id, decoded, len(group.prefix) + 1, len(text))
                 if arrived is not None:
                     arrived(written)
                 yield written
 
     def _encoded(self, request: Request) -> EncodedGroup:
-        """The prompt, of which the last token is the branch that the text goes on from."""
+        """The prompt as a group whose only branch is the last token, after which the text is generated."""
         return self.encoder.opening(Group(request.id, "judge", request.turns, ("",), images=request.images))

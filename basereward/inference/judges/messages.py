@@ -1,4 +1,4 @@
-"""Turns as the messages of OpenAI's chat completions, which served models take."""
+"""Converts turns to the messages of OpenAI's chat completions protocol."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ SENT_AS_THEY_ARE = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/web
 
 
 def chat_messages(turns: Sequence[Turn], images: Sequence[Image]) -> list[dict[str, Any]]:
-    """Text parts, and pictures as data URIs in their places; turns of text alone as a string.
+    """Messages with images as data URIs in their places; the content of a turn without images is a string.
 
     Raises:
-        ImageError: a picture cannot be opened.
+        ImageError: an image cannot be opened.
     """
-    pictures = iter(images)
-    told: list[dict[str, Any]] = []
+    remaining = iter(images)
+    messages: list[dict[str, Any]] = []
     for turn in turns:
-        parts = [
-            {"type": "image_url", "image_url": {"url": data_uri(next(pictures))}}
-            if part.is_image
-            else {"type": "text", "text": part.text}
-            for part in turn.parts
-        ]
-        alone = all(part["type"] == "text" for part in parts)
-        told.append({"role": turn.role, "content": "".join(part.text or "" for part in turn.parts) if alone else parts})
-    return told
+        if any(part.is_image for part in turn.parts):
+            content: Any = []
+            for part in turn.parts:
+                if part.is_image:
+                    content.append({"type": "image_url", "image_url": {"url": data_uri(next(remaining))}})
+                else:
+                    content.append({"type": "text", "text": part.text})
+        else:
+            # Some servers take only strings for models without images.
+            content = "".join(part.text or "" for part in turn.parts)
+        messages.append({"role": turn.role, "content": content})
+    return messages
 
 
 def data_uri(image: Image) -> str:
-    """The file as it is where its format is common on the web, else as PNG.
+    """A data URI of the unchanged file if its format is common on the web, otherwise of a PNG.
 
     Raises:
-        ImageError: it cannot be opened.
+        ImageError: the image cannot be opened.
     """
-    picture = open_image(image)  # whatever it is called, it is a picture
+    picture = open_image(image)  # checks that the file is an image, whatever its name: it goes to another machine
     content = read_image(image)
     if isinstance(content, bytes):
         with PIL.Image.open(io.BytesIO(content)) as file:

@@ -1,4 +1,4 @@
-"""The engine that a command line names."""
+"""Opens the engine that a command line names."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ LOCAL, VLLM = "local", "vllm"
 def open_engine(
     model: str, *, endpoint: str, concurrency: int = 8, timeout_s: float = 120.0, send: str | None = None
 ) -> Engine:
-    """The model behind an address, or on this machine.
+    """Opens a model at an address or on this machine.
 
     Args:
-        model: as the server calls it; of a local one the hub id or folder.
+        model: the server's name of the model; for a local model the hub id or folder.
         endpoint: an address, or `local` (transformers) or `vllm`, both in this process.
-        send: a JSON object with more of every request's body, as `Endpoint` takes it; for an address alone.
+        concurrency: requests in flight, for an address.
+        timeout_s: of one attempt, for an address.
+        send: JSON object with further fields of every request's body, for an address.
 
     Raises:
-        ModelError: it cannot be opened.
+        ModelError: the engine cannot be opened.
     """
     if endpoint in (LOCAL, VLLM) and send is not None:
         raise ModelError(

@@ -1,7 +1,7 @@
 """vLLM in this process as a judge's engine: `pip install basereward[vllm]`, on a GPU.
 
-Nothing here is run by the tests, which have no GPU, but the error of a machine without vLLM. A vLLM server is used as
-an `Endpoint`, which they do run.
+The tests run without a GPU, so they cover only the error of a machine without vLLM. A vLLM server is used through
+`Endpoint`, which they cover.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from basereward.inference.judges.engine import Answer, Arrived, Failed, Request,
 from basereward.inference.judges.messages import chat_messages
 from basereward.model.generation.generate import Writing
 
-AT_ONCE = 256
+AT_ONCE = 256  # requests of a call: vLLM schedules them, and texts arrive when the call ends
 
 
 class VLLMEngine:
-    """Writes with `vllm.LLM.chat`.
+    """Generates with `vllm.LLM.chat`.
 
     Args:
         path: hub id or folder.
-        options: arguments of `vllm.LLM`, as `tensor_parallel_size`.
+        options: arguments of `vllm.LLM`, such as `tensor_parallel_size`.
 
     Raises:
         ModelError: vLLM is not installed.
@@ -41,20 +41,21 @@ class VLLMEngine:
         self.llm: Any = vllm.LLM(model=path, **options)
 
     def write(self, asked: Iterable[Request], how: Writing, *, arrived: Arrived | None = None) -> Iterator[Answer]:
-        """As `Engine.write`; vLLM batches by itself."""
+        """As `Engine.write`; vLLM forms the batches."""
         sampling = self.sampling(max_tokens=how.max_tokens, temperature=how.temperature, top_p=how.top_p, seed=how.seed)
-        for some in several(asked, AT_ONCE):
+        for requests in several(asked, AT_ONCE):
             ready, conversations = [], []
-            for request in some:
+            for request in requests:
                 try:
                     conversations.append(chat_messages(request.turns, request.images))
-                except RowRejected as loss:
-                    yield Failed(request.id, f"{loss.reason}: {loss.detail}", 0, refused=True)
+                except RowRejected as rejection:
+                    yield Failed(request.id, f"{rejection.reason}: {rejection.detail}", 0, refused=True)
                 else:
                     ready.append(request)
             for request, output in zip(ready, self.llm.chat(conversations, sampling), strict=True):
-                (said,) = output.outputs
-                written = Written(request.id, said.text, len(output.prompt_token_ids or ()), len(said.token_ids))
+                (completion,) = output.outputs
+                prompt_tokens = len(output.prompt_token_ids or ())
+                written = Written(request.id, completion.text, prompt_tokens, len(completion.token_ids))
                 if arrived is not None:
                     arrived(written)
                 yield written

@@ -1,1 +1,1 @@
-"""Attention over tree rows, and what a layer runs with: kernels, compiling, gradient checkpointing."""
+"""Attention over tree rows, and execution of layers: fused kernels, torch.compile, gradient checkpointing."""

@@ -1,4 +1,4 @@
-"""The layers of a language model through torch.compile."""
+"""Compiles the layers of a language model with torch.compile."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from basereward.model.families.parts import decoder_layers
 
 
 def compile_layers(transformer: nn.Module) -> None:
-    """Compiles every decoder layer, in place: names of weights stay what they are.
+    """Compiles every decoder layer in place; the names of weights do not change.
 
-    One piece of code serves all layers and all lengths of rows. Attention stays outside of it: a row's prefixes and
-    branches are other ones every step, and each new division of the row would be compiled anew.
+    One compiled function serves all layers and all lengths of rows. Attention is excluded: the division of a row into
+    prefixes and branches changes at every step, and each division would be compiled again.
 
     Args:
         transformer: with its adapters, if any.
     """
     AttentionInterface.register(TREE_ATTENTION, torch.compiler.disable(tree_attention))  # type: ignore[no-untyped-call]
     for layer in decoder_layers(transformer):
-        work: Any = type(layer).forward
-        # What computes a layer again stays around the compiled code: inside, it forbids the pause for attention.
-        inner = torch.compile(getattr(work, "__wrapped__", work), dynamic=True)
+        class_forward: Any = type(layer).forward
+        # Gradient checkpointing stays outside of the compiled function: inside it, graph breaks are an error.
+        inner = torch.compile(getattr(class_forward, "__wrapped__", class_forward), dynamic=True)
 
         def forward(self: Any, *inputs: Any, _inner: Any = inner, **options: Any) -> Any:
             compiled = partial(_inner, self, **options)

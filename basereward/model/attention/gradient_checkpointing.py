@@ -1,4 +1,4 @@
-"""Activations that the backward pass computes again, layer by layer, in place of keeping them."""
+"""Gradient checkpointing: the backward pass computes the activations of a layer again instead of storing them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from basereward.errors import ModelError
 from basereward.model.families.parts import decoder_layers
 
 
-def recompute(transformer: PreTrainedModel, *, layers: int | None = None) -> None:
-    """Layers keep their inputs alone in training, and their gradients stay what they are, bit for bit.
+def enable_gradient_checkpointing(transformer: PreTrainedModel, *, layers: int | None = None) -> None:
+    """Makes layers store only their inputs in training; gradients are bitwise the same.
 
     Args:
-        transformer: whose vision tower, where there is one, does so in every layer.
-        layers: how many layers of the language model do so, counted from the first; None: all.
+        transformer: its vision tower, if any, checkpoints every layer.
+        layers: number of layers of the language model that do so, from the first; None: all.
 
     Raises:
-        ModelError: there are fewer layers, or they cannot be chosen one by one.
+        ModelError: the language model has fewer layers, or its family checkpoints all layers or none.
     """
     decoder = decoder_layers(transformer)
     if layers is not None and layers > len(decoder):
@@ -31,7 +31,7 @@ def recompute(transformer: PreTrainedModel, *, layers: int | None = None) -> Non
             "checkpointed together or not at all. Set it to null."
         )
     model: Any = transformer
-    # The name is another one from transformers 5.23 on, where the older one warns.
+    # transformers 5.23 renamed the method, and the old name warns.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     need_no_input_gradients(transformer)
@@ -40,7 +40,10 @@ def recompute(transformer: PreTrainedModel, *, layers: int | None = None) -> Non
 
 
 def need_no_input_gradients(transformer: nn.Module) -> None:
-    """Takes back what transformers and peft do for reentrant checkpoints: the embeddings' output would get a gradient,
-    at the cost of a backward pass through the first layer's inputs, which nobody reads when embeddings are frozen."""
+    """Removes the gradient of the embeddings' output, which transformers and peft require for reentrant checkpoints.
+
+    Ours are not reentrant. With frozen embeddings nobody reads that gradient, and it costs a backward pass through the
+    first layer's input.
+    """
     model: Any = transformer
     model.disable_input_require_grads()

@@ -1,4 +1,4 @@
-"""Liger's fused kernels in place of a transformer's norms, SwiGLU and rotary positions (arXiv 2410.10989)."""
+"""Liger's fused kernels for norms, SwiGLU and rotary positions (arXiv 2410.10989)."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from transformers.activations import ACT2FN
 
 from basereward.errors import ModelError, unknown
 from basereward.model.families.parts import decoder_layers
+from basereward.model.families.registry import liger_types
 
 Kernels = Literal["none", "liger"]
-LIGER_FAMILIES = ("llama", "qwen2", "qwen2_5_vl", "qwen2_vl", "qwen3", "qwen3_vl")
-ROTARY = "apply_rotary_pos_emb"  # what the modelling files of these families call it
+ROTARY = "apply_rotary_pos_emb"  # the name in the modelling files of these families
 
 
 def check_liger(family: str | None = None) -> None:
-    """Whether Liger's kernels can run here.
+    """Checks that Liger's kernels can run on this machine and for a family.
 
     Args:
-        family: of the model, as in its config.json; None where it is not known yet.
+        family: `model_type` of the decoder layers; None: only the machine is checked.
 
     Raises:
-        ModelError: there is no NVIDIA GPU, the package is not installed, or the family is not among those with kernels.
+        ModelError: there is no NVIDIA GPU, the package is not installed, or the family has no kernels.
     """
-    lacks = []
+    missing = []
     if not torch.cuda.is_available():
-        lacks.append("there is no NVIDIA GPU on this machine")
+        missing.append("there is no NVIDIA GPU on this machine")
     if importlib.util.find_spec("liger_kernel") is None:
-        lacks.append("the package liger-kernel is not installed (pip install 'basereward[liger]')")
-    if lacks:
-        raise ModelError(f"model.backbone.kernels is 'liger', and {', and '.join(lacks)}. Allowed without: none.")
-    if family is not None and family not in LIGER_FAMILIES:
-        raise ModelError("model.backbone.kernels is 'liger': " + unknown("family", family, LIGER_FAMILIES))
+        missing.append("the package liger-kernel is not installed (pip install 'basereward[liger]')")
+    if missing:
+        raise ModelError(f"model.backbone.kernels is 'liger', and {', and '.join(missing)}. Allowed without: none.")
+    if family is not None and family not in liger_types():
+        raise ModelError("model.backbone.kernels is 'liger': " + unknown("family", family, liger_types()))
 
 
 def use_liger(transformer: PreTrainedModel) -> None:
-    """Gives the modules of this transformer Liger's kernels, as their forward functions.
+    """Replaces the forward functions of a transformer's modules by Liger's kernels.
 
-    Liger's own way in replaces classes of transformers, for every model of the process, and is bound to the names that
-    they have in single versions; its functions alone are stable.
+    Liger's own patching replaces classes of transformers for every model in the process, and depends on the class names
+    of single versions. Its functions are stable.
     """
     from liger_kernel.transformers.functional import liger_rms_norm, liger_rope, liger_swiglu
 
     def norm(self: Any, states: Tensor) -> Any:
-        # In place, the gradient that comes in would be overwritten, which other operations may still read.
+        # In place, the kernel would overwrite the incoming gradient, which other operations may still read.
         return liger_rms_norm(states, self.weight, self.variance_epsilon, in_place=False)
 
     def feed_forward(self: Any, states: Tensor) -> Any:
@@ -61,6 +61,8 @@ def use_liger(transformer: PreTrainedModel) -> None:
             _bind(module, feed_forward)
     for layer in decoder_layers(transformer):
         attend = type(layer.self_attn).forward
+        # The rotary function is a global of the modelling file. A copy of `forward` with its own globals uses Liger's
+        # function in this model only.
         names = {**attend.__globals__, ROTARY: liger_rope}
         own = FunctionType(attend.__code__, names, attend.__name__, attend.__defaults__, attend.__closure__)
         own.__kwdefaults__ = attend.__kwdefaults__
@@ -68,16 +70,16 @@ def use_liger(transformer: PreTrainedModel) -> None:
 
 
 def is_rms_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm by the root mean square, as every family names it."""
+    """Whether a module is an RMS norm, by the class name that every family uses."""
     return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
 
 
 def is_swiglu(module: nn.Module) -> bool:
-    """Whether a module is a feed-forward network whose gate is a SiLU."""
+    """Whether a module is a feed-forward network with a SiLU gate."""
     gated = all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj"))
     return gated and isinstance(getattr(module, "act_fn", None), (nn.SiLU, type(ACT2FN["silu"])))
 
 
 def _bind(module: nn.Module, forward: Any) -> None:
-    """A method, not a closure over the module: a copy of the model has its own."""
+    """Sets `forward` as a method and not as a closure: a deep copy of the model then has methods of its own."""
     module.forward = MethodType(forward, module)

@@ -1,11 +1,11 @@
-"""The last layer works for pooled tokens alone.
+"""Restricts the last decoder layer to pooled tokens.
 
-Of the last decoder layer only the pooled tokens' states are read. The other tokens give it their keys and values; their
-queries, their attention and their feed-forward network would be thrown away. So these run on the pooled tokens, and
-elsewhere the row is zero. Scores and gradients stay what they are: nothing that is left out reaches them.
+The head reads only the pooled tokens' states of the last decoder layer. The other tokens contribute keys and values;
+the results of their queries, attention and feed-forward network are not used. So these modules run on pooled tokens
+only, and all other states are zero. Scores and gradients do not change: no gradient flows through the skipped parts.
 
-Which tokens those are comes with every pass, as the keyword `rows` that transformers hands to the layer's attention.
-So passes in several threads do not see each other's, and what gradient checkpointing computes again gets the same.
+The tokens are part of every pass, as the keyword `rows` that transformers passes to the layer's attention. So passes in
+several threads are independent, and gradient checkpointing computes the same tokens again.
 """
 
 from __future__ import annotations
@@ -21,61 +21,69 @@ _installing = threading.Lock()
 
 
 class _LayerCall(threading.local):
-    """What the modules of the last layer need during one call of it, in one thread. Its attention, which runs first,
-    sets it anew; it ends with the pass, whose `RowPlan` is not kept alive."""
+    """The state of one call of the last layer in one thread. Its attention runs first and resets the state.
+
+    Attributes:
+        rows: the `RowPlan` of the pass, as a weak reference, so that the pass can be freed.
+        shape: `(R, T)` of the rows.
+        depth: nesting of restricted modules: an adapter contains the layer that it adapts.
+    """
 
     rows: weakref.ReferenceType[Any] | None = None
-    shape: tuple[int, ...] = ()  # (R, T)
-    depth: int = 0  # of restricted modules in one another: adapters have the layer that they adapt inside
+    shape: tuple[int, ...] = ()
+    depth: int = 0
 
 
 _call = _LayerCall()
 
 
 def _tokens() -> Tensor | None:
-    """`(N,)` places in the flattened `(R * T)` tokens of the rows; None: all of them."""
+    """`(N,)` indices of pooled tokens in the flattened `(R * T)` tokens of the rows; None: all tokens."""
     rows = None if _call.rows is None else _call.rows()
     tokens: Tensor | None = None if rows is None else rows.pooled
     return tokens
 
 
 class LastLayer:
-    """Restricts the last decoder layer of a transformer to the tokens that a pass names in `RowPlan.pooled`."""
+    """Hooks that restrict the last decoder layer of a transformer to the tokens in `RowPlan.pooled` of a pass."""
 
     def __init__(self) -> None:
         self._modules: list[nn.Module] = []
         self._hooks: list[RemovableHandle] = []
 
     def install(self, transformer: nn.Module) -> int | None:
-        """Has the last layer obey; adapters that were added or folded in since the last call are found.
+        """Registers the hooks; also again after adapters were added or merged, which replaces the modules.
 
         Args:
-            transformer: one whose last layer has `self_attn.q_proj`, `self_attn.o_proj` and `mlp.down_proj`; another
-                is left as it is.
+            transformer: unless its last layer has `self_attn.q_proj`, `self_attn.o_proj` and `mlp.down_proj`, nothing
+                is registered.
 
         Returns:
-            The layer's index; None where it cannot be restricted.
+            The index of the layer; None if it cannot be restricted.
         """
         layers, attention, modules = _last(transformer)
         with _installing:
+            # Registered once for a set of modules: this runs at every pass.
             if modules != self._modules:
                 for hook in self._hooks:
                     hook.remove()
                 self._modules = modules
-                self._hooks = [module.register_forward_pre_hook(_take) for module in modules]
-                self._hooks += [module.register_forward_hook(_put_back) for module in modules]
+                self._hooks = [module.register_forward_pre_hook(_gather) for module in modules]
+                self._hooks += [module.register_forward_hook(_scatter) for module in modules]
                 if attention is not None:
                     self._hooks.append(attention.register_forward_pre_hook(_begin, with_kwargs=True))
         return layers - 1 if modules else None
 
 
 def _begin(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Reads the plan of the pass when the attention of the last layer is called."""
     rows = kwargs.get("rows")
     _call.rows = None if rows is None else weakref.ref(rows)
     _call.depth = 0
 
 
-def _take(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
+def _gather(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
+    """Reduces the input `(R, T, D)` of a module to pooled tokens, `(1, N, D)`."""
     tokens = _tokens()
     if tokens is None:
         return None
@@ -87,7 +95,8 @@ def _take(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None
     return (states.flatten(0, 1).index_select(0, tokens)[None],)
 
 
-def _put_back(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+def _scatter(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    """Expands the output of a module from pooled tokens, `(1, N, D)`, to all tokens, `(R, T, D)`, with zeros."""
     tokens = _tokens()
     if tokens is None:
         return None
@@ -95,12 +104,12 @@ def _put_back(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> 
     if _call.depth > 0:
         return None
     rows, length = _call.shape
-    whole = output.new_zeros(rows * length, output.shape[-1])
-    return whole.index_copy(0, tokens, output[0]).view(rows, length, -1)
+    all_tokens = output.new_zeros(rows * length, output.shape[-1])
+    return all_tokens.index_copy(0, tokens, output[0]).view(rows, length, -1)
 
 
 def _last(transformer: nn.Module) -> tuple[int, nn.Module | None, list[nn.Module]]:
-    """How many layers there are, the attention of the last one, and its modules that work token by token."""
+    """The number of layers, the attention of the last one, and its modules that process tokens independently."""
     layers: Any = getattr(getattr(transformer, "language_model", transformer), "layers", [])
     last: Any = layers[-1] if len(layers) else None
     attention: Any = getattr(last, "self_attn", None)

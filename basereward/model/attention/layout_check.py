@@ -1,8 +1,9 @@
-"""Whether a loaded transformer gives the same states in our rows as in its own forward pass.
+"""Checks that a loaded transformer gives the same hidden states in our rows as in its own forward pass.
 
-Asked is the model itself, not its configuration: a prompt and three answers of made tokens are run by the family's own
-`eager` attention, one sequence at a time, then as plain rows and as a tree row. Longer windows than these few tokens
-need no run: attention takes the limit of every layer from the layer (see `attention`).
+The check runs the model and does not trust its configuration: a prompt and three answers of arbitrary tokens pass
+through the family's own `eager` attention, one sequence at a time, then as plain rows and as a tree row. Windows longer
+than these few tokens need no run, because attention reads the limit of every layer from its mask function (see
+`tree_attention`).
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from basereward.errors import ModelError
 from basereward.model.attention.tree_attention import TREE_ATTENTION
 from basereward.model.pooling import LAST, Pooling
 
-PREFIX, BRANCHES = 6, (4, 2, 3)  # tokens
+PREFIX, BRANCHES = 6, (4, 2, 3)  # tokens of the prompt and of the answers
 
-# The relative difference of states, in the mean over a branch, from which on they are other states. Different kernels
-# differ by 1e-6 in float32, and by a few hundredths in half precision after many layers; a token that sees too much or
-# stands at another place changes them by much more.
-OTHER_STATES = {torch.float32: 0.01, torch.float64: 0.01}
-OTHER_HALF_STATES = 0.3
+# Limits of the relative difference of states, in the mean over a branch. Different kernels differ by 1e-6 in float32,
+# and by a few hundredths in half precision after many layers; a token that sees too much or has a wrong position
+# changes the states by much more.
+MAX_DIFFERENCE = {torch.float32: 0.01, torch.float64: 0.01}
+MAX_DIFFERENCE_HALF = 0.3
 
-# Kinds of layers, of those that configurations name, whose limits attention takes from the layer. Others mix tokens in
-# ways that may show in longer rows only, as those do that compress what is far back.
+# Layer types in configurations whose limits attention reads from the mask function. Other types may mix tokens in ways
+# that appear in longer rows only, such as compressing distant tokens.
 KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
-# What code of a family raises when it is called in a way that it does not know.
+# Errors that a family's code raises when it is called in a way that it does not support.
 FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -47,7 +48,7 @@ FAILURES = (
 
 
 class RunLayout(Protocol):
-    """What the check needs of a backbone."""
+    """The part of `Backbone` that the check uses; `backbone.py` imports this file, so it cannot be imported here."""
 
     @property
     def transformer(self) -> PreTrainedModel: ...
@@ -56,16 +57,16 @@ class RunLayout(Protocol):
 
 
 def find_tree_fault(backbone: RunLayout) -> str | None:
-    """Why a backbone cannot take tree rows; None where it can.
+    """The reason why a backbone cannot take tree rows; None if it can.
 
-    Where plain rows go wrong by our attention, the transformer keeps its own `eager` attention.
+    If plain rows are wrong with our attention, the transformer is switched to its own `eager` attention.
 
     Raises:
-        ModelError: plain rows give other states than the family's own forward pass, so no row can be scored.
+        ModelError: plain rows are wrong with the family's own attention too, so no row can be scored.
     """
     transformer = backbone.transformer
-    group = _made_group(transformer)
-    with _evaluating(transformer):
+    group = _arbitrary_group(transformer)
+    with _evaluation_mode(transformer):
         own = _own_states(transformer, group)
         fault = None
         if not _uses_tree_attention(transformer):
@@ -75,23 +76,23 @@ def find_tree_fault(backbone: RunLayout) -> str | None:
             set_attention(transformer, "eager")
         if fault is not None and (reason := _difference(backbone, group, "plain", own)):
             raise ModelError(
-                f"a {transformer.config.model_type} model cannot be a backbone: {reason}. Take a decoder-only language "
-                "model, whose tokens see what is not later, or one of the families that read images."
+                f"a {transformer.config.model_type} model cannot be a backbone: {reason}. Use a decoder-only language "
+                "model with causal attention, or one of the families that read images."
             )
         return fault or _unseen_fault(transformer.config.get_text_config()) or _difference(backbone, group, "tree", own)
 
 
 def _unseen_fault(config: PreTrainedConfig) -> str | None:
-    """What is known to go wrong in tree rows that are longer than the made ones."""
+    """A known fault that appears only in rows longer than those of the check; None if there is none."""
     if unknown := set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS:
         return f"it has layers of {', '.join(sorted(map(str, unknown)))}, which tree rows do not implement"
     if getattr(config, "attn_temperature_tuning", False):
-        return "its layers scale queries by their place in the row (attn_temperature_tuning)"
+        return "its layers scale queries by their position in the row (attn_temperature_tuning)"
     return None
 
 
 def set_attention(transformer: PreTrainedModel, name: str) -> None:
-    """Has the language model attend by the implementation of that name."""
+    """Sets the attention implementation of the language model."""
     text: PreTrainedConfig = transformer.config.get_text_config()
     transformer.set_attn_implementation(name if text is transformer.config else {"text_config": name})
 
@@ -102,7 +103,7 @@ def _uses_tree_attention(transformer: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def _own_states(transformer: PreTrainedModel, group: EncodedGroup) -> list[Tensor]:
-    """What the family's own attention makes of every branch after the prefix: hidden states `(T, D)`."""
+    """Hidden states `(T, D)` of the prefix with each branch, by the family's own attention."""
     replaced = _uses_tree_attention(transformer)
     if replaced:
         set_attention(transformer, "eager")
@@ -112,7 +113,7 @@ def _own_states(transformer: PreTrainedModel, group: EncodedGroup) -> list[Tenso
     except FAILURES as error:
         raise ModelError(
             f"a {transformer.config.model_type} model cannot be a backbone: called with tokens alone it fails "
-            f"({_first_line(error)}). Take a decoder-only language model."
+            f"({_first_line(error)}). Use a decoder-only language model."
         ) from error
     finally:
         if replaced:
@@ -121,47 +122,55 @@ def _own_states(transformer: PreTrainedModel, group: EncodedGroup) -> list[Tenso
 
 @torch.no_grad()
 def _difference(backbone: RunLayout, group: EncodedGroup, layout: Layout, own: list[Tensor]) -> str | None:
-    """What is wrong with rows of a layout; None: nothing."""
+    """Compares rows of a layout with `own`: the fault as text, or None if all states agree."""
     batch = collate([group], layout=layout, pad_id=0).to(backbone.transformer.device)
     try:
         states = _branch_states(backbone.hidden_states(batch), group, layout)
+        # Once more as in scoring, where the last layer works for pooled tokens only.
         pooled = backbone.hidden_states(batch, pooling=LAST)[batch.ends[:, 0], batch.ends[:, 1]]
     except FAILURES as error:
         return _first_line(error)
-    ends = [sequence[-1:] for sequence in own]
-    differences = [
-        *(_relative(found, sequence[PREFIX:]) for found, sequence in zip(states, own, strict=True)),
-        *(_relative(found[None], end) for found, end in zip(pooled, ends, strict=True)),
-    ]
-    bound = OTHER_STATES.get(own[0].dtype, OTHER_HALF_STATES)
-    if all(difference < bound for difference in differences):
+    differences: list[float] = []
+    for sequence, branch, end in zip(own, states, pooled, strict=True):
+        differences.append(_relative_difference(branch, sequence[PREFIX:]))
+        differences.append(_relative_difference(end[None], sequence[-1:]))
+    limit = MAX_DIFFERENCE.get(own[0].dtype, MAX_DIFFERENCE_HALF)
+    if all(difference < limit for difference in differences):
         return None
     return f"its hidden states in {layout} rows differ from those of its own forward pass by {max(differences):.2g}"
 
 
 def _branch_states(hidden: Tensor, group: EncodedGroup, layout: Layout) -> list[Tensor]:
+    """The states of every branch, from those of the rows, `(R, T, D)`."""
     sizes = [len(branch) for branch in group.branches]
     if layout == "tree":
         return list(torch.split(hidden[0, PREFIX:], sizes))
     return [row[PREFIX : PREFIX + size] for row, size in zip(hidden, sizes, strict=True)]
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def _relative_difference(states: Tensor, expected: Tensor) -> float:
+    """The mean over tokens of the relative difference of states `(T, D)`.
+
+    It is infinite if `states` alone are not finite, and NaN if `expected` are not, which is no fault of the layout.
+    """
     norms = expected.float().norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
-    difference = ((found.float() - expected.float()).norm(dim=-1) / norms).mean()
-    return float(difference) if difference.isfinite() or not expected.isfinite().all() else float("inf")
+    difference = ((states.float() - expected.float()).norm(dim=-1) / norms).mean()
+    if difference.isfinite() or not expected.isfinite().all():
+        return float(difference)
+    return float("inf")
 
 
-def made_tokens(transformer: PreTrainedModel, count: int) -> Tensor:
-    """Ordinary tokens `(count,)`, all different where the vocabulary is large enough."""
+def arbitrary_tokens(transformer: PreTrainedModel, count: int) -> Tensor:
+    """Ordinary tokens `(count,)`, all different if the vocabulary is large enough; no special token is among them."""
     embedding: Any = transformer.get_input_embeddings()
     special = set(_special_tokens(transformer.config.to_dict()))
     allowed = [token for token in range(min(embedding.weight.shape[0], 4096)) if token not in special]
+    # A step of 7 spreads the tokens over the vocabulary, so that neighbours are not alike.
     return torch.tensor([allowed[index * 7 % len(allowed)] for index in range(1, count + 1)])
 
 
-def _made_group(transformer: PreTrainedModel) -> EncodedGroup:
-    ids = made_tokens(transformer, PREFIX + sum(BRANCHES))
+def _arbitrary_group(transformer: PreTrainedModel) -> EncodedGroup:
+    ids = arbitrary_tokens(transformer, PREFIX + sum(BRANCHES))
     return EncodedGroup(
         id="made",
         source="made",
@@ -178,11 +187,15 @@ def _special_tokens(config: dict[Any, Any]) -> Iterator[int]:
         if isinstance(value, dict):
             yield from _special_tokens(value)
         elif str(name).endswith(("token_id", "token_index")):
-            yield from [value] if isinstance(value, int) else value if isinstance(value, list) else []
+            if isinstance(value, int):
+                yield value
+            elif isinstance(value, list):
+                yield from value
 
 
 @contextlib.contextmanager
-def _evaluating(transformer: PreTrainedModel) -> Iterator[None]:
+def _evaluation_mode(transformer: PreTrainedModel) -> Iterator[None]:
+    """Turns dropout off for a block."""
     training = transformer.training
     transformer.eval()
     try:

@@ -1,11 +1,14 @@
 """Attention over tree rows, plugged in through transformers' attention and mask interfaces.
 
-Its cost follows the tokens that may see each other: one call over every prefix, and one over every few branches, which
-see their prefix and themselves. No mask of the whole row is made, so groups in one row cost no more than apart.
+The cost depends only on pairs of tokens that may see each other: there is one call for every prefix, and one for every
+few branches, which see their prefix and themselves. No mask of the whole row is built, so several groups in one row
+cost no more than in rows of their own.
 
-Which tokens a layer lets a token see (all earlier ones, a sliding window, a chunk) is not read from the configuration:
-transformers hands the mask function of every layer to the mask interface, and it is applied to a token's place in its
-own sequence, prefix and branch, as in a plain row. A mask function or a keyword that is not known is an error.
+Limits of attention (a sliding window, chunks) are not read from the configuration: transformers passes the mask
+function of every layer to the mask interface, and the limit is applied to the position of a token in its own sequence
+of prefix and branch, as in a plain row. An unknown mask function or keyword is an error.
+
+Shapes: H heads, T tokens of a row, S tokens of branches, D channels of a head's queries and keys, E of its values.
 """
 
 from __future__ import annotations
@@ -37,39 +40,42 @@ from basereward.model.pooling import LAST, Pooling
 
 TREE_ATTENTION = "basereward_tree"
 
-# Short branches of one prefix share a call, each blind to the others; beyond so many tokens the pairs that see nothing
-# of each other cost more than another call.
-SHARED_CALL = 256
+# Most tokens of branches that share a call, in which a mask separates the branches. Beyond it the masked pairs cost
+# more than another call.
+MAX_SHARED_TOKENS = 256
 
-# Keywords that change no number here: what they say is in the mask, in the states, or asks for other outputs.
+# Keywords that change no result: their information is in the mask or the states, or they ask for other outputs.
 WITHOUT_EFFECT = frozenset(
     "sliding_window position_ids position_embeddings cache_position use_cache past_key_values output_attentions "
     "output_hidden_states output_router_logits return_dict logits_to_keep layer_idx".split()
 )
 
-_plan: ContextVar[TreePlan | None] = ContextVar("_plan", default=None)  # of the forward pass in this thread
+# The mask interface has no argument for a plan. A context variable keeps forward passes in several threads apart.
+_plan: ContextVar[TreePlan | None] = ContextVar("_plan", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How far back a token sees: `window` tokens with itself, or to the first token of its `chunk`."""
+    """How far back a token sees: `window` tokens including itself, or up to the first token of its `chunk`."""
 
     window: int | None = None
     chunk: int | None = None
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
-        """Whether tokens at places `query` may see those at places `key`; the two shapes are broadcast.
+        """Whether tokens at positions `query` may see those at positions `key`; the shapes are broadcast.
 
         >>> Limit(window=2).allows(torch.tensor([[3]]), torch.arange(4)).tolist()
         [[False, False, True, True]]
         >>> Limit(chunk=2).allows(torch.tensor([[3]]), torch.arange(4)).tolist()
         [[False, False, True, True]]
         """
-        seen = key == key if self.window is None else key > query - self.window
-        return seen if self.chunk is None else seen & (key // self.chunk == query // self.chunk)
+        seen = torch.ones_like(key, dtype=torch.bool) if self.window is None else key > query - self.window
+        if self.chunk is None:
+            return seen
+        return seen & (key // self.chunk == query // self.chunk)
 
     def reaches(self, length: int) -> bool:
-        """Whether every token of a sequence sees all earlier ones."""
+        """Whether every token of a sequence of this length sees all earlier ones."""
         return length <= min(size for size in (self.window, self.chunk, length) if size is not None)
 
 
@@ -78,34 +84,38 @@ NO_LIMIT = Limit()
 
 @dataclass(frozen=True, slots=True)
 class LayerMask:
-    """Stands for a layer's attention mask on its way through the model in tree rows."""
+    """Takes the place of a layer's attention mask in tree rows; the model passes it on unread."""
 
     limit: Limit
     plan: TreePlan
 
 
 def read_limit(mask_function: Callable[..., Any]) -> Limit:
-    """The limit that a mask function of transformers sets beside causality.
+    """The limit that a mask function of transformers sets in addition to causality.
 
     Raises:
-        ModelError: it is not causal, or not made of causality, sliding windows and chunks.
+        ModelError: the function is not causal, or has components besides causality, sliding windows and chunks.
 
     >>> read_limit(and_masks(sliding_window_overlay(4), causal_mask_function))
     Limit(window=4, chunk=None)
     """
     window, chunk, causal = None, None, False
-    todo = [mask_function]
-    while todo:
-        function: Any = todo.pop()
-        held = getclosurevars(function).nonlocals
+    unread = [mask_function]
+    while unread:
+        function: Any = unread.pop()
+        # transformers builds masks from closures. Closures of one factory share their code, and hold its arguments.
+        arguments = getclosurevars(function).nonlocals
         if function is causal_mask_function:
             causal = True
         elif function.__code__ is and_masks(function).__code__:
-            todo += held["mask_functions"]
+            unread += arguments["mask_functions"]
         elif function.__code__ is sliding_window_overlay(1).__code__:
-            window = min(held["sliding_window"], window or held["sliding_window"])
-        elif function.__code__ is chunked_overlay(1, torch.zeros(1)).__code__ and chunk in (None, held["chunk_size"]):
-            chunk = held["chunk_size"]
+            window = min(arguments["sliding_window"], window or arguments["sliding_window"])
+        elif function.__code__ is chunked_overlay(1, torch.zeros(1)).__code__ and chunk in (
+            None,
+            arguments["chunk_size"],
+        ):
+            chunk = arguments["chunk_size"]
         else:
             raise ModelError(f"layers use the mask {function.__qualname__}, which tree rows do not implement")
     if not causal:
@@ -115,9 +125,10 @@ def read_limit(mask_function: Callable[..., Any]) -> Limit:
 
 @contextlib.contextmanager
 def tree_masks(plan: TreePlan | None) -> Iterator[None]:
-    """While it lasts, the masks that transformers makes in this thread are those of tree rows; None: of plain rows.
+    """For a block, the masks that transformers builds in this thread are those of a plan; None: of plain rows.
 
-    They are made before the first layer, and go to every layer and to what gradient checkpointing computes again.
+    The masks are built before the first layer, and every layer gets them, also when gradient checkpointing computes it
+    again after the block.
     """
     token = _plan.set(plan)
     try:
@@ -127,8 +138,11 @@ def tree_masks(plan: TreePlan | None) -> Iterator[None]:
 
 
 def tree_mask(*, mask_function: Callable[..., Any] = causal_mask_function, **kwargs: Any) -> Any:
-    """The mask of one kind of layer, as transformers' mask interface asks for it: `LayerMask` in tree rows, else what
-    torch's scaled dot-product attention takes."""
+    """The mask of one kind of layer, for transformers' mask interface.
+
+    Returns:
+        `LayerMask` in tree rows; otherwise the mask for torch's scaled dot-product attention.
+    """
     plan = _plan.get()
     if plan is None:
         return sdpa_mask(mask_function=mask_function, **kwargs)
@@ -137,47 +151,62 @@ def tree_mask(*, mask_function: Callable[..., Any] = causal_mask_function, **kwa
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive tokens of the row that attend in one call."""
+    """Consecutive tokens of the row that attend in one call: a prefix, or branches that share a call.
+
+    Attributes:
+        tokens: their number.
+        positions: `(tokens,)`, of each in its own sequence, which starts with the prefix.
+        prefix: index of the piece that they all see; None: they are a prefix, with causal attention.
+        mask: `(tokens, tokens of the prefix + tokens)`, true where a query sees a key; None for a prefix.
+    """
 
     tokens: int
-    places: Tensor  # (tokens,): of each in its own sequence, which begins with the prefix
-    prefix: int | None = None  # the piece that they see whole; None: they are a prefix, and see what is not later
-    mask: Tensor | None = None  # (tokens, tokens of the prefix + tokens), true where one sees the other
+    positions: Tensor
+    prefix: int | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """The tokens that are read of the branches of one tree, one of each, which attend in one call."""
+class PooledTokens:
+    """The pooled tokens of one tree, one of each of K branches, which attend in one call.
 
-    row: range  # the tree in the row
-    columns: Tensor  # (K,), counted from the tree's first token
-    mask: Tensor  # (K, tokens of the tree), true where one sees the other
-    places: Tensor  # (K,): of each in its own sequence
-    seen: Tensor  # (tokens of the tree,): places of all tokens
+    Attributes:
+        row: the tree's columns in the row.
+        columns: `(K,)`, counted from the tree's first token.
+        mask: `(K, tokens of the tree)`, true where a query sees a key.
+        positions: `(K,)`, of each in its own sequence.
+        key_positions: `(tokens of the tree,)`, of all tokens.
+    """
+
+    row: range
+    columns: Tensor
+    mask: Tensor
+    positions: Tensor
+    key_positions: Tensor
 
 
 @dataclass
 class RowPlan:
-    """What the layers of one forward pass are told; it goes to them as the keyword `rows`.
+    """The layout of one forward pass; the layers get it as the keyword `rows`.
 
     Args:
-        pooled: `(N,)` places in the flattened `(R * T)` tokens of the rows, for which the last layer works alone; None:
-            it works for all tokens.
+        pooled: `(N,)` indices into the flattened `(R * T)` tokens, to which the last layer is restricted; None: it
+            computes all tokens.
     """
 
     pooled: Tensor | None = None
 
 
 class TreePlan(RowPlan):
-    """The calls that attention over a tree row takes, in the order of its tokens.
+    """The calls of attention over a tree row, in the order of its tokens.
 
     Args:
-        trees: for every group in the row the tokens of its prefix, then of each of its branches.
-        device: where the row is.
-        restricted: index of the layer that attends for the pooled tokens alone; None: no layer does.
-        pooling: which they are.
-        pooled: as of `RowPlan`.
-        cached: the row is the branches of one tree, whose prefix comes before them out of a cache of keys and values.
+        trees: for every group in the row the number of tokens of its prefix, then of each of its branches.
+        device: of the row.
+        restricted: index of the layer that attends for pooled tokens only; None: no layer does.
+        pooling: selects the pooled tokens.
+        pooled: as in `RowPlan`.
+        cached: the row holds only the branches of one tree; keys and values of its prefix are in a cache.
     """
 
     def __init__(
@@ -198,63 +227,79 @@ class TreePlan(RowPlan):
         self.cached = cached
         self.pieces: list[Piece] = []
         for prefix, *branches in trees:
-            at = len(self.pieces)
+            prefix_index = len(self.pieces)
             self.pieces.append(Piece(prefix, torch.arange(prefix)))
-            for shared in _shared(branches):
+            for shared in _shared_calls(branches):
                 mask = branch_mask(prefix, shared, device=device)
-                self.pieces.append(Piece(len(mask), _places(prefix, shared), at, mask))
+                self.pieces.append(Piece(len(mask), _branch_positions(prefix, shared), prefix_index, mask))
         self.sizes = [piece.tokens for piece in self.pieces]
         self.longest = max(prefix + max(branches, default=0) for prefix, *branches in trees)
         self._masks: dict[Limit, list[Tensor | None]] = {}
 
     @cached_property
-    def read(self) -> list[Read]:
-        """The tokens that are read, tree by tree, where it is one of every branch."""
-        read, first = [], 0
+    def pooled_tokens(self) -> list[PooledTokens]:
+        """The pooled tokens of every tree, if the pooling reads one token of every branch."""
+        of_trees: list[PooledTokens] = []
+        start = 0
         for prefix, *branches in self.trees:
             tokens = [self.pooling.read(size)[0] for size in branches]
-            row = range(first, first + prefix + sum(branches))
-            columns, mask = _read_mask(prefix, branches, tokens, self.device)
-            seen = torch.cat([torch.arange(prefix), _places(prefix, branches)]).to(self.device, non_blocking=True)
-            places = torch.tensor([prefix + token for token in tokens]).to(self.device, non_blocking=True)
-            read.append(Read(row, columns, mask, places, seen))
-            first = row.stop
-        return read
+            row = range(start, start + prefix + sum(branches))
+            columns, mask = _pooled_mask(prefix, branches, tokens, self.device)
+            key_positions = torch.cat([torch.arange(prefix), _branch_positions(prefix, branches)])
+            positions = torch.tensor([prefix + token for token in tokens])
+            of_trees.append(
+                PooledTokens(
+                    row,
+                    columns,
+                    mask,
+                    positions.to(self.device, non_blocking=True),
+                    key_positions.to(self.device, non_blocking=True),
+                )
+            )
+            start = row.stop
+        return of_trees
 
     def masks(self, limit: Limit) -> list[Tensor | None]:
-        """The mask of every piece in layers with a limit; None for a prefix that sees all that is not later."""
+        """The mask of every piece in layers with a limit; None for a prefix with plain causal attention."""
         if limit.reaches(self.longest):
             return [piece.mask for piece in self.pieces]
+        # Layers of one kind share the masks.
         if limit not in self._masks:
             self._masks[limit] = [self._limited(piece, limit) for piece in self.pieces]
         return self._masks[limit]
 
-    def read_masks(self, limit: Limit) -> list[Tensor]:
-        """The mask `(K, tokens of the tree)` of the tokens that are read, tree by tree, in layers with a limit."""
-        if limit.reaches(self.longest):
-            return [each.mask for each in self.read]
-        return [each.mask & limit.allows(each.places[:, None], each.seen) for each in self.read]
+    def pooled_masks(self, limit: Limit) -> list[Tensor]:
+        """The mask `(K, tokens of the tree)` of the pooled tokens of every tree in layers with a limit."""
+        masks: list[Tensor] = []
+        for pooled in self.pooled_tokens:
+            if limit.reaches(self.longest):
+                masks.append(pooled.mask)
+            else:
+                masks.append(pooled.mask & limit.allows(pooled.positions[:, None], pooled.key_positions))
+        return masks
 
     def _limited(self, piece: Piece, limit: Limit) -> Tensor | None:
-        places = piece.places.to(self.device, non_blocking=True)
+        """The mask of a piece with a limit; None for a prefix that is too short for the limit to matter."""
+        positions = piece.positions.to(self.device, non_blocking=True)
         if piece.prefix is None:
             if limit.reaches(piece.tokens):
                 return None
-            return (places <= places[:, None]) & limit.allows(places[:, None], places)
+            return (positions <= positions[:, None]) & limit.allows(positions[:, None], positions)
         assert piece.mask is not None
         prefix = torch.arange(self.sizes[piece.prefix]).to(self.device, non_blocking=True)
-        return piece.mask & limit.allows(places[:, None], torch.cat([prefix, places]))
+        return piece.mask & limit.allows(positions[:, None], torch.cat([prefix, positions]))
 
 
 def branch_mask(prefix: int, branches: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
-    """Who sees whom when branches of one prefix attend together.
+    """The mask of branches of one prefix that attend in one call.
 
     Args:
-        prefix: its tokens.
-        branches: tokens of each.
+        prefix: number of its tokens.
+        branches: number of tokens of each branch.
+        device: of the mask.
 
     Returns:
-        bool, shape `(S, prefix + S)` with S the tokens of all the branches.
+        bool `(S, prefix + S)` with S the tokens of all branches; true where a query sees a key.
 
     >>> branch_mask(1, [1, 2]).int()
     tensor([[1, 1, 0, 0],
@@ -266,12 +311,18 @@ def branch_mask(prefix: int, branches: Sequence[int], *, device: torch.device | 
     return torch.cat([own.new_ones(len(own), prefix), own], dim=1).to(device, non_blocking=True)
 
 
-def _read_mask(
+def _pooled_mask(
     prefix: int, branches: Sequence[int], tokens: Sequence[int], device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """Where a token of every branch, counted from the branch's first, is in the tree, `(K,)`, and what it sees there.
+    """Columns `(K,)` in the tree of one token of every branch, and their mask `(K, tokens of the tree)`.
 
-    >>> columns, mask = _read_mask(1, [1, 3], [0, 1], "cpu")
+    Args:
+        prefix: number of its tokens.
+        branches: number of tokens of each branch.
+        tokens: of each branch the token, counted from the branch's first.
+        device: of the results.
+
+    >>> columns, mask = _pooled_mask(1, [1, 3], [0, 1], "cpu")
     >>> columns.tolist(), mask.int().tolist()
     ([1, 3], [[1, 1, 0, 0, 0], [1, 0, 1, 1, 0]])
     """
@@ -283,25 +334,29 @@ def _read_mask(
     return (columns + prefix).to(device, non_blocking=True), mask.to(device, non_blocking=True)
 
 
-def _places(prefix: int, branches: Sequence[int]) -> Tensor:
-    """Places of the tokens of branches in their own sequences, which begin with the prefix.
+def _branch_positions(prefix: int, branches: Sequence[int]) -> Tensor:
+    """Positions of the tokens of branches in their own sequences, which start with the prefix.
 
-    >>> _places(3, [2, 1]).tolist()
+    >>> _branch_positions(3, [2, 1]).tolist()
     [3, 4, 3]
     """
     return torch.cat([torch.arange(prefix, prefix + size) for size in branches])
 
 
-def _shared(branches: Sequence[int]) -> Iterator[list[int]]:
-    """Branches, in order, by the call that they share."""
-    together: list[int] = []
+def _shared_calls(branches: Sequence[int]) -> Iterator[list[int]]:
+    """Sizes of branches, in order, grouped by the call that they share.
+
+    >>> list(_shared_calls([200, 40, 40, 300]))
+    [[200, 40], [40], [300]]
+    """
+    call: list[int] = []
     for size in branches:
-        if together and sum(together) + size > SHARED_CALL:
-            yield together
-            together = []
-        together.append(size)
-    if together:
-        yield together
+        if call and sum(call) + size > MAX_SHARED_TOKENS:
+            yield call
+            call = []
+        call.append(size)
+    if call:
+        yield call
 
 
 def tree_attention(
@@ -318,62 +373,66 @@ def tree_attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it.
+    """Attention with the signature of transformers' `AttentionInterface`.
 
     Args:
-        module: the layer.
-        query: shape `(1, H, T, D)`; for plain rows any number of rows.
-        key: the same, with fewer heads where queries share them.
-        value: as `key`, possibly of another width `E`.
-        attention_mask: a `LayerMask` for tree rows, else the mask of plain rows.
-        rows: a `TreePlan` for tree rows, where the family passes it on.
-        softcap: the logits' bound, where the family has one.
-        s_aux: `(H,)` logits of the attention sinks, where the family has them.
+        module: the attention layer.
+        query: `(1, H, T, D)`; plain rows may be several.
+        key: as `query`, with fewer heads under grouped-query attention.
+        value: as `key`, with E channels.
+        attention_mask: a `LayerMask` for tree rows; otherwise the mask of plain rows.
+        rows: a `TreePlan` for tree rows, if the family passes it on.
+        dropout: on the attention weights.
+        scaling: of the logits; None: `D ** -0.5`.
+        softcap: bound of the logits, for families that have one.
+        s_aux: `(H,)` logits of the attention sinks, for families that have them.
+        kwargs: further keywords of the family; see `WITHOUT_EFFECT`.
 
     Returns:
-        shape `(1, T, H, E)`, and None for the weights, which are not returned.
+        `(1, T, H, E)`, and None in place of the attention weights.
 
     Raises:
-        ModelError: the layer asks for what is not implemented.
+        ModelError: the layer passes an option that is not implemented.
     """
-    form = _Form(scaling, dropout, softcap, s_aux)
+    formula = _Formula(scaling, dropout, softcap, s_aux)
     if not isinstance(attention_mask, LayerMask):
         if isinstance(rows, TreePlan):
-            raise ModelError(f"{type(module).__name__} makes its attention mask by itself")
-        return _plain(module, query, key, value, attention_mask, form, kwargs)
+            raise ModelError(f"{type(module).__name__} builds its own attention mask")
+        return _plain(module, query, key, value, attention_mask, formula, kwargs)
     _check_keywords(module, kwargs, {"is_causal"})
     if kwargs.get("is_causal") is False:
         raise ModelError(f"{type(module).__name__} lets tokens see later ones (is_causal=False)")
     plan, limit = attention_mask.plan, attention_mask.limit
     restricted = plan.restricted is not None and plan.restricted == getattr(module, "layer_idx", None)
     if plan.cached:
-        return _attend_after_cache(query, key, value, plan, limit, form), None
+        return _attend_after_cache(query, key, value, plan, limit, formula), None
     if restricted and not plan.pooling.whole:
-        return _attend_where_read(query, key, value, plan, limit, form), None
-    return _attend(query, key, value, plan, limit, form, restricted=restricted), None
+        return _attend_pooled(query, key, value, plan, limit, formula), None
+    return _attend(query, key, value, plan, limit, formula, restricted=restricted), None
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, limit: Limit, form: _Form, *, restricted: bool
+    query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, limit: Limit, formula: _Formula, *, restricted: bool
 ) -> Tensor:
-    """Attention piece by piece, `(1, T, H, E)`; where it is restricted, zero for prefixes, of which nothing is read."""
-    # split, not slices: its gradient is one concatenation, that of every slice would be as long as the row
+    """Attention piece by piece, `(1, T, H, E)`; if `restricted`, zero for prefixes, whose output nobody reads."""
+    # Split and not slices: the gradient of a split is one concatenation, that of every slice is as long as the row.
     queries, keys, values = (torch.split(states, plan.sizes, dim=2) for states in (query, key, value))
     outputs = []
     for index, (piece, mask) in enumerate(zip(plan.pieces, plan.masks(limit), strict=True)):
-        seen, read = keys[index], values[index]
+        piece_keys, piece_values = keys[index], values[index]
         if restricted and piece.prefix is None:
             outputs.append(query.new_zeros(*queries[index].shape[:-1], value.shape[-1]))
             continue
         if piece.prefix is not None:
-            seen, read = torch.cat([keys[piece.prefix], seen], dim=2), torch.cat([values[piece.prefix], read], dim=2)
-        outputs.append(form(queries[index], seen, read, mask))
+            piece_keys = torch.cat([keys[piece.prefix], piece_keys], dim=2)
+            piece_values = torch.cat([values[piece.prefix], piece_values], dim=2)
+        outputs.append(formula(queries[index], piece_keys, piece_values, mask))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
-    """The formula of a layer's attention."""
+class _Formula:
+    """The formula of a layer's attention; see `tree_attention` for the fields."""
 
     scaling: float | None
     dropout: float
@@ -382,11 +441,11 @@ class _Form:
 
     @property
     def fused(self) -> bool:
-        """Whether torch's scaled dot-product attention has it."""
+        """Whether torch's scaled dot-product attention implements the formula."""
         return self.softcap is None and self.sinks is None
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Shapes as of `tree_attention`, but heads before tokens; with `mask` None tokens see what is not later."""
+        """Attention with heads before tokens, `(1, H, T, E)`; without a mask it is causal."""
         if self.fused:
             return scaled_dot_product_attention(
                 query,
@@ -398,16 +457,18 @@ class _Form:
                 is_causal=mask is None,
                 enable_gqa=True,
             )
-        shared = query.shape[1] // key.shape[1]
-        key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
+        queries_per_key = query.shape[1] // key.shape[1]
+        key, value = (states.repeat_interleave(queries_per_key, dim=1) for states in (key, value))
         scaling = query.shape[-1] ** -0.5 if self.scaling is None else self.scaling
         logits = query @ key.transpose(2, 3) * scaling
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         if mask is None:
             mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+        # The smallest number and not -inf, which gives NaN in a row without any visible token.
         logits = logits.float().masked_fill(~mask, torch.finfo(torch.float32).min)
         if self.sinks is not None:
+            # A sink takes part in the softmax as one more key, whose value is zero.
             sinks = self.sinks.float().reshape(1, -1, 1, 1).expand(*logits.shape[:-1], 1)
             logits = torch.cat([logits, sinks], dim=-1)
         weights = logits.softmax(-1)[..., : key.shape[2]]
@@ -420,30 +481,32 @@ def _plain(
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    form: _Form,
+    formula: _Formula,
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, None]:
-    """Attention of plain rows: torch's, or by the formula where torch's has no soft caps and sinks."""
+    """Attention of plain rows: torch's, or our own formula for soft caps and sinks, which torch's has not."""
     _check_keywords(module, kwargs, {"is_causal", "position_bias"})
-    if form.fused:
+    if formula.fused:
         return sdpa_attention_forward(
-            module, query, key, value, mask, dropout=form.dropout, scaling=form.scaling, **kwargs
+            module, query, key, value, mask, dropout=formula.dropout, scaling=formula.scaling, **kwargs
         )
     causal = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     if kwargs.get("position_bias") is not None or (mask is None and not causal):
         raise ModelError(
-            f"{type(module).__name__} combines soft caps or sinks with what is not implemented beside them"
+            f"{type(module).__name__} combines soft caps or sinks with a position bias or bidirectional attention, "
+            "which is not implemented"
         )
     if mask is None and query.shape[2] == 1:
-        mask = torch.ones(1, key.shape[2], dtype=torch.bool, device=query.device)  # one token, which sees all
-    return form(query, key, value, mask).transpose(1, 2).contiguous(), None
+        mask = torch.ones(1, key.shape[2], dtype=torch.bool, device=query.device)  # one generated token sees all
+    return formula(query, key, value, mask).transpose(1, 2).contiguous(), None
 
 
 def _check_keywords(module: nn.Module, kwargs: dict[str, Any], known: set[str]) -> None:
-    """
+    """Checks the keywords that a layer passes.
+
     Raises:
-        ModelError: a keyword may change the result in a way that is not implemented.
+        ModelError: an unknown keyword might change the result.
     """
     unknown = {name for name, value in kwargs.items() if value is not None} - known - WITHOUT_EFFECT
     if unknown:
@@ -453,31 +516,32 @@ def _check_keywords(module: nn.Module, kwargs: dict[str, Any], known: set[str]) 
         )
 
 
-def _attend_where_read(
-    query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, limit: Limit, form: _Form
+def _attend_pooled(
+    query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, limit: Limit, formula: _Formula
 ) -> Tensor:  # fmt: skip
-    """Attention of the one token that is read of every branch, `(1, T, H, E)`; zero for all others."""
-    sizes = [len(each.row) for each in plan.read]
-    states = zip(*(torch.split(each, sizes, dim=2) for each in (query, key, value)), strict=True)
+    """Attention of the pooled token of every branch, `(1, T, H, E)`; zero for all other tokens."""
+    sizes = [len(pooled.row) for pooled in plan.pooled_tokens]
+    queries, keys, values = (torch.split(states, sizes, dim=2) for states in (query, key, value))
     outputs = []
-    for (queries, keys, values), read, mask in zip(states, plan.read, plan.read_masks(limit), strict=True):
-        attended = form(queries.index_select(2, read.columns), keys, values, mask)
-        whole = attended.new_zeros(*queries.shape[:-1], attended.shape[-1])
-        outputs.append(whole.index_copy(2, read.columns, attended))
+    for index, (pooled, mask) in enumerate(zip(plan.pooled_tokens, plan.pooled_masks(limit), strict=True)):
+        attended = formula(queries[index].index_select(2, pooled.columns), keys[index], values[index], mask)
+        tree = attended.new_zeros(*queries[index].shape[:-1], attended.shape[-1])
+        outputs.append(tree.index_copy(2, pooled.columns, attended))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
 def _attend_after_cache(
-    query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, limit: Limit, form: _Form
+    query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, limit: Limit, formula: _Formula
 ) -> Tensor:  # fmt: skip
-    """Attention of the branches of one tree, `(1, S, H, E)`; keys and values begin with those of its prefix."""
+    """Attention of the branches of one tree, `(1, S, H, E)`; keys and values start with those of the cached prefix."""
     keys, values = (torch.split(states, plan.sizes, dim=2) for states in (key, value))
     queries = torch.split(query, plan.sizes[1:], dim=2)
-    outputs = [
-        form(queries[index - 1], torch.cat([keys[0], keys[index]], 2), torch.cat([values[0], values[index]], 2), mask)
-        for index, mask in enumerate(plan.masks(limit))
-        if index
-    ]
+    outputs = []
+    # Piece 0 is the prefix: it has keys and values, and no queries in this row.
+    for index, mask in enumerate(plan.masks(limit)[1:], start=1):
+        piece_keys = torch.cat([keys[0], keys[index]], dim=2)
+        piece_values = torch.cat([values[0], values[index]], dim=2)
+        outputs.append(formula(queries[index - 1], piece_keys, piece_values, mask))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 

@@ -1,1 +1,1 @@
-"""Multiplications and bytes of a forward and backward pass, counted from the configuration."""
+"""Costs of a training step, from the configuration of a model: floating-point operations and memory."""

@@ -1,17 +1,17 @@
-"""What a training step computes: the multiplications and additions of its matrix products.
+"""Counts the floating-point operations of a training step: multiplications and additions of its matrix products.
 
-Counted is what the step needs, whatever kernel does it:
+The count is what the step needs, whatever kernel executes it:
 
-- A linear layer takes 2 * inputs * outputs a token forward; as much for the gradient of its weight, where that is
-  trained; as much for the gradient of its input, where anything that is trained lies below. So a frozen vision tower
-  has no backward pass, and nor have the first projections of a language model that is trained by adapters alone.
-- Attention takes 4 * heads * head size for every pair of tokens of which one sees the other (its weight, and its
-  value), and twice that backward. Blind pairs cost nothing. A prefix of P tokens has P (P + 1) / 2 pairs, a branch of
-  L tokens has L P + L (L + 1) / 2; windows of a vision tower see themselves whole.
-- Of the last decoder layer the pooled tokens alone need a query, an output and the feed-forward network.
-- A head that speaks has the logits of the tokens that it is taught, and then the last layer works for all tokens. What
-  it writes itself is not counted.
-- Padding, norms, activations, rotary positions and the optimizer are left out, as is common (arXiv 2204.02311,
+- A linear layer takes 2 * inputs * outputs for each token in the forward pass; as much again for the gradient of its
+  weight, if that is trained; and for the gradient of its input, if anything before it is trained. So a frozen vision
+  tower has no backward pass, and nor have the first projections of a language model that is trained by adapters only.
+- Attention takes 4 * heads * head size for every pair of a query and a key that it sees (for its weight and its value),
+  and twice that in the backward pass. Masked pairs cost nothing. A prefix of P tokens has P (P + 1) / 2 pairs, a branch
+  of L tokens has L P + L (L + 1) / 2; a window of a vision tower has all its pairs.
+- In the last decoder layer only pooled tokens need a query, an output and the feed-forward network.
+- A generative head computes the logits of its target tokens, and then the last layer runs for all tokens. Generation
+  is not counted.
+- Padding, norms, activations, rotary positions and the optimizer are not counted, as is common (arXiv 2204.02311,
   appendix B).
 """
 
@@ -37,11 +37,11 @@ class Flops:
     attention: int = 0  # of both
     lora: int = 0  # adapters of both
     head: int = 0
-    recomputed: int = 0  # what gradient checkpointing does again: no part of the total
+    recomputed: int = 0  # by gradient checkpointing: no part of the total, like in model FLOPs utilisation
 
     @property
     def total(self) -> int:
-        """Useful ones."""
+        """All operations except the recomputed ones."""
         return self.vision + self.language + self.attention + self.lora + self.head
 
     def __add__(self, other: Flops) -> Flops:
@@ -49,11 +49,11 @@ class Flops:
 
 
 class Counter:
-    """Counts for one model; looks at its layers once.
+    """Counts the operations of one model; its layers are listed once.
 
     Args:
-        model: with weights or in outline; adapters and frozen parts as they are now.
-        pooled_only: whether the last decoder layer works for pooled tokens alone.
+        model: with weights or on the meta device; adapters and frozen parts count as they are now.
+        pooled_only: whether the last decoder layer is restricted to pooled tokens.
 
     Raises:
         ModelError: the backbone has layers that are not known.
@@ -65,9 +65,11 @@ class Counter:
         self.pooled_only = pooled_only
 
     def __call__(self, shapes: Sequence[SequenceShape], *, training: bool = True) -> Flops:
-        """The operations of one pass: forward, and backward too when `training`."""
+        """The operations of one pass: forward, and with `training` also backward."""
         work = _FlopCount(training)
-        grids = [grid for shape in shapes for grid in shape.images]
+        grids: list[Grid] = []
+        for shape in shapes:
+            grids += shape.images
         if grids and self.layers.vision is not None:
             work.vision(self.layers.vision, grids)
         work.reached |= self.layers.embedding_trained
@@ -93,7 +95,7 @@ class Counter:
 
 
 class _FlopCount:
-    """Adds up, layer after layer, and remembers whether anything trained lies below."""
+    """Adds up the layers in the order of execution, and tracks whether anything before is trained."""
 
     def __init__(self, training: bool) -> None:
         self.training = training
@@ -114,7 +116,7 @@ class _FlopCount:
         self.reached |= layer.anything_trained
 
     def together(self, layers: Iterable[LinearLayer], kind: str, tokens: Sequence[int]) -> None:
-        """Layers of one input."""
+        """Layers that share one input."""
         below = self.reached
         reached = below
         for layer, count in zip(layers, tokens, strict=True):
@@ -139,8 +141,8 @@ class _FlopCount:
         for stage in rest:
             self.together(stage, kind, [few] * len(stage))
         if block.checkpointed and self.training and self.reached:
-            # Computing again stops when all is there that the backward pass asks for: before the last product, but that
-            # of pooled tokens, which are put back to their places afterwards, and one that is multiplied.
+            # Recomputation stops when everything that the backward pass needs is there: before the last product. It
+            # includes that product if its output is scattered from pooled tokens, or multiplied by a vector.
             last = block.stages[-1] if pooled is None and not block.scaled else ()
             spared = sum(2 * layer.inputs * layer.outputs * few for layer in last if not layer.adapters)
             self.done["recomputed"] += self._forward - before - spared
@@ -158,7 +160,7 @@ class _FlopCount:
             below = self.reached
             if index in vision.deeper:
                 self.merger(vision.deeper[index], patches // vision.merge**2)
-            self.reached = below  # the next block does not see what was merged
+            self.reached = below  # the next block does not read the merged states
         self.merger(vision.merger, patches // vision.merge**2)
         self.reached |= any(merger.anything_trained for merger in vision.deeper.values())
 
@@ -169,8 +171,7 @@ class _FlopCount:
 
 
 def window_pairs(grid: Grid, *, window: int, merge: int) -> int:
-    """Pairs of patches that see each other when every window of `window * merge` patches a side sees itself; those at
-    the right and lower edge are what is left.
+    """Pairs of patches in windows of `window * merge` patches a side; windows at the right and lower edge are smaller.
 
     >>> window_pairs((1, 6, 4), window=2, merge=2)  # windows of 4 x 4 and 2 x 4 patches
     320
@@ -196,10 +197,10 @@ def count(
     """The operations of one pass over trees of these shapes.
 
     Args:
-        model: with weights, or from `outline` without any.
+        model: with weights, or from `outline`.
         shapes: of the trees, or of the plain sequences.
-        training: forward and backward; else forward alone.
-        pooled_only: whether the last decoder layer works for pooled tokens alone.
+        training: forward and backward; otherwise forward only.
+        pooled_only: whether the last decoder layer is restricted to pooled tokens.
 
     Raises:
         ModelError: the backbone has layers that are not known.

@@ -1,9 +1,10 @@
-"""The matrix products of a model, layer by layer in the order of their work: what counting its cost needs to know."""
+"""The matrix products of a model, layer by layer in the order of execution, as input of the cost counts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from peft.tuners.lora import LoraLayer
@@ -12,20 +13,20 @@ from torch import Tensor, nn
 from basereward.errors import ModelError
 from basereward.model.reward_model import RewardModel
 
-# What a linear layer of a transformer block does, by its name, in the order of their work. Attention is between the
-# first two.
+# Roles of the linear layers of a transformer block, by name, in the order of execution. Attention follows the first
+# role.
 ROLES = {
     "project": ("q_proj", "k_proj", "v_proj", "qkv", "qkv_proj"),
     "output": ("o_proj", "proj", "out_proj", "projection_layer"),
     "widen": ("gate_proj", "up_proj", "gate_up_proj", "fc1", "linear_fc1"),
     "narrow": ("down_proj", "fc2", "linear_fc2"),
 }
-RESTRICTED = {"q_proj", "o_proj", "down_proj"}  # a last layer that has them works for pooled tokens alone
+RESTRICTED = {"q_proj", "o_proj", "down_proj"}  # a last layer with these can be restricted to pooled tokens
 
 
 @dataclass(frozen=True, slots=True)
 class LinearLayer:
-    """A linear layer, and its adapters: for each the two layers of low rank."""
+    """A linear layer and its adapters; an adapter has two low-rank layers."""
 
     name: str
     inputs: int
@@ -45,23 +46,29 @@ class Block:
     stages: tuple[tuple[LinearLayer, ...], ...]  # one for each of ROLES
     others_trained: bool  # its norms
     checkpointed: bool
-    scaled: bool  # what comes out of it is multiplied by a trained vector
+    scaled: bool  # its output is multiplied by a trained vector
 
     @property
     def width(self) -> int:
-        """Heads times their size: what a pair of tokens multiplies, once for its weight and once for its value."""
+        """Heads times head size: the multiplications of a pair of tokens for its weight, and again for its value."""
         return self.stages[1][0].inputs
 
     @property
+    def layers(self) -> tuple[LinearLayer, ...]:
+        """The layers of all stages."""
+        return tuple(chain.from_iterable(self.stages))
+
+    @property
     def restrictable(self) -> bool:
-        return {layer.name for stage in self.stages for layer in stage} >= RESTRICTED
+        """Whether the block, as the last one, can be restricted to pooled tokens."""
+        return {layer.name for layer in self.layers} >= RESTRICTED
 
 
 @dataclass(frozen=True, slots=True)
 class Merger:
-    """What makes tokens of the language model out of patches."""
+    """The layers that merge patches into tokens of the language model."""
 
-    layers: tuple[LinearLayer, ...]  # in the order of their work
+    layers: tuple[LinearLayer, ...]  # in the order of execution
     others_trained: bool  # its norm
 
     @property
@@ -71,17 +78,17 @@ class Merger:
 
 @dataclass(frozen=True, slots=True)
 class Vision:
-    """A vision tower of the Qwen-VL kind, or of InternVL's, whose tiles are frames."""
+    """A vision tower of a Qwen-VL family, or of InternVL, whose tiles count as frames."""
 
     embedding: LinearLayer
     extra: int  # tokens of a frame besides its patches
     positions_trained: bool
     blocks: tuple[Block, ...]
-    merger: Merger  # of what comes out of the last block
-    deeper: dict[int, Merger]  # of what comes out of blocks before, for further layers of the language model
+    merger: Merger  # of the output of the last block
+    deeper: dict[int, Merger]  # of the outputs of earlier blocks, which enter deeper layers of the language model
     merge: int  # side of the square of patches that becomes one token
     window: int  # side of a window, in merged patches; 0: every block attends to whole frames
-    whole: frozenset[int]  # blocks that attend to whole frames all the same
+    whole: frozenset[int]  # blocks that attend to whole frames although others have windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +100,14 @@ class CountedLayers:
     blocks: tuple[Block, ...]
     norm_trained: bool
     head: tuple[LinearLayer, ...]
-    logits: LinearLayer | None  # the language head, where the head speaks
+    logits: LinearLayer | None  # the language-model head, for a generative head
 
 
 def layers_of(model: RewardModel) -> CountedLayers:
-    """Looks the layers up; a model on the `meta` device will do.
+    """Lists the layers of a model, which may be on the `meta` device.
 
     Raises:
-        ModelError: the backbone has weights whose work is not known from their names, such as experts.
+        ModelError: the backbone has layers whose role is not known from their names, such as experts.
     """
     transformer: Any = model.backbone.transformer
     language = getattr(transformer, "language_model", transformer)
@@ -124,8 +131,11 @@ def _logits(model: RewardModel, transformer: Any) -> LinearLayer | None:
 
 def _block(block: nn.Module) -> Block:
     by_name = {layer.name: layer for layer in _linears(block)}
-    stages = tuple(tuple(by_name[name] for name in names if name in by_name) for names in ROLES.values())
-    known = {name for names in ROLES.values() for name in names}
+    stages: list[tuple[LinearLayer, ...]] = []
+    known: set[str] = set()
+    for names in ROLES.values():
+        stages.append(tuple(by_name[name] for name in names if name in by_name))
+        known.update(names)
     if not all(stages) or not by_name.keys() <= known:
         raise ModelError(
             f"the work of a {type(block).__name__} cannot be counted: its linear layers are {', '.join(by_name)}; "
@@ -133,7 +143,7 @@ def _block(block: nn.Module) -> Block:
         )
     scale = getattr(block, "lambda_2", None)
     return Block(
-        stages,
+        tuple(stages),
         others_trained=_others_trained(block),
         checkpointed=bool(getattr(block, "gradient_checkpointing", False)),
         scaled=isinstance(scale, nn.Parameter) and scale.requires_grad,
@@ -147,7 +157,7 @@ def _vision(transformer: Any) -> Vision | None:
 
 
 def _of_tiles(transformer: Any) -> Vision:
-    """The tower of InternVL, which has a token for the whole of every tile."""
+    """The tower of InternVL, which has one class token for every tile."""
     layer = transformer.config.vision_feature_layer
     if layer != -1:
         raise ModelError(

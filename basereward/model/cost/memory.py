@@ -1,7 +1,7 @@
-"""How much memory training takes: weights, gradients and moments by count, activations by an estimate.
+"""The memory of training: weights, gradients and moments are counted, activations are estimated.
 
-The estimate adds up what transformers' layers keep for the backward pass, tensor by tensor; kernels that fuse several
-steps keep less, and an allocator needs some more.
+The estimate adds up the tensors that transformers' layers store for the backward pass. Fused kernels store less, and
+the allocator needs some more.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from basereward.model.families.parts import part_of
 from basereward.model.quantization import Quantization
 from basereward.model.reward_model import RewardModel
 
-# Bytes a weight: doubly quantised 4-bit normal floats have 8 bits of scale every 64 weights and 32 more every 256 of
-# these (arXiv 2305.14314, section 3); LLM.int8() has a scale a row, which is nothing.
+# Bytes of a weight. Doubly quantised 4-bit normal floats have a scale of 8 bits for 64 weights, and 32 bits more for
+# 256 of these scales (arXiv 2305.14314, section 3). LLM.int8() has one scale for a row, which is negligible.
 QUANTIZED: dict[Quantization, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-SMALL = 4096  # weights of fewer values have moments of 32 bits in an optimizer of 8
+SMALL = 4096  # bitsandbytes' 8-bit optimizers keep 32-bit moments for weights with fewer values
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that a training holds at its peak."""
+    """Bytes in use at the peak of training."""
 
     weights: int
     gradients: int
     moments: int  # of the optimizer
-    copies: int  # of weights, in the precision of the products
+    copies: int  # of weights, cast by autocast
     activations: int
 
     @property
     def peak(self) -> int:
-        """All of it together."""
+        """The sum of all parts."""
         return sum(getattr(self, each.name) for each in fields(self))
 
 
@@ -56,15 +56,15 @@ def memory(
     eight_bit: bool = False,
     dropout: bool = False,
 ) -> Memory:
-    """Bytes that a training of the model holds.
+    """Estimates the memory of training a model, in bytes.
 
     Args:
-        model: with weights or in outline.
+        model: with weights or on the meta device.
         size: of the largest forward pass.
-        mixed: products are in bfloat16 whatever the weights are in.
-        quantization: of the language model, where an outline does not show it.
+        mixed: matrix products are in bfloat16 whatever the precision of the weights.
+        quantization: of the language model; a model on the meta device does not show it.
         eight_bit: the optimizer's moments have 8 bits.
-        dropout: adapters drop some of their inputs.
+        dropout: whether the adapters have dropout.
 
     Raises:
         ModelError: the backbone has layers that are not known.
@@ -97,18 +97,21 @@ def _quantizable(model: RewardModel) -> Iterator[torch.nn.Parameter]:
 
 
 def _copies(layers: CountedLayers) -> int:
-    """Weights of which a copy lasts from the forward to the backward pass: all that the backward pass reads; in layers
-    that are checkpointed, which make it anew, those that are trained, whose copies autocast keeps."""
+    """Bytes of cast weights that live from the forward to the backward pass.
+
+    These are all weights that the backward pass reads. Checkpointed layers cast them again, except for trained weights,
+    whose copies autocast caches.
+    """
     kept = 0
     for block, reached in _reached(layers):
-        for layer in (each for stage in block.stages for each in stage):
+        for layer in block.layers:
             if reached and (layer.trained or not block.checkpointed):
                 kept += 2 * layer.inputs * layer.outputs
     return kept
 
 
 def _reached(layers: CountedLayers) -> Iterator[tuple[Block, bool]]:
-    """The blocks, and whether the backward pass comes to them."""
+    """The blocks, each with whether the backward pass reaches it."""
     reached = False
     for block in (*(layers.vision.blocks if layers.vision else ()), *layers.blocks):
         reached |= _trained(block)
@@ -116,7 +119,7 @@ def _reached(layers: CountedLayers) -> Iterator[tuple[Block, bool]]:
 
 
 def _trained(block: Block) -> bool:
-    return block.others_trained or any(layer.anything_trained for stage in block.stages for layer in stage)
+    return block.others_trained or any(layer.anything_trained for layer in block.layers)
 
 
 def _activations(layers: CountedLayers, size: PassTokens, stores: _Stores) -> int:
@@ -143,10 +146,11 @@ def _activations(layers: CountedLayers, size: PassTokens, stores: _Stores) -> in
 
 
 class _Stores:
-    """Bytes that a block keeps for every token.
+    """Bytes that a block stores for every token.
 
     Attributes:
-        stream: bytes of a number between the layers; `product`: of one that goes into a product.
+        stream: bytes of a number in the residual stream.
+        product: bytes of a number in a matrix product.
     """
 
     def __init__(self, *, mixed: bool, weights: torch.dtype, dropout: bool) -> None:
@@ -163,24 +167,24 @@ class _Stores:
         return self._norms(block) + inputs + attention + gated
 
     def last(self, block: Block) -> int:
-        """Of tokens that are not pooled, in the last layer."""
+        """Bytes for a token that is not pooled, in the last layer."""
         project = tuple(layer for layer in block.stages[0] if layer.name != "q_proj")
         return self._norms(block) + self._inputs(project) + self.product * 2 * self._keys(block)
 
     def working(self, block: Block) -> int:
-        """What comes and goes within a block: the feed-forward network's inner numbers and their gradients."""
+        """Temporary bytes within a block: inner activations of the feed-forward network and their gradients."""
         return self.product * block.stages[3][0].inputs * (len(block.stages[2]) + 1)
 
     def _keys(self, block: Block) -> int:
-        """Keys and values of a token; those of a prefix are gathered once more for its branches."""
+        """Numbers in the keys and values of a token; tree attention copies those of a prefix for its branches."""
         return sum(layer.outputs for layer in block.stages[0]) - block.width
 
     def _norms(self, block: Block) -> int:
-        """Two of them: what comes in, in float32, and what is multiplied by their weight where that is trained."""
+        """Bytes of two norms: the input in float32, and the normalised states if the norm's weight is trained."""
         return 2 * block.stages[0][0].inputs * (4 + self.stream * block.others_trained)
 
     def _inputs(self, stage: tuple[LinearLayer, ...]) -> int:
-        """What layers of one input keep of it: each a copy where it has to be cast or some of it is dropped."""
+        """Bytes that layers with one input store of it; each stores a copy if it is cast or has dropout."""
         width = stage[0].inputs
         adapted = sum(bool(layer.adapters) for layer in stage)
         if not adapted:

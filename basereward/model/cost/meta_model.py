@@ -1,4 +1,4 @@
-"""A recipe's model without its weights: every layer in its shape, and known which of them is trained."""
+"""Builds a recipe's model on torch's meta device: the shapes of all weights, and which are trained."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import AutoModel, PreTrainedModel
 
-from basereward.model.attention.gradient_checkpointing import recompute
+from basereward.model.attention.gradient_checkpointing import enable_gradient_checkpointing
 from basereward.model.backbone import Backbone, Origin, load_config, quiet_transformers
 from basereward.model.families.lm_head import LanguageHead, holds_language_head
 from basereward.model.families.parts import freeze
-from basereward.model.generation.response_generator import is_generative
+from basereward.model.heads.contracts import is_generative
 from basereward.model.lora import add_lora
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel, learns_language
@@ -21,8 +21,10 @@ from basereward.recipe.trust import is_trusted
 
 
 def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
-    """What `build_model` would build, on torch's `meta` device: it takes no memory and computes nothing, and of the
-    checkpoint only `config.json` and the names of its weights are read. Quantised weights appear as they were before.
+    """Builds the model of `build_model` on torch's `meta` device, without memory and without computation.
+
+    Only `config.json` and the names of weights are read from the checkpoint. Quantised weights have their shapes before
+    quantisation.
 
     Args:
         recipe: section `model`.
@@ -44,7 +46,7 @@ def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
         if settings.quantization is not None:
             model.requires_grad_(False)
         if settings.gradient_checkpointing:
-            recompute(model, layers=settings.checkpoint_layers)
+            enable_gradient_checkpointing(model, layers=settings.checkpoint_layers)
         if recipe.lora is not None:
             lora = recipe.lora
             backbone.model = add_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, parts=lora.parts)

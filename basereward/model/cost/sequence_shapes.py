@@ -1,4 +1,4 @@
-"""What a pass works on, in numbers: trees of tokens and their pictures."""
+"""The input of a forward pass in numbers: trees of tokens and their images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from basereward.model.pooling import LAST, Pooling
 
 @dataclass(frozen=True, slots=True)
 class SequenceShape:
-    """A tree: tokens of its prefix, tokens of every branch, and its pictures. A plain sequence has one branch."""
+    """A tree: tokens of its prefix and of every branch, grids of its images. A plain sequence has one branch."""
 
     prefix: int
     branches: tuple[int, ...]
     images: tuple[Grid, ...] = ()
-    written: int = 0  # tokens in it that a head which speaks is taught to write
+    written: int = 0  # target tokens of a generative head
 
     @property
     def tokens(self) -> int:
@@ -28,7 +28,7 @@ class SequenceShape:
 
     @property
     def pairs(self) -> int:
-        """Of tokens of which one sees the other, each with itself included.
+        """The number of pairs (query, key) of which the query sees the key; every token sees itself.
 
         >>> SequenceShape(2, (1, 2)).pairs  # 3 in the prefix, 2 + 1, 4 + 3
         13
@@ -37,7 +37,7 @@ class SequenceShape:
         return sum(n * (n + 1) // 2 for n in own) + self.prefix * sum(self.branches)
 
     def pooled(self, pooling: Pooling = LAST) -> int:
-        """Tokens that are read.
+        """The number of pooled tokens.
 
         >>> SequenceShape(2, (1, 2)).pooled(Pooling("mean"))
         3
@@ -45,7 +45,7 @@ class SequenceShape:
         return sum(len(pooling.read(branch)) for branch in self.branches)
 
     def pairs_of_pooled(self, pooling: Pooling = LAST) -> int:
-        """Those in which a token that is read sees.
+        """The number of pairs whose query is a pooled token.
 
         >>> shape = SequenceShape(2, (1, 2))
         >>> shape.pairs_of_pooled(), shape.pairs_of_pooled(Pooling("mean"))  # 3 + 4, 3 + (3 + 4)
@@ -56,10 +56,12 @@ class SequenceShape:
 
 
 def batch_shapes(batch: TreeBatch) -> list[SequenceShape]:
-    """The trees of a batch, or its plain sequences without their padding. All its pictures and all that is
-    taught are the first one's; which tree they belong to changes no count."""
+    """The trees of a batch, or its plain sequences without padding.
+
+    All images and targets are assigned to the first shape: the tree that they belong to changes no count.
+    """
     images = _grids(batch.image_grid_thw)
-    written = len(batch.written)
+    written = len(batch.lm_target_positions)
     return [
         SequenceShape(prefix, tuple(branches), *(((), 0) if i else (images, written)))
         for i, (prefix, *branches) in enumerate(batch.trees)
@@ -67,8 +69,11 @@ def batch_shapes(batch: TreeBatch) -> list[SequenceShape]:
 
 
 def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[SequenceShape]:
-    """The tree of a group, or the plain sequence of each of its responses. The first one has its pictures, each once,
-    but for those whose features are kept, and all that is taught."""
+    """The tree of a group, or the plain sequence of each of its responses.
+
+    The first shape has all targets, and all images that must be encoded, each once: those with cached features cost
+    nothing.
+    """
     branches = tuple(len(branch) for branch in group.branches)
     images = _grids(distinct([group], [1]).grids)
     bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]

@@ -1,4 +1,4 @@
-"""The language head of a backbone, for heads that speak: hidden states to the next token."""
+"""The language-model head of a backbone, for generative heads: hidden states to logits of the next token."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from basereward.errors import ModelError
 from basereward.io.limits import read_json_object
 
 WEIGHT = "lm_head.weight"
-AT_ONCE = 1024  # tokens whose logits are made together; of Qwen's vocabulary they take 0.6 GB
+AT_ONCE = 1024  # tokens whose logits are computed together; for Qwen's vocabulary of 152k they take 0.6 GB
 
 
 class LanguageHead(nn.Module):
     """Hidden states `(..., D)` to logits `(..., V)`.
 
     Args:
-        weight: `(V, D)` of its own; None where the embedding of the tokens is used for it too.
+        weight: `(V, D)`; None if the head shares the weight of the token embedding.
     """
 
     def __init__(self, weight: Tensor | None = None) -> None:
@@ -45,18 +45,19 @@ class LanguageHead(nn.Module):
         return linear(hidden.to(weight.dtype), weight).float()
 
     def loss(self, transformer: PreTrainedModel, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """The weighted sum of the cross-entropies of the tokens that follow, a scalar in float32.
+        """The weighted sum of cross-entropies of the next tokens, a scalar in float32.
 
         Args:
-            hidden: `(W, D)` of the tokens before them.
+            transformer: has the embedding, if its weight is shared.
+            hidden: `(W, D)`, states of the tokens before the targets.
             targets: `(W,)` token ids.
-            weights: `(W,)`.
+            weights: `(W,)` factors of the cross-entropies.
         """
         pieces = zip(*(torch.split(each, AT_ONCE) for each in (hidden, targets, weights)), strict=True)
         weight = self.of(transformer)
         if len(targets) <= AT_ONCE:
             sums = [_weighted(weight, *piece) for piece in pieces]
-        else:  # a backward pass would keep all logits: they are made again, piece by piece
+        else:  # the backward pass would store all logits; they are computed again, piece by piece
             sums = [checkpoint(_weighted, weight, *piece, use_reentrant=False) for piece in pieces]
         return torch.stack(sums).sum() if sums else hidden.float().sum() * 0.0
 
@@ -74,17 +75,21 @@ def load_language_head(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> LanguageHead:
-    """The language head of a checkpoint; nothing else of it is read.
+    """Loads the language-model head of a checkpoint; no other weight is read.
 
-    A weight in the checkpoint's files is used whatever the configuration says of it, as transformers does. Where there
-    is none, or it is the embedding's and the configuration ties the two, the head shares the embedding's.
+    As in transformers, a weight in the files is used whatever the configuration says. The head shares the weight of the
+    embedding if the configuration ties the two and the files have no weight, or an equal one.
 
     Args:
-        embedding: `(V, D)`, the backbone's, to tell whether a weight in the files is another one.
+        path: hub id or folder.
+        config: of the checkpoint.
+        embedding: `(V, D)` of the backbone, to compare with a weight in the files.
+        revision: branch, tag or commit of the hub repository.
+        dtype: of the weight.
 
     Raises:
-        ModelError: the checkpoint has no such weight, and its configuration does not say that it shares the
-            embedding's; or its files cannot be read.
+        ModelError: the files have no weight and the configuration does not tie it to the embedding; or the files cannot
+            be read.
     """
     weight = _find_weight(str(path), revision=revision)
     if weight is not None:
@@ -100,8 +105,11 @@ def load_language_head(
 
 
 def holds_language_head(path: str | Path, config: PreTrainedConfig, *, revision: str | None = None) -> bool:
-    """Whether a checkpoint has a language head apart from the embedding, by its files where they are on this machine,
-    else by its configuration. No weight is read, and nothing is downloaded."""
+    """Whether a checkpoint has a language-model head that is not shared with the embedding.
+
+    Decided by its files if they are on this machine, otherwise by its configuration: no weight is read, and nothing is
+    downloaded.
+    """
     found = _find_file(str(path), revision=revision, local_files_only=True)
     return found is not None or not config.tie_word_embeddings
 
@@ -121,7 +129,7 @@ def _find_weight(path: str, *, revision: str | None) -> Tensor | None:
 
 
 def _find_file(path: str, *, revision: str | None, **where: Any) -> tuple[str, str] | None:
-    """The safetensors file that holds the weight, and its name there."""
+    """The safetensors file that holds the weight, and the name of the weight in it."""
     options: dict[str, Any] = {"revision": revision, "_raise_exceptions_for_missing_entries": False, **where}
     index = cached_file(path, "model.safetensors.index.json", **options)
     if index is not None:
@@ -141,5 +149,5 @@ def _find_file(path: str, *, revision: str | None, **where: Any) -> tuple[str, s
 
 
 def _name_among(names: Iterable[str]) -> str | None:
-    """What the weight is called: older checkpoints of models that read images have the language model's name before."""
+    """The name of the weight: older checkpoints of vision models put the language model's name before it."""
     return next((name for name in names if name == WEIGHT or name.endswith(f".{WEIGHT}")), None)

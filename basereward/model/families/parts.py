@@ -1,4 +1,4 @@
-"""The parts of a backbone that are frozen, adapted and given a learning rate apart: vision, merger, language."""
+"""The parts of a backbone: vision, merger, language. Each is frozen, adapted and given a learning rate by itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
+
+from basereward.model.families.registry import vision_families
 
 PARTS = ("vision", "merger", "language")
 
@@ -19,20 +21,19 @@ def part_of(name: str) -> str:
     ('merger', 'merger')
     """
     path = name.split(".")
-    if "multi_modal_projector" in path:
-        return "merger"
-    if "visual" not in path and "vision_tower" not in path:
-        return "language"
-    return "merger" if any("merger" in step for step in path) else "vision"
+    for family in vision_families():
+        if part := family.part_of(path):
+            return part
+    return "language"
 
 
 def decoder_layers(transformer: nn.Module) -> list[Any]:
-    """The layers of the language model, from first to last; none where a family keeps them elsewhere."""
+    """The layers of the language model, from first to last; an empty list for families that keep them elsewhere."""
     return list(getattr(getattr(transformer, "language_model", transformer), "layers", ()))
 
 
 def freeze(backbone: nn.Module, parts: Iterable[str]) -> None:
-    """Takes the parts out of training."""
+    """Excludes the parts from training."""
     frozen = set(parts)
     for name, parameter in backbone.named_parameters():
         if part_of(name) in frozen:
@@ -40,7 +41,7 @@ def freeze(backbone: nn.Module, parts: Iterable[str]) -> None:
 
 
 def linear_layers(backbone: nn.Module, parts: Iterable[str]) -> Iterator[str]:
-    """Names of the linear layers of the parts, quantised ones included."""
+    """Names of the linear layers of the parts, including quantised ones."""
     wanted = set(parts)
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Linear) and part_of(name) in wanted:

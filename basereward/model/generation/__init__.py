@@ -1,1 +1,1 @@
-"""Text that a backbone writes: generation after a tree row, prompts of generative heads, and the verdicts in a text."""
+"""Generation after tree rows, prompts of judges, parsing of verdicts, and scores from verdicts."""

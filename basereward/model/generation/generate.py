@@ -1,8 +1,8 @@
-"""Text that a reward model writes itself, after the branches of its groups.
+"""Generates text after the branches of tree rows.
 
-All branches of a batch are read in one pass over tree rows, every prompt and image once. Their keys and values are then
-laid out as one row a branch, and transformers' `generate` continues them together. Shapes: B branches, T tokens of the
-longest with its prefix.
+One pass over the tree rows computes keys and values of all branches, and every prompt and image once. They are then
+copied to one row for each branch, and transformers' `generate` continues the rows together. Shapes: B branches, T
+tokens of the longest branch with its prefix.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from transformers.cache_utils import DynamicLayer
 
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
-from basereward.model.attention.layout_check import made_tokens
+from basereward.model.attention.layout_check import arbitrary_tokens
 from basereward.model.backbone import Backbone
 from basereward.model.families.lm_head import WEIGHT, LanguageHead
 
-# Threads take turns: draws come from the one generator of the process, and Qwen-VL models keep the offset of their
-# positions as an attribute between the steps of `generate`.
+# One thread generates at a time: sampling uses the generator of the process, and Qwen-VL models store the offset of
+# their positions as an attribute between the steps of `generate`.
 _generating = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """How text is written.
+    """Settings of generation.
 
     Args:
-        max_tokens: of one text, its end of turn included; a longer one is cut, which whoever reads it must expect.
-        temperature: 0 takes the likeliest token every time.
-        top_p: the smallest set of tokens with so much probability is drawn from.
-        samples: texts a branch.
-        seed: of the draws.
+        max_tokens: limit of one text, including its end-of-turn token; a longer text is cut.
+        temperature: of sampling; 0 takes the likeliest token.
+        top_p: sampling draws from the smallest set of tokens with this probability.
+        samples: texts for each branch.
+        seed: of sampling.
     """
 
     max_tokens: int = 256
@@ -56,13 +56,13 @@ class Writing:
 
 
 class Writer:
-    """Writes with a backbone and its language head.
+    """Generates with a backbone and its language-model head.
 
     Args:
-        backbone: whose weights are used as they are at the time.
-        language: its language head.
-        end: the token that ends a turn.
-        pad: the token that fills.
+        backbone: its current weights are used.
+        language: its language-model head.
+        end: id of the end-of-turn token.
+        pad: id of the padding token.
     """
 
     def __init__(self, backbone: Backbone, language: LanguageHead, *, end: int, pad: int) -> None:
@@ -76,54 +76,60 @@ class Writer:
         """Continues every branch of a batch of tree rows.
 
         Returns:
-            for every branch `how.samples` texts, `(n,)` tokens each, without the end of turn; one that `max_tokens`
-            cut is as long as that.
+            For every branch `how.samples` texts of `(n,)` tokens, without the end-of-turn token. A text that was cut
+            has `max_tokens` tokens.
         """
-        # `generate` repeats rows for several samples, but not a cache that it is given.
-        rows = [row for row in _laid_out(batch) for _ in range(how.samples)]
+        rows: list[Tensor] = []
+        for columns in _branch_columns(batch):
+            # `generate` repeats rows for several samples, but not the cache that we pass.
+            rows += [columns] * how.samples
         cache = Cache(layer_class_to_replicate=DynamicLayer)
         self.backbone.hidden_states(batch, cache=cache)
         longest = max(len(row) for row in rows)
         device = batch.input_ids.device
-        picked = torch.stack([nn.functional.pad(row, (longest - len(row), 0)) for row in rows]).to(device)
-        there = torch.stack([nn.functional.pad(torch.ones_like(row), (longest - len(row), 0)) for row in rows])
-        model = self.whole()
-        with _generating, _drawing_with(how.seed, device) if how.temperature else contextlib.nullcontext():
-            written = model.generate(
-                input_ids=batch.input_ids[0, picked].masked_fill(there.to(device) == 0, self.pad),
-                attention_mask=there.to(device),
-                position_ids=batch.position_ids[..., 0, :][..., picked],
-                past_key_values=_gathered(cache, picked[:, :-1]),
+        columns = torch.stack([_left_padded(row, longest) for row in rows]).to(device)
+        mask = torch.stack([_left_padded(torch.ones_like(row), longest) for row in rows]).to(device)
+        model = self.causal_model()
+        with _generating, _seeded(how.seed, device) if how.temperature else contextlib.nullcontext():
+            generated = model.generate(
+                input_ids=batch.input_ids[0, columns].masked_fill(mask == 0, self.pad),
+                attention_mask=mask,
+                position_ids=batch.position_ids[..., 0, :][..., columns],
+                # Without the last token: `generate` feeds it to get the first logits.
+                past_key_values=_gathered(cache, columns[:, :-1]),
                 generation_config=self._config(how),
             )
-        texts = [_until(self.end, row[longest:]) for row in written]
+        texts = [_until(self.end, row[longest:]) for row in generated]
         return [texts[i : i + how.samples] for i in range(0, len(texts), how.samples)]
 
     def _config(self, how: Writing) -> GenerationConfig:
-        drawn: dict[str, Any] = {"do_sample": False}
+        sampling: dict[str, Any] = {"do_sample": False}
         if how.temperature:
-            drawn = {"do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
+            # transformers' default top_k of 50 would change the distribution; 0 turns it off.
+            sampling = {"do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
         return GenerationConfig(
             max_new_tokens=how.max_tokens,
             eos_token_id=self.end,
             pad_token_id=self.pad,
-            **drawn,
+            **sampling,
         )
 
-    def whole(self) -> Any:
-        """The transformer with its language head, as `generate` takes it; no weight is copied.
+    def causal_model(self) -> Any:
+        """The transformer with its language-model head, as `generate` needs it; no weight is copied.
 
         Raises:
-            ModelError: the family's language head has a bias.
+            ModelError: the family's language-model head has a bias.
         """
         transformer = self.backbone.transformer
-        kinds: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if self.backbone.reads_images else MODEL_FOR_CAUSAL_LM_MAPPING
+        models: Any = (
+            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if self.backbone.reads_images else MODEL_FOR_CAUSAL_LM_MAPPING
+        )
         with torch.device("meta"):
-            model: PreTrainedModel = kinds[type(transformer.config)](transformer.config)
+            model: PreTrainedModel = models[type(transformer.config)](transformer.config)
         if getattr(model.get_output_embeddings(), "bias", None) is not None:
             raise ModelError(
-                f"the language head of a {transformer.config.model_type} model has a bias, which a head that speaks "
-                "does not use. Take a scalar head (linear, mlp), or another family."
+                f"the language-model head of a {transformer.config.model_type} model has a bias, which generative "
+                "heads do not support. Use a scalar head (linear, mlp), or another family."
             )
         setattr(model, model.base_model_prefix, transformer)
         weight = self.language.of(transformer)
@@ -135,66 +141,82 @@ class Writer:
 
 @torch.no_grad()
 def check_language_head(backbone: Backbone, language: LanguageHead) -> None:
-    """Compares logits of a few made tokens with those of transformers' whole model.
+    """Compares the logits of a few tokens with those of transformers' own causal model.
 
     Raises:
-        ModelError: they differ: the family's head has a bias, a scale or a soft cap, which ours has not.
+        ModelError: they differ, because the family's head has a bias, a scale or a soft cap, which ours has not.
     """
     transformer = backbone.transformer
     training = [module for module in transformer.modules() if module.training]
     transformer.eval()
-    ids = made_tokens(transformer, 4)[None].to(transformer.device)
-    expected = Writer(backbone, language, end=0, pad=0).whole()(input_ids=ids, use_cache=False).logits.float()
-    found = language.logits(transformer, transformer(input_ids=ids, use_cache=False).last_hidden_state)
+    ids = arbitrary_tokens(transformer, 4)[None].to(transformer.device)
+    expected = Writer(backbone, language, end=0, pad=0).causal_model()(input_ids=ids, use_cache=False).logits.float()
+    logits = language.logits(transformer, transformer(input_ids=ids, use_cache=False).last_hidden_state)
     for module in training:
         module.training = True
-    difference = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
-    if not difference < (0.01 if transformer.dtype == torch.float32 else 0.3):
+    difference = float((logits - expected).norm() / expected.norm().clamp_min(1e-30))
+    # Relative differences from rounding alone are 1e-6 in float32 and some hundredths in half precision. NaN fails too.
+    limit = 0.01 if transformer.dtype == torch.float32 else 0.3
+    if not difference < limit:
         raise ModelError(
-            f"a {transformer.config.model_type} model makes other logits of its hidden states than a product with "
-            f"{WEIGHT} (they differ by {difference:.2g}), so a head that speaks cannot use it. Take a scalar head "
-            "(linear, mlp), or a family without scaled or capped logits."
+            f"the logits of a {transformer.config.model_type} model are not the product of hidden states and {WEIGHT} "
+            f"(relative difference {difference:.2g}), so generative heads cannot use it. Use a scalar head (linear, "
+            "mlp), or a family without scaled or capped logits."
         )
 
 
 @contextlib.contextmanager
-def _drawing_with(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws from torch's own generator, and leaves it as it was."""
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch's generator for a block, and restores its state."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
-def _laid_out(batch: TreeBatch) -> list[Tensor]:
-    """The columns of every branch with its prefix in the one row of tree rows, in order."""
-    rows, first = [], 0
+def _left_padded(values: Tensor, length: int) -> Tensor:
+    """Values `(n,)` with zeros before them, `(length,)`: generation continues at the right end.
+
+    >>> _left_padded(torch.tensor([4, 5]), 3).tolist()
+    [0, 4, 5]
+    """
+    return nn.functional.pad(values, (length - len(values), 0))
+
+
+def _branch_columns(batch: TreeBatch) -> list[Tensor]:
+    """For every branch the columns of its prefix and its own tokens in the tree row."""
+    columns: list[Tensor] = []
+    start_of_tree = 0
     for prefix, *branches in batch.trees:
-        start = first + prefix
+        prefix_columns = torch.arange(start_of_tree, start_of_tree + prefix)
+        start = start_of_tree + prefix
         for size in branches:
-            rows.append(torch.cat([torch.arange(first, first + prefix), torch.arange(start, start + size)]))
+            columns.append(torch.cat([prefix_columns, torch.arange(start, start + size)]))
             start += size
-        first = start
-    return rows
+        start_of_tree = start
+    return columns
 
 
 def _gathered(cache: Cache, columns: Tensor) -> DynamicCache:
-    """Keys and values of the columns `(B, T)` of a cache of one row, as a cache of B rows."""
-    found = DynamicCache()
-    for index, layer in enumerate(cache.layers):
-        held: Any = layer
-        keys, values = (
-            states[0][:, columns].transpose(0, 1).contiguous()  # from (1, H, columns, D)
-            for states in (held.keys, held.values)
-        )
-        found.update(keys, values, index)
-    return found
+    """Keys and values at the columns `(B, T)` of a cache with one row, as a cache with B rows."""
+    gathered = DynamicCache()
+    for index, cache_layer in enumerate(cache.layers):
+        layer: Any = cache_layer
+        # (1, H, columns, D) -> (B, H, T, D)
+        keys = layer.keys[0][:, columns].transpose(0, 1).contiguous()
+        values = layer.values[0][:, columns].transpose(0, 1).contiguous()
+        gathered.update(keys, values, index)
+    return gathered
 
 
 def _until(end: int, tokens: Tensor) -> Tensor:
+    """The tokens before the first `end`; all of them if there is none."""
     ends = (tokens == end).nonzero()
     return tokens[: int(ends[0])] if len(ends) else tokens
 
 
 def texts(decode: Any, written: Sequence[Sequence[Tensor]]) -> list[list[str]]:
-    """Tokens to text, by a tokenizer's `decode`; special tokens stay to be seen."""
-    return [[decode(tokens, skip_special_tokens=False) for tokens in some] for some in written]
+    """Decodes the texts of every branch by a tokenizer's `decode`; special tokens stay visible."""
+    decoded: list[list[str]] = []
+    for branch in written:
+        decoded.append([decode(tokens, skip_special_tokens=False) for tokens in branch])
+    return decoded

@@ -1,116 +1,115 @@
-"""a generative head, at work: it writes after every branch, and what it has written comes to scores."""
+"""Text generation for generative heads: after every branch of a batch, with the weights of the reward model."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from basereward.data.batching.tree_batch import TreeBatch
-from basereward.data.encoding.encoder import BranchTemplate
+from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError
+from basereward.model.backbone import Backbone
+from basereward.model.families.lm_head import LanguageHead
 from basereward.model.generation.generate import Writer, Writing
-
-if TYPE_CHECKING:
-    from basereward.data.encoding.encoder import Encoder
-    from basereward.model.reward_model import RewardModel
-
-
-@runtime_checkable
-class GenerativeHead(Protocol):
-    """A head that writes, or reads the next token, before it scores. It has all of these; another head may have any.
-
-    Attributes:
-        speech: what it adds to the branches of a group.
-        language_weight: what the cross-entropy of the taught tokens counts in the loss.
-        ranks: whether scores at the end of the taught text are ranked in training.
-        ranks_own: whether those at the end of the text that it writes itself are.
-    """
-
-    speech: BranchTemplate
-    language_weight: float
-    ranks: bool
-    ranks_own: bool
-
-    def judge(self, voice: ResponseGenerator, model: RewardModel, batch: TreeBatch) -> Tensor:
-        """Scores `(K,)` of the responses of a batch."""
-        ...
-
-
-def is_generative(head: nn.Module) -> bool:
-    """Whether a head keeps the contract of `GenerativeHead`."""
-    return isinstance(head, GenerativeHead)
 
 
 class ResponseGenerator:
-    """Writes, and reads what is written.
+    """Generates text after branches, and reads logits at their ends.
 
     Args:
-        encoder: that of the batches.
-        tally: counts how many `tokens` are written, and of judges that write how many `verdicts` are looked for and
-            how many are `unread`.
+        encoder: the encoder of the batches; its tokenizer decodes what is generated.
+        backbone: shared with the reward model, so generation uses the current weights.
+        language: the language-model head of the backbone.
+        tally: counters that are increased: generated `tokens`; for judges that write, `verdicts` that were looked for
+            and `unread` ones that could not be parsed.
     """
 
-    def __init__(self, encoder: Encoder, tally: Counter[str] | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder, backbone: Backbone, language: LanguageHead, *, tally: Counter[str] | None = None
+    ) -> None:
         self.encoder = encoder
+        self.backbone = backbone
+        self.language = language
         self.tally: Counter[str] = Counter() if tally is None else tally
 
     def counting(self, tally: Counter[str] | None = None) -> ResponseGenerator:
-        """The same for one pass, counting in `tally`, or in one of its own."""
-        return ResponseGenerator(self.encoder, tally)
+        """The same generator with its own counters: `tally`, or new ones."""
+        # A pass has counters of its own, because several threads may score with one model.
+        return ResponseGenerator(self.encoder, self.backbone, self.language, tally=tally)
 
-    def write(self, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[Tensor]]:
-        """For every branch `how.samples` texts, `(n,)` tokens each, with the end of turn unless they were cut.
+    def write(self, batch: TreeBatch, how: Writing) -> list[list[Tensor]]:
+        """Generates after every branch.
+
+        Args:
+            batch: tree rows with B branches.
+            how: sampling settings and the limit of tokens.
+
+        Returns:
+            For each of the B branches `how.samples` texts of `(n,)` tokens. A text ends with the end-of-turn token,
+            except where it was cut at `how.max_tokens`.
 
         Raises:
-            ModelError: the batch is of plain rows.
+            ModelError: the batch has plain rows.
         """
         if batch.layout == "plain":
             raise ModelError("a generative head writes after tree rows; batch.layout is plain. Set batch.layout=tree.")
-        assert model.language is not None
         end = self.encoder.end_of_turn
-        writer = Writer(model.backbone, model.language, end=end, pad=self.encoder.pad_id)
-        with _evaluated(model):
-            written = writer(batch, how)
-        ended = [
-            [text if len(text) >= how.max_tokens else torch.cat([text, text.new_tensor([end])]) for text in texts]
-            for texts in written
-        ]
-        self.tally["tokens"] += sum(len(text) for texts in ended for text in texts)
-        return ended
+        writer = Writer(self.backbone, self.language, end=end, pad=self.encoder.pad_id)
+        with _evaluation_mode(self.backbone):
+            texts_of_branches = writer(batch, how)
+        completed: list[list[Tensor]] = []
+        for texts in texts_of_branches:
+            completed.append([self._with_end(text, max_tokens=how.max_tokens) for text in texts])
+            self.tally["tokens"] += sum(len(text) for text in completed[-1])
+        return completed
+
+    def _with_end(self, text: Tensor, *, max_tokens: int) -> Tensor:
+        """The text with its end-of-turn token, unless it was cut."""
+        if len(text) >= max_tokens:
+            return text
+        return torch.cat([text, text.new_tensor([self.encoder.end_of_turn])])
+
+    def pooled(self, batch: TreeBatch) -> Tensor:
+        """Hidden states `(B, D)` of the last token of every branch."""
+        states: Tensor = self.backbone(batch)
+        return states
+
+    def next_token_logits(self, batch: TreeBatch) -> Tensor:
+        """Logits `(B, V)` in float32 of the token that follows every branch."""
+        return self.language.logits(self.backbone.transformer, self.pooled(batch))
 
     def text(self, tokens: Tensor) -> str:
-        """Tokens as text, special ones to be seen, the end of turn left out."""
+        """Decodes tokens `(n,)`; special tokens stay visible, except the end-of-turn token at the end."""
         kept = tokens[:-1] if len(tokens) and int(tokens[-1]) == self.encoder.end_of_turn else tokens
         text: str = self.encoder.tokenizer.decode(kept, skip_special_tokens=False)  # type: ignore[attr-defined]
         return text
 
     def token(self, text: str) -> int:
-        """The one token that a text is.
+        """The id of a text that is exactly one token.
 
         Raises:
-            ModelError: it is several.
+            ModelError: the tokenizer splits it into several.
         """
         ids = self.encoder.plain(text).tolist()
         if len(ids) != 1:
             raise ModelError(
-                f"'{text}' is {len(ids)} tokens of this backbone's tokenizer, so its probability cannot be read from "
-                "one place. Use a judge that writes (generative with thinking: true), or another backbone."
+                f"'{text}' is {len(ids)} tokens of this backbone's tokenizer, so its probability cannot be read at one "
+                "position. Use a judge that writes (generative with thinking: true), or another backbone."
             )
         return int(ids[0])
 
 
 @contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Without dropout, while it lasts."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Turns dropout off for a block; afterwards every submodule has the mode that it had."""
+    training = [submodule for submodule in module.modules() if submodule.training]
+    module.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for submodule in training:
+            submodule.training = True

@@ -1,1 +1,1 @@
-"""Heads turn the hidden state of a pooled token into a score: one class a file, found by the file's name."""
+"""Heads map pooled hidden states to scores: one class for each file, found by the file's name."""

@@ -1,4 +1,4 @@
-"""The critic: it writes a critique of a response, and scores at the critique's end."""
+"""The critic: it generates a critique of a response and reads the score at the end of the critique."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from basereward.data.encoding.encoder import BranchTarget
 from basereward.data.schema.rejections import RowRejected
 from basereward.model.generation.generate import Writing
 from basereward.model.generation.prompts import REQUEST, load_prompt
+from basereward.model.heads.contracts import head_scores
 from basereward.model.heads.mlp import MLP
 
 if TYPE_CHECKING:
@@ -23,29 +24,30 @@ if TYPE_CHECKING:
     from basereward.data.encoding.encoder import Encoder
     from basereward.data.schema.group import Group, Turn
     from basereward.model.generation.response_generator import ResponseGenerator
-    from basereward.model.reward_model import RewardModel
 
 
 class Critic(MLP):
     """Critique, then score (MM-RLHF, arXiv 2502.10391; the Critic-RM of BaseReward, Table 1).
 
-    A branch is the response, a request for a critique, and the critique. In training the critique is the data's: its
-    tokens are learned as language, and the score is read at its end. In scoring the model writes it itself.
+    A branch is the response, a request for a critique, and the critique. Training uses the critiques of the data: the
+    model learns their tokens by cross-entropy, and the score is read at the last token. At scoring time the model
+    generates the critique.
 
     Args:
         hidden_size: width D of the backbone's hidden states.
-        layers, activation, width, dropout: of the score; see `MLP`.
-        language_weight: what the mean cross-entropy of a group's critiques counts beside the loss over scores.
-        max_tokens: of a critique that the model writes; a longer one is cut, and scored where it was cut.
-        temperature: of the writing; 0 takes the likeliest token. At a higher one, scores vary with the batch.
-        samples: critiques a response; its score is their mean. In training it is one.
-        critiques: at whose end scores are ranked in training: at the end of those `given` in the data; of the model's
-            `own`, written anew at every step, of which no language is learned; or of `both`, half the loss each.
+        layers, activation, width, dropout: of the layers that give the score; see `MLP`.
+        language_weight: factor of the cross-entropy over critiques, added to the loss over scores.
+        max_tokens: of a generated critique; a longer one is cut, and the score is read where it was cut.
+        temperature: of generation; 0 takes the likeliest token. Above 0, scores depend on the batch.
+        samples: critiques for each response; the score is the mean over them. Training generates one.
+        critiques: where training reads the scores that it ranks: at the end of critiques `given` in the data; of the
+            model's `own`, generated anew at every step and not learned as language; or of `both`, each with half of
+            the loss.
         prompt: the request, by the name of a file in `basereward/model/prompts`.
-        prompt_file: a text file with the request, in its place.
+        prompt_file: a text file with the request, instead of `prompt`.
 
     Raises:
-        ValueError: there is no such prompt, its fields are others, or several samples would be the same.
+        ValueError: there is no such prompt, the prompt has fields, or `samples` is above 1 at temperature 0.
     """
 
     def __init__(
@@ -66,28 +68,40 @@ class Critic(MLP):
     ) -> None:
         super().__init__(hidden_size, layers=layers, activation=activation, width=width, dropout=dropout)
         if samples > 1 and not temperature:
-            raise ValueError(f"samples={samples} at temperature 0 would be the same critique so many times")
+            raise ValueError(
+                f"samples={samples} at temperature 0 would be {samples} identical critiques. Set temperature above 0, "
+                "or samples=1."
+            )
         self.language_weight = language_weight
-        self.ranks = critiques != "own"
-        self.ranks_own = critiques != "given"
+        self.rank_reference = critiques != "own"
+        self.rank_generated = critiques != "given"
         self.writing = Writing(max_tokens=max_tokens, temperature=temperature, samples=samples)
-        self.speech = Critiques(load_prompt(prompt, prompt_file, fields=REQUEST).text, given=critiques != "own")
+        request = load_prompt(prompt, prompt_file, fields=REQUEST).text
+        self.branch_template = CritiqueTemplate(request, given=critiques != "own")
 
-    def judge(self, voice: ResponseGenerator, model: RewardModel, batch: TreeBatch) -> Tensor:
-        """Scores `(K,)` of responses, each at the end of what the model writes about it; the mean over samples."""
-        scores = [model(finished) for finished in self.finished(voice, model, batch, samples=self.writing.samples)]
+    def judge(self, generator: ResponseGenerator, batch: TreeBatch) -> Tensor:
+        """Scores `(K,)` of responses, each at the end of a critique that the model writes; the mean over samples."""
+        scores = []
+        for finished in self.append_generated(generator, batch, samples=self.writing.samples):
+            scores.append(head_scores(self, generator.pooled(finished)))
         return torch.stack(scores).mean(0)
 
-    def finished(
-        self, voice: ResponseGenerator, model: RewardModel, batch: TreeBatch, *, samples: int
-    ) -> list[TreeBatch]:
-        """The batch with a critique written at the end of every branch, so many times."""
-        written = voice.write(model, batch, replace(self.writing, samples=samples))
-        return [continued(batch, [texts[i] for texts in written]) for i in range(samples)]
+    def append_generated(self, generator: ResponseGenerator, batch: TreeBatch, *, samples: int) -> list[TreeBatch]:
+        """`samples` copies of the batch, each with a generated critique at the end of every branch."""
+        texts_of_branches = generator.write(batch, replace(self.writing, samples=samples))
+        batches: list[TreeBatch] = []
+        for sample in range(samples):
+            batches.append(continued(batch, [texts[sample] for texts in texts_of_branches]))
+        return batches
 
 
-class Critiques:
-    """Branches with a request for a critique, and the critique where it is `given`."""
+class CritiqueTemplate:
+    """Lays out a branch as the response, a request for a critique, and in training the critique.
+
+    Args:
+        request: text of the request.
+        given: whether training uses the critiques of the data.
+    """
 
     open = False
 
@@ -102,19 +116,20 @@ class Critiques:
     def prompt(self, group: Group) -> tuple[Turn, ...]:
         return group.prompt
 
-    def __call__(self, encoder: Encoder, group: Group, *, taught: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
-        taught = taught and self.given
-        if taught and len(group.critiques) != len(group.responses):
+    def __call__(self, encoder: Encoder, group: Group, *, with_targets: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
+        with_critiques = with_targets and self.given
+        if with_critiques and len(group.critiques) != len(group.responses):
             raise RowRejected(
                 "no_critique",
                 f"{len(group.critiques)} critiques of {len(group.responses)} responses; a critic learns from written "
                 "ones, which the sources digits, numbers, digit_pairs and mm_rlhf have. Give the rows `critiques`, let "
                 "the critic learn from its own (model.head.critiques=own), or take another head",
             )
-        asked = encoder.asked(self.text)
-        laid = []
+        request = encoder.asked(self.text)
+        branches = []
         for index, response in enumerate(group.responses):
-            said = encoder.branch(response)[:-1]
-            told = encoder.answer(group.critiques[index]) if taught else said[:0]
-            laid.append((torch.cat([said, asked, told]), BranchTarget(len(told))))
-        return laid
+            # `request` begins with the end of the response's turn, so the branch's own end-of-turn token is cut off.
+            answer = encoder.branch(response)[:-1]
+            target = encoder.answer(group.critiques[index]) if with_critiques else answer[:0]
+            branches.append((torch.cat([answer, request, target]), BranchTarget(len(target))))
+        return branches

@@ -1,4 +1,4 @@
-"""The head of most reward models: one linear map."""
+"""The head of most reward models: one linear layer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from basereward.model.heads.mlp import MLP
 
 
 class Linear(nn.Module):
-    """One linear map from the pooled hidden state to the score: the first row of BaseReward, Table 2.
+    """One linear layer from the pooled hidden state to the score: the first row of BaseReward, Table 2.
 
     Args:
         hidden_size: width D of the backbone's hidden states.
-        bias: whether to learn an offset. Bradley-Terry does not see it; centring does.
+        bias: whether to learn an offset. Bradley-Terry cancels it; centring does not.
+
+    >>> sum(parameter.numel() for parameter in Linear(8).parameters())
+    9
     """
 
     def __init__(self, hidden_size: int, *, bias: bool = True) -> None:
@@ -20,6 +23,6 @@ class Linear(nn.Module):
         self.score = MLP.output_layer(hidden_size, bias=bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Hidden states `(B, D)` in float32 to scores `(B,)`."""
+        """Maps hidden states `(B, D)` in float32 to scores `(B,)`."""
         scores: Tensor = self.score(pooled).squeeze(-1)
         return scores

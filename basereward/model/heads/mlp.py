@@ -12,13 +12,13 @@ ACTIVATIONS = {"none": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn
 
 
 class MLP(nn.Module):
-    """Linear layers with an activation between them; two layers with SiLU are the paper's best (BaseReward, Table 2).
+    """Linear layers with activations between them; two layers with SiLU are the best head of BaseReward, Table 2.
 
     Args:
         hidden_size: width D of the backbone's hidden states.
         layers: number of linear layers; one layer is a linear head.
         activation: after every layer but the last.
-        width: of the hidden layers; the paper does not state it, and `hidden_size` is taken when it is None.
+        width: of the hidden layers, which the paper does not state; None: `hidden_size`.
         dropout: before every layer but the first.
 
     >>> sum(p.numel() for p in MLP(8, layers=2, width=4).parameters())  # (8 * 4 + 4) + (4 + 1)
@@ -46,7 +46,7 @@ class MLP(nn.Module):
 
     @staticmethod
     def hidden_layer(inputs: int, outputs: int) -> nn.Linear:
-        """A layer whose outputs keep the variance of its inputs."""
+        """A linear layer that preserves the variance of its inputs, whatever the depth of the head."""
         layer = nn.Linear(inputs, outputs)
         nn.init.normal_(layer.weight, std=1 / math.sqrt(inputs))
         nn.init.zeros_(layer.bias)
@@ -54,7 +54,7 @@ class MLP(nn.Module):
 
     @staticmethod
     def output_layer(inputs: int, *, bias: bool = True) -> nn.Linear:
-        """The last layer. Its scores start with a spread near one, so that no sigmoid of a margin is saturated."""
+        """The last layer. Initial scores have a spread of about one, so that no sigmoid of a margin is saturated."""
         layer = nn.Linear(inputs, 1, bias=bias)
         nn.init.normal_(layer.weight, std=1 / math.sqrt(inputs + 1))
         if bias:
@@ -62,6 +62,6 @@ class MLP(nn.Module):
         return layer
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Hidden states `(B, D)` in float32 to scores `(B,)`."""
+        """Maps hidden states `(B, D)` in float32 to scores `(B,)`."""
         scores: Tensor = self.layers(pooled).squeeze(-1)
         return scores

@@ -1,1 +1,1 @@
-"""Losses turn scores and preferences into a number to minimise: one class a file, found by the file's name."""
+"""Losses map scores and preferences to a scalar to minimise: one class for each file, found by the file's name."""

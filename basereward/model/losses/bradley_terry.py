@@ -1,4 +1,4 @@
-"""The pairwise logistic loss, with the options that the papers try."""
+"""The pairwise logistic loss (Bradley and Terry, 1952) and the options that the papers evaluate."""
 
 from __future__ import annotations
 
@@ -18,16 +18,24 @@ class BradleyTerry:
     """Mean of `-log sigmoid(r_winner - r_loser)` (BaseReward, equation 1).
 
     Args:
-        margin: by how much the winner must lead: a number, or `data` for the margin of each preference (0 where it has
-            none).
-        label_smoothing: probability that a preference is the wrong way round.
-        centring: weight of `mean((r_winner + r_loser)^2)`, which holds the scores around zero (BaseReward, section on
+        margin: by how much the winner should lead: a number, or `data` for the margin of each preference (0 for a
+            preference without one).
+        label_smoothing: assumed probability that a preference is the wrong way round.
+        centring: weight of `mean((r_winner + r_loser)^2)`, which keeps the scores around zero (BaseReward, section on
             regularisers).
-        length_normalisation: divide each score by `log(tokens of the response + 1)` before the loss. The scores that
-            are saved and evaluated stay as they are.
-        weighting: `group` gives every group the same say, however many preferences it has; `preference` gives it to
-            every preference.
-        ties: `half` pulls the two scores of a tie together (each wins with probability 1/2); `ignore` leaves ties out.
+        length_normalisation: divides each score by `log(tokens of the response + 1)` in the loss. Scores that are saved
+            and evaluated are not divided.
+        weighting: `group` gives every group the same weight, whatever its number of preferences; `preference` gives
+            every preference the same weight.
+        ties: `half` pulls the two scores of a tie together (each wins with probability 1/2); `ignore` drops ties.
+
+    >>> from basereward.data.batching.tree_batch import preference_tensors
+    >>> from basereward.data.schema.group import Preference
+    >>> from types import SimpleNamespace
+    >>> batch = SimpleNamespace(num_groups=1, **preference_tensors([([Preference(0, 1)], 2)]))
+    >>> loss, parts = BradleyTerry()(torch.tensor([1.0, 0.0]), batch)  # log(1 + exp(-1))
+    >>> round(loss.item(), 4)
+    0.3133
     """
 
     def __init__(
@@ -49,36 +57,38 @@ class BradleyTerry:
 
     @property
     def unit(self) -> Unit:
-        """What the loss is a mean over."""
+        """The unit of which the loss is a mean; the module weights micro-batches by their number of units."""
         if self.weighting == "preference":
             return "decided_preference" if self.ties == "ignore" else "preference"
         return "decided_group" if self.ties == "ignore" else "group"
 
     def __call__(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scores `(B,)` in float32 and their batch to the loss and its named parts, all scalars."""
+        """Maps scores `(K,)` in float32 and their batch to the loss and its named parts, all scalars."""
         if self.length_normalisation:
             scores = scores / torch.log(batch.lengths + 1.0)
         winner, loser = scores[batch.winner], scores[batch.loser]
-        share = self._share(batch)
+        weights = self._weights(batch)
         lead = winner - loser - self._margins(batch)
-        wrong = torch.where(batch.tie, 0.5, self.label_smoothing)
-        ranking = -(share * ((1 - wrong) * logsigmoid(lead) + wrong * logsigmoid(-lead))).sum()
+        flipped = torch.where(batch.tie, 0.5, self.label_smoothing)
+        ranking = -(weights * ((1 - flipped) * logsigmoid(lead) + flipped * logsigmoid(-lead))).sum()
         parts = {"ranking": ranking}
         if self.centring:
-            parts["centring"] = self.centring * (share * (winner + loser).square()).sum()
+            parts["centring"] = self.centring * (weights * (winner + loser).square()).sum()
         return torch.stack(list(parts.values())).sum(), parts
 
     def _margins(self, batch: TreeBatch) -> Tensor:
         margin = batch.margin.nan_to_num(0.0) if self.margin == "data" else torch.full_like(batch.margin, self.margin)
         return margin.masked_fill(batch.tie, 0.0)  # a tie has no side that should lead
 
-    def _share(self, batch: TreeBatch) -> Tensor:
-        """What each preference counts, shape `(P,)`; a group's K * (K - 1) / 2 preferences count as one, unless
-        asked."""
+    def _weights(self, batch: TreeBatch) -> Tensor:
+        """Weight of each preference, `(P,)`; with `weighting="group"` those of a group are divided by their number.
+
+        Otherwise a ranking of K responses, with its K * (K - 1) / 2 preferences, would outweigh all pairs of a batch.
+        """
         counted = ~batch.tie if self.ties == "ignore" else torch.ones_like(batch.tie)
         weight = batch.weight * counted
         if self.weighting == "preference":
-            return weight / counted.sum().clamp_min(1)
+            return weight / counted.sum().clamp_min(1)  # a batch of nothing but ignored ties has loss 0, not NaN
         preferences = torch.zeros(batch.num_groups, device=weight.device)
         preferences = preferences.index_add(0, batch.preference_group, counted.to(preferences.dtype))
         groups = (preferences > 0).sum().clamp_min(1)

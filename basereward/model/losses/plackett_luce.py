@@ -1,4 +1,4 @@
-"""The loss over rankings: the best answer first, then the best of the rest."""
+"""The likelihood of rankings: choose the best response, then the best of the rest, and so on."""
 
 from __future__ import annotations
 
@@ -13,32 +13,40 @@ if TYPE_CHECKING:
 
 
 class PlackettLuce:
-    """Mean over groups of the mean over their answers i that are preferred to others of
-    `-log(exp(r_i) / (exp(r_i) + sum of exp(r_j) over those that i is preferred to))`.
+    """Negative log likelihood of rankings (Luce 1959, Plackett 1975), the mean over choices and then over groups.
 
-    Of a whole ranking this is the negative log likelihood of Plackett and Luce (Luce 1959, Plackett 1975), divided by
-    the number of its choices; of a pair it is Bradley-Terry's. Of a partial order, as of several true and several false
-    answers, equals are not compared. Ties are left out, margins are not used.
+    A choice is a response i that is preferred to others, and its loss is
+    `-log(exp(r_i) / (exp(r_i) + sum of exp(r_j) over those that i is preferred to))`. For a complete ranking the sum
+    over choices is the negative log likelihood of Plackett and Luce; for a pair it is that of Bradley and Terry. In a
+    partial order, such as several correct and several wrong responses, equals are not compared. Ties are ignored, and
+    margins are not used.
     """
 
     unit: ClassVar[Unit] = "decided_group"
 
     def __call__(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scores `(K,)` in float32 and their batch to the loss and its named parts, all scalars."""
+        """Maps scores `(K,)` in float32 and their batch to the loss and its named parts, all scalars."""
         used = ~batch.tie
         winner, loser = batch.winner[used], batch.loser[used]
         if not len(winner):
-            nothing = scores.sum() * 0.0
-            return nothing, {"ranking": nothing}
+            zero = scores.sum() * 0.0  # depends on the scores, so that backward works
+            return zero, {"ranking": zero}
         count = len(scores)
-        below = torch.eye(count, dtype=torch.bool, device=scores.device)  # row i: i, and those that it is preferred to
-        below[winner, loser] = True
+        # Row i of the mask: i itself and the responses that it is preferred to.
+        candidates = torch.eye(count, dtype=torch.bool, device=scores.device)
+        candidates[winner, loser] = True
         preferred = torch.unique(winner)
-        chosen = scores.expand(count, count).masked_fill(~below, float("-inf")).logsumexp(-1) - scores
-        return self._mean(chosen[preferred], preferred, batch)
+        losses = scores.expand(count, count).masked_fill(~candidates, float("-inf")).logsumexp(-1) - scores
+        return self._mean(losses[preferred], preferred, batch)
 
     def _mean(self, losses: Tensor, preferred: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Over the choices of each group and then over groups; a choice weighs what its preferences do on average."""
+        """The mean over the choices of each group, then over groups.
+
+        Args:
+            losses: of the choices.
+            preferred: the response of each choice, among the K.
+            batch: gives the weight of a choice, which is the mean weight of its preferences.
+        """
         used = ~batch.tie
         size, device = len(batch.lengths), losses.device
         zeros = torch.zeros(size, device=device)
@@ -46,8 +54,8 @@ class PlackettLuce:
         weight = zeros.index_add(0, batch.winner[used], batch.weight[used]) / number.clamp_min(1)
         group = torch.zeros(size, dtype=torch.int64, device=device)
         group[batch.winner] = batch.preference_group
-        mine = group[preferred]
-        choices = torch.zeros(batch.num_groups, device=device).index_add(0, mine, torch.ones_like(losses))
-        share = weight[preferred] / choices[mine] / (choices > 0).sum()
+        group_of_choice = group[preferred]
+        choices = torch.zeros(batch.num_groups, device=device).index_add(0, group_of_choice, torch.ones_like(losses))
+        share = weight[preferred] / choices[group_of_choice] / (choices > 0).sum()
         ranking = (share * losses).sum()
         return ranking, {"ranking": ranking}

@@ -1,1 +1,1 @@
-"""A saved model's folder: weights, card, the identity of its backbone, and the checks of a folder from outside."""
+"""Saved models: weights, card, identity of the backbone, and checks of folders from untrusted sources."""

@@ -1,4 +1,4 @@
-"""`reward_model.json`, the card of a saved model: read and checked whole, since anybody may have written it."""
+"""`reward_model.json`, the card of a saved model. Every value is checked: anybody may have written the file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ QUANTIZATIONS = (None, "nf4", "int8")
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The contents of `reward_model.json`.
+    """Reads and checks `reward_model.json`.
 
     Raises:
-        ModelError: the folder is not a saved reward model, of a later format, or a value of the card is of another type
-            or none of those allowed; every such value is named.
+        ModelError: the folder is not a saved reward model, it has a later format, or values of the card have a wrong
+            type or are not allowed; the message names each of them.
     """
     path = folder / CARD
     if not path.is_file():
@@ -46,9 +46,9 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def backbone_differences(card: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """How the backbones of two saved models differ, in words; empty where they are the same.
+    """The differences of the backbones of two saved models, as texts; an empty list if they are equal.
 
-    Tokenizer, template and image processor count only where both cards know them.
+    Tokenizer, chat template and image processor are compared if both cards have their hashes.
     """
     hashes = [(each.get("identity") or {}).get("hashes", {}) for each in (card, other)]
     if faults := hash_differences(*hashes):

@@ -1,4 +1,4 @@
-"""Weights of a loaded backbone in another precision."""
+"""Casts the weights of a loaded backbone to another precision."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def find_dtype(name: str) -> torch.dtype:
-    """
+    """The torch dtype of a name.
+
     Raises:
         ModelError: there is no such dtype.
+
+    >>> find_dtype("bfloat16")
+    torch.bfloat16
     """
     if name not in DTYPES:
         raise ModelError(unknown("dtype", name, DTYPES))
@@ -25,10 +29,10 @@ def find_dtype(name: str) -> torch.dtype:
 
 
 def cast_backbone(backbone: Backbone, dtype: torch.dtype) -> None:
-    """Rounds the weights of a backbone without adapters, as if they had been loaded so.
+    """Casts the weights of a backbone without adapters, with the same result as loading it with this dtype.
 
     Raises:
-        ModelError: they are quantised.
+        ModelError: the weights are quantised.
     """
     if backbone.quantization is not None:
         raise ModelError(
@@ -42,6 +46,6 @@ def cast_backbone(backbone: Backbone, dtype: torch.dtype) -> None:
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Rounds the weights, and not the buffers: frequencies of rotary positions must stay in float32."""
+    """Casts the weights but not the buffers: frequencies of rotary positions must stay in float32."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)

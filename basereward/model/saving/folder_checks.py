@@ -1,6 +1,6 @@
-"""Checks of a checkpoint's files before a weight is allocated.
+"""Checks the files of a checkpoint before a weight is allocated.
 
-Whoever made the folder, opening it takes a bounded time and memory, and ends with a model or a `ModelError`.
+A folder from an untrusted source is opened in bounded time and memory, and the result is a model or a `ModelError`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 MAX_LAYERS = 10_000
 MAX_COUNT = 1_000_000
-"""Of what config.json counts otherwise, labels say, of which transformers makes a table."""
+"""Largest count in config.json that is not of layers, such as labels: transformers builds a table of them."""
 IMPLEMENTATIONS = (
     "eager",
     "sdpa",
@@ -38,22 +38,22 @@ IMPLEMENTATIONS = (
     "batched_mm",
 )
 MAX_NUMBER = 2**31
-"""No size of a layer is larger; larger ones are for sums, such as token ids of a mask, that no config.json holds."""
+"""Largest number in config.json: no size of a layer and no token id is larger."""
 LAYERS = ("layers", "n_layer", "depth", "num_blocks")
-"""How the keys end that count layers. Some families make a list as long when the configuration is read."""
+"""Endings of keys that count layers. Some families build a list of this length when the configuration is read."""
 FREE = ("model_max_length", "max_length", "rope_theta")
-"""Limits and bases, whose size costs nothing: some tokenizers write 10^30 for no limit."""
+"""Keys whose size costs nothing: some tokenizers write 10^30 for no limit."""
 MESSAGE = 300
-"""Characters of a library's message that are passed on."""
+"""Characters of a library's message that are shown."""
 REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-"""What the weights of heads and adapters are saved in; of others a copy would lose digits in silence."""
+"""Dtypes of the weights of heads and adapters; a copy from others would lose digits silently."""
 TOKENIZER_LIMIT = 256 * MIB
 GROWTH = 100
-"""How many times longer a tokenizer's normalizer may make a text."""
+"""Largest factor by which a tokenizer's normalizer may lengthen a text."""
 MODULES_A_WEIGHT = 4
 """Parameters of the model for each tensor of the files: some families split what their files hold as one tensor."""
 PACKED = 16
-"""Elements of the model for each element of a file whose weights are packed, at most."""
+"""Most elements of the model for each element of a file with packed weights."""
 BUFFER_ELEMENTS = 2**31
 TEXT_FILES = (
     "tokenizer.json",
@@ -70,10 +70,10 @@ TEXT_FILES = (
 
 @contextlib.contextmanager
 def explained(path: str | Path) -> Iterator[None]:
-    """Turns whatever a library raises for a folder that holds no model into an error that says so.
+    """Turns errors of libraries about a folder without a usable model into a `ModelError`.
 
-    Libraries raise every kind of error for files that they did not expect: transformers alone OSError, ValueError,
-    KeyError, TypeError, AttributeError and RuntimeError, the tokenizers library plain `Exception`.
+    Libraries raise many types of errors for unexpected files: transformers alone OSError, ValueError, KeyError,
+    TypeError, AttributeError and RuntimeError, and the tokenizers library plain `Exception`.
     """
     try:
         yield
@@ -93,10 +93,10 @@ def explained(path: str | Path) -> Iterator[None]:
 
 
 def tensor_shapes(file: Path | str) -> Shapes:
-    """The shapes of a safetensors file, from its header; no weight is read.
+    """The shapes in a safetensors file, from its header; no weight is read.
 
     Raises:
-        ModelError: the file is missing, no regular file, cut, or in another format, a pickle say.
+        ModelError: the file is missing, not a regular file, truncated, or in another format, such as a pickle.
     """
     check_regular_file(file, error=ModelError)
     try:
@@ -109,11 +109,11 @@ def tensor_shapes(file: Path | str) -> Shapes:
 
 
 def load_finite(file: Path | str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Loads the tensors of a safetensors file.
 
     Raises:
-        ModelError: as `tensor_shapes`; or a tensor, which is named, is of whole or complex numbers or of packed ones,
-            or holds NaN or infinity.
+        ModelError: as `tensor_shapes`; or a tensor has integers, complex or packed numbers, NaN or infinity; the
+            message names it.
     """
     tensor_shapes(file)
     try:
@@ -129,7 +129,7 @@ def load_finite(file: Path | str) -> dict[str, Tensor]:
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds NaN or infinity; None where all are finite."""
+    """The name of the first tensor with NaN or infinity; None if all are finite."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return name
@@ -137,11 +137,11 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def check_checkpoint(path: str | Path, *, revision: str | None = None) -> dict[str, Shapes]:
-    """Checks the files of a checkpoint: the shapes of every weight file by its name.
+    """Checks the files of a checkpoint, and returns the shapes in every weight file, by its name.
 
     Raises:
-        ModelError: a file is missing, too large, malformed or lies outside; it is an adapter; or a number in
-            config.json can be the size of nothing.
+        ModelError: a file is missing, too large, malformed or outside of the folder; the folder has an adapter; or a
+            number in config.json is larger than any real one.
     """
     with explained(path):
         config = find_file(path, CONFIG, revision=revision)
@@ -164,8 +164,8 @@ def check_adapter(folder: Path) -> None:
     """Checks the files of an adapter before peft reads them.
 
     Raises:
-        ModelError: a file is missing or malformed, the adapter is no LoRA, its rank is not that of its weights, or it
-            asks for more than LoRA weights.
+        ModelError: a file is missing or malformed, the adapter is not LoRA, its rank differs from that of its weights,
+            or it changes more than LoRA weights do.
     """
     file = folder / "adapter_config.json"
     if not file.is_file():
@@ -190,8 +190,8 @@ ADAPTER_KEYS = {
     *("task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
     *("r", "target_modules", "lora_alpha", "lora_dropout", "use_rslora", "auto_mapping"),
 }
-"""The keys of adapter_config.json whose values are free. The others would change the base's weights, import modules,
-or repeat layers when peft reads them."""
+"""Keys of adapter_config.json with any value. Others could change the weights of the base, import modules, or repeat
+layers when peft reads them."""
 
 
 def check_text_files(path: str | Path, *, revision: str | None = None) -> None:
@@ -282,7 +282,9 @@ def check_size(config: Any, files: Mapping[str, Shapes], *, path: str | Path) ->
     """
     from transformers import AutoModel
 
-    shapes = [shape for held in files.values() for shape in held.values()]
+    shapes: list[tuple[int, ...]] = []
+    for shapes_of_file in files.values():
+        shapes += shapes_of_file.values()
     elements = sum(torch.Size(shape).numel() for shape in shapes)
     packed = getattr(config, "quantization_config", None) is not None
     # Weights that are missing are named when they are loaded; here only what would fill the memory is refused.

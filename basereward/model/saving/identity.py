@@ -1,6 +1,6 @@
-"""What a backbone is: where it lies, the hub's commit, and a hash of each part of it that is read when it is loaded.
+"""The identity of a backbone: its path, the hub's commit, and a hash of each part that is read when it is loaded.
 
-The identity is recorded with a run, a checkpoint and a saved model, and compared when one of them is opened or goes on.
+It is recorded with a run, a checkpoint and a saved model, and compared when one of them is opened or resumed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from basereward.io.limits import read_json_object
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 UNHASHED = ("_name_or_path", "transformers_version")
-"""Keys of `config.json` that say who wrote it and not what the model is."""
+"""Keys of `config.json` that describe its origin and not the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneIdentity:
-    """Where a backbone comes from and what was read there.
+    """Where a backbone comes from, with hashes of what was read.
 
     Args:
         path: hub id, or the absolute path of a folder.
-        revision: the branch, tag or commit that was asked for.
+        revision: the requested branch, tag or commit.
         commit: the commit that the hub's cache resolved it to; None for a folder.
         fingerprint: a hash of 64 values of each weight. Models that were saved without `hashes` are compared by it.
-        hashes: SHA-256 by part, with the keys of `PARTS`; `precision` is text. Empty where nothing was hashed.
+        hashes: SHA-256 by part, with the keys of `PARTS`; `precision` is text. Empty if nothing was hashed.
     """
 
     path: str
@@ -59,12 +59,12 @@ class BackboneIdentity:
 
 
 def read_identity(value: Any, *, where: str, error: type[BaseRewardError] = ModelError) -> BackboneIdentity:
-    """The identity that `as_dict` gave.
+    """Builds the identity from the JSON object of `as_dict`.
 
     Args:
         value: from a file.
-        where: the file, for the message.
-        error: the type of error to raise.
+        where: the file, for the error message.
+        error: type of the error that is raised.
 
     Raises:
         BaseRewardError: of type `error`; a key is missing or has a value of another type.
@@ -85,7 +85,7 @@ def read_identity(value: Any, *, where: str, error: type[BaseRewardError] = Mode
 
 
 def precision_text(dtype: Any, quantization: str | None) -> str:
-    """The precision of a backbone in words, as its identity holds it.
+    """The precision of a backbone as the text in its identity.
 
     >>> precision_text("torch.bfloat16", "nf4"), precision_text("torch.float32", None)
     ('bfloat16, nf4', 'float32, not quantized')
@@ -94,7 +94,7 @@ def precision_text(dtype: Any, quantization: str | None) -> str:
 
 
 def find_file(path: str | Path, name: str, *, revision: str | None = None) -> Path | None:
-    """A file of a checkpoint in a folder or in the hub's cache, which fetches it; None where there is none."""
+    """A file of a checkpoint in a folder or on the hub, from which it is downloaded; None if it does not exist."""
     if os.path.isdir(path):
         file = Path(path) / name
         return file if file.exists() else None
@@ -103,10 +103,10 @@ def find_file(path: str | Path, name: str, *, revision: str | None = None) -> Pa
 
 
 def weight_files(path: str | Path, *, revision: str | None = None) -> dict[str, Path]:
-    """The safetensors files that transformers reads of a checkpoint, by name.
+    """The safetensors files of a checkpoint that transformers reads, by name.
 
     Raises:
-        ModelError: there is none, the index is malformed, or it names a file outside the checkpoint's folder.
+        ModelError: there is no such file, the index is malformed, or it names a file outside the checkpoint's folder.
     """
     whole = find_file(path, WEIGHTS, revision=revision)
     if whole is not None:
@@ -143,12 +143,12 @@ def _shard_names(index: Path) -> set[str]:
 
 
 def checkpoint_identity(path: str | Path, *, revision: str | None = None, precision: str) -> BackboneIdentity:
-    """The identity of a checkpoint by its files: weights in full, `config.json`, the commit of the hub.
+    """The identity of a checkpoint, from hashes of its weights and `config.json` and the commit on the hub.
 
     Args:
         path: hub id or folder.
         revision: branch, tag or commit of the hub's repository.
-        precision: dtype and quantization in words.
+        precision: see `precision_text`.
 
     Raises:
         ModelError: a file is missing, malformed or unreadable.

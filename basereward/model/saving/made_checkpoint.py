@@ -1,4 +1,4 @@
-"""Where a recipe's backbone lies: on the hub, in a folder, or in one that a maker writes first."""
+"""Resolves a recipe's backbone to a hub id or a folder; a maker writes the folder first if the recipe has one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from basereward.recipe.schema import BackboneRecipe
 
 
 def backbone_path(recipe: BackboneRecipe) -> str:
-    """The hub id, or the absolute path of the folder, to load; made first when the recipe says how.
+    """The hub id or the absolute path of the folder to load.
 
-    A made folder is named by a hash of its node, so equal nodes share it, and appears whole: processes may race for it.
+    The folder of a maker is named by a hash of its node, so equal nodes share it. It is written atomically, because
+    several processes may write it at once.
     """
     if recipe.path is not None:
         folder_of_user = os.path.expanduser(recipe.path)

@@ -35,7 +35,8 @@ from basereward.io.limits import check_regular_file
 from basereward.io.outputs import check_replaceable, foreign_files, replace_folder
 from basereward.model.backbone import Backbone, load_backbone, quiet_transformers
 from basereward.model.families.lm_head import WEIGHT, LanguageHead, load_language_head
-from basereward.model.generation.response_generator import is_generative
+from basereward.model.families.processing import recipe_encoder
+from basereward.model.heads.contracts import GenerativeHead, is_generative
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.card import CARD, FORMAT, read_card
@@ -65,7 +66,7 @@ ModelKind = Literal["full", "adapter", "head"]
 
 
 def kind_of(model: RewardModel) -> ModelKind:
-    """What has to be saved: the backbone when its own weights were trained, else adapters, else the head alone."""
+    """What must be saved: the backbone if its own weights were trained, otherwise the adapters, otherwise the head."""
     if isinstance(model.backbone.model, PeftModel):
         return "adapter"
     own = any(p.requires_grad for p in model.backbone.parameters())
@@ -75,18 +76,19 @@ def kind_of(model: RewardModel) -> ModelKind:
 def save_model(
     model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float] | None = None
 ) -> None:
-    """Writes the folder; it appears whole or not at all, and takes the place of an older saved model.
+    """Writes the folder of a model atomically; it replaces an older saved model.
 
     Args:
         model: trained.
-        folder: where. One that holds anything but a saved model is refused, and nothing in it is touched.
-        recipe: the run's.
-        encoder: whose tokenizer, chat template and image processor are saved with the model.
+        folder: where to write; a folder with anything but a saved model is rejected and not changed.
+        recipe: of the run.
+        encoder: its tokenizer, chat template and image processor are saved with the model.
         scores: mean and standard deviation of the scores on validation data.
 
     Raises:
-        ModelError: the folder holds files of somebody else's, or is or holds the working folder or the home folder.
-        CheckpointError: it cannot be written, on a full disk for example.
+        ModelError: the folder has files that we did not write, or is or contains the working folder or the home
+            folder.
+        CheckpointError: the folder cannot be written, for example because the disk is full.
     """
     check_replaceable(folder, foreign=foreign_model_files, error=ModelError)
     folder = Path(os.path.abspath(folder))
@@ -115,7 +117,7 @@ def save_model(
 
 
 def foreign_model_files(folder: Path) -> list[str]:
-    """The files in a folder that `save_model` does not write; all of them when the folder is no saved model."""
+    """The files in a folder that `save_model` does not write; all files if the folder is not a saved model."""
     is_model = (folder / CARD).is_file()
 
     def ours(name: str) -> bool:
@@ -133,10 +135,9 @@ def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder
     save_file({k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / HEAD)
     if model.language is not None and model.language.weight is not None and kind == "full":
         save_file({WEIGHT: model.language.weight.detach().cpu().contiguous()}, folder / LANGUAGE)
-    if is_generative(model.head):
+    if isinstance(model.head, GenerativeHead):
         # Files of prompts change and move; the model's own stays with it.
-        speech: Any = model.head.speech
-        (folder / PROMPT).write_text(speech.text, encoding="utf-8")
+        (folder / PROMPT).write_text(model.head.branch_template.text, encoding="utf-8")
     if kind == "adapter":
         backbone.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     elif kind == "full":
@@ -145,14 +146,14 @@ def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder
 
 
 def _save_processor(encoder: Encoder, folder: Path) -> None:
-    """Tokenizer, chat template and image processor: whatever happens to the backbone's, the model reads as it did."""
+    """Saves tokenizer, chat template and image processor, so that later changes of the backbone's have no effect."""
     encoder.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
     if encoder.image_processor is not None:
         encoder.image_processor.save_pretrained(folder)
 
 
 def _with_absolute_path(recipe: Recipe) -> Recipe:
-    """The recipe with the full path of a backbone that lies in a folder: a model is opened from anywhere."""
+    """The recipe with an absolute path of a backbone in a folder, so that the model opens from any working folder."""
     path = recipe.model.backbone.path
     if path is None or not os.path.isdir(os.path.expanduser(path)):
         return recipe
@@ -180,15 +181,16 @@ def _card(model: RewardModel, *, recipe: Recipe, encoder: Encoder, scores: Mappi
     }
 
 
-def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[RewardModel, Recipe, str]:
-    """The model of a saved folder, its recipe, and the path its tokenizer is found at.
+def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[RewardModel, Recipe, Encoder]:
+    """Opens a saved folder: the model in evaluation mode, its recipe and its encoder.
 
     Args:
-        dtype: what the backbone's weights are rounded to, `float32` or `bfloat16`; None leaves them.
+        folder: written by `save_model`.
+        dtype: the backbone's weights are rounded to it, `float32` or `bfloat16`; None leaves them.
 
     Raises:
-        ModelError: the folder is not a saved model or is damaged, the backbone it was trained on is gone or another
-            one, weights are missing, too many, of another shape or not finite, or they cannot take the dtype.
+        ModelError: the folder is not a saved model or is damaged; its backbone is missing or has changed since the
+            training; weights are missing, unexpected, of another shape or not finite; or they cannot have the dtype.
     """
     wanted = None if dtype is None else find_dtype(dtype)
     card, recipe = read_card(folder), saved_recipe(folder)
@@ -214,15 +216,17 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
             cast(backbone.model, wanted)
     backbone.merged = card["kind"] == "full"
     language = _language(folder, card, backbone, path=path) if is_generative(head) else None
-    model = RewardModel(backbone, head, language=language, pooling=Pooling(recipe.model.pooling))
-    return model.eval(), recipe, path
+    encoder = recipe_encoder(recipe, path=path, head=head, revision=origin["revision"], files=processor_folder(folder))
+    pooling = Pooling(recipe.model.pooling)
+    model = RewardModel(backbone, head, language=language, pooling=pooling, encoder=encoder)
+    return model.eval(), recipe, encoder
 
 
 def saved_recipe(folder: Path) -> Recipe:
-    """The recipe of a saved model.
+    """Reads the recipe of a saved model.
 
     Raises:
-        ModelError: the file is missing, or no recipe.
+        ModelError: the file is missing, or is not a recipe.
     """
     file = folder / "recipe.yaml"
     check_regular_file(file, error=ModelError)
@@ -233,10 +237,10 @@ def saved_recipe(folder: Path) -> Recipe:
 
 
 def _check_same(folder: Path, card: Mapping[str, Any], origin: BackboneIdentity) -> None:
-    """Compares the backbone that was loaded with the one that the card names.
+    """Compares the loaded backbone with the one in the card.
 
     Raises:
-        ModelError: they differ; each part that does is named with its old and its new hash.
+        ModelError: they differ; the message names each part with its old and its new hash.
     """
     if card["kind"] == "full":
         return
@@ -254,10 +258,10 @@ def _check_same(folder: Path, card: Mapping[str, Any], origin: BackboneIdentity)
 
 
 def load_head(folder: Path, *, hidden_size: int) -> nn.Module:
-    """The head of a saved folder.
+    """Loads the head of a saved folder.
 
     Raises:
-        ModelError: its weights are missing, too many, of another shape or not finite, or it cannot be made.
+        ModelError: its weights are missing, unexpected, of another shape or not finite, or it cannot be built.
     """
     file = folder / HEAD
     shapes = tensor_shapes(file)
@@ -278,7 +282,7 @@ def load_head(folder: Path, *, hidden_size: int) -> nn.Module:
 
 
 def _check_head(build: Callable[[], nn.Module], shapes: Shapes, *, file: Path) -> None:
-    """Compares the shapes of a head with those of its file before memory is taken for it.
+    """Compares the shapes of a head with those of its file before memory is allocated.
 
     Raises:
         ModelError: they differ.
@@ -294,10 +298,10 @@ def _check_head(build: Callable[[], nn.Module], shapes: Shapes, *, file: Path) -
 
 
 def saved_head(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The head's node, with the prompt that was saved.
+    """The node of the head, with the saved prompt.
 
     Raises:
-        ModelError: the node names a prompt file, and the folder has none: a file outside of it is not read.
+        ModelError: the node names a prompt file and the folder has none; files outside of the folder are not read.
     """
     kept = folder / PROMPT
     node: dict[str, Any] = card["head"]
@@ -309,13 +313,13 @@ def saved_head(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def processor_folder(folder: Path) -> Path | None:
-    """Where an adapter's or a head's own tokenizer and image processor are; None where it was saved without."""
+    """The folder of the saved tokenizer and image processor; None for older models, which were saved without."""
     place = folder / PROCESSOR
     return place if place.is_dir() else None
 
 
 def _language(folder: Path, card: Mapping[str, Any], backbone: Backbone, *, path: str) -> LanguageHead:
-    """The language head that was saved, or that of the backbone's checkpoint."""
+    """The saved language-model head, or that of the backbone's checkpoint."""
     config, dtype = backbone.transformer.config, backbone.transformer.dtype
     embedding: Any = backbone.transformer.get_input_embeddings()
     if card["kind"] != "full":
@@ -337,17 +341,17 @@ def _load_adapter(transformer: Any, folder: Path) -> PeftModel:
 
 
 def load_exactly(own: Mapping[str, Tensor], path: Path) -> None:
-    """Copies a file's weights over `own`.
+    """Copies the weights of a file to `own`.
 
     Raises:
-        ModelError: names or shapes differ, all of which are listed; or a weight is not finite.
+        ModelError: names or shapes differ, and the message lists all of them; or a weight is not finite.
     """
     if faults := copy_exactly(own, load_finite(path)):
         raise ModelError(f"'{path}' does not fit the model:\n  " + "\n  ".join(faults))
 
 
 def shape_faults(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Every difference in names and shapes.
+    """All differences in names and shapes.
 
     >>> shape_faults({"bias": (2,), "weight": (2, 3)}, {"bias": (1,)})
     ['bias has shape (1,), the model has (2,)', 'missing: weight']
@@ -363,11 +367,14 @@ def shape_faults(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[i
 
 
 def copy_exactly(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Copies `given` over `own` when names and shapes agree; else copies nothing and returns every difference."""
-    shapes = ({name: tuple(weight.shape) for name, weight in weights.items()} for weights in (own, given))
-    faults = shape_faults(*shapes)
+    """Copies `given` to `own` if names and shapes agree; otherwise copies nothing and returns all differences."""
+    faults = shape_faults(_shapes(own), _shapes(given))
     if not faults:
         with torch.no_grad():
             for name, weight in own.items():
                 weight.copy_(given[name])
     return faults
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in weights.items()}

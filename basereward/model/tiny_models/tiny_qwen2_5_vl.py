@@ -1,25 +1,28 @@
-"""A Qwen2.5-VL small enough for two CPU cores, written in the hub's on-disk format.
+"""A Qwen2.5-VL small enough for two CPU cores, in the format of the hub.
 
-The folder holds what the hub's `Qwen/Qwen2.5-VL-7B-Instruct` holds (config, safetensors, tokenizer, chat template,
-image processor), so the code that loads the one loads the other.
+The folder has the files of the hub's `Qwen/Qwen2.5-VL-7B-Instruct` (config, safetensors, tokenizer, chat template,
+image processor), so the same code loads both.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Interval
 
-from basereward.model.tiny_models._byte_level import byte_level_tokenizer
-from basereward.model.tiny_models._qwen import (
-    language,
-    picture_tokens,
+from basereward.model.tiny_models._checkpoint import (
+    QWEN_PREPROCESSOR,
+    TinyFamily,
+    TinySizes,
+    image_token_settings,
     quarter_for_time,
-    spread,
-    write_checkpoint,
-    write_image_processor,
+    text_settings,
+    write_tiny,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def tiny_qwen2_5_vl(
@@ -34,31 +37,36 @@ def tiny_qwen2_5_vl(
     """A Qwen2.5-VL of random weights, 1.1 million of them by default, with a byte-level tokenizer.
 
     Args:
-        folder: where to write; made when missing.
+        folder: where to write; it is created if it does not exist.
         hidden_size: width of the language model; a multiple of 32.
         layers: layers of the language model.
         vision_layers: layers of the vision tower; the last one attends to the whole image, the others to windows.
-        initializer_range: standard deviation of the weights. The families' own 0.02 suits thousands of channels; with
-            a hundred the first hundreds of steps would learn nothing.
+        initializer_range: standard deviation of the weights.
         seed: of the weights.
     """
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    sizes = TinySizes(hidden_size, layers, vision_layers)
+    write_tiny(folder, FAMILY, sizes, initializer_range=initializer_range, seed=seed)
 
-    tokenizer = byte_level_tokenizer()
-    config = Qwen2_5_VLConfig(
-        text_config=language(tokenizer, hidden_size=hidden_size, layers=layers)
-        | {"rope_parameters": quarter_for_time(hidden_size)},
-        vision_config={
-            "depth": vision_layers,
-            "hidden_size": hidden_size // 2,
-            "intermediate_size": 2 * hidden_size,
+
+def _settings(sizes: TinySizes, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "text_config": text_settings(sizes, tokenizer) | {"rope_parameters": quarter_for_time(sizes.hidden_size)},
+        "vision_config": {
+            "depth": sizes.vision_layers,
+            "hidden_size": sizes.hidden_size // 2,
+            "intermediate_size": 2 * sizes.hidden_size,
             "num_heads": 2,
-            "out_hidden_size": hidden_size,
-            "fullatt_block_indexes": [vision_layers - 1],
+            "out_hidden_size": sizes.hidden_size,
+            "fullatt_block_indexes": [sizes.vision_layers - 1],
             "window_size": 112,
         },
-        **picture_tokens(tokenizer),
-    )
-    spread(config, initializer_range)
-    write_checkpoint(folder, lambda: Qwen2_5_VLForConditionalGeneration(config), tokenizer=tokenizer, seed=seed)
-    write_image_processor(folder, processor="Qwen2_5_VLProcessor")
+        **image_token_settings(tokenizer),
+    }
+
+
+FAMILY = TinyFamily(
+    config="Qwen2_5_VLConfig",
+    model="Qwen2_5_VLForConditionalGeneration",
+    settings=_settings,
+    preprocessor=QWEN_PREPROCESSOR | {"processor_class": "Qwen2_5_VLProcessor"},
+)

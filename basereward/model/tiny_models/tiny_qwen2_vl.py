@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Interval
 
-from basereward.model.tiny_models._byte_level import byte_level_tokenizer
-from basereward.model.tiny_models._qwen import (
-    language,
-    picture_tokens,
+from basereward.model.tiny_models._checkpoint import (
+    QWEN_PREPROCESSOR,
+    TinyFamily,
+    TinySizes,
+    image_token_settings,
     quarter_for_time,
-    spread,
-    write_checkpoint,
-    write_image_processor,
+    text_settings,
+    write_tiny,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def tiny_qwen2_vl(
@@ -30,28 +33,34 @@ def tiny_qwen2_vl(
     """A Qwen2-VL of random weights with a byte-level tokenizer.
 
     Args:
-        folder: where to write; made when missing.
+        folder: where to write; it is created if it does not exist.
         hidden_size: width of the language model; a multiple of 32.
         layers: layers of the language model.
         vision_layers: layers of the vision tower; all attend to the whole image.
         initializer_range: standard deviation of the weights.
         seed: of the weights.
     """
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    sizes = TinySizes(hidden_size, layers, vision_layers)
+    write_tiny(folder, FAMILY, sizes, initializer_range=initializer_range, seed=seed)
 
-    tokenizer = byte_level_tokenizer()
-    config = Qwen2VLConfig(
-        text_config=language(tokenizer, hidden_size=hidden_size, layers=layers)
-        | {"rope_parameters": quarter_for_time(hidden_size)},
-        vision_config={
-            "depth": vision_layers,
-            "embed_dim": hidden_size // 2,
+
+def _settings(sizes: TinySizes, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "text_config": text_settings(sizes, tokenizer) | {"rope_parameters": quarter_for_time(sizes.hidden_size)},
+        "vision_config": {
+            "depth": sizes.vision_layers,
+            "embed_dim": sizes.hidden_size // 2,
             "mlp_ratio": 4,
             "num_heads": 2,
-            "hidden_size": hidden_size,  # of what the tower gives to the language model
+            "hidden_size": sizes.hidden_size,  # width of the tower's output; its own width is `embed_dim`
         },
-        **picture_tokens(tokenizer),
-    )
-    spread(config, initializer_range)
-    write_checkpoint(folder, lambda: Qwen2VLForConditionalGeneration(config), tokenizer=tokenizer, seed=seed)
-    write_image_processor(folder, processor="Qwen2VLProcessor")
+        **image_token_settings(tokenizer),
+    }
+
+
+FAMILY = TinyFamily(
+    config="Qwen2VLConfig",
+    model="Qwen2VLForConditionalGeneration",
+    settings=_settings,
+    preprocessor=QWEN_PREPROCESSOR,
+)

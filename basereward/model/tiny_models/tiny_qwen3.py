@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Interval
 
-from basereward.model.tiny_models._byte_level import byte_level_tokenizer
-from basereward.model.tiny_models._qwen import HEADS, language, spread, write_checkpoint
+from basereward.model.tiny_models._checkpoint import HEADS, TinyFamily, TinySizes, text_settings, write_tiny
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def tiny_qwen3(
@@ -19,18 +21,21 @@ def tiny_qwen3(
     initializer_range: float = 0.06,
     seed: int = 0,
 ) -> None:
-    """A Qwen3 of random weights with a byte-level tokenizer; it reads no pictures.
+    """A Qwen3 of random weights with a byte-level tokenizer; it reads no images.
 
     Args:
-        folder: where to write; made when missing.
-        hidden_size: its width; a multiple of 8.
-        layers: how many.
+        folder: where to write; it is created if it does not exist.
+        hidden_size: width of the model; a multiple of 8.
+        layers: number of layers.
         initializer_range: standard deviation of the weights.
         seed: of the weights.
     """
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    write_tiny(folder, FAMILY, TinySizes(hidden_size, layers), initializer_range=initializer_range, seed=seed)
 
-    tokenizer = byte_level_tokenizer()
-    config = Qwen3Config(head_dim=hidden_size // HEADS, **language(tokenizer, hidden_size=hidden_size, layers=layers))
-    spread(config, initializer_range)
-    write_checkpoint(folder, lambda: Qwen3ForCausalLM(config), tokenizer=tokenizer, seed=seed)
+
+def _settings(sizes: TinySizes, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    # Qwen3's default head size is 128 whatever the width.
+    return {"head_dim": sizes.hidden_size // HEADS, **text_settings(sizes, tokenizer)}
+
+
+FAMILY = TinyFamily(config="Qwen3Config", model="Qwen3ForCausalLM", settings=_settings)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Interval
 
-from basereward.model.tiny_models._byte_level import byte_level_tokenizer
-from basereward.model.tiny_models._qwen import (
-    language,
-    picture_tokens,
-    spread,
+from basereward.model.tiny_models._checkpoint import (
+    QWEN_PREPROCESSOR,
+    TinyFamily,
+    TinySizes,
+    image_token_settings,
+    text_settings,
     three_axes,
-    write_checkpoint,
-    write_image_processor,
+    write_tiny,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def tiny_qwen3_vl(
@@ -29,36 +32,44 @@ def tiny_qwen3_vl(
 ) -> None:
     """A Qwen3-VL of random weights with a byte-level tokenizer.
 
-    Its heads together are wider than its stream, as in the 4B. All blocks of the vision tower but the last also give
-    their states to the language model, one to a layer from the first on, while there are layers.
+    Its attention heads together are wider than `hidden_size`, as in the 4B. All blocks of the vision tower except the
+    last also give their states to the language model, one block to each layer from the first on.
 
     Args:
-        folder: where to write; made when missing.
+        folder: where to write; it is created if it does not exist.
         hidden_size: width of the language model; a multiple of 32.
         layers: layers of the language model.
         vision_layers: blocks of the vision tower.
         initializer_range: standard deviation of the weights.
         seed: of the weights.
     """
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    sizes = TinySizes(hidden_size, layers, vision_layers)
+    write_tiny(folder, FAMILY, sizes, initializer_range=initializer_range, seed=seed)
 
-    tokenizer = byte_level_tokenizer()
-    head_size = hidden_size * 3 // 8
-    config = Qwen3VLConfig(
-        text_config=language(tokenizer, hidden_size=hidden_size, layers=layers)
+
+def _settings(sizes: TinySizes, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    head_size = sizes.hidden_size * 3 // 8
+    return {
+        "text_config": text_settings(sizes, tokenizer)
         | {"head_dim": head_size, "rope_parameters": three_axes([head_size // 6] * 3)},
-        vision_config={
-            "depth": vision_layers,
-            "hidden_size": hidden_size // 2,
-            "intermediate_size": 2 * hidden_size,
+        "vision_config": {
+            "depth": sizes.vision_layers,
+            "hidden_size": sizes.hidden_size // 2,
+            "intermediate_size": 2 * sizes.hidden_size,
             "num_heads": 2,
-            "out_hidden_size": hidden_size,
+            "out_hidden_size": sizes.hidden_size,
             "patch_size": 16,
-            "num_position_embeddings": 36,  # six by six, stretched over every picture
-            "deepstack_visual_indexes": list(range(min(layers, vision_layers - 1))),
+            "num_position_embeddings": 36,  # six by six, interpolated to the grid of each image
+            # No more blocks than the language model has layers to take their states.
+            "deepstack_visual_indexes": list(range(min(sizes.layers, sizes.vision_layers - 1))),
         },
-        **picture_tokens(tokenizer),
-    )
-    spread(config, initializer_range)
-    write_checkpoint(folder, lambda: Qwen3VLForConditionalGeneration(config), tokenizer=tokenizer, seed=seed)
-    write_image_processor(folder, processor="Qwen3VLProcessor", patch_size=16)
+        **image_token_settings(tokenizer),
+    }
+
+
+FAMILY = TinyFamily(
+    config="Qwen3VLConfig",
+    model="Qwen3VLForConditionalGeneration",
+    settings=_settings,
+    preprocessor=QWEN_PREPROCESSOR | {"processor_class": "Qwen3VLProcessor", "patch_size": 16},
+)

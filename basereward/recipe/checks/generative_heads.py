@@ -13,7 +13,7 @@ from basereward.recipe.checks.targets import TargetError, check_trusted, locate
 from basereward.recipe.schema import Node, Recipe
 
 GENERATIVE_METHOD = "judge"
-GENERATIVE_ATTRIBUTE = "speech"
+GENERATIVE_ATTRIBUTE = "branch_template"
 """What the class of every generative head defines and sets; the source is searched for them, without an import."""
 
 

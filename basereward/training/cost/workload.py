@@ -12,9 +12,9 @@ from basereward.data.encoding.lengths import Lengths
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Split
 from basereward.errors import DataError
-from basereward.inference.scorer import recipe_encoder
 from basereward.model.cost.memory import PassTokens
 from basereward.model.cost.sequence_shapes import SequenceShape, group_shapes
+from basereward.model.families.processing import recipe_encoder
 from basereward.model.pooling import Pooling
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import Recipe

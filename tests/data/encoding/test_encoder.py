@@ -18,7 +18,7 @@ from basereward.data.encoding.encoder import Encoder, EncodingError
 from basereward.data.images.open_images import ImageError
 from basereward.data.schema.group import IMAGE, Group, Part, Turn
 from basereward.model.tiny_models._byte_level import SPECIAL_TOKENS
-from basereward.model.tiny_models._qwen import write_image_processor
+from basereward.model.tiny_models._checkpoint import write_preprocessor
 from tests.data.conftest import WORDS
 from tests.helpers.support import group, picture
 
@@ -53,7 +53,7 @@ def qwen() -> PreTrainedTokenizerFast:
 def image_processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Qwen2.5-VL's."""
     folder = tmp_path_factory.mktemp("processor")
-    write_image_processor(folder, processor="Qwen2_5_VLProcessor")
+    write_preprocessor(folder)
     return AutoImageProcessor.from_pretrained(folder, backend="pil")
 
 

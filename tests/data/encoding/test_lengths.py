@@ -100,7 +100,7 @@ def test_other_errors_pass_through(encoder: Encoder, monkeypatch: pytest.MonkeyP
 class Refusing(Encoder):
     """An encoder that must not be asked."""
 
-    def measure(self, group: Group, *, taught: bool = False) -> object:  # type: ignore[override]
+    def measure(self, group: Group, *, with_targets: bool = False) -> object:  # type: ignore[override]
         raise AssertionError("measured again")
 
 

@@ -12,8 +12,9 @@ import torch
 from basereward import build, load_recipe
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
-from basereward.model.attention.kernels import LIGER_FAMILIES, is_rms_norm, is_swiglu
+from basereward.model.attention.kernels import is_rms_norm, is_swiglu
 from basereward.model.backbone import load_backbone
+from basereward.model.families.registry import liger_types
 from tests.helpers.support import SMALL
 
 FolderOf = Callable[[str], Path]
@@ -40,7 +41,7 @@ def test_a_run_with_kernels_that_cannot_run_ends_before_it_begins() -> None:
         build(load_recipe("basereward", overrides=[*SMALL, "model.backbone.kernels=liger", "trainer.accelerator=auto"]))
 
 
-@pytest.mark.parametrize("family", LIGER_FAMILIES)
+@pytest.mark.parametrize("family", liger_types())
 def test_every_norm_and_feed_forward_network_is_found(family: str, folder_of: FolderOf) -> None:
     """Two norms and a feed-forward network a layer and a norm at the end; Qwen3 has norms of queries and keys besides,
     and Qwen2.5-VL's vision tower is made of the same."""

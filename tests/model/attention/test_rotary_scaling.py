@@ -14,7 +14,7 @@ from basereward.inference.scorer import Scorer
 from basereward.model.families.processing import load_encoder
 from basereward.model.reward_model import build_model
 from basereward.model.tiny_models._byte_level import byte_level_tokenizer
-from basereward.model.tiny_models._qwen import language, write_checkpoint
+from basereward.model.tiny_models._checkpoint import TinySizes, text_settings, write_checkpoint
 from basereward.recipe.schema import BackboneRecipe, DataRecipe, ModelRecipe, Recipe
 
 FACTORS = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "factor": 4.0}
@@ -36,7 +36,7 @@ def scorer(kind: str, folder: Path) -> Scorer:
     """A small model with rotary positions of a kind, which are as they are up to 128 tokens."""
     model, config, settings = SCALED[kind]
     tokenizer = byte_level_tokenizer()
-    size: dict[str, Any] = language(tokenizer, hidden_size=64, layers=2) | {"intermediate_size": 128} | settings
+    size: dict[str, Any] = text_settings(TinySizes(64, 2), tokenizer) | {"intermediate_size": 128} | settings
     size["rope_parameters"] = {"rope_type": kind, "rope_theta": 10_000.0, **size.pop("rope")}
     write_checkpoint(folder, lambda: model(config(**size)), tokenizer=tokenizer, seed=0)
     recipe = Recipe(

@@ -25,8 +25,8 @@ from transformers.masking_utils import (
 
 from basereward.errors import ModelError
 from basereward.model.attention.tree_attention import (
+    MAX_SHARED_TOKENS,
     NO_LIMIT,
-    SHARED_CALL,
     TREE_ATTENTION,
     LayerMask,
     Limit,
@@ -92,7 +92,7 @@ def random_trees(rng: random.Random) -> list[tuple[int, ...]]:
 CASES: dict[str, Trees] = {
     **{f"random-{seed}": random_trees(random.Random(seed)) for seed in range(6)},
     "branches in several calls": [(5, 200, 100, 3, 2), (7, 1)],
-    "a branch longer than a shared call": [(3, 2, SHARED_CALL + 9, 4)],
+    "a branch longer than a shared call": [(3, 2, MAX_SHARED_TOKENS + 9, 4)],
     "one token each": [(1, 1)],
 }
 
@@ -241,9 +241,9 @@ def test_the_calls_of_a_plan_cover_the_row_in_its_order(seed: int) -> None:
 
 
 def test_short_branches_share_a_call_and_long_ones_do_not() -> None:
-    """Branches are put together as long as they stay within `SHARED_CALL` tokens."""
-    half = SHARED_CALL // 2
-    assert TreePlan([(4, half, half, 1, SHARED_CALL)], device="cpu").sizes == [4, 2 * half, 1, SHARED_CALL]
+    """Branches are put together as long as they stay within `MAX_SHARED_TOKENS` tokens."""
+    half = MAX_SHARED_TOKENS // 2
+    assert TreePlan([(4, half, half, 1, MAX_SHARED_TOKENS)], device="cpu").sizes == [4, 2 * half, 1, MAX_SHARED_TOKENS]
 
 
 def test_a_mask_is_no_larger_than_its_branches_need() -> None:

@@ -165,13 +165,13 @@ def test_what_is_taught_is_counted_to_the_multiplication(
     asked = replace(recipe(**TRAINED[trained]), head={"_target_": head} | SPEAKING[head])
     model = build_model(asked, path=path, seed=0)
     encoder = load_encoder(path)
-    encoder.speech = model.head.speech  # type: ignore[assignment]
+    encoder.speech = model.head.branch_template  # type: ignore[assignment]
     told = [
         replace(each, critiques=tuple(f"{text} is so." for text in each.responses))
         for each in mixed_groups(vision="vl" in family)
         if len(each.responses) > 1
     ]
-    encoded = [encoder(each, taught=True) for each in told]
+    encoded = [encoder(each, with_targets=True) for each in told]
     batch = collate(encoded, layout="tree", pad_id=encoder.pad_id)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         outputs = model.outputs(batch)
@@ -181,7 +181,9 @@ def test_what_is_taught_is_counted_to_the_multiplication(
     found = sum(counter.get_flop_counts()["Global"].get(getattr(torch.ops.aten, name), 0) for name in LINEAR)
     assert linear(count_batch(model, batch)) == found
     assert count(outline(asked, path=path), batch_shapes(batch)) == count_batch(model, batch)
-    assert sum(shape.written for group in encoded for shape in group_shapes(group, layout="tree")) == len(batch.written)
+    assert sum(shape.written for group in encoded for shape in group_shapes(group, layout="tree")) == len(
+        batch.lm_target_positions
+    )
 
 
 @pytest.mark.parametrize("pooling", ["last", "last_text", "mean"])

@@ -13,7 +13,7 @@ from basereward.data.batching.tree_batch import TreeBatch, collate
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.parts import freeze, part_of
 from basereward.model.families.processing import load_encoder
-from basereward.model.families.vision import Looks, features_of_nothing, keep_features
+from basereward.model.families.vision import VisionOutput, features_of_nothing, keep_features
 from tests.helpers.support import VISION, gradients, mixed_groups
 
 FolderOf = Callable[[str], Path]
@@ -40,7 +40,7 @@ def test_one_by_one_or_in_one_pass_features_are_the_same(family: str, folder_of:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def _all(looks: Looks) -> list[Tensor]:
+def _all(looks: VisionOutput) -> list[Tensor]:
     """The features of every picture in every layer."""
     return [*looks.pooler_output, *(states for level in looks.deepstack_features for states in level)]
 

@@ -51,7 +51,7 @@ def test_a_pattern_of_one_s_own() -> None:
     assert parse_verdict("<think>Answer 1?</think>Overall Judgment: Answer 2 is better", pattern) == 2
     with pytest.raises(ValueError, match="2 groups"):
         compiled_pattern("(1)(2)")
-    with pytest.raises(ValueError, match="no regular expression"):
+    with pytest.raises(ValueError, match="not a regular expression"):
         compiled_pattern("([12]")
 
 

@@ -15,12 +15,11 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError, RecipeError
-from basereward.model.attention.gradient_checkpointing import recompute
+from basereward.model.attention.gradient_checkpointing import enable_gradient_checkpointing
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
 from basereward.model.generation.generate import Writer, Writing
-from basereward.model.generation.response_generator import ResponseGenerator
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
@@ -40,15 +39,15 @@ def made(path: Path, **changes: Any) -> tuple[RewardModel, Encoder]:
     torch.manual_seed(1)
     head = make(HEAD | changes, "heads", backbone.hidden_size)
     encoder = load_encoder(path)
-    encoder.speech = head.speech
-    model = RewardModel(backbone, head, language=load_language_head(path, load_config(path)))
-    model.voice = ResponseGenerator(encoder)
+    encoder.speech = head.branch_template
+    language = load_language_head(path, load_config(path))
+    model = RewardModel(backbone, head, language=language, encoder=encoder)
     return model, encoder
 
 
-def laid(encoder: Encoder, groups: list[Group], *, taught: bool = False, layout: Layout = "tree") -> TreeBatch:
+def laid(encoder: Encoder, groups: list[Group], *, with_targets: bool = False, layout: Layout = "tree") -> TreeBatch:
     """Groups in one batch."""
-    return collate([encoder(each, taught=taught) for each in groups], layout=layout, pad_id=encoder.pad_id)
+    return collate([encoder(each, with_targets=with_targets) for each in groups], layout=layout, pad_id=encoder.pad_id)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3"])
@@ -58,7 +57,7 @@ def test_tree_rows_teach_what_plain_rows_do(family: str, tmp_path: Path) -> None
     groups = [criticised(each) for each in mixed_groups(vision="vl" in family)]
     found = []
     for layout in ("tree", "plain"):
-        batch = laid(encoder, groups, taught=True, layout=layout)  # type: ignore[arg-type]
+        batch = laid(encoder, groups, with_targets=True, layout=layout)  # type: ignore[arg-type]
         outputs = model.train().outputs(batch)
         assert outputs.language is not None
         (ranked,) = outputs.scores
@@ -80,10 +79,10 @@ def test_the_loss_of_language_is_transformers_own(tmp_path: Path) -> None:
 
     path = checkpoint("qwen3", tmp_path / "model")
     model, encoder = made(path)
-    batch = laid(encoder, [criticised(group(responses=("It is a seven.",)))], taught=True)
+    batch = laid(encoder, [criticised(group(responses=("It is a seven.",)))], with_targets=True)
     told = model.outputs(batch).language
     count = len(encoder.branch("It says It i."))
-    assert len(batch.written) == count
+    assert len(batch.lm_target_positions) == count
     labels = torch.full_like(batch.input_ids, -100)
     labels[0, -count:] = batch.input_ids[0, -count:]
     theirs = AutoModelForCausalLM.from_pretrained(path)(batch.input_ids, labels=labels).loss
@@ -105,7 +104,7 @@ def test_a_score_is_that_at_the_end_of_the_written_critique(tmp_path: Path) -> N
     branches = tuple(torch.cat([branch, text]) for branch, text in zip(whole.branches, texts, strict=True))
     with torch.no_grad():
         expected = model(collate([replace(whole, branches=branches)], layout="plain", pad_id=encoder.pad_id))
-        found = model.judged(batch)
+        found = model.response_scores(batch)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -113,7 +112,7 @@ def test_a_branch_is_the_conversation_as_the_template_writes_it(tmp_path: Path) 
     """The prompt, the response, the request for a critique, and the critique."""
     _, encoder = made(checkpoint("qwen3", tmp_path / "model"))
     asked = criticised(group("Which digit?", ("It is 7.", "4")))
-    encoded = encoder(asked, taught=True)
+    encoded = encoder(asked, with_targets=True)
     tokenizer: Any = encoder.tokenizer
     for branch, response, critique in zip(encoded.branches, asked.responses, asked.critiques, strict=True):
         words = [("user", "Which digit?"), ("assistant", response), ("user", "Why?")]
@@ -129,8 +128,8 @@ def test_of_several_critiques_the_score_is_the_mean(tmp_path: Path) -> None:
     model.eval()
     asked = group(images=1)
     batch, whole = laid(encoder, [asked]), encoder(asked)
-    assert model.voice is not None
-    written = model.voice.write(model, batch, model.head.writing)  # type: ignore[arg-type]
+    assert model.generator is not None
+    written = model.generator.write(batch, model.head.writing)  # type: ignore[arg-type]
     assert len({tuple(text.tolist()) for texts in written for text in texts}) > 3, "the critiques are not all alike"
     scores = []
     for sample in range(3):
@@ -140,7 +139,7 @@ def test_of_several_critiques_the_score_is_the_mean(tmp_path: Path) -> None:
             row = collate([replace(whole, branches=branches)], layout="plain", pad_id=encoder.pad_id)
             scores.append(model(row))
     with torch.no_grad():
-        found = model.judged(batch)
+        found = model.response_scores(batch)
     assert torch.allclose(found, torch.stack(scores).mean(0), rtol=1e-5, atol=1e-6)
 
 
@@ -150,8 +149,8 @@ def test_a_score_does_not_depend_on_batch_mates(tmp_path: Path) -> None:
     model.eval()
     groups = mixed_groups(vision=True)
     with torch.no_grad():
-        together = model.judged(laid(encoder, groups))
-        alone = torch.cat([model.judged(laid(encoder, [each])) for each in groups])
+        together = model.response_scores(laid(encoder, groups))
+        alone = torch.cat([model.response_scores(laid(encoder, [each])) for each in groups])
     assert torch.allclose(together, alone, rtol=1e-5, atol=1e-6)
 
 
@@ -162,7 +161,7 @@ def test_pictures_are_encoded_once_for_writing_and_scoring(tmp_path: Path) -> No
     calls: list[int] = []
     transformer.visual.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     with torch.no_grad():
-        scores = model.judged(laid(encoder, [group(responses=("a", "b", "c", "d"), images=1)]))
+        scores = model.response_scores(laid(encoder, [group(responses=("a", "b", "c", "d"), images=1)]))
     assert scores.shape == (4,)
     assert len(calls) == 1
 
@@ -171,7 +170,7 @@ def test_rows_without_critiques_are_lost_by_name(tmp_path: Path) -> None:
     """In training; scoring asks for none."""
     _, encoder = made(checkpoint("qwen3", tmp_path / "model"))
     with pytest.raises(RowRejected, match="digits, numbers, digit_pairs and mm_rlhf") as told:
-        encoder(group(), taught=True)
+        encoder(group(), with_targets=True)
     assert told.value.reason == "no_critique"
     assert len(encoder(group()).branches) == 3
 
@@ -182,16 +181,16 @@ def test_its_own_critiques_are_ranked_after(tmp_path: Path) -> None:
     path = checkpoint("qwen2_5_vl", tmp_path / "model")
     groups = [criticised(group(images=1)), criticised(group("Which?", ("7", "It is 4."), name="text"))]
     own, encoder = made(path, critiques="own")
-    plain = laid(encoder, [replace(each, critiques=()) for each in groups], taught=True)
+    plain = laid(encoder, [replace(each, critiques=()) for each in groups], with_targets=True)
     outputs = own.train().outputs(plain)
     assert outputs.language is None
     (ranked,) = outputs.scores
     ranked.sum().backward()
     assert gradients(own)
     with torch.no_grad():
-        assert torch.allclose(ranked, own.eval().judged(plain), rtol=1e-5, atol=1e-6)
+        assert torch.allclose(ranked, own.eval().response_scores(plain), rtol=1e-5, atol=1e-6)
     both, encoder = made(path, critiques="both")
-    taught, asked = laid(encoder, groups, taught=True), laid(encoder, groups)
+    taught, asked = laid(encoder, groups, with_targets=True), laid(encoder, groups)
     shortened = unwritten(taught)
     for name in ("input_ids", "position_ids", "group", "branch", "ends"):
         assert torch.equal(getattr(shortened, name), getattr(asked, name)), name
@@ -213,8 +212,8 @@ def test_layers_that_are_computed_again_get_the_pass_they_are_of(tmp_path: Path)
     for checkpointing in (False, True):
         model, encoder = made(path, critiques="both")
         if checkpointing:
-            recompute(model.backbone.transformer)
-        given, own = model.train().outputs(laid(encoder, groups, taught=True)).scores
+            enable_gradient_checkpointing(model.backbone.transformer)
+        given, own = model.train().outputs(laid(encoder, groups, with_targets=True)).scores
         (given.square().sum() + own.sum()).backward()
         found.append((given.detach(), own.detach(), gradients(model)))
     (given, own, wanted), (given_again, own_again, again) = found
@@ -229,13 +228,13 @@ def test_plain_rows_cannot_be_written_after(tmp_path: Path) -> None:
     """The error names the key."""
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"))
     with pytest.raises(ModelError, match=r"batch\.layout=tree"):
-        model.judged(laid(encoder, [group()], layout="plain"))
+        model.response_scores(laid(encoder, [group()], layout="plain"))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"samples": 3}, "the same critique"),
+        ({"samples": 3}, "samples=3"),
         ({"max_tokens": 0}, "from 1 to"),
         ({"prompt": "critic"}, "critique"),
         ({"prompt_file": "/nowhere.txt"}, "cannot be read"),

@@ -35,15 +35,15 @@ def made(path: Path, head: dict[str, Any], **changes: Any) -> tuple[RewardModel,
     backbone = load_backbone(path)
     judge = make(head | changes, "heads", backbone.hidden_size)
     encoder = load_encoder(path)
-    encoder.speech = judge.speech
-    model = RewardModel(backbone, judge, language=load_language_head(path, load_config(path)))
-    model.voice = ResponseGenerator(encoder)
+    encoder.speech = judge.branch_template
+    language = load_language_head(path, load_config(path))
+    model = RewardModel(backbone, judge, language=language, encoder=encoder)
     return model.eval(), encoder
 
 
-def laid(encoder: Encoder, groups: list[Group], *, taught: bool = False, layout: Layout = "tree") -> TreeBatch:
+def laid(encoder: Encoder, groups: list[Group], *, with_targets: bool = False, layout: Layout = "tree") -> TreeBatch:
     """Groups in one batch."""
-    return collate([encoder(each, taught=taught) for each in groups], layout=layout, pad_id=encoder.pad_id)
+    return collate([encoder(each, with_targets=with_targets) for each in groups], layout=layout, pad_id=encoder.pad_id)
 
 
 def told(each: Group) -> Group:
@@ -63,7 +63,7 @@ def test_a_branch_is_the_whole_prompt_with_both_answers(tmp_path: Path) -> None:
     """Prefix and branch read as the template renders the judge's turn; what is taught follows."""
     _, encoder = made(checkpoint("qwen3", tmp_path / "model"), VERDICT)
     asked = group("Which digit?", ("It is 7.", "4"))
-    encoded = encoder(asked, taught=True)
+    encoded = encoder(asked, with_targets=True)
     texts = [
         encoder.tokenizer.decode(torch.cat([encoded.prefix, branch]))  # type: ignore[attr-defined]
         for branch in encoded.branches
@@ -94,7 +94,7 @@ def test_tree_rows_teach_what_plain_rows_do(family: str, head: dict[str, Any], t
     groups = several(vision="vl" in family)
     found = []
     for layout in ("tree", "plain"):
-        outputs = model.train().outputs(laid(encoder, groups, taught=True, layout=layout))  # type: ignore[arg-type]
+        outputs = model.train().outputs(laid(encoder, groups, with_targets=True, layout=layout))  # type: ignore[arg-type]
         assert outputs.scores == ()
         assert outputs.language is not None
         outputs.language.backward()
@@ -112,7 +112,7 @@ def test_a_preference_s_weight_is_that_of_its_verdict(tmp_path: Path) -> None:
     losses = []
     for weight in (1.0, 0.5):
         asked = replace(group(responses=("7", "4")), preferences=(Preference(0, 1, weight=weight),))
-        losses.append(float(model.outputs(laid(encoder, [asked], taught=True)).language.detach()))  # type: ignore[union-attr]
+        losses.append(float(model.outputs(laid(encoder, [asked], with_targets=True)).language.detach()))  # type: ignore[union-attr]
     assert losses[1] == pytest.approx(losses[0] / 2)
 
 
@@ -123,8 +123,8 @@ def test_the_verdict_s_probability_is_that_of_generate(family: str, tmp_path: Pa
     model, encoder = made(checkpoint(family, tmp_path / "model"), VERDICT)
     asked = group("Which digit?", ("It is 7.", "4"), images=int("vl" in family))
     batch = laid(encoder, [asked])
-    assert model.voice is not None
-    tokens = [model.voice.token("1"), model.voice.token("2")]
+    assert model.generator is not None
+    tokens = [model.generator.token("1"), model.generator.token("2")]
     kind = AutoModelForImageTextToText if "vl" in family else AutoModelForCausalLM
     whole: Any = kind.from_pretrained(tmp_path / "model", attn_implementation="eager").eval()
     leads = []
@@ -143,8 +143,8 @@ def test_the_verdict_s_probability_is_that_of_generate(family: str, tmp_path: Pa
         leads.append(torch.log(probability[0] / probability[1]))
     expected = torch.sigmoid((leads[0] - leads[1]) / 2)
     with torch.no_grad():
-        scores = model.judged(batch)
-        mine = model.head._lead(model.voice, model, batch)  # type: ignore[operator]
+        scores = model.response_scores(batch)
+        mine = model.head._logit_leads(model.generator, batch)  # type: ignore[operator]
     for (lead,), theirs in zip(mine, leads, strict=True):
         assert torch.sigmoid(torch.tensor(lead)) == pytest.approx(float(torch.sigmoid(theirs)), abs=1e-5)
     assert float(torch.sigmoid(scores[0] - scores[1])) == pytest.approx(float(expected), abs=1e-5)
@@ -156,8 +156,8 @@ def test_a_preference_under_both_orders_sums_to_one(head: dict[str, Any], tmp_pa
     model, encoder = made(checkpoint("qwen2_5_vl", tmp_path / "model"), head)
     responses = ("It is 7.", "4")
     with torch.no_grad():
-        one = model.judged(laid(encoder, [group(responses=responses, images=1)]))
-        other = model.judged(laid(encoder, [group(responses=responses[::-1], images=1)]))
+        one = model.response_scores(laid(encoder, [group(responses=responses, images=1)]))
+        other = model.response_scores(laid(encoder, [group(responses=responses[::-1], images=1)]))
     preference = torch.sigmoid(one[0] - one[1]) + torch.sigmoid(other[0] - other[1])
     assert float(preference) == pytest.approx(1.0, abs=1e-6)
 
@@ -168,8 +168,8 @@ def test_scores_do_not_depend_on_batch_mates(head: dict[str, Any], tmp_path: Pat
     model, encoder = made(checkpoint("qwen2_5_vl", tmp_path / "model"), head)
     groups = several(vision=True)
     with torch.no_grad():
-        together = model.judged(laid(encoder, groups))
-        alone = torch.cat([model.judged(laid(encoder, [each])) for each in groups])
+        together = model.response_scores(laid(encoder, groups))
+        alone = torch.cat([model.response_scores(laid(encoder, [each])) for each in groups])
     assert len(together) == sum(len(each.responses) for each in groups)
     assert torch.allclose(together, alone, rtol=1e-5, atol=1e-5)
 
@@ -178,7 +178,9 @@ def test_what_is_written_without_a_verdict_is_counted_and_says_nothing(tmp_path:
     """A model of random weights never writes the form: all scores are 0, and every text is counted."""
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, votes=3, temperature=1.0)
     with torch.no_grad():
-        scores = model.judged(laid(encoder, [group(responses=("a", "b", "c"))]), tally=(tally := Counter[str]()))
+        scores = model.response_scores(
+            laid(encoder, [group(responses=("a", "b", "c"))]), tally=(tally := Counter[str]())
+        )
     assert scores.tolist() == [0.0, 0.0, 0.0]
     assert tally["verdicts"] == tally["unread"] == 3 * 2 * 3
 
@@ -189,12 +191,12 @@ def test_written_verdicts_come_to_scores(tmp_path: Path, monkeypatch: pytest.Mon
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING)
     says = {(0, 1): "2", (1, 0): "1", (1, 2): "1", (2, 1): "2", (0, 2): "1", (2, 0): "?"}
 
-    def write(self: ResponseGenerator, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
+    def write(self: ResponseGenerator, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
         pairs = [(first, second) for first, second in batch.about.tolist()]
         return [[self.encoder.branch(f"<think>.</think><answer>{says[pair]}</answer>")] for pair in pairs]
 
     monkeypatch.setattr(ResponseGenerator, "write", write)
-    scores = model.judged(laid(encoder, [group(responses=("a", "b", "c"))]))
+    scores = model.response_scores(laid(encoder, [group(responses=("a", "b", "c"))]))
     assert scores.tolist() == pytest.approx([0.0, 2 / 3, -2 / 3])
 
 
@@ -204,12 +206,12 @@ def test_no_verdict_is_made_up_of_an_unread_one(tmp_path: Path, monkeypatch: pyt
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, order="given")
     says = {(0, 1): "1", (0, 2): "?", (1, 2): "?", (3, 4): "2"}
 
-    def write(self: ResponseGenerator, model: RewardModel, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
+    def write(self: ResponseGenerator, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
         pairs = [(first, second) for first, second in batch.about.tolist()]
         return [[self.encoder.branch(f"<think>.</think><answer>{says[pair]}</answer>")] for pair in pairs]
 
     monkeypatch.setattr(ResponseGenerator, "write", write)
-    scores = model.judged(laid(encoder, [group(responses=("a", "b", "c")), group("x", ("d", "e"), name="y")]))
+    scores = model.response_scores(laid(encoder, [group(responses=("a", "b", "c")), group("x", ("d", "e"), name="y")]))
     assert scores.tolist() == [0.0, 0.0, 0.0, -0.5, 0.5]
 
 
@@ -217,13 +219,13 @@ def test_ratings_are_a_mean_over_the_scale(tmp_path: Path) -> None:
     """And what is taught is the nearest number of the scale."""
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), RATING)
     asked = told(group(responses=("a", "b", "c")))
-    encoded = encoder(asked, taught=True)
+    encoded = encoder(asked, with_targets=True)
     said = [encoder.tokenizer.decode(branch[-2:-1]) for branch in encoded.branches]  # type: ignore[attr-defined]
     assert said == ["5", "3", "1"]
     with torch.no_grad():
-        scores = model.judged(laid(encoder, [asked]))
+        scores = model.response_scores(laid(encoder, [asked]))
     assert ((scores > 1) & (scores < 5)).all()
-    assert model.judged(laid(encoder, [group(responses=("alone",))])).shape == (1,)
+    assert model.response_scores(laid(encoder, [group(responses=("alone",))])).shape == (1,)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +244,7 @@ def test_rows_with_nothing_to_learn_are_lost(
     """By a reason that names the sources which have it."""
     _, encoder = made(checkpoint("qwen3", tmp_path / "model"), head)
     with pytest.raises(RowRejected, match=said) as told:
-        encoder(asked, taught=True)
+        encoder(asked, with_targets=True)
     assert told.value.reason == reason
 
 
@@ -251,14 +253,14 @@ def test_preferences_are_spread_evenly(tmp_path: Path) -> None:
     path = checkpoint("qwen3", tmp_path / "model")
     for pairs, about in ((1, {(0, 1)}), (2, {(0, 1), (0, 2)}), (None, {(0, 1), (0, 2), (1, 2)})):
         _, encoder = made(path, VERDICT, pairs=pairs, order="given")
-        assert {each.about for each in encoder(group(), taught=True).spoken} == about
+        assert {each.about for each in encoder(group(), with_targets=True).spoken} == about
 
 
 def test_preferences_with_reasoning_are_those_that_are_learned(tmp_path: Path) -> None:
     """Of three preferences the last alone has reasoning, and one is to be learned from: that one, as it was written."""
     _, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, pairs=1)
     asked = replace(group(responses=("a", "b", "c")), reasonings=(Reasoning(2, 1, "1 is false."),))
-    (spoken,) = encoder(asked, taught=True).spoken
+    (spoken,) = encoder(asked, with_targets=True).spoken
     assert spoken.about == (2, 1)
 
 
@@ -269,7 +271,7 @@ def test_a_step_is_the_same_however_it_is_shared_out(head: dict[str, Any], tmp_p
     groups = [told(group("Which?", tuple("abcdefg"[:count]), name=f"g{count}")) for count in (2, 3, 5)]
     with torch.no_grad():
         together, one, two = (
-            float(model.outputs(laid(encoder, some, taught=True)).language)  # type: ignore[arg-type]
+            float(model.outputs(laid(encoder, some, with_targets=True)).language)  # type: ignore[arg-type]
             for some in (groups, groups[:1], groups[1:])
         )
     assert together == pytest.approx((one + 2 * two) / 3, rel=1e-5)
@@ -278,7 +280,7 @@ def test_a_step_is_the_same_however_it_is_shared_out(head: dict[str, Any], tmp_p
 def test_a_judge_has_no_score_of_a_hidden_state(tmp_path: Path) -> None:
     """The error says what to call."""
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), VERDICT)
-    with pytest.raises(ModelError, match="judged"):
+    with pytest.raises(ModelError, match="response_scores"):
         model(laid(encoder, [group()]))
 
 

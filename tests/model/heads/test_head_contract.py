@@ -12,7 +12,7 @@ from basereward import load_recipe
 from basereward.data.batching.tree_batch import collate
 from basereward.errors import ModelError
 from basereward.model.cost.meta_model import outline
-from basereward.model.generation.response_generator import is_generative
+from basereward.model.heads.contracts import is_generative
 from basereward.model.reward_model import build_model
 from basereward.recipe.schema import BackboneRecipe, ModelRecipe
 from basereward.recipe.trust import trusting

@@ -41,7 +41,7 @@ def encoder_of(folder: Path, template: str, head: dict[str, Any]) -> Encoder:
     """With another template and the branches of a head."""
     (folder / "chat_template.jinja").write_text(template)
     encoder = load_encoder(folder)
-    encoder.speech = make(head, "heads", 8).speech
+    encoder.speech = make(head, "heads", 8).branch_template
     return encoder
 
 
@@ -53,11 +53,11 @@ def own(encoder: Encoder, *turns: str) -> str:
     return text
 
 
-def read(encoder: Encoder, asked: Group, *, taught: bool) -> tuple[str, str]:
+def read(encoder: Encoder, asked: Group, *, with_targets: bool) -> tuple[str, str]:
     """The text of prefix and first branch, without the last token where it is taught, and the part that is taught."""
-    encoded = encoder(asked, taught=taught)
-    branch = encoded.branches[0][:-1] if taught else encoded.branches[0]
-    written = encoded.spoken[0].written - 1 if taught else 0
+    encoded = encoder(asked, with_targets=with_targets)
+    branch = encoded.branches[0][:-1] if with_targets else encoded.branches[0]
+    written = encoded.spoken[0].written - 1 if with_targets else 0
     decode: Any = encoder.tokenizer.decode  # type: ignore[attr-defined]
     return decode(torch.cat([encoded.prefix, branch])), decode(branch[len(branch) - written :])
 
@@ -81,10 +81,10 @@ def test_a_verdict_is_the_answer_of_the_template(name: str, folder: Path) -> Non
     """The one token that is taught comes where it is looked for in scoring: after what the template writes before an
     answer without reasoning."""
     encoder = encoder_of(folder, TEMPLATES[name], VERDICT)
-    text, taught = read(encoder, ASKED, taught=True)
+    text, taught = read(encoder, ASKED, with_targets=True)
     assert begins(own(encoder, PAIR, "1"), text)
     assert taught.strip() == "1"
-    asked, _ = read(encoder, ASKED, taught=False)
+    asked, _ = read(encoder, ASKED, with_targets=False)
     assert text == asked + taught
 
 
@@ -92,10 +92,10 @@ def test_a_verdict_is_the_answer_of_the_template(name: str, folder: Path) -> Non
 def test_a_rating_is_the_answer_of_the_template(name: str, folder: Path) -> None:
     """As a verdict."""
     encoder = encoder_of(folder, TEMPLATES[name], RATING)
-    text, taught = read(encoder, ASKED, taught=True)
-    asked, _ = read(encoder, ASKED, taught=False)
+    text, taught = read(encoder, ASKED, with_targets=True)
+    asked, _ = read(encoder, ASKED, with_targets=False)
     assert text == asked + taught
-    question = encoder.speech.asked.text.format(question="Which digit?", answer="It is 7.")  # type: ignore[union-attr]
+    question = encoder.speech.text.format(question="Which digit?", answer="It is 7.")  # type: ignore[union-attr]
     assert begins(own(encoder, question, taught.strip()), text)
 
 
@@ -103,14 +103,14 @@ def test_a_rating_is_the_answer_of_the_template(name: str, folder: Path) -> None
 def test_reasoning_and_verdict_are_the_answer_of_the_template(name: str, folder: Path) -> None:
     """With one opening tag; a template that would drop the reasoning of the answer keeps it."""
     encoder = encoder_of(folder, TEMPLATES[name], THINKING)
-    text, taught = read(encoder, ASKED, taught=True)
+    text, taught = read(encoder, ASKED, with_targets=True)
     answer = "<think>7 is meant.</think><answer>1</answer>"
     expected = own(encoder, PAIR, answer)
     if name == "deepseek_r1":
         expected = expected.replace("<answer>1", "<think>7 is meant.</think><answer>1")
     assert begins(expected, text)
     assert text.count("<think>") == 1
-    asked, _ = read(encoder, ASKED, taught=False)
+    asked, _ = read(encoder, ASKED, with_targets=False)
     assert text == asked + taught
 
 
@@ -119,10 +119,10 @@ def test_a_critique_is_the_second_answer_of_the_template(name: str, folder: Path
     """The response is an earlier turn then, which templates of reasoning models write otherwise than a last one."""
     encoder = encoder_of(folder, TEMPLATES[name], CRITIC)
     request = encoder.speech.text  # type: ignore[union-attr]
-    text, taught = read(encoder, ASKED, taught=True)
+    text, taught = read(encoder, ASKED, with_targets=True)
     assert begins(own(encoder, "Which digit?", "It is 7.", request, "It is right."), text)
     assert taught.strip() == "It is right."
-    asked, _ = read(encoder, ASKED, taught=False)
+    asked, _ = read(encoder, ASKED, with_targets=False)
     assert text == asked + taught
 
 
@@ -139,7 +139,7 @@ def test_no_text_of_a_judge_s_prompt_ends_a_turn(head: dict[str, Any], folder: P
             ratings=(1.0, 0.0),
             reasonings=(Reasoning(0, 1, f"7{words}"),),
         )
-        encoded = encoder(asked, taught=True)
+        encoded = encoder(asked, with_targets=True)
         ids = torch.cat([encoded.prefix, encoded.branches[0]]).tolist()
         return [each for each in ids if each in encoder.control.ids.values()]
 

@@ -1,0 +1,142 @@
+"""What differs between families of backbones, and the description of text-only ones.
+
+Shapes: P tokens of a prefix, n images, t visual tokens of an image, S states of a token (one that enters the language
+model, and those that are added in deeper layers), D channels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+
+from basereward.errors import ModelError
+
+MAX_SIDE = 2**13
+"""Largest side of a tile, in pixels. A hostile preprocessor_config.json could ask for tiles that fill the memory."""
+
+
+class TextPositions:
+    """Positions 0, 1, 2, ...: of text-only backbones, and of families that number visual tokens as text."""
+
+    def __call__(self, input_ids: Tensor, images_thw: Tensor | None) -> Tensor:
+        """`(P,)` tokens to `(P,)` positions.
+
+        >>> TextPositions()(torch.tensor([7, 7, 7]), None).tolist()
+        [0, 1, 2]
+        """
+        return torch.arange(len(input_ids))
+
+
+class BackboneFamily:
+    """Description of a family of backbones; this class describes text-only ones.
+
+    Attributes:
+        model_types: values of `model_type` in config.json; empty for text-only families, which need no list.
+        liger_types: those for whose decoder layers Liger has kernels.
+        reads_images: whether prompts may have images.
+        unquantized_modules: submodules that stay in floating point in a quantised backbone.
+    """
+
+    model_types: tuple[str, ...] = ()
+    liger_types: tuple[str, ...] = ("llama", "qwen2", "qwen3")
+    reads_images: bool = False
+    unquantized_modules: tuple[str, ...] = ()
+
+    def decoder_type(self, config: PreTrainedConfig) -> str:
+        """The `model_type` of the decoder layers, by which kernels are chosen."""
+        return config.model_type
+
+    def attention_implementation(self, config: PreTrainedConfig, tree_attention: str) -> Any:
+        """The value of `attn_implementation` that lets the language model use `tree_attention`.
+
+        Families that do not call attention through transformers' interface get `eager`.
+        """
+        model: Any = MODEL_MAPPING.get(type(config), None)
+        while isinstance(model, tuple | list):
+            model = model[0]
+        # A model from the checkpoint's own code is not in the mapping; loading it tells whether it takes the interface.
+        return tree_attention if model is None or model._can_set_attn_implementation() else "eager"
+
+    def part_of(self, path: Sequence[str]) -> str | None:
+        """`vision` or `merger` for a parameter of such a part, by its dotted name in steps; None for other ones."""
+        return None
+
+
+class VisionFamily(BackboneFamily, ABC):
+    """A family that reads images: it also describes its image processor, positions and vision tower."""
+
+    reads_images = True
+    liger_types: tuple[str, ...] = ()
+
+    def attention_implementation(self, config: PreTrainedConfig, tree_attention: str) -> Any:
+        # The vision tower has attention of its own, over images and not over tree rows.
+        return {"text_config": tree_attention}
+
+    @abstractmethod
+    def encoder_options(
+        self,
+        config: PreTrainedConfig,
+        *,
+        processor: Any,
+        tokenizer: Any,
+        path: str | Path,
+        min_pixels: int | None,
+        max_pixels: int | None,
+    ) -> dict[str, Any]:
+        """Keyword arguments of `Encoder` for images and positions.
+
+        Args:
+            config: of the checkpoint.
+            processor: transformers' image processor of the checkpoint; may be changed.
+            tokenizer: of the checkpoint.
+            path: hub id or folder, for error messages.
+            min_pixels, max_pixels: size of an image after resizing; None: as the processor has it.
+
+        Raises:
+            ModelError: the settings of the image processor are not usable.
+        """
+
+    @abstractmethod
+    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+        """Features of n images in one pass of the vision tower.
+
+        Args:
+            transformer: of this family.
+            patches: of all images, as the image processor gives them.
+            grids: `(n, 3)`, patches of each image in time, height and width.
+
+        Returns:
+            `(S, t, D)` for each image.
+        """
+
+    def entering_features(self, states: list[Tensor]) -> list[Tensor] | Tensor:
+        """The features `(t, D)` that enter the language model, in the form that the family's `forward` takes."""
+        return states
+
+    @abstractmethod
+    def smallest_image(self, vision_config: Any) -> tuple[int, int]:
+        """Of the smallest image that the tower takes: patches of a side, and numbers of a patch."""
+
+    def feature_settings(self, config: PreTrainedConfig) -> tuple[Any, ...]:
+        """Settings outside of `vision_config` that change an image's features."""
+        return ()
+
+
+def check_sizes(processor: Any, limits: Mapping[str, int], *, path: str | Path) -> None:
+    """Checks the sizes in preprocessor_config.json that every image is resized to.
+
+    Raises:
+        ModelError: a size is not a positive integer, or above its limit.
+    """
+    for name, limit in limits.items():
+        value = getattr(processor.size, name, None)
+        if not isinstance(value, int) or not 0 < value <= limit:
+            raise ModelError(
+                f"preprocessor_config.json of '{path}': size.{name} is {value}; allowed are 1 to {limit:,}"
+            )

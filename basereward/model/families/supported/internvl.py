@@ -1,0 +1,92 @@
+"""InternVL, in transformers' own format (hub ids that end with -hf)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from basereward.data.images.tiles import TileProcessor, to_tiles
+from basereward.errors import ModelError
+from basereward.model.families.backbone_family import MAX_SIDE, TextPositions, VisionFamily, check_sizes
+
+
+class InternVL(VisionFamily):
+    """Images are cut into tiles of one size; visual tokens are numbered as text."""
+
+    model_types = ("internvl",)
+    unquantized_modules = ("vision_tower", "multi_modal_projector")
+
+    def decoder_type(self, config: PreTrainedConfig) -> str:
+        # The language model is another family's, with its kernels: a Qwen2 in InternVL3.
+        return config.get_text_config().model_type
+
+    def part_of(self, path: Sequence[str]) -> str | None:
+        if "multi_modal_projector" in path:
+            return "merger"
+        return "vision" if "vision_tower" in path else None
+
+    def encoder_options(
+        self,
+        config: PreTrainedConfig,
+        *,
+        processor: Any,
+        tokenizer: Any,
+        path: str | Path,
+        min_pixels: int | None,
+        max_pixels: int | None,
+    ) -> dict[str, Any]:
+        vision_config: Any = config.vision_config
+        downsample_ratio: float = config.downsample_ratio
+        tiles = TileProcessor(
+            processor,
+            patch_size=vision_config.patch_size[0],
+            merge_size=int(1 / downsample_ratio),
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+        )
+        check_sizes(processor, {"height": MAX_SIDE, "width": MAX_SIDE}, path=path)
+        return {
+            "positions": TextPositions(),
+            "image_processor": tiles,
+            "merge_size": tiles.merge_size,
+            "image_marks": _image_marks(tokenizer, path),
+        }
+
+    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+        model: Any = transformer
+        # All tiles have one size, so the first grid's height and width are those of every image; its time counts tiles.
+        _, rows, columns = grids[0].tolist()
+        tiles = to_tiles(patches, rows=rows, columns=columns, side=model.config.vision_config.patch_size[0])
+        features = model.get_image_features(tiles, return_dict=True).pooler_output
+        return [states.flatten(0, 1)[None] for states in torch.split(features, grids[:, 0].tolist())]
+
+    def entering_features(self, states: list[Tensor]) -> list[Tensor] | Tensor:
+        return torch.cat(states)
+
+    def smallest_image(self, vision_config: Any) -> tuple[int, int]:
+        side = vision_config.image_size[0] // vision_config.patch_size[0]  # a whole tile: the tower takes no other size
+        return side, vision_config.num_channels * vision_config.patch_size[0] ** 2
+
+    def feature_settings(self, config: PreTrainedConfig) -> tuple[Any, ...]:
+        # The layer whose states are taken, and how many patches are merged; neither has weights.
+        return tuple(getattr(config, name, None) for name in ("downsample_ratio", "vision_feature_layer"))
+
+
+def _image_marks(tokenizer: Any, path: str | Path) -> tuple[int, int]:
+    """The tokens that InternVL's processor puts before and after the tokens of an image."""
+    start = getattr(tokenizer, "start_image_token_id", None)
+    end = getattr(tokenizer, "end_image_token_id", None)
+    if start is None or end is None:
+        raise ModelError(
+            f"the tokenizer in '{path}' has no start_image_token and end_image_token, which go around the tokens of an "
+            "image. Use a checkpoint in transformers' own format (its hub id ends with -hf)."
+        )
+    return start, end
+
+
+FAMILY = InternVL()

@@ -1,0 +1,136 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from basereward.errors import ModelError
+from basereward.model.families.backbone_family import VisionFamily, check_sizes
+
+MAX_PIXELS = 2**27
+"""Largest value of `shortest_edge`, the least number of pixels of an image after resizing."""
+MAX_STEPS = {"patch_size": 64, "merge_size": 8, "temporal_patch_size": 8}
+"""Largest steps in which an image is cut. Real ones are 14 or 16, 2 and 2; padding to a huge step fills the memory."""
+SMALL_PIXELS = 2**22
+"""A processor that enlarges every image to more pixels than this is not tried when it is loaded."""
+
+
+class VisionPositions:
+    """Three-axis positions (time, height, width) by the family's own `get_rope_index`.
+
+    transformers keeps the rule on the model class, so the indexer is a model without weights.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.config = config
+        self._indexer: Any = None
+
+    def __call__(self, input_ids: Tensor, images_thw: Tensor | None) -> Tensor:
+        """`(P,)` tokens and `(n, 3)` grids to `(3, P)` positions."""
+        if images_thw is None:
+            return torch.arange(len(input_ids)).expand(3, -1)
+        if self._indexer is None:
+            with torch.device("meta"):
+                self._indexer = AutoModel.from_config(self.config)
+        is_image_token = (input_ids == self.config.image_token_id).int()
+        positions: Tensor = self._indexer.get_rope_index(
+            input_ids[None], mm_token_type_ids=is_image_token[None], image_grid_thw=images_thw
+        )[0]
+        return positions[:, 0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers of a data loader build their own indexer: a meta model is large to pickle and cheap to build.
+        return {"config": self.config, "_indexer": None}
+
+
+class QwenVL(VisionFamily):
+    """Images keep their aspect ratio; positions have three axes; Qwen3-VL adds visual states in deeper layers too."""
+
+    model_types = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+    liger_types = model_types
+    unquantized_modules = ("visual",)
+
+    def part_of(self, path: Sequence[str]) -> str | None:
+        if "visual" not in path:
+            return None
+        return "merger" if any("merger" in step for step in path) else "vision"
+
+    def encoder_options(
+        self,
+        config: PreTrainedConfig,
+        *,
+        processor: Any,
+        tokenizer: Any,
+        path: str | Path,
+        min_pixels: int | None,
+        max_pixels: int | None,
+    ) -> dict[str, Any]:
+        # In these processors the two edges hold numbers of pixels.
+        for name, value in (("shortest_edge", min_pixels), ("longest_edge", max_pixels)):
+            if value is not None:
+                setattr(processor.size, name, value)
+        check_sizes(processor, {"shortest_edge": MAX_PIXELS}, path=path)
+        _check_steps(processor, path=path)
+        _check_on_one_image(processor, path=path)
+        return {
+            "positions": VisionPositions(config),
+            "image_processor": processor,
+            "merge_size": processor.merge_size,
+        }
+
+    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+        model: Any = transformer
+        output = model.get_image_features(patches, grids, return_dict=True)
+        deeper: Sequence[Sequence[Tensor]] = getattr(output, "deepstack_features", None) or ()
+        return [torch.stack(states) for states in zip(output.pooler_output, *deeper, strict=True)]
+
+    def smallest_image(self, vision_config: Any) -> tuple[int, int]:
+        numbers = vision_config.in_channels * vision_config.temporal_patch_size * vision_config.patch_size**2
+        return vision_config.spatial_merge_size, numbers
+
+
+def _check_steps(processor: Any, *, path: str | Path) -> None:
+    """Checks the steps in which the processor cuts an image.
+
+    Raises:
+        ModelError: a step is not an integer, or above its limit.
+    """
+    for name, limit in MAX_STEPS.items():
+        value = getattr(processor, name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= limit:
+            raise ModelError(
+                f"preprocessor_config.json of '{path}': {name} is {str(value)[:80]!r}; allowed are 1 to {limit}"
+            )
+
+
+def _check_on_one_image(processor: Any, *, path: str | Path) -> None:
+    """Runs the processor on one small image, so that wrong settings are found when it is loaded and not in training.
+
+    Raises:
+        ModelError: it fails, or gives values that are NaN or infinite.
+    """
+    if processor.size.shortest_edge > SMALL_PIXELS:
+        return
+    side = max(64, processor.patch_size * processor.merge_size)
+    try:
+        values = processor(images=[Image.new("RGB", (side, side), "gray")], return_tensors="pt")["pixel_values"]
+    except Exception as error:
+        raise ModelError(
+            f"preprocessor_config.json of '{path}' does not work on a picture: {type(error).__name__} "
+            f"{' '.join(str(error).split())[:200]}. Copy the folder again, or use another checkpoint"
+        ) from error
+    if not bool(torch.isfinite(values).all()):
+        raise ModelError(
+            f"preprocessor_config.json of '{path}' makes a picture's values NaN or infinite. Copy the folder again, or "
+            "use another checkpoint"
+        )
+
+
+FAMILY = QwenVL()

@@ -1,0 +1,66 @@
+"""A family of backbones is one file in `families/supported`, found by its presence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, Qwen2_5_VLConfig
+
+from basereward.model.families import registry, supported
+from basereward.model.families.parts import part_of
+
+NEW_FAMILY = """
+from basereward.model.families.supported.qwen_vl import QwenVL
+
+
+class NewVL(QwenVL):
+    model_types = ("new_vl",)
+    liger_types = ()
+    unquantized_modules = ("eyes",)
+
+    def part_of(self, path):
+        return "vision" if "eyes" in path else None
+
+
+FAMILY = NewVL()
+"""
+
+
+class NewConfig(LlamaConfig):
+    """Of a family that no file describes."""
+
+    model_type = "new_vl"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of families besides the package's own."""
+    monkeypatch.setattr(supported, "__path__", [*supported.__path__, str(tmp_path)])
+    registry.vision_families.cache_clear()
+    yield tmp_path
+    registry.vision_families.cache_clear()
+
+
+def test_a_file_is_a_family(folder: Path) -> None:
+    """It gives the types, the names of parts and what stays unquantised; without it the type is text-only."""
+    assert not registry.find_family(NewConfig()).reads_images
+    assert part_of("eyes.blocks.0.weight") == "language"
+    (folder / "new_vl.py").write_text(NEW_FAMILY)
+    registry.vision_families.cache_clear()
+    assert "new_vl" in registry.vision_types()
+    assert registry.vision_family(NewConfig()).unquantized_modules == ("eyes",)
+    assert part_of("eyes.blocks.0.weight") == "vision"
+
+
+def test_every_type_belongs_to_one_family() -> None:
+    """And names its modules; a type that no file lists is text-only."""
+    types = registry.vision_types()
+    assert len(set(types)) == len(types)
+    for family in registry.vision_families():
+        parts = [family.part_of([module, "weight"]) for module in family.unquantized_modules]
+        assert parts
+        assert None not in parts
+    assert registry.find_family(Qwen2_5_VLConfig()).reads_images
+    assert registry.find_family(LlamaConfig()) is registry.TEXT_ONLY
