@@ -11,7 +11,7 @@ from annotated_types import Interval
 
 from basereward.data.schema.group import IMAGE, Group, Part, RejectedRow, Split, Turn
 from basereward.data.sources import LazyGroups
-from basereward.data.sources.digits import annotations, draw, prefer_true, split_pictures, true_digit
+from basereward.data.sources.digits import draw, make_annotations, prefer_true, split_pictures, true_digit
 from basereward.errors import DataError
 
 # Question -> whether the larger digit is the answer.
@@ -86,7 +86,7 @@ class DigitPairs:
             prompt=(Turn("user", (IMAGE, IMAGE, Part(question))),),
             responses=tuple(responses),
             preferences=prefer_true(is_true),
-            **annotations(f"They show {' and '.join(map(str, digits))}", is_true),
+            **make_annotations(f"They show {' and '.join(map(str, digits))}", is_true),
             images=tuple(draw(picture, side=self.side) for picture in pictures),
         )
 

@@ -121,16 +121,16 @@ class Digits:
             responses=tuple(word_digit(d, wording) for d, wording in zip(answered, wordings, strict=True)),
             preferences=grade([abs(d - digit) for d in answered]) if self.graded else prefer_true(is_true),
             images=(draw(picture, side=self.side),),
-            **annotations(f"It shows {digit}", is_true),
+            **make_annotations(f"It shows {digit}", is_true),
         )
 
 
-def annotations(fact: str, is_true: Sequence[bool]) -> dict[str, Any]:
+def make_annotations(fact: str, is_true: Sequence[bool]) -> dict[str, Any]:
     """Make critiques, ratings and reasonings for true and false answers.
 
     Every pair of a true and a false answer gets a reasoning, in both orders.
 
-    >>> fields = annotations("It shows 7", [True, False])
+    >>> fields = make_annotations("It shows 7", [True, False])
     >>> fields["critiques"], fields["ratings"], fields["reasonings"][1].text
     (('It shows 7: right.', 'It shows 7: wrong.'), (1.0, 0.0), 'It shows 7: 1 is wrong, 2 is right.')
     """

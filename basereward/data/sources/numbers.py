@@ -12,7 +12,7 @@ from annotated_types import Interval
 
 from basereward.data.schema.group import SPLITS, Group, Part, RejectedRow, Split, Turn
 from basereward.data.sources import LazyGroups
-from basereward.data.sources.digits import annotations, prefer_true
+from basereward.data.sources.digits import make_annotations, prefer_true
 from basereward.errors import DataError
 
 HELD_OUT = 0.1  # fraction of all sets of numbers that belongs to each of val and test
@@ -126,7 +126,7 @@ class Numbers:
             prompt=(Turn("user", (Part(text),)),),
             responses=tuple(rng.choice(WORDINGS).format(n=n) for n in answered),
             preferences=prefer_true(is_true),
-            **annotations(f"The {degree} is {right}", is_true),
+            **make_annotations(f"The {degree} is {right}", is_true),
         )
 
 
