@@ -53,9 +53,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def apart(scorer: Scorer, prompt: str, responses: list[str], images: list[Path]) -> list[list[float]]:
-    """Score every response in a call of its own."""
-    return [scorer.score(prompt, [response], images=images) for response in responses]
+def apart(scorer: Scorer, prompt: str, responses: list[str], images: list[Path]) -> list[float]:
+    """Scores of responses, each in a call of its own."""
+    return [scorer.score(prompt, [response], images=images)[0] for response in responses]
 
 
 def variants(scorer: Scorer, prompts: list[tuple[str, list[str], list[Path]]]) -> dict[str, Callable[[], object]]:
