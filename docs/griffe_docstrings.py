@@ -24,17 +24,10 @@ class DocstringHabits(Extension):
 def rewrite(text: str) -> str:
     """A docstring with fenced examples, and an entry of its own for every argument.
 
-    >>> print(rewrite("Sum.\\n\\nArgs:\\n    a, b: numbers.\\n\\n>>> 1 + 1\\n2"))
-    Sum.
-    <BLANKLINE>
-    Args:
-        a: numbers.
-        b: See `a`.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+    >>> rewrite("Args:\\n    low, high: bounds.").splitlines()
+    ['Args:', '    low: bounds.', '    high: See `low`.']
+    >>> rewrite(">>> 1 + 1\\n2").splitlines()
+    ['```pycon', '>>> 1 + 1', '2', '```']
     """
     return "\n".join(_fenced(_split(text.splitlines())))
 
