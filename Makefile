@@ -7,7 +7,7 @@ DOCS := .venv/.docs
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
 
-# What a command is told: make train EXP=head_depth PROFILE=qwen2_5_vl_7b ARGS="optimizer.lr=1e-5"
+# Variables of the targets: make train EXP=head_depth PROFILE=qwen2_5_vl_7b ARGS="optimizer.lr=1e-5"
 train: EXP ?= basereward
 sweep report: EXP ?= head_depth
 look: SOURCE ?= digits

@@ -320,22 +320,60 @@ def _has_public_name(file: Path) -> bool:
     return any(isinstance(node, definitions) for node in body)
 
 
-# Shipped files
+# Shipped parts
+
+LISTED_KINDS = ("experiments", "profiles", "sources", "benchmarks")
+# Folders in which a recipe or a benchmark file finds a class by the name of its file, and the key that names it.
+EXTENSION_FOLDERS = {
+    "model/heads": "`model.head`",
+    "model/losses": "`loss`",
+    "data/sources": "`data.sources.NAME`",
+    "data/adapters": "`data.sources.NAME.shape`",
+    "model/tiny_models": "`model.backbone.make`",
+    "evaluation/protocols": "`protocol` of a benchmark file",
+}
 
 
 def shipped_page() -> str:
-    """The shipped experiments, profiles, sources, benchmarks, heads and losses, as `basereward ls` lists them."""
+    """The shipped experiments, profiles, sources and benchmarks, and the classes that `_target_` finds by name."""
     lines = [
         "# Shipped parts",
         "",
-        "`basereward ls KIND` prints the lists of this page, from which it is generated.",
+        "This page is generated from the shipped files. `basereward ls KIND` prints the first four lists, and those of",
+        "heads and losses.",
         "",
     ]
-    for kind in ("experiments", "profiles", "sources", "benchmarks", "heads", "losses"):
+    for kind in LISTED_KINDS:
         lines += [f"## {kind.capitalize()}", "", "| name | what it is |", "|---|---|"]
         lines += [f"| `{entry.name}` | {_cell(entry.summary)} |" for entry in names(kind)]
         lines += [""]
+    for folder, key in EXTENSION_FOLDERS.items():
+        lines += [
+            f"## {folder}",
+            "",
+            f"Values of `_target_` under {key}.",
+            "",
+            "| `_target_` | what it is |",
+            "|---|---|",
+        ]
+        lines += [*_extension_rows(PACKAGE / folder), ""]
     return "\n".join(lines) + "\n"
+
+
+def _extension_rows(folder: Path) -> Iterator[str]:
+    """A row for every file of an extension folder, linked to its arguments in the Python reference."""
+    for file in sorted(folder.rglob("*.py"), key=lambda path: path.stem):
+        if not file.name.startswith("_") and _defines_target(file):
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            yield f"| [`{file.stem}`][{module}] | {_cell(_docstring(file))} |"
+
+
+def _defines_target(file: Path) -> bool:
+    """Whether a file defines the class or function that its name stands for; `bradley_terry` is `BradleyTerry`."""
+    wanted = file.stem.replace("_", "")
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    definitions = [node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    return any(name.replace("_", "").lower() == wanted for name in definitions)
 
 
 def _cell(text: str) -> str:

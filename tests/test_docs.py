@@ -312,4 +312,4 @@ def test_the_reference_has_every_module_that_defines_something() -> None:
     assert "::: basereward.model.losses.bradley_terry\n" in text
     assert "._" not in text
     assert "| `head_depth` |" in pages.shipped_page()
-    assert "| `plackett_luce` |" in pages.shipped_page()
+    assert "[`plackett_luce`][basereward.model.losses.plackett_luce]" in pages.shipped_page()
