@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import json
 import re
 import tokenize
 import types
@@ -27,7 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "basereward"
 SCHEMA_FILE = PACKAGE / "recipe" / "schema.py"
 
-NODE_NAMES = {"Node"}  # type aliases of the schema that the page describes by a word
 COMPONENT = "component"
 TYPE_WORDS: dict[object, str] = {bool: "true or false", int: "integer", float: "number", str: "string"}
 
@@ -60,7 +60,7 @@ MEANINGS = {
     "schedule": "Learning rate over the steps.",
     "schedule.shape": "Shape of the decay after warm-up.",
     "trainer": "Length, precision, validation and checkpoints of a run.",
-    "trainer.precision": "float32, or bfloat16 products with weights in their own type.",
+    "trainer.precision": "float32 products, or bfloat16 products with weights in their own type.",
     "trainer.accelerator": "Device, as in Lightning; `auto` takes a GPU when there is one.",
     "trainer.deterministic": "Use only kernels that give the same bits again; an operation without one is an error.",
     "trainer.early_stopping": "Stop when validation no longer improves; null: train all steps.",
@@ -123,7 +123,7 @@ def _sections(section: type, *, prefix: str, title: str) -> Iterator[tuple[str, 
         if inner is not None:
             nested.append((path, inner))
         meaning = comments.get(field.name) or MEANINGS.get(path, "")
-        keys.append(Key(path, _type_words(section, field.name, hints[field.name]), _default(field), meaning))
+        keys.append(Key(path, _words(hints[field.name]), _default(field), meaning))
     yield title, keys
     for path, inner in nested:
         yield from _sections(inner, prefix=f"{path}.", title=f"`{path}`")
@@ -133,8 +133,7 @@ def _key_table(keys: list[Key]) -> Iterator[str]:
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     for key in keys:
-        meaning = key.meaning[:1].upper() + key.meaning[1:]
-        yield f"| `{key.path}` | {key.type} | {key.default} | {_cell(meaning)} |"
+        yield f"| `{key.path}` | {key.type} | {key.default} | {_cell(_sentence(key.meaning))} |"
 
 
 def _comments(class_name: str) -> dict[str, str]:
@@ -170,19 +169,12 @@ def _dataclass_of(hint: Any) -> type | None:
     return None
 
 
-def _type_words(section: type, name: str, hint: Any) -> str:
-    raw = str(section.__annotations__[name])
-    if raw in NODE_NAMES:
-        return COMPONENT
-    if any(f"dict[str, {alias}]" in raw for alias in NODE_NAMES):
-        return f"mapping of names to {COMPONENT}s"
-    return _words(hint)
-
-
 def _words(hint: Any) -> str:
     """A type in words, for people who write YAML."""
     if hint is type(None):
         return "null"
+    if hint == dict[str, Any]:  # `Node` of the schema: the keys besides `_target_` depend on the class
+        return COMPONENT
     if hint in TYPE_WORDS:
         return TYPE_WORDS[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -207,7 +199,9 @@ def _default(field: dataclasses.Field[Any]) -> str:
         return "`null`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return f'`"{value}"`' if value == "" or value == ["*"] else f"`{value}`"
+    if isinstance(value, list) or value == "":
+        return f"`{json.dumps(value)}`"
+    return f"`{value}`"
 
 
 def _experiment_keys() -> Iterator[str]:
@@ -382,9 +376,10 @@ def _cell(text: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """A help text with a capital letter first.
+    """A comment or a help text with a capital letter first, unless it begins with a value or the name of a thing.
 
-    >>> _sentence("train and test one reward model")
-    'Train and test one reward model'
+    >>> _sentence("train one reward model"), _sentence("null: all do"), _sentence("torch.compile of the layers")
+    ('Train one reward model', 'null: all do', 'torch.compile of the layers')
     """
-    return text[:1].upper() + text[1:]
+    first = text.split(" ", maxsplit=1)[0]
+    return text[:1].upper() + text[1:] if first.rstrip(",;").isalpha() else text
