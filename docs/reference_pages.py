@@ -226,6 +226,8 @@ def _experiment_keys() -> Iterator[str]:
 
 # Commands
 
+TABLE_HEAD_LINES = 2
+
 
 def cli_page() -> str:
     """The reference of the command line as Markdown: every command with its arguments and options."""
@@ -247,6 +249,9 @@ def cli_page() -> str:
         "| 141 | The reader of standard output closed it. |",
         "",
     ]
+    root_options = list(_option_table(_root_parser()))
+    if len(root_options) > TABLE_HEAD_LINES:
+        lines += ["Options before the command:", "", *root_options, ""]
     for name, parser in command_parsers().items():
         usage = " ".join(parser.format_usage().removeprefix("usage:").split())
         lines += [f"## basereward {name}", "", _sentence(parser.description or ""), ""]
@@ -259,17 +264,21 @@ def cli_page() -> str:
 
 def command_parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of every command, by name."""
-    built: Any = build_parser()
-    parser = built[0] if isinstance(built, tuple) else built
-    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    commands = next(action for action in _root_parser()._actions if isinstance(action, argparse._SubParsersAction))
     return dict(commands.choices)
+
+
+def _root_parser() -> argparse.ArgumentParser:
+    built: Any = build_parser()
+    return built[0] if isinstance(built, tuple) else built
 
 
 def _option_table(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield "| argument | meaning |"
     yield "|---|---|"
     for action in parser._actions:
-        if isinstance(action, argparse._HelpAction) or action.help == argparse.SUPPRESS:
+        shown_elsewhere = isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
+        if shown_elsewhere or action.help == argparse.SUPPRESS:
             continue
         flags = ", ".join(action.option_strings)
         value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
