@@ -3,10 +3,11 @@ PYTHON ?= python3
 PORT ?= 5000
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS := .venv/.docs
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 STORE := $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
 
-# What a command is told: make train EXP=head_depth PROFILE=qwen2_5_vl_7b ARGS="optimizer.lr=1e-5"
+# Variables of the targets: make train EXP=head_depth PROFILE=qwen2_5_vl_7b ARGS="optimizer.lr=1e-5"
 train: EXP ?= basereward
 sweep report: EXP ?= head_depth
 look: SOURCE ?= digits
@@ -15,7 +16,7 @@ PROFILE ?= tiny
 MODEL ?= $(RUN)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sweep score look eval report check test bench notebooks ui clean
+.PHONY: help setup train sweep score look eval report check test docs bench notebooks ui clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +59,14 @@ check: $(READY) ## style, types, arrows and doors, stripped notebooks, spelling
 
 test: $(READY) ## the tests; ARGS="tests/recipe -x" for some of them
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+docs: $(DOCS) ## the documentation as a site in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+
+# The tools of the site are needed for nothing else, so they are installed when the site is first built.
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 bench: $(READY) ## our layouts side by side, and other trainers where bench/README.md says they are
 	$(BIN)/python -m bench $(ARGS)
