@@ -170,5 +170,5 @@ def test_columns_that_we_do_not_expect_are_told_with_what_to_write(name: str, tm
 
 def test_each_fixture_is_of_a_source() -> None:
     """None is left over from a source that is gone."""
-    fixtures = {file.stem for file in (ROOT / "tests" / "published").glob("*.py")} - HELPERS
+    fixtures = {file.stem for file in (ROOT / "tests" / "fixtures" / "published").glob("*.py")} - HELPERS
     assert fixtures == set(PUBLISHED)

@@ -74,7 +74,7 @@ def test_a_file_with_one_bit_changed_cut_or_too_long_is_a_miss(
         changed = bytearray(content)
         changed[place] ^= 1 << place % 8
         file.write_bytes(changed)
-        with pytest.raises(ValueError, match="it "):
+        with pytest.raises(ValueError, match=r"truncated|content|checksum"):
             read(file, KEY)
     for end in (*range(0, len(content), 5), len(content) - 1):
         file.write_bytes(content[:end])

@@ -156,4 +156,4 @@ def test_a_folder_that_cannot_be_written_costs_no_run(
         found = measure(Listed(mixed_groups(vision=True)), "train", encoder=encoder, cache=tmp_path / "file")[0]
     assert isinstance(found, Lengths)
     assert len(found) == 5
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text

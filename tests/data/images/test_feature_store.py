@@ -206,7 +206,7 @@ def test_a_disk_that_takes_nothing_costs_time_and_not_the_run(tmp_path: Path, ca
     store = store_of(tmp_path / "file" / "features")
     assert [store.keep(key(0), features(0)) for _ in range(3)] == [False] * 3
     assert store.find(key(0)) is None
-    assert caplog.text.count("cannot be kept") == 1
+    assert caplog.text.count("cannot be stored") == 1
 
 
 # Several processes.
