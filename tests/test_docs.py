@@ -10,6 +10,7 @@ import configparser
 import functools
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -111,7 +112,10 @@ def basereward_commands() -> list[tuple[str, list[str]]]:
 @functools.cache
 def called_by_make(words: tuple[str, ...]) -> list[list[str]]:
     """The arguments of `basereward` in what a target would run, which `make --dry-run` prints."""
-    done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    # The variables of a `make test` that runs this test are not those of the command.
+    clean = {name: value for name, value in os.environ.items() if name not in ("ARGS", "MAKEFLAGS", "MFLAGS")}
+    command = ["make", "--dry-run", *words[1:]]
+    done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
     lines = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith(".venv/bin/basereward")]
     return [line[1:] for line in lines]

@@ -42,6 +42,7 @@ def restore(name: str, runs: Path) -> str:
     state = folder / "checkpoints" / "last.state"
     if state.exists():
         state.rename(state.with_name("last.ckpt"))
+    (folder / "scores").mkdir(exist_ok=True)  # git keeps no empty folders
     status = json.loads((folder / "status.json").read_text())
     status["process"]["host"] = socket.gethostname()  # of another boot, so the process is gone
     (folder / "status.json").write_text(json.dumps(status))

@@ -101,10 +101,12 @@ def test_a_killed_loading_process_ends_the_run_with_what_to_do(
 
 
 def _kill_first_loader(others: list[Any]) -> None:
-    """Kills the first process that loads data."""
+    """Kills the first process that loads data, once the loader has registered it: torch does not notice one that dies
+    before that until the loader's timeout."""
     while True:
         for child in multiprocessing.active_children():
             if child not in others:
+                time.sleep(0.5)
                 child.kill()
                 return
         time.sleep(0.001)

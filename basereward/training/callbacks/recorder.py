@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger
 
 from basereward.data.module import PreferenceData
 from basereward.metrics.figures import margin_histogram, reliability_diagram
+from basereward.model.heads.contracts import GenerativeHead
 from basereward.model.saving.saved_model import save_model
 from basereward.recipe.schema import Recipe
 from basereward.runs.run_folder import RunFolder
@@ -26,8 +27,9 @@ from basereward.training.module import RewardModule
 
 def _prompt_tags(module: LightningModule) -> dict[str, str]:
     """A tag with the hash of the prompt of a generative head; no tag for other heads."""
-    speech = getattr(module.model.head, "speech", None) if isinstance(module, RewardModule) else None
-    return {} if speech is None else {"prompt.sha256": hashlib.sha256(speech.text.encode()).hexdigest()}
+    if not isinstance(module, RewardModule) or not isinstance(module.model.head, GenerativeHead):
+        return {}
+    return {"prompt.sha256": hashlib.sha256(module.model.head.branch_template.text.encode()).hexdigest()}
 
 
 STEP_METRICS = ("train/", "perf/", STEP_SECONDS, DATA_WAIT_SHARE)

@@ -191,8 +191,8 @@ def test_the_command_measures_a_served_judge(here: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--judge", "j"], "--endpoint says where"),
-        (["--endpoint", "http://localhost:1/v1"], "--judge its name"),
+        (["--judge", "j"], "--endpoint"),
+        (["--endpoint", "http://localhost:1/v1"], "--judge"),
         (["random", "--judge", "j", "--endpoint", "http://localhost:1/v1"], "one of the three"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "3"], "--temperature 0"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "16"], "1 to 15"),

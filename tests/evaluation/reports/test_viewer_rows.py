@@ -26,7 +26,7 @@ class Kept:
     def groups(self, split: Split) -> Sequence[Group]:
         return self.parts.get(split, [])
 
-    def lost(self, split: Split) -> list[RejectedRow]:
+    def rejected(self, split: Split) -> list[RejectedRow]:
         return [row for row in self.losses if row.split == split]
 
 

@@ -253,7 +253,7 @@ def test_members_that_do_not_fit_are_named(runs: dict[str, str], place: Path) ->
     (bare / "recipe.yaml").write_text((bare / "recipe.yaml").read_text() + "\n# changed\n")
     with pytest.raises(ModelError, match="has changed"):
         load(made["run_id"])
-    with pytest.raises(ModelError, match="an ensemble itself"):
+    with pytest.raises(ModelError, match="is an ensemble"):
         ensemble([one, ensemble([one, runs["mlp"]])["run_id"]])
 
 
