@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from basereward.errors import format_count
 from basereward.evaluation.evaluation_folder import Evaluation
 from basereward.evaluation.published.published import PublishedValue
 from basereward.evaluation.reports.benchmark_figures import bars, forest
@@ -20,7 +21,6 @@ from basereward.evaluation.reports.experiment.parts import (
 )
 from basereward.evaluation.reports.markup import Markup, MarkupChild, table, tag
 from basereward.evaluation.reports.numbers import Row, numbers, same_items
-from basereward.recipe.table import count
 
 
 def benchmark_rows(contenders: Sequence[Contender], published: Sequence[PublishedValue]) -> list[list[Row]]:
@@ -84,7 +84,7 @@ def _tables(group: Sequence[Row], places: Mapping[str, int]) -> list[MarkupChild
     first, *others = (_variant_table(group, variant, places) for variant in variants)
     elements.append(first)
     if others:
-        elements.append(tag("details", tag("summary", count(len(others), "other variant")), *others))
+        elements.append(tag("details", tag("summary", format_count(len(others), "other variant")), *others))
     return elements
 
 

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from basereward.errors import RecipeError
+from basereward.errors import RecipeError, format_count
 from basereward.evaluation.reports.experiment.gather import Contender
 from basereward.recipe import Experiment, recipe_sha256
-from basereward.recipe.table import count
 from basereward.recipe.yaml.files import read_yaml
 from basereward.runs.params import flatten
 from basereward.runs.run_folder import list_runs
@@ -80,7 +79,9 @@ def other_runs(experiment: Experiment) -> list[str]:
         changes = min((_changes(flat, cell) for cell in cells), key=len)
         if 0 < len(changes) <= MAX_DIFFERENCES:
             runs_by_setting[" ".join(changes)] += 1
-    return [f"{count(number, 'finished run')} with {setting}" for setting, number in runs_by_setting.most_common()]
+    return [
+        f"{format_count(number, 'finished run')} with {setting}" for setting, number in runs_by_setting.most_common()
+    ]
 
 
 def _distinct_values(flat_recipes: Mapping[str, Mapping[str, str]], key: str) -> int:

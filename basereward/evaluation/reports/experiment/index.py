@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from basereward.errors import BaseRewardError, DataError
+from basereward.errors import BaseRewardError, DataError, format_count
 from basereward.evaluation.reports.experiment.make import ReportPage, make_page
 from basereward.evaluation.reports.experiment.parts import NONE, cell, note, percent, row
 from basereward.evaluation.reports.markup import Markup, join, table, tag
 from basereward.evaluation.reports.page import render_static_page
 from basereward.io.files import write_atomic
 from basereward.recipe import Entry, names
-from basereward.recipe.table import count
 
 INDEX = "index.html"
 HEADER = ("experiment", "finished", "best recipe", "pair accuracy, %", "95 % interval")
@@ -78,7 +77,7 @@ def _index_page(
     profile: str,
 ) -> str:
     rows = [_row(entry, pages.get(entry.name), folder) for entry in entries]
-    about = tag("p", f"{count(len(pages), 'experiment')} on profile {profile}.", id="about")
+    about = tag("p", f"{format_count(len(pages), 'experiment')} on profile {profile}.", id="about")
     explanation = note(
         "The best recipe has the most right pairs of the test data, among the recipes that were tested on the same "
         "groups as most recipes of the experiment. Its page says whether the difference to the others is significant."

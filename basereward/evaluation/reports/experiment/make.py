@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basereward.errors import DataError
+from basereward.errors import DataError, format_count
 from basereward.evaluation.published.published import every_value
 from basereward.evaluation.published.published_table import tables_of
 from basereward.evaluation.recording import record
@@ -26,7 +26,6 @@ from basereward.evaluation.reports.numbers import Row, as_csv
 from basereward.evaluation.reports.page import render_static_page
 from basereward.io.files import write_atomic
 from basereward.recipe import Experiment, load_experiment, recipe_sha256
-from basereward.recipe.table import count
 from basereward.runs.run_folder import RunFolder, list_runs
 from basereward.sweeps.comparison import Compared, compare_cells
 
@@ -148,7 +147,9 @@ def _page(
 ) -> str:
     cells = all_results(contenders)
     missing = [result.name for result in cells if result.run is None]
-    finished = f"{len(cells) - len(missing)} of {count(len(cells), 'cell')} and ensembles finished, profile {profile}."
+    finished = (
+        f"{len(cells) - len(missing)} of {format_count(len(cells), 'cell')} and ensembles finished, profile {profile}."
+    )
     warning = _missing_warning(missing, how=how, others=others) if missing else None
     head = [tag("h1", experiment.name), tag("p", experiment.summary), tag("p", finished, id="about"), warning]
     parts = {
