@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import json
 import math
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from basereward.errors import RunError
-from basereward.io.processes import remove_leftovers, temporary_name
+from basereward.io.processes import partial_writes, temporary_name
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -80,7 +79,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     # In the same folder, because a rename across file systems is not atomic. Several processes may write one file.
     temporary = path.with_name(temporary_name(f"{path.name}.{secrets.token_hex(4)}", ".tmp"))
     # A write that was killed has left its file here, and nobody else would know what it is.
-    remove_leftovers(path.parent, f".{glob.escape(path.name)}.*.tmp", older_than_s=math.inf)
+    for leftover in partial_writes(path.parent.absolute()):
+        if leftover.name.startswith(f".{path.name}."):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
     written = False
     try:
         yield temporary

@@ -7,6 +7,7 @@ tell a leftover of a killed process, which it removes at once, from what another
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -107,6 +108,18 @@ def _owner_is_gone(name: str) -> bool:
     if owner is None or owner[3] != _scope_hash() or not PROC.is_dir():
         return False
     return _start_time(int(owner[1])) != owner[2]
+
+
+@functools.lru_cache(maxsize=256)
+def partial_writes(folder: Path) -> tuple[Path, ...]:
+    """List the temporary files of killed writers, as they lay when this process first asked.
+
+    Listed once: a folder may hold a hundred thousand pictures, and each of them is written through here.
+    """
+    try:
+        return tuple(path for path in folder.glob(".*.tmp") if _owner_is_gone(path.name))
+    except OSError:
+        return ()
 
 
 def remove_leftovers(folder: Path, *patterns: str, older_than_s: float = HOUR_S) -> None:

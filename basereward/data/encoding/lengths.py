@@ -6,11 +6,9 @@ rows and tokenizer uses it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from basereward.data.schema.group import Group, RejectedRow, Split, role_texts
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
-from basereward.io.processes import remove_leftovers, temporary_name
+from basereward.io.files import atomic_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -175,12 +173,10 @@ def _load(file: Path) -> tuple[Lengths, list[dict[str, str]]] | None:
 
 
 def _save(file: Path, lengths: Lengths, lost: list[dict[str, str]]) -> None:
-    """Keeps it for the next run; a disk that takes nothing costs time, not the run."""
-    part = file.with_name(temporary_name(file.stem, ".part"))
+    """Write a cache file; if writing fails, a warning is logged and the run continues."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(file.parent, ".*.part")
-        with part.open("wb") as out:
+        with atomic_file(file) as out:
             np.savez(
                 out,
                 index=lengths.index,
@@ -189,8 +185,5 @@ def _save(file: Path, lengths: Lengths, lost: list[dict[str, str]]) -> None:
                 content=np.array(lengths.content),
                 lost=np.array(json.dumps(lost)),
             )
-        os.replace(part, file)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         logger.warning("the lengths of the groups cannot be cached in %s: %s", file, error)

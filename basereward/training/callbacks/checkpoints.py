@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from basereward.data.loading import loader_fault
 from basereward.errors import CheckpointError
-from basereward.io.files import apply_umask, free_space, json_text, write_atomic
+from basereward.io.files import apply_umask, atomic_file, atomic_path, free_space, json_text, write_atomic
 from basereward.runs.score_files import spread, write_scores
 from basereward.runs.tracking.uploader import describe
 from basereward.training.module import RewardModule
@@ -46,15 +46,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.part")
         try:
-            with partial.open("wb") as file:
+            with atomic_file(target) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
         except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
             # While the file is written, torch's signal handler may also raise the error of a loader worker that died.
             raise loader_fault(error) or CheckpointError(_disk_message(target, error)) from error
 
@@ -138,21 +133,18 @@ class Checkpoints(Callback):
 
     def _write_best(self, trainer: Trainer, module: RewardModule) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        target, partial = self.folder / "best.safetensors", self.folder / ".best.safetensors.part"
+        target = self.folder / "best.safetensors"
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         try:
-            save_file({k: v.cpu().contiguous() for k, v in module.trained_state().items()}, partial)
-            apply_umask(partial)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(target)
+            with atomic_path(target) as partial:
+                save_file({k: v.cpu().contiguous() for k, v in module.trained_state().items()}, partial)
+                apply_umask(partial)
             # A run that is killed between these files resumes from a checkpoint before the validation, repeats it, and
             # writes all of the files again.
             write_scores(self.scores_file, module.scored)
             card = {"step": trainer.global_step, "metrics": metrics, "scores": spread(module.scored)}
             write_atomic(self.folder / "best.json", json_text(card, indent=2) + "\n")
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
             raise CheckpointError(_disk_message(target, error)) from error
 
     def restore_best(self, module: RewardModule) -> dict[str, Any]:
