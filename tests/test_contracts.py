@@ -1,0 +1,93 @@
+"""Every head, loss, objective, source and family that stands in its folder meets its contract."""
+
+from __future__ import annotations
+
+import inspect
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from basereward.data.schema.group import SPLITS
+from basereward.data.sources import Source
+from basereward.model.families.backbone_family import BackboneFamily, VisionFamily
+from basereward.model.families.registry import TEXT_ONLY, vision_families
+from basereward.model.heads.contracts import GenerativeHead, head_scores, is_generative
+from basereward.model.losses.contracts import _two_pairs, build_loss
+from basereward.recipe import make
+from basereward.recipe.checks.targets import short_names
+from basereward.training.objectives.contracts import Objective, build_objective, objective_of
+
+HIDDEN = 16
+
+
+@pytest.mark.parametrize("name", short_names("heads"))
+def test_a_head_scores_or_generates(name: str) -> None:
+    """A scalar head gives a float32 score for each state, also of a backbone in bfloat16; a generative head has every
+    member of its contract, and its objective is one that exists."""
+    head = make({"_target_": name}, "heads", HIDDEN)
+    assert isinstance(head, nn.Module)
+    if is_generative(head):
+        assert isinstance(head, GenerativeHead)
+        assert head.branch_template.text
+        assert objective_of(head) in short_names("objectives")
+        return
+    scores = head_scores(head, torch.randn(3, HIDDEN, dtype=torch.bfloat16))
+    assert (scores.shape, scores.dtype) == ((3,), torch.float32)
+
+
+@pytest.mark.parametrize("name", short_names("losses"))
+def test_a_loss_is_a_module_that_falls_when_the_winner_leads(name: str) -> None:
+    """`build_loss` checks shapes and finiteness; a larger margin gives a smaller loss."""
+    loss = build_loss({"_target_": name})
+    assert isinstance(loss, nn.Module)
+    behind, ahead = (loss(torch.tensor([lead, 0.0, lead, 0.0]), _two_pairs())[0] for lead in (-1.0, 2.0))
+    assert ahead < behind
+
+
+@pytest.mark.parametrize("name", short_names("objectives"))
+def test_an_objective_is_built_from_its_name(name: str) -> None:
+    """With the unit of its loss, which is a submodule: its parameters are found by the optimizer."""
+    loss = build_loss({"_target_": "plackett_luce"})
+    objective = build_objective({"_target_": name}, loss=loss, head=nn.Linear(HIDDEN, 1))
+    assert isinstance(objective, Objective)
+    assert objective.unit == "decided_group"
+    assert loss in list(objective.modules())
+
+
+@pytest.mark.parametrize("name", ["digits", "digit_pairs", "numbers"])
+def test_a_source_is_the_same_at_every_call_and_in_every_process(name: str) -> None:
+    """Sources that need no file; the others have the same members."""
+    options: dict[str, Any] = {"_target_": name}
+    source: Source = make(options, "sources", "mine")
+    assert source.name == "mine"
+    for split in SPLITS:
+        groups = source.groups(split)
+        assert groups[0].source == "mine"
+        assert [group.id for group in groups[:3]] == [group.id for group in source.groups(split)[:3]]
+        copied: Source = ForkingPickler.loads(ForkingPickler.dumps(source))  # as loader workers get it
+        assert [group.id for group in copied.groups(split)[:3]] == [group.id for group in groups[:3]]
+        assert source.rejected(split) == []
+
+
+@pytest.mark.parametrize("name", short_names("sources"))
+def test_a_source_has_the_members_of_its_contract(name: str) -> None:
+    """Of every file of the folder."""
+    definition = short_names("sources")[name]
+    module = __import__(f"basereward.data.sources.{name}", fromlist=[definition.name])
+    source = getattr(module, definition.name)
+    for member in ("groups", "rejected"):
+        assert list(inspect.signature(getattr(source, member)).parameters) == ["self", "split"]
+
+
+@pytest.mark.parametrize("family", [TEXT_ONLY, *vision_families()], ids=lambda family: type(family).__name__)
+def test_a_family_describes_all_that_is_asked_of_it(family: BackboneFamily) -> None:
+    """A vision family implements every abstract member, and has model types that no other family has."""
+    assert not inspect.isabstract(type(family))
+    if family.reads_images:
+        assert isinstance(family, VisionFamily)
+        assert family.model_types
+        others = [other for other in vision_families() if other is not family]
+        assert not any(set(family.model_types) & set(other.model_types) for other in others)
