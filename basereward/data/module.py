@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from basereward.data import loading
 from basereward.data.batching.dataset import GroupDataset
 from basereward.data.batching.loss_units import Unit, count_units, group_counts
+from basereward.data.batching.packing import RowSize, pack_in_order
 from basereward.data.batching.plan import Modality, Place, Plan, StageSampler, Steps
 from basereward.data.batching.pooled import PooledDataset, collate_pooled
 from basereward.data.batching.step_totals import StepTotals
@@ -308,16 +309,14 @@ class PreferenceData(LightningDataModule):
         if self.budget is None:
             size = self.groups_per_forward
             return [list(places[i : i + size]) for i in range(0, len(places), size)]
-        batches: list[list[Place]] = []
-        room = 0
-        for place in places:
-            tokens = int(self.lengths[split][self.parts[split].names[place[0]]].tokens[place[1]])
-            if tokens > room:
-                batches.append([])
-                room = self.budget
-            batches[-1].append(place)
-            room -= tokens
-        return batches
+        names, lengths = self.parts[split].names, self.lengths[split]
+        return list(
+            pack_in_order(
+                places,
+                budget=self.budget,
+                size_of=lambda place: RowSize(int(lengths[names[place[0]]].tokens[place[1]])),
+            )
+        )
 
     @property
     def collate(self) -> Callable[[Sequence[EncodedGroup]], TreeBatch]:

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from basereward.data.batching.packing import PackedGroup, fill
+from basereward.data.batching.packing import PackedGroup, pack_groups
 from basereward.data.batching.tree_batch import collate
 from basereward.data.encoding.content_hash import encoder_hashes, hash_differences
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
@@ -125,7 +125,7 @@ class Scorer(ScoresGroups):
         yielded = 0
         running: _Pass | None = None
         budget = tokens or self.recipe.batch.tokens or DEFAULT_TOKENS.get(self.device.type, DEFAULT_TOKENS_ELSEWHERE)
-        passes = fill(groups, budget=budget, layout=self.recipe.batch.layout)
+        passes = pack_groups(groups, budget=budget, layout=self.recipe.batch.layout)
         while True:
             # The next groups are encoded on the CPU before the scores of the running pass are read, which waits.
             batch = next(passes, None)

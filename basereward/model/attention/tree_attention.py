@@ -35,6 +35,7 @@ from transformers.masking_utils import (
     sliding_window_overlay,
 )
 
+from basereward.data.batching.packing import RowSize, pack_in_order
 from basereward.errors import ModelError
 from basereward.model.pooling import LAST, Pooling
 
@@ -229,7 +230,7 @@ class TreePlan(RowPlan):
         for prefix, *branches in trees:
             prefix_index = len(self.pieces)
             self.pieces.append(Piece(prefix, torch.arange(prefix)))
-            for shared in _shared_calls(branches):
+            for shared in pack_in_order(branches, budget=MAX_SHARED_TOKENS, size_of=RowSize):
                 mask = branch_mask(prefix, shared, device=device)
                 self.pieces.append(Piece(len(mask), _branch_positions(prefix, shared), prefix_index, mask))
         self.sizes = [piece.tokens for piece in self.pieces]
@@ -341,22 +342,6 @@ def _branch_positions(prefix: int, branches: Sequence[int]) -> Tensor:
     [3, 4, 3]
     """
     return torch.cat([torch.arange(prefix, prefix + size) for size in branches])
-
-
-def _shared_calls(branches: Sequence[int]) -> Iterator[list[int]]:
-    """Sizes of branches, in order, grouped by the call that they share.
-
-    >>> list(_shared_calls([200, 40, 40, 300]))
-    [[200, 40], [40], [300]]
-    """
-    call: list[int] = []
-    for size in branches:
-        if call and sum(call) + size > MAX_SHARED_TOKENS:
-            yield call
-            call = []
-        call.append(size)
-    if call:
-        yield call
 
 
 def tree_attention(
