@@ -189,7 +189,9 @@ class Recipe:
         False  # freeze the whole backbone, and train the head on pooled states that are computed once and kept
     )
     loss: Node = field(default_factory=dict)
-    objective: Node | None = None  # what a training step does; null: what the head needs (ranking, critic, generative)
+    objective: Node | None = (
+        None  # what a training step does; null: what the head needs (ranking, critique_ranking, language_modeling)
+    )
     data: DataRecipe = field(default_factory=DataRecipe)
     batch: BatchRecipe = field(default_factory=BatchRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)

@@ -24,7 +24,7 @@ LossAndParts = tuple[Tensor, dict[str, Tensor]]
 
 
 class Objective(nn.Module):
-    """What a training step does with a micro-batch: base class of ranking, critic and generative training.
+    """What a training step does with a micro-batch: base class of ranking, critique ranking and language modeling.
 
     Args:
         loss: the ranking loss of the recipe. An objective that ranks nothing does not use it.
@@ -118,4 +118,4 @@ def objective_of(head: nn.Module) -> str:
     """
     if not isinstance(head, GenerativeHead):
         return "ranking"
-    return "critic" if head.rank_reference or head.rank_generated else "generative"
+    return "critique_ranking" if head.rank_reference or head.rank_generated else "language_modeling"

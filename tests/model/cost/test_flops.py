@@ -22,7 +22,7 @@ from basereward.model.families.vision import encode
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, PoolingName
-from basereward.training.objectives.critic import critic_outputs
+from basereward.training.objectives.critique_ranking import critic_outputs
 from tests.helpers.support import TEXT, VISION, group, mixed_groups
 
 pytestmark = pytest.mark.slow

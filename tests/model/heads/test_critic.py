@@ -23,7 +23,7 @@ from basereward.model.generation.generate import Writer, Writing
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
-from basereward.training.objectives.critic import critic_outputs
+from basereward.training.objectives.critique_ranking import critic_outputs
 from tests.helpers.support import checkpoint, gradients, group, mixed_groups
 
 HEAD = {"_target_": "critic", "max_tokens": 12, "prompt": "critique_brief"}

@@ -23,7 +23,7 @@ from basereward.model.generation.generate import Writing
 from basereward.model.generation.response_generator import ResponseGenerator
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
-from basereward.training.objectives.critic import critic_outputs
+from basereward.training.objectives.critique_ranking import critic_outputs
 from tests.helpers.support import checkpoint, gradients, group, mixed_groups
 
 VERDICT = {"_target_": "generative", "prompt": "pairwise_brief"}

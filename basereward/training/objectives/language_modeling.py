@@ -1,4 +1,4 @@
-"""Generative training: the cross-entropy of verdicts or ratings."""
+"""Language modeling: the cross-entropy of verdicts or ratings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from basereward.model.reward_model import RewardModel
 from basereward.training.objectives.contracts import LossAndParts, Objective, group_share
 
 
-class Generative(Objective):
+class LanguageModeling(Objective):
     """Teaches a generative head the target tokens of its branches; it ranks no scores."""
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:

@@ -29,7 +29,7 @@ class CriticOutputs:
     language: Tensor | None
 
 
-class Critic(Objective):
+class CritiqueRanking(Objective):
     """Ranks the scores after reference or generated critiques, and teaches the reference critiques."""
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
