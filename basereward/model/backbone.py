@@ -32,7 +32,13 @@ from basereward.model.attention.gradient_checkpointing import enable_gradient_ch
 from basereward.model.attention.kernels import Kernels, check_liger, use_liger
 from basereward.model.attention.last_layer import LastLayer
 from basereward.model.attention.layout_check import find_tree_fault
-from basereward.model.attention.tree_attention import TREE_ATTENTION, RowPlan, TreePlan, tree_masks
+from basereward.model.attention.tree_attention import (
+    TREE_ATTENTION,
+    RowPlan,
+    TreePlan,
+    register_tree_attention,
+    tree_masks,
+)
 from basereward.model.families.registry import find_family, vision_types
 from basereward.model.families.vision import ImageEncoder, features_of_nothing, is_trained
 from basereward.model.pooling import LAST, Pooling
@@ -224,22 +230,10 @@ def load_backbone(
         # Before anything is allocated: the sizes in config.json may be hostile.
         check_size(config, check_checkpoint(path, revision=revision), path=path)
     identity = _identity(path, revision=revision, dtype=dtype, quantization=quantization, hashed=not complete)
-    family = find_family(config)
     if kernels == "liger":
-        check_liger(family.decoder_type(config))
-    attention = family.attention_implementation(config, TREE_ATTENTION)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
-    options["use_safetensors"] = True  # without it transformers falls back to pickles, which can run code
-    if quantization is not None:
-        options["quantization_config"] = quantization_config(quantization, dtype)
-    with quiet_transformers(), explained(path):
-        model, loading = AutoModel.from_pretrained(
-            path, revision=revision, trust_remote_code=trust_remote_code, **options
-        )
-    _check_weights(path, loading, complete=complete)
-    if quantization is not None:
-        model.requires_grad_(False)
-        keep_four_bit_weights(model)
+        check_liger(find_family(config).decoder_type(config))
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    model = _load_transformer(path, config, dtype=dtype, quantization=quantization, complete=complete, source=source)
     if gradient_checkpointing:
         enable_gradient_checkpointing(model, layers=checkpoint_layers)
     if kernels == "liger":
@@ -248,6 +242,50 @@ def load_backbone(
     # The check runs the backbone, so it needs a Backbone that does not know the result yet.
     tree_fault = find_tree_fault(Backbone(model, origin=origin, quantization=quantization))
     return Backbone(model, origin=origin, quantization=quantization, tree_fault=tree_fault)
+
+
+def _load_transformer(
+    path: str | Path,
+    config: PreTrainedConfig,
+    *,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
+    complete: bool,
+    source: dict[str, Any],
+) -> PreTrainedModel:
+    """Loads the weights of a checkpoint whose files were checked; see `load_backbone` for the arguments.
+
+    Args:
+        path: hub id or folder.
+        config: of the checkpoint.
+        dtype: of the weights that are not quantised.
+        quantization: of the language model.
+        complete: whether unexpected weights are an error.
+        source: keyword arguments of transformers that say what is read: the revision, and whether code may run.
+
+    Raises:
+        ModelError: transformers cannot load the files, or weights are missing or unexpected.
+    """
+    register_tree_attention()
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": find_family(config).attention_implementation(config, TREE_ATTENTION),
+        # transformers fills missing weights with random numbers and only warns; the information makes it an error here.
+        "output_loading_info": True,
+        # Without it transformers falls back to pickles, which can run code.
+        "use_safetensors": True,
+    }
+    if quantization is not None:
+        options["quantization_config"] = quantization_config(quantization, dtype)
+    with quiet_transformers(), explained(path):
+        model, loading = AutoModel.from_pretrained(path, **source, **options)
+    _check_weights(path, loading, complete=complete)
+    if quantization is not None:
+        # transformers leaves the weights that are not quantised trainable; only adapters and the head are trained.
+        model.requires_grad_(False)
+        keep_four_bit_weights(model)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _identity(

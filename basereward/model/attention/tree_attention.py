@@ -545,5 +545,20 @@ def _attend_after_cache(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
-AttentionInterface.register(TREE_ATTENTION, tree_attention)
-AttentionMaskInterface.register(TREE_ATTENTION, tree_mask)
+def register_tree_attention() -> None:
+    """Makes transformers find the attention and its masks under the name `TREE_ATTENTION`.
+
+    `load_backbone` calls it; importing this module changes nothing. Calls after the first have no effect.
+
+    >>> register_tree_attention()
+    >>> TREE_ATTENTION in AttentionInterface(), TREE_ATTENTION in AttentionMaskInterface()
+    (True, True)
+    """
+    # The two registries belong to the process: transformers gives a model no other way to name an attention function
+    # than a string that it looks up there. The name is ours alone, so no other model is affected.
+    if TREE_ATTENTION in AttentionInterface():
+        return
+    # Compiled layers must not trace into the function: the division of a row into prefixes and branches changes at
+    # every step, and each division would be compiled again. Layers that are not compiled do not notice the mark.
+    AttentionInterface.register(TREE_ATTENTION, torch.compiler.disable(tree_attention))  # type: ignore[no-untyped-call]
+    AttentionMaskInterface.register(TREE_ATTENTION, tree_mask)
