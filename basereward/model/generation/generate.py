@@ -37,7 +37,7 @@ _generating = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class SamplingParams:
     """Settings of generation.
 
     Args:
@@ -55,7 +55,7 @@ class Writing:
     seed: int = 0
 
 
-class Writer:
+class TextGenerator:
     """Generates with a backbone and its language-model head.
 
     Args:
@@ -72,7 +72,7 @@ class Writer:
         self.pad = pad
 
     @torch.no_grad()
-    def __call__(self, batch: TreeBatch, how: Writing) -> list[list[Tensor]]:
+    def __call__(self, batch: TreeBatch, how: SamplingParams) -> list[list[Tensor]]:
         """Continues every branch of a batch of tree rows.
 
         Returns:
@@ -102,7 +102,7 @@ class Writer:
         texts = [_until(self.end, row[longest:]) for row in generated]
         return [texts[i : i + how.samples] for i in range(0, len(texts), how.samples)]
 
-    def _config(self, how: Writing) -> GenerationConfig:
+    def _config(self, how: SamplingParams) -> GenerationConfig:
         sampling: dict[str, Any] = {"do_sample": False}
         if how.temperature:
             # transformers' default top_k of 50 would change the distribution; 0 turns it off.
@@ -150,7 +150,9 @@ def check_language_head(backbone: Backbone, language: LanguageHead) -> None:
     training = [module for module in transformer.modules() if module.training]
     transformer.eval()
     ids = arbitrary_tokens(transformer, 4)[None].to(transformer.device)
-    expected = Writer(backbone, language, end=0, pad=0).causal_model()(input_ids=ids, use_cache=False).logits.float()
+    expected = (
+        TextGenerator(backbone, language, end=0, pad=0).causal_model()(input_ids=ids, use_cache=False).logits.float()
+    )
     logits = language.logits(transformer, transformer(input_ids=ids, use_cache=False).last_hidden_state)
     for module in training:
         module.training = True

@@ -14,7 +14,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError
 from basereward.model.backbone import Backbone
 from basereward.model.families.lm_head import LanguageHead
-from basereward.model.generation.generate import Writer, Writing
+from basereward.model.generation.generate import SamplingParams, TextGenerator
 
 
 class ResponseGenerator:
@@ -41,7 +41,7 @@ class ResponseGenerator:
         # A pass has counters of its own, because several threads may score with one model.
         return ResponseGenerator(self.encoder, self.backbone, self.language, tally=tally)
 
-    def write(self, batch: TreeBatch, how: Writing) -> list[list[Tensor]]:
+    def write(self, batch: TreeBatch, how: SamplingParams) -> list[list[Tensor]]:
         """Generates after every branch.
 
         Args:
@@ -58,7 +58,7 @@ class ResponseGenerator:
         if batch.layout == "plain":
             raise ModelError("a generative head writes after tree rows; batch.layout is plain. Set batch.layout=tree.")
         end = self.encoder.end_of_turn
-        writer = Writer(self.backbone, self.language, end=end, pad=self.encoder.pad_id)
+        writer = TextGenerator(self.backbone, self.language, end=end, pad=self.encoder.pad_id)
         with _evaluation_mode(self.backbone):
             texts_of_branches = writer(batch, how)
         completed: list[list[Tensor]] = []

@@ -12,17 +12,16 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from basereward.data.encoding.encoder import BranchTarget
 from basereward.data.schema.rejections import RowRejected
-from basereward.model.generation.generate import Writing
+from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
 from basereward.model.generation.round_robin import Order, ordered_pairs, scores
 from basereward.model.generation.verdicts import compiled_pattern, parse_verdict
-from basereward.model.heads._judge_head import JudgeHead, JudgeTemplate
+from basereward.model.heads._judge_head import JudgeHead, JudgeTemplate, branch_with_target
 
 if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
-    from basereward.data.encoding.encoder import Encoder
+    from basereward.data.encoding.encoder import BranchTarget, Encoder
     from basereward.data.schema.group import Group
     from basereward.model.generation.response_generator import ResponseGenerator
 
@@ -50,7 +49,7 @@ class Generative(JudgeHead):
         hidden_size: of the backbone; not used.
         thinking: whether the model writes reasoning before the verdict, and learns it from the data's `reasonings`.
         order: the orders in which a pair is shown, in training and in scoring: `both`, as `given`, or one at `random`.
-            Written reasoning is always shown in its own order, because its words refer to answer 1 and answer 2.
+            Completion reasoning is always shown in its own order, because its words refer to answer 1 and answer 2.
         votes: verdicts for a pair in one order, with thinking; more than 1 need a temperature above 0.
         temperature: of sampling; 0 takes the likeliest token. Above 0, scores depend on the batch.
         top_p: sampling draws from the smallest set of tokens with this probability.
@@ -88,7 +87,7 @@ class Generative(JudgeHead):
                 "above 0"
             )
         self.thinking = thinking
-        self.writing = Writing(max_tokens=max_tokens, temperature=temperature, top_p=top_p, samples=votes)
+        self.sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, samples=votes)
         self.pattern = None if pattern is None else compiled_pattern(pattern)
         name = prompt or ("pairwise_thinking" if thinking else "pairwise_verdict")
         loaded = load_prompt(name, prompt_file, fields=PAIRWISE)
@@ -122,7 +121,7 @@ class Generative(JudgeHead):
     def _sampled_leads(self, generator: ResponseGenerator, batch: TreeBatch) -> list[list[float | None]]:
         """For every branch a lead for each vote: 1, -1, or None where no verdict can be read."""
         leads: list[list[float | None]] = []
-        for texts in generator.write(batch, self.writing):
+        for texts in generator.generate(batch, self.sampling):
             verdicts = [parse_verdict(generator.text(text), self.pattern) for text in texts]
             generator.tally["verdicts"] += len(verdicts)
             generator.tally["unread"] += verdicts.count(None)
@@ -141,6 +140,10 @@ class ComparisonTemplate(JudgeTemplate):
         self.order = order
         self.pairs = pairs
 
+    def _fingerprint_parts(self) -> str:
+        # The form that earlier versions hashed: with another one, caches of lengths would be computed again.
+        return str((self.text, *self.options))
+
     def __call__(self, encoder: Encoder, group: Group, *, with_targets: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
         if len(group.responses) < 2:
             raise RowRejected(
@@ -155,8 +158,8 @@ class ComparisonTemplate(JudgeTemplate):
         for comparison in self._training_comparisons(group) if with_targets else self._comparisons(group):
             target = encode_target(comparison.target) if with_targets else closing[:0]
             pair = (comparison.first, comparison.second)
-            pieces = [answers[pair[0]], between, answers[pair[1]], ending, closing, target]
-            branches.append((torch.cat(pieces), BranchTarget(len(target), comparison.weight, pair)))
+            pieces = [answers[pair[0]], between, answers[pair[1]], ending, closing]
+            branches.append(branch_with_target(pieces, target, weight=comparison.weight, responses=pair))
         return branches
 
     def _comparisons(self, group: Group) -> Iterator[ShownPair]:

@@ -28,6 +28,7 @@ Shapes = dict[str, tuple[int, ...]]
 MAX_LAYERS = 10_000
 MAX_COUNT = 1_000_000
 """Largest count in config.json that is not of layers, such as labels: transformers builds a table of them."""
+# Values of keys such as `attn_implementation` that run code of transformers; any other value may name a hub repository.
 IMPLEMENTATIONS = (
     "eager",
     "sdpa",
@@ -41,20 +42,21 @@ MAX_NUMBER = 2**31
 """Largest number in config.json: no size of a layer and no token id is larger."""
 LAYERS = ("layers", "n_layer", "depth", "num_blocks")
 """Endings of keys that count layers. Some families build a list of this length when the configuration is read."""
-FREE = ("model_max_length", "max_length", "rope_theta")
+UNLIMITED = ("model_max_length", "max_length", "rope_theta")
 """Keys whose size costs nothing: some tokenizers write 10^30 for no limit."""
-MESSAGE = 300
+MAX_MESSAGE = 300
 """Characters of a library's message that are shown."""
-REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Dtypes of the weights of heads and adapters; a copy from others would lose digits silently."""
-TOKENIZER_LIMIT = 256 * MIB
-GROWTH = 100
+MAX_TOKENIZER_BYTES = 256 * MIB
+MAX_GROWTH = 100
 """Largest factor by which a tokenizer's normalizer may lengthen a text."""
-MODULES_A_WEIGHT = 4
-"""Parameters of the model for each tensor of the files: some families split what their files hold as one tensor."""
-PACKED = 16
-"""Most elements of the model for each element of a file with packed weights."""
-BUFFER_ELEMENTS = 2**31
+PARAMETERS_PER_TENSOR = 4
+"""Largest number of parameters for each tensor of the files: some families split what their files hold as one."""
+PACKING_FACTOR = 16
+"""Largest number of elements of the model for each element of a file with packed weights."""
+MAX_BUFFER_ELEMENTS = 2**31
+# Files that tokenizers and image processors read, and the configuration of generation.
 TEXT_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -81,7 +83,7 @@ def explained(path: str | Path) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
-        reason = reason if len(reason) <= MESSAGE else f"{reason[:MESSAGE]}..."
+        reason = reason if len(reason) <= MAX_MESSAGE else f"{reason[:MAX_MESSAGE]}..."
         if not isinstance(error, OSError | ValueError) or not reason:
             reason = f"{type(error).__name__} {reason}".strip()
         if not os.path.isdir(path):
@@ -120,8 +122,8 @@ def load_finite(file: Path | str) -> dict[str, Tensor]:
         tensors = load_file(file)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise ModelError(f"'{file}' cannot be read: {error}") from error
-    if others := [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in REAL]:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in REAL)
+    if others := [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in FLOAT_DTYPES]:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES)
         raise ModelError(f"'{file}' holds weights of another dtype: {others[0]}; allowed are {names}")
     if name := first_not_finite(tensors):
         raise ModelError(f"'{file}' holds weights that are NaN or infinite: {name}. Train again from an earlier one")
@@ -206,15 +208,15 @@ def check_text_files(path: str | Path, *, revision: str | None = None) -> None:
         if file is None:
             continue
         size = check_regular_file(file, error=ModelError)
-        if size > TOKENIZER_LIMIT:
-            raise ModelError(f"'{file}' has {size:,} bytes; at most {TOKENIZER_LIMIT:,} are read")
+        if size > MAX_TOKENIZER_BYTES:
+            raise ModelError(f"'{file}' has {size:,} bytes; at most {MAX_TOKENIZER_BYTES:,} are read")
         if name.endswith("_config.json"):
             read_json_object(file, error=ModelError)
         if name == "tokenizer.json":
-            content = read_json_object(file, limit=TOKENIZER_LIMIT, error=ModelError)
-            if normalizer_growth(content.get("normalizer")) > GROWTH:
+            content = read_json_object(file, limit=MAX_TOKENIZER_BYTES, error=ModelError)
+            if normalizer_growth(content.get("normalizer")) > MAX_GROWTH:
                 raise ModelError(
-                    f"'{file}': the normalizer makes a text more than {GROWTH} times as long, which would fill the "
+                    f"'{file}': the normalizer makes a text more than {MAX_GROWTH} times as long, which would fill the "
                     "memory; copy the folder again, or take another checkpoint"
                 )
 
@@ -228,7 +230,7 @@ def normalizer_growth(node: Any) -> int:
     32
     """
     growth, waiting = 1, [node]
-    while waiting and growth <= GROWTH:
+    while waiting and growth <= MAX_GROWTH:
         inner = waiting.pop()
         if not isinstance(inner, dict):
             continue
@@ -241,30 +243,48 @@ def normalizer_growth(node: Any) -> int:
 
 
 def check_numbers(config: Mapping[str, Any], *, where: str) -> None:
-    """Refuses numbers of a configuration that would keep its reader busy for ever, and kernels that come with it.
+    """Rejects numbers of a configuration that would occupy transformers without end, and kernels from the hub.
+
+    Args:
+        config: the content of config.json.
+        where: the file, for the error message.
 
     Raises:
-        ModelError: a number of layers above `MAX_LAYERS`, of other things above `MAX_COUNT`, or any number above
-            `MAX_NUMBER`; or an implementation that is none of transformers' own. It is named.
+        ModelError: a number of layers is above `MAX_LAYERS`, another count above `MAX_COUNT`, or any number above
+            `MAX_NUMBER`; or an implementation is not one of transformers' own. The message names the key.
 
     >>> check_numbers({"text_config": {"num_hidden_layers": 10**9}}, where="config.json")
     Traceback (most recent call last):
         ...
     basereward.errors.ModelError: config.json: num_hidden_layers is 1000000000; at most 10,000 are allowed
     """
-    waiting: list[tuple[str, Any]] = list(config.items())
-    while waiting:
-        key, value = waiting.pop()
+    # A stack and no recursion: a nested file could exceed Python's limit of recursion.
+    unchecked: list[tuple[str, Any]] = list(config.items())
+    while unchecked:
+        key, value = unchecked.pop()
         if key.endswith("_implementation"):
             _check_implementation(key, value, where=where)
         elif isinstance(value, dict):
-            waiting.extend(value.items())
+            unchecked.extend(value.items())
         elif isinstance(value, list):
-            waiting.extend((key, each) for each in value)
-        elif isinstance(value, int):
-            limit = MAX_LAYERS if key.endswith(LAYERS) else MAX_COUNT if key.startswith("num_") else MAX_NUMBER
-            if key not in FREE and not -limit <= value <= limit:
+            unchecked.extend((key, item) for item in value)
+        elif isinstance(value, int) and key not in UNLIMITED:
+            limit = _limit_of(key)
+            if not -limit <= value <= limit:
                 raise ModelError(f"{where}: {key} is {value}; at most {limit:,} are allowed")
+
+
+def _limit_of(key: str) -> int:
+    """The largest number that a key of config.json may have.
+
+    >>> _limit_of("num_hidden_layers"), _limit_of("num_labels"), _limit_of("vocab_size") == MAX_NUMBER
+    (10000, 1000000, True)
+    """
+    if key.endswith(LAYERS):
+        return MAX_LAYERS
+    if key.startswith("num_"):
+        return MAX_COUNT
+    return MAX_NUMBER
 
 
 def check_size(config: Any, files: Mapping[str, Shapes], *, path: str | Path) -> None:
@@ -288,14 +308,14 @@ def check_size(config: Any, files: Mapping[str, Shapes], *, path: str | Path) ->
     elements = sum(torch.Size(shape).numel() for shape in shapes)
     packed = getattr(config, "quantization_config", None) is not None
     # Weights that are missing are named when they are loaded; here only what would fill the memory is refused.
-    most = elements * (PACKED if packed else 2) + 2**20
-    with explained(path), bounded_parameters(MODULES_A_WEIGHT * len(shapes), what=f"config.json of '{path}'"):
+    most = elements * (PACKING_FACTOR if packed else 2) + 2**20
+    with explained(path), bounded_parameters(PARAMETERS_PER_TENSOR * len(shapes), what=f"config.json of '{path}'"):
         model = AutoModel.from_config(config, trust_remote_code=False) if _is_known(config) else None
     if model is None:
         return
     described = sum(parameter.numel() for parameter in model.parameters())
     buffers = sum(buffer.numel() for buffer in model.buffers())
-    if described > most or buffers > BUFFER_ELEMENTS:
+    if described > most or buffers > MAX_BUFFER_ELEMENTS:
         raise ModelError(
             f"config.json of '{path}' describes {described:,} weights and {buffers:,} other numbers, and its files "
             f"hold {elements:,} weights. The weights in '{path}' do not fit its config.json; copy the folder again"

@@ -227,7 +227,7 @@ def write_checkpoint(
     """
     import torch
 
-    # transformers draws initial weights from the generator of the process; the fork leaves the draws of the caller alone.
+    # transformers draws initial weights from the generator of the process; the fork keeps the state of the caller.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()
