@@ -35,8 +35,8 @@ class Critic(MLP):
         hidden_size: width D of the backbone's hidden states.
         layers, activation, width, dropout: of the layers that give the score; see `MLP`.
         language_weight: factor of the cross-entropy over critiques, added to the loss over scores.
-        max_tokens: of a generated critique; a longer one is cut, and the score is read where it was cut.
-        temperature: of generation; 0 takes the likeliest token. Above 0, scores depend on the batch.
+        max_tokens: limit of a generated critique; a longer one is truncated, and the score is read at its end.
+        temperature: of sampling; 0 takes the most likely token. Above 0, scores depend on the batch.
         samples: critiques for each response; the score is the mean over them. Training generates one.
         critiques: where training reads the scores that it ranks: at the end of critiques `given` in the data; of the
             model's `own`, generated anew at every step and not learned as language; or of `both`, each with half of
@@ -46,6 +46,9 @@ class Critic(MLP):
 
     Raises:
         ValueError: there is no such prompt, the prompt has fields, or `samples` is above 1 at temperature 0.
+
+    >>> Critic(16, critiques="own").rank_reference, Critic(16, critiques="both").rank_generated
+    (False, True)
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Critic(MLP):
         self.branch_template = CritiqueTemplate(request, given=critiques != "own")
 
     def judge(self, generator: ResponseGenerator, batch: TreeBatch) -> Tensor:
-        """Scores `(K,)` of responses, each at the end of a critique that the model writes; the mean over samples."""
+        """Scores `(K,)` of responses, each read at the end of a generated critique; the mean over samples."""
         scores = []
         for finished in self.append_generated(generator, batch, samples=self.sampling.samples):
             scores.append(head_scores(self, generator.pooled(finished)))
@@ -86,6 +89,7 @@ class Critic(MLP):
 
     def append_generated(self, generator: ResponseGenerator, batch: TreeBatch, *, samples: int) -> list[TreeBatch]:
         """`samples` copies of the batch, each with a generated critique at the end of every branch."""
+        # All samples are generated in one call: the keys and values of the responses are computed once.
         texts_of_branches = generator.generate(batch, replace(self.sampling, samples=samples))
         batches: list[TreeBatch] = []
         for sample in range(samples):
@@ -99,6 +103,9 @@ class CritiqueTemplate(HeadTemplate):
     Args:
         request: text of the request.
         given: whether training uses the critiques of the data.
+
+    >>> CritiqueTemplate("Criticise the answer.", given=True).open  # the request is a turn of its own
+    False
     """
 
     kind = "critique"

@@ -59,13 +59,19 @@ class Rating(JudgeHead):
     def judge(self, generator: ResponseGenerator, batch: TreeBatch) -> Tensor:
         """Scores `(K,)` of responses, 1 to `scale`."""
         logits = generator.next_token_logits(batch)
+        # Only these tokens: the model may also give weight to spaces or words, which are no rating.
         tokens = [generator.token(str(rating)) for rating in range(1, self.scale + 1)]
         ratings = torch.arange(1, self.scale + 1, dtype=torch.float32, device=logits.device)
         return logits[:, tokens].softmax(-1) @ ratings
 
 
 class RatingTemplate(JudgeTemplate):
-    """A branch for every answer, after one prefix with the question and its images."""
+    """A branch for every answer, after one prefix with the question and its images.
+
+    Args:
+        prompt: with the fields `POINTWISE`.
+        scale: the best rating.
+    """
 
     kind = "ratings"
 
