@@ -26,9 +26,9 @@ from basereward.model.pooling import LAST, Pooling
 # token that sees its neighbour branch.
 PREFIX, BRANCHES = 6, (4, 2, 3)
 
-# Limits of the relative difference of states, as the mean over a branch. Different kernels differ by 1e-6 in float32, and
-# by a few hundredths in half precision after many layers. A token that sees too much or has a wrong position changes
-# the states by much more.
+# Limits of the relative difference of states, as the mean over a branch. Different kernels differ by 1e-6 in float32,
+# and by a few hundredths in half precision after many layers. A token that sees too much or has a wrong position
+# changes the states by much more.
 MAX_DIFFERENCE = {torch.float32: 0.01, torch.float64: 0.01}
 MAX_DIFFERENCE_HALF = 0.3
 

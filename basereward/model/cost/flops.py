@@ -2,12 +2,12 @@
 
 The count is what the step needs, whatever kernel executes it:
 
-- A linear layer takes 2 * inputs * outputs for each token in the forward pass; as much again for the gradient of its
-  weight, if that is trained; and for the gradient of its input, if anything before it is trained. So a frozen vision
-  tower has no backward pass, and nor have the first projections of a language model that is trained by adapters only.
-- Attention takes 4 * heads * head size for every pair of a query and a key that it sees (for its weight and its value),
-  and twice that in the backward pass. Masked pairs cost nothing. A prefix of P tokens has P (P + 1) / 2 pairs, a branch
-  of L tokens has L P + L (L + 1) / 2; a window of a vision tower has all its pairs.
+- A linear layer takes 2 * inputs * outputs for each token in the forward pass. The gradient of its weight takes as much
+  again, if the weight is trained; so does the gradient of its input, if anything before it is trained. So a frozen
+  vision tower has no backward pass, and neither have the first projections of a language model with adapters only.
+- Attention takes 4 * heads * head size for every pair of a query and a key that it sees (one product for the weight and
+  one for the value), and twice that in the backward pass. Masked pairs cost nothing. A prefix of P tokens has
+  P (P + 1) / 2 pairs, and a branch of L tokens has L P + L (L + 1) / 2; a window of a vision tower has all its pairs.
 - In the last decoder layer only pooled tokens need a query, an output and the feed-forward network.
 - A generative head computes the logits of its target tokens, and then the last layer runs for all tokens. Generation
   is not counted.
@@ -264,5 +264,5 @@ def count(
 
 
 def count_batch(model: RewardModel, batch: TreeBatch, *, training: bool = True) -> Flops:
-    """The operations of one pass over a batch."""
+    """The operations of one pass over a batch; see `count` for the arguments."""
     return count(model, batch_shapes(batch), training=training)
