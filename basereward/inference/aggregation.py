@@ -67,8 +67,8 @@ class Rule:
         self._check_numbers()
         if self.how == "standardised" and min(self.deviations) <= 0:
             raise ModelError(
-                "a member gives all validation responses the same score, so its scores cannot be standardised. Leave it "
-                "out, or use how=mean"
+                "a member gives all validation responses the same score, so its scores cannot be standardised. Leave "
+                "it out, or use how=mean"
             )
         if self.how == "weighted":
             # A learned weight may be 0, so a route of such members alone is possible.

@@ -71,7 +71,6 @@ def keep_four_bit_weights(model: nn.Module) -> None:
     False
     """
     for module in model.modules():
-        # By name: importing bitsandbytes' class would search for its kernels also where nothing is quantised.
         if type(module).__name__ == "Linear4bit":
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
