@@ -25,7 +25,8 @@ class Rule:
 
     Args:
         how: `mean` of the raw scores (the best of BaseReward, Table 7), `weighted` sum, mean of `standardised` scores,
-            the `worst` of the raw scores, or `pessimistic`: the mean minus `k` times the spread (arXiv 2310.02743).
+            the `worst` of the raw scores, or `pessimistic`: the mean minus `k` times the standard deviation
+            (arXiv 2310.02743).
         members: M.
         weights: M numbers, for `weighted`; they are not normalised, and 0 for a member that is not used.
         text_weights: the same for prompts without images; empty if both kinds of prompts have the same members.
@@ -36,6 +37,9 @@ class Rule:
 
     Raises:
         ModelError: a number that `how` needs is missing or not finite, or an index has no member.
+
+    >>> Rule("worst", members=2).combine(np.array([[1.0, 4.0], [3.0, 2.0]]))
+    array([1., 2.])
     """
 
     how: How = "mean"
@@ -62,8 +66,12 @@ class Rule:
             raise ModelError(f"k is {self.k:g}; it must be a finite number of at least 0")
         self._check_numbers()
         if self.how == "standardised" and min(self.deviations) <= 0:
-            raise ModelError("a member gives all validation answers the same score; it cannot be standardised")
+            raise ModelError(
+                "a member gives all validation responses the same score, so its scores cannot be standardised. Leave "
+                "it out, or use how=mean"
+            )
         if self.how == "weighted":
+            # A learned weight may be 0, so a route of such members alone is possible.
             for images in (True, False):
                 self._check_route(images=images)
 
@@ -125,6 +133,7 @@ class Rule:
         active = list(self.active_members(images=images))
         active_scores = scores[active]
         if self.how == "standardised":
+            # Scores of members have different scales; each is divided by its own spread on validation data.
             centred = active_scores - np.array(self.means)[active, None]
             active_scores = centred / np.array(self.deviations)[active, None]
         if self.how == "worst":
@@ -159,7 +168,8 @@ def read_rule(values: Mapping[str, Any]) -> Rule:
     """
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        arguments[name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+        # JSON has no tuples, and rules are compared.
+        arguments[name] = tuple(value) if isinstance(value, list) else value
     try:
         return Rule(**arguments)
     except TypeError as error:
@@ -167,7 +177,10 @@ def read_rule(values: Mapping[str, Any]) -> Rule:
 
 
 def shares(values: Sequence[float]) -> tuple[float, ...]:
-    """Weights that are proportional to values and sum to one (BaseReward, section 5).
+    """Weights that are proportional to values and sum to one (BaseReward, arXiv 2509.16127, section 5).
+
+    Args:
+        values: one for each member, such as its validation accuracy.
 
     Raises:
         ModelError: a value is negative or not finite, or all are 0.
@@ -178,7 +191,7 @@ def shares(values: Sequence[float]) -> tuple[float, ...]:
     if not all(0 <= value < np.inf for value in values) or sum(values) <= 0:
         listed = ", ".join(f"{value:.4g}" for value in values)
         raise ModelError(
-            f"weights in proportion to {listed} do not exist: no value may be negative, and one must be above 0. "
-            "Remove that member, or use the mean"
+            f"there are no weights in proportion to {listed}: no value may be negative, and one must be above 0. Leave "
+            "the member out, or use how=mean"
         )
     return tuple(value / sum(values) for value in values)

@@ -34,7 +34,8 @@ from basereward.model.saving.saved_model import PROMPT, foreign_model_files, loa
 
 ENSEMBLE = "ensemble.json"
 FORMAT = 1
-WINDOW = 64  # groups that all members score before the next are encoded; bounds the encoded images in memory
+# Groups that all members score before the next groups are encoded. It limits the encoded images in memory.
+WINDOW = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,9 @@ class Member:
         name: a run id, a folder, or a folder inside the ensemble's own.
         folder: of the saved model.
         digest: hash of all files of the folder.
+
+    >>> Member("run-1", Path("runs/run-1/model"), digest="0" * 64).name
+    'run-1'
     """
 
     name: str
@@ -60,6 +64,9 @@ class JudgedGroup:
         scores: K combined scores.
         spread: K standard deviations over active members.
         members: `(M, K)`, scores of each member; NaN for members that are not active.
+
+    >>> JudgedGroup(scores=[1.0], spread=[0.5], members=[[0.5], [1.5]]).spread
+    [0.5]
     """
 
     scores: list[float]
@@ -75,6 +82,9 @@ class Encoded:
         images: whether the prompt has images.
         responses: K.
         groups: for each scorer; None if none of its members is active.
+
+    >>> Encoded(images=False, responses=2, groups=(None,)).responses
+    2
     """
 
     images: bool
@@ -83,7 +93,14 @@ class Encoded:
 
 
 class SharedBackboneHeads(nn.Module):
-    """Several heads on one backbone."""
+    """Several heads on one backbone.
+
+    Args:
+        heads: each maps hidden states `(B, D)` to scores `(B,)`.
+
+    >>> SharedBackboneHeads([nn.Flatten(0), nn.Flatten(0)])(torch.ones(3, 1)).shape
+    torch.Size([3, 2])
+    """
 
     def __init__(self, heads: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -126,6 +143,7 @@ class Ensemble(ScoresGroups):
         first, *others = (self.members[index] for index in indices)
         scorer = load_scorer(first.folder, device=device, dtype=dtype)
         if others:
+            # Only the heads of the other members are loaded; their backbones are equal, weight by weight.
             size = scorer.model.backbone.hidden_size
             heads = [scorer.model.head, *(load_head(member.folder, hidden_size=size) for member in others)]
             scorer.model.head = SharedBackboneHeads(heads).float().eval().to(scorer.device)
@@ -133,6 +151,7 @@ class Ensemble(ScoresGroups):
 
     @property
     def device(self) -> torch.device:
+        """The device of all members."""
         return self.scorers[0].device
 
     def encode(self, group: Group) -> Encoded:
@@ -141,6 +160,7 @@ class Ensemble(ScoresGroups):
         Raises:
             DataError: a member cannot score the group; the message names both.
         """
+        # A backbone without an active member may not be able to encode the group, such as a text-only one for images.
         active = set(self.rule.active_members(images=bool(group.images)))
         groups: list[EncodedGroup | None] = []
         for scorer, indices in zip(self.scorers, self.member_indices, strict=True):
@@ -174,20 +194,41 @@ class Ensemble(ScoresGroups):
     def _judge(
         self, groups: Iterable[Encoded], *, tokens: int | None, latencies: list[float] | None
     ) -> Iterator[list[JudgedGroup]]:
+        """Scores encoded groups with every member; yields up to `WINDOW` groups at a time."""
         remaining = iter(groups)
         while window := list(islice(remaining, WINDOW)):
+            # NaN marks members that do not score a group.
             scores_of_groups = [np.full((len(self.members), group.responses), np.nan) for group in window]
-            for index, scorer in enumerate(self.scorers):
-                encoded: list[tuple[MemberScores, EncodedGroup]] = []
-                for scores, group in zip(scores_of_groups, window, strict=True):
-                    own = group.groups[index]
-                    if own is not None:
-                        encoded.append((scores, own))
-                scored = scorer.score_encoded((own for _, own in encoded), tokens=tokens, latencies=latencies)
-                for (scores, _), of_heads in zip(encoded, chain.from_iterable(scored), strict=True):
-                    # A scorer with several heads gives one list of scores for each response.
-                    scores[self.member_indices[index]] = np.asarray(of_heads).reshape(len(of_heads), -1).T
+            for index in range(len(self.scorers)):
+                self._add_scores(scores_of_groups, window, index=index, tokens=tokens, latencies=latencies)
             yield [self._combined(scores, group) for scores, group in zip(scores_of_groups, window, strict=True)]
+
+    def _add_scores(
+        self,
+        scores_of_groups: Sequence[MemberScores],
+        window: Sequence[Encoded],
+        *,
+        index: int,
+        tokens: int | None,
+        latencies: list[float] | None,
+    ) -> None:
+        """Writes the scores of one scorer's members into `scores_of_groups`.
+
+        Args:
+            scores_of_groups: `(M, K)` for each group.
+            window: the groups.
+            index: of the scorer.
+            tokens, latencies: as in `score_groups`.
+        """
+        encoded: list[tuple[MemberScores, EncodedGroup]] = []
+        for scores, group in zip(scores_of_groups, window, strict=True):
+            own = group.groups[index]
+            if own is not None:
+                encoded.append((scores, own))
+        batches = self.scorers[index].score_encoded((own for _, own in encoded), tokens=tokens, latencies=latencies)
+        for (scores, _), of_heads in zip(encoded, chain.from_iterable(batches), strict=True):
+            # A scorer with several heads gives one list of scores for each response.
+            scores[self.member_indices[index]] = np.asarray(of_heads).reshape(len(of_heads), -1).T
 
     def _combined(self, scores: MemberScores, group: Encoded) -> JudgedGroup:
         """Applies the rule to the members' scores `(M, K)`.
@@ -199,8 +240,8 @@ class Ensemble(ScoresGroups):
             if not np.isfinite(scores[index]).all():
                 name = next(encoded.id for encoded in group.groups if encoded is not None)
                 raise ModelError(
-                    f"member '{self.members[index].name}' scores '{name}' with a number that is NaN or infinite, and "
-                    "so would the ensemble. Create the ensemble without this member"
+                    f"member '{self.members[index].name}' gives '{name}' a score that is NaN or infinite. Create the "
+                    "ensemble without this member"
                 )
         spread = self.rule.spread(scores, images=group.images)
         return JudgedGroup(self.rule.combine(scores, images=group.images).tolist(), spread.tolist(), scores.tolist())
@@ -208,9 +249,12 @@ class Ensemble(ScoresGroups):
     def save(self, folder: str | Path) -> None:
         """Writes a folder with a copy of every member, atomically; it replaces a saved ensemble.
 
+        Args:
+            folder: where to write; a folder with anything but a saved ensemble is rejected and not changed.
+
         Raises:
-            ModelError: the folder has files that we did not write, or is or contains the working folder or the home
-                folder.
+            ModelError: the folder has files that `save` does not write, or is or contains the working folder or the
+                home folder.
             CheckpointError: the folder cannot be written, for example because the disk is full.
         """
         check_replaceable(folder, foreign=_foreign_ensemble_files, error=ModelError)
@@ -224,7 +268,9 @@ class Ensemble(ScoresGroups):
             write_ensemble(partial, names=names, digests=[member.digest for member in self.members], rule=self.rule)
             replace_folder(partial, target)
         except (OSError, shutil.Error) as error:
-            raise CheckpointError(f"the ensemble cannot be saved in '{target}': {error}. Make room.") from error
+            raise CheckpointError(
+                f"the ensemble cannot be saved in '{target}': {error}. Free disk space, and save it again."
+            ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -238,20 +284,37 @@ def _foreign_ensemble_files(folder: Path) -> list[str]:
             members[path.name] = path
             foreign += [f"members/{path.name}/{file}" for file in foreign_model_files(path)]
 
-    def ours(name: str) -> bool:
+    def is_own(name: str) -> bool:
         top, _, inner = name.partition("/")
         return is_ensemble(folder) and (name == ENSEMBLE or (top == "members" and inner.partition("/")[0] in members))
 
-    return foreign + foreign_files(folder, ours)
+    return foreign + foreign_files(folder, is_own)
 
 
 def is_ensemble(folder: Path) -> bool:
-    """Whether a folder is a saved ensemble."""
+    """Whether a folder is a saved ensemble.
+
+    >>> is_ensemble(Path("no folder"))
+    False
+    """
     return (folder / ENSEMBLE).is_file()
 
 
 def write_ensemble(folder: Path, *, names: Sequence[str], digests: Sequence[str], rule: Rule) -> None:
-    """Writes `ensemble.json`."""
+    """Writes `ensemble.json`.
+
+    Args:
+        folder: of the ensemble; it is created if it does not exist.
+        names: of the members: run ids, folders, or folders inside of `folder`.
+        digests: of the members, by `model_digest`.
+        rule: how the scores are combined.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_ensemble(folder, names=["run-1"], digests=["0" * 64], rule=Rule())
+    >>> is_ensemble(folder)
+    True
+    """
     folder.mkdir(parents=True, exist_ok=True)
     members = [{"name": name, "digest": digest} for name, digest in zip(names, digests, strict=True)]
     content = {"format": FORMAT, "members": members, "rule": rule.as_dict()}
@@ -270,6 +333,11 @@ def load_ensemble(
 
     Raises:
         ModelError: the file is damaged, or a member is missing or has changed since the ensemble was created.
+
+    >>> load_ensemble(Path("no folder"), find=Path)
+    Traceback (most recent call last):
+        ...
+    basereward.errors.ModelError: ...ensemble.json...
     """
     try:
         content = read_json_object(folder / ENSEMBLE, error=ModelError)
@@ -291,14 +359,15 @@ def _member(folder: Path, name: str, digest: str, *, find: Callable[[str], Path]
     Raises:
         ModelError: the member is missing or has changed.
     """
+    # First inside: a copied ensemble must open without the runs of its members.
     inside = folder / name
     try:
         member_folder = inside if inside.is_dir() else find(name)
     except (ModelError, LookupError) as error:
-        raise ModelError(f"member '{name}' of the ensemble in '{folder}' is gone: {error}") from error
+        raise ModelError(f"member '{name}' of the ensemble in '{folder}' is missing: {error}") from error
     if model_digest(member_folder) != digest:
         raise ModelError(
-            f"member '{name}' of the ensemble in '{folder}' has changed since the ensemble was made. Create the "
+            f"member '{name}' of the ensemble in '{folder}' has changed since the ensemble was created. Create the "
             "ensemble again"
         )
     return Member(name, member_folder, digest)
@@ -307,8 +376,17 @@ def _member(folder: Path, name: str, digest: str, *, find: Callable[[str], Path]
 def find_member(name: str, folder: Path) -> Member:
     """A saved model as a member.
 
+    Args:
+        name: a run id or a folder.
+        folder: of the saved model.
+
     Raises:
         ModelError: the folder is not a saved model.
+
+    >>> find_member("run-1", Path("no folder"))
+    Traceback (most recent call last):
+        ...
+    basereward.errors.ModelError: 'no folder' is not a saved reward model...
     """
     if is_ensemble(folder):
         raise ModelError(f"'{name}' is an ensemble; give its members instead")
@@ -317,7 +395,12 @@ def find_member(name: str, folder: Path) -> Member:
 
 
 def model_digest(folder: Path) -> str:
-    """A hash of all files of a saved model."""
+    """A hash of all files of a saved model.
+
+    >>> import tempfile
+    >>> model_digest(Path(tempfile.mkdtemp())) == hashlib.sha256(b"").hexdigest()  # no files
+    True
+    """
     return _digest(folder, [path for path in sorted(folder.rglob("*")) if path.is_file()])
 
 
@@ -325,17 +408,20 @@ def backbone_digest(folder: Path) -> str:
     """A hash that two models share if and only if one forward pass of the backbone serves both."""
     card, recipe = read_card(folder), saved_recipe(folder)
     if (folder / PROMPT).is_file():
-        return model_digest(folder)  # a generative head: the generated text changes the backbone's input
+        # A generative head: the text that it generates changes the input of the backbone.
+        return model_digest(folder)
     files: list[Path] = []
     for name in ("backbone", "adapter"):
         files += [path for path in sorted((folder / name).rglob("*")) if path.is_file()]
     settings = (recipe.model.pooling, recipe.data.encoding, recipe.batch.layout, recipe.trainer.precision)
     hashes = sorted((card.get("identity") or {}).get("hashes", {}).items())
+    # Cards of earlier versions have no hashes, and their digests must stay as they were.
     known = repr((card["kind"], card["backbone"], *settings, *([hashes] if hashes else [])))
     return hashlib.sha256(f"{known}{_digest(folder, files)}".encode()).hexdigest()
 
 
 def _digest(folder: Path, files: Iterable[Path]) -> str:
+    """A hash of the names and the contents of files."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(folder)}\0".encode())

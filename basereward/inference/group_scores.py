@@ -14,7 +14,18 @@ from basereward.errors import ModelError, check_several
 
 
 class ScoresGroups(ABC):
-    """Scores prompts and responses; subclasses encode groups and score encoded ones."""
+    """Scores prompts and responses; subclasses encode groups and score encoded ones.
+
+    >>> class LengthScorer(ScoresGroups):
+    ...     def encode(self, group):
+    ...         return group
+    ...
+    ...     def score_encoded(self, groups, *, tokens=None, latencies=None):
+    ...         for group in groups:
+    ...             yield [[float(len(response)) for response in group.responses]]
+    >>> LengthScorer().score("2 + 2?", ["4", "four"])
+    [1.0, 4.0]
+    """
 
     @abstractmethod
     def encode(self, group: Group) -> Any:
@@ -48,7 +59,7 @@ class ScoresGroups(ABC):
                 and response are too long, or the chat template rejects them. Nothing is truncated or skipped.
         """
         check_several(responses, name="responses", of="texts")
-        check_several(images, name="images", of="pictures")
+        check_several(images, name="images", of="images")
         row = {"prompt": prompt, "responses": list(responses), "images": list(images) or None}
         group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
         return next(iter(self.score_groups([group])))
@@ -74,6 +85,7 @@ class ScoresGroups(ABC):
     def _scores_of(
         self, groups: Iterable[Group], *, tokens: int | None, latencies: list[float] | None
     ) -> Iterator[list[float]]:
+        # Groups are encoded ahead of their scores, so the names wait here for the scores.
         names: deque[str] = deque()
 
         def encoded() -> Iterator[Any]:

@@ -22,7 +22,8 @@ from basereward.data.schema.text import check_texts
 from basereward.errors import check_several
 from basereward.model.reward_model import RewardModel
 
-MAX_BRANCH_TOKENS = 2048  # of a pass: the mask of one layer has S * (P + S) bytes
+# Largest number of tokens of the branches of a forward pass. The mask of one layer has S * (P + S) bytes.
+MAX_BRANCH_TOKENS = 2048
 
 
 class _Prefix(DynamicLayer):
@@ -32,6 +33,7 @@ class _Prefix(DynamicLayer):
     """
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Stores the first keys and values; puts the stored ones before all later ones."""
         if self.keys is None or self.values is None:
             self.keys, self.values, self.is_initialized = key_states, value_states, True
             return key_states, value_states
@@ -45,7 +47,9 @@ class PassRunner(Protocol):
     model: RewardModel
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """The device of the model."""
+        ...
 
     def precision(self) -> AbstractContextManager[object]:
         """The autocast context of a forward pass."""
@@ -63,7 +67,7 @@ class PassRunner(Protocol):
 class PromptScorer:
     """Scores responses to one prompt, in any number of calls.
 
-    The cache belongs to the weights at construction: build a new one after the weights have changed.
+    The cache belongs to the weights at construction. After the weights have changed, build a new `PromptScorer`.
 
     Args:
         scorer: its model encodes the prompt at construction.
@@ -82,6 +86,7 @@ class PromptScorer:
 
     @torch.inference_mode()
     def _fill_cache(self, group: EncodedGroup) -> None:
+        """Runs the backbone on the prompt alone, which stores its keys and values."""
         tree = collate([group], layout="tree", pad_id=self._scorer.encoder.pad_id)
         prefix = len(group.prefix)
         batch = _columns(tree, slice(0, prefix), trees=[(prefix,)])
@@ -97,6 +102,7 @@ class PromptScorer:
             ModelError: a score is NaN or infinite.
         """
         check_several(responses, name="responses", of="texts")
+        # The checks of rows need a prompt; the real one is encoded already.
         row = {"prompt": "?", "responses": list(responses)}
         checked = RowFormat(for_training=False).group(row, source="score", row_id="0", where="score()")
         encoder = self._scorer.encoder
@@ -111,6 +117,7 @@ class PromptScorer:
 
     @torch.inference_mode()
     def _score(self, branches: Sequence[Tensor]) -> list[float]:
+        """Scores the responses of one forward pass."""
         group = replace(self._group, branches=tuple(branches), preferences=())
         tree = collate([group], layout="tree", pad_id=self._scorer.encoder.pad_id)
         prefix = len(group.prefix)

@@ -65,16 +65,11 @@ def score(
     """
     rows = read_rows(file)
     target = Path(out or f"{Path(file).stem}.scores.jsonl")
-    if not target.parent.is_dir():
-        raise DataError(
-            f"the scores cannot be written to '{target}': there is no folder '{target.parent}'. Make it first."
-        )
-    if target.is_dir():
-        raise DataError(f"the scores cannot be written to '{target}': it is a folder. Give the name of a file.")
+    _check_target(target)
     inputs = [Path(file), resolve_model(model)]
     for group in rows:
         inputs += [Path(image) for image in group.images if isinstance(image, str | Path)]
-    # Before the model is loaded: an output that would overwrite an input is found at once.
+    # Before the model is loaded, so that an output that would overwrite an input is reported at once.
     check_outputs({"--out": target}, inputs)
     scorer = load(model, dtype=dtype)
     latencies: list[float] = []
@@ -94,6 +89,25 @@ def score(
         "forward_ms_95": _percentile(latencies, 95),
         "out": str(target),
     }
+
+
+def _check_target(target: Path) -> None:
+    """Checks that scores can be written to a path.
+
+    Raises:
+        DataError: its folder does not exist, or it is a folder itself.
+
+    >>> _check_target(Path("no folder/scores.jsonl"))
+    Traceback (most recent call last):
+        ...
+    basereward.errors.DataError: the scores cannot be written to 'no folder/scores.jsonl': there is no folder ...
+    """
+    if not target.parent.is_dir():
+        raise DataError(
+            f"the scores cannot be written to '{target}': there is no folder '{target.parent}'. Create it first."
+        )
+    if target.is_dir():
+        raise DataError(f"the scores cannot be written to '{target}': it is a folder. Give the name of a file.")
 
 
 def _percentile(values: list[float], percent: int) -> float:

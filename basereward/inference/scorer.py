@@ -35,7 +35,8 @@ from basereward.model.saving.saved_model import load_reward_model, save_model
 from basereward.recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
-# Limits of a forward pass if neither the call nor the recipe sets one: more tokens fill a GPU and only slow a CPU down.
+# Tokens of a forward pass if neither the call nor the recipe sets a limit. A GPU needs many tokens to be busy; on a CPU
+# more tokens only take more memory.
 DEFAULT_TOKENS = {"cuda": 16_384}
 DEFAULT_TOKENS_ELSEWHERE = 4_096
 
@@ -87,6 +88,7 @@ class Scorer(ScoresGroups):
 
     @property
     def device(self) -> torch.device:
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     def to(self, device: str | torch.device) -> Scorer:
@@ -106,9 +108,8 @@ class Scorer(ScoresGroups):
             ModelError: the head is generative, or the backbone has windowed attention.
         """
         if is_generative(self.model.head):
-            raise ModelError("a generative head writes about whole prompts; call score() with all responses at once")
-
-        check_several(images, name="images", of="pictures")
+            raise ModelError("a generative head reads the complete prompt; call score() with all responses at once")
+        check_several(images, name="images", of="images")
         row = {"prompt": prompt, "responses": [""], "images": list(images) or None}
         group = RowFormat(for_training=False).group(row, source="score", row_id="0", where="prompt()")
         return PromptScorer(self, self.encode(group))
@@ -116,9 +117,9 @@ class Scorer(ScoresGroups):
     def score_encoded(
         self, groups: Iterable[EncodedGroup], *, tokens: int | None = None, latencies: list[float] | None = None
     ) -> Iterator[list[list[float]]]:
-        """As `score_groups`, for encoded groups; yields groups, in order, as soon as a forward pass has them.
+        """As `score_groups`, for encoded groups; yields groups in order, as soon as their scores are computed.
 
-        The log counts verdicts of a judge that could not be parsed.
+        If verdicts of a judge could not be parsed, their number is logged.
         """
         tally = Counter[str]()
         ready: dict[int, list[float]] = {}
@@ -154,12 +155,11 @@ class Scorer(ScoresGroups):
             raise DataError(f"'{group.id}' cannot be scored: {rejection.reason}: {rejection.detail}") from rejection
 
     def _not_finite(self) -> str:
+        """As the base; first looks for a weight that is not finite, which no setting of the training repairs."""
         weight = first_not_finite(self.model.state_dict())
         if weight is None:
             return super()._not_finite()
-        return (
-            f"The model's weight {weight} holds NaN or infinity; give another checkpoint of the backbone or the model"
-        )
+        return f"The model's weight {weight} holds NaN or infinity; use another checkpoint of the backbone or the model"
 
     def precision(self) -> AbstractContextManager[Any]:
         """The autocast context of a forward pass, as in training."""
@@ -168,6 +168,7 @@ class Scorer(ScoresGroups):
 
     @torch.inference_mode()
     def _start(self, batch: Sequence[PackedGroup], tally: Counter[str]) -> _Pass:
+        """Starts a forward pass; on a GPU it may still be running when this returns."""
         watch = Stopwatch(self.device)
         rows = collate([group for _, group in batch], layout=self.recipe.batch.layout, pad_id=self.encoder.pad_id).to(
             self.device
@@ -197,8 +198,9 @@ class Scorer(ScoresGroups):
 
 
 def _log_unread(tally: Counter[str]) -> None:
+    """Logs the number of verdicts that could not be parsed, if there are any."""
     if tally["unread"]:
-        logger.warning("%d of %d verdicts could not be read and are ignored", tally["unread"], tally["verdicts"])
+        logger.warning("%d of %d verdicts could not be parsed and are ignored", tally["unread"], tally["verdicts"])
 
 
 def load_scorer(folder: str | Path, *, device: str | None = None, dtype: str | None = None) -> Scorer:

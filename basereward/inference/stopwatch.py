@@ -23,6 +23,7 @@ class Stopwatch:
         self._end: Any = None
 
     def stop(self) -> None:
+        """Marks the end of the work; on a GPU it does not wait for the work."""
         self._end = self._mark()
 
     @property
@@ -34,6 +35,7 @@ class Stopwatch:
         return float(self._start.elapsed_time(self._end))
 
     def _mark(self) -> Any:
+        """The time now; on a GPU an event in its queue, because the clock of the CPU knows nothing of queued work."""
         if not self._on_gpu:
             return time.perf_counter()
         event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -2,5 +2,7 @@
 
 import logging
 
-# On import it looks for optional CPU kernels and warns that they are not installed; it works without.
+# peft imports bitsandbytes, which looks for optional CPU kernels on import and warns that they are not installed; it
+# works without them. The level of this one logger is set for the whole process, because the warning comes before any
+# function here is called.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -32,7 +32,13 @@ from basereward.model.attention.gradient_checkpointing import enable_gradient_ch
 from basereward.model.attention.kernels import Kernels, check_liger, use_liger
 from basereward.model.attention.last_layer import LastLayer
 from basereward.model.attention.layout_check import find_tree_fault
-from basereward.model.attention.tree_attention import TREE_ATTENTION, RowPlan, TreePlan, tree_masks
+from basereward.model.attention.tree_attention import (
+    TREE_ATTENTION,
+    RowPlan,
+    TreePlan,
+    register_tree_attention,
+    tree_masks,
+)
 from basereward.model.families.registry import find_family, vision_types
 from basereward.model.families.vision import ImageEncoder, features_of_nothing, is_trained
 from basereward.model.pooling import LAST, Pooling
@@ -41,7 +47,8 @@ from basereward.model.saving.folder_checks import check_checkpoint, check_number
 from basereward.model.saving.identity import CONFIG, BackboneIdentity, checkpoint_identity, find_file, precision_text
 from basereward.recipe.trust import is_trusted
 
-MAX_SHOWN = 20  # faults of weights in an error message
+# Faults of weights that an error message lists.
+MAX_SHOWN = 20
 
 Origin: TypeAlias = BackboneIdentity
 """Where the weights of a backbone come from, with hashes of the files that were read."""
@@ -87,10 +94,12 @@ class Backbone(nn.Module):
 
     @property
     def hidden_size(self) -> int:
+        """The width D of the hidden states."""
         return int(self.transformer.config.get_text_config().hidden_size)
 
     @property
     def reads_images(self) -> bool:
+        """Whether prompts may have images."""
         return find_family(self.transformer.config).reads_images
 
     def forward(self, batch: TreeBatch, *, pooling: Pooling = LAST, cache: Cache | None = None) -> Tensor:
@@ -124,6 +133,7 @@ class Backbone(nn.Module):
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,
+            # False also with a cache: True would let the model create one where there is none.
             "use_cache": False,
             "past_key_values": cache,
         }
@@ -131,12 +141,13 @@ class Backbone(nn.Module):
         if batch.image_places:
             if not self.reads_images:
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
+            # Features instead of pixels: the model would encode an image again for every row of the plain layout.
             inputs["mm_encoder_outputs"] = {"image": self.vision(self.transformer, batch)}
         rows = inputs.get("rows")
         with tree_masks(rows if isinstance(rows, TreePlan) else None):
             hidden: Tensor = self.transformer(**inputs).last_hidden_state
         if batch.pixels is None and self._vision_gradients_needed():
-            # Gradients of zero for the vision tower: without them the all-reduce of the other processes never ends.
+            # Gives the vision tower gradients of zero: without them the all-reduce of the other processes never ends.
             hidden = hidden + 0.0 * features_of_nothing(self.transformer)
         return hidden
 
@@ -167,7 +178,7 @@ class Backbone(nn.Module):
         rows, length = batch.input_ids.shape
         device = batch.input_ids.device
         restricted, pooled = None, None
-        # Only families that pass the check of tree rows are known to hand the keyword `rows` to their attention.
+        # Only families that pass the check of tree rows are known to pass the keyword `rows` to their attention.
         if pooling is not None and self.tree_fault is None:
             restricted = self._last_layer.install(self.transformer)
         if pooling is not None and restricted is not None:
@@ -184,8 +195,8 @@ class Backbone(nn.Module):
             pooled=pooled,
             cached=prefix > 0,
         )
-        # Tree rows have no padding. Without an explicit mask, some families take positions that restart at 0 for a sign
-        # of packed sequences, and build a mask of their own.
+        # Tree rows have no padding. Without an explicit mask, some families interpret positions that restart at 0 as
+        # packed sequences, and build a mask of their own.
         return {"attention_mask": torch.ones(rows, prefix + length, dtype=torch.long, device=device), "rows": plan}
 
 
@@ -224,30 +235,62 @@ def load_backbone(
         # Before anything is allocated: the sizes in config.json may be hostile.
         check_size(config, check_checkpoint(path, revision=revision), path=path)
     identity = _identity(path, revision=revision, dtype=dtype, quantization=quantization, hashed=not complete)
-    family = find_family(config)
     if kernels == "liger":
-        check_liger(family.decoder_type(config))
-    attention = family.attention_implementation(config, TREE_ATTENTION)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
-    options["use_safetensors"] = True  # without it transformers falls back to pickles, which can run code
-    if quantization is not None:
-        options["quantization_config"] = quantization_config(quantization, dtype)
-    with quiet_transformers(), explained(path):
-        model, loading = AutoModel.from_pretrained(
-            path, revision=revision, trust_remote_code=trust_remote_code, **options
-        )
-    _check_weights(path, loading, complete=complete)
-    if quantization is not None:
-        model.requires_grad_(False)
-        keep_four_bit_weights(model)
+        check_liger(find_family(config).decoder_type(config))
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    model = _load_transformer(path, config, dtype=dtype, quantization=quantization, complete=complete, source=source)
     if gradient_checkpointing:
         enable_gradient_checkpointing(model, layers=checkpoint_layers)
     if kernels == "liger":
         use_liger(model)
     origin = replace(identity, fingerprint=fingerprint(model))
-    # The check runs the backbone, so it needs a Backbone that does not know the result yet.
+    # The check runs the backbone, so it needs a `Backbone` whose `tree_fault` is not yet known.
     tree_fault = find_tree_fault(Backbone(model, origin=origin, quantization=quantization))
     return Backbone(model, origin=origin, quantization=quantization, tree_fault=tree_fault)
+
+
+def _load_transformer(
+    path: str | Path,
+    config: PreTrainedConfig,
+    *,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
+    complete: bool,
+    source: dict[str, Any],
+) -> PreTrainedModel:
+    """Loads the weights of a checkpoint whose files were checked; see `load_backbone` for the arguments.
+
+    Args:
+        path: hub id or folder.
+        config: of the checkpoint.
+        dtype: of the weights that are not quantised.
+        quantization: of the language model.
+        complete: whether unexpected weights are an error.
+        source: keyword arguments of transformers that say what is read: the revision, and whether code may run.
+
+    Raises:
+        ModelError: transformers cannot load the files, or weights are missing or unexpected.
+    """
+    register_tree_attention()
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": find_family(config).attention_implementation(config, TREE_ATTENTION),
+        # transformers fills missing weights with random numbers and only warns; the information makes it an error here.
+        "output_loading_info": True,
+        # Without it transformers falls back to pickles, which can run code.
+        "use_safetensors": True,
+    }
+    if quantization is not None:
+        options["quantization_config"] = quantization_config(quantization, dtype)
+    with quiet_transformers(), explained(path):
+        model, loading = AutoModel.from_pretrained(path, **source, **options)
+    _check_weights(path, loading, complete=complete)
+    if quantization is not None:
+        # transformers leaves the weights that are not quantised trainable; only adapters and the head are trained.
+        model.requires_grad_(False)
+        keep_four_bit_weights(model)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _identity(
@@ -260,9 +303,10 @@ def _identity(
 
 
 def _check_weights(path: str | Path, loading: dict[str, Any], *, complete: bool) -> None:
-    """
+    """Checks what transformers reports about the weights that it has loaded.
+
     Raises:
-        ModelError: a weight is missing, or `complete` and the files have a weight that the model has not.
+        ModelError: a weight is missing; or, with `complete`, the files have a weight that the model does not have.
     """
     faults = [f"missing: {name}" for name in sorted(loading["missing_keys"])]
     if complete:
@@ -279,6 +323,9 @@ def fingerprint(model: nn.Module) -> str:
     """A hash of every weight's name and shape and of about 64 of its values, spread evenly.
 
     Hashing all values of a 7B model would take longer than loading it; fine-tuning changes nearly every value.
+
+    >>> fingerprint(nn.Linear(2, 2)) == fingerprint(nn.Linear(2, 2))  # other random weights
+    False
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
@@ -291,13 +338,24 @@ def fingerprint(model: nn.Module) -> str:
 def load_config(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
     """Loads the configuration of a checkpoint.
 
+    Args:
+        path: hub id or folder.
+        revision: branch, tag or commit of the hub repository.
+        trust_remote_code: whether code of the checkpoint may run; it also needs the caller's `trusting` block.
+
     Raises:
         ModelError: there is no configuration, or its family is not supported.
+
+    >>> load_config("./missing")
+    Traceback (most recent call last):
+        ...
+    basereward.errors.ModelError: ...
     """
     trust_remote_code = trust_remote_code and is_trusted()
     _check_local(path)
     with quiet_transformers(), explained(path):
         file = find_file(path, CONFIG, revision=revision)
+        # Before transformers reads the file: some families build a list as long as a number in it.
         if file is not None:
             check_numbers(read_json_object(file, error=ModelError), where=f"'{file}'")
         config: PreTrainedConfig = AutoConfig.from_pretrained(
@@ -308,7 +366,8 @@ def load_config(path: str | Path, *, revision: str | None = None, trust_remote_c
 
 
 def _check_family(config: PreTrainedConfig, path: str | Path) -> None:
-    """
+    """Checks that a family can be a backbone.
+
     Raises:
         ModelError: the family reads more than text and is not among the supported ones; it is an encoder-decoder; or
             transformers has no model of it without a head.
@@ -323,8 +382,8 @@ def _check_family(config: PreTrainedConfig, path: str | Path) -> None:
         )
     if type(config) not in MODEL_MAPPING and not getattr(config, "auto_map", None):
         raise ModelError(
-            f"{path} is a {config.model_type} model, of which transformers {transformers_version} has no backbone "
-            "without a head. Use a decoder-only language model."
+            f"{path} is a {config.model_type} model, and transformers {transformers_version} has no model without a "
+            "head for this family. Use a decoder-only language model."
         )
     if config.is_encoder_decoder:
         raise ModelError(
@@ -345,7 +404,13 @@ def _check_local(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hides transformers' progress bars, and its warning about the language-model head that is not loaded."""
+    """Hides transformers' progress bars, and its warning about the language-model head that is not loaded.
+
+    >>> with quiet_transformers():
+    ...     transformers_logging.is_progress_bar_enabled()
+    False
+    """
+    # Both settings belong to the process; transformers has none for a single call. They are restored after the block.
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -33,11 +33,11 @@ def add_lora(
 
     Args:
         backbone: without adapters.
-        rank: r of the two factors.
+        rank: r, the inner dimension of the two factors.
         alpha: the product is scaled by `alpha / rank`, or with `rslora` by `alpha / sqrt(rank)` (arXiv 2312.03732).
-        dropout: on the input of the adapters.
-        rslora: see `alpha`.
-        parts: of `vision`, `merger`, `language`.
+        dropout: probability of dropout on the input of the adapters.
+        rslora: whether to scale with the square root of the rank; see `alpha`.
+        parts: any of `vision`, `merger`, `language`.
         seed: of the first factor; the second starts at zero, so scores do not change at first.
 
     Raises:
@@ -45,25 +45,35 @@ def add_lora(
     """
     targets = list(linear_layers(backbone, parts))
     if not targets:
-        raise ModelError(f"model.lora.parts is {list(parts)}, and the backbone has no linear layer there")
+        raise ModelError(
+            f"model.lora.parts is {list(parts)}, and the backbone has no linear layer in these parts; allowed are "
+            "vision, merger and language. A text-only backbone has only language."
+        )
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft says int and only divides it
+        # peft declares an int, and uses the number only in a division.
+        lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
         use_rslora=rslora,
         target_modules=targets,
         bias="none",
     )
+    # peft draws the factors from the generator of the process; the fork keeps the state of the caller.
     with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(seed)
         adapted = get_peft_model(backbone, config)
+    # peft has just required the gradient again that `enable_gradient_checkpointing` removed.
     need_no_input_gradients(backbone)
     return adapted
 
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Hides the warning about the old name by which peft asks transformers for gradient checkpointing."""
+    """Hides the warning about the old name by which peft asks transformers for gradient checkpointing.
+
+    >>> with quiet_peft():
+    ...     warnings.warn("is_gradient_checkpointing is deprecated", FutureWarning)
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         yield
@@ -74,19 +84,26 @@ def merge_lora(model: PeftModel) -> PreTrainedModel:
     """Merges the adapters into the weights, which are all in floating point afterwards.
 
     A quantised weight is dequantised first: rounding the sum to four or eight bits again would change the scores.
+
+    Args:
+        model: its transformer is changed.
+
+    Returns:
+        The transformer, without adapters.
     """
     backbone = model.get_base_model()
     assert isinstance(backbone, PreTrainedModel)
     for name, module in list(backbone.named_modules()):
         if isinstance(module, LoraLayer):
-            layer: Any = module  # every kind of layer defines get_delta_weight, their common base does not
+            # Every kind of layer defines `get_delta_weight`, but their common base class does not.
+            layer: Any = module
             delta = sum((layer.get_delta_weight(adapter) for adapter in layer.active_adapters), torch.tensor(0.0))
             _replace(backbone, name, _plain_linear(layer.get_base_layer(), backbone.dtype, delta))
-    # What had no adapter is still quantised; a half-quantised model could be neither saved nor cast.
+    # Layers without an adapter are still quantised; a partly quantised model could be neither saved nor cast.
     for name, module in list(backbone.named_modules()):
         if is_quantized(module):
             _replace(backbone, name, _plain_linear(module, backbone.dtype))
-    # transformers would refuse to save the model, or save it as quantised, by these marks.
+    # By these marks, transformers would refuse to save the model, or save it as quantised.
     for attribute in ("peft_config", "hf_quantizer", "quantization_method"):
         backbone.__dict__.pop(attribute, None)
     for flag in ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "_hf_peft_config_loaded"):
@@ -97,6 +114,8 @@ def merge_lora(model: PeftModel) -> PreTrainedModel:
 
 
 def _plain_linear(layer: nn.Module, dtype: torch.dtype, delta: Tensor | float = 0.0) -> nn.Linear:
+    """A linear layer in floating point with the weight of `layer` plus `delta`."""
+    # The sum is rounded once, to the precision of the backbone.
     weight = dequantized(layer).float() + delta
     bias = layer.bias
     plain = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=dtype)
@@ -107,5 +126,6 @@ def _plain_linear(layer: nn.Module, dtype: torch.dtype, delta: Tensor | float = 
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Replaces the submodule with a dotted name."""
     parent, _, child = name.rpartition(".")
     setattr(root.get_submodule(parent), child, module)

@@ -49,7 +49,11 @@ class Pooling:
 
     @property
     def whole(self) -> bool:
-        """Whether all tokens of a branch are read; otherwise it is one token."""
+        """Whether all tokens of a branch are read; otherwise one token is read.
+
+        >>> Pooling("mean").whole, Pooling("last").whole
+        (True, False)
+        """
         return self.name == "mean"
 
     def places(self, batch: TreeBatch) -> Tensor:
@@ -57,7 +61,8 @@ class Pooling:
         if self.name == "last":
             return batch.ends
         branches: list[int] = []
-        steps_back: list[int] = []  # from the last token of the branch
+        # Counted from the last token of the branch, whose place the batch has in both layouts.
+        steps_back: list[int] = []
         for index, size in enumerate(_branch_sizes(batch)):
             tokens = self.read(size)
             branches += [index] * len(tokens)
@@ -74,12 +79,13 @@ class Pooling:
         states = hidden[rows, columns]
         if not self.whole:
             return states
+        # A mean of thousands of bfloat16 numbers would lose most of their digits.
         parts = torch.split(states.float(), _branch_sizes(batch))
         return torch.stack([part.mean(0) for part in parts]).to(hidden.dtype)
 
 
 def _branch_sizes(batch: TreeBatch) -> list[int]:
-    """Tokens of every branch."""
+    """The number of tokens of every branch."""
     sizes: list[int] = []
     for _, *branches in batch.trees:
         sizes += branches

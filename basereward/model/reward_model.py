@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from basereward.data.batching.continued import unwritten
+from basereward.data.batching.continued import remove_targets
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError
@@ -86,7 +86,7 @@ class RewardModel(nn.Module):
         head = self.head
         assert isinstance(head, GeneratedTextHead)
         assert self.generator is not None
-        (generated,) = head.append_generated(self.generator.counting(), unwritten(batch), samples=1)
+        (generated,) = head.append_generated(self.generator.counting(), remove_targets(batch), samples=1)
         scores: Tensor = self(generated)
         return scores
 

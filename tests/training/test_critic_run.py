@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from basereward.data.batching.tree_batch import collate
 from basereward.inference.score_file import load
 from basereward.inference.scorer import Scorer, load_scorer
-from basereward.model.generation.generate import Writer, Writing
+from basereward.model.generation.generate import SamplingParams, TextGenerator
 from basereward.model.saving.saved_model import LANGUAGE
 from basereward.recipe import load_recipe
 from basereward.runs.run_folder import find
@@ -34,8 +34,8 @@ def written(scorer: Scorer) -> list[list[int]]:
     model, encoder = scorer.model, scorer.encoder
     assert model.language is not None
     batch = collate([scorer.encode(group(images=1))], layout="tree", pad_id=encoder.pad_id)
-    writer = Writer(model.backbone, model.language, end=encoder.end_of_turn, pad=encoder.pad_id)
-    return [some[0].tolist() for some in writer(batch, Writing(max_tokens=8))]
+    writer = TextGenerator(model.backbone, model.language, end=encoder.end_of_turn, pad=encoder.pad_id)
+    return [some[0].tolist() for some in writer(batch, SamplingParams(max_tokens=8))]
 
 
 def test_critics_on_one_frozen_backbone_are_an_ensemble() -> None:

@@ -42,7 +42,7 @@ def written(scorer: Scorer) -> list[list[int]]:
     asked = scorer.encode(group(responses=("It is a seven.", "4"), images=1))
     batch = collate([asked], layout="tree", pad_id=scorer.encoder.pad_id)
     with torch.no_grad():
-        return [some[0].tolist() for some in model.generator.write(batch, model.head.writing)]
+        return [some[0].tolist() for some in model.generator.generate(batch, model.head.sampling)]
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -11,7 +11,7 @@ from torch import Tensor
 from basereward.data.batching.tree_batch import TreeBatch
 
 
-def continued(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
+def append_to_branches(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
     """Append a text to every branch of a batch in the tree layout.
 
     Args:
@@ -53,7 +53,7 @@ def continued(batch: TreeBatch, texts: Sequence[Tensor]) -> TreeBatch:
     )
 
 
-def unwritten(batch: TreeBatch) -> TreeBatch:
+def remove_targets(batch: TreeBatch) -> TreeBatch:
     """Remove the target tokens of a batch in the tree layout: every branch then ends where the head generates."""
     kept = torch.ones_like(batch.input_ids[0], dtype=torch.bool)
     kept[batch.lm_target_positions[:, 1]] = False

@@ -26,7 +26,7 @@ from basereward.inference.judges.engine import Engine, Request
 from basereward.inference.judges.open_engine import open_engine
 from basereward.io.files import write_atomic
 from basereward.io.secrets import redact
-from basereward.model.generation.generate import Writing
+from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, Prompt, load_prompt
 from basereward.model.generation.verdicts import compiled_pattern, parse_verdict
 from basereward.recipe import make
@@ -104,7 +104,7 @@ def annotate(
         # Stored, so that it must not show a key.
         "send": None if send is None else redact(send),
     }
-    writing = Writing(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    writing = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
     annotation = _Annotation(engine, template, compiled, writing, attempts)
     # The lock of this file covers the other outputs as well: two calls must not write them at a time.
     with Answers(outputs.answers, header=header) as answers:
@@ -167,7 +167,7 @@ class _Annotation:
     engine: Engine
     prompt: Prompt
     pattern: re.Pattern[str] | None
-    writing: Writing
+    writing: SamplingParams
     attempts: int
 
     def ask(self, pairs: Sequence[Pair], answers: Answers) -> dict[str, list[str]]:

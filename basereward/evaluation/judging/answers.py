@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from basereward.errors import DataError, SilentError
-from basereward.inference.judges.engine import Engine, Failed, Request, Written
+from basereward.inference.judges.engine import Completion, Engine, Failed, Request
 from basereward.io.journal import Journal
-from basereward.model.generation.generate import Writing
+from basereward.model.generation.generate import SamplingParams
 
 logger = logging.getLogger(__name__)
 PROGRESS_EVERY_S = 10.0
@@ -68,7 +68,9 @@ class Answers:
         """Close the file, so that other processes can open it."""
         self._journal.close()
 
-    def ask(self, engine: Engine, requests: Iterable[Request], how: Writing) -> Iterator[tuple[str, dict[str, Any]]]:
+    def ask(
+        self, engine: Engine, requests: Iterable[Request], how: SamplingParams
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Send the requests that have no answer yet, and yield each answer once it is on the disk.
 
         Requests that fail are added to `failed`. An answer is written to the disk when it arrives, in the thread of the
@@ -84,11 +86,11 @@ class Answers:
 
         Raises:
             SilentError: the first requests all failed, and no answer was ever received.
-            ModelError: as `Engine.write`.
+            ModelError: as `Engine.generate`.
         """
         unanswered = (request for request in requests if request.id not in self.known)
         start = last_report = time.monotonic()
-        stream = engine.write(unanswered, how, arrived=self._keep)
+        stream = engine.generate(unanswered, how, on_completion=self._keep)
         try:
             for answer in stream:
                 if isinstance(answer, Failed):
@@ -151,7 +153,7 @@ class Answers:
                 "write elsewhere"
             )
 
-    def _keep(self, answer: Written) -> None:
+    def _keep(self, answer: Completion) -> None:
         line = {
             "id": answer.id,
             "text": answer.text,

@@ -18,7 +18,7 @@ from basereward.evaluation.items import Item, Outcome
 from basereward.evaluation.judging.answers import Answers
 from basereward.evaluation.scoring import Bundle
 from basereward.inference.judges.engine import Engine, Request
-from basereward.model.generation.generate import Writing
+from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import Prompt
 from basereward.model.generation.round_robin import Order, ordered_pairs, scores
 from basereward.model.generation.verdicts import parse_verdict
@@ -46,7 +46,7 @@ class Judge:
 
     engine: Engine
     prompt: Prompt
-    writing: Writing
+    writing: SamplingParams
     order: Order = "random"
     votes: int = 1
     pattern: re.Pattern[str] | None = None

@@ -9,7 +9,7 @@ from basereward.evaluation.judging.judge import Judge
 from basereward.evaluation.outcome import AnswerOrder
 from basereward.inference.judges.open_engine import open_engine
 from basereward.io.secrets import redact
-from basereward.model.generation.generate import Writing
+from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from basereward.model.generation.round_robin import Order
 from basereward.model.generation.verdicts import compiled_pattern
@@ -58,7 +58,7 @@ def open_judge(
     return Judge(
         engine,
         template,
-        Writing(max_tokens=max_tokens, temperature=temperature),
+        SamplingParams(max_tokens=max_tokens, temperature=temperature),
         order=ORDERS[order or "random"],
         votes=votes,
         pattern=compiled,

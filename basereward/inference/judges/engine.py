@@ -1,4 +1,4 @@
-"""The contract of a judge's engine: it takes requests and yields texts."""
+"""The contract of a judge's engine: it takes requests and yields generated texts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from itertools import islice
 from typing import Protocol, TypeAlias
 
 from basereward.data.schema.group import Image, Turn
-from basereward.model.generation.generate import Writing
+from basereward.model.generation.generate import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for one text that follows `turns`; their image parts stand for `images`, in order."""
+    """A request for one text that follows a conversation.
+
+    Attributes:
+        id: identifies the answer.
+        turns: the conversation.
+        images: the images of the conversation's image parts, in order.
+
+    >>> Request("a", ()).images
+    ()
+    """
 
     id: str
     turns: tuple[Turn, ...]
@@ -21,8 +30,18 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """An answer. The engine counts the tokens; 0 if it gives no count."""
+class Completion:
+    """The generated text of one request.
+
+    Attributes:
+        id: of the request.
+        text: the generated text.
+        prompt_tokens: tokens of the conversation, as the engine counts them; 0 if it gives no count.
+        tokens: generated tokens; 0 if the engine gives no count.
+
+    >>> Completion("a", "<answer>1</answer>").tokens
+    0
+    """
 
     id: str
     text: str
@@ -32,16 +51,26 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A request without an answer, with the number of attempts and the reason of the last one."""
+    """A request without an answer.
+
+    Attributes:
+        id: of the request.
+        reason: of the last attempt's failure.
+        attempts: how often the request was sent.
+        refused: whether the request itself is at fault, so that sending it again is useless.
+
+    >>> Failed("a", "status 500", attempts=5).refused
+    False
+    """
 
     id: str
     reason: str
     attempts: int
-    refused: bool = False  # the request itself is at fault, so repeating it is useless
+    refused: bool = False
 
 
-Answer: TypeAlias = Written | Failed
-Arrived: TypeAlias = Callable[[Written], None]
+Answer: TypeAlias = Completion | Failed
+OnCompletion: TypeAlias = Callable[[Completion], None]
 
 
 class Engine(Protocol):
@@ -53,14 +82,16 @@ class Engine(Protocol):
 
     name: str
 
-    def write(self, requests: Iterable[Request], how: Writing, *, arrived: Arrived | None = None) -> Iterator[Answer]:
+    def generate(
+        self, requests: Iterable[Request], sampling: SamplingParams, *, on_completion: OnCompletion | None = None
+    ) -> Iterator[Answer]:
         """Yields an answer to every request, in any order.
 
         Args:
             requests: read as they are needed.
-            how: settings of every text; `how.samples` is 1.
-            arrived: called with every text as soon as it is generated, possibly in another thread and before the text
-                is yielded. The caller can store it there, so that an interruption loses nothing.
+            sampling: settings of every text; `sampling.samples` is 1.
+            on_completion: called with every text as soon as it is generated, possibly in another thread and before the
+                text is yielded. The caller can store it there, so that an interruption loses nothing.
 
         Raises:
             ModelError: no request can be answered.

@@ -1,4 +1,4 @@
-"""HTTP requests with a limit of bytes and a limit of time that hold against any server."""
+"""HTTP requests whose limits of size and time hold against any server."""
 
 from __future__ import annotations
 
@@ -17,55 +17,77 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-PIECE = 65_536
-PACKED = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+# Bytes that are read from a response at once.
+CHUNK_BYTES = 65_536
+
+# Content encodings that can be decoded, with the `wbits` argument of zlib; 16 selects the header of gzip.
+WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 class TooLarge(Exception):
-    """A response has more bytes than are read, or is packed in a way that was not asked for."""
+    """A response is longer than the limit, or has a content encoding that cannot be decoded."""
 
 
 class TooSlow(Exception):
-    """A response was not whole in time, or was cut off by `Calls.abort`."""
+    """A response was not complete in time, or `HTTPClient.abort` ended it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole response."""
+    """A complete response.
+
+    Attributes:
+        status: HTTP status code.
+        content: the body, decoded.
+        retry_after: value of the header `Retry-After`; empty without it.
+
+    >>> Reply(429, b"", retry_after="2").status
+    429
+    """
 
     status: int
     content: bytes
     retry_after: str = ""
 
 
-class Calls:
-    """Requests of several threads, of which each ends in time, and all can be ended at once.
+class HTTPClient:
+    """Sends requests from several threads; each request ends in time, and all can be aborted at once.
 
-    A timeout of `requests` is of one wait for bytes: a server that sends a byte a second, in the head of a response or
-    in its body, never meets it. So a timer shuts the socket down at the deadline, wherever the thread waits.
+    The timeout of `requests` limits one wait for bytes. A server that sends one byte per second, in the header or in
+    the body, never exceeds it. Therefore a timer shuts the socket down at the deadline, wherever the thread waits.
 
     Args:
-        max_bytes: of one response as it is sent, and again after unpacking.
-        timeout_s: of one request, from the connection to the last byte.
+        max_bytes: limit of one response, as sent and again after decoding.
+        timeout_s: limit of one request in seconds, from the connection to the last byte.
+
+    >>> HTTPClient(max_bytes=1024, timeout_s=5.0).timeout_s
+    5.0
     """
 
     def __init__(self, *, max_bytes: int, timeout_s: float) -> None:
         self.max_bytes = max_bytes
         self.timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._under_way: set[_Call] = set()
+        self._active: set[_Deadline] = set()
         self._aborted = False
 
     def post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
-        """Sends a JSON body and reads the whole response. No redirect is followed.
+        """Sends a JSON body and reads the complete response. Redirects are not followed.
+
+        Args:
+            url: where the body is sent.
+            body: the JSON object.
+            headers: further headers of the request.
 
         Raises:
             TooLarge: the response is longer than `max_bytes`.
-            TooSlow: it was not whole after `timeout_s`, or `abort` was called.
-            OSError: the connection failed or broke; what `requests` raises is one.
+            TooSlow: it was not complete after `timeout_s` seconds, or `abort` was called.
+            OSError: the connection failed or broke; the exceptions of `requests` are subclasses.
         """
-        with self._call() as call, requests.Session() as session:
-            adapter = _Adapter(call)
+        # A session for each request: the adapter belongs to one deadline, and a pooled connection could be shut down
+        # by the timer of an earlier request.
+        with self._deadline() as deadline, requests.Session() as session:
+            adapter = _Adapter(deadline)
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             try:
@@ -74,116 +96,139 @@ class Calls:
                     json=body,
                     headers={"Accept-Encoding": "identity", **headers},
                     timeout=self.timeout_s,
+                    # A redirect could lead the API key to another host.
                     allow_redirects=False,
                     stream=True,
                 ) as response:
-                    content = _unpacked(self._read(response), response.headers, self.max_bytes)
-                    after = response.headers.get("Retry-After", "")
+                    content = _decoded(self._read(response), response.headers, self.max_bytes)
+                    retry_after = response.headers.get("Retry-After", "")
             except (OSError, urllib3.exceptions.HTTPError) as error:
-                call.check()  # the deadline shows as a broken connection
+                # The socket that the timer shut down shows as a broken connection.
+                deadline.check()
                 if isinstance(error, OSError):
                     raise
                 raise ConnectionError(type(error).__name__) from error
-            call.check()  # or as the end of a body that does not tell its length
-            return Reply(response.status_code, content, after)
+            # Without a Content-Length, it shows as the regular end of the body.
+            deadline.check()
+            return Reply(response.status_code, content, retry_after)
 
     def abort(self) -> None:
-        """Ends all requests that are under way, and every later one at once."""
+        """Ends all active requests, and every later one immediately."""
         with self._lock:
             self._aborted = True
-            under_way = list(self._under_way)
-        for call in under_way:
-            call.end("cut off")
+            active = list(self._active)
+        for deadline in active:
+            deadline.end("the request was aborted")
 
     def _read(self, response: requests.Response) -> bytes:
+        """The body as it was sent.
+
+        Raises:
+            TooLarge: it is longer than `max_bytes`; the rest is not read.
+        """
         content = bytearray()
-        for piece in response.raw.stream(PIECE, decode_content=False):
-            content += piece
+        # `decode_content` would let a small body of a hostile server expand without a limit; see `_decoded`.
+        for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
+            content += chunk
             if len(content) > self.max_bytes:
-                raise TooLarge(f"a response of more than {self.max_bytes:,} bytes")
+                raise TooLarge(f"the response has more than {self.max_bytes:,} bytes")
         return bytes(content)
 
     @contextlib.contextmanager
-    def _call(self) -> Iterator[_Call]:
-        call = _Call(self.timeout_s)
+    def _deadline(self) -> Iterator[_Deadline]:
+        """The deadline of a request, which is active during the block.
+
+        Raises:
+            TooSlow: `abort` was called earlier.
+        """
+        deadline = _Deadline(self.timeout_s)
         with self._lock:
-            self._under_way.add(call)
+            self._active.add(deadline)
             aborted = self._aborted
         try:
             if aborted:
-                call.end("cut off")
-            call.check()
-            yield call
+                deadline.end("the request was aborted")
+            deadline.check()
+            yield deadline
         finally:
-            call.timer.cancel()
+            deadline.timer.cancel()
             with self._lock:
-                self._under_way.discard(call)
+                self._active.discard(deadline)
 
 
-class _Call:
-    """One request: its socket, once there is one, and the timer that ends it."""
+class _Deadline:
+    """The deadline of one request: a timer that shuts down the request's socket."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.deadline = time.monotonic() + timeout_s
-        self._ended = ""
+        self._reason = ""
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
-        self.timer = threading.Timer(timeout_s, self.end, [f"no whole answer after {timeout_s:g} s"])
+        self.timer = threading.Timer(timeout_s, self.end, [f"the response was not complete after {timeout_s:g} s"])
+        # A timer that is still running must not keep the process from exiting.
         self.timer.daemon = True
         self.timer.start()
 
-    def connected(self, found: socket.socket) -> None:
-        """Takes the socket of the request."""
+    def attach(self, connection: socket.socket) -> None:
+        """Sets the socket that is shut down at the deadline; if the deadline has passed, shuts it down now."""
         with self._lock:
-            self._socket = found
-            late = bool(self._ended)
-        if late:
-            _shut(found)
+            self._socket = connection
+            ended = bool(self._reason)
+        if ended:
+            _shut_down(connection)
 
     def end(self, reason: str) -> None:
-        """Shuts the socket down, which wakes a thread that waits for bytes of it."""
+        """Shuts the socket down, which wakes up the thread that waits for its bytes."""
         with self._lock:
-            self._ended = self._ended or reason
-            found = self._socket
-        if found is not None:
-            _shut(found)
+            self._reason = self._reason or reason
+            connection = self._socket
+        if connection is not None:
+            _shut_down(connection)
 
     def check(self) -> None:
-        """Raises: TooSlow, where the request was ended or is past its deadline."""
-        if self._ended or time.monotonic() > self.deadline:
-            raise TooSlow(self._ended or f"no whole answer after {self.timeout_s:g} s")
+        """Checks that the request may go on.
+
+        Raises:
+            TooSlow: the request was ended, or its deadline has passed.
+        """
+        if self._reason or time.monotonic() > self.deadline:
+            raise TooSlow(self._reason or f"the response was not complete after {self.timeout_s:g} s")
 
 
-def _shut(found: socket.socket) -> None:
-    # The method of the plain socket: that of an SSL socket would take its state away under the thread that reads.
+def _shut_down(connection: socket.socket) -> None:
+    # The method of the plain socket: the method of an SSL socket removes the SSL state under the thread that reads.
     with contextlib.suppress(OSError):
-        socket.socket.shutdown(found, socket.SHUT_RDWR)
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 class _Adapter(HTTPAdapter):
-    """Of one request, whose socket it hands to `_Call.connected`."""
+    """The adapter of one request, which attaches the request's socket to its deadline."""
 
-    def __init__(self, call: _Call) -> None:
+    def __init__(self, deadline: _Deadline) -> None:
+        # urllib3 creates connections by class and offers no callback for a new socket.
         class Plain(HTTPConnection):
             def connect(self) -> None:
                 super().connect()
-                call.connected(self.sock)
+                deadline.attach(self.sock)
 
             def _new_conn(self) -> socket.socket:
-                found = super()._new_conn()
-                call.connected(found)  # before a TLS handshake, which may drip too
-                return found
+                connection = super()._new_conn()
+                # Before the request through a proxy, which a server can also delay byte by byte.
+                deadline.attach(connection)
+                return connection
 
         class Secure(HTTPSConnection):
             def _new_conn(self) -> socket.socket:
-                found = super()._new_conn()
-                call.connected(found)
-                return found
+                connection = super()._new_conn()
+                # Before the TLS handshake, which a server can also delay byte by byte.
+                deadline.attach(connection)
+                return connection
 
             def connect(self) -> None:
                 super().connect()
-                call.connected(self.sock)
+                # The handshake has wrapped the socket in a new one.
+                deadline.attach(self.sock)
 
         class PlainPool(HTTPConnectionPool):
             ConnectionCls = Plain
@@ -195,35 +240,41 @@ class _Adapter(HTTPAdapter):
         super().__init__()
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Makes direct connections use the classes of this request."""
         super().init_poolmanager(*arguments, **options)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
+        """Makes connections through a proxy use the classes of this request."""
         manager = super().proxy_manager_for(*arguments, **options)
+        # A SOCKS proxy has pool classes of its own, which must stay; requests to it have the timeout of `requests`.
         if isinstance(manager, urllib3.ProxyManager):
             manager.pool_classes_by_scheme = self._pools
         return manager
 
 
-def _unpacked(content: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:
-    """A body without its content encoding, which no server was asked for.
+def _decoded(content: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:
+    """A body without its content encoding. The requests ask for none, but some servers apply one anyway.
 
     Raises:
-        TooLarge: it unpacks to more than `max_bytes`, or is packed in a way that is not known.
-        OSError: it is damaged.
+        TooLarge: the decoded body is longer than `max_bytes`, or the encoding is unknown.
+        OSError: the body is damaged.
+
+    >>> _decoded(zlib.compress(b"{}"), {"Content-Encoding": "deflate"}, 1024)
+    b'{}'
     """
     encoding = headers.get("Content-Encoding", "").strip().lower()
     if encoding in ("", "identity"):
         return content
-    if encoding not in PACKED:
-        raise TooLarge(f"a response with the content encoding {encoding[:40]!r}, which was not asked for")
-    unpacker = zlib.decompressobj(PACKED[encoding])
+    if encoding not in WINDOW_BITS:
+        raise TooLarge(f"the response has the content encoding {encoding[:40]!r}, which was not requested")
+    decoder = zlib.decompressobj(WINDOW_BITS[encoding])
     try:
-        unpacked = unpacker.decompress(content, max_bytes + 1)
+        decoded = decoder.decompress(content, max_bytes + 1)
     except zlib.error as error:
-        raise ConnectionError(f"the response is no {encoding}") from error
-    if len(unpacked) > max_bytes:
-        raise TooLarge(f"a response that unpacks to more than {max_bytes:,} bytes")
-    if not unpacker.eof:
-        raise ConnectionError(f"the response is {encoding} that was cut")
-    return unpacked
+        raise ConnectionError(f"the response is not valid {encoding}") from error
+    if len(decoded) > max_bytes:
+        raise TooLarge(f"the decoded response has more than {max_bytes:,} bytes")
+    if not decoder.eof:
+        raise ConnectionError(f"the {encoding} response is truncated")
+    return decoded

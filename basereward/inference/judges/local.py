@@ -12,13 +12,14 @@ from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
-from basereward.inference.judges.engine import Answer, Arrived, Failed, Request, Written, several
+from basereward.inference.judges.engine import Answer, Completion, Failed, OnCompletion, Request, several
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
-from basereward.model.generation.generate import Writer, Writing
+from basereward.model.generation.generate import SamplingParams, TextGenerator
 
-AT_ONCE = 16  # prompts in a batch
+# Prompts in a batch.
+BATCH_SIZE = 16
 
 
 class LocalEngine:
@@ -27,19 +28,20 @@ class LocalEngine:
     Args:
         path: hub id or folder of a checkpoint with its language-model head.
         max_tokens: limit of a prompt; longer prompts fail.
-        at_once: requests in a batch.
+        batch_size: requests in a batch.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or has no language-model head.
     """
 
-    def __init__(self, path: str, *, max_tokens: int = 32_768, at_once: int = AT_ONCE) -> None:
+    def __init__(self, path: str, *, max_tokens: int = 32_768, batch_size: int = BATCH_SIZE) -> None:
         if (Path(path) / "reward_model.json").is_file():
             raise ModelError(
-                f"'{path}' is a saved reward model, not a chat model. Evaluate it as a MODEL, or give a chat checkpoint"
+                f"'{path}' is a saved reward model and not a chat model. Evaluate it with `basereward eval {path}`, or "
+                "give a chat checkpoint"
             )
         self.name = path
-        self.at_once = at_once
+        self.batch_size = batch_size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         backbone = load_backbone(path, dtype=dtype)
@@ -47,27 +49,38 @@ class LocalEngine:
         language = load_language_head(path, load_config(path), dtype=dtype)
         backbone.eval().to(self.device)
         language.to(self.device)
-        self.writer = Writer(backbone, language, end=self.encoder.end_of_turn, pad=self.encoder.pad_id)
+        end, pad = self.encoder.end_of_turn, self.encoder.pad_id
+        self.generator = TextGenerator(backbone, language, end=end, pad=pad)
 
-    def write(self, asked: Iterable[Request], how: Writing, *, arrived: Arrived | None = None) -> Iterator[Answer]:
-        """As `Engine.write`, in batches."""
-        for requests in several(asked, self.at_once):
-            ready: list[tuple[Request, EncodedGroup]] = []
-            for request in requests:
+    def generate(
+        self, requests: Iterable[Request], sampling: SamplingParams, *, on_completion: OnCompletion | None = None
+    ) -> Iterator[Answer]:
+        """As `Engine.generate`, one batch after the other."""
+        for batch in several(requests, self.batch_size):
+            encoded: list[tuple[Request, EncodedGroup]] = []
+            for request in batch:
                 try:
-                    ready.append((request, self._encoded(request)))
+                    encoded.append((request, self._encoded(request)))
                 except RowRejected as rejection:
                     yield Failed(request.id, f"{rejection.reason}: {rejection.detail}", 0, refused=True)
-            if not ready:
-                continue
-            rows = collate([group for _, group in ready], layout="tree", pad_id=self.encoder.pad_id).to(self.device)
-            for (request, group), (text,) in zip(ready, self.writer(rows, how), strict=True):
-                decoded = self.encoder.tokenizer.decode(text, skip_special_tokens=False)  # type: ignore[attr-defined]
-                # The branch of an opening is the last token of the prompt.
-                written = Written(request.id, decoded, len(group.prefix) + 1, len(text))
-                if arrived is not None:
-                    arrived(written)
-                yield written
+            for completion in self._completions(encoded, sampling):
+                if on_completion is not None:
+                    on_completion(completion)
+                yield completion
+
+    def _completions(
+        self, encoded: list[tuple[Request, EncodedGroup]], sampling: SamplingParams
+    ) -> Iterator[Completion]:
+        """Generates the texts of one batch."""
+        # Every request of the batch may have been rejected, and a batch of tree rows cannot be empty.
+        if not encoded:
+            return
+        groups = [group for _, group in encoded]
+        rows = collate(groups, layout="tree", pad_id=self.encoder.pad_id).to(self.device)
+        for (request, group), (text,) in zip(encoded, self.generator(rows, sampling), strict=True):
+            decoded = self.encoder.tokenizer.decode(text, skip_special_tokens=False)  # type: ignore[attr-defined]
+            # One more than the prefix: the branch of `_encoded` is the last token of the prompt.
+            yield Completion(request.id, decoded, len(group.prefix) + 1, len(text))
 
     def _encoded(self, request: Request) -> EncodedGroup:
         """The prompt as a group whose only branch is the last token, after which the text is generated."""

@@ -12,14 +12,23 @@ import PIL.Image
 from basereward.data.images.open_images import open_image, read_image
 from basereward.data.schema.group import Image, Turn
 
-SENT_AS_THEY_ARE = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
+# Formats that servers read, so that the file is sent unchanged, with their media types.
+MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
 def chat_messages(turns: Sequence[Turn], images: Sequence[Image]) -> list[dict[str, Any]]:
-    """Messages with images as data URIs in their places; the content of a turn without images is a string.
+    """Converts turns to messages, with images as data URIs at their places.
+
+    Args:
+        turns: the conversation.
+        images: of its image parts, in order.
 
     Raises:
         ImageError: an image cannot be opened.
+
+    >>> from basereward.data.schema.group import Part
+    >>> chat_messages([Turn("user", (Part("2 + "), Part("2?")))], [])
+    [{'role': 'user', 'content': '2 + 2?'}]
     """
     remaining = iter(images)
     messages: list[dict[str, Any]] = []
@@ -39,16 +48,21 @@ def chat_messages(turns: Sequence[Turn], images: Sequence[Image]) -> list[dict[s
 
 
 def data_uri(image: Image) -> str:
-    """A data URI of the unchanged file if its format is common on the web, otherwise of a PNG.
+    """A data URI of the unchanged file if servers read its format, otherwise of a PNG.
 
     Raises:
         ImageError: the image cannot be opened.
+
+    >>> data_uri(PIL.Image.new("RGB", (1, 1)))[:26]
+    'data:image/png;base64,iVBO'
     """
-    picture = open_image(image)  # checks that the file is an image, whatever its name: it goes to another machine
+    # The check that the file is an image comes first: a row could name any file of this machine, and the content goes
+    # to another one.
+    picture = open_image(image)
     content = read_image(image)
     if isinstance(content, bytes):
         with PIL.Image.open(io.BytesIO(content)) as file:
-            media = SENT_AS_THEY_ARE.get(file.format or "")
+            media = MEDIA_TYPES.get(file.format or "")
         if media is not None:
             return f"data:{media};base64,{base64.b64encode(content).decode()}"
     out = io.BytesIO()

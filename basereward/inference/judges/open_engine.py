@@ -15,20 +15,24 @@ def open_engine(
 
     Args:
         model: the server's name of the model; for a local model the hub id or folder.
-        endpoint: an address, or `local` (transformers) or `vllm`, both in this process.
+        endpoint: an address; or `local` (transformers) or `vllm`, both in this process.
         concurrency: requests in flight, for an address.
-        timeout_s: of one attempt, for an address.
+        timeout_s: limit of one attempt in seconds, for an address.
         send: JSON object with further fields of every request's body, for an address.
 
     Raises:
         ModelError: the engine cannot be opened.
+
+    >>> open_engine("Qwen2.5-VL-7B", endpoint="http://localhost:8000/v1").name
+    'Qwen2.5-VL-7B at localhost:8000'
     """
     if endpoint in (LOCAL, VLLM) and send is not None:
         raise ModelError(
-            f"--send is part of a request to an address, and --endpoint {endpoint} sends none; leave it out"
+            f"--send adds fields to requests to an address, and --endpoint {endpoint} sends no requests; leave it out"
         )
     if endpoint == LOCAL:
-        from basereward.inference.judges.local import LocalEngine  # seconds; not needed for an address
+        # Engines are imported where they are opened: transformers takes seconds, and an address does not need it.
+        from basereward.inference.judges.local import LocalEngine
 
         return LocalEngine(model)
     if endpoint == VLLM:

@@ -11,11 +11,13 @@ from typing import Any
 
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import ModelError
-from basereward.inference.judges.engine import Answer, Arrived, Failed, Request, Written, several
+from basereward.inference.judges.engine import Answer, Completion, Failed, OnCompletion, Request, several
 from basereward.inference.judges.messages import chat_messages
-from basereward.model.generation.generate import Writing
+from basereward.model.generation.generate import SamplingParams
 
-AT_ONCE = 256  # requests of a call: vLLM schedules them, and texts arrive when the call ends
+# Requests of one call. vLLM schedules them itself, so more are faster; but texts arrive only when the call ends, and an
+# interruption loses the texts of the running call.
+REQUESTS_PER_CALL = 256
 
 
 class VLLMEngine:
@@ -30,6 +32,7 @@ class VLLMEngine:
     """
 
     def __init__(self, path: str, **options: Any) -> None:
+        # An extra that needs a GPU, so it is imported only when it is used.
         try:
             import vllm  # type: ignore[import-not-found,unused-ignore]
         except ImportError as error:
@@ -37,25 +40,30 @@ class VLLMEngine:
                 "vLLM is not installed: pip install basereward[vllm], or serve the model and give its address"
             ) from error
         self.name = path
-        self.sampling: Any = vllm.SamplingParams
+        self.sampling_params: Any = vllm.SamplingParams
         self.llm: Any = vllm.LLM(model=path, **options)
 
-    def write(self, asked: Iterable[Request], how: Writing, *, arrived: Arrived | None = None) -> Iterator[Answer]:
-        """As `Engine.write`; vLLM forms the batches."""
-        sampling = self.sampling(max_tokens=how.max_tokens, temperature=how.temperature, top_p=how.top_p, seed=how.seed)
-        for requests in several(asked, AT_ONCE):
-            ready, conversations = [], []
-            for request in requests:
+    def generate(
+        self, requests: Iterable[Request], sampling: SamplingParams, *, on_completion: OnCompletion | None = None
+    ) -> Iterator[Answer]:
+        """As `Engine.generate`; vLLM forms the batches."""
+        params = self.sampling_params(
+            max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed
+        )
+        for part in several(requests, REQUESTS_PER_CALL):
+            accepted, conversations = [], []
+            for request in part:
                 try:
                     conversations.append(chat_messages(request.turns, request.images))
                 except RowRejected as rejection:
                     yield Failed(request.id, f"{rejection.reason}: {rejection.detail}", 0, refused=True)
                 else:
-                    ready.append(request)
-            for request, output in zip(ready, self.llm.chat(conversations, sampling), strict=True):
-                (completion,) = output.outputs
+                    accepted.append(request)
+            for request, output in zip(accepted, self.llm.chat(conversations, params), strict=True):
+                # One completion, because `sampling.samples` is 1.
+                (generated,) = output.outputs
                 prompt_tokens = len(output.prompt_token_ids or ())
-                written = Written(request.id, completion.text, prompt_tokens, len(completion.token_ids))
-                if arrived is not None:
-                    arrived(written)
-                yield written
+                completion = Completion(request.id, generated.text, prompt_tokens, len(generated.token_ids))
+                if on_completion is not None:
+                    on_completion(completion)
+                yield completion

@@ -8,31 +8,33 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface
 
-from basereward.model.attention.tree_attention import TREE_ATTENTION, tree_attention
 from basereward.model.families.parts import decoder_layers
 
 
 def compile_layers(transformer: nn.Module) -> None:
     """Compiles every decoder layer in place; the names of weights do not change.
 
-    One compiled function serves all layers and all lengths of rows. Attention is excluded: the division of a row into
-    prefixes and branches changes at every step, and each division would be compiled again.
+    One compiled function serves all layers and all lengths of rows. Attention over tree rows is excluded; see
+    `register_tree_attention`.
 
     Args:
         transformer: with its adapters, if any.
     """
-    AttentionInterface.register(TREE_ATTENTION, torch.compiler.disable(tree_attention))  # type: ignore[no-untyped-call]
     for layer in decoder_layers(transformer):
         class_forward: Any = type(layer).forward
-        # Gradient checkpointing stays outside of the compiled function: inside it, graph breaks are an error.
+        # transformers wraps `forward` in decorators that are not compiled; the function itself is in `__wrapped__`.
+        # `dynamic` avoids a new compilation for every length of a row.
         inner = torch.compile(getattr(class_forward, "__wrapped__", class_forward), dynamic=True)
 
+        # `inner` is a default argument: a closure would see the function of the last layer in every layer.
         def forward(self: Any, *inputs: Any, _inner: Any = inner, **options: Any) -> Any:
             compiled = partial(_inner, self, **options)
+            # Gradient checkpointing stays outside of the compiled function: inside it, graph breaks are an error.
             if self.gradient_checkpointing and self.training:
                 return self._gradient_checkpointing_func(compiled, *inputs)
             return compiled(*inputs)
 
+        # Set on the object and not on its class, so that other models in the process are not compiled. A module is
+        # called through `__call__`, which reads this attribute; the names of its weights stay as they are.
         layer.forward = MethodType(forward, layer)

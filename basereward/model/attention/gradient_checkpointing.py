@@ -13,7 +13,7 @@ from basereward.model.families.parts import decoder_layers
 
 
 def enable_gradient_checkpointing(transformer: PreTrainedModel, *, layers: int | None = None) -> None:
-    """Makes layers store only their inputs in training; gradients are bitwise the same.
+    """Makes layers store only their inputs in training; the gradients are bitwise the same.
 
     Args:
         transformer: its vision tower, if any, checkpoints every layer.
@@ -31,10 +31,13 @@ def enable_gradient_checkpointing(transformer: PreTrainedModel, *, layers: int |
             "checkpointed together or not at all. Set it to null."
         )
     model: Any = transformer
+    # The tree attention gets its plan as a keyword of the layer, so a layer that is computed again sees the same plan.
     # transformers 5.23 renamed the method, and the old name warns.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    # Reentrant checkpoints need an input with a gradient, which frozen embeddings do not give.
     enable({"use_reentrant": False})
     need_no_input_gradients(transformer)
+    # transformers enables all layers at once, so those after the first `layers` are turned off again.
     for layer in decoder[layers:] if layers is not None else ():
         layer.gradient_checkpointing = False
 
@@ -42,8 +45,11 @@ def enable_gradient_checkpointing(transformer: PreTrainedModel, *, layers: int |
 def need_no_input_gradients(transformer: nn.Module) -> None:
     """Removes the gradient of the embeddings' output, which transformers and peft require for reentrant checkpoints.
 
-    Ours are not reentrant. With frozen embeddings nobody reads that gradient, and it costs a backward pass through the
-    first layer's input.
+    The checkpoints here are not reentrant. With frozen embeddings nothing reads that gradient, and it costs a backward
+    pass to the input of the first layer.
+
+    Args:
+        transformer: a model of transformers.
     """
     model: Any = transformer
     model.disable_input_require_grads()

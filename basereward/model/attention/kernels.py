@@ -16,7 +16,8 @@ from basereward.model.families.parts import decoder_layers
 from basereward.model.families.registry import liger_types
 
 Kernels = Literal["none", "liger"]
-ROTARY = "apply_rotary_pos_emb"  # the name in the modelling files of these families
+# The name of the function that applies rotary positions, in transformers' modelling files of these families.
+ROTARY = "apply_rotary_pos_emb"
 
 
 def check_liger(family: str | None = None) -> None:
@@ -27,6 +28,11 @@ def check_liger(family: str | None = None) -> None:
 
     Raises:
         ModelError: there is no NVIDIA GPU, the package is not installed, or the family has no kernels.
+
+    >>> check_liger("bloom")
+    Traceback (most recent call last):
+        ...
+    basereward.errors.ModelError: model.backbone.kernels is 'liger'...
     """
     missing = []
     if not torch.cuda.is_available():
@@ -42,9 +48,13 @@ def check_liger(family: str | None = None) -> None:
 def use_liger(transformer: PreTrainedModel) -> None:
     """Replaces the forward functions of a transformer's modules by Liger's kernels.
 
-    Liger's own patching replaces classes of transformers for every model in the process, and depends on the class names
-    of single versions. Its functions are stable.
+    Only this model changes. Liger's own patching replaces classes of transformers for every model in the process, and
+    depends on the class names of single versions; its functions are stable.
+
+    Args:
+        transformer: of a family in `liger_types`, on an NVIDIA GPU.
     """
+    # An extra that does not import on a machine without a GPU.
     from liger_kernel.transformers.functional import liger_rms_norm, liger_rope, liger_swiglu
 
     def norm(self: Any, states: Tensor) -> Any:
@@ -61,8 +71,10 @@ def use_liger(transformer: PreTrainedModel) -> None:
             _bind(module, feed_forward)
     for layer in decoder_layers(transformer):
         attend = type(layer.self_attn).forward
-        # The rotary function is a global of the modelling file. A copy of `forward` with its own globals uses Liger's
-        # function in this model only.
+        # transformers' `forward` calls the rotary function as a global of its modelling file, and has no argument for
+        # another one. Setting the global would change every model of the family in the process, compiled and reference
+        # ones too. So this model gets a copy of the function `forward` with a dictionary of globals of its own; the
+        # modelling file keeps its globals.
         names = {**attend.__globals__, ROTARY: liger_rope}
         own = FunctionType(attend.__code__, names, attend.__name__, attend.__defaults__, attend.__closure__)
         own.__kwdefaults__ = attend.__kwdefaults__
@@ -70,12 +82,21 @@ def use_liger(transformer: PreTrainedModel) -> None:
 
 
 def is_rms_norm(module: nn.Module) -> bool:
-    """Whether a module is an RMS norm, by the class name that every family uses."""
+    """Whether a module is an RMS norm, by the class name that every family uses.
+
+    >>> is_rms_norm(nn.RMSNorm(4))  # torch's own has no `variance_epsilon`
+    False
+    """
     return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
 
 
 def is_swiglu(module: nn.Module) -> bool:
-    """Whether a module is a feed-forward network with a SiLU gate."""
+    """Whether a module is a feed-forward network with a SiLU gate (arXiv 2002.05202).
+
+    >>> is_swiglu(nn.Linear(4, 4))
+    False
+    """
+    # A gate with another activation, such as GELU in Gemma, has the same layers; Liger's kernel would compute SiLU.
     gated = all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj"))
     return gated and isinstance(getattr(module, "act_fn", None), (nn.SiLU, type(ACT2FN["silu"])))
 

@@ -1,11 +1,13 @@
 """Restricts the last decoder layer to pooled tokens.
 
-The head reads only the pooled tokens' states of the last decoder layer. The other tokens contribute keys and values;
-the results of their queries, attention and feed-forward network are not used. So these modules run on pooled tokens
-only, and all other states are zero. Scores and gradients do not change: no gradient flows through the skipped parts.
+The head reads the states of the pooled tokens alone. In the last decoder layer, the other tokens contribute keys and
+values; nothing reads the results of their queries, attention and feed-forward network. Therefore these modules run on
+pooled tokens only, and all other states are zero. Scores and gradients do not change: no gradient flows through the
+skipped parts.
 
-The tokens are part of every pass, as the keyword `rows` that transformers passes to the layer's attention. So passes in
-several threads are independent, and gradient checkpointing computes the same tokens again.
+The indices of the pooled tokens are part of every forward pass, as the keyword `rows` that transformers passes to the
+attention of the layer. Therefore passes in several threads are independent, and gradient checkpointing computes the
+same tokens again.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+# Two threads that score with one model must not register its hooks twice.
 _installing = threading.Lock()
 
 
@@ -34,6 +37,7 @@ class _LayerCall(threading.local):
     depth: int = 0
 
 
+# Of this thread: a hook gets only the module and its inputs, and `o_proj` and the feed-forward network get no keywords.
 _call = _LayerCall()
 
 
@@ -45,7 +49,11 @@ def _tokens() -> Tensor | None:
 
 
 class LastLayer:
-    """Hooks that restrict the last decoder layer of a transformer to the tokens in `RowPlan.pooled` of a pass."""
+    """Hooks that restrict the last decoder layer of a transformer to the tokens in `RowPlan.pooled` of a pass.
+
+    >>> LastLayer().install(nn.Linear(2, 2)) is None  # no layers, so nothing is registered
+    True
+    """
 
     def __init__(self) -> None:
         self._modules: list[nn.Module] = []
@@ -63,7 +71,7 @@ class LastLayer:
         """
         layers, attention, modules = _last(transformer)
         with _installing:
-            # Registered once for a set of modules: this runs at every pass.
+            # Registered once for a set of modules, because this runs at every forward pass.
             if modules != self._modules:
                 for hook in self._hooks:
                     hook.remove()
@@ -88,6 +96,7 @@ def _gather(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | No
     if tokens is None:
         return None
     _call.depth += 1
+    # The base layer inside of an adapter gets states that the adapter's own hook has reduced.
     if _call.depth > 1:
         return None
     (states,) = inputs
@@ -109,7 +118,10 @@ def _scatter(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> T
 
 
 def _last(transformer: nn.Module) -> tuple[int, nn.Module | None, list[nn.Module]]:
-    """The number of layers, the attention of the last one, and its modules that process tokens independently."""
+    """The number of layers, the attention of the last one, and its modules that process tokens independently.
+
+    Keys and values are not among them: every token of the row needs those of all earlier ones.
+    """
     layers: Any = getattr(getattr(transformer, "language_model", transformer), "layers", [])
     last: Any = layers[-1] if len(layers) else None
     attention: Any = getattr(last, "self_attn", None)

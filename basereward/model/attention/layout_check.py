@@ -1,8 +1,8 @@
-"""Checks that a loaded transformer gives the same hidden states in our rows as in its own forward pass.
+"""Checks that a loaded transformer gives the same hidden states in tree rows as in its own forward pass.
 
-The check runs the model and does not trust its configuration: a prompt and three answers of arbitrary tokens pass
-through the family's own `eager` attention, one sequence at a time, then as plain rows and as a tree row. Windows longer
-than these few tokens need no run, because attention reads the limit of every layer from its mask function (see
+The check runs the model and does not rely on its configuration. It passes a prompt and three answers of arbitrary
+tokens through the family's own `eager` attention, one sequence at a time, then as plain rows and as a tree row. Windows
+longer than these few tokens need no run: attention reads the limit of every layer from its mask function (see
 `tree_attention`).
 """
 
@@ -22,10 +22,12 @@ from basereward.errors import ModelError
 from basereward.model.attention.tree_attention import TREE_ATTENTION
 from basereward.model.pooling import LAST, Pooling
 
-PREFIX, BRANCHES = 6, (4, 2, 3)  # tokens of the prompt and of the answers
+# Tokens of the prompt and of the answers. Different lengths show a wrong offset, and a branch after another one shows a
+# token that sees its neighbour branch.
+PREFIX, BRANCHES = 6, (4, 2, 3)
 
-# Limits of the relative difference of states, in the mean over a branch. Different kernels differ by 1e-6 in float32,
-# and by a few hundredths in half precision after many layers; a token that sees too much or has a wrong position
+# Limits of the relative difference of states, as the mean over a branch. Different kernels differ by 1e-6 in float32,
+# and by a few hundredths in half precision after many layers. A token that sees too much or has a wrong position
 # changes the states by much more.
 MAX_DIFFERENCE = {torch.float32: 0.01, torch.float64: 0.01}
 MAX_DIFFERENCE_HALF = 0.3
@@ -51,15 +53,22 @@ class RunLayout(Protocol):
     """The part of `Backbone` that the check uses; `backbone.py` imports this file, so it cannot be imported here."""
 
     @property
-    def transformer(self) -> PreTrainedModel: ...
+    def transformer(self) -> PreTrainedModel:
+        """The transformer, without the wrapper of its adapters."""
+        ...
 
-    def hidden_states(self, batch: TreeBatch, *, pooling: Pooling | None = None) -> Tensor: ...
+    def hidden_states(self, batch: TreeBatch, *, pooling: Pooling | None = None) -> Tensor:
+        """Hidden states `(R, T, D)` of a batch; see `Backbone.hidden_states`."""
+        ...
 
 
 def find_tree_fault(backbone: RunLayout) -> str | None:
     """The reason why a backbone cannot take tree rows; None if it can.
 
-    If plain rows are wrong with our attention, the transformer is switched to its own `eager` attention.
+    If plain rows are wrong with the tree attention, the transformer is switched to its own `eager` attention.
+
+    Args:
+        backbone: as loaded, without adapters.
 
     Raises:
         ModelError: plain rows are wrong with the family's own attention too, so no row can be scored.
@@ -92,7 +101,13 @@ def _unseen_fault(config: PreTrainedConfig) -> str | None:
 
 
 def set_attention(transformer: PreTrainedModel, name: str) -> None:
-    """Sets the attention implementation of the language model."""
+    """Sets the attention implementation of the language model.
+
+    Args:
+        transformer: of any family.
+        name: of an implementation that transformers knows, such as `eager`.
+    """
+    # The vision tower keeps its own attention, which is over images and not over tree rows.
     text: PreTrainedConfig = transformer.config.get_text_config()
     transformer.set_attn_implementation(name if text is transformer.config else {"text_config": name})
 
@@ -126,7 +141,7 @@ def _difference(backbone: RunLayout, group: EncodedGroup, layout: Layout, own: l
     batch = collate([group], layout=layout, pad_id=0).to(backbone.transformer.device)
     try:
         states = _branch_states(backbone.hidden_states(batch), group, layout)
-        # Once more as in scoring, where the last layer works for pooled tokens only.
+        # Again as in scoring, where the last layer computes pooled tokens only.
         pooled = backbone.hidden_states(batch, pooling=LAST)[batch.ends[:, 0], batch.ends[:, 1]]
     except FAILURES as error:
         return _first_line(error)
@@ -161,8 +176,14 @@ def _relative_difference(states: Tensor, expected: Tensor) -> float:
 
 
 def arbitrary_tokens(transformer: PreTrainedModel, count: int) -> Tensor:
-    """Ordinary tokens `(count,)`, all different if the vocabulary is large enough; no special token is among them."""
+    """Ordinary tokens `(count,)`, all different if the vocabulary is large enough.
+
+    Args:
+        transformer: whose vocabulary is used.
+        count: number of tokens.
+    """
     embedding: Any = transformer.get_input_embeddings()
+    # An image token or the padding token would be treated specially by the model.
     special = set(_special_tokens(transformer.config.to_dict()))
     allowed = [token for token in range(min(embedding.weight.shape[0], 4096)) if token not in special]
     # A step of 7 spreads the tokens over the vocabulary, so that neighbours are not alike.

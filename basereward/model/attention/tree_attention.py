@@ -1,10 +1,10 @@
 """Attention over tree rows, plugged in through transformers' attention and mask interfaces.
 
-The cost depends only on pairs of tokens that may see each other: there is one call for every prefix, and one for every
-few branches, which see their prefix and themselves. No mask of the whole row is built, so several groups in one row
-cost no more than in rows of their own.
+The cost depends only on the pairs of tokens that may see each other. There is one call for every prefix, and one call
+for a few branches together, which see their prefix and themselves. No mask of the whole row is built, so several groups
+in one row cost as much as in separate rows.
 
-Limits of attention (a sliding window, chunks) are not read from the configuration: transformers passes the mask
+Limits of attention (a sliding window, chunks) are not read from the configuration. transformers passes the mask
 function of every layer to the mask interface, and the limit is applied to the position of a token in its own sequence
 of prefix and branch, as in a plain row. An unknown mask function or keyword is an error.
 
@@ -41,11 +41,12 @@ from basereward.model.pooling import LAST, Pooling
 
 TREE_ATTENTION = "basereward_tree"
 
-# Most tokens of branches that share a call, in which a mask separates the branches. Beyond it the masked pairs cost
-# more than another call.
+# Largest number of tokens of branches that share a call, in which a mask separates the branches. Above it, the masked
+# pairs cost more than another call.
 MAX_SHARED_TOKENS = 256
 
-# Keywords that change no result: their information is in the mask or the states, or they ask for other outputs.
+# Keywords that change no result: their information is in the mask or in the states, or they ask for other outputs. Any
+# other keyword is an error: it may be an option of a new family, and ignoring it would change scores without a message.
 WITHOUT_EFFECT = frozenset(
     "sliding_window position_ids position_embeddings cache_position use_cache past_key_values output_attentions "
     "output_hidden_states output_router_logits return_dict logits_to_keep layer_idx".split()
@@ -57,7 +58,15 @@ _plan: ContextVar[TreePlan | None] = ContextVar("_plan", default=None)
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How far back a token sees: `window` tokens including itself, or up to the first token of its `chunk`."""
+    """How far back a token sees.
+
+    Attributes:
+        window: number of tokens, including the token itself; None: no window.
+        chunk: length of the chunks into which a sequence is divided; a token sees those of its own chunk. None: none.
+
+    >>> Limit(window=4).reaches(4), Limit(chunk=4).reaches(5)
+    (True, False)
+    """
 
     window: int | None = None
     chunk: int | None = None
@@ -85,7 +94,15 @@ NO_LIMIT = Limit()
 
 @dataclass(frozen=True, slots=True)
 class LayerMask:
-    """Takes the place of a layer's attention mask in tree rows; the model passes it on unread."""
+    """Stands for the attention mask of a layer in tree rows; the model passes it to the attention unread.
+
+    Attributes:
+        limit: of the layer.
+        plan: of the row.
+
+    >>> LayerMask(Limit(), TreePlan([(2, 1)], device="cpu")).plan.trees
+    [(2, 1)]
+    """
 
     limit: Limit
     plan: TreePlan
@@ -93,6 +110,9 @@ class LayerMask:
 
 def read_limit(mask_function: Callable[..., Any]) -> Limit:
     """The limit that a mask function of transformers sets in addition to causality.
+
+    Args:
+        mask_function: as transformers passes it to the mask interface.
 
     Raises:
         ModelError: the function is not causal, or has components besides causality, sliding windows and chunks.
@@ -104,7 +124,8 @@ def read_limit(mask_function: Callable[..., Any]) -> Limit:
     unread = [mask_function]
     while unread:
         function: Any = unread.pop()
-        # transformers builds masks from closures. Closures of one factory share their code, and hold its arguments.
+        # transformers builds mask functions as closures and gives them no attributes. Closures of one factory share
+        # their code object, by which they are recognised, and hold the arguments of the factory.
         arguments = getclosurevars(function).nonlocals
         if function is causal_mask_function:
             causal = True
@@ -126,10 +147,17 @@ def read_limit(mask_function: Callable[..., Any]) -> Limit:
 
 @contextlib.contextmanager
 def tree_masks(plan: TreePlan | None) -> Iterator[None]:
-    """For a block, the masks that transformers builds in this thread are those of a plan; None: of plain rows.
+    """For a block, the masks that transformers builds in this thread are those of a plan.
 
     The masks are built before the first layer, and every layer gets them, also when gradient checkpointing computes it
     again after the block.
+
+    Args:
+        plan: of the row; None: the masks are those of plain rows.
+
+    >>> with tree_masks(TreePlan([(2, 1)], device="cpu")):
+    ...     type(tree_mask()).__name__
+    'LayerMask'
     """
     token = _plan.set(plan)
     try:
@@ -139,10 +167,21 @@ def tree_masks(plan: TreePlan | None) -> Iterator[None]:
 
 
 def tree_mask(*, mask_function: Callable[..., Any] = causal_mask_function, **kwargs: Any) -> Any:
-    """The mask of one kind of layer, for transformers' mask interface.
+    """The mask of one kind of layer, with the signature of transformers' `AttentionMaskInterface`.
+
+    Args:
+        mask_function: of the layers.
+        kwargs: sizes and devices, for the mask of plain rows.
 
     Returns:
         `LayerMask` in tree rows; otherwise the mask for torch's scaled dot-product attention.
+
+    Raises:
+        ModelError: the mask function is not causal, or has unknown components.
+
+    >>> with tree_masks(TreePlan([(2, 1)], device="cpu")):
+    ...     tree_mask(mask_function=causal_mask_function).limit
+    Limit(window=None, chunk=None)
     """
     plan = _plan.get()
     if plan is None:
@@ -159,6 +198,9 @@ class Piece:
         positions: `(tokens,)`, of each in its own sequence, which starts with the prefix.
         prefix: index of the piece that they all see; None: they are a prefix, with causal attention.
         mask: `(tokens, tokens of the prefix + tokens)`, true where a query sees a key; None for a prefix.
+
+    >>> [piece.tokens for piece in TreePlan([(3, 2, 1)], device="cpu").pieces]  # a prefix, and two branches together
+    [3, 3]
     """
 
     tokens: int
@@ -177,6 +219,9 @@ class PooledTokens:
         mask: `(K, tokens of the tree)`, true where a query sees a key.
         positions: `(K,)`, of each in its own sequence.
         key_positions: `(tokens of the tree,)`, of all tokens.
+
+    >>> TreePlan([(3, 2, 1)], device="cpu").pooled_tokens[0].columns
+    tensor([4, 5])
     """
 
     row: range
@@ -193,6 +238,9 @@ class RowPlan:
     Args:
         pooled: `(N,)` indices into the flattened `(R * T)` tokens, to which the last layer is restricted; None: it
             computes all tokens.
+
+    >>> RowPlan().pooled is None
+    True
     """
 
     pooled: Tensor | None = None
@@ -208,6 +256,9 @@ class TreePlan(RowPlan):
         pooling: selects the pooled tokens.
         pooled: as in `RowPlan`.
         cached: the row holds only the branches of one tree; keys and values of its prefix are in a cache.
+
+    >>> TreePlan([(3, 2), (4, 1, 1)], device="cpu").sizes
+    [3, 2, 4, 2]
     """
 
     def __init__(
@@ -234,6 +285,7 @@ class TreePlan(RowPlan):
                 mask = branch_mask(prefix, shared, device=device)
                 self.pieces.append(Piece(len(mask), _branch_positions(prefix, shared), prefix_index, mask))
         self.sizes = [piece.tokens for piece in self.pieces]
+        # The longest sequence of a prefix and one branch: a limit that reaches it changes no mask of this row.
         self.longest = max(prefix + max(branches, default=0) for prefix, *branches in trees)
         self._masks: dict[Limit, list[Tensor | None]] = {}
 
@@ -264,7 +316,7 @@ class TreePlan(RowPlan):
         """The mask of every piece in layers with a limit; None for a prefix with plain causal attention."""
         if limit.reaches(self.longest):
             return [piece.mask for piece in self.pieces]
-        # Layers of one kind share the masks.
+        # Layers of one kind share the masks, which are large and expensive to copy to a GPU.
         if limit not in self._masks:
             self._masks[limit] = [self._limited(piece, limit) for piece in self.pieces]
         return self._masks[limit]
@@ -281,6 +333,7 @@ class TreePlan(RowPlan):
 
     def _limited(self, piece: Piece, limit: Limit) -> Tensor | None:
         """The mask of a piece with a limit; None for a prefix that is too short for the limit to matter."""
+        # Copies that do not block: a pass would otherwise wait for the GPU once for each piece.
         positions = piece.positions.to(self.device, non_blocking=True)
         if piece.prefix is None:
             if limit.reaches(piece.tokens):
@@ -381,6 +434,7 @@ def tree_attention(
     """
     formula = _Formula(scaling, dropout, softcap, s_aux)
     if not isinstance(attention_mask, LayerMask):
+        # A family that does not ask the mask interface would let branches see each other.
         if isinstance(rows, TreePlan):
             raise ModelError(f"{type(module).__name__} builds its own attention mask")
         return _plain(module, query, key, value, attention_mask, formula, kwargs)
@@ -399,8 +453,8 @@ def tree_attention(
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, limit: Limit, formula: _Formula, *, restricted: bool
 ) -> Tensor:
-    """Attention piece by piece, `(1, T, H, E)`; if `restricted`, zero for prefixes, whose output nobody reads."""
-    # Split and not slices: the gradient of a split is one concatenation, that of every slice is as long as the row.
+    """Attention piece by piece, `(1, T, H, E)`; if `restricted`, zero for prefixes, whose output nothing reads."""
+    # Split and not sliced: the gradient of a split is one concatenation, but that of each slice is as long as the row.
     queries, keys, values = (torch.split(states, plan.sizes, dim=2) for states in (query, key, value))
     outputs = []
     for index, (piece, mask) in enumerate(zip(plan.pieces, plan.masks(limit), strict=True)):
@@ -432,6 +486,7 @@ class _Formula:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Attention with heads before tokens, `(1, H, T, E)`; without a mask it is causal."""
         if self.fused:
+            # Grouped-query attention inside of the kernel: repeated keys would take the memory of all heads.
             return scaled_dot_product_attention(
                 query,
                 key,
@@ -469,7 +524,7 @@ def _plain(
     formula: _Formula,
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, None]:
-    """Attention of plain rows: torch's, or our own formula for soft caps and sinks, which torch's has not."""
+    """Attention of plain rows: that of torch, or `_Formula` for soft caps and sinks, which torch's lacks."""
     _check_keywords(module, kwargs, {"is_causal", "position_bias"})
     if formula.fused:
         return sdpa_attention_forward(
@@ -483,7 +538,8 @@ def _plain(
             "which is not implemented"
         )
     if mask is None and query.shape[2] == 1:
-        mask = torch.ones(1, key.shape[2], dtype=torch.bool, device=query.device)  # one generated token sees all
+        # One generated token sees all tokens of the cache. Causality over a square would let it see only the first.
+        mask = torch.ones(1, key.shape[2], dtype=torch.bool, device=query.device)
     return formula(query, key, value, mask).transpose(1, 2).contiguous(), None
 
 
@@ -509,6 +565,7 @@ def _attend_pooled(
     queries, keys, values = (torch.split(states, sizes, dim=2) for states in (query, key, value))
     outputs = []
     for index, (pooled, mask) in enumerate(zip(plan.pooled_tokens, plan.pooled_masks(limit), strict=True)):
+        # One query for each branch: the mask has K rows, and not one for each token of the tree.
         attended = formula(queries[index].index_select(2, pooled.columns), keys[index], values[index], mask)
         tree = attended.new_zeros(*queries[index].shape[:-1], attended.shape[-1])
         outputs.append(tree.index_copy(2, pooled.columns, attended))
@@ -530,5 +587,20 @@ def _attend_after_cache(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
-AttentionInterface.register(TREE_ATTENTION, tree_attention)
-AttentionMaskInterface.register(TREE_ATTENTION, tree_mask)
+def register_tree_attention() -> None:
+    """Makes transformers find the attention and its masks under the name `TREE_ATTENTION`.
+
+    `load_backbone` calls it; importing this module changes nothing. Calls after the first have no effect.
+
+    >>> register_tree_attention()
+    >>> TREE_ATTENTION in AttentionInterface(), TREE_ATTENTION in AttentionMaskInterface()
+    (True, True)
+    """
+    # The two registries belong to the process: transformers gives a model no other way to name an attention function
+    # than a string that it looks up there. The name is ours alone, so no other model is affected.
+    if TREE_ATTENTION in AttentionInterface():
+        return
+    # Compiled layers must not trace into the function: the division of a row into prefixes and branches changes at
+    # every step, and each division would be compiled again. Layers that are not compiled do not notice the mark.
+    AttentionInterface.register(TREE_ATTENTION, torch.compiler.disable(tree_attention))  # type: ignore[no-untyped-call]
+    AttentionMaskInterface.register(TREE_ATTENTION, tree_mask)

@@ -2,12 +2,12 @@
 
 The count is what the step needs, whatever kernel executes it:
 
-- A linear layer takes 2 * inputs * outputs for each token in the forward pass; as much again for the gradient of its
-  weight, if that is trained; and for the gradient of its input, if anything before it is trained. So a frozen vision
-  tower has no backward pass, and nor have the first projections of a language model that is trained by adapters only.
-- Attention takes 4 * heads * head size for every pair of a query and a key that it sees (for its weight and its value),
-  and twice that in the backward pass. Masked pairs cost nothing. A prefix of P tokens has P (P + 1) / 2 pairs, a branch
-  of L tokens has L P + L (L + 1) / 2; a window of a vision tower has all its pairs.
+- A linear layer takes 2 * inputs * outputs for each token in the forward pass. The gradient of its weight takes as much
+  again, if the weight is trained; so does the gradient of its input, if anything before it is trained. So a frozen
+  vision tower has no backward pass, and neither have the first projections of a language model with adapters only.
+- Attention takes 4 * heads * head size for every pair of a query and a key that it sees (one product for the weight and
+  one for the value), and twice that in the backward pass. Masked pairs cost nothing. A prefix of P tokens has
+  P (P + 1) / 2 pairs, and a branch of L tokens has L P + L (L + 1) / 2; a window of a vision tower has all its pairs.
 - In the last decoder layer only pooled tokens need a query, an output and the feed-forward network.
 - A generative head computes the logits of its target tokens, and then the last layer runs for all tokens. Generation
   is not counted.
@@ -30,14 +30,27 @@ from basereward.model.reward_model import RewardModel
 
 @dataclass(frozen=True, slots=True)
 class Flops:
-    """Floating point operations of matrix products."""
+    """Floating-point operations of matrix products.
 
-    vision: int = 0  # linear layers of the vision tower and its merger
-    language: int = 0  # linear layers of the language model
-    attention: int = 0  # of both
-    lora: int = 0  # adapters of both
+    Attributes:
+        vision: linear layers of the vision tower and its merger.
+        language: linear layers of the language model, and the logits of a generative head.
+        attention: of the vision tower and the language model.
+        lora: adapters of both.
+        head: the reward head.
+        recomputed: by gradient checkpointing. They are no part of the total, as in model FLOPs utilisation
+            (arXiv 2204.02311, appendix B).
+
+    >>> (Flops(language=6, recomputed=2) + Flops(attention=1)).total
+    7
+    """
+
+    vision: int = 0
+    language: int = 0
+    attention: int = 0
+    lora: int = 0
     head: int = 0
-    recomputed: int = 0  # by gradient checkpointing: no part of the total, like in model FLOPs utilisation
+    recomputed: int = 0
 
     @property
     def total(self) -> int:
@@ -45,7 +58,7 @@ class Flops:
         return self.vision + self.language + self.attention + self.lora + self.head
 
     def __add__(self, other: Flops) -> Flops:
-        return Flops(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        return Flops(*(getattr(self, kind.name) + getattr(other, kind.name) for kind in fields(self)))
 
 
 class Counter:
@@ -56,7 +69,7 @@ class Counter:
         pooled_only: whether the last decoder layer is restricted to pooled tokens.
 
     Raises:
-        ModelError: the backbone has layers that are not known.
+        ModelError: the backbone has layers whose role is not known from their names.
     """
 
     def __init__(self, model: RewardModel, *, pooled_only: bool = True) -> None:
@@ -72,82 +85,111 @@ class Counter:
             grids += shape.images
         if grids and self.layers.vision is not None:
             work.vision(self.layers.vision, grids)
-        work.reached |= self.layers.embedding_trained
-        tokens, pairs = sum(shape.tokens for shape in shapes), sum(shape.pairs for shape in shapes)
-        *blocks, last = self.layers.blocks
-        for block in blocks:
-            work.block(block, "language", tokens=tokens, pairs=pairs)
-        written = sum(shape.written for shape in shapes) if self.layers.logits is not None else 0
-        if self.pooled_only and last.restrictable and not written:
-            pooled = sum(shape.pooled(self.pooling) for shape in shapes)
-            of_pooled = sum(shape.pairs_of_pooled(self.pooling) for shape in shapes)
-            work.block(last, "language", tokens=tokens, pairs=of_pooled, pooled=pooled)
-        else:
-            work.block(last, "language", tokens=tokens, pairs=pairs)
-        work.reached |= self.layers.norm_trained
+        target_tokens = sum(shape.written for shape in shapes) if self.layers.logits is not None else 0
+        self._count_decoder(work, shapes, all_states=bool(target_tokens))
         if self.layers.logits is not None:
+            # The reward head does not read the logits, so they do not change what its backward pass reaches.
             reached = work.reached
-            work.linear(self.layers.logits, "language", written)
+            work.linear(self.layers.logits, "language", target_tokens)
             work.reached = reached
         for layer in self.layers.head:
             work.linear(layer, "head", sum(len(shape.branches) for shape in shapes))
         return Flops(**work.done)
 
+    def _count_decoder(self, work: _FlopCount, shapes: Sequence[SequenceShape], *, all_states: bool) -> None:
+        """Adds the layers of the language model.
+
+        Args:
+            work: the counts, to which they are added.
+            shapes: of the pass.
+            all_states: whether the states of all tokens are read, and not only those of the pooled ones.
+        """
+        work.reached |= self.layers.embedding_trained
+        tokens, pairs = sum(shape.tokens for shape in shapes), sum(shape.pairs for shape in shapes)
+        *blocks, last = self.layers.blocks
+        for block in blocks:
+            work.block(block, "language", tokens=tokens, pairs=pairs)
+        if self.pooled_only and last.restrictable and not all_states:
+            pooled = sum(shape.pooled(self.pooling) for shape in shapes)
+            pooled_pairs = sum(shape.pairs_of_pooled(self.pooling) for shape in shapes)
+            work.block(last, "language", tokens=tokens, pairs=pooled_pairs, pooled=pooled)
+        else:
+            work.block(last, "language", tokens=tokens, pairs=pairs)
+        work.reached |= self.layers.norm_trained
+
 
 class _FlopCount:
-    """Adds up the layers in the order of execution, and tracks whether anything before is trained."""
+    """Adds up the layers in the order of execution, and tracks whether anything before is trained.
+
+    Attributes:
+        done: operations of each kind so far.
+        reached: whether the backward pass reaches the next layer, because something before it is trained.
+    """
 
     def __init__(self, training: bool) -> None:
         self.training = training
-        self.done = {each.name: 0 for each in fields(Flops)}
-        self.reached = False  # by the backward pass
+        self.done = {kind.name: 0 for kind in fields(Flops)}
+        self.reached = False
+        # Operations of all forward passes so far; differences of it give those of one block.
         self._forward = 0
 
     def linear(self, layer: LinearLayer, kind: str, tokens: int) -> None:
+        """Adds a linear layer with its adapters."""
         for down, up in layer.adapters:
+            # The base layer and its adapters read the same input, so a trained adapter does not lead through the base.
             reached = self.reached
             self.linear(down, "lora", tokens)
             self.linear(up, "lora", tokens)
             self.reached = reached
+        # Forward; gradient of the weight, if it is trained; gradient of the input, if anything before needs it.
         passes = 1 + self.training * (layer.trained + self.reached)
         once = 2 * layer.inputs * layer.outputs * tokens
         self._forward += once
         self.done[kind] += passes * once
         self.reached |= layer.anything_trained
 
-    def together(self, layers: Iterable[LinearLayer], kind: str, tokens: Sequence[int]) -> None:
-        """Layers that share one input."""
-        below = self.reached
-        reached = below
+    def parallel(self, layers: Iterable[LinearLayer], kind: str, tokens: Sequence[int]) -> None:
+        """Adds layers that read the same input: a trained one does not lead the backward pass through the others."""
+        before = self.reached
+        reached = before
         for layer, count in zip(layers, tokens, strict=True):
-            self.reached = below
+            self.reached = before
             self.linear(layer, kind, count)
             reached |= layer.anything_trained
         self.reached = reached
 
     def attention(self, width: int, pairs: int) -> None:
+        """Adds the two products of attention: queries with keys, and weights with values."""
         once = 4 * width * pairs
         self._forward += once
+        # Each of the two products has the gradients of both of its factors.
         self.done["attention"] += (1 + 2 * (self.training and self.reached)) * once
 
     def block(self, block: Block, kind: str, *, tokens: int, pairs: int, pooled: int | None = None) -> None:
-        """`pooled`: tokens that need more than a key and a value; None: all of them."""
+        """Adds a transformer block.
+
+        Args:
+            block: its layers.
+            kind: `vision` or `language`.
+            tokens: of the pass.
+            pairs: of a query and a key that it sees.
+            pooled: tokens that need more than a key and a value; None: all of them.
+        """
         few = tokens if pooled is None else pooled
         before = self._forward
         self.reached |= block.others_trained
         project, *rest = block.stages
-        self.together(project, kind, [few if layer.name == "q_proj" else tokens for layer in project])
+        self.parallel(project, kind, [few if layer.name == "q_proj" else tokens for layer in project])
         self.attention(block.width, pairs)
         for stage in rest:
-            self.together(stage, kind, [few] * len(stage))
+            self.parallel(stage, kind, [few] * len(stage))
         if block.checkpointed and self.training and self.reached:
-            # Recomputation stops when everything that the backward pass needs is there: before the last product. It
-            # includes that product if its output is scattered from pooled tokens, or multiplied by a vector.
-            last = block.stages[-1] if pooled is None and not block.scaled else ()
-            spared = sum(2 * layer.inputs * layer.outputs * few for layer in last if not layer.adapters)
-            self.done["recomputed"] += self._forward - before - spared
+            # A block whose last product is scattered from pooled tokens needs that product again.
+            omitted = _omitted_at_recomputation(block, tokens) if pooled is None else 0
+            self.done["recomputed"] += self._forward - before - omitted
 
     def vision(self, vision: Vision, grids: Sequence[Grid]) -> None:
+        """Adds a vision tower and its mergers, for images with these grids of patches."""
         patches = sum(math.prod(grid) for grid in grids)
         self.linear(vision.embedding, "vision", patches)
         self.reached |= vision.positions_trained
@@ -157,17 +199,30 @@ class _FlopCount:
         for index, block in enumerate(vision.blocks):
             sees_all = not vision.window or index in vision.whole
             self.block(block, "vision", tokens=tokens, pairs=whole if sees_all else windowed)
-            below = self.reached
+            reached = self.reached
             if index in vision.deeper:
                 self.merger(vision.deeper[index], patches // vision.merge**2)
-            self.reached = below  # the next block does not read the merged states
+            # The next block reads the output of this one, and not the merged states.
+            self.reached = reached
         self.merger(vision.merger, patches // vision.merge**2)
         self.reached |= any(merger.anything_trained for merger in vision.deeper.values())
 
     def merger(self, merger: Merger, tokens: int) -> None:
+        """Adds a merger; `tokens` are those that it gives to the language model."""
         self.reached |= merger.others_trained
         for layer in merger.layers:
             self.linear(layer, "vision", tokens)
+
+
+def _omitted_at_recomputation(block: Block, tokens: int) -> int:
+    """Operations of a checkpointed block that are not computed again.
+
+    Recomputation stops when everything that the backward pass needs is there, which is before the last product. It
+    includes that product if the output is multiplied by a trained vector.
+    """
+    if block.scaled:
+        return 0
+    return sum(2 * layer.inputs * layer.outputs * tokens for layer in block.stages[-1] if not layer.adapters)
 
 
 def window_pairs(grid: Grid, *, window: int, merge: int) -> int:
@@ -193,7 +248,7 @@ def _squares(length: int, part: int) -> int:
 
 def count(
     model: RewardModel, shapes: Sequence[SequenceShape], *, training: bool = True, pooled_only: bool = True
-) -> Flops:  # fmt: skip
+) -> Flops:
     """The operations of one pass over trees of these shapes.
 
     Args:
@@ -209,5 +264,5 @@ def count(
 
 
 def count_batch(model: RewardModel, batch: TreeBatch, *, training: bool = True) -> Flops:
-    """The operations of one pass over a batch."""
+    """The operations of one pass over a batch; see `count` for the arguments."""
     return count(model, batch_shapes(batch), training=training)

@@ -17,30 +17,51 @@ from basereward.model.quantization import Quantization
 from basereward.model.reward_model import RewardModel
 
 # Bytes of a weight. Doubly quantised 4-bit normal floats have a scale of 8 bits for 64 weights, and 32 bits more for
-# 256 of these scales (arXiv 2305.14314, section 3). LLM.int8() has one scale for a row, which is negligible.
+# 256 of these scales (arXiv 2305.14314, section 3). LLM.int8() has one scale for each row, which is negligible.
 QUANTIZED: dict[Quantization, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-SMALL = 4096  # bitsandbytes' 8-bit optimizers keep 32-bit moments for weights with fewer values
+# The 8-bit optimizers of bitsandbytes keep 32-bit moments for tensors with fewer values than this.
+MIN_8BIT_SIZE = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes in use at the peak of training."""
+    """Bytes in use at the peak of training.
+
+    Attributes:
+        weights: of the model.
+        gradients: of the trained weights.
+        moments: of the optimizer.
+        copies: of weights that autocast has cast.
+        activations: stored for the backward pass, and temporary ones.
+
+    >>> Memory(weights=4, gradients=1, moments=2, copies=0, activations=3).peak
+    10
+    """
 
     weights: int
     gradients: int
-    moments: int  # of the optimizer
-    copies: int  # of weights, cast by autocast
+    moments: int
+    copies: int
     activations: int
 
     @property
     def peak(self) -> int:
         """The sum of all parts."""
-        return sum(getattr(self, each.name) for each in fields(self))
+        return sum(getattr(self, part.name) for part in fields(self))
 
 
 @dataclass(frozen=True, slots=True)
 class PassTokens:
-    """The size of a forward pass: tokens, pooled tokens and patches."""
+    """The size of a forward pass.
+
+    Attributes:
+        tokens: of all rows.
+        pooled: of these, the tokens that the head reads.
+        patches: of all images.
+
+    >>> PassTokens(tokens=512, pooled=8).patches
+    0
+    """
 
     tokens: int
     pooled: int
@@ -71,18 +92,21 @@ def memory(
     """
     layers = layers_of(model)
     trained = [p for p in model.parameters() if p.requires_grad]
-    of_moments = [(1 if eight_bit and p.numel() >= SMALL else p.element_size()) * p.numel() for p in trained]
+    # AdamW has two moments for every trained value, each in the precision of the weight or in 8 bits.
+    of_moments = [(1 if eight_bit and p.numel() >= MIN_8BIT_SIZE else p.element_size()) * p.numel() for p in trained]
     stores = _Stores(mixed=mixed, weights=model.backbone.transformer.dtype, dropout=dropout)
     return Memory(
         weights=round(sum(_weights(model, quantization))),
         gradients=sum(p.numel() * p.element_size() for p in trained),
         moments=2 * sum(of_moments),
+        # Weights in bfloat16 need no cast.
         copies=_copies(layers) if mixed and stores.stream == 4 else 0,
         activations=_activations(layers, size, stores),
     )
 
 
 def _weights(model: RewardModel, quantization: Quantization | None) -> Iterator[float]:
+    """The bytes of every weight."""
     quantized = {id(p) for p in _quantizable(model)} if quantization else set()
     for parameter in model.parameters():
         per_weight = QUANTIZED[quantization] if quantization and id(parameter) in quantized else None
@@ -90,6 +114,7 @@ def _weights(model: RewardModel, quantization: Quantization | None) -> Iterator[
 
 
 def _quantizable(model: RewardModel) -> Iterator[torch.nn.Parameter]:
+    """The weights that quantisation reduces: matrices in the layers of the language model, without adapters."""
     for name, parameter in model.backbone.transformer.named_parameters():
         in_layer = ".layers." in f".{name}" and part_of(name) == "language" and "lora_" not in name
         if in_layer and parameter.ndim == 2 and parameter.element_size() > 1:
@@ -123,6 +148,7 @@ def _trained(block: Block) -> bool:
 
 
 def _activations(layers: CountedLayers, size: PassTokens, stores: _Stores) -> int:
+    """Bytes of activations at the peak: those that are stored, and the largest temporary ones of a single block."""
     kept, largest = 0, 0
     language = len(layers.blocks)
     blocks = list(_reached(layers))
@@ -135,12 +161,14 @@ def _activations(layers: CountedLayers, size: PassTokens, stores: _Stores) -> in
         if not reached:
             largest = max(largest, stores.working(block) * tokens)
         elif block.checkpointed:
+            # Only the input is stored; in the backward pass one block at a time has its activations.
             kept += stores.stream * block.stages[0][0].inputs * tokens
             largest = max(largest, whole + stores.working(block) * tokens)
         else:
             kept += whole
             largest = max(largest, stores.working(block) * tokens)
-    if blocks[-1][1]:  # the last norm, as `_Stores._norms`
+    # The norm after the last block, as in `_Stores._norms`.
+    if blocks[-1][1]:
         kept += layers.blocks[-1].stages[0][0].inputs * (4 + stores.stream * layers.norm_trained) * size.tokens
     return kept + largest
 
@@ -160,8 +188,10 @@ class _Stores:
         self.product = 2 if mixed else weights.itemsize
 
     def block(self, block: Block) -> int:
+        """Bytes for a token of a block that is not checkpointed."""
         project, output, widen, narrow = block.stages
-        attention = self.product * (2 * block.width + 2 * self._keys(block))  # queries and what comes out
+        # Queries and outputs; keys and values, once as computed and once as copied for the branches.
+        attention = self.product * (2 * block.width + 2 * self._keys(block))
         gated = self.product * narrow[0].inputs * (2 * len(widen) - 1)
         inputs = sum(self._inputs(stage) for stage in (project, output, widen, narrow))
         return self._norms(block) + inputs + attention + gated
@@ -189,6 +219,7 @@ class _Stores:
         adapted = sum(bool(layer.adapters) for layer in stage)
         if not adapted:
             return self.product * width * (len(stage) if self.mixed else 1) if stage[0].trained else 0
-        size = 2 if self.mixed else 4  # adapters are in float32 whatever the weights are in
+        # Adapters are in float32 whatever the precision of the weights.
+        size = 2 if self.mixed else 4
         apart = self.dropout or self.mixed or self.stream != size
         return width * (size * (adapted if apart else 1) + self.dropout * adapted)

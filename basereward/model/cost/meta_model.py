@@ -37,7 +37,10 @@ def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
     config = load_config(path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
     with torch.device("meta"), quiet_transformers():
         model = AutoModel.from_config(
-            config, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.trust_remote_code and is_trusted()
+            config,
+            dtype=getattr(torch, settings.dtype),
+            # A recipe from elsewhere must not be able to run code by itself.
+            trust_remote_code=settings.trust_remote_code and is_trusted(),
         )
         assert isinstance(model, PreTrainedModel)
         backbone = Backbone(model, origin=Origin(str(path)))
@@ -50,6 +53,7 @@ def outline(recipe: ModelRecipe, *, path: str) -> RewardModel:
         if recipe.lora is not None:
             lora = recipe.lora
             backbone.model = add_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, parts=lora.parts)
+        # After the adapters, as in `build_model`: a frozen part freezes its adapters too.
         freeze(backbone, settings.freeze)
         language = None
         if is_generative(head):

@@ -15,15 +15,26 @@ from basereward.model.pooling import LAST, Pooling
 
 @dataclass(frozen=True, slots=True)
 class SequenceShape:
-    """A tree: tokens of its prefix and of every branch, grids of its images. A plain sequence has one branch."""
+    """A tree in numbers. A plain sequence is a tree with one branch.
+
+    Attributes:
+        prefix: number of its tokens.
+        branches: number of tokens of each branch.
+        images: grids of patches.
+        written: target tokens of a generative head.
+
+    >>> SequenceShape(2, (1, 2)).tokens
+    5
+    """
 
     prefix: int
     branches: tuple[int, ...]
     images: tuple[Grid, ...] = ()
-    written: int = 0  # target tokens of a generative head
+    written: int = 0
 
     @property
     def tokens(self) -> int:
+        """The number of tokens of the tree."""
         return self.prefix + sum(self.branches)
 
     @property
@@ -51,6 +62,7 @@ class SequenceShape:
         >>> shape.pairs_of_pooled(), shape.pairs_of_pooled(Pooling("mean"))  # 3 + 4, 3 + (3 + 4)
         (7, 10)
         """
+        # The pooled tokens of a branch are consecutive, so the sum over them is that of an arithmetic series.
         reads = [pooling.read(branch) for branch in self.branches]
         return sum(len(read) * (2 * self.prefix + 2 + read[0] + read[-1]) // 2 for read in reads)
 

@@ -22,7 +22,7 @@ MAX_SIDE = 2**13
 
 
 class TextPositions:
-    """Positions 0, 1, 2, ...: of text-only backbones, and of families that number visual tokens as text."""
+    """Positions 0, 1, 2, ... of text-only backbones, and of families that number visual tokens like text."""
 
     def __call__(self, input_ids: Tensor, images_thw: Tensor | None) -> Tensor:
         """`(P,)` tokens to `(P,)` positions.
@@ -41,6 +41,9 @@ class BackboneFamily:
         liger_types: those for whose decoder layers Liger has kernels.
         reads_images: whether prompts may have images.
         unquantized_modules: submodules that stay in floating point in a quantised backbone.
+
+    >>> BackboneFamily().reads_images
+    False
     """
 
     model_types: tuple[str, ...] = ()
@@ -58,13 +61,19 @@ class BackboneFamily:
         Families that do not call attention through transformers' interface get `eager`.
         """
         model: Any = MODEL_MAPPING.get(type(config), None)
+        # Some configurations map to several classes; the first is the one that `AutoModel` builds.
         while isinstance(model, tuple | list):
             model = model[0]
-        # A model from the checkpoint's own code is not in the mapping; loading it tells whether it takes the interface.
+        # A model from the checkpoint's own code is not in the mapping; whether it uses the interface shows when it is
+        # loaded.
         return tree_attention if model is None or model._can_set_attn_implementation() else "eager"
 
     def part_of(self, path: Sequence[str]) -> str | None:
-        """`vision` or `merger` for a parameter of such a part, by its dotted name in steps; None for other ones."""
+        """The part `vision` or `merger` of a parameter; None for parameters of the language model.
+
+        Args:
+            path: its dotted name, split at the dots.
+        """
         return None
 
 
@@ -75,6 +84,7 @@ class VisionFamily(BackboneFamily, ABC):
     liger_types: tuple[str, ...] = ()
 
     def attention_implementation(self, config: PreTrainedConfig, tree_attention: str) -> Any:
+        """The tree attention for the language model alone."""
         # The vision tower has attention of its own, over images and not over tree rows.
         return {"text_config": tree_attention}
 
@@ -116,12 +126,12 @@ class VisionFamily(BackboneFamily, ABC):
         """
 
     def entering_features(self, states: list[Tensor]) -> list[Tensor] | Tensor:
-        """The features `(t, D)` that enter the language model, in the form that the family's `forward` takes."""
+        """The features `(t, D)` that enter the language model, in the form that the family's `forward` expects."""
         return states
 
     @abstractmethod
     def smallest_image(self, vision_config: Any) -> tuple[int, int]:
-        """Of the smallest image that the tower takes: patches of a side, and numbers of a patch."""
+        """The size of the smallest image that the tower accepts: patches along a side, and numbers of one patch."""
 
     def feature_settings(self, config: PreTrainedConfig) -> tuple[Any, ...]:
         """Settings outside of `vision_config` that change an image's features."""
@@ -131,8 +141,19 @@ class VisionFamily(BackboneFamily, ABC):
 def check_sizes(processor: Any, limits: Mapping[str, int], *, path: str | Path) -> None:
     """Checks the sizes in preprocessor_config.json that every image is resized to.
 
+    Args:
+        processor: transformers' image processor.
+        limits: largest value of each size, by the size's name.
+        path: hub id or folder, for the error message.
+
     Raises:
         ModelError: a size is not a positive integer, or above its limit.
+
+    >>> from types import SimpleNamespace
+    >>> check_sizes(SimpleNamespace(size=SimpleNamespace(height=10**6)), {"height": MAX_SIDE}, path="model")
+    Traceback (most recent call last):
+        ...
+    basereward.errors.ModelError: preprocessor_config.json of 'model': size.height is 1000000; allowed are 1 to 8,192
     """
     for name, limit in limits.items():
         value = getattr(processor.size, name, None)

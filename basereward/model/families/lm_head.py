@@ -18,7 +18,8 @@ from basereward.errors import ModelError
 from basereward.io.limits import read_json_object
 
 WEIGHT = "lm_head.weight"
-AT_ONCE = 1024  # tokens whose logits are computed together; for Qwen's vocabulary of 152k they take 0.6 GB
+# Tokens whose logits are computed together; for Qwen's vocabulary of 152k they take 0.6 GB in float32.
+CHUNK_TOKENS = 1024
 
 
 class LanguageHead(nn.Module):
@@ -26,6 +27,9 @@ class LanguageHead(nn.Module):
 
     Args:
         weight: `(V, D)`; None if the head shares the weight of the token embedding.
+
+    >>> LanguageHead(torch.zeros(10, 4)).weight.shape
+    torch.Size([10, 4])
     """
 
     def __init__(self, weight: Tensor | None = None) -> None:
@@ -41,6 +45,8 @@ class LanguageHead(nn.Module):
         return shared
 
     def logits(self, transformer: PreTrainedModel, hidden: Tensor) -> Tensor:
+        """Logits `(..., V)` in float32 of the tokens that follow hidden states `(..., D)`."""
+        # The product is in the precision of the weight, as in transformers, and the result is cast.
         weight = self.of(transformer)
         return linear(hidden.to(weight.dtype), weight).float()
 
@@ -53,16 +59,19 @@ class LanguageHead(nn.Module):
             targets: `(W,)` token ids.
             weights: `(W,)` factors of the cross-entropies.
         """
-        pieces = zip(*(torch.split(each, AT_ONCE) for each in (hidden, targets, weights)), strict=True)
+        pieces = zip(*(torch.split(values, CHUNK_TOKENS) for values in (hidden, targets, weights)), strict=True)
         weight = self.of(transformer)
-        if len(targets) <= AT_ONCE:
+        if len(targets) <= CHUNK_TOKENS:
             sums = [_weighted(weight, *piece) for piece in pieces]
-        else:  # the backward pass would store all logits; they are computed again, piece by piece
+        else:
+            # Autograd would store the logits of all pieces for the backward pass, which computes them again instead.
             sums = [checkpoint(_weighted, weight, *piece, use_reentrant=False) for piece in pieces]
+        # Without targets the loss is zero, and still connected to the graph, so that its gradient exists.
         return torch.stack(sums).sum() if sums else hidden.float().sum() * 0.0
 
 
 def _weighted(weight: Tensor, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of cross-entropies of some tokens."""
     logits = linear(hidden.to(weight.dtype), weight).float()
     return (weights * cross_entropy(logits, targets, reduction="none")).sum()
 
@@ -99,30 +108,36 @@ def load_language_head(
     if config.tie_word_embeddings:
         return LanguageHead()
     raise ModelError(
-        f"the checkpoint at '{path}' has no {WEIGHT}, so a head that speaks cannot use it. Give the whole causal or "
-        "image-text-to-text model, or a scalar head (linear, mlp)."
+        f"the checkpoint at '{path}' has no {WEIGHT}, which a generative head needs. Give the complete causal or "
+        "image-text-to-text model, or use a scalar head (linear, mlp)."
     )
 
 
 def holds_language_head(path: str | Path, config: PreTrainedConfig, *, revision: str | None = None) -> bool:
     """Whether a checkpoint has a language-model head that is not shared with the embedding.
 
-    Decided by its files if they are on this machine, otherwise by its configuration: no weight is read, and nothing is
+    The files decide if they are on this machine, otherwise the configuration. No weight is read, and nothing is
     downloaded.
+
+    Args:
+        path: hub id or folder.
+        config: of the checkpoint.
+        revision: branch, tag or commit of the hub repository.
     """
-    found = _find_file(str(path), revision=revision, local_files_only=True)
-    return found is not None or not config.tie_word_embeddings
+    file = _find_file(str(path), revision=revision, local_files_only=True)
+    return file is not None or not config.tie_word_embeddings
 
 
 def _equal(weight: Tensor, embedding: Tensor) -> bool:
+    # A checkpoint may store a tied weight a second time; comparing its values decides whether it is the same.
     return weight.shape == embedding.shape and bool(torch.equal(weight, embedding.detach().to("cpu", weight.dtype)))
 
 
 def _find_weight(path: str, *, revision: str | None) -> Tensor | None:
-    found = _find_file(path, revision=revision)
-    if found is None:
+    location = _find_file(path, revision=revision)
+    if location is None:
         return None
-    file, name = found
+    file, name = location
     with safe_open(file, framework="pt") as weights:
         weight: Tensor = weights.get_tensor(name)
     return weight
@@ -149,5 +164,9 @@ def _find_file(path: str, *, revision: str | None, **where: Any) -> tuple[str, s
 
 
 def _name_among(names: Iterable[str]) -> str | None:
-    """The name of the weight: older checkpoints of vision models put the language model's name before it."""
+    """The name of the weight: older checkpoints of vision models have a prefix before it.
+
+    >>> _name_among(["model.norm.weight", "language_model.lm_head.weight"])
+    'language_model.lm_head.weight'
+    """
     return next((name for name in names if name == WEIGHT or name.endswith(f".{WEIGHT}")), None)

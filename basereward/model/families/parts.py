@@ -28,12 +28,27 @@ def part_of(name: str) -> str:
 
 
 def decoder_layers(transformer: nn.Module) -> list[Any]:
-    """The layers of the language model, from first to last; an empty list for families that keep them elsewhere."""
+    """The layers of the language model, from first to last; an empty list for families that keep them elsewhere.
+
+    >>> decoder_layers(nn.Linear(2, 2))
+    []
+    """
+    # Models that read images have the language model as a submodule; text-only ones are the language model.
     return list(getattr(getattr(transformer, "language_model", transformer), "layers", ()))
 
 
 def freeze(backbone: nn.Module, parts: Iterable[str]) -> None:
-    """Excludes the parts from training."""
+    """Excludes the parts from training.
+
+    Args:
+        backbone: with or without adapters; the adapters of a frozen part are frozen too.
+        parts: any of `PARTS`.
+
+    >>> model = nn.ModuleDict({"visual": nn.Linear(2, 2), "layers": nn.Linear(2, 2)})
+    >>> freeze(model, ["vision"])
+    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+    ['layers.weight', 'layers.bias']
+    """
     frozen = set(parts)
     for name, parameter in backbone.named_parameters():
         if part_of(name) in frozen:
@@ -41,8 +56,13 @@ def freeze(backbone: nn.Module, parts: Iterable[str]) -> None:
 
 
 def linear_layers(backbone: nn.Module, parts: Iterable[str]) -> Iterator[str]:
-    """Names of the linear layers of the parts, including quantised ones."""
+    """Names of the linear layers of the parts, including quantised ones.
+
+    >>> list(linear_layers(nn.ModuleDict({"visual": nn.Linear(2, 2), "layers": nn.Linear(2, 2)}), ["vision"]))
+    ['visual']
+    """
     wanted = set(parts)
     for name, module in backbone.named_modules():
+        # The quantised classes of bitsandbytes are subclasses of `nn.Linear`.
         if isinstance(module, nn.Linear) and part_of(name) in wanted:
             yield name

@@ -39,7 +39,7 @@ def load_encoder(
         revision: branch, tag or commit of the hub repository.
         image_backend: which of transformers' image processors is used; they resample differently.
         min_pixels, max_pixels: size of an image after resizing; None: the image processor's own limit.
-        max_tokens: limit for a prompt with one response; longer groups are rejected.
+        max_tokens: limit of a prompt with one response; longer groups are rejected.
         trust_remote_code: whether code of the checkpoint may run; it also needs the caller's `trusting` block.
         files: the folder of tokenizer, chat template and image processor, if they are not in `path`.
 
@@ -52,8 +52,10 @@ def load_encoder(
     family = find_family(config)
     source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if files is None:
-        source["revision"] = revision  # a folder of files has no revisions
+        # A folder of files has no revisions.
+        source["revision"] = revision
     place = path if files is None else files
+    # Before transformers reads the files, which may come from anybody.
     check_text_files(place, revision=source.get("revision"))
     with quiet_transformers(), explained(place):
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
@@ -105,7 +107,7 @@ def recipe_encoder(
         trust_remote_code=recipe.model.backbone.trust_remote_code,
         files=files,
     )
-    # The data are read before the backbone is loaded, so its width is unknown here; a template does not depend on it.
+    # The data are read before the backbone is loaded, so its width is unknown here. A template does not depend on it.
     any_head = head or make(recipe.model.head, "heads", 1)
     encoder.speech = any_head.branch_template if isinstance(any_head, GenerativeHead) else None
     return encoder
@@ -115,17 +117,23 @@ def same_positions(config: PreTrainedConfig) -> int | None:
     """The length up to which the rotary frequencies of a sequence do not depend on other sequences; None: any length.
 
     transformers chooses the frequencies of the types `dynamic` and `longrope` by the longest sequence of a batch, so a
-    score would depend on what is scored beside it.
+    score would depend on the other sequences of the batch.
+
+    Args:
+        config: of the checkpoint.
 
     Returns:
-        a number of tokens, or None.
+        A number of tokens, or None.
+
+    >>> same_positions(PreTrainedConfig()) is None
+    True
     """
     text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None)
     if not isinstance(rope, dict):
         return None
     limits: list[int] = []
-    # Parameters are those of all layers, or one set for each kind of layer.
+    # The parameters are those of all layers, or one dictionary for each kind of layer.
     for parameters in (rope, *rope.values()):
         if not isinstance(parameters, dict):
             continue

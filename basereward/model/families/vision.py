@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.feature_store import FeatureStore
-from basereward.data.images.vision_features import Features
+from basereward.data.images.vision_features import Features, Grid
 from basereward.errors import ModelError
 from basereward.io.cache import cache_folder
 from basereward.model.determinism_key import machine
@@ -35,6 +35,9 @@ class VisionOutput:
     Attributes:
         pooler_output: features `(t, D)` of each image, or of all images in one tensor, as the family's model expects.
         deepstack_features: for each of the S - 1 deeper layers the features `(t, D)` of each image.
+
+    >>> VisionOutput([torch.zeros(4, 8)], []).deepstack_features
+    []
     """
 
     pooler_output: list[Tensor] | Tensor
@@ -49,6 +52,9 @@ class ImageEncoder:
 
     Attributes:
         store: cache of the features of a frozen tower; None: no cache.
+
+    >>> ImageEncoder().store is None
+    True
     """
 
     def __init__(self) -> None:
@@ -84,24 +90,40 @@ class ImageEncoder:
             return []
         if torch.is_grad_enabled() and is_trained(transformer):
             return encode(transformer, batch.pixels.values, batch.image_grid_thw)
-        grids: list[list[int]] = batch.image_grid_thw.tolist()
         features_of_images: list[Tensor] = []
         start = 0
-        for index, (time, height, width) in enumerate(grids):
-            patches_of_image = slice(start, start + time * height * width)
-            start = patches_of_image.stop
-            key = batch.image_keys[index] if self.store is not None and batch.image_keys else None
-            # An earlier batch may have stored them after the data loader looked.
-            stored = self._find(key)
-            if stored is None:
-                pixels = batch.pixels.map(lambda patches, part=patches_of_image: patches[part])  # type: ignore[misc]
-                with torch.no_grad():
-                    (states,) = encode(transformer, pixels.values, batch.image_grid_thw[index : index + 1])
-                self._keep(key, Features(states, ((time, height, width),), (states.shape[1],)))
-            else:
-                states = stored.states.to(batch.input_ids.device)
-            features_of_images.append(states)
+        # The grids are read in one piece: reading each would wait for the GPU once for each image.
+        for index, (time, height, width) in enumerate(batch.image_grid_thw.tolist()):
+            patches = slice(start, start + time * height * width)
+            start = patches.stop
+            grid = (time, height, width)
+            features_of_images.append(self._encode_image(transformer, batch, index=index, grid=grid, patches=patches))
         return features_of_images
+
+    def _encode_image(
+        self, transformer: PreTrainedModel, batch: TreeBatch, *, index: int, grid: Grid, patches: slice
+    ) -> Tensor:
+        """`(S, t, D)` of one image, from the cache or from the vision tower.
+
+        Args:
+            transformer: of the backbone.
+            batch: with pixels.
+            index: of the image among those with pixels.
+            grid: patches of the image in time, height and width.
+            patches: of the image among the patches of the batch.
+        """
+        assert batch.pixels is not None
+        assert batch.image_grid_thw is not None
+        key = batch.image_keys[index] if self.store is not None and batch.image_keys else None
+        # An earlier batch may have stored the features after the data loader looked for them.
+        stored = self._find(key)
+        if stored is not None:
+            return stored.states.to(batch.input_ids.device)
+        pixels = batch.pixels.map(lambda all_patches: all_patches[patches])
+        with torch.no_grad():
+            (states,) = encode(transformer, pixels.values, batch.image_grid_thw[index : index + 1])
+        self._keep(key, Features(states, (grid,), (states.shape[1],)))
+        return states
 
     def _find(self, key: str | None) -> Features | None:
         return None if self.store is None or key is None else self.store.find(key)
@@ -112,12 +134,16 @@ class ImageEncoder:
 
 
 def encode(transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
-    """Features `(S, t, D)` of every image; see `VisionFamily.encode_images`."""
+    """Features `(S, t, D)` of every image; see `VisionFamily.encode_images` for the arguments."""
     return vision_family(transformer.config).encode_images(transformer, patches, grids)
 
 
 def features_of_nothing(transformer: PreTrainedModel) -> Tensor:
-    """The sum of the features of a black image of the smallest size: a scalar that depends on every vision weight."""
+    """The sum of the features of a black image of the smallest size: a scalar that depends on every vision weight.
+
+    Args:
+        transformer: of a family that reads images.
+    """
     family = vision_family(transformer.config)
     side, numbers = family.smallest_image(transformer.config.vision_config)
     patches = torch.zeros(side * side, numbers, dtype=transformer.dtype, device=transformer.device)
@@ -126,14 +152,22 @@ def features_of_nothing(transformer: PreTrainedModel) -> Tensor:
 
 
 def towers(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that encode images, with their names: vision tower and merger."""
+    """The modules that encode images, with their names: vision tower and merger.
+
+    >>> [name for name, _ in towers(nn.ModuleDict({"visual": nn.Linear(2, 2), "layers": nn.Linear(2, 2)}))]
+    ['visual']
+    """
     for name, module in transformer.named_children():
         if part_of(name) in VISION_PARTS:
             yield name, module
 
 
 def is_trained(transformer: nn.Module) -> bool:
-    """Whether any weight of the vision tower or its merger is trained, adapters included."""
+    """Whether any weight of the vision tower or its merger is trained, including adapters.
+
+    >>> is_trained(nn.ModuleDict({"visual": nn.Linear(2, 2).requires_grad_(False), "layers": nn.Linear(2, 2)}))
+    False
+    """
     for _, tower in towers(transformer):
         trained = [parameter for parameter in tower.parameters() if parameter.requires_grad]
         if trained:
@@ -195,5 +229,6 @@ def _feature_key(transformer: PreTrainedModel, *, processor: Any, device: torch.
             digest.update(f"{name} {path} {forward.__module__} {forward.__qualname__}".encode())
         for path, weight in (*tower.named_parameters(), *tower.named_buffers()):
             digest.update(f"{name} {path} {weight.dtype} {tuple(weight.shape)}".encode())
+            # As bytes: NumPy has no bfloat16.
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,8 +1,10 @@
 """Generates text after the branches of tree rows.
 
-One pass over the tree rows computes keys and values of all branches, and every prompt and image once. They are then
-copied to one row for each branch, and transformers' `generate` continues the rows together. Shapes: B branches, T
-tokens of the longest branch with its prefix.
+One pass over the tree rows computes keys and values of all branches; every prompt and image is computed once. The keys
+and values are then copied to one row for each branch, and `generate` of transformers continues these rows together.
+
+Shapes: B branches, T tokens of the longest branch with its prefix, H heads of keys, D channels of a head, V tokens of
+the vocabulary.
 """
 
 from __future__ import annotations
@@ -31,21 +33,24 @@ from basereward.model.attention.layout_check import arbitrary_tokens
 from basereward.model.backbone import Backbone
 from basereward.model.families.lm_head import WEIGHT, LanguageHead
 
-# One thread generates at a time: sampling uses the generator of the process, and Qwen-VL models store the offset of
-# their positions as an attribute between the steps of `generate`.
+# One thread of the process generates at a time: sampling uses the random number generator of the process, and Qwen-VL
+# models store the offset of their positions as an attribute between the steps of `generate`.
 _generating = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
-    """Settings of generation.
+class SamplingParams:
+    """Settings of generation, with the names that vLLM gives them.
 
     Args:
-        max_tokens: limit of one text, including its end-of-turn token; a longer text is cut.
-        temperature: of sampling; 0 takes the likeliest token.
-        top_p: sampling draws from the smallest set of tokens with this probability.
+        max_tokens: limit of one text, including its end-of-turn token; a longer text is truncated.
+        temperature: of sampling; 0 takes the most likely token.
+        top_p: sampling draws from the smallest set of tokens that together have this probability.
         samples: texts for each branch.
         seed: of sampling.
+
+    >>> SamplingParams(max_tokens=8).temperature  # greedy
+    0.0
     """
 
     max_tokens: int = 256
@@ -55,11 +60,11 @@ class Writing:
     seed: int = 0
 
 
-class Writer:
-    """Generates with a backbone and its language-model head.
+class TextGenerator:
+    """Generates text with a backbone and its language-model head.
 
     Args:
-        backbone: its current weights are used.
+        backbone: its current weights are used at every call.
         language: its language-model head.
         end: id of the end-of-turn token.
         pad: id of the padding token.
@@ -72,17 +77,23 @@ class Writer:
         self.pad = pad
 
     @torch.no_grad()
-    def __call__(self, batch: TreeBatch, how: Writing) -> list[list[Tensor]]:
-        """Continues every branch of a batch of tree rows.
+    def __call__(self, batch: TreeBatch, sampling: SamplingParams) -> list[list[Tensor]]:
+        """Generates text after every branch of a batch of tree rows.
+
+        Args:
+            batch: one tree row with B branches.
+            sampling: settings of the texts.
 
         Returns:
-            For every branch `how.samples` texts of `(n,)` tokens, without the end-of-turn token. A text that was cut
-            has `max_tokens` tokens.
+            For every branch `sampling.samples` texts of `(n,)` tokens, without the end-of-turn token. A text that was
+            truncated has `max_tokens` tokens.
         """
         rows: list[Tensor] = []
         for columns in _branch_columns(batch):
-            # `generate` repeats rows for several samples, but not the cache that we pass.
-            rows += [columns] * how.samples
+            # `generate` repeats rows for several samples, but not the cache that it is given.
+            rows += [columns] * sampling.samples
+        # Layers that keep all keys. By the configuration, a sliding-window layer would drop those outside of the window
+        # of the row's end, which other branches need.
         cache = Cache(layer_class_to_replicate=DynamicLayer)
         self.backbone.hidden_states(batch, cache=cache)
         longest = max(len(row) for row in rows)
@@ -90,32 +101,34 @@ class Writer:
         columns = torch.stack([_left_padded(row, longest) for row in rows]).to(device)
         mask = torch.stack([_left_padded(torch.ones_like(row), longest) for row in rows]).to(device)
         model = self.causal_model()
-        with _generating, _seeded(how.seed, device) if how.temperature else contextlib.nullcontext():
+        with _generating, _seeded(sampling.seed, device) if sampling.temperature else contextlib.nullcontext():
             generated = model.generate(
                 input_ids=batch.input_ids[0, columns].masked_fill(mask == 0, self.pad),
                 attention_mask=mask,
+                # The positions of the tree row: Qwen-VL models would compute others without the images.
                 position_ids=batch.position_ids[..., 0, :][..., columns],
                 # Without the last token: `generate` feeds it to get the first logits.
                 past_key_values=_gathered(cache, columns[:, :-1]),
-                generation_config=self._config(how),
+                generation_config=self._config(sampling),
             )
         texts = [_until(self.end, row[longest:]) for row in generated]
-        return [texts[i : i + how.samples] for i in range(0, len(texts), how.samples)]
+        return [texts[i : i + sampling.samples] for i in range(0, len(texts), sampling.samples)]
 
-    def _config(self, how: Writing) -> GenerationConfig:
-        sampling: dict[str, Any] = {"do_sample": False}
-        if how.temperature:
+    def _config(self, sampling: SamplingParams) -> GenerationConfig:
+        """The settings in the form of transformers."""
+        method: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature:
             # transformers' default top_k of 50 would change the distribution; 0 turns it off.
-            sampling = {"do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
+            method = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         return GenerationConfig(
-            max_new_tokens=how.max_tokens,
+            max_new_tokens=sampling.max_tokens,
             eos_token_id=self.end,
             pad_token_id=self.pad,
-            **sampling,
+            **method,
         )
 
     def causal_model(self) -> Any:
-        """The transformer with its language-model head, as `generate` needs it; no weight is copied.
+        """The transformer with its language-model head, as `generate` of transformers needs it; no weight is copied.
 
         Raises:
             ModelError: the family's language-model head has a bias.
@@ -124,6 +137,7 @@ class Writer:
         models: Any = (
             MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if self.backbone.reads_images else MODEL_FOR_CAUSAL_LM_MAPPING
         )
+        # The class is built without memory, and gets the weights of the backbone below.
         with torch.device("meta"):
             model: PreTrainedModel = models[type(transformer.config)](transformer.config)
         if getattr(model.get_output_embeddings(), "bias", None) is not None:
@@ -136,6 +150,7 @@ class Writer:
         head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         head.weight = nn.Parameter(weight, requires_grad=False)
         model.set_output_embeddings(head)
+        # A new model is in training mode; `eval` here must not change the mode of a backbone that is being trained.
         return model.eval() if not self.backbone.training else model
 
 
@@ -143,19 +158,27 @@ class Writer:
 def check_language_head(backbone: Backbone, language: LanguageHead) -> None:
     """Compares the logits of a few tokens with those of transformers' own causal model.
 
+    Args:
+        backbone: whose head it is.
+        language: the language-model head that was loaded.
+
     Raises:
-        ModelError: they differ, because the family's head has a bias, a scale or a soft cap, which ours has not.
+        ModelError: they differ, because the head of the family has a bias, a scale or a soft cap, which `LanguageHead`
+            does not implement.
     """
     transformer = backbone.transformer
     training = [module for module in transformer.modules() if module.training]
     transformer.eval()
     ids = arbitrary_tokens(transformer, 4)[None].to(transformer.device)
-    expected = Writer(backbone, language, end=0, pad=0).causal_model()(input_ids=ids, use_cache=False).logits.float()
+    expected = (
+        TextGenerator(backbone, language, end=0, pad=0).causal_model()(input_ids=ids, use_cache=False).logits.float()
+    )
     logits = language.logits(transformer, transformer(input_ids=ids, use_cache=False).last_hidden_state)
     for module in training:
         module.training = True
     difference = float((logits - expected).norm() / expected.norm().clamp_min(1e-30))
-    # Relative differences from rounding alone are 1e-6 in float32 and some hundredths in half precision. NaN fails too.
+    # Rounding alone gives relative differences of 1e-6 in float32 and some hundredths in half precision. The negated
+    # comparison fails for NaN too.
     limit = 0.01 if transformer.dtype == torch.float32 else 0.3
     if not difference < limit:
         raise ModelError(
@@ -174,7 +197,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _left_padded(values: Tensor, length: int) -> Tensor:
-    """Values `(n,)` with zeros before them, `(length,)`: generation continues at the right end.
+    """Values `(n,)` with zeros before them, `(length,)`: `generate` appends tokens at the right end of all rows.
 
     >>> _left_padded(torch.tensor([4, 5]), 3).tolist()
     [0, 4, 5]
@@ -209,14 +232,26 @@ def _gathered(cache: Cache, columns: Tensor) -> DynamicCache:
 
 
 def _until(end: int, tokens: Tensor) -> Tensor:
-    """The tokens before the first `end`; all of them if there is none."""
+    """The tokens before the first `end`; all tokens if there is none.
+
+    >>> _until(9, torch.tensor([4, 9, 9])).tolist()
+    [4]
+    """
     ends = (tokens == end).nonzero()
     return tokens[: int(ends[0])] if len(ends) else tokens
 
 
-def texts(decode: Any, written: Sequence[Sequence[Tensor]]) -> list[list[str]]:
-    """Decodes the texts of every branch by a tokenizer's `decode`; special tokens stay visible."""
+def texts(decode: Any, generated: Sequence[Sequence[Tensor]]) -> list[list[str]]:
+    """Decodes the texts of every branch; special tokens stay visible.
+
+    Args:
+        decode: the method of a tokenizer.
+        generated: for every branch its texts as tokens `(n,)`.
+
+    >>> texts(lambda tokens, skip_special_tokens: bytes(tokens.tolist()).decode(), [[torch.tensor([72, 105])]])
+    [['Hi']]
+    """
     decoded: list[list[str]] = []
-    for branch in written:
+    for branch in generated:
         decoded.append([decode(tokens, skip_special_tokens=False) for tokens in branch])
     return decoded

@@ -7,15 +7,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from basereward.data.schema.group import Group, Part, Turn
 from basereward.errors import unknown
 
 FIELD = re.compile(r"\{(\w+)\}")
+# The fields of each kind of prompt, in the order in which they must stand.
 PAIRWISE = ("question", "answer_1", "answer_2")
 POINTWISE = ("question", "answer")
-REQUEST = ()  # a request for a critique has no fields: it follows the answer in a turn of its own
+# A request for a critique has no fields: it follows the answer in a turn of its own.
+REQUEST = ()
+# How a role is written in a question of several turns.
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
@@ -32,15 +36,21 @@ class Prompt:
 
     @property
     def sha256(self) -> str:
-        """Hash of the text; runs record it, so that two wordings under one name can be told apart."""
+        """Hash of the text; runs record it, so that two wordings under one name can be distinguished."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def fields(self) -> tuple[str, ...]:
+        """The names of the fields, in the order of the text.
+
+        >>> Prompt("p", "{question} A: {answer}").fields
+        ('question', 'answer')
+        """
         return tuple(FIELD.findall(self.text))
 
     def before(self, field: str) -> str:
         """The text between the previous field and this one."""
+        # A split by a pattern with one group gives texts and names in turn: text, field, text, field, text.
         return FIELD.split(self.text)[2 * self.fields.index(field)]
 
     def after(self, field: str) -> str:
@@ -53,6 +63,10 @@ class Prompt:
         Args:
             group: its prompt is the question.
             answers: text of the fields after the question, by name; the turn ends at the first field that is missing.
+
+        >>> group = Group("a", "made", (Turn("user", (Part("2 + 2?"),)),), ("4",))
+        >>> Prompt("p", "Q: {question} A: {answer}").turns(group)[0].parts[0].text
+        'Q: 2 + 2? A: '
         """
         parts = [Part(self.before("question")), *question_parts(group.prompt)]
         for field in self.fields[1:]:
@@ -79,7 +93,12 @@ def question_parts(prompt: Sequence[Turn]) -> list[Part]:
 
 
 def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts with adjacent texts joined; empty texts are dropped."""
+    """The parts with adjacent texts joined; empty texts are dropped.
+
+    >>> [part.text for part in _joined([Part("a"), Part(""), Part("b")])]
+    ['ab']
+    """
+    # Chat templates may write something between two text parts, which would split the tokens of a sentence.
     joined: list[Part] = []
     for part in parts:
         if joined and part.text is not None and joined[-1].text is not None:
@@ -90,7 +109,7 @@ def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 
 def load_prompt(name: str, file: str | Path | None = None, *, fields: Sequence[str]) -> Prompt:
-    """Loads a prompt of the package, or a user's own.
+    """Loads a prompt of the package, or a prompt of the user.
 
     Args:
         name: of a file in `basereward/model/prompts`.
@@ -103,22 +122,44 @@ def load_prompt(name: str, file: str | Path | None = None, *, fields: Sequence[s
     >>> load_prompt("critique", fields=REQUEST).fields
     ()
     """
-    known = {Path(prompt.name).stem: prompt for prompt in (files("basereward.model") / "prompts").iterdir()}
-    if file is None and name not in known:
-        fitting = []
-        for known_name, path in known.items():
-            if tuple(FIELD.findall(path.read_text())) == tuple(fields):
-                fitting.append(known_name)
-        raise ValueError(unknown("prompt", name, fitting))
+    path = _package_file(name, fields) if file is None else Path(file)
     try:
-        text = (known[name] if file is None else Path(file)).read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"prompt_file cannot be read: {error}") from error
     prompt = Prompt(name if file is None else Path(file).stem, text)
     if prompt.fields != tuple(fields):
-        listed = " then ".join("{" + field + "}" for field in fields) or "no fields"
-        given = ", ".join("{" + field + "}" for field in prompt.fields) or "none"
-        raise ValueError(f"the prompt '{file or name}' has the fields {given}; needed: {listed}, once each")
+        raise ValueError(
+            f"the prompt '{file or name}' has the fields {_listed(prompt.fields, ', ') or 'none'}; needed: "
+            f"{_listed(fields, ' then ') or 'no fields'}, once each"
+        )
     if not text:
-        raise ValueError(f"the prompt '{file or name}' is empty")
+        raise ValueError(f"the prompt '{file or name}' is empty; write the text of the prompt into it")
     return prompt
+
+
+def _package_file(name: str, fields: Sequence[str]) -> Traversable:
+    """The file of a prompt of the package.
+
+    Raises:
+        ValueError: there is none; the message lists the prompts that have these fields.
+    """
+    prompts: dict[str, Traversable] = {}
+    for path in (files("basereward.model") / "prompts").iterdir():
+        prompts[Path(path.name).stem] = path
+    if name in prompts:
+        return prompts[name]
+    suitable: list[str] = []
+    for known_name, path in prompts.items():
+        if tuple(FIELD.findall(path.read_text())) == tuple(fields):
+            suitable.append(known_name)
+    raise ValueError(unknown("prompt", name, suitable))
+
+
+def _listed(fields: Sequence[str], separator: str) -> str:
+    """Fields as they stand in a prompt.
+
+    >>> _listed(POINTWISE, " then ")
+    '{question} then {answer}'
+    """
+    return separator.join("{" + field + "}" for field in fields)

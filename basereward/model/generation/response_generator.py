@@ -14,7 +14,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError
 from basereward.model.backbone import Backbone
 from basereward.model.families.lm_head import LanguageHead
-from basereward.model.generation.generate import Writer, Writing
+from basereward.model.generation.generate import SamplingParams, TextGenerator
 
 
 class ResponseGenerator:
@@ -24,8 +24,8 @@ class ResponseGenerator:
         encoder: the encoder of the batches; its tokenizer decodes what is generated.
         backbone: shared with the reward model, so generation uses the current weights.
         language: the language-model head of the backbone.
-        tally: counters that are increased: generated `tokens`; for judges that write, `verdicts` that were looked for
-            and `unread` ones that could not be parsed.
+        tally: counters that are increased: generated `tokens`; for judges that generate text, the `verdicts` that were
+            expected, and the `unread` ones that could not be parsed.
     """
 
     def __init__(
@@ -38,37 +38,38 @@ class ResponseGenerator:
 
     def counting(self, tally: Counter[str] | None = None) -> ResponseGenerator:
         """The same generator with its own counters: `tally`, or new ones."""
-        # A pass has counters of its own, because several threads may score with one model.
+        # A forward pass has counters of its own, because several threads may score with one model.
         return ResponseGenerator(self.encoder, self.backbone, self.language, tally=tally)
 
-    def write(self, batch: TreeBatch, how: Writing) -> list[list[Tensor]]:
-        """Generates after every branch.
+    def generate(self, batch: TreeBatch, sampling: SamplingParams) -> list[list[Tensor]]:
+        """Generates text after every branch.
 
         Args:
             batch: tree rows with B branches.
-            how: sampling settings and the limit of tokens.
+            sampling: settings of the texts.
 
         Returns:
-            For each of the B branches `how.samples` texts of `(n,)` tokens. A text ends with the end-of-turn token,
-            except where it was cut at `how.max_tokens`.
+            For each of the B branches `sampling.samples` texts of `(n,)` tokens. A text ends with the end-of-turn
+            token, unless it was truncated at `sampling.max_tokens`.
 
         Raises:
             ModelError: the batch has plain rows.
         """
         if batch.layout == "plain":
-            raise ModelError("a generative head writes after tree rows; batch.layout is plain. Set batch.layout=tree.")
+            raise ModelError("a generative head needs tree rows, and batch.layout is plain. Set batch.layout=tree.")
         end = self.encoder.end_of_turn
-        writer = Writer(self.backbone, self.language, end=end, pad=self.encoder.pad_id)
+        generator = TextGenerator(self.backbone, self.language, end=end, pad=self.encoder.pad_id)
+        # Critics also generate during training, where dropout would change the text.
         with _evaluation_mode(self.backbone):
-            texts_of_branches = writer(batch, how)
+            texts_of_branches = generator(batch, sampling)
         completed: list[list[Tensor]] = []
         for texts in texts_of_branches:
-            completed.append([self._with_end(text, max_tokens=how.max_tokens) for text in texts])
+            completed.append([self._with_end(text, max_tokens=sampling.max_tokens) for text in texts])
             self.tally["tokens"] += sum(len(text) for text in completed[-1])
         return completed
 
     def _with_end(self, text: Tensor, *, max_tokens: int) -> Tensor:
-        """The text with its end-of-turn token, unless it was cut."""
+        """The text with its end-of-turn token, unless it was truncated."""
         if len(text) >= max_tokens:
             return text
         return torch.cat([text, text.new_tensor([self.encoder.end_of_turn])])
@@ -94,11 +95,13 @@ class ResponseGenerator:
         Raises:
             ModelError: the tokenizer splits it into several.
         """
+        # Encoded without the tokens that some tokenizers add at the beginning of every text.
         ids = self.encoder.plain(text).tolist()
         if len(ids) != 1:
             raise ModelError(
                 f"'{text}' is {len(ids)} tokens of this backbone's tokenizer, so its probability cannot be read at one "
-                "position. Use a judge that writes (generative with thinking: true), or another backbone."
+                "position. Use a judge that generates its verdict as text (generative with thinking: true), or another "
+                "backbone."
             )
         return int(ids[0])
 

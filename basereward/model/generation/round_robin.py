@@ -57,7 +57,8 @@ def scores(count: int, leads: Mapping[tuple[int, int], Sequence[float | None]]) 
         values = [value for value in leads.get((i, j), ()) if value is not None]
         values += [-value for value in leads.get((j, i), ()) if value is not None]
         if values:
-            lead = math.fsum(values) / len(values)  # exact, so the order of verdicts does not change a score
+            # `fsum` is exact, so the order in which verdicts arrive does not change a score.
+            lead = math.fsum(values) / len(values)
             sums[i] += lead
             sums[j] -= lead
             judged[i] = judged[j] = True
@@ -66,4 +67,5 @@ def scores(count: int, leads: Mapping[tuple[int, int], Sequence[float | None]]) 
 
 def _odd(text: str) -> bool:
     """A coin flip that depends on a text alone, on every machine and in every version of Python."""
+    # Python's own `hash` of a text is different in every process.
     return bool(hashlib.sha256(text.encode()).digest()[0] & 1)

@@ -1,11 +1,12 @@
-"""Parses the verdict or rating in a judge's text. Text that does not have the agreed form has no verdict."""
+"""Parses the verdict or the rating in the text of a judge. Text without the expected form has no verdict."""
 
 from __future__ import annotations
 
 import re
 
 TAG = re.compile(r"</?answer>")
-THINKING, THOUGHT = "<think>", "</think>"
+# The tags around reasoning, as in R1-Reward (arXiv 2505.02835).
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 MAX_PATTERN_CHARACTERS = 50_000
 """Longest text in which a user's pattern is searched: the time of a search may grow with the square of the length."""
 
@@ -14,7 +15,7 @@ def parse_verdict(text: str, pattern: re.Pattern[str] | None = None) -> int | No
     """The number of the better answer, 1 or 2; None if the text does not give exactly one.
 
     Args:
-        text: of the judge. Only the part after the last `</think>` is read; reasoning that was cut has no verdict.
+        text: of the judge. Only the part after the last `</think>` is parsed; truncated reasoning has no verdict.
         pattern: with one group around the number; None: `<answer>1</answer>`. A text with more than
             `MAX_PATTERN_CHARACTERS` after its reasoning has no verdict by a pattern.
 
@@ -32,6 +33,7 @@ def parse_rating(text: str, *, scale: int, pattern: re.Pattern[str] | None = Non
     (4, None)
     """
     answer = _answer(text, pattern)
+    # `int` alone would accept signs, underscores, digits of other scripts, and texts of millions of digits.
     if answer is None or not re.fullmatch(r"[0-9]{1,3}", answer):
         return None
     rating = int(answer)
@@ -58,9 +60,10 @@ def compiled_pattern(text: str) -> re.Pattern[str]:
 
 def _answer(text: str, pattern: re.Pattern[str] | None) -> str | None:
     """The answer that all matches agree on; None if there is no match, or they differ."""
-    rest = text.rpartition(THOUGHT)[2]
-    if THINKING in rest:
-        return None  # the text was cut within its reasoning, which may weigh both answers
+    rest = text.rpartition(THINK_CLOSE)[2]
+    # The text was truncated within its reasoning, which may name both answers before it decides.
+    if THINK_OPEN in rest:
+        return None
     matches: list[str] = []
     if pattern is None:
         matches = _tagged(rest)
@@ -73,13 +76,14 @@ def _answer(text: str, pattern: re.Pattern[str] | None) -> str | None:
 def _tagged(text: str) -> list[str]:
     """The texts between `<answer>` and `</answer>`; an empty list if the tags do not alternate.
 
-    A tag that is left over starts another answer, which might have been a different one. The time is linear in the
-    length of the text, unlike that of a search for pairs of tags.
+    A single tag that is left over begins another answer, which might be a different one. The time is linear in the
+    length of the text; a regular expression for pairs of tags would take quadratic time.
 
     >>> _tagged("<answer>1</answer>, I say: <answer> 1 </answer>"), _tagged("<answer>1</answer> or <answer>2")
     (['1', ' 1 '], [])
     """
-    tags = TAG.findall(text)  # strings, not match objects: hundreds of thousands of these slow the garbage collector
+    # Strings and not match objects: hundreds of thousands of those slow the garbage collector down.
+    tags = TAG.findall(text)
     if tags != ["<answer>", "</answer>"] * (len(tags) // 2):
         return []
     return TAG.split(text)[1::2]

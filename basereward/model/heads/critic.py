@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,17 +10,16 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from basereward.data.batching.continued import continued
-from basereward.data.encoding.encoder import BranchTarget
-from basereward.data.schema.rejections import RowRejected
-from basereward.model.generation.generate import Writing
+from basereward.data.batching.continued import append_to_branches
+from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import REQUEST, load_prompt
+from basereward.model.heads._judge_head import HeadTemplate, branch_with_target, check_one_for_each_response
 from basereward.model.heads.contracts import head_scores
 from basereward.model.heads.mlp import MLP
 
 if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
-    from basereward.data.encoding.encoder import Encoder
+    from basereward.data.encoding.encoder import BranchTarget, Encoder
     from basereward.data.schema.group import Group, Turn
     from basereward.model.generation.response_generator import ResponseGenerator
 
@@ -37,8 +35,8 @@ class Critic(MLP):
         hidden_size: width D of the backbone's hidden states.
         layers, activation, width, dropout: of the layers that give the score; see `MLP`.
         language_weight: factor of the cross-entropy over critiques, added to the loss over scores.
-        max_tokens: of a generated critique; a longer one is cut, and the score is read where it was cut.
-        temperature: of generation; 0 takes the likeliest token. Above 0, scores depend on the batch.
+        max_tokens: limit of a generated critique; a longer one is truncated, and the score is read at its end.
+        temperature: of sampling; 0 takes the most likely token. Above 0, scores depend on the batch.
         samples: critiques for each response; the score is the mean over them. Training generates one.
         critiques: where training reads the scores that it ranks: at the end of critiques `given` in the data; of the
             model's `own`, generated anew at every step and not learned as language; or of `both`, each with half of
@@ -48,6 +46,9 @@ class Critic(MLP):
 
     Raises:
         ValueError: there is no such prompt, the prompt has fields, or `samples` is above 1 at temperature 0.
+
+    >>> Critic(16, critiques="own").rank_reference, Critic(16, critiques="both").rank_generated
+    (False, True)
     """
 
     def __init__(
@@ -75,55 +76,58 @@ class Critic(MLP):
         self.language_weight = language_weight
         self.rank_reference = critiques != "own"
         self.rank_generated = critiques != "given"
-        self.writing = Writing(max_tokens=max_tokens, temperature=temperature, samples=samples)
+        self.sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, samples=samples)
         request = load_prompt(prompt, prompt_file, fields=REQUEST).text
         self.branch_template = CritiqueTemplate(request, given=critiques != "own")
 
     def judge(self, generator: ResponseGenerator, batch: TreeBatch) -> Tensor:
-        """Scores `(K,)` of responses, each at the end of a critique that the model writes; the mean over samples."""
+        """Scores `(K,)` of responses, each read at the end of a generated critique; the mean over samples."""
         scores = []
-        for finished in self.append_generated(generator, batch, samples=self.writing.samples):
+        for finished in self.append_generated(generator, batch, samples=self.sampling.samples):
             scores.append(head_scores(self, generator.pooled(finished)))
         return torch.stack(scores).mean(0)
 
     def append_generated(self, generator: ResponseGenerator, batch: TreeBatch, *, samples: int) -> list[TreeBatch]:
         """`samples` copies of the batch, each with a generated critique at the end of every branch."""
-        texts_of_branches = generator.write(batch, replace(self.writing, samples=samples))
+        # All samples are generated in one call: the keys and values of the responses are computed once.
+        texts_of_branches = generator.generate(batch, replace(self.sampling, samples=samples))
         batches: list[TreeBatch] = []
         for sample in range(samples):
-            batches.append(continued(batch, [texts[sample] for texts in texts_of_branches]))
+            batches.append(append_to_branches(batch, [texts[sample] for texts in texts_of_branches]))
         return batches
 
 
-class CritiqueTemplate:
+class CritiqueTemplate(HeadTemplate):
     """Lays out a branch as the response, a request for a critique, and in training the critique.
 
     Args:
         request: text of the request.
         given: whether training uses the critiques of the data.
+
+    >>> CritiqueTemplate("Criticise the answer.", given=True).open  # the request is a turn of its own
+    False
     """
 
-    open = False
+    kind = "critique"
 
     def __init__(self, request: str, *, given: bool) -> None:
-        self.text = request
+        super().__init__(request, given)
         self.given = given
 
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"critique {self.given} {self.text}".encode()).hexdigest()
-
     def prompt(self, group: Group) -> tuple[Turn, ...]:
+        """The prompt of the group: a critic reads the conversation itself, and not a description of it."""
         return group.prompt
 
     def __call__(self, encoder: Encoder, group: Group, *, with_targets: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
         with_critiques = with_targets and self.given
-        if with_critiques and len(group.critiques) != len(group.responses):
-            raise RowRejected(
-                "no_critique",
-                f"{len(group.critiques)} critiques of {len(group.responses)} responses; a critic learns from written "
-                "ones, which the sources digits, numbers, digit_pairs and mm_rlhf have. Give the rows `critiques`, let "
-                "the critic learn from its own (model.head.critiques=own), or take another head",
+        if with_critiques:
+            check_one_for_each_response(
+                group,
+                group.critiques,
+                name="critique",
+                remedy="a critic learns from written ones, which the sources digits, numbers, digit_pairs and mm_rlhf "
+                "have. Give the rows `critiques`, let the critic learn its own (model.head.critiques=own), or take "
+                "another head",
             )
         request = encoder.asked(self.text)
         branches = []
@@ -131,5 +135,5 @@ class CritiqueTemplate:
             # `request` begins with the end of the response's turn, so the branch's own end-of-turn token is cut off.
             answer = encoder.branch(response)[:-1]
             target = encoder.answer(group.critiques[index]) if with_critiques else answer[:0]
-            branches.append((torch.cat([answer, request, target]), BranchTarget(len(target))))
+            branches.append(branch_with_target([answer, request], target))
         return branches

@@ -9,14 +9,18 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from basereward.data.encoding.encoder import BranchTarget
 from basereward.data.schema.rejections import RowRejected
 from basereward.model.generation.prompts import POINTWISE, Prompt, load_prompt
-from basereward.model.heads._judge_head import JudgeHead, JudgeTemplate
+from basereward.model.heads._judge_head import (
+    JudgeHead,
+    JudgeTemplate,
+    branch_with_target,
+    check_one_for_each_response,
+)
 
 if TYPE_CHECKING:
     from basereward.data.batching.tree_batch import TreeBatch
-    from basereward.data.encoding.encoder import Encoder
+    from basereward.data.encoding.encoder import BranchTarget, Encoder
     from basereward.data.schema.group import Group
     from basereward.model.generation.response_generator import ResponseGenerator
 
@@ -55,13 +59,19 @@ class Rating(JudgeHead):
     def judge(self, generator: ResponseGenerator, batch: TreeBatch) -> Tensor:
         """Scores `(K,)` of responses, 1 to `scale`."""
         logits = generator.next_token_logits(batch)
+        # Only these tokens: the model may also give weight to spaces or words, which are no rating.
         tokens = [generator.token(str(rating)) for rating in range(1, self.scale + 1)]
         ratings = torch.arange(1, self.scale + 1, dtype=torch.float32, device=logits.device)
         return logits[:, tokens].softmax(-1) @ ratings
 
 
 class RatingTemplate(JudgeTemplate):
-    """A branch for every answer, after one prefix with the question and its images."""
+    """A branch for every answer, after one prefix with the question and its images.
+
+    Args:
+        prompt: with the fields `POINTWISE`.
+        scale: the best rating.
+    """
 
     kind = "ratings"
 
@@ -69,36 +79,39 @@ class RatingTemplate(JudgeTemplate):
         super().__init__(prompt, scale)
         self.scale = scale
 
-    def _fingerprint_parts(self) -> str:
-        return f"{self.scale} {self.text}"
-
     def __call__(self, encoder: Encoder, group: Group, *, with_targets: bool) -> Sequence[tuple[Tensor, BranchTarget]]:
         if with_targets:
             _check_ratings(group)
         ending = torch.cat([encoder.plain(self.judge_prompt.after("answer")), encoder.closing])
         branches = []
         for index, response in enumerate(group.responses):
+            # Without targets the branch ends where the model's next token is the rating.
             target = encoder.answer(self.target(group.ratings[index])) if with_targets else ending[:0]
-            branches.append((torch.cat([encoder.plain(response), ending, target]), BranchTarget(len(target))))
+            branches.append(branch_with_target([encoder.plain(response), ending], target))
         return branches
 
     def target(self, rating: float) -> str:
-        """The number that the model learns to write for a rating from 0 to 1."""
+        """The number that the model learns to write for a rating from 0 to 1.
+
+        >>> [RatingTemplate(load_prompt("pointwise_rating", fields=POINTWISE), scale=5).target(r) for r in (0.0, 1.0)]
+        ['1', '5']
+        """
         return str(1 + round(rating * (self.scale - 1)))
 
 
 def _check_ratings(group: Group) -> None:
-    """
+    """Checks that every response has a rating from 0 to 1.
+
     Raises:
         RowRejected: `no_rating` or `bad_ratings`.
     """
-    if len(group.ratings) != len(group.responses):
-        raise RowRejected(
-            "no_rating",
-            f"{len(group.ratings)} ratings of {len(group.responses)} responses; a rating head learns from ratings, "
-            "which the sources digits, numbers, digit_pairs and llava_critic_pointwise (with its scale) have. Give "
-            "the rows `ratings` from 0 to 1, or take another head",
-        )
+    check_one_for_each_response(
+        group,
+        group.ratings,
+        name="rating",
+        remedy="a rating head learns from ratings, which the sources digits, numbers, digit_pairs and "
+        "llava_critic_pointwise (with its scale) have. Give the rows `ratings` from 0 to 1, or take another head",
+    )
     if not all(0 <= rating <= 1 for rating in group.ratings):
         shown = ", ".join(f"{rating:g}" for rating in group.ratings[:8])
         raise RowRejected(

@@ -1,10 +1,10 @@
-"""`reward_model.json`, the card of a saved model. Every value is checked: anybody may have written the file."""
+"""`reward_model.json`, the card of a saved model. Every value is checked, because the file may come from anybody."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from basereward.data.encoding.content_hash import hash_differences
 from basereward.errors import ModelError
@@ -12,10 +12,15 @@ from basereward.io.limits import read_json_object
 from basereward.model.saving.identity import read_identity
 
 CARD = "reward_model.json"
+# Raised when older versions could not read what a new version writes.
 FORMAT = 1
+# What was trained: all weights of the backbone, adapters, or only the head.
 KINDS = ("full", "adapter", "head")
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = (None, "nf4", "int8")
+
+# For every key a check of its value, and for the message the values that it allows.
+Checks: TypeAlias = dict[str, tuple[Callable[[Any], bool], str]]
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -24,9 +29,15 @@ def read_card(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: the folder is not a saved reward model, it has a later format, or values of the card have a wrong
             type or are not allowed; the message names each of them.
+
+    >>> read_card(Path("no folder"))
+    Traceback (most recent call last):
+        ...
+    basereward.errors.ModelError: 'no folder' is not a saved reward model: it has no reward_model.json (found: no ...
     """
     path = folder / CARD
     if not path.is_file():
+        # Some names of files show at once that the parent or a sibling of the right folder was given.
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
         raise ModelError(
             f"'{folder}' is not a saved reward model: it has no {CARD} (found: {found or 'nothing'}). "
@@ -46,21 +57,27 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def backbone_differences(card: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The differences of the backbones of two saved models, as texts; an empty list if they are equal.
+    """The differences between the backbones of two saved models, as texts; an empty list if they are equal.
 
     Tokenizer, chat template and image processor are compared if both cards have their hashes.
+
+    >>> card = {"identity": None, "backbone": {"fingerprint": "a"}}
+    >>> backbone_differences(card, {"identity": None, "backbone": {"fingerprint": "b"}})
+    ['the weights differ']
     """
-    hashes = [(each.get("identity") or {}).get("hashes", {}) for each in (card, other)]
-    if faults := hash_differences(*hashes):
-        return faults
-    if all(each.get("weights") for each in hashes):
+    hashes = (card.get("identity") or {}).get("hashes", {})
+    other_hashes = (other.get("identity") or {}).get("hashes", {})
+    if differences := hash_differences(hashes, other_hashes):
+        return differences
+    if hashes.get("weights") and other_hashes.get("weights"):
         return []
-    fingerprints = [each["backbone"]["fingerprint"] for each in (card, other)]
-    return [] if fingerprints[0] == fingerprints[1] else ["the weights differ"]
+    # Cards of earlier versions have no hashes, only a fingerprint of some values.
+    same = card["backbone"]["fingerprint"] == other["backbone"]["fingerprint"]
+    return [] if same else ["the weights differ"]
 
 
 def _card_faults(card: dict[str, Any]) -> list[str]:
-    checks: dict[str, tuple[Callable[[Any], bool], str]] = {
+    checks: Checks = {
         "kind": (lambda value: value in KINDS, f"one of {', '.join(KINDS)}"),
         "head": (_is_node, "an object with _target_"),
         "backbone": (lambda value: isinstance(value, dict), "an object"),
@@ -73,19 +90,24 @@ def _backbone_faults(card: dict[str, Any]) -> list[str]:
     backbone = card.get("backbone")
     if not isinstance(backbone, dict):
         return []
-    own = card.get("kind") == "full"
-    text_or_null: Callable[[Any], bool] = lambda value: isinstance(value, str | None)  # noqa: E731
-    checks: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "path": (lambda value: isinstance(value, str) or (own and value is None), "a hub id or a folder"),
-        "revision": (text_or_null, "text or null"),
-        "fingerprint": (text_or_null, "text or null"),
+    # The backbone of a `full` model is in the folder itself and needs no path.
+    in_folder = card.get("kind") == "full"
+    checks: Checks = {
+        "path": (lambda value: isinstance(value, str) or (in_folder and value is None), "a hub id or a folder"),
+        "revision": (_is_text_or_null, "text or null"),
+        "fingerprint": (_is_text_or_null, "text or null"),
         "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
         "quantization": (lambda value: value in QUANTIZATIONS, "one of null, nf4, int8"),
     }
     return [f"backbone.{fault}" for fault in _faults(backbone, checks)]
 
 
-def _faults(values: dict[str, Any], checks: dict[str, tuple[Callable[[Any], bool], str]]) -> list[str]:
+def _faults(values: dict[str, Any], checks: Checks) -> list[str]:
+    """A message for every key that is missing or has a value that is not allowed.
+
+    >>> _faults({"kind": 3}, {"kind": (_is_text_or_null, "text or null")})
+    ["kind is '3'; text or null is needed"]
+    """
     faults = []
     for key, (check, allowed) in checks.items():
         if key not in values:
@@ -99,7 +121,16 @@ def _is_node(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("_target_"), str)
 
 
+def _is_text_or_null(value: Any) -> bool:
+    return isinstance(value, str | None)
+
+
 def _is_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(each, int | float) and not isinstance(each, bool) for each in value.values()
-    )
+    """Whether a value is an object whose values are numbers.
+
+    >>> _is_numbers({"mean": 0.5}), _is_numbers({"mean": True})  # in Python a bool is an int
+    (True, False)
+    """
+    if not isinstance(value, dict):
+        return False
+    return all(isinstance(number, int | float) and not isinstance(number, bool) for number in value.values())

@@ -34,7 +34,11 @@ class BackboneIdentity:
         revision: the requested branch, tag or commit.
         commit: the commit that the hub's cache resolved it to; None for a folder.
         fingerprint: a hash of 64 values of each weight. Models that were saved without `hashes` are compared by it.
-        hashes: SHA-256 by part, with the keys of `PARTS`; `precision` is text. Empty if nothing was hashed.
+        hashes: SHA-256 of each part: `weights`, `config`, and those of `encoder_hashes`; `precision` is text. Empty if
+            nothing was hashed.
+
+    >>> BackboneIdentity("Qwen/Qwen3-8B", revision="main").as_dict()["commit"] is None
+    True
     """
 
     path: str
@@ -68,13 +72,17 @@ def read_identity(value: Any, *, where: str, error: type[BaseRewardError] = Mode
 
     Raises:
         BaseRewardError: of type `error`; a key is missing or has a value of another type.
+
+    >>> identity = BackboneIdentity("Qwen/Qwen3-8B", hashes={"precision": "bfloat16, nf4"})
+    >>> read_identity(identity.as_dict(), where="reward_model.json") == identity
+    True
     """
     optional = ("revision", "commit", "fingerprint")
     if not isinstance(value, dict) or not isinstance(value.get("path"), str):
         raise error(f"{where}: the identity of the backbone must be an object with a path; {str(value)[:80]} given")
     wrong = [key for key in optional if not isinstance(value.get(key), str | None)]
     hashes = value.get("hashes")
-    if not isinstance(hashes, dict) or not all(isinstance(each, str) for each in hashes.values()):
+    if not isinstance(hashes, dict) or not all(isinstance(digest, str) for digest in hashes.values()):
         wrong.append("hashes")
     if wrong:
         raise error(f"{where}: {', '.join(wrong)} of the backbone's identity must be text")
@@ -94,12 +102,18 @@ def precision_text(dtype: Any, quantization: str | None) -> str:
 
 
 def find_file(path: str | Path, name: str, *, revision: str | None = None) -> Path | None:
-    """A file of a checkpoint in a folder or on the hub, from which it is downloaded; None if it does not exist."""
+    """A file of a checkpoint in a folder or on the hub, from which it is downloaded; None if it does not exist.
+
+    >>> import tempfile
+    >>> find_file(tempfile.mkdtemp(), CONFIG) is None
+    True
+    """
     if os.path.isdir(path):
         file = Path(path) / name
         return file if file.exists() else None
-    found = cached_file(str(path), name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)
+    # transformers' own function, so that its cache, its offline mode and its tokens apply.
+    cached = cached_file(str(path), name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if cached is None else Path(cached)
 
 
 def weight_files(path: str | Path, *, revision: str | None = None) -> dict[str, Path]:
@@ -107,7 +121,14 @@ def weight_files(path: str | Path, *, revision: str | None = None) -> dict[str, 
 
     Raises:
         ModelError: there is no such file, the index is malformed, or it names a file outside the checkpoint's folder.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / WEIGHTS).touch()
+    >>> list(weight_files(folder))
+    ['model.safetensors']
     """
+    # In transformers' order: a single file wins over an index.
     whole = find_file(path, WEIGHTS, revision=revision)
     if whole is not None:
         return {WEIGHTS: whole}
@@ -115,16 +136,16 @@ def weight_files(path: str | Path, *, revision: str | None = None) -> dict[str, 
     if index is None:
         raise ModelError(
             f"no model could be loaded from '{path}': it has neither {WEIGHTS} nor {INDEX}. "
-            "Give a hub id, or a folder with config.json, *.safetensors and a tokenizer. Other formats of weights, "
-            "pickles among them, are not read"
+            "Give a hub id, or a folder with config.json, *.safetensors and a tokenizer. Weights in other formats, for "
+            "example pickles, are not read"
         )
-    found = {}
+    shards = {}
     for name in sorted(_shard_names(index)):
         file = find_file(path, name, revision=revision)
         if file is None:
-            raise ModelError(f"'{index}' names {name}, which is not there; the checkpoint was not copied whole")
-        found[name] = file
-    return found
+            raise ModelError(f"'{index}' names {name}, which does not exist. Copy the complete checkpoint again")
+        shards[name] = file
+    return shards
 
 
 def _shard_names(index: Path) -> set[str]:
@@ -134,6 +155,7 @@ def _shard_names(index: Path) -> set[str]:
         raise ModelError(f"'{index}' has no weight_map that gives a file for every weight")
     names = set(shards.values())
     for name in names:
+        # A path out of the folder would let a checkpoint have any file of this machine opened.
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name.endswith(".safetensors"):
             raise ModelError(
@@ -157,6 +179,7 @@ def checkpoint_identity(path: str | Path, *, revision: str | None = None, precis
     if config is None:
         raise ModelError(f"no model could be loaded from '{path}': it has no config.json")
     settings = read_json_object(config, error=ModelError)
+    # A canonical form: other white space, another order of keys or another origin do not change the model.
     content = json.dumps({key: settings[key] for key in settings if key not in UNHASHED}, sort_keys=True)
     try:
         weights = [(name, file_sha256(file)) for name, file in weight_files(path, revision=revision).items()]

@@ -21,8 +21,17 @@ from basereward.recipe.schema import BackboneRecipe
 def backbone_path(recipe: BackboneRecipe) -> str:
     """The hub id or the absolute path of the folder to load.
 
-    The folder of a maker is named by a hash of its node, so equal nodes share it. It is written atomically, because
-    several processes may write it at once.
+    The folder that a maker writes is named by a hash of its node, so equal nodes share it. It is written atomically,
+    because several processes may write it at once.
+
+    Args:
+        recipe: section `model.backbone`; it has a path or a maker.
+
+    Raises:
+        OSError: the folder cannot be written.
+
+    >>> backbone_path(BackboneRecipe(path="Qwen/Qwen2.5-VL-7B-Instruct"))
+    'Qwen/Qwen2.5-VL-7B-Instruct'
     """
     if recipe.path is not None:
         folder_of_user = os.path.expanduser(recipe.path)
@@ -38,15 +47,17 @@ def backbone_path(recipe: BackboneRecipe) -> str:
     try:
         with quiet_transformers():
             make(recipe.make, "makers", partial)
+        # mkdtemp and safetensors give rights to the owner alone, and users of one machine may share the cache.
         partial.chmod(0o755)
         for file in partial.rglob("*.safetensors"):
             apply_umask(file)
         if folder.exists() and not (folder / "config.json").is_file():
-            # Left incomplete by another program: it is set aside, since nothing but a maker writes whole folders here.
+            # Another program left it incomplete. It is renamed and not deleted, because it is not known whose it is.
             folder.rename(folder.with_name(f".broken-{folder.name}-{secrets.token_hex(4)}"))
         partial.rename(folder)
     except OSError:
-        if not (folder / "config.json").is_file():  # else another process was first, with the same weights
+        # If the folder exists, another process was faster, and wrote the same weights.
+        if not (folder / "config.json").is_file():
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

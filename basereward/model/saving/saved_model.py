@@ -1,13 +1,13 @@
-"""A reward model as one folder: no pickle, the head included, nothing guessed when it is read again.
+"""Saves a reward model in one folder, without pickles, and opens it again.
 
-reward_model.json   what kind of folder it is, the head's node, where the backbone comes from, the spread of the scores
-recipe.yaml         the run's recipe
-head.safetensors    the head
-language.safetensors the language head, where the head is generative and it is in no other file
-prompt.txt           what a generative head asks
-backbone/           the whole backbone with tokenizer and image processor, in the hub's format; or
-adapter/            the adapters alone, in peft's format; or neither, when only the head was trained
-processor/          tokenizer, chat template and image processor, where there is no backbone/
+reward_model.json    kind of folder, configuration of the head, origin of the backbone, spread of the scores
+recipe.yaml          recipe of the run
+head.safetensors     weights of the head
+language.safetensors weights of the language-model head, if the head is generative and no other file has them
+prompt.txt           prompt of a generative head
+backbone/            the backbone with tokenizer and image processor, in the hub's format, if its weights were trained
+adapter/             the adapters in peft's format, if adapters were trained
+processor/           tokenizer, chat template and image processor, if there is no backbone/
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ from basereward.model.backbone import Backbone, load_backbone, quiet_transformer
 from basereward.model.families.lm_head import WEIGHT, LanguageHead, load_language_head
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.heads.contracts import GenerativeHead, is_generative
+from basereward.model.meta_device import build_on_meta_device
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel
 from basereward.model.saving.card import CARD, FORMAT, read_card
 from basereward.model.saving.casting import cast, cast_backbone, find_dtype
 from basereward.model.saving.folder_checks import (
-    MODULES_A_WEIGHT,
+    PARAMETERS_PER_TENSOR,
     Shapes,
     bounded_parameters,
     check_adapter,
@@ -61,12 +62,15 @@ PROCESSOR = "processor"
 FILES = (CARD, "recipe.yaml", HEAD, LANGUAGE, PROMPT)
 FOLDERS = ("backbone", "adapter", PROCESSOR)
 SUFFIXES = (".json", ".jinja", ".safetensors", ".model", ".md", ".py")
-"""Of the files in `FOLDERS`, which transformers and peft write, besides merges.txt and vocab.txt."""
+"""Suffixes of the files that transformers and peft write into `FOLDERS`, besides merges.txt and vocab.txt."""
+# A head may have this many parameters more than its file allows for, such as buffers that are not saved.
+SPARE_PARAMETERS = 16
 ModelKind = Literal["full", "adapter", "head"]
 
 
 def kind_of(model: RewardModel) -> ModelKind:
     """What must be saved: the backbone if its own weights were trained, otherwise the adapters, otherwise the head."""
+    # Adapters first: peft freezes the weights below them, and a merged backbone has no adapters left.
     if isinstance(model.backbone.model, PeftModel):
         return "adapter"
     own = any(p.requires_grad for p in model.backbone.parameters())
@@ -86,13 +90,14 @@ def save_model(
         scores: mean and standard deviation of the scores on validation data.
 
     Raises:
-        ModelError: the folder has files that we did not write, or is or contains the working folder or the home
-            folder.
+        ModelError: the folder has files that `save_model` does not write, or is or contains the working folder or the
+            home folder; or it holds the backbone that the model was trained from.
         CheckpointError: the folder cannot be written, for example because the disk is full.
     """
     check_replaceable(folder, foreign=foreign_model_files, error=ModelError)
     folder = Path(os.path.abspath(folder))
     if kind_of(model) != "full" and Path(model.backbone.origin.path).is_relative_to(folder):
+        # Replacing the folder would delete weights that the saved model needs.
         raise ModelError(
             f"'{folder}' holds the backbone of the model ({model.backbone.origin.path}); give another folder"
         )
@@ -104,31 +109,40 @@ def save_model(
     try:
         with quiet_transformers():
             _write(model, partial, recipe=recipe, encoder=encoder, scores=scores or {})
+        # mkdtemp and safetensors give rights to the owner alone; a saved model has those of ordinary files.
         partial.chmod(0o755)
         for file in partial.rglob("*.safetensors"):
             apply_umask(file)
         replace_folder(partial, folder)
+    # For a full disk the libraries raise errors of their own besides OSError.
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(
-            f"the model cannot be saved in '{folder}': {error}. Make room, and save it again."
+            f"the model cannot be saved in '{folder}': {error}. Free disk space, and save it again."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def foreign_model_files(folder: Path) -> list[str]:
-    """The files in a folder that `save_model` does not write; all files if the folder is not a saved model."""
+    """The files in a folder that `save_model` does not write; all files if the folder is not a saved model.
+
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> written = [(folder / name).write_text("{}") for name in ("notes.txt", CARD)]
+    >>> foreign_model_files(folder)
+    ['notes.txt']
+    """
     is_model = (folder / CARD).is_file()
 
-    def ours(name: str) -> bool:
+    def is_own(name: str) -> bool:
         top, _, inner = name.partition("/")
         known = inner.endswith(SUFFIXES) or inner in ("merges.txt", "vocab.txt")
         return is_model and (name in FILES or (top in FOLDERS and "/" not in inner and known))
 
-    return foreign_files(folder, ours)
+    return foreign_files(folder, is_own)
 
 
 def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float]) -> None:
+    """Writes all files of a saved model into an empty folder."""
     kind, backbone = kind_of(model), model.backbone
     write_atomic(folder / CARD, json_text(_card(model, recipe=recipe, encoder=encoder, scores=scores), indent=2) + "\n")
     (folder / "recipe.yaml").write_text(recipe_yaml(_with_absolute_path(recipe)), encoding="utf-8")
@@ -136,9 +150,10 @@ def _write(model: RewardModel, folder: Path, *, recipe: Recipe, encoder: Encoder
     if model.language is not None and model.language.weight is not None and kind == "full":
         save_file({WEIGHT: model.language.weight.detach().cpu().contiguous()}, folder / LANGUAGE)
     if isinstance(model.head, GenerativeHead):
-        # Files of prompts change and move; the model's own stays with it.
+        # The file of a prompt may change or move later, and the scores depend on its text.
         (folder / PROMPT).write_text(model.head.branch_template.text, encoding="utf-8")
     if kind == "adapter":
+        # The default "auto" asks the hub for the configuration of the backbone, to see whether the vocabulary changed.
         backbone.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     elif kind == "full":
         backbone.transformer.save_pretrained(folder / "backbone")
@@ -153,7 +168,7 @@ def _save_processor(encoder: Encoder, folder: Path) -> None:
 
 
 def _with_absolute_path(recipe: Recipe) -> Recipe:
-    """The recipe with an absolute path of a backbone in a folder, so that the model opens from any working folder."""
+    """The recipe with an absolute path of a backbone in a folder, so that the model opens from anywhere."""
     path = recipe.model.backbone.path
     if path is None or not os.path.isdir(os.path.expanduser(path)):
         return recipe
@@ -162,8 +177,10 @@ def _with_absolute_path(recipe: Recipe) -> Recipe:
 
 
 def _card(model: RewardModel, *, recipe: Recipe, encoder: Encoder, scores: Mapping[str, float]) -> dict[str, Any]:
+    """The content of reward_model.json; see `saving.card` for its checks."""
     kind, backbone = kind_of(model), model.backbone
     origin = backbone.origin
+    # A backbone in the folder itself moves with it, so its path and its hashes would be wrong.
     identity = (BackboneIdentity("backbone") if kind == "full" else origin).with_encoder(encoder)
     return {
         "format": FORMAT,
@@ -177,6 +194,7 @@ def _card(model: RewardModel, *, recipe: Recipe, encoder: Encoder, scores: Mappi
             "quantization": backbone.quantization,
         },
         "identity": identity.as_dict(),
+        # JSON has no NaN and no infinity.
         "scores": {name: value for name, value in scores.items() if value is not None and math.isfinite(value)},
     }
 
@@ -186,13 +204,14 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
 
     Args:
         folder: written by `save_model`.
-        dtype: the backbone's weights are rounded to it, `float32` or `bfloat16`; None leaves them.
+        dtype: `float32` or `bfloat16`, to which the backbone's weights are cast; None: they stay as they are.
 
     Raises:
         ModelError: the folder is not a saved model or is damaged; its backbone is missing or has changed since the
-            training; weights are missing, unexpected, of another shape or not finite; or they cannot have the dtype.
+            training; weights are missing, unexpected, of another shape or not finite; or they cannot be cast.
     """
-    wanted = None if dtype is None else find_dtype(dtype)
+    # First, so that a wrong name is reported before minutes of loading.
+    target_dtype = None if dtype is None else find_dtype(dtype)
     card, recipe = read_card(folder), saved_recipe(folder)
     origin = card["backbone"]
     path = str(folder / "backbone") if card["kind"] == "full" else origin["path"]
@@ -207,13 +226,16 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> tuple[Reward
         complete=card["kind"] == "full",
     )
     _check_same(folder, card, backbone.origin)
-    if wanted is not None:
-        cast_backbone(backbone, wanted)
+    # After the check: the hashes in the card are those of the weights as they were trained.
+    if target_dtype is not None:
+        cast_backbone(backbone, target_dtype)
     head = load_head(folder, hidden_size=backbone.hidden_size)
     if card["kind"] == "adapter":
         backbone.model = _load_adapter(backbone.transformer, folder / "adapter")
-        if wanted is not None:
-            cast(backbone.model, wanted)
+        # peft loads adapters in float32 whatever the dtype of the backbone.
+        if target_dtype is not None:
+            cast(backbone.model, target_dtype)
+    # So that it is saved whole again: the weights in the folder are in no other checkpoint.
     backbone.merged = card["kind"] == "full"
     language = _language(folder, card, backbone, path=path) if is_generative(head) else None
     encoder = recipe_encoder(recipe, path=path, head=head, revision=origin["revision"], files=processor_folder(folder))
@@ -247,13 +269,14 @@ def _check_same(folder: Path, card: Mapping[str, Any], origin: BackboneIdentity)
     before = read_identity(card["identity"], where=f"'{folder / CARD}'") if card.get("identity") else None
     if before is not None and before.hashes.get("weights"):
         faults = hash_differences(before.hashes, origin.hashes)
-    else:  # saved before hashes were
+    else:
+        # Models of earlier versions have no hashes.
         known = card["backbone"]["fingerprint"]
         faults = [] if known in (None, origin.fingerprint) else ["its weights differ"]
     if faults:
         raise ModelError(
             f"the backbone at '{origin.path}' is not the one that '{folder}' was trained on: {'; '.join(faults)}. "
-            "Put the old one back, or train again."
+            "Restore the old backbone, or train again."
         )
 
 
@@ -287,35 +310,45 @@ def _check_head(build: Callable[[], nn.Module], shapes: Shapes, *, file: Path) -
     Raises:
         ModelError: they differ.
     """
-    try:
-        with bounded_parameters(MODULES_A_WEIGHT * len(shapes) + 16, what=f"the head in '{file.parent / CARD}'"):
-            outline = build()
-    except (RuntimeError, NotImplementedError):  # a head of the user's own that needs numbers when it is made
+    limit = PARAMETERS_PER_TENSOR * len(shapes) + SPARE_PARAMETERS
+    with bounded_parameters(limit, what=f"the head in '{file.parent / CARD}'"):
+        head = build_on_meta_device(build)
+    if head is None:
         return
-    made = {name: tuple(weight.shape) for name, weight in outline.state_dict().items()}
-    if faults := shape_faults(made, shapes):
+    if faults := shape_faults(_shapes(head.state_dict()), shapes):
         raise ModelError(f"'{file}' does not fit the model:\n  " + "\n  ".join(faults))
 
 
 def saved_head(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The node of the head, with the saved prompt.
+    """The node of the head in a recipe, with the saved prompt in place of the prompt file that the node names.
+
+    Args:
+        folder: of the saved model.
+        card: of the saved model.
 
     Raises:
         ModelError: the node names a prompt file and the folder has none; files outside of the folder are not read.
+
+    >>> saved_head(Path("no folder"), {"head": {"_target_": "linear"}})
+    {'_target_': 'linear'}
     """
-    kept = folder / PROMPT
+    prompt_file = folder / PROMPT
     node: dict[str, Any] = card["head"]
-    if kept.is_file():
-        return node | {"prompt_file": str(kept)}
+    if prompt_file.is_file():
+        return node | {"prompt_file": str(prompt_file)}
     if node.get("prompt_file") is not None:
-        raise ModelError(f"'{folder}' has no {PROMPT}, the prompt of its head; the folder was not copied whole")
+        raise ModelError(f"'{folder}' has no {PROMPT}, the prompt of its head. Copy the complete folder again")
     return node
 
 
 def processor_folder(folder: Path) -> Path | None:
-    """The folder of the saved tokenizer and image processor; None for older models, which were saved without."""
-    place = folder / PROCESSOR
-    return place if place.is_dir() else None
+    """The folder of the saved tokenizer and image processor; None if a model of an earlier version has none.
+
+    >>> processor_folder(Path("no folder")) is None
+    True
+    """
+    processor = folder / PROCESSOR
+    return processor if processor.is_dir() else None
 
 
 def _language(folder: Path, card: Mapping[str, Any], backbone: Backbone, *, path: str) -> LanguageHead:
@@ -325,6 +358,7 @@ def _language(folder: Path, card: Mapping[str, Any], backbone: Backbone, *, path
     if card["kind"] != "full":
         revision = card["backbone"]["revision"]
         return load_language_head(path, config, embedding=embedding.weight, revision=revision, dtype=dtype)
+    # A tied weight that was trained apart from the embedding is in a file of its own.
     if config.tie_word_embeddings and not (folder / LANGUAGE).is_file():
         return LanguageHead()
     own = {WEIGHT: torch.empty(embedding.weight.shape, dtype=dtype)}
@@ -333,18 +367,35 @@ def _language(folder: Path, card: Mapping[str, Any], backbone: Backbone, *, path
 
 
 def _load_adapter(transformer: Any, folder: Path) -> PeftModel:
+    """Adds saved adapters to a backbone.
+
+    Raises:
+        ModelError: peft cannot read the folder, or weights are missing, unexpected, of another shape or not finite.
+    """
     with quiet_transformers(), explained(folder):
         model = PeftModel.from_pretrained(transformer, str(folder))
-    # To save embeddings too is "auto" otherwise, for which peft asks the hub for a name that the folder gives.
+    # peft ignores keys that do not fit, so the weights are loaded once more and compared. With the default "auto" for
+    # embeddings it would ask the hub for the name of a backbone that the folder gives.
     load_exactly(get_peft_model_state_dict(model, save_embedding_layers=False), folder / "adapter_model.safetensors")
     return model
 
 
 def load_exactly(own: Mapping[str, Tensor], path: Path) -> None:
-    """Copies the weights of a file to `own`.
+    """Copies the weights of a safetensors file into the tensors of a state dict.
+
+    Args:
+        own: the tensors that are overwritten, by name.
+        path: of the file.
 
     Raises:
-        ModelError: names or shapes differ, and the message lists all of them; or a weight is not finite.
+        ModelError: names or shapes differ, and the message lists all differences; or a weight is not finite.
+
+    >>> weights = nn.Linear(2, 1).state_dict()
+    >>> file = Path(tempfile.mkdtemp()) / "head.safetensors"
+    >>> save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, file)
+    >>> load_exactly(weights, file)
+    >>> weights["weight"]
+    tensor([[1., 1.]])
     """
     if faults := copy_exactly(own, load_finite(path)):
         raise ModelError(f"'{path}' does not fit the model:\n  " + "\n  ".join(faults))
@@ -367,7 +418,11 @@ def shape_faults(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[i
 
 
 def copy_exactly(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Copies `given` to `own` if names and shapes agree; otherwise copies nothing and returns all differences."""
+    """Copies `given` into `own` if names and shapes agree; otherwise copies nothing and returns all differences.
+
+    >>> copy_exactly({"bias": torch.zeros(1)}, {"bias": torch.ones(2)})
+    ['bias has shape (2,), the model has (1,)']
+    """
     faults = shape_faults(_shapes(own), _shapes(given))
     if not faults:
         with torch.no_grad():

@@ -1,4 +1,8 @@
-"""Writes a small checkpoint of random weights; `TinyFamily` holds what differs between the families."""
+"""Makers of small checkpoints of random weights: what all families share, and decorators that complete a family.
+
+A family's file has one function, which gives the family's configuration. `text_model` and `image_model` turn it into
+the maker that a recipe names: a callable that takes a folder and sizes, and writes the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from annotated_types import Interval
 
 from basereward.model.tiny_models._byte_level import byte_level_tokenizer
 
+# These libraries take seconds to import, and `basereward check` imports the makers to read their signatures.
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-HEADS = 4  # attention heads of every language model
+# Attention heads of every language model.
+HEADS = 4
+
 QWEN_PREPROCESSOR = {
     # The constants of Qwen2-VL's own preprocessor_config.json; four patches, two by two, become one token.
     "image_processor_type": "Qwen2VLImageProcessor",
@@ -30,11 +39,24 @@ QWEN_PREPROCESSOR = {
 
 @dataclass(frozen=True, slots=True)
 class TinySizes:
-    """Sizes of a small model: width of the language model, its layers, layers of the vision tower."""
+    """Sizes of a small model.
+
+    Attributes:
+        hidden_size: width of the language model.
+        layers: layers of the language model.
+        vision_layers: layers of the vision tower; 0 for a text-only model.
+
+    >>> TinySizes(128, 3).vision_layers
+    0
+    """
 
     hidden_size: int
     layers: int
     vision_layers: int = 0
+
+
+Settings: TypeAlias = "Callable[[TinySizes, PreTrainedTokenizerFast], dict[str, Any]]"
+"""Gives the keyword arguments of a family's configuration, from the sizes and the tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +66,124 @@ class TinyFamily:
     Attributes:
         config: name of the configuration class in transformers.
         model: name of the model class in transformers, with its language-model head.
-        settings: keyword arguments of the configuration, from the sizes and the tokenizer.
+        settings: keyword arguments of the configuration.
         preprocessor: content of `preprocessor_config.json`; None for a text-only family.
         tokenizer: builds the tokenizer.
         initialise: draws the weights that the model class leaves at zero, with a standard deviation.
+
+    >>> TinyFamily("Qwen3Config", "Qwen3ForCausalLM", settings=text_settings).preprocessor is None
+    True
     """
 
     config: str
     model: str
-    settings: Callable[[TinySizes, PreTrainedTokenizerFast], dict[str, Any]]
+    settings: Settings
     preprocessor: Mapping[str, Any] | None = None
     tokenizer: Callable[[], PreTrainedTokenizerFast] = byte_level_tokenizer
     initialise: Callable[[Any, float], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextModelMaker:
+    """Writes small checkpoints of a text-only family.
+
+    Args:
+        family: what is special about it.
+    """
+
+    family: TinyFamily
+
+    def __call__(
+        self,
+        folder: Path,
+        *,
+        hidden_size: Annotated[int, Interval(ge=1, le=4096)] = 128,
+        layers: Annotated[int, Interval(ge=1, le=64)] = 3,
+        initializer_range: float = 0.06,
+        seed: int = 0,
+    ) -> None:
+        """Writes a checkpoint of random weights, with a byte-level tokenizer.
+
+        Args:
+            folder: where to write; it is created if it does not exist.
+            hidden_size: width of the model.
+            layers: number of layers.
+            initializer_range: standard deviation of the weights; see `write_tiny`.
+            seed: of the weights.
+        """
+        write_tiny(folder, self.family, TinySizes(hidden_size, layers), initializer_range=initializer_range, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageModelMaker:
+    """Writes small checkpoints of a family that reads images.
+
+    Args:
+        family: what is special about it.
+    """
+
+    family: TinyFamily
+
+    def __call__(
+        self,
+        folder: Path,
+        *,
+        hidden_size: Annotated[int, Interval(ge=1, le=4096)] = 128,
+        layers: Annotated[int, Interval(ge=1, le=64)] = 3,
+        vision_layers: Annotated[int, Interval(ge=1, le=64)] = 3,
+        initializer_range: float = 0.06,
+        seed: int = 0,
+    ) -> None:
+        """Writes a checkpoint of random weights, with a byte-level tokenizer and an image processor.
+
+        Args:
+            folder: where to write; it is created if it does not exist.
+            hidden_size: width of the language model.
+            layers: layers of the language model.
+            vision_layers: layers of the vision tower.
+            initializer_range: standard deviation of the weights; see `write_tiny`.
+            seed: of the weights.
+        """
+        sizes = TinySizes(hidden_size, layers, vision_layers)
+        write_tiny(folder, self.family, sizes, initializer_range=initializer_range, seed=seed)
+
+
+def text_model(*, config: str, model: str) -> Callable[[Settings], TextModelMaker]:
+    """A decorator: turns the settings of a text-only family into its maker.
+
+    Args:
+        config: name of the configuration class in transformers.
+        model: name of the model class in transformers, with its language-model head.
+
+    >>> text_model(config="Qwen3Config", model="Qwen3ForCausalLM")(text_settings).family.config
+    'Qwen3Config'
+    """
+
+    def complete(settings: Settings) -> TextModelMaker:
+        return TextModelMaker(TinyFamily(config, model, settings))
+
+    return complete
+
+
+def image_model(
+    *,
+    config: str,
+    model: str,
+    preprocessor: Mapping[str, Any],
+    tokenizer: Callable[[], PreTrainedTokenizerFast] = byte_level_tokenizer,
+    initialise: Callable[[Any, float], None] | None = None,
+) -> Callable[[Settings], ImageModelMaker]:
+    """A decorator: turns the settings of a family that reads images into its maker; for the arguments see `TinyFamily`.
+
+    >>> make = image_model(config="Qwen2VLConfig", model="Qwen2VLModel", preprocessor=QWEN_PREPROCESSOR)
+    >>> make(text_settings).family.preprocessor["patch_size"]
+    14
+    """
+
+    def complete(settings: Settings) -> ImageModelMaker:
+        return ImageModelMaker(TinyFamily(config, model, settings, preprocessor, tokenizer, initialise))
+
+    return complete
 
 
 def write_tiny(folder: Path, family: TinyFamily, sizes: TinySizes, *, initializer_range: float, seed: int) -> None:
@@ -69,7 +197,7 @@ def write_tiny(folder: Path, family: TinyFamily, sizes: TinySizes, *, initialize
             with a hundred channels the first hundreds of steps would learn nothing.
         seed: of the weights.
     """
-    import transformers  # takes seconds, and `check` reads the signatures of makers without it
+    import transformers
 
     tokenizer = family.tokenizer()
     config: PreTrainedConfig = getattr(transformers, family.config)(**family.settings(sizes, tokenizer))
@@ -99,6 +227,7 @@ def write_checkpoint(
     """
     import torch
 
+    # transformers draws initial weights from the generator of the process; the fork keeps the state of the caller.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()
@@ -107,20 +236,32 @@ def write_checkpoint(
 
 
 def write_preprocessor(folder: Path, settings: Mapping[str, Any] = QWEN_PREPROCESSOR) -> None:
-    """Writes the settings of an image processor as `preprocessor_config.json`."""
+    """Writes the settings of an image processor as `preprocessor_config.json`.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_preprocessor(folder)
+    >>> json.loads((folder / "preprocessor_config.json").read_text())["merge_size"]
+    2
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _set_initializer_range(config: PreTrainedConfig, initializer_range: float) -> None:
     """Sets the standard deviation of the weights, also in the sections for text and vision."""
+    # transformers reads the value of the section that a module belongs to, not that of the whole configuration.
     sections: tuple[Any, ...] = (config, *(getattr(config, name) for name in config.sub_configs))
     for section in sections:
         section.initializer_range = initializer_range
 
 
 def text_settings(sizes: TinySizes, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """The configuration of a small language model with Qwen's proportions and the token ids of `tokenizer`."""
+    """The configuration of a small language model with Qwen's proportions and the token ids of `tokenizer`.
+
+    >>> text_settings(TinySizes(64, 2), byte_level_tokenizer())["intermediate_size"]
+    256
+    """
     ids = tokenizer.get_vocab()
     return {
         "hidden_size": sizes.hidden_size,
@@ -138,7 +279,11 @@ def text_settings(sizes: TinySizes, tokenizer: PreTrainedTokenizerFast) -> dict[
 
 
 def image_token_settings(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """The token ids by which configurations of the Qwen-VL families mark images."""
+    """The token ids by which configurations of the Qwen-VL families mark images.
+
+    >>> image_token_settings(byte_level_tokenizer())["image_token_id"]  # after 256 bytes and 12 special tokens
+    268
+    """
     ids = tokenizer.get_vocab()
     return {
         "image_token_id": ids["<|image_pad|>"],

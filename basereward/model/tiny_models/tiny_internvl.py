@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from annotated_types import Interval
+from typing import TYPE_CHECKING, Any
 
 from basereward.model.tiny_models._byte_level import CHAT_TEMPLATE, byte_level_tokenizer
-from basereward.model.tiny_models._checkpoint import HEADS, TinyFamily, TinySizes, text_settings, write_tiny
+from basereward.model.tiny_models._checkpoint import HEADS, TinySizes, image_model, text_settings
 
 if TYPE_CHECKING:
     from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
-SIDE = 56  # of a tile, in pixels: four tokens
-IMAGE_TOKEN = "<IMG_CONTEXT>"  # one for each image in the chat template
+# Side of a tile in pixels, which gives four tokens.
+SIDE = 56
+# The chat template writes one of these for each image.
+IMAGE_TOKEN = "<IMG_CONTEXT>"
 NAMED_TOKENS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": IMAGE_TOKEN}
 PREPROCESSOR = {
     # InternVL's own constants, except for the size of a tile.
@@ -29,50 +28,9 @@ PREPROCESSOR = {
 }
 
 
-def tiny_internvl(
-    folder: Path,
-    *,
-    hidden_size: Annotated[int, Interval(ge=1, le=4096)] = 128,
-    layers: Annotated[int, Interval(ge=1, le=64)] = 3,
-    vision_layers: Annotated[int, Interval(ge=1, le=64)] = 3,
-    initializer_range: float = 0.06,
-    seed: int = 0,
-) -> None:
-    """An InternVL of random weights with a byte-level tokenizer; its language model is a Qwen2, as in InternVL3.
-
-    Args:
-        folder: where to write; it is created if it does not exist.
-        hidden_size: width of the language model and of the vision tower; a multiple of 8.
-        layers: layers of the language model.
-        vision_layers: layers of the vision tower, which encodes tiles of 56 x 56 pixels one by one.
-        initializer_range: standard deviation of the weights.
-        seed: of the weights.
-    """
-    sizes = TinySizes(hidden_size, layers, vision_layers)
-    write_tiny(folder, FAMILY, sizes, initializer_range=initializer_range, seed=seed)
-
-
 def _tokenizer() -> PreTrainedTokenizerFast:
     template = CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", f"{IMAGE_TOKEN}\n")
     return byte_level_tokenizer(chat_template=template, named_tokens=NAMED_TOKENS)
-
-
-def _settings(sizes: TinySizes, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    return {
-        "text_config": {"model_type": "qwen2", **text_settings(sizes, tokenizer)},
-        "vision_config": {
-            "num_hidden_layers": sizes.vision_layers,
-            # With half the width, as in the Qwen towers here, it stays at chance: experiments/LOG.md.
-            "hidden_size": sizes.hidden_size,
-            "intermediate_size": 4 * sizes.hidden_size,
-            "num_attention_heads": HEADS,
-            "image_size": [SIDE, SIDE],
-            "patch_size": [14, 14],
-            "layer_scale_init_value": 1.0,  # with the family's own 0.1 random layers learn more slowly
-        },
-        "image_token_id": tokenizer.get_vocab()[IMAGE_TOKEN],
-        "image_seq_length": (SIDE // 28) ** 2,  # patches of 14 pixels, two by two
-    }
 
 
 def _initialise(model: InternVLForConditionalGeneration, initializer_range: float) -> None:
@@ -87,11 +45,32 @@ def _initialise(model: InternVLForConditionalGeneration, initializer_range: floa
         torch.nn.init.normal_(parameter, std=initializer_range)
 
 
-FAMILY = TinyFamily(
+@image_model(
     config="InternVLConfig",
     model="InternVLForConditionalGeneration",
-    settings=_settings,
     preprocessor=PREPROCESSOR,
     tokenizer=_tokenizer,
     initialise=_initialise,
 )
+def tiny_internvl(sizes: TinySizes, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """An InternVL of random weights; `hidden_size` is a multiple of 8.
+
+    Its language model is a Qwen2, as in InternVL3. The vision tower encodes tiles of 56 x 56 pixels one by one.
+    """
+    return {
+        "text_config": {"model_type": "qwen2", **text_settings(sizes, tokenizer)},
+        "vision_config": {
+            "num_hidden_layers": sizes.vision_layers,
+            # With half the width, as in the Qwen towers here, it stays at chance: experiments/LOG.md.
+            "hidden_size": sizes.hidden_size,
+            "intermediate_size": 4 * sizes.hidden_size,
+            "num_attention_heads": HEADS,
+            "image_size": [SIDE, SIDE],
+            "patch_size": [14, 14],
+            # With the family's own 0.1, random layers learn more slowly.
+            "layer_scale_init_value": 1.0,
+        },
+        "image_token_id": tokenizer.get_vocab()[IMAGE_TOKEN],
+        # Patches of 14 pixels, two by two.
+        "image_seq_length": (SIDE // 28) ** 2,
+    }

@@ -15,13 +15,13 @@ import pytest
 from basereward.data.schema.group import IMAGE, Image, Part, Turn
 from basereward.errors import ModelError, SilentError
 from basereward.inference.judges.endpoint import Endpoint, read_extra
-from basereward.inference.judges.engine import Answer, Failed, Request, Written
+from basereward.inference.judges.engine import Answer, Completion, Failed, Request
 from basereward.inference.judges.open_engine import open_engine
-from basereward.model.generation.generate import Writing
+from basereward.model.generation.generate import SamplingParams
 from tests.helpers.chat_servers import DRIP, DROP, EMPTY, HALF, NO_CHOICES, NOT_JSON, SLEEP, USAGE, serving, words
 from tests.helpers.support import picture
 
-HOW = Writing(max_tokens=9, temperature=0.5, seed=3)
+HOW = SamplingParams(max_tokens=9, temperature=0.5, seed=3)
 
 
 def request(name: str, *images: Image) -> Request:
@@ -32,7 +32,7 @@ def request(name: str, *images: Image) -> Request:
 def asked(url: str, requests: list[Request], **options: Any) -> dict[str, Answer]:
     """The answers by their requests."""
     engine = Endpoint(url, "judge", **{"first_wait_s": 0.01, "timeout_s": 1.0, **options})
-    return {answer.id: answer for answer in engine.write(requests, HOW)}
+    return {answer.id: answer for answer in engine.generate(requests, HOW)}
 
 
 def test_what_a_model_wants_besides_is_sent() -> None:
@@ -62,7 +62,7 @@ def test_every_request_is_answered_once() -> None:
     names = [str(i) for i in range(20)]
     with serving(lambda body, number: words(body), delay_s=0.02) as server:
         found = asked(server.url, [request(name) for name in names], concurrency=3)
-    assert found == {name: Written(name, f"Say {name}.", 7, 3) for name in names}
+    assert found == {name: Completion(name, f"Say {name}.", 7, 3) for name in names}
     assert len(server.asked) == 20
     assert 2 <= server.most_at_once <= 3
     sent = {key: server.asked[0][key] for key in ("model", "max_tokens", "temperature", "seed")}
@@ -80,7 +80,7 @@ def test_requests_are_read_as_they_are_sent() -> None:
             yield request(str(i))
 
     with serving(lambda body, number: "yes") as server:
-        answers = Endpoint(server.url, "judge", concurrency=4).write(requests(), HOW)
+        answers = Endpoint(server.url, "judge", concurrency=4).generate(requests(), HOW)
         for _ in range(3):
             next(answers)
         assert read <= 3 + 2 * 4
@@ -120,7 +120,7 @@ def test_what_passes_is_tried_again(fault: Any) -> None:
 
     with serving(reply) as server:
         found = asked(server.url, [request(name) for name in "abc"])
-    assert all(isinstance(answer, Written) and answer.text == "yes" for answer in found.values())
+    assert all(isinstance(answer, Completion) and answer.text == "yes" for answer in found.values())
     assert len(server.asked) == 6
 
 
@@ -128,7 +128,7 @@ def test_attempts_end() -> None:
     """What does not pass fails with the last reason, and the others are answered."""
     with serving(lambda body, number: 500 if "b" in words(body) else "yes") as server:
         found = asked(server.url, [request(name) for name in "abc"], attempts=3)
-    assert isinstance(found["a"], Written)
+    assert isinstance(found["a"], Completion)
     failed = found["b"]
     assert isinstance(failed, Failed)
     assert failed.attempts == 3
@@ -166,7 +166,7 @@ def test_what_is_under_way_is_not_lost_when_all_is_stopped() -> None:
     with serving(reply) as server:
         engine = Endpoint(server.url, "judge", concurrency=3)
         with pytest.raises(ModelError, match="API key"):
-            found.extend(engine.write([request(n) for n in "abcdef"], HOW))
+            found.extend(engine.generate([request(n) for n in "abcdef"], HOW))
     assert sorted(answer.id for answer in found) == ["b", "c"]
     assert len(server.asked) == 3
 
@@ -177,8 +177,8 @@ def test_a_server_that_goes_away_is_told_soon() -> None:
         found: list[Answer] = []
         engine = Endpoint(server.url, "judge", attempts=2, first_wait_s=0.001)
         with pytest.raises(SilentError, match="20 requests in a row"):
-            found.extend(engine.write((request(str(i)) for i in range(1000)), HOW))
-    assert sum(isinstance(answer, Written) for answer in found) == 30
+            found.extend(engine.generate((request(str(i)) for i in range(1000)), HOW))
+    assert sum(isinstance(answer, Completion) for answer in found) == 30
     assert len(server.asked) < 30 + 2 * 40
 
 
@@ -186,7 +186,7 @@ def test_what_the_endpoint_refuses_does_not_make_it_silent() -> None:
     """Thirty requests that it will not take are told one by one; the last is answered."""
     with serving(lambda body, number: "yes" if number == 30 else 400) as server:
         found = asked(server.url, [request(str(i)) for i in range(31)], concurrency=1)
-    assert isinstance(found["30"], Written)
+    assert isinstance(found["30"], Completion)
     assert all(isinstance(found[str(i)], Failed) and found[str(i)].refused for i in range(30))  # type: ignore[union-attr]
 
 
@@ -216,7 +216,7 @@ def test_a_server_that_is_not_there_is_told_soon() -> None:
 
     engine = Endpoint(gone, "judge", attempts=2, first_wait_s=0.001)
     with pytest.raises(ModelError, match="20 requests in a row without an answer"):
-        list(engine.write(requests(), HOW))
+        list(engine.generate(requests(), HOW))
     assert read < 100
 
 
@@ -226,14 +226,14 @@ def test_a_picture_that_cannot_be_opened_fails_alone(tmp_path: Path) -> None:
         found = asked(server.url, [request("a", tmp_path / "none.png"), request("b")])
     assert isinstance(found["a"], Failed)
     assert "image_missing" in found["a"].reason
-    assert isinstance(found["b"], Written)
+    assert isinstance(found["b"], Completion)
 
 
 @pytest.mark.parametrize(
     ("url", "options", "said"),
     [
         ("localhost:8000", {}, "no address"),
-        ("http://me:word@localhost/v1", {}, "no password"),
+        ("http://me:word@localhost/v1", {}, "password"),
         ("http://localhost/v1", {"concurrency": 0}, "at least 1"),
         ("http://localhost/v1", {"timeout_s": 0}, "above 0"),
     ],

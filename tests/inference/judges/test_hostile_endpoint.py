@@ -19,12 +19,12 @@ import pytest
 from basereward.data.schema.group import Part, Turn
 from basereward.errors import ModelError
 from basereward.inference.judges.endpoint import MAX_BYTES, Endpoint
-from basereward.inference.judges.engine import Answer, Failed, Request, Written
-from basereward.model.generation.generate import Writing
+from basereward.inference.judges.engine import Answer, Completion, Failed, Request
+from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.verdicts import compiled_pattern, parse_rating, parse_verdict
 from tests.helpers.chat_servers import serving_bytes
 
-HOW = Writing(max_tokens=9, temperature=0.5, seed=3)
+HOW = SamplingParams(max_tokens=9, temperature=0.5, seed=3)
 SECRET = "sk-local-0123456789"
 Send = Callable[[socket.socket, dict[str, str]], None]
 
@@ -43,7 +43,7 @@ def asked(url: str, **options: object) -> Answer:
     """The answer to one request, in one attempt unless told."""
     request = Request("a", (Turn("user", (Part("Say a."),)),))
     engine = Endpoint(url, "judge", **{"attempts": 1, "timeout_s": 1.0, **options})  # type: ignore[arg-type]
-    (answer,) = engine.write([request], HOW)
+    (answer,) = engine.generate([request], HOW)
     return answer
 
 
@@ -95,7 +95,7 @@ def test_a_limit_of_memory_holds() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     requests = [Request(str(i), (Turn("user", (Part("Say."),)),)) for i in range(8)]
     with serving_bytes(endless_body) as url:
-        answers = list(Endpoint(url, "judge", attempts=1, timeout_s=30.0).write(requests, HOW))
+        answers = list(Endpoint(url, "judge", attempts=1, timeout_s=30.0).generate(requests, HOW))
     assert all(isinstance(answer, Failed) for answer in answers)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024
 
@@ -104,7 +104,7 @@ def test_gzip_that_was_not_asked_for_is_unpacked() -> None:
     """As long as it is within the limit; one that is cut is no answer."""
     packed = gzip.compress(message("yes"))
     with serving_bytes(lambda c, _: c.sendall(whole(packed, extra="Content-Encoding: gzip\r\n"))) as url:
-        assert asked(url) == Written("a", "yes")
+        assert asked(url) == Completion("a", "yes")
     with serving_bytes(lambda c, _: c.sendall(whole(packed[:-9], extra="Content-Encoding: gzip\r\n"))) as url:
         assert isinstance(asked(url), Failed)
 
@@ -218,7 +218,7 @@ def test_a_key_that_a_model_writes_is_not_kept(monkeypatch: pytest.MonkeyPatch) 
 
     with serving_bytes(send) as url:
         answer = asked(url)
-    assert isinstance(answer, Written)
+    assert isinstance(answer, Completion)
     assert answer.text.startswith("You sent")
     assert SECRET not in answer.text
 

@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM
 
 from basereward.data.schema.group import IMAGE, Group, Part, Turn
 from basereward.errors import ModelError
-from basereward.inference.judges.engine import Failed, Request, Written
+from basereward.inference.judges.engine import Completion, Failed, Request
 from basereward.inference.judges.open_engine import open_engine
-from basereward.model.generation.generate import Writing
+from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import PAIRWISE, load_prompt
 from tests.helpers.chat_templates import DEEPSEEK_R1
 from tests.helpers.support import checkpoint, picture
 
-HOW = Writing(max_tokens=6)
+HOW = SamplingParams(max_tokens=6)
 
 
 def test_it_writes_what_transformers_would(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_it_writes_what_transformers_would(tmp_path: Path) -> None:
     engine.at_once = 2
     texts = {"a": "Which?", "b": "Name a number between one and ten.", "c": "Why?"}
     requests = [Request(name, (Turn("user", (Part(text),)),)) for name, text in texts.items()]
-    found = {answer.id: answer for answer in engine.write(requests, HOW)}
+    found = {answer.id: answer for answer in engine.generate(requests, HOW)}
     model = AutoModelForCausalLM.from_pretrained(path)
     tokenizer = engine.encoder.tokenizer
     for name, text in texts.items():
@@ -40,7 +40,7 @@ def test_it_writes_what_transformers_would(tmp_path: Path) -> None:
             0, ids.shape[1] :
         ]
         said = said[: said.tolist().index(end)] if end in said.tolist() else said
-        assert found[name] == Written(name, tokenizer.decode(said), ids.shape[1], len(said))
+        assert found[name] == Completion(name, tokenizer.decode(said), ids.shape[1], len(said))
 
 
 def test_a_picture_goes_in_and_a_missing_one_fails_alone(tmp_path: Path) -> None:
@@ -49,10 +49,10 @@ def test_a_picture_goes_in_and_a_missing_one_fails_alone(tmp_path: Path) -> None
     turns = (Turn("user", (IMAGE, Part("Which?"))),)
     images = {"a": picture(0), "b": picture(5), "c": tmp_path / "none.png"}
     requests = [Request(name, turns, (image,)) for name, image in images.items()]
-    found = {answer.id: answer for answer in engine.write(requests, HOW)}
+    found = {answer.id: answer for answer in engine.generate(requests, HOW)}
     assert isinstance(found["c"], Failed)
-    assert isinstance(found["a"], Written)
-    assert isinstance(found["b"], Written)
+    assert isinstance(found["a"], Completion)
+    assert isinstance(found["b"], Completion)
     assert found["a"].text != found["b"].text
 
 
@@ -95,5 +95,5 @@ def test_a_model_answers_after_its_whole_generation_prompt(tmp_path: Path) -> No
 def test_a_saved_reward_model_is_no_engine(tmp_path: Path) -> None:
     """The error says how it is evaluated."""
     (tmp_path / "reward_model.json").write_text("{}")
-    with pytest.raises(ModelError, match="as a MODEL"):
+    with pytest.raises(ModelError, match="saved reward model"):
         open_engine(str(tmp_path), endpoint="local")

@@ -33,6 +33,7 @@ from basereward.model.attention.tree_attention import (
     TreePlan,
     branch_mask,
     read_limit,
+    register_tree_attention,
     tree_attention,
     tree_mask,
     tree_masks,
@@ -254,6 +255,7 @@ def test_a_mask_is_no_larger_than_its_branches_need() -> None:
 
 def test_transformers_knows_the_attention_by_its_name() -> None:
     """The name that backbones are loaded with stands for this function, and for a way of masking plain rows."""
+    register_tree_attention()
     registered = AttentionInterface()[TREE_ATTENTION]
-    assert inspect.unwrap(registered) is tree_attention  # compiled layers, of another test, call it by a wrapper
+    assert inspect.unwrap(registered) is tree_attention  # marked so that compiled layers do not trace into it
     assert TREE_ATTENTION in AttentionMaskInterface()

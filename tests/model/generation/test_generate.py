@@ -22,7 +22,7 @@ from basereward.model.backbone import load_backbone, load_config
 from basereward.model.cost.meta_model import outline
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
-from basereward.model.generation.generate import Writer, Writing, texts
+from basereward.model.generation.generate import SamplingParams, TextGenerator, texts
 from basereward.model.reward_model import build_model
 from basereward.model.saving.saved_model import load_reward_model, save_model
 from tests.helpers.families import tiny_config
@@ -31,10 +31,10 @@ from tests.helpers.support import VISION, checkpoint, group, mixed_groups
 TOKENS = 10
 
 
-def writer(path: Path, encoder: Encoder) -> Writer:
+def writer(path: Path, encoder: Encoder) -> TextGenerator:
     """The checkpoint, writing."""
     language = load_language_head(path, load_config(path))
-    return Writer(load_backbone(path).eval(), language, end=encoder.end_of_turn, pad=encoder.pad_id)
+    return TextGenerator(load_backbone(path).eval(), language, end=encoder.end_of_turn, pad=encoder.pad_id)
 
 
 def batch(encoder: Encoder, groups: list[Group]) -> TreeBatch:
@@ -72,7 +72,7 @@ def test_a_batch_writes_what_every_conversation_does_alone(family: str, tmp_path
     path = checkpoint(family, tmp_path / family)
     encoder = load_encoder(path)
     groups = mixed_groups(vision="vl" in family)
-    written = writer(path, encoder)(batch(encoder, groups), Writing(max_tokens=TOKENS))
+    written = writer(path, encoder)(batch(encoder, groups), SamplingParams(max_tokens=TOKENS))
     assert [some[0].tolist() for some in written] == alone(path, encoder, groups, vision="vl" in family)
     assert len({tuple(some[0].tolist()) for some in written}) > 3, "texts are not all alike"
 
@@ -86,7 +86,7 @@ def test_pictures_are_encoded_once(tmp_path: Path) -> None:
     seen: list[int] = []
     transformer.visual.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     asked = group(responses=("a", "b", "c", "d"), images=1)
-    written = write(batch(encoder, [asked]), Writing(max_tokens=4, samples=2, temperature=1.0))
+    written = write(batch(encoder, [asked]), SamplingParams(max_tokens=4, samples=2, temperature=1.0))
     assert [len(some) for some in written] == [2, 2, 2, 2]
     assert len(seen) == 1
 
@@ -98,7 +98,7 @@ def test_draws_follow_the_seed(tmp_path: Path) -> None:
     write, rows = writer(path, encoder), batch(encoder, [group(images=1)])
 
     def told(seed: int) -> list[list[list[int]]]:
-        drawn = write(rows, Writing(max_tokens=TOKENS, temperature=1.0, samples=3, seed=seed))
+        drawn = write(rows, SamplingParams(max_tokens=TOKENS, temperature=1.0, samples=3, seed=seed))
         return [[text.tolist() for text in some] for some in drawn]
 
     before = torch.get_rng_state()
@@ -108,7 +108,7 @@ def test_draws_follow_the_seed(tmp_path: Path) -> None:
 
 
 def test_text_is_that_of_the_tokenizer(tmp_path: Path) -> None:
-    """Written tokens are decoded with nothing left out."""
+    """Completion tokens are decoded with nothing left out."""
     encoder = load_encoder(checkpoint("qwen2", tmp_path / "model"))
     tokens = encoder.branch("Seven.")
     decode = encoder.tokenizer.decode  # type: ignore[attr-defined]

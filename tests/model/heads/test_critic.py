@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from basereward.data.batching.continued import unwritten
+from basereward.data.batching.continued import remove_targets
 from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group
@@ -19,7 +19,7 @@ from basereward.model.attention.gradient_checkpointing import enable_gradient_ch
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
-from basereward.model.generation.generate import Writer, Writing
+from basereward.model.generation.generate import SamplingParams, TextGenerator
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
@@ -98,8 +98,8 @@ def test_a_score_is_that_at_the_end_of_the_written_critique(tmp_path: Path) -> N
     batch = laid(encoder, [asked])
     texts: list[Any] = []
     assert model.language is not None
-    writer = Writer(model.backbone, model.language, end=encoder.end_of_turn, pad=encoder.pad_id)
-    for (text,) in writer(batch, Writing(max_tokens=12)):
+    writer = TextGenerator(model.backbone, model.language, end=encoder.end_of_turn, pad=encoder.pad_id)
+    for (text,) in writer(batch, SamplingParams(max_tokens=12)):
         texts.append(text if len(text) == 12 else torch.cat([text, torch.tensor([encoder.end_of_turn])]))
     whole = encoder(asked)
     branches = tuple(torch.cat([branch, text]) for branch, text in zip(whole.branches, texts, strict=True))
@@ -130,7 +130,7 @@ def test_of_several_critiques_the_score_is_the_mean(tmp_path: Path) -> None:
     asked = group(images=1)
     batch, whole = laid(encoder, [asked]), encoder(asked)
     assert model.generator is not None
-    written = model.generator.write(batch, model.head.writing)  # type: ignore[arg-type]
+    written = model.generator.generate(batch, model.head.sampling)  # type: ignore[arg-type]
     assert len({tuple(text.tolist()) for texts in written for text in texts}) > 3, "the critiques are not all alike"
     scores = []
     for sample in range(3):
@@ -192,7 +192,7 @@ def test_its_own_critiques_are_ranked_after(tmp_path: Path) -> None:
         assert torch.allclose(ranked, own.eval().response_scores(plain), rtol=1e-5, atol=1e-6)
     both, encoder = made(path, critiques="both")
     taught, asked = laid(encoder, groups, with_targets=True), laid(encoder, groups)
-    shortened = unwritten(taught)
+    shortened = remove_targets(taught)
     for name in ("input_ids", "position_ids", "group", "branch", "ends"):
         assert torch.equal(getattr(shortened, name), getattr(asked, name)), name
     assert shortened.trees == asked.trees

@@ -19,7 +19,7 @@ from basereward.errors import ModelError, RecipeError
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
-from basereward.model.generation.generate import Writing
+from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.response_generator import ResponseGenerator
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
@@ -192,11 +192,11 @@ def test_written_verdicts_come_to_scores(tmp_path: Path, monkeypatch: pytest.Mon
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING)
     says = {(0, 1): "2", (1, 0): "1", (1, 2): "1", (2, 1): "2", (0, 2): "1", (2, 0): "?"}
 
-    def write(self: ResponseGenerator, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
+    def generate(self: ResponseGenerator, batch: TreeBatch, sampling: SamplingParams) -> list[list[torch.Tensor]]:
         pairs = [(first, second) for first, second in batch.about.tolist()]
         return [[self.encoder.branch(f"<think>.</think><answer>{says[pair]}</answer>")] for pair in pairs]
 
-    monkeypatch.setattr(ResponseGenerator, "write", write)
+    monkeypatch.setattr(ResponseGenerator, "generate", generate)
     scores = model.response_scores(laid(encoder, [group(responses=("a", "b", "c"))]))
     assert scores.tolist() == pytest.approx([0.0, 2 / 3, -2 / 3])
 
@@ -207,11 +207,11 @@ def test_no_verdict_is_made_up_of_an_unread_one(tmp_path: Path, monkeypatch: pyt
     model, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, order="given")
     says = {(0, 1): "1", (0, 2): "?", (1, 2): "?", (3, 4): "2"}
 
-    def write(self: ResponseGenerator, batch: TreeBatch, how: Writing) -> list[list[torch.Tensor]]:
+    def generate(self: ResponseGenerator, batch: TreeBatch, sampling: SamplingParams) -> list[list[torch.Tensor]]:
         pairs = [(first, second) for first, second in batch.about.tolist()]
         return [[self.encoder.branch(f"<think>.</think><answer>{says[pair]}</answer>")] for pair in pairs]
 
-    monkeypatch.setattr(ResponseGenerator, "write", write)
+    monkeypatch.setattr(ResponseGenerator, "generate", generate)
     scores = model.response_scores(laid(encoder, [group(responses=("a", "b", "c")), group("x", ("d", "e"), name="y")]))
     assert scores.tolist() == [0.0, 0.0, 0.0, -0.5, 0.5]
 

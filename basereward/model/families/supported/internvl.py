@@ -16,16 +16,22 @@ from basereward.model.families.backbone_family import MAX_SIDE, TextPositions, V
 
 
 class InternVL(VisionFamily):
-    """Images are cut into tiles of one size; visual tokens are numbered as text."""
+    """InternVL: images are cut into tiles of one size, and visual tokens are numbered like text.
+
+    >>> InternVL().part_of(["multi_modal_projector", "linear_1", "weight"])
+    'merger'
+    """
 
     model_types = ("internvl",)
     unquantized_modules = ("vision_tower", "multi_modal_projector")
 
     def decoder_type(self, config: PreTrainedConfig) -> str:
+        """The type of the language model."""
         # The language model is another family's, with its kernels: a Qwen2 in InternVL3.
         return config.get_text_config().model_type
 
     def part_of(self, path: Sequence[str]) -> str | None:
+        """The projector is the merger."""
         if "multi_modal_projector" in path:
             return "merger"
         return "vision" if "vision_tower" in path else None
@@ -40,6 +46,7 @@ class InternVL(VisionFamily):
         min_pixels: int | None,
         max_pixels: int | None,
     ) -> dict[str, Any]:
+        """Tiles in place of the processor's own cutting, and the marks around the tokens of an image."""
         vision_config: Any = config.vision_config
         downsample_ratio: float = config.downsample_ratio
         tiles = TileProcessor(
@@ -58,22 +65,27 @@ class InternVL(VisionFamily):
         }
 
     def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+        """All tiles of all images in one pass; S is 1."""
         model: Any = transformer
-        # All tiles have one size, so the first grid's height and width are those of every image; its time counts tiles.
+        # All tiles have one size, so every grid has the height and width of the first; its time is the number of tiles.
         _, rows, columns = grids[0].tolist()
         tiles = to_tiles(patches, rows=rows, columns=columns, side=model.config.vision_config.patch_size[0])
         features = model.get_image_features(tiles, return_dict=True).pooler_output
         return [states.flatten(0, 1)[None] for states in torch.split(features, grids[:, 0].tolist())]
 
     def entering_features(self, states: list[Tensor]) -> list[Tensor] | Tensor:
+        """The features of all images in one tensor."""
         return torch.cat(states)
 
     def smallest_image(self, vision_config: Any) -> tuple[int, int]:
-        side = vision_config.image_size[0] // vision_config.patch_size[0]  # a whole tile: the tower takes no other size
+        """One tile."""
+        # A whole tile: the tower accepts no other size.
+        side = vision_config.image_size[0] // vision_config.patch_size[0]
         return side, vision_config.num_channels * vision_config.patch_size[0] ** 2
 
     def feature_settings(self, config: PreTrainedConfig) -> tuple[Any, ...]:
-        # The layer whose states are taken, and how many patches are merged; neither has weights.
+        """The layer whose states are used, and how many patches are merged."""
+        # Neither has weights, so a hash of the weights does not show them.
         return tuple(getattr(config, name, None) for name in ("downsample_ratio", "vision_feature_layer"))
 
 

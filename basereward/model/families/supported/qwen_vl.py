@@ -25,7 +25,14 @@ SMALL_PIXELS = 2**22
 class VisionPositions:
     """Three-axis positions (time, height, width) by the family's own `get_rope_index`.
 
-    transformers keeps the rule on the model class, so the indexer is a model without weights.
+    transformers implements the rule in the model class, so the indexer is a model without weights.
+
+    Args:
+        config: of the checkpoint.
+
+    >>> from transformers import Qwen2_5_VLConfig
+    >>> VisionPositions(Qwen2_5_VLConfig())(torch.tensor([5, 6]), None).tolist()
+    [[0, 1], [0, 1], [0, 1]]
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -33,9 +40,10 @@ class VisionPositions:
         self._indexer: Any = None
 
     def __call__(self, input_ids: Tensor, images_thw: Tensor | None) -> Tensor:
-        """`(P,)` tokens and `(n, 3)` grids to `(3, P)` positions."""
+        """Maps `(P,)` tokens and `(n, 3)` grids to `(3, P)` positions."""
         if images_thw is None:
             return torch.arange(len(input_ids)).expand(3, -1)
+        # Built at the first prompt with an image; encoders of text alone never need it.
         if self._indexer is None:
             with torch.device("meta"):
                 self._indexer = AutoModel.from_config(self.config)
@@ -51,13 +59,20 @@ class VisionPositions:
 
 
 class QwenVL(VisionFamily):
-    """Images keep their aspect ratio; positions have three axes; Qwen3-VL adds visual states in deeper layers too."""
+    """Qwen-VL: images keep their aspect ratio, and positions have three axes.
+
+    In Qwen3-VL, visual states are also added in deeper layers of the language model.
+
+    >>> QwenVL().part_of(["visual", "merger", "mlp", "0", "weight"])
+    'merger'
+    """
 
     model_types = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
     liger_types = model_types
     unquantized_modules = ("visual",)
 
     def part_of(self, path: Sequence[str]) -> str | None:
+        """The mergers of deeper visual states of Qwen3-VL are part of the merger."""
         if "visual" not in path:
             return None
         return "merger" if any("merger" in step for step in path) else "vision"
@@ -72,6 +87,7 @@ class QwenVL(VisionFamily):
         min_pixels: int | None,
         max_pixels: int | None,
     ) -> dict[str, Any]:
+        """The checkpoint's own processor with the limits of pixels, and three-axis positions."""
         # In these processors the two edges hold numbers of pixels.
         for name, value in (("shortest_edge", min_pixels), ("longest_edge", max_pixels)):
             if value is not None:
@@ -86,12 +102,15 @@ class QwenVL(VisionFamily):
         }
 
     def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+        """All images in one pass; S is 1, or more in Qwen3-VL."""
         model: Any = transformer
         output = model.get_image_features(patches, grids, return_dict=True)
+        # Only Qwen3-VL has states for deeper layers.
         deeper: Sequence[Sequence[Tensor]] = getattr(output, "deepstack_features", None) or ()
         return [torch.stack(states) for states in zip(output.pooler_output, *deeper, strict=True)]
 
     def smallest_image(self, vision_config: Any) -> tuple[int, int]:
+        """The patches of one merged token."""
         numbers = vision_config.in_channels * vision_config.temporal_patch_size * vision_config.patch_size**2
         return vision_config.spatial_merge_size, numbers
 
@@ -104,6 +123,7 @@ def _check_steps(processor: Any, *, path: str | Path) -> None:
     """
     for name, limit in MAX_STEPS.items():
         value = getattr(processor, name, 1)
+        # In Python a bool is an int.
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= limit:
             raise ModelError(
                 f"preprocessor_config.json of '{path}': {name} is {str(value)[:80]!r}; allowed are 1 to {limit}"
@@ -116,6 +136,7 @@ def _check_on_one_image(processor: Any, *, path: str | Path) -> None:
     Raises:
         ModelError: it fails, or gives values that are NaN or infinite.
     """
+    # The processor would enlarge the small image, and take seconds and gigabytes.
     if processor.size.shortest_edge > SMALL_PIXELS:
         return
     side = max(64, processor.patch_size * processor.merge_size)
@@ -123,12 +144,12 @@ def _check_on_one_image(processor: Any, *, path: str | Path) -> None:
         values = processor(images=[Image.new("RGB", (side, side), "gray")], return_tensors="pt")["pixel_values"]
     except Exception as error:
         raise ModelError(
-            f"preprocessor_config.json of '{path}' does not work on a picture: {type(error).__name__} "
+            f"preprocessor_config.json of '{path}' fails on an image: {type(error).__name__} "
             f"{' '.join(str(error).split())[:200]}. Copy the folder again, or use another checkpoint"
         ) from error
     if not bool(torch.isfinite(values).all()):
         raise ModelError(
-            f"preprocessor_config.json of '{path}' makes a picture's values NaN or infinite. Copy the folder again, or "
+            f"preprocessor_config.json of '{path}' gives pixels that are NaN or infinite. Copy the folder again, or "
             "use another checkpoint"
         )
 
