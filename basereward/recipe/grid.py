@@ -147,14 +147,11 @@ def label(value: Any) -> str:
 
 
 def _axis(key: str, values: Any) -> Axis | GridError:
+    """The axis of a key of `grid`, or what is wrong with its key or its values."""
+    error = _axis_key_error(key)
+    if error is not None:
+        return error
     full_key = f"grid.{key}"
-    if key == SEEDS:
-        return GridError(full_key, "seeds are not part of the grid: write `seeds: [0, 1, 2]` beside `grid`")
-    if key.count(".") >= YAML_DEPTH:
-        return GridError("grid", f"a key has at most {YAML_DEPTH} parts; '{shortened(key)}' given")
-    problem = key_problem(tuple(key.split("."))) if key != RECIPE else None
-    if problem is not None:
-        return GridError(full_key, problem)
     if key == RECIPE and not _is_mapping_of_mappings(values):
         return GridError(full_key, f"expected a mapping of labels to parts of recipes; {shortened(values)} given")
     if not isinstance(values, list | dict) or not values:
@@ -162,10 +159,27 @@ def _axis(key: str, values: Any) -> Axis | GridError:
         return GridError(full_key, message)
     if isinstance(values, dict):
         return Axis(key, values)
+    return _labelled_axis(key, values)
+
+
+def _axis_key_error(key: str) -> GridError | None:
+    """What is wrong with a key of `grid`; None for a right one."""
+    if key == SEEDS:
+        return GridError(f"grid.{key}", "seeds are not part of the grid: write `seeds: [0, 1, 2]` beside `grid`")
+    # A key of a thousand parts would exceed Python's recursion limit when its layer is merged.
+    if key.count(".") >= YAML_DEPTH:
+        return GridError("grid", f"a key has at most {YAML_DEPTH} parts; '{shortened(key)}' given")
+    problem = key_problem(tuple(key.split("."))) if key != RECIPE else None
+    return None if problem is None else GridError(f"grid.{key}", problem)
+
+
+def _labelled_axis(key: str, values: list[Any]) -> Axis | GridError:
+    """The axis of a list of values, each under its default label."""
     labels = [label(value) for value in values]
+    # Two values with one label would be one cell, and the sweep would silently miss the other.
     repeated = [text for text, number in Counter(labels).items() if number > 1]
     if repeated:
-        return GridError(full_key, f"a value is given twice: {', '.join(repeated)}")
+        return GridError(f"grid.{key}", f"a value is given twice: {', '.join(repeated)}")
     return Axis(key, dict(zip(labels, values, strict=True)))
 
 

@@ -209,8 +209,10 @@ def _read_points(layers: YamlLayers, reader: Reader) -> list[Point]:
 def _make_cell(point: Point, layers: YamlLayers, *, reader: Reader) -> tuple[Cell, list[Fault]]:
     """The cell of a point, and its faults that the reader does not have yet."""
     layer = merge(layers.recipe, point.layer)
+    # Last, so that a person who types `key=value` overrides the axes too.
     for override in layers.overrides:
         layer = merge(layer, override)
+    # Interpolations refer to the final values, so they are resolved after all merges.
     layer, problems = interpolate(layer)
     unread = [(fault.key, fault.message) for fault in reader.faults if fault.key]
     check = Check(layer, complete=reader.complete)
@@ -221,12 +223,17 @@ def _make_cell(point: Point, layers: YamlLayers, *, reader: Reader) -> tuple[Cel
         located = [(key, f"{message}{_origin(layer, key)}") for key, message in range_problems(recipe)]
         problems += _independent(located, [*unread, *problems])
         problems += _secret_problems(recipe, layer)
-        if recipe.model.backbone.trust_remote_code and not is_trusted():
-            key = "model.backbone.trust_remote_code"
-            problems.append((key, f"true runs the checkpoint's own Python files; {REMEDY}{_origin(layer, key)}"))
+        problems += _trust_problems(recipe, layer)
     name, without_seeds = point.name or recipe.name, point.without_seeds or recipe.name
     cell = Cell(name, without_seeds, point.overrides, recipe, point.axes)
     return cell, [Fault(name, key, message) for key, message in problems]
+
+
+def _trust_problems(recipe: Recipe, layer: Layer) -> Iterator[tuple[str, str]]:
+    """A checkpoint that would run its own Python files, which the caller did not allow."""
+    if recipe.model.backbone.trust_remote_code and not is_trusted():
+        key = "model.backbone.trust_remote_code"
+        yield key, f"true runs the checkpoint's own Python files; {REMEDY}{_origin(layer, key)}"
 
 
 def _secret_problems(recipe: Recipe, layer: Layer) -> Iterator[tuple[str, str]]:

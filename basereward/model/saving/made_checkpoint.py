@@ -37,7 +37,7 @@ def backbone_path(recipe: BackboneRecipe) -> str:
     partial = Path(tempfile.mkdtemp(prefix=temporary_name("making", "-"), dir=folder.parent))
     try:
         with quiet_transformers():
-            make(recipe.make, "makers", partial)
+            make(recipe.make, "tiny_models", partial)
         partial.chmod(0o755)
         for file in partial.rglob("*.safetensors"):
             apply_umask(file)

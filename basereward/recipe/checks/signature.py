@@ -264,14 +264,14 @@ def _named(name: str, aliases: Mapping[str, ast.expr]) -> Any:
 
 
 def _subscript(node: ast.Subscript, aliases: Mapping[str, ast.expr]) -> Any:
+    """The hint of `Name[...]`: a literal, a range, a union or a container; `Any` for another generic class."""
     name = _last_name(node.value)
     items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if name == "Literal":
         return _literal(items)
     if name in ("Annotated", "Final"):
-        hint = hint_of(items[0], aliases=aliases)
-        ranges = [limits for item in items[1:] if (limits := _range(item)) is not None]
-        return Annotated[(hint, *ranges)] if ranges else hint
+        return _annotated(items, aliases)
+    # `tuple[int, ...]` has an ellipsis among its items, which is no type.
     inner = [... if _is_ellipsis(item) else hint_of(item, aliases=aliases) for item in items]
     if name == "Optional":
         return _union([inner[0], None])
@@ -279,6 +279,17 @@ def _subscript(node: ast.Subscript, aliases: Mapping[str, ast.expr]) -> Any:
         return _union(inner)
     container = CONTAINERS.get(name)
     return container[tuple(inner)] if container else Any
+
+
+def _annotated(items: Sequence[ast.expr], aliases: Mapping[str, ast.expr]) -> Any:
+    """The hint of `Annotated[type, ...]` with its ranges; other metadata is left out."""
+    hint = hint_of(items[0], aliases=aliases)
+    ranges = []
+    for item in items[1:]:
+        limits = _range(item)
+        if limits is not None:
+            ranges.append(limits)
+    return Annotated[(hint, *ranges)] if ranges else hint
 
 
 def _literal(items: Sequence[ast.expr]) -> Any:

@@ -15,14 +15,14 @@ from typing import Literal, TypeAlias, get_args
 from basereward.errors import nearest, unknown
 from basereward.recipe.trust import REMEDY, is_trusted
 
-TargetKind: TypeAlias = Literal["heads", "losses", "sources", "shapes", "makers", "benchmarks", "protocols"]
+TargetKind: TypeAlias = Literal["heads", "losses", "sources", "adapters", "tiny_models", "benchmarks", "protocols"]
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 SINGULAR: dict[TargetKind, str] = {
     "heads": "head",
     "losses": "loss",
     "sources": "source",
-    "shapes": "shape",
-    "makers": "maker",
+    "adapters": "adapter",
+    "tiny_models": "tiny model",
     "benchmarks": "benchmark",
     "protocols": "protocol",
 }
@@ -30,8 +30,8 @@ PACKAGES: dict[TargetKind, str] = {
     "heads": "basereward.model.heads",
     "losses": "basereward.model.losses",
     "sources": "basereward.data.sources",
-    "shapes": "basereward.data.adapters",
-    "makers": "basereward.model.tiny_models",
+    "adapters": "basereward.data.adapters",
+    "tiny_models": "basereward.model.tiny_models",
     "benchmarks": "basereward.evaluation.benchmarks",
     "protocols": "basereward.evaluation.protocols",
 }
@@ -161,21 +161,35 @@ def _locate_dotted(target: str) -> Target:
 
 
 def _in_module(module: str, name: str, file: Path, *, is_package: bool) -> Target:
+    """The target that a module defines or re-exports under a name.
+
+    Raises:
+        TargetError: the module cannot bind the name.
+    """
     body = _parse(file)
     for node in definitions(body):
         if node.name == name:
             return Target(module, name, node, body)
-    for statement in body:
-        if not isinstance(statement, ast.ImportFrom):
-            continue
-        for alias in statement.names:
-            if (alias.asname or alias.name) == name:
-                return _locate_dotted(f"{_imported_module(statement, module, is_package=is_package)}.{alias.name}")
+    re_exported = _re_exported(body, name, module, is_package=is_package)
+    if re_exported is not None:
+        return _locate_dotted(re_exported)
+    # With `import *` or a module-level `__getattr__` only the running module knows its names.
     names = _bound_names(body)
     if names.isdisjoint({name, "*", "__getattr__"}):
         close = nearest(name, [node.name for node in definitions(body)])
         raise TargetError(f"{file} has no '{name}'" + (f"; did you mean '{module}.{close}'?" if close else ""))
     return Target(module, name, None)
+
+
+def _re_exported(body: Iterable[ast.stmt], name: str, module: str, *, is_package: bool) -> str | None:
+    """The dotted path from which a module imports a name by `from ... import`; None when it does not."""
+    for statement in body:
+        if not isinstance(statement, ast.ImportFrom):
+            continue
+        for alias in statement.names:
+            if (alias.asname or alias.name) == name:
+                return f"{_imported_module(statement, module, is_package=is_package)}.{alias.name}"
+    return None
 
 
 def _imported_module(statement: ast.ImportFrom, module: str, *, is_package: bool) -> str:
@@ -201,23 +215,26 @@ def _bound_names(body: Iterable[ast.stmt]) -> set[str]:
 
 
 def _find_module(parts: list[str]) -> tuple[ModuleSpec, int]:
-    """The longest beginning of a dotted path that is a module, and its number of parts. Nothing is imported."""
-    deepest, folders = None, None
-    for depth, part in enumerate(parts, start=1):
-        # The bare name in the folders of the parent: to find a full name, Python would import the parent.
-        spec = _find_top_module(part) if depth == 1 else PathFinder.find_spec(part, folders)
-        if spec is None:
-            break
-        deepest, folders = (spec, depth), list(spec.submodule_search_locations or [])
-        if not folders:
-            break
-    if deepest is None:
+    """The longest beginning of a dotted path that is a module, and its number of parts. Nothing is imported.
+
+    Raises:
+        TargetError: the path begins with no module, or leads through a submodule that does not exist.
+    """
+    spec = _find_top_module(parts[0])
+    if spec is None:
         close = nearest(parts[0], [module.name for module in pkgutil.iter_modules()])
         raise TargetError(f"there is no module '{parts[0]}'" + (f"; did you mean '{close}'?" if close else ""))
-    spec, depth = deepest
+    depth = 1
+    while depth < len(parts) and spec.submodule_search_locations:
+        # The bare name in the folders of the parent: to find a full name, Python would import the parent.
+        submodule = PathFinder.find_spec(parts[depth], list(spec.submodule_search_locations))
+        if submodule is None:
+            break
+        spec, depth = submodule, depth + 1
+    # One part after the module is the class; more are a path through something that is no module.
     if depth < len(parts) - 1 and spec.submodule_search_locations is not None:
         _check_missing_submodule(parts, spec, depth)
-    return deepest
+    return spec, depth
 
 
 def _check_missing_submodule(parts: list[str], spec: ModuleSpec, depth: int) -> None:

@@ -15,7 +15,7 @@ from basereward.recipe.yaml.merge import KeyPath
 # `*` stands for any name that the user chooses.
 NODES: dict[KeyPath, TargetKind] = {
     ("model", "head"): "heads",
-    ("model", "backbone", "make"): "makers",
+    ("model", "backbone", "make"): "tiny_models",
     ("loss",): "losses",
     ("data", "sources", "*"): "sources",
     ("data", "curation", "against", "*"): "sources",
