@@ -133,8 +133,12 @@ def _machine(gpu: bool) -> str:
     return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bfloat16"
 
 
-def main() -> int:
-    """Exits with 1 when a trainer could not be timed."""
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command.
+
+    >>> build_parser().parse_args(["--steps", "12"]).steps
+    12
+    """
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     names = [trainer.name for trainer in TRAINERS]
@@ -146,16 +150,35 @@ def main() -> int:
     parser.add_argument("--gpu", choices=[name for name in checkpoint.SHAPES if name != checkpoint.SMALL])
     parser.add_argument("--full", action="store_true", help="with --gpu: train all weights but the vision tower's")
     parser.add_argument("--work", type=Path, help="keeps rows, checkpoints and runs; default: a temporary folder")
-    args = parser.parse_args()
+    return parser
+
+
+def trainer_options(args: argparse.Namespace) -> tuple[str, ...]:
+    """The options that every trainer gets, from those of this command.
+
+    >>> trainer_options(build_parser().parse_args(["--vision"]))
+    ('--steps', '8', '--responses', '4', '--vision')
+    """
     options = ["--steps", str(args.steps), "--responses", str(args.responses)]
-    options += ["--vision"] if args.vision else []
+    if args.vision:
+        options.append("--vision")
     if args.gpu is not None:
+        options.append("--gpu")
+        if args.full:
+            options.append("--full")
+    return tuple(options)
+
+
+def main() -> int:
+    """Exits with 1 when a trainer could not be timed."""
+    args = build_parser().parse_args()
+    if args.gpu is not None:
+        # The other trainers are timed on the CPU only.
         args.trainers = [name for name in args.trainers if name in ("tree", "plain")]
-        options += ["--gpu", *(["--full"] if args.full else [])]
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.work or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        work = Work(folder, args.gpu, tuple(options))
+        work = Work(folder, args.gpu, trainer_options(args))
         work.prepare()
         measured, complete = sitting(work, chosen=args.workloads, trainers=args.trainers, rounds=args.rounds)
     print(f"{datetime.date.today()}, {_machine(args.gpu is not None)}\n")

@@ -220,17 +220,24 @@ def faults_of(scenario: Scenario, workspace: Workspace, expected: dict[str, Any]
     for name, value in expected.items():
         if reached[name] != value:
             faults.append(f"{name} differ: {_difference(value, reached[name])}")
-    for run, records in _metrics(workspace).items():
-        counts = collections.Counter((name, step) for name, step, _ in records)
-        twice = [key for key, count in counts.items() if count > 1]
-        if twice:
-            faults.append(f"recorded twice in {run}: {twice[:3]}")
+    faults += _recorded_twice(workspace)
     faults += _still_running(workspace)
     leftovers: set[str] = set()
     for pattern in LEFT_OVER:
         leftovers |= {path.relative_to(workspace.folder).as_posix() for path in workspace.folder.rglob(pattern)}
     if leftovers:
         faults.append(f"left over: {', '.join(sorted(leftovers)[:4])}")
+    return faults
+
+
+def _recorded_twice(workspace: Workspace) -> list[str]:
+    """Metrics that MLflow has more than once for one step: the records of a killed run were sent again."""
+    faults = []
+    for run, records in _metrics(workspace).items():
+        counts = collections.Counter((name, step) for name, step, _ in records)
+        twice = [key for key, count in counts.items() if count > 1]
+        if twice:
+            faults.append(f"recorded twice in {run}: {twice[:3]}")
     return faults
 
 

@@ -46,18 +46,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) 
         metavar="URL",
         help="where the judge runs: the address of a server, or `local` (transformers) or `vllm` in this process",
     )
-    parser.add_argument(
-        "--prompt",
-        metavar="NAME",
-        default="pairwise_thinking",
-        help="name of the prompt that the judge gets (default: pairwise_thinking)",
-    )
-    parser.add_argument("--prompt-file", metavar="FILE", help="file with a prompt of your own; replaces --prompt")
-    parser.add_argument(
-        "--pattern",
-        metavar="REGEX",
-        help="regular expression that finds the verdict in the judge's text (default: that of <answer>1</answer>)",
-    )
+    _add_prompt_arguments(parser)
     parser.add_argument(
         "--temperature",
         metavar="T",
@@ -72,6 +61,27 @@ def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) 
         default=2048,
         help="most tokens that the judge generates for one text (default: 2048)",
     )
+    _add_request_arguments(parser)
+
+
+def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the judge is asked, and how its verdict is found in its text."""
+    parser.add_argument(
+        "--prompt",
+        metavar="NAME",
+        default="pairwise_thinking",
+        help="name of the prompt that the judge gets (default: pairwise_thinking)",
+    )
+    parser.add_argument("--prompt-file", metavar="FILE", help="file with a prompt of your own; replaces --prompt")
+    parser.add_argument(
+        "--pattern",
+        metavar="REGEX",
+        help="regular expression that finds the verdict in the judge's text (default: that of <answer>1</answer>)",
+    )
+
+
+def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how requests are sent to the server of the judge; they have no effect on a judge in this process."""
     parser.add_argument(
         "--concurrency",
         metavar="N",

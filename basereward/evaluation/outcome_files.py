@@ -93,8 +93,27 @@ def _file_faults(outcomes: Mapping[int, Outcome], items: Sequence[Item], *, allo
 
 
 def _parse(entry: object, items: Sequence[Item]) -> tuple[int, Outcome]:
+    """The row of an entry, and its outcome.
+
+    Raises:
+        DataError: the entry is malformed, or belongs to no row of the benchmark.
+    """
     if not isinstance(entry, dict):
         raise DataError(f'{shown(entry)}; an object such as {{"row": 0, "id": "...", "scores": [...]}} is needed')
+    item = _item_of(entry, items)
+    kinds = [kind for kind in KINDS if kind in entry]
+    if len(kinds) != 1:
+        given = " and ".join(kinds) or "none"
+        raise DataError(f"row {item.row} ('{item.id}') has {given} of {', '.join(KINDS)}; give one")
+    return item.row, PARSERS[kinds[0]](entry[kinds[0]], item)
+
+
+def _item_of(entry: Mapping[str, Any], items: Sequence[Item]) -> Item:
+    """The item that an entry is about, by its row; its id and fingerprint must agree.
+
+    Raises:
+        DataError: there is no such row, or the entry is about another version of the item.
+    """
     row = entry.get("row")
     # `True` is an `int` in Python.
     if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < len(items):
@@ -104,10 +123,7 @@ def _parse(entry: object, items: Sequence[Item]) -> tuple[int, Outcome]:
         raise DataError(f"row {row} has the id {shown(entry.get('id'))}; in the benchmark it is '{item.id}'")
     if entry.get("item") not in (None, item_fingerprint(item)):
         raise DataError(f"row {row} ('{item.id}') was scored with another prompt, other answers or other labels")
-    kinds = [kind for kind in KINDS if kind in entry]
-    if len(kinds) != 1:
-        raise DataError(f"row {row} ('{item.id}') has {' and '.join(kinds) or 'none'} of {', '.join(KINDS)}; give one")
-    return row, PARSERS[kinds[0]](entry[kinds[0]], item)
+    return item
 
 
 def _scores(value: Any, item: Item) -> Outcome:

@@ -68,10 +68,14 @@ def find_subject(
     if scores is not None:
         return _other_subject(str(Path(scores).absolute()), name or Path(scores).stem, out)
     assert model is not None
-    # A folder of a model may have the name of a baseline; the folder is meant then.
-    if model in BASELINES and not Path(model).exists():
+    if _is_baseline(model):
         return _other_subject(model, name or model, out)
     return _model_subject(model, out=out, name=name)
+
+
+def _is_baseline(model: str) -> bool:
+    # A folder of a model may have the name of a baseline; the folder is meant then.
+    return model in BASELINES and not Path(model).exists()
 
 
 def check_names(benchmarks: Sequence[Benchmark], subject: Subject) -> None:

@@ -48,16 +48,24 @@ def check_outputs(
     _check_each(outputs, error=error)
     existing = {name: path for name, path in outputs.items() if os.path.lexists(path)}
     # A new output overwrites nothing, and there may be a million inputs to compare with.
-    for path in map(Path, inputs if existing else ()):
-        for name, output in existing.items():
-            if same_file(output, path) or (path.is_dir() and not Path(output).is_dir() and _inside(output, path)):
-                raise error(f"{name} '{output}' would overwrite the input '{path}'; give another path")
+    if existing:
+        for path in map(Path, inputs):
+            _check_input(path, existing, error=error)
     for path in map(Path, read_whole):
         for name, output in outputs.items():
             if _inside(output, path):
                 raise error(
                     f"{name} '{output}' lies in the input folder '{path}', which is read whole; write elsewhere"
                 )
+
+
+def _check_input(path: Path, existing: Mapping[str, Path | str], *, error: type[BaseRewardError]) -> None:
+    """Checks that no existing output is the input at a path, or a file of the input folder there."""
+    for name, output in existing.items():
+        # A folder inside an input folder is a place to write in, and overwrites none of its files.
+        is_file_inside = path.is_dir() and not Path(output).is_dir() and _inside(output, path)
+        if same_file(output, path) or is_file_inside:
+            raise error(f"{name} '{output}' would overwrite the input '{path}'; give another path")
 
 
 def _check_each(outputs: Mapping[str, Path | str], *, error: type[BaseRewardError]) -> None:

@@ -23,7 +23,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -332,16 +332,21 @@ def find(run_id: str, *, root: Path | None = None) -> RunFolder:
         RunError: there is no such run; the message names the nearest id and recent ones.
     """
     root = (root or runs_root()).absolute()
+    # An id is the name of a folder: `../other` must not lead out of the folder of runs.
     if run_id and (root / run_id / "status.json").is_file() and Path(run_id).name == run_id:
         return RunFolder(root / run_id)
     runs = list_runs(kind=None, root=root)
     for run in runs:
         if run.mlflow_run_id == run_id:
             return run
+    raise _no_such_run(run_id, runs, root=root)
+
+
+def _no_such_run(run_id: str, runs: Sequence[RunFolder], *, root: Path) -> RunError:
     close = nearest(run_id, [run.run_id for run in runs])
     hint = f" Did you mean '{close}'?" if close else ""
     recent = ", ".join(f"{run.run_id} ({run.name})" for run in runs[:5]) or "none"
-    raise RunError(f"There is no run '{run_id}' in {root}.{hint} Recent runs: {recent}. All: basereward ls runs.")
+    return RunError(f"There is no run '{run_id}' in {root}.{hint} Recent runs: {recent}. All: basereward ls runs.")
 
 
 def finished_with(recipe_sha256: str, *, kind: RunKind = "run", root: Path | None = None) -> RunFolder | None:

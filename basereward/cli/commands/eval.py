@@ -18,20 +18,7 @@ MAX_VOTES = 15
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what is measured, on which benchmarks, and how."""
-    parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help=f"{MODEL_FORMS}, or a simple rule: {', '.join(BASELINES)}"
-    )
-    parser.add_argument(
-        "--benchmark",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="name in experiments/benchmarks/, or path to a YAML file; repeat the option for several benchmarks",
-    )
-    parser.add_argument("--data", metavar="FILE", help="file or folder of your own pairs, instead of a benchmark")
-    parser.add_argument(
-        "--scores", metavar="FILE", help="JSON Lines file of scores, verdicts or 0/1 made elsewhere, instead of MODEL"
-    )
+    _add_inputs(parser)
     parser.add_argument(
         "--name", metavar="NAME", help="name in tables (default: the name of the run, the folder or the file)"
     )
@@ -43,9 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-partial",
         action="store_true",
-        help="measure without the rows that are missing or cannot be scored; without it they are an error",
+        help="measure without the rows that are missing or cannot be scored (default: they are an error)",
     )
-    parser.add_argument("--judge", metavar="NAME", help="generative model that compares answers, instead of MODEL")
+    parser.add_argument(
+        "--judge", metavar="NAME", help="generative model that compares answers, instead of MODEL; needs --endpoint"
+    )
     parser.add_argument(
         "--votes",
         metavar="K",
@@ -60,6 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder to write the evaluation to (default: evaluations in the run's folder, or evaluations/NAME)",
     )
     add_overrides(parser, example="data=rows.jsonl")
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Adds what is read: the model or its scores, and the benchmarks or pairs."""
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help=f"{MODEL_FORMS}, or a simple rule: {', '.join(BASELINES)}"
+    )
+    parser.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="name in experiments/benchmarks/, or path to a YAML file; repeat the option for several benchmarks",
+    )
+    parser.add_argument("--data", metavar="FILE", help="file or folder of your own pairs, instead of a benchmark")
+    parser.add_argument(
+        "--scores", metavar="FILE", help="JSON Lines file of scores, verdicts or 0/1 made elsewhere, instead of MODEL"
+    )
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:

@@ -6,11 +6,13 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import check_choice
 from basereward.cli.tables import format_table
 
-KINDS = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "runs")
+KINDS = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "adapters", "tiny_models", "runs")
+RENAMED = {"shapes": "adapters", "makers": "tiny_models"}
+"""Former names of kinds, and what they are called now."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
-        UsageError: an unknown kind.
+        UsageError: an unknown kind, or one by its former name. The message has the name to use.
     """
+    # The former names resemble the new ones too little for the suggestion of a misspelt name.
+    if arguments.kind in RENAMED:
+        raise UsageError(f"unknown kind '{arguments.kind}'; did you mean '{RENAMED[arguments.kind]}'?")
     check_choice("kind", arguments.kind, KINDS)
 
 
@@ -48,7 +53,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 
 COMMAND = Command(
-    summary="list experiments, profiles, sources, benchmarks, heads, losses or runs",
+    summary="list experiments, profiles, sources, benchmarks, heads, losses, adapters, tiny models or runs",
     examples=("basereward ls heads", "basereward ls runs --json"),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

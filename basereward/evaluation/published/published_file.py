@@ -171,21 +171,27 @@ class TableFile:
             where = f"{section}[{index}]"
             if not self._check_keys(entry, ENTRY, ENTRY_MAY, where=where):
                 continue
-            for row in entry["rows"]:
-                for column, cell_change in entry["cells"].items():
-                    known = self._check_cell(row, column, where=where)
-                    if not (known and self._check_keys(cell_change, {}, CELL_MAY, where=where)):
-                        continue
-                    # What an entry states for all its cells, then what it states for this one.
-                    change = {**{name: entry[name] for name in ENTRY_MAY if name in entry}, **cell_change}
-                    stated = self.content["columns"][column]
-                    self._check_change(change, stated, where=f"{where}, '{column}' of '{row}'")
-                    # A cell has one correction, and may be recomputed under several variants.
-                    key = (row, column, "" if section == "corrections" else str(sorted(change.items())))
-                    if key in seen:
-                        self.faults.append(f"{where}: '{column}' of '{row}' stands in {section} twice")
-                    seen.add(key)
-                    yield (row, column), {**change, "why": entry["why"]}
+            for (row, column), change in self._entry_changes(entry, where=where):
+                # A cell has one correction, and may be recomputed under several variants.
+                key = (row, column, "" if section == "corrections" else str(sorted(change.items())))
+                if key in seen:
+                    self.faults.append(f"{where}: '{column}' of '{row}' appears in {section} twice")
+                seen.add(key)
+                yield (row, column), {**change, "why": entry["why"]}
+
+    def _entry_changes(self, entry: dict[str, Any], *, where: str) -> Iterator[tuple[CellKey, Change]]:
+        """The cells of one entry that exist, each with what the entry states about it."""
+        of_all_cells = {name: entry[name] for name in ENTRY_MAY if name in entry}
+        for row in entry["rows"]:
+            for column, cell_change in entry["cells"].items():
+                known = self._check_cell(row, column, where=where)
+                if not (known and self._check_keys(cell_change, {}, CELL_MAY, where=where)):
+                    continue
+                # What an entry states for one cell replaces what it states for all.
+                change = {**of_all_cells, **cell_change}
+                stated = self.content["columns"][column]
+                self._check_change(change, stated, where=f"{where}, '{column}' of '{row}'")
+                yield (row, column), change
 
     def _read_counts(self) -> dict[CellKey, list[int]]:
         counts: dict[CellKey, list[int]] = {}

@@ -74,8 +74,7 @@ def bars(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Fig
         The figure; None if the variant has no categories.
     """
     measured = [row for row in rows if row["source"] == "measured" and row["value"] is not None]
-    overall = overall_metrics(rows, rows[0]["variant"]) if rows else []
-    categories = list(dict.fromkeys(row["metric"] for row in measured if row["metric"] not in overall))
+    categories = _categories(rows, measured)
     models = list(dict.fromkeys(row["model"] for row in measured))
     if not categories:
         return None
@@ -85,7 +84,7 @@ def bars(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Fig
     with plain():
         figure, axes = blank(height=1.0 + 0.2 * (len(models) + 1) * (1 + len(categories)))
         for number, model in enumerate(models):
-            values = {row["metric"]: 100 * row["value"] for row in measured if row["model"] == model}
+            values = _percentages(measured, model)
             offset = thickness * (number + 0.5) - 0.4
             _draw_bars(axes, values, categories, model=model, offset=offset, thickness=thickness, place=places[model])
         axes.set_yticks(range(len(categories)), [short(name) for name in categories])
@@ -94,6 +93,17 @@ def bars(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Fig
         axes.grid(axis="x", color="0.9", linewidth=0.8)
         figure.legend(loc="outside upper left", frameon=False)
         return drawn(figure)
+
+
+def _categories(rows: Sequence[Row], measured: Sequence[Row]) -> list[str]:
+    """The measured metrics of a variant that cover a part of its items only, in their order."""
+    overall = overall_metrics(rows, rows[0]["variant"]) if rows else []
+    return list(dict.fromkeys(row["metric"] for row in measured if row["metric"] not in overall))
+
+
+def _percentages(measured: Sequence[Row], model: str) -> dict[str, float]:
+    """The values of one model in percent, by metric."""
+    return {row["metric"]: 100 * row["value"] for row in measured if row["model"] == model}
 
 
 def _draw_bars(
