@@ -34,7 +34,8 @@ class Trainer:
     """A program that times itself: `python -m MODULE ARGS`, on the workloads that it can do."""
 
     name: str
-    python: str | None  # None when its environment is not installed
+    # None when its environment is not installed.
+    python: str | None
     module: str
     args: tuple[str, ...] = ()
     can: tuple[str, ...] = WORKLOADS
@@ -44,7 +45,8 @@ TRAINERS = (
     Trainer("tree", sys.executable, "bench.ours", ("--layout", "tree")),
     Trainer("plain", sys.executable, "bench.ours", ("--layout", "plain")),
     Trainer("ms-swift", os.environ.get("MS_SWIFT_PYTHON"), "bench.peers.ms_swift"),
-    Trainer("TRL", os.environ.get("TRL_PYTHON"), "bench.peers.trl", can=("text", "short")),  # it reads no images
+    # TRL's reward trainer reads no images.
+    Trainer("TRL", os.environ.get("TRL_PYTHON"), "bench.peers.trl", can=("text", "short")),
 )
 
 
@@ -52,8 +54,10 @@ TRAINERS = (
 class Work:
     """The inputs of all trainers."""
 
-    folder: Path  # of rows and checkpoints
-    gpu: str | None  # shapes of the checkpoint that trains on a GPU; None: the small ones, on the CPU
+    # Of rows and checkpoints.
+    folder: Path
+    # Shapes of the checkpoint that trains on a GPU; None: the small ones, on the CPU.
+    gpu: str | None
     options: tuple[str, ...]
 
     def checkpoint(self, workload: str) -> Path:

@@ -25,8 +25,10 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-FIRST_SPECIAL_ID = 151643  # the vocabulary file ends before it
-VOCABULARY = 151936  # ids that embeddings are kept for, more than there are tokens
+# The vocabulary file ends before this id; special tokens begin with it.
+FIRST_SPECIAL_ID = 151643
+# Rows of the embedding matrix of Qwen2.5-VL, more than there are tokens.
+VOCABULARY = 151936
 
 SMALL = "small"
 WINDOW = {"window_size": 112, "num_heads": 16}

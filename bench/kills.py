@@ -36,7 +36,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--profile", str(ROOT / "tests" / "small.yaml"))
-TIMED = ("time/", "mem/", "perf/", "system/")  # metrics that no two runs share
+# Metrics that no two runs share.
+TIMED = ("time/", "mem/", "perf/", "system/")
 LEFT_OVER = ("*.new", "*.part", "*.tmp", ".model-*", ".making.*", ".*.new", ".*.tmp", ".*.part", ".*.partial")
 TRIES = 3
 LIMIT_S = 600.0
@@ -298,7 +299,8 @@ def run_again(scenario: Scenario, workspace: Workspace) -> list[str]:
         if scenario.resumes and stopped:
             words = (*words, "--resume", stopped[-1])
         elif scenario.resumes and list(workspace.folder.glob("runs/*/result.json")):
-            words = ("ls", "runs")  # it is finished: the next command, whatever it is, must clean up
+            # The run is finished; the next command, whatever it is, must clean up after the kill.
+            words = ("ls", "runs")
         code, error = workspace.run(words)
         if "Traceback" in error:
             return [f"traceback: {error[-600:]}"]

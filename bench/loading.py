@@ -36,8 +36,10 @@ from bench import checkpoint, workloads
 from bench.ours import HERE, overrides
 
 WORKERS = 2
-WARM_UP = 8  # batches, or images of each process, that are not counted
-ENDLESS = 100_000  # steps: more than are ever asked for
+# Batches, or images of each process, that are not counted.
+WARM_UP = 8
+# Steps; more than are ever asked for.
+ENDLESS = 100_000
 
 
 def ours(data: PreferenceData, *, seconds: float) -> float:
@@ -48,7 +50,8 @@ def ours(data: PreferenceData, *, seconds: float) -> float:
 
     def taken() -> Iterator[int]:
         for batch in batches:
-            assert batch.pixels.values.dtype == torch.float32  # made of bytes where the model takes them: it counts
+            # The model converts bytes to float32, and that time counts.
+            assert batch.pixels.values.dtype == torch.float32
             yield batch.num_groups
 
     return rate(taken(), seconds=seconds)
@@ -76,7 +79,8 @@ def alone(processor: Any, images: list[Path], *, seconds: float) -> float:
 def _process(
     processor: Any, images: list[Path], together: Barrier, put: Callable[[float], None], *, seconds: float
 ) -> None:
-    torch.set_num_threads(1)  # as in the workers of a data loader
+    # PyTorch's data loader sets one thread in each of its workers.
+    torch.set_num_threads(1)
 
     def processed() -> Iterator[int]:
         for path in cycle(images):
@@ -125,7 +129,8 @@ def main() -> int:
     parser.add_argument("--groups", type=int, default=1, help="of a batch")
     args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    keep_freed_memory()  # as a run does
+    # As a training run does: glibc would return freed memory to the system after every call.
+    keep_freed_memory()
     rounds: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.work or Path(temporary)).resolve()

@@ -37,7 +37,8 @@ def measure(work: Path, workload: str, *, layout: str) -> float:
         batch = bench.batch(groups, layout=layout)  # type: ignore[arg-type]  # one of the two
         bench.step(batch)
         resident_before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        # 5 resets VmHWM, the peak of the process, see proc(5).
+        Path("/proc/self/clear_refs").write_text("5")
         bench.step(batch)
         return resident("VmHWM") - resident_before
 

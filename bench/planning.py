@@ -66,7 +66,8 @@ def measure(settings: dict[str, Any]) -> tuple[float, float, float]:
         start = time.perf_counter()
         next(iter(StageSampler(plan, 0, rank=0, done=position)))
         seeks_s.append(time.perf_counter() - start)
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    # Linux counts in KiB.
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return build_s, max(seeks_s), peak_gib
 
 

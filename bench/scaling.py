@@ -43,7 +43,8 @@ def line(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float, 
 def measure(bench: Bench, batch_of: Callable[[int], TreeBatch], sizes: Sequence[int], *, rounds: int) -> list[float]:
     """Median seconds of a step for every size; sizes take turns."""
     batches = {size: batch_of(size) for size in sizes}
-    bench.step(batches[sizes[-1]])  # warm up
+    # The first step allocates memory and is not measured.
+    bench.step(batches[sizes[-1]])
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(rounds):
         for size, batch in batches.items():
@@ -64,7 +65,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    keep_freed_memory()  # as a run does
+    # As a training run does: glibc would return freed memory to the system after every call.
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.work or Path(temporary)).resolve()
         bench = Bench(work, "groups")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-Results = Mapping[tuple[str, str], Mapping[str, float]]  # (workload, trainer) to figures by name
+# Figures by name, for each (workload, trainer).
+Results = Mapping[tuple[str, str], Mapping[str, float]]
 
 # Columns of the last table, for trainers whose work is counted: heading, figure, format.
 WORK = (

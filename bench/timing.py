@@ -89,7 +89,8 @@ def report(trainer: str, clock: Clock, *, pairs: int, version: str, torch: str, 
         more: what else was measured.
     """
     step_s = clock.step_s
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    # Linux counts in KiB.
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     result = {"trainer": trainer, "version": version, "torch": torch, "peak_gib": peak_gib, "step_s": step_s}
     result |= {"pairs_per_s": pairs / step_s, **more}
     print(json.dumps(result), flush=True)

@@ -26,8 +26,10 @@ from basereward.io.logs import log_to_stderr
 from basereward.io.secrets import redact
 from basereward.recipe.trust import trusting
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-CLOSED_PIPE = 141  # 128 + SIGPIPE
+# 128 + SIGINT, as shells report it.
+INTERRUPTED = 130
+# 128 + SIGPIPE.
+CLOSED_PIPE = 141
 LOGS_PROGRESS = ("train", "sweep")
 
 
@@ -95,7 +97,8 @@ def _print_result(text: str) -> int:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        redirect_to_null(1)  # the reader, such as `head`, has what it needs
+        # The reader, such as `head`, has what it needs.
+        redirect_to_null(1)
         return CLOSED_PIPE
     except OSError as error:
         redirect_to_null(1)

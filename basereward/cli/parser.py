@@ -29,7 +29,8 @@ class PrintVersion(argparse.Action):
     """Prints the version. Unlike argparse's own action, it reads the package's metadata only when asked."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        import importlib.metadata  # a tenth of the time that --help takes
+        # This import would be a tenth of the time that --help takes.
+        import importlib.metadata
 
         try:
             version = importlib.metadata.version("basereward")
@@ -69,7 +70,8 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(prog="basereward", description="Train, check and use multimodal reward models.", allow_abbrev=False)
     parser.add_argument("--version", action=PrintVersion, nargs=0, help="print the version and exit")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.set_defaults(root_parser=parser)  # what `completion` describes
+    # `completion` describes the whole parser, which is not among the arguments otherwise.
+    parser.set_defaults(root_parser=parser)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     command_parsers: dict[str, Parser] = {}
     for name, command in COMMANDS.items():

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from basereward.errors import RunError
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
+# All control characters but tab and line feed.
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def check_streams() -> None:

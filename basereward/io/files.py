@@ -214,7 +214,8 @@ def _first_non_folder(path: Path) -> Path | None:
 
 
 def _absolute(path: Path) -> Path:
-    with contextlib.suppress(FileNotFoundError):  # the working folder has been deleted
+    # `absolute` fails when the working folder has been deleted.
+    with contextlib.suppress(FileNotFoundError):
         return path.absolute()
     return path
 

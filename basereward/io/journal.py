@@ -97,7 +97,8 @@ def _locked(file: Path) -> Lease:
     """
     while True:
         if file.exists():
-            check_regular_file(file)  # opening a FIFO would wait for a reader
+            # Opening a FIFO would wait for a reader.
+            check_regular_file(file)
         lease = acquire(file, wait=False, flags=os.O_RDWR | os.O_CREAT | os.O_APPEND)
         if lease is None:
             raise DataError(f"'{file}' is written by another process now; wait until it has ended, or write elsewhere")

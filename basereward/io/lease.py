@@ -83,7 +83,8 @@ def acquire(path: Path, *, wait: bool, owner: Owner = "descriptor", flags: int =
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
     try:
         lock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (BlockingIOError, PermissionError):  # POSIX allows both EAGAIN and EACCES for a record lock that is held
+    except (BlockingIOError, PermissionError):
+        # POSIX allows both EAGAIN and EACCES for a record lock that is held.
         os.close(descriptor)
         return None
     except BaseException:

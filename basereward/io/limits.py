@@ -72,7 +72,8 @@ def read_bytes(path: Path | str, *, limit: int, error: type[BaseRewardError] = D
     if size <= limit:
         try:
             with Path(path).open("rb") as file:
-                content = file.read(limit + 1)  # one more byte shows that the file grew since its size was read
+                # One more byte shows that the file grew since its size was read.
+                content = file.read(limit + 1)
         except OSError as cause:
             raise error(f"'{path}' cannot be read: {cause.strerror}") from cause
         size = len(content)

@@ -41,13 +41,15 @@ def process_state(identity: Mapping[str, Any]) -> Literal["alive", "gone", "unkn
     """
     scope = _pid_scope()
     if identity.get("host") == socket.gethostname() and identity.get("boot") != scope["boot"]:
-        return "gone"  # the machine has rebooted
+        # The machine has rebooted.
+        return "gone"
     if any(identity.get(key) != value for key, value in scope.items()):
         return "unknown"
     pid = identity.get("pid")
     if not isinstance(pid, int):
         return "gone"
-    if not PROC.is_dir():  # macOS: the start time is unknown
+    # macOS: the start time is unknown.
+    if not PROC.is_dir():
         return "alive" if _exists(pid) else "gone"
     start_time = _start_time(pid)
     return "alive" if start_time is not None and start_time == identity.get("started") else "gone"
@@ -79,7 +81,8 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it belongs to another user
+    except PermissionError:
+        # The process exists and belongs to another user.
         return True
     return True
 

@@ -21,7 +21,8 @@ from basereward.io.files import atomic_file
 from basereward.io.formats import compression
 from basereward.io.limits import MIB, check_regular_file
 
-CHUNK_SIZE = MIB  # bytes
+# In bytes.
+CHUNK_SIZE = MIB
 MAX_GROWTH = 100
 """Largest ratio of the unpacked size to the packed one. Repetitive text grows about thirty times; a hostile gzip file
 grows a thousand times."""

@@ -64,7 +64,8 @@ def resampled(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> Interv
         occurrences = rng.multinomial(len(sums), counts / len(sums), size=CHUNK)
         chunks.append(occurrences @ distinct)
     drawn = np.concatenate(chunks).reshape(RESAMPLES, *sums.shape[1:])
-    with np.errstate(invalid="ignore"):  # a category without drawn units is left out of the mean of this resample
+    # A category without drawn units is left out of the mean of this resample.
+    with np.errstate(invalid="ignore"):
         ratios = drawn[..., 0] / drawn[..., 1]
     present = ~np.isnan(ratios)
     means = (np.nan_to_num(ratios) * weights).sum(-1) / (present * weights).sum(-1)

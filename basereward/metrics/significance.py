@@ -151,7 +151,8 @@ def sign_flip_p(differences: NDArray[np.int64]) -> float:
     for size, count in zip(*np.unique(sizes // unit, return_counts=True), strict=True):
         spectrum *= np.cos(2 * math.pi / length * (frequencies * size % length)) ** count
     probabilities = np.fft.irfft(spectrum, n=length)[: largest + 1]
-    smallest = max(P_FLOOR, 2.0 ** (1 - sizes.size))  # all signs alike: two of 2^G cases
+    # The smallest possible value: all signs are alike in two of the 2^G cases.
+    smallest = max(P_FLOOR, 2.0 ** (1 - sizes.size))
     return float(np.clip(2 * probabilities[observed:].sum(), smallest, 1.0))
 
 
@@ -195,7 +196,8 @@ def holm(values: Sequence[float]) -> list[float]:
     """
     order = np.argsort(values, kind="stable")
     adjusted = [0.0] * len(values)
-    largest = 0.0  # an adjusted value is not below that of a smaller p value
+    # Holm's step-down: an adjusted value is not below that of a smaller p value.
+    largest = 0.0
     for rank, index in enumerate(order):
         largest = max(largest, min(values[index] * (len(values) - rank), 1.0))
         adjusted[index] = largest

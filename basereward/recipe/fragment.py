@@ -68,7 +68,8 @@ def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
         raise RecipeError(f"there is no file or folder '{path}' of pairs")
     base = Layer({"_target_": "pairs", "path": path}, {(): path})
     name, node = _load(path, "benchmarks", base, Reader(experiments_folder()), overrides)
-    return f"pairs-{name}", node  # with a prefix, because a published benchmark may have the name of the file
+    # With a prefix, because a published benchmark may have the name of the file.
+    return f"pairs-{name}", node
 
 
 def _load(given: str, kind: TargetKind, base: Layer, reader: Reader, overrides: Iterable[str]) -> tuple[str, Node]:

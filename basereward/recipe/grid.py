@@ -71,7 +71,8 @@ def axes(layer: Layer) -> Iterator[Axis | GridError]:
         yield GridError("grid", f"expected a mapping of keys to lists of values; {shortened(grid)} given")
         return
     for key, values in grid.items():
-        if values is not None:  # null removes an axis that an included file has
+        # null removes an axis that an included file defines.
+        if values is not None:
             yield _axis(key, values)
     if isinstance(layer.values.get(SEEDS), list):
         yield _seed_axis(layer.values[SEEDS])

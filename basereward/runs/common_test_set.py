@@ -96,7 +96,8 @@ def common_test_set(recipes: Mapping[str, Collection[TestedGroups]]) -> CommonTe
     for candidates in groups_of_recipes:
         keys: list[TestKey] = []
         for holders, own_keys in groups_of_recipes.items():
-            if set(candidates) <= set(holders):  # groups that further recipes share count too
+            # Groups that further recipes share count too.
+            if set(candidates) <= set(holders):
                 keys += own_keys
         if (len(candidates), len(keys)) > (len(best.names), len(best.groups)):
             best = CommonTestSet(candidates, sorted(keys))

@@ -72,6 +72,7 @@ def _hardware() -> dict[str, str]:
 
 def _mlflow_tags() -> dict[str, str]:
     tags = {"mlflow.source.name": "basereward", "mlflow.source.type": "LOCAL"}
-    with contextlib.suppress(KeyError, OSError):  # the user of a container may have no name
+    # The user of a container may have no name.
+    with contextlib.suppress(KeyError, OSError):
         tags["mlflow.user"] = getpass.getuser()
     return tags

@@ -271,7 +271,8 @@ class RunFolder:
             warn_once(f"The result of run {self.run_id} is damaged and left out: {error}.")
             return None
         metrics = result.get("metrics")
-        if isinstance(metrics, dict):  # JSON has no NaN, so `write_result` writes null for it
+        # JSON has no NaN, so `write_result` writes null for it.
+        if isinstance(metrics, dict):
             result["metrics"] = {name: math.nan if value is None else value for name, value in metrics.items()}
         return result
 
@@ -376,7 +377,8 @@ def _newest(
     for run in list_runs(kind=kind, root=root):
         if with_checkpoint and not (run.checkpoints / "last.ckpt").exists():
             continue
-        with contextlib.suppress(RunError):  # it was deleted after it was listed
+        # Another process may delete the run after it was listed.
+        with contextlib.suppress(RunError):
             if run.status["recipe_sha256"] == recipe_sha256 and run.state in states:
                 return run
     return None

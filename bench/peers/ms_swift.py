@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-os.environ["MAX_PIXELS"] = str(896 * 896)  # read by ms-swift's template when it is imported
+# ms-swift's template reads this variable when it is imported.
+os.environ["MAX_PIXELS"] = str(896 * 896)
 
 import swift
 import torch

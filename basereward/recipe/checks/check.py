@@ -54,7 +54,8 @@ class Check:
                 checked.update(self._value(field.name, hint, values[field.name], field_path))
             elif hint == Node:
                 self._node({}, field_path)
-            elif is_section(hint):  # it may contain a node, which has no default
+            elif is_section(hint):
+                # A section may contain a node, which has no default and must be reported as missing.
                 checked[field.name] = self._section(hint, {}, field_path)
         return checked
 

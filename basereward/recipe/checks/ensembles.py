@@ -35,7 +35,8 @@ def read_ensembles(
     ensembles: dict[str, EnsembleRecipe] = {}
     faults: list[Fault] = []
     for name, values in sections.items():
-        if values is None:  # null removes an ensemble that an included file has
+        # null removes an ensemble that an included file defines.
+        if values is None:
             continue
         recipe, problems = _read_ensemble(values, cells=cells)
         if name in cells:
@@ -79,7 +80,8 @@ def number_problems(recipe: EnsembleRecipe) -> list[tuple[str, str]]:
     problems = []
     if recipe.pairs < 1:
         problems.append(("pairs", f"must be at least 1; {recipe.pairs} given"))
-    if not 0 <= recipe.k < math.inf:  # NaN too is out of the range
+    # The chained comparison is false for NaN too.
+    if not 0 <= recipe.k < math.inf:
         problems.append(("k", f"must be a finite number of at least 0; {recipe.k:g} given"))
     if not 0 <= recipe.seed <= LARGEST_SEED:
         problems.append(("seed", f"a seed is from 0 to {LARGEST_SEED}; {recipe.seed} given"))

@@ -54,7 +54,8 @@ def is_generative(head: Node) -> bool:
         check_trusted(target, "heads")
         definition = locate(target, "heads").definition
     except TargetError:
-        return False  # reported by the check of the node
+        # The check of the node reports this fault; here it would be a second one.
+        return False
     if not isinstance(definition, ast.ClassDef):
         return False
     return _defines_method(definition.body) and _sets_attribute(definition.body)

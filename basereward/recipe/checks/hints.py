@@ -167,7 +167,8 @@ def _limits(hint: Any) -> dict[str, float]:
     limits: dict[str, float] = {}
     for mark in get_args(hint)[1:]:
         if not isinstance(mark, RANGES):
-            continue  # metadata of another kind, such as a unit
+            # `Annotated` may hold metadata of another kind, such as a unit.
+            continue
         for name in LIMITS:
             limit = getattr(mark, name, None)
             if limit is not None:

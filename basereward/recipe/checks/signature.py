@@ -42,7 +42,8 @@ class Parameter:
     name: str
     hint: Any
     required: bool
-    default: Any  # MISSING where it is not a value of YAML
+    # MISSING where the default is not a value of YAML.
+    default: Any
     positional: bool
 
 
@@ -80,7 +81,8 @@ def signature_of(target: str, kind: TargetKind) -> Signature:
     if function is None:
         return _imported_signature(located)
     aliases = dict(_aliases(located.body))
-    skip = int(isinstance(located.definition, ast.ClassDef))  # self
+    # A class passes `self` itself, so the first argument of its constructor is left out.
+    skip = int(isinstance(located.definition, ast.ClassDef))
     arguments = function.args
     parameters = [*itertools.islice(_positional(arguments, aliases), skip, None), *_keyword_only(arguments, aliases)]
     return Signature(tuple(parameters), arguments.kwarg is not None, arguments.vararg is not None)
@@ -162,7 +164,8 @@ def _as_yaml(value: Any) -> Any:
 def _import(located: Target) -> Any:
     try:
         module = importlib.import_module(located.module)
-    except Exception as error:  # a module of the user may raise anything, and the recipe that names it is wrong then
+    except Exception as error:
+        # A module of the user may raise anything, and the recipe that names it is wrong then.
         raise TargetError(f"module '{located.module}' cannot be imported: {type(error).__name__}: {error}") from error
     try:
         return operator.attrgetter(located.name)(module)
@@ -191,7 +194,8 @@ def _imported_signature(located: Target) -> Signature:
 def _inspect(target: Any) -> inspect.Signature:
     try:
         return inspect.signature(target, eval_str=True)
-    except NameError:  # a hint that is imported only under TYPE_CHECKING
+    except NameError:
+        # A hint names a class that is imported only under TYPE_CHECKING.
         return inspect.signature(target)
 
 
@@ -296,7 +300,8 @@ def _literal(items: Sequence[ast.expr]) -> Any:
     try:
         return Literal[tuple(ast.literal_eval(item) for item in items)]
     except ValueError:
-        return Any  # an item is a constant by name, whose value only the running module has
+        # An item is a constant by name, whose value only the running module has.
+        return Any
 
 
 def _range(node: ast.expr) -> Any:
@@ -307,7 +312,8 @@ def _range(node: ast.expr) -> Any:
         args = [ast.literal_eval(value) for value in node.args]
         kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
     except ValueError:
-        return None  # a limit is a constant by name
+        # A limit is a constant by name, whose value only the running module has.
+        return None
     for range_type in RANGES:
         if range_type.__name__ == _last_name(node.func):
             return range_type(*args, **kwargs)

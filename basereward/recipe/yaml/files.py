@@ -150,7 +150,8 @@ def head_comment(file: Path) -> str:
     """The summary of a YAML file: the comment in its first line, without the `#`; empty where there is none."""
     check_regular_file(file, error=RecipeError)
     with file.open(encoding="utf-8", errors="replace") as lines:
-        first = lines.readline(10_000)  # a file without line breaks may be long
+        # A file without line breaks may be long.
+        first = lines.readline(10_000)
     return first.lstrip("# ").rstrip() if first.startswith("#") else ""
 
 

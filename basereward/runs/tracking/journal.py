@@ -188,7 +188,8 @@ class RunJournal:
         records = []
         for line in data.splitlines(keepends=True):
             if not line.endswith(b"\n"):
-                break  # another thread is writing this record
+                # Another thread is writing this record.
+                break
             position += len(line)
             records.append((_parse(line), position))
         return records
@@ -230,7 +231,8 @@ class RunJournal:
         except (RunError, TypeError) as error:
             warn_once(f"{file} is damaged ({error}). All records of {self.file} are uploaded again.")
             return Delivered()
-        if delivered.position > self._size():  # the journal was replaced, and begins anew
+        # The journal was replaced, and begins anew.
+        if delivered.position > self._size():
             return Delivered(run_id=delivered.run_id, parent_named=delivered.parent_named)
         return delivered
 

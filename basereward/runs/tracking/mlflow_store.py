@@ -256,7 +256,8 @@ class MlflowStore:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                experiment = self._client.get_experiment_by_name(name)  # another run created it in the meantime
+                # Another run created the experiment in the meantime.
+                experiment = self._client.get_experiment_by_name(name)
         assert experiment is not None
         if experiment.lifecycle_stage == "deleted":
             raise Refused(

@@ -62,12 +62,15 @@ class Tracker:
         self.folder = folder
         self._journal: RunJournal = folder.journal
         self._worker: UploadWorker | None = None
-        self._address = ""  # of the server, for messages
+        # The address of the server without a password, for messages.
+        self._address = ""
         self._lock = threading.Lock()
         self._unwritten: list[Record] = []
-        self._last_steps: dict[str, int] = {}  # the last step of each metric that an earlier process recorded
+        # The last step of each metric that an earlier process recorded.
+        self._last_steps: dict[str, int] = {}
         self._warned_of_disk = False
-        self._closed = False  # whether the journal has its end
+        # Whether the journal has its last record, after which nothing may follow.
+        self._closed = False
 
     def start(
         self,
@@ -151,7 +154,8 @@ class Tracker:
     def _refusal(self, worker: UploadWorker) -> RunError:
         reason = describe(worker.error, limit=REASON_CHARACTERS) if worker.error else "unknown"
         worker.drain(limit_s=0.0)
-        self._worker = None  # nothing more is recorded
+        # Without a worker nothing more is recorded.
+        self._worker = None
         if self.run_id is None:
             self._journal.delete()
         return RunError(f"MLflow at {self._address} rejects the run: {reason}.")
@@ -245,7 +249,8 @@ class Tracker:
         if self._worker is None:
             return True
         self.close(status)
-        self._append([])  # records that a full disk rejected earlier
+        # Writes the records that a full disk rejected earlier.
+        self._append([])
         delivered = self._worker.drain(limit_s=limit_s) and not self._unwritten
         if not delivered:
             log.warning(

@@ -100,7 +100,8 @@ class UploadWorker:
         self._wake.clear()
 
     def _note_failure(self, error: Exception) -> None:
-        if self.error is None:  # one warning per outage
+        # One warning per outage: attempts repeat every few seconds.
+        if self.error is None:
             log.warning(
                 "MLflow at %s does not answer (%s). The run goes on; its records are kept in %s and uploaded later.",
                 self._address,

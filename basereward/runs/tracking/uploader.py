@@ -52,12 +52,14 @@ class Uploader:
     ) -> None:
         self.journal = journal
         self.delivered: Delivered = journal.delivered()
-        self.uploading_file = False  # a large file may take minutes without any other sign of progress
+        # A large file may take minutes without any other sign of progress.
+        self.uploading_file = False
         self._connect = connect
         self._parent_id = parent_id
         self._store: Store | None = None
         self._pending: list[tuple[Record, int]] = []
-        self._single_requests = 0  # number of records that are sent one by one
+        # How many of the next records are sent one by one, after a refused batch.
+        self._single_requests = 0
 
     def upload_next(self) -> bool:
         """Upload the next record, or the next records of metrics in one request.
@@ -84,7 +86,8 @@ class Uploader:
             self._send(records)
         except Refused as error:
             if count > 1:
-                self._single_requests = count  # repeat them one by one, to find the record at fault
+                # Repeat the records one by one, to find the one at fault.
+                self._single_requests = count
                 return True
             self._set_aside(records[0], error)
             refused += 1
@@ -141,7 +144,8 @@ class Uploader:
         run_id, record = str(self.delivered.run_id), records[0]
         match record["kind"]:
             case "start":
-                pass  # `_open_run` has used it
+                # `_open_run` has created the run from this record.
+                pass
             case "metrics":
                 self.store.metrics(run_id, records)
             case "params":
