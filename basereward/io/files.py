@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from basereward.errors import RunError
 from basereward.io.processes import partial_writes, temporary_name
 
+# Grouped by what a user can do about them: make room, change rights, move something away, or ask an administrator.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 TAKEN = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
@@ -54,6 +55,15 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: as of `write_atomic`.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp(), "rows.jsonl")
+    >>> with atomic_file(target) as file:
+    ...     _ = file.write(b"{}")
+    ...     target.exists()
+    False
+    >>> target.read_bytes()
+    b'{}'
     """
     # Not mkstemp: only the owner can read its files, whatever the umask is.
     with atomic_path(path) as temporary, temporary.open("xb") as file:
@@ -71,6 +81,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     Raises:
         OSError: as of `write_atomic`.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp(), "model.safetensors")
+    >>> with atomic_path(target) as temporary:
+    ...     _ = temporary.write_bytes(b"weights")
+    >>> target.read_bytes()
+    b'weights'
     """
     path = Path(path)
     if is_special(path):
@@ -169,6 +186,11 @@ def disk_faults() -> Iterator[None]:
 
     Raises:
         RunError: the message has the file, the reason, the free space where that matters, and what to do.
+
+    >>> with disk_faults():
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    basereward.errors.RunError: No space left on device. Make room where ...
     """
     try:
         yield
@@ -221,7 +243,11 @@ def _absolute(path: Path) -> Path:
 
 
 def free_space(path: Path) -> str:
-    """How much space is free on the disk of a path that need not exist, for a message."""
+    """How much space is free on the disk of a path that need not exist, for a message.
+
+    >>> free_space(Path("/"))
+    '... GiB are free there'
+    """
     place = _absolute(path)
     while not place.exists() and place != place.parent:
         place = place.parent

@@ -49,6 +49,7 @@ class Journal:
         try:
             content = file.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
+            # A line without its end was cut by a kill; the next line would be appended to it and both be lost.
             if len(whole) < len(content):
                 os.ftruncate(self._lease.descriptor, len(whole))
             lines = whole.decode().split("\n")[:-1]

@@ -78,8 +78,15 @@ def acquire(path: Path, *, wait: bool, owner: Owner = "descriptor", flags: int =
 
     Raises:
         OSError: the file cannot be opened, or its file system has no locks.
+
+    >>> import tempfile
+    >>> lease = acquire(Path(tempfile.mkdtemp()) / "lock", wait=True)
+    >>> lease.descriptor >= 0
+    True
+    >>> lease.release()
     """
     lock = fcntl.flock if owner == "descriptor" else fcntl.lockf
+    # Without O_CLOEXEC every program that this process starts would inherit the descriptor and keep the lock.
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
     try:
         lock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -44,6 +44,10 @@ def check_outputs(
 
     Raises:
         BaseRewardError: of type `error`; it names the output, the file that it would overwrite, and what to do.
+
+    >>> check_outputs({"--out": "/dev/null"}, [])
+    Traceback (most recent call last):
+    basereward.errors.DataError: --out '/dev/null' is a device or a pipe, and no file takes its place; give another path
     """
     _check_each(outputs, error=error)
     existing = {name: path for name, path in outputs.items() if os.path.lexists(path)}
@@ -100,6 +104,10 @@ def check_replaceable(
     Raises:
         BaseRewardError: of type `error`; the path is a file, contains the working folder or the home folder, or has
             foreign files. The message has the first five of them.
+
+    >>> check_replaceable("/", foreign=lambda folder: [])
+    Traceback (most recent call last):
+    basereward.errors.DataError: '/' is the working folder, or holds it, and is not replaced; give a folder of its own
     """
     path = Path(os.path.abspath(folder))
     if os.path.lexists(path) and not path.is_dir():
@@ -126,6 +134,14 @@ def replace_folder(new: Path, target: Path) -> None:
 
     Raises:
         OSError: the folder cannot be renamed. The older folder then has its name again.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "new").mkdir(), (root / "model").mkdir()
+    (None, None)
+    >>> replace_folder(root / "new", root / "model")
+    >>> [path.name for path in root.iterdir()]
+    ['model']
     """
     if not target.exists():
         new.rename(target)
@@ -147,6 +163,13 @@ def foreign_files(folder: Path, ours: Callable[[str], bool]) -> list[str]:
     Args:
         folder: an existing folder.
         ours: whether this project wrote a file, given its relative path with forward slashes.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "notes.txt").touch(), (root / "config.json").touch()
+    (None, None)
+    >>> foreign_files(root, lambda name: name == "config.json")
+    ['notes.txt']
     """
     foreign = []
     for parent, folders, files in os.walk(folder):

@@ -26,6 +26,9 @@ def identify_process() -> dict[str, Any]:
     """Describe this process by JSON values that no other process shares.
 
     A process number alone is reused after some time, so the start time, the boot and the PID namespace belong to it.
+
+    >>> identify_process()["pid"] == os.getpid()
+    True
     """
     pid = os.getpid()
     return {"pid": pid, "started": _start_time(pid), "host": socket.gethostname(), **_pid_scope()}
@@ -118,6 +121,9 @@ def partial_writes(folder: Path) -> tuple[Path, ...]:
     """List the temporary files of killed writers, as they lay when this process first asked.
 
     Listed once: a folder may hold a hundred thousand pictures, and each of them is written through here.
+
+    >>> partial_writes(Path("/not/there"))
+    ()
     """
     try:
         return tuple(path for path in folder.glob(".*.tmp") if _owner_is_gone(path.name))
@@ -135,7 +141,16 @@ def remove_leftovers(folder: Path, *patterns: str, older_than_s: float = HOUR_S)
         patterns: of names in it, as of `Path.glob`; only names of temporary files and folders.
         older_than_s: since the last change, in seconds, for names without an owner or with one on another machine,
             which may still be writing. 0 where a lock says that there is no such process.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / ".a.tmp").touch(), (root / ".b.new").touch()
+    (None, None)
+    >>> remove_leftovers(root, ".*.tmp", older_than_s=0)
+    >>> [path.name for path in root.iterdir()]
+    ['.b.new']
     """
+    # Wall-clock time, because it is compared with modification times of files.
     now = time.time()
     for pattern in patterns:
         for path in folder.glob(pattern):

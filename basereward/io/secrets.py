@@ -53,7 +53,13 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def environment_secrets() -> set[str]:
-    """The secret values in the environment: of variables named as a secret, and in addresses in other variables."""
+    """The secret values in the environment: of variables named as a secret, and in addresses in other variables.
+
+    >>> from unittest import mock
+    >>> with mock.patch.dict(os.environ, {"HF_TOKEN": "hf_123456", "HOME": "/home/me"}, clear=True):
+    ...     environment_secrets()
+    {'hf_123456'}
+    """
     secrets: set[str] = set()
     for name, value in os.environ.items():
         if name.upper().endswith(SECRET_VARIABLES):

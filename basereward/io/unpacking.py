@@ -48,10 +48,18 @@ def unpacked(path: Path | str) -> Path:
     Raises:
         DataError: the file cannot be read, is damaged, unpacks to more bytes than `growth_limit`, or needs a package
             that is not installed.
+
+    >>> from unittest import mock
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    >>> with mock.patch.dict(os.environ, {"BASEREWARD_CACHE": str(folder)}):
+    ...     unpacked(folder / "rows.jsonl.gz").read_bytes()
+    b'{}'
     """
     real = Path(path).resolve()
     check_regular_file(path)
     status = real.stat()
+    # The content is not hashed: to read a file of many gigabytes takes as long as to unpack it.
     identity = repr((str(real), status.st_size, status.st_mtime_ns, status.st_ino))
     cached = cache_folder() / "unpacked" / hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
     if cached.is_file():

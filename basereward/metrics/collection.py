@@ -41,6 +41,7 @@ class PreferenceMetrics(MetricCollection):
         self, margins: Tensor, *, winner_lengths: Tensor, loser_lengths: Tensor, ties: Tensor | None = None
     ) -> None:
         """Add P preferences: `margins (P,)`, the lengths (P,) of the responses in any one unit, `ties (P,)` of bool."""
+        # `MetricCollection` passes to each metric the arguments that its own `update` names.
         super().update(margins, ties=ties, winner_lengths=winner_lengths, loser_lengths=loser_lengths)
 
     def compute(self) -> dict[str, float]:

@@ -59,6 +59,7 @@ class LengthBias(Metric):
         self.equal += (used & (difference == 0)).sum()
 
     def compute(self) -> dict[str, Tensor]:
+        """Two shares, which are NaN without pairs of unequal length, and the count of the others."""
         return {
             "longer_wins": self.longer_wins / self.unequal,
             "follows_length": self.follows / self.unequal,

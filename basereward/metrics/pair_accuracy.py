@@ -38,4 +38,5 @@ class PairAccuracy(Metric):
         self.total += used.sum()
 
     def compute(self) -> Tensor:
+        """The share of correct pairs over all processes; NaN without pairs."""
         return self.correct / self.total

@@ -23,7 +23,11 @@ CELLS_LIMIT = 2_000
 
 @dataclass(frozen=True)
 class Axis:
-    """A key that is varied, and its values by their labels."""
+    """A key that is varied, and its values by their labels.
+
+    >>> Axis("optimizer.lr", {"0.001": 1e-3}).key
+    'optimizer.lr'
+    """
 
     key: str
     values: dict[str, Any]
@@ -39,6 +43,10 @@ class Point:
         overrides: the value of every axis by its key.
         layer: the same values as a layer.
         axes: the label of every axis by its short name.
+
+    >>> (point,) = points([Axis("optimizer.lr", {"0.001": 1e-3})], origin="")
+    >>> point.name, point.layer.values
+    ('lr=0.001', {'optimizer': {'lr': 0.001}})
     """
 
     name: str
@@ -53,6 +61,9 @@ class GridError(ValueError):
 
     Attributes:
         key: the key of the axis.
+
+    >>> str(GridError("grid.lr", "expected a list"))
+    'expected a list'
     """
 
     def __init__(self, key: str, message: str) -> None:
@@ -83,6 +94,10 @@ def check_size(varied: Sequence[Axis]) -> None:
 
     Raises:
         GridError: there are more than `CELLS_LIMIT`.
+
+    >>> check_size([Axis("optimizer.lr", {str(number): number for number in range(3000)})])
+    Traceback (most recent call last):
+    basereward.recipe.grid.GridError: 3,000 cells: optimizer.lr (3,000); at most 2,000 are allowed. Vary fewer keys
     """
     cells = math.prod(len(axis.values) for axis in varied)
     if cells > CELLS_LIMIT:
@@ -189,6 +204,7 @@ def _is_mapping_of_mappings(values: Any) -> bool:
 
 
 def _seed_axis(values: list[Any]) -> Axis | GridError:
+    # `bool` is a subclass of `int` in Python.
     are_integers = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
     if not are_integers or not values or len(set(values)) < len(values):
         return GridError(SEEDS, f"expected different whole numbers, as in [0, 1, 2]; {shortened(values)} given")
@@ -197,8 +213,10 @@ def _seed_axis(values: list[Any]) -> Axis | GridError:
 
 def _axis_layer(key: str, value: Any, *, origin: str) -> Layer:
     if key == SEEDS:
+        # One number for all three seeds: a list of seeds asks for independent repetitions of the whole run.
         return layer_at((SEEDS,), dict.fromkeys(SEED_NAMES, value), origin=origin)
     if key == RECIPE:
+        # The values of this axis are whole parts of recipes, so that its own name is no key of a recipe.
         return Layer(value, {(): origin})
     return layer_at(tuple(key.split(".")), value, origin=origin)
 

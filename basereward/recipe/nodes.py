@@ -65,6 +65,9 @@ def make(node: Node, kind: TargetKind, *args: Any, **kwargs: Any) -> Any:
 
     Raises:
         RecipeError: the node has a fault, or the target raised a ValueError for one of its arguments.
+
+    >>> make({"_target_": "linear"}, "heads", 8)
+    Linear(...)
     """
     filled, faults = check_node(node, kind)
     if faults:

@@ -23,6 +23,9 @@ def provenance() -> dict[str, str]:
     """The tags `git.*` (only in a checkout), `version.*`, `hardware.*`, and those that MLflow's pages display.
 
     Makes no network request.
+
+    >>> provenance()["version.python"] == platform.python_version()
+    True
     """
     return {**_git(), **_versions(), **_hardware(), **_mlflow_tags()}
 
@@ -31,6 +34,7 @@ def _git() -> dict[str, str]:
     commit = _run_git("rev-parse", "HEAD")
     if not commit:
         return {}
+    # Files that git does not know are left out: runs and caches beside the code would make every run dirty.
     changed = _run_git("status", "--porcelain", "--untracked-files=no")
     dirty = "unknown" if changed is None else str(bool(changed)).lower()
     return {"git.commit": commit, "git.dirty": dirty, "mlflow.source.git.commit": commit}

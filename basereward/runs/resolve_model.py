@@ -27,6 +27,11 @@ def resolve_model(model: str | Path, *, uri: str | None = None, root: Path | Non
     Raises:
         RunError: there is no such run, neither here nor in MLflow.
         ModelError: the run has no model, or the folder does not exist.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> resolve_model(folder) == Path(folder)
+    True
     """
     text = str(model)
     if text.startswith("runs:"):

@@ -84,6 +84,13 @@ def read_scores(path: Path) -> list[ScoredGroup]:
 
     Raises:
         RunError: the file is damaged.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "val.jsonl"
+    >>> _ = file.write_text("not JSON")
+    >>> read_scores(file)
+    Traceback (most recent call last):
+    basereward.errors.RunError: the scores in '...' are damaged: ...
     """
     groups = []
     try:
@@ -99,7 +106,11 @@ def read_scores(path: Path) -> list[ScoredGroup]:
 
 
 def known_scores(path: Path) -> list[ScoredGroup]:
-    """Read the scores of a run; [] when there is no file, or, with a warning, a damaged one."""
+    """Read the scores of a run; [] when there is no file, or, with a warning, a damaged one.
+
+    >>> known_scores(Path("/not/there.jsonl"))
+    []
+    """
     if not path.is_file():
         return []
     try:

@@ -28,6 +28,11 @@ def read_ensembles(
         experiment: the keys that belong to the experiment as a whole.
         cells: the names of all cells.
         recipes: the names of the cells without their seeds; cells with the same one are runs of one recipe.
+
+    >>> layer = Layer({"ensembles": {"all": {"members": ["head=*"]}}})
+    >>> ensembles, faults = read_ensembles(layer, cells=["head=1", "head=2", "lr=1"], recipes=[])
+    >>> ensembles["all"].members, faults
+    (['head=1', 'head=2'], [])
     """
     sections = experiment.values.get(KEY) or {}
     if not isinstance(sections, dict):
@@ -65,6 +70,7 @@ def _read_ensemble(values: Any, *, cells: Sequence[str]) -> tuple[EnsembleRecipe
     recipe = EnsembleRecipe(**coerced)
     members = _matching_cells(recipe.members, "members", cells, problems)
     text = _matching_cells(recipe.text, "text", cells, problems)
+    # A pattern without a cell leaves too few members, and is reported already.
     if not problems and len({*members, *text}) < 2:
         problems.append(("members", f"an ensemble needs two members or more; {', '.join([*members, *text])} is named"))
     problems += number_problems(recipe)

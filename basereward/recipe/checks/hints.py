@@ -50,6 +50,10 @@ class HintMismatch(ValueError):
     """A value does not have the type or range of its hint.
 
     The message says what was expected, what was given, and the nearest allowed value.
+
+    >>> coerce(7, bool)
+    Traceback (most recent call last):
+    basereward.recipe.checks.hints.HintMismatch: expected true or false; 7 given
     """
 
 
@@ -146,7 +150,11 @@ def _describe_literal(allowed: Sequence[Any]) -> str:
 
 
 def mismatch(value: Any, hint: Any) -> HintMismatch:
-    """The error for a value that does not fit its hint."""
+    """The error for a value that does not fit its hint.
+
+    >>> str(mismatch("slu", Literal["tanh", "silu"]))
+    "expected one of 'tanh', 'silu'; 'slu' given; did you mean 'silu'?"
+    """
     close = nearest(value, _allowed_texts(hint)) if isinstance(value, str) else None
     suggestion = f"; did you mean '{close}'?" if close else ""
     return HintMismatch(f"expected {describe(hint)}; {_quoted(value)} given{suggestion}")
@@ -155,6 +163,7 @@ def mismatch(value: Any, hint: Any) -> HintMismatch:
 def _coerce_range(value: Any, hint: Any) -> Any:
     """Checks the inner hint and then every limit. NaN is out of every range, since each comparison with it is false."""
     number = coerce(value, get_args(hint)[0])
+    # The inner hint may be `float | None`, and null has no size.
     if isinstance(number, int | float):
         for name, limit in _limits(hint).items():
             if not getattr(operator, name)(number, limit):
@@ -204,6 +213,7 @@ def _coerce_union(value: Any, hint: Any) -> Any:
             results.append(coerce(value, member))
     if not results:
         raise mismatch(value, hint)
+    # A result of the value's own type was not converted.
     return next((result for result in results if type(result) is type(value)), results[0])
 
 

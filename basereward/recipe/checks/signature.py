@@ -37,7 +37,11 @@ MISSING = _Missing()
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of a target."""
+    """One argument of a target.
+
+    >>> Parameter("layers", int, required=False, default=2, positional=False).name
+    'layers'
+    """
 
     name: str
     hint: Any
@@ -55,6 +59,9 @@ class Signature:
         parameters: the named arguments in order.
         open: whether it also accepts any other keyword (`**kwargs`).
         positions: whether it accepts any number of positional arguments (`*args`).
+
+    >>> signature_of("linear", "heads").open
+    False
     """
 
     parameters: tuple[Parameter, ...]
@@ -93,6 +100,9 @@ def import_target(target: str, kind: TargetKind) -> Any:
 
     Raises:
         TargetError: it does not exist, or its module cannot be imported.
+
+    >>> import_target("math.sqrt", "heads")
+    <built-in function sqrt>
     """
     return _import(locate(target, kind))
 
@@ -108,6 +118,7 @@ def _constructor(definition: Definition) -> ast.FunctionDef | None:
             return None if node.decorator_list else node
     if definition.keywords or any(_base_name(base) not in PLAIN_BASES for base in definition.bases):
         return None
+    # A class without a constructor has no arguments; this function lets the caller treat it as every other.
     return ast.parse("def __init__(self): ...").body[0]  # type: ignore[return-value]
 
 
@@ -184,6 +195,7 @@ def _imported_signature(located: Target) -> Signature:
     except (ValueError, TypeError):
         # Some C code has no signature; the call itself reports a wrong argument.
         return Signature((), open=True, positions=True)
+    # `inspect` leaves out `self` of a class, so nothing is skipped here.
     inspected = list(signature.parameters.values())
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     parameters = tuple(_parameter(parameter) for parameter in inspected if parameter.kind not in variadic)
@@ -262,6 +274,7 @@ def _constant(node: ast.Constant, aliases: Mapping[str, ast.expr]) -> Any:
 
 def _named(name: str, aliases: Mapping[str, ast.expr]) -> Any:
     if name in aliases:
+        # Without the alias itself, since an alias that names itself would be an endless recursion.
         others = {other: node for other, node in aliases.items() if other != name}
         return hint_of(aliases[name], aliases=others)
     return PLAIN.get(name, CONTAINERS.get(name, Any))

@@ -42,7 +42,12 @@ Definition: TypeAlias = ast.ClassDef | ast.FunctionDef
 
 
 class TargetError(LookupError):
-    """A `_target_` names nothing; the message has the most similar name that exists."""
+    """A `_target_` names nothing; the message has the most similar name that exists.
+
+    >>> locate("mpl", "heads")
+    Traceback (most recent call last):
+    basereward.recipe.checks.targets.TargetError: unknown head 'mpl'; did you mean 'mlp'? ...
+    """
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class Target:
         name: its name in the module, dotted where it is nested.
         definition: its syntax tree; None where there is no source, as of C code.
         body: the statements of its module; empty where there is no source.
+
+    >>> locate("mlp", "heads").module
+    'basereward.model.heads.mlp'
     """
 
     module: str
@@ -90,6 +98,9 @@ def locate(target: str, kind: TargetKind) -> Target:
 
     Raises:
         TargetError: there is none.
+
+    >>> locate("conversations", "adapters").name
+    'Conversations'
     """
     if "." in target:
         return _locate_dotted(target)
@@ -104,7 +115,11 @@ def locate(target: str, kind: TargetKind) -> Target:
 
 
 def short_names(kind: TargetKind) -> dict[str, Definition]:
-    """The files of an extension folder by name, each with the class or function that it is for."""
+    """The files of an extension folder by name, each with the class or function that it is for.
+
+    >>> list(short_names("losses"))
+    ['bradley_terry', 'plackett_luce']
+    """
     found = {name: _of_file(file) for name, file in _extension_files(kind).items()}
     return {name: definition for name, definition in found.items() if definition is not None}
 
@@ -116,6 +131,7 @@ def _extension_files(kind: TargetKind) -> dict[str, Path]:
     extension folder itself is taken.
     """
     folder = ROOT.joinpath(*PACKAGES[kind].split("."))
+    # Files of the folder itself come last, and so replace files of the same name in subfolders.
     files = {file.stem: file for file in [*folder.glob("*/*.py"), *folder.glob("*.py")]}
     return {name: files[name] for name in sorted(files) if not name.startswith("_")}
 
@@ -128,6 +144,7 @@ def _module_name(file: Path) -> str:
 def _of_file(file: Path) -> Definition | None:
     """The class, or else the function, with the name of the file: `BradleyTerry` in `bradley_terry.py`."""
     named = [node for node in definitions(_parse(file)) if _squeezed(node.name) == _squeezed(file.stem)]
+    # A file may have both, as a class `MLP` and a function `mlp` that makes one; the class has the arguments.
     return min(named, key=lambda node: isinstance(node, ast.FunctionDef), default=None)
 
 
@@ -136,7 +153,11 @@ def _squeezed(name: str) -> str:
 
 
 def definitions(body: Iterable[ast.stmt]) -> list[Definition]:
-    """The classes and functions at the top level of a module."""
+    """The classes and functions at the top level of a module.
+
+    >>> [node.name for node in definitions(ast.parse("import os; import re\\nclass A: ...\\ndef f(): ...").body)]
+    ['A', 'f']
+    """
     return [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
 
 
@@ -245,6 +266,7 @@ def _check_missing_submodule(parts: list[str], spec: ModuleSpec, depth: int) -> 
     """
     if spec.origin and _bound_names(_parse(Path(spec.origin))) & {parts[depth], "*", "__getattr__"}:
         return
+    # The spec of a package lists its folders; that of a single file has none.
     folders = list(spec.submodule_search_locations or [])
     close = nearest(parts[depth], [module.name for module in pkgutil.iter_modules(folders)])
     package = ".".join(parts[:depth])
@@ -253,6 +275,7 @@ def _check_missing_submodule(parts: list[str], spec: ModuleSpec, depth: int) -> 
 
 
 def _find_top_module(name: str) -> ModuleSpec | None:
+    # What `importlib.util.find_spec` does for a name without dots, which imports nothing.
     for finder in sys.meta_path:
         spec = finder.find_spec(name, None)
         if spec is not None:

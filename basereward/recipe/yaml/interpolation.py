@@ -40,6 +40,7 @@ def interpolate(layer: Layer) -> tuple[Layer, list[tuple[str, str]]]:
     if not places:
         return layer, []
     faults: list[tuple[KeyPath, str]] = []
+    # With the defaults of the schema, because a reference may be to a key that no file sets.
     complete = merge(Layer(dataclasses.asdict(Recipe())), layer).values
     for path, text in places:
         try:
@@ -101,6 +102,7 @@ def _resolved_size(values: dict[str, Any]) -> int:
         if isinstance(value, dict | list):
             size += sum(size_of(item) for item in (value.values() if isinstance(value, dict) else value))
         elif isinstance(value, str):
+            # Counted as if every reference were resolved at its place.
             size += len(value) + sum(size_at(key) for key in REFERENCE.findall(value))
         return min(size, RESOLVED_LIMIT + 1)
 

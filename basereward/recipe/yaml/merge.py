@@ -77,6 +77,7 @@ def _merged(
     for key, value in top.items():
         key_path = (*path, key)
         old = result.get(key)
+        # Lists are replaced, not appended to: otherwise no file could remove an item of an included one.
         if isinstance(old, dict) and isinstance(value, dict) and not _replaces(old, value):
             result[key] = _merged(old, value, key_path, layer, origins)
             continue

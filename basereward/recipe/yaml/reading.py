@@ -26,6 +26,11 @@ class YamlLayers:
         recipe: the values that all cells share.
         experiment: the keys of the experiment as a whole: its axes and ensembles.
         overrides: values that replace those of the axes too.
+
+    >>> from basereward.recipe.yaml.files import experiments_folder
+    >>> layers = read_layers("head_depth", "tiny", [], Reader(experiments_folder()))
+    >>> list(layers.experiment.values["grid"])
+    ['model.head']
     """
 
     recipe: Layer
@@ -42,6 +47,11 @@ def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], 
 
     Returns:
         The layers; None when the file of the experiment or of the profile does not exist.
+
+    >>> from basereward.recipe.yaml.files import experiments_folder
+    >>> reader = Reader(experiments_folder())
+    >>> read_layers("no_such_experiment", "tiny", [], reader) is None, len(reader.faults)
+    (True, 1)
     """
     layers = []
     if profile is not None:
@@ -89,6 +99,7 @@ def _file(name_or_path: str, kind: str, reader: Reader) -> Layer | None:
         reader.add_fault("", str(error))
         return None
     if kind == "experiment":
+        # Below the values of the file, so that a file may set its own name and summary.
         named = Layer({"name": file.stem, "summary": head_comment(file)}, {(): str(file)})
         layer = merge(named, layer)
     return layer

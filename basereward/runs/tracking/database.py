@@ -38,6 +38,12 @@ def ensure_database(path: Path, *, build: Callable[[Path], None]) -> None:
     Raises:
         Refused: the path is something else than a database.
         OSError: the folder cannot be written.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "mlflow.db"
+    >>> ensure_database(file, build=Path.touch)
+    >>> file.exists()
+    True
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if _is_complete(path):
@@ -69,6 +75,13 @@ def move_artifact_addresses(path: Path) -> int:
 
     Returns:
         The number of experiments whose address changed.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "mlflow.db"
+    >>> with contextlib.closing(sqlite3.connect(file)) as connection:
+    ...     _ = connection.execute("CREATE TABLE experiments (experiment_id, artifact_location)")
+    >>> move_artifact_addresses(file)
+    0
     """
     artifacts = path.absolute().parent / ARTIFACTS
     moved: list[tuple[int, str, str]] = []

@@ -89,6 +89,10 @@ class Delivered:
         run_id: id of the run on the server; None before the run exists there.
         parent_named: whether the server knows the parent of the run, or there is no parent.
         refused: number of records that the server rejected.
+
+    >>> Delivered(position=-1)
+    Traceback (most recent call last):
+    TypeError: wrong values: {'position': -1, ...}
     """
 
     position: int = 0
@@ -316,7 +320,10 @@ _warned: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Log a warning about a damaged file once per process, because its folder is read many times."""
+    """Log a warning about a damaged file once per process, because its folder is read many times.
+
+    >>> warn_once("the file is damaged")
+    """
     if message not in _warned:
         _warned.add(message)
         log.warning("%s", message)

@@ -46,7 +46,8 @@ REASON_CHARACTERS = 1000
 class Figure(Protocol):
     """A matplotlib figure. The protocol keeps this file from importing matplotlib."""
 
-    def savefig(self, fname: Any, *, format: str) -> None: ...
+    def savefig(self, fname: Any, *, format: str) -> None:
+        """Write the figure, as `matplotlib.figure.Figure` does."""
 
 
 class Tracker:

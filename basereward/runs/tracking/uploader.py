@@ -20,7 +20,12 @@ METRICS_PER_REQUEST = 1000
 
 
 class Refused(Exception):
-    """The server rejects a request for good. Any other exception of a store may pass, and the request is repeated."""
+    """The server rejects a request for good. Any other exception of a store may pass, and the request is repeated.
+
+    >>> raise Refused("the experiment is deleted")
+    Traceback (most recent call last):
+    basereward.runs.tracking.uploader.Refused: the experiment is deleted
+    """
 
 
 class Store(Protocol):
@@ -29,13 +34,26 @@ class Store(Protocol):
     def open_run(self, start: Record) -> str:
         """Return the id of the run that the record describes; create the run when it does not exist."""
 
-    def name_parent(self, run_id: str, parent_id: str) -> None: ...
-    def reopen(self, run_id: str) -> None: ...
-    def metrics(self, run_id: str, records: list[Record]) -> None: ...
-    def params(self, run_id: str, values: dict[str, str]) -> None: ...
-    def tags(self, run_id: str, values: dict[str, str]) -> None: ...
-    def artifact(self, run_id: str, path: Path, folder: str) -> None: ...
-    def finish(self, run_id: str, status: str, time_ms: int) -> None: ...
+    def name_parent(self, run_id: str, parent_id: str) -> None:
+        """Make the run a child of another run, given by its id on the server."""
+
+    def reopen(self, run_id: str) -> None:
+        """Mark a finished run as running again, because it is resumed."""
+
+    def metrics(self, run_id: str, records: list[Record]) -> None:
+        """Store the metrics of several records, each with its own step and time."""
+
+    def params(self, run_id: str, values: dict[str, str]) -> None:
+        """Store parameters of the run."""
+
+    def tags(self, run_id: str, values: dict[str, str]) -> None:
+        """Store tags, which replace tags of the same name."""
+
+    def artifact(self, run_id: str, path: Path, folder: str) -> None:
+        """Store a file under its own name in a folder of the run; '' for none."""
+
+    def finish(self, run_id: str, status: str, time_ms: int) -> None:
+        """Mark the run as FINISHED, FAILED or KILLED, at a time in milliseconds since 1970."""
 
 
 class Uploader:
