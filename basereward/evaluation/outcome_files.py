@@ -45,6 +45,13 @@ def read_outcomes(path: str | Path, items: Sequence[Item], *, allow_partial: boo
     Raises:
         DataError: the file does not exist; a line is malformed, repeated, of no row of the benchmark, or has a number
             that is not finite; lines differ in kind; or rows are missing. The message lists the faults.
+
+    >>> import tempfile
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> file = Path(tempfile.mkdtemp()) / "scores.jsonl"
+    >>> _ = file.write_text('{"row": 0, "id": "a", "scores": [1.5, -0.2]}')
+    >>> read_outcomes(file, [item])[0].scores
+    (1.5, -0.2)
     """
     outcomes: dict[int, Outcome] = {}
     faults: list[str] = []

@@ -34,6 +34,12 @@ class Bundle:
     """All items of one prompt with its images: one group to score.
 
     Benchmarks repeat a prompt in several items. A bundle holds each distinct response once, so that it is scored once.
+
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> bundle = Bundle(item)
+    >>> bundle.add(item)
+    >>> dict(bundle.outcomes([1.0, 0.0]))[0].scores
+    (1.0, 0.0)
     """
 
     item: Item

@@ -22,7 +22,11 @@ FOLDER = "evaluations"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a model, a judge, a baseline, or a file of outcomes."""
+    """What is evaluated: a model, a judge, a baseline, or a file of outcomes.
+
+    >>> Subject("random", "random", Path("evaluations/random")).is_model
+    False
+    """
 
     name: str
     """in tables"""
@@ -55,6 +59,9 @@ def find_subject(
     Raises:
         DataError: not exactly one of `model`, `scores` and `judge` is given, or the name is not allowed.
         RunError: there is no such model.
+
+    >>> find_subject("longer", None, None, out=None, name=None).folder
+    PosixPath('evaluations/longer')
     """
     if [model, scores, judge].count(None) != 2:
         raise DataError(
@@ -83,6 +90,8 @@ def check_names(benchmarks: Sequence[Benchmark], subject: Subject) -> None:
 
     Raises:
         DataError: two benchmarks have one name, or a folder holds the evaluation of another model.
+
+    >>> check_names([], Subject("random", "random", Path("evaluations/random")))
     """
     names = [benchmark.name for benchmark in benchmarks]
     repeated = sorted({name for name in names if names.count(name) > 1})

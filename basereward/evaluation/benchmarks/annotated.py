@@ -44,6 +44,10 @@ class Annotated:
 
     Raises:
         RecipeError: the protocol lacks a required member.
+
+    >>> benchmark = Annotated("mine", path="rows.jsonl", protocol={"_target_": "rm_bench"})
+    >>> list(benchmark.variants)
+    ['domain_mean', 'row_pooled']
     """
 
     def __init__(

@@ -43,6 +43,11 @@ def read_table(file: Path) -> list[PublishedValue]:
 
     Raises:
         DataError: the file is not a valid table; the message lists every fault.
+
+    >>> from basereward.recipe.yaml.files import experiments_folder
+    >>> file = sorted((experiments_folder() / "published").glob("*.yaml"))[0]
+    >>> all(0 <= value.value <= 1 for value in read_table(file))
+    True
     """
     return list(open_table(file).values())
 
@@ -52,6 +57,11 @@ def open_table(file: Path) -> TableFile:
 
     Raises:
         DataError: the file is not a valid table; the message lists every fault.
+
+    >>> from basereward.recipe.yaml.files import experiments_folder
+    >>> file = sorted((experiments_folder() / "published").glob("*.yaml"))[0]
+    >>> open_table(file).faults
+    []
     """
     try:
         content = read_yaml(file)
@@ -71,6 +81,9 @@ class TableFile:
 
     If there are no faults, `counts` has the numbers of items and `corrections` the corrections, both by row and column.
     `recomputed` lists further values of cells.
+
+    >>> TableFile({}).faults[:2]
+    ["the file: the key 'paper' is missing", "the file: the key 'columns' is missing"]
     """
 
     content: dict[str, Any]

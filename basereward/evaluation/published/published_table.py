@@ -15,7 +15,11 @@ from basereward.recipe.yaml.files import experiments_folder
 
 @dataclass(frozen=True)
 class PrintedCell:
-    """One number of a table."""
+    """One number of a table.
+
+    >>> PrintedCell(71.2, "rm_bench", ("domain_mean",), "overall", is_percent=72.1).misprint
+    True
+    """
 
     printed: float
     """the percentage in the table"""
@@ -38,7 +42,12 @@ class PrintedCell:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of a paper."""
+    """A table of a paper.
+
+    >>> table = tables_of("head_depth")[0]
+    >>> table.digits(next(iter(table.rows))) >= 1
+    True
+    """
 
     title: str
     paper: str
@@ -66,6 +75,10 @@ def read_published_table(file: Path) -> PublishedTable:
 
     Raises:
         DataError: the file is not a valid table; the message lists every fault.
+
+    >>> file = sorted((experiments_folder() / "published").glob("*.yaml"))[0]
+    >>> len(read_published_table(file).columns) > 1
+    True
     """
     table = open_table(file)
     content, paper = table.content, table.content["paper"]

@@ -39,6 +39,11 @@ def forest(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> F
     Args:
         rows: of one benchmark, as `numbers` makes them.
         places: model -> index of its colour; the order of the models in the rows by default.
+
+    >>> key = {"variant": "official", "metric": "overall", "source": "measured"}
+    >>> row = {**key, "model": "mine", "value": 0.7, "low": 0.6, "high": 0.8}
+    >>> forest([row]).axes[0].get_xlabel()
+    'right, %; bars are 95 % intervals'
     """
     groups = _groups(rows)
     lines = sum(1 + _count_lines(members) for members in groups.values())
@@ -72,6 +77,11 @@ def bars(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Fig
 
     Returns:
         The figure; None if the variant has no categories.
+
+    >>> key = {"variant": "official", "source": "measured", "model": "mine"}
+    >>> rows = [{**key, "metric": "overall", "value": 0.7}, {**key, "metric": "general", "value": 0.6}]
+    >>> [label.get_text() for label in bars(rows).axes[0].get_yticklabels()]
+    ['general']
     """
     measured = [row for row in rows if row["source"] == "measured" and row["value"] is not None]
     categories = _categories(rows, measured)

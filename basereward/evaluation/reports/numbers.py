@@ -108,6 +108,9 @@ def same_items(evaluations: Iterable[Evaluation]) -> list[list[Evaluation]]:
 
     Those of a group have the same benchmark and version, no recorded difference between their items, and are either all
     whole or all partial.
+
+    >>> same_items([])
+    []
     """
     groups: list[list[Evaluation]] = []
     for evaluation in evaluations:

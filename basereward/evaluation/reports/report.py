@@ -30,6 +30,10 @@ def report_of(words: Sequence[str], *, profile: str, overrides: Sequence[str], o
 
     Raises:
         BaseRewardError: a word is none of these, the words exclude each other, or the page cannot be made.
+
+    >>> report_of(["no_such_experiment"], profile="tiny", overrides=[], out=None)
+    Traceback (most recent call last):
+    basereward.errors.DataError: unknown experiment 'no_such_experiment'...
     """
     subjects, changes = _split_words(words)
     changes += overrides

@@ -104,6 +104,11 @@ def plain(group: Group, *, pictures: list[int], scores: ResponseScores) -> dict[
     Returns:
         The row. Its `margin` is the smallest of its pairs: of the model's margins if there are scores, otherwise of the
         margins in the data.
+
+    >>> group = Group("a", "text", (), ("4", "5"), preferences=(Preference(0, 1),))
+    >>> row = plain(group, pictures=[], scores=[1.0, -0.5])
+    >>> row["margin"], [response["rank"] for response in row["responses"]]
+    (1.5, [0, 1])
     """
     ranks = rank(len(group.responses), group.preferences)
     unplaced = iter(pictures)

@@ -24,7 +24,11 @@ MAX_MARKED_STEPS = 12
 
 
 def colour(place: int) -> str:
-    """The colour of the recipe at a place in the list of recipes."""
+    """The colour of the recipe at a place in the list of recipes.
+
+    >>> colour(0) == colour(len(COLOURS))
+    True
+    """
     return COLOURS[place % len(COLOURS)]
 
 
@@ -38,6 +42,9 @@ def curves(contenders: Sequence[Contender], name: str, *, axis: str) -> Figure |
 
     Returns:
         The figure; None if no run recorded the metric.
+
+    >>> curves([], "train/loss", axis="loss") is None
+    True
     """
     lines_by_recipe = [_curves_of(contender, name) for contender in contenders]
     if not any(lines_by_recipe):
@@ -56,6 +63,9 @@ def calibration(contenders: Sequence[Contender]) -> Figure | None:
 
     Returns:
         The figure; None if there are no test pairs.
+
+    >>> calibration([]) is None
+    True
     """
     margins_by_recipe = [_margins(contender) for contender in contenders]
     if not any(margins_by_recipe):
@@ -76,6 +86,9 @@ def length(contenders: Sequence[Contender]) -> Figure | None:
 
     Returns:
         The figure; None if no test pair has answers of different lengths.
+
+    >>> length([]) is None
+    True
     """
     effects = [_length_effect(contender) for contender in contenders]
     if not any(len(extra_tokens) for extra_tokens, _ in effects):

@@ -14,7 +14,11 @@ from basereward.evaluation.reports.numbers import is_whole
 
 @dataclass(frozen=True)
 class MeasuredCell:
-    """Our values for one cell of a published table: shares from 0 to 1, one per seed."""
+    """Our values for one cell of a published table: shares from 0 to 1, one per seed.
+
+    >>> MeasuredCell([0.6, 0.8], ["60/100", "80/100"], "official").value
+    0.7
+    """
 
     values: Sequence[float]
     counts: Sequence[str]
@@ -76,6 +80,10 @@ def difference(cell: PrintedCell, measured: MeasuredCell) -> float | None:
     """Our value minus that of the paper, in percentage points.
 
     A misprint is replaced by the value that should stand there. None if that value is not known.
+
+    >>> printed = PrintedCell(71.0, "rm_bench", ("domain_mean",), "overall")
+    >>> round(difference(printed, MeasuredCell([0.72], [], "domain_mean")), 6)
+    1.0
     """
     if not cell.known:
         return None
