@@ -31,7 +31,11 @@ WORKLOADS = ("pairs", "groups", "text", "short")
 
 @dataclass(frozen=True)
 class Trainer:
-    """A program that times itself: `python -m MODULE ARGS`, on the workloads that it can do."""
+    """A program that times itself: `python -m MODULE ARGS`, on the workloads that it can do.
+
+    >>> TRAINERS[0].name, TRAINERS[0].args
+    ('tree', ('--layout', 'tree'))
+    """
 
     name: str
     # None when its environment is not installed.
@@ -52,7 +56,11 @@ TRAINERS = (
 
 @dataclass(frozen=True)
 class Work:
-    """The inputs of all trainers."""
+    """The inputs of all trainers.
+
+    >>> Work(Path("work"), gpu=None, options=()).checkpoint("text").name
+    'text_model'
+    """
 
     # Of rows and checkpoints.
     folder: Path
@@ -61,6 +69,7 @@ class Work:
     options: tuple[str, ...]
 
     def checkpoint(self, workload: str) -> Path:
+        """The folder of the checkpoint that trains on a workload."""
         if self.gpu is not None:
             return self.folder / f"{self.gpu}_model"
         return self.folder / ("image_model" if workload in workloads.WITH_IMAGES else "text_model")
@@ -84,6 +93,7 @@ def measure(trainer: Trainer, workload: str, work: Work) -> dict[str, Any] | Non
         "BASEREWARD_RUNS": str(work.folder / "runs"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{work.folder / 'mlflow.db'}",
     }
+    # Every trainer gets the same threads, and none may wait for the network.
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | store | offline, stdin=subprocess.DEVNULL, capture_output=True, text=True
@@ -92,6 +102,7 @@ def measure(trainer: Trainer, workload: str, work: Work) -> dict[str, Any] | Non
         end = "\n".join(done.stderr.splitlines()[-20:])
         print(f"{trainer.name} failed on {workload}:\n{end}", file=sys.stderr)
         return None
+    # The last line: libraries may print before it.
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(f"{workload:7} {trainer.name:9} {json.dumps(result)}", file=sys.stderr, flush=True)
     return result

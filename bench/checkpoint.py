@@ -141,11 +141,13 @@ def write(folder: Path, *, shapes: str = SMALL, text_only: bool = False, seed: i
         shapes: a name of `SHAPES`; those that are published are drawn and written in bfloat16, on a GPU where one is.
         text_only: a Qwen2 of the language model's shapes.
     """
+    # The same weights for all trainers and for every call.
     torch.manual_seed(seed)
     published = shapes != SMALL
     standard = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if published else standard)
     try:
+        # A model of seven billion random weights takes minutes to draw on a CPU, and a second on a GPU.
         with torch.device("cuda" if published and torch.cuda.is_available() else "cpu"):
             model: PreTrainedModel = _language_model(shapes) if text_only else _vision_language_model(shapes)
     finally:
@@ -200,6 +202,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         additional_special_tokens=SPECIAL,
         chat_template=CHAT_TEMPLATE,
     )
+    # Another vocabulary would still load, and all trainers would read other tokens than intended.
     assert fast_tokenizer.convert_tokens_to_ids(SPECIAL[0]) == FIRST_SPECIAL_ID, "the vocabulary file is not Qwen's"
     return fast_tokenizer
 

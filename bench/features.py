@@ -59,6 +59,7 @@ def measure(work: Path, *, steps: int) -> tuple[list[float], list[float]]:
         trainer.callbacks.append(StepEnds(clock))  # type: ignore[attr-defined]
         tower = Tower(module.model.backbone.transformer.visual)
         trainer.fit(module, data)
+    # The first step has no end before it; its duration is 0 and is not counted.
     ends = [clock.ends[0], *clock.ends]
     return [end - start for start, end in itertools.pairwise(ends)], tower.seconds
 

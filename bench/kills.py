@@ -54,6 +54,9 @@ class Scenario:
         resumes: whether `--resume RUN` continues a killed run.
         outputs: files to compare, as patterns below the folder.
         judge: whether the command calls an endpoint, whose address replaces URL in `first`.
+
+    >>> Scenario("list", ("ls", "runs")).resumes
+    False
     """
 
     name: str
@@ -115,7 +118,11 @@ SCENARIOS = (
 
 @dataclass
 class Outcome:
-    """The result of one kill: no faults when everything equals the undisturbed run."""
+    """The result of one kill: no faults when everything equals the undisturbed run.
+
+    >>> Outcome("train", "step training_step").faults
+    []
+    """
 
     scenario: str
     event: str
@@ -124,7 +131,12 @@ class Outcome:
 
 
 class Workspace:
-    """A folder in which a scenario runs: its own runs, cache and tracking store."""
+    """A folder in which a scenario runs: its own runs, cache and tracking store.
+
+    >>> workspace = Workspace(Path("/tmp/kill-1"))
+    >>> workspace.environment(None, hooked=False)["BASEREWARD_RUNS"]
+    '/tmp/kill-1/runs'
+    """
 
     def __init__(self, folder: Path, *, url: str = "") -> None:
         self.folder = folder
@@ -149,6 +161,7 @@ class Workspace:
 
     @property
     def events(self) -> Path:
+        """The file that all processes of a command append their events to."""
         return self.folder.with_suffix(".events")
 
     def run(self, words: tuple[str, ...], *, at: int | None = None, hooked: bool = False) -> tuple[int, str]:
@@ -162,6 +175,7 @@ class Workspace:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A process group of its own: the kill must reach all processes of the command, and not this one.
             start_new_session=True,
         )
         try:
@@ -185,7 +199,11 @@ class Workspace:
 
 
 def comparable(scenario: Scenario, workspace: Workspace) -> dict[str, Any]:
-    """What must equal after a kill: hashes of outputs, and the metrics of every finished run in MLflow."""
+    """What must equal after a kill: hashes of outputs, and the metrics of every finished run in MLflow.
+
+    >>> comparable(Scenario("list", ("ls", "runs")), Workspace(Path("/not/there")))
+    {'outputs': [], 'metrics': []}
+    """
     hashes: list[str] = []
     for pattern in scenario.outputs:
         for path in sorted(workspace.folder.glob(pattern)):
@@ -318,6 +336,7 @@ def judge() -> Iterator[str]:
             self.rfile.read(int(self.headers["Content-Length"]))
             message = {"role": "assistant", "content": "<think>The first is right.</think><answer>1</answer>"}
             body = json.dumps({"choices": [{"message": message}], "usage": {}}).encode()
+            # A judge that answers at once would be done before the kill.
             time.sleep(0.02)
             with contextlib.suppress(OSError):
                 self.send_response(200)
@@ -338,7 +357,13 @@ def judge() -> Iterator[str]:
 
 
 def write_inputs(folder: Path) -> None:
-    """What scenarios read: pairs, a benchmark's rows with images, and an experiment of two cells with an ensemble."""
+    """What scenarios read: pairs, a benchmark's rows with images, and an experiment of two cells with an ensemble.
+
+    >>> folder = Path(tempfile.mkdtemp()) / "base"
+    >>> write_inputs(folder)
+    >>> len((folder / "pairs.jsonl").read_text().splitlines())
+    40
+    """
     import PIL.Image
 
     folder.mkdir(parents=True)
@@ -371,6 +396,7 @@ def run_scenario(scenario: Scenario, work: Path, *, kills: int, jobs: int, seed:
             if code:
                 raise SystemExit(f"{scenario.name}: {' '.join(words)} ended with exit code {code}\n{error[-2000:]}")
         expected, events = undisturbed(scenario, base, work, url)
+        # Evenly spread over the events, so that rare moments are met as well as the many steps of training.
         positions = sorted({1 + (i * len(events) + seed * 7) // kills % len(events) for i in range(kills)})
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             tasks = [
@@ -390,7 +416,11 @@ def _print(outcome: Outcome) -> None:
 
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:
-    """Kills and exact outcomes by scenario."""
+    """Kills and exact outcomes by scenario.
+
+    >>> list(table([Outcome("train", "step training_step")]))[-1]
+    '| train | 1 | 1 | 1 |'
+    """
     yield "| scenario | kills | the same | moments |"
     yield "|---|---|---|---|"
     for name in dict.fromkeys(outcome.scenario for outcome in outcomes):
@@ -413,6 +443,7 @@ def main() -> int:
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="basereward-kills-") as folder:
         for number, scenario in enumerate(chosen):
+            # Whole numbers that differ by at most one and add up to the number of kills.
             share = args.kills * (number + 1) // len(chosen) - args.kills * number // len(chosen)
             work = Path(folder) / f"scenario-{number}"
             work.mkdir()

@@ -59,6 +59,7 @@ def ours(data: PreferenceData, *, seconds: float) -> float:
 
 def alone(processor: Any, images: list[Path], *, seconds: float) -> float:
     """Images a second of the image processor in as many processes, each with its share of the images."""
+    # Forked, as PyTorch's data loader starts its workers on Linux.
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     together = context.Barrier(WORKERS)
@@ -91,12 +92,17 @@ def _process(
     stream = processed()
     for _ in islice(stream, WARM_UP):
         pass
+    # All processes begin to count at the same moment, when all of them are busy.
     together.wait()
     put(rate(stream, seconds=seconds))
 
 
 def rate(counts: Iterator[int], *, seconds: float) -> float:
-    """What comes a second, from now until the first that comes after `seconds`."""
+    """What comes a second, from now until the first that comes after `seconds`.
+
+    >>> rate(cycle([2]), seconds=0.01) > 0
+    True
+    """
     start = now = time.perf_counter()
     total = 0
     while now - start < seconds:

@@ -22,7 +22,11 @@ from bench.timing import quiet_stdout
 
 
 def resident(key: str) -> float:
-    """Resident memory of this process in MiB: `VmRSS` now, `VmHWM` at most since the last reset."""
+    """Resident memory of this process in MiB: `VmRSS` now, `VmHWM` at most since the last reset.
+
+    >>> resident("VmRSS") > 1
+    True
+    """
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
     return int(line.split()[1]) / 1024
 
@@ -33,6 +37,7 @@ def measure(work: Path, workload: str, *, layout: str) -> float:
 
     with quiet_stdout():
         bench = Bench(work, workload)
+        # Two groups: a row with one would not show what a second one costs.
         groups = [group for _, group in zip(range(2), bench.groups(), strict=False)]
         batch = bench.batch(groups, layout=layout)  # type: ignore[arg-type]  # one of the two
         bench.step(batch)

@@ -53,7 +53,11 @@ def measure(bench: Bench, batch_of: Callable[[int], TreeBatch], sizes: Sequence[
 
 
 def row(name: str, sizes: Sequence[int], seconds: Sequence[float]) -> str:
-    """One line of the table."""
+    """One line of the table.
+
+    >>> row("groups", [1, 2], [3.0, 5.0])
+    '| groups | 1: 3.00, 2: 5.00 | 1.00 + 2.000 n | 0% |'
+    """
     offset, slope, off = line(sizes, seconds)
     points = ", ".join(f"{size}: {spent:.2f}" for size, spent in zip(sizes, seconds, strict=True))
     return f"| {name} | {points} | {offset:.2f} + {slope:.3f} n | {off:.0%} |"
@@ -72,6 +76,7 @@ def main() -> int:
         bench = Bench(work, "groups")
         groups: list[EncodedGroup] = [group for _, group in zip(range(max(GROUPS)), bench.groups(), strict=False)]
         first = groups[0]
+        # The same group with more responses: images and prompt are read once, whatever the number.
         by_responses = measure(
             bench, lambda n: bench.batch([of_size(first, n)]), RESPONSES, rounds=args.rounds
         )  # fmt: skip

@@ -50,6 +50,7 @@ def table(results: Results, *, workloads: Sequence[str], trainers: Sequence[str]
         _grid("preferences a second", workloads, timed, speed, ".3f"),
         _grid("peak memory of the process, GiB", workloads, timed, memory, ".1f"),
     ]
+    # Other trainers do not count their work; only ours have a row in this table.
     counted = [key for key in results if "work_share" in results[key]]
     if counted:
         parts.append(_work_table(results, counted))
@@ -64,6 +65,7 @@ def _timed_columns(results: Results, trainers: Sequence[str]) -> dict[str, str]:
 
 def _speed_ratios(speed: Mapping[tuple[str, str], float], first: str) -> dict[tuple[str, str], float]:
     """The speed of the first trainer over that of each other one, on the workloads that both did."""
+    # Speed of the first trainer over that of another, so that a number above 1 means that ours is faster.
     ratios = {}
     for (workload, name), value in speed.items():
         if name != first and (workload, first) in speed:

@@ -38,6 +38,7 @@ class Clock:
     @property
     def step_s(self) -> float:
         """Median seconds of a step; the first two steps warm up and are left out."""
+        # A step lasts from the end of the one before to its own end, so that loading its batch counts.
         starts, ends = self.ends[WARM_UP_STEPS - 1 :], self.ends[WARM_UP_STEPS:]
         if not ends:
             raise SystemExit(f"{len(self.ends)} steps were timed; at least {WARM_UP_STEPS + 1} are needed")
@@ -69,8 +70,14 @@ def arguments(
 
 @contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """Sends what libraries print to standard error, those in C too: only the result is on standard output."""
+    """Sends what libraries print to standard error, those in C too: only the result is on standard output.
+
+    >>> with quiet_stdout():
+    ...     1 + 1
+    2
+    """
     sys.stdout.flush()
+    # The descriptor, not `sys.stdout`: C libraries write to the descriptor.
     original = os.dup(1)
     os.dup2(2, 1)
     try:

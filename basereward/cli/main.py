@@ -30,6 +30,7 @@ from basereward.recipe.trust import trusting
 INTERRUPTED = 130
 # 128 + SIGPIPE.
 CLOSED_PIPE = 141
+# Commands that run for minutes or hours log their progress; the others log only warnings.
 LOGS_PROGRESS = ("train", "sweep")
 
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseRewardError as error:
         return _report_error(explain(error), type(error).__name__, as_json=as_json)
     except KeyboardInterrupt:
+        # No traceback: the user knows where the interruption came from.
         print_to_stderr("basereward: interrupted")
         return INTERRUPTED
     except Exception as error:
@@ -72,6 +74,7 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
         # The console script, unlike `python -m`, does not search the working folder, where a user's class often is.
         sys.path.append(folder)
     level = logging.INFO if arguments.command in LOGS_PROGRESS else logging.WARNING
+    # Standard output is for the result alone, so that `--json` can be parsed whatever libraries print.
     with stdout_to_stderr(), log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust):
         result, status = command.run(arguments)
     text = json_text(result) if as_json else "\n".join(command.format_text(result))
@@ -80,6 +83,7 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
 
 def _report_error(message: str, error_type: str, *, as_json: bool) -> int:
     """Prints why the command failed, without secrets; with `--json` also as an object on standard output."""
+    # Messages quote values and addresses, which may hold a key or a password.
     message = redact(message)
     print_to_stderr(f"basereward: {message}")
     if as_json:

@@ -12,7 +12,13 @@ MODEL_FORMS = "a run id, runs:/..., or the folder of a saved model"
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the experiment, the profile and the overrides, which together define a recipe."""
+    """Adds the experiment, the profile and the overrides, which together define a recipe.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_recipe_arguments(parser)
+    >>> parser.parse_args(["head_depth", "optimizer.lr=1e-4"]).overrides
+    ['optimizer.lr=1e-4']
+    """
     parser.add_argument("experiment", metavar="EXPERIMENT", help="name in experiments/, or path to a YAML file")
     parser.add_argument(
         "--profile",
@@ -23,13 +29,25 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the name of a source and the overrides of its arguments."""
+    """Adds the name of a source and the overrides of its arguments.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_source_arguments(parser)
+    >>> parser.parse_args(["pairs.jsonl"]).source
+    'pairs.jsonl'
+    """
     parser.add_argument("source", metavar="SOURCE", help="name in experiments/sources/, or path to a .jsonl file")
     add_overrides(parser, example="path=pairs.jsonl")
 
 
 def add_overrides(parser: argparse.ArgumentParser, *, example: str) -> None:
-    """Adds `KEY=VALUE`, which may be given any number of times."""
+    """Adds `KEY=VALUE`, which may be given any number of times.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_overrides(parser, example="seeds.init=1")
+    >>> parser.parse_args(["seeds.init=1"]).overrides
+    ['seeds.init=1']
+    """
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"override of one key, such as {example}")
 
 
@@ -40,12 +58,18 @@ def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) 
         parser: the parser of the command.
         temperature: the default of `--temperature`. Evaluation is greedy; annotation samples, because a second attempt
             at temperature 0 would repeat the first.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_judge_arguments(parser, temperature=0.0)
+    >>> parser.parse_args(["--endpoint", "vllm"]).max_tokens
+    2048
     """
     parser.add_argument(
         "--endpoint",
         metavar="URL",
         help="where the judge runs: the address of a server, or `local` (transformers) or `vllm` in this process",
     )
+    # The order of these calls is the order of the options in the help.
     _add_prompt_arguments(parser)
     parser.add_argument(
         "--temperature",

@@ -61,5 +61,6 @@ def mean_accuracy(sources: Iterable[Mapping[str, float]]) -> float:
     >>> mean_accuracy([{"pair_accuracy": 0.5, "pairs": 2.0}, {"pair_accuracy": float("nan"), "pairs": 0.0}])
     0.5
     """
+    # A mean over sources, not pairs: a large source would hide a small one.
     accuracies = [values["pair_accuracy"] for values in sources if values["pairs"]]
     return sum(accuracies) / len(accuracies) if accuracies else float("nan")

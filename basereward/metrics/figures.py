@@ -66,6 +66,7 @@ def reliability_diagram(margins: Margins) -> Figure:
     2
     """
     bins = reliability(_array(margins))
+    # The histogram below shows which points of the curve rest on few pairs.
     figure, axes = _figure(rows=(3, 1))
     axes[0].plot([0.5, 1], [0.5, 1], color="0.4", linestyle="--", linewidth=1, label="perfectly calibrated")
     label = f"n = {bins.pairs.sum():,} pairs, calibration error {bins.error:.3f}"

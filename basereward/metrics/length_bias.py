@@ -51,6 +51,7 @@ class LengthBias(Metric):
             raise ValueError(
                 f"lengths have the shapes {shapes}; allowed is that of the margins, {tuple(margins.shape)}."
             )
+        # Only the sign counts: the metric asks which response is longer, not by how much.
         difference = (winner_lengths - loser_lengths).sign()
         unequal = used & (difference != 0)
         self.longer_wins += (unequal & (difference > 0)).sum()

@@ -34,6 +34,7 @@ class PairAccuracy(Metric):
     def update(self, margins: Tensor, *, ties: Tensor | None = None) -> None:
         """Count P preferences: `margins (P,)`, `ties (P,)` of bool."""
         used = untied(margins, ties)
+        # `>`, not `>=`: a model that gives all responses one score must not be right.
         self.correct += ((margins > 0) & used).sum()
         self.total += used.sum()
 

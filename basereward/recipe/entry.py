@@ -46,6 +46,7 @@ def names(kind: Named) -> list[Entry]:
     """
     if kind in CODE_KINDS:
         return [Entry(name, _summary(node)) for name, node in short_names(kind).items()]
+    # An empty list would say that nothing is shipped, while the command only ran in another folder.
     if not experiments_folder().is_dir():
         raise RecipeError(
             f"{kind} are looked up in '{experiments_folder().absolute()}', and there is no such folder; change to the "

@@ -109,6 +109,7 @@ def _find(given: str, kind: TargetKind, folder: Path) -> Path:
     try:
         return find_file(given, kind=SINGULAR[kind], folder=folder)
     except RecipeError as error:
+        # Only sources can be given by a file of rows, which the rest of this message explains.
         if kind != "sources":
             raise
         path = Path(given)

@@ -205,6 +205,7 @@ def _find_experiment(
     recipe_names = [cell.without_seeds for cell in cells]
     ensembles, ensemble_faults = read_ensembles(layers.experiment, cells=names, recipes=recipe_names)
     faults = [*reader.faults, *fold(cell_faults, cells=names), *ensemble_faults, *_equal_names(cells)]
+    # There is always a cell: without axes the grid has one point.
     first = cells[0].recipe
     # Recipes with faults contain defaults, and would be equal because of them.
     return Experiment(first.name, first.summary, cells, ensembles), faults or _equal_cells(cells)

@@ -71,6 +71,7 @@ def make(node: Node, kind: TargetKind, *args: Any, **kwargs: Any) -> Any:
     """
     filled, faults = check_node(node, kind)
     if faults:
+        # All faults at once, because each call of a command for the next one may take seconds.
         lines = [f"{key}: {message}" if key else message for key, message in faults]
         raise RecipeError("\n  ".join([f"cannot build this {SINGULAR[kind]}:", *lines]), faults)
     arguments = {name: value for name, value in filled.items() if name != "_target_"}

@@ -70,6 +70,7 @@ def recipe_from_yaml(source: str | Path) -> Recipe:
     origin = str(source) if isinstance(source, Path) else "recipe"
     values = read_yaml(source) if isinstance(source, Path) else parse_yaml(source, origin=origin)
     layer, faults = interpolate(Layer(_without_userinfo(values)))
+    # Without its nodes, see above: their arguments were checked and completed when the recipe was first loaded.
     check = Check(layer, nodes=False)
     recipe = build_recipe(check.values)
     faults += check.faults

@@ -64,6 +64,7 @@ def _versions() -> dict[str, str]:
 def _hardware() -> dict[str, str]:
     # In a container the process may use fewer CPUs than the machine has; macOS cannot tell.
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Names rather than a count: the time of a run means nothing without the GPU.
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {

@@ -131,4 +131,5 @@ def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     scores: list[float] = []
     for group in groups:
         scores += group.scores
+    # The population's deviation: these are all scores, not a sample of them.
     return {"mean": statistics.fmean(scores), "std": statistics.pstdev(scores)} if scores else {}

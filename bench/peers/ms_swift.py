@@ -33,6 +33,7 @@ class StepEnds(TrainerCallback):
         pass
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Notes the end of an optimizer step."""
         CLOCK.tick()
 
 
@@ -41,6 +42,7 @@ def settings(checkpoint: Path, rows: Path, out: Path, *, steps: int, pairs: int,
 
     Rows come in the order of the file.
     """
+    # ms-swift names its templates after families of models, and cannot guess them from a folder.
     kind = json.loads((checkpoint / "config.json").read_text())["model_type"]
     template = {"qwen2_5_vl": "qwen2_5_vl", "qwen2": "qwen2_5"}[kind]
     named = {

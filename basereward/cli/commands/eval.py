@@ -17,7 +17,13 @@ MAX_VOTES = 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what is measured, on which benchmarks, and how."""
+    """Adds what is measured, on which benchmarks, and how.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["longer", "--benchmark", "rm_bench"]).benchmark
+    ['rm_bench']
+    """
     _add_inputs(parser)
     parser.add_argument(
         "--name", metavar="NAME", help="name in tables (default: the name of the run, the folder or the file)"
@@ -75,6 +81,12 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: not exactly one of `--benchmark` and `--data`, an unknown order, or half of a judge.
         DataError: a number of the judge is out of its range.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> check_arguments(parser.parse_args(["longer"]))
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: give --benchmark with the name of one, or --data with a file of pairs of your own
     """
     # MODEL is optional, so argparse takes the first KEY=VALUE for it when --scores or --judge replaces the model.
     if arguments.model is not None and "=" in arguments.model:
@@ -146,6 +158,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
     """For every benchmark a table for each protocol variant: value, counts, 95 % interval, and baselines."""
     for evaluation in result["evaluations"]:
         yield from _format_head(evaluation)
+        # The size of the published benchmark is unknown for pairs of the user's own.
         expected = evaluation.get("expected") or evaluation["items"]
         part = f" ({evaluation['scored']} of {expected} items)" if evaluation.get("partial") else ""
         if part:
@@ -167,6 +180,7 @@ def _format_head(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _format_variant(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    # A dictionary keeps the order of first appearance: metrics of one variant may have different baselines.
     baselines: dict[str, None] = {}
     for metric in metrics.values():
         baselines.update(dict.fromkeys(metric["baselines"]))

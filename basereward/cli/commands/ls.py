@@ -16,7 +16,13 @@ RENAMED = {"shapes": "adapters", "makers": "tiny_models"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the kind of things to list."""
+    """Adds the kind of things to list.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["heads"]).kind
+    'heads'
+    """
     parser.add_argument("kind", metavar="KIND", help=f"what to list: {', '.join(KINDS)}")
 
 
@@ -24,6 +30,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
         UsageError: an unknown kind, or one by its former name. The message has the name to use.
+
+    >>> check_arguments(argparse.Namespace(kind="makers"))
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: unknown kind 'makers'; did you mean 'tiny_models'?
     """
     # The former names resemble the new ones too little for the suggestion of a misspelt name.
     if arguments.kind in RENAMED:
@@ -32,11 +42,17 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> CommandResult:
-    """Lists one kind. Runs are folders, so that no tracking server is needed."""
+    """Lists one kind. Runs are folders, so that no tracking server is needed.
+
+    >>> result, status = run(argparse.Namespace(kind="losses"))
+    >>> [entry["name"] for entry in result["losses"]]
+    ['bradley_terry', 'plackett_luce']
+    """
     if arguments.kind == "runs":
         from basereward.runs.run_folder import broken_runs, list_runs
 
         entries = [(run.run_id, f"{run.name}, {run.state}") for run in list_runs()]
+        # Broken folders too: otherwise a run that cannot be read would look as if it had never been.
         entries += [(name, f"broken: {reason}") for name, reason in broken_runs().items()]
     else:
         from basereward.recipe import names
@@ -46,7 +62,11 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """One line a name."""
+    """One line a name.
+
+    >>> list(format_text({"runs": []}))
+    ['there are no runs']
+    """
     ((kind, entries),) = result.items()
     rows = [(entry["name"], entry["summary"]) for entry in entries]
     return format_table((), rows) if rows else iter([f"there are no {kind}"])

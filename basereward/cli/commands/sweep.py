@@ -38,7 +38,12 @@ def exit_status(result: Mapping[str, Any]) -> int:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """A table of the cells and ensembles, the comparisons, the failures, and how many are in which state."""
+    """A table of the cells and ensembles, the comparisons, the failures, and how many are in which state.
+
+    >>> cell = {"name": "lr=1", "status": "finished", "metrics": {"test/pair_accuracy": 0.9}, "run_id": "r1"}
+    >>> list(format_text({"cells": [cell], "differences": []}))[-1]
+    '1 finished'
+    """
     cells = [*result["cells"], *result.get("ensembles", [])]
     metrics = _shown_metrics(cells)
     yield from (*_format_cells(cells, metrics), "")
@@ -47,6 +52,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
         yield "test/pair_accuracy is the mean over the sources."
     yield from result["differences"]
     for cell in cells:
+        # Below the table, because the message of an error may have several lines.
         if cell["status"] == "failed":
             yield f"{cell['name']} failed: {cell.get('error')}"
     statuses = Counter(cell["status"] for cell in cells)

@@ -294,5 +294,6 @@ def _quoted(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = f"'{value}'" if isinstance(value, str) else str(value)
     if isinstance(value, Mapping):
+        # A mapping prints like a set or a template otherwise, and its kind is what is wrong.
         text = f"a mapping {text}"
     return text if len(text) <= VALUE_WIDTH else text[: VALUE_WIDTH - 3] + "..."

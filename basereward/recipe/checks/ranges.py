@@ -165,6 +165,7 @@ def part_problems(recipe: Recipe) -> Problems:
     """
     lora = recipe.model.lora
     yield from _unknown_names("model.backbone.freeze", recipe.model.backbone.freeze, PARTS, "part")
+    # The head is no part of the backbone, and has a learning rate of its own all the same.
     yield from _unknown_names("optimizer.lr_by_part", recipe.optimizer.lr_by_part, (*PARTS, "head"), "part")
     if lora is not None:
         yield from _unknown_names("model.lora.parts", lora.parts, PARTS, "part")

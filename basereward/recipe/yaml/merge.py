@@ -64,6 +64,7 @@ def merge(base: Layer, top: Layer) -> Layer:
     >>> merge(mlp, Layer({"head": {"_target_": "linear"}})).values
     {'head': {'_target_': 'linear'}}
     """
+    # A layer is a node itself where a single source or benchmark is loaded.
     if _replaces(base.values, top.values):
         return top
     origins = dict(base.origins)

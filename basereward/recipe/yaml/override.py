@@ -44,6 +44,7 @@ def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Layer]:
         except ValueError as error:
             reader.add_fault(key, f"{error} ({COMMAND_LINE})")
             continue
+        # An override may include files, as in `data.sources.mine={include: sources/digits}`.
         layers.append(reader.expand(layer_at(path, value, origin=COMMAND_LINE).values, origin=COMMAND_LINE))
     return layers
 

@@ -143,6 +143,7 @@ class RunJournal:
         Returns:
             Whether this process now holds the lock; false when another one does.
         """
+        # The lock file needs its folder, which a run without tracking does not have.
         self.folder.mkdir(parents=True, exist_ok=True)
         lease = acquire(self.folder / "lock", wait=False)
         if lease is None:
@@ -254,6 +255,7 @@ class RunJournal:
         folder = self.folder / "files"
         folder.mkdir(parents=True, exist_ok=True)
         # Each copy has a numbered folder of its own, because it is uploaded under the name of its source.
+        # Begins at the number of copies, because counting from 0 would probe every earlier one.
         number = len(os.listdir(folder))
         while (folder / str(number)).exists():
             number += 1
