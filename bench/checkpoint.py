@@ -147,7 +147,7 @@ def write(folder: Path, *, shapes: str = SMALL, text_only: bool = False, seed: i
     standard = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if published else standard)
     try:
-        # A model of seven billion random weights takes minutes to draw on a CPU, and a second on a GPU.
+        # Seven billion random weights are drawn much faster on a GPU.
         with torch.device("cuda" if published and torch.cuda.is_available() else "cpu"):
             model: PreTrainedModel = _language_model(shapes) if text_only else _vision_language_model(shapes)
     finally:

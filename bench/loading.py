@@ -43,7 +43,7 @@ ENDLESS = 100_000
 
 
 def ours(data: PreferenceData, *, seconds: float) -> float:
-    """Groups a second in the stream of batches, while the workers go on behind the last that is counted."""
+    """Groups a second in the stream of batches, while the workers continue after the last one counted."""
     batches = iter(data.passes(0))
     for _ in islice(batches, WARM_UP):
         pass
@@ -98,7 +98,7 @@ def _process(
 
 
 def rate(counts: Iterator[int], *, seconds: float) -> float:
-    """What comes a second, from now until the first that comes after `seconds`.
+    """The counts a second, from now until the first count that comes after `seconds`.
 
     >>> rate(cycle([2]), seconds=0.01) > 0
     True

@@ -37,7 +37,7 @@ def measure(work: Path, workload: str, *, layout: str) -> float:
 
     with quiet_stdout():
         bench = Bench(work, workload)
-        # Two groups: a row with one would not show what a second one costs.
+        # Two groups, the step that the table names.
         groups = [group for _, group in zip(range(2), bench.groups(), strict=False)]
         batch = bench.batch(groups, layout=layout)  # type: ignore[arg-type]  # one of the two
         bench.step(batch)

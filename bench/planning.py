@@ -51,7 +51,7 @@ def made_up(groups: int, *, pictures: bool, seed: int) -> Lengths:
     3
     """
     rng = np.random.default_rng(seed)
-    # A log-normal distribution, whose median of 545 tokens and long tail are those of published preference data.
+    # A log-normal distribution: a median of 545 tokens and a long tail, since lengths of answers are skewed.
     tokens = rng.lognormal(6.3, 0.8, groups) + 1024 * pictures
     images = np.full(groups, int(pictures), np.int32)
     return Lengths(np.arange(groups), np.clip(tokens, 32, 8192).astype(np.int32), images)

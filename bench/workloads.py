@@ -29,7 +29,7 @@ FILLER = (
     "a pen drew this line down and round then up again with more ink where it began less at its end so that every part "
     "of the shape stands dark on white paper as people write when they count fast"
 ).split()
-# Lengths of questions and answers as in public preference data: a few hundred tokens of text beside a large image.
+# In words: short questions and longer answers beside a large image, so that the image is most of a prompt's tokens.
 PROMPT_WORDS = 40
 TEXT_PROMPT_WORDS = 600
 RESPONSE_WORDS = (40, 200)

@@ -70,7 +70,7 @@ def read_outcomes(path: str | Path, items: Sequence[Item], *, allow_partial: boo
         listed = faults[:MAX_LISTED]
         if len(faults) > MAX_LISTED:
             listed.append(f"... and {len(faults) - MAX_LISTED} more")
-        raise DataError("\n  ".join([f"{path} is refused, and nothing of it counted:", *listed]))
+        raise DataError("\n  ".join([f"{path} is refused as a whole:", *listed]))
     return outcomes
 
 
@@ -135,7 +135,7 @@ def _item_of(entry: Mapping[str, Any], items: Sequence[Item]) -> Item:
 
 def _scores(value: Any, item: Item) -> Outcome:
     if not isinstance(value, list) or len(value) != len(item.responses):
-        raise _fault(item, "scores", value, f"a list of {len(item.responses)} numbers, one an answer,")
+        raise _fault(item, "scores", value, f"a list of {len(item.responses)} numbers, one for each response,")
     if not all(_is_finite_number(score) for score in value):
         raise _fault(item, "scores", value, "finite numbers")
     return Outcome(scores=tuple(float(score) for score in value))

@@ -64,9 +64,7 @@ def find_subject(
     PosixPath('evaluations/longer')
     """
     if [model, scores, judge].count(None) != 2:
-        raise DataError(
-            "give a model to evaluate, --scores with a file of outcomes made elsewhere, or --judge; one of the three"
-        )
+        raise DataError("give exactly one of a model to evaluate, --scores with a file of outcomes, and --judge")
     if name is not None:
         check_name(name, what="--name", error=DataError)
     if judge is not None:

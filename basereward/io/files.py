@@ -91,7 +91,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     if is_special(path):
-        reason = "it is a device or a pipe, and no file takes its place; name another one"
+        reason = "it is a device or a pipe, which is never replaced by a file; give another path"
         raise OSError(errno.EINVAL, reason, str(path))
     # In the same folder, because a rename across file systems is not atomic. Several processes may write one file.
     temporary = path.with_name(temporary_name(f"{path.name}.{secrets.token_hex(4)}", ".tmp"))
@@ -204,7 +204,7 @@ def describe_fault(error: OSError) -> str:
     """The message for an OSError: the file, the reason, and what to do.
 
     >>> describe_fault(NotADirectoryError(20, "Not a directory", "/dev/null/runs"))
-    "'/dev/null/runs' cannot be used: Not a directory; '/dev/null' is no folder. Move it away, or name another place."
+    "'/dev/null/runs' cannot be used: Not a directory; '/dev/null' is no folder. Move it away, or give another path."
     >>> describe_fault(OSError(28, "No space left on device"))
     'No space left on device. Make room where runs, cache and temporary files are, and run the command again.'
     """
@@ -219,11 +219,11 @@ def describe_fault(error: OSError) -> str:
     if error.errno in FULL:
         return f"{problem}; {free_space(path)}. Make room, and run the command again."
     if error.errno in FORBIDDEN:
-        return f"{problem}. Give the right to write there, or name another place, and run the command again."
+        return f"{problem}. Allow this user to write there, or give another path, and run the command again."
     if error.errno in TAKEN:
         obstacle = _first_non_folder(path)
         reason = f"; '{obstacle}' is no folder" if obstacle else ""
-        return f"{problem}{reason}. Move it away, or name another place."
+        return f"{problem}{reason}. Move it away, or give another path."
     return f"{problem}."
 
 

@@ -86,7 +86,7 @@ def acquire(path: Path, *, wait: bool, owner: Owner = "descriptor", flags: int =
     >>> lease.release()
     """
     lock = fcntl.flock if owner == "descriptor" else fcntl.lockf
-    # Without O_CLOEXEC every program that this process starts would inherit the descriptor and keep the lock.
+    # A program that this process starts must not inherit the descriptor, because it would keep the lock.
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
     try:
         lock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -47,7 +47,7 @@ def check_outputs(
 
     >>> check_outputs({"--out": "/dev/null"}, [])
     Traceback (most recent call last):
-    basereward.errors.DataError: --out '/dev/null' is a device or a pipe, and no file takes its place; give another path
+    basereward.errors.DataError: --out '/dev/null' is a device or a pipe, which is never replaced by a file; give another path
     """
     _check_each(outputs, error=error)
     existing = {name: path for name, path in outputs.items() if os.path.lexists(path)}
@@ -59,7 +59,7 @@ def check_outputs(
         for name, output in outputs.items():
             if _inside(output, path):
                 raise error(
-                    f"{name} '{output}' lies in the input folder '{path}', which is read whole; write elsewhere"
+                    f"{name} '{output}' lies in the input folder '{path}', all files of which are read; give a path outside of it"
                 )
 
 
@@ -78,7 +78,7 @@ def _check_each(outputs: Mapping[str, Path | str], *, error: type[BaseRewardErro
     for index, name in enumerate(names):
         if is_special(outputs[name]):
             raise error(
-                f"{name} '{outputs[name]}' is a device or a pipe, and no file takes its place; give another path"
+                f"{name} '{outputs[name]}' is a device or a pipe, which is never replaced by a file; give another path"
             )
         for other in names[:index]:
             if same_file(outputs[name], outputs[other]):
@@ -107,21 +107,21 @@ def check_replaceable(
 
     >>> check_replaceable("/", foreign=lambda folder: [])
     Traceback (most recent call last):
-    basereward.errors.DataError: '/' is the working folder, or holds it, and is not replaced; give a folder of its own
+    basereward.errors.DataError: '/' is the working folder or contains it, and is never replaced; give another folder
     """
     path = Path(os.path.abspath(folder))
     if os.path.lexists(path) and not path.is_dir():
-        raise error(f"'{path}' is a file; give a folder that is not there yet, or is empty")
+        raise error(f"'{path}' is a file; give a new or an empty folder")
     for name, place in (("the working folder", Path.cwd()), ("the home folder", Path.home())):
         if place.resolve().is_relative_to(path.resolve()):
-            raise error(f"'{path}' is {name}, or holds it, and is not replaced; give a folder of its own")
+            raise error(f"'{path}' is {name} or contains it, and is never replaced; give another folder")
     if not path.is_dir() or not any(path.iterdir()):
         return
     if names := sorted(foreign(path)):
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise error(
-            f"'{path}' is not replaced: it holds files that were not written by this project ({shown}). "
-            "Give a folder that is not there yet, or is empty"
+            f"'{path}' is not replaced: it contains files that this project did not write ({shown}). "
+            "Give a new or an empty folder"
         )
 
 

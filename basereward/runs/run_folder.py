@@ -187,7 +187,7 @@ class RunFolder:
 
     @property
     def journal(self) -> RunJournal:
-        """The journal of records for the tracking server. Every call opens it anew, without its lock."""
+        """The journal of records for the tracking server. Every access makes a new object without the lock."""
         return RunJournal(self.path / "outbox")
 
     @property

@@ -42,7 +42,7 @@ def settings(checkpoint: Path, rows: Path, out: Path, *, steps: int, pairs: int,
 
     Rows come in the order of the file.
     """
-    # ms-swift names its templates after families of models, and cannot guess them from a folder.
+    # The type of the model and its template are given, because ms-swift finds them by names of the hub.
     kind = json.loads((checkpoint / "config.json").read_text())["model_type"]
     template = {"qwen2_5_vl": "qwen2_5_vl", "qwen2": "qwen2_5"}[kind]
     named = {

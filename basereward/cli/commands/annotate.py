@@ -118,7 +118,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
     # A call that finds all answers in its journal takes no time, and a rate would mean nothing.
     rate = f"{result['fresh'] / result['seconds']:.2f} a second" if result["seconds"] > 1 else "at once"
     yield "{answers} texts, {prompt_tokens:,} tokens read and {tokens:,} written, ".format(**result) + rate
-    yield "kept in {out}".format(**result)
+    yield "written to {out}".format(**result)
 
 
 COMMAND = Command(

@@ -134,7 +134,7 @@ def format_cost(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
     first = cells[0]["cost"]
     step = first["flops"]["step"]
     recomputed = step["recomputed"] / step["total"]
-    yield f"a step of {cells[0]['name']}: {_format_shares(step)}; recomputed besides {recomputed:.1%}"
+    yield f"a step of {cells[0]['name']}: {_format_shares(step)}; recomputed in addition {recomputed:.1%}"
     yield (
         f"hours: all products of training, validations and test at {first['utilisation']:.0%} of the GPU's peak in the "
         "recipe's precision, one GPU; loading data is not in them"

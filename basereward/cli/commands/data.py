@@ -71,7 +71,7 @@ def format_reading(name: str, reading: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _format_first_row(name: str, row: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{name}, row {row['id']}, as it is read:"
+    yield f"{name}, row {row['id']} as it is read:"
     for turn in row["turns"]:
         yield f"  {turn['role']}: {_one_line(turn['text'])}"
     for number, image in enumerate(row["images"], start=1):

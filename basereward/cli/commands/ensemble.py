@@ -100,7 +100,7 @@ def _format_members(members: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """One row a member. Weights have two columns where prompts without images use other weights."""
     is_routed = any(member["weight"] != member["text_weight"] for member in members)
     # Title of the column, and what its keys begin with in the result.
-    prefixes = {"weight with pictures": "", "weight without": "text_"} if is_routed else {"weight": ""}
+    prefixes = {"weight with images": "", "weight without": "text_"} if is_routed else {"weight": ""}
     intervals: list[Any] = []
     for prefix in prefixes.values():
         intervals += [member[f"{prefix}interval"] for member in members]
@@ -129,7 +129,7 @@ def _format_interval(interval: Sequence[float] | None) -> str:
 
 
 COMMAND = Command(
-    summary="make one model of several trained ones",
+    summary="combine several trained models into one",
     examples=("basereward ensemble run_a run_b run_c --how accuracy --name three",),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

@@ -71,7 +71,9 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="FILE", help="file or folder of your own pairs, instead of a benchmark")
     parser.add_argument(
-        "--scores", metavar="FILE", help="JSON Lines file of scores, verdicts or 0/1 made elsewhere, instead of MODEL"
+        "--scores",
+        metavar="FILE",
+        help="JSON Lines file of scores, verdicts or 0/1 from another program, instead of MODEL",
     )
 
 
@@ -86,14 +88,14 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     >>> add_arguments(parser)
     >>> check_arguments(parser.parse_args(["longer"]))
     Traceback (most recent call last):
-    basereward.cli.command.UsageError: give --benchmark with the name of one, or --data with a file of pairs of your own
+    basereward.cli.command.UsageError: give --benchmark with the name of a benchmark, or --data with ...
     """
     # MODEL is optional, so argparse takes the first KEY=VALUE for it when --scores or --judge replaces the model.
     if arguments.model is not None and "=" in arguments.model:
         arguments.overrides.insert(0, arguments.model)
         arguments.model = None
     if bool(arguments.benchmark) == (arguments.data is not None):
-        raise UsageError("give --benchmark with the name of one, or --data with a file of pairs of your own")
+        raise UsageError("give --benchmark with the name of a benchmark, or --data with your own file of pairs")
     check_choice("order", arguments.order, ORDERS)
     if (arguments.endpoint is None) != (arguments.judge is None):
         raise UsageError("a judge needs both options: --endpoint for its address and --judge for its name there")
@@ -162,18 +164,22 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
         expected = evaluation.get("expected") or evaluation["items"]
         part = f" ({evaluation['scored']} of {expected} items)" if evaluation.get("partial") else ""
         if part:
-            yield (f"PARTIAL: {evaluation['partial']}. Published values are of the whole benchmark and do not compare.")
+            yield (
+                f"PARTIAL: {evaluation['partial']}. Published values are of the whole benchmark and cannot be compared."
+            )
         for variant, metrics in result[evaluation["benchmark"]].items():
             yield ""
             yield from _format_variant(f"{variant}{part}", metrics)
-        yield from ("", f"kept in {evaluation['out']}")
+        yield from ("", f"written to {evaluation['out']}")
 
 
 def _format_head(evaluation: Mapping[str, Any]) -> Iterator[str]:
     votes = f"; {evaluation['votes']} votes an item" if evaluation["votes"] else ""
     order = f"; answers shown in the order: {evaluation['order']}" if evaluation["order"] else ""
     if cost := evaluation.get("cost"):
-        template = "{requests} requests, {unread} verdicts unread, {prompt_tokens:,} tokens read, {tokens:,} written"
+        template = (
+            "{requests} requests, {unread} verdicts not readable, {prompt_tokens:,} tokens read, {tokens:,} written"
+        )
         yield template.format(**cost)
     yield "{benchmark}, {name}: {scored} of {items} items, {kind}".format(**evaluation) + votes + order
     yield from format_lost(evaluation.get("lost", {}))
@@ -205,7 +211,7 @@ def _metric_columns(metric: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 COMMAND = Command(
-    summary="measure a model, or a file of scores made elsewhere, on benchmarks",
+    summary="measure a model, a judge, or a file of scores on benchmarks",
     examples=(
         "basereward eval runs/my_run/model --benchmark vl_rewardbench",
         "basereward eval --judge my-model --endpoint http://localhost:8000/v1 --data pairs.jsonl --order both",

@@ -72,7 +72,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 
 COMMAND = Command(
-    summary="write an HTML page of the rows of a source: pictures, answers, scores",
+    summary="write an HTML page of the rows of a source: images, responses, scores",
     examples=("basereward look digits --rows 50", "basereward look pairs.jsonl --model runs/my_run/model"),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

@@ -64,10 +64,10 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _format_page(page: Mapping[str, Any]) -> Iterator[str]:
-    kept = " (as it was)" if page.get("kept") else ""
+    kept = " (unchanged)" if page.get("kept") else ""
     yield "{experiment}: {finished} of {cells} finished; page: {out}{0}; numbers: {csv}".format(kept, **page)
     if others := page.get("others"):
-        yield f"{page['experiment']} has {'; '.join(others)}: give the same to report them"
+        yield f"{page['experiment']} has {'; '.join(others)}: give the same settings to report them"
 
 
 COMMAND = Command(

@@ -66,7 +66,7 @@ def annotate(
         limit: the maximum number of pairs, drawn by `seed`; None: all.
         seed: of the draw, of the order of responses (every other pair shows the winner first), and of the first
             attempt.
-        concurrency: requests that are under way at a time.
+        concurrency: the maximum number of requests in flight.
         timeout_s: of one request, in seconds.
         send: a JSON object that is merged into the body of every request.
         temperature: of sampling. Several attempts need a value above 0.
@@ -162,7 +162,7 @@ class _Annotation:
         Raises:
             DataError: requests were not answered, or the file of answers belongs to other settings.
         """
-        # The lock of this file covers the other outputs as well: two calls must not write them at a time.
+        # The lock of this file covers the other outputs as well: two calls must not write them at once.
         with Answers(outputs.answers, header=self._header(pairs, send=send)) as answers:
             texts = self.ask(pairs, answers)
             result = self.write(pairs, texts, outputs)

@@ -3,7 +3,7 @@
 outbox/
 ├── journal.jsonl    one record per line, in the order of their creation; a record is whole when its line end is there
 ├── delivered.json   the byte of the journal up to which the server has everything, and the run's id on the server
-├── refused.jsonl    records that the server rejects for good, each with the reason
+├── refused.jsonl    records that the server rejects permanently, each with the reason
 ├── files/           copies of files that could have changed before their upload
 └── lock             held by the one process that writes or uploads
 """
@@ -236,7 +236,7 @@ class RunJournal:
         except (RunError, TypeError) as error:
             warn_once(f"{file} is damaged ({error}). All records of {self.file} are uploaded again.")
             return Delivered()
-        # The journal was replaced, and begins anew.
+        # The journal was replaced by a shorter one, so the position is not valid.
         if delivered.position > self._size():
             return Delivered(run_id=delivered.run_id, parent_named=delivered.parent_named)
         return delivered

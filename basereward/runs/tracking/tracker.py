@@ -1,7 +1,7 @@
 """Records a run for MLflow without delaying the run and without losing a record.
 
 Every record goes into the journal of the run first; a thread uploads it from there. While the server is unreachable the
-run goes on. The records are uploaded when the server is back, by the same run or by the next call of `deliver_pending`.
+run continues. The records are uploaded when the server is back, by the same run or by the next call of `deliver_pending`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Tracker:
     ) -> None:
         """Start the record with the recipe, commit, packages and machine, or continue the record of a stopped run.
 
-        Waits some seconds for the first answer of the server; without an answer the run goes on. A folder that has a
+        Waits some seconds for the first answer of the server; without an answer the run continues. A folder that has a
         record already continues with the same MLflow run, store and names. Metrics that it holds, by name and step, are
         not recorded again.
 

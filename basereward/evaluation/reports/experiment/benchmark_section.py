@@ -59,8 +59,8 @@ def benchmarks(contenders: Sequence[Contender], rows: Sequence[Sequence[Row]]) -
         return None
     body: list[MarkupChild] = [
         note(
-            "Per cent, what was counted, and a 95 % interval. Variants are ways of counting; numbers of different "
-            "variants do not compare."
+            "Each cell has the value in percent, the counts, and the 95 % interval. A variant is one way of counting; "
+            "values of different variants cannot be compared."
         )
     ]
     body += [tag("p", fault, class_="warning") for fault in faults]

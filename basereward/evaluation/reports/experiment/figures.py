@@ -76,7 +76,7 @@ def calibration(contenders: Sequence[Contender]) -> Figure | None:
         for place, (contender, margins) in enumerate(zip(contenders, margins_by_recipe, strict=True)):
             if margins:
                 _draw_reliability(axes, margins, name=contender.name, place=place)
-        axes.set(xlim=(49, 101), ylim=(-2, 102), xlabel="confidence of the call, %", ylabel="right, %")
+        axes.set(xlim=(49, 101), ylim=(-2, 102), xlabel="confidence, %", ylabel="right, %")
         return _with_legend(figure, axes)
 
 
@@ -103,7 +103,7 @@ def length(contenders: Sequence[Contender]) -> Figure | None:
                 x = [float(extra_tokens[members].mean()) for members in large]
                 y = [float(advantage[members].mean()) for members in large]
                 axes.plot(x, y, marker="o", markersize=4, label=short(contender.name), **_line_style(place))
-        axes.set(xlabel="tokens that the longer answer has more", ylabel="its score less the other's, in spreads")
+        axes.set(xlabel="extra tokens of the longer answer", ylabel="score difference, std of the margins")
         return _with_legend(figure, axes)
 
 
