@@ -43,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 success, 1 some cells failed, 2 a user's mistake or a fault of the machine, 130 interrupted,
         141 the reader of standard output has closed it.
+
+    >>> main(["ls", "makers", "--json"])
+    {"error": {"type": "UsageError", "message": "unknown kind 'makers'; did you mean 'tiny_models'?"}}
+    2
     """
     argv = sys.argv[1:] if argv is None else argv
     # Not from the parser: a command line that cannot be parsed is answered with JSON too.

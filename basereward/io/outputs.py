@@ -47,7 +47,7 @@ def check_outputs(
 
     >>> check_outputs({"--out": "/dev/null"}, [])
     Traceback (most recent call last):
-    basereward.errors.DataError: --out '/dev/null' is a device or a pipe, which is never replaced by a file; give another path
+    basereward.errors.DataError: --out '/dev/null' is a device or a pipe, ...; give another path
     """
     _check_each(outputs, error=error)
     existing = {name: path for name, path in outputs.items() if os.path.lexists(path)}
@@ -59,7 +59,7 @@ def check_outputs(
         for name, output in outputs.items():
             if _inside(output, path):
                 raise error(
-                    f"{name} '{output}' lies in the input folder '{path}', all files of which are read; give a path outside of it"
+                    f"{name} '{output}' lies in the input folder '{path}', whose files are all read; give a path outside"
                 )
 
 

@@ -168,7 +168,7 @@ class Answers:
 
     def _log_interruption(self) -> None:
         logger.warning(
-            "interrupted: the %d answers that arrived are kept in '%s'. Run the same command again to request the others",
+            "interrupted: %d answers are kept in '%s'. Run the same command again to request the others",
             len(self.known),
             self.file,
         )

@@ -1,7 +1,7 @@
 """Records a run for MLflow without delaying the run and without losing a record.
 
 Every record goes into the journal of the run first; a thread uploads it from there. While the server is unreachable the
-run continues. The records are uploaded when the server is back, by the same run or by the next call of `deliver_pending`.
+run continues. The records are uploaded when the server is back, by the same run or by the next `deliver_pending`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ METRICS_PER_REQUEST = 1000
 
 
 class Refused(Exception):
-    """The server rejects a request permanently. Any other exception of a store may be temporary: the request is repeated.
+    """The server rejects a request permanently. After any other exception of a store the request is repeated.
 
     >>> raise Refused("the experiment is deleted")
     Traceback (most recent call last):
