@@ -338,7 +338,7 @@ def shipped_page() -> str:
         "# Shipped parts",
         "",
         "This page is generated from the shipped files. `basereward ls KIND` prints the first four lists, and those of",
-        "heads and losses.",
+        "heads, losses, adapters and tiny models.",
         "",
     ]
     for kind in LISTED_KINDS:

@@ -59,7 +59,7 @@ def check_outputs(
         for name, output in outputs.items():
             if _inside(output, path):
                 raise error(
-                    f"{name} '{output}' lies in the input folder '{path}', whose files are all read; give a path outside"
+                    f"{name} '{output}' lies in the input folder '{path}', whose files are all read; write elsewhere"
                 )
 
 
