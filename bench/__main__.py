@@ -85,7 +85,7 @@ class Work:
 
 
 def measure(trainer: Trainer, workload: str, work: Work) -> dict[str, Any] | None:
-    """Runs one trainer in a process of its own; None, and the end of its log on standard error, when it fails."""
+    """Runs one trainer in a process of its own; None when it fails, with the end of its log on standard error."""
     assert trainer.python is not None
     inputs = ("--checkpoint", str(work.checkpoint(workload)), "--rows", str(work.folder / f"{workload}.jsonl"))
     command = [trainer.python, "-m", trainer.module, *trainer.args, *inputs, *work.options]
@@ -155,16 +155,28 @@ def build_parser() -> argparse.ArgumentParser:
     12
     """
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument(
+        "--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="what is trained on (default: all)"
+    )
     names = [trainer.name for trainer in TRAINERS]
-    parser.add_argument("--trainers", nargs="+", choices=names, default=names)
-    parser.add_argument("--steps", type=int, default=8, help="optimizer steps; the first two are not counted")
-    parser.add_argument("--rounds", type=int, default=1, help="times that every trainer gets its turn")
-    parser.add_argument("--vision", action="store_true", help="adapters on the vision tower and its merger too")
-    parser.add_argument("--responses", type=int, default=4, help="responses that a step reads")
-    parser.add_argument("--gpu", choices=[name for name in checkpoint.SHAPES if name != checkpoint.SMALL])
-    parser.add_argument("--full", action="store_true", help="with --gpu: train all weights but the vision tower's")
-    parser.add_argument("--work", type=Path, help="keeps rows, checkpoints and runs; default: a temporary folder")
+    parser.add_argument("--trainers", nargs="+", choices=names, default=names, help="what is timed (default: all)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=8,
+        help="optimizer steps of a run, of which the first two are not timed (default: 8)",
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each trainer; results are medians (default: 1)")
+    parser.add_argument("--vision", action="store_true", help="train adapters on the vision tower and its merger too")
+    parser.add_argument("--responses", type=int, default=4, help="responses of one optimizer step (default: 4)")
+    sizes = [name for name in checkpoint.SHAPES if name != checkpoint.SMALL]
+    parser.add_argument(
+        "--gpu", choices=sizes, help="train a model of this size on a GPU (default: a small one on the CPU)"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="train all weights except those of the vision tower; needs --gpu"
+    )
+    parser.add_argument("--work", type=Path, help="folder for rows, checkpoints and runs (default: a temporary one)")
     return parser
 
 

@@ -211,7 +211,7 @@ def main() -> None:
     """Writes one checkpoint to a folder given on the command line."""
     parser = argparse.ArgumentParser(description="Write a small random checkpoint in Qwen's format.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--text", action="store_true", help="a text-only Qwen2 in place of a Qwen2.5-VL")
+    parser.add_argument("--text", action="store_true", help="write a text-only Qwen2 instead of a Qwen2.5-VL")
     parser.add_argument("--shapes", choices=SHAPES, default=SMALL)
     args = parser.parse_args()
     write(args.folder, shapes=args.shapes, text_only=args.text)

@@ -67,8 +67,13 @@ def measure(work: Path, *, steps: int) -> tuple[list[float], list[float]]:
 def main() -> int:
     """Prints one Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m bench.features")
-    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
-    parser.add_argument("--steps", type=int, default=8, help="of an epoch; the first two are not counted")
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (default: a temporary one)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=8,
+        help="optimizer steps of an epoch, of which the first two are not timed (default: 8)",
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.work or Path(temporary)).resolve()

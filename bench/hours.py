@@ -85,7 +85,7 @@ def prepare(folder: Path) -> None:
 
 
 def experiments() -> Iterator[str]:
-    """Those that can be run at full size."""
+    """The names of the experiments that can be run at full size."""
     for entry in names("experiments"):
         experiment, _ = find_experiment(entry.name, profile=PROFILE, overrides=_overrides(entry.name))
         if experiment.cells:
@@ -101,7 +101,7 @@ def _overrides(experiment: str) -> list[str]:
 def main() -> None:
     """Prints the hours of every cell, and of every experiment."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("experiments", metavar="EXPERIMENT", nargs="*", help="names in experiments/ (all)")
+    parser.add_argument("experiments", metavar="EXPERIMENT", nargs="*", help="names in experiments/ (default: all)")
     args = parser.parse_args()
     text = set(read_yaml(experiments_folder() / "mixtures" / "sets" / "text.yaml")["sources"])
     text |= set(read_yaml(experiments_folder() / "mixtures" / "sets" / "others.yaml")["sources"])

@@ -199,7 +199,7 @@ class Workspace:
 
 
 def comparable(scenario: Scenario, workspace: Workspace) -> dict[str, Any]:
-    """What must equal after a kill: hashes of outputs, and the metrics of every finished run in MLflow.
+    """What must be equal after a kill: hashes of outputs, and the metrics of every finished run in MLflow.
 
     >>> comparable(Scenario("list", ("ls", "runs")), Workspace(Path("/not/there")))
     {'outputs': [], 'metrics': []}
@@ -233,7 +233,7 @@ def _metrics(workspace: Workspace) -> dict[str, list[tuple[str, int, str]]]:
 
 
 def faults_of(scenario: Scenario, workspace: Workspace, expected: dict[str, Any]) -> list[str]:
-    """What differs from an undisturbed run, and what is left over."""
+    """Differences from an undisturbed run, and leftovers."""
     faults = []
     reached = comparable(scenario, workspace)
     for name, value in expected.items():
@@ -357,7 +357,7 @@ def judge() -> Iterator[str]:
 
 
 def write_inputs(folder: Path) -> None:
-    """What scenarios read: pairs, a benchmark's rows with images, and an experiment of two cells with an ensemble.
+    """Writes the inputs of the scenarios: pairs, a benchmark's rows with images, and an experiment of two cells with an ensemble.
 
     >>> folder = Path(tempfile.mkdtemp()) / "base"
     >>> write_inputs(folder)
@@ -431,12 +431,14 @@ def table(outcomes: list[Outcome]) -> Iterator[str]:
 
 
 def main() -> int:
-    """All scenarios, and the table."""
+    """Runs the scenarios and prints the table; 1 when a comparison fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenarios", nargs="*", help="those whose names begin so; all by default")
-    parser.add_argument("--kills", type=int, default=200, help="in all (200)")
-    parser.add_argument("--jobs", type=int, default=2, help="at a time (2)")
-    parser.add_argument("--seed", type=int, default=0, help="shifts the places of the kills (0)")
+    parser.add_argument("--scenarios", nargs="*", help="beginnings of the names of scenarios (default: all)")
+    parser.add_argument("--kills", type=int, default=200, help="number of kills over all scenarios (default: 200)")
+    parser.add_argument("--jobs", type=int, default=2, help="commands that run at the same time (default: 2)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="shifts the events at which commands are killed (default: 0)"
+    )
     args = parser.parse_args()
     prefixes = tuple(args.scenarios or [scenario.name for scenario in SCENARIOS])
     chosen = [scenario for scenario in SCENARIOS if scenario.name.startswith(prefixes)]

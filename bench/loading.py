@@ -129,10 +129,10 @@ def prepare(work: Path, *, groups: int) -> PreferenceData:
 def main() -> int:
     """Prints one Markdown table; the ratio is the median of the rounds' ratios."""
     parser = argparse.ArgumentParser(prog="python -m bench.loading")
-    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each of the two gets its turn")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of every turn")
-    parser.add_argument("--groups", type=int, default=1, help="of a batch")
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (default: a temporary one)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each of the two (default: 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of one measurement (default: 5)")
+    parser.add_argument("--groups", type=int, default=1, help="groups of a batch (default: 1)")
     args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # As a training run does: glibc would return freed memory to the system after every call.

@@ -22,7 +22,7 @@ from bench.timing import quiet_stdout
 
 
 def resident(key: str) -> float:
-    """Resident memory of this process in MiB: `VmRSS` now, `VmHWM` at most since the last reset.
+    """Resident memory of this process in MiB: `VmRSS`, the present one, or `VmHWM`, its peak since the last reset.
 
     >>> resident("VmRSS") > 1
     True
@@ -32,7 +32,7 @@ def resident(key: str) -> float:
 
 
 def measure(work: Path, workload: str, *, layout: str) -> float:
-    """MiB at the peak of a step above those before it."""
+    """Peak memory of a step minus the memory before it, in MiB."""
     from bench.step import Bench
 
     with quiet_stdout():
@@ -51,9 +51,9 @@ def measure(work: Path, workload: str, *, layout: str) -> float:
 def main() -> int:
     """Prints one Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m bench.memory")
-    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (default: a temporary one)")
     parser.add_argument("--workload", default="pairs")
-    parser.add_argument("--layout", choices=("tree", "plain"), help="measure one, and print a number")
+    parser.add_argument("--layout", choices=("tree", "plain"), help="measure this layout only and print MiB")
     args = parser.parse_args()
     if args.layout:
         print(json.dumps(measure(args.work, args.workload, layout=args.layout)))

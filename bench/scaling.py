@@ -66,7 +66,7 @@ def row(name: str, sizes: Sequence[int], seconds: Sequence[float]) -> str:
 def main() -> int:
     """Prints one Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m bench.scaling")
-    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (default: a temporary one)")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     # As a training run does: glibc would return freed memory to the system after every call.

@@ -47,7 +47,7 @@ def rollouts(scorer: Scorer, prompt: str, responses: list[str], images: list[Pat
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes.
+    """The duration of a call in seconds.
 
     >>> seconds(lambda: None) < 1
     True
@@ -82,9 +82,11 @@ def variants(scorer: Scorer, prompts: list[tuple[str, list[str], list[Path]]]) -
 def main() -> int:
     """Print two Markdown tables; ratios are medians over the rounds."""
     parser = argparse.ArgumentParser(prog="python -m bench.scoring")
-    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (a temporary one)")
-    parser.add_argument("--prompts", type=int, default=6, help="number of prompts scored in every turn (6)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each variant (5)")
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (default: a temporary one)")
+    parser.add_argument(
+        "--prompts", type=int, default=6, help="prompts that each variant scores in a round (default: 6)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each variant (default: 5)")
     args = parser.parse_args()
     # As a training run does: without it, glibc returns freed memory to the system after every call.
     keep_freed_memory()

@@ -60,7 +60,7 @@ def arguments(
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--responses", type=int, default=4)
-    parser.add_argument("--vision", action="store_true", help="adapters on the vision tower and its merger too")
+    parser.add_argument("--vision", action="store_true", help="train adapters on the vision tower and its merger too")
     for name in more:
         parser.add_argument(f"--{name}", required=True)
     for name in flags:
