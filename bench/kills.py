@@ -357,7 +357,7 @@ def judge() -> Iterator[str]:
 
 
 def write_inputs(folder: Path) -> None:
-    """Writes the inputs of the scenarios: pairs, a benchmark's rows with images, and an experiment of two cells with an ensemble.
+    """Writes the inputs of the scenarios: pairs, a benchmark with images, and an experiment with an ensemble.
 
     >>> folder = Path(tempfile.mkdtemp()) / "base"
     >>> write_inputs(folder)
