@@ -1,4 +1,4 @@
-"""Time our layouts, and the trainers whose environments are named, on the same work in one sitting.
+"""Time our layouts, and the other trainers whose environments are given, on the same work, in turns.
 
 make bench                                      our tree and plain layouts
 make bench ARGS="--workloads pairs --steps 12"
@@ -108,7 +108,7 @@ def measure(trainer: Trainer, workload: str, work: Work) -> dict[str, Any] | Non
     return result
 
 
-def sitting(work: Work, *, chosen: list[str], trainers: list[str], rounds: int) -> tuple[Results, bool]:
+def time_trainers(work: Work, *, chosen: list[str], trainers: list[str], rounds: int) -> tuple[Results, bool]:
     """Time all trainers.
 
     Trainers take turns within a round, so that a machine that slows down slows all of them.
@@ -207,7 +207,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         work = Work(folder, args.gpu, trainer_options(args))
         work.prepare()
-        measured, complete = sitting(work, chosen=args.workloads, trainers=args.trainers, rounds=args.rounds)
+        measured, complete = time_trainers(work, chosen=args.workloads, trainers=args.trainers, rounds=args.rounds)
     print(f"{datetime.date.today()}, {_machine(args.gpu is not None)}\n")
     print(table(measured, workloads=args.workloads, trainers=[trainer.name for trainer in TRAINERS]))
     return 0 if complete else 1

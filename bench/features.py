@@ -49,7 +49,7 @@ def measure(work: Path, *, steps: int) -> tuple[list[float], list[float]]:
     model = work / "image_model"
     if not (model / "tokenizer.json").exists():
         checkpoint.write(model)
-    rows = workloads.some_rows(work, "pairs", count=2 * steps)
+    rows = workloads.first_rows(work, "pairs", count=2 * steps)
     settings = overrides(model, rows, layout="tree", groups=2, steps=2 * steps)
     settings += [f"data.encoding.feature_cache={GIB}", "data.sources.rows.val=0.0", "trainer.validations=1"]
     clock = Clock()

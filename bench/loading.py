@@ -42,8 +42,8 @@ WARM_UP = 8
 ENDLESS = 100_000
 
 
-def ours(data: PreferenceData, *, seconds: float) -> float:
-    """Groups a second in the stream of batches, while the workers continue after the last one counted."""
+def measure_loading(data: PreferenceData, *, seconds: float) -> float:
+    """Groups a second in the stream of training batches; the workers go on loading while they are counted."""
     batches = iter(data.passes(0))
     for _ in islice(batches, WARM_UP):
         pass
@@ -57,8 +57,8 @@ def ours(data: PreferenceData, *, seconds: float) -> float:
     return rate(taken(), seconds=seconds)
 
 
-def alone(processor: Any, images: list[Path], *, seconds: float) -> float:
-    """Images a second of the image processor in as many processes, each with its share of the images."""
+def measure_processor(processor: Any, images: list[Path], *, seconds: float) -> float:
+    """Images a second of the image processor alone, in `WORKERS` processes that share the images."""
     # Forked, as PyTorch's data loader starts its workers on Linux.
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
@@ -143,8 +143,8 @@ def main() -> int:
         data = prepare(work, groups=args.groups)
         images = sorted((work / "images").iterdir())
         for _ in range(args.rounds):
-            processor_rate = alone(data.encoder.image_processor, images, seconds=args.seconds)
-            rounds.append((ours(data, seconds=args.seconds), processor_rate))
+            processor_rate = measure_processor(data.encoder.image_processor, images, seconds=args.seconds)
+            rounds.append((measure_loading(data, seconds=args.seconds), processor_rate))
             print(f"loading {rounds[-1][0]:.1f} a second, image processor alone {processor_rate:.1f}", file=sys.stderr)
     speed, processor_rate = (statistics.median(column) for column in zip(*rounds, strict=True))
     ratio = statistics.median(loading / processor for loading, processor in rounds)

@@ -1,4 +1,4 @@
-"""Time the plan of a run of 2.85 million groups in the proportions of BaseReward's training data, with made-up lengths.
+"""Time the plan of a run of 2.85 million groups in the proportions of BaseReward's training data, with synthetic lengths.
 
     python -m bench.planning
 
@@ -43,10 +43,10 @@ EPOCHS = 3
 SEEKS = 20
 
 
-def made_up(groups: int, *, pictures: bool, seed: int) -> Lengths:
-    """Lengths as of answers of some hundred words, and up to 8,192 tokens a group; pictures add a thousand.
+def synthetic_lengths(groups: int, *, pictures: bool, seed: int) -> Lengths:
+    """Random lengths of groups in tokens, at most 8,192; an image adds 1,024.
 
-    >>> lengths = made_up(3, pictures=False, seed=0)
+    >>> lengths = synthetic_lengths(3, pictures=False, seed=0)
     >>> len(lengths.tokens)
     3
     """
@@ -61,7 +61,7 @@ def measure(settings: dict[str, Any]) -> tuple[float, float, float]:
     """Seconds to build, seconds of the slowest seek, peak GiB."""
     # Distinct seeds, so that no two sources have equal lengths.
     lengths = {
-        name: made_up(groups, pictures=pictures, seed=seed)
+        name: synthetic_lengths(groups, pictures=pictures, seed=seed)
         for seed, (name, (groups, pictures)) in enumerate(SOURCES.items())
     }
     start = time.perf_counter()

@@ -41,7 +41,7 @@ def prepare(work: Path) -> Scorer:
 
 
 def rollouts(scorer: Scorer, prompt: str, responses: list[str], images: list[Path]) -> list[float]:
-    """Scores of responses that arrive one by one."""
+    """Scores of responses that arrive one by one; the prompt is read once."""
     scored_prompt = scorer.prompt(prompt, images=images)
     return [scored_prompt.score([response])[0] for response in responses]
 
@@ -57,8 +57,8 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def apart(scorer: Scorer, prompt: str, responses: list[str], images: list[Path]) -> list[float]:
-    """Scores of responses, each in a call of its own."""
+def score_separately(scorer: Scorer, prompt: str, responses: list[str], images: list[Path]) -> list[float]:
+    """Scores of responses, one call each, which reads the prompt every time."""
     return [scorer.score(prompt, [response], images=images)[0] for response in responses]
 
 
@@ -71,8 +71,12 @@ def variants(scorer: Scorer, prompts: list[tuple[str, list[str], list[Path]]]) -
         "four together": lambda: [
             scorer.score(prompt, responses, images=images) for prompt, responses, images in prompts
         ],
-        "four apart": lambda: [apart(scorer, prompt, responses, images) for prompt, responses, images in prompts],
-        "eight calls": lambda: [apart(scorer, prompt, 2 * responses, images) for prompt, responses, images in prompts],
+        "four apart": lambda: [
+            score_separately(scorer, prompt, responses, images) for prompt, responses, images in prompts
+        ],
+        "eight calls": lambda: [
+            score_separately(scorer, prompt, 2 * responses, images) for prompt, responses, images in prompts
+        ],
         "eight rollouts": lambda: [
             rollouts(scorer, prompt, 2 * responses, images) for prompt, responses, images in prompts
         ],

@@ -105,13 +105,13 @@ def read_rows(path: Path) -> list[Row]:
         return [json.loads(line) for line in lines]
 
 
-def some_rows(folder: Path, workload: str, *, count: int) -> Path:
-    """A file of the first rows of a workload, which are written where they are not there.
+def first_rows(folder: Path, workload: str, *, count: int) -> Path:
+    """A file of the first rows of a workload; the workload is written if it does not exist.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> write_rows(folder / "text.jsonl", [{"id": "a"}, {"id": "b"}])
-    >>> some_rows(folder, "text", count=1).name
+    >>> first_rows(folder, "text", count=1).name
     'text_1.jsonl'
     """
     if not (folder / f"{workload}.jsonl").exists():
@@ -125,7 +125,7 @@ def some_rows(folder: Path, workload: str, *, count: int) -> Path:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """One row a line.
+    """Writes rows as JSON Lines.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "rows.jsonl"
