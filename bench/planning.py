@@ -1,4 +1,4 @@
-"""Time the plan of a run of 2.85 million groups in the proportions of BaseReward's training data, with synthetic lengths.
+"""Time the plan of a run of 2.85 million groups in the proportions of BaseReward's data, with synthetic lengths.
 
     python -m bench.planning
 
