@@ -1,1 +1,1 @@
-"""`make bench`: the same preference work done by our layouts and by other trainers, timed in one sitting."""
+"""`make bench`: the same preference work done by our layouts and by other trainers, timed in turns."""

@@ -1,4 +1,4 @@
-"""Time our layouts, and the trainers whose environments are named, on the same work in one sitting.
+"""Time our layouts, and the other trainers whose environments are given, on the same work, in turns.
 
 make bench                                      our tree and plain layouts
 make bench ARGS="--workloads pairs --steps 12"
@@ -31,10 +31,15 @@ WORKLOADS = ("pairs", "groups", "text", "short")
 
 @dataclass(frozen=True)
 class Trainer:
-    """A program that times itself: `python -m MODULE ARGS`, on the workloads that it can do."""
+    """A program that times itself: `python -m MODULE ARGS`, on the workloads that it can do.
+
+    >>> TRAINERS[0].name, TRAINERS[0].args
+    ('tree', ('--layout', 'tree'))
+    """
 
     name: str
-    python: str | None  # None when its environment is not installed
+    # None when its environment is not installed.
+    python: str | None
     module: str
     args: tuple[str, ...] = ()
     can: tuple[str, ...] = WORKLOADS
@@ -44,19 +49,27 @@ TRAINERS = (
     Trainer("tree", sys.executable, "bench.ours", ("--layout", "tree")),
     Trainer("plain", sys.executable, "bench.ours", ("--layout", "plain")),
     Trainer("ms-swift", os.environ.get("MS_SWIFT_PYTHON"), "bench.peers.ms_swift"),
-    Trainer("TRL", os.environ.get("TRL_PYTHON"), "bench.peers.trl", can=("text", "short")),  # it reads no images
+    # TRL's reward trainer reads no images.
+    Trainer("TRL", os.environ.get("TRL_PYTHON"), "bench.peers.trl", can=("text", "short")),
 )
 
 
 @dataclass(frozen=True)
 class Work:
-    """The inputs of all trainers."""
+    """The inputs of all trainers.
 
-    folder: Path  # of rows and checkpoints
-    gpu: str | None  # shapes of the checkpoint that trains on a GPU; None: the small ones, on the CPU
+    >>> Work(Path("work"), gpu=None, options=()).checkpoint("text").name
+    'text_model'
+    """
+
+    # Of rows and checkpoints.
+    folder: Path
+    # Shapes of the checkpoint that trains on a GPU; None: the small ones, on the CPU.
+    gpu: str | None
     options: tuple[str, ...]
 
     def checkpoint(self, workload: str) -> Path:
+        """The folder of the checkpoint that trains on a workload."""
         if self.gpu is not None:
             return self.folder / f"{self.gpu}_model"
         return self.folder / ("image_model" if workload in workloads.WITH_IMAGES else "text_model")
@@ -72,7 +85,7 @@ class Work:
 
 
 def measure(trainer: Trainer, workload: str, work: Work) -> dict[str, Any] | None:
-    """Runs one trainer in a process of its own; None, and the end of its log on standard error, when it fails."""
+    """Runs one trainer in a process of its own; None when it fails, with the end of its log on standard error."""
     assert trainer.python is not None
     inputs = ("--checkpoint", str(work.checkpoint(workload)), "--rows", str(work.folder / f"{workload}.jsonl"))
     command = [trainer.python, "-m", trainer.module, *trainer.args, *inputs, *work.options]
@@ -80,6 +93,7 @@ def measure(trainer: Trainer, workload: str, work: Work) -> dict[str, Any] | Non
         "BASEREWARD_RUNS": str(work.folder / "runs"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{work.folder / 'mlflow.db'}",
     }
+    # Every trainer gets the same threads, and none may wait for the network.
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | store | offline, stdin=subprocess.DEVNULL, capture_output=True, text=True
@@ -88,12 +102,13 @@ def measure(trainer: Trainer, workload: str, work: Work) -> dict[str, Any] | Non
         end = "\n".join(done.stderr.splitlines()[-20:])
         print(f"{trainer.name} failed on {workload}:\n{end}", file=sys.stderr)
         return None
+    # The last line: libraries may print before it.
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(f"{workload:7} {trainer.name:9} {json.dumps(result)}", file=sys.stderr, flush=True)
     return result
 
 
-def sitting(work: Work, *, chosen: list[str], trainers: list[str], rounds: int) -> tuple[Results, bool]:
+def time_trainers(work: Work, *, chosen: list[str], trainers: list[str], rounds: int) -> tuple[Results, bool]:
     """Time all trainers.
 
     Trainers take turns within a round, so that a machine that slows down slows all of them.
@@ -133,31 +148,66 @@ def _machine(gpu: bool) -> str:
     return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bfloat16"
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command.
+
+    >>> build_parser().parse_args(["--steps", "12"]).steps
+    12
+    """
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="what is trained on (default: all)"
+    )
+    names = [trainer.name for trainer in TRAINERS]
+    parser.add_argument("--trainers", nargs="+", choices=names, default=names, help="what is timed (default: all)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=8,
+        help="optimizer steps of a run, of which the first two are not timed (default: 8)",
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each trainer; results are medians (default: 1)")
+    parser.add_argument("--vision", action="store_true", help="train adapters on the vision tower and its merger too")
+    parser.add_argument("--responses", type=int, default=4, help="responses of one optimizer step (default: 4)")
+    sizes = [name for name in checkpoint.SHAPES if name != checkpoint.SMALL]
+    parser.add_argument(
+        "--gpu", choices=sizes, help="train a model of this size on a GPU (default: a small one on the CPU)"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="train all weights except those of the vision tower; needs --gpu"
+    )
+    parser.add_argument("--work", type=Path, help="folder for rows, checkpoints and runs (default: a temporary one)")
+    return parser
+
+
+def trainer_options(args: argparse.Namespace) -> tuple[str, ...]:
+    """The options that every trainer gets, from those of this command.
+
+    >>> trainer_options(build_parser().parse_args(["--vision"]))
+    ('--steps', '8', '--responses', '4', '--vision')
+    """
+    options = ["--steps", str(args.steps), "--responses", str(args.responses)]
+    if args.vision:
+        options.append("--vision")
+    if args.gpu is not None:
+        options.append("--gpu")
+        if args.full:
+            options.append("--full")
+    return tuple(options)
+
+
 def main() -> int:
     """Exits with 1 when a trainer could not be timed."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    names = [trainer.name for trainer in TRAINERS]
-    parser.add_argument("--trainers", nargs="+", choices=names, default=names)
-    parser.add_argument("--steps", type=int, default=8, help="optimizer steps; the first two are not counted")
-    parser.add_argument("--rounds", type=int, default=1, help="times that every trainer gets its turn")
-    parser.add_argument("--vision", action="store_true", help="adapters on the vision tower and its merger too")
-    parser.add_argument("--responses", type=int, default=4, help="responses that a step reads")
-    parser.add_argument("--gpu", choices=[name for name in checkpoint.SHAPES if name != checkpoint.SMALL])
-    parser.add_argument("--full", action="store_true", help="with --gpu: train all weights but the vision tower's")
-    parser.add_argument("--work", type=Path, help="keeps rows, checkpoints and runs; default: a temporary folder")
-    args = parser.parse_args()
-    options = ["--steps", str(args.steps), "--responses", str(args.responses)]
-    options += ["--vision"] if args.vision else []
+    args = build_parser().parse_args()
     if args.gpu is not None:
+        # The other trainers are timed on the CPU only.
         args.trainers = [name for name in args.trainers if name in ("tree", "plain")]
-        options += ["--gpu", *(["--full"] if args.full else [])]
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.work or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        work = Work(folder, args.gpu, tuple(options))
+        work = Work(folder, args.gpu, trainer_options(args))
         work.prepare()
-        measured, complete = sitting(work, chosen=args.workloads, trainers=args.trainers, rounds=args.rounds)
+        measured, complete = time_trainers(work, chosen=args.workloads, trainers=args.trainers, rounds=args.rounds)
     print(f"{datetime.date.today()}, {_machine(args.gpu is not None)}\n")
     print(table(measured, workloads=args.workloads, trainers=[trainer.name for trainer in TRAINERS]))
     return 0 if complete else 1

@@ -25,8 +25,10 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-FIRST_SPECIAL_ID = 151643  # the vocabulary file ends before it
-VOCABULARY = 151936  # ids that embeddings are kept for, more than there are tokens
+# The vocabulary file ends before this id; special tokens begin with it.
+FIRST_SPECIAL_ID = 151643
+# Rows of the embedding matrix of Qwen2.5-VL, more than there are tokens.
+VOCABULARY = 151936
 
 SMALL = "small"
 WINDOW = {"window_size": 112, "num_heads": 16}
@@ -139,11 +141,13 @@ def write(folder: Path, *, shapes: str = SMALL, text_only: bool = False, seed: i
         shapes: a name of `SHAPES`; those that are published are drawn and written in bfloat16, on a GPU where one is.
         text_only: a Qwen2 of the language model's shapes.
     """
+    # The same weights for all trainers and for every call.
     torch.manual_seed(seed)
     published = shapes != SMALL
     standard = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if published else standard)
     try:
+        # Seven billion random weights are drawn much faster on a GPU.
         with torch.device("cuda" if published and torch.cuda.is_available() else "cpu"):
             model: PreTrainedModel = _language_model(shapes) if text_only else _vision_language_model(shapes)
     finally:
@@ -198,6 +202,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         additional_special_tokens=SPECIAL,
         chat_template=CHAT_TEMPLATE,
     )
+    # Another vocabulary would still load, and all trainers would read other tokens than intended.
     assert fast_tokenizer.convert_tokens_to_ids(SPECIAL[0]) == FIRST_SPECIAL_ID, "the vocabulary file is not Qwen's"
     return fast_tokenizer
 
@@ -206,7 +211,7 @@ def main() -> None:
     """Writes one checkpoint to a folder given on the command line."""
     parser = argparse.ArgumentParser(description="Write a small random checkpoint in Qwen's format.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--text", action="store_true", help="a text-only Qwen2 in place of a Qwen2.5-VL")
+    parser.add_argument("--text", action="store_true", help="write a text-only Qwen2 instead of a Qwen2.5-VL")
     parser.add_argument("--shapes", choices=SHAPES, default=SMALL)
     args = parser.parse_args()
     write(args.folder, shapes=args.shapes, text_only=args.text)

@@ -49,7 +49,7 @@ def measure(work: Path, *, steps: int) -> tuple[list[float], list[float]]:
     model = work / "image_model"
     if not (model / "tokenizer.json").exists():
         checkpoint.write(model)
-    rows = workloads.some_rows(work, "pairs", count=2 * steps)
+    rows = workloads.first_rows(work, "pairs", count=2 * steps)
     settings = overrides(model, rows, layout="tree", groups=2, steps=2 * steps)
     settings += [f"data.encoding.feature_cache={GIB}", "data.sources.rows.val=0.0", "trainer.validations=1"]
     clock = Clock()
@@ -59,6 +59,7 @@ def measure(work: Path, *, steps: int) -> tuple[list[float], list[float]]:
         trainer.callbacks.append(StepEnds(clock))  # type: ignore[attr-defined]
         tower = Tower(module.model.backbone.transformer.visual)
         trainer.fit(module, data)
+    # The first step has no end before it; its duration is 0 and is not counted.
     ends = [clock.ends[0], *clock.ends]
     return [end - start for start, end in itertools.pairwise(ends)], tower.seconds
 
@@ -66,8 +67,13 @@ def measure(work: Path, *, steps: int) -> tuple[list[float], list[float]]:
 def main() -> int:
     """Prints one Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m bench.features")
-    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
-    parser.add_argument("--steps", type=int, default=8, help="of an epoch; the first two are not counted")
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (default: a temporary one)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=8,
+        help="optimizer steps of an epoch, of which the first two are not timed (default: 8)",
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.work or Path(temporary)).resolve()

@@ -46,6 +46,7 @@ def hours(cell: Cell, *, folder: Path, text: set[str]) -> float:
             recipe = _on(cell.recipe, folder / f"{kind}.jsonl", model=folder / "model", pairs=number)
             cost = recipe_cost(recipe, workload(recipe), gpus=[GPU])
             total += cost["gpus"][GPU]["hours"]
+    # Work grows with the number of weights, so the hours of another backbone follow from the size in its name.
     size = re.search(r"(\d+(?:\.\d+)?)B", cell.recipe.model.backbone.path or "")
     return total * (float(size[1]) / SIZE_B if size else 1.0)
 
@@ -65,6 +66,7 @@ def _on(recipe: Recipe, rows: Path, *, model: Path, pairs: float) -> Recipe:
     """The recipe on generated rows in place of its own."""
     own = {"_target_": "jsonl", "path": str(rows), "val": 0.1, "test": 0.0}
     data = replace(recipe.data, sources={"pairs": own}, mixture=type(recipe.data.mixture)(), max_lost=0.0)
+    # The shapes are written here, so that nothing is downloaded.
     backbone = replace(recipe.model.backbone, path=str(model), revision=None)
     trainer = replace(recipe.trainer, steps=math.ceil(pairs / recipe.batch.groups))
     return replace(recipe, data=data, model=replace(recipe.model, backbone=backbone), trainer=trainer)
@@ -77,12 +79,13 @@ def prepare(folder: Path) -> None:
     for kind in ("pairs", "text"):
         file = folder / f"{kind}.jsonl"
         rows = [json.loads(line) for line in file.read_text().splitlines()]
+        # Generative heads learn from critiques, reasoning and ratings, whose tokens are a part of the work.
         targets = {"critiques": ["word " * 60] * 2, "reasoning": "word " * 120, "ratings": [1.0, 0.0]}
         file.write_text("".join(json.dumps(row | targets) + "\n" for row in rows))
 
 
 def experiments() -> Iterator[str]:
-    """Those that can be run at full size."""
+    """The names of the experiments that can be run at full size."""
     for entry in names("experiments"):
         experiment, _ = find_experiment(entry.name, profile=PROFILE, overrides=_overrides(entry.name))
         if experiment.cells:
@@ -98,7 +101,7 @@ def _overrides(experiment: str) -> list[str]:
 def main() -> None:
     """Prints the hours of every cell, and of every experiment."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("experiments", metavar="EXPERIMENT", nargs="*", help="names in experiments/ (all)")
+    parser.add_argument("experiments", metavar="EXPERIMENT", nargs="*", help="names in experiments/ (default: all)")
     args = parser.parse_args()
     text = set(read_yaml(experiments_folder() / "mixtures" / "sets" / "text.yaml")["sources"])
     text |= set(read_yaml(experiments_folder() / "mixtures" / "sets" / "others.yaml")["sources"])

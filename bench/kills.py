@@ -36,7 +36,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--profile", str(ROOT / "tests" / "small.yaml"))
-TIMED = ("time/", "mem/", "perf/", "system/")  # metrics that no two runs share
+# Metrics that no two runs share.
+TIMED = ("time/", "mem/", "perf/", "system/")
 LEFT_OVER = ("*.new", "*.part", "*.tmp", ".model-*", ".making.*", ".*.new", ".*.tmp", ".*.part", ".*.partial")
 TRIES = 3
 LIMIT_S = 600.0
@@ -53,6 +54,9 @@ class Scenario:
         resumes: whether `--resume RUN` continues a killed run.
         outputs: files to compare, as patterns below the folder.
         judge: whether the command calls an endpoint, whose address replaces URL in `first`.
+
+    >>> Scenario("list", ("ls", "runs")).resumes
+    False
     """
 
     name: str
@@ -114,7 +118,11 @@ SCENARIOS = (
 
 @dataclass
 class Outcome:
-    """The result of one kill: no faults when everything equals the undisturbed run."""
+    """The result of one kill: no faults when everything equals the undisturbed run.
+
+    >>> Outcome("train", "step training_step").faults
+    []
+    """
 
     scenario: str
     event: str
@@ -171,7 +179,12 @@ class CommandServer:
 
 
 class Workspace:
-    """A folder in which a scenario runs: its own runs, cache and tracking store."""
+    """A folder in which a scenario runs: its own runs, cache and tracking store.
+
+    >>> workspace = Workspace(Path("/tmp/kill-1"), server=CommandServer())
+    >>> workspace.environment(None, hooked=False)["BASEREWARD_RUNS"]
+    '/tmp/kill-1/runs'
+    """
 
     def __init__(self, folder: Path, *, server: CommandServer, url: str = "") -> None:
         self.folder = folder
@@ -197,6 +210,7 @@ class Workspace:
 
     @property
     def events(self) -> Path:
+        """The file that all processes of a command append their events to."""
         return self.folder.with_suffix(".events")
 
     def run(self, words: tuple[str, ...], *, at: int | None = None, hooked: bool = False) -> tuple[int, str]:
@@ -221,7 +235,11 @@ class Workspace:
 
 
 def comparable(scenario: Scenario, workspace: Workspace) -> dict[str, Any]:
-    """What must equal after a kill: hashes of outputs, and the metrics of every finished run in MLflow."""
+    """What must be equal after a kill: hashes of outputs, and the metrics of every finished run in MLflow.
+
+    >>> comparable(Scenario("list", ("ls", "runs")), Workspace(Path("/not/there")))
+    {'outputs': [], 'metrics': []}
+    """
     hashes: list[str] = []
     for pattern in scenario.outputs:
         for path in sorted(workspace.folder.glob(pattern)):
@@ -251,23 +269,30 @@ def _metrics(workspace: Workspace) -> dict[str, list[tuple[str, int, str]]]:
 
 
 def faults_of(scenario: Scenario, workspace: Workspace, expected: dict[str, Any]) -> list[str]:
-    """What differs from an undisturbed run, and what is left over."""
+    """Differences from an undisturbed run, and leftovers."""
     faults = []
     reached = comparable(scenario, workspace)
     for name, value in expected.items():
         if reached[name] != value:
             faults.append(f"{name} differ: {_difference(value, reached[name])}")
-    for run, records in _metrics(workspace).items():
-        counts = collections.Counter((name, step) for name, step, _ in records)
-        twice = [key for key, count in counts.items() if count > 1]
-        if twice:
-            faults.append(f"recorded twice in {run}: {twice[:3]}")
+    faults += _recorded_twice(workspace)
     faults += _still_running(workspace)
     leftovers: set[str] = set()
     for pattern in LEFT_OVER:
         leftovers |= {path.relative_to(workspace.folder).as_posix() for path in workspace.folder.rglob(pattern)}
     if leftovers:
         faults.append(f"left over: {', '.join(sorted(leftovers)[:4])}")
+    return faults
+
+
+def _recorded_twice(workspace: Workspace) -> list[str]:
+    """Metrics that MLflow has more than once for one step: the records of a killed run were sent again."""
+    faults = []
+    for run, records in _metrics(workspace).items():
+        counts = collections.Counter((name, step) for name, step, _ in records)
+        twice = [key for key, count in counts.items() if count > 1]
+        if twice:
+            faults.append(f"recorded twice in {run}: {twice[:3]}")
     return faults
 
 
@@ -353,6 +378,7 @@ def judge() -> Iterator[str]:
             self.rfile.read(int(self.headers["Content-Length"]))
             message = {"role": "assistant", "content": "<think>The first is right.</think><answer>1</answer>"}
             body = json.dumps({"choices": [{"message": message}], "usage": {}}).encode()
+            # A judge that answers at once would be done before the kill.
             time.sleep(0.02)
             with contextlib.suppress(OSError):
                 self.send_response(200)
@@ -373,7 +399,13 @@ def judge() -> Iterator[str]:
 
 
 def write_inputs(folder: Path) -> None:
-    """What scenarios read: pairs, a benchmark's rows with images, and an experiment of two cells with an ensemble."""
+    """Writes the inputs of the scenarios: pairs, a benchmark with images, and an experiment with an ensemble.
+
+    >>> folder = Path(tempfile.mkdtemp()) / "base"
+    >>> write_inputs(folder)
+    >>> len((folder / "pairs.jsonl").read_text().splitlines())
+    40
+    """
     import PIL.Image
 
     folder.mkdir(parents=True)
@@ -409,6 +441,7 @@ def run_scenario(
                 raise SystemExit(f"{scenario.name}: {' '.join(words)} ended with exit code {code}\n{error[-2000:]}")
         expected, events = pool.submit(undisturbed, scenario, base, work, url, server=server).result()
         tasks = []
+        # Evenly spread over the events, so that rare moments are met as well as the many steps of training.
         for at in sorted({1 + (i * len(events) + seed * 7) // kills % len(events) for i in range(kills)}):
             options: dict[str, Any] = {"server": server, "at": at, "event": events[at - 1], "expected": expected}
             tasks.append(pool.submit(kill, scenario, base, work, url, **options))
@@ -425,7 +458,11 @@ def _print(outcome: Outcome) -> None:
 
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:
-    """Kills and exact outcomes by scenario."""
+    """Kills and exact outcomes by scenario.
+
+    >>> list(table([Outcome("train", "step training_step")]))[-1]
+    '| train | 1 | 1 | 1 |'
+    """
     yield "| scenario | kills | the same | moments |"
     yield "|---|---|---|---|"
     for name in dict.fromkeys(outcome.scenario for outcome in outcomes):
@@ -436,12 +473,14 @@ def table(outcomes: list[Outcome]) -> Iterator[str]:
 
 
 def main() -> int:
-    """All scenarios, and the table."""
+    """Runs the scenarios and prints the table; 1 when a comparison fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenarios", nargs="*", help="those whose names begin so; all by default")
-    parser.add_argument("--kills", type=int, default=200, help="in all (200)")
-    parser.add_argument("--jobs", type=int, default=2, help="at a time (2)")
-    parser.add_argument("--seed", type=int, default=0, help="shifts the places of the kills (0)")
+    parser.add_argument("--scenarios", nargs="*", help="beginnings of the names of scenarios (default: all)")
+    parser.add_argument("--kills", type=int, default=200, help="number of kills over all scenarios (default: 200)")
+    parser.add_argument("--jobs", type=int, default=2, help="commands that run at the same time (default: 2)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="shifts the events at which commands are killed (default: 0)"
+    )
     args = parser.parse_args()
     prefixes = tuple(args.scenarios or [scenario.name for scenario in SCENARIOS])
     chosen = [scenario for scenario in SCENARIOS if scenario.name.startswith(prefixes)]
@@ -452,6 +491,7 @@ def main() -> int:
         concurrent.futures.ThreadPoolExecutor(args.jobs) as pool,
     ):
         for number, scenario in enumerate(chosen):
+            # Whole numbers that differ by at most one and add up to the number of kills.
             share = args.kills * (number + 1) // len(chosen) - args.kills * number // len(chosen)
             work = Path(folder) / f"scenario-{number}"
             work.mkdir()

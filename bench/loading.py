@@ -36,26 +36,30 @@ from bench import checkpoint, workloads
 from bench.ours import HERE, overrides
 
 WORKERS = 2
-WARM_UP = 8  # batches, or images of each process, that are not counted
-ENDLESS = 100_000  # steps: more than are ever asked for
+# Batches, or images of each process, that are not counted.
+WARM_UP = 8
+# Steps; more than are ever asked for.
+ENDLESS = 100_000
 
 
-def ours(data: PreferenceData, *, seconds: float) -> float:
-    """Groups a second in the stream of batches, while the workers go on behind the last that is counted."""
+def measure_loading(data: PreferenceData, *, seconds: float) -> float:
+    """Groups a second in the stream of training batches; the workers go on loading while they are counted."""
     batches = iter(data.passes(0))
     for _ in islice(batches, WARM_UP):
         pass
 
     def taken() -> Iterator[int]:
         for batch in batches:
-            assert batch.pixels.values.dtype == torch.float32  # made of bytes where the model takes them: it counts
+            # The model converts bytes to float32, and that time counts.
+            assert batch.pixels.values.dtype == torch.float32
             yield batch.num_groups
 
     return rate(taken(), seconds=seconds)
 
 
-def alone(processor: Any, images: list[Path], *, seconds: float) -> float:
-    """Images a second of the image processor in as many processes, each with its share of the images."""
+def measure_processor(processor: Any, images: list[Path], *, seconds: float) -> float:
+    """Images a second of the image processor alone, in `WORKERS` processes that share the images."""
+    # Forked, as PyTorch's data loader starts its workers on Linux.
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     together = context.Barrier(WORKERS)
@@ -76,7 +80,8 @@ def alone(processor: Any, images: list[Path], *, seconds: float) -> float:
 def _process(
     processor: Any, images: list[Path], together: Barrier, put: Callable[[float], None], *, seconds: float
 ) -> None:
-    torch.set_num_threads(1)  # as in the workers of a data loader
+    # PyTorch's data loader sets one thread in each of its workers.
+    torch.set_num_threads(1)
 
     def processed() -> Iterator[int]:
         for path in cycle(images):
@@ -87,12 +92,17 @@ def _process(
     stream = processed()
     for _ in islice(stream, WARM_UP):
         pass
+    # All processes begin to count at the same moment, when all of them are busy.
     together.wait()
     put(rate(stream, seconds=seconds))
 
 
 def rate(counts: Iterator[int], *, seconds: float) -> float:
-    """What comes a second, from now until the first that comes after `seconds`."""
+    """The counts a second, from now until the first count that comes after `seconds`.
+
+    >>> rate(cycle([2]), seconds=0.01) > 0
+    True
+    """
     start = now = time.perf_counter()
     total = 0
     while now - start < seconds:
@@ -119,21 +129,22 @@ def prepare(work: Path, *, groups: int) -> PreferenceData:
 def main() -> int:
     """Prints one Markdown table; the ratio is the median of the rounds' ratios."""
     parser = argparse.ArgumentParser(prog="python -m bench.loading")
-    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each of the two gets its turn")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of every turn")
-    parser.add_argument("--groups", type=int, default=1, help="of a batch")
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (default: a temporary one)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each of the two (default: 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of one measurement (default: 5)")
+    parser.add_argument("--groups", type=int, default=1, help="groups of a batch (default: 1)")
     args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    keep_freed_memory()  # as a run does
+    # As a training run does: glibc would return freed memory to the system after every call.
+    keep_freed_memory()
     rounds: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.work or Path(temporary)).resolve()
         data = prepare(work, groups=args.groups)
         images = sorted((work / "images").iterdir())
         for _ in range(args.rounds):
-            processor_rate = alone(data.encoder.image_processor, images, seconds=args.seconds)
-            rounds.append((ours(data, seconds=args.seconds), processor_rate))
+            processor_rate = measure_processor(data.encoder.image_processor, images, seconds=args.seconds)
+            rounds.append((measure_loading(data, seconds=args.seconds), processor_rate))
             print(f"loading {rounds[-1][0]:.1f} a second, image processor alone {processor_rate:.1f}", file=sys.stderr)
     speed, processor_rate = (statistics.median(column) for column in zip(*rounds, strict=True))
     ratio = statistics.median(loading / processor for loading, processor in rounds)

@@ -22,22 +22,28 @@ from bench.timing import quiet_stdout
 
 
 def resident(key: str) -> float:
-    """Resident memory of this process in MiB: `VmRSS` now, `VmHWM` at most since the last reset."""
+    """Resident memory of this process in MiB: `VmRSS`, the present one, or `VmHWM`, its peak since the last reset.
+
+    >>> resident("VmRSS") > 1
+    True
+    """
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
     return int(line.split()[1]) / 1024
 
 
 def measure(work: Path, workload: str, *, layout: str) -> float:
-    """MiB at the peak of a step above those before it."""
+    """Peak memory of a step minus the memory before it, in MiB."""
     from bench.step import Bench
 
     with quiet_stdout():
         bench = Bench(work, workload)
+        # Two groups, the step that the table names.
         groups = [group for _, group in zip(range(2), bench.groups(), strict=False)]
         batch = bench.batch(groups, layout=layout)  # type: ignore[arg-type]  # one of the two
         bench.step(batch)
         resident_before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        # 5 resets VmHWM, the peak of the process, see proc(5).
+        Path("/proc/self/clear_refs").write_text("5")
         bench.step(batch)
         return resident("VmHWM") - resident_before
 
@@ -45,9 +51,9 @@ def measure(work: Path, workload: str, *, layout: str) -> float:
 def main() -> int:
     """Prints one Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m bench.memory")
-    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (default: a temporary one)")
     parser.add_argument("--workload", default="pairs")
-    parser.add_argument("--layout", choices=("tree", "plain"), help="measure one, and print a number")
+    parser.add_argument("--layout", choices=("tree", "plain"), help="measure this layout only and print MiB")
     args = parser.parse_args()
     if args.layout:
         print(json.dumps(measure(args.work, args.workload, layout=args.layout)))

@@ -41,16 +41,19 @@ class StepEnds(Callback):
         self.rates: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures the machine before the steps."""
         self._measure(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TreeBatch, batch_idx: int
     ) -> None:
+        """Notes the end of the step and its work."""
         self.clock.tick()
         assert isinstance(pl_module, RewardModule)
         self.flops.append(Counter(pl_module.model)(batch_shapes(batch)).total)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures the machine once more: it may be slower after minutes of load."""
         self._measure(trainer, pl_module)
 
     def _measure(self, trainer: Trainer, module: LightningModule) -> None:
@@ -59,6 +62,7 @@ class StepEnds(Callback):
 
     def work(self) -> dict[str, float]:
         """GFLOP of a step and GFLOP/s over the steps that are timed, the machine's own GFLOP/s, and the share."""
+        # The same steps as those of the clock, which leaves out the first two.
         timed = self.flops[WARM_UP_STEPS:]
         achieved = sum(timed) / (self.clock.ends[-1] - self.clock.ends[WARM_UP_STEPS - 1])
         machine = statistics.mean(self.rates)
@@ -93,6 +97,10 @@ def overrides(
         vision: adapters on the vision tower and its merger too.
         gpu: train on a GPU in bfloat16.
         full: train all weights of merger, language model and head instead of adapters.
+
+    >>> settings = overrides(Path("model"), Path("pairs.jsonl"), layout="tree", groups=2, steps=8)
+    >>> settings[-1]
+    'model.lora.parts=[language]'
     """
     adapted = f"model.lora.parts=[{'vision, merger, language' if vision else 'language'}]"
     return [

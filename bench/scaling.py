@@ -43,7 +43,8 @@ def line(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float, 
 def measure(bench: Bench, batch_of: Callable[[int], TreeBatch], sizes: Sequence[int], *, rounds: int) -> list[float]:
     """Median seconds of a step for every size; sizes take turns."""
     batches = {size: batch_of(size) for size in sizes}
-    bench.step(batches[sizes[-1]])  # warm up
+    # The first step allocates memory and is not measured.
+    bench.step(batches[sizes[-1]])
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(rounds):
         for size, batch in batches.items():
@@ -52,7 +53,11 @@ def measure(bench: Bench, batch_of: Callable[[int], TreeBatch], sizes: Sequence[
 
 
 def row(name: str, sizes: Sequence[int], seconds: Sequence[float]) -> str:
-    """One line of the table."""
+    """One line of the table.
+
+    >>> row("groups", [1, 2], [3.0, 5.0])
+    '| groups | 1: 3.00, 2: 5.00 | 1.00 + 2.000 n | 0% |'
+    """
     offset, slope, off = line(sizes, seconds)
     points = ", ".join(f"{size}: {spent:.2f}" for size, spent in zip(sizes, seconds, strict=True))
     return f"| {name} | {points} | {offset:.2f} + {slope:.3f} n | {off:.0%} |"
@@ -61,15 +66,17 @@ def row(name: str, sizes: Sequence[int], seconds: Sequence[float]) -> str:
 def main() -> int:
     """Prints one Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m bench.scaling")
-    parser.add_argument("--work", type=Path, help="keeps rows and checkpoint; default: a temporary folder")
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (default: a temporary one)")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    keep_freed_memory()  # as a run does
+    # As a training run does: glibc would return freed memory to the system after every call.
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.work or Path(temporary)).resolve()
         bench = Bench(work, "groups")
         groups: list[EncodedGroup] = [group for _, group in zip(range(max(GROUPS)), bench.groups(), strict=False)]
         first = groups[0]
+        # The same group with more responses: images and prompt are read once, whatever the number.
         by_responses = measure(
             bench, lambda n: bench.batch([of_size(first, n)]), RESPONSES, rounds=args.rounds
         )  # fmt: skip

@@ -41,20 +41,24 @@ def prepare(work: Path) -> Scorer:
 
 
 def rollouts(scorer: Scorer, prompt: str, responses: list[str], images: list[Path]) -> list[float]:
-    """Scores of responses that arrive one by one."""
+    """Scores of responses that arrive one by one; the prompt is read once."""
     scored_prompt = scorer.prompt(prompt, images=images)
     return [scored_prompt.score([response])[0] for response in responses]
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """The duration of a call in seconds.
+
+    >>> seconds(lambda: None) < 1
+    True
+    """
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def apart(scorer: Scorer, prompt: str, responses: list[str], images: list[Path]) -> list[float]:
-    """Scores of responses, each in a call of its own."""
+def score_separately(scorer: Scorer, prompt: str, responses: list[str], images: list[Path]) -> list[float]:
+    """Scores of responses, one call each, which reads the prompt every time."""
     return [scorer.score(prompt, [response], images=images)[0] for response in responses]
 
 
@@ -67,8 +71,12 @@ def variants(scorer: Scorer, prompts: list[tuple[str, list[str], list[Path]]]) -
         "four together": lambda: [
             scorer.score(prompt, responses, images=images) for prompt, responses, images in prompts
         ],
-        "four apart": lambda: [apart(scorer, prompt, responses, images) for prompt, responses, images in prompts],
-        "eight calls": lambda: [apart(scorer, prompt, 2 * responses, images) for prompt, responses, images in prompts],
+        "four apart": lambda: [
+            score_separately(scorer, prompt, responses, images) for prompt, responses, images in prompts
+        ],
+        "eight calls": lambda: [
+            score_separately(scorer, prompt, 2 * responses, images) for prompt, responses, images in prompts
+        ],
         "eight rollouts": lambda: [
             rollouts(scorer, prompt, 2 * responses, images) for prompt, responses, images in prompts
         ],
@@ -78,37 +86,76 @@ def variants(scorer: Scorer, prompts: list[tuple[str, list[str], list[Path]]]) -
 def main() -> int:
     """Print two Markdown tables; ratios are medians over the rounds."""
     parser = argparse.ArgumentParser(prog="python -m bench.scoring")
-    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (a temporary one)")
-    parser.add_argument("--prompts", type=int, default=6, help="number of prompts scored in every turn (6)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each variant (5)")
+    parser.add_argument("--work", type=Path, help="folder for rows and checkpoint (default: a temporary one)")
+    parser.add_argument(
+        "--prompts", type=int, default=6, help="prompts that each variant scores in a round (default: 6)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each variant (default: 5)")
     args = parser.parse_args()
-    keep_freed_memory()  # as a run does
-    rounds: list[dict[str, float]] = []
+    # As a training run does: without it, glibc returns freed memory to the system after every call.
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.work or Path(temporary)).resolve()
-        scorer = prepare(work)
-        rows = workloads.read_rows(work / "groups.jsonl")[: args.prompts]
-        prompts = [(row["prompt"], row["responses"], [work / image for image in row["images"]]) for row in rows]
-        calls = variants(scorer, prompts)
-        for call in calls.values():
-            call()  # warm up
-        for _ in range(args.rounds):
-            rounds.append({name: seconds(call) / len(prompts) for name, call in calls.items()})
+        rounds = time_rounds(prepare(work), work, prompts=args.prompts, rounds=args.rounds)
     for times in rounds:
         print(", ".join(f"{name} {spent:.2f} s a prompt" for name, spent in times.items()), file=sys.stderr)
+    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n")
+    print(format_tables(rounds))
+    return 0
+
+
+def time_rounds(scorer: Scorer, work: Path, *, prompts: int, rounds: int) -> list[dict[str, float]]:
+    """Time every variant once in every round.
+
+    Args:
+        scorer: the model.
+        work: the folder of the workloads.
+        prompts: number of prompts that each variant scores.
+        rounds: turns of each variant.
+
+    Returns:
+        For each round the seconds for a prompt, by variant.
+    """
+    rows = workloads.read_rows(work / "groups.jsonl")[:prompts]
+    inputs = [(row["prompt"], row["responses"], [work / image for image in row["images"]]) for row in rows]
+    calls = variants(scorer, inputs)
+    # The first call of a shape allocates memory and chooses kernels, which is not what is measured.
+    for call in calls.values():
+        call()
+    # In turns, so that a machine that slows down slows all variants and leaves their ratios as they are.
+    return [{name: seconds(call) / len(inputs) for name, call in calls.items()} for _ in range(rounds)]
+
+
+def format_tables(rounds: list[dict[str, float]]) -> str:
+    """Two Markdown tables of ratios and times, as medians over the rounds.
+
+    >>> times = {"one answer": 1.0, "four together": 1.5, "four apart": 4.0, "eight calls": 8.0, "eight rollouts": 2.0}
+    >>> print(format_tables([times]))
+    | four together / one | four apart / one | one answer: ms a call |
+    |---|---|---|
+    | 1.50 | 4.00 | 1000 |
+    <BLANKLINE>
+    | eight calls / with the prompt read once | the latter: ms an answer |
+    |---|---|
+    | 4.00 | 250 |
+    """
+    # Ratios within a round, then their median: the rounds of a busy machine differ more than the ratios do.
     together = statistics.median(times["four together"] / times["one answer"] for times in rounds)
     separate = statistics.median(times["four apart"] / times["one answer"] for times in rounds)
     faster = statistics.median(times["eight calls"] / times["eight rollouts"] for times in rounds)
     one_s = statistics.median(times["one answer"] for times in rounds)
     rollouts_s = statistics.median(times["eight rollouts"] for times in rounds)
-    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n")
-    print("| four together / one | four apart / one | one answer: ms a call |")
-    print("|---|---|---|")
-    print(f"| {together:.2f} | {separate:.2f} | {1000 * one_s:.0f} |\n")
-    print("| eight calls / with the prompt read once | the latter: ms an answer |")
-    print("|---|---|")
-    print(f"| {faster:.2f} | {1000 * rollouts_s / 8:.0f} |")
-    return 0
+    return "\n".join(
+        [
+            "| four together / one | four apart / one | one answer: ms a call |",
+            "|---|---|---|",
+            f"| {together:.2f} | {separate:.2f} | {1000 * one_s:.0f} |",
+            "",
+            "| eight calls / with the prompt read once | the latter: ms an answer |",
+            "|---|---|",
+            f"| {faster:.2f} | {1000 * rollouts_s / 8:.0f} |",
+        ]
+    )
 
 
 if __name__ == "__main__":

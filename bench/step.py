@@ -45,6 +45,7 @@ class Bench:
         return (rows[index] for index in sorted(rows.places))
 
     def batch(self, groups: Sequence[EncodedGroup], *, layout: Layout = "tree") -> TreeBatch:
+        """Several encoded groups as one batch, in the layout that is measured."""
         return collate(groups, layout=layout, pad_id=self.data.encoder.pad_id)
 
     def step(self, batch: TreeBatch) -> float:
@@ -53,6 +54,7 @@ class Bench:
         loss, _ = self.module.objective(self.module.model, batch)
         torch.autograd.backward(loss)
         spent = time.perf_counter() - began
+        # Otherwise the next step would add to the gradients, which takes longer than writing them.
         self.module.model.zero_grad(set_to_none=True)
         return spent
 

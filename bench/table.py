@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-Results = Mapping[tuple[str, str], Mapping[str, float]]  # (workload, trainer) to figures by name
+# Figures by name, for each (workload, trainer).
+Results = Mapping[tuple[str, str], Mapping[str, float]]
 
 # Columns of the last table, for trainers whose work is counted: heading, figure, format.
 WORK = (
@@ -40,25 +41,36 @@ def table(results: Results, *, workloads: Sequence[str], trainers: Sequence[str]
     | text | 2.0 | 4.0 |
     """
     first = trainers[0]
-    measured = {trainer for _, trainer in results}
-    timed = [name for name in trainers if name in measured]
+    timed = _timed_columns(results, trainers)
     speed = {key: figures["pairs_per_s"] for key, figures in results.items()}
     memory = {key: figures["peak_gib"] for key, figures in results.items()}
-    ratios = {
-        (workload, name): speed[workload, first] / value
-        for (workload, name), value in speed.items()
-        if name != first and (workload, first) in speed
-    }
-    others = [name for name in timed if name != first]
+    others = {f"{first} / {name}": name for name in timed if name != first}
     parts = [
-        _grid("times faster", workloads, {f"{first} / {name}": name for name in others}, ratios, ".2f"),
-        _grid("preferences a second", workloads, {name: name for name in timed}, speed, ".3f"),
-        _grid("peak memory of the process, GiB", workloads, {name: name for name in timed}, memory, ".1f"),
+        _grid("times faster", workloads, others, _speed_ratios(speed, first), ".2f"),
+        _grid("preferences a second", workloads, timed, speed, ".3f"),
+        _grid("peak memory of the process, GiB", workloads, timed, memory, ".1f"),
     ]
+    # Other trainers do not count their work; only ours have a row in this table.
     counted = [key for key in results if "work_share" in results[key]]
     if counted:
         parts.append(_work_table(results, counted))
     return "\n\n".join(parts)
+
+
+def _timed_columns(results: Results, trainers: Sequence[str]) -> dict[str, str]:
+    """Heading to trainer, for the trainers that were timed on some workload."""
+    measured = {trainer for _, trainer in results}
+    return {name: name for name in trainers if name in measured}
+
+
+def _speed_ratios(speed: Mapping[tuple[str, str], float], first: str) -> dict[tuple[str, str], float]:
+    """The speed of the first trainer over that of each other one, on the workloads that both did."""
+    # Speed of the first trainer over that of another, so that a number above 1 means that ours is faster.
+    ratios = {}
+    for (workload, name), value in speed.items():
+        if name != first and (workload, first) in speed:
+            ratios[workload, name] = speed[workload, first] / value
+    return ratios
 
 
 def _work_table(results: Results, counted: Sequence[tuple[str, str]]) -> str:

@@ -38,6 +38,7 @@ class Clock:
     @property
     def step_s(self) -> float:
         """Median seconds of a step; the first two steps warm up and are left out."""
+        # A step lasts from the end of the one before to its own end, so that loading its batch counts.
         starts, ends = self.ends[WARM_UP_STEPS - 1 :], self.ends[WARM_UP_STEPS:]
         if not ends:
             raise SystemExit(f"{len(self.ends)} steps were timed; at least {WARM_UP_STEPS + 1} are needed")
@@ -59,7 +60,7 @@ def arguments(
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--responses", type=int, default=4)
-    parser.add_argument("--vision", action="store_true", help="adapters on the vision tower and its merger too")
+    parser.add_argument("--vision", action="store_true", help="train adapters on the vision tower and its merger too")
     for name in more:
         parser.add_argument(f"--{name}", required=True)
     for name in flags:
@@ -69,8 +70,14 @@ def arguments(
 
 @contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """Sends what libraries print to standard error, those in C too: only the result is on standard output."""
+    """Sends what libraries print to standard error, those in C too: only the result is on standard output.
+
+    >>> with quiet_stdout():
+    ...     1 + 1
+    2
+    """
     sys.stdout.flush()
+    # The descriptor, not `sys.stdout`: C libraries write to the descriptor.
     original = os.dup(1)
     os.dup2(2, 1)
     try:
@@ -89,7 +96,8 @@ def report(trainer: str, clock: Clock, *, pairs: int, version: str, torch: str, 
         more: what else was measured.
     """
     step_s = clock.step_s
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    # Linux counts in KiB.
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     result = {"trainer": trainer, "version": version, "torch": torch, "peak_gib": peak_gib, "step_s": step_s}
     result |= {"pairs_per_s": pairs / step_s, **more}
     print(json.dumps(result), flush=True)

@@ -29,6 +29,7 @@ FILLER = (
     "a pen drew this line down and round then up again with more ink where it began less at its end so that every part "
     "of the shape stands dark on white paper as people write when they count fast"
 ).split()
+# In words: short questions and longer answers beside a large image, so that the image is most of a prompt's tokens.
 PROMPT_WORDS = 40
 TEXT_PROMPT_WORDS = 600
 RESPONSE_WORDS = (40, 200)
@@ -38,18 +39,27 @@ WITH_IMAGES = ("pairs", "groups")
 
 
 def write(folder: Path, *, rows: int = 48, side: int = 896, seed: int = 0) -> None:
-    """Writes the workloads and the pictures they name; the same arguments write the same bytes."""
+    """Writes the workloads and the pictures they name; the same arguments write the same bytes.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write(folder, rows=1, side=28)
+    >>> [len(row["responses"]) for row in read_rows(folder / "groups.jsonl")]
+    [4]
+    """
     from sklearn.datasets import load_digits
 
     rng = random.Random(seed)
     digits = load_digits()
     (folder / "images").mkdir(parents=True, exist_ok=True)
     workloads: dict[str, list[Row]] = {"pairs": [], "groups": [], "text": [], "short": []}
+    # A generator of its own: the other workloads keep their bytes when this one changes.
     long_rng = random.Random(seed + 1)
     for i in range(rows):
         picture = f"images/{i}.png"
         _save_picture(folder / picture, digits.images[i], side=side)
         true = int(digits.target[i])
+        # The right digit comes first, then three wrong ones, so that every group has one right answer.
         digits_named = [true, *rng.sample([digit for digit in range(10) if digit != true], 3)]
         responses = [f"The picture shows a {NAMES[digit]}: {_words(rng, *RESPONSE_WORDS)}" for digit in digits_named]
         question = f"Which digit is written here? {_words(rng, PROMPT_WORDS, PROMPT_WORDS)}"
@@ -83,13 +93,27 @@ def _row(number: int, prompt: str, responses: list[str], *, images: list[str]) -
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a JSON Lines file."""
+    """Rows of a JSON Lines file.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "rows.jsonl"
+    >>> _ = file.write_text('{"id": "a"}')
+    >>> read_rows(file)
+    [{'id': 'a'}]
+    """
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
-def some_rows(folder: Path, workload: str, *, count: int) -> Path:
-    """A file of the first rows of a workload, which are written where they are not there."""
+def first_rows(folder: Path, workload: str, *, count: int) -> Path:
+    """A file of the first rows of a workload; the workload is written if it does not exist.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_rows(folder / "text.jsonl", [{"id": "a"}, {"id": "b"}])
+    >>> first_rows(folder, "text", count=1).name
+    'text_1.jsonl'
+    """
     if not (folder / f"{workload}.jsonl").exists():
         write(folder)
     rows = read_rows(folder / f"{workload}.jsonl")
@@ -101,13 +125,27 @@ def some_rows(folder: Path, workload: str, *, count: int) -> Path:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """One row a line."""
+    """Writes rows as JSON Lines.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "rows.jsonl"
+    >>> write_rows(file, [{"id": "a"}])
+    >>> file.read_text().strip()
+    '{"id": "a"}'
+    """
     with path.open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def for_ms_swift(path: Path) -> Iterator[Row]:
-    """A row of ms-swift is one pair, so a group of four is written out as its six; images by absolute path."""
+    """A row of ms-swift is one pair, so a group of four is written out as its six; images by absolute path.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "rows.jsonl"
+    >>> write_rows(file, [{"prompt": "2 + 2?", "responses": ["4", "5"]}])
+    >>> [row["rejected_response"] for row in for_ms_swift(file)]
+    ['5']
+    """
     for row in read_rows(path):
         images = [str((path.parent / image).resolve()) for image in row.get("images", [])]
         prompt = {"role": "user", "content": "<image>" * len(images) + row["prompt"]}
@@ -117,7 +155,14 @@ def for_ms_swift(path: Path) -> Iterator[Row]:
 
 
 def for_trl(path: Path) -> Iterator[Row]:
-    """A row of TRL's reward trainer is one pair of text conversations."""
+    """A row of TRL's reward trainer is one pair of text conversations.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "rows.jsonl"
+    >>> write_rows(file, [{"prompt": "2 + 2?", "responses": ["4", "5"]}])
+    >>> [row["chosen"][1]["content"] for row in for_trl(file)]
+    ['4']
+    """
     for row in read_rows(path):
         prompt = {"role": "user", "content": row["prompt"]}
         for better, worse in combinations(row["responses"], 2):

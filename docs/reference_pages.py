@@ -17,12 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from basereward.cli.parser import build_parser
 from basereward.recipe import names, schema
-
-try:
-    from basereward.cli.parser import build_parser
-except ModuleNotFoundError:  # before each command had a file of its own
-    from basereward.cli.arguments import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "basereward"
@@ -269,8 +265,7 @@ def command_parsers() -> dict[str, argparse.ArgumentParser]:
 
 
 def _root_parser() -> argparse.ArgumentParser:
-    built: Any = build_parser()
-    return built[0] if isinstance(built, tuple) else built
+    return build_parser()[0]
 
 
 def _option_table(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -343,7 +338,7 @@ def shipped_page() -> str:
         "# Shipped parts",
         "",
         "This page is generated from the shipped files. `basereward ls KIND` prints the first four lists, and those of",
-        "heads and losses.",
+        "heads, losses, adapters and tiny models.",
         "",
     ]
     for kind in LISTED_KINDS:

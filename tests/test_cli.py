@@ -109,6 +109,8 @@ def test_check_exits_with_2_and_lists_every_fault() -> None:
         (["checkx", "x"], "unknown command 'checkx'; did you mean 'check'?"),
         ([], "the following arguments are required: COMMAND"),
         (["ls", "head"], "unknown kind 'head'; did you mean 'heads'?"),
+        (["ls", "shapes"], "'adapters'"),
+        (["ls", "makers"], "'tiny_models'"),
         (["ls"], "the following arguments are required: KIND"),
         (["check", "basereward", "--profle", "tiny"], "unknown option '--profle'; did you mean '--profile'?"),
         (["check", "basereward", "--resume=x"], "unknown option '--resume'"),
@@ -423,7 +425,7 @@ def test_ls_lists_names_and_summaries(
     for kind in ("experiments", "profiles", "sources", "benchmarks"):
         assert main(["ls", kind]) == 2
         assert str(tmp_path / "no_such_folder") in capsys.readouterr().err
-    for kind in ("heads", "losses"):  # these are in the package
+    for kind in ("heads", "losses", "adapters", "tiny_models"):  # these are in the package
         assert main(["ls", kind]) == 0
 
 

@@ -17,11 +17,19 @@ CommandResult: TypeAlias = tuple[dict[str, Any], int]
 
 
 class UsageError(BaseRewardError):
-    """The command line itself is wrong."""
+    """The command line itself is wrong.
+
+    >>> raise UsageError("--rows 0: at least 1 is needed")
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: --rows 0: at least 1 is needed
+    """
 
 
 def accept_arguments(arguments: argparse.Namespace) -> None:
-    """The check of a command whose arguments argparse checks completely."""
+    """The check of a command whose arguments argparse checks completely.
+
+    >>> accept_arguments(argparse.Namespace())
+    """
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,16 @@ class Command:
         format_text: turns the result into lines for a person.
         check_arguments: raises UsageError for values that argparse cannot check.
         takes_trust: whether the command can run classes from outside the package, and so has the option `--trust`.
+
+    >>> hello = Command(
+    ...     summary="print a greeting",
+    ...     examples=("basereward hello",),
+    ...     add_arguments=lambda parser: None,
+    ...     run=lambda arguments: ({"text": "hello"}, SUCCESS),
+    ...     format_text=lambda result: iter([result["text"]]),
+    ... )
+    >>> list(hello.format_text(hello.run(argparse.Namespace())[0]))
+    ['hello']
     """
 
     summary: str

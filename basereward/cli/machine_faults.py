@@ -27,11 +27,13 @@ def machine_fault(error: BaseException) -> str | None:
     for cause in _causes(error):
         if _is_out_of_memory(cause):
             text = str(cause).strip()
+            # Python's own MemoryError has no text, and that of a library may have pages.
             reason = text.splitlines()[0][:200] if text else "MemoryError"
             return (
                 f"there is not enough memory ({reason}). Close other programs, raise the limit (ulimit -v), or make "
                 "the work smaller: batch.tokens, batch.groups_per_forward, data.workers"
             )
+    # Only the error itself: its cause may be an OSError that a library expected and handled.
     return describe_fault(error) if isinstance(error, OSError) else None
 
 
@@ -52,6 +54,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if current is None:
             return
         yield current
+        # A library that catches MemoryError and raises its own error often forgets `from`; it is in the context then.
         current = current.__cause__ or current.__context__
 
 
@@ -60,6 +63,9 @@ def working_folder() -> str:
 
     Raises:
         OSError: it has been deleted.
+
+    >>> working_folder() == os.getcwd()
+    True
     """
     try:
         return os.getcwd()

@@ -26,8 +26,11 @@ from basereward.io.logs import log_to_stderr
 from basereward.io.secrets import redact
 from basereward.recipe.trust import trusting
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-CLOSED_PIPE = 141  # 128 + SIGPIPE
+# 128 + SIGINT, as shells report it.
+INTERRUPTED = 130
+# 128 + SIGPIPE.
+CLOSED_PIPE = 141
+# Commands that run for minutes or hours log their progress; the others log only warnings.
 LOGS_PROGRESS = ("train", "sweep")
 
 
@@ -40,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 success, 1 some cells failed, 2 a user's mistake or a fault of the machine, 130 interrupted,
         141 the reader of standard output has closed it.
+
+    >>> main(["ls", "makers", "--json"])
+    {"error": {"type": "UsageError", "message": "unknown kind 'makers'; did you mean 'tiny_models'?"}}
+    2
     """
     argv = sys.argv[1:] if argv is None else argv
     # Not from the parser: a command line that cannot be parsed is answered with JSON too.
@@ -49,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseRewardError as error:
         return _report_error(explain(error), type(error).__name__, as_json=as_json)
     except KeyboardInterrupt:
+        # No traceback: the user knows where the interruption came from.
         print_to_stderr("basereward: interrupted")
         return INTERRUPTED
     except Exception as error:
@@ -70,6 +78,7 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
         # The console script, unlike `python -m`, does not search the working folder, where a user's class often is.
         sys.path.append(folder)
     level = logging.INFO if arguments.command in LOGS_PROGRESS else logging.WARNING
+    # Standard output is for the result alone, so that `--json` can be parsed whatever libraries print.
     with stdout_to_stderr(), log_to_stderr(level), disk_faults(), loader_faults(), trusting(trust):
         result, status = command.run(arguments)
     text = json_text(result) if as_json else "\n".join(command.format_text(result))
@@ -78,6 +87,7 @@ def _run(argv: Sequence[str], *, as_json: bool) -> int:
 
 def _report_error(message: str, error_type: str, *, as_json: bool) -> int:
     """Prints why the command failed, without secrets; with `--json` also as an object on standard output."""
+    # Messages quote values and addresses, which may hold a key or a password.
     message = redact(message)
     print_to_stderr(f"basereward: {message}")
     if as_json:
@@ -95,7 +105,8 @@ def _print_result(text: str) -> int:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        redirect_to_null(1)  # the reader, such as `head`, has what it needs
+        # The reader, such as `head`, has what it needs.
+        redirect_to_null(1)
         return CLOSED_PIPE
     except OSError as error:
         redirect_to_null(1)

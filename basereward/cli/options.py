@@ -12,7 +12,13 @@ MODEL_FORMS = "a run id, runs:/..., or the folder of a saved model"
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the experiment, the profile and the overrides, which together define a recipe."""
+    """Adds the experiment, the profile and the overrides, which together define a recipe.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_recipe_arguments(parser)
+    >>> parser.parse_args(["head_depth", "optimizer.lr=1e-4"]).overrides
+    ['optimizer.lr=1e-4']
+    """
     parser.add_argument("experiment", metavar="EXPERIMENT", help="name in experiments/, or path to a YAML file")
     parser.add_argument(
         "--profile",
@@ -23,13 +29,25 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the name of a source and the overrides of its arguments."""
+    """Adds the name of a source and the overrides of its arguments.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_source_arguments(parser)
+    >>> parser.parse_args(["pairs.jsonl"]).source
+    'pairs.jsonl'
+    """
     parser.add_argument("source", metavar="SOURCE", help="name in experiments/sources/, or path to a .jsonl file")
     add_overrides(parser, example="path=pairs.jsonl")
 
 
 def add_overrides(parser: argparse.ArgumentParser, *, example: str) -> None:
-    """Adds `KEY=VALUE`, which may be given any number of times."""
+    """Adds `KEY=VALUE`, which may be given any number of times.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_overrides(parser, example="seeds.init=1")
+    >>> parser.parse_args(["seeds.init=1"]).overrides
+    ['seeds.init=1']
+    """
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=f"override of one key, such as {example}")
 
 
@@ -40,24 +58,19 @@ def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) 
         parser: the parser of the command.
         temperature: the default of `--temperature`. Evaluation is greedy; annotation samples, because a second attempt
             at temperature 0 would repeat the first.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_judge_arguments(parser, temperature=0.0)
+    >>> parser.parse_args(["--endpoint", "vllm"]).max_tokens
+    2048
     """
     parser.add_argument(
         "--endpoint",
         metavar="URL",
         help="where the judge runs: the address of a server, or `local` (transformers) or `vllm` in this process",
     )
-    parser.add_argument(
-        "--prompt",
-        metavar="NAME",
-        default="pairwise_thinking",
-        help="name of the prompt that the judge gets (default: pairwise_thinking)",
-    )
-    parser.add_argument("--prompt-file", metavar="FILE", help="file with a prompt of your own; replaces --prompt")
-    parser.add_argument(
-        "--pattern",
-        metavar="REGEX",
-        help="regular expression that finds the verdict in the judge's text (default: that of <answer>1</answer>)",
-    )
+    # The order of these calls is the order of the options in the help.
+    _add_prompt_arguments(parser)
     parser.add_argument(
         "--temperature",
         metavar="T",
@@ -72,6 +85,27 @@ def add_judge_arguments(parser: argparse.ArgumentParser, *, temperature: float) 
         default=2048,
         help="most tokens that the judge generates for one text (default: 2048)",
     )
+    _add_request_arguments(parser)
+
+
+def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the judge is asked, and how its verdict is found in its text."""
+    parser.add_argument(
+        "--prompt",
+        metavar="NAME",
+        default="pairwise_thinking",
+        help="name of the prompt that the judge gets (default: pairwise_thinking)",
+    )
+    parser.add_argument("--prompt-file", metavar="FILE", help="file with a prompt of your own; replaces --prompt")
+    parser.add_argument(
+        "--pattern",
+        metavar="REGEX",
+        help="regular expression that finds the verdict in the judge's text (default: that of <answer>1</answer>)",
+    )
+
+
+def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how requests are sent to the server of the judge; they have no effect on a judge in this process."""
     parser.add_argument(
         "--concurrency",
         metavar="N",

@@ -12,9 +12,16 @@ from basereward.errors import unknown
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would print and exit, so that every mistake is reported in one place."""
+    """Raises UsageError where argparse would print and exit, so that every mistake is reported in one place.
+
+    >>> Parser(prog="basereward").parse_args(["--jsn"])
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: unrecognized arguments: --jsn
+    usage: basereward [-h]
+    """
 
     def error(self, message: str) -> NoReturn:
+        """Raises UsageError with the usage of the command, where argparse would exit the process."""
         raise UsageError(f"{message}\n{self.format_usage().strip()}")
 
     def option_names(self) -> list[str]:
@@ -29,7 +36,8 @@ class PrintVersion(argparse.Action):
     """Prints the version. Unlike argparse's own action, it reads the package's metadata only when asked."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        import importlib.metadata  # a tenth of the time that --help takes
+        # This import would be a tenth of the time that --help takes.
+        import importlib.metadata
 
         try:
             version = importlib.metadata.version("basereward")
@@ -54,9 +62,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser, command_parsers = build_parser()
     _check_command(argv, parser.option_names())
+    # Not `parse_args`, which would refuse the overrides that stand after an option.
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives `nargs="*"` only the words that stand together; the overrides after an option are left over.
     for word in rest:
+        # Only an override may stand here; anything else is an option or an argument that the command does not have.
         if word.startswith("-") or "=" not in word or "overrides" not in arguments:
             raise UsageError(_unexpected(word, arguments, command_parsers[arguments.command]))
         arguments.overrides.append(word)
@@ -65,11 +75,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The parser of the whole command line, and that of every command by name."""
+    """The parser of the whole command line, and that of every command by name.
+
+    >>> parser, command_parsers = build_parser()
+    >>> list(command_parsers)[:3]
+    ['check', 'data', 'audit']
+    """
     parser = Parser(prog="basereward", description="Train, check and use multimodal reward models.", allow_abbrev=False)
     parser.add_argument("--version", action=PrintVersion, nargs=0, help="print the version and exit")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.set_defaults(root_parser=parser)  # what `completion` describes
+    # `completion` describes the whole parser, which is not among the arguments otherwise.
+    parser.set_defaults(root_parser=parser)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     command_parsers: dict[str, Parser] = {}
     for name, command in COMMANDS.items():
@@ -78,6 +94,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
             help=command.summary,
             description=command.summary,
             epilog=_format_examples(command),
+            # The default formatter would join the lines of the examples.
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from basereward.errors import RunError
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
+# All control characters but tab and line feed.
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def check_streams() -> None:
@@ -23,6 +24,7 @@ def check_streams() -> None:
     """
     closed = [descriptor for descriptor in (0, 1, 2) if _is_closed(descriptor)]
     for descriptor in closed:
+        # For reading and writing, since it may take the place of any of the three streams.
         null = os.open(os.devnull, os.O_RDWR)
         # The system assigns the lowest free number, which is often the wanted one already.
         if null != descriptor:
@@ -61,7 +63,10 @@ def escape_control_characters(text: str) -> str:
 
 
 def print_to_stderr(text: str) -> None:
-    """Prints to standard error; the text is dropped where that cannot be written."""
+    """Prints to standard error; the text is dropped where that cannot be written.
+
+    >>> print_to_stderr("basereward: interrupted")
+    """
     try:
         print(escape_control_characters(text), file=sys.stderr, flush=True)
     except OSError:
@@ -77,7 +82,10 @@ def redirect_to_null(descriptor: int) -> None:
 
 
 def flush_stderr() -> None:
-    """Flushes standard error, or drops its buffer where it cannot be written: that must not change the exit status."""
+    """Flushes standard error, or drops its buffer where it cannot be written: that must not change the exit status.
+
+    >>> flush_stderr()
+    """
     try:
         sys.stderr.flush()
     except OSError:
@@ -90,6 +98,7 @@ def stdout_to_stderr() -> Iterator[None]:
 
     Both levels are needed: children and C libraries write to the descriptor, Python code to `sys.stdout`.
     """
+    # What Python has buffered belongs to standard output and must not follow the descriptor to standard error.
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)

@@ -12,10 +12,12 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator
     >>> list(format_table(("cell", "status"), [("head=2_silu", "finished")]))
     ['cell         status', 'head=2_silu  finished']
     """
+    # The head counts for the widths too, since it may be wider than every value.
     lines = [head, *rows] if head else list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         padded = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
+        # Without trailing blanks, which a narrow terminal would wrap into empty lines.
         yield "  ".join(padded).rstrip()
 
 

@@ -82,6 +82,9 @@ def load_benchmark(name: str, *, overrides: Iterable[str] = ()) -> Benchmark:
     Raises:
         RecipeError: there is no such benchmark, or its arguments are wrong.
         DataError: there is nothing at PATH.
+
+    >>> load_benchmark("vl_rewardbench").expected_items
+    1250
     """
     changes: list[str] = []
     for override in overrides:
@@ -96,6 +99,12 @@ def open_pairs(path: str, *, overrides: Iterable[str] = ()) -> Benchmark:
 
     Raises:
         RecipeError: as `load_pairs`.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "mine.jsonl"
+    >>> _ = file.write_text('{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}')
+    >>> len(open_pairs(str(file)).items)
+    1
     """
     name, node = load_pairs(path, overrides=overrides)
     benchmark: Benchmark = make(node, "benchmarks", name)

@@ -24,7 +24,12 @@ MAX_CHARACTERS, MAX_ROWS = 80, 10
 
 @dataclass(frozen=True, kw_only=True)
 class StoredMeasure:
-    """One metric. `value`, `low`, `high` and the baselines are shares from 0 to 1, or None if there is none."""
+    """One metric. `value`, `low`, `high` and the baselines are shares from 0 to 1, or None if there is none.
+
+    >>> counts = {"numerator": 3.0, "denominator": 4.0, "ties": 0, "undecided": 0}
+    >>> StoredMeasure(value=0.75, low=None, high=None, interval=None, baselines={"random": 0.5}, **counts).value
+    0.75
+    """
 
     value: float | None
     numerator: float | None
@@ -101,6 +106,10 @@ def read_evaluation(folder: str | Path) -> Evaluation:
 
     Raises:
         DataError: a file is missing or damaged, or the two files do not belong together.
+
+    >>> read_evaluation("/not/there")
+    Traceback (most recent call last):
+    basereward.errors.DataError: '/not/there' is not the folder of an evaluation: it needs evaluation.json, ...
     """
     folder = Path(folder)
     file = folder / "evaluation.json"

@@ -37,7 +37,12 @@ def item_fingerprint(item: Item) -> str:
 
 
 def items_fingerprint(items: Iterable[Item]) -> str:
-    """Hash all items, in their order, to 64 hexadecimal digits."""
+    """Hash all items, in their order, to 64 hexadecimal digits.
+
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> items_fingerprint([item]) == items_fingerprint([item, item])
+    False
+    """
     return hashlib.sha256("".join(map(item_fingerprint, items)).encode()).hexdigest()
 
 
@@ -50,6 +55,10 @@ def pictures_fingerprint(items: Iterable[Item], store: ImageStore) -> str | None
 
     Returns:
         64 hexadecimal digits; None if an image is not available.
+
+    >>> item = Item(0, "a", "What is this?", ("4", "5"), (0,), (1,), "a", images=("not_there.png",))
+    >>> pictures_fingerprint([item], ImageStore(Path("/"))) is None
+    True
     """
     combined = hashlib.sha256()
     for item in items:

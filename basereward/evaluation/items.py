@@ -73,7 +73,11 @@ class Outcome:
 
 
 class Decision(Enum):
-    """The decision about an item. A tie counts as wrong; an undecided vote counts as the protocol says."""
+    """The decision about an item. A tie counts as wrong; an undecided vote counts as the protocol says.
+
+    >>> Decision("tie") is Decision.TIE
+    True
+    """
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -139,6 +143,10 @@ def by_label(judged: Sequence[JudgedItem], label: str) -> dict[str, list[JudgedI
     Args:
         judged: items that all have the label.
         label: its name, such as `category`.
+
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a", labels={"category": "math"})
+    >>> list(by_label([JudgedItem(item, Outcome(correct=True))], "category"))
+    ['math']
     """
     groups: dict[str, list[JudgedItem]] = {}
     for judged_item in judged:
@@ -147,7 +155,12 @@ def by_label(judged: Sequence[JudgedItem], label: str) -> dict[str, list[JudgedI
 
 
 def by_prompt(judged: Sequence[JudgedItem]) -> dict[str, list[JudgedItem]]:
-    """Group judged items by `prompt_id`, in order of first appearance."""
+    """Group judged items by `prompt_id`, in order of first appearance.
+
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> len(by_prompt([JudgedItem(item, Outcome(correct=True))])["a"])
+    1
+    """
     groups: dict[str, list[JudgedItem]] = {}
     for judged_item in judged:
         groups.setdefault(judged_item.item.prompt_id, []).append(judged_item)

@@ -45,6 +45,13 @@ def read_outcomes(path: str | Path, items: Sequence[Item], *, allow_partial: boo
     Raises:
         DataError: the file does not exist; a line is malformed, repeated, of no row of the benchmark, or has a number
             that is not finite; lines differ in kind; or rows are missing. The message lists the faults.
+
+    >>> import tempfile
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> file = Path(tempfile.mkdtemp()) / "scores.jsonl"
+    >>> _ = file.write_text('{"row": 0, "id": "a", "scores": [1.5, -0.2]}')
+    >>> read_outcomes(file, [item])[0].scores
+    (1.5, -0.2)
     """
     outcomes: dict[int, Outcome] = {}
     faults: list[str] = []
@@ -63,7 +70,7 @@ def read_outcomes(path: str | Path, items: Sequence[Item], *, allow_partial: boo
         listed = faults[:MAX_LISTED]
         if len(faults) > MAX_LISTED:
             listed.append(f"... and {len(faults) - MAX_LISTED} more")
-        raise DataError("\n  ".join([f"{path} is refused, and nothing of it counted:", *listed]))
+        raise DataError("\n  ".join([f"{path} is refused as a whole:", *listed]))
     return outcomes
 
 
@@ -93,8 +100,27 @@ def _file_faults(outcomes: Mapping[int, Outcome], items: Sequence[Item], *, allo
 
 
 def _parse(entry: object, items: Sequence[Item]) -> tuple[int, Outcome]:
+    """The row of an entry, and its outcome.
+
+    Raises:
+        DataError: the entry is malformed, or belongs to no row of the benchmark.
+    """
     if not isinstance(entry, dict):
         raise DataError(f'{shown(entry)}; an object such as {{"row": 0, "id": "...", "scores": [...]}} is needed')
+    item = _item_of(entry, items)
+    kinds = [kind for kind in KINDS if kind in entry]
+    if len(kinds) != 1:
+        given = " and ".join(kinds) or "none"
+        raise DataError(f"row {item.row} ('{item.id}') has {given} of {', '.join(KINDS)}; give one")
+    return item.row, PARSERS[kinds[0]](entry[kinds[0]], item)
+
+
+def _item_of(entry: Mapping[str, Any], items: Sequence[Item]) -> Item:
+    """The item that an entry is about, by its row; its id and fingerprint must agree.
+
+    Raises:
+        DataError: there is no such row, or the entry is about another version of the item.
+    """
     row = entry.get("row")
     # `True` is an `int` in Python.
     if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < len(items):
@@ -104,15 +130,12 @@ def _parse(entry: object, items: Sequence[Item]) -> tuple[int, Outcome]:
         raise DataError(f"row {row} has the id {shown(entry.get('id'))}; in the benchmark it is '{item.id}'")
     if entry.get("item") not in (None, item_fingerprint(item)):
         raise DataError(f"row {row} ('{item.id}') was scored with another prompt, other answers or other labels")
-    kinds = [kind for kind in KINDS if kind in entry]
-    if len(kinds) != 1:
-        raise DataError(f"row {row} ('{item.id}') has {' and '.join(kinds) or 'none'} of {', '.join(KINDS)}; give one")
-    return row, PARSERS[kinds[0]](entry[kinds[0]], item)
+    return item
 
 
 def _scores(value: Any, item: Item) -> Outcome:
     if not isinstance(value, list) or len(value) != len(item.responses):
-        raise _fault(item, "scores", value, f"a list of {len(item.responses)} numbers, one an answer,")
+        raise _fault(item, "scores", value, f"a list of {len(item.responses)} numbers, one for each response,")
     if not all(_is_finite_number(score) for score in value):
         raise _fault(item, "scores", value, "finite numbers")
     return Outcome(scores=tuple(float(score) for score in value))

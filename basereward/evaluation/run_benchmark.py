@@ -198,7 +198,7 @@ def _open(
 ) -> tuple[Subject, list[Benchmark]]:
     """Resolve the subject and the benchmarks, without reading a row."""
     if bool(benchmarks) == (data is not None):
-        raise DataError("give either benchmarks or a file of pairs of your own (--data)")
+        raise DataError("give either benchmarks or your own file of pairs (--data)")
     overrides_by_benchmark = _by_benchmark(benchmarks, overrides) if benchmarks else {}
     if scores is not None and len(benchmarks) > 1:
         raise DataError(f"--scores holds the outcomes of one benchmark, and {len(benchmarks)} are named; give one")
@@ -231,7 +231,7 @@ def _by_benchmark(benchmarks: Sequence[str], overrides: Sequence[str]) -> dict[s
 def _check_readable(benchmark: Benchmark) -> None:
     if benchmark.judges_only:
         raise DataError(
-            f"the answers of benchmark '{benchmark.name}' are pictures, which can be neither scored nor compared here; "
+            f"the answers of benchmark '{benchmark.name}' are images, which cannot be scored or compared here; "
             "give the verdicts of a judge with --scores"
         )
 

@@ -34,6 +34,12 @@ class Bundle:
     """All items of one prompt with its images: one group to score.
 
     Benchmarks repeat a prompt in several items. A bundle holds each distinct response once, so that it is scored once.
+
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> bundle = Bundle(item)
+    >>> bundle.add(item)
+    >>> dict(bundle.outcomes([1.0, 0.0]))[0].scores
+    (1.0, 0.0)
     """
 
     item: Item
@@ -109,7 +115,7 @@ def score_items(
         images: where the images are.
         journal: a file that gets the scores of every forward pass at once. Prompts whose scores it holds are not scored
             again. An incomplete last line is discarded.
-        header: identifies model and benchmark. A journal with another header is started anew.
+        header: identifies model and benchmark. A journal with another header is discarded.
         allow_partial: leave out items that cannot be scored, with a warning each.
 
     Returns:
@@ -123,7 +129,9 @@ def score_items(
         scores_by_place = _stored_scores(file, header=header, prompts=prompts)
         if scores_by_place:
             logger.warning(
-                "%d of %d prompts were scored before; going on with the others", len(scores_by_place), len(prompts)
+                "%d of %d prompts are scored already; only the others are scored now",
+                len(scores_by_place),
+                len(prompts),
             )
         else:
             file.restart(header)
@@ -189,11 +197,13 @@ def _stored_scores(journal: Journal, *, header: dict[str, str], prompts: Sequenc
         scores_by_place = dict(_parse_line(line) for line in journal.lines)
         fits = all(len(scores) == len(prompts[place].responses) for place, scores in scores_by_place.items())
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        logger.warning("%s is damaged; everything is scored anew", journal.file)
+        logger.warning("%s is damaged; all prompts are scored again", journal.file)
         return {}
     if differences or not fits:
         names = ", ".join(differences) or "its prompts"
-        logger.warning("%s was begun with something else (%s changed); all is scored anew", journal.file, names)
+        logger.warning(
+            "%s belongs to another evaluation (%s changed); all prompts are scored again", journal.file, names
+        )
         return {}
     return scores_by_place
 

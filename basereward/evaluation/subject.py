@@ -22,7 +22,11 @@ FOLDER = "evaluations"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a model, a judge, a baseline, or a file of outcomes."""
+    """What is evaluated: a model, a judge, a baseline, or a file of outcomes.
+
+    >>> Subject("random", "random", Path("evaluations/random")).is_model
+    False
+    """
 
     name: str
     """in tables"""
@@ -55,11 +59,12 @@ def find_subject(
     Raises:
         DataError: not exactly one of `model`, `scores` and `judge` is given, or the name is not allowed.
         RunError: there is no such model.
+
+    >>> find_subject("longer", None, None, out=None, name=None).folder
+    PosixPath('evaluations/longer')
     """
     if [model, scores, judge].count(None) != 2:
-        raise DataError(
-            "give a model to evaluate, --scores with a file of outcomes made elsewhere, or --judge; one of the three"
-        )
+        raise DataError("give exactly one of a model to evaluate, --scores with a file of outcomes, and --judge")
     if name is not None:
         check_name(name, what="--name", error=DataError)
     if judge is not None:
@@ -68,10 +73,14 @@ def find_subject(
     if scores is not None:
         return _other_subject(str(Path(scores).absolute()), name or Path(scores).stem, out)
     assert model is not None
-    # A folder of a model may have the name of a baseline; the folder is meant then.
-    if model in BASELINES and not Path(model).exists():
+    if _is_baseline(model):
         return _other_subject(model, name or model, out)
     return _model_subject(model, out=out, name=name)
+
+
+def _is_baseline(model: str) -> bool:
+    # A folder of a model may have the name of a baseline; the folder is meant then.
+    return model in BASELINES and not Path(model).exists()
 
 
 def check_names(benchmarks: Sequence[Benchmark], subject: Subject) -> None:
@@ -79,6 +88,8 @@ def check_names(benchmarks: Sequence[Benchmark], subject: Subject) -> None:
 
     Raises:
         DataError: two benchmarks have one name, or a folder holds the evaluation of another model.
+
+    >>> check_names([], Subject("random", "random", Path("evaluations/random")))
     """
     names = [benchmark.name for benchmark in benchmarks]
     repeated = sorted({name for name in names if names.count(name) > 1})

@@ -37,6 +37,13 @@ def measured(variants: Mapping[str, Variant], judged: Sequence[JudgedItem]) -> d
 
     Returns:
         Measures as JSON, by variant and metric.
+
+    >>> from basereward.evaluation.items import Item
+    >>> from basereward.evaluation.statistics.measures import accuracy
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> variants = {"plain": lambda judged: {"overall": accuracy(judged)}}
+    >>> measured(variants, [JudgedItem(item, Outcome(scores=(1.0, 0.0)))])["plain"]["overall"]["value"]
+    1.0
     """
     counted: dict[str, dict[str, dict[str, Any]]] = {}
     for name, variant in variants.items():

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from basereward.errors import RunError
 from basereward.io.processes import partial_writes, temporary_name
 
+# Grouped by what a user can do about them: make room, change rights, move something away, or ask an administrator.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 TAKEN = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
@@ -54,6 +55,15 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: as of `write_atomic`.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp(), "rows.jsonl")
+    >>> with atomic_file(target) as file:
+    ...     _ = file.write(b"{}")
+    ...     target.exists()
+    False
+    >>> target.read_bytes()
+    b'{}'
     """
     # Not mkstemp: only the owner can read its files, whatever the umask is.
     with atomic_path(path) as temporary, temporary.open("xb") as file:
@@ -71,10 +81,17 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     Raises:
         OSError: as of `write_atomic`.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp(), "model.safetensors")
+    >>> with atomic_path(target) as temporary:
+    ...     _ = temporary.write_bytes(b"weights")
+    >>> target.read_bytes()
+    b'weights'
     """
     path = Path(path)
     if is_special(path):
-        reason = "it is a device or a pipe, and no file takes its place; name another one"
+        reason = "it is a device or a pipe, which is never replaced by a file; give another path"
         raise OSError(errno.EINVAL, reason, str(path))
     # In the same folder, because a rename across file systems is not atomic. Several processes may write one file.
     temporary = path.with_name(temporary_name(f"{path.name}.{secrets.token_hex(4)}", ".tmp"))
@@ -169,6 +186,11 @@ def disk_faults() -> Iterator[None]:
 
     Raises:
         RunError: the message has the file, the reason, the free space where that matters, and what to do.
+
+    >>> with disk_faults():
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    basereward.errors.RunError: No space left on device. Make room where ...
     """
     try:
         yield
@@ -182,7 +204,7 @@ def describe_fault(error: OSError) -> str:
     """The message for an OSError: the file, the reason, and what to do.
 
     >>> describe_fault(NotADirectoryError(20, "Not a directory", "/dev/null/runs"))
-    "'/dev/null/runs' cannot be used: Not a directory; '/dev/null' is no folder. Move it away, or name another place."
+    "'/dev/null/runs' cannot be used: Not a directory; '/dev/null' is no folder. Move it away, or give another path."
     >>> describe_fault(OSError(28, "No space left on device"))
     'No space left on device. Make room where runs, cache and temporary files are, and run the command again.'
     """
@@ -197,11 +219,11 @@ def describe_fault(error: OSError) -> str:
     if error.errno in FULL:
         return f"{problem}; {free_space(path)}. Make room, and run the command again."
     if error.errno in FORBIDDEN:
-        return f"{problem}. Give the right to write there, or name another place, and run the command again."
+        return f"{problem}. Allow this user to write there, or give another path, and run the command again."
     if error.errno in TAKEN:
         obstacle = _first_non_folder(path)
         reason = f"; '{obstacle}' is no folder" if obstacle else ""
-        return f"{problem}{reason}. Move it away, or name another place."
+        return f"{problem}{reason}. Move it away, or give another path."
     return f"{problem}."
 
 
@@ -214,13 +236,18 @@ def _first_non_folder(path: Path) -> Path | None:
 
 
 def _absolute(path: Path) -> Path:
-    with contextlib.suppress(FileNotFoundError):  # the working folder has been deleted
+    # `absolute` fails when the working folder has been deleted.
+    with contextlib.suppress(FileNotFoundError):
         return path.absolute()
     return path
 
 
 def free_space(path: Path) -> str:
-    """How much space is free on the disk of a path that need not exist, for a message."""
+    """How much space is free on the disk of a path that need not exist, for a message.
+
+    >>> free_space(Path("/"))
+    '... GiB are free there'
+    """
     place = _absolute(path)
     while not place.exists() and place != place.parent:
         place = place.parent

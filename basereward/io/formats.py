@@ -10,6 +10,7 @@ SEPARATED = (".csv", ".tsv")
 ARROW = (".parquet", ".arrow")
 TAR = (".tar",)
 ROWS = (*JSON, *SEPARATED, *ARROW, *TAR)
+# A file may have both suffixes, as `pairs.csv.gz`; it is unpacked into the cache before its rows are read.
 COMPRESSED = (".gz", ".zst")
 
 
@@ -34,7 +35,11 @@ def compression(path: str | Path) -> str | None:
 
 
 def known_rows() -> str:
-    """All formats and compressions, for a message."""
+    """All formats and compressions, for a message.
+
+    >>> known_rows()
+    '.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .tar, and these with .gz or .zst'
+    """
     return f"{', '.join(ROWS)}, and these with {' or '.join(COMPRESSED)}"
 
 

@@ -42,6 +42,7 @@ def file_sha256(path: Path | str) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     # A file that was written while it was read has another time now, and the hash belongs to neither of its states.
     after = real.stat()
+    # Otherwise the hash would be found again for content that it is not of.
     if [after.st_size, after.st_mtime_ns] == identity[1:3]:
         # Without a writable cache the next call takes longer; this one need not fail.
         with contextlib.suppress(OSError):

@@ -19,6 +19,15 @@ class Interrupts:
 
     Attributes:
         seen: whether the process got the signal.
+
+    >>> interrupts = Interrupts()
+    >>> interrupts.seen = True  # as if the user had pressed Ctrl-C before the work began
+    >>> try:
+    ...     with interrupts.stopping():
+    ...         print("not reached")
+    ... except KeyboardInterrupt:
+    ...     print("stopped")
+    stopped
     """
 
     def __init__(self) -> None:
@@ -30,6 +39,7 @@ class Interrupts:
         # A shell starts its background jobs with SIGINT ignored, and they must go on ignoring it.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._handle)
+        # The parent may have started this process with SIGINT blocked, see `popen_with_interrupts_blocked`.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return self
 
@@ -62,6 +72,9 @@ def popen_with_interrupts_blocked(command: Sequence[str], **options: Any) -> sub
     Args:
         command: the program and its arguments.
         options: keyword arguments of `subprocess.Popen`.
+
+    >>> popen_with_interrupts_blocked(["true"]).wait()
+    0
     """
     # The mask is inherited, so that there is no moment at which the child has Python's own handler.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -49,12 +49,13 @@ class Journal:
         try:
             content = file.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
+            # A line without its end was cut by a kill; the next line would be appended to it and both be lost.
             if len(whole) < len(content):
                 os.ftruncate(self._lease.descriptor, len(whole))
             lines = whole.decode().split("\n")[:-1]
         except UnicodeDecodeError as error:
             self.close()
-            raise DataError(f"'{file}' is damaged ({error}); move it away to begin anew") from error
+            raise DataError(f"'{file}' is damaged ({error}); move it away to start again") from error
         self.head: str | None = lines[0] if lines else None
         self.lines: list[str] = lines[1:]
 
@@ -97,10 +98,13 @@ def _locked(file: Path) -> Lease:
     """
     while True:
         if file.exists():
-            check_regular_file(file)  # opening a FIFO would wait for a reader
+            # Opening a FIFO would wait for a reader.
+            check_regular_file(file)
         lease = acquire(file, wait=False, flags=os.O_RDWR | os.O_CREAT | os.O_APPEND)
         if lease is None:
-            raise DataError(f"'{file}' is written by another process now; wait until it has ended, or write elsewhere")
+            raise DataError(
+                f"'{file}' is being written by another process; wait until that ends, or write to another path"
+            )
         try:
             # Its former holder may have removed the file between opening and locking: then the lock is on no name.
             if file.exists() and os.path.samestat(os.fstat(lease.descriptor), file.stat()):

@@ -78,12 +78,20 @@ def acquire(path: Path, *, wait: bool, owner: Owner = "descriptor", flags: int =
 
     Raises:
         OSError: the file cannot be opened, or its file system has no locks.
+
+    >>> import tempfile
+    >>> lease = acquire(Path(tempfile.mkdtemp()) / "lock", wait=True)
+    >>> lease.descriptor >= 0
+    True
+    >>> lease.release()
     """
     lock = fcntl.flock if owner == "descriptor" else fcntl.lockf
+    # A program that this process starts must not inherit the descriptor, because it would keep the lock.
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
     try:
         lock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (BlockingIOError, PermissionError):  # POSIX allows both EAGAIN and EACCES for a record lock that is held
+    except (BlockingIOError, PermissionError):
+        # POSIX allows both EAGAIN and EACCES for a record lock that is held.
         os.close(descriptor)
         return None
     except BaseException:

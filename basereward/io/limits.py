@@ -72,7 +72,8 @@ def read_bytes(path: Path | str, *, limit: int, error: type[BaseRewardError] = D
     if size <= limit:
         try:
             with Path(path).open("rb") as file:
-                content = file.read(limit + 1)  # one more byte shows that the file grew since its size was read
+                # One more byte shows that the file grew since its size was read.
+                content = file.read(limit + 1)
         except OSError as cause:
             raise error(f"'{path}' cannot be read: {cause.strerror}") from cause
         size = len(content)
@@ -86,22 +87,44 @@ def read_text(path: Path | str, *, limit: int = 16 * MIB, error: type[BaseReward
 
     Raises:
         BaseRewardError: of type `error`; as `read_bytes`, or the file is not UTF-8.
+
+    >>> import codecs, tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = Path(file.name).write_bytes(codecs.BOM_UTF8 + b"name: a")
+    ...     read_text(file.name)
+    'name: a'
     """
     try:
+        # Editors on Windows put a byte order mark before the text, which `utf-8-sig` drops.
         return read_bytes(path, limit=limit, error=error).decode("utf-8-sig")
     except UnicodeDecodeError as cause:
         raise error(f"'{path}' is not UTF-8: {cause}") from cause
 
 
 def read_json(path: Path | str, *, limit: int = 16 * MIB, error: type[BaseRewardError] = DataError) -> Any:
-    """The value of a JSON file of at most `limit` bytes; see `read_bytes` and `parse_json`."""
+    """The value of a JSON file of at most `limit` bytes; see `read_bytes` and `parse_json`.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = Path(file.name).write_text("[1, 2]")
+    ...     read_json(file.name)
+    [1, 2]
+    """
     return parse_json(read_text(path, limit=limit, error=error), where=f"'{path}'", error=error)
 
 
 def read_json_object(
     path: Path | str, *, limit: int = 16 * MIB, error: type[BaseRewardError] = DataError
 ) -> dict[str, Any]:
-    """The object of a JSON file of at most `limit` bytes; any other JSON value is an error."""
+    """The object of a JSON file of at most `limit` bytes; any other JSON value is an error.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = Path(file.name).write_text("[1, 2]")
+    ...     read_json_object(file.name)
+    Traceback (most recent call last):
+    basereward.errors.DataError: '...' holds a JSON array; a JSON object is needed
+    """
     value = read_json(path, limit=limit, error=error)
     if not isinstance(value, dict):
         raise error(f"'{path}' holds a JSON {_json_kind(value)}; a JSON object is needed")

@@ -11,9 +11,15 @@ from basereward.io.secrets import redact
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record without the secrets in it; see `basereward.io.secrets`."""
+    """Formats a record without the secrets in it; see `basereward.io.secrets`.
+
+    >>> record = logging.LogRecord("basereward", logging.INFO, "", 0, "store http://me:secret@host", None, None)
+    >>> RedactingFormatter().format(record)
+    'store http://***@host'
+    """
 
     def format(self, record: logging.LogRecord) -> str:
+        """Formats the record, its arguments and its traceback, and then redacts the whole text."""
         return redact(super().format(record))
 
 
@@ -25,6 +31,10 @@ def log_to_stderr(level: int = logging.INFO) -> Iterator[None]:
 
     Args:
         level: the lowest level that is shown.
+
+    >>> with log_to_stderr(logging.WARNING):
+    ...     logging.getLogger("basereward").isEnabledFor(logging.INFO)
+    False
     """
     ours = logging.getLogger("basereward")
     handler = logging.StreamHandler(sys.stderr)

@@ -54,6 +54,10 @@ def check_name(name: str, *, what: str, slashes: bool = False, error: type[BaseR
 
     Raises:
         BaseRewardError: of type `error`; the name is not allowed.
+
+    >>> check_name("a/b", what="--name")
+    Traceback (most recent call last):
+    basereward.errors.RecipeError: --name: a name without slashes is needed, ...; 'a/b' given
     """
     if problem := name_problem(name, slashes=slashes):
         raise error(f"{what}: {problem}")
@@ -68,6 +72,7 @@ def clean_name(name: str) -> str:
     ('val/my_source _2_/pair_accuracy', 'b')
     """
     allowed = re.sub(r"[^/\w.\- :]", "_", name)
+    # MLflow refuses a name that differs from its normalised path, because it becomes the path of a file.
     path = posixpath.normpath(allowed).lstrip("/.")
     return path[:LONGEST_IN_MLFLOW].rstrip("/") or "_"
 

@@ -44,20 +44,32 @@ def check_outputs(
 
     Raises:
         BaseRewardError: of type `error`; it names the output, the file that it would overwrite, and what to do.
+
+    >>> check_outputs({"--out": "/dev/null"}, [])
+    Traceback (most recent call last):
+    basereward.errors.DataError: --out '/dev/null' is a device or a pipe, ...; give another path
     """
     _check_each(outputs, error=error)
     existing = {name: path for name, path in outputs.items() if os.path.lexists(path)}
     # A new output overwrites nothing, and there may be a million inputs to compare with.
-    for path in map(Path, inputs if existing else ()):
-        for name, output in existing.items():
-            if same_file(output, path) or (path.is_dir() and not Path(output).is_dir() and _inside(output, path)):
-                raise error(f"{name} '{output}' would overwrite the input '{path}'; give another path")
+    if existing:
+        for path in map(Path, inputs):
+            _check_input(path, existing, error=error)
     for path in map(Path, read_whole):
         for name, output in outputs.items():
             if _inside(output, path):
                 raise error(
-                    f"{name} '{output}' lies in the input folder '{path}', which is read whole; write elsewhere"
+                    f"{name} '{output}' lies in the input folder '{path}', whose files are all read; write elsewhere"
                 )
+
+
+def _check_input(path: Path, existing: Mapping[str, Path | str], *, error: type[BaseRewardError]) -> None:
+    """Checks that no existing output is the input at a path, or a file of the input folder there."""
+    for name, output in existing.items():
+        # A folder inside an input folder is a place to write in, and overwrites none of its files.
+        is_file_inside = path.is_dir() and not Path(output).is_dir() and _inside(output, path)
+        if same_file(output, path) or is_file_inside:
+            raise error(f"{name} '{output}' would overwrite the input '{path}'; give another path")
 
 
 def _check_each(outputs: Mapping[str, Path | str], *, error: type[BaseRewardError]) -> None:
@@ -66,7 +78,7 @@ def _check_each(outputs: Mapping[str, Path | str], *, error: type[BaseRewardErro
     for index, name in enumerate(names):
         if is_special(outputs[name]):
             raise error(
-                f"{name} '{outputs[name]}' is a device or a pipe, and no file takes its place; give another path"
+                f"{name} '{outputs[name]}' is a device or a pipe, which is never replaced by a file; give another path"
             )
         for other in names[:index]:
             if same_file(outputs[name], outputs[other]):
@@ -92,20 +104,24 @@ def check_replaceable(
     Raises:
         BaseRewardError: of type `error`; the path is a file, contains the working folder or the home folder, or has
             foreign files. The message has the first five of them.
+
+    >>> check_replaceable("/", foreign=lambda folder: [])
+    Traceback (most recent call last):
+    basereward.errors.DataError: '/' is the working folder or contains it, and is never replaced; give another folder
     """
     path = Path(os.path.abspath(folder))
     if os.path.lexists(path) and not path.is_dir():
-        raise error(f"'{path}' is a file; give a folder that is not there yet, or is empty")
+        raise error(f"'{path}' is a file; give a new or an empty folder")
     for name, place in (("the working folder", Path.cwd()), ("the home folder", Path.home())):
         if place.resolve().is_relative_to(path.resolve()):
-            raise error(f"'{path}' is {name}, or holds it, and is not replaced; give a folder of its own")
+            raise error(f"'{path}' is {name} or contains it, and is never replaced; give another folder")
     if not path.is_dir() or not any(path.iterdir()):
         return
     if names := sorted(foreign(path)):
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise error(
-            f"'{path}' is not replaced: it holds files that were not written by this project ({shown}). "
-            "Give a folder that is not there yet, or is empty"
+            f"'{path}' is not replaced: it contains files that this project did not write ({shown}). "
+            "Give a new or an empty folder"
         )
 
 
@@ -118,6 +134,14 @@ def replace_folder(new: Path, target: Path) -> None:
 
     Raises:
         OSError: the folder cannot be renamed. The older folder then has its name again.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "new").mkdir(), (root / "model").mkdir()
+    (None, None)
+    >>> replace_folder(root / "new", root / "model")
+    >>> [path.name for path in root.iterdir()]
+    ['model']
     """
     if not target.exists():
         new.rename(target)
@@ -139,6 +163,13 @@ def foreign_files(folder: Path, ours: Callable[[str], bool]) -> list[str]:
     Args:
         folder: an existing folder.
         ours: whether this project wrote a file, given its relative path with forward slashes.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "notes.txt").touch(), (root / "config.json").touch()
+    (None, None)
+    >>> foreign_files(root, lambda name: name == "config.json")
+    ['notes.txt']
     """
     foreign = []
     for parent, folders, files in os.walk(folder):

@@ -26,6 +26,9 @@ def identify_process() -> dict[str, Any]:
     """Describe this process by JSON values that no other process shares.
 
     A process number alone is reused after some time, so the start time, the boot and the PID namespace belong to it.
+
+    >>> identify_process()["pid"] == os.getpid()
+    True
     """
     pid = os.getpid()
     return {"pid": pid, "started": _start_time(pid), "host": socket.gethostname(), **_pid_scope()}
@@ -41,13 +44,15 @@ def process_state(identity: Mapping[str, Any]) -> Literal["alive", "gone", "unkn
     """
     scope = _pid_scope()
     if identity.get("host") == socket.gethostname() and identity.get("boot") != scope["boot"]:
-        return "gone"  # the machine has rebooted
+        # The machine has rebooted.
+        return "gone"
     if any(identity.get(key) != value for key, value in scope.items()):
         return "unknown"
     pid = identity.get("pid")
     if not isinstance(pid, int):
         return "gone"
-    if not PROC.is_dir():  # macOS: the start time is unknown
+    # macOS: the start time is unknown.
+    if not PROC.is_dir():
         return "alive" if _exists(pid) else "gone"
     start_time = _start_time(pid)
     return "alive" if start_time is not None and start_time == identity.get("started") else "gone"
@@ -79,7 +84,8 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it belongs to another user
+    except PermissionError:
+        # The process exists and belongs to another user.
         return True
     return True
 
@@ -115,6 +121,9 @@ def partial_writes(folder: Path) -> tuple[Path, ...]:
     """List the temporary files of killed writers, as they lay when this process first asked.
 
     Listed once: a folder may hold a hundred thousand pictures, and each of them is written through here.
+
+    >>> partial_writes(Path("/not/there"))
+    ()
     """
     try:
         return tuple(path for path in folder.glob(".*.tmp") if _owner_is_gone(path.name))
@@ -132,7 +141,16 @@ def remove_leftovers(folder: Path, *patterns: str, older_than_s: float = HOUR_S)
         patterns: of names in it, as of `Path.glob`; only names of temporary files and folders.
         older_than_s: since the last change, in seconds, for names without an owner or with one on another machine,
             which may still be writing. 0 where a lock says that there is no such process.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / ".a.tmp").touch(), (root / ".b.new").touch()
+    (None, None)
+    >>> remove_leftovers(root, ".*.tmp", older_than_s=0)
+    >>> [path.name for path in root.iterdir()]
+    ['.b.new']
     """
+    # Wall-clock time, because it is compared with modification times of files.
     now = time.time()
     for pattern in patterns:
         for path in folder.glob(pattern):

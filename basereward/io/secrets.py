@@ -53,7 +53,13 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def environment_secrets() -> set[str]:
-    """The secret values in the environment: of variables named as a secret, and in addresses in other variables."""
+    """The secret values in the environment: of variables named as a secret, and in addresses in other variables.
+
+    >>> from unittest import mock
+    >>> with mock.patch.dict(os.environ, {"HF_TOKEN": "hf_123456", "HOME": "/home/me"}, clear=True):
+    ...     environment_secrets()
+    {'hf_123456'}
+    """
     secrets: set[str] = set()
     for name, value in os.environ.items():
         if name.upper().endswith(SECRET_VARIABLES):
@@ -116,7 +122,8 @@ def address_secrets(address: str) -> set[str]:
     if not userinfo:
         return set()
     user, colon, password = userinfo.partition(":")
-    secret = password if colon else user  # a token without a user stands in the user's place
+    # A token without a user stands in the user's place.
+    secret = password if colon else user
     header = base64.b64encode(unquote(userinfo).encode()).decode()
     return {userinfo, secret, unquote(secret), header}
 
@@ -130,7 +137,8 @@ def _userinfo_length(rest: str) -> int:
     """How many characters after `://` are user information, with its `@`."""
     first = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if not first:
-        return 0  # a path: sqlite:////srv/me@store/mlflow.db
+        # A path such as sqlite:////srv/me@store/mlflow.db, in which `@` belongs to a folder.
+        return 0
     if ":" in first:
         # People paste passwords with unencoded `@`, `/`, `?` and `#`, which are then not valid in an address. Hiding
         # too much is better than too little, so everything to the last `@` counts as user information.

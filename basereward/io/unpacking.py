@@ -21,7 +21,8 @@ from basereward.io.files import atomic_file
 from basereward.io.formats import compression
 from basereward.io.limits import MIB, check_regular_file
 
-CHUNK_SIZE = MIB  # bytes
+# In bytes.
+CHUNK_SIZE = MIB
 MAX_GROWTH = 100
 """Largest ratio of the unpacked size to the packed one. Repetitive text grows about thirty times; a hostile gzip file
 grows a thousand times."""
@@ -47,10 +48,18 @@ def unpacked(path: Path | str) -> Path:
     Raises:
         DataError: the file cannot be read, is damaged, unpacks to more bytes than `growth_limit`, or needs a package
             that is not installed.
+
+    >>> from unittest import mock
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    >>> with mock.patch.dict(os.environ, {"BASEREWARD_CACHE": str(folder)}):
+    ...     unpacked(folder / "rows.jsonl.gz").read_bytes()
+    b'{}'
     """
     real = Path(path).resolve()
     check_regular_file(path)
     status = real.stat()
+    # The content is not hashed: to read a file of many gigabytes takes as long as to unpack it.
     identity = repr((str(real), status.st_size, status.st_mtime_ns, status.st_ino))
     cached = cache_folder() / "unpacked" / hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
     if cached.is_file():

@@ -40,6 +40,7 @@ class CalibrationError(BinaryCalibrationError):
 
     def compute(self) -> Tensor:
         # The state is a list of tensors, which may be empty; after the exchange between processes it is one tensor.
+        """The calibration error over all processes; NaN, where torchmetrics would fail, without pairs."""
         state = cast("list[Tensor] | Tensor", self.confidences)
         parts = [state] if isinstance(state, Tensor) else state
         if sum(part.numel() for part in parts) == 0:

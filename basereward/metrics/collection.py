@@ -41,6 +41,7 @@ class PreferenceMetrics(MetricCollection):
         self, margins: Tensor, *, winner_lengths: Tensor, loser_lengths: Tensor, ties: Tensor | None = None
     ) -> None:
         """Add P preferences: `margins (P,)`, the lengths (P,) of the responses in any one unit, `ties (P,)` of bool."""
+        # `MetricCollection` passes to each metric the arguments that its own `update` names.
         super().update(margins, ties=ties, winner_lengths=winner_lengths, loser_lengths=loser_lengths)
 
     def compute(self) -> dict[str, float]:
@@ -60,5 +61,6 @@ def mean_accuracy(sources: Iterable[Mapping[str, float]]) -> float:
     >>> mean_accuracy([{"pair_accuracy": 0.5, "pairs": 2.0}, {"pair_accuracy": float("nan"), "pairs": 0.0}])
     0.5
     """
+    # A mean over sources, not pairs: a large source would hide a small one.
     accuracies = [values["pair_accuracy"] for values in sources if values["pairs"]]
     return sum(accuracies) / len(accuracies) if accuracies else float("nan")

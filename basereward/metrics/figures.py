@@ -66,15 +66,16 @@ def reliability_diagram(margins: Margins) -> Figure:
     2
     """
     bins = reliability(_array(margins))
+    # The histogram below shows which points of the curve rest on few pairs.
     figure, axes = _figure(rows=(3, 1))
     axes[0].plot([0.5, 1], [0.5, 1], color="0.4", linestyle="--", linewidth=1, label="perfectly calibrated")
     label = f"n = {bins.pairs.sum():,} pairs, calibration error {bins.error:.3f}"
     axes[0].plot(bins.called, bins.right, color=COLOURS[0], marker="o", linewidth=1.8, label=label)
-    axes[0].set(xlim=(0.5, 1.005), ylim=(-0.02, 1.02), ylabel="share that is right")
-    axes[0].set_title("Reliability: how often a call of this confidence is right")
+    axes[0].set(xlim=(0.5, 1.005), ylim=(-0.02, 1.02), ylabel="accuracy")
+    axes[0].set_title("Reliability: accuracy by confidence")
     axes[0].legend(frameon=False)
     axes[1].bar(bins.edges[:-1], bins.pairs, np.diff(bins.edges), align="edge", color=COLOURS[5], edgecolor="white")
-    axes[1].set(xlim=(0.5, 1.005), xlabel="confidence of the call, sigmoid(|margin|)", ylabel="pairs")
+    axes[1].set(xlim=(0.5, 1.005), xlabel="confidence, sigmoid(|margin|)", ylabel="pairs")
     return figure
 
 

@@ -36,6 +36,7 @@ def wilson(correct: int, total: int, *, level: float = 0.95) -> tuple[float, flo
         raise ValueError(f"level is {level}; allowed is between 0 and 1, for example 0.95.")
     if total == 0:
         return 0.0, 1.0
+    # Wilson's interval, unlike the normal one, stays within 0 and 1 and has a width at shares of 0 and 1.
     interval = binomtest(correct, total).proportion_ci(confidence_level=level, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -53,6 +54,7 @@ def resampled(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> Interv
     >>> bool(0.35 < low < 0.45 and 0.55 < high < 0.65)
     True
     """
+    # A bootstrap over one unit would draw the same unit every time and give an interval of width 0.
     if len(sums) < 2:
         return 0.0, 1.0
     # To draw units with replacement is to draw the number of times that each distinct unit occurs, and most units equal
@@ -64,7 +66,8 @@ def resampled(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> Interv
         occurrences = rng.multinomial(len(sums), counts / len(sums), size=CHUNK)
         chunks.append(occurrences @ distinct)
     drawn = np.concatenate(chunks).reshape(RESAMPLES, *sums.shape[1:])
-    with np.errstate(invalid="ignore"):  # a category without drawn units is left out of the mean of this resample
+    # A category without drawn units is left out of the mean of this resample.
+    with np.errstate(invalid="ignore"):
         ratios = drawn[..., 0] / drawn[..., 1]
     present = ~np.isnan(ratios)
     means = (np.nan_to_num(ratios) * weights).sum(-1) / (present * weights).sum(-1)

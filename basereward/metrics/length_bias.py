@@ -51,6 +51,7 @@ class LengthBias(Metric):
             raise ValueError(
                 f"lengths have the shapes {shapes}; allowed is that of the margins, {tuple(margins.shape)}."
             )
+        # Only the sign counts: the metric asks which response is longer, not by how much.
         difference = (winner_lengths - loser_lengths).sign()
         unequal = used & (difference != 0)
         self.longer_wins += (unequal & (difference > 0)).sum()
@@ -59,6 +60,7 @@ class LengthBias(Metric):
         self.equal += (used & (difference == 0)).sum()
 
     def compute(self) -> dict[str, Tensor]:
+        """Two shares, which are NaN without pairs of unequal length, and the count of the others."""
         return {
             "longer_wins": self.longer_wins / self.unequal,
             "follows_length": self.follows / self.unequal,

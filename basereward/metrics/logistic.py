@@ -47,6 +47,7 @@ def logistic_weights(
     rng = np.random.default_rng(seed)
     group_of_pair = np.unique(range(num_pairs) if groups is None else groups, return_inverse=True)[1]
     num_groups = group_of_pair.max() + 1
+    # The weights of a pair's group are drawn, not the pairs, so that pairs of one group stay together.
     resamples = []
     for _ in range(RESAMPLES):
         occurrences = np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)
@@ -63,6 +64,7 @@ def _fit(margins: NDArray[np.float64], counts: NDArray[Any], penalty: float) -> 
             1 + np.exp(np.clip(weights @ margins, -500, 500))
         )  # sigmoid(-margin); clipped, because exp overflows above 709
         gradient = penalty * weights - margins @ (counts * wrong)
+        # The Hessian of the penalised loss: positive definite because of the penalty, so that it can be solved.
         curvature = (margins * (counts * wrong * (1 - wrong))) @ margins.T + penalty * np.eye(len(margins))
         step = np.linalg.solve(curvature, gradient)
         weights -= step

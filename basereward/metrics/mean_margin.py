@@ -43,4 +43,5 @@ class MeanMargin(Metric):
         self.pairs += used.sum()
 
     def compute(self) -> Tensor:
+        """The mean margin over all processes; NaN without pairs."""
         return (self.total + self.carry) / self.pairs

@@ -34,8 +34,10 @@ class PairAccuracy(Metric):
     def update(self, margins: Tensor, *, ties: Tensor | None = None) -> None:
         """Count P preferences: `margins (P,)`, `ties (P,)` of bool."""
         used = untied(margins, ties)
+        # `>`, not `>=`: a model that gives all responses one score must not be right.
         self.correct += ((margins > 0) & used).sum()
         self.total += used.sum()
 
     def compute(self) -> Tensor:
+        """The share of correct pairs over all processes; NaN without pairs."""
         return self.correct / self.total

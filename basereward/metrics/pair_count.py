@@ -36,4 +36,5 @@ class PairCount(Metric):
         self.ties += (~used).sum()
 
     def compute(self) -> dict[str, Tensor]:
+        """The counts over all processes."""
         return {"pairs": self.pairs, "ties": self.ties}

@@ -21,6 +21,9 @@ class Reliability:
         called: mean confidence in each bin that is not empty.
         right: share of correct predictions in each bin that is not empty.
         error: expected calibration error; NaN without pairs.
+
+    >>> reliability([]).error
+    nan
     """
 
     edges: npt.NDArray[np.float64]
@@ -43,6 +46,7 @@ def reliability(margins: npt.ArrayLike) -> Reliability:
     values = np.asarray(margins, dtype=np.float64).reshape(-1)
     confidence = 1 / (1 + np.exp(-np.abs(values)))
     edges = np.linspace(0, 1, BINS + 1)
+    # A confidence of exactly 1 lies on the last edge, for which `digitize` returns one bin too many.
     bins = np.clip(np.digitize(confidence, edges) - 1, 0, BINS - 1)
     pairs = np.bincount(bins, minlength=BINS)
     used = pairs > 0

@@ -39,6 +39,9 @@ class Difference:
         high: upper limit.
         p: probability of a difference at least as large by chance, adjusted for all comparisons.
         p_alone: the same for this comparison alone; None when unknown.
+
+    >>> Difference(mean=0.1, low=0.02, high=0.18, p=0.01).is_significant
+    True
     """
 
     mean: float
@@ -48,7 +51,7 @@ class Difference:
     p_alone: float | None = None
 
     @property
-    def stands(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the difference is significant."""
         return self.p < LEVEL
 
@@ -63,6 +66,10 @@ class Comparison:
         items: the difference on other test items, with the runs as they are.
         seeds: the difference with other seeds; None when nothing is known about it.
         words: a sentence about both, with the reason when `seeds` is None.
+
+    >>> gap = Difference(mean=0.1, low=0.02, high=0.18, p=0.01)
+    >>> Comparison("deep", "linear", items=gap, seeds=None, words="deep is better").items.mean
+    0.1
     """
 
     better: str
@@ -89,7 +96,7 @@ def compare(recipes: Mapping[str, RunScores], pairs: NDArray[np.int64]) -> list[
 
     >>> deep, linear = {"seed=0": np.array([1, 1, 1, 1])}, {"seed=0": np.array([1, 0, 1, 0])}
     >>> (comparison,) = compare({"linear": linear, "deep": deep}, np.ones(4, int))
-    >>> comparison.better, comparison.items.mean, comparison.items.stands
+    >>> comparison.better, comparison.items.mean, comparison.items.is_significant
     ('deep', 0.5, False)
     """
     p_items, p_seeds = _p_values(recipes, pairs)
@@ -151,7 +158,8 @@ def sign_flip_p(differences: NDArray[np.int64]) -> float:
     for size, count in zip(*np.unique(sizes // unit, return_counts=True), strict=True):
         spectrum *= np.cos(2 * math.pi / length * (frequencies * size % length)) ** count
     probabilities = np.fft.irfft(spectrum, n=length)[: largest + 1]
-    smallest = max(P_FLOOR, 2.0 ** (1 - sizes.size))  # all signs alike: two of 2^G cases
+    # The smallest possible value: all signs are alike in two of the 2^G cases.
+    smallest = max(P_FLOOR, 2.0 ** (1 - sizes.size))
     return float(np.clip(2 * probabilities[observed:].sum(), smallest, 1.0))
 
 
@@ -195,7 +203,8 @@ def holm(values: Sequence[float]) -> list[float]:
     """
     order = np.argsort(values, kind="stable")
     adjusted = [0.0] * len(values)
-    largest = 0.0  # an adjusted value is not below that of a smaller p value
+    # Holm's step-down: an adjusted value is not below that of a smaller p value.
+    largest = 0.0
     for rank, index in enumerate(order):
         largest = max(largest, min(values[index] * (len(values) - rank), 1.0))
         adjusted[index] = largest
@@ -225,20 +234,20 @@ def describe_difference(
 
     >>> better = Difference(0.02, 0.01, 0.03, 0.001)
     >>> describe_difference("silu", "tanh", better, None, pairs=900, no_seeds_reason="each has one run")
-    'silu beats tanh by 2.0 points (1.0 to 3.0) on the same 900 pairs: it stands for these runs; each has one run'
+    'silu beats tanh by 2.0 points (1.0 to 3.0) on the same 900 pairs: significant for these runs; each has one run'
     >>> by_chance = Difference(0.051, 0.017, 0.087, 0.11, p_alone=0.0052)
     >>> describe_difference("silu", "tanh", by_chance, None, pairs=900, no_seeds_reason="", num_comparisons=(21, 1))
-    'silu and tanh differ by 5.1 points (1.7 to 8.7, p = 0.0052 in this comparison alone) on the same 900 pairs: that \
-is within chance among 21 comparisons (p = 0.11)'
+    'silu and tanh differ by 5.1 points (1.7 to 8.7, p = 0.0052 in this comparison alone) on the same 900 pairs: not \
+significant among 21 comparisons (p = 0.11)'
     """
     among_items, among_seeds = (_among(number) for number in num_comparisons)
     points = f"{100 * items.mean:.1f} points ({_interval(items, num_comparisons[0])}) on the same {pairs:,} pairs"
-    if not items.stands or items.mean <= 0:
-        return f"{better} and {other} differ by {points}: that is within chance{among_items} (p = {items.p:.2g})"
+    if not items.is_significant or items.mean <= 0:
+        return f"{better} and {other} differ by {points}: not significant{among_items} (p = {items.p:.2g})"
     if seeds is None:
-        return f"{better} beats {other} by {points}: it stands for these runs{among_items}; {no_seeds_reason}"
+        return f"{better} beats {other} by {points}: significant for these runs{among_items}; {no_seeds_reason}"
     over_seeds = f"{_interval(seeds, num_comparisons[1])} over seeds, p = {seeds.p:.2g}{among_seeds}"
-    verdict = "it stands" if seeds.stands else "it stands on these items, and is within chance over seeds"
+    verdict = "significant" if seeds.is_significant else "significant on these items, not over seeds"
     return f"{better} beats {other} by {points}: {verdict} ({over_seeds})"
 
 

@@ -11,13 +11,22 @@ from basereward.errors import RecipeError
 from basereward.recipe.checks.targets import short_names
 from basereward.recipe.yaml.files import experiments_folder, head_comment, yaml_names
 
-Named: TypeAlias = Literal["experiments", "profiles", "sources", "benchmarks", "heads", "losses"]
+Named: TypeAlias = Literal[
+    "experiments", "profiles", "sources", "benchmarks", "heads", "losses", "adapters", "tiny_models"
+]
 NAMED: tuple[Named, ...] = get_args(Named)
+CodeKind: TypeAlias = Literal["heads", "losses", "adapters", "tiny_models"]
+CODE_KINDS: tuple[CodeKind, ...] = get_args(CodeKind)
+"""Kinds whose names are those of Python files; the others are YAML files in the folder of experiments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A name and its summary."""
+    """A name and its summary.
+
+    >>> Entry("mlp", "Several linear layers.").name
+    'mlp'
+    """
 
     name: str
     summary: str
@@ -26,8 +35,8 @@ class Entry:
 def names(kind: Named) -> list[Entry]:
     """Lists everything of one kind, sorted by name.
 
-    The summary of a YAML file is the comment in its first line; that of a head or a loss is the first line of the
-    docstring of its class.
+    The summary of a YAML file is the comment in its first line; that of a class or function is the first line of its
+    docstring.
 
     Raises:
         RecipeError: the folder of experiments does not exist.
@@ -35,8 +44,9 @@ def names(kind: Named) -> list[Entry]:
     >>> [entry.name for entry in names("losses")][:1]
     ['bradley_terry']
     """
-    if kind in ("heads", "losses"):
+    if kind in CODE_KINDS:
         return [Entry(name, _summary(node)) for name, node in short_names(kind).items()]
+    # An empty list would say that nothing is shipped, while the command only ran in another folder.
     if not experiments_folder().is_dir():
         raise RecipeError(
             f"{kind} are looked up in '{experiments_folder().absolute()}', and there is no such folder; change to the "

@@ -16,6 +16,9 @@ class Fault:
         cell: the name of the cell of the grid; `*` for all cells, or where there are none.
         key: the dotted key; empty where no single key is wrong.
         message: what is wrong.
+
+    >>> str(Fault(EVERY_CELL, "optimizer.lr", "must be above 0; 0 given"))
+    'optimizer.lr: must be above 0; 0 given'
     """
 
     cell: str
@@ -32,6 +35,7 @@ def format_faults(faults: Sequence[Fault]) -> list[str]:
     >>> format_faults([Fault("lr=1", "loss", "missing"), Fault("lr=2", "loss", "missing"), Fault("*", "", "no file")])
     ['loss: missing [lr=1 and 1 more]', 'no file']
     """
+    # A sweep of many cells has most of its faults in all of them; one line for each cell would hide the others.
     cells: dict[str, list[str]] = {}
     for fault in faults:
         line = f"{fault.key}: {fault.message}" if fault.key else fault.message

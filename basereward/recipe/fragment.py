@@ -45,7 +45,12 @@ def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node
 def load_fragment(
     given: str, kind: Literal["sources", "benchmarks"], *, overrides: Iterable[str] = ()
 ) -> tuple[str, Node]:
-    """Loads the node of a source or benchmark from its YAML file; see `load_source`."""
+    """Loads the node of a source or benchmark from its YAML file; see `load_source`.
+
+    >>> name, node = load_fragment("digits", "sources")
+    >>> node["_target_"]
+    'digits'
+    """
     folder = experiments_folder()
     reader = Reader(folder)
     return _load(given, kind, reader.read(_find(given, kind, folder / kind)), reader, overrides)
@@ -63,12 +68,17 @@ def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
 
     Raises:
         RecipeError: there is no such file or folder, or an argument is wrong.
+
+    >>> load_pairs("/not/there.jsonl")
+    Traceback (most recent call last):
+    basereward.errors.RecipeError: there is no file or folder '/not/there.jsonl' of pairs
     """
     if not Path(path).exists():
         raise RecipeError(f"there is no file or folder '{path}' of pairs")
     base = Layer({"_target_": "pairs", "path": path}, {(): path})
     name, node = _load(path, "benchmarks", base, Reader(experiments_folder()), overrides)
-    return f"pairs-{name}", node  # with a prefix, because a published benchmark may have the name of the file
+    # With a prefix, because a published benchmark may have the name of the file.
+    return f"pairs-{name}", node
 
 
 def _load(given: str, kind: TargetKind, base: Layer, reader: Reader, overrides: Iterable[str]) -> tuple[str, Node]:
@@ -99,6 +109,7 @@ def _find(given: str, kind: TargetKind, folder: Path) -> Path:
     try:
         return find_file(given, kind=SINGULAR[kind], folder=folder)
     except RecipeError as error:
+        # Only sources can be given by a file of rows, which the rest of this message explains.
         if kind != "sources":
             raise
         path = Path(given)
@@ -114,4 +125,5 @@ def _find(given: str, kind: TargetKind, folder: Path) -> Path:
 def _rows_file(given: str) -> Layer:
     if not Path(given).is_file():
         raise RecipeError(f"there is no file '{given}' (a source is a path to a file with rows, or a name in sources)")
+    # All rows are training rows: a person who gives a file of rows wants to see or score all of them.
     return Layer({"_target_": "jsonl", "path": given, "val": 0.0, "test": 0.0}, {(): given})

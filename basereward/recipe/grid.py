@@ -23,7 +23,11 @@ CELLS_LIMIT = 2_000
 
 @dataclass(frozen=True)
 class Axis:
-    """A key that is varied, and its values by their labels."""
+    """A key that is varied, and its values by their labels.
+
+    >>> Axis("optimizer.lr", {"0.001": 1e-3}).key
+    'optimizer.lr'
+    """
 
     key: str
     values: dict[str, Any]
@@ -39,6 +43,10 @@ class Point:
         overrides: the value of every axis by its key.
         layer: the same values as a layer.
         axes: the label of every axis by its short name.
+
+    >>> (point,) = points([Axis("optimizer.lr", {"0.001": 1e-3})], origin="")
+    >>> point.name, point.layer.values
+    ('lr=0.001', {'optimizer': {'lr': 0.001}})
     """
 
     name: str
@@ -53,6 +61,9 @@ class GridError(ValueError):
 
     Attributes:
         key: the key of the axis.
+
+    >>> str(GridError("grid.lr", "expected a list"))
+    'expected a list'
     """
 
     def __init__(self, key: str, message: str) -> None:
@@ -71,7 +82,8 @@ def axes(layer: Layer) -> Iterator[Axis | GridError]:
         yield GridError("grid", f"expected a mapping of keys to lists of values; {shortened(grid)} given")
         return
     for key, values in grid.items():
-        if values is not None:  # null removes an axis that an included file has
+        # null removes an axis that an included file defines.
+        if values is not None:
             yield _axis(key, values)
     if isinstance(layer.values.get(SEEDS), list):
         yield _seed_axis(layer.values[SEEDS])
@@ -82,6 +94,10 @@ def check_size(varied: Sequence[Axis]) -> None:
 
     Raises:
         GridError: there are more than `CELLS_LIMIT`.
+
+    >>> check_size([Axis("optimizer.lr", {str(number): number for number in range(3000)})])
+    Traceback (most recent call last):
+    basereward.recipe.grid.GridError: 3,000 cells: optimizer.lr (3,000); at most 2,000 are allowed. Vary fewer keys
     """
     cells = math.prod(len(axis.values) for axis in varied)
     if cells > CELLS_LIMIT:
@@ -147,14 +163,11 @@ def label(value: Any) -> str:
 
 
 def _axis(key: str, values: Any) -> Axis | GridError:
+    """The axis of a key of `grid`, or what is wrong with its key or its values."""
+    error = _axis_key_error(key)
+    if error is not None:
+        return error
     full_key = f"grid.{key}"
-    if key == SEEDS:
-        return GridError(full_key, "seeds are not part of the grid: write `seeds: [0, 1, 2]` beside `grid`")
-    if key.count(".") >= YAML_DEPTH:
-        return GridError("grid", f"a key has at most {YAML_DEPTH} parts; '{shortened(key)}' given")
-    problem = key_problem(tuple(key.split("."))) if key != RECIPE else None
-    if problem is not None:
-        return GridError(full_key, problem)
     if key == RECIPE and not _is_mapping_of_mappings(values):
         return GridError(full_key, f"expected a mapping of labels to parts of recipes; {shortened(values)} given")
     if not isinstance(values, list | dict) or not values:
@@ -162,10 +175,27 @@ def _axis(key: str, values: Any) -> Axis | GridError:
         return GridError(full_key, message)
     if isinstance(values, dict):
         return Axis(key, values)
+    return _labelled_axis(key, values)
+
+
+def _axis_key_error(key: str) -> GridError | None:
+    """What is wrong with a key of `grid`; None for a right one."""
+    if key == SEEDS:
+        return GridError(f"grid.{key}", "seeds are not part of the grid: write `seeds: [0, 1, 2]` beside `grid`")
+    # A key of a thousand parts would exceed Python's recursion limit when its layer is merged.
+    if key.count(".") >= YAML_DEPTH:
+        return GridError("grid", f"a key has at most {YAML_DEPTH} parts; '{shortened(key)}' given")
+    problem = key_problem(tuple(key.split("."))) if key != RECIPE else None
+    return None if problem is None else GridError(f"grid.{key}", problem)
+
+
+def _labelled_axis(key: str, values: list[Any]) -> Axis | GridError:
+    """The axis of a list of values, each under its default label."""
     labels = [label(value) for value in values]
+    # Two values with one label would be one cell, and the sweep would silently miss the other.
     repeated = [text for text, number in Counter(labels).items() if number > 1]
     if repeated:
-        return GridError(full_key, f"a value is given twice: {', '.join(repeated)}")
+        return GridError(f"grid.{key}", f"a value is given twice: {', '.join(repeated)}")
     return Axis(key, dict(zip(labels, values, strict=True)))
 
 
@@ -174,6 +204,7 @@ def _is_mapping_of_mappings(values: Any) -> bool:
 
 
 def _seed_axis(values: list[Any]) -> Axis | GridError:
+    # `bool` is a subclass of `int` in Python.
     are_integers = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
     if not are_integers or not values or len(set(values)) < len(values):
         return GridError(SEEDS, f"expected different whole numbers, as in [0, 1, 2]; {shortened(values)} given")
@@ -182,8 +213,10 @@ def _seed_axis(values: list[Any]) -> Axis | GridError:
 
 def _axis_layer(key: str, value: Any, *, origin: str) -> Layer:
     if key == SEEDS:
+        # One number for all three seeds: a list of seeds asks for independent repetitions of the whole run.
         return layer_at((SEEDS,), dict.fromkeys(SEED_NAMES, value), origin=origin)
     if key == RECIPE:
+        # The values of this axis are whole parts of recipes, so that its own name is no key of a recipe.
         return Layer(value, {(): origin})
     return layer_at(tuple(key.split(".")), value, origin=origin)
 

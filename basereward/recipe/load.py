@@ -38,6 +38,9 @@ class Cell:
         overrides: the value of every axis by its key.
         recipe: the complete recipe.
         axes: the label of every axis by its short name.
+
+    >>> load_cells("basereward")[0].title
+    'basereward'
     """
 
     name: str
@@ -66,6 +69,9 @@ class Experiment:
         summary: the first comment of the file.
         cells: the recipes that are trained.
         ensembles: the ensembles of trained cells by name.
+
+    >>> load_experiment("basereward").ensembles
+    {}
     """
 
     name: str
@@ -123,7 +129,11 @@ def load_cells(
 
 
 def recipe_error(experiment: str, faults: Sequence[Fault]) -> RecipeError:
-    """The error that lists all faults."""
+    """The error that lists all faults.
+
+    >>> str(recipe_error("mine", [Fault("*", "loss", "missing")])).splitlines()
+    ["1 fault in recipe 'mine':", '  loss: missing']
+    """
     head = f"{format_count(len(faults), 'fault')} in recipe '{experiment}':"
     return RecipeError("\n  ".join([head, *format_faults(faults)]), faults)
 
@@ -131,7 +141,12 @@ def recipe_error(experiment: str, faults: Sequence[Fault]) -> RecipeError:
 def find_faults(
     experiment: str, *, profile: str | None = "tiny", overrides: Iterable[str] = (), trust: bool = False
 ) -> tuple[list[Cell], list[Fault]]:
-    """The cells of an experiment and all of its faults; see `find_experiment`."""
+    """The cells of an experiment and all of its faults; see `find_experiment`.
+
+    >>> cells, faults = find_faults("basereward", overrides=["optimizer.lr=-1"])
+    >>> [(fault.key, fault.message.partition(";")[0]) for fault in faults]
+    [('optimizer.lr', 'must be above 0')]
+    """
     loaded, faults = find_experiment(experiment, profile=profile, overrides=overrides, trust=trust)
     return loaded.cells, faults
 
@@ -145,6 +160,9 @@ def load_experiment(
 
     Raises:
         RecipeError: there is a fault; `faults` has all faults of all cells, and the message lists them.
+
+    >>> len(load_experiment("head_depth").cells)
+    7
     """
     loaded, faults = find_experiment(experiment, profile=profile, overrides=overrides, trust=trust)
     if faults:
@@ -162,6 +180,10 @@ def find_experiment(
     Returns:
         The experiment and its faults. With faults, the recipes of the cells have defaults in the place of wrong values,
         so that only the names of the cells can be used.
+
+    >>> experiment, faults = find_experiment("basereward", overrides=["optimiser.lr=1"])
+    >>> [fault.key for fault in faults]
+    ['optimiser']
     """
     with trusting(trust):
         return _find_experiment(experiment, profile=profile, overrides=overrides)
@@ -183,6 +205,7 @@ def _find_experiment(
     recipe_names = [cell.without_seeds for cell in cells]
     ensembles, ensemble_faults = read_ensembles(layers.experiment, cells=names, recipes=recipe_names)
     faults = [*reader.faults, *fold(cell_faults, cells=names), *ensemble_faults, *_equal_names(cells)]
+    # There is always a cell: without axes the grid has one point.
     first = cells[0].recipe
     # Recipes with faults contain defaults, and would be equal because of them.
     return Experiment(first.name, first.summary, cells, ensembles), faults or _equal_cells(cells)
@@ -209,30 +232,39 @@ def _read_points(layers: YamlLayers, reader: Reader) -> list[Point]:
 def _make_cell(point: Point, layers: YamlLayers, *, reader: Reader) -> tuple[Cell, list[Fault]]:
     """The cell of a point, and its faults that the reader does not have yet."""
     layer = merge(layers.recipe, point.layer)
+    # Last, so that a person who types `key=value` overrides the axes too.
     for override in layers.overrides:
         layer = merge(layer, override)
+    # Interpolations refer to the final values, so they are resolved after all merges.
     layer, problems = interpolate(layer)
     unread = [(fault.key, fault.message) for fault in reader.faults if fault.key]
     check = Check(layer, complete=reader.complete)
     recipe = build_recipe(check.values)
+    # A key that could not be read or resolved would be reported once more as missing or of a wrong type.
     problems += _independent(check.faults, [*unread, *problems])
     # Ranges compare several keys, so they need all of them.
     if reader.complete:
         located = [(key, f"{message}{_origin(layer, key)}") for key, message in range_problems(recipe)]
         problems += _independent(located, [*unread, *problems])
         problems += _secret_problems(recipe, layer)
-        if recipe.model.backbone.trust_remote_code and not is_trusted():
-            key = "model.backbone.trust_remote_code"
-            problems.append((key, f"true runs the checkpoint's own Python files; {REMEDY}{_origin(layer, key)}"))
+        problems += _trust_problems(recipe, layer)
     name, without_seeds = point.name or recipe.name, point.without_seeds or recipe.name
     cell = Cell(name, without_seeds, point.overrides, recipe, point.axes)
     return cell, [Fault(name, key, message) for key, message in problems]
+
+
+def _trust_problems(recipe: Recipe, layer: Layer) -> Iterator[tuple[str, str]]:
+    """A checkpoint that would run its own Python files, which the caller did not allow."""
+    if recipe.model.backbone.trust_remote_code and not is_trusted():
+        key = "model.backbone.trust_remote_code"
+        yield key, f"true runs the checkpoint's own Python files; {REMEDY}{_origin(layer, key)}"
 
 
 def _secret_problems(recipe: Recipe, layer: Layer) -> Iterator[tuple[str, str]]:
     """Texts with the value of a secret: a recipe is saved with every run and model, and sent to MLflow."""
     values = {value for value in environment_secrets() if len(value) >= SHORTEST}
     for path, text in texts_of(dataclasses.asdict(recipe), ()):
+        # Anywhere in a text, since a secret is often a part of an address or a command.
         if any(value in text for value in values):
             key = ".".join(map(str, path))
             message = (

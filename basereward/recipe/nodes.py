@@ -16,14 +16,14 @@ SUPPLIED: dict[TargetKind, tuple[str, ...]] = {
     "losses": (),
     "objectives": ("loss",),
     "sources": ("name",),
-    "shapes": (),
-    "makers": ("folder",),
+    "adapters": (),
+    "tiny_models": ("folder",),
     "benchmarks": ("name",),
     "protocols": (),
 }
 """The positional arguments that the code passes to a target before those of the recipe, in their order."""
 INNER: dict[tuple[TargetKind, str], TargetKind] = {
-    ("sources", "shape"): "shapes",
+    ("sources", "shape"): "adapters",
     ("benchmarks", "protocol"): "protocols",
 }
 """Arguments that are nodes themselves, and the extension folder of these."""
@@ -50,24 +50,9 @@ def check_node(node: Any, kind: TargetKind) -> tuple[Node, list[tuple[str, str]]
         settable = _settable(signature, node["_target_"], kind)
     except TargetError as error:
         return {}, [("_target_", str(error))]
-    filled, faults = {"_target_": node["_target_"]}, []
-    for name, value in node.items():
-        if name == "_target_":
-            continue
-        try:
-            filled[name], inner = _argument(name, value, node["_target_"], kind, signature, settable)
-        except HintMismatch as error:
-            inner = [("", str(error))]
-        faults += [(f"{name}.{key}" if key else name, message) for key, message in inner]
-    # Every argument is stored with its value, so that a saved recipe keeps its meaning when a default changes.
-    for name, parameter in settable.items():
-        if name in node:
-            continue
-        if parameter.required:
-            faults.append((name, f"missing; {node['_target_']} needs it: {describe(parameter.hint)}"))
-        elif parameter.default is not MISSING:
-            filled[name] = _default(parameter)
-    return filled, faults
+    filled, faults = _check_given(node, kind, signature, settable)
+    defaults, missing = _fill_defaults(node, settable)
+    return filled | defaults, [*faults, *missing]
 
 
 def make(node: Node, kind: TargetKind, *args: Any, **kwargs: Any) -> Any:
@@ -81,23 +66,65 @@ def make(node: Node, kind: TargetKind, *args: Any, **kwargs: Any) -> Any:
 
     Raises:
         RecipeError: the node has a fault, or the target raised a ValueError for one of its arguments.
+
+    >>> make({"_target_": "linear"}, "heads", 8)
+    Linear(...)
     """
     filled, faults = check_node(node, kind)
     if faults:
+        # All faults at once, because each call of a command for the next one may take seconds.
         lines = [f"{key}: {message}" if key else message for key, message in faults]
-        raise RecipeError("\n  ".join([f"a {SINGULAR[kind]} cannot be made:", *lines]), faults)
+        raise RecipeError("\n  ".join([f"cannot build this {SINGULAR[kind]}:", *lines]), faults)
     arguments = {name: value for name, value in filled.items() if name != "_target_"}
     target = import_target(filled["_target_"], kind)
     try:
         return target(*args, **kwargs, **arguments)
     except RecipeError:
+        # It already says what is wrong and where, for example when a source builds an adapter of its own.
         raise
     except ValueError as error:
         # Sources and benchmarks have a name in the recipe, which is their first argument; others have only the target.
         name = args[0] if args and isinstance(args[0], str) else filled["_target_"]
-        title = f"{SINGULAR[kind]} '{name}'"
-        message = str(error)
-        raise RecipeError(message if message.startswith(title) else f"{title}: {message}") from error
+        raise RecipeError(_titled(f"{SINGULAR[kind]} '{name}'", str(error))) from error
+
+
+def _titled(title: str, message: str) -> str:
+    """The message with the title before it, unless it begins with the title already."""
+    return message if message.startswith(title) else f"{title}: {message}"
+
+
+def _check_given(
+    node: Node, kind: TargetKind, signature: Signature, settable: dict[str, Parameter]
+) -> tuple[Node, list[tuple[str, str]]]:
+    """The node with every given argument coerced to its hint, and the faults of these arguments."""
+    target = node["_target_"]
+    checked: Node = {"_target_": target}
+    faults: list[tuple[str, str]] = []
+    for name, value in node.items():
+        if name == "_target_":
+            continue
+        try:
+            checked[name], inner = _argument(name, value, target, kind, signature, settable)
+        except HintMismatch as error:
+            inner = [("", str(error))]
+        # Faults of a nested node have a key of their own below the name of the argument.
+        faults += [(f"{name}.{key}" if key else name, message) for key, message in inner]
+    return checked, faults
+
+
+def _fill_defaults(node: Node, settable: dict[str, Parameter]) -> tuple[Node, list[tuple[str, str]]]:
+    """The defaults of the arguments that are not given, and a fault for each required one."""
+    defaults: Node = {}
+    faults: list[tuple[str, str]] = []
+    # Every argument is stored with its value, so that a saved recipe keeps its meaning when a default changes.
+    for name, parameter in settable.items():
+        if name in node:
+            continue
+        if parameter.required:
+            faults.append((name, f"missing; {node['_target_']} needs it: {describe(parameter.hint)}"))
+        elif parameter.default is not MISSING:
+            defaults[name] = _default(parameter)
+    return defaults, faults
 
 
 def _argument(
@@ -113,9 +140,10 @@ def _argument(
     if name in settable:
         return coerce(value, settable[name].hint), []
     if name in SUPPLIED[kind] or any(name == parameter.name for parameter in signature.parameters):
-        raise HintMismatch("the code gives this argument itself; leave it out")
+        raise HintMismatch("the code sets this argument itself; remove it from the recipe")
     if not signature.open:
         raise HintMismatch(unknown(f"argument of {target}", name, settable))
+    # `**kwargs` accepts any name, and has no hint to check the value against.
     return value, []
 
 
@@ -125,6 +153,7 @@ def _settable(signature: Signature, target: str, kind: TargetKind) -> dict[str, 
     in_order = [parameter for parameter in signature.parameters if parameter.positional]
     if len(in_order) < len(supplied) and not signature.positions:
         raise TargetError(f"{target} cannot be a {SINGULAR[kind]}: its first argument must be {', '.join(supplied)}")
+    # By position, not by name: a class of a user may call its first argument as it likes.
     taken = {parameter.name for parameter in in_order[: len(supplied)]}
     return {parameter.name: parameter for parameter in signature.parameters if parameter.name not in taken}
 
@@ -132,7 +161,8 @@ def _settable(signature: Signature, target: str, kind: TargetKind) -> dict[str, 
 def _default(parameter: Parameter) -> Any:
     try:
         return coerce(parameter.default, parameter.hint)
-    except HintMismatch:  # `x: int = None` is common and means None
+    except HintMismatch:
+        # `x: int = None` is common in code of users and means None, so a default may contradict its own hint.
         return parameter.default
 
 

@@ -18,7 +18,11 @@ PoolingName: TypeAlias = Literal["last", "last_text", "mean"]
 
 @dataclass(frozen=True)
 class Seeds:
-    """One seed for each source of randomness, so that a sweep can vary one of them."""
+    """One seed for each source of randomness, so that a sweep can vary one of them.
+
+    >>> Seeds(init=1)
+    Seeds(data=0, init=1, dropout=0)
+    """
 
     data: int = 0  # order of the training groups
     init: int = 0  # initial weights of the head and of LoRA
@@ -27,6 +31,12 @@ class Seeds:
 
 @dataclass(frozen=True)
 class BackboneRecipe:
+    """The pretrained model that reads prompts, images and responses.
+
+    >>> BackboneRecipe(path="Qwen/Qwen2.5-VL-7B-Instruct").dtype
+    'float32'
+    """
+
     path: str | None = None  # hub id or folder; null: the folder that `make` writes
     revision: str | None = None  # branch, tag or commit of the hub repository
     make: Node | None = None  # writes a checkpoint in the format of the hub, instead of loading one
@@ -41,6 +51,12 @@ class BackboneRecipe:
 
 @dataclass(frozen=True)
 class LoraRecipe:
+    """Low-rank adapters (arXiv 2106.09685); with `rslora`, scaled as in arXiv 2312.03732.
+
+    >>> LoraRecipe().alpha / LoraRecipe().rank
+    2.0
+    """
+
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
@@ -51,6 +67,12 @@ class LoraRecipe:
 
 @dataclass(frozen=True)
 class ModelRecipe:
+    """Backbone, adapters, head and pooling.
+
+    >>> ModelRecipe().pooling
+    'last'
+    """
+
     backbone: BackboneRecipe = field(default_factory=BackboneRecipe)
     lora: LoraRecipe | None = None
     head: Node = field(default_factory=dict)
@@ -59,6 +81,12 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class MixtureRecipe:
+    """How often each source is used in an epoch.
+
+    >>> MixtureRecipe(weights={"digits": 0.7, "numbers": 0.3}).stop
+    'all_exhausted'
+    """
+
     weights: dict[str, float] = field(default_factory=dict)  # share of each source; empty: every row once an epoch
     limits: dict[str, int] = field(default_factory=dict)  # most groups of a source, drawn by seeds.data
     passes: dict[str, float] = field(default_factory=dict)  # repeats of a source's groups in an epoch; absent: 1
@@ -67,6 +95,12 @@ class MixtureRecipe:
 
 @dataclass(frozen=True)
 class EncodingRecipe:
+    """How prompts, images and responses become tokens and pixels.
+
+    >>> EncodingRecipe().image_backend
+    'pil'
+    """
+
     image_backend: Literal["pil", "torchvision"] = "pil"  # the two resample differently
     min_pixels: int | None = None  # null: as the checkpoint's preprocessor_config.json says
     max_pixels: int | None = None
@@ -76,6 +110,12 @@ class EncodingRecipe:
 
 @dataclass(frozen=True)
 class CurationRecipe:
+    """Which training groups are left out or count less. The defaults change nothing.
+
+    >>> CurationRecipe(duplicates=True).near is None
+    True
+    """
+
     duplicates: bool = False  # keep one of equal groups, within and across sources
     near: float | None = None  # similarity, 0.7 to 1, from which groups count as equal; null: only equal ones do
     against: dict[str, Node] = field(
@@ -89,12 +129,24 @@ class CurationRecipe:
 
 @dataclass(frozen=True)
 class StreamingRecipe:
+    """Reading of sources that are too large for an index of their rows.
+
+    >>> StreamingRecipe().buffer
+    1000
+    """
+
     buffer: int = 1000  # groups of each source in the shuffle buffer
     held_out: int = 500  # groups of each source for validation, and as many for the test
 
 
 @dataclass(frozen=True)
 class DataRecipe:
+    """Sources, their mixture, encoding and curation, and how rows are loaded.
+
+    >>> DataRecipe().max_lost
+    0.01
+    """
+
     sources: dict[str, Node] = field(default_factory=dict)  # {digits: {include: sources/digits}}
     mixture: MixtureRecipe = field(default_factory=MixtureRecipe)
     encoding: EncodingRecipe = field(default_factory=EncodingRecipe)
@@ -107,6 +159,12 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class BatchRecipe:
+    """Groups of an optimizer step and of one forward pass.
+
+    >>> BatchRecipe().groups // BatchRecipe().groups_per_forward  # micro-batches of a step
+    16
+    """
+
     groups: int = 128  # groups of one optimizer step
     groups_per_forward: int = 8  # groups of one micro-batch; the rest is gradient accumulation
     tokens: int | None = None  # most tokens of one micro-batch, instead of groups_per_forward
@@ -118,6 +176,12 @@ class BatchRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
+    """AdamW (arXiv 1711.05101) and its learning rates.
+
+    >>> OptimizerRecipe(lr_by_part={"head": 1e-3}).lr
+    1e-05
+    """
+
     lr: float = 1e-5
     lr_by_part: dict[str, float] = field(default_factory=dict)  # vision, merger, language, head, loss; absent: lr
     weight_decay: float = 0.0  # on matrices only
@@ -128,6 +192,12 @@ class OptimizerRecipe:
 
 @dataclass(frozen=True)
 class ScheduleRecipe:
+    """The learning rate over the steps.
+
+    >>> ScheduleRecipe().shape
+    'cosine'
+    """
+
     shape: Literal["constant", "linear", "cosine"] = "cosine"
     warmup: float = 0.03  # share of the steps, 0 to 1
     final: float = 0.0  # learning rate at the end, as a share of the peak
@@ -135,12 +205,24 @@ class ScheduleRecipe:
 
 @dataclass(frozen=True)
 class EarlyStoppingRecipe:
+    """When a run stops before its last step.
+
+    >>> EarlyStoppingRecipe().patience
+    3
+    """
+
     patience: int = 3  # validations without improvement before the run stops
     min_delta: float = 0.0
 
 
 @dataclass(frozen=True)
 class TrainerRecipe:
+    """Length, precision, validations and checkpoints of a run.
+
+    >>> TrainerRecipe().monitor
+    'val/pair_accuracy'
+    """
+
     epochs: float = 1.0  # passes through the mixture; ignored when `steps` is set
     steps: int | None = None  # optimizer steps
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -157,15 +239,26 @@ class TrainerRecipe:
 
 @dataclass(frozen=True)
 class TrackingRecipe:
+    """The MLflow store and experiment that a run is recorded in.
+
+    >>> TrackingRecipe().uri is None
+    True
+    """
+
     uri: str | None = None  # null: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db
     experiment: str | None = None  # null: the recipe's name
 
 
 @dataclass(frozen=True)
 class EnsembleRecipe:
-    """An ensemble of trained cells, declared under `ensembles:` of an experiment."""
+    """An ensemble of trained cells, declared under `ensembles:` of an experiment.
+
+    >>> EnsembleRecipe(how="soup").members
+    ['*']
+    """
 
     how: Way = "mean"
+    # A pattern rather than a list of names, so that an ensemble follows when the axes of the experiment change.
     members: list[str] = field(default_factory=lambda: ["*"])  # names of cells; `*` matches any text
     text: list[str] = field(default_factory=list)  # cells that score prompts without images, instead of the members
     pairs: int = 1000  # validation pairs for the weights, equally many of each source and at least one

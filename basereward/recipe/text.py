@@ -46,6 +46,7 @@ def recipe_yaml(recipe: Recipe) -> str:
     >>> recipe_yaml(Recipe(name="one")).splitlines()[0]
     'name: one'
     """
+    # Escaped, because a literal `${` in a text would be resolved when the file is read again.
     return OmegaConf.to_yaml(OmegaConf.create(escape(dataclasses.asdict(recipe))))
 
 
@@ -60,10 +61,16 @@ def recipe_from_yaml(source: str | Path) -> Recipe:
 
     Raises:
         RecipeError: the source is not YAML, or not a recipe; the message lists all faults.
+
+    >>> recipe_from_yaml("name: a")
+    Traceback (most recent call last):
+    basereward.errors.RecipeError: recipe is not a complete recipe:
+      model.backbone: one of `path` (a hub id or a folder) and `make` is needed; neither is given...
     """
     origin = str(source) if isinstance(source, Path) else "recipe"
     values = read_yaml(source) if isinstance(source, Path) else parse_yaml(source, origin=origin)
     layer, faults = interpolate(Layer(_without_userinfo(values)))
+    # Without its nodes, see above: their arguments were checked and completed when the recipe was first loaded.
     check = Check(layer, nodes=False)
     recipe = build_recipe(check.values)
     faults += check.faults
@@ -89,6 +96,7 @@ def recipe_sha256(recipe: Recipe) -> str:
     >>> recipe_sha256(Recipe(name="one")) == recipe_sha256(Recipe(name="other"))
     True
     """
+    # Changing this line changes the identity of every recipe, and a sweep would train all finished cells again.
     content = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in NOT_CONTENT}
     # A key that was added after recipes had been hashed counts only when it is set: older runs keep their identity.
     if content["objective"] is None:

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+# A context variable rather than a global: threads of a server may serve callers who trust different things.
 _TRUSTED: ContextVar[bool] = ContextVar("basereward_trusts_foreign_code", default=False)
 
 REMEDY = "allow it with --trust on the command line, or trust=True in Python"

@@ -25,6 +25,9 @@ class CommonTestSet:
     Attributes:
         names: of the recipes; each of their runs was tested on all groups.
         groups: keys of the groups.
+
+    >>> CommonTestSet(names=("linear",), groups=[("text", "a", ((0, 1, False), (0, 2, True)), 0)]).pairs.tolist()
+    [1]
     """
 
     names: Sequence[str]
@@ -50,7 +53,12 @@ def _num_correct(group: ScoredGroup) -> int:
 
 
 def by_key(groups: Iterable[ScoredGroup]) -> dict[TestKey, ScoredGroup]:
-    """Index groups by their key; groups without a pair that is not a tie are left out."""
+    """Index groups by their key; groups without a pair that is not a tie are left out.
+
+    >>> tie = ScoredGroup("a", "text", [1.0, 0.0], [5, 5], [(0, 1, True)])
+    >>> by_key([tie])
+    {}
+    """
     ranked = (group for group in groups if group.margins)
     keyed = numbered(ranked, lambda group: (group.source, group.id, tuple(group.preferences)))
     return {(*key, number): group for key, number, group in keyed}
@@ -63,6 +71,10 @@ def numbered(
 
     Yields:
         The key of each group, the number of earlier groups with this key, and the group.
+
+    >>> groups = [ScoredGroup("a", "text", [1.0, 0.0], [5, 5], [(0, 1, False)])] * 2
+    >>> [(key, number) for key, number, _ in numbered(groups, lambda group: group.id)]
+    [('a', 0), ('a', 1)]
     """
     counts: Counter[BaseKey] = Counter()
     for group in groups:
@@ -86,6 +98,7 @@ def common_test_set(recipes: Mapping[str, Collection[TestedGroups]]) -> CommonTe
     """
     recipes_of_group: dict[TestKey, list[str]] = {}
     for name, runs in recipes.items():
+        # A group counts for a recipe only if all of its runs were tested on it: runs are averaged group by group.
         shared_keys: set[TestKey] = set.intersection(*map(set, runs)) if runs else set()
         for key in shared_keys:
             recipes_of_group.setdefault(key, []).append(name)
@@ -96,8 +109,10 @@ def common_test_set(recipes: Mapping[str, Collection[TestedGroups]]) -> CommonTe
     for candidates in groups_of_recipes:
         keys: list[TestKey] = []
         for holders, own_keys in groups_of_recipes.items():
-            if set(candidates) <= set(holders):  # groups that further recipes share count too
+            # Groups that further recipes share count too.
+            if set(candidates) <= set(holders):
                 keys += own_keys
+        # More recipes come before more groups: a recipe that is left out cannot be compared at all.
         if (len(candidates), len(keys)) > (len(best.names), len(best.groups)):
             best = CommonTestSet(candidates, sorted(keys))
     return best

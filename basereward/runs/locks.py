@@ -24,7 +24,15 @@ def cell_lock(recipe_sha256: str, *, wait: bool) -> Iterator[bool]:
 
     Yields:
         Whether this process holds the lease; always true with `wait`.
+
+    >>> import tempfile
+    >>> from unittest import mock
+    >>> with mock.patch.dict("os.environ", {"BASEREWARD_RUNS": tempfile.mkdtemp()}):
+    ...     with cell_lock("0" * 64, wait=False) as is_ours, cell_lock("0" * 64, wait=False) as is_ours_again:
+    ...         is_ours, is_ours_again
+    (True, False)
     """
+    # The name of the folder is kept from earlier versions, so that a sweep of one of them shares the locks.
     folder = runs_root() / ".claims"
     folder.mkdir(parents=True, exist_ok=True)
     lease = acquire(folder / recipe_sha256, wait=wait)
@@ -44,6 +52,12 @@ def lock_run(run: RunFolder) -> bool:
 
     Returns:
         Whether this call took the lease; false when another process, or an earlier call here, holds it.
+
+    >>> import tempfile
+    >>> run = RunFolder(Path(tempfile.mkdtemp()))
+    >>> lock_run(run), lock_run(run)
+    (True, False)
+    >>> unlock_run(run)
     """
     if run.path in _run_leases:
         return False
@@ -57,7 +71,10 @@ def lock_run(run: RunFolder) -> bool:
 
 
 def unlock_run(run: RunFolder) -> None:
-    """Release the lease of a run; does nothing when this process does not hold it."""
+    """Release the lease of a run; does nothing when this process does not hold it.
+
+    >>> unlock_run(RunFolder(Path("/not/locked")))
+    """
     lease = _run_leases.pop(run.path, None)
     if lease is not None:
         lease.release()

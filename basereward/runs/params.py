@@ -29,6 +29,7 @@ def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
+        # An empty mapping is a value of its own; flattened it would vanish.
         if isinstance(value, Mapping) and value:
             flat.update(flatten(value, prefix=f"{name}."))
         else:

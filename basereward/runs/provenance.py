@@ -23,6 +23,9 @@ def provenance() -> dict[str, str]:
     """The tags `git.*` (only in a checkout), `version.*`, `hardware.*`, and those that MLflow's pages display.
 
     Makes no network request.
+
+    >>> provenance()["version.python"] == platform.python_version()
+    True
     """
     return {**_git(), **_versions(), **_hardware(), **_mlflow_tags()}
 
@@ -31,6 +34,7 @@ def _git() -> dict[str, str]:
     commit = _run_git("rev-parse", "HEAD")
     if not commit:
         return {}
+    # Files that git does not know are left out: runs and caches beside the code would make every run dirty.
     changed = _run_git("status", "--porcelain", "--untracked-files=no")
     dirty = "unknown" if changed is None else str(bool(changed)).lower()
     return {"git.commit": commit, "git.dirty": dirty, "mlflow.source.git.commit": commit}
@@ -60,6 +64,7 @@ def _versions() -> dict[str, str]:
 def _hardware() -> dict[str, str]:
     # In a container the process may use fewer CPUs than the machine has; macOS cannot tell.
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Names rather than a count: the time of a run means nothing without the GPU.
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
@@ -72,6 +77,7 @@ def _hardware() -> dict[str, str]:
 
 def _mlflow_tags() -> dict[str, str]:
     tags = {"mlflow.source.name": "basereward", "mlflow.source.type": "LOCAL"}
-    with contextlib.suppress(KeyError, OSError):  # the user of a container may have no name
+    # The user of a container may have no name.
+    with contextlib.suppress(KeyError, OSError):
         tags["mlflow.user"] = getpass.getuser()
     return tags

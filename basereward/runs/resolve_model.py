@@ -27,6 +27,11 @@ def resolve_model(model: str | Path, *, uri: str | None = None, root: Path | Non
     Raises:
         RunError: there is no such run, neither here nor in MLflow.
         ModelError: the run has no model, or the folder does not exist.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> resolve_model(folder) == Path(folder)
+    True
     """
     text = str(model)
     if text.startswith("runs:"):
@@ -35,7 +40,8 @@ def resolve_model(model: str | Path, *, uri: str | None = None, root: Path | Non
     path = Path(model).expanduser().absolute()
     if path.is_dir():
         return _model_in_folder(RunFolder(path), MODEL) if (path / "status.json").is_file() else path
-    if isinstance(model, Path) or os.sep in text:  # a run id holds no separator
+    # A run id holds no separator.
+    if isinstance(model, Path) or os.sep in text:
         raise ModelError(f"There is no folder {path}. Give the folder of a saved model, the id of a run, or runs:/ID.")
     return _model_of_run(text, MODEL, uri=uri, root=root)
 
@@ -65,7 +71,8 @@ def _download(run_id: str, folder: str, *, uri: str | None, root: Path | None, l
         return target
     address = tracking_uri(uri)
     if address.startswith("sqlite:///") and not Path(address.removeprefix("sqlite:///")).exists():
-        raise local_error  # MLflow's client would only create an empty database
+        # MLflow's client would only create an empty database.
+        raise local_error
     # Downloaded under another name and then renamed, so that an interrupted download is not taken for a model.
     temporary = root / "downloads" / f".{secrets.token_hex(4)}"
     try:
@@ -74,7 +81,8 @@ def _download(run_id: str, folder: str, *, uri: str | None, root: Path | None, l
         copy = store.download(store.find_run(run_id) or run_id, folder, to=temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         copy.rename(target)
-    except Exception as error:  # MLflow raises errors of many types; with each of them there is no model
+    except Exception as error:
+        # MLflow raises errors of many types; with each of them there is no model.
         raise RunError(
             f"{local_error} MLflow at {masked(address)} has no such model either ({describe(error)})."
         ) from error

@@ -23,7 +23,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -64,7 +64,13 @@ Its process cannot be looked up from here. A validation, the longest silence of 
 
 
 def runs_root() -> Path:
-    """The folder of all runs: $BASEREWARD_RUNS, or `runs` in the working directory."""
+    """The folder of all runs: $BASEREWARD_RUNS, or `runs` in the working directory.
+
+    >>> from unittest import mock
+    >>> with mock.patch.dict(os.environ, {"BASEREWARD_RUNS": "/data/runs"}):
+    ...     runs_root().as_posix()
+    '/data/runs'
+    """
     return Path(os.environ.get("BASEREWARD_RUNS") or "runs").absolute()
 
 
@@ -114,6 +120,7 @@ class RunFolder:
         >>> RunFolder.reserve(root=Path("somewhere")).exists
         False
         """
+        # The time sorts runs by their creation; the random part keeps runs of the same second apart.
         run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         return cls((root or runs_root()).absolute() / run_id)
 
@@ -137,6 +144,7 @@ class RunFolder:
             kind: of what the folder is.
             axes: label of each axis of a sweep's cell, by the name of the axis.
         """
+        # A folder under its final name would be listed, and taken for a broken run, before its files are written.
         temporary = RunFolder(self.path.parent / temporary_name(self.run_id, ".new"))
         temporary.path.mkdir(parents=True)
         status: dict[str, Any] = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
@@ -159,10 +167,12 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
+        """The id of the run, which is the name of its folder."""
         return self.path.name
 
     @property
     def recipe(self) -> Path:
+        """The file with the complete recipe."""
         return self.path / "recipe.yaml"
 
     def recipe_text(self) -> str:
@@ -175,34 +185,42 @@ class RunFolder:
 
     @property
     def identity(self) -> Path:
+        """The file with the hashes of the backbone and of the training data."""
         return self.path / "identity.json"
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of checkpoints from which the run can resume."""
         return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:
+        """The folder of the trained model."""
         return self.path / "model"
 
     @property
     def figures(self) -> Path:
+        """The folder of plots."""
         return self.path / "figures"
 
     @property
     def scores(self) -> Path:
+        """The folder of the scores of each split."""
         return self.path / "scores"
 
     @property
     def evaluations(self) -> Path:
+        """The folder of the results of benchmarks, one folder each."""
         return self.path / "evaluations"
 
     @property
     def lost(self) -> Path:
+        """The file of rejected rows, each with the reason."""
         return self.path / "lost.jsonl"
 
     @property
     def journal(self) -> RunJournal:
+        """The journal of records for the tracking server. Every access makes a new object without the lock."""
         return RunJournal(self.path / "outbox")
 
     @property
@@ -225,6 +243,7 @@ class RunFolder:
 
     @property
     def name(self) -> str:
+        """The display name of the run; names may repeat, ids do not."""
         return str(self.status["name"])
 
     @property
@@ -244,6 +263,7 @@ class RunFolder:
         if state != "running":
             return state
         process = process_state(status.get("process") or {})
+        # Only for runs of other machines: their processes cannot be asked for, so silence is the only sign.
         silent = time.time() - self._last_write_time() > SILENCE_S
         if process == "gone" or (process == "unknown" and silent):
             return self.recorded_end() or "killed"
@@ -304,7 +324,8 @@ class RunFolder:
             warn_once(f"The result of run {self.run_id} is damaged and left out: {error}.")
             return None
         metrics = result.get("metrics")
-        if isinstance(metrics, dict):  # JSON has no NaN, so `write_result` writes null for it
+        # JSON has no NaN, so `write_result` writes null for it.
+        if isinstance(metrics, dict):
             result["metrics"] = {name: math.nan if value is None else value for name, value in metrics.items()}
         return result
 
@@ -323,6 +344,12 @@ def list_runs(*, kind: RunKind | None = "run", root: Path | None = None) -> list
     Args:
         kind: of what; None for all kinds.
         root: folder of all runs.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> run = RunFolder.create("name: a", recipe_sha256="0", name="a", root=root)
+    >>> [run.name for run in list_runs(root=root)]
+    ['a']
     """
     runs, broken = _scan(root)
     for reason in broken.values():
@@ -331,7 +358,15 @@ def list_runs(*, kind: RunKind | None = "run", root: Path | None = None) -> list
 
 
 def broken_runs(*, root: Path | None = None) -> dict[str, str]:
-    """List the folders of runs that cannot be read: the reason by the name of the folder."""
+    """List the folders of runs that cannot be read: the reason by the name of the folder.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "r1").mkdir(), (root / "r1" / "recipe.yaml").touch()
+    (None, None)
+    >>> list(broken_runs(root=root))
+    ['r1']
+    """
     return _scan(root)[1]
 
 
@@ -345,6 +380,7 @@ def _scan(root: Path | None) -> tuple[list[tuple[RunFolder, dict[str, Any]]], di
         raise RunError(f"'{root}' is not a folder, and runs are stored in one; move it away, or set BASEREWARD_RUNS")
     runs: list[tuple[RunFolder, dict[str, Any]]] = []
     broken: dict[str, str] = {}
+    # Sorted, so that runs that were created in the same second keep one order.
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         run = RunFolder(path)
         # `lexists`: a dangling link is a broken run, not a foreign folder.
@@ -363,37 +399,79 @@ def find(run_id: str, *, root: Path | None = None) -> RunFolder:
 
     Raises:
         RunError: there is no such run; the message names the nearest id and recent ones.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> run = RunFolder.create("name: a", recipe_sha256="0", name="a", root=root)
+    >>> find(run.run_id, root=root) == run
+    True
     """
     root = (root or runs_root()).absolute()
+    # An id is the name of a folder: `../other` must not lead out of the folder of runs.
     if run_id and (root / run_id / "status.json").is_file() and Path(run_id).name == run_id:
         return RunFolder(root / run_id)
     runs = list_runs(kind=None, root=root)
     for run in runs:
         if run.mlflow_run_id == run_id:
             return run
+    raise _no_such_run(run_id, runs, root=root)
+
+
+def _no_such_run(run_id: str, runs: Sequence[RunFolder], *, root: Path) -> RunError:
     close = nearest(run_id, [run.run_id for run in runs])
     hint = f" Did you mean '{close}'?" if close else ""
     recent = ", ".join(f"{run.run_id} ({run.name})" for run in runs[:5]) or "none"
-    raise RunError(f"There is no run '{run_id}' in {root}.{hint} Recent runs: {recent}. All: basereward ls runs.")
+    return RunError(f"There is no run '{run_id}' in {root}.{hint} Recent runs: {recent}. All: basereward ls runs.")
 
 
 def finished_with(recipe_sha256: str, *, kind: RunKind = "run", root: Path | None = None) -> RunFolder | None:
-    """The newest finished run (or ensemble) of a recipe, which a sweep does not repeat."""
+    """The newest finished run (or ensemble) of a recipe, which a sweep does not repeat.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> run = RunFolder.create("name: a", recipe_sha256="0", name="a", root=root)
+    >>> run.mark("finished")
+    >>> finished_with("0", root=root) == run
+    True
+    """
     return _newest(recipe_sha256, {"finished"}, root, kind=kind)
 
 
 def unfinished_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
-    """The newest run of a recipe that was killed or failed."""
+    """The newest run of a recipe that was killed or failed.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> run = RunFolder.create("name: a", recipe_sha256="0", name="a", root=root)
+    >>> run.mark("failed", error="out of memory")
+    >>> unfinished_with("0", root=root) == run
+    True
+    """
     return _newest(recipe_sha256, {"killed", "failed"}, root)
 
 
 def resumable_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
-    """The newest killed or failed run of a recipe that has a checkpoint, from which a sweep resumes it."""
+    """The newest killed or failed run of a recipe that has a checkpoint, from which a sweep resumes it.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> run = RunFolder.create("name: a", recipe_sha256="0", name="a", root=root)
+    >>> run.mark("failed", error="out of memory")
+    >>> resumable_with("0", root=root) is None  # there is no checkpoint
+    True
+    """
     return _newest(recipe_sha256, {"killed", "failed"}, root, with_checkpoint=True)
 
 
 def running_with(recipe_sha256: str, *, root: Path | None = None) -> RunFolder | None:
-    """The newest run of a recipe that a sweep started and a process still works on."""
+    """The newest run of a recipe that a sweep started and a process still works on.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> run = RunFolder.create("name: a", recipe_sha256="0", name="a", parent="s1", root=root)
+    >>> running_with("0", root=root) == run
+    True
+    """
     run = _newest(recipe_sha256, {"running"}, root)
     return run if run is not None and run.status["parent"] is not None else None
 
@@ -404,7 +482,8 @@ def _newest(
     for run in list_runs(kind=kind, root=root):
         if with_checkpoint and not (run.checkpoints / "last.ckpt").exists():
             continue
-        with contextlib.suppress(RunError):  # it was deleted after it was listed
+        # Another process may delete the run after it was listed.
+        with contextlib.suppress(RunError):
             if run.status["recipe_sha256"] == recipe_sha256 and run.state in states:
                 return run
     return None

@@ -84,6 +84,13 @@ def read_scores(path: Path) -> list[ScoredGroup]:
 
     Raises:
         RunError: the file is damaged.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "val.jsonl"
+    >>> _ = file.write_text("not JSON")
+    >>> read_scores(file)
+    Traceback (most recent call last):
+    basereward.errors.RunError: the scores in '...' are damaged: ...
     """
     groups = []
     try:
@@ -99,7 +106,11 @@ def read_scores(path: Path) -> list[ScoredGroup]:
 
 
 def known_scores(path: Path) -> list[ScoredGroup]:
-    """Read the scores of a run; [] when there is no file, or, with a warning, a damaged one."""
+    """Read the scores of a run; [] when there is no file, or, with a warning, a damaged one.
+
+    >>> known_scores(Path("/not/there.jsonl"))
+    []
+    """
     if not path.is_file():
         return []
     try:
@@ -120,4 +131,5 @@ def spread(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     scores: list[float] = []
     for group in groups:
         scores += group.scores
+    # The population's deviation: these are all scores, not a sample of them.
     return {"mean": statistics.fmean(scores), "std": statistics.pstdev(scores)} if scores else {}

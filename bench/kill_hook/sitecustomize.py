@@ -16,7 +16,8 @@ import threading
 import time
 from typing import Any
 
-RECORD = 128  # bytes of an event in the file; its size then counts the events of all processes
+# Bytes of an event in the file; its size then counts the events of all processes.
+RECORD = 128
 PLACES = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "shutil.rmtree": 0}
 STEPS = ("training_step", "validation_step", "test_step", "optimizer_step")
 

@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-os.environ["MAX_PIXELS"] = str(896 * 896)  # read by ms-swift's template when it is imported
+# ms-swift's template reads this variable when it is imported.
+os.environ["MAX_PIXELS"] = str(896 * 896)
 
 import swift
 import torch
@@ -32,6 +33,7 @@ class StepEnds(TrainerCallback):
         pass
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Notes the end of an optimizer step."""
         CLOCK.tick()
 
 
@@ -40,6 +42,7 @@ def settings(checkpoint: Path, rows: Path, out: Path, *, steps: int, pairs: int,
 
     Rows come in the order of the file.
     """
+    # The type of the model and its template are given, because ms-swift finds them by names of the hub.
     kind = json.loads((checkpoint / "config.json").read_text())["model_type"]
     template = {"qwen2_5_vl": "qwen2_5_vl", "qwen2": "qwen2_5"}[kind]
     named = {

@@ -25,6 +25,7 @@ class StepEnds(TrainerCallback):
         self.clock = clock
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Notes the end of an optimizer step."""
         self.clock.tick()
 
 

@@ -115,7 +115,7 @@ def test_equal_recipes_are_told_apart_in_a_twentieth_of_cases_at_most() -> None:
         hard = rng.random(200)
         recipes = {str(name): {"": rng.binomial(pairs, hard)} for name in range(7)}
         found = compare(recipes, pairs)
-        false += any(comparison.items.stands for comparison in found)
+        false += any(comparison.items.is_significant for comparison in found)
         alone = [sign_flip_p(recipes[comparison.better][""] - recipes[comparison.other][""]) for comparison in found]
         with_best_alone += min(holm(alone)) < 0.05
     assert 0 < false <= 15 < with_best_alone
@@ -152,7 +152,7 @@ def test_why_nothing_is_said_of_seeds(first: tuple[str, ...], second: tuple[str,
     (found,) = compare(recipes, np.ones(20, int))
     assert found.seeds is None
     assert found.words == (
-        f"a beats b by 100.0 points (100.0 to 100.0) on the same 20 pairs: it stands for these runs; {said}"
+        f"a beats b by 100.0 points (100.0 to 100.0) on the same 20 pairs: significant for these runs; {said}"
         + (", which says nothing of others" if said.endswith("every seed") else "")
     )
 
@@ -160,10 +160,10 @@ def test_why_nothing_is_said_of_seeds(first: tuple[str, ...], second: tuple[str,
 @pytest.mark.parametrize(
     ("items", "seeds", "said"),
     [
-        (Difference(0.01, -0.01, 0.03, 0.4), None, "within chance"),
-        (Difference(0.02, 0.01, 0.03, 0.01), None, "it stands for these runs; who knows"),
-        (Difference(0.02, 0.01, 0.03, 0.01), Difference(0.02, 0.01, 0.03, 0.02), "it stands ("),
-        (Difference(0.02, 0.01, 0.03, 0.01), Difference(0.02, -0.01, 0.05, 0.2), "within chance over seeds"),
+        (Difference(0.01, -0.01, 0.03, 0.4), None, "not significant"),
+        (Difference(0.02, 0.01, 0.03, 0.01), None, "significant for these runs; who knows"),
+        (Difference(0.02, 0.01, 0.03, 0.01), Difference(0.02, 0.01, 0.03, 0.02), "significant ("),
+        (Difference(0.02, 0.01, 0.03, 0.01), Difference(0.02, -0.01, 0.05, 0.2), "not over seeds"),
     ],
 )
 def test_a_difference_is_described(items: Difference, seeds: Difference | None, said: str) -> None:
@@ -179,14 +179,16 @@ def test_a_sentence_and_its_interval_are_of_the_same_comparison() -> None:
         rng = np.random.default_rng(seed)
         recipes = {str(name): {"": rng.binomial(1, 0.7, 400)} for name in range(7)}
         found += compare(recipes, np.ones(400, int))
-    apart = [comparison.items for comparison in found if comparison.items.low > 0 and not comparison.items.stands]
+    apart = [
+        comparison.items for comparison in found if comparison.items.low > 0 and not comparison.items.is_significant
+    ]
     assert apart
     for comparison in found:
         assert comparison.items.p_alone is not None
         assert comparison.items.p_alone <= comparison.items.p
         assert f"p = {comparison.items.p_alone:.2g} in this comparison alone" in comparison.words
         assert "among 21 comparisons" in comparison.words
-        if not comparison.items.stands:
+        if not comparison.items.is_significant:
             assert f"(p = {comparison.items.p:.2g})" in comparison.words
     (two,) = compare(dict(list(recipes.items())[:2]), np.ones(400, int))
     assert two.items.p_alone == two.items.p

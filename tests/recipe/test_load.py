@@ -153,7 +153,7 @@ def test_interpolations_are_resolved_within_each_cell(experiments: Write) -> Non
         ("model.head.layrs=3", "model.head.layrs", "did you mean 'layers'?"),
         ("model.head.layers=deep", "model.head.layers", "expected a whole number; 'deep' given"),
         ("model.head.activation=slu", "model.head.activation", "did you mean 'silu'?"),
-        ("model.head.hidden_size=8", "model.head.hidden_size", "the code gives this argument itself; leave it out"),
+        ("model.head.hidden_size=8", "model.head.hidden_size", "the code sets this argument itself"),
         ("model.head._target_=recipe_targets.Dep", "model.head._target_", "did you mean 'recipe_targets.Deep'?"),
         ("loss._target_=bradley_tery", "loss._target_", "did you mean 'bradley_terry'?"),
         ("data.sources.words.path=null", "data.sources.words.path", "expected text; null given"),

@@ -60,8 +60,8 @@ def test_the_best_is_compared_with_every_other() -> None:
     assert 0.1 < worse.items.mean < 0.3
     assert worse.seeds is not None
     assert worse.seeds.p < 0.05
-    assert "it stands (" in worse.words
-    assert "within chance" in equal.words
+    assert "significant (" in worse.words
+    assert "not significant" in equal.words
     assert (
         compared.measure
         == "Points are right pairs in per cent, of the 300 in 300 groups that all of these were tested on"
@@ -78,7 +78,7 @@ def test_with_one_seed_nothing_is_said_of_seeds() -> None:
     results[2] = {"name": cells[2].name, "run_id": None, "status": "failed", "metrics": {}}
     (comparison,) = compare_cells(cells, results).comparisons
     assert comparison.seeds is None
-    assert comparison.words.endswith("it stands for these runs; each has one run, which says nothing of other seeds")
+    assert comparison.words.endswith("significant for these runs; each has one run, which says nothing of other seeds")
     results[1] = results[2]
     assert compare_cells(cells, results).words == []
 
@@ -91,7 +91,7 @@ def test_an_ensemble_is_compared_with_its_members() -> None:
     (comparison,) = compare_cells(cells, results, ensembles=[together]).comparisons
     assert (comparison.better, comparison.other) == ("together", "seeds")
     assert comparison.words.endswith(
-        "it stands for these runs; of their 1 and 3 runs fewer than two have seeds in common"
+        "significant for these runs; of their 1 and 3 runs fewer than two have seeds in common"
     )
 
 

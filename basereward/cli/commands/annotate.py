@@ -14,7 +14,13 @@ from basereward.errors import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the source, the judge and the output."""
+    """Adds the source, the judge and the output.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["pairs.jsonl", "--model", "m", "--out", "annotated.jsonl"]).attempts
+    3
+    """
     add_source_arguments(parser)
     parser.add_argument(
         "--model", metavar="NAME", required=True, help="the judge: its name at the endpoint, or a hub id or folder"
@@ -52,6 +58,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: no endpoint, or an unknown part.
         DataError: a count below 1, or several attempts without sampling.
+
+    >>> check_arguments(argparse.Namespace(endpoint=None))
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: --endpoint is needed: the judge's address, or local, or vllm
     """
     if arguments.endpoint is None:
         raise UsageError("--endpoint is needed: the judge's address, or local, or vllm")
@@ -92,7 +102,13 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """How many pairs agreed after how many attempts, and what it cost."""
+    """How many pairs agreed after how many attempts, and what it cost.
+
+    >>> counts = {"agreed": 3, "pairs": 4, "split": "train", "disagreed": 1, "unread": 0, "bare": 0, "lost": {}}
+    >>> cost = {"by_attempts": {"1": 3}, "fresh": 0, "seconds": 0.0, "answers": 4, "prompt_tokens": 900, "tokens": 300}
+    >>> list(format_text({**counts, **cost, "out": "annotated.jsonl"}))[0]
+    '3 of 4 pairs of the part train agreed, 1 did not; 0 texts had no verdict, 0 no reasoning'
+    """
     yield (
         "{agreed} of {pairs} pairs of the part {split} agreed, {disagreed} did not; {unread} texts had no verdict, "
         "{bare} no reasoning"
@@ -102,7 +118,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
     # A call that finds all answers in its journal takes no time, and a rate would mean nothing.
     rate = f"{result['fresh'] / result['seconds']:.2f} a second" if result["seconds"] > 1 else "at once"
     yield "{answers} texts, {prompt_tokens:,} tokens read and {tokens:,} written, ".format(**result) + rate
-    yield "kept in {out}".format(**result)
+    yield "written to {out}".format(**result)
 
 
 COMMAND = Command(

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the recipe and the model that is compared with the labels."""
+    """Adds the recipe and the model that is compared with the labels.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["basereward"]).model is None
+    True
+    """
     add_recipe_arguments(parser)
     parser.add_argument(
         "--model",
@@ -62,6 +68,7 @@ def _format_curation(curation: Mapping[str, Any]) -> Iterator[str]:
         head = ("source", "benchmark", "rows", "in it", "by")
         rows = [_overlap_row(overlap) for overlap in curation["overlaps"]]
         yield from ("", *format_table(head, rows))
+    # An image that cannot be read may still be a duplicate, so its number is shown.
     for name, count in curation["unread"].items():
         yield f"{count} images of {name} could not be compared"
 
@@ -75,6 +82,7 @@ def _source_audit(values: Mapping[str, Any]) -> SourceAudit:
     """The object that `audit` has made into plain values for JSON."""
     from basereward.data.curation.audit import CountShare, LabelNoise, SourceAudit
 
+    # `unscored` is a fact of the model and the source together, and no field of the audit of the source.
     fields = {name: value for name, value in values.items() if name != "unscored"}
     for name in ("longer_wins", "repeated"):
         fields[name] = CountShare(**values[name])

@@ -20,7 +20,13 @@ VALUE_WIDTH = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the recipe and the options of the cost estimate."""
+    """Adds the recipe and the options of the cost estimate.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["head_depth", "--cost"]).cost
+    True
+    """
     add_recipe_arguments(parser)
     parser.add_argument(
         "--cost",
@@ -43,6 +49,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
         UsageError: an unknown GPU, a share out of range, or an option of the estimate without `--cost`.
+
+    >>> check_arguments(argparse.Namespace(gpu="h100", utilisation=None, cost=False))
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: --gpu and --utilisation have no effect without --cost; add --cost
     """
     check_choice("GPU", arguments.gpu, GPUS)
     if arguments.utilisation is not None and not 0 < arguments.utilisation <= 1:
@@ -65,10 +75,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     if arguments.cost and not faults:
         from basereward.training.cost.recipe_cost import costs
 
+        # Every GPU by default: the count of operations is the slow part, and is done once for all.
         gpus = [arguments.gpu] if arguments.gpu else list(GPUS)
         cell_costs = costs(experiment.cells, gpus=gpus, utilisation=arguments.utilisation)
         for cell, cost in zip(cells, cell_costs, strict=True):
             cell["cost"] = cost
+    # Dataclasses are no JSON, so the result holds plain values.
     ensembles = [{"name": name, **asdict(recipe)} for name, recipe in experiment.ensembles.items()]
     # A message shows the value that was given, which may be a key or a password.
     fault_objects = [{"cell": fault.cell, "key": fault.key, "message": redact(fault.message)} for fault in faults]
@@ -77,7 +89,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """The cells, the faults, the ensembles, and the cost of each cell where it was counted."""
+    """The cells, the faults, the ensembles, and the cost of each cell where it was counted.
+
+    >>> result = {"cells": [{"name": "lr=1", "overrides": {"lr": 1}}], "ensembles": [], "faults": []}
+    >>> list(format_text(result))
+    ['cell  what is varied', 'lr=1  lr=1', '', '1 cell, no faults']
+    """
     from basereward.recipe.fault import Fault, format_faults
 
     rows = [(cell["name"], _format_overrides(cell["overrides"])) for cell in result["cells"]]
@@ -113,10 +130,11 @@ def format_cost(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield from (*format_table(work_head, [_work_row(cell) for cell in cells]), "")
     memory_head = ("cell", "trained", "weights", "gradients", "moments", "copies", "activations", "peak GiB", "fits")
     yield from (*format_table(memory_head, [_memory_row(cell) for cell in cells]), "")
+    # Precision and utilisation are the same for all cells, so the first cell describes all of them.
     first = cells[0]["cost"]
     step = first["flops"]["step"]
     recomputed = step["recomputed"] / step["total"]
-    yield f"a step of {cells[0]['name']}: {_format_shares(step)}; recomputed besides {recomputed:.1%}"
+    yield f"a step of {cells[0]['name']}: {_format_shares(step)}; recomputed in addition {recomputed:.1%}"
     yield (
         f"hours: all products of training, validations and test at {first['utilisation']:.0%} of the GPU's peak in the "
         "recipe's precision, one GPU; loading data is not in them"

@@ -13,7 +13,13 @@ SHELLS = ("bash", "zsh")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the shell."""
+    """Adds the shell.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["bash"]).shell
+    'bash'
+    """
     parser.add_argument("shell", metavar="SHELL", help=f"shell that reads the script: {', '.join(SHELLS)}")
 
 
@@ -21,6 +27,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
         UsageError: an unknown shell.
+
+    >>> check_arguments(argparse.Namespace(shell="fsh"))
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: unknown shell 'fsh'; did you mean 'zsh'? Allowed: bash, zsh.
     """
     check_choice("shell", arguments.shell, SHELLS)
 
@@ -43,7 +53,11 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """The script alone, so that the output can be evaluated or saved as it is."""
+    """The script alone, so that the output can be evaluated or saved as it is.
+
+    >>> list(format_text({"shell": "bash", "script": "complete -F _basereward basereward"}))
+    ['complete -F _basereward basereward']
+    """
     yield result["script"]
 
 

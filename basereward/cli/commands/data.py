@@ -24,12 +24,14 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     from basereward.training.preflight import cell_faults
 
     faults = cell_faults([Cell(recipe.name, recipe.name, {}, recipe)])
+    # Faults do not stop this command, because it is the one with which a person finds their cause.
     fault_objects = [{"cell": fault.cell, "key": fault.key, "message": fault.message} for fault in faults]
     return {**preview(recipe), "faults": fault_objects}, SUCCESS
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
     """A table of the sources, the totals, the faults, and how the columns of each source are read."""
+    # One row for each source: the table answers which share of an epoch each of them has.
     head = ("source", "train", "val", "test", "images", "tokens", "of groups", "of tokens", "lost")
     rows = [_source_row(name, source) for name, source in result["sources"].items()]
     yield from (*format_table(head, rows), "")
@@ -52,7 +54,12 @@ def _source_row(name: str, source: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def format_reading(name: str, reading: Mapping[str, Any]) -> Iterator[str]:
-    """The columns of a source, and its first row: turns, images, responses, labels."""
+    """The columns of a source, and its first row: turns, images, responses, labels.
+
+    >>> reading = {"columns": {"prompt": "question"}, "not_read": ["id"], "notes": [], "first": None}
+    >>> list(format_reading("pairs", reading))
+    ['pairs reads prompt <- question', 'pairs does not read id']
+    """
     if reading["columns"]:
         yield f"{name} reads " + ", ".join(_format_column(ours, theirs) for ours, theirs in reading["columns"].items())
     if reading["not_read"]:
@@ -64,7 +71,7 @@ def format_reading(name: str, reading: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _format_first_row(name: str, row: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{name}, row {row['id']}, as it is read:"
+    yield f"{name}, row {row['id']} as it is read:"
     for turn in row["turns"]:
         yield f"  {turn['role']}: {_one_line(turn['text'])}"
     for number, image in enumerate(row["images"], start=1):

@@ -14,7 +14,13 @@ from basereward.recipe.schema import WAYS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the members and how they are combined."""
+    """Adds the members and how they are combined.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["run_a", "run_b", "--how", "accuracy"]).models
+    ['run_a', 'run_b']
+    """
     parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL_FORMS)
     parser.add_argument(
         "--how", metavar="HOW", default="mean", help=f"how scores are combined: {', '.join(WAYS)} (default: mean)"
@@ -52,6 +58,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
     Raises:
         ModelError: there is no such rule.
+
+    >>> check_arguments(argparse.Namespace(how="maen"))
+    Traceback (most recent call last):
+    basereward.errors.ModelError: unknown way to combine 'maen'; did you mean 'mean'? ...
     """
     check_choice("way to combine", arguments.how, WAYS, error=ModelError)
 
@@ -73,7 +83,13 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """The members with their weights and accuracies, and the accuracy of the ensemble."""
+    """The members with their weights and accuracies, and the accuracy of the ensemble.
+
+    >>> member = {"name": "a", "weight": 0.5, "text_weight": 0.5, "interval": None, "accuracy": 0.9}
+    >>> result = {"members": [member, {**member, "name": "b"}], "accuracy": 0.95, "how": "mean", "run_id": "r1"}
+    >>> list(format_text(result))[-2:]
+    ['together 0.9500 on the same validation pairs', 'mean of 2 members: run r1']
+    """
     yield from (*_format_members(result["members"]), "")
     if result["accuracy"] is not None:
         yield "together {accuracy:.4f} on the same validation pairs".format(**result)
@@ -84,10 +100,11 @@ def _format_members(members: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """One row a member. Weights have two columns where prompts without images use other weights."""
     is_routed = any(member["weight"] != member["text_weight"] for member in members)
     # Title of the column, and what its keys begin with in the result.
-    prefixes = {"weight with pictures": "", "weight without": "text_"} if is_routed else {"weight": ""}
+    prefixes = {"weight with images": "", "weight without": "text_"} if is_routed else {"weight": ""}
     intervals: list[Any] = []
     for prefix in prefixes.values():
         intervals += [member[f"{prefix}interval"] for member in members]
+    # Only learned weights have intervals; for other rules the columns would be empty.
     has_intervals = any(intervals)
     head = ["member"]
     for title in prefixes:
@@ -112,7 +129,7 @@ def _format_interval(interval: Sequence[float] | None) -> str:
 
 
 COMMAND = Command(
-    summary="make one model of several trained ones",
+    summary="combine several trained models into one",
     examples=("basereward ensemble run_a run_b run_c --how accuracy --name three",),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

@@ -17,21 +17,14 @@ MAX_VOTES = 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what is measured, on which benchmarks, and how."""
-    parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help=f"{MODEL_FORMS}, or a simple rule: {', '.join(BASELINES)}"
-    )
-    parser.add_argument(
-        "--benchmark",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="name in experiments/benchmarks/, or path to a YAML file; repeat the option for several benchmarks",
-    )
-    parser.add_argument("--data", metavar="FILE", help="file or folder of your own pairs, instead of a benchmark")
-    parser.add_argument(
-        "--scores", metavar="FILE", help="JSON Lines file of scores, verdicts or 0/1 made elsewhere, instead of MODEL"
-    )
+    """Adds what is measured, on which benchmarks, and how.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["longer", "--benchmark", "rm_bench"]).benchmark
+    ['rm_bench']
+    """
+    _add_inputs(parser)
     parser.add_argument(
         "--name", metavar="NAME", help="name in tables (default: the name of the run, the folder or the file)"
     )
@@ -43,9 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-partial",
         action="store_true",
-        help="measure without the rows that are missing or cannot be scored; without it they are an error",
+        help="measure without the rows that are missing or cannot be scored (default: they are an error)",
     )
-    parser.add_argument("--judge", metavar="NAME", help="generative model that compares answers, instead of MODEL")
+    parser.add_argument(
+        "--judge", metavar="NAME", help="generative model that compares answers, instead of MODEL; needs --endpoint"
+    )
     parser.add_argument(
         "--votes",
         metavar="K",
@@ -62,19 +57,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser, example="data=rows.jsonl")
 
 
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Adds what is read: the model or its scores, and the benchmarks or pairs."""
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help=f"{MODEL_FORMS}, or a simple rule: {', '.join(BASELINES)}"
+    )
+    parser.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="name in experiments/benchmarks/, or path to a YAML file; repeat the option for several benchmarks",
+    )
+    parser.add_argument("--data", metavar="FILE", help="file or folder of your own pairs, instead of a benchmark")
+    parser.add_argument(
+        "--scores",
+        metavar="FILE",
+        help="JSON Lines file of scores, verdicts or 0/1 from another program, instead of MODEL",
+    )
+
+
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Checks combinations of options, and moves an override that was parsed as the model.
 
     Raises:
         UsageError: not exactly one of `--benchmark` and `--data`, an unknown order, or half of a judge.
         DataError: a number of the judge is out of its range.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> check_arguments(parser.parse_args(["longer"]))
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: give --benchmark with the name of a benchmark, or --data with ...
     """
     # MODEL is optional, so argparse takes the first KEY=VALUE for it when --scores or --judge replaces the model.
     if arguments.model is not None and "=" in arguments.model:
         arguments.overrides.insert(0, arguments.model)
         arguments.model = None
     if bool(arguments.benchmark) == (arguments.data is not None):
-        raise UsageError("give --benchmark with the name of one, or --data with a file of pairs of your own")
+        raise UsageError("give --benchmark with the name of a benchmark, or --data with your own file of pairs")
     check_choice("order", arguments.order, ORDERS)
     if (arguments.endpoint is None) != (arguments.judge is None):
         raise UsageError("a judge needs both options: --endpoint for its address and --judge for its name there")
@@ -139,27 +160,33 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
     """For every benchmark a table for each protocol variant: value, counts, 95 % interval, and baselines."""
     for evaluation in result["evaluations"]:
         yield from _format_head(evaluation)
+        # The size of the published benchmark is unknown for pairs of the user's own.
         expected = evaluation.get("expected") or evaluation["items"]
         part = f" ({evaluation['scored']} of {expected} items)" if evaluation.get("partial") else ""
         if part:
-            yield (f"PARTIAL: {evaluation['partial']}. Published values are of the whole benchmark and do not compare.")
+            yield (
+                f"PARTIAL: {evaluation['partial']}. Published values are of the whole benchmark and cannot be compared."
+            )
         for variant, metrics in result[evaluation["benchmark"]].items():
             yield ""
             yield from _format_variant(f"{variant}{part}", metrics)
-        yield from ("", f"kept in {evaluation['out']}")
+        yield from ("", f"written to {evaluation['out']}")
 
 
 def _format_head(evaluation: Mapping[str, Any]) -> Iterator[str]:
     votes = f"; {evaluation['votes']} votes an item" if evaluation["votes"] else ""
     order = f"; answers shown in the order: {evaluation['order']}" if evaluation["order"] else ""
     if cost := evaluation.get("cost"):
-        template = "{requests} requests, {unread} verdicts unread, {prompt_tokens:,} tokens read, {tokens:,} written"
+        template = (
+            "{requests} requests, {unread} verdicts not readable, {prompt_tokens:,} tokens read, {tokens:,} written"
+        )
         yield template.format(**cost)
     yield "{benchmark}, {name}: {scored} of {items} items, {kind}".format(**evaluation) + votes + order
     yield from format_lost(evaluation.get("lost", {}))
 
 
 def _format_variant(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    # A dictionary keeps the order of first appearance: metrics of one variant may have different baselines.
     baselines: dict[str, None] = {}
     for metric in metrics.values():
         baselines.update(dict.fromkeys(metric["baselines"]))
@@ -184,7 +211,7 @@ def _metric_columns(metric: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 COMMAND = Command(
-    summary="measure a model, or a file of scores made elsewhere, on benchmarks",
+    summary="measure a model, a judge, or a file of scores on benchmarks",
     examples=(
         "basereward eval runs/my_run/model --benchmark vl_rewardbench",
         "basereward eval --judge my-model --endpoint http://localhost:8000/v1 --data pairs.jsonl --order both",

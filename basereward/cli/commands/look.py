@@ -13,7 +13,13 @@ from basereward.data.schema.group import SPLITS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the source, the rows to show, and the model whose scores are shown."""
+    """Adds the source, the rows to show, and the model whose scores are shown.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["digits"]).rows
+    200
+    """
     add_source_arguments(parser)
     parser.add_argument("--model", metavar="MODEL", help=f"show the scores of a model: {MODEL_FORMS} (default: none)")
     parser.add_argument(
@@ -31,6 +37,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
         UsageError: an unknown part, or fewer than one row.
+
+    >>> check_arguments(argparse.Namespace(split=None, rows=0))
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: --rows 0: at least 1 is needed
     """
     check_choice("part", arguments.split, SPLITS)
     check_at_least_one("--rows", arguments.rows)
@@ -52,13 +62,17 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """How many rows are shown, how many were rejected, and where the page is."""
+    """How many rows are shown, how many were rejected, and where the page is.
+
+    >>> list(format_text({"lost": {}, "rows": 50, "out": "digits.look.html", "read": 50, "total": 1617}))
+    ['50 rows are shown in digits.look.html; 50 of 1617 were read']
+    """
     yield from format_lost(result["lost"])
     yield "{rows} rows are shown in {out}; {read} of {total} were read".format(**result)
 
 
 COMMAND = Command(
-    summary="write an HTML page of the rows of a source: pictures, answers, scores",
+    summary="write an HTML page of the rows of a source: images, responses, scores",
     examples=("basereward look digits --rows 50", "basereward look pairs.jsonl --model runs/my_run/model"),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

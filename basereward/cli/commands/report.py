@@ -10,7 +10,13 @@ from basereward.cli.command import SUCCESS, Command, CommandResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the subject of the report and its place."""
+    """Adds the subject of the report and its place.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["head_depth"]).words
+    ['head_depth']
+    """
     parser.add_argument(
         "words",
         metavar="EXPERIMENT|EVALUATION",
@@ -39,8 +45,14 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """Where the pages and their tables of numbers are."""
+    """Where the pages and their tables of numbers are.
+
+    >>> list(format_text({"evaluations": 2, "out": "benchmarks.html", "csv": "benchmarks/numbers.csv"}))
+    ['evaluations: 2; page: benchmarks.html; numbers: benchmarks/numbers.csv']
+    """
+    # `all` gives several pages; any other result is that of one page.
     for page in result.get("pages", [result]):
+        # A page about evaluations belongs to no experiment.
         if "experiment" in page:
             yield from _format_page(page)
     for name, reason in result.get("refused", {}).items():
@@ -52,10 +64,10 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _format_page(page: Mapping[str, Any]) -> Iterator[str]:
-    kept = " (as it was)" if page.get("kept") else ""
+    kept = " (unchanged)" if page.get("kept") else ""
     yield "{experiment}: {finished} of {cells} finished; page: {out}{0}; numbers: {csv}".format(kept, **page)
     if others := page.get("others"):
-        yield f"{page['experiment']} has {'; '.join(others)}: give the same to report them"
+        yield f"{page['experiment']} has {'; '.join(others)}: give the same settings to report them"
 
 
 COMMAND = Command(

@@ -13,7 +13,13 @@ DTYPES = ("float32", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, the file of rows, and how they are scored."""
+    """Adds the model, the file of rows, and how they are scored.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["runs/my_run/model", "rows.jsonl"]).file
+    'rows.jsonl'
+    """
     parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
     parser.add_argument("file", metavar="FILE", help="JSON Lines file of prompts and responses")
     parser.add_argument(
@@ -34,6 +40,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """
     Raises:
         UsageError: an unknown dtype, or a token limit below 1.
+
+    >>> check_arguments(argparse.Namespace(dtype="float16", tokens=None))
+    Traceback (most recent call last):
+    basereward.cli.command.UsageError: unknown dtype 'float16'; did you mean 'bfloat16'? Allowed: bfloat16, float32.
     """
     check_choice("dtype", arguments.dtype, DTYPES)
     check_at_least_one("--tokens", arguments.tokens)
@@ -48,7 +58,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """How many responses were scored, where the scores are, and how fast it was."""
+    """How many responses were scored, where the scores are, and how fast it was.
+
+    >>> speed = {"responses_per_s": 20.0, "forwards": 2, "forward_ms": 100.0, "forward_ms_95": 120.0}
+    >>> list(format_text({"responses": 4, "rows": 2, "seconds": 0.2, "out": "scores.jsonl", **speed}))[0]
+    '4 responses of 2 rows scored in 0.2 s: scores.jsonl'
+    """
     yield "{responses} responses of {rows} rows scored in {seconds:.1f} s: {out}".format(**result)
     speed = "{responses_per_s:.1f} responses a second; {forwards} forward passes of {forward_ms:.0f} ms"
     yield (speed + " (median; 95 % took at most {forward_ms_95:.0f} ms)").format(**result)

@@ -38,22 +38,33 @@ def exit_status(result: Mapping[str, Any]) -> int:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """A table of the cells and ensembles, the comparisons, the failures, and how many are in which state."""
+    """A table of the cells and ensembles, the comparisons, the failures, and how many are in which state.
+
+    >>> cell = {"name": "lr=1", "status": "finished", "metrics": {"test/pair_accuracy": 0.9}, "run_id": "r1"}
+    >>> list(format_text({"cells": [cell], "differences": []}))[-1]
+    '1 finished'
+    """
     cells = [*result["cells"], *result.get("ensembles", [])]
     metrics = _shown_metrics(cells)
-    is_timed = any(cell.get("pair_s") for cell in cells)
-    head = ("cell", "status", *metrics, *(["seconds_per_pair"] if is_timed else []), "run")
-    rows = [_cell_row(cell, metrics, is_timed=is_timed) for cell in cells]
-    yield from (*format_table(head, rows), "")
+    yield from (*_format_cells(cells, metrics), "")
     # With two columns of accuracy one is the only source and the other its mean, which are equal.
     if result["differences"] and sum(name.endswith("/pair_accuracy") for name in metrics) > 2:
         yield "test/pair_accuracy is the mean over the sources."
     yield from result["differences"]
     for cell in cells:
+        # Below the table, because the message of an error may have several lines.
         if cell["status"] == "failed":
             yield f"{cell['name']} failed: {cell.get('error')}"
     statuses = Counter(cell["status"] for cell in cells)
     yield ", ".join(f"{count} {status}" for status, count in statuses.items())
+
+
+def _format_cells(cells: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Iterator[str]:
+    """The table of cells and ensembles; the column of the time for a pair only if one was measured."""
+    is_timed = any(cell.get("pair_s") for cell in cells)
+    head = ("cell", "status", *metrics, *(["seconds_per_pair"] if is_timed else []), "run")
+    rows = [_cell_row(cell, metrics, is_timed=is_timed) for cell in cells]
+    return format_table(head, rows)
 
 
 def _shown_metrics(cells: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,13 @@ from basereward.cli.tables import format_number, format_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the recipe and the run to continue."""
+    """Adds the recipe and the run to continue.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_arguments(parser)
+    >>> parser.parse_args(["basereward", "--resume", "r1"]).resume
+    'r1'
+    """
     add_recipe_arguments(parser)
     parser.add_argument(
         "--resume",
@@ -33,12 +39,18 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
 
 def format_text(result: dict[str, Any]) -> Iterator[str]:
-    """The metrics on the test rows, the rejected rows, and where the model is."""
+    """The metrics on the test rows, the rejected rows, and where the model is.
+
+    >>> result = {"metrics": {"test/pair_accuracy": 0.9}, "skipped": {}, "run_id": "r1", "seconds": 61.2}
+    >>> list(format_text({**result, "model": "runs:/r1/model"}))[-1]
+    'run r1 took 61 s; its model: runs:/r1/model'
+    """
     if result["metrics"]:
         rows = [(name, format_number(value)) for name, value in result["metrics"].items()]
         yield from format_table(("metric", "value"), rows)
     else:
         yield "no rows were held out for the test, so nothing was measured"
+    # Every row is used or counted under a reason, so this list is never cut.
     for source, reasons in result["skipped"].items():
         for reason, count in reasons.items():
             yield f"skipped in {source}: {count} ({reason})"

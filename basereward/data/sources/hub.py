@@ -104,7 +104,7 @@ class Hub(Partition):
 
 
 def _make_adapter(shape: Node, images: ImageStore) -> RowAdapter:
-    adapter: RowAdapter = make(shape, "shapes")
+    adapter: RowAdapter = make(shape, "adapters")
     if isinstance(adapter, ListsImages):
         adapter.use_images(images)
     return adapter

@@ -66,7 +66,7 @@ def annotate(
         limit: the maximum number of pairs, drawn by `seed`; None: all.
         seed: of the draw, of the order of responses (every other pair shows the winner first), and of the first
             attempt.
-        concurrency: requests that are under way at a time.
+        concurrency: the maximum number of requests in flight.
         timeout_s: of one request, in seconds.
         send: a JSON object that is merged into the body of every request.
         temperature: of sampling. Several attempts need a value above 0.
@@ -94,33 +94,11 @@ def annotate(
     user_files = [Path(prompt_file)] if prompt_file is not None else []
     check_source_outputs(outputs.named, source, node, (pair.group for pair in pairs), also=user_files)
     engine = open_engine(model, endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s, send=send)
-    header = {
-        "judge": engine.name,
-        "prompt_sha256": template.sha256,
-        "seed": seed,
-        "temperature": temperature,
-        "max_tokens": max_tokens,
-        "pairs": digest(pairs),
-        # Stored, so that it must not show a key.
-        "send": None if send is None else redact(send),
-    }
     writing = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
     annotation = _Annotation(engine, template, compiled, writing, attempts)
-    # The lock of this file covers the other outputs as well: two calls must not write them at a time.
-    with Answers(outputs.answers, header=header) as answers:
-        texts = annotation.ask(pairs, answers)
-        result = annotation.write(pairs, texts, outputs)
-    _check_answered(answers, agreed=result["agreed"], target=outputs.agreed)
     lost = Counter(row.reason for row in opened.rejected(split)) + Counter(tie=ties)
-    ids = _request_ids(pairs, attempts)
-    return {
-        "split": split,
-        "lost": dict(sorted(lost.items())),
-        **result,
-        "prompt_sha256": template.sha256,
-        **answers.cost(ids),
-        "out": str(outputs.agreed),
-    }
+    result = annotation.run(pairs, outputs, send=send)
+    return {"split": split, "lost": dict(sorted(lost.items())), **result}
 
 
 @dataclass(frozen=True)
@@ -169,6 +147,41 @@ class _Annotation:
     pattern: re.Pattern[str] | None
     writing: SamplingParams
     attempts: int
+
+    def run(self, pairs: Sequence[Pair], outputs: _Outputs, *, send: str | None) -> dict[str, Any]:
+        """Ask about all pairs, and write the outputs.
+
+        Args:
+            pairs: what the judge compares.
+            outputs: the files to write.
+            send: what is merged into the body of every request; a part of the identity of the answers.
+
+        Returns:
+            What `annotate` returns, without the facts about the source.
+
+        Raises:
+            DataError: requests were not answered, or the file of answers belongs to other settings.
+        """
+        # The lock of this file covers the other outputs as well: two calls must not write them at once.
+        with Answers(outputs.answers, header=self._header(pairs, send=send)) as answers:
+            texts = self.ask(pairs, answers)
+            result = self.write(pairs, texts, outputs)
+        _check_answered(answers, agreed=result["agreed"], target=outputs.agreed)
+        cost = answers.cost(_request_ids(pairs, self.attempts))
+        return {**result, "prompt_sha256": self.prompt.sha256, **cost, "out": str(outputs.agreed)}
+
+    def _header(self, pairs: Sequence[Pair], *, send: str | None) -> dict[str, Any]:
+        """What the stored answers depend on. With another header they are refused, since the judge would differ."""
+        return {
+            "judge": self.engine.name,
+            "prompt_sha256": self.prompt.sha256,
+            "seed": self.writing.seed,
+            "temperature": self.writing.temperature,
+            "max_tokens": self.writing.max_tokens,
+            "pairs": digest(pairs),
+            # Stored in a file, so that it must not show a key.
+            "send": None if send is None else redact(send),
+        }
 
     def ask(self, pairs: Sequence[Pair], answers: Answers) -> dict[str, list[str]]:
         """Ask for texts until one agrees with the label.

@@ -23,6 +23,9 @@ def source_inputs(source: str, node: Node) -> list[Path]:
     Args:
         source: the name of the source, which may be the path of a file.
         node: its arguments.
+
+    >>> source_inputs("digits", {"_target_": "digits"})
+    []
     """
     # Some sources take further paths relative to `path`.
     base = Path(str(node.get("path", "")))
@@ -34,7 +37,12 @@ def source_inputs(source: str, node: Node) -> list[Path]:
 
 
 def pictures(groups: Iterable[Group]) -> Iterator[Path]:
-    """The image files of groups."""
+    """The image files of groups.
+
+    >>> group = Group("a", "text", (), ("4", "5"), images=("a.png",))
+    >>> list(pictures([group]))
+    [PosixPath('a.png')]
+    """
     for group in groups:
         yield from (Path(image) for image in group.images if isinstance(image, str | Path))
 
@@ -53,6 +61,10 @@ def check_source_outputs(
 
     Raises:
         DataError: an output would overwrite an input, is in a folder of rows, or is a folder itself.
+
+    >>> check_source_outputs({"--out": Path("/")}, "digits", {}, [])
+    Traceback (most recent call last):
+    basereward.errors.DataError: --out '/' is a folder; give the name of a file
     """
     for name, path in outputs.items():
         if path.is_dir():

@@ -16,7 +16,12 @@ from basereward.io.files import write_atomic
 
 @dataclass(frozen=True)
 class Pair:
-    """A preference, and the order in which its responses are shown."""
+    """A preference, and the order in which its responses are shown.
+
+    >>> pair = Pair("a", Group("a", "text", (), ("4", "5")), winner=0, loser=1, winner_first=False)
+    >>> pair.shown, pair.verdict
+    ((1, 0), 2)
+    """
 
     id: str
     group: Group
@@ -36,7 +41,11 @@ class Pair:
 
 
 def digest(pairs: Iterable[Pair]) -> str:
-    """Hash the prompts, responses and verdicts of pairs, without their images, to 16 hexadecimal digits."""
+    """Hash the prompts, responses and verdicts of pairs, without their images, to 16 hexadecimal digits.
+
+    >>> len(digest([]))
+    16
+    """
     combined = hashlib.sha256()
     for pair in pairs:
         shown = tuple(pair.group.responses[index] for index in pair.shown)
@@ -62,6 +71,11 @@ def pair_row(pair: Pair, folder: Path) -> dict[str, Any]:
     Args:
         pair: the preference.
         folder: gets the images that are not files; the row names them relative to the parent of `folder`.
+
+    >>> pair = Pair("a", Group("a", "text", (), ("4", "5")), winner=0, loser=1, winner_first=False)
+    >>> row = pair_row(pair, Path("images"))
+    >>> row["responses"], row["preferences"]
+    (['5', '4'], [[1, 0]])
     """
     group = pair.group
     row: dict[str, Any] = {

@@ -44,6 +44,10 @@ class Annotated:
 
     Raises:
         RecipeError: the protocol lacks a required member.
+
+    >>> benchmark = Annotated("mine", path="rows.jsonl", protocol={"_target_": "rm_bench"})
+    >>> list(benchmark.variants)
+    ['domain_mean', 'row_pooled']
     """
 
     def __init__(
@@ -99,7 +103,7 @@ class Annotated:
             except RowRejected as rejection:
                 raise DataError(
                     f"{table.where(number)}: {rejection.reason}: {rejection.detail} "
-                    f"Benchmark '{self.name}' is counted whole or not at all."
+                    f"A benchmark is never counted in part, so nothing of '{self.name}' is counted."
                 ) from rejection
         if not items:
             raise DataError(f"{table.label} has no rows; benchmark '{self.name}' has nothing to count")

@@ -66,6 +66,12 @@ class Pairs:
 
     Raises:
         DataError: a key of `columns` is not one of our columns.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "mine.jsonl"
+    >>> _ = file.write_text('{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}')
+    >>> [item.responses for item in Pairs("mine", path=str(file)).items]
+    [('4', '5')]
     """
 
     version = "1"

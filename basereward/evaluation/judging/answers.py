@@ -54,7 +54,7 @@ class Answers:
             self.close()
             raise
         if self.known:
-            logger.warning("%d answers were there before; going on with the others", len(self.known))
+            logger.warning("%d answers are stored from an earlier call; only the others are requested", len(self.known))
 
     def __enter__(self) -> Self:
         return self
@@ -144,13 +144,15 @@ class Answers:
             differences = [name for name in header if stored.get(name) != header[name]] or ["its header"]
             malformed = not all(map(_is_answer, lines))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"'{self.file}' is damaged ({error}); move it away to ask everything anew") from error
+            raise DataError(f"'{self.file}' is damaged ({error}); move it away to request all answers again") from error
         if malformed:
-            raise DataError(f"'{self.file}' is damaged (a line is no answer); move it away to ask everything anew")
+            raise DataError(
+                f"'{self.file}' is damaged (a line is no answer); move it away to request all answers again"
+            )
         if stored != header:
             raise DataError(
-                f"'{self.file}' holds answers to something else: {', '.join(differences)} changed. Move it away, or "
-                "write elsewhere"
+                f"'{self.file}' holds answers to other requests: {', '.join(differences)} changed. Move it away, or "
+                "write to another path"
             )
 
     def _keep(self, answer: Completion) -> None:
@@ -168,7 +170,7 @@ class Answers:
 
     def _log_interruption(self) -> None:
         logger.warning(
-            "interrupted: the %d answers that arrived are kept in '%s'. The same command goes on with the others",
+            "interrupted: %d answers are kept in '%s'. Run the same command again to request the others",
             len(self.known),
             self.file,
         )

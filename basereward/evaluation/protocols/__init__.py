@@ -25,6 +25,9 @@ class Protocol(Contract):
 
     A class that derives from this one inherits the defaults of the optional members. Any other class may leave them
     out as well; `check_protocol` checks the required ones.
+
+    >>> Protocol.judges_only
+    False
     """
 
     columns: tuple[str, ...]

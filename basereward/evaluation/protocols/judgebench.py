@@ -32,6 +32,9 @@ class JudgeBench(Protocol):
     count all pairs; ties and votes that chose none are not right. The scores of a model do not depend on an order, so
     that they have both variants. `both_orders` has no measures for an odd number of votes, `one_order` none for more
     than one vote.
+
+    >>> list(JudgeBench().variants)
+    ['both_orders', 'one_order']
     """
 
     columns = ("pair_id", "question", "response_A", "response_B", "label", "source")

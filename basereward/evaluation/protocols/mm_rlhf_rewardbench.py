@@ -31,6 +31,9 @@ class MMRLHFRewardBench(Protocol):
 
     Args:
         frames: the number of frames of a video that are used as images, evenly spaced.
+
+    >>> list(MMRLHFRewardBench().variants)
+    ['published', 'per_vote', 'length_controlled']
     """
 
     columns = ("id", "prompt", "chosen", "rejected")

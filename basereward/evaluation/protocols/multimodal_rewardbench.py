@@ -40,6 +40,9 @@ class MultimodalRewardBench(Protocol):
 
     Args:
         categories: further names of categories in the rows -> one of the values of `CATEGORIES`.
+
+    >>> list(MultimodalRewardBench().variants)
+    ['micro', 'seven_column_mean', 'length_controlled']
     """
 
     columns = ("ID", "Text", "Image", "Output1", "Output2", "Better", "Category")

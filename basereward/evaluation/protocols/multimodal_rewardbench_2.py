@@ -33,6 +33,9 @@ class MultimodalRewardBench2(Protocol):
 
     Args:
         judges_only: the responses are images, so that a model that scores text has nothing to score.
+
+    >>> list(MultimodalRewardBench2().variants)
+    ['both_orders']
     """
 
     columns = ("chosen",)

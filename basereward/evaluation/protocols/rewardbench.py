@@ -59,6 +59,9 @@ class RewardBench(Protocol):
     of four earlier test sets with half the weight; without rows of these sets it has no measures. `subsets` has a
     measure for every subset, and its `overall` weights all pairs equally; unlike the others it has values if subsets
     are missing. Items whose votes have no majority count as half right.
+
+    >>> list(RewardBench().variants)
+    ['four_sections', 'with_prior_sets', 'subsets']
     """
 
     columns = ("prompt", "chosen", "rejected", "subset")

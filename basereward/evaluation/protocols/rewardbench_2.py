@@ -36,6 +36,9 @@ class RewardBench2(Protocol):
     of responses that share this score, otherwise 0. `overall` is the mean of the six subsets. Verdicts name the best
     response; one that cannot be read counts as much as a random guess. Ties needs scores (of a judge, its ratings from
     1 to 10).
+
+    >>> list(RewardBench2().variants)
+    ['published']
     """
 
     columns = ("id", "prompt", "chosen", "rejected", "subset")

@@ -40,6 +40,9 @@ class RMBench(Protocol):
 
     Args:
         domain: of all rows, for the authors' files of one domain, such as `chat_filtered.json`, whose rows lack it.
+
+    >>> list(RMBench().variants)
+    ['domain_mean', 'row_pooled']
     """
 
     columns: tuple[str, ...] = ("id", "prompt", "chosen", "rejected", "domain")

@@ -45,6 +45,9 @@ class VLRewardBench(Protocol):
     There is one variant per scheme, and one each with `_dedupe_by_id`, which keeps the first row of every id (1,225 of
     1,250 rows), as two rows of Table 9 of BaseReward do. `overall` weights all items equally, `macro` is the mean of
     the three categories.
+
+    >>> list(VLRewardBench().variants)[:3]
+    ['official', 'r1_reward', 'unifiedreward']
     """
 
     columns = ("id", "query", "image")

@@ -51,6 +51,9 @@ def every_value(folder: Path | None = None) -> list[PublishedValue]:
 
     Raises:
         DataError: there is no such folder, or files in it are wrong; the message lists the faults of all files.
+
+    >>> len({value.paper for value in every_value()}) > 1
+    True
     """
     folder = folder or experiments_folder() / "published"
     if not folder.is_dir():

@@ -43,6 +43,11 @@ def read_table(file: Path) -> list[PublishedValue]:
 
     Raises:
         DataError: the file is not a valid table; the message lists every fault.
+
+    >>> from basereward.recipe.yaml.files import experiments_folder
+    >>> file = sorted((experiments_folder() / "published").glob("*.yaml"))[0]
+    >>> all(0 <= value.value <= 1 for value in read_table(file))
+    True
     """
     return list(open_table(file).values())
 
@@ -52,6 +57,11 @@ def open_table(file: Path) -> TableFile:
 
     Raises:
         DataError: the file is not a valid table; the message lists every fault.
+
+    >>> from basereward.recipe.yaml.files import experiments_folder
+    >>> file = sorted((experiments_folder() / "published").glob("*.yaml"))[0]
+    >>> open_table(file).faults
+    []
     """
     try:
         content = read_yaml(file)
@@ -71,6 +81,9 @@ class TableFile:
 
     If there are no faults, `counts` has the numbers of items and `corrections` the corrections, both by row and column.
     `recomputed` lists further values of cells.
+
+    >>> TableFile({}).faults[:2]
+    ["the file: the key 'paper' is missing", "the file: the key 'columns' is missing"]
     """
 
     content: dict[str, Any]
@@ -171,21 +184,27 @@ class TableFile:
             where = f"{section}[{index}]"
             if not self._check_keys(entry, ENTRY, ENTRY_MAY, where=where):
                 continue
-            for row in entry["rows"]:
-                for column, cell_change in entry["cells"].items():
-                    known = self._check_cell(row, column, where=where)
-                    if not (known and self._check_keys(cell_change, {}, CELL_MAY, where=where)):
-                        continue
-                    # What an entry states for all its cells, then what it states for this one.
-                    change = {**{name: entry[name] for name in ENTRY_MAY if name in entry}, **cell_change}
-                    stated = self.content["columns"][column]
-                    self._check_change(change, stated, where=f"{where}, '{column}' of '{row}'")
-                    # A cell has one correction, and may be recomputed under several variants.
-                    key = (row, column, "" if section == "corrections" else str(sorted(change.items())))
-                    if key in seen:
-                        self.faults.append(f"{where}: '{column}' of '{row}' stands in {section} twice")
-                    seen.add(key)
-                    yield (row, column), {**change, "why": entry["why"]}
+            for (row, column), change in self._entry_changes(entry, where=where):
+                # A cell has one correction, and may be recomputed under several variants.
+                key = (row, column, "" if section == "corrections" else str(sorted(change.items())))
+                if key in seen:
+                    self.faults.append(f"{where}: '{column}' of '{row}' appears in {section} twice")
+                seen.add(key)
+                yield (row, column), {**change, "why": entry["why"]}
+
+    def _entry_changes(self, entry: dict[str, Any], *, where: str) -> Iterator[tuple[CellKey, Change]]:
+        """The cells of one entry that exist, each with what the entry states about it."""
+        of_all_cells = {name: entry[name] for name in ENTRY_MAY if name in entry}
+        for row in entry["rows"]:
+            for column, cell_change in entry["cells"].items():
+                known = self._check_cell(row, column, where=where)
+                if not (known and self._check_keys(cell_change, {}, CELL_MAY, where=where)):
+                    continue
+                # What an entry states for one cell replaces what it states for all.
+                change = {**of_all_cells, **cell_change}
+                stated = self.content["columns"][column]
+                self._check_change(change, stated, where=f"{where}, '{column}' of '{row}'")
+                yield (row, column), change
 
     def _read_counts(self) -> dict[CellKey, list[int]]:
         counts: dict[CellKey, list[int]] = {}

@@ -15,7 +15,11 @@ from basereward.recipe.yaml.files import experiments_folder
 
 @dataclass(frozen=True)
 class PrintedCell:
-    """One number of a table."""
+    """One number of a table.
+
+    >>> PrintedCell(71.2, "rm_bench", ("domain_mean",), "overall", is_percent=72.1).misprint
+    True
+    """
 
     printed: float
     """the percentage in the table"""
@@ -38,7 +42,12 @@ class PrintedCell:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of a paper."""
+    """A table of a paper.
+
+    >>> table = tables_of("head_depth")[0]
+    >>> table.digits(next(iter(table.rows))) >= 1
+    True
+    """
 
     title: str
     paper: str
@@ -66,6 +75,10 @@ def read_published_table(file: Path) -> PublishedTable:
 
     Raises:
         DataError: the file is not a valid table; the message lists every fault.
+
+    >>> file = sorted((experiments_folder() / "published").glob("*.yaml"))[0]
+    >>> len(read_published_table(file).columns) > 1
+    True
     """
     table = open_table(file)
     content, paper = table.content, table.content["paper"]
@@ -129,20 +142,30 @@ def _cell(table: TableFile, row: str, column: str) -> PrintedCell:
     if UNKNOWN in variants:
         variants = [name for name in listed(claimed["variant"]) if name != UNKNOWN]
     printed: float = table.printed(row, column)
-    count = actual.get("count")
-    percent: float | None = 100 * count[0] / count[1] if count else actual.get("value")
-    # The printed number is this one, rounded, and so no misprint.
-    if percent is not None and abs(percent - printed) <= 0.5 * 10.0 ** -max(_digits(printed), 1):
-        percent = None
     return PrintedCell(
         printed,
         actual["benchmark"],
         tuple(variants),
         actual["metric"],
-        is_percent=percent,
+        is_percent=_right_percent(actual, printed),
         known=known,
         why=change["why"] if change else None,
     )
+
+
+def _right_percent(actual: Mapping[str, Any], printed: float) -> float | None:
+    """The percentage that should stand in a cell; None if the printed one is right.
+
+    Args:
+        actual: what is known about the cell: `count`, (right, all) items, or `value`, in percent, or neither.
+        printed: the percentage in the table.
+    """
+    count = actual.get("count")
+    percent: float | None = 100 * count[0] / count[1] if count else actual.get("value")
+    # A printed number that is this one, rounded, is no misprint.
+    if percent is not None and abs(percent - printed) <= 0.5 * 10.0 ** -max(_digits(printed), 1):
+        return None
+    return percent
 
 
 def _digits(percent: float) -> int:

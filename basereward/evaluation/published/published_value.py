@@ -40,7 +40,12 @@ METRICS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class PublishedValue:
-    """A number from a paper, under the protocol variant by which it was computed."""
+    """A number from a paper, under the protocol variant by which it was computed.
+
+    >>> from basereward.evaluation.published.published import every_value
+    >>> every_value()[0].benchmark in VARIANTS
+    True
+    """
 
     model: str
     value: float

@@ -39,6 +39,11 @@ def forest(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> F
     Args:
         rows: of one benchmark, as `numbers` makes them.
         places: model -> index of its colour; the order of the models in the rows by default.
+
+    >>> key = {"variant": "official", "metric": "overall", "source": "measured"}
+    >>> row = {**key, "model": "mine", "value": 0.7, "low": 0.6, "high": 0.8}
+    >>> forest([row]).axes[0].get_xlabel()
+    'right, %; bars are 95 % intervals'
     """
     groups = _groups(rows)
     lines = sum(1 + _count_lines(members) for members in groups.values())
@@ -72,10 +77,14 @@ def bars(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Fig
 
     Returns:
         The figure; None if the variant has no categories.
+
+    >>> key = {"variant": "official", "source": "measured", "model": "mine"}
+    >>> rows = [{**key, "metric": "overall", "value": 0.7}, {**key, "metric": "general", "value": 0.6}]
+    >>> [label.get_text() for label in bars(rows).axes[0].get_yticklabels()]
+    ['general']
     """
     measured = [row for row in rows if row["source"] == "measured" and row["value"] is not None]
-    overall = overall_metrics(rows, rows[0]["variant"]) if rows else []
-    categories = list(dict.fromkeys(row["metric"] for row in measured if row["metric"] not in overall))
+    categories = _categories(rows, measured)
     models = list(dict.fromkeys(row["model"] for row in measured))
     if not categories:
         return None
@@ -85,7 +94,7 @@ def bars(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Fig
     with plain():
         figure, axes = blank(height=1.0 + 0.2 * (len(models) + 1) * (1 + len(categories)))
         for number, model in enumerate(models):
-            values = {row["metric"]: 100 * row["value"] for row in measured if row["model"] == model}
+            values = _percentages(measured, model)
             offset = thickness * (number + 0.5) - 0.4
             _draw_bars(axes, values, categories, model=model, offset=offset, thickness=thickness, place=places[model])
         axes.set_yticks(range(len(categories)), [short(name) for name in categories])
@@ -94,6 +103,17 @@ def bars(rows: Sequence[Row], *, places: Mapping[str, int] | None = None) -> Fig
         axes.grid(axis="x", color="0.9", linewidth=0.8)
         figure.legend(loc="outside upper left", frameon=False)
         return drawn(figure)
+
+
+def _categories(rows: Sequence[Row], measured: Sequence[Row]) -> list[str]:
+    """The measured metrics of a variant that cover a part of its items only, in their order."""
+    overall = overall_metrics(rows, rows[0]["variant"]) if rows else []
+    return list(dict.fromkeys(row["metric"] for row in measured if row["metric"] not in overall))
+
+
+def _percentages(measured: Sequence[Row], model: str) -> dict[str, float]:
+    """The values of one model in percent, by metric."""
+    return {row["metric"]: 100 * row["value"] for row in measured if row["model"] == model}
 
 
 def _draw_bars(

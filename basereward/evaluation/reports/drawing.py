@@ -29,7 +29,12 @@ FIXED_METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"Cre
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Within this context, figures show names literally: a dollar sign starts no formula."""
+    """Within this context, figures show names literally: a dollar sign starts no formula.
+
+    >>> with plain():
+    ...     mpl.rcParams["text.parse_math"]
+    False
+    """
     with mpl.rc_context({"text.parse_math": False, "font.size": 9, "hatch.linewidth": 0.6}):
         yield
 
@@ -39,6 +44,10 @@ def blank(*, height: float) -> tuple[Figure, Axes]:
 
     Args:
         height: in inches.
+
+    >>> figure, axes = blank(height=2.0)
+    >>> figure.get_size_inches().tolist()
+    [4.6, 2.0]
     """
     # Not by pyplot: its list of open figures would keep every figure in memory.
     figure = Figure(figsize=(WIDTH, height), dpi=120, layout="constrained")
@@ -51,7 +60,12 @@ def blank(*, height: float) -> tuple[Figure, Axes]:
 
 
 def drawn(figure: Figure) -> Figure:
-    """Compute the layout once, for all files of the figure, and return the figure."""
+    """Compute the layout once, for all files of the figure, and return the figure.
+
+    >>> figure, axes = blank(height=2.0)
+    >>> drawn(figure) is figure
+    True
+    """
     # Inside of `plain`, whose settings decide on the size of the letters.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -68,7 +82,12 @@ def short(name: str) -> str:
 
 
 def as_bytes(figure: Figure, kind: Literal["svg", "png", "pdf"]) -> bytes:
-    """Encode a figure, deterministically. PNG has 200 dots per inch."""
+    """Encode a figure, deterministically. PNG has 200 dots per inch.
+
+    >>> figure, axes = blank(height=2.0)
+    >>> as_bytes(figure, "png")[1:4]
+    b'PNG'
+    """
     buffer = io.BytesIO()
     # matplotlib derives the ids of SVG elements from this salt, or else from a random one.
     with mpl.rc_context({"svg.hashsalt": "basereward"}):
@@ -77,7 +96,12 @@ def as_bytes(figure: Figure, kind: Literal["svg", "png", "pdf"]) -> bytes:
 
 
 def embedded(figure: Figure) -> dict[str, Any]:
-    """Encode a figure for a page: its data URI `uri`, and its `width` and `height` in CSS pixels."""
+    """Encode a figure for a page: its data URI `uri`, and its `width` and `height` in CSS pixels.
+
+    >>> figure, axes = blank(height=2.0)
+    >>> embedded(figure)["height"]
+    192
+    """
     svg = base64.b64encode(as_bytes(figure, "svg")).decode()
     width, height = (round(CSS_DPI * inches) for inches in figure.get_size_inches())
     return {"uri": f"data:image/svg+xml;base64,{svg}", "width": width, "height": height}
@@ -94,6 +118,11 @@ def save(figure: Figure, folder: Path, stem: str, *kinds: Literal["svg", "png", 
 
     Returns:
         The paths of the files, in the order of `kinds`.
+
+    >>> import tempfile
+    >>> figure, axes = blank(height=2.0)
+    >>> [Path(file).name for file in save(figure, Path(tempfile.mkdtemp()), "a figure", "png")]
+    ['a_figure.png']
     """
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)
     files = [folder / f"{name}.{kind}" for kind in kinds]

@@ -45,6 +45,10 @@ def report(evaluations: Sequence[str], *, out: str | None = None) -> dict[str, A
 
     Raises:
         DataError: an evaluation is missing, damaged or given twice, or the page cannot be written.
+
+    >>> report([])
+    Traceback (most recent call last):
+    basereward.errors.DataError: no evaluation is given; give one or more folders that `basereward eval` wrote
     """
     check_several(evaluations, name="evaluations", of="folders")
     target = _target(out or OUT)

@@ -11,7 +11,11 @@ VOID_ELEMENTS = ("img", "br")
 
 
 class Markup(str):
-    """A string that is HTML already, and is not escaped again."""
+    """A string that is HTML already, and is not escaped again.
+
+    >>> join([Markup("<br>"), "<br>"])
+    '<br>&lt;br&gt;'
+    """
 
     __slots__ = ()
 

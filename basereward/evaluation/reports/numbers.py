@@ -58,17 +58,22 @@ def numbers(evaluations: Sequence[Evaluation], names: Labels, published: Iterabl
         Rows by variant and metric: first models, then papers, then baselines. Values are shares from 0 to 1.
     """
     head = {"benchmark": evaluations[0].benchmark, "version": evaluations[0].version}
-    comparable = all(is_whole(evaluation) for evaluation in evaluations)
-    printed = [value for value in published if comparable and value.benchmark == head["benchmark"]]
+    comparable = _comparable_values(evaluations, published)
     rows: list[Row] = []
     for variant in _variants(evaluations):
-        of_variant = [value for value in printed if value.variant == variant]
+        of_variant = [value for value in comparable if value.variant == variant]
         for metric in _metrics(evaluations, of_variant, variant):
             key = {**head, "variant": variant, "metric": metric}
-            rows += [_row(key, row) for row in _measured(evaluations, names, variant, metric)]
-            rows += [_row(key, _published_row(value)) for value in of_variant if value.metric == metric]
-            rows += [_row(key, row) for row in _baseline_rows(evaluations, names, variant, metric)]
+            of_metric = [value for value in of_variant if value.metric == metric]
+            rows += [_row(key, values) for values in _values(evaluations, names, of_metric, variant, metric)]
     return rows
+
+
+def _comparable_values(evaluations: Sequence[Evaluation], published: Iterable[PublishedValue]) -> list[PublishedValue]:
+    """The published values of the evaluated benchmark; none if an evaluation is not of the whole benchmark."""
+    if not all(is_whole(evaluation) for evaluation in evaluations):
+        return []
+    return [value for value in published if value.benchmark == evaluations[0].benchmark]
 
 
 def as_csv(rows: Iterable[Row]) -> str:
@@ -103,6 +108,9 @@ def same_items(evaluations: Iterable[Evaluation]) -> list[list[Evaluation]]:
 
     Those of a group have the same benchmark and version, no recorded difference between their items, and are either all
     whole or all partial.
+
+    >>> same_items([])
+    []
     """
     groups: list[list[Evaluation]] = []
     for evaluation in evaluations:
@@ -139,7 +147,22 @@ def _metrics(evaluations: Iterable[Evaluation], published: Iterable[PublishedVal
 
 
 def _row(key: Row, values: Row) -> Row:
+    # Every row has all columns, so that the page and the CSV need not ask which exist.
     return dict.fromkeys(COLUMNS) | key | values
+
+
+def _values(
+    evaluations: Sequence[Evaluation],
+    names: Labels,
+    published: Iterable[PublishedValue],
+    variant: str,
+    metric: str,
+) -> Iterable[Row]:
+    """The values of one metric: those of models, then of papers, then of baselines."""
+    yield from _measured(evaluations, names, variant, metric)
+    for value in published:
+        yield _published_row(value)
+    yield from _baseline_rows(evaluations, names, variant, metric)
 
 
 def _measured(evaluations: Sequence[Evaluation], names: Labels, variant: str, metric: str) -> Iterable[Row]:

@@ -33,6 +33,10 @@ def render_data_page(name: str, data: Mapping[str, Any], *, title: str, styles: 
 
     Returns:
         The whole HTML document.
+
+    >>> page = render_data_page("viewer", {"rows": []}, title="Rows")
+    >>> page.count("<head>"), "default-src 'none'" in page
+    (1, True)
     """
     script = _asset("page.js") + _asset(f"{name}.js")
     body = _asset(f"{name}.html") + _fill("script.html", {"data": as_json(data), "script": script})
@@ -50,6 +54,10 @@ def render_static_page(name: str, parts: Mapping[str, Markup], *, title: str, st
 
     Returns:
         The whole HTML document.
+
+    >>> parts = {"head": Markup("<h1>Runs</h1>"), "contents": Markup(""), "sections": Markup("")}
+    >>> render_static_page("experiment", parts, title="Runs").count("<title>Runs</title>")
+    1
     """
     return _document(name, _fill(f"{name}.html", parts), title=title, styles=styles, script=None)
 

@@ -30,24 +30,45 @@ def report_of(words: Sequence[str], *, profile: str, overrides: Sequence[str], o
 
     Raises:
         BaseRewardError: a word is none of these, the words exclude each other, or the page cannot be made.
+
+    >>> report_of(["no_such_experiment"], profile="tiny", overrides=[], out=None)
+    Traceback (most recent call last):
+    basereward.errors.DataError: unknown experiment 'no_such_experiment'...
     """
-    changes = [word for word in words if "=" in word and not Path(word).exists()]
-    subjects = [word for word in words if word not in changes]
+    subjects, changes = _split_words(words)
     changes += overrides
+    experiment = _experiment_of(subjects)
+    if experiment is not None:
+        return _experiment_report(experiment, profile=profile, overrides=changes, out=out)
+    _check_folders(subjects, changes)
+    # This imports matplotlib, which takes a second; the checks above answer a mistake before that.
+    from basereward.evaluation.reports.evaluation_report import report
+
+    return report(subjects, out=out)
+
+
+def _split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The subjects of the page, and the overrides `KEY=VALUE` among the words."""
+    # The name of a folder may contain `=`, as that of a sweep's cell does; a path that exists is no override.
+    changes = [word for word in words if "=" in word and not Path(word).exists()]
+    return [word for word in words if word not in changes], changes
+
+
+def _experiment_of(subjects: Sequence[str]) -> str | None:
+    """The experiment that a page is about; None if it is about folders of evaluations.
+
+    Raises:
+        DataError: there are several experiments, or folders beside an experiment.
+    """
     experiments = [word for word in subjects if _is_experiment(word)]
-    folders = [word for word in subjects if word not in experiments]
-    if experiments and (folders or len(experiments) > 1):
+    if not experiments:
+        return None
+    if len(experiments) > 1 or len(experiments) < len(subjects):
         raise DataError(
             f"{', '.join(subjects)}: a page is about one experiment, or about evaluations. Give one name of an "
             f"experiment, or '{ALL_EXPERIMENTS}', or only folders that `basereward eval` wrote"
         )
-    if experiments:
-        return _experiment_report(experiments[0], profile=profile, overrides=changes, out=out)
-    _check_folders(folders, changes)
-    # This imports matplotlib, which takes a second; the checks above answer a mistake before that.
-    from basereward.evaluation.reports.evaluation_report import report
-
-    return report(folders, out=out)
+    return experiments[0]
 
 
 def _is_experiment(word: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -41,8 +41,8 @@ def collect(source: Source, splits: Sequence[Split], *, rows: int, score: ScoreG
     groups = {split: source.groups(split) for split in splits}
     rejected = _rejected_rows(source, splits)
     usable = {split: len(members) for split, members in groups.items()}
-    rejected_by_split = Counter(row.split for row in rejected)
-    total = {split: size + rejected_by_split[split] for split, size in usable.items()}
+    # Counted before the images are opened: a row whose image fails is in `usable` already.
+    total = _total_rows(usable, rejected)
     # Images of these rows are opened, so this number decides how large each may be on the page.
     selected = min(rows, sum(usable.values()))
     album = Album()
@@ -63,6 +63,12 @@ def collect(source: Source, splits: Sequence[Split], *, rows: int, score: ScoreG
         "pictures": album.pictures,
         "lost": [_rejection(row) for row in rejected[:MAX_LISTED]],
     }
+
+
+def _total_rows(usable: Mapping[Split, int], rejected: Iterable[RejectedRow]) -> dict[Split, int]:
+    """The number of rows of each split, usable or rejected."""
+    rejected_by_split = Counter(row.split for row in rejected)
+    return {split: size + rejected_by_split[split] for split, size in usable.items()}
 
 
 def spread(sizes: dict[Split, int], *, at_most: int) -> Iterator[tuple[Split, int]]:
@@ -98,6 +104,11 @@ def plain(group: Group, *, pictures: list[int], scores: ResponseScores) -> dict[
     Returns:
         The row. Its `margin` is the smallest of its pairs: of the model's margins if there are scores, otherwise of the
         margins in the data.
+
+    >>> group = Group("a", "text", (), ("4", "5"), preferences=(Preference(0, 1),))
+    >>> row = plain(group, pictures=[], scores=[1.0, -0.5])
+    >>> row["margin"], [response["rank"] for response in row["responses"]]
+    (1.5, [0, 1])
     """
     ranks = rank(len(group.responses), group.preferences)
     unplaced = iter(pictures)
@@ -134,21 +145,26 @@ def rank(responses: int, preferences: Iterable[Preference]) -> list[int | None]:
     [1, 1, 0, None]
     """
     preferences = list(preferences)
-    levels: list[int | None] = [None] * responses
+    levels: dict[int, int] = {}
     for preference in preferences:
         levels[preference.winner] = levels[preference.loser] = 0
     # The longest chain has as many links as there are responses. The bound also ends a cycle (A > B > A), whose levels
     # would rise for ever.
     for _ in range(responses):
         for preference in preferences:
-            above, below = levels[preference.winner] or 0, levels[preference.loser] or 0
-            if preference.tie:
-                levels[preference.winner] = levels[preference.loser] = max(above, below)
-            else:
-                levels[preference.loser] = max(below, above + 1)
+            _push_down(levels, preference)
     # Ties raise levels by more than one; ranks have no gaps.
-    distinct = sorted({level for level in levels if level is not None})
-    return [None if level is None else distinct.index(level) for level in levels]
+    distinct = sorted(set(levels.values()))
+    return [distinct.index(levels[index]) if index in levels else None for index in range(responses)]
+
+
+def _push_down(levels: dict[int, int], preference: Preference) -> None:
+    """Raise the levels of the responses of one preference until they obey it; 0 is the best level."""
+    above, below = levels[preference.winner], levels[preference.loser]
+    if preference.tie:
+        levels[preference.winner] = levels[preference.loser] = max(above, below)
+    else:
+        levels[preference.loser] = max(below, above + 1)
 
 
 def _facts(
@@ -243,12 +259,7 @@ def _pair_shares(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """
     pairs: list[_ComparedPair] = []
     for row in rows:
-        for pair in row["pairs"]:
-            if not pair["tie"]:
-                winner, loser = row["responses"][pair["winner"]], row["responses"][pair["loser"]]
-                # A score that is not finite is no margin; it counts as one of 0, which is wrong.
-                margin = (pair["model"] or 0.0) if row["scored"] else None
-                pairs.append(_ComparedPair(winner["length"] - loser["length"], margin))
+        pairs += _compared_pairs(row)
     unequal = [pair for pair in pairs if pair.extra_length]
     return {
         "pairs": len(pairs),
@@ -256,6 +267,17 @@ def _pair_shares(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "follows_length": _share([pair.margin * pair.extra_length > 0 for pair in unequal if pair.margin is not None]),
         "accuracy": _share([pair.margin > 0 for pair in pairs if pair.margin is not None]),
     }
+
+
+def _compared_pairs(row: dict[str, Any]) -> Iterator[_ComparedPair]:
+    """The pairs of a row that are no ties."""
+    for pair in row["pairs"]:
+        if pair["tie"]:
+            continue
+        winner, loser = row["responses"][pair["winner"]], row["responses"][pair["loser"]]
+        # A score that is not finite has no margin. It counts as a margin of 0, which is wrong for the model.
+        margin = (pair["model"] or 0.0) if row["scored"] else None
+        yield _ComparedPair(winner["length"] - loser["length"], margin)
 
 
 def _share(outcomes: Sequence[bool]) -> float | None:

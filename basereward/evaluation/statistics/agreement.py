@@ -79,17 +79,13 @@ def agreement(first: Evaluation, second: Evaluation) -> Agreement:
 
 
 def _paired(first: Evaluation, second: Evaluation) -> list[tuple[EvaluatedItem, EvaluatedItem]]:
-    """The scored items of both, by row."""
+    """The scored items of both, by row.
+
+    Raises:
+        DataError: the evaluations are not of the same items.
+    """
     refusal = f"'{first.name}' and '{second.name}' cannot be compared"
-    for key in ("benchmark", "version"):
-        one, other = getattr(first, key), getattr(second, key)
-        if one != other:
-            raise DataError(f"{refusal}: {key} {one} against {other}")
-    if different := changed(first.fingerprint, second.fingerprint):
-        raise DataError(
-            f"{refusal}: the {' and the '.join(different)} of the benchmark changed between them. Evaluate both on the "
-            "same files."
-        )
+    _check_same_benchmark(first, second, refusal=refusal)
     first_items, second_items = _scored_items(first), _scored_items(second)
     rows = sorted({*first_items, *second_items})
     different_rows = [row for row in rows if _key(first_items.get(row)) != _key(second_items.get(row))]
@@ -101,6 +97,19 @@ def _paired(first: Evaluation, second: Evaluation) -> list[tuple[EvaluatedItem, 
             f"{refusal}: they did not score the same items ({listed}). Score all items of the benchmark with both."
         )
     return [(first_items[row], second_items[row]) for row in rows]
+
+
+def _check_same_benchmark(first: Evaluation, second: Evaluation, *, refusal: str) -> None:
+    for key in ("benchmark", "version"):
+        one, other = getattr(first, key), getattr(second, key)
+        if one != other:
+            raise DataError(f"{refusal}: {key} {one} against {other}")
+    # The files of one version may still have been edited between the two evaluations.
+    if different := changed(first.fingerprint, second.fingerprint):
+        raise DataError(
+            f"{refusal}: the {' and the '.join(different)} of the benchmark changed between them. Evaluate both on the "
+            "same files."
+        )
 
 
 def _scored_items(evaluation: Evaluation) -> dict[int, EvaluatedItem]:

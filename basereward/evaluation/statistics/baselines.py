@@ -1,4 +1,4 @@
-"""The expected result of guessing, for a scorer with random scores and for a judge that tosses a coin."""
+"""The expected result of guessing, for a scorer with random scores and for a judge that guesses."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def chance_rounds(items: Sequence[Item], *, independent: bool, seed: int = 0) ->
 
     Args:
         items: of a benchmark.
-        independent: True for a judge, which guesses anew for every item; False for a scorer, which gives a response to
-            a prompt the same score in all items. With three responses in three pairs, a scorer has all pairs right
-            with a probability of 1/6, a judge of 1/8.
+        independent: True for a judge, which guesses for every item independently; False for a scorer, which gives a
+            response to a prompt the same score in all items. With three responses in three pairs, a scorer has all
+            pairs right with a probability of 1/6, a judge with one of 1/8.
         seed: of the first orders and of the random orders.
 
     Yields:

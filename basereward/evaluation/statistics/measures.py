@@ -79,6 +79,11 @@ def accuracy(judged: Sequence[JudgedItem], *, undecided: Undecided = "wrong") ->
     Args:
         judged: items with outcomes.
         undecided: whether undecided items count as wrong or are left out of the denominator.
+
+    >>> from basereward.evaluation.items import Item, Outcome
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> accuracy([JudgedItem(item, Outcome(correct=True)), JudgedItem(item, Outcome(correct=False))]).value
+    0.5
     """
     right = sum(judged_item.is_right for judged_item in judged)
     unsure = _count(judged, Decision.UNDECIDED)
@@ -89,7 +94,14 @@ def accuracy(judged: Sequence[JudgedItem], *, undecided: Undecided = "wrong") ->
 
 
 def per_vote(judged: Sequence[JudgedItem]) -> Measure:
-    """The share of right votes among all votes that chose a response. The interval is over prompts."""
+    """The share of right votes among all votes that chose a response. The interval is over prompts.
+
+    >>> from basereward.evaluation.items import Item, Outcome
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> measure = per_vote([JudgedItem(item, Outcome(votes=(0, 1, None)))])
+    >>> measure.value, measure.undecided
+    (0.5, 1)
+    """
     rows: list[tuple[float, float]] = []
     unsure = 0
     for judged_item in judged:
@@ -106,6 +118,11 @@ def all_right(judged: Sequence[JudgedItem]) -> Measure:
     """Acc+ (arXiv 2502.10391): the share of prompts whose items are all right. The interval is over prompts.
 
     A prompt with an item that was not scored is left out, because it is unknown whether all of them are right.
+
+    >>> from basereward.evaluation.items import Item, Outcome
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> all_right([JudgedItem(item, Outcome(correct=True)), JudgedItem(item, Outcome(correct=False))]).value
+    0.0
     """
     complete = [members for members in by_prompt(judged).values() if len(members) >= members[0].item.prompt_items]
     right = [float(_are_all_right(members)) for members in complete]
@@ -138,6 +155,12 @@ def mean_accuracy(
     Returns:
         A measure whose numerator is the weighted sum of the accuracies, and whose denominator is the sum of the
         weights.
+
+    >>> from basereward.evaluation.items import Item, Outcome
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> right, wrong = (JudgedItem(item, Outcome(correct=correct)) for correct in (True, False))
+    >>> mean_accuracy({"math": [right, wrong], "chat": [right]}).value
+    0.75
     """
     category_weights = [1.0 if weights is None else weights[name] for name in categories]
     parts = [accuracy(members, undecided=undecided) for members in categories.values()]
@@ -167,6 +190,12 @@ def length_controlled(judged: Sequence[JudgedItem]) -> Measure:
 
     The regressor is tanh of the difference in characters over its standard deviation, as in length-controlled
     AlpacaEval (arXiv 2404.04475, section 3). Its slope has a ridge penalty of 1. The interval is Wald's.
+
+    >>> from basereward.evaluation.items import Item, Outcome
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> right, wrong = (JudgedItem(item, Outcome(correct=correct)) for correct in (True, False))
+    >>> round(length_controlled([right, wrong]).value, 3)  # both answers have one character
+    0.5
     """
     right = np.array([judged_item.is_right for judged_item in judged], float)
     # A regression on one class has no finite solution.

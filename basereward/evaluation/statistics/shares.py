@@ -21,7 +21,11 @@ RELATIVE_TOLERANCE = 1e-12
 
 
 class Added(NamedTuple):
-    """The contribution of one item to a share: `got` to the numerator, `of` to the denominator."""
+    """The contribution of one item to a share: `got` to the numerator, `of` to the denominator.
+
+    >>> Added("a", got=1.0).of
+    1.0
+    """
 
     prompt_id: str
     got: float
@@ -29,7 +33,11 @@ class Added(NamedTuple):
 
 
 class CountedPart(NamedTuple):
-    """A share with its weight in a sum."""
+    """A share with its weight in a sum.
+
+    >>> CountedPart(2.0, [Added("a", 1.0)]).weight
+    2.0
+    """
 
     weight: float
     added: Sequence[Added]
@@ -89,13 +97,25 @@ def weighted(parts: Iterable[CountedPart], *, of: float | None = None, ties: int
 
 
 def right(judged: Sequence[JudgedItem], *, undecided: float = 0.0) -> list[Added]:
-    """Count each item as 1 if it is right, as `undecided` if its votes have no majority, and otherwise as 0."""
+    """Count each item as 1 if it is right, as `undecided` if its votes have no majority, and otherwise as 0.
+
+    >>> from basereward.evaluation.items import Item, Outcome
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> [added.got for added in right([JudgedItem(item, Outcome(votes=(0, 1)))], undecided=0.5)]
+    [0.5]
+    """
     credit = {Decision.RIGHT: 1.0, Decision.UNDECIDED: undecided}
     return [Added(judged_item.item.prompt_id, credit.get(judged_item.decision, 0.0)) for judged_item in judged]
 
 
 def count(judged: Sequence[JudgedItem], decision: Decision) -> int:
-    """The number of items with a decision."""
+    """The number of items with a decision.
+
+    >>> from basereward.evaluation.items import Item, Outcome
+    >>> item = Item(0, "a", "2 + 2?", ("4", "5"), (0,), (1,), "a")
+    >>> count([JudgedItem(item, Outcome(scores=(1.0, 1.0)))], Decision.TIE)
+    1
+    """
     return sum(judged_item.decision is decision for judged_item in judged)
 
 

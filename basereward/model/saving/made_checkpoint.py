@@ -46,7 +46,7 @@ def backbone_path(recipe: BackboneRecipe) -> str:
     partial = Path(tempfile.mkdtemp(prefix=temporary_name("making", "-"), dir=folder.parent))
     try:
         with quiet_transformers():
-            make(recipe.make, "makers", partial)
+            make(recipe.make, "tiny_models", partial)
         # mkdtemp and safetensors give rights to the owner alone, and users of one machine may share the cache.
         partial.chmod(0o755)
         for file in partial.rglob("*.safetensors"):

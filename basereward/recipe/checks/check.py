@@ -25,6 +25,10 @@ class Check:
     Attributes:
         values: the right values; a key with a fault is left out, so that the default of the schema stands in for it.
         faults: pairs of a dotted key and a message.
+
+    >>> check = Check(Layer({"optimizer": {"lr": "high"}}), complete=False)
+    >>> check.faults
+    [('optimizer.lr', "expected a number; 'high' given")]
     """
 
     def __init__(self, layer: Layer, *, complete: bool = True, nodes: bool = True) -> None:
@@ -43,6 +47,7 @@ class Check:
             self._add_fault(path, f"expected a mapping of {', '.join(key_types(section))}; {shortened(values)} given")
             return {}
         known = key_types(section)
+        # `include` works in every mapping, and `grid` only at the top level of a file.
         allowed = [*known, "include"] if path else [*known, "include", "grid"]
         for key in values:
             if key not in known:
@@ -54,7 +59,8 @@ class Check:
                 checked.update(self._value(field.name, hint, values[field.name], field_path))
             elif hint == Node:
                 self._node({}, field_path)
-            elif is_section(hint):  # it may contain a node, which has no default
+            elif is_section(hint):
+                # A section may contain a node, which has no default and must be reported as missing.
                 checked[field.name] = self._section(hint, {}, field_path)
         return checked
 
@@ -91,6 +97,7 @@ class Check:
             return node
         filled, faults = check_node(node, node_kind(path))
         for key, message in faults:
+            # A missing argument may be in the included file that could not be read.
             missing = isinstance(node, dict) and (key or "_target_") not in node
             if self._complete or not missing:
                 self._add_fault((*path, key) if key else path, message)

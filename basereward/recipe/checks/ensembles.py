@@ -28,6 +28,11 @@ def read_ensembles(
         experiment: the keys that belong to the experiment as a whole.
         cells: the names of all cells.
         recipes: the names of the cells without their seeds; cells with the same one are runs of one recipe.
+
+    >>> layer = Layer({"ensembles": {"all": {"members": ["head=*"]}}})
+    >>> ensembles, faults = read_ensembles(layer, cells=["head=1", "head=2", "lr=1"], recipes=[])
+    >>> ensembles["all"].members, faults
+    (['head=1', 'head=2'], [])
     """
     sections = experiment.values.get(KEY) or {}
     if not isinstance(sections, dict):
@@ -35,7 +40,8 @@ def read_ensembles(
     ensembles: dict[str, EnsembleRecipe] = {}
     faults: list[Fault] = []
     for name, values in sections.items():
-        if values is None:  # null removes an ensemble that an included file has
+        # null removes an ensemble that an included file defines.
+        if values is None:
             continue
         recipe, problems = _read_ensemble(values, cells=cells)
         if name in cells:
@@ -64,6 +70,7 @@ def _read_ensemble(values: Any, *, cells: Sequence[str]) -> tuple[EnsembleRecipe
     recipe = EnsembleRecipe(**coerced)
     members = _matching_cells(recipe.members, "members", cells, problems)
     text = _matching_cells(recipe.text, "text", cells, problems)
+    # A pattern without a cell leaves too few members, and is reported already.
     if not problems and len({*members, *text}) < 2:
         problems.append(("members", f"an ensemble needs two members or more; {', '.join([*members, *text])} is named"))
     problems += number_problems(recipe)
@@ -79,7 +86,8 @@ def number_problems(recipe: EnsembleRecipe) -> list[tuple[str, str]]:
     problems = []
     if recipe.pairs < 1:
         problems.append(("pairs", f"must be at least 1; {recipe.pairs} given"))
-    if not 0 <= recipe.k < math.inf:  # NaN too is out of the range
+    # The chained comparison is false for NaN too.
+    if not 0 <= recipe.k < math.inf:
         problems.append(("k", f"must be a finite number of at least 0; {recipe.k:g} given"))
     if not 0 <= recipe.seed <= LARGEST_SEED:
         problems.append(("seed", f"a seed is from 0 to {LARGEST_SEED}; {recipe.seed} given"))

@@ -18,7 +18,13 @@ GENERATIVE_ATTRIBUTE = "branch_template"
 
 
 def pooling_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """A generative head reads the hidden state at the end of its text."""
+    """A generative head reads the hidden state at the end of its text.
+
+    >>> from basereward.recipe.schema import ModelRecipe
+    >>> recipe = Recipe(model=ModelRecipe(head={"_target_": "critic"}, pooling="mean"))
+    >>> [key for key, message in pooling_problems(recipe)]
+    ['model.pooling']
+    """
     pooling, head = recipe.model.pooling, recipe.model.head
     if pooling != "last" and is_generative(head):
         name = head["_target_"]
@@ -26,7 +32,13 @@ def pooling_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def sampling_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Several texts for one response need sampling: at temperature 0 they are equal."""
+    """Several texts for one response need sampling: at temperature 0 they are equal.
+
+    >>> from basereward.recipe.schema import ModelRecipe
+    >>> recipe = Recipe(model=ModelRecipe(head={"_target_": "critic", "samples": 4, "temperature": 0.0}))
+    >>> [key for key, message in sampling_problems(recipe)]
+    ['model.head.samples']
+    """
     head = recipe.model.head
     if not is_generative(head) or head.get("temperature", 1.0):
         return
@@ -37,7 +49,13 @@ def sampling_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def vote_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Votes need reasoning: without it, the probability of the verdict's one token is known exactly."""
+    """Votes need reasoning: without it, the probability of the verdict's one token is known exactly.
+
+    >>> from basereward.recipe.schema import ModelRecipe
+    >>> recipe = Recipe(model=ModelRecipe(head={"_target_": "generative", "votes": 3, "thinking": False}))
+    >>> [key for key, message in vote_problems(recipe)]
+    ['model.head.votes']
+    """
     head = recipe.model.head
     if is_generative(head) and head.get("votes", 1) > 1 and not head.get("thinking", True):
         message = f"{head['votes']} votes need thinking: true; without reasoning, one token gives the exact probability"
@@ -48,13 +66,17 @@ def is_generative(head: Node) -> bool:
     """Whether the source of a head defines the method and sets the attribute that every generative head has.
 
     A head that inherits them is recognised when it is built.
+
+    >>> is_generative({"_target_": "critic"}), is_generative({"_target_": "linear"})
+    (True, False)
     """
     target = str(head.get("_target_", ""))
     try:
         check_trusted(target, "heads")
         definition = locate(target, "heads").definition
     except TargetError:
-        return False  # reported by the check of the node
+        # The check of the node reports this fault; here it would be a second one.
+        return False
     if not isinstance(definition, ast.ClassDef):
         return False
     return _defines_method(definition.body) and _sets_attribute(definition.body)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -50,6 +50,10 @@ class HintMismatch(ValueError):
     """A value does not have the type or range of its hint.
 
     The message says what was expected, what was given, and the nearest allowed value.
+
+    >>> coerce(7, bool)
+    Traceback (most recent call last):
+    basereward.recipe.checks.hints.HintMismatch: expected true or false; 7 given
     """
 
 
@@ -72,23 +76,45 @@ def coerce(value: Any, hint: Any) -> Any:
     origin = get_origin(hint) or hint
     if origin in NESTED:
         return NESTED[origin](value, hint)
-    # `bool` is a subclass of `int` and True equals 1 in Python, but true is no number in YAML.
-    if origin is Literal:
-        fits = any(value == allowed and type(value) is type(allowed) for allowed in get_args(hint))
-    elif origin is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        value = float(value) if fits else value
-    elif origin is int:
-        fits = isinstance(value, int) and not isinstance(value, bool)
-    elif origin in (None, type(None)):
-        fits = value is None
-    elif origin in (str, bool):
-        fits = isinstance(value, origin)
-    else:
-        return value
-    if not fits:
+    # Another hint, such as a class, has no counterpart in YAML and accepts every value.
+    fits = FITS.get(origin)
+    if fits is not None and not fits(value, hint):
         raise mismatch(value, hint)
-    return value
+    return float(value) if origin is float else value
+
+
+def _is_literal(value: Any, hint: Any) -> bool:
+    # True equals 1 in Python, so that equality alone would accept true for `Literal[1]`.
+    return any(value == allowed and type(value) is type(allowed) for allowed in get_args(hint))
+
+
+def _is_number(value: Any, hint: Any) -> bool:
+    # `bool` is a subclass of `int` in Python, but true is no number in YAML.
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole_number(value: Any, hint: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_none(value: Any, hint: Any) -> bool:
+    return value is None
+
+
+def _is_instance(value: Any, hint: Any) -> bool:
+    return isinstance(value, hint)
+
+
+FITS: dict[Any, Callable[[Any, Any], bool]] = {
+    Literal: _is_literal,
+    float: _is_number,
+    int: _is_whole_number,
+    None: _is_none,
+    type(None): _is_none,
+    str: _is_instance,
+    bool: _is_instance,
+}
+"""Whether a value fits a hint that contains no other hints, by the origin of the hint."""
 
 
 def describe(hint: Any) -> str:
@@ -105,17 +131,30 @@ def describe(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(describe(arg) for arg in args)
     if origin is Literal:
-        names = ", ".join(_quoted(arg) for arg in args)
-        return names if len(args) == 1 else f"one of {names}"
+        return _describe_literal(args)
     if origin in LISTS and args:
         return f"a list of {describe(args[0])}"
     if origin is dict and args:
         return f"a mapping of names to {describe(args[1])}"
+    return _describe_plain(origin)
+
+
+def _describe_plain(origin: Any) -> str:
+    # Hints of other kinds, such as type variables, need not be hashable, and the table cannot be asked for them.
     return TYPE_NAMES.get(origin, "any value") if isinstance(origin, type | None) else "any value"
 
 
+def _describe_literal(allowed: Sequence[Any]) -> str:
+    names = ", ".join(_quoted(value) for value in allowed)
+    return names if len(allowed) == 1 else f"one of {names}"
+
+
 def mismatch(value: Any, hint: Any) -> HintMismatch:
-    """The error for a value that does not fit its hint."""
+    """The error for a value that does not fit its hint.
+
+    >>> str(mismatch("slu", Literal["tanh", "silu"]))
+    "expected one of 'tanh', 'silu'; 'slu' given; did you mean 'silu'?"
+    """
     close = nearest(value, _allowed_texts(hint)) if isinstance(value, str) else None
     suggestion = f"; did you mean '{close}'?" if close else ""
     return HintMismatch(f"expected {describe(hint)}; {_quoted(value)} given{suggestion}")
@@ -124,6 +163,7 @@ def mismatch(value: Any, hint: Any) -> HintMismatch:
 def _coerce_range(value: Any, hint: Any) -> Any:
     """Checks the inner hint and then every limit. NaN is out of every range, since each comparison with it is false."""
     number = coerce(value, get_args(hint)[0])
+    # The inner hint may be `float | None`, and null has no size.
     if isinstance(number, int | float):
         for name, limit in _limits(hint).items():
             if not getattr(operator, name)(number, limit):
@@ -136,7 +176,8 @@ def _limits(hint: Any) -> dict[str, float]:
     limits: dict[str, float] = {}
     for mark in get_args(hint)[1:]:
         if not isinstance(mark, RANGES):
-            continue  # metadata of another kind, such as a unit
+            # `Annotated` may hold metadata of another kind, such as a unit.
+            continue
         for name in LIMITS:
             limit = getattr(mark, name, None)
             if limit is not None:
@@ -162,37 +203,56 @@ def _describe_limits(limits: Mapping[str, float]) -> Iterator[str]:
 def _coerce_union(value: Any, hint: Any) -> Any:
     """A member that accepts the value as it is wins over one that converts it: 1 stays whole in `float | int`."""
     members = get_args(hint)
-    if isinstance(value, list | dict):
-        # With one container among the members, its own error is better: it says which item is wrong.
-        kinds = LISTS if isinstance(value, list) else (dict,)
-        containers = [member for member in members if (get_origin(member) or member) in kinds]
-        if len(containers) == 1:
-            return coerce(value, containers[0])
+    containers = _containers_for(value, members)
+    # With one container among the members, its own error is better: it says which item is wrong.
+    if len(containers) == 1:
+        return coerce(value, containers[0])
     results = []
     for member in members:
         with contextlib.suppress(HintMismatch):
             results.append(coerce(value, member))
     if not results:
         raise mismatch(value, hint)
+    # A result of the value's own type was not converted.
     return next((result for result in results if type(result) is type(value)), results[0])
+
+
+def _containers_for(value: Any, members: Sequence[Any]) -> list[Any]:
+    """The members of a union that are lists for a list, or mappings for a mapping; none for any other value."""
+    kinds: tuple[type, ...] = ()
+    if isinstance(value, list):
+        kinds = LISTS
+    elif isinstance(value, dict):
+        kinds = (dict,)
+    return [member for member in members if (get_origin(member) or member) in kinds]
 
 
 def _coerce_list(value: Any, hint: Any) -> list[Any]:
     if not isinstance(value, list):
         raise mismatch(value, hint)
-    item_hints = [arg for arg in get_args(hint) if arg is not ...]
-    if not item_hints:
+    if not get_args(hint):
         return value
-    has_fixed_length = (get_origin(hint) or hint) is tuple and ... not in get_args(hint)
-    if has_fixed_length and len(value) != len(item_hints):
-        raise HintMismatch(f"expected a list of {len(item_hints)} values; {_quoted(value)} given")
     items = []
-    for index, item in enumerate(value):
+    for index, (item, item_hint) in enumerate(zip(value, _item_hints(value, hint), strict=True)):
         try:
-            items.append(coerce(item, item_hints[index] if has_fixed_length else item_hints[0]))
+            items.append(coerce(item, item_hint))
         except HintMismatch as error:
             raise HintMismatch(f"item {index + 1}: {error}") from error
     return items
+
+
+def _item_hints(value: list[Any], hint: Any) -> list[Any]:
+    """The hint of every item of a list.
+
+    Raises:
+        HintMismatch: the hint is a tuple such as `tuple[int, int]`, and the list has another length.
+    """
+    args = get_args(hint)
+    if (get_origin(hint) or hint) is not tuple or ... in args:
+        return [args[0]] * len(value)
+    if len(value) != len(args):
+        raise HintMismatch(f"expected a list of {len(args)} values; {_quoted(value)} given")
+    return list(args)
 
 
 def _coerce_mapping(value: Any, hint: Any) -> dict[str, Any]:
@@ -234,5 +294,6 @@ def _quoted(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = f"'{value}'" if isinstance(value, str) else str(value)
     if isinstance(value, Mapping):
+        # A mapping prints like a set or a template otherwise, and its kind is what is wrong.
         text = f"a mapping {text}"
     return text if len(text) <= VALUE_WIDTH else text[: VALUE_WIDTH - 3] + "..."

@@ -23,7 +23,12 @@ def trained_model(recipe: Recipe) -> ModelRecipe:
 
 
 def probe_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """What a probe excludes, because it computes the pooled states once, before training."""
+    """What a probe excludes, because it computes the pooled states once, before training.
+
+    >>> from basereward.recipe.schema import TrainerRecipe
+    >>> [key for key, message in probe_problems(Recipe(probe=True, trainer=TrainerRecipe(compile=True)))]
+    ['trainer.compile']
+    """
     if not recipe.probe:
         return
     reason = "probe is true, so the backbone is frozen"
@@ -43,7 +48,13 @@ def probe_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def feature_cache_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Cached features of images need a vision tower and a merger that do not change."""
+    """Cached features of images need a vision tower and a merger that do not change.
+
+    >>> from basereward.recipe.schema import DataRecipe, EncodingRecipe
+    >>> recipe = Recipe(data=DataRecipe(encoding=EncodingRecipe(feature_cache=4.0)))
+    >>> [key for key, message in feature_cache_problems(recipe)]
+    ['data.encoding.feature_cache']
+    """
     limit, backbone, lora = recipe.data.encoding.feature_cache, trained_model(recipe).backbone, recipe.model.lora
     if limit is None:
         return

@@ -98,7 +98,11 @@ def range_problems(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def bound_problems(recipe: Recipe) -> Problems:
-    """Numbers out of their ranges. NaN is out of every range, since each comparison with it is false."""
+    """Numbers out of their ranges. NaN is out of every range, since each comparison with it is false.
+
+    >>> list(bound_problems(Recipe(trainer=dataclasses.replace(Recipe().trainer, clip=-1.0))))
+    [('trainer.clip', 'must be at least 0; -1.0 given')]
+    """
     yield from _numbers_outside(recipe, POSITIVE, lambda number: 0 < number < math.inf, "above 0")
     yield from _numbers_outside(recipe, NOT_NEGATIVE, lambda number: 0 <= number < math.inf, "at least 0")
     for key, limit in AT_MOST.items():
@@ -110,14 +114,22 @@ def bound_problems(recipe: Recipe) -> Problems:
 
 
 def seed_problems(recipe: Recipe) -> Problems:
-    """Seeds that numpy or torch would refuse."""
+    """Seeds that numpy or torch would refuse.
+
+    >>> list(seed_problems(Recipe(seeds=dataclasses.replace(Recipe().seeds, init=-1))))
+    [('seeds.init', 'a seed is from 0 to 4294967295; -1 given')]
+    """
     for name, seed in dataclasses.asdict(recipe.seeds).items():
         if not 0 <= seed <= LARGEST_SEED:
             yield f"seeds.{name}", f"a seed is from 0 to {LARGEST_SEED}; {seed} given"
 
 
 def backbone_problems(recipe: Recipe) -> Problems:
-    """No backbone, or two of them."""
+    """No backbone, or two of them.
+
+    >>> [key for key, message in backbone_problems(Recipe())]
+    ['model.backbone']
+    """
     path, make = recipe.model.backbone.path, recipe.model.backbone.make
     if not path and make is None:
         yield "model.backbone", "one of `path` (a hub id or a folder) and `make` is needed; neither is given"
@@ -128,20 +140,32 @@ def backbone_problems(recipe: Recipe) -> Problems:
 
 
 def source_name_problems(recipe: Recipe) -> Problems:
-    """Sources whose metrics would have the same name, because MLflow forbids some characters."""
+    """Sources whose metrics would have the same name, because MLflow forbids some characters.
+
+    >>> recipe = Recipe(data=dataclasses.replace(Recipe().data, sources={"a=b": {}, "a(b": {}}))
+    >>> [key for key, message in source_name_problems(recipe)]
+    ['data.sources.a(b']
+    """
     source_of: dict[str, str] = {}
     for name in recipe.data.sources:
         metric = clean_name(f"val/{name}/pair_accuracy")
         if metric in source_of:
             other = source_of[metric]
             yield f"data.sources.{name}", f"its metrics are called {metric}, as those of '{other}'; rename one"
+        # The first source keeps the name, so that a third one is compared with it too.
         source_of.setdefault(metric, name)
 
 
 def part_problems(recipe: Recipe) -> Problems:
-    """Unknown parts of the backbone, and learning rates of parts that are not trained."""
+    """Unknown parts of the backbone, and learning rates of parts that are not trained.
+
+    >>> recipe = Recipe(optimizer=dataclasses.replace(Recipe().optimizer, lr_by_part={"visoin": 1e-5}))
+    >>> [message for key, message in part_problems(recipe)]
+    ["unknown part 'visoin'; did you mean 'vision'? Allowed: head, language, loss, merger, vision."]
+    """
     lora = recipe.model.lora
     yield from _unknown_names("model.backbone.freeze", recipe.model.backbone.freeze, PARTS, "part")
+    # Head and loss are no parts of the backbone, and have learning rates of their own all the same.
     yield from _unknown_names("optimizer.lr_by_part", recipe.optimizer.lr_by_part, (*PARTS, "head", "loss"), "part")
     if lora is not None:
         yield from _unknown_names("model.lora.parts", lora.parts, PARTS, "part")
@@ -153,13 +177,18 @@ def part_problems(recipe: Recipe) -> Problems:
         frozen, reason = set(PARTS).difference(lora.parts), "model.lora.parts leaves it out"
     if recipe.probe:
         reason = "probe freezes it"
+    # A learning rate without effect is often a misunderstanding of what is trained, so it is no warning but a fault.
     for part in sorted(frozen.intersection(recipe.optimizer.lr_by_part)):
         message = f"the part is not trained, so its learning rate has no effect: {reason}"
         yield f"optimizer.lr_by_part.{part}", message
 
 
 def source_problems(recipe: Recipe) -> Problems:
-    """No source, options of unknown sources, and weights of only some sources."""
+    """No source, options of unknown sources, and weights of only some sources.
+
+    >>> [key for key, message in source_problems(Recipe())]
+    ['data.sources']
+    """
     names, mixture = recipe.data.sources, recipe.data.mixture
     if not names:
         yield "data.sources", "at least one source is needed, as in {digits: {include: sources/digits}}"
@@ -175,30 +204,49 @@ def source_problems(recipe: Recipe) -> Problems:
 
 
 def pixel_problems(recipe: Recipe) -> Problems:
-    """An empty range of pixels."""
+    """An empty range of pixels.
+
+    >>> encoding = dataclasses.replace(Recipe().data.encoding, min_pixels=200, max_pixels=100)
+    >>> list(pixel_problems(Recipe(data=dataclasses.replace(Recipe().data, encoding=encoding))))
+    [('data.encoding.min_pixels', '200 is above max_pixels, 100')]
+    """
     low, high = recipe.data.encoding.min_pixels, recipe.data.encoding.max_pixels
     if low is not None and high is not None and low > high:
         yield "data.encoding.min_pixels", f"{low} is above max_pixels, {high}"
 
 
 def batch_problems(recipe: Recipe) -> Problems:
-    """An optimizer step that is not a whole number of micro-batches; with a token budget their number is free."""
+    """An optimizer step that is not a whole number of micro-batches; with a token budget their number is free.
+
+    >>> list(batch_problems(Recipe(batch=dataclasses.replace(Recipe().batch, groups=12))))
+    [('batch.groups', '12 is no multiple of groups_per_forward = 8')]
+    """
     groups, groups_per_forward = recipe.batch.groups, recipe.batch.groups_per_forward
     if recipe.batch.tokens is None and groups_per_forward > 0 and groups % groups_per_forward:
         yield "batch.groups", f"{groups} is no multiple of groups_per_forward = {groups_per_forward}"
 
 
 def curation_problems(recipe: Recipe) -> Problems:
-    """Thresholds out of range. Below a similarity of 0.7 the search for duplicates would miss too many pairs."""
+    """Thresholds out of range. Below a similarity of 0.7 the search for duplicates would miss too many pairs.
+
+    >>> recipe = Recipe(data=dataclasses.replace(Recipe().data, curation=CurationRecipe(near=0.5)))
+    >>> list(curation_problems(recipe))
+    [('data.curation.near', 'must be from 0.7 to 1; 0.5 given')]
+    """
     near, drop = recipe.data.curation.near, recipe.data.curation.drop
     if near is not None and not 0.7 <= near <= 1:
         yield "data.curation.near", f"must be from 0.7 to 1; {near} given"
+    # Written this way round, NaN is a fault too.
     if not drop >= 0:
         yield "data.curation.drop", f"must be at least 0; {drop} given"
 
 
 def streaming_problems(recipe: Recipe) -> Problems:
-    """Keys that need the size of a source or the lengths of its rows, which a stream does not have in advance."""
+    """Keys that need the size of a source or the lengths of its rows, which a stream does not have in advance.
+
+    >>> list(streaming_problems(Recipe()))  # nothing is streamed
+    []
+    """
     if recipe.data.streaming is None:
         return
     if recipe.trainer.steps is None:
@@ -216,13 +264,22 @@ def streaming_problems(recipe: Recipe) -> Problems:
 
 
 def beta_problems(recipe: Recipe) -> Problems:
-    """A number of betas other than the two of AdamW."""
+    """A number of betas other than the two of AdamW.
+
+    >>> list(beta_problems(Recipe(optimizer=dataclasses.replace(Recipe().optimizer, betas=[0.9]))))
+    [('optimizer.betas', 'two numbers are needed; 1 given')]
+    """
     if len(recipe.optimizer.betas) != 2:
         yield "optimizer.betas", f"two numbers are needed; {len(recipe.optimizer.betas)} given"
 
 
 def efficiency_problems(recipe: Recipe) -> Problems:
-    """Options for speed and memory that have no effect, or need a GPU that the accelerator excludes."""
+    """Options for speed and memory that have no effect, or need a GPU that the accelerator excludes.
+
+    >>> recipe = Recipe(data=dataclasses.replace(Recipe().data, prefetch=4))
+    >>> list(efficiency_problems(recipe))
+    [('data.prefetch', 'has no effect without worker processes; set data.workers above 0')]
+    """
     backbone, accelerator = recipe.model.backbone, recipe.trainer.accelerator
     if backbone.checkpoint_layers is not None and not backbone.gradient_checkpointing:
         message = "has no effect without gradient_checkpointing; set model.backbone.gradient_checkpointing=true"
@@ -240,7 +297,12 @@ def efficiency_problems(recipe: Recipe) -> Problems:
 
 
 def monitor_problems(recipe: Recipe) -> Problems:
-    """A monitor that is neither `val/<metric>` nor `val/<source>/<metric>` with a metric of `MONITORED`."""
+    """A monitor that is neither `val/<metric>` nor `val/<source>/<metric>` with a metric of `MONITORED`.
+
+    >>> recipe = Recipe(trainer=dataclasses.replace(Recipe().trainer, monitor="val/loss"))
+    >>> [key for key, message in monitor_problems(recipe)]
+    ['trainer.monitor']
+    """
     monitor = recipe.trainer.monitor
     prefix, *source_parts, metric = monitor.split("/")
     if prefix != "val" or metric not in MONITORED or len(source_parts) > 1:
@@ -253,7 +315,11 @@ def monitor_problems(recipe: Recipe) -> Problems:
 
 
 def name_problems(recipe: Recipe) -> Problems:
-    """Names that are not allowed for the files, folders and metrics that get them."""
+    """Names that are not allowed for the files, folders and metrics that get them.
+
+    >>> [key for key, message in name_problems(Recipe(name=".."))]
+    ['name']
+    """
     names = {"name": recipe.name, "tracking.experiment": recipe.tracking.experiment}
     names |= {f"data.sources.{name}": name for name in recipe.data.sources}
     for key, name in names.items():
@@ -262,7 +328,12 @@ def name_problems(recipe: Recipe) -> Problems:
 
 
 def tracking_problems(recipe: Recipe) -> Problems:
-    """An address with a secret: a recipe is saved with its run and its model, and sent to MLflow."""
+    """An address with a secret: a recipe is saved with its run and its model, and sent to MLflow.
+
+    >>> recipe = Recipe(tracking=dataclasses.replace(Recipe().tracking, uri="http://me:secret@host"))
+    >>> [key for key, message in tracking_problems(recipe)]
+    ['tracking.uri']
+    """
     uri = recipe.tracking.uri
     if uri is not None and (userinfo_of(uri) or has_secret_query(uri)):
         yield (

@@ -37,12 +37,17 @@ MISSING = _Missing()
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of a target."""
+    """One argument of a target.
+
+    >>> Parameter("layers", int, required=False, default=2, positional=False).name
+    'layers'
+    """
 
     name: str
     hint: Any
     required: bool
-    default: Any  # MISSING where it is not a value of YAML
+    # MISSING where the default is not a value of YAML.
+    default: Any
     positional: bool
 
 
@@ -54,6 +59,9 @@ class Signature:
         parameters: the named arguments in order.
         open: whether it also accepts any other keyword (`**kwargs`).
         positions: whether it accepts any number of positional arguments (`*args`).
+
+    >>> signature_of("linear", "heads").open
+    False
     """
 
     parameters: tuple[Parameter, ...]
@@ -80,7 +88,8 @@ def signature_of(target: str, kind: TargetKind) -> Signature:
     if function is None:
         return _imported_signature(located)
     aliases = dict(_aliases(located.body))
-    skip = int(isinstance(located.definition, ast.ClassDef))  # self
+    # A class passes `self` itself, so the first argument of its constructor is left out.
+    skip = int(isinstance(located.definition, ast.ClassDef))
     arguments = function.args
     parameters = [*itertools.islice(_positional(arguments, aliases), skip, None), *_keyword_only(arguments, aliases)]
     return Signature(tuple(parameters), arguments.kwarg is not None, arguments.vararg is not None)
@@ -91,6 +100,9 @@ def import_target(target: str, kind: TargetKind) -> Any:
 
     Raises:
         TargetError: it does not exist, or its module cannot be imported.
+
+    >>> import_target("math.sqrt", "heads")
+    <built-in function sqrt>
     """
     return _import(locate(target, kind))
 
@@ -106,6 +118,7 @@ def _constructor(definition: Definition) -> ast.FunctionDef | None:
             return None if node.decorator_list else node
     if definition.keywords or any(_base_name(base) not in PLAIN_BASES for base in definition.bases):
         return None
+    # A class without a constructor has no arguments; this function lets the caller treat it as every other.
     return ast.parse("def __init__(self): ...").body[0]  # type: ignore[return-value]
 
 
@@ -162,7 +175,8 @@ def _as_yaml(value: Any) -> Any:
 def _import(located: Target) -> Any:
     try:
         module = importlib.import_module(located.module)
-    except Exception as error:  # a module of the user may raise anything, and the recipe that names it is wrong then
+    except Exception as error:
+        # A module of the user may raise anything, and the recipe that names it is wrong then.
         raise TargetError(f"module '{located.module}' cannot be imported: {type(error).__name__}: {error}") from error
     try:
         return operator.attrgetter(located.name)(module)
@@ -181,6 +195,7 @@ def _imported_signature(located: Target) -> Signature:
     except (ValueError, TypeError):
         # Some C code has no signature; the call itself reports a wrong argument.
         return Signature((), open=True, positions=True)
+    # `inspect` leaves out `self` of a class, so nothing is skipped here.
     inspected = list(signature.parameters.values())
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     parameters = tuple(_parameter(parameter) for parameter in inspected if parameter.kind not in variadic)
@@ -191,7 +206,8 @@ def _imported_signature(located: Target) -> Signature:
 def _inspect(target: Any) -> inspect.Signature:
     try:
         return inspect.signature(target, eval_str=True)
-    except NameError:  # a hint that is imported only under TYPE_CHECKING
+    except NameError:
+        # A hint names a class that is imported only under TYPE_CHECKING.
         return inspect.signature(target)
 
 
@@ -258,20 +274,21 @@ def _constant(node: ast.Constant, aliases: Mapping[str, ast.expr]) -> Any:
 
 def _named(name: str, aliases: Mapping[str, ast.expr]) -> Any:
     if name in aliases:
+        # Without the alias itself, since an alias that names itself would be an endless recursion.
         others = {other: node for other, node in aliases.items() if other != name}
         return hint_of(aliases[name], aliases=others)
     return PLAIN.get(name, CONTAINERS.get(name, Any))
 
 
 def _subscript(node: ast.Subscript, aliases: Mapping[str, ast.expr]) -> Any:
+    """The hint of `Name[...]`: a literal, a range, a union or a container; `Any` for another generic class."""
     name = _last_name(node.value)
     items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if name == "Literal":
         return _literal(items)
     if name in ("Annotated", "Final"):
-        hint = hint_of(items[0], aliases=aliases)
-        ranges = [limits for item in items[1:] if (limits := _range(item)) is not None]
-        return Annotated[(hint, *ranges)] if ranges else hint
+        return _annotated(items, aliases)
+    # `tuple[int, ...]` has an ellipsis among its items, which is no type.
     inner = [... if _is_ellipsis(item) else hint_of(item, aliases=aliases) for item in items]
     if name == "Optional":
         return _union([inner[0], None])
@@ -281,11 +298,23 @@ def _subscript(node: ast.Subscript, aliases: Mapping[str, ast.expr]) -> Any:
     return container[tuple(inner)] if container else Any
 
 
+def _annotated(items: Sequence[ast.expr], aliases: Mapping[str, ast.expr]) -> Any:
+    """The hint of `Annotated[type, ...]` with its ranges; other metadata is left out."""
+    hint = hint_of(items[0], aliases=aliases)
+    ranges = []
+    for item in items[1:]:
+        limits = _range(item)
+        if limits is not None:
+            ranges.append(limits)
+    return Annotated[(hint, *ranges)] if ranges else hint
+
+
 def _literal(items: Sequence[ast.expr]) -> Any:
     try:
         return Literal[tuple(ast.literal_eval(item) for item in items)]
     except ValueError:
-        return Any  # an item is a constant by name, whose value only the running module has
+        # An item is a constant by name, whose value only the running module has.
+        return Any
 
 
 def _range(node: ast.expr) -> Any:
@@ -296,7 +325,8 @@ def _range(node: ast.expr) -> Any:
         args = [ast.literal_eval(value) for value in node.args]
         kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
     except ValueError:
-        return None  # a limit is a constant by name
+        # A limit is a constant by name, whose value only the running module has.
+        return None
     for range_type in RANGES:
         if range_type.__name__ == _last_name(node.func):
             return range_type(*args, **kwargs)

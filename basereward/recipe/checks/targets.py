@@ -16,7 +16,7 @@ from basereward.errors import nearest, unknown
 from basereward.recipe.trust import REMEDY, is_trusted
 
 TargetKind: TypeAlias = Literal[
-    "heads", "losses", "objectives", "sources", "shapes", "makers", "benchmarks", "protocols"
+    "heads", "losses", "objectives", "sources", "adapters", "tiny_models", "benchmarks", "protocols"
 ]
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 SINGULAR: dict[TargetKind, str] = {
@@ -24,8 +24,8 @@ SINGULAR: dict[TargetKind, str] = {
     "losses": "loss",
     "objectives": "objective",
     "sources": "source",
-    "shapes": "shape",
-    "makers": "maker",
+    "adapters": "adapter",
+    "tiny_models": "tiny model",
     "benchmarks": "benchmark",
     "protocols": "protocol",
 }
@@ -34,8 +34,8 @@ PACKAGES: dict[TargetKind, str] = {
     "losses": "basereward.model.losses",
     "objectives": "basereward.training.objectives",
     "sources": "basereward.data.sources",
-    "shapes": "basereward.data.adapters",
-    "makers": "basereward.model.tiny_models",
+    "adapters": "basereward.data.adapters",
+    "tiny_models": "basereward.model.tiny_models",
     "benchmarks": "basereward.evaluation.benchmarks",
     "protocols": "basereward.evaluation.protocols",
 }
@@ -46,7 +46,12 @@ Definition: TypeAlias = ast.ClassDef | ast.FunctionDef
 
 
 class TargetError(LookupError):
-    """A `_target_` names nothing; the message has the most similar name that exists."""
+    """A `_target_` names nothing; the message has the most similar name that exists.
+
+    >>> locate("mpl", "heads")
+    Traceback (most recent call last):
+    basereward.recipe.checks.targets.TargetError: unknown head 'mpl'; did you mean 'mlp'? ...
+    """
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,9 @@ class Target:
         name: its name in the module, dotted where it is nested.
         definition: its syntax tree; None where there is no source, as of C code.
         body: the statements of its module; empty where there is no source.
+
+    >>> locate("mlp", "heads").module
+    'basereward.model.heads.mlp'
     """
 
     module: str
@@ -94,6 +102,9 @@ def locate(target: str, kind: TargetKind) -> Target:
 
     Raises:
         TargetError: there is none.
+
+    >>> locate("conversations", "adapters").name
+    'Conversations'
     """
     if "." in target:
         return _locate_dotted(target)
@@ -108,7 +119,11 @@ def locate(target: str, kind: TargetKind) -> Target:
 
 
 def short_names(kind: TargetKind) -> dict[str, Definition]:
-    """The files of an extension folder by name, each with the class or function that it is for."""
+    """The files of an extension folder by name, each with the class or function that it is for.
+
+    >>> list(short_names("losses"))
+    ['bradley_terry', 'plackett_luce']
+    """
     found = {name: _of_file(file) for name, file in _extension_files(kind).items()}
     return {name: definition for name, definition in found.items() if definition is not None}
 
@@ -120,6 +135,7 @@ def _extension_files(kind: TargetKind) -> dict[str, Path]:
     extension folder itself is taken.
     """
     folder = ROOT.joinpath(*PACKAGES[kind].split("."))
+    # Files of the folder itself come last, and so replace files of the same name in subfolders.
     files = {file.stem: file for file in [*folder.glob("*/*.py"), *folder.glob("*.py")]}
     return {name: files[name] for name in sorted(files) if not name.startswith("_")}
 
@@ -132,6 +148,7 @@ def _module_name(file: Path) -> str:
 def _of_file(file: Path) -> Definition | None:
     """The class, or else the function, with the name of the file: `BradleyTerry` in `bradley_terry.py`."""
     named = [node for node in definitions(_parse(file)) if _squeezed(node.name) == _squeezed(file.stem)]
+    # A file may have both, as a class `MLP` and a function `mlp` that makes one; the class has the arguments.
     return min(named, key=lambda node: isinstance(node, ast.FunctionDef), default=None)
 
 
@@ -140,7 +157,11 @@ def _squeezed(name: str) -> str:
 
 
 def definitions(body: Iterable[ast.stmt]) -> list[Definition]:
-    """The classes and functions at the top level of a module."""
+    """The classes and functions at the top level of a module.
+
+    >>> [node.name for node in definitions(ast.parse("import os; import re\\nclass A: ...\\ndef f(): ...").body)]
+    ['A', 'f']
+    """
     return [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
 
 
@@ -165,21 +186,35 @@ def _locate_dotted(target: str) -> Target:
 
 
 def _in_module(module: str, name: str, file: Path, *, is_package: bool) -> Target:
+    """The target that a module defines or re-exports under a name.
+
+    Raises:
+        TargetError: the module cannot bind the name.
+    """
     body = _parse(file)
     for node in definitions(body):
         if node.name == name:
             return Target(module, name, node, body)
-    for statement in body:
-        if not isinstance(statement, ast.ImportFrom):
-            continue
-        for alias in statement.names:
-            if (alias.asname or alias.name) == name:
-                return _locate_dotted(f"{_imported_module(statement, module, is_package=is_package)}.{alias.name}")
+    re_exported = _re_exported(body, name, module, is_package=is_package)
+    if re_exported is not None:
+        return _locate_dotted(re_exported)
+    # With `import *` or a module-level `__getattr__` only the running module knows its names.
     names = _bound_names(body)
     if names.isdisjoint({name, "*", "__getattr__"}):
         close = nearest(name, [node.name for node in definitions(body)])
         raise TargetError(f"{file} has no '{name}'" + (f"; did you mean '{module}.{close}'?" if close else ""))
     return Target(module, name, None)
+
+
+def _re_exported(body: Iterable[ast.stmt], name: str, module: str, *, is_package: bool) -> str | None:
+    """The dotted path from which a module imports a name by `from ... import`; None when it does not."""
+    for statement in body:
+        if not isinstance(statement, ast.ImportFrom):
+            continue
+        for alias in statement.names:
+            if (alias.asname or alias.name) == name:
+                return f"{_imported_module(statement, module, is_package=is_package)}.{alias.name}"
+    return None
 
 
 def _imported_module(statement: ast.ImportFrom, module: str, *, is_package: bool) -> str:
@@ -205,23 +240,26 @@ def _bound_names(body: Iterable[ast.stmt]) -> set[str]:
 
 
 def _find_module(parts: list[str]) -> tuple[ModuleSpec, int]:
-    """The longest beginning of a dotted path that is a module, and its number of parts. Nothing is imported."""
-    deepest, folders = None, None
-    for depth, part in enumerate(parts, start=1):
-        # The bare name in the folders of the parent: to find a full name, Python would import the parent.
-        spec = _find_top_module(part) if depth == 1 else PathFinder.find_spec(part, folders)
-        if spec is None:
-            break
-        deepest, folders = (spec, depth), list(spec.submodule_search_locations or [])
-        if not folders:
-            break
-    if deepest is None:
+    """The longest beginning of a dotted path that is a module, and its number of parts. Nothing is imported.
+
+    Raises:
+        TargetError: the path begins with no module, or leads through a submodule that does not exist.
+    """
+    spec = _find_top_module(parts[0])
+    if spec is None:
         close = nearest(parts[0], [module.name for module in pkgutil.iter_modules()])
         raise TargetError(f"there is no module '{parts[0]}'" + (f"; did you mean '{close}'?" if close else ""))
-    spec, depth = deepest
+    depth = 1
+    while depth < len(parts) and spec.submodule_search_locations:
+        # The bare name in the folders of the parent: to find a full name, Python would import the parent.
+        submodule = PathFinder.find_spec(parts[depth], list(spec.submodule_search_locations))
+        if submodule is None:
+            break
+        spec, depth = submodule, depth + 1
+    # One part after the module is the class; more are a path through something that is no module.
     if depth < len(parts) - 1 and spec.submodule_search_locations is not None:
         _check_missing_submodule(parts, spec, depth)
-    return deepest
+    return spec, depth
 
 
 def _check_missing_submodule(parts: list[str], spec: ModuleSpec, depth: int) -> None:
@@ -232,6 +270,7 @@ def _check_missing_submodule(parts: list[str], spec: ModuleSpec, depth: int) -> 
     """
     if spec.origin and _bound_names(_parse(Path(spec.origin))) & {parts[depth], "*", "__getattr__"}:
         return
+    # The spec of a package lists its folders; that of a single file has none.
     folders = list(spec.submodule_search_locations or [])
     close = nearest(parts[depth], [module.name for module in pkgutil.iter_modules(folders)])
     package = ".".join(parts[:depth])
@@ -240,6 +279,7 @@ def _check_missing_submodule(parts: list[str], spec: ModuleSpec, depth: int) -> 
 
 
 def _find_top_module(name: str) -> ModuleSpec | None:
+    # What `importlib.util.find_spec` does for a name without dots, which imports nothing.
     for finder in sys.meta_path:
         spec = finder.find_spec(name, None)
         if spec is not None:

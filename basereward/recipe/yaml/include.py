@@ -25,6 +25,10 @@ class Reader:
     Attributes:
         faults: the faults until now.
         complete: False once an included file could not be read.
+
+    >>> reader = Reader(Path("experiments"))
+    >>> reader.expand({"digits": {"include": "sources/digits"}}, origin="here").values["digits"]["_target_"]
+    'digits'
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,6 +50,7 @@ class Reader:
         self.faults.append(Fault(EVERY_CELL, key, message))
 
     def _read(self, file: Path, *, chain: tuple[Path, ...], path: KeyPath) -> Layer:
+        # Resolved, because a circle may lead through links to the same file.
         if file.resolve() in chain:
             names = " -> ".join(step.stem for step in (*chain[chain.index(file.resolve()) :], file))
             raise RecipeError(f"the includes go in a circle: {names}")
@@ -64,6 +69,7 @@ class Reader:
             except RecipeError as error:
                 self.complete = False
                 self.add_fault(".".join((*path, "include")), f"{error} ({origin})")
+        # The keys beside `include` override those of the included files, wherever `include` stands in the mapping.
         own = Layer(origins={(): origin})
         for key, value in values.items():
             if key == "include":
@@ -73,6 +79,7 @@ class Reader:
 
     def _inner(self, value: Any, own: Layer, *, origin: str, chain: tuple[Path, ...], path: KeyPath, depth: int) -> Any:
         if isinstance(value, list):
+            # Origins have no path into a list, so those of its items are dropped.
             return [self._inner(item, Layer(), origin=origin, chain=chain, path=path, depth=depth) for item in value]
         if not isinstance(value, dict):
             return value

@@ -40,6 +40,7 @@ def interpolate(layer: Layer) -> tuple[Layer, list[tuple[str, str]]]:
     if not places:
         return layer, []
     faults: list[tuple[KeyPath, str]] = []
+    # With the defaults of the schema, because a reference may be to a key that no file sets.
     complete = merge(Layer(dataclasses.asdict(Recipe())), layer).values
     for path, text in places:
         try:
@@ -53,7 +54,8 @@ def interpolate(layer: Layer) -> tuple[Layer, list[tuple[str, str]]]:
         message = f"the references add up to more than {RESOLVED_LIMIT:,} characters; refer to smaller values"
         return layer, [*_by_key(faults), (".".join(map(str, places[0][0])), message)]
     config = OmegaConf.create(complete)
-    result = merge(Layer(), layer)  # a copy, because the layer is shared by all cells
+    # A copy, because the layer is shared by all cells.
+    result = merge(Layer(), layer)
     for path, text in places:
         try:
             _set_at(result.values, path, _resolved(config, path))
@@ -75,7 +77,8 @@ def _check_references(text: str) -> None:
     """
     for opening in OPENING.finditer(text):
         if len(opening["backslashes"]) % 2:
-            continue  # an odd number of backslashes escapes the reference
+            # An odd number of backslashes escapes the reference.
+            continue
         resolver = RESOLVER.match(text, opening.end())
         if resolver is not None:
             raise ValueError(
@@ -99,18 +102,21 @@ def _resolved_size(values: dict[str, Any]) -> int:
         if isinstance(value, dict | list):
             size += sum(size_of(item) for item in (value.values() if isinstance(value, dict) else value))
         elif isinstance(value, str):
+            # Counted as if every reference were resolved at its place.
             size += len(value) + sum(size_at(key) for key in REFERENCE.findall(value))
         return min(size, RESOLVED_LIMIT + 1)
 
     def size_at(key: str) -> int:
         if key not in sizes:
-            sizes[key] = 0  # what a circle finds when it comes back to this key
+            # A circle of references finds this value when it comes back to the key, and ends.
+            sizes[key] = 0
             sizes[key] = size_of(_value_at(values, key))
         return sizes[key]
 
     try:
         return size_of(values)
-    except RecursionError:  # a chain of hundreds of references, which OmegaConf could not resolve either
+    except RecursionError:
+        # A chain of hundreds of references, which OmegaConf could not resolve either.
         return RESOLVED_LIMIT + 1
 
 

@@ -15,7 +15,7 @@ from basereward.recipe.yaml.merge import KeyPath
 # `*` stands for any name that the user chooses.
 NODES: dict[KeyPath, TargetKind] = {
     ("model", "head"): "heads",
-    ("model", "backbone", "make"): "makers",
+    ("model", "backbone", "make"): "tiny_models",
     ("loss",): "losses",
     ("objective",): "objectives",
     ("data", "sources", "*"): "sources",
@@ -25,7 +25,11 @@ NODES: dict[KeyPath, TargetKind] = {
 
 @functools.cache
 def key_types(section: type) -> dict[str, Any]:
-    """The type hint of every key of a section of the schema. Cached, because each cell of a sweep asks for all."""
+    """The type hint of every key of a section of the schema. Cached, because each cell of a sweep asks for all.
+
+    >>> key_types(Recipe)["name"]
+    <class 'str'>
+    """
     return get_type_hints(section)
 
 
@@ -42,7 +46,11 @@ def without_none(hint: Any) -> Any:
 
 
 def is_section(hint: Any) -> bool:
-    """Whether the hint is one of the schema's dataclasses."""
+    """Whether the hint is one of the schema's dataclasses.
+
+    >>> is_section(Recipe), is_section(int)
+    (True, False)
+    """
     return dataclasses.is_dataclass(hint)
 
 

@@ -64,6 +64,7 @@ def merge(base: Layer, top: Layer) -> Layer:
     >>> merge(mlp, Layer({"head": {"_target_": "linear"}})).values
     {'head': {'_target_': 'linear'}}
     """
+    # A layer is a node itself where a single source or benchmark is loaded.
     if _replaces(base.values, top.values):
         return top
     origins = dict(base.origins)
@@ -77,6 +78,7 @@ def _merged(
     for key, value in top.items():
         key_path = (*path, key)
         old = result.get(key)
+        # Lists are replaced, not appended to: otherwise no file could remove an item of an included one.
         if isinstance(old, dict) and isinstance(value, dict) and not _replaces(old, value):
             result[key] = _merged(old, value, key_path, layer, origins)
             continue

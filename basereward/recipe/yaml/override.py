@@ -19,6 +19,10 @@ def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Layer]:
 
     Raises:
         RecipeError: `overrides` is one text instead of a list.
+
+    >>> from pathlib import Path
+    >>> [layer.values for layer in read_overrides(["optimizer.lr=1e-3"], reader=Reader(Path("experiments")))]
+    [{'optimizer': {'lr': 0.001}}]
     """
     check_several(overrides, name="overrides", of="texts", error=RecipeError)
     layers = []
@@ -31,6 +35,7 @@ def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Layer]:
                 f"an override is KEY=VALUE, as in optimizer.lr=1e-3; '{shortened(override)}' given ({COMMAND_LINE})",
             )
             continue
+        # The key of an axis is one part with dots, see `split_key`, so its dots are counted too.
         if sum(part.count(".") + 1 for part in path) > YAML_DEPTH:
             reader.add_fault(shortened(key), f"a key has at most {YAML_DEPTH} parts ({COMMAND_LINE})")
             continue
@@ -39,6 +44,7 @@ def read_overrides(overrides: Iterable[str], *, reader: Reader) -> list[Layer]:
         except ValueError as error:
             reader.add_fault(key, f"{error} ({COMMAND_LINE})")
             continue
+        # An override may include files, as in `data.sources.mine={include: sources/digits}`.
         layers.append(reader.expand(layer_at(path, value, origin=COMMAND_LINE).values, origin=COMMAND_LINE))
     return layers
 

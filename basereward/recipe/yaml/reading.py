@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from basereward.errors import RecipeError, check_several, unknown
 from basereward.recipe.grid import SEEDS
 from basereward.recipe.yaml.files import find_file, head_comment, yaml_names
 from basereward.recipe.yaml.include import Reader
-from basereward.recipe.yaml.merge import Layer, merge
+from basereward.recipe.yaml.merge import KeyPath, Layer, merge
 from basereward.recipe.yaml.override import read_overrides
 
 SWEEP, GRID, PROFILES, ENSEMBLES = "sweep", "grid", "profiles", "ensembles"
@@ -25,6 +26,11 @@ class YamlLayers:
         recipe: the values that all cells share.
         experiment: the keys of the experiment as a whole: its axes and ensembles.
         overrides: values that replace those of the axes too.
+
+    >>> from basereward.recipe.yaml.files import experiments_folder
+    >>> layers = read_layers("head_depth", "tiny", [], Reader(experiments_folder()))
+    >>> list(layers.experiment.values["grid"])
+    ['model.head']
     """
 
     recipe: Layer
@@ -41,13 +47,15 @@ def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], 
 
     Returns:
         The layers; None when the file of the experiment or of the profile does not exist.
+
+    >>> from basereward.recipe.yaml.files import experiments_folder
+    >>> reader = Reader(experiments_folder())
+    >>> read_layers("no_such_experiment", "tiny", [], reader) is None, len(reader.faults)
+    (True, 1)
     """
     layers = []
     if profile is not None:
-        layers.append(_file(profile, "profile", reader))
-        if layers[0] and GRID in layers[0].values:
-            reader.add_fault(GRID, f"axes belong in an experiment, not in a profile ({layers[0].origin((GRID,))})")
-            layers[0] = layers[0].without(GRID)
+        layers.append(_read_profile(profile, reader))
     layers.append(_apply_profile_section(_file(experiment, "experiment", reader), profile, reader))
     # A new target removes the arguments of the old one, so that its override must come before those of its arguments.
     check_several(overrides, name="overrides", of="texts", error=RecipeError)
@@ -56,17 +64,30 @@ def read_layers(experiment: str, profile: str | None, overrides: Iterable[str], 
     if None in layers:
         return None
     known = [layer for layer in layers if layer is not None]
-    experiment_layer = Layer()
-    for layer in (*known, *override_layers):
-        experiment_layer = merge(experiment_layer, _experiment_keys(layer))
+    experiment_layer = _merge_all([_experiment_keys(layer) for layer in (*known, *override_layers)])
     if profile is not None:
         # A grid that was removed by `grid=null` is still a key, and varies nothing.
         is_varied = bool(experiment_layer.values.get(GRID)) or SEEDS in experiment_layer.values
         known[0] = _apply_sweep_section(known[0], is_varied=is_varied, reader=reader)
-    base = Layer()
-    for layer in known:
-        base = merge(base, layer)
+    base = _merge_all(known)
     return YamlLayers(_cell_keys(base), experiment_layer, [_cell_keys(layer) for layer in override_layers])
+
+
+def _merge_all(layers: Iterable[Layer]) -> Layer:
+    """One layer from several; a later one replaces values of those before it."""
+    merged = Layer()
+    for layer in layers:
+        merged = merge(merged, layer)
+    return merged
+
+
+def _read_profile(profile: str, reader: Reader) -> Layer | None:
+    """The layer of a profile without axes, which would vary every experiment that runs on it."""
+    layer = _file(profile, "profile", reader)
+    if layer is not None and GRID in layer.values:
+        reader.add_fault(GRID, f"axes belong in an experiment, not in a profile ({layer.origin((GRID,))})")
+        return layer.without(GRID)
+    return layer
 
 
 def _file(name_or_path: str, kind: str, reader: Reader) -> Layer | None:
@@ -78,6 +99,7 @@ def _file(name_or_path: str, kind: str, reader: Reader) -> Layer | None:
         reader.add_fault("", str(error))
         return None
     if kind == "experiment":
+        # Below the values of the file, so that a file may set its own name and summary.
         named = Layer({"name": file.stem, "summary": head_comment(file)}, {(): str(file)})
         layer = merge(named, layer)
     return layer
@@ -92,17 +114,29 @@ def _apply_profile_section(experiment: Layer | None, profile: str | None, reader
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
         reader.add_fault(PROFILES, f"expected a mapping of profiles' names to changed keys ({origin})")
         return plain
-    allowed = yaml_names(reader.folder / "profiles")
-    for name in sections:
-        if name not in allowed:
-            reader.add_fault(f"{PROFILES}.{name}", f"{unknown('profile', name, allowed)} ({origin})")
+    _check_profile_names(sections, reader, origin=origin)
     name = "" if profile is None else Path(profile).stem
     if name not in sections:
         return plain
-    inner_origins = {path[2:]: where for path, where in experiment.origins.items() if path[:2] == (PROFILES, name)}
+    # Merging would add the axes of the section to the others; a smaller grid for one profile must replace them.
     if GRID in sections[name]:
         plain = plain.without(GRID)
-    return merge(plain, Layer(sections[name], {(): origin, **inner_origins}))
+    return merge(plain, _section_layer(experiment, (PROFILES, name), sections[name]))
+
+
+def _check_profile_names(names: Iterable[str], reader: Reader, *, origin: str) -> None:
+    # The sections of other profiles are checked too: one with a misspelt name would never be applied.
+    allowed = yaml_names(reader.folder / "profiles")
+    for name in names:
+        if name not in allowed:
+            reader.add_fault(f"{PROFILES}.{name}", f"{unknown('profile', name, allowed)} ({origin})")
+
+
+def _section_layer(layer: Layer, path: KeyPath, values: dict[str, Any]) -> Layer:
+    """A section of a layer as a layer of its own, whose keys keep their origins for messages."""
+    depth = len(path)
+    origins = {inner[depth:]: where for inner, where in layer.origins.items() if inner[:depth] == path}
+    return Layer(values, {(): layer.origin(path[:1]), **origins})
 
 
 def _apply_sweep_section(profile: Layer, *, is_varied: bool, reader: Reader) -> Layer:
@@ -115,8 +149,7 @@ def _apply_sweep_section(profile: Layer, *, is_varied: bool, reader: Reader) -> 
     if not isinstance(changes, dict):
         reader.add_fault(SWEEP, f"expected a mapping of the keys that change for a cell of a sweep ({origin})")
         return plain
-    inner_origins = {path[1:]: where for path, where in profile.origins.items() if path[:1] == (SWEEP,)}
-    section = Layer(changes, {(): origin, **inner_origins})
+    section = _section_layer(profile, (SWEEP,), changes)
     for key in _experiment_keys(section).values:
         reader.add_fault(f"{SWEEP}.{key}", f"is a key of an experiment, not of a cell ({origin})")
     return merge(plain, _cell_keys(section)) if is_varied else plain

@@ -38,6 +38,12 @@ def ensure_database(path: Path, *, build: Callable[[Path], None]) -> None:
     Raises:
         Refused: the path is something else than a database.
         OSError: the folder cannot be written.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "mlflow.db"
+    >>> ensure_database(file, build=Path.touch)
+    >>> file.exists()
+    True
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if _is_complete(path):
@@ -50,7 +56,8 @@ def ensure_database(path: Path, *, build: Callable[[Path], None]) -> None:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
         try:
             build(temporary)
-            with contextlib.suppress(FileExistsError):  # a program that does not use our lock was faster
+            # A program that does not use our lock was faster.
+            with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
         finally:
             _unlink(temporary)
@@ -68,6 +75,13 @@ def move_artifact_addresses(path: Path) -> int:
 
     Returns:
         The number of experiments whose address changed.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "mlflow.db"
+    >>> with contextlib.closing(sqlite3.connect(file)) as connection:
+    ...     _ = connection.execute("CREATE TABLE experiments (experiment_id, artifact_location)")
+    >>> move_artifact_addresses(file)
+    0
     """
     artifacts = path.absolute().parent / ARTIFACTS
     moved: list[tuple[int, str, str]] = []
@@ -79,7 +93,8 @@ def move_artifact_addresses(path: Path) -> int:
             if _parent(old) == ARTIFACTS and _has_moved(old, new):
                 moved.append((key, old, new))
         if moved:
-            with connection:  # one transaction
+            # One transaction, so that a crash leaves all addresses old or all new.
+            with connection:
                 for key, old, new in moved:
                     _move_experiment(connection, key, old, new)
     return len(moved)
@@ -143,7 +158,8 @@ def _is_complete(path: Path) -> bool:
         with contextlib.closing(_connect(path)) as connection:
             return _rows(connection, "alembic_version") > 0 and _rows(connection, "experiments") > 0
     except sqlite3.OperationalError:
-        raise  # locked, or not readable now
+        # The file is locked or not readable now, which may pass; it is no sign of another format.
+        raise
     except sqlite3.DatabaseError as error:
         raise Refused(f"'{path}' is not a SQLite database ({error}); move it away, or give another file") from error
 

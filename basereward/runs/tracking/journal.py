@@ -3,7 +3,7 @@
 outbox/
 ├── journal.jsonl    one record per line, in the order of their creation; a record is whole when its line end is there
 ├── delivered.json   the byte of the journal up to which the server has everything, and the run's id on the server
-├── refused.jsonl    records that the server rejects for good, each with the reason
+├── refused.jsonl    records that the server rejects permanently, each with the reason
 ├── files/           copies of files that could have changed before their upload
 └── lock             held by the one process that writes or uploads
 """
@@ -89,6 +89,10 @@ class Delivered:
         run_id: id of the run on the server; None before the run exists there.
         parent_named: whether the server knows the parent of the run, or there is no parent.
         refused: number of records that the server rejected.
+
+    >>> Delivered(position=-1)
+    Traceback (most recent call last):
+    TypeError: wrong values: {'position': -1, ...}
     """
 
     position: int = 0
@@ -139,6 +143,7 @@ class RunJournal:
         Returns:
             Whether this process now holds the lock; false when another one does.
         """
+        # The lock file needs its folder, which a run without tracking does not have.
         self.folder.mkdir(parents=True, exist_ok=True)
         lease = acquire(self.folder / "lock", wait=False)
         if lease is None:
@@ -188,7 +193,8 @@ class RunJournal:
         records = []
         for line in data.splitlines(keepends=True):
             if not line.endswith(b"\n"):
-                break  # another thread is writing this record
+                # Another thread is writing this record.
+                break
             position += len(line)
             records.append((_parse(line), position))
         return records
@@ -230,7 +236,8 @@ class RunJournal:
         except (RunError, TypeError) as error:
             warn_once(f"{file} is damaged ({error}). All records of {self.file} are uploaded again.")
             return Delivered()
-        if delivered.position > self._size():  # the journal was replaced, and begins anew
+        # The journal was replaced by a shorter one, so the position is not valid.
+        if delivered.position > self._size():
             return Delivered(run_id=delivered.run_id, parent_named=delivered.parent_named)
         return delivered
 
@@ -248,6 +255,7 @@ class RunJournal:
         folder = self.folder / "files"
         folder.mkdir(parents=True, exist_ok=True)
         # Each copy has a numbered folder of its own, because it is uploaded under the name of its source.
+        # Begins at the number of copies, because counting from 0 would probe every earlier one.
         number = len(os.listdir(folder))
         while (folder / str(number)).exists():
             number += 1
@@ -314,7 +322,10 @@ _warned: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Log a warning about a damaged file once per process, because its folder is read many times."""
+    """Log a warning about a damaged file once per process, because its folder is read many times.
+
+    >>> warn_once("the file is damaged")
+    """
     if message not in _warned:
         _warned.add(message)
         log.warning("%s", message)

@@ -179,6 +179,7 @@ class MlflowStore:
         tags = {key: shorten(value, limit=MAX_TAG) for key, value in start["tags"].items()}
         with refusals():
             experiment = self._experiment(start["experiment"])
+            # MLflow has no unique key besides its own id, so a run is found again by the tag that holds our id.
             query = f"tags.`{RUN_TAG}` = '{tags[RUN_TAG]}'"
             for run in self._client.search_runs([experiment], query, max_results=1):
                 return str(run.info.run_id)
@@ -256,7 +257,8 @@ class MlflowStore:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                experiment = self._client.get_experiment_by_name(name)  # another run created it in the meantime
+                # Another run created the experiment in the meantime.
+                experiment = self._client.get_experiment_by_name(name)
         assert experiment is not None
         if experiment.lifecycle_stage == "deleted":
             raise Refused(
@@ -319,6 +321,7 @@ def refusals() -> Iterator[None]:
             raise Refused(describe(error)) from error
         raise
     except HTTPError as error:
+        # A response is missing when the connection broke, which may pass.
         code = error.response.status_code if error.response is not None else 0
         if 400 <= code < 500 and code not in RETRIED_STATUS:
             raise Refused(describe(error)) from error

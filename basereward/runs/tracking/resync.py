@@ -34,7 +34,8 @@ def deliver_pending(root: Path | None = None, *, limit_s: float = LIMIT_S) -> di
     """
     results: dict[str, bool] = {}
     unreachable: set[str] = set()
-    for folder in reversed(list_runs(kind=None, root=root)):  # the oldest first, so parents before children
+    # The oldest first, so that parents exist on the server before their children.
+    for folder in reversed(list_runs(kind=None, root=root)):
         try:
             delivered = _settle(folder, unreachable, limit_s)
         except (OSError, RunError) as error:
@@ -60,7 +61,8 @@ def _settle(folder: RunFolder, unreachable: set[str], limit_s: float) -> bool | 
     if not journal.acquire():
         return None
     try:
-        if not _is_over(folder):  # another process resumed it before the lock was ours
+        # Another process resumed it before the lock was ours.
+        if not _is_over(folder):
             return None
         _close(folder, journal)
         return _upload(journal, unreachable, limit_s) if journal.pending else None
@@ -75,7 +77,8 @@ def _is_over(folder: RunFolder) -> bool:
 def _close(folder: RunFolder, journal: RunJournal) -> None:
     """Append the end to the journal of an ended run, at the time of its last record, and mark the folder."""
     state = folder.state
-    if state == "running":  # another process is resuming it
+    # Another process is resuming the run and uploads its journal itself.
+    if state == "running":
         return
     if journal.start() is not None and not journal.closed:
         ended_ms = int(journal.file.stat().st_mtime * 1000)

@@ -1,7 +1,7 @@
 """Records a run for MLflow without delaying the run and without losing a record.
 
 Every record goes into the journal of the run first; a thread uploads it from there. While the server is unreachable the
-run goes on. The records are uploaded when the server is back, by the same run or by the next call of `deliver_pending`.
+run continues. The records are uploaded when the server is back, by the same run or by the next `deliver_pending`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ REASON_CHARACTERS = 1000
 class Figure(Protocol):
     """A matplotlib figure. The protocol keeps this file from importing matplotlib."""
 
-    def savefig(self, fname: Any, *, format: str) -> None: ...
+    def savefig(self, fname: Any, *, format: str) -> None:
+        """Write the figure, as `matplotlib.figure.Figure` does."""
 
 
 class Tracker:
@@ -62,12 +63,15 @@ class Tracker:
         self.folder = folder
         self._journal: RunJournal = folder.journal
         self._worker: UploadWorker | None = None
-        self._address = ""  # of the server, for messages
+        # The address of the server without a password, for messages.
+        self._address = ""
         self._lock = threading.Lock()
         self._unwritten: list[Record] = []
-        self._last_steps: dict[str, int] = {}  # the last step of each metric that an earlier process recorded
+        # The last step of each metric that an earlier process recorded.
+        self._last_steps: dict[str, int] = {}
         self._warned_of_disk = False
-        self._closed = False  # whether the journal has its end
+        # Whether the journal has its last record, after which nothing may follow.
+        self._closed = False
 
     def start(
         self,
@@ -81,7 +85,7 @@ class Tracker:
     ) -> None:
         """Start the record with the recipe, commit, packages and machine, or continue the record of a stopped run.
 
-        Waits some seconds for the first answer of the server; without an answer the run goes on. A folder that has a
+        Waits some seconds for the first answer of the server; without an answer the run continues. A folder that has a
         record already continues with the same MLflow run, store and names. Metrics that it holds, by name and step, are
         not recorded again.
 
@@ -151,7 +155,8 @@ class Tracker:
     def _refusal(self, worker: UploadWorker) -> RunError:
         reason = describe(worker.error, limit=REASON_CHARACTERS) if worker.error else "unknown"
         worker.drain(limit_s=0.0)
-        self._worker = None  # nothing more is recorded
+        # Without a worker nothing more is recorded.
+        self._worker = None
         if self.run_id is None:
             self._journal.delete()
         return RunError(f"MLflow at {self._address} rejects the run: {reason}.")
@@ -245,7 +250,8 @@ class Tracker:
         if self._worker is None:
             return True
         self.close(status)
-        self._append([])  # records that a full disk rejected earlier
+        # Writes the records that a full disk rejected earlier.
+        self._append([])
         delivered = self._worker.drain(limit_s=limit_s) and not self._unwritten
         if not delivered:
             log.warning(

@@ -1,4 +1,4 @@
-"""The thread that uploads a journal while the run goes on."""
+"""The thread that uploads a journal while the run continues."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class UploadWorker:
             while not self._gave_up:
                 try:
                     progressed = self._uploader.upload_next()
-                except Exception as error:  # noqa: BLE001 - whatever the server or its library does, the run goes on
+                except Exception as error:  # noqa: BLE001 - whatever the server or its library does, the run continues
                     self._note_failure(error)
                     self._sleep(delay)
                     delay = min(delay * 2, RETRY_S[0] if self._draining else RETRY_S[1])
@@ -100,9 +100,10 @@ class UploadWorker:
         self._wake.clear()
 
     def _note_failure(self, error: Exception) -> None:
-        if self.error is None:  # one warning per outage
+        # One warning per outage: attempts repeat every few seconds.
+        if self.error is None:
             log.warning(
-                "MLflow at %s does not answer (%s). The run goes on; its records are kept in %s and uploaded later.",
+                "MLflow at %s does not answer (%s). The run continues; its records are kept in %s and uploaded later.",
                 self._address,
                 describe(error),
                 self._uploader.journal.folder,

@@ -20,7 +20,12 @@ METRICS_PER_REQUEST = 1000
 
 
 class Refused(Exception):
-    """The server rejects a request for good. Any other exception of a store may pass, and the request is repeated."""
+    """The server rejects a request permanently. After any other exception of a store the request is repeated.
+
+    >>> raise Refused("the experiment is deleted")
+    Traceback (most recent call last):
+    basereward.runs.tracking.uploader.Refused: the experiment is deleted
+    """
 
 
 class Store(Protocol):
@@ -29,13 +34,26 @@ class Store(Protocol):
     def open_run(self, start: Record) -> str:
         """Return the id of the run that the record describes; create the run when it does not exist."""
 
-    def name_parent(self, run_id: str, parent_id: str) -> None: ...
-    def reopen(self, run_id: str) -> None: ...
-    def metrics(self, run_id: str, records: list[Record]) -> None: ...
-    def params(self, run_id: str, values: dict[str, str]) -> None: ...
-    def tags(self, run_id: str, values: dict[str, str]) -> None: ...
-    def artifact(self, run_id: str, path: Path, folder: str) -> None: ...
-    def finish(self, run_id: str, status: str, time_ms: int) -> None: ...
+    def name_parent(self, run_id: str, parent_id: str) -> None:
+        """Make the run a child of another run, given by its id on the server."""
+
+    def reopen(self, run_id: str) -> None:
+        """Mark a finished run as running again, because it is resumed."""
+
+    def metrics(self, run_id: str, records: list[Record]) -> None:
+        """Store the metrics of several records, each with its own step and time."""
+
+    def params(self, run_id: str, values: dict[str, str]) -> None:
+        """Store parameters of the run."""
+
+    def tags(self, run_id: str, values: dict[str, str]) -> None:
+        """Store tags, which replace tags of the same name."""
+
+    def artifact(self, run_id: str, path: Path, folder: str) -> None:
+        """Store a file under its own name in a folder of the run; '' for none."""
+
+    def finish(self, run_id: str, status: str, time_ms: int) -> None:
+        """Mark the run as FINISHED, FAILED or KILLED, at a time in milliseconds since 1970."""
 
 
 class Uploader:
@@ -52,12 +70,14 @@ class Uploader:
     ) -> None:
         self.journal = journal
         self.delivered: Delivered = journal.delivered()
-        self.uploading_file = False  # a large file may take minutes without any other sign of progress
+        # A large file may take minutes without any other sign of progress.
+        self.uploading_file = False
         self._connect = connect
         self._parent_id = parent_id
         self._store: Store | None = None
         self._pending: list[tuple[Record, int]] = []
-        self._single_requests = 0  # number of records that are sent one by one
+        # How many of the next records are sent one by one, after a refused batch.
+        self._single_requests = 0
 
     def upload_next(self) -> bool:
         """Upload the next record, or the next records of metrics in one request.
@@ -84,7 +104,8 @@ class Uploader:
             self._send(records)
         except Refused as error:
             if count > 1:
-                self._single_requests = count  # repeat them one by one, to find the record at fault
+                # Repeat the records one by one, to find the one at fault.
+                self._single_requests = count
                 return True
             self._set_aside(records[0], error)
             refused += 1
@@ -141,7 +162,8 @@ class Uploader:
         run_id, record = str(self.delivered.run_id), records[0]
         match record["kind"]:
             case "start":
-                pass  # `_open_run` has used it
+                # `_open_run` has created the run from this record.
+                pass
             case "metrics":
                 self.store.metrics(run_id, records)
             case "params":

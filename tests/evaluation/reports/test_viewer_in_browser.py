@@ -109,8 +109,8 @@ def test_every_row_is_shown_with_what_is_known_of_it(file: Path) -> None:
         "rows": "6",
         "usable groups": "5",
         "lost": "1",
-        "images here": "2",
-        "pairs here": "4",
+        "images shown": "2",
+        "pairs shown": "4",
         "model agrees": "50.0 %",
     }
     for name, value in facts.items():
@@ -135,7 +135,7 @@ def test_text_of_strangers_is_text(file: Path) -> None:
 def test_pictures_are_inside_the_page_and_at_their_places(file: Path) -> None:
     """Both open: the browser knows their sizes. The first is before the words, the second after."""
     document = seen(file)
-    places = [document.index(word) for word in ('alt="Picture 1 of 2', "Left of", 'alt="Picture 2 of 2')]
+    places = [document.index(word) for word in ('alt="Image 1 of 2', "Left of", 'alt="Image 2 of 2')]
     assert places == sorted(places)
     assert len(re.findall(r'<img src="data:image/(?:png|jpeg);base64,', document)) == 2
     script = (
@@ -196,7 +196,7 @@ def test_a_picture_is_enlarged_and_put_away(file: Path) -> None:
     )
     assert (
         driven(file, script)
-        == "false|true|Picture 2 of 2 of pictures; 400 \N{MULTIPLICATION SIGN} 300 pixels in the data|false"
+        == "false|true|Image 2 of 2 of pictures; 400 \N{MULTIPLICATION SIGN} 300 pixels in the data|false"
     )
 
 

@@ -23,11 +23,11 @@ TEXT_ONLY = ("tiny_qwen3",)
 def write(maker: str, folder: Path, **given: Any) -> Path:
     """A checkpoint of two layers, 64 wide, in a new folder."""
     sizes = {name: size for name, size in SIZES.items() if maker not in TEXT_ONLY or name != "vision_layers"}
-    make({"_target_": maker, **sizes, **given}, "makers", folder)
+    make({"_target_": maker, **sizes, **given}, "tiny_models", folder)
     return folder
 
 
-@pytest.mark.parametrize("maker", short_names("makers"))
+@pytest.mark.parametrize("maker", short_names("tiny_models"))
 def test_what_is_made_is_what_loads(maker: str, tmp_path: Path) -> None:
     """The backbone that the ordinary code loads has the family and sizes that were asked for, and every weight of the
     file but the language head's; the encoder knows the family's pictures."""
@@ -51,7 +51,7 @@ def test_what_is_made_is_what_loads(maker: str, tmp_path: Path) -> None:
         assert tokens == {"tiny_qwen2_5_vl": 6, "tiny_qwen2_vl": 6, "tiny_qwen3_vl": 6, "tiny_internvl": 28}[maker]
 
 
-@pytest.mark.parametrize("maker", short_names("makers"))
+@pytest.mark.parametrize("maker", short_names("tiny_models"))
 def test_the_same_seed_gives_the_same_weights(maker: str, tmp_path: Path) -> None:
     """Bit for bit, whatever was drawn before; another seed gives other matrices, and the caller's generator goes on as
     if nothing had been drawn."""
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_weights(maker: str, tmp_path: Path) -> Non
     assert not any(torch.equal(first[name], other[name]) for name in first if first[name].ndim > 1)
 
 
-@pytest.mark.parametrize("maker", short_names("makers"))
+@pytest.mark.parametrize("maker", short_names("tiny_models"))
 def test_weights_are_as_wide_as_was_asked(maker: str, tmp_path: Path) -> None:
     """Every matrix of the language model and the vision tower has the standard deviation of `initializer_range`, within
     what its size lets chance do."""

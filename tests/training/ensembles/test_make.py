@@ -308,7 +308,7 @@ def test_learned_weights_are_told_with_their_intervals(
     assert main(words) == 0
     head, first, second, *_ = capsys.readouterr().out.splitlines()
     assert head.split("  ")[0] == "member"
-    assert [word for word in ("weight with pictures", "weight without", "95 %", "accuracy") if word not in head] == []
+    assert [word for word in ("weight with images", "weight without", "95 %", "accuracy") if word not in head] == []
     assert f"{low:.4f} to {high:.4f}" in second
     assert " - " in first
     for each, judged in zip(GROUPS, opened.judge_groups(GROUPS), strict=True):

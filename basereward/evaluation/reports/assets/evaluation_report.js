@@ -92,7 +92,7 @@ function about({ label, model, kind, order, votes, items, scored, partial: missi
 
 // Pairs of models on the same items.
 
-const AGREEMENT = ["Models", "Alike, %", "Kappa", "Both right", "First only", "Second only", "Both wrong", "Difference, points", "McNemar p"];
+const AGREEMENT = ["Models", "Agreement, %", "Kappa", "Both right", "First only", "Second only", "Both wrong", "Difference, points", "McNemar p"];
 
 function agreementRow(pair) {
   const head = element("th", { scope: "row", textContent: `${pair.first} and ${pair.second}` });
@@ -104,14 +104,14 @@ function agreementRow(pair) {
   const { alike, difference, low, high } = pair.percent;
   const range = low === null ? "" : ` (${sign(low)} to ${sign(high)})`;
   const p = pair.p < 0.0001 ? "< 0.0001" : pair.p.toFixed(4);
-  return element("tr", {}, head, cell("alike, %", alike), cell("kappa", pair.kappa === null ? "none" : sign(pair.kappa.toFixed(3))),
+  return element("tr", {}, head, cell("agreement, %", alike), cell("kappa", pair.kappa === null ? "none" : sign(pair.kappa.toFixed(3))),
     cell("both right", whole(pair.both_right)), cell("first only", whole(pair.only_first)),
     cell("second only", whole(pair.only_second)), cell("both wrong", whole(pair.both_wrong)),
     cell("difference, points", `${sign(difference)}${range}`, ""), cell("McNemar p", p));
 }
 
 function agreementTable({ agreement, models }) {
-  const note = "On the same items; what is undecided counts as not right. Difference: first less second, with a 95 % " +
+  const note = "Both models on the same items. Undecided items count as not right. Difference: first minus second, with a 95 % " +
     "bootstrap interval over prompts; p: exact and two-sided, not corrected for the number of comparisons.";
   return table(AGREEMENT, element("caption", {}, note, ...partial(models)), element("tbody", {}, ...agreement.map(agreementRow)));
 }
@@ -152,7 +152,7 @@ function article(item) {
     element("header", {}, element("h4", { textContent: item.id }),
       ...details.filter(Boolean).map((word) => element("span", { className: "label", textContent: word })),
       item.tie ? element("span", { className: "bad", textContent: "tie" }) : null),
-    item.picture ? picture(item.picture, `Picture of ${item.id}`) : null,
+    item.picture ? picture(item.picture, `Image of ${item.id}`) : null,
     ...text(item.prompt),
     element("ol", { className: `answers${item.answers.length === 2 ? " two" : ""}` }, ...item.answers.map(answer)));
 }
@@ -183,7 +183,7 @@ function start() {
   const { benchmarks, without } = data;
   const evaluations = benchmarks.reduce((sum, { models }) => sum + models.length, 0);
   document.getElementById("about").textContent = `${count(evaluations, "evaluation")} on ${count(benchmarks.length, "benchmark")}. ` +
-    "Variants are ways of counting; numbers of different variants do not compare. \u25c7 is what a paper prints for the same variant.";
+    "A variant is one way of counting; values of different variants cannot be compared. \u25c7 marks a published value of the same variant.";
   Object.assign(document.getElementById("without"), { hidden: !without, textContent: without ?? "" });
   document.getElementById("contents").append(...benchmarks.map(({ name, version }, place) =>
     element("a", { href: `#benchmark-${place}`, textContent: `${name} ${version}` })));

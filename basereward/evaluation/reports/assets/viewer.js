@@ -11,7 +11,7 @@ const percent = (share) => (share === null ? null : `${(100 * share).toFixed(1)}
 const signed = (number) =>
   (number === null ? "not a number" : `${number < 0 ? "\u2212" : "+"}${Math.abs(number).toFixed(3)}`);
 
-// The facts at the head, and the rows that are lost.
+// The counts at the head of the page, and the rejected rows.
 
 function showHead() {
   const { facts } = data;
@@ -20,17 +20,17 @@ function showHead() {
   document.getElementById("title").textContent = data.source;
   const chosen = facts.shown < facts.groups ? `${count(facts.shown, "row")}, evenly spread,` : "all rows";
   document.getElementById("about").textContent =
-    `Here: ${chosen} of ${parts.join(", ")}.` + (data.model ? ` Scores by ${data.model}.` : "");
+    `Shown: ${chosen} of ${parts.join(", ")}.` + (data.model ? ` Scores by ${data.model}.` : "");
   const lost = facts.rows - facts.groups;
   const entries = [
     ["rows", facts.rows.toLocaleString("en")],
     ["usable groups", facts.groups.toLocaleString("en")],
     ["lost", lost.toLocaleString("en")],
     ["not scored", facts.unscored ? facts.unscored.toLocaleString("en") : null],
-    ["images here", facts.images.toLocaleString("en")],
-    ["pairs here", facts.pairs.toLocaleString("en")],
-    ["longer wins (characters)", percent(facts.longer_wins)],
-    ["model follows length", percent(facts.follows_length)],
+    ["images shown", facts.images.toLocaleString("en")],
+    ["pairs shown", facts.pairs.toLocaleString("en")],
+    ["longer response preferred (characters)", percent(facts.longer_wins)],
+    ["longer response scores higher", percent(facts.follows_length)],
     ["model agrees", percent(facts.accuracy)],
   ];
   document.getElementById("facts").append(...entries.filter(([, value]) => value !== null).map(([name, value]) =>
@@ -80,8 +80,8 @@ function picture(place, alt) {
 
 function turn(row, { role, parts }, query) {
   const children = parts.flatMap((part) => "image" in part
-    ? [picture(part.image, `Picture ${row.images.indexOf(part.image) + 1} of ${row.images.length} of ${row.id}`)]
-    : part.text.trim() || parts.length === 1 ? text(part, query) : []); // a line break between pictures is no text
+    ? [picture(part.image, `Image ${row.images.indexOf(part.image) + 1} of ${row.images.length} of ${row.id}`)]
+    : part.text.trim() || parts.length === 1 ? text(part, query) : []); // a line break between images is no text
   return element("div", { className: "turn" }, element("div", { className: "label", textContent: role }), ...children);
 }
 
@@ -129,7 +129,7 @@ function article(row, query) {
     .sort((a, b) => (row.responses[a].rank ?? Infinity) - (row.responses[b].rank ?? Infinity) || a - b);
   const ranks = new Set(row.responses.map(({ rank }) => rank).filter((rank) => rank !== null)).size;
   const about = [row.source === data.source ? null : row.source, Object.keys(data.splits).length > 1 ? row.split : null,
-    row.images.length ? count(row.images.length, "picture") : "text only",
+    row.images.length ? count(row.images.length, "image") : "text only",
     row.margin === null ? null : `${row.scored ? "model's worst" : "smallest"} margin ${signed(row.margin)}`];
   return element("article", {},
     element("header", {}, element("h2", { textContent: row.id }),
@@ -141,7 +141,7 @@ function article(row, query) {
     pairList(row));
 }
 
-// Which rows, in which order. The address holds the choice, so that it can be sent or kept.
+// Filters and order. The address of the page holds them, so that a view can be shared or bookmarked.
 
 function settings() {
   const form = new FormData(controls);

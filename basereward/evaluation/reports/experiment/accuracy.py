@@ -26,7 +26,12 @@ METRIC = "pair accuracy"
 
 @dataclass(frozen=True, eq=False)
 class AccuracyShare:
-    """Pair accuracy of the runs of one recipe on the same groups."""
+    """Pair accuracy of the runs of one recipe on the same groups.
+
+    >>> share = AccuracyShare(["seed=0"], np.array([[1.0, 0.0]]), np.array([1, 1]))
+    >>> share.value, share.spread, share.method
+    (0.5, None, 'bootstrap')
+    """
 
     runs: Sequence[str]
     """R names"""
@@ -83,7 +88,11 @@ class AccuracyShare:
 
 @dataclass(frozen=True)
 class Column:
-    """One part of the test data: the accuracy of each recipe that was tested on all of it."""
+    """One part of the test data: the accuracy of each recipe that was tested on all of it.
+
+    >>> Column("digits", shares={}, longer=None).name
+    'digits'
+    """
 
     name: str
     shares: Mapping[str, AccuracyShare]
@@ -96,6 +105,9 @@ def columns(contenders: Sequence[Contender]) -> list[Column]:
 
     All values of a column are on the same groups: those that most recipes were tested on. A recipe that was tested on
     other groups is not in the column.
+
+    >>> [column.name for column in columns([])]
+    ['shared']
     """
     sources = all_sources(contenders)
     names = [ALL, *sources] if len(sources) > 1 else [ALL]
@@ -108,6 +120,10 @@ def accuracy_rows(accuracy: Sequence[Column], *, seeds: bool = False) -> list[Ro
     Args:
         accuracy: the columns.
         seeds: add a row for each run of a recipe that has several.
+
+    >>> share = AccuracyShare(["seed=0"], np.array([[1.0, 0.0]]), np.array([1, 1]))
+    >>> [row["value"] for row in accuracy_rows([Column("shared", {"linear": share}, None)])]
+    [0.5]
     """
     rows: list[Row] = []
     for column in accuracy:

@@ -24,7 +24,11 @@ from basereward.evaluation.reports.numbers import Row, numbers, same_items
 
 
 def benchmark_rows(contenders: Sequence[Contender], published: Sequence[PublishedValue]) -> list[list[Row]]:
-    """Make rows as `numbers` does: a list per version of a benchmark, and separate lists for partial evaluations."""
+    """Make rows as `numbers` does: a list per version of a benchmark, and separate lists for partial evaluations.
+
+    >>> benchmark_rows([], [])
+    []
+    """
     evaluations: list[Evaluation] = []
     names: dict[str, str] = {}
     for contender in contenders:
@@ -41,6 +45,9 @@ def benchmarks(contenders: Sequence[Contender], rows: Sequence[Sequence[Row]]) -
     Args:
         contenders: recipes, in the order of their colours.
         rows: as `benchmark_rows` makes them.
+
+    >>> benchmarks([], []) is None
+    True
     """
     faults: list[str] = []
     places: dict[str, int] = {}
@@ -52,8 +59,8 @@ def benchmarks(contenders: Sequence[Contender], rows: Sequence[Sequence[Row]]) -
         return None
     body: list[MarkupChild] = [
         note(
-            "Per cent, what was counted, and a 95 % interval. Variants are ways of counting; numbers of different "
-            "variants do not compare."
+            "Each cell has the value in percent, the counts, and the 95 % interval. A variant is one way of counting; "
+            "values of different variants cannot be compared."
         )
     ]
     body += [tag("p", fault, class_="warning") for fault in faults]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from basereward.errors import RecipeError, format_count
 from basereward.evaluation.reports.experiment.gather import Contender
@@ -62,18 +63,8 @@ def other_runs(experiment: Experiment) -> list[str]:
         Such as `7 finished runs with trainer.steps=30`.
     """
     cells = [_flat(asdict(cell.recipe)) for cell in experiment.cells]
-    hashes = {recipe_sha256(cell.recipe) for cell in experiment.cells}
     runs_by_setting: Counter[str] = Counter()
-    for run in list_runs():
-        if run.state != "finished" or run.status["recipe_sha256"] in hashes:
-            continue
-        try:
-            recipe = read_yaml(run.recipe)
-        except (RecipeError, OSError):
-            # This list is a hint. A damaged run folder must not prevent the page.
-            continue
-        if recipe.get("name") != experiment.name:
-            continue
+    for recipe in _other_recipes(experiment):
         flat = _flat(recipe)
         # The cell that the run is closest to is the one that it was probably meant to be.
         changes = min((_changes(flat, cell) for cell in cells), key=len)
@@ -82,6 +73,21 @@ def other_runs(experiment: Experiment) -> list[str]:
     return [
         f"{format_count(number, 'finished run')} with {setting}" for setting, number in runs_by_setting.most_common()
     ]
+
+
+def _other_recipes(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    """The recipes of finished runs that have the experiment's name and are none of its cells."""
+    hashes = {recipe_sha256(cell.recipe) for cell in experiment.cells}
+    for run in list_runs():
+        if run.state != "finished" or run.status["recipe_sha256"] in hashes:
+            continue
+        try:
+            recipe = read_yaml(run.recipe)
+        except (RecipeError, OSError):
+            # The runs are only a hint on the page, so a damaged run folder must not prevent the page.
+            continue
+        if recipe.get("name") == experiment.name:
+            yield recipe
 
 
 def _distinct_values(flat_recipes: Mapping[str, Mapping[str, str]], key: str) -> int:

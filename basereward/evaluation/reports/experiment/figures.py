@@ -24,7 +24,11 @@ MAX_MARKED_STEPS = 12
 
 
 def colour(place: int) -> str:
-    """The colour of the recipe at a place in the list of recipes."""
+    """The colour of the recipe at a place in the list of recipes.
+
+    >>> colour(0) == colour(len(COLOURS))
+    True
+    """
     return COLOURS[place % len(COLOURS)]
 
 
@@ -38,6 +42,9 @@ def curves(contenders: Sequence[Contender], name: str, *, axis: str) -> Figure |
 
     Returns:
         The figure; None if no run recorded the metric.
+
+    >>> curves([], "train/loss", axis="loss") is None
+    True
     """
     lines_by_recipe = [_curves_of(contender, name) for contender in contenders]
     if not any(lines_by_recipe):
@@ -56,6 +63,9 @@ def calibration(contenders: Sequence[Contender]) -> Figure | None:
 
     Returns:
         The figure; None if there are no test pairs.
+
+    >>> calibration([]) is None
+    True
     """
     margins_by_recipe = [_margins(contender) for contender in contenders]
     if not any(margins_by_recipe):
@@ -66,7 +76,7 @@ def calibration(contenders: Sequence[Contender]) -> Figure | None:
         for place, (contender, margins) in enumerate(zip(contenders, margins_by_recipe, strict=True)):
             if margins:
                 _draw_reliability(axes, margins, name=contender.name, place=place)
-        axes.set(xlim=(49, 101), ylim=(-2, 102), xlabel="confidence of the call, %", ylabel="right, %")
+        axes.set(xlim=(49, 101), ylim=(-2, 102), xlabel="confidence, %", ylabel="right, %")
         return _with_legend(figure, axes)
 
 
@@ -76,6 +86,9 @@ def length(contenders: Sequence[Contender]) -> Figure | None:
 
     Returns:
         The figure; None if no test pair has answers of different lengths.
+
+    >>> length([]) is None
+    True
     """
     effects = [_length_effect(contender) for contender in contenders]
     if not any(len(extra_tokens) for extra_tokens, _ in effects):
@@ -90,7 +103,7 @@ def length(contenders: Sequence[Contender]) -> Figure | None:
                 x = [float(extra_tokens[members].mean()) for members in large]
                 y = [float(advantage[members].mean()) for members in large]
                 axes.plot(x, y, marker="o", markersize=4, label=short(contender.name), **_line_style(place))
-        axes.set(xlabel="tokens that the longer answer has more", ylabel="its score less the other's, in spreads")
+        axes.set(xlabel="extra tokens of the longer answer", ylabel="score difference, std of the margins")
         return _with_legend(figure, axes)
 
 

@@ -164,7 +164,7 @@ def _missing_warning(missing: Sequence[str], *, how: str, others: Sequence[str])
     names = ", ".join(missing[:MAX_NAMED])
     if len(missing) > MAX_NAMED:
         names += f" and {len(missing) - MAX_NAMED} more"
-    hint = f". There are {'; '.join(others)}: the same settings after the name make their page." if others else ""
+    hint = f". There are {'; '.join(others)}; to report them, add the same settings after the name." if others else ""
     return tag("p", f"Not finished: {names}. To finish them: ", tag("code", how), hint, class_="warning")
 
 

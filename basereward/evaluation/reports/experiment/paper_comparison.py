@@ -14,7 +14,11 @@ from basereward.evaluation.reports.numbers import is_whole
 
 @dataclass(frozen=True)
 class MeasuredCell:
-    """Our values for one cell of a published table: shares from 0 to 1, one per seed."""
+    """Our values for one cell of a published table: shares from 0 to 1, one per seed.
+
+    >>> MeasuredCell([0.6, 0.8], ["60/100", "80/100"], "official").value
+    0.7
+    """
 
     values: Sequence[float]
     counts: Sequence[str]
@@ -44,14 +48,19 @@ def measured_cells(table: PublishedTable, row: str, contender: Contender) -> dic
         measured = None if column in table.means else _measured(printed, contender)
         if measured is not None:
             cells[column] = measured
+    _add_means(cells, {column: parts for column, parts in table.means.items() if column in table.rows[row]})
+    return cells
+
+
+def _add_means(cells: dict[str, MeasuredCell], means: Mapping[str, Sequence[str]]) -> None:
+    """Add the columns that are means of others, where all of these have values."""
     # A mean may include columns that come after it, and columns that are means themselves. So repeat until no further
     # mean has all its columns.
-    pending = [column for column in table.means if column in table.rows[row]]
-    while ready := [column for column in pending if cells.keys() >= set(table.means[column])]:
+    pending = list(means)
+    while ready := [column for column in pending if cells.keys() >= set(means[column])]:
         for column in ready:
-            cells[column] = _mean([cells[part] for part in table.means[column]])
+            cells[column] = _mean([cells[part] for part in means[column]])
         pending = [column for column in pending if column not in ready]
-    return cells
 
 
 def not_evaluated(table: PublishedTable, row: str, contender: Contender) -> list[str]:
@@ -71,6 +80,10 @@ def difference(cell: PrintedCell, measured: MeasuredCell) -> float | None:
     """Our value minus that of the paper, in percentage points.
 
     A misprint is replaced by the value that should stand there. None if that value is not known.
+
+    >>> printed = PrintedCell(71.0, "rm_bench", ("domain_mean",), "overall")
+    >>> round(difference(printed, MeasuredCell([0.72], [], "domain_mean")), 6)
+    1.0
     """
     if not cell.known:
         return None

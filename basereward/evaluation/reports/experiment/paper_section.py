@@ -57,7 +57,7 @@ def paper(tables: Sequence[PublishedTable], contenders: Sequence[Contender]) -> 
     body: list[MarkupChild] = [note(_explanation(contenders))]
     for published in tables:
         body += _table(published, contenders)
-    return Section("paper", "Beside the paper", body)
+    return Section("paper", "Comparison with the paper", body)
 
 
 def _explanation(contenders: Sequence[Contender]) -> str:
@@ -70,18 +70,17 @@ def _explanation(contenders: Sequence[Contender]) -> str:
             random_weights = random_weights and bool(result.cell.recipe.model.backbone.make)
     weights = "backbones made here with random weights" if random_weights else "the backbones that the recipes name"
     return (
-        f"Our values are of {weights}, trained on {', '.join(sources)}; those of the paper are of what its text "
-        "describes. Accuracy on the test data of these sources, under Results, is on other data than the paper's "
-        "tables and does not compare with them. Here, only values of the same benchmark, protocol variant and metric "
-        "stand beside each other. A column with ? has a protocol that the paper does not state. Values of partial "
-        "evaluations have no difference."
+        f"Our values come from {weights}, trained on {', '.join(sources)}; the models of the paper are described in "
+        "its text. The accuracy under Results is measured on other data than the paper's tables and cannot be "
+        "compared with them. This section compares only values of the same benchmark, protocol variant and metric. "
+        "? marks a column whose protocol the paper does not state. Values of partial evaluations have no difference."
     )
 
 
 def _table(published: PublishedTable, contenders: Sequence[Contender]) -> list[MarkupChild]:
     footnotes = _Footnotes()
     contender_by_row = joined(published, contenders)
-    header: list[MarkupChild] = ["per cent"]
+    header: list[MarkupChild] = ["percent"]
     for column in published.columns:
         mark = footnotes.mark(published.column_notes.get(column))
         header.append(join([column.replace("_", " "), mark]))
@@ -181,7 +180,7 @@ def _empty_cell(printed: PrintedCell | None, column: str) -> Markup:
     """A cell without a value of ours: the paper has none, or its protocol is unknown, or we have not evaluated it."""
     if printed is None:
         return cell(None, data_column=column)
-    title = None if printed.variants else "the paper does not say by which protocol"
+    title = None if printed.variants else "the paper does not state the protocol"
     return cell(NONE if printed.variants else "?", data_column=column, title=title)
 
 

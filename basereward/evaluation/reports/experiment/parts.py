@@ -17,7 +17,11 @@ NONE = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the page."""
+    """A figure of the page.
+
+    >>> Drawing("learning", "Learning curves", Figure()).name
+    'learning'
+    """
 
     name: str
     """the stem of its files"""
@@ -27,7 +31,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading of the page with its content."""
+    """A heading of the page with its content.
+
+    >>> Section("cost", "Cost", ["None."]).html()
+    '<section id="cost"><h2>Cost</h2>None.</section>'
+    """
 
     name: str
     """the id of its element"""
@@ -48,7 +56,11 @@ def _figure(drawing: Drawing) -> Markup:
 
 
 def chip(place: int) -> Markup:
-    """A dot in the colour that the recipe at this place has in the figures."""
+    """A dot in the colour that the recipe at this place has in the figures.
+
+    >>> chip(0)[:5]
+    '<svg '
+    """
     dot = tag("circle", cx=5, cy=5, r=4.5, fill=colour(place), stroke="#888")
     return tag("svg", dot, viewBox="0 0 10 10", class_="chip", aria_hidden="true")
 
@@ -128,5 +140,9 @@ def row(name: MarkupChild, cells: Iterable[MarkupChild], *, class_: str | None =
 
 
 def shown_name(place: int, name: str, *details: MarkupChild) -> Markup:
-    """The name of the recipe at a place, after the dot in its colour."""
+    """The name of the recipe at a place, after the dot in its colour.
+
+    >>> shown_name(0, "linear").endswith("linear")
+    True
+    """
     return join([chip(place), name, *details])

@@ -43,8 +43,8 @@ COMPARISON_NOTE = (
 TRUST_NOTE = (
     "Calibration error: the mean distance over 15 bins between confidence, sigmoid(|margin|), and accuracy; 0 is "
     "best. Length: among test pairs whose answers differ in tokens, how often the longer answer is preferred by "
-    "the data, and how often it scores higher. If the second share is larger than the first, the model takes "
-    "length for quality. Means over seeds."
+    "the data, and how often it scores higher. If the second share is larger than the first, the model is biased "
+    "towards length. Means over seeds."
 )
 # Name of the figure -> metric, label of the y axis, title.
 CURVES = {
@@ -66,7 +66,7 @@ def results(contenders: Sequence[Contender], accuracy: Sequence[Column], compare
     rows += _baseline_rows(accuracy)
     body: list[MarkupChild] = [table(["recipe", *names], rows), note(ACCURACY_NOTE)]
     if compared.words:
-        body.append(tag("h3", "Which differences stand"))
+        body.append(tag("h3", "Significant differences"))
         sentences = listed(compared.words)
         if compared.comparisons:
             body += [note(f"{compared.measure}."), sentences, note(COMPARISON_NOTE)]
@@ -99,7 +99,7 @@ def trust(contenders: Sequence[Contender]) -> Section | None:
     header = ["recipe", "calibration error", "longer is better, %", "scores longer higher, %", "pairs of equal length"]
     figures: Mapping[str, tuple[str, Figure | None]] = {
         "calibration": ("Reliability, and the calibration error of all test pairs", calibration(contenders)),
-        "length": ("What length is worth", length(contenders)),
+        "length": ("Effect of length", length(contenders)),
     }
     drawings = [Drawing(name, title, figure) for name, (title, figure) in figures.items() if figure is not None]
     return Section("trust", "Calibration and length", [table(header, rows), note(TRUST_NOTE)], drawings)
