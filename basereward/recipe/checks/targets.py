@@ -15,7 +15,9 @@ from typing import Literal, TypeAlias, get_args
 from basereward.errors import nearest, unknown
 from basereward.recipe.trust import REMEDY, is_trusted
 
-TargetKind: TypeAlias = Literal["heads", "losses", "sources", "shapes", "makers", "benchmarks", "protocols"]
+TargetKind: TypeAlias = Literal[
+    "heads", "losses", "sources", "shapes", "makers", "benchmarks", "protocols", "launchers"
+]
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 SINGULAR: dict[TargetKind, str] = {
     "heads": "head",
@@ -25,6 +27,7 @@ SINGULAR: dict[TargetKind, str] = {
     "makers": "maker",
     "benchmarks": "benchmark",
     "protocols": "protocol",
+    "launchers": "launcher",
 }
 PACKAGES: dict[TargetKind, str] = {
     "heads": "basereward.model.heads",
@@ -34,6 +37,7 @@ PACKAGES: dict[TargetKind, str] = {
     "makers": "basereward.model.tiny_models",
     "benchmarks": "basereward.evaluation.benchmarks",
     "protocols": "basereward.evaluation.protocols",
+    "launchers": "basereward.sweeps.launchers",
 }
 ROOT = Path(__file__).resolve().parents[3]
 """The folder that contains the package `basereward`."""

@@ -38,9 +38,9 @@ class NewConfig(LlamaConfig):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of families besides the package's own."""
     monkeypatch.setattr(supported, "__path__", [*supported.__path__, str(tmp_path)])
-    registry.vision_families.cache_clear()
+    registry._supported_families.cache_clear()
     yield tmp_path
-    registry.vision_families.cache_clear()
+    registry._supported_families.cache_clear()
 
 
 def test_a_file_is_a_family(folder: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_file_is_a_family(folder: Path) -> None:
     assert not registry.find_family(NewConfig()).reads_images
     assert part_of("eyes.blocks.0.weight") == "language"
     (folder / "new_vl.py").write_text(NEW_FAMILY)
-    registry.vision_families.cache_clear()
+    registry._supported_families.cache_clear()
     assert "new_vl" in registry.vision_types()
     assert registry.vision_family(NewConfig()).unquantized_modules == ("eyes",)
     assert part_of("eyes.blocks.0.weight") == "vision"
