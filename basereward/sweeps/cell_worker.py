@@ -11,14 +11,24 @@ from basereward.sweeps.worker_process import Work, serve
 
 
 def main(pid: str, trust: str = "") -> int:
-    """Train cells that are given as JSON, and return the results of `train`."""
+    """Train cells that are given as JSON, and write the results of `train`, until the input ends.
+
+    Args:
+        pid: process number of the parent.
+        trust: see `serve`.
+
+    Returns:
+        The exit code.
+    """
     return serve(_load, pid=pid, trust=trust)
 
 
 def _load() -> Work:
+    # Imported here and not above: this takes seconds, in which `serve` already watches for the end of the parent.
     from basereward.training.fit import train
     from basereward.training.probe_cache import ProbeCache
 
+    # Lives as long as the process, so that the probes of a sweep read the data and load the backbone once.
     probe_cache = ProbeCache()
 
     def work(task_json: str, parent: str, resume: str | None) -> dict[str, Any]:

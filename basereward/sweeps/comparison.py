@@ -51,6 +51,11 @@ def compare_cells(
         cells: of the sweep.
         results: `run_id` and `status` of every cell; failed cells are skipped.
         ensembles: `name`, `run_id` and `status` of every ensemble.
+
+    >>> from basereward.recipe import load_cells
+    >>> cells = load_cells("learning_rates")
+    >>> compare_cells(cells, [{"status": "failed"}] * len(cells)).words
+    []
     """
     # Only cells are varied over seeds, so that an ensemble is a recipe with a single run.
     named = [(cell.without_seeds, json.dumps(cell.seeds), row) for cell, row in zip(cells, results, strict=True)]
@@ -84,6 +89,7 @@ def _tested_groups(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[s
         runs = recipes.setdefault(name, {})
         # The check of an experiment rejects cells of one name and equal seeds, of which one would be dropped here.
         assert seeds not in runs, f"two runs of {name} with seeds {seeds}"
+        # A run without a held-out test split has no file of test scores, and is named as one that is not compared.
         groups = by_key(known_scores(find(result["run_id"]).scores / "test.jsonl"))
         if groups:
             runs[seeds] = groups

@@ -57,6 +57,11 @@ class CellOutcome:
 
     Raises:
         ValueError: both or neither are given.
+
+    >>> from basereward.recipe import load_cells
+    >>> (cell,) = load_cells("basereward")
+    >>> CellOutcome(CellJob(cell, parent="20260314-153012-9f2c41"), error="CUDA out of memory").result is None
+    True
     """
 
     job: CellJob

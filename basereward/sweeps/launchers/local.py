@@ -13,11 +13,17 @@ class Local:
     """Trains cells one after another, each in a process of its own.
 
     Consecutive probes share a process, and in it the data and the backbone, until one of them fails.
+
+    >>> launcher = Local()
+    >>> list(launcher.run([]))  # without a job no process is started
+    []
+    >>> launcher.close()
     """
 
     def __init__(self) -> None:
         self._process: WorkerProcess | None = None
-        self._used = False  # whether the process has trained a cell
+        # Whether the process has trained a cell: one that was only prepared can take any cell.
+        self._used = False
 
     def prepare(self) -> None:
         """Start the process of the first cell, which imports torch while the sweep prepares its tracking."""
