@@ -168,8 +168,8 @@ LAUNCHER = '''
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from basereward.sweeps.cell_worker import train_task
 from basereward.sweeps.launcher import CellJob, CellOutcome
-from basereward.training.fit import train
 
 
 class InThisProcess:
@@ -179,9 +179,7 @@ class InThisProcess:
         for job in jobs:
             with Path("launched.txt").open("a") as launched:
                 launched.write(f"{job.cell.name}\\n")
-            cell = job.cell
-            result = train(cell.recipe, resume=job.resume, parent=job.parent, title=cell.title, axes=cell.axes)
-            yield CellOutcome(job, result=result)
+            yield CellOutcome(job, result=train_task(job.task, parent=job.parent, resume=job.resume))
 
     def cancel(self) -> None: ...
 

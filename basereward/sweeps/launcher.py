@@ -34,7 +34,7 @@ class CellJob:
 
     @property
     def task(self) -> str:
-        """The cell as JSON: what `basereward.sweeps.cell_worker` reads, in any process and on any machine.
+        """The cell as JSON: what `basereward.sweeps.cell_worker.train_task` takes, in any process and on any machine.
 
         >>> from basereward.recipe import load_cells
         >>> (cell,) = load_cells("basereward", overrides=["optimizer.lr=1e-4"])
@@ -120,9 +120,9 @@ def load_launcher(name: str) -> Launcher:
 
     >>> type(load_launcher("local")).__name__
     'Local'
-    >>> load_launcher("locla")
+    >>> load_launcher("lokal")
     Traceback (most recent call last):
-    basereward.errors.RecipeError: unknown launcher 'locla'; did you mean 'local'? Allowed: ...
+    basereward.errors.RecipeError: unknown launcher 'lokal'; did you mean 'local'? Allowed: ...
     """
     node = {"_target_": name}
     _, faults = check_node(node, "launchers")
