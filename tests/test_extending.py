@@ -55,7 +55,7 @@ include: basereward
 model: {head: {_target_: own_heads.GatedHead, width: 16}}
 """
 LOSS = '''
-"""The hinge loss of ranking support vector machines."""
+"""The hinge loss of ranking support vector machines, with a penalty on large scores."""
 
 from torch import Tensor
 from torch.nn.functional import relu
@@ -66,13 +66,15 @@ from basereward.data.batching.tree_batch import TreeBatch
 class Hinge:
     unit = "preference"
 
-    def __init__(self, *, margin: float = 1.0) -> None:
+    def __init__(self, *, margin: float = 1.0, penalty: float = 0.01) -> None:
         self.margin = margin
+        self.penalty = penalty
 
     def __call__(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        lead = scores[batch.winner] - scores[batch.loser]
-        loss = relu(self.margin - lead).mean()
-        return loss, {"hinge": loss}
+        winner, loser = scores[batch.winner], scores[batch.loser]
+        hinge = relu(self.margin - (winner - loser)).mean()
+        penalty = self.penalty * (winner.square() + loser.square()).mean()
+        return hinge + penalty, {"hinge": hinge, "penalty": penalty}
 '''
 LOSS_EXPERIMENT = """\
 # Is a hinge as good as a logistic loss?
@@ -253,13 +255,13 @@ def test_a_head_is_a_python_file_and_a_yaml_file(
 
 
 def test_a_loss_is_a_python_file_and_a_yaml_file(folder: Path, trained: Callable[..., RunFolder]) -> None:
-    """Its named part is logged at each step, and is the loss: a hinge of leads near zero is about its margin."""
+    """Its named parts are logged at each step, and add up to the loss; a hinge of leads near zero is about its margin."""
     (folder / "own_losses.py").write_text(LOSS)
     (folder / "hinge.yaml").write_text(LOSS_EXPERIMENT)
     values = [record.get("values", {}) for record, _ in trained("hinge.yaml").journal.read(0)]
     logged = [value for value in values if "train/hinge" in value]
     assert len(logged) == 2
-    assert logged[0]["train/hinge"] == pytest.approx(logged[0]["train/loss"])
+    assert logged[0]["train/hinge"] + logged[0]["train/penalty"] == pytest.approx(logged[0]["train/loss"])
     assert 0.1 < logged[0]["train/hinge"] < 1.5
 
 

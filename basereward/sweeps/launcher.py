@@ -120,9 +120,9 @@ def load_launcher(name: str) -> Launcher:
 
     >>> type(load_launcher("local")).__name__
     'Local'
-    >>> load_launcher("lokal")
+    >>> load_launcher("locl")
     Traceback (most recent call last):
-    basereward.errors.RecipeError: unknown launcher 'lokal'; did you mean 'local'? Allowed: ...
+    basereward.errors.RecipeError: unknown launcher 'locl'; did you mean 'local'? Allowed: ...
     """
     node = {"_target_": name}
     _, faults = check_node(node, "launchers")

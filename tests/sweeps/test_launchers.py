@@ -180,7 +180,7 @@ def test_an_outcome_is_a_result_or_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("lokal", "did you mean 'local'"), ("tests.sweeps.test_launchers.Scripted", "--trust"), ("os.system", "--trust")],
+    [("locl", "did you mean 'local'"), ("tests.sweeps.test_launchers.Scripted", "--trust"), ("os.system", "--trust")],
 )
 def test_an_unknown_or_foreign_launcher_is_refused(name: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Before anything is trained, with 2; a class from outside the package needs the caller's trust."""
