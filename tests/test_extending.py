@@ -255,7 +255,7 @@ def test_a_head_is_a_python_file_and_a_yaml_file(
 
 
 def test_a_loss_is_a_python_file_and_a_yaml_file(folder: Path, trained: Callable[..., RunFolder]) -> None:
-    """Its named parts are logged at each step, and add up to the loss; a hinge of leads near zero is about its margin."""
+    """Its named parts are logged at each step and add up to the loss; a hinge of small leads is about its margin."""
     (folder / "own_losses.py").write_text(LOSS)
     (folder / "hinge.yaml").write_text(LOSS_EXPERIMENT)
     values = [record.get("values", {}) for record, _ in trained("hinge.yaml").journal.read(0)]
