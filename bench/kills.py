@@ -122,11 +122,60 @@ class Outcome:
     seconds: float = 0.0
 
 
+class CommandServer:
+    """Runs commands in forks of `bench.fork_server`, one at a time for each thread."""
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+
+    def run(self, words: list[str], *, folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error; the code is -9 for a killed command, 124 after `LIMIT_S`."""
+        server = self._server()
+        files = {name: folder.with_suffix(f".{name}") for name in ("out", "error")}
+        request = {"words": words, "folder": str(folder), "environment": environment}
+        request |= {name: str(path) for name, path in files.items()}
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        process = int(server.stdout.readline())
+        expired = threading.Event()
+
+        def end() -> None:
+            expired.set()
+            os.killpg(process, signal.SIGKILL)
+
+        timer = threading.Timer(LIMIT_S, end)
+        timer.start()
+        code = int(server.stdout.readline())
+        timer.cancel()
+        out, error = (path.read_text(errors="replace") for path in files.values())
+        return (124, out, f"longer than {LIMIT_S:.0f} s\n{error}") if expired.is_set() else (code, out, error)
+
+    def _server(self) -> subprocess.Popen[str]:
+        """The server of the current thread."""
+        if not hasattr(self._of_thread, "server"):
+            server = subprocess.Popen(
+                [sys.executable, "-m", "bench.fork_server"],
+                cwd=ROOT,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            self._of_thread.server = server
+        running: subprocess.Popen[str] = self._of_thread.server
+        return running
+
+
 class Workspace:
     """A folder in which a scenario runs: its own runs, cache and tracking store."""
 
-    def __init__(self, folder: Path, *, url: str = "") -> None:
+    def __init__(self, folder: Path, *, server: CommandServer, url: str = "") -> None:
         self.folder = folder
+        self.server = server
         self.url = url
 
     def environment(self, at: int | None, *, hooked: bool) -> dict[str, str]:
@@ -154,24 +203,12 @@ class Workspace:
         """Exit code and standard error of a command; -9 when it was killed."""
         model = (self.folder / "model.txt").read_text() if (self.folder / "model.txt").exists() else ""
         command = [{"URL": self.url, "MODEL": model}.get(word, word) for word in words]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "basereward", *command, "--json"],
-            cwd=self.folder,
-            env=self.environment(at, hooked=hooked),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+        code, out, error = self.server.run(
+            [*command, "--json"], folder=self.folder, environment=self.environment(at, hooked=hooked)
         )
-        try:
-            out, error = process.communicate(timeout=LIMIT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            out, error = process.communicate()
-            return 124, f"longer than {LIMIT_S:.0f} s\n{error}"
-        if process.returncode == 0 and words[0] == "train":
+        if code == 0 and words[0] == "train":
             (self.folder / "model.txt").write_text(json.loads(out)["run_id"])
-        return process.returncode, error
+        return code, error
 
     def unfinished(self) -> list[str]:
         """Ids of training runs that are not finished, by their folders."""
@@ -253,9 +290,11 @@ def _difference(expected: list[str], reached: list[str]) -> str:
     return f"{len(missing)} missing {sorted(missing)[:1]!s:.200}, {len(more)} more {sorted(more)[:1]!s:.200}"
 
 
-def undisturbed(scenario: Scenario, base: Path, work: Path, url: str) -> tuple[dict[str, Any], list[str]]:
+def undisturbed(
+    scenario: Scenario, base: Path, work: Path, url: str, *, server: CommandServer
+) -> tuple[dict[str, Any], list[str]]:
     """Run the command without a kill; return what is compared later, and its events in their order."""
-    workspace = Workspace(work / "undisturbed", url=url)
+    workspace = Workspace(work / "undisturbed", server=server, url=url)
     shutil.copytree(base, workspace.folder)
     code, error = workspace.run(scenario.first, hooked=True)
     if code:
@@ -264,11 +303,13 @@ def undisturbed(scenario: Scenario, base: Path, work: Path, url: str) -> tuple[d
     return comparable(scenario, workspace), [line.strip() for line in lines if line.strip()]
 
 
-def kill(scenario: Scenario, base: Path, work: Path, url: str, *, at: int, event: str, expected: Any) -> Outcome:
+def kill(
+    scenario: Scenario, base: Path, work: Path, url: str, *, server: CommandServer, at: int, event: str, expected: Any
+) -> Outcome:
     """Kill the command at one event, run it again, and compare."""
     began = time.perf_counter()
     outcome = Outcome(scenario.name, event)
-    workspace = Workspace(work / f"kill-{at}", url=url)
+    workspace = Workspace(work / f"kill-{at}", server=server, url=url)
     shutil.copytree(base, workspace.folder)
     code, error = workspace.run(scenario.first, at=at, hooked=True)
     if code != -signal.SIGKILL:
@@ -290,12 +331,15 @@ def run_again(scenario: Scenario, workspace: Workspace) -> list[str]:
         stopped = workspace.unfinished()
         if scenario.resumes and stopped:
             words = (*words, "--resume", stopped[-1])
-        elif scenario.resumes and list(workspace.folder.glob("runs/*/result.json")):
-            words = ("ls", "runs")  # it is finished: the next command, whatever it is, must clean up
+        finished = [path.parent.name for path in workspace.folder.glob("runs/*/result.json")]
+        if scenario.resumes and not stopped and finished:
+            # It was killed while its last records were uploaded. The next training uploads them, also one that is
+            # refused because there is nothing to resume.
+            words = (*words, "--resume", finished[0])
         code, error = workspace.run(words)
         if "Traceback" in error:
             return [f"traceback: {error[-600:]}"]
-        if code == 0:
+        if code == 0 or (code == 2 and not stopped and finished and "is finished" in error):
             return []
     return [f"does not end well: {error[-600:]}"]
 
@@ -351,27 +395,27 @@ def write_inputs(folder: Path) -> None:
     )
 
 
-def run_scenario(scenario: Scenario, work: Path, *, kills: int, jobs: int, seed: int) -> list[Outcome]:
+def run_scenario(
+    scenario: Scenario, work: Path, *, kills: int, seed: int, server: CommandServer, pool: concurrent.futures.Executor
+) -> list[Outcome]:
     """All kills of one scenario, evenly spread over its events; `seed` shifts them."""
     base = work / "base"
     write_inputs(base)
     with judge() as url:
-        prepared = Workspace(base, url=url)
+        prepared = Workspace(base, server=server, url=url)
         for words in scenario.prepare:
-            code, error = prepared.run(words)
+            code, error = pool.submit(prepared.run, words).result()
             if code:
                 raise SystemExit(f"{scenario.name}: {' '.join(words)} ended with exit code {code}\n{error[-2000:]}")
-        expected, events = undisturbed(scenario, base, work, url)
-        positions = sorted({1 + (i * len(events) + seed * 7) // kills % len(events) for i in range(kills)})
-        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            tasks = [
-                pool.submit(kill, scenario, base, work, url, at=at, event=events[at - 1], expected=expected)
-                for at in positions
-            ]
-            outcomes = []
-            for task in concurrent.futures.as_completed(tasks):
-                outcomes.append(task.result())
-                _print(outcomes[-1])
+        expected, events = pool.submit(undisturbed, scenario, base, work, url, server=server).result()
+        tasks = []
+        for at in sorted({1 + (i * len(events) + seed * 7) // kills % len(events) for i in range(kills)}):
+            options: dict[str, Any] = {"server": server, "at": at, "event": events[at - 1], "expected": expected}
+            tasks.append(pool.submit(kill, scenario, base, work, url, **options))
+        outcomes = []
+        for task in concurrent.futures.as_completed(tasks):
+            outcomes.append(task.result())
+            _print(outcomes[-1])
     return outcomes
 
 
@@ -402,12 +446,16 @@ def main() -> int:
     prefixes = tuple(args.scenarios or [scenario.name for scenario in SCENARIOS])
     chosen = [scenario for scenario in SCENARIOS if scenario.name.startswith(prefixes)]
     outcomes: list[Outcome] = []
-    with tempfile.TemporaryDirectory(prefix="basereward-kills-") as folder:
+    server = CommandServer()
+    with (
+        tempfile.TemporaryDirectory(prefix="basereward-kills-") as folder,
+        concurrent.futures.ThreadPoolExecutor(args.jobs) as pool,
+    ):
         for number, scenario in enumerate(chosen):
             share = args.kills * (number + 1) // len(chosen) - args.kills * number // len(chosen)
             work = Path(folder) / f"scenario-{number}"
             work.mkdir()
-            outcomes += run_scenario(scenario, work, kills=share, jobs=args.jobs, seed=args.seed)
+            outcomes += run_scenario(scenario, work, kills=share, seed=args.seed, server=server, pool=pool)
     print("\n".join(table(outcomes)))
     different = [outcome for outcome in outcomes if outcome.faults]
     print(f"{len(outcomes)} kills, {len(outcomes) - len(different)} the same, {len(different)} not")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import pkgutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import basereward.model.losses
-from basereward.recipe import make
+from basereward.model.losses.contracts import build_loss
+from basereward.recipe.checks.targets import short_names
 from tests.helpers.one_step import FirstStep, row_file
 from tests.helpers.support import checkpoint
 
@@ -26,11 +25,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {  # of a loss that is not here, none
         {"centring": 0.01, "weighting": "preference", "ties": "ignore"},
     ],
 }
-LOSSES = [
-    {"_target_": module.name, **options}
-    for module in pkgutil.iter_modules(basereward.model.losses.__path__)
-    for options in OPTIONS.get(module.name, [{}])
-]
+LOSSES = [{"_target_": name, **options} for name in short_names("losses") for options in OPTIONS.get(name, [{}])]
 BRIEF = {"prompt": "critique_brief", "max_tokens": 3}
 HEADS = {
     "mlp": {"_target_": "mlp"},
@@ -64,7 +59,7 @@ def test_law_12_a_step_does_not_depend_on_its_cut(case: tuple[str, dict[str, Any
     """The loss that is logged and all gradients of a step are the same in one forward pass, in two, in one a group, and
     within a budget of tokens. The groups have different numbers of preferences and of ties."""
     head, loss = case
-    step = FirstStep(folder / "model", folder / "rows.jsonl", head=HEADS[head], loss=make(loss, "losses"))
+    step = FirstStep(folder / "model", folder / "rows.jsonl", head=HEADS[head], loss=build_loss(loss))
     whole, whole_gradient = step(folder, groups_per_forward=6)
     assert whole_gradient.norm() > 0
     cuts: list[dict[str, Any]] = [{"groups_per_forward": 3}, {"groups_per_forward": 1}, {"budget": step.largest}]
@@ -78,7 +73,7 @@ def test_law_12_a_step_does_not_depend_on_its_cut(case: tuple[str, dict[str, Any
 @pytest.mark.parametrize("options", OPTIONS["bradley_terry"][:4], ids=str)
 def test_law_12_holds_for_a_stream(options: dict[str, Any], folder: Path) -> None:
     """The preferences of a step are counted before its first pass, though nothing is known of a stream in advance."""
-    loss = make({"_target_": "bradley_terry", **options}, "losses")
+    loss = build_loss({"_target_": "bradley_terry", **options})
     step = FirstStep(folder / "model", folder / "rows.jsonl", head=HEADS["mlp"], loss=loss)
     whole, whole_gradient = step(folder, streamed=True, groups_per_forward=6)
     for size in (3, 1):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from pytorch_lightning import LightningDataModule
@@ -15,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from basereward.data import loading
 from basereward.data.batching.dataset import GroupDataset
-from basereward.data.batching.loss_units import group_counts
+from basereward.data.batching.loss_units import Unit, count_units, group_counts
 from basereward.data.batching.plan import Modality, Place, Plan, StageSampler, Steps
 from basereward.data.batching.pooled import PooledDataset, collate_pooled
+from basereward.data.batching.step_totals import StepTotals
 from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.curation.curate import Curated, Curation
 from basereward.data.curation.duplicates import PlacedGroup
@@ -33,6 +35,13 @@ from basereward.errors import DataError
 logger = logging.getLogger(__name__)
 
 
+PooledStatesOf: TypeAlias = "Callable[[PreferenceData, Split, PooledDataset | None], PooledDataset]"
+"""Gives the pooled states of a split, which a probe reads instead of tokens and images.
+
+The last argument holds the states of an earlier plan of the same groups; they may be enough.
+"""
+
+
 class PreferenceData(LightningDataModule):
     """A Lightning data module with preference groups of several sources.
 
@@ -42,6 +51,7 @@ class PreferenceData(LightningDataModule):
         weights, limits, passes, stop, seed: see `Mixture`.
         groups, groups_per_forward, budget, modality, ranks, epochs, steps, stages: see `Plan`.
         layout: the layout of the batches.
+        unit: the unit of the ranking loss; training batches get its number in their optimizer step.
         workers: worker processes of the data loaders; 0 loads in the training process.
         prefetch: batches that each worker prepares in advance; None: 2.
         max_lost: the largest fraction of rejected rows, 0 to 1; a larger one stops the run before training.
@@ -74,6 +84,7 @@ class PreferenceData(LightningDataModule):
         steps: int | None = None,
         stages: int = 1,
         layout: Layout = "tree",
+        unit: Unit = "group",
         workers: int = 0,
         prefetch: int | None = None,
         max_lost: float = 0.01,
@@ -99,6 +110,7 @@ class PreferenceData(LightningDataModule):
         self.curation = curation
         self.curated = Curated()
         self.layout = layout
+        self.unit = unit
         self.workers = workers
         self.prefetch = prefetch
         self.max_lost = max_lost
@@ -106,9 +118,12 @@ class PreferenceData(LightningDataModule):
         self.rejected: list[RejectedRow] = []
         self.lengths: dict[Split, dict[str, Lengths]] = {split: {} for split in SPLITS}
         self.parts: dict[Split, GroupDataset] = {}
-        self.pooled: dict[Split, PooledDataset] = {}  # read instead of `parts` if pooled states are cached
+        self._probe_states: PooledStatesOf | None = None
+        self._pooled: dict[Split, PooledDataset] = {}
+        self._pooled_now = False  # whether the pooled states are those of this plan
         self.plan: Steps | None = None
         self._done = 0  # micro-batches that a resumed run has done
+        self._step_totals: tuple[int, StepTotals] | None = None  # of the last step that was asked for
 
     def setup(self, stage: str | None = None) -> None:
         """Check every group once, list the rejected rows, and plan the run. Later calls have no effect.
@@ -144,16 +159,42 @@ class PreferenceData(LightningDataModule):
         sizes = {name: len(lengths) for name, lengths in self.lengths["train"].items()}
         return Plan(Mixture(sizes, **self._mixture), lengths=self.lengths["train"], **self._plan)
 
-    def replanned(self, *, lost_file: Path, seed: int, epochs: float, steps: int | None, stages: int) -> PreferenceData:
+    def replanned(
+        self, *, lost_file: Path, unit: Unit, seed: int, epochs: float, steps: int | None, stages: int
+    ) -> PreferenceData:
         """Return the data of another run on the same groups, after `setup`; they are not checked again."""
         other = copy.copy(self)
         other._mixture = self._mixture | {"seed": seed}
         other._plan = self._plan | {"epochs": epochs, "steps": steps, "stages": stages}
         other.plan = other._planned()
-        other.lost_file, other._done = lost_file, 0
+        other.lost_file, other.unit, other._done = lost_file, unit, 0
+        other._step_totals = None
+        other._pooled_now = False
         if other.rejected:
             write_lost(lost_file, other.rejected)
         return other
+
+    def with_pooled_states(self, states_of: PooledStatesOf) -> PreferenceData:
+        """Return data whose batches have pooled states in place of tokens and images.
+
+        Args:
+            states_of: called for each split when the first batch is read.
+        """
+        other = copy.copy(self)
+        other._probe_states = states_of
+        other._pooled_now = False
+        return other
+
+    def pooled(self, split: Split) -> PooledDataset | None:
+        """Return the groups of a split with pooled states; None if batches have tokens and images."""
+        if self._probe_states is None:
+            return None
+        if not self._pooled_now:
+            # All splits at once: a group that fails stops the run before the training, and not before the test.
+            for each_split in SPLITS:
+                self._pooled[each_split] = self._probe_states(self, each_split, self._pooled.get(each_split))
+            self._pooled_now = True
+        return self._pooled[split]
 
     def _curate(self, curation: Curation) -> None:
         trained = self.lengths["train"]
@@ -210,20 +251,34 @@ class PreferenceData(LightningDataModule):
         assert isinstance(self.plan, Plan)
         return self._loader("train", batch_sampler=StageSampler(self.plan, stage, rank=rank, done=done))
 
-    def step_counts(self, step: int, batch: TreeBatch) -> list[tuple[int, int]]:
-        """Count the preferences and ties of each group of an optimizer step, over all micro-batches and ranks.
+    def on_before_batch_transfer(self, batch: TreeBatch, dataloader_idx: int) -> TreeBatch:
+        """Add the totals of the optimizer step to a training batch."""
+        if self.trainer is None or not self.trainer.training:
+            return batch
+        return replace(batch, step=self.step_totals(self.trainer.global_step))
+
+    def step_totals(self, step: int) -> StepTotals:
+        """The number of micro-batches, groups and units of an optimizer step, over all ranks.
 
         Args:
             step: the index of the step.
-            batch: one of the batches of the step.
-
-        Returns:
-            For each group, the number of its preferences and how many of them are ties.
         """
+        if self._step_totals is None or self._step_totals[0] != step:
+            plan = self.plan
+            assert plan is not None
+            # The plan knows the number of groups; for another unit the preferences of all groups are read.
+            units = plan.groups if self.unit == "group" else count_units(self.unit, self._step_counts(step))
+            totals = StepTotals(plan.forwards_per_step * plan.ranks, plan.groups, units)
+            self._step_totals = step, totals
+        return self._step_totals[1]
+
+    def _step_counts(self, step: int) -> list[tuple[int, int]]:
+        """The number of preferences and of ties of each group of an optimizer step."""
+        pooled = self.pooled("train")
         counts = []
         for place in self._step_places(step):
-            if "train" in self.pooled:
-                preferences = self.pooled["train"].groups[place].preferences
+            if pooled is not None:
+                preferences = pooled.groups[place].preferences
             else:
                 preferences = self.parts["train"].group(place).preferences
             counts.append(group_counts(preferences))
@@ -270,11 +325,12 @@ class PreferenceData(LightningDataModule):
         return partial(collate, layout=self.layout, pad_id=self.encoder.pad_id)
 
     def _loader(self, split: Split, *, batch_sampler: Any) -> DataLoader[Any]:
-        if split not in self.pooled:
+        pooled = self.pooled(split)
+        if pooled is None:
             return self.loader(split, batches=batch_sampler)
         # Without workers: reading a pooled state is less work than sending it between processes.
         return DataLoader(
-            self.pooled[split],
+            pooled,
             batch_sampler=batch_sampler,
             collate_fn=collate_pooled,
             pin_memory=self._pins_memory(),

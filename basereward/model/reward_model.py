@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,20 +24,6 @@ from basereward.model.lora import add_lora
 from basereward.model.pooling import LAST, Pooling
 from basereward.recipe import make
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, Node
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Result of a training pass.
-
-    Attributes:
-        scores: tensors of `(K,)` scores, each with a ranking loss of its own: one; none for a head that learns by
-            cross-entropy alone; two for a critic that ranks at given and at generated critiques.
-        language: scalar, the mean over groups of the mean cross-entropy of target tokens; None without targets.
-    """
-
-    scores: tuple[Tensor, ...]
-    language: Tensor | None = None
 
 
 class RewardModel(nn.Module):
@@ -96,26 +81,8 @@ class RewardModel(nn.Module):
         states: Tensor = self.backbone(batch, pooling=self.pooling, cache=cache)
         return states
 
-    def outputs(self, batch: TreeBatch) -> Outputs:
-        """Scores and language loss of a training step; its scores equal those of `forward`."""
-        if self.language is None:
-            return Outputs((self(batch),))
-        head = self.head
-        assert isinstance(head, GenerativeHead)
-        scores: list[Tensor] = []
-        language_loss = None
-        if len(batch.lm_target_positions):
-            # One pass over the backbone serves both losses.
-            hidden = self.backbone.hidden_states(batch)
-            language_loss = self._language_loss(hidden, batch)
-            if head.rank_reference:
-                scores.append(head_scores(self.head, self.pooling(hidden, batch)))
-        if head.rank_generated:
-            scores.append(self._scores_of_generated(batch))
-        return Outputs(tuple(scores), language_loss)
-
-    def _scores_of_generated(self, batch: TreeBatch) -> Tensor:
-        """Scores `(K,)` at the end of text that the model generates in place of the targets."""
+    def generated_scores(self, batch: TreeBatch) -> Tensor:
+        """Scores `(K,)`, with gradients, at the end of text that the model generates in place of the targets."""
         head = self.head
         assert isinstance(head, GeneratedTextHead)
         assert self.generator is not None
@@ -123,8 +90,13 @@ class RewardModel(nn.Module):
         scores: Tensor = self(generated)
         return scores
 
-    def _language_loss(self, hidden: Tensor, batch: TreeBatch) -> Tensor:
-        """The weighted cross-entropy of target tokens; `hidden` is `(R, T, D)`."""
+    def language_loss(self, hidden: Tensor, batch: TreeBatch) -> Tensor:
+        """The weighted cross-entropy of target tokens.
+
+        Args:
+            hidden: `(R, T, D)`, hidden states of all tokens of the batch.
+            batch: with target tokens.
+        """
         assert self.language is not None
         rows, columns = batch.lm_target_positions.unbind(1)
         targets = batch.input_ids[rows, columns]

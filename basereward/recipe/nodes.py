@@ -14,6 +14,7 @@ from basereward.recipe.yaml.files import shortened
 SUPPLIED: dict[TargetKind, tuple[str, ...]] = {
     "heads": ("hidden_size",),
     "losses": (),
+    "objectives": ("loss",),
     "sources": ("name",),
     "shapes": (),
     "makers": ("folder",),

@@ -119,7 +119,7 @@ class BatchRecipe:
 @dataclass(frozen=True)
 class OptimizerRecipe:
     lr: float = 1e-5
-    lr_by_part: dict[str, float] = field(default_factory=dict)  # vision, merger, language, head; absent: lr
+    lr_by_part: dict[str, float] = field(default_factory=dict)  # vision, merger, language, head, loss; absent: lr
     weight_decay: float = 0.0  # on matrices only
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -189,6 +189,7 @@ class Recipe:
         False  # freeze the whole backbone, and train the head on pooled states that are computed once and kept
     )
     loss: Node = field(default_factory=dict)
+    objective: Node | None = None  # what a training step does; null: what the head needs (ranking, critic, generative)
     data: DataRecipe = field(default_factory=DataRecipe)
     batch: BatchRecipe = field(default_factory=BatchRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)

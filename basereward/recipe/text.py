@@ -90,4 +90,7 @@ def recipe_sha256(recipe: Recipe) -> str:
     True
     """
     content = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in NOT_CONTENT}
+    # A key that was added after recipes had been hashed counts only when it is set: older runs keep their identity.
+    if content["objective"] is None:
+        del content["objective"]
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -95,6 +95,38 @@ class RunFolder:
         axes: Mapping[str, str] | None = None,
         root: Path | None = None,
     ) -> RunFolder:
+        """Create the folder of a new run of this process; see `begin` for the arguments.
+
+        Args:
+            root: folder of all runs.
+        """
+        run = cls.reserve(root=root)
+        run.begin(recipe_yaml, recipe_sha256=recipe_sha256, name=name, parent=parent, kind=kind, axes=axes)
+        return run
+
+    @classmethod
+    def reserve(cls, *, root: Path | None = None) -> RunFolder:
+        """Choose the folder of a new run. Nothing is created before `begin`.
+
+        Args:
+            root: folder of all runs.
+
+        >>> RunFolder.reserve(root=Path("somewhere")).exists
+        False
+        """
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        return cls((root or runs_root()).absolute() / run_id)
+
+    def begin(
+        self,
+        recipe_yaml: str,
+        *,
+        recipe_sha256: str,
+        name: str,
+        parent: str | None = None,
+        kind: RunKind = "run",
+        axes: Mapping[str, str] | None = None,
+    ) -> None:
         """Create the folder of a new run of this process. It appears whole or not at all.
 
         Args:
@@ -104,11 +136,8 @@ class RunFolder:
             parent: id of the sweep that the run belongs to.
             kind: of what the folder is.
             axes: label of each axis of a sweep's cell, by the name of the axis.
-            root: folder of all runs.
         """
-        root = (root or runs_root()).absolute()
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        temporary = cls(root / temporary_name(run_id, ".new"))
+        temporary = RunFolder(self.path.parent / temporary_name(self.run_id, ".new"))
         temporary.path.mkdir(parents=True)
         status: dict[str, Any] = {"name": name, "kind": kind, "parent": parent, "recipe_sha256": recipe_sha256}
         status |= {"axes": dict(axes or {}), "created": time.time()}
@@ -118,11 +147,15 @@ class RunFolder:
             temporary._write_status(status)
             for folder in (temporary.checkpoints, temporary.scores):
                 folder.mkdir()
-            temporary.path.rename(root / run_id)
+            temporary.path.rename(self.path)
         except BaseException:
             shutil.rmtree(temporary.path, ignore_errors=True)
             raise
-        return cls(root / run_id)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the run has begun; false for a reserved folder."""
+        return self.path.exists()
 
     @property
     def run_id(self) -> str:

@@ -9,29 +9,34 @@ import dataclasses
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import Strategy
 
+from basereward.data.batching.loss_units import Unit
 from basereward.data.curation.curate import Curation
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Group
 from basereward.data.streaming.streamed_module import StreamedData
+from basereward.errors import RecipeError
 from basereward.inference.score_file import load
 from basereward.io.cache import cache_folder
 from basereward.model.attention.compiled import compile_layers
 from basereward.model.attention.kernels import check_liger
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.families.vision import keep_features
+from basereward.model.losses.contracts import build_loss
 from basereward.model.reward_model import RewardModel, build_model
-from basereward.model.saving.identity import BackboneIdentity
 from basereward.model.saving.made_checkpoint import backbone_path
-from basereward.recipe import make, recipe_sha256, recipe_yaml
+from basereward.recipe import make
 from basereward.recipe.checks.probing import trained_model
 from basereward.recipe.schema import CurationRecipe, Recipe
 from basereward.recipe.trust import trusting
@@ -39,88 +44,139 @@ from basereward.runs.run_folder import RunFolder
 from basereward.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from basereward.training.callbacks.performance import Performance
 from basereward.training.callbacks.progress import Progress, StageBar
-from basereward.training.callbacks.recorder import Recorder
+from basereward.training.callbacks.recorder import Recorder, RunDetails
 from basereward.training.callbacks.step_timer import StepTimer
 from basereward.training.module import RewardModule
+from basereward.training.objectives.contracts import build_objective, objective_unit
 from basereward.training.optimizer import check_kind
 from basereward.training.preflight import check_ready, check_validation, rejections_file
-from basereward.training.probe import pooled_datasets
+from basereward.training.probe import ProbeStates
 from basereward.training.probe_cache import ProbeCache
-from basereward.training.run_identity import IdentityInCheckpoint, check_encoder, identity_tags, record_identity
+from basereward.training.run_identity import IdentityInCheckpoint, RunIdentity, check_encoder
 
 
 class PreparedRun(NamedTuple):
-    """A run that is ready to train: its three objects, and its folder."""
+    """A run that is ready to train: its three objects, its folder, which need not exist yet, and its recorder."""
 
     module: RewardModule
     data: PreferenceData
     trainer: Trainer
     folder: RunFolder
+    recorder: Recorder
+
+
+OWN_OPTIONS = (
+    "max_epochs", "accumulate_grad_batches", "reload_dataloaders_every_n_epochs", "use_distributed_sampler",
+    "num_sanity_val_steps", "devices", "profiler", "plugins", "enable_checkpointing", "default_root_dir",
+)  # fmt: skip
+"""Options of Lightning's Trainer that follow from the recipe, the plan of the data and the checkpoints."""
 
 
 def build(
     recipe: Recipe,
     *,
-    run: RunFolder | None = None,
-    parent: str | None = None,
-    title: str | None = None,
-    axes: Mapping[str, str] | None = None,
-    shared: ProbeCache | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | Sequence[Logger] = (),
+    strategy: str | Strategy = "auto",
+    trainer_options: Mapping[str, Any] | None = None,
     trust: bool = False,
 ) -> tuple[RewardModule, PreferenceData, Trainer]:
-    """Build the module, the data and the trainer of a recipe. The data are read and checked before the model is loaded.
+    """Build the module, the data and the trainer of a recipe.
+
+    The data are read and checked before the model is loaded. No run exists before `trainer.fit`, which creates the run
+    folder and the record in MLflow; and no batch passes through the model.
 
     Args:
         recipe: from `load_recipe`.
-        run: folder of an earlier run to resume; by default a new one is created after data and model passed all checks.
-        parent: id of the sweep that a new run belongs to.
-        title: display name of a new run; by default the name of the recipe.
-        axes: label of each axis of a sweep's cell, by the name of the axis.
-        shared: data and backbone of earlier probes of this process; it receives those of this one.
+        callbacks: callbacks of your own; they come before those that record the run and write its checkpoints.
+        logger: loggers of your own, besides the record of the run.
+        strategy: Lightning's strategy.
+        trainer_options: further arguments of Lightning's Trainer; they take precedence over the recipe's.
         trust: allow classes from outside this package, and the Python files of a checkpoint, to run.
 
     Raises:
-        BaseRewardError: the recipe or the data have an error.
+        RecipeError: the recipe has an error, or `trainer_options` has an option that follows from the recipe.
+        BaseRewardError: the data or the model have an error.
 
     Example:
         module, data, trainer = build(load_recipe("basereward", profile="tiny"))
         trainer.fit(module, data)
     """
+    own = TrainerSettings(
+        callbacks=tuple(callbacks),
+        loggers=(logger,) if isinstance(logger, Logger) else tuple(logger),
+        strategy=strategy,
+        options=dict(trainer_options or {}),
+    )
     with trusting(trust):
-        prepared = prepare_run(recipe, run=run, parent=parent, title=title, axes=axes, probe_cache=shared)
+        prepared = prepare_run(recipe, own=own)
     return prepared.module, prepared.data, prepared.trainer
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerSettings:
+    """What a caller adds to the trainer of a recipe; see `build`."""
+
+    callbacks: tuple[Callback, ...] = ()
+    loggers: tuple[Logger, ...] = ()
+    strategy: str | Strategy = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            RecipeError: an option is one of `OWN_OPTIONS`, or has an argument of its own in `build`.
+        """
+        refused = sorted(set(self.options) & {*OWN_OPTIONS, "callbacks", "logger", "strategy"})
+        if refused:
+            raise RecipeError(
+                f"trainer_options has {', '.join(refused)}. The recipe, or an argument of `build`, sets: "
+                f"{', '.join(OWN_OPTIONS)}, callbacks, logger, strategy. Remove the option, and change the recipe "
+                "instead."
+            )
 
 
 def prepare_run(
     recipe: Recipe,
     *,
     run: RunFolder | None = None,
-    parent: str | None = None,
-    title: str | None = None,
-    axes: Mapping[str, str] | None = None,
+    details: RunDetails | None = None,
     probe_cache: ProbeCache | None = None,
+    own: TrainerSettings | None = None,
     keep_open: bool = False,
 ) -> PreparedRun:
-    """Build the objects of a recipe, and create its run folder; see `build` for the other arguments.
+    """Build the objects of a recipe for a run. A new run begins when its recorder begins it.
 
     Args:
+        recipe: of the run.
+        run: folder of an earlier run to resume.
+        details: names of a new run and of the sweep that it belongs to.
+        probe_cache: data and backbone of earlier probes of this process; it receives those of this one.
+        own: what the caller adds to the trainer.
         keep_open: leave the record of the run open after training, because a test follows.
+
+    Raises:
+        BaseRewardError: the recipe or the data have an error, or an earlier run had another backbone or other data.
     """
     quiet_lightning()
     check_machine(recipe)
     probe_cache = probe_cache or ProbeCache()
     module, data = build_module(recipe, run=run, probe_cache=probe_cache)
-    if run is None:  # only here, so that an error in the recipe or in the data leaves no folder
-        run = create_run(recipe, parent=parent, title=title, axes=axes)
-        data.list_lost_in(run.lost)
-    model = module.model
-    identity = record_identity(run, recipe, backbone=model.backbone, data=data)
-    trainer = build_trainer(recipe, data=data, run=run, identity=identity, keep_open=keep_open)
-    # The device is known only to the trainer's strategy.
-    _use_frozen_backbone(recipe, model=model, data=data, device=trainer.strategy.root_device)
+    identity = RunIdentity.of(recipe, backbone=module.model.backbone, data=data)
+    if run is not None:
+        identity.check(run)
+    folder = run or RunFolder.reserve()
+    recorder, callbacks = _callbacks(
+        recipe, run=folder, data=data, identity=identity, details=details or RunDetails(), keep_open=keep_open
+    )
+    trainer = build_trainer(
+        recipe, data=data, run=folder, recorder=recorder, callbacks=callbacks, own=own or TrainerSettings()
+    )
+    if recipe.data.encoding.feature_cache is not None:
+        _use_feature_cache(recipe, model=module.model, data=data, device=trainer.strategy.root_device)
     if recipe.probe:
-        probe_cache.keep(recipe, data=data, backbone=model.backbone)
-    return PreparedRun(module, data, trainer, run)
+        probe_cache.keep(recipe, data=data, backbone=module.model.backbone)
+    return PreparedRun(module, data, trainer, folder, recorder)
 
 
 def build_module(
@@ -138,8 +194,10 @@ def build_module(
     """
     path = backbone_path(recipe.model.backbone)
     rejected_file = rejections_file(recipe, remove_earlier=True) if run is None else run.lost
-    cached = probe_cache.find(recipe, lost_file=rejected_file)
-    data, backbone = cached or (_read_data(recipe, path, rejected_file=rejected_file, run=run), None)
+    loss = build_loss(recipe.loss)
+    unit = objective_unit(recipe.objective, loss=loss)
+    cached = probe_cache.find(recipe, lost_file=rejected_file, unit=unit)
+    data, backbone = cached or (_read_data(recipe, path, rejected_file=rejected_file, run=run, unit=unit), None)
     check_validation(recipe, {name: len(lengths) for name, lengths in data.lengths["val"].items()})
     model = build_model(
         trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone, encoder=data.encoder
@@ -147,12 +205,16 @@ def build_module(
     model.backbone.check_layout(recipe.batch.layout)
     if recipe.trainer.compile:
         compile_layers(model.backbone.transformer)
+    if recipe.probe:
+        data = data.with_pooled_states(ProbeStates(recipe, model=model))
+    assert data.plan is not None
     module = RewardModule(
         model,
-        loss=make(recipe.loss, "losses"),
+        objective=build_objective(recipe.objective, loss=loss, head=model.head),
         sources=list(recipe.data.sources),
         optimizer=dataclasses.asdict(recipe.optimizer),
         schedule=dataclasses.asdict(recipe.schedule),
+        steps=data.plan.steps,
         clip=recipe.trainer.clip,
         dropout_seed=recipe.seeds.dropout,
         log_every=recipe.trainer.log_every if recipe.probe else 1,
@@ -160,39 +222,25 @@ def build_module(
     return module, data
 
 
-def create_run(
-    recipe: Recipe, *, parent: str | None = None, title: str | None = None, axes: Mapping[str, str] | None = None
-) -> RunFolder:
-    """Create the folder of a new run of a recipe; see `build` for the arguments."""
-    return RunFolder.create(
-        recipe_yaml(recipe),
-        recipe_sha256=recipe_sha256(recipe),
-        name=title or recipe.name,
-        parent=parent,
-        axes=axes,
+def _use_feature_cache(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> None:
+    """Keep the features of a frozen vision tower on the disk; their bits depend on the trainer's device."""
+    gib = recipe.data.encoding.feature_cache
+    assert gib is not None
+    keep_features(
+        model.backbone.vision,
+        transformer=model.backbone.transformer,
+        encoder=data.encoder,
+        gib=gib,
+        device=device,
+        precision=recipe.trainer.precision,
     )
 
 
-def _use_frozen_backbone(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> None:
-    """Cache what a frozen backbone computes more than once: features of images, pooled states of a probe."""
-    if recipe.data.encoding.feature_cache is not None:
-        keep_features(
-            model.backbone.vision,
-            transformer=model.backbone.transformer,
-            encoder=data.encoder,
-            gib=recipe.data.encoding.feature_cache,
-            device=device,
-            precision=recipe.trainer.precision,
-        )
-    if recipe.probe:
-        data.pooled.update(pooled_datasets(recipe, model=model, data=data, device=device))
-
-
-def _read_data(recipe: Recipe, path: str, *, rejected_file: Path, run: RunFolder | None) -> PreferenceData:
+def _read_data(recipe: Recipe, path: str, *, rejected_file: Path, run: RunFolder | None, unit: Unit) -> PreferenceData:
     encoder = recipe_encoder(recipe, path=path)
     if run is not None:
         check_encoder(run, encoder)  # before the rows are read, which may take hours
-    data = build_data(recipe, encoder=encoder, lost_file=rejected_file)
+    data = build_data(recipe, encoder=encoder, lost_file=rejected_file, unit=unit)
     data.setup()
     return data
 
@@ -211,7 +259,9 @@ def check_machine(recipe: Recipe) -> None:
         check_liger()
 
 
-def build_data(recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: float | None = None) -> PreferenceData:
+def build_data(
+    recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: float | None = None, unit: Unit = "group"
+) -> PreferenceData:
     """Build the data of a recipe; nothing is read before `setup`.
 
     Args:
@@ -219,6 +269,7 @@ def build_data(recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: f
         encoder: of the recipe's backbone.
         lost_file: where rejected rows are listed.
         max_lost: largest share of rejected rows; by default that of the recipe.
+        unit: of the objective, whose number training batches get with their optimizer step.
     """
     mixture, trainer, batch = recipe.data.mixture, recipe.trainer, recipe.batch
     sources = {name: make(node, "sources", name) for name, node in recipe.data.sources.items()}
@@ -231,6 +282,7 @@ def build_data(recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: f
         "steps": trainer.steps,
         "stages": trainer.validations,
         "layout": batch.layout,
+        "unit": unit,
         "workers": recipe.data.workers,
         "prefetch": recipe.data.prefetch,
         "max_lost": recipe.data.max_lost if max_lost is None else max_lost,
@@ -274,7 +326,13 @@ def build_curation(recipe: CurationRecipe) -> Curation | None:
 
 
 def build_trainer(
-    recipe: Recipe, *, data: PreferenceData, run: RunFolder, identity: BackboneIdentity, keep_open: bool = False
+    recipe: Recipe,
+    *,
+    data: PreferenceData,
+    run: RunFolder,
+    recorder: Recorder,
+    callbacks: Sequence[Callback],
+    own: TrainerSettings,
 ) -> Trainer:
     """Build Lightning's trainer with our checkpoints and our record.
 
@@ -283,52 +341,65 @@ def build_trainer(
     Args:
         recipe: of the run.
         data: after `setup`.
-        run: its folder.
-        identity: of the backbone, for checkpoints and tags.
-        keep_open: leave the record open after training, because a test follows.
+        run: its folder; nothing is written.
+        recorder: of the run; it is one of the callbacks.
+        callbacks: of the run, from `_callbacks`.
+        own: what the caller adds.
     """
     assert data.plan is not None
     settings = recipe.trainer
-    recorder, callbacks = _callbacks(recipe, run=run, identity=identity, keep_open=keep_open)
     step_timer = next(callback for callback in callbacks if isinstance(callback, StepTimer))
-    return Trainer(
-        accelerator=settings.accelerator,
-        devices=1,
-        precision=settings.precision,
-        max_epochs=data.plan.stages,
-        accumulate_grad_batches=data.plan.forwards_per_step,
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=settings.log_every,
-        deterministic=deterministic(settings.accelerator) if settings.deterministic else False,
-        logger=recorder.logger,
-        callbacks=callbacks,
-        profiler=step_timer.clock,
-        plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=any(isinstance(callback, StageBar) for callback in callbacks),
-        limit_val_batches=1.0 if len(data.parts["val"]) else 0,  # Lightning warns about an empty loader
-        default_root_dir=run.path,
-    )
+    options: dict[str, Any] = {
+        "accelerator": settings.accelerator,
+        "devices": 1,
+        "precision": settings.precision,
+        "max_epochs": data.plan.stages,
+        "accumulate_grad_batches": data.plan.forwards_per_step,
+        "reload_dataloaders_every_n_epochs": 1,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": settings.log_every,
+        "deterministic": deterministic(settings.accelerator) if settings.deterministic else False,
+        "logger": [recorder.logger, *own.loggers],
+        # The caller's come first, so that the recorder has what they log.
+        "callbacks": [step_timer, *own.callbacks, *(callback for callback in callbacks if callback is not step_timer)],
+        "strategy": own.strategy,
+        "profiler": step_timer.clock,
+        "plugins": [AtomicCheckpointIO()],
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": any(isinstance(callback, StageBar) for callback in callbacks),
+        "limit_val_batches": 1.0 if len(data.parts["val"]) else 0,  # Lightning warns about an empty loader
+        "default_root_dir": run.path,
+    }
+    return Trainer(**options | dict(own.options))
 
 
 def _callbacks(
-    recipe: Recipe, *, run: RunFolder, identity: BackboneIdentity, keep_open: bool
+    recipe: Recipe,
+    *,
+    run: RunFolder,
+    data: PreferenceData,
+    identity: RunIdentity,
+    details: RunDetails,
+    keep_open: bool,
 ) -> tuple[Recorder, list[Callback]]:
     """The callbacks of a run, and the recorder among them."""
     settings = recipe.trainer
     checkpoints = Checkpoints(
         run.checkpoints, scores_file=run.scores / "val.jsonl", monitor=settings.monitor, every=settings.checkpoint_every
     )
-    tags = identity_tags(identity)
-    recorder = Recorder(recipe, run=run, checkpoints=checkpoints, tags=tags, keep_open=keep_open)
+    recorder = Recorder(
+        recipe, run=run, data=data, identity=identity, details=details, checkpoints=checkpoints, keep_open=keep_open
+    )
     bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
     performance = [] if recipe.probe else [Performance()]  # a probe multiplies next to nothing
     # The order matters: the recorder comes after all callbacks that log, and before the checkpoint, so that a run that
     # resumes after a step has the record of that step.
-    callbacks: list[Callback] = [StepTimer(), *performance, recorder, checkpoints, IdentityInCheckpoint(identity), bar]
+    callbacks: list[Callback] = [
+        *(StepTimer(), *performance, recorder, checkpoints),
+        *(IdentityInCheckpoint(identity.backbone), bar),
+    ]
     if settings.early_stopping is not None:
         early_stopping = EarlyStopping(
             settings.monitor,

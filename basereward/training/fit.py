@@ -8,8 +8,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pytorch_lightning.callbacks import Callback
-
 from basereward.data.loading import loader_faults
 from basereward.data.module import PreferenceData
 from basereward.errors import BaseRewardError, RunError
@@ -22,8 +20,9 @@ from basereward.runs.locks import lock_run, unlock_run
 from basereward.runs.params import flatten
 from basereward.runs.run_folder import RunFolder, find, runs_root
 from basereward.runs.tracking.tracker import check_store, deliver_pending
+from basereward.training.allocator import keep_freed_memory
 from basereward.training.build import PreparedRun, prepare_run
-from basereward.training.callbacks.recorder import Recorder
+from basereward.training.callbacks.recorder import Recorder, RunDetails
 from basereward.training.preflight import check_ready
 from basereward.training.probe_cache import ProbeCache
 
@@ -62,19 +61,21 @@ def train(
     try:
         with disk_faults(), loader_faults():
             run = reopen_run(resume, recipe) if resume is not None else None
-            prepared = prepare_run(
-                recipe, run=run, parent=parent, title=title, axes=axes, probe_cache=shared, keep_open=True
-            )
+            details = RunDetails(title=title, parent=parent, axes=axes or {})
+            prepared = prepare_run(recipe, run=run, details=details, probe_cache=shared, keep_open=True)
             if run is None:
                 run = prepared.folder
+                prepared.recorder.begin_run()
                 lock_run(run)
+            if prepared.trainer.strategy.root_device.type == "cpu":
+                keep_freed_memory()
             return _train(prepared)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns an interrupt into an exit
-        if run is not None:
+        if run is not None and run.exists:
             _mark_killed(run)
         raise KeyboardInterrupt from stop
     except Exception as error:
-        if run is not None:
+        if run is not None and run.exists:
             _mark_failed(run, error)
         raise
     finally:
@@ -118,17 +119,15 @@ def _how_to_resume(run: RunFolder) -> str:
 
 
 def _train(prepared: PreparedRun) -> dict[str, Any]:
-    callbacks: list[Callback] = prepared.trainer.callbacks  # type: ignore[attr-defined]
-    recorder = next(callback for callback in callbacks if isinstance(callback, Recorder))
     try:
-        return _fit_and_test(prepared, recorder=recorder)
+        return _fit_and_test(prepared)
     except BaseException as error:  # outside of Lightning's loops nobody else closes the record
-        recorder.abandon(error)
+        prepared.recorder.abandon(error)
         raise
 
 
-def _fit_and_test(prepared: PreparedRun, *, recorder: Recorder) -> dict[str, Any]:
-    module, data, trainer, run = prepared
+def _fit_and_test(prepared: PreparedRun) -> dict[str, Any]:
+    module, data, trainer, run, recorder = prepared
     last_checkpoint = recorder.checkpoints.last
     resume_from = last_checkpoint if last_checkpoint.exists() else None
     began = time.perf_counter()

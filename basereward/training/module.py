@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,23 +15,14 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from basereward.data.batching.loss_units import Unit, batch_counts, count_units
-from basereward.data.batching.plan import Steps
 from basereward.data.batching.tree_batch import PADDING, TreeBatch
 from basereward.errors import CheckpointError, NotFiniteError
 from basereward.metrics.collection import PreferenceMetrics, mean_accuracy
-from basereward.model.reward_model import Outputs, RewardModel
+from basereward.model.reward_model import RewardModel
 from basereward.model.saving.saved_model import copy_exactly
 from basereward.runs.score_files import ScoredGroup, scored_groups
-from basereward.training.allocator import keep_freed_memory
+from basereward.training.objectives.contracts import Objective
 from basereward.training.optimizer import adamw, schedule
-
-Loss = Callable[[Tensor, TreeBatch], tuple[Tensor, dict[str, Tensor]]]
-"""Maps scores `(B,)` and their batch to the loss of a micro-batch and its named parts.
-
-The loss is a mean over units of the micro-batch. The attribute `unit` names the unit (see
-`basereward.data.batching.loss_units`); without it the unit is a group.
-"""
 
 
 class RewardModule(LightningModule):
@@ -39,10 +30,12 @@ class RewardModule(LightningModule):
 
     Args:
         model: maps batches to scores.
-        loss: maps scores and their batch to the loss and its named parts.
+        objective: what a training step does with a batch.
         sources: names of the sources; each has validation and test metrics of its own.
         optimizer: arguments of `adamw`.
-        schedule: arguments of `schedule` without the number of steps, which the plan of the data defines.
+        schedule: arguments of `schedule` without the number of steps.
+        steps: optimizer steps of the schedule; None takes Lightning's estimate, which knows the trainer's limits and
+            the length of a plain data loader.
         clip: largest norm of the gradient; 0 disables clipping.
         dropout_seed: seed of the dropout masks.
         log_every: log one of so many optimizer steps. The trainer records no more than that in any case, and the
@@ -53,19 +46,21 @@ class RewardModule(LightningModule):
         self,
         model: RewardModel,
         *,
-        loss: Loss,
+        objective: Objective,
         sources: Sequence[str],
         optimizer: Mapping[str, Any],
         schedule: Mapping[str, Any],
+        steps: int | None = None,
         clip: float = 0.0,
         dropout_seed: int = 0,
         log_every: int = 1,
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.objective = objective
         self.optimizer_settings = dict(optimizer)
         self.schedule_settings = dict(schedule)
+        self.steps = steps
         self.clip = clip
         self.dropout_seed = dropout_seed
         self.log_every = log_every
@@ -76,7 +71,6 @@ class RewardModule(LightningModule):
         self._cost = Counter[str]()  # of the scores of a validation or test: nanoseconds, and tokens read
         self._generated = Counter[str]()  # what a generative head writes in a validation or test
         self._step_ids: list[str] = []  # ids of the groups of the current step, for error messages
-        self._step_units = 0  # units of the ranking loss in the current step
         self._step_parts: list[dict[str, Tensor]] = []  # parts of the loss, by micro-batch of the current step
 
     def forward(self, batch: TreeBatch) -> Tensor:
@@ -85,10 +79,6 @@ class RewardModule(LightningModule):
 
     # Training.
 
-    def on_fit_start(self) -> None:
-        if self.device.type == "cpu":
-            keep_freed_memory()
-
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
         micro_batches = self.trainer.accumulate_grad_batches
         position = batch_idx % micro_batches  # of the micro-batch in its step
@@ -96,28 +86,22 @@ class RewardModule(LightningModule):
         index = self.global_step * micro_batches + position
         torch.manual_seed((self.dropout_seed << 40) + (self.global_rank << 32) + index)
         if position == 0:
-            self._start_step(batch)
+            self._step_ids = []
+            self.logs = (self.global_step + 1) % self.log_every == 0
+            self._step_parts = []
         self._step_ids += batch.ids
-
-    def _start_step(self, batch: TreeBatch) -> None:
-        self._step_ids = []
-        self.logs = (self.global_step + 1) % self.log_every == 0
-        self._step_parts = []
-        if self._unit != "group":  # the plan knows the number of groups without reading them
-            counts = self.trainer.datamodule.step_counts(self.global_step, batch)  # type: ignore[attr-defined]
-            self._step_units = count_units(self._unit, counts)
 
     def training_step(self, batch: TreeBatch, batch_idx: int) -> Tensor:
         """The loss of a micro-batch.
 
-        Lightning takes the mean over the micro-batches of a step. The weights in `_loss` make this mean the loss of
-        the step, however its groups are divided into micro-batches.
+        Lightning takes the mean over the micro-batches of a step. The weights of the objective make this mean the
+        loss of the step, however its groups are divided into micro-batches.
 
         Raises:
             NotFiniteError: the loss is NaN or infinite.
         """
-        outputs = self.model.outputs(batch)
-        loss, parts = self._loss(outputs, batch)
+        loss: Tensor
+        loss, parts = self.objective(self.model, batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self._not_finite(f"the loss is {float(loss.detach())}", step=self.global_step + 1))
         if self.logs:
@@ -137,42 +121,6 @@ class RewardModule(LightningModule):
             values = [parts[name] for parts in self._step_parts if name in parts]
             mean = torch.stack(values).sum() / micro_batches
             self.log(f"train/{name}", mean, prog_bar=name == "loss", batch_size=1, sync_dist=ranks > 1)
-
-    def _loss(self, outputs: Outputs, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss of a micro-batch, and its named parts with the same weights.
-
-        The ranking loss is the mean over the texts after which scores were read (the reference text, generated texts).
-        """
-        losses: list[Tensor] = []
-        parts: dict[str, Tensor] = {}
-        if outputs.scores:
-            weight = self._ranking_weight(batch)
-            ranking = [self.loss(scores, batch) for scores in outputs.scores]
-            losses.append(torch.stack([loss for loss, _ in ranking]).mean() * weight)
-            for name in ranking[0][1]:
-                parts[name] = torch.stack([named[name] for _, named in ranking]).mean() * weight
-        if outputs.language is not None:
-            head: Any = self.model.head
-            parts["language"] = outputs.language * self._plan.share(batch.num_groups)
-            losses.append(head.language_weight * parts["language"])
-        return torch.stack(losses).sum(), parts
-
-    @property
-    def _plan(self) -> Steps:
-        plan: Steps = self.trainer.datamodule.plan  # type: ignore[attr-defined]
-        return plan
-
-    @property
-    def _unit(self) -> Unit:
-        unit: Unit = getattr(self.loss, "unit", "group")
-        return unit
-
-    def _ranking_weight(self, batch: TreeBatch) -> float:
-        """The weight of the ranking loss of a micro-batch in the mean over its step; 1 on average."""
-        if self._unit == "group":
-            return self._plan.share(batch.num_groups)
-        units = count_units(self._unit, batch_counts(batch))
-        return units * self._plan.forwards_per_step * self._plan.ranks / max(self._step_units, 1)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         parameters: list[Tensor] = []
@@ -195,8 +143,13 @@ class RewardModule(LightningModule):
         )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = adamw(self.model.parts(), **self.optimizer_settings)
-        rates = schedule(optimizer, steps=self._plan.steps, **self.schedule_settings)
+        parts = self.model.parts()
+        own = [(name, parameter) for name, parameter in self.objective.named_parameters() if parameter.requires_grad]
+        if own:  # of a loss that learns
+            parts["loss"] = own
+        optimizer = adamw(parts, **self.optimizer_settings)
+        steps = self.steps if self.steps is not None else int(self.trainer.estimated_stepping_batches)
+        rates = schedule(optimizer, steps=steps, **self.schedule_settings)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
     # Validation and test.
@@ -282,11 +235,19 @@ class RewardModule(LightningModule):
         Raises:
             NotFiniteError: a weight is NaN or infinite; it must not overwrite an earlier checkpoint.
         """
-        state = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        state = {name: parameter.detach() for name, parameter in self._trained().items()}
         for name, weight in state.items():
             if not torch.isfinite(weight).all():
                 raise NotFiniteError(self._not_finite(f"the weight {name} is no longer finite", step=self.global_step))
         return state
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        """The trained parameters by the names that they have in checkpoints: those of the model without a prefix."""
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        for name, parameter in self.objective.named_parameters(prefix="objective"):
+            if parameter.requires_grad:
+                trained[name] = parameter
+        return trained
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trained weights.
@@ -294,8 +255,7 @@ class RewardModule(LightningModule):
         Raises:
             CheckpointError: a weight is missing, unexpected, or of another shape; the message names all of them.
         """
-        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        faults = copy_exactly(trained, state_dict)
+        faults = copy_exactly(self._trained(), state_dict)
         if faults:
             raise CheckpointError("the checkpoint does not fit the recipe's model:\n  " + "\n  ".join(faults))
 

@@ -22,7 +22,7 @@ from basereward.data.batching.pooled_store import PooledStates, PooledStore
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.content_hash import encoded_content
 from basereward.data.module import PreferenceData
-from basereward.data.schema.group import SPLITS, Preference, Split
+from basereward.data.schema.group import Preference, Split
 from basereward.io.cache import cache_folder
 from basereward.model.determinism_key import machine
 from basereward.model.reward_model import RewardModel
@@ -41,35 +41,39 @@ ProbePass = list[Place]
 """The groups of one forward pass."""
 
 
-def pooled_datasets(
-    recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device
-) -> dict[Split, PooledDataset]:
-    """Compute or load the pooled states of every group that the run reads, in place of tokens and images.
+class ProbeStates:
+    """Computes or loads the pooled states of every group that a run reads, in place of tokens and images.
 
-    The model is in evaluation mode, because a frozen backbone needs no dropout. The division of groups into forward
-    passes depends on the recipe alone, so a run has the same bits whatever the cache holds.
+    The states are computed when the first batch is read. The model is in evaluation mode meanwhile, because
+    a frozen backbone needs no dropout. The division of groups into forward passes depends on the recipe alone, so a run
+    has the same bits whatever the cache holds.
 
     Args:
         recipe: of the run.
-        model: its backbone is frozen; it is moved to the device.
-        data: after `setup`.
-        device: that computes the states.
-
-    Returns:
-        A dataset for each split.
+        model: its backbone is frozen; it is moved to the trainer's device.
     """
-    store = PooledStore(cache_folder() / "pooled", setting=setting(recipe, model=model, data=data, device=device))
-    mixed = recipe.trainer.precision == "bf16-mixed"
-    computation = _Computation(model, data, store, device, mixed=mixed)
-    datasets: dict[Split, PooledDataset] = {}
-    for split in SPLITS:
+
+    def __init__(self, recipe: Recipe, *, model: RewardModel) -> None:
+        self.recipe = recipe
+        self.model = model
+
+    def __call__(self, data: PreferenceData, split: Split, known: PooledDataset | None) -> PooledDataset:
+        """Return the groups of a split with their states.
+
+        Args:
+            data: after `setup`, attached to a trainer.
+            split: of the groups.
+            known: states from an earlier probe of this process; returned if the run reads the same groups.
+        """
         places = read_places(data, split)
-        known = data.pooled.get(split)
-        if known is not None and known.groups.keys() == set(places):  # from an earlier probe of this process
-            datasets[split] = known
-        else:
-            datasets[split] = _pooled_dataset(split, places, computation=computation)
-    return datasets
+        if known is not None and known.groups.keys() == set(places):
+            return known
+        assert data.trainer is not None
+        device = data.trainer.strategy.root_device
+        key = setting(self.recipe, model=self.model, data=data, device=device)
+        store = PooledStore(cache_folder() / "pooled", setting=key)
+        mixed = self.recipe.trainer.precision == "bf16-mixed"
+        return _pooled_dataset(split, places, computation=_Computation(self.model, data, store, device, mixed=mixed))
 
 
 def setting(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from basereward.data.batching.loss_units import Unit
 from basereward.data.module import PreferenceData
 from basereward.model.backbone import Backbone
 from basereward.recipe.schema import Recipe
@@ -16,12 +17,13 @@ class ProbeCache:
     def __init__(self) -> None:
         self._entry: tuple[str, PreferenceData, Backbone] | None = None
 
-    def find(self, recipe: Recipe, *, lost_file: Path) -> tuple[PreferenceData, Backbone] | None:
+    def find(self, recipe: Recipe, *, lost_file: Path, unit: Unit) -> tuple[PreferenceData, Backbone] | None:
         """Return the data with the plan of this recipe, and the backbone; None when they have to be read.
 
         Args:
             recipe: of the probe.
             lost_file: where rejected rows are listed.
+            unit: of the probe's objective.
         """
         if self._entry is None or not recipe.probe or self._entry[0] != _key(recipe):
             return None
@@ -29,6 +31,7 @@ class ProbeCache:
         settings = recipe.trainer
         planned = data.replanned(
             lost_file=lost_file,
+            unit=unit,
             seed=recipe.seeds.data,
             epochs=settings.epochs,
             steps=settings.steps,

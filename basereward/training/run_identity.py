@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -43,34 +44,50 @@ def check_encoder(run: RunFolder, encoder: Encoder) -> None:
         _raise_if_changed(run, hash_differences(_recorded(run)[0].get("hashes", {}), encoder_hashes(encoder)))
 
 
-def record_identity(run: RunFolder, recipe: Recipe, *, backbone: Backbone, data: PreferenceData) -> BackboneIdentity:
-    """Write the identity of a run to its folder; for a run that resumes, compare it first.
-
-    A run of an earlier version has no record, and gets one now.
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What a run is trained on.
 
     Args:
-        run: its folder.
-        recipe: of the run.
-        backbone: loaded.
-        data: after `setup`.
-
-    Returns:
-        The identity of the backbone, with its encoder.
-
-    Raises:
-        RunError: a run resumes with another backbone, other data or another judge; the message names the parts.
+        backbone: with its encoder.
+        data: hashes of the groups of each split, by source.
+        judge: hash of the model that judges labels in the curation; None without one.
     """
-    identity = backbone.origin.with_encoder(data.encoder)
-    record: dict[str, Any] = {"backbone": identity.as_dict(), "data": data.content, "judge": _judge_hash(recipe)}
-    if has_checkpoint(run):
+
+    backbone: BackboneIdentity
+    data: Mapping[str, Mapping[str, str]]
+    judge: str | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, backbone: Backbone, data: PreferenceData) -> RunIdentity:
+        """Compute the identity.
+
+        Args:
+            recipe: of the run.
+            backbone: loaded.
+            data: after `setup`.
+        """
+        return cls(backbone.origin.with_encoder(data.encoder), data.content, _judge_hash(recipe))
+
+    def check(self, run: RunFolder) -> None:
+        """Compare the identity with that of a run that resumes.
+
+        Raises:
+            RunError: the backbone, the data or the judge differ; the message names the parts.
+        """
+        if not has_checkpoint(run):
+            return
         known, content, judge = _recorded(run)
-        changes = hash_differences(known.get("hashes", {}), identity.hashes)
-        changes += content_differences(content, data.content)
-        if judge not in (None, record["judge"]):
-            changes.append(f"the model of data.curation.judge, {recipe.data.curation.judge}, differs")
+        changes = hash_differences(known.get("hashes", {}), self.backbone.hashes)
+        changes += content_differences(content, self.data)
+        if judge not in (None, self.judge):
+            changes.append("the model of data.curation.judge differs")
         _raise_if_changed(run, changes)
-    write_atomic(run.identity, json_text(record, indent=2) + "\n")
-    return identity
+
+    def write(self, run: RunFolder) -> None:
+        """Record the identity in the run's folder. A run of an earlier version has no record, and gets one now."""
+        record: dict[str, Any] = {"backbone": self.backbone.as_dict(), "data": self.data, "judge": self.judge}
+        write_atomic(run.identity, json_text(record, indent=2) + "\n")
 
 
 def has_checkpoint(run: RunFolder) -> bool:

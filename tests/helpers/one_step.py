@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.lm_head import load_language_head
 from basereward.model.families.processing import load_encoder
 from basereward.model.heads.contracts import is_generative
+from basereward.model.losses.contracts import PreferenceLoss
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
 from basereward.training.module import RewardModule
+from basereward.training.objectives.contracts import build_objective
 from tests.helpers.support import write_rows
 
 
@@ -50,7 +51,7 @@ class FirstStep:
         largest: tokens of the largest group, once a step was made.
     """
 
-    def __init__(self, path: Path, rows: Path, *, head: dict[str, Any], loss: Callable[..., Any]) -> None:
+    def __init__(self, path: Path, rows: Path, *, head: dict[str, Any], loss: PreferenceLoss) -> None:
         self.rows = rows
         self.encoder = load_encoder(path)
         backbone = load_backbone(path)
@@ -60,8 +61,13 @@ class FirstStep:
         if is_generative(made):
             self.encoder.speech = made.branch_template
         model = RewardModel(backbone, made, language=language, encoder=self.encoder)
+        self.unit = loss.unit
         self.module = RewardModule(
-            model, loss=loss, sources=["rows"], optimizer={"lr": 0.0}, schedule={"shape": "constant", "warmup": 0.0}
+            model,
+            objective=build_objective(None, loss=loss, head=made),
+            sources=["rows"],
+            optimizer={"lr": 0.0},
+            schedule={"shape": "constant", "warmup": 0.0},
         )
 
     def __call__(self, folder: Path, *, streamed: bool = False, **cut: Any) -> tuple[float, Tensor]:
@@ -71,7 +77,12 @@ class FirstStep:
             cut: `groups_per_forward` or `budget`.
         """
         source = Jsonl("rows", path=str(self.rows), val=0, test=0)
-        common: dict[str, Any] = {"encoder": self.encoder, "lost_file": folder / "lost.jsonl", "max_lost": 0.5}
+        common: dict[str, Any] = {
+            "encoder": self.encoder,
+            "lost_file": folder / "lost.jsonl",
+            "max_lost": 0.5,
+            "unit": self.unit,
+        }
         common |= {"groups": 6, "steps": 1, **cut}
         kind = StreamedData if streamed else PreferenceData
         data: PreferenceData = kind({"rows": source}, **common)

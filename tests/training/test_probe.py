@@ -152,11 +152,14 @@ def test_states_belong_to_the_backbone_the_encoder_and_the_way_of_computing() ->
 def test_of_a_source_that_is_mostly_read_all_is_computed() -> None:
     """So that other seeds find the states of this one; of one that is hardly read no more than is read."""
     rare = ("data.mixture.weights={digits: 3, numbers: 1}", "trainer.steps=3")
-    _, data, _ = build(load_recipe("basereward", overrides=[*SMALL, "probe=true", *rare]))
+    _, data, trainer = build(load_recipe("basereward", overrides=[*SMALL, "probe=true", *rare]))
+    data.trainer = trainer  # as `fit` does
     places = read_places(data, "train")
     assert sum(source == 0 for source, _ in places) == 24
     assert sum(source == 1 for source, _ in places) == 6
-    assert data.pooled["train"].groups.keys() == set(places)
+    pooled = data.pooled("train")
+    assert pooled is not None
+    assert pooled.groups.keys() == set(places)
 
 
 KILLED = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def step_gradient(*overrides: str) -> tuple[dict[str, Tensor], list[int]]:
     for index in range(data.plan.forwards_per_step):
         places = data.plan.forward(index)
         batch = collate([data.parts["train"][place] for place in places], layout="tree", pad_id=data.encoder.pad_id)
-        loss = module.loss(module(batch), batch)[0] * data.plan.share(batch.num_groups)
+        loss, _ = module.objective(module.model, replace(batch, step=data.step_totals(0)))
         (loss / data.plan.forwards_per_step).backward()
         sizes.append(len(places))
     return gradients(module), sizes

@@ -52,17 +52,6 @@ class Steps:
         first, last = (i * self.steps // self.stages for i in (index, index + 1))
         return range(first * self.forwards_per_step, last * self.forwards_per_step)
 
-    def share(self, groups: int) -> float:
-        """Return the loss weight of a micro-batch with this number of groups; the mean over a step is 1.
-
-        With a token budget, micro-batches have different numbers of groups. The weight makes every group count equally.
-
-        >>> plan = Steps(10, groups=8, forwards_per_step=2, ranks=1, stages=1)
-        >>> plan.share(6), plan.share(2)
-        (1.5, 0.5)
-        """
-        return groups * self.forwards_per_step * self.ranks / self.groups
-
 
 class Plan(Steps):
     """All micro-batches of a run, in order.

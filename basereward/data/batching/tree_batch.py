@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from basereward.data.batching.step_totals import StepTotals
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.images.image_dedup import distinct
 from basereward.data.images.pixels import Pixels
@@ -70,7 +71,7 @@ class TreeBatch:
         pooled: `(B, D)` float32, pooled states that were computed before. The batch then has no rows.
         rejected: rows of a stream that were rejected since the previous batch.
         stream_position: how far the stream has been read for this batch; None without streaming.
-        step_counts: with streaming, `loss_units.group_counts` of all groups of the optimizer step.
+        step: totals of the optimizer step of a training batch; None for batches that know no step.
         responses: for each of the G groups, the number of its responses.
         about: `(B, 2)` int64, for branches that compare two responses, their indices among the K, in the order
             in which they are shown; empty for other heads.
@@ -103,7 +104,7 @@ class TreeBatch:
     pooled: Tensor | None = None
     rejected: list[RejectedRow] = field(default_factory=list)
     stream_position: StreamPosition | None = None
-    step_counts: list[tuple[int, int]] | None = None
+    step: StepTotals | None = None
     responses: list[int] = field(default_factory=list)
     about: Tensor = field(default_factory=_no_pairs)
     lm_target_positions: Tensor = field(default_factory=_no_pairs)

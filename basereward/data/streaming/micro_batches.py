@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from basereward.data.batching.loss_units import group_counts
+from basereward.data.batching.loss_units import Unit, count_units, group_counts
+from basereward.data.batching.step_totals import StepTotals
 from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group, RejectedRow
@@ -30,6 +31,7 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
         stream: the groups.
         encoder: encodes groups.
         layout: the layout of the batches.
+        unit: the unit of the ranking loss, whose number in its optimizer step every batch gets.
         groups: groups per micro-batch on one rank.
         forwards: the indices of the stage's micro-batches.
         forwards_per_step: micro-batches per optimizer step; a stage begins and ends with a step.
@@ -44,6 +46,7 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
         *,
         encoder: Encoder,
         layout: Layout,
+        unit: Unit = "group",
         groups: int,
         forwards: range,
         forwards_per_step: int = 1,
@@ -54,6 +57,7 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
         self.stream = stream
         self.encoder = encoder
         self.layout: Layout = layout
+        self.unit: Unit = unit
         self.groups = groups
         self.forwards = forwards
         self.forwards_per_step = forwards_per_step
@@ -79,11 +83,13 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
                 groups, rejected = _take(items, self.groups)
                 drawn.append((groups, rejected, position.copy()))
                 counts += [group_counts(group.preferences) for group in groups]
+            # Groups that turn out to be unusable are counted too: whether they are is known only when they are encoded.
+            totals = StepTotals(len(drawn), len(counts), count_units(self.unit, counts))
             for place, (groups, rejected, position_then) in enumerate(drawn):
                 index, rank = step + place // self.ranks, place % self.ranks
                 if index >= self.first and (index - self.first) % workers == worker_id and rank == self.rank:
                     batch = self._batch(groups, rejected, items)
-                    yield replace(batch, rejected=rejected, stream_position=position_then, step_counts=counts)
+                    yield replace(batch, rejected=rejected, stream_position=position_then, step=totals)
 
     def _batch(self, groups: list[Group], rejected: list[RejectedRow], items: _Lookahead) -> TreeBatch:
         """Encode a micro-batch; groups that cannot be encoded are appended to `rejected`."""

@@ -117,6 +117,7 @@ class StreamedData(PreferenceData):
             self.stream,
             encoder=self.encoder,
             layout=self.layout,
+            unit=self.unit,
             groups=self.groups_per_forward,
             forwards=self.steps.stage(stage),
             forwards_per_step=self.steps.forwards_per_step,
@@ -126,10 +127,9 @@ class StreamedData(PreferenceData):
         )
         return DataLoader(micro_batches, batch_size=None, **self._loading())
 
-    def step_counts(self, step: int, batch: TreeBatch) -> list[tuple[int, int]]:
-        """See `PreferenceData.step_counts`. Groups that cannot be encoded are included in the counts."""
-        assert batch.step_counts is not None
-        return batch.step_counts
+    def on_before_batch_transfer(self, batch: TreeBatch, dataloader_idx: int) -> TreeBatch:
+        """Nothing to add: the batches of a stream come with the totals of their step."""
+        return batch
 
     @property
     def _timeout_s(self) -> int:

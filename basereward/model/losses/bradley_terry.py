@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-if TYPE_CHECKING:
-    from basereward.data.batching.loss_units import Unit
-    from basereward.data.batching.tree_batch import TreeBatch
+from basereward.data.batching.loss_units import Unit
+from basereward.data.batching.tree_batch import TreeBatch
+from basereward.model.losses.contracts import PreferenceLoss, group_weights, term_weights
 
 
-class BradleyTerry:
+class BradleyTerry(PreferenceLoss):
     """Mean of `-log sigmoid(r_winner - r_loser)` (BaseReward, equation 1).
 
     Args:
@@ -48,6 +48,7 @@ class BradleyTerry:
         weighting: Literal["group", "preference"] = "group",
         ties: Literal["half", "ignore"] = "half",
     ) -> None:
+        super().__init__()
         self.margin = margin
         self.label_smoothing = label_smoothing
         self.centring = centring
@@ -56,13 +57,13 @@ class BradleyTerry:
         self.ties = ties
 
     @property
-    def unit(self) -> Unit:
-        """The unit of which the loss is a mean; the module weights micro-batches by their number of units."""
+    def unit(self) -> Unit:  # type: ignore[override]  # of a loss with options, the unit depends on them
+        """The unit of which the loss is a mean."""
         if self.weighting == "preference":
             return "decided_preference" if self.ties == "ignore" else "preference"
         return "decided_group" if self.ties == "ignore" else "group"
 
-    def __call__(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Maps scores `(K,)` in float32 and their batch to the loss and its named parts, all scalars."""
         if self.length_normalisation:
             scores = scores / torch.log(batch.lengths + 1.0)
@@ -81,15 +82,8 @@ class BradleyTerry:
         return margin.masked_fill(batch.tie, 0.0)  # a tie has no side that should lead
 
     def _weights(self, batch: TreeBatch) -> Tensor:
-        """Weight of each preference, `(P,)`; with `weighting="group"` those of a group are divided by their number.
-
-        Otherwise a ranking of K responses, with its K * (K - 1) / 2 preferences, would outweigh all pairs of a batch.
-        """
+        """The factor of each preference in the sum, `(P,)`."""
         counted = ~batch.tie if self.ties == "ignore" else torch.ones_like(batch.tie)
-        weight = batch.weight * counted
         if self.weighting == "preference":
-            return weight / counted.sum().clamp_min(1)  # a batch of nothing but ignored ties has loss 0, not NaN
-        preferences = torch.zeros(batch.num_groups, device=weight.device)
-        preferences = preferences.index_add(0, batch.preference_group, counted.to(preferences.dtype))
-        groups = (preferences > 0).sum().clamp_min(1)
-        return weight / preferences.clamp_min(1)[batch.preference_group] / groups
+            return term_weights(batch.weight, counted=counted)
+        return group_weights(batch.weight, counted=counted, group=batch.preference_group, num_groups=batch.num_groups)

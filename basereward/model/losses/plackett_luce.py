@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from basereward.data.batching.loss_units import Unit
-    from basereward.data.batching.tree_batch import TreeBatch
+from basereward.data.batching.loss_units import Unit
+from basereward.data.batching.tree_batch import TreeBatch
+from basereward.model.losses.contracts import PreferenceLoss, group_weights
 
 
-class PlackettLuce:
+class PlackettLuce(PreferenceLoss):
     """Negative log likelihood of rankings (Luce 1959, Plackett 1975), the mean over choices and then over groups.
 
     A choice is a response i that is preferred to others, and its loss is
@@ -22,9 +20,9 @@ class PlackettLuce:
     margins are not used.
     """
 
-    unit: ClassVar[Unit] = "decided_group"
+    unit: Unit = "decided_group"
 
-    def __call__(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Maps scores `(K,)` in float32 and their batch to the loss and its named parts, all scalars."""
         used = ~batch.tie
         winner, loser = batch.winner[used], batch.loser[used]
@@ -54,8 +52,11 @@ class PlackettLuce:
         weight = zeros.index_add(0, batch.winner[used], batch.weight[used]) / number.clamp_min(1)
         group = torch.zeros(size, dtype=torch.int64, device=device)
         group[batch.winner] = batch.preference_group
-        group_of_choice = group[preferred]
-        choices = torch.zeros(batch.num_groups, device=device).index_add(0, group_of_choice, torch.ones_like(losses))
-        share = weight[preferred] / choices[group_of_choice] / (choices > 0).sum()
+        share = group_weights(
+            weight[preferred],
+            counted=torch.ones_like(preferred, dtype=torch.bool),
+            group=group[preferred],
+            num_groups=batch.num_groups,
+        )
         ranking = (share * losses).sum()
         return ranking, {"ranking": ranking}

@@ -142,7 +142,7 @@ def part_problems(recipe: Recipe) -> Problems:
     """Unknown parts of the backbone, and learning rates of parts that are not trained."""
     lora = recipe.model.lora
     yield from _unknown_names("model.backbone.freeze", recipe.model.backbone.freeze, PARTS, "part")
-    yield from _unknown_names("optimizer.lr_by_part", recipe.optimizer.lr_by_part, (*PARTS, "head"), "part")
+    yield from _unknown_names("optimizer.lr_by_part", recipe.optimizer.lr_by_part, (*PARTS, "head", "loss"), "part")
     if lora is not None:
         yield from _unknown_names("model.lora.parts", lora.parts, PARTS, "part")
         if not lora.parts:

@@ -16,12 +16,13 @@ from basereward.errors import nearest, unknown
 from basereward.recipe.trust import REMEDY, is_trusted
 
 TargetKind: TypeAlias = Literal[
-    "heads", "losses", "sources", "shapes", "makers", "benchmarks", "protocols", "launchers"
+    "heads", "losses", "objectives", "sources", "shapes", "makers", "benchmarks", "protocols", "launchers"
 ]
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 SINGULAR: dict[TargetKind, str] = {
     "heads": "head",
     "losses": "loss",
+    "objectives": "objective",
     "sources": "source",
     "shapes": "shape",
     "makers": "maker",
@@ -32,6 +33,7 @@ SINGULAR: dict[TargetKind, str] = {
 PACKAGES: dict[TargetKind, str] = {
     "heads": "basereward.model.heads",
     "losses": "basereward.model.losses",
+    "objectives": "basereward.training.objectives",
     "sources": "basereward.data.sources",
     "shapes": "basereward.data.adapters",
     "makers": "basereward.model.tiny_models",

@@ -17,6 +17,7 @@ NODES: dict[KeyPath, TargetKind] = {
     ("model", "head"): "heads",
     ("model", "backbone", "make"): "makers",
     ("loss",): "losses",
+    ("objective",): "objectives",
     ("data", "sources", "*"): "sources",
     ("data", "curation", "against", "*"): "sources",
 }

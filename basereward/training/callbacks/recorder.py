@@ -6,6 +6,7 @@ import hashlib
 import resource
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from basereward.data.module import PreferenceData
 from basereward.metrics.figures import margin_histogram, reliability_diagram
 from basereward.model.heads.contracts import GenerativeHead
 from basereward.model.saving.saved_model import save_model
+from basereward.recipe import recipe_sha256, recipe_yaml
 from basereward.recipe.schema import Recipe
 from basereward.runs.run_folder import RunFolder
 from basereward.runs.score_files import ScoredGroup, read_scores, write_scores
@@ -23,6 +25,7 @@ from basereward.runs.tracking.tracker import Tracker, skipped_metrics
 from basereward.training.callbacks.checkpoints import Checkpoints
 from basereward.training.callbacks.step_timer import DATA_WAIT_SHARE, STEP_SECONDS
 from basereward.training.module import RewardModule
+from basereward.training.run_identity import RunIdentity, identity_tags
 
 
 def _prompt_tags(module: LightningModule) -> dict[str, str]:
@@ -75,14 +78,31 @@ class RecordLogger(Logger):
         """Do nothing: the whole recipe is recorded at the start."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunDetails:
+    """How a new run is named, and where it belongs.
+
+    Args:
+        title: display name; None: the name of the recipe.
+        parent: id of the sweep that the run belongs to.
+        axes: label of each axis of a sweep's cell, by the name of the axis.
+    """
+
+    title: str | None = None
+    parent: str | None = None
+    axes: Mapping[str, str] = field(default_factory=dict)
+
+
 class Recorder(Callback):
-    """Starts the record of a run when training starts; saves and records the model when training ends.
+    """Begins a run and its record when training starts; saves and records the model when training ends.
 
     Args:
         recipe: of the run.
-        run: its folder.
+        run: its folder; that of a new run is created when training starts.
+        data: of the run, after `setup`.
+        identity: of backbone and data, for the folder and for tags.
+        details: names of a new run.
         checkpoints: the callback that holds the best weights.
-        tags: further tags of the run.
         keep_open: whether something follows after training, such as the test; then the caller ends the record with
             `publish_model` and `finish`.
     """
@@ -92,21 +112,42 @@ class Recorder(Callback):
         recipe: Recipe,
         *,
         run: RunFolder,
+        data: PreferenceData,
+        identity: RunIdentity,
+        details: RunDetails,
         checkpoints: Checkpoints,
-        tags: Mapping[str, str] | None = None,
         keep_open: bool = False,
     ) -> None:
-        self.tags = dict(tags or {})
         self.recipe = recipe
         self.run = run
+        self.data = data
+        self.identity = identity
+        self.details = details
         self.checkpoints = checkpoints
         self.logger = RecordLogger(self)
         self.tracker: Tracker | None = None
         self.keep_open = keep_open
         self.test_metrics: dict[str, float] = {}
         self.pair_s: float | None = None  # seconds to score a test pair
+        self._begun = False
         self._recorded_rejections = 0  # number of rejected rows in the record
         self._trainer: Trainer | None = None
+
+    def begin_run(self) -> None:
+        """Create the folder of a new run, and write the identity of the run. Later calls have no effect."""
+        if self._begun:
+            return
+        self._begun = True
+        if not self.run.exists:
+            self.run.begin(
+                recipe_yaml(self.recipe),
+                recipe_sha256=recipe_sha256(self.recipe),
+                name=self.details.title or self.recipe.name,
+                parent=self.details.parent,
+                axes=self.details.axes,
+            )
+            self.data.list_lost_in(self.run.lost)
+        self.identity.write(self.run)
 
     @property
     def global_step(self) -> int:
@@ -117,6 +158,7 @@ class Recorder(Callback):
         self._trainer = trainer
         if self.tracker is not None or not trainer.is_global_zero:
             return
+        self.begin_run()
         tracking = self.recipe.tracking
         axis_tags = {f"{AXIS}.{name}": label for name, label in self.run.axes.items()}
         self.tracker = Tracker(self.run)
@@ -125,18 +167,17 @@ class Recorder(Callback):
             uri=tracking.uri,
             experiment=tracking.experiment or self.recipe.name,
             name=self.run.name,
-            tags=self.tags | _prompt_tags(pl_module) | axis_tags,
+            tags=identity_tags(self.identity.backbone) | _prompt_tags(pl_module) | axis_tags,
         )
         self.tracker.params({AXIS: self.run.axes} if self.run.axes else {})
         self._record_rejections(trainer)
 
     def _record_rejections(self, trainer: Trainer) -> None:
         """Record the counts and the list of rejected rows. Those of a stream are known after it was read."""
-        data: PreferenceData = trainer.datamodule  # type: ignore[attr-defined]
-        if len(data.rejected) == self._recorded_rejections:
+        if len(self.data.rejected) == self._recorded_rejections:
             return
-        self._recorded_rejections = len(data.rejected)
-        self.metrics(skipped_metrics(data.skipped), step=trainer.global_step)
+        self._recorded_rejections = len(self.data.rejected)
+        self.metrics(skipped_metrics(self.data.skipped), step=trainer.global_step)
         if self.tracker is not None and self.run.lost.exists():
             self.tracker.artifact(self.run.lost)
 
@@ -166,8 +207,8 @@ class Recorder(Callback):
         best = self.checkpoints.restore_best(pl_module)
         if not trainer.is_global_zero:
             return
-        encoder = trainer.datamodule.encoder  # type: ignore[attr-defined]
-        save_model(pl_module.model, self.run.model, recipe=self.recipe, encoder=encoder, scores=best["scores"])
+        model = pl_module.model
+        save_model(model, self.run.model, recipe=self.recipe, encoder=self.data.encoder, scores=best["scores"])
         self.metrics({"best/step": float(best["step"])}, step=trainer.global_step)
         self._record_rejections(trainer)
         if self.checkpoints.scores_file.exists():

@@ -22,6 +22,7 @@ from basereward.model.families.vision import encode
 from basereward.model.pooling import Pooling
 from basereward.model.reward_model import RewardModel, build_model
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, PoolingName
+from basereward.training.objectives.critic import critic_outputs
 from tests.helpers.support import TEXT, VISION, group, mixed_groups
 
 pytestmark = pytest.mark.slow
@@ -174,7 +175,7 @@ def test_what_is_taught_is_counted_to_the_multiplication(
     encoded = [encoder(each, with_targets=True) for each in told]
     batch = collate(encoded, layout="tree", pad_id=encoder.pad_id)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        outputs = model.outputs(batch)
+        outputs = critic_outputs(model, batch)
         assert outputs.language is not None
         total = sum(outputs.scores, outputs.language).sum()
         torch.autograd.backward(total)

@@ -23,6 +23,7 @@ from basereward.model.generation.generate import Writer, Writing
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
+from basereward.training.objectives.critic import critic_outputs
 from tests.helpers.support import checkpoint, gradients, group, mixed_groups
 
 HEAD = {"_target_": "critic", "max_tokens": 12, "prompt": "critique_brief"}
@@ -58,7 +59,7 @@ def test_tree_rows_teach_what_plain_rows_do(family: str, tmp_path: Path) -> None
     found = []
     for layout in ("tree", "plain"):
         batch = laid(encoder, groups, with_targets=True, layout=layout)  # type: ignore[arg-type]
-        outputs = model.train().outputs(batch)
+        outputs = critic_outputs(model.train(), batch)
         assert outputs.language is not None
         (ranked,) = outputs.scores
         loss, _ = BradleyTerry()(ranked, batch)
@@ -80,7 +81,7 @@ def test_the_loss_of_language_is_transformers_own(tmp_path: Path) -> None:
     path = checkpoint("qwen3", tmp_path / "model")
     model, encoder = made(path)
     batch = laid(encoder, [criticised(group(responses=("It is a seven.",)))], with_targets=True)
-    told = model.outputs(batch).language
+    told = critic_outputs(model, batch).language
     count = len(encoder.branch("It says It i."))
     assert len(batch.lm_target_positions) == count
     labels = torch.full_like(batch.input_ids, -100)
@@ -182,7 +183,7 @@ def test_its_own_critiques_are_ranked_after(tmp_path: Path) -> None:
     groups = [criticised(group(images=1)), criticised(group("Which?", ("7", "It is 4."), name="text"))]
     own, encoder = made(path, critiques="own")
     plain = laid(encoder, [replace(each, critiques=()) for each in groups], with_targets=True)
-    outputs = own.train().outputs(plain)
+    outputs = critic_outputs(own.train(), plain)
     assert outputs.language is None
     (ranked,) = outputs.scores
     ranked.sum().backward()
@@ -195,7 +196,7 @@ def test_its_own_critiques_are_ranked_after(tmp_path: Path) -> None:
     for name in ("input_ids", "position_ids", "group", "branch", "ends"):
         assert torch.equal(getattr(shortened, name), getattr(asked, name)), name
     assert shortened.trees == asked.trees
-    outputs = both.train().outputs(taught)
+    outputs = critic_outputs(both.train(), taught)
     given, mine = outputs.scores
     assert torch.allclose(mine, ranked, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(given, mine)
@@ -213,7 +214,7 @@ def test_layers_that_are_computed_again_get_the_pass_they_are_of(tmp_path: Path)
         model, encoder = made(path, critiques="both")
         if checkpointing:
             enable_gradient_checkpointing(model.backbone.transformer)
-        given, own = model.train().outputs(laid(encoder, groups, with_targets=True)).scores
+        given, own = critic_outputs(model.train(), laid(encoder, groups, with_targets=True)).scores
         (given.square().sum() + own.sum()).backward()
         found.append((given.detach(), own.detach(), gradients(model)))
     (given, own, wanted), (given_again, own_again, again) = found

@@ -23,6 +23,7 @@ from basereward.model.generation.generate import Writing
 from basereward.model.generation.response_generator import ResponseGenerator
 from basereward.model.reward_model import RewardModel
 from basereward.recipe import make
+from basereward.training.objectives.critic import critic_outputs
 from tests.helpers.support import checkpoint, gradients, group, mixed_groups
 
 VERDICT = {"_target_": "generative", "prompt": "pairwise_brief"}
@@ -94,7 +95,7 @@ def test_tree_rows_teach_what_plain_rows_do(family: str, head: dict[str, Any], t
     groups = several(vision="vl" in family)
     found = []
     for layout in ("tree", "plain"):
-        outputs = model.train().outputs(laid(encoder, groups, with_targets=True, layout=layout))  # type: ignore[arg-type]
+        outputs = critic_outputs(model.train(), laid(encoder, groups, with_targets=True, layout=layout))  # type: ignore[arg-type]
         assert outputs.scores == ()
         assert outputs.language is not None
         outputs.language.backward()
@@ -112,7 +113,7 @@ def test_a_preference_s_weight_is_that_of_its_verdict(tmp_path: Path) -> None:
     losses = []
     for weight in (1.0, 0.5):
         asked = replace(group(responses=("7", "4")), preferences=(Preference(0, 1, weight=weight),))
-        losses.append(float(model.outputs(laid(encoder, [asked], with_targets=True)).language.detach()))  # type: ignore[union-attr]
+        losses.append(float(critic_outputs(model, laid(encoder, [asked], with_targets=True)).language.detach()))  # type: ignore[union-attr]
     assert losses[1] == pytest.approx(losses[0] / 2)
 
 
@@ -271,7 +272,7 @@ def test_a_step_is_the_same_however_it_is_shared_out(head: dict[str, Any], tmp_p
     groups = [told(group("Which?", tuple("abcdefg"[:count]), name=f"g{count}")) for count in (2, 3, 5)]
     with torch.no_grad():
         together, one, two = (
-            float(model.outputs(laid(encoder, some, with_targets=True)).language)  # type: ignore[arg-type]
+            float(critic_outputs(model, laid(encoder, some, with_targets=True)).language)  # type: ignore[arg-type]
             for some in (groups, groups[:1], groups[1:])
         )
     assert together == pytest.approx((one + 2 * two) / 3, rel=1e-5)

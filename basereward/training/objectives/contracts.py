@@ -1,0 +1,121 @@
+"""What an objective must provide, and the choice of an objective for a recipe.
+
+Shapes: K responses of all groups of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from basereward.data.batching.loss_units import Unit, batch_counts, count_units
+from basereward.data.batching.tree_batch import TreeBatch
+from basereward.errors import ModelError
+from basereward.model.heads.contracts import GenerativeHead
+from basereward.model.losses.contracts import PreferenceLoss
+from basereward.model.reward_model import RewardModel
+from basereward.recipe import make
+from basereward.recipe.schema import Node
+
+LossAndParts = tuple[Tensor, dict[str, Tensor]]
+"""The loss of a micro-batch, a scalar, and its named parts for the log."""
+
+
+class Objective(nn.Module):
+    """What a training step does with a micro-batch: base class of ranking, critic and generative training.
+
+    Args:
+        loss: the ranking loss of the recipe. An objective that ranks nothing does not use it.
+    """
+
+    def __init__(self, loss: PreferenceLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    @property
+    def unit(self) -> Unit:
+        """The unit whose number per optimizer step the data module has to count."""
+        return self.loss.unit
+
+    def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
+        """The loss of a micro-batch.
+
+        Lightning takes the mean over the micro-batches of a step. An objective weights its losses with
+        `group_share` or `unit_share`, so that this mean is the loss of the whole step.
+
+        Args:
+            model: in training mode.
+            batch: a micro-batch, on the device of the model.
+        """
+        raise NotImplementedError
+
+    def ranking_loss(self, scores: Sequence[Tensor], batch: TreeBatch) -> LossAndParts:
+        """The weighted ranking loss, the mean over one or several sets of scores of the same responses.
+
+        Args:
+            scores: tensors of `(K,)`; a critic may rank both at reference critiques and at generated ones.
+            batch: of the scores.
+        """
+        share = unit_share(batch, self.unit)
+        losses = [self.loss(of_set, batch) for of_set in scores]
+        parts: dict[str, Tensor] = {}
+        for name in losses[0][1]:
+            parts[name] = torch.stack([named[name] for _, named in losses]).mean() * share
+        return torch.stack([loss for loss, _ in losses]).mean() * share, parts
+
+
+def group_share(batch: TreeBatch) -> float:
+    """The weight of a micro-batch by its number of groups; 1 for a batch that does not know its step."""
+    return 1.0 if batch.step is None else batch.step.group_share(batch.num_groups)
+
+
+def unit_share(batch: TreeBatch, unit: Unit) -> float:
+    """The weight of a micro-batch by its number of units of a loss; 1 for a batch that does not know its step."""
+    if batch.step is None:
+        return 1.0
+    if unit == "group":  # every training group counts, so nothing has to be counted on the device
+        return batch.step.group_share(batch.num_groups)
+    return batch.step.unit_share(count_units(unit, batch_counts(batch)))
+
+
+def build_objective(node: Node | None, *, loss: PreferenceLoss, head: nn.Module) -> Objective:
+    """Build the objective of a recipe.
+
+    Args:
+        node: section `objective` of the recipe; None for the one that the head needs.
+        loss: the ranking loss.
+        head: of the model.
+
+    Raises:
+        RecipeError: the node has a fault.
+        ModelError: the object is no `Objective`.
+    """
+    return _make(node or {"_target_": objective_of(head)}, loss)
+
+
+def objective_unit(node: Node | None, *, loss: PreferenceLoss) -> Unit:
+    """The unit that the data module counts for an objective; see `build_objective` for the arguments and errors."""
+    return loss.unit if node is None else _make(node, loss).unit
+
+
+def _make(node: Node, loss: PreferenceLoss) -> Objective:
+    objective = make(node, "objectives", loss)
+    if not isinstance(objective, Objective):
+        raise ModelError(
+            f"objective '{type(objective).__name__}' is no Objective: derive the class from "
+            "`basereward.training.objectives.contracts.Objective`."
+        )
+    return objective
+
+
+def objective_of(head: nn.Module) -> str:
+    """The name of the objective that a head is trained with by default.
+
+    >>> objective_of(nn.Linear(8, 1))
+    'ranking'
+    """
+    if not isinstance(head, GenerativeHead):
+        return "ranking"
+    return "critic" if head.rank_reference or head.rank_generated else "generative"

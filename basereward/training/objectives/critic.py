@@ -1,0 +1,69 @@
+"""Critic training (BaseReward, "critic-then-score"): critiques are learned, and scores after them are ranked.
+
+Shapes: K responses of all groups of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from basereward.data.batching.tree_batch import TreeBatch
+from basereward.model.heads.contracts import GenerativeHead, head_scores
+from basereward.model.reward_model import RewardModel
+from basereward.training.objectives.contracts import LossAndParts, Objective, group_share
+
+
+@dataclass(frozen=True, slots=True)
+class CriticOutputs:
+    """What a critic learns from in a training pass.
+
+    Attributes:
+        scores: tensors of `(K,)`: at the end of reference critiques, of generated ones, or both.
+        language: scalar, the mean over groups of the mean cross-entropy of target tokens; None without targets.
+    """
+
+    scores: tuple[Tensor, ...]
+    language: Tensor | None
+
+
+class Critic(Objective):
+    """Ranks the scores after reference or generated critiques, and teaches the reference critiques."""
+
+    def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
+        """See `Objective.forward`."""
+        assert isinstance(model.head, GenerativeHead)
+        outputs = critic_outputs(model, batch)
+        losses: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
+        if outputs.scores:
+            ranking, parts = self.ranking_loss(outputs.scores, batch)
+            losses.append(ranking)
+        if outputs.language is not None:
+            parts["language"] = outputs.language * group_share(batch)
+            losses.append(model.head.language_weight * parts["language"])
+        return torch.stack(losses).sum(), parts
+
+
+def critic_outputs(model: RewardModel, batch: TreeBatch) -> CriticOutputs:
+    """Scores and language loss of a training pass of a generative head.
+
+    Args:
+        model: with a generative head.
+        batch: with target tokens for the reference text, if the head learns any.
+    """
+    head = model.head
+    assert isinstance(head, GenerativeHead)
+    scores: list[Tensor] = []
+    language = None
+    if len(batch.lm_target_positions):
+        # One pass over the backbone serves both losses.
+        hidden = model.backbone.hidden_states(batch)
+        language = model.language_loss(hidden, batch)
+        if head.rank_reference:
+            scores.append(head_scores(model.head, model.pooling(hidden, batch)))
+    if head.rank_generated:
+        scores.append(model.generated_scores(batch))
+    return CriticOutputs(tuple(scores), language)

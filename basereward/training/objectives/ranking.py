@@ -1,0 +1,15 @@
+"""Ranking: the loss of a scalar head."""
+
+from __future__ import annotations
+
+from basereward.data.batching.tree_batch import TreeBatch
+from basereward.model.reward_model import RewardModel
+from basereward.training.objectives.contracts import LossAndParts, Objective
+
+
+class Ranking(Objective):
+    """Ranks the scores that a scalar head reads at the end of each response."""
+
+    def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
+        """See `Objective.forward`."""
+        return self.ranking_loss([model(batch)], batch)
