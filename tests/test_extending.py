@@ -292,7 +292,7 @@ def test_a_loss_is_a_python_file_and_a_yaml_file(folder: Path, trained: Callable
 
 
 def test_an_objective_is_a_python_file_and_a_yaml_file(folder: Path, trained: Callable[..., RunFolder]) -> None:
-    """It takes the place of the head's own: at an extreme temperature all leads are 0, and each step's loss is log 2."""
+    """It replaces the one of the head: at an extreme temperature all leads are 0, and the loss of a step is log 2."""
     (folder / "own_objectives.py").write_text(OBJECTIVE)
     (folder / "tempered.yaml").write_text(OBJECTIVE_EXPERIMENT)
     values = [record.get("values", {}) for record, _ in trained("tempered.yaml").journal.read(0)]
