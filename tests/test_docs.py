@@ -27,7 +27,7 @@ from basereward.errors import BaseRewardError
 from basereward.recipe import find_experiment
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>.{5,}) -->")
 LANGUAGES = {"bash", "console", "json", "python", "text", "yaml"}
 WITH_COMMANDS = ("bash", "console")
@@ -158,6 +158,13 @@ def test_every_block_has_a_known_language_and_a_marker_is_before_a_block() -> No
         for number in markers:
             assert NOT_RUN.fullmatch(lines[number]), f"{page.name}:{number + 1}"
             assert lines[number + 1].startswith("```"), f"{page.name}:{number + 1}"
+
+
+def test_no_block_is_fenced_in_another_way() -> None:
+    """An indented fence, or one of tildes, would be a block that no test of this file reads."""
+    for page in PAGES:
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+            assert not re.match(r"\s+```|\s*~~~", line), f"{page.relative_to(ROOT)}:{number}"
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -55,7 +55,10 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("planted", None)
 
 
-@pytest.mark.parametrize("kind", ["heads", "losses", "sources", "tiny_models", "adapters", "benchmarks", "protocols"])
+@pytest.mark.parametrize(
+    "kind",
+    ["heads", "losses", "objectives", "sources", "tiny_models", "adapters", "benchmarks", "protocols", "launchers"],
+)
 @pytest.mark.parametrize("target", FOREIGN)
 def test_no_node_makes_anything_that_is_not_a_part_of_the_package(target: str, kind: Any, planted: Path) -> None:
     """Neither by a dotted path, nor through what a module of ours has imported, nor by a path to a file."""

@@ -20,6 +20,7 @@ SUPPLIED: dict[TargetKind, tuple[str, ...]] = {
     "tiny_models": ("folder",),
     "benchmarks": ("name",),
     "protocols": (),
+    "launchers": (),
 }
 """The positional arguments that the code passes to a target before those of the recipe, in their order."""
 INNER: dict[tuple[TargetKind, str], TargetKind] = {

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from basereward.errors import format_count
-from basereward.metrics.significance import Comparison, compare
+from basereward.metrics.significance import Comparison, RunScores, compare
 from basereward.recipe import Cell
-from basereward.runs.common_test_set import TestedGroups, by_key, common_test_set
+from basereward.runs.common_test_set import CommonTestSet, TestedGroups, by_key, common_test_set
 from basereward.runs.run_folder import find
 from basereward.runs.score_files import known_scores
 
@@ -34,7 +31,11 @@ class Compared:
 
     @property
     def words(self) -> list[str]:
-        """One sentence per recipe; none when there is nothing to compare."""
+        """One sentence per recipe; none when there is nothing to compare.
+
+        >>> Compared(left_out={"lr=1": "it has no test scores"}).words
+        ['lr=1 is not compared: it has no test scores']
+        """
         sentences = [comparison.words for comparison in self.comparisons]
         return sentences + [f"{name} is not compared: {reason}" for name, reason in self.left_out.items()]
 
@@ -50,7 +51,13 @@ def compare_cells(
         cells: of the sweep.
         results: `run_id` and `status` of every cell; failed cells are skipped.
         ensembles: `name`, `run_id` and `status` of every ensemble.
+
+    >>> from basereward.recipe import load_cells
+    >>> cells = load_cells("learning_rates")
+    >>> compare_cells(cells, [{"status": "failed"}] * len(cells)).words
+    []
     """
+    # Only cells are varied over seeds, so that an ensemble is a recipe with a single run.
     named = [(cell.without_seeds, json.dumps(cell.seeds), row) for cell, row in zip(cells, results, strict=True)]
     named += [(row["name"], "", row) for row in ensembles]
     recipes = _tested_groups(named)
@@ -58,21 +65,15 @@ def compare_cells(
         return Compared()
     common = common_test_set({name: list(runs.values()) for name, runs in recipes.items()})
     if len(common.names) < 2:
-        reason = "no other was tested on its groups"
-        return Compared(left_out={name: _reason(runs, reason) for name, runs in recipes.items()})
-    correct: dict[str, dict[str, NDArray[np.int64]]] = {}
-    for name in common.names:
-        correct[name] = {seeds: common.correct(run) for seeds, run in recipes[name].items()}
+        return Compared(left_out=_left_out(recipes, "no other was tested on its groups"))
     pairs = common.pairs
     measure = (
         f"Points are right pairs in per cent, of the {int(pairs.sum()):,} in {format_count(len(pairs), 'group')} that "
         "all of these were tested on"
     )
-    left_out = {}
-    for name, runs in recipes.items():
-        if name not in common.names:
-            left_out[name] = _reason(runs, "it was tested on other groups")
-    return Compared(compare(correct, pairs), measure, left_out)
+    others = {name: runs for name, runs in recipes.items() if name not in common.names}
+    left_out = _left_out(others, "it was tested on other groups")
+    return Compared(compare(_correct_pairs(recipes, common), pairs), measure, left_out)
 
 
 def _tested_groups(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[str, dict[str, TestedGroups]]:
@@ -86,11 +87,26 @@ def _tested_groups(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[s
         if result["status"] == "failed":
             continue
         runs = recipes.setdefault(name, {})
-        assert seeds not in runs, f"two runs of {name} with seeds {seeds}"  # the check of recipes rejects such names
+        # The check of an experiment rejects cells of one name and equal seeds, of which one would be dropped here.
+        assert seeds not in runs, f"two runs of {name} with seeds {seeds}"
+        # A run without a held-out test split has no file of test scores, and is named as one that is not compared.
         groups = by_key(known_scores(find(result["run_id"]).scores / "test.jsonl"))
         if groups:
             runs[seeds] = groups
     return recipes
+
+
+def _correct_pairs(recipes: Mapping[str, Mapping[str, TestedGroups]], common: CommonTestSet) -> dict[str, RunScores]:
+    """The numbers of correct pairs `(G,)` in the common groups of each run, by recipe and seeds."""
+    correct: dict[str, RunScores] = {}
+    for name in common.names:
+        correct[name] = {seeds: common.correct(run) for seeds, run in recipes[name].items()}
+    return correct
+
+
+def _left_out(recipes: Mapping[str, Mapping[str, TestedGroups]], otherwise: str) -> dict[str, str]:
+    """Why each of these recipes is not compared; see `_reason`."""
+    return {name: _reason(runs, otherwise) for name, runs in recipes.items()}
 
 
 def _reason(runs: Mapping[str, TestedGroups], otherwise: str) -> str:

@@ -11,15 +11,25 @@ from basereward.sweeps.worker_process import Work, serve
 
 
 def main(pid: str, trust: str = "") -> int:
-    """Make and test ensembles that are given as JSON, and return the results of `make_ensemble`."""
+    """Make and test ensembles that are given as JSON, and write the results of `make_ensemble`, until the input ends.
+
+    Args:
+        pid: process number of the parent.
+        trust: see `serve`.
+
+    Returns:
+        The exit code.
+    """
     return serve(_load, pid=pid, trust=trust)
 
 
 def _load() -> Work:
+    # Imported here and not above: this takes seconds, in which `serve` already watches for the end of the parent.
     from basereward.training.ensembles.make import make_ensemble
 
     def work(task_json: str, parent: str, resume: str | None) -> dict[str, Any]:
         task = json.loads(task_json)
+        # An ensemble is made in one step, so that there is nothing to resume; `resume` is always None.
         recipe = EnsembleRecipe(**task.pop("recipe"))
         return make_ensemble(recipe, parent=parent, tested=True, **task)
 

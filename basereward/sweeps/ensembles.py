@@ -50,25 +50,36 @@ def _make(
     worker: ReusedWorker,
     sweep_id: str,
 ) -> dict[str, Any]:
+    """The row of one ensemble, which is made unless it exists or has a failed member."""
     runs = {cell["name"]: cell["run_id"] for cell in cells if cell["status"] != "failed"}
-    if missing := [member for member in [*recipe.members, *recipe.text] if member not in runs]:
-        error = f"its members {', '.join(missing)} failed; fix them and run the sweep again"
-        return summary_row(name, None, "failed", {}) | {"error": error}
+    missing = [member for member in [*recipe.members, *recipe.text] if member not in runs]
+    if missing:
+        return _failed_row(name, f"its members {', '.join(missing)} failed; fix them and run the sweep again")
     sha256 = ensemble_sha256(recipe, {cell.name: cell for cell in experiment.cells})
-    # The experiment names cells; the worker gets their runs.
-    member_runs = [runs[member] for member in recipe.members]
-    text_runs = [runs[member] for member in recipe.text]
-    recipe_of_runs = replace(recipe, members=member_runs, text=text_runs)
-    settings = experiment.cells[0].recipe.tracking
-    tracking = {"uri": settings.uri, "experiment": settings.experiment or experiment.name}
-    task = {"recipe": asdict(recipe_of_runs), "name": name, "sha256": sha256, "tracking": tracking}
-    with cell_lock(sha256, wait=True):  # another sweep may be making it
+    # Another sweep of the same experiment may be making it; two would write the same ensemble twice.
+    with cell_lock(sha256, wait=True):
         done = finished_ensemble(sha256, members_of(recipe, runs))
         if done is not None:
             return summary_row(name, done.run_id, "skipped", done.result() or {})
         try:
-            result = worker.run(json.dumps(task), parent=sweep_id)
+            result = worker.run(_task(name, recipe, experiment, runs=runs, sha256=sha256), parent=sweep_id)
         except RunError as error:
             logger.error("ensemble %s failed: %s", name, error)
-            return summary_row(name, None, "failed", {}) | {"error": str(error)}
+            return _failed_row(name, str(error))
     return summary_row(name, result["run_id"], "finished", result)
+
+
+def _task(name: str, recipe: EnsembleRecipe, experiment: Experiment, *, runs: Mapping[str, str], sha256: str) -> str:
+    """The task of the worker, as JSON: `recipe`, `name`, `sha256` and `tracking`."""
+    # The experiment names cells; the worker gets their runs.
+    member_runs = [runs[member] for member in recipe.members]
+    text_runs = [runs[member] for member in recipe.text]
+    recipe_of_runs = replace(recipe, members=member_runs, text=text_runs)
+    # All cells of an experiment are tracked in one place, and so are its ensembles.
+    settings = experiment.cells[0].recipe.tracking
+    tracking = {"uri": settings.uri, "experiment": settings.experiment or experiment.name}
+    return json.dumps({"recipe": asdict(recipe_of_runs), "name": name, "sha256": sha256, "tracking": tracking})
+
+
+def _failed_row(name: str, error: str) -> dict[str, Any]:
+    return summary_row(name, None, "failed", {}) | {"error": error}

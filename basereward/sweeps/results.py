@@ -22,6 +22,9 @@ class CellResult:
         run: its finished run; None without one.
         cell: None for an ensemble.
         ensemble: None for a cell.
+
+    >>> CellResult("all", run=None, ensemble=EnsembleRecipe(members=["lr=1", "lr=2"])).cell is None
+    True
     """
 
     name: str
@@ -31,7 +34,12 @@ class CellResult:
 
 
 def results(experiment: Experiment) -> list[CellResult]:
-    """List the results of an experiment: the cells in their order, then the ensembles in theirs."""
+    """List the results of an experiment: the cells in their order, then the ensembles in theirs.
+
+    >>> from basereward.recipe import load_experiment
+    >>> [row.name for row in results(load_experiment("learning_rates"))]
+    ['lr=0.001', 'lr=0.0003', 'lr=0.0001', 'lr=3e-05']
+    """
     cells = {cell.name: cell for cell in experiment.cells}
     rows = [CellResult(name, finished_with(recipe_sha256(cell.recipe)), cell=cell) for name, cell in cells.items()]
     runs = {row.name: row.run.run_id for row in rows if row.run is not None}
@@ -62,9 +70,14 @@ def finished_ensemble(sha256: str, members: Sequence[str | None]) -> RunFolder |
     Args:
         sha256: of `ensemble_sha256`.
         members: run ids, of `members_of`.
+
+    >>> finished_ensemble("not the hash of a recipe", ["20260314-153012-9f2c41"]) is None
+    True
     """
+    # `list_runs` gives the newest first.
     for run in list_runs(kind="ensemble"):
         if run.status["recipe_sha256"] == sha256 and run.state == "finished":
+            # A run that was removed while others are listed has no result, and then no members.
             member_runs = [member["name"] for member in (run.result() or {}).get("members", [])]
             if member_runs == members:
                 return run
@@ -77,7 +90,14 @@ def ensemble_sha256(recipe: EnsembleRecipe, cells: Mapping[str, Cell]) -> str:
     Args:
         recipe: of the ensemble; it names cells.
         cells: of the experiment, by name.
+
+    >>> from basereward.recipe import load_cells
+    >>> (cell,) = load_cells("basereward")
+    >>> one, two = (EnsembleRecipe(members=[name]) for name in ("lr=1", "rate=1"))
+    >>> ensemble_sha256(one, {"lr=1": cell}) == ensemble_sha256(two, {"rate=1": cell})
+    True
     """
+    # By the hashes of the members' recipes: renaming an axis must not make a finished ensemble again.
     members = {
         "members": [recipe_sha256(cells[name].recipe) for name in recipe.members],
         "text": [recipe_sha256(cells[name].recipe) for name in recipe.text],

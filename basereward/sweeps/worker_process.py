@@ -32,6 +32,7 @@ POLL_S = 0.05
 END_LIMIT_S = 10.0
 """Seconds that a worker has to end by itself before it is killed."""
 PARENT_POLL_S = 0.5
+"""Seconds between looks for the parent."""
 TRUST = "--trust"
 """Argument of a worker whose parent lets foreign code run."""
 
@@ -48,6 +49,7 @@ class WorkerProcess:
 
     def __init__(self, module: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="basereward-cell-")
+        # A new interpreter and not a fork: CUDA does not work in a child that was forked after its parent used it.
         command = [sys.executable, "-m", module, str(os.getpid()), *([TRUST] if is_trusted() else [])]
         self._process = popen_with_interrupts_blocked(command, stdin=subprocess.PIPE)
 
@@ -63,14 +65,18 @@ class WorkerProcess:
             RunError: the task failed, or the process died; the message is that of the worker.
         """
         result_file = Path(self._folder.name) / "result.json"
+        # The file of the task before it would be read as the result of this one.
         result_file.unlink(missing_ok=True)
         line = {"task": task, "result": str(result_file), "parent": parent, "resume": resume}
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the process has died; the loop below notices it
+        # A broken pipe means that the process has died, which the loop below notices.
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(line) + "\n")
             self._process.stdin.flush()
+        # Polling, because a wait on the process alone would miss a result, and one on the file a process that dies.
         while self._process.poll() is None and not result_file.exists():
             time.sleep(POLL_S)
+        # Looked for again: the process may have written its result and ended between the two conditions of the loop.
         if not result_file.exists():
             ending = _ending(self._process.wait())
             raise RunError(f"its process ended with {ending} and left no result; its output is above")
@@ -119,7 +125,8 @@ class ReusedWorker:
         except KeyboardInterrupt:
             self._process.interrupt()
             raise
-        except RunError:  # a failed process may hold memory, or a GPU in a fault
+        except RunError:
+            # A failed process may hold memory, or a GPU in a fault, which would make the next task fail as well.
             self.close()
             raise
 
@@ -145,7 +152,8 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
     threading.Thread(target=_end_with_parent, args=(int(pid),), daemon=True).start()
     with log_to_stderr(), trusting(trust == TRUST):
         if trust:
-            sys.path.append(os.getcwd())  # where the user's own classes are
+            # The user's own classes are often in the working directory, which `-m` leaves out with PYTHONSAFEPATH.
+            sys.path.append(os.getcwd())
         work = load()
         for text in sys.stdin:
             line = json.loads(text)
@@ -154,9 +162,11 @@ def serve(load: Callable[[], Work], *, pid: str, trust: str = "") -> int:
                     result = work(line["task"], line["parent"], line["resume"])
             except BaseRewardError as error:
                 result = {"error": explain(error)}
-            except KeyboardInterrupt:  # the sweep gets it too, and logs it
+            except KeyboardInterrupt:
+                # A terminal sends the signal to the sweep too, which logs it.
                 return EXIT_INTERRUPTED
             write_atomic(line["result"], json.dumps(result))
+    # A signal between two tasks raises nothing, and the exit code still says that there was one.
     return EXIT_INTERRUPTED if interrupts.seen else 0
 
 

@@ -15,15 +15,29 @@ SHOWN_METRICS = ("/pair_accuracy", "test/tokens_per_pair")
 """Ends of the names of the metrics that have a column: accuracy on every source, and what a pair's scores cost."""
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the recipe and the launcher."""
+    add_recipe_arguments(parser)
+    parser.add_argument(
+        "--on",
+        metavar="LAUNCHER",
+        default="local",
+        help="where the cells run: `local` (processes of this machine), or the dotted path of a launcher class of your "
+        "own, with --trust (default: local)",
+    )
+
+
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Trains the cells that are not finished, and then makes the ensembles."""
     from basereward.recipe import load_experiment
+    from basereward.sweeps.launcher import load_launcher
 
+    launcher = load_launcher(arguments.on)
     experiment = load_experiment(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     # Only after the experiment is found right: this import takes seconds.
     from basereward.sweeps.sweep import sweep
 
-    result = sweep(experiment)
+    result = sweep(experiment, launcher=launcher)
     return result, exit_status(result)
 
 
@@ -87,7 +101,7 @@ def _cell_row(cell: Mapping[str, Any], metrics: Sequence[str], *, is_timed: bool
 COMMAND = Command(
     summary="train every cell of an experiment; finished ones are skipped",
     examples=("basereward sweep head_depth", "basereward sweep head_depth 'seeds=[0, 1, 2]'"),
-    add_arguments=add_recipe_arguments,
+    add_arguments=add_arguments,
     run=run,
     format_text=format_text,
 )

@@ -1,32 +1,107 @@
-"""Finds the description of a family by the `model_type` of a configuration."""
+"""Finds the description of a family by the `model_type` of a configuration.
+
+A family is a file with a constant `FAMILY`. Those of this package are in `families/supported`. A file of the user is in
+a folder `basereward_families` beside the modules that Python finds, such as the working directory; it is imported only
+inside a `trusting()` block.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import pkgutil
+import sys
+from collections.abc import Iterator
 
 from transformers import PreTrainedConfig
 
+from basereward.errors import ModelError
 from basereward.model.families import supported
 from basereward.model.families.backbone_family import BackboneFamily, VisionFamily
+from basereward.recipe.trust import is_trusted
 
 TEXT_ONLY = BackboneFamily()
+USER_PACKAGE = "basereward_families"
+"""The folder of a user's families. A namespace package: it needs no `__init__.py`, and may lie in several places."""
+
+_user_families: dict[str, VisionFamily] = {}
+"""The user's families that this process has imported, by module."""
+
+
+def vision_families() -> tuple[VisionFamily, ...]:
+    """All families that read images: those of this package, and those of the user that were imported with trust.
+
+    Raises:
+        ModelError: a file of the user cannot be imported, or does not describe a new family.
+    """
+    if is_trusted():
+        # The search path is an argument, so that a folder is noticed that joins it after the first call.
+        _import_user_families(tuple(sys.path))
+    # Without trust too: a model that was built inside a `trusting` block is trained and scored outside of it.
+    return (*_supported_families(), *_user_families.values())
 
 
 @functools.cache
-def vision_families() -> tuple[VisionFamily, ...]:
-    """All families that read images: the constants `FAMILY` of the files in `families/supported`.
-
-    >>> [type(family).__name__ for family in vision_families()]
-    ['InternVL', 'QwenVL']
-    """
+def _supported_families() -> tuple[VisionFamily, ...]:
     families: list[VisionFamily] = []
-    for file in sorted(module.name for module in pkgutil.iter_modules(supported.__path__)):
-        family = importlib.import_module(f"{supported.__name__}.{file}").FAMILY
-        assert isinstance(family, VisionFamily), file
+    for name in _module_names(supported.__name__):
+        family = importlib.import_module(name).FAMILY
+        assert isinstance(family, VisionFamily), name
         families.append(family)
     return tuple(families)
+
+
+@functools.cache
+def _import_user_families(search_path: tuple[str, ...]) -> None:
+    """Import the families of the user that are not imported yet.
+
+    Args:
+        search_path: `sys.path`. Part names are looked up by family for every weight of a model, and listing the folders
+            each time would take seconds.
+
+    Raises:
+        ModelError: a file cannot be imported, or does not describe a new family.
+    """
+    for name in _module_names(USER_PACKAGE):
+        if name not in _user_families:
+            family = _user_family(name)
+            _user_families[name] = family
+
+
+def _module_names(package: str) -> Iterator[str]:
+    """Full names of the modules of a package, sorted; none when there is no such package."""
+    try:
+        folders = importlib.import_module(package).__path__
+    except ModuleNotFoundError:
+        return
+    for module in sorted(pkgutil.iter_modules(folders), key=lambda module: module.name):
+        yield f"{package}.{module.name}"
+
+
+def _user_family(name: str) -> VisionFamily:
+    """Import one family of the user.
+
+    Raises:
+        ModelError: the module cannot be imported, has no `FAMILY`, or describes a type that already has a family.
+    """
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # a module of the user may raise anything
+        raise ModelError(f"module '{name}' cannot be imported: {type(error).__name__}: {error}") from error
+    family = getattr(module, "FAMILY", None)
+    if not isinstance(family, VisionFamily):
+        raise ModelError(
+            f"module '{name}' has no constant FAMILY that is a VisionFamily; see the files in "
+            "basereward/model/families/supported"
+        )
+    known: set[str] = set()
+    for other in (*_supported_families(), *_user_families.values()):
+        known.update(other.model_types)
+    # The first family of a type would be taken in silence, and the user's file would have no effect.
+    taken = sorted(known.intersection(family.model_types))
+    if taken:
+        raise ModelError(f"module '{name}' describes {', '.join(taken)}, which another family describes already")
+    return family
 
 
 def vision_types() -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from basereward.errors import nearest, unknown
 from basereward.recipe.trust import REMEDY, is_trusted
 
 TargetKind: TypeAlias = Literal[
-    "heads", "losses", "objectives", "sources", "adapters", "tiny_models", "benchmarks", "protocols"
+    "heads", "losses", "objectives", "sources", "adapters", "tiny_models", "benchmarks", "protocols", "launchers"
 ]
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 SINGULAR: dict[TargetKind, str] = {
@@ -28,6 +28,7 @@ SINGULAR: dict[TargetKind, str] = {
     "tiny_models": "tiny model",
     "benchmarks": "benchmark",
     "protocols": "protocol",
+    "launchers": "launcher",
 }
 PACKAGES: dict[TargetKind, str] = {
     "heads": "basereward.model.heads",
@@ -38,6 +39,7 @@ PACKAGES: dict[TargetKind, str] = {
     "tiny_models": "basereward.model.tiny_models",
     "benchmarks": "basereward.evaluation.benchmarks",
     "protocols": "basereward.evaluation.protocols",
+    "launchers": "basereward.sweeps.launchers",
 }
 ROOT = Path(__file__).resolve().parents[3]
 """The folder that contains the package `basereward`."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from transformers import LlamaConfig, Qwen2_5_VLConfig
 
+from basereward.errors import ModelError
 from basereward.model.families import registry, supported
 from basereward.model.families.parts import part_of
+from basereward.recipe.trust import trusting
 
 NEW_FAMILY = """
 from basereward.model.families.supported.qwen_vl import QwenVL
@@ -38,9 +41,9 @@ class NewConfig(LlamaConfig):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of families besides the package's own."""
     monkeypatch.setattr(supported, "__path__", [*supported.__path__, str(tmp_path)])
-    registry.vision_families.cache_clear()
+    registry._supported_families.cache_clear()
     yield tmp_path
-    registry.vision_families.cache_clear()
+    registry._supported_families.cache_clear()
 
 
 def test_a_file_is_a_family(folder: Path) -> None:
@@ -48,10 +51,50 @@ def test_a_file_is_a_family(folder: Path) -> None:
     assert not registry.find_family(NewConfig()).reads_images
     assert part_of("eyes.blocks.0.weight") == "language"
     (folder / "new_vl.py").write_text(NEW_FAMILY)
-    registry.vision_families.cache_clear()
+    registry._supported_families.cache_clear()
     assert "new_vl" in registry.vision_types()
     assert registry.vision_family(NewConfig()).unquantized_modules == ("eyes",)
     assert part_of("eyes.blocks.0.weight") == "vision"
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's folder of families on Python's path, which no other test sees."""
+    monkeypatch.setattr(registry, "_user_families", {})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / registry.USER_PACKAGE
+    folder.mkdir()
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] == registry.USER_PACKAGE]:
+        del sys.modules[name]
+
+
+def test_a_family_of_the_user_is_imported_with_trust_only(user_folder: Path) -> None:
+    """Once it is imported, a model that was built with trust is trained without it."""
+    (user_folder / "new_vl.py").write_text(NEW_FAMILY)
+    assert not registry.find_family(NewConfig()).reads_images
+    assert f"{registry.USER_PACKAGE}.new_vl" not in sys.modules
+    with trusting():
+        assert registry.find_family(NewConfig()).reads_images
+    assert registry.vision_family(NewConfig()).unquantized_modules == ("eyes",)
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("x = 1", "FAMILY"),
+        ("FAMILY = 'new_vl'", "FAMILY"),
+        ("import no_such_module", "no_such_module"),
+        (NEW_FAMILY.replace('("new_vl",)', '("new_vl", "qwen2_vl")'), "qwen2_vl"),
+    ],
+    ids=["none", "no-family", "import", "known-type"],
+)
+def test_a_file_that_is_no_new_family_is_named(user_folder: Path, source: str, fault: str) -> None:
+    """With what is wrong in it, at the first use of any family."""
+    (user_folder / "new_vl.py").write_text(source)
+    with trusting(), pytest.raises(ModelError, match=fault) as caught:
+        registry.vision_families()
+    assert f"{registry.USER_PACKAGE}.new_vl" in str(caught.value)
 
 
 def test_every_type_belongs_to_one_family() -> None:

@@ -1,0 +1,152 @@
+"""The contract of a launcher, which runs the cells of a sweep, and the two types that it works with.
+
+To add a launcher, add a file with a class that has the members of `Launcher` to `basereward/sweeps/launchers`, and name
+it: `basereward sweep EXPERIMENT --on NAME`. A class outside the package is named by its dotted path, with `--trust`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from basereward.errors import RecipeError
+from basereward.recipe import Cell, make, recipe_yaml
+from basereward.recipe.nodes import check_node
+
+REQUIRED_MEMBERS = ("prepare", "run", "cancel", "close")
+
+
+@dataclass(frozen=True, slots=True)
+class CellJob:
+    """A cell that a launcher has to train.
+
+    Attributes:
+        cell: with its recipe, title and axes.
+        parent: id of the sweep.
+        resume: id of an interrupted run of this cell, which continues from its last checkpoint; None for a new run.
+    """
+
+    cell: Cell
+    parent: str
+    resume: str | None = None
+
+    @property
+    def task(self) -> str:
+        """The cell as JSON: what `basereward.sweeps.cell_worker.train_task` takes, in any process and on any machine.
+
+        >>> from basereward.recipe import load_cells
+        >>> (cell,) = load_cells("basereward", overrides=["optimizer.lr=1e-4"])
+        >>> task = json.loads(CellJob(cell, parent="20260314-153012-9f2c41").task)
+        >>> task["title"], task["axes"], "lr: 0.0001" in task["recipe"]
+        ('basereward', {}, True)
+        """
+        # The recipe travels as YAML and not as an object: a worker on another machine may read it with another Python.
+        return json.dumps({"recipe": recipe_yaml(self.cell.recipe), "title": self.cell.title, "axes": self.cell.axes})
+
+
+@dataclass(frozen=True, slots=True)
+class CellOutcome:
+    """The end of a job: exactly one of `result` and `error` is given.
+
+    Attributes:
+        job: the job that has ended.
+        result: what `basereward.training.fit.train` returned; None for a failed cell.
+        error: why the cell failed, as a message for the user; None for a finished cell.
+
+    Raises:
+        ValueError: both or neither are given.
+
+    >>> from basereward.recipe import load_cells
+    >>> (cell,) = load_cells("basereward")
+    >>> CellOutcome(CellJob(cell, parent="20260314-153012-9f2c41"), error="CUDA out of memory").result is None
+    True
+    """
+
+    job: CellJob
+    result: Mapping[str, Any] | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        # A launcher of the user that loses the result would otherwise count as one whose cells finished.
+        if (self.result is None) == (self.error is None):
+            raise ValueError(f"the outcome of cell '{self.job.cell.name}' needs a result or an error, and not both")
+
+
+class Launcher(Protocol):
+    """Runs cells somewhere: in processes of this machine, or on a cluster that shares the folder of runs.
+
+    A launcher is made without required arguments. The sweep calls its members from one thread: `prepare` at most once,
+    `run` once for each round of cells, `cancel` when the sweep is stopped, and `close` at the end in every case.
+    """
+
+    def prepare(self) -> None:
+        """Start what takes time, such as a process that imports torch. At least one cell will be run."""
+        ...
+
+    def run(self, jobs: Iterable[CellJob]) -> Iterator[CellOutcome]:
+        """Train cells, and yield the outcome of each as soon as it is known, in any order.
+
+        The sweep locks a cell when its job is taken from `jobs`, and unlocks it when its outcome was yielded. Take a
+        job only when it can start: until then another sweep of the same grid can train its cell.
+
+        Args:
+            jobs: may block in `next` while another sweep trains the cell.
+
+        Yields:
+            One outcome for every job. A cell that fails is an outcome and not an exception, so that the others run.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Stop every running cell, as Ctrl-C does: its run is marked as killed and can be resumed. May return early."""
+        ...
+
+    def close(self) -> None:
+        """Wait until no cell runs, and release what the launcher holds. Calling it again does nothing."""
+        ...
+
+
+def load_launcher(name: str) -> Launcher:
+    """Make a launcher by its name or by the dotted path of its class.
+
+    Args:
+        name: the name of a file in `basereward/sweeps/launchers`, or the dotted path of a class outside the package,
+            which needs the caller's `trusting` block.
+
+    Raises:
+        RecipeError: there is no such launcher, it is not trusted, or it lacks members of `Launcher`.
+
+    >>> type(load_launcher("local")).__name__
+    'Local'
+    >>> load_launcher("locl")
+    Traceback (most recent call last):
+    basereward.errors.RecipeError: unknown launcher 'locl'; did you mean 'local'? Allowed: ...
+    """
+    node = {"_target_": name}
+    _, faults = check_node(node, "launchers")
+    if faults:
+        # The user typed a name and not a node, so the keys of the faults would only confuse.
+        raise RecipeError("; ".join(message for _, message in faults))
+    return check_launcher(make(node, "launchers"))
+
+
+def check_launcher(launcher: Any) -> Launcher:
+    """Check that an object has the members of `Launcher`.
+
+    Raises:
+        RecipeError: members are missing.
+
+    >>> check_launcher(object())
+    Traceback (most recent call last):
+    basereward.errors.RecipeError: launcher 'object' lacks: prepare, run, cancel, close. See `Launcher` in ...
+    """
+    missing = [name for name in REQUIRED_MEMBERS if not callable(getattr(launcher, name, None))]
+    if missing:
+        raise RecipeError(
+            f"launcher '{type(launcher).__name__}' lacks: {', '.join(missing)}. See `Launcher` in "
+            "basereward/sweeps/launcher.py for the members that it needs"
+        )
+    checked: Launcher = launcher
+    return checked
