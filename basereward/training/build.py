@@ -176,7 +176,7 @@ def create_run(
 def _use_frozen_backbone(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> None:
     """Cache what a frozen backbone computes more than once: features of images, pooled states of a probe."""
     if recipe.data.encoding.feature_cache is not None:
-        keep_features(
+        encoder = keep_features(
             model.backbone.vision,
             transformer=model.backbone.transformer,
             encoder=data.encoder,
@@ -184,6 +184,7 @@ def _use_frozen_backbone(recipe: Recipe, *, model: RewardModel, data: Preference
             device=device,
             precision=recipe.trainer.precision,
         )
+        data.replace_encoder(encoder)
     if recipe.probe:
         data.pooled.update(pooled_datasets(recipe, model=model, data=data, device=device))
 
