@@ -1,7 +1,7 @@
 """Finds training groups that are in a benchmark, by text and by image.
 
-A benchmark measures nothing if its rows were trained on. The test of shared 13-grams is that of GPT-3 (arXiv 2005.14165,
-appendix C).
+A benchmark measures nothing if its rows were trained on. The test of shared 13-grams is that of GPT-3 (arXiv
+2005.14165, appendix C).
 """
 
 from __future__ import annotations
@@ -153,6 +153,7 @@ class OverlapReport:
         """Format a line per source and benchmark, then the numbers of unread images."""
         header = ["source", "benchmark", "rows", "contaminated", *KINDS]
         lines = []
+        # Pairs without an overlap get a line, too: it says that the benchmark was compared.
         for source, name in itertools.product(self.rows, references.benchmarks):
             kinds = self.kinds.get((source, name), Counter())
             counts = [self.rows[source], self.contaminated[source, name], *(kinds[kind] for kind in KINDS)]

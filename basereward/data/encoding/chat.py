@@ -71,7 +71,7 @@ def end_of_turn(tokenizer: Tokenizer, after: str) -> int:
     >>> end_of_turn(SimpleNamespace(eos_token_id=2), "")
     2
     """
-    # Some templates write a space or a line break before the end-of-turn token. It belongs to the answer's closing text.
+    # Some templates write a space or a line break before the end-of-turn token, which is part of the closing text.
     after = after.lstrip()
     ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
     if ids:

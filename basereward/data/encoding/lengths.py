@@ -171,7 +171,7 @@ def _content(groups: Iterable[Group]) -> str:
         turns = role_texts(group.prompt)
         preferences = [(p.winner, p.loser, p.tie, p.weight, p.margin) for p in group.preferences]
         digest.update(repr((group.id, turns, group.responses, preferences)).encode("utf-8", "surrogatepass"))
-        # Added to the hash only if there are any, so that caches of groups without annotations from earlier versions stay valid.
+        # Added only if there are any, so that caches of groups without annotations from earlier versions stay valid.
         if annotations := (*group.critiques, *group.reasonings, *group.ratings):
             digest.update(repr(annotations).encode("utf-8", "surrogatepass"))
         for image in group.images:

@@ -111,8 +111,8 @@ class TileProcessor:
         # The merger joins squares of patches; transformers' reshape would fail in the middle of a forward pass.
         if height != width or height % (patch_size * merge_size):
             raise ModelError(
-                f"the image processor makes tiles of {width} x {height} pixels; a tile must be a square with a side that "
-                f"is a multiple of {patch_size * merge_size}. Set size in preprocessor_config.json."
+                f"the image processor makes tiles of {width} x {height} pixels; a tile must be a square whose side is a "
+                f"multiple of {patch_size * merge_size}. Set size in preprocessor_config.json."
             )
         # The image processor alone does not cut tiles by default: InternVL's processor turns the setting on.
         processor.crop_to_patches = True

@@ -64,11 +64,7 @@ def test_what_is_not_there_has_no_content(image: str | bytes | Path) -> None:
     """And names tell such images apart."""
     assert ImageHashes().content(image) is None
     assert ImageHashes().fingerprint(image) is None
-    assert (
-        ImageHashes().identity("x.png")
-        == ImageHashes().identity(Path("x.png"))
-        != ImageHashes().identity("y.png")
-    )
+    assert ImageHashes().identity("x.png") == ImageHashes().identity(Path("x.png")) != ImageHashes().identity("y.png")
 
 
 def test_a_file_that_is_no_picture_has_content_only() -> None:
