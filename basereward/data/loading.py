@@ -37,18 +37,36 @@ def end_with_parent(worker: int) -> None:
 
     torch's own check is not reached by a worker that waits to send a batch. It would wait forever and keep its memory,
     locks and open files.
+
+    Args:
+        worker: the number of the worker; not used.
     """
     threading.Thread(target=_wait_for_orphaning, args=(os.getppid(),), daemon=True).start()
 
 
 def _wait_for_orphaning(parent: int) -> None:
+    # The system gives the child of an ended process to another parent.
     while os.getppid() == parent:
         time.sleep(1)
+    # `sys.exit` would end only this thread.
     os._exit(1)
 
 
 def loader_fault(error: BaseException | None) -> TrainingError | None:
-    """Convert an error that a worker caused to one with an explanation; None for any other error."""
+    """Convert an error that a worker caused to one with an explanation.
+
+    Args:
+        error: an error of a data loader.
+
+    Returns:
+        The new error; None if neither the error nor one of its causes comes from a worker that ended or hangs.
+
+    >>> print(loader_fault(RuntimeError("DataLoader timed out after 600 seconds")))
+    the loading processes gave no batch for 600 s: ... or set data.workers=0 to load in the training process
+    >>> loader_fault(ValueError("another error")) is None
+    True
+    """
+    # Chains of causes can be cyclic.
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -86,6 +104,11 @@ def loader_faults() -> Iterator[None]:
 
     Raises:
         TrainingError: a worker ended or hangs.
+
+    >>> with loader_faults():
+    ...     raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    Traceback (most recent call last):
+    basereward.errors.TrainingError: the loading process 7 ended ...
     """
     done = threading.Event()
     ended: list[int] = []
@@ -106,7 +129,7 @@ def loader_faults() -> Iterator[None]:
 
 def _end_stopped(done: threading.Event, ended: list[int]) -> None:
     """Watch the workers until `done` is set; killed ones are added to `ended`."""
-    # Counted by this loop and not by a clock, because this process may have been stopped as well.
+    # Seconds are counted by this loop and not by a clock, because this process may have been stopped as well.
     seconds: Counter[int] = Counter()
     while not done.wait(1):
         stopped = _stopped_children()
@@ -114,6 +137,7 @@ def _end_stopped(done: threading.Event, ended: list[int]) -> None:
         for child, count in seconds.items():
             if count >= STOPPED_S:
                 ended.append(child)
+                # The worker may have ended in the meantime.
                 with contextlib.suppress(OSError):
                     os.kill(child, signal.SIGKILL)
 
@@ -125,8 +149,10 @@ def _stopped_children() -> list[int]:
         own = Path("/proc/self/cmdline").read_bytes()
         for task in Path("/proc/self/task").iterdir():
             for child in (task / "children").read_text().split():
+                # The name of the process in this file may contain spaces and brackets, so the last bracket ends it.
                 with contextlib.suppress(OSError, IndexError):
                     state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+                    # A fork has the command line of its parent; other children, such as a shell, are none of ours.
                     if state in "Tt" and Path(f"/proc/{child}/cmdline").read_bytes() == own:
                         stopped.append(int(child))
     return stopped

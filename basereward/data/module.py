@@ -228,6 +228,15 @@ class PreferenceData(LightningDataModule):
         if self.rejected:
             write_lost(file, self.rejected)
 
+    def replace_encoder(self, encoder: Encoder) -> None:
+        """Encode groups with another encoder from now on. It must give every group the same tokens.
+
+        Args:
+            encoder: for example the same encoder with a cache of image features, which is known only after `setup`.
+        """
+        self.encoder = encoder
+        self.parts = {split: part.with_encoder(encoder) for split, part in self.parts.items()}
+
     @property
     def skipped(self) -> dict[str, dict[str, int]]:
         """The number of rejected rows by source and reason."""

@@ -7,7 +7,8 @@ from typing import Any
 from basereward.data.images.open_images import describe, open_image
 from basereward.data.schema.group import Group, Turn
 
-SHOWN_CHARACTERS = 160  # of each text
+# Characters of each text.
+SHOWN_CHARACTERS = 160
 SHOWN_RESPONSES = 8
 
 
@@ -29,10 +30,12 @@ def describe_group(group: Group) -> dict[str, Any]:
     ([{'role': 'user', 'text': 'Q'}], ['yes', 'no'], [{'winner': 0, 'loser': 1, 'tie': False, 'margin': None}])
     """
     turns: list[dict[str, str]] = []
-    places: list[int] = []  # the turn of each image
+    # The turn of each image.
+    places: list[int] = []
     for number, turn in enumerate(group.prompt):
         turns.append({"role": turn.role, "text": _text(turn, first=len(places) + 1)})
         places += [number] * sum(part.is_image for part in turn.parts)
+    # Opened, because the size in a file's header is that before the orientation of the camera is applied.
     sizes = [open_image(image).size for image in group.images]
     return {
         "id": group.id,

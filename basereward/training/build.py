@@ -226,7 +226,7 @@ def _use_feature_cache(recipe: Recipe, *, model: RewardModel, data: PreferenceDa
     """Keep the features of a frozen vision tower on the disk; their bits depend on the trainer's device."""
     gib = recipe.data.encoding.feature_cache
     assert gib is not None
-    keep_features(
+    encoder = keep_features(
         model.backbone.vision,
         transformer=model.backbone.transformer,
         encoder=data.encoder,
@@ -234,6 +234,7 @@ def _use_feature_cache(recipe: Recipe, *, model: RewardModel, data: PreferenceDa
         device=device,
         precision=recipe.trainer.precision,
     )
+    data.replace_encoder(encoder)
 
 
 def _read_data(recipe: Recipe, path: str, *, rejected_file: Path, run: RunFolder | None, unit: Unit) -> PreferenceData:

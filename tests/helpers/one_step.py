@@ -59,7 +59,7 @@ class FirstStep:
         made: Any = make(head, "heads", backbone.hidden_size)
         language = load_language_head(path, load_config(path)) if is_generative(made) else None
         if is_generative(made):
-            self.encoder.speech = made.branch_template
+            self.encoder = self.encoder.with_branch_template(made.branch_template)
         model = RewardModel(backbone, made, language=language, encoder=self.encoder)
         self.unit = loss.unit
         self.module = RewardModule(

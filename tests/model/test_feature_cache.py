@@ -210,10 +210,10 @@ def looked_at(model: RewardModel) -> list[int]:
     return calls
 
 
-def keep(model: RewardModel, encoder: Encoder, *, precision: str = "32-true", device: torch.device = CPU) -> None:
+def keep(model: RewardModel, encoder: Encoder, *, precision: str = "32-true", device: torch.device = CPU) -> Encoder:
     """As a run of that precision does."""
     transformer = model.backbone.transformer
-    keep_features(
+    return keep_features(
         model.backbone.vision, transformer=transformer, encoder=encoder, gib=0.1, device=device, precision=precision
     )
 
@@ -251,7 +251,7 @@ def test_a_picture_is_found_whatever_its_file_is_called(folder_of: Callable[[str
     one, other = png(tmp_path, 0), png(tmp_path, 0, name="copy")
     for file, expected in ((one, [24]), (one, []), (other, [])):
         model, encoder = frozen_model(folder_of("qwen2_5_vl")), load_encoder(folder_of("qwen2_5_vl"))
-        keep(model, encoder)
+        encoder = keep(model, encoder)
         calls = looked_at(model)
         scores = model(batch_of(encoder, of_pictures(file)))
         assert calls == expected
@@ -273,7 +273,7 @@ def test_everything_that_features_depend_on_makes_others(
         model, encoder = frozen_model(folder_of("qwen2_5_vl")), load_encoder(folder_of("qwen2_5_vl"))
         changed(model, encoder)
         expected = model(batch_of(encoder, groups))
-        keep(model, encoder)
+        encoder = keep(model, encoder)
         calls = looked_at(model)
         for number in (2, 0):
             calls.clear()
@@ -289,7 +289,7 @@ def test_another_precision_makes_others(folder_of: Callable[[str], Path], tmp_pa
         model, encoder = frozen_model(folder_of("qwen2_5_vl"), dtype), load_encoder(folder_of("qwen2_5_vl"))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16-mixed"):
             expected = model(batch_of(encoder, groups))
-            keep(model, encoder, precision=precision)
+            encoder = keep(model, encoder, precision=precision)
             calls = looked_at(model)
             for number in (1, 0):
                 calls.clear()
@@ -307,7 +307,7 @@ def test_features_that_are_found_and_that_are_made_go_together(
     layouts: tuple[Layout, ...] = ("tree", "plain")
     expected = [model(batch_of(encoder, *groups, layout=layout)) for layout in layouts]
     calls = looked_at(model)
-    keep(model, encoder)
+    encoder = keep(model, encoder)
     model(batch_of(encoder, of_pictures(b)))
     calls.clear()
     early = [batch_of(encoder, *groups, layout=layout) for layout in layouts]  # before the others are kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -46,6 +47,12 @@ class GroupDataset(Dataset[EncodedGroup]):
         self.kept = dict(kept)
         self.encoder = encoder
         self.changed = dict(changed or {})
+
+    def with_encoder(self, encoder: Encoder) -> GroupDataset:
+        """Return the same groups, encoded by another encoder."""
+        dataset = copy.copy(self)
+        dataset.encoder = encoder
+        return dataset
 
     @property
     def places(self) -> list[Place]:

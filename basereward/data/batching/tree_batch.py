@@ -207,9 +207,9 @@ def _about(groups: Sequence[EncodedGroup]) -> Tensor:
     """The two responses that each branch compares, `(B, 2)`; empty if branches do not compare two responses."""
     pairs, first = [], 0
     for group in groups:
-        for target in group.spoken:
-            if len(target.about) == 2:
-                pairs.append((first + target.about[0], first + target.about[1]))
+        for target in group.branch_targets:
+            if len(target.compared_responses) == 2:
+                pairs.append((first + target.compared_responses[0], first + target.compared_responses[1]))
         first += len(group.response_lengths)
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
@@ -226,11 +226,11 @@ def _lm_targets(groups: Sequence[EncodedGroup], ends: Tensor) -> dict[str, Any]:
     branch_ends = iter(ends.tolist())
     for group in groups:
         # Every group counts equally, so that a step's loss does not depend on its division into micro-batches.
-        group_tokens = sum(target.written for target in group.spoken)
-        for target in group.spoken:
+        group_tokens = sum(target.num_target_tokens for target in group.branch_targets)
+        for target in group.branch_targets:
             row, end = next(branch_ends)
-            places += [(row, end - back) for back in range(target.written)]
-            weights += [target.weight / (len(groups) * group_tokens or 1)] * target.written
+            places += [(row, end - back) for back in range(target.num_target_tokens)]
+            weights += [target.weight / (len(groups) * group_tokens or 1)] * target.num_target_tokens
     return {
         "lm_target_positions": torch.tensor(places, dtype=torch.int64).reshape(-1, 2),
         "lm_target_weights": torch.tensor(weights, dtype=torch.float32),

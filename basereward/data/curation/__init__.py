@@ -1,5 +1,5 @@
-"""What is known of groups before a model sees them, one concern a file.
+"""Examines groups before a model is trained on them, one task per file.
 
-`duplicates` finds groups that come again, `contamination` those that are in a benchmark, `audit` describes a source,
-and `relabel` drops or weighs down preferences that a trained model strongly disagrees with.
+`duplicates` finds groups that occur several times, `contamination` finds groups that are in a benchmark, `audit`
+describes a source, and `relabel` drops or down-weights preferences that a trained model strongly disagrees with.
 """

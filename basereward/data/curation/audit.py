@@ -1,4 +1,4 @@
-"""What a source is like: sizes, pictures, lengths and their bias, repeated responses, languages, doubtful labels."""
+"""Computes statistics of a source: sizes, images, lengths, length bias, repeated responses, languages, label noise."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MARGINS = (-math.inf, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, math.inf)
+"""The edges of the bins of `LabelNoise`. A margin of 2 is a probability of 0.88 for the winner, 4 is 0.98."""
+# Fills the shorter one of two sequences. None cannot, because it stands for a group without scores.
 _MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)
 class CountShare:
-    """`count` of `total`, and the 95 % interval of Wilson's score; of a total of 0 nothing is known: (0, 1)."""
+    """A fraction (`count` of `total`), and its 95 % Wilson score interval; (0, 1) if `total` is 0."""
 
     count: int
     total: int
@@ -37,7 +39,7 @@ class CountShare:
 
     @classmethod
     def of(cls, count: int, total: int) -> CountShare:
-        """A share with its interval.
+        """Compute the interval of a fraction.
 
         >>> share = CountShare.of(8, 10)
         >>> round(share.low, 3), round(share.high, 3)
@@ -50,16 +52,25 @@ class CountShare:
 
     @property
     def value(self) -> float:
-        """0 to 1; NaN of a total of 0."""
+        """The fraction, 0 to 1; NaN if `total` is 0."""
         return self.count / self.total if self.total else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class LabelNoise:
-    """How far a trained model disagrees with the decided preferences of a source.
+    """How often a trained model disagrees with the decided preferences of a source.
 
-    `disagrees`: the share with a margin (score of the winner less that of the loser) below 0; `strongly`: below
-    `-threshold`. `bins` holds (low, high, number): margins from low to below high.
+    A margin is the model's score of the winner minus its score of the loser.
+
+    Attributes:
+        threshold: the margin from which a disagreement counts as strong, in units of the model's scores.
+        disagrees: the fraction of preferences with a margin below 0.
+        strongly: the fraction with a margin below `-threshold`.
+        bins: the number of margins in each interval, as (low, high, number); `low` is included, `high` is not.
+
+    >>> noise = LabelNoise(2.0, CountShare.of(1, 4), CountShare.of(0, 4), ((-2.0, 0.0, 1), (0.0, 2.0, 3)))
+    >>> noise.disagrees.value
+    0.25
     """
 
     threshold: float
@@ -70,11 +81,19 @@ class LabelNoise:
 
 @dataclass(frozen=True, slots=True)
 class SourceAudit:
-    """A source in numbers. Lengths are in characters, at the quantiles `QUANTILES`; NaN where there is nothing.
+    """Statistics of a source.
 
-    `images` counts groups by their number of images. `longer_wins` is over the decided preferences between responses
-    of different length, of which `equally_long` have none. `repeated` is the share of groups in which two responses are
-    the same text. `languages` counts prompts, the most frequent first. `noise` is there when scores were given.
+    Attributes:
+        source: the name of the source.
+        num_groups, num_responses: the number of groups, and of all their responses.
+        num_decided, num_ties: the number of preferences with a winner, and of ties.
+        images: the number of groups by their number of images.
+        longer_wins: the fraction of decided preferences whose winner is longer, among those with different lengths.
+        equally_long: the number of decided preferences between responses of equal length.
+        prompt_chars, winner_chars, loser_chars: quantiles (`QUANTILES`) of lengths in characters; NaN without data.
+        repeated: the fraction of groups in which two responses are the same text.
+        languages: the number of prompts by language, the most frequent first.
+        noise: the disagreement of a trained model; None without scores.
     """
 
     source: str
@@ -94,7 +113,7 @@ class SourceAudit:
 
     @property
     def with_images(self) -> CountShare:
-        """The share of groups with an image."""
+        """The fraction of groups with an image."""
         return CountShare.of(self.num_groups - self.images.get(0, 0), self.num_groups)
 
 
@@ -106,38 +125,55 @@ def audit(
     threshold: float = 2.0,
     language_every: int = 1,
 ) -> SourceAudit:
-    """Reads the groups once.
+    """Compute the statistics of a source in one pass over its groups.
 
     Args:
-        scores: of each group in turn the scores that a trained model gives its responses; None where it gave none.
-        threshold: the margin that makes a disagreement a strong one, in units of the model's scores.
-        language_every: the language is told for every so many-th prompt, which takes about 0.1 ms each.
+        groups: the groups.
+        source: the name of the source.
+        scores: for each group, the scores that a trained model gives its responses, or None if the group has no scores.
+        threshold: the margin from which a disagreement counts as strong, in units of the model's scores.
+        language_every: identify the language of every n-th prompt only; each takes about 0.1 ms.
 
     Raises:
-        DataError: there are more or fewer scores than groups, or than responses, or one is not finite.
+        DataError: the number of scores differs from that of the groups or responses, or a score is not finite.
+
+    >>> from basereward.data.schema.group import Part, Turn
+    >>> prompt = (Turn("user", (Part("Which number is larger, 3 or 4?"),)),)
+    >>> group = Group("a", "s", prompt, ("It is 4.", "3"), (Preference(0, 1),))
+    >>> statistics = audit([group], source="s", scores=[[0.5, 2.0]])
+    >>> statistics.num_decided, statistics.longer_wins.value, statistics.noise.disagrees.value
+    (1, 1.0, 1.0)
     """
     counts = _Counts(language_every=language_every)
     margins = array("d")
-    for group, own in _paired(groups, scores, source=source):
+    for group, group_scores in _paired(groups, scores, source=source):
         counts.add(group)
-        margins.extend(_margins(group, own) if own is not None else ())
+        if group_scores is not None:
+            margins.extend(_margins(group, group_scores))
     return counts.audit(source, noise=None if scores is None else _noise(np.asarray(margins), threshold=threshold))
 
 
 def _paired(
     groups: Iterable[Group], scores: Iterable[Sequence[float] | None] | None, *, source: str
 ) -> Iterator[tuple[Group, Sequence[float] | None]]:
+    """Yield each group with its scores.
+
+    Raises:
+        DataError: the number of scores differs from that of the groups.
+    """
     if scores is None:
         yield from ((group, None) for group in groups)
         return
-    for group, own in zip_longest(groups, scores, fillvalue=_MISSING):
-        if isinstance(group, str) or isinstance(own, str):
-            raise DataError(f"source '{source}': there are not as many scores as groups")
-        yield group, own
+    # `zip` with `strict` would raise a ValueError without the name of the source.
+    for group, group_scores in zip_longest(groups, scores, fillvalue=_MISSING):
+        if isinstance(group, str) or isinstance(group_scores, str):
+            what = "more scores than groups" if isinstance(group, str) else "fewer scores than groups"
+            raise DataError(f"source '{source}' has {what}; give one entry for each group, None if it has no scores")
+        yield group, group_scores
 
 
 class _Counts:
-    """What is counted along the way; lengths take 4 bytes each."""
+    """Counts that are updated group by group. Lengths are kept in arrays of 4 bytes each, for millions of groups."""
 
     def __init__(self, *, language_every: int) -> None:
         self._language_every = language_every
@@ -148,6 +184,7 @@ class _Counts:
         self._prompt_chars, self._winner_chars, self._loser_chars = array("I"), array("I"), array("I")
 
     def add(self, group: Group) -> None:
+        """Count one group."""
         text = prompt_text(group)
         if self._num_groups % self._language_every == 0:
             self._languages[language(text)] += 1
@@ -159,6 +196,7 @@ class _Counts:
         decided = _decided(group)
         self._num_decided += len(decided)
         self._num_ties += len(group.preferences) - len(decided)
+        # Ties have no winner, so only decided preferences can show a length bias.
         for preference in decided:
             winner, loser = len(group.responses[preference.winner]), len(group.responses[preference.loser])
             self._winner_chars.append(winner)
@@ -167,6 +205,7 @@ class _Counts:
             self._equally_long += winner == loser
 
     def audit(self, source: str, *, noise: LabelNoise | None) -> SourceAudit:
+        """Compute the statistics of all groups so far."""
         return SourceAudit(
             source=source,
             num_groups=self._num_groups,
@@ -180,6 +219,7 @@ class _Counts:
             winner_chars=_quantiles(self._winner_chars),
             loser_chars=_quantiles(self._loser_chars),
             repeated=CountShare.of(self._repeated, self._num_groups),
+            # By name among equal counts, so that the order does not depend on the order of the rows.
             languages=dict(sorted(self._languages.items(), key=lambda item: (-item[1], item[0]))),
             noise=noise,
         )
@@ -192,8 +232,8 @@ def _decided(group: Group) -> list[Preference]:
 def _margins(group: Group, scores: Sequence[float]) -> list[float]:
     if len(scores) != len(group.responses) or not all(math.isfinite(score) for score in scores):
         raise DataError(
-            f"group '{group.id}' of source '{group.source}': its {len(group.responses)} responses have the scores "
-            f"{list(scores)}; one finite number for each is needed"
+            f"group '{group.id}' of source '{group.source}' has {len(group.responses)} responses and the scores "
+            f"{list(scores)}; give one finite number for each response"
         )
     return [scores[preference.winner] - scores[preference.loser] for preference in _decided(group)]
 

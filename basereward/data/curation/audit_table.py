@@ -1,4 +1,4 @@
-"""Audits as text for a terminal."""
+"""Formats audits for a terminal."""
 
 from __future__ import annotations
 
@@ -10,19 +10,30 @@ from basereward.data.curation.columns import columns
 
 
 def table(audits: Sequence[SourceAudit]) -> str:
-    """A line for each source; where scores were given, the margins of each below."""
+    """Format a line for each source, and a second table with the margins of the sources that have scores.
+
+    Args:
+        audits: the statistics of each source.
+
+    >>> from basereward.data.curation.audit import audit
+    >>> print(table([audit([], source="empty")]))
+    source  groups  responses  decided  ties  with images  longer wins  repeated  prompt chars ...
+    empty   0       0          0        0     nan%         -            nan%      -            ...
+    """
     header = ["source", "groups", "responses", "decided", "ties", "with images", "longer wins", "repeated"]
     header += ["prompt chars", "winner chars", "loser chars", "languages"]
     text = columns([header, *(_line(audit) for audit in audits)])
-    noise = [[audit.source, *_noise(audit.noise)] for audit in audits if audit.noise]
-    if noise:
-        first = next(audit.noise for audit in audits if audit.noise)
-        edges = [f"{low:g} to {high:g}" for low, high, _ in first.bins]
-        text += "\n\n" + columns([["source", "model disagrees", "strongly", *edges], *noise])
+    with_scores = [(audit.source, audit.noise) for audit in audits if audit.noise]
+    if with_scores:
+        # All audits have the same bins.
+        edges = [f"{low:g} to {high:g}" for low, high, _ in with_scores[0][1].bins]
+        lines = [[source, *_noise(noise)] for source, noise in with_scores]
+        text += "\n\n" + columns([["source", "model disagrees", "strongly", *edges], *lines])
     return text
 
 
 def _line(audit: SourceAudit) -> list[str]:
+    # Not the number of groups, because the language may be identified for some of them only.
     total = sum(audit.languages.values())
     languages = [f"{code} {count / total:.0%}" for code, count in list(audit.languages.items())[:3]]
     return [
@@ -50,5 +61,5 @@ def _share(share: CountShare) -> str:
 
 
 def _middle(chars: Sequence[float]) -> str:
-    """The median, and the quantiles around it."""
+    """Format the median and, in brackets, the lowest and the highest quantile."""
     return "-" if math.isnan(chars[0]) else f"{chars[2]:.0f} ({chars[0]:.0f} to {chars[-1]:.0f})"

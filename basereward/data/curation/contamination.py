@@ -1,4 +1,8 @@
-"""Finds training groups that are in a benchmark, by text and by image."""
+"""Finds training groups that are in a benchmark, by text and by image.
+
+A benchmark measures nothing if its rows were trained on. The test of shared 13-grams is that of GPT-3 (arXiv
+2005.14165, appendix C).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from basereward.data.curation.columns import columns
+from basereward.data.curation.image_hashes import ImageHashes
 from basereward.data.curation.overlap import KINDS, BenchmarkTexts, Overlap, OverlapKind, traits
-from basereward.data.curation.pictures import PictureHashes
 from basereward.data.schema.group import Group
 from basereward.errors import DataError, unknown
 
@@ -19,7 +23,11 @@ CONTAMINATING: tuple[OverlapKind, ...] = ("prompt", "prompt_response", "ngrams",
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkAnswer:
-    """The overlaps of a group with benchmarks, and the number of its images that cannot be read."""
+    """The overlaps of a group with benchmarks, and the number of its images that cannot be read.
+
+    >>> BenchmarkAnswer(overlaps=(), num_unread=1).num_unread
+    1
+    """
 
     overlaps: tuple[Overlap, ...]
     num_unread: int
@@ -35,10 +43,16 @@ class References:
         bits: the largest distance between the perceptual hashes of an image and its copy, of 64 bits. For photographs
             that were resized or saved as JPEG again it is at most 2; cropping by 2 % gives up to 8.
         common: n-grams in more different prompts of a benchmark than this are ignored as its phrasing.
-        pictures: a cache of image hashes.
+        image_hashes: a cache of image hashes.
 
     Raises:
         DataError: an argument is out of range.
+
+    >>> from basereward.data.schema.group import Part, Turn
+    >>> group = Group("a", "s", (Turn("user", (Part("Which digit is it?"),)),), ("7", "1"), ())
+    >>> references = References({"digits": [group]})
+    >>> [overlap.kind for overlap in references.ask(group).overlaps]
+    ['prompt', 'prompt_response', 'ngrams']
     """
 
     def __init__(
@@ -49,32 +63,37 @@ class References:
         threshold: float = 0.5,
         bits: int = 4,
         common: int = 10,
-        pictures: PictureHashes | None = None,
+        image_hashes: ImageHashes | None = None,
     ) -> None:
+        # With 32 of 64 bits, two random images would count as copies.
         if size < 1 or not 0 < threshold <= 1 or not 0 <= bits < 32 or common < 1:
             raise DataError(
                 f"size={size}, threshold={threshold}, bits={bits}, common={common}: size and common must be 1 or "
                 "more, the threshold above 0 and at most 1, and bits 0 to 31"
             )
         self.size = size
-        self.pictures = pictures or PictureHashes()
+        self.image_hashes = image_hashes or ImageHashes()
         self.benchmarks: dict[str, BenchmarkTexts] = {}
         for name, groups in benchmarks.items():
-            rows = ((group.id, traits(group, size=size, pictures=self.pictures)) for group in groups)
+            rows = ((group.id, traits(group, size=size, image_hashes=self.image_hashes)) for group in groups)
             self.benchmarks[name] = BenchmarkTexts(name, rows, threshold=threshold, bits=bits, common=common)
 
     def ask(self, group: Group) -> BenchmarkAnswer:
         """Find the overlaps of a group with all benchmarks."""
-        own = traits(group, size=self.size, pictures=self.pictures)
+        hashes = traits(group, size=self.size, image_hashes=self.image_hashes)
         overlaps: list[Overlap] = []
         for benchmark in self.benchmarks.values():
-            overlaps += benchmark.overlaps(own)
-        return BenchmarkAnswer(tuple(overlaps), own.num_unread)
+            overlaps += benchmark.overlaps(hashes)
+        return BenchmarkAnswer(tuple(overlaps), hashes.num_unread)
 
 
 @dataclass(frozen=True, slots=True)
 class Contaminated:
-    """A group that is in a benchmark."""
+    """A group that is in a benchmark.
+
+    >>> Contaminated("s", 3, "s/3", (Overlap("vl", "image", "r1"),)).detail
+    "image of vl, row 'r1'"
+    """
 
     source: str
     index: int
@@ -83,11 +102,7 @@ class Contaminated:
 
     @property
     def detail(self) -> str:
-        """The overlaps as text, for the list of rejected rows.
-
-        >>> Contaminated("s", 3, "s/3", (Overlap("vl", "image", "r1"),)).detail
-        "image of vl, row 'r1'"
-        """
+        """The overlaps as text, for the list of rejected rows."""
         texts = []
         for overlap in self.overlaps:
             suffix = f" ({overlap.detail})" if overlap.detail else ""
@@ -100,6 +115,17 @@ class OverlapReport:
     """Counts the rows of each source that overlap with each benchmark.
 
     A row counts once for every kind of overlap that it has, and once in `contaminated`.
+
+    Attributes:
+        rows: the rows of each source.
+        unread: the images of each source that cannot be read.
+        contaminated: for each source and benchmark, the rows with an overlap of a contaminating kind.
+        kinds: for each source and benchmark, the rows with each kind of overlap.
+
+    >>> report = OverlapReport()
+    >>> report.add("s", BenchmarkAnswer((Overlap("vl", "image", "r1"), Overlap("vl", "prompt", "r1")), num_unread=0))
+    >>> report.rows["s"], report.contaminated["s", "vl"], report.kinds["s", "vl"]["image"]
+    (1, 1, 1)
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -108,18 +134,26 @@ class OverlapReport:
     kinds: dict[tuple[str, str], Counter[OverlapKind]] = field(default_factory=dict)
 
     def add(self, source: str, answer: BenchmarkAnswer, *, kinds: Collection[OverlapKind] = CONTAMINATING) -> None:
-        """Count one row."""
+        """Count one row.
+
+        Args:
+            source: the source of the row.
+            answer: its overlaps.
+            kinds: the kinds of overlap that count as contamination.
+        """
         self.rows[source] += 1
         self.unread[source] += answer.num_unread
         for overlap in answer.overlaps:
             self.kinds.setdefault((source, overlap.benchmark), Counter())[overlap.kind] += 1
+        # A set, because several overlaps with one benchmark are still one contaminated row.
         for benchmark in {overlap.benchmark for overlap in answer.overlaps if overlap.kind in kinds}:
             self.contaminated[source, benchmark] += 1
 
     def table(self, references: References) -> str:
         """Format a line per source and benchmark, then the numbers of unread images."""
-        header = ["source", "benchmark", "rows", "of them in it", *KINDS]
+        header = ["source", "benchmark", "rows", "contaminated", *KINDS]
         lines = []
+        # Pairs without an overlap get a line, too: it says that the benchmark was compared.
         for source, name in itertools.product(self.rows, references.benchmarks):
             kinds = self.kinds.get((source, name), Counter())
             counts = [self.rows[source], self.contaminated[source, name], *(kinds[kind] for kind in KINDS)]
@@ -127,7 +161,7 @@ class OverlapReport:
         text = [columns([header, *lines])]
         unread = {f"source {source}": count for source, count in self.unread.items() if count}
         unread |= {f"benchmark {name}": b.num_unread for name, b in references.benchmarks.items() if b.num_unread}
-        text += [f"{count} images of {name} could not be looked at" for name, count in unread.items()]
+        text += [f"{count} images of {name} could not be read" for name, count in unread.items()]
         return "\n".join(text)
 
 
@@ -148,6 +182,11 @@ def find_contaminated(
 
     Raises:
         DataError: there is no such kind.
+
+    >>> from basereward.data.schema.group import Part, Turn
+    >>> group = Group("a", "s", (Turn("user", (Part("Which digit is it?"),)),), ("7", "1"), ())
+    >>> [hit.index for hit in find_contaminated([("s", 0, group)], References({"digits": [group]}))]
+    [0]
     """
     for kind in kinds:
         if kind not in KINDS:

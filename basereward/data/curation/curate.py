@@ -10,7 +10,7 @@ from itertools import chain, tee
 
 from basereward.data.curation.contamination import OverlapReport, References, find_contaminated
 from basereward.data.curation.duplicates import PlacedGroup, find_duplicates
-from basereward.data.curation.pictures import PictureHashes
+from basereward.data.curation.image_hashes import ImageHashes
 from basereward.data.curation.relabel import RelabelSummary, relabel
 from basereward.data.schema.group import SPLITS, Group, Preference, RejectedRow
 from basereward.data.sources import Source
@@ -25,10 +25,20 @@ RowPlace = tuple[str, int]
 
 @dataclass
 class Curated:
-    """The result of a curation: removed groups, and changed preferences of the others."""
+    """The result of a curation.
+
+    Attributes:
+        rejected: the removed groups.
+        preferences: the new preferences of groups that the judge changed.
+        overlaps: counts of the overlaps with benchmarks; None if there are no benchmarks.
+        relabelled: counts of the changes by the judge; None without a judge.
+
+    >>> Curated().rejected
+    {}
+    """
 
     rejected: dict[RowPlace, RejectedRow] = field(default_factory=dict)
-    preferences: dict[RowPlace, tuple[Preference, ...]] = field(default_factory=dict)  # of groups that were re-weighted
+    preferences: dict[RowPlace, tuple[Preference, ...]] = field(default_factory=dict)
     overlaps: OverlapReport | None = None
     relabelled: RelabelSummary | None = None
 
@@ -43,6 +53,12 @@ class Curation:
         against: benchmarks by name, as sources.
         judge: scores groups with a trained model; None: no model is used.
         drop: the margin against a preference from which it is removed; see `relabel`.
+
+    >>> from basereward.data.schema.group import Part, Turn
+    >>> group = Group("a", "s", (Turn("user", (Part("6 x 7?"),)),), ("42", "41"), (Preference(0, 1),))
+    >>> curated = Curation(duplicates=True)(lambda: iter([("s", 0, group), ("s", 1, group)]))
+    >>> [(place, row.reason) for place, row in curated.rejected.items()]
+    [(('s', 1), 'duplicate')]
     """
 
     duplicates: bool = False
@@ -61,7 +77,8 @@ class Curation:
             DataError: an argument is out of range, or a benchmark is malformed.
         """
         curated = Curated()
-        pictures = PictureHashes()
+        # Shared by both searches, so that every image file is read once.
+        image_hashes = ImageHashes()
 
         def remaining() -> Iterator[PlacedGroup]:
             for source, index, group in groups():
@@ -69,10 +86,11 @@ class Curation:
                     yield source, index, group
 
         if self.duplicates or self.near is not None:
-            for copy in find_duplicates(remaining(), threshold=self.near, pictures=pictures):
+            for copy in find_duplicates(remaining(), threshold=self.near, image_hashes=image_hashes):
                 curated.rejected[copy.source, copy.index] = _left_out(copy.source, copy.id, copy.reason, copy.detail)
         if self.against:
-            references = References({name: _all(source) for name, source in self.against.items()}, pictures=pictures)
+            benchmarks = {name: _all(source) for name, source in self.against.items()}
+            references = References(benchmarks, image_hashes=image_hashes)
             curated.overlaps = OverlapReport()
             # The list ends the iteration before `rejected` is changed, which `remaining` reads.
             hits = list(find_contaminated(remaining(), references, report=curated.overlaps))
@@ -85,12 +103,14 @@ class Curation:
 
     def _relabel(self, curated: Curated, judge: ScoreGroups, placed: Iterator[PlacedGroup]) -> None:
         """Apply the judge; at most the groups that it scores together are in memory."""
+        # The judge reads the groups ahead, by batches; `tee` keeps those that it has read and not scored yet.
         placed, again = tee(placed)
         curated.relabelled = RelabelSummary(self.drop)
         for (source, index, group), scores in zip(placed, judge(group for _, _, group in again), strict=True):
             result = relabel(group, scores, drop=self.drop)
             curated.relabelled.add(group, result)
             if isinstance(result, RejectedRow):
+                # The recipe asks for the removal, so it does not count towards `max_lost`.
                 curated.rejected[source, index] = dataclasses.replace(result, fault=False)
             elif result.preferences != group.preferences:
                 curated.preferences[source, index] = result.preferences
@@ -98,6 +118,7 @@ class Curation:
 
 
 def _left_out(source: str, row: str, reason: str, detail: str) -> RejectedRow:
+    """Return a row that is removed on purpose, which does not count towards `max_lost`."""
     return RejectedRow(source, "train", row, reason, detail, fault=False)
 
 

@@ -1,5 +1,9 @@
 """Finds duplicate groups, within a source or between sources; the first one is kept.
 
+Near duplicates are found by MinHash with locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman,
+"Mining of Massive Datasets", chapter 3): similar sets have equal signature slots with a probability that is their
+Jaccard similarity, and only groups that share a whole band of slots are compared.
+
 MinHash signatures come from rensa, which is written in Rust and many times faster than datasketch. Its own index needs
 2 KB per group; this module finds candidates by sorting, with at most 0.6 KB per group.
 """
@@ -15,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from rensa import RMinHash
 
-from basereward.data.curation.pictures import PictureHashes
+from basereward.data.curation.image_hashes import ImageHashes
 from basereward.data.curation.words import hash64, prompt_text, shingles, words
 from basereward.data.schema.group import Group, role_texts
 from basereward.errors import DataError
@@ -26,16 +30,26 @@ if TYPE_CHECKING:
 PlacedGroup: TypeAlias = tuple[str, int, Group]
 """The name of a source, the index of a group in it, and the group."""
 
-SLOTS = 128  # per signature; the estimate of a similarity of 0.8 has a standard error of 0.035
-BANDS = 16  # of four slots each. Groups with similarity 0.7 share one with probability 98.7 %, with 0.8 99.98 %
+# Slots of a signature. The estimate of a similarity of 0.8 has a standard error of 0.035.
+SLOTS = 128
+# Bands of `ROWS` slots each. Two groups share a band with probability 1 - (1 - s**4)**16 for a similarity s: 98.7 % for
+# 0.7, 99.98 % for 0.8. Only the first 64 slots are in bands, since more bands would compare more dissimilar groups.
+BANDS = 16
 ROWS = 4
-LEAST = 0.7  # the smallest threshold; below, the bands would miss too many pairs
-CHUNK = 2048  # groups whose signatures are computed together
+# The smallest threshold. Below, the bands would miss too many pairs.
+LEAST = 0.7
+# Groups whose signatures are computed together. Their shingles are in memory until then.
+CHUNK = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A duplicate group, and the group (`kept_source`, `kept_index`) that is kept instead."""
+    """A duplicate group, and the group (`kept_source`, `kept_index`) that is kept instead.
+
+    >>> copy = Duplicate("s", 1, "s/1", "duplicate", "s", 0, "the same as s/0 (source 's', group 0)")
+    >>> copy.kept_index
+    0
+    """
 
     source: str
     index: int
@@ -51,7 +65,7 @@ def find_duplicates(
     *,
     threshold: float | None = 0.8,
     shingle: int = 3,
-    pictures: PictureHashes | None = None,
+    image_hashes: ImageHashes | None = None,
 ) -> list[Duplicate]:
     """Find the duplicate groups, in the order of `groups`.
 
@@ -64,43 +78,51 @@ def find_duplicates(
         groups: the groups with their places.
         threshold: 0.7 to 1; None: only exact duplicates.
         shingle: the number of consecutive words of a shingle.
-        pictures: a cache of image hashes.
+        image_hashes: a cache of image hashes.
 
     Raises:
         DataError: `threshold` or `shingle` is out of its range.
+
+    >>> from basereward.data.schema.group import Part, Preference, Turn
+    >>> group = Group("a", "s", (Turn("user", (Part("6 x 7?"),)),), ("42", "41"), (Preference(0, 1),))
+    >>> [(copy.index, copy.kept_index, copy.reason) for copy in find_duplicates([("s", 0, group), ("s", 1, group)])]
+    [(1, 0, 'duplicate')]
     """
     if (threshold is not None and not LEAST <= threshold <= 1) or shingle < 1:
         raise DataError(
-            f"threshold={threshold} and shingle={shingle}: the threshold is {LEAST} to 1, or null for exact duplicates "
-            "only, and a shingle has 1 word or more"
+            f"threshold={threshold} and shingle={shingle}: the threshold must be {LEAST} to 1, or null for exact "
+            "duplicates only; shingle must be 1 or more"
         )
-    seen = _Seen(signed=threshold is not None, shingle=shingle, pictures=pictures or PictureHashes())
+    seen = _Seen(signed=threshold is not None, shingle=shingle, image_hashes=image_hashes or ImageHashes())
     for place in groups:
         seen.add(place)
-    first = seen.first_alike()
-    near = seen.first_near(threshold, among=first) if threshold is not None else {}
+    first = seen.first_equal()
+    near = seen.near_duplicates(threshold, among=first) if threshold is not None else {}
     dropped = {int(i): (int(first[i]), None) for i in np.flatnonzero(first != np.arange(len(first)))} | near
-    # The first of equal groups may itself be a near duplicate: then the group that is kept is named.
-    return [seen.duplicate(i, *dropped.get(kept, (kept, alike))) for i, (kept, alike) in sorted(dropped.items())]
+    # The first of equal groups may itself be a near duplicate. Then its copies refer to the group that is kept.
+    return [seen.duplicate(i, *dropped.get(kept, (kept, similar))) for i, (kept, similar) in sorted(dropped.items())]
 
 
 class _Seen:
     """Hashes of the groups seen so far, in arrays with one entry per group."""
 
-    def __init__(self, *, signed: bool, shingle: int, pictures: PictureHashes) -> None:
+    def __init__(self, *, signed: bool, shingle: int, image_hashes: ImageHashes) -> None:
         self._signed = signed
         self._shingle = shingle
-        self._pictures = pictures
+        self._image_hashes = image_hashes
         self._sources: dict[str, int] = {}
         self._source_numbers, self._indices = array("i"), array("q")
         self._ids: list[str] = []
         self._contents, self._verdicts = array("Q"), array("Q")
-        self._tokens: list[list[bytes]] = []  # of the groups that have no signature yet: of the whole, of the responses
-        self._bands, self._slots = bytearray(), bytearray()  # (groups, BANDS) of 8 bytes, (groups, 2, SLOTS) of one
+        # Shingles of the groups without a signature: for each group those of the whole, then those of the responses.
+        self._tokens: list[list[bytes]] = []
+        # (groups, BANDS) uint64, and (groups, 2, SLOTS) uint8. Byte arrays grow without being copied each time.
+        self._bands, self._slots = bytearray(), bytearray()
 
     def add(self, placed: PlacedGroup) -> None:
+        """Add the hashes of one group."""
         source, index, group = placed
-        images = [self._pictures.identity(image) for image in group.images]
+        images = [self._image_hashes.identity(image) for image in group.images]
         turns = role_texts(group.prompt)
         self._source_numbers.append(self._sources.setdefault(source, len(self._sources)))
         self._indices.append(index)
@@ -113,7 +135,11 @@ class _Seen:
                 self._sign()
 
     def _sign(self) -> None:
-        """Adds the hashes of the bands of each whole group, and the last 8 bits of every slot."""
+        """Compute the signatures of the waiting groups: the hash of each band, and the last 8 bits of every slot.
+
+        With 8 bits, 1 of 256 different slots counts as equal, which raises an estimate by at most 0.004 and takes an
+        eighth of the memory ("b-bit minwise hashing", Li and König, 2010).
+        """
         rows = RMinHash.digest_matrix_from_token_byte_sets(self._tokens, SLOTS, 0).to_rows()
         slots = np.asarray(rows, dtype=np.uint64).reshape(-1, 2, SLOTS)
         whole = slots[:, 0, : BANDS * ROWS].reshape(-1, BANDS, ROWS)
@@ -126,54 +152,75 @@ class _Seen:
         self._slots += slots.astype(np.uint8).tobytes()
         self._tokens = []
 
-    def first_alike(self) -> NDArray[np.int64]:
-        """For each group the number of the first one of the same content."""
+    def first_equal(self) -> NDArray[np.int64]:
+        """Return for each group the number of the first group with the same content."""
         _, first, inverse = np.unique(np.frombuffer(self._contents, np.uint64), return_index=True, return_inverse=True)
         return np.asarray(first[inverse], np.int64)
 
-    def first_near(self, threshold: float, *, among: NDArray[np.int64]) -> dict[int, tuple[int, float | None]]:
-        """Of the groups that are the first of their content those that are near to one that is kept: the most alike,
-        of equals the first, and how alike it is."""
+    def near_duplicates(self, threshold: float, *, among: NDArray[np.int64]) -> dict[int, tuple[int, float | None]]:
+        """Find the groups that are similar to an earlier group that is kept.
+
+        Args:
+            threshold: the smallest similarity.
+            among: the result of `first_equal`. Only groups that are the first ones with their content are compared.
+
+        Returns:
+            For each near duplicate, the most similar kept group (the first one if several are) and the similarity.
+        """
         if self._tokens:
             self._sign()
         numbers = np.flatnonzero(among == np.arange(len(among)))
-        buckets = _shared(np.frombuffer(self._bands, np.uint64).reshape(-1, BANDS), numbers=numbers)
+        buckets = _shared_buckets(np.frombuffer(self._bands, np.uint64).reshape(-1, BANDS), numbers=numbers)
         slots = np.frombuffer(self._slots, np.uint8).reshape(-1, 2, SLOTS)
-        kept: dict[int, list[int]] = {}  # by bucket
+        kept_by_bucket: dict[int, list[int]] = {}
         near: dict[int, tuple[int, float | None]] = {}
         for place in np.flatnonzero((buckets >= 0).any(axis=1)).tolist():
             i = int(numbers[place])
-            own = buckets[place][buckets[place] >= 0].tolist()
-            members = itertools.chain.from_iterable(kept.get(bucket, ()) for bucket in own)
+            group_buckets = buckets[place][buckets[place] >= 0].tolist()
+            members = itertools.chain.from_iterable(kept_by_bucket.get(bucket, ()) for bucket in group_buckets)
             candidates = np.unique(list(members)).astype(np.int64)
-            alike = (slots[candidates] == slots[i]).mean(axis=2).min(axis=1)
-            if len(candidates) and alike.max() >= threshold:
-                near[i] = int(candidates[alike.argmax()]), float(alike.max())
+            # The smaller one of two similarities: of the whole groups, and of their responses.
+            similar = (slots[candidates] == slots[i]).mean(axis=2).min(axis=1)
+            if len(candidates) and similar.max() >= threshold:
+                near[i] = int(candidates[similar.argmax()]), float(similar.max())
                 continue
-            for bucket in own:
-                kept.setdefault(bucket, []).append(i)
+            # Only kept groups become candidates. A chain of small changes would otherwise end at a text that has little
+            # in common with the one that is kept.
+            for bucket in group_buckets:
+                kept_by_bucket.setdefault(bucket, []).append(i)
         return near
 
-    def duplicate(self, i: int, kept: int, alike: float | None) -> Duplicate:
+    def duplicate(self, i: int, kept: int, similarity: float | None) -> Duplicate:
+        """Describe group `i` as a duplicate of the group `kept`; a similarity of None stands for equal content."""
         names = list(self._sources)
         kept_source = names[self._source_numbers[kept]]
-        named = f"{self._ids[kept]} (source '{kept_source}', group {self._indices[kept]})"
-        detail = f"the same as {named}" if alike is None else f"{alike:.0%} alike with {named}"
-        if self._verdicts[i] != self._verdicts[kept] and alike is None:
-            detail += ", which prefers otherwise"
+        kept_name = f"{self._ids[kept]} (source '{kept_source}', group {self._indices[kept]})"
+        detail = f"the same as {kept_name}" if similarity is None else f"{similarity:.0%} similar to {kept_name}"
+        # Contradicting labels of the same responses point to an error in the data.
+        if self._verdicts[i] != self._verdicts[kept] and similarity is None:
+            detail += ", which has other preferences"
         return Duplicate(
             source=names[self._source_numbers[i]],
             index=self._indices[i],
             id=self._ids[i],
-            reason="duplicate" if alike is None else "near_duplicate",
+            reason="duplicate" if similarity is None else "near_duplicate",
             kept_source=kept_source,
             kept_index=self._indices[kept],
             detail=detail,
         )
 
 
-def _shared(bands: NDArray[np.uint64], *, numbers: NDArray[np.int64]) -> NDArray[np.int32]:
-    """For each of the numbered groups and band its bucket, unlike those of other bands; -1 where it is there alone."""
+def _shared_buckets(bands: NDArray[np.uint64], *, numbers: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Number the buckets of groups with an equal band.
+
+    Args:
+        bands: the hashes of the bands of all groups, `(groups, BANDS)`.
+        numbers: the groups to compare, `(N,)`.
+
+    Returns:
+        `(N, BANDS)`, the bucket of each group in each band; -1 if no other group is in it. Buckets of different bands
+        have different numbers.
+    """
     buckets = np.full((len(numbers), BANDS), -1, np.int32)
     for band in range(BANDS):
         _, inverse, counts = np.unique(bands[numbers, band], return_inverse=True, return_counts=True)
@@ -182,16 +229,16 @@ def _shared(bands: NDArray[np.uint64], *, numbers: NDArray[np.int64]) -> NDArray
 
 
 def _tokens(group: Group, *, images: list[int], size: int) -> list[list[bytes]]:
-    """The shingles of prompt and responses, and of the responses alone.
+    """Return the shingles of the whole group, and those of its responses alone.
 
-    The images are part of each, so that no group shares any with a group of other images. A text without words is a
-    shingle by itself.
+    The images are part of every shingle, so that groups with different images have none in common. A text without words
+    is one shingle.
     """
-    own = repr(images)
-    prompt = {f"{own}p{shingle}" for shingle in shingles(words(prompt_text(group)), size=size)}
+    image_key = repr(images)
+    prompt = {f"{image_key}p{shingle}" for shingle in shingles(words(prompt_text(group)), size=size)}
     answers = set()
     for response in group.responses:
-        answers |= {f"{own}r{s}" for s in shingles(words(response) or [response], size=size)}
+        answers |= {f"{image_key}r{shingle}" for shingle in shingles(words(response) or [response], size=size)}
     return [_encoded(prompt | answers), _encoded(answers)]
 
 

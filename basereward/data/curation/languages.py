@@ -1,4 +1,4 @@
-"""In which language a text is written."""
+"""Identifies the language of a text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 UNSURE = "unsure"
-SURE = 0.5  # probability from which a language is named
-MAX_CHARS = 500  # of a text that are looked at: more change nothing and cost time
+# The probability from which a language is named.
+SURE = 0.5
+# Only the beginning of a text is classified: more text takes longer and does not change the result.
+MAX_CHARS = 500
 
 
 def language(text: str) -> str:
-    """The ISO 639 code of the text's language, or `unsure`, as of a word or a formula.
+    """Return the ISO 639 code of a text's language, or `unsure`, for example for a single word or a formula.
 
     >>> language("Describe this image in detail."), language("请详细描述这张图片。"), language("x = 3 + 4")
     ('en', 'zh', 'unsure')
@@ -25,6 +27,8 @@ def language(text: str) -> str:
 
 @cache
 def _identifier() -> LanguageIdentifier:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # its model takes half a second to load
+    # Imported here, because the library is used by audits only and its model takes half a second to load.
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+    # Normalized probabilities, as the library's plain scores cannot be compared with a limit.
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

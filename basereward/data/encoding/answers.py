@@ -1,21 +1,23 @@
-"""The form that a chat template gives an answer, found by rendering answers and comparing them.
+"""Finds how a chat template writes an assistant's answer, by rendering sample answers and comparing the results.
 
-A prompt ends with the generation prompt, and a branch is an answer as the template writes it. Most templates write an
-answer as it is, right after the generation prompt. Others trim it, write a space or an empty block of reasoning before
-it, or open `<think>` in the generation prompt alone. Here the generation prompt is cut back to what the template
-writes before every answer, and a branch begins there:
+A prompt ends with the generation prompt, and a branch is an answer as the template writes it. Most templates write the
+unchanged answer directly after the generation prompt. Others strip it, insert a space or an empty reasoning block
+before it, or write `<think>` only in the generation prompt. So that every branch continues its prompt as the template
+would, the generation prompt is shortened to the text that the template writes before every answer, and the branch
+starts there:
 
-- The template writes answers as they are: the branch is the text.
-- It trims or wraps them: the branch is what it writes.
-- It would leave out a part of an answer, as templates of reasoning models do with the reasoning: nothing that is
-  scored is left out, so the branch is the whole text, with one opening tag if it holds only the closing one.
+- If the template writes answers unchanged, the branch is the text of the answer.
+- If it strips or wraps them, the branch is the text that the template writes.
+- If it would drop a part of the answer, as templates of reasoning models do with the reasoning, the branch is the
+  complete answer, because everything that is scored must be encoded. If the answer has a closing reasoning tag without
+  an opening one, the opening tag is added.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from basereward.data.encoding.chat import SENTINEL
@@ -29,8 +31,9 @@ QUESTION = "basereward-question"
 OPEN, CLOSE = "<think>", "</think>"
 REASONED = f"{OPEN}basereward-reasoning{CLOSE}basereward-verdict"
 PLAIN = (SENTINEL, "?", "7 apples")
-"""Answers that begin with different letters, so that what they have in common is the template's."""
+"""Sample answers that start with different characters, so that their renderings share only text of the template."""
 EDGES = ("  two spaces", "\nnew line", "spaces  ", "line\n\n", REASONED, f"reasoning{CLOSE}verdict")
+"""Sample answers that some templates change: they strip white space, or drop the reasoning."""
 IGNORED = re.compile(rf"\s|{OPEN}|{CLOSE}")
 
 
@@ -39,18 +42,23 @@ class AnswerFormat:
     """How a template writes an assistant's turn.
 
     Attributes:
-        cut: the end of the generation prompt that is not before every answer; prompts go without it.
-        lead: what the template writes there before a plain answer.
-        closing: what it writes between an answer and the token that ends the turn.
-        exact: whether every answer is written as it is, between `lead` and `closing`.
-        context: a prompt that answers are encoded after, for tokenizers whose tokens of a text depend on what is
-            before it; else empty.
+        template: the chat template.
+        following: the turns after the answer.
+        before: the text at the start of a question rendered with any answer.
+        after: the text at the end of this rendering.
+        cut: the end of the generation prompt that the template does not write before every answer. It is removed from
+            prompts.
+        lead: the text that the template writes instead of `cut` before an answer without reasoning.
+        closing: the text between an answer and the token that ends the turn.
+        exact: whether the template writes every answer unchanged between `lead` and `closing`.
+        context: a prompt to encode answers after, for tokenizers that encode a text differently depending on the text
+            before it; empty for other tokenizers.
     """
 
     template: ChatTemplate
     following: tuple[Turn, ...]
-    before: str  # what the rendering of a question with any answer begins with
-    after: str  # and ends with
+    before: str
+    after: str
     cut: str
     lead: str
     closing: str
@@ -58,24 +66,24 @@ class AnswerFormat:
     context: str = ""
 
     def without_cut(self, rendered: str) -> str:
-        """A prompt with its generation prompt cut back to where branches begin.
+        """Shorten the generation prompt at the end of a rendered prompt to where branches start.
 
         Raises:
-            RowRejected: `template_rejects`; the generation prompt of this prompt is another than that of a question
-                alone, so it is not known where an answer begins.
+            RowRejected: `template_rejects`; the template writes another generation prompt here than after a single
+                question, so that the start of an answer is unknown.
         """
         if rendered.endswith(self.cut):
             return rendered[: len(rendered) - len(self.cut)]
         if self.lead:
-            detail = f"the generation prompt does not end with {self.cut!r}, as it does after a question alone"
+            detail = f"the generation prompt does not end with {self.cut!r}, as it does after a single question"
             raise RowRejected(REJECTED, detail)
         return rendered
 
     def text(self, answer: str) -> str:
-        """What the template writes for an answer, from where the prompt ends to before the token that ends the turn.
+        """Return the text that the template writes for an answer, from the end of the prompt to the end-of-turn token.
 
         Raises:
-            RowRejected: `template_rejects`; the template refuses the answer.
+            RowRejected: `template_rejects`; the template raises an error for the answer.
         """
         if self.exact:
             return f"{self.lead}{answer}{self.closing}"
@@ -85,13 +93,14 @@ class AnswerFormat:
             written = rendered[len(self.before) : len(rendered) - len(self.after)]
             if _words(written.removeprefix(self.lead)) == _words(answer):
                 return written + self.closing
-        return self._whole(answer)
+        return self._complete(answer)
 
-    def _whole(self, answer: str) -> str:
-        """An answer of which the template would leave out a part."""
+    def _complete(self, answer: str) -> str:
+        """Return the complete text of an answer that the template would shorten."""
         if OPEN in answer:
             lead = ""
         elif CLOSE in answer:
+            # The answer starts inside of the reasoning, so the tag that the generation prompt opens belongs before it.
             lead = self.cut if OPEN in self.cut else f"{OPEN}\n"
         else:
             lead = self.lead
@@ -104,15 +113,16 @@ def find_answer_format(
     following: tuple[Turn, ...] = (),
     control: ControlTokens,
 ) -> AnswerFormat:
-    """Finds the form by rendering a question with several answers.
+    """Find the format by rendering a question with several sample answers.
 
     Args:
-        following: turns after the answer, for an answer that a conversation goes on from.
-        control: tells where pieces of the template's text can be encoded apart.
+        template: the chat template.
+        following: turns after the answer, if the conversation continues after it.
+        control: encodes rendered text, to check where it can be split.
 
     Raises:
-        RowRejected: `template_rejects`; the template refuses a question and its answer.
-        ModelError: it leaves the answer out, or writes it more than once.
+        RowRejected: `template_rejects`; the template raises an error for a question with an answer.
+        ModelError: the template drops the answer, or writes it more than once.
     """
     question = Turn("user", (Part(QUESTION),))
 
@@ -121,33 +131,59 @@ def find_answer_format(
 
     generation = template.render([question], generation_prompt=True)
     sample = render(SENTINEL)
-    if SENTINEL not in sample:
-        raise ModelError("the backbone's chat template leaves out the words of the assistant, so no answer can be read")
-    if sample.count(SENTINEL) > 1:
-        raise ModelError("the backbone's chat template writes the words of the assistant more than once")
+    _check_written_once(sample)
     head, _, after = sample.rpartition(SENTINEL)
-    answers = {answer: render(answer) for answer in (*PLAIN, *EDGES)}  # not "", of which some write no turn at all
-    common = os.path.commonprefix([generation, head, *answers.values()])  # noqa: RUF071 - letters are meant
-    exact = all(text == f"{head}{answer}{after}" for answer, text in answers.items())
+    # The empty answer is not a sample, because some templates write no turn at all for it.
+    renderings = {answer: render(answer) for answer in (*PLAIN, *EDGES)}
+    common = os.path.commonprefix([generation, head, *renderings.values()])  # noqa: RUF071 - by character, not by path
     closing = _closing(after, control)
+    exact = _is_exact(renderings, head=head, after=after)
     if QUESTION not in common:
-        # The question itself is written otherwise once it is answered. The prompt of generation is what a policy sees.
+        # The template writes the question itself differently when it has an answer. The rendering with a generation
+        # prompt is what a policy sees, so prompts keep all of it and answers follow unchanged.
         return AnswerFormat(template, following, head, after, "", "", closing, exact=True)
-    common, apart = _encoded_apart(common, [answers[answer] for answer in (SENTINEL, REASONED)], control.encode)
+    # The generation prompt may end inside of a token of the whole conversation (a space that belongs to the next word).
+    # Separate encoding would then give other tokens than the policy saw, so the split moves back to a token border.
+    common, separable = _split_at_token(common, [renderings[SENTINEL], renderings[REASONED]], control.encode)
     cut, lead = generation[len(common) :], head[len(common) :]
-    context = "" if apart else common
+    context = "" if separable else common
     return AnswerFormat(template, following, common, after, cut, lead, closing, exact, context)
 
 
+def _check_written_once(sample: str) -> None:
+    """Check that a rendering contains the sample answer exactly once.
+
+    Raises:
+        ModelError: it is dropped or repeated.
+    """
+    count = sample.count(SENTINEL)
+    if count != 1:
+        problem = "drops the text of assistant turns" if count == 0 else f"writes an assistant's text {count} times"
+        raise ModelError(
+            f"the backbone's chat template {problem}; it must write it once, or responses cannot be scored. Correct "
+            "chat_template.jinja (or chat_template in tokenizer_config.json), or use another checkpoint."
+        )
+
+
+def _is_exact(renderings: Mapping[str, str], *, head: str, after: str) -> bool:
+    """Whether the template writes every sample answer unchanged between the same two texts."""
+    return all(text == f"{head}{answer}{after}" for answer, text in renderings.items())
+
+
 def _closing(after: str, control: ControlTokens) -> str:
-    """What stands before the first control token after an answer; nothing where there is no such token."""
-    found = control.pattern.search(after)
-    return after[: found.start()] if found else ""
+    """Return the text before the first control token after an answer; empty if there is no control token."""
+    match = control.pattern.search(after)
+    return after[: match.start()] if match else ""
 
 
-def _encoded_apart(common: str, renderings: Sequence[str], encode: Callable[[str], list[int]]) -> tuple[str, bool]:
-    """The longest beginning of the common text whose tokens, with those of the rest, are the tokens of the whole; the
-    common text and False where there is none."""
+def _split_at_token(common: str, renderings: Sequence[str], encode: Callable[[str], list[int]]) -> tuple[str, bool]:
+    """Find the longest beginning of `common` at which every rendering can be split without changing its tokens.
+
+    Returns:
+        The beginning and True; `common` and False if there is none.
+    """
+    # Only the ends of tags and of lines are tried, since tokenizers split there. A test at every character would
+    # encode each rendering hundreds of times.
     ends = [len(common), *(match.end() for match in reversed(list(re.finditer(r">|\]|\n+", common))))]
     for end in ends:
         if QUESTION not in common[:end]:
@@ -158,11 +194,29 @@ def _encoded_apart(common: str, renderings: Sequence[str], encode: Callable[[str
 
 
 def _words(text: str) -> str:
-    """A text without white space and reasoning tags: equal for two texts of which none lacks a word."""
+    """Remove white space and reasoning tags. The results of two texts are equal if neither lacks a word of the other.
+
+    >>> _words("<think>a</think>\\nb c")
+    'abc'
+    """
     return IGNORED.sub("", text)
 
 
 def mark_text(control: ControlTokens, text: str) -> tuple[str, Marks | None]:
-    """A text with marks around control tokens that somebody typed; see `ControlTokens.mark`."""
+    """Put marks around the control tokens inside of a text; see `ControlTokens.mark`.
+
+    Returns:
+        The text, and the marks; None if the text has no control tokens.
+
+    >>> from types import SimpleNamespace
+    >>> from tokenizers import Tokenizer, models
+    >>> backend = Tokenizer(models.WordLevel({}))
+    >>> backend.add_special_tokens(["<|im_end|>"])
+    1
+    >>> control = ControlTokens(SimpleNamespace(backend_tokenizer=backend), written=())
+    >>> marked, marks = mark_text(control, "Write <|im_end|> here.")
+    >>> marked == f"Write {marks.start}<|im_end|>{marks.end} here."
+    True
+    """
     (turn,), marks = control.mark([Turn("assistant", (Part(text),))])
     return "".join(part.text or "" for part in turn.parts), marks

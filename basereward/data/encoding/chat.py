@@ -9,6 +9,7 @@ from basereward.data.schema.group import Turn
 from basereward.errors import ModelError
 
 SENTINEL = "basereward-response"
+"""A text that stands for a response in sample renderings; no template contains it."""
 
 
 class Tokenizer(Protocol):
@@ -19,9 +20,17 @@ class Tokenizer(Protocol):
     pad_token_id: int | None
 
     @property
-    def backend_tokenizer(self) -> Any: ...
-    def __call__(self, text: str, **options: Any) -> Any: ...
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
+    def backend_tokenizer(self) -> Any:
+        """The tokenizer of the `tokenizers` library, which transformers wraps."""
+        ...
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        """Encode a text; `input_ids` of the result is a list of token ids."""
+        ...
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """Render the messages of a conversation with `chat_template`."""
+        ...
 
 
 def messages(prompt: Sequence[Turn], *, in_parts: bool) -> list[dict[str, Any]]:
@@ -40,6 +49,7 @@ def messages(prompt: Sequence[Turn], *, in_parts: bool) -> list[dict[str, Any]]:
 
 def _content(turn: Turn, *, in_parts: bool) -> str | list[dict[str, Any]]:
     if not in_parts:
+        # Templates of text-only models concatenate the content with strings, so a list of parts would be an error.
         return "".join(part.text or "" for part in turn.parts)
     return [{"type": "image"} if part.is_image else {"type": "text", "text": part.text} for part in turn.parts]
 
@@ -56,7 +66,12 @@ def end_of_turn(tokenizer: Tokenizer, after: str) -> int:
 
     Raises:
         ModelError: the text is empty and the tokenizer has no `eos_token`.
+
+    >>> from types import SimpleNamespace
+    >>> end_of_turn(SimpleNamespace(eos_token_id=2), "")
+    2
     """
+    # Some templates write a space or a line break before the end-of-turn token, which is part of the closing text.
     after = after.lstrip()
     ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
     if ids:

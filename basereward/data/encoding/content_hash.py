@@ -30,8 +30,16 @@ PARTS = {
 
 
 def encoded_content(group: Group) -> bytes:
-    """Hash the input of a model with a scalar head: prompt, images and responses, in their order."""
+    """Hash the input of a model with a scalar head: prompt, images and responses, in their order; 32 bytes.
+
+    >>> import dataclasses
+    >>> from basereward.data.schema.group import Part, Turn
+    >>> group = Group("a", "s", (Turn("user", (Part("Q"),)),), ("yes", "no"), ())
+    >>> len(encoded_content(group)), encoded_content(group) == encoded_content(dataclasses.replace(group, id="b"))
+    (32, True)
+    """
     turns = role_texts(group.prompt)
+    # Rows from the web contain lone surrogates, which strict UTF-8 refuses.
     digest = hashlib.blake2b(repr((turns, group.responses)).encode("utf-8", "surrogatepass"), digest_size=32)
     for image in group.images:
         digest.update(hashlib.blake2b(image_content(image)).digest())
@@ -39,15 +47,21 @@ def encoded_content(group: Group) -> bytes:
 
 
 def image_content(image: Image) -> bytes:
-    """Hash an image in memory, or describe a file by path, size and modification time, which needs no reading."""
+    """Hash an image in memory, or describe a file by path, size and modification time, which needs no reading.
+
+    >>> image_content("missing.png")
+    b'missing.png 2'
+    """
     if isinstance(image, bytes):
         return hashlib.blake2b(image).digest()
     if isinstance(image, PIL.Image.Image):
+        # The mode and the size are included, because images of different shapes may have equal bytes.
         return hashlib.blake2b(repr((image.mode, image.size)).encode() + image.tobytes()).digest()
     path = image.archive if isinstance(image, ArchivedImage) else str(image)
     try:
         status = Path(path).stat()
     except OSError as error:
+        # The error is part of the description, so that a file that appears later changes the hash.
         return f"{image} {error.errno}".encode("utf-8", "surrogateescape")
     return f"{image} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogateescape")
 
@@ -57,6 +71,13 @@ def group_content(group: Group) -> bytes:
 
     This is the prompt, the responses, the preferences, the annotations and the images. The hash does not depend on the
     id of the group nor on the location of its files.
+
+    >>> import dataclasses
+    >>> from basereward.data.schema.group import Part, Preference, Turn
+    >>> group = Group("a", "s", (Turn("user", (Part("Q"),)),), ("yes", "no"), (Preference(0, 1),))
+    >>> swapped = dataclasses.replace(group, preferences=(Preference(1, 0),))
+    >>> len(group_content(group)), group_content(group) == group_content(swapped)
+    (16, False)
     """
     turns = role_texts(group.prompt)
     preferences = [(p.winner, p.loser, p.weight, p.margin, p.tie) for p in group.preferences]
@@ -64,11 +85,11 @@ def group_content(group: Group) -> bytes:
     text = repr((turns, group.responses, preferences, annotations))
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
     for image in group.images:
-        digest.update(_picture_content(image))
+        digest.update(_image_file_content(image))
     return digest.digest()
 
 
-def _picture_content(image: Image) -> bytes:
+def _image_file_content(image: Image) -> bytes:
     """Hash an image; for a file, its size, beginning and end.
 
     PNG files end with checksums, and an edit of a JPEG file changes all bytes after it, so that the end detects almost
@@ -79,7 +100,8 @@ def _picture_content(image: Image) -> bytes:
     try:
         if isinstance(image, ArchivedImage):
             return hashlib.blake2b(read_archived(image)).digest()
-        if not Path(image).is_file():  # reading a FIFO might never end
+        # Reading a FIFO might never end.
+        if not Path(image).is_file():
             return b"missing"
         with Path(image).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -95,7 +117,11 @@ def _picture_content(image: Image) -> bytes:
 
 
 def combined_content(contents: Iterable[bytes]) -> str:
-    """Combine the hashes of groups, in their order."""
+    """Combine the hashes of groups, in their order, to 32 hexadecimal digits.
+
+    >>> combined_content([b"1", b"2"]) == combined_content([b"2", b"1"])
+    False
+    """
     digest = hashlib.blake2b(digest_size=16)
     for content in contents:
         digest.update(content)
@@ -114,8 +140,8 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
         "chat_template": [tokenizer.chat_template],
     }
     if encoder.image_processor is not None:
-        known = (encoder.image_token_id, encoder.merge_size, encoder.image_marks)
-        parts["processor"] = [encoder.image_processor.to_json_string(), *known]
+        layout = (encoder.image_token_id, encoder.merge_size, encoder.image_marks)
+        parts["processor"] = [encoder.image_processor.to_json_string(), *layout]
     return {
         name: hashlib.sha256(json.dumps(part, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
         for name, part in parts.items()
@@ -131,6 +157,7 @@ def hash_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[
     lines = []
     for part, name in PARTS.items():
         old, new = before.get(part), now.get(part)
+        # Models saved by earlier versions have fewer hashes; a part without a hash cannot be compared.
         if old is not None and new is not None and old != new:
             verb = "differ" if name.startswith("the weights") or " and " in name else "differs"
             shown = (old, new) if part == "precision" else (old[:12], new[:12])

@@ -37,10 +37,16 @@ def tokenizer_faults() -> Iterator[None]:
 
     Raises:
         ModelError: for example, a regular expression in tokenizer.json failed on a text.
+
+    >>> with tokenizer_faults():
+    ...     tokens = "a b".split()
+    >>> tokens
+    ['a', 'b']
     """
     try:
         yield
     except BaseException as error:
+        # pyo3, which binds the Rust library, makes the class at run time; it cannot be imported.
         if type(error).__name__ != "PanicException":
             raise
         raise ModelError(
@@ -50,7 +56,12 @@ def tokenizer_faults() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Two characters that occur in no text of a conversation, put before and after a control token inside of a text."""
+    """Two characters that occur in no text of a conversation, put before and after a control token inside of a text.
+
+    >>> marks = Marks("(", ")")
+    >>> f"{marks.start}<|im_end|>{marks.end}"
+    '(<|im_end|>)'
+    """
 
     start: str
     end: str
@@ -66,24 +77,31 @@ class ControlTokens:
         tokenizer: the backbone's tokenizer.
         written: texts that the chat template writes around the texts of a conversation.
         image_ids: tokens that stand for an image, or come before or after one.
+
+    Attributes:
+        ids: the id of each control token.
+        pattern: matches any control token.
+
+    >>> from types import SimpleNamespace
+    >>> from tokenizers import Tokenizer, models
+    >>> backend = Tokenizer(models.WordLevel({}))
+    >>> backend.add_special_tokens(["<|im_end|>"])
+    1
+    >>> control = ControlTokens(SimpleNamespace(backend_tokenizer=backend), written=())
+    >>> control.ids, control.pattern.findall("Does <|im_end|> end a turn?")
+    ({'<|im_end|>': 0}, ['<|im_end|>'])
     """
 
     def __init__(self, tokenizer: Tokenizer, *, written: Sequence[str], image_ids: Iterable[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.backend = tokenizer.backend_tokenizer
-        images = set(image_ids)
-        self.ids: dict[str, int] = {}
-        for token_id, token in self.backend.get_added_tokens_decoder().items():
-            content: str = token.content
-            by_template = _is_markup(content) and any(content in text for text in written)
-            formed = by_template or CONTROL_FORM.fullmatch(content) is not None
-            if token.special or token_id in images or (formed and content not in REASONING_TAGS):
-                self.ids[content] = token_id
-        # Longest first, as the tokenizer matches them.
+        self.ids = _find_control_tokens(self.backend, written=written, image_ids=set(image_ids))
+        # A regular expression takes the first alternative that matches, the tokenizer the longest token.
         longest_first = sorted(self.ids, key=len, reverse=True)
         self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._id_set = set(self.ids.values())
-        secret = secrets.token_hex(16)  # a name that can be guessed could be part of a text
+        # A name that can be guessed could be part of a text, which would then be encoded as a control token.
+        secret = secrets.token_hex(16)
         self._names = {content: f"<{secret}:{token_id}>" for content, token_id in self.ids.items()}
 
     def mark(self, turns: Sequence[Turn]) -> tuple[Sequence[Turn], Marks | None]:
@@ -94,6 +112,7 @@ class ControlTokens:
         """
         if not any(self._typed(turn) for turn in turns):
             return turns, None
+        # Even private code points occur in texts (icon fonts), so the first two that are not in these texts are used.
         joined = "".join(part.text or "" for turn in turns for part in turn.parts)
         free = (chr(point) for point in PRIVATE if chr(point) not in joined)
         marks = Marks(next(free), next(free))
@@ -127,6 +146,7 @@ class ControlTokens:
 
     def encode_text(self, text: str) -> list[int]:
         """Encode a text without control tokens; control tokens inside of it are encoded as text."""
+        # `split_special_tokens` applies only to special tokens. Other control tokens need the renamed copy.
         ids = self._tokenized(text, split_special_tokens=True)
         return ids if self._id_set.isdisjoint(ids) else self._encode_named(text)
 
@@ -160,10 +180,12 @@ class ControlTokens:
     @cached_property
     def _renamed(self) -> tuple[Any, dict[int, int]]:
         """A copy of the tokenizer with secret names for its control tokens, and a map of changed ids."""
+        # The library has no method to rename a token, so the serialized tokenizer is edited.
         settings = json.loads(self.backend.to_str())
         names = self._names
         for token in settings["added_tokens"]:
             token["content"] = names.get(token["content"], token["content"])
+        # Some tokenizers list added tokens in the vocabulary, too. It is a mapping, or for Unigram a list of pairs.
         vocabulary = settings["model"].get("vocab")
         if isinstance(vocabulary, dict):
             settings["model"]["vocab"] = {names.get(token, token): place for token, place in vocabulary.items()}
@@ -171,12 +193,33 @@ class ControlTokens:
             settings["model"]["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]
         unknown = settings["model"].get("unk_token")
         settings["model"] |= {"unk_token": names.get(unknown, unknown)} if unknown else {}
-        settings["post_processor"] = None  # it may refer to a token by name; special tokens are not added anyway
+        # A post-processor may refer to a token by its old name. It adds special tokens, which are not wanted here.
+        settings["post_processor"] = None
         backend = type(self.backend).from_str(json.dumps(settings))
         backend.no_truncation()
         backend.no_padding()
+        # The library numbers added tokens that are not in the vocabulary anew when it loads them.
         renumbered = {backend.token_to_id(names[content]): token_id for content, token_id in self.ids.items()}
         return backend, {new: old for new, old in renumbered.items() if new != old}
+
+
+def _find_control_tokens(backend: Any, *, written: Sequence[str], image_ids: set[int]) -> dict[str, int]:
+    """Find the control tokens among the added tokens of a tokenizer; see `ControlTokens` for the arguments."""
+    ids: dict[str, int] = {}
+    for token_id, token in backend.get_added_tokens_decoder().items():
+        content: str = token.content
+        if token.special or token_id in image_ids or _has_control_form(content, written=written):
+            ids[content] = token_id
+    return ids
+
+
+def _has_control_form(content: str, *, written: Sequence[str]) -> bool:
+    """Whether an added token that is not special is a control token, by its form or because the template writes it."""
+    if content in REASONING_TAGS:
+        return False
+    if CONTROL_FORM.fullmatch(content):
+        return True
+    return _is_markup(content) and any(content in text for text in written)
 
 
 def _is_markup(content: str) -> bool:

@@ -9,6 +9,7 @@ Shapes: P tokens of a prefix, L tokens of a branch, K responses, n images, N ima
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from basereward.data.encoding.chat import SENTINEL, Tokenizer, end_of_turn
 from basereward.data.encoding.control_tokens import ControlTokens, Marks
 from basereward.data.encoding.rendering import REJECTED, ChatTemplate, explained
 from basereward.data.encoding.template_limits import characters_per_token
-from basereward.data.images.image_features import CachedFeatures, PictureReader
+from basereward.data.images.feature_store import FeatureStore
+from basereward.data.images.image_features import CachedFeatures, ImageReader
 from basereward.data.images.pixels import Pixels
 from basereward.data.images.tiles import marked
 from basereward.data.schema.group import Group, Part, Preference, Turn
@@ -44,12 +46,19 @@ class EncodingError(RowRejected):
     """A group does not fit the backbone.
 
     The reason is `too_long`, `image_without_vision`, `image_token_in_text` or `template_rejects`.
+
+    >>> EncodingError("too_long", "5000 tokens; data.encoding.max_tokens allows 4096").reason
+    'too_long'
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The size of an encoded group."""
+    """The size of an encoded group.
+
+    >>> Size(prefix=10, branches=(3, 4), images=1).tokens
+    17
+    """
 
     prefix: int  # tokens of the prompt, including those of its images
     branches: tuple[int, ...]  # tokens of each branch, including its end-of-turn token
@@ -63,11 +72,21 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class BranchTarget:
-    """What a generative head learns at one branch."""
+    """What a generative head learns at one branch.
 
-    written: int = 0  # the number of target tokens at the end of the branch; 0 when the head is to generate them
-    weight: float = 1.0  # the weight of the branch in the language loss
-    about: tuple[int, ...] = ()  # the indices of the responses that the branch shows, in this order
+    Attributes:
+        num_target_tokens: target tokens at the end of the branch; 0 if the head generates them.
+        weight: the weight of the branch in the language-model loss.
+        compared_responses: the indices of the responses that the branch shows, in this order; empty if the branch shows
+            only its own response.
+
+    >>> BranchTarget(num_target_tokens=12, compared_responses=(1, 0)).weight
+    1.0
+    """
+
+    num_target_tokens: int = 0
+    weight: float = 1.0
+    compared_responses: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +101,14 @@ class EncodedGroup:
         preferences: of the group.
         pixels: N patches of the images without cached features; None if there are none.
         images_thw: `(n, 3)` int64, patches of each image in time, height and width; None without images.
-        known: for each of the n images, its key and cached features; empty without a feature store.
+        cached_features: for each of the n images, its key and cached features; empty without a feature store.
         lengths: tokens of each of the K responses without the end-of-turn token; empty: one less than its branch.
-        spoken: the target of each branch for a generative head; empty for scalar heads.
+        branch_targets: the target of each branch for a generative head; empty for scalar heads.
+
+    >>> prefix, branches = torch.tensor([5, 6]), (torch.tensor([7, 2]), torch.tensor([8, 9, 2]))
+    >>> group = EncodedGroup("a", "s", prefix, torch.arange(2), branches, (Preference(0, 1),))
+    >>> group.longest, group.response_lengths
+    (5, [1, 2])
     """
 
     id: str
@@ -95,9 +119,9 @@ class EncodedGroup:
     preferences: tuple[Preference, ...]
     pixels: Pixels | None = None
     images_thw: Tensor | None = None
-    known: tuple[CachedFeatures, ...] = ()
+    cached_features: tuple[CachedFeatures, ...] = ()
     lengths: tuple[int, ...] = ()
-    spoken: tuple[BranchTarget, ...] = ()
+    branch_targets: tuple[BranchTarget, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -161,10 +185,13 @@ class Encoder:
             truncated.
         same_positions: the length from which the backbone's rotary positions change for the whole batch; longer groups
             also raise `EncodingError`. None: the backbone has no such length.
+        branch_template: the branch template of a generative head; None for scalar heads.
+        feature_store: a cache of image features, which is searched before an image is opened; None: no cache.
 
     Attributes:
-        pictures: reads images.
-        speech: the branch template of a generative head; None for scalar heads.
+        images: reads images.
+        end_of_turn: the token that ends a branch.
+        pad_id: the token for padding.
 
     Raises:
         ModelError: the tokenizer has no chat template, or the template fails on a question with an answer.
@@ -181,24 +208,49 @@ class Encoder:
         image_marks: tuple[int, int] | None = None,
         max_tokens: int = 4096,
         same_positions: int | None = None,
+        branch_template: BranchTemplate | None = None,
+        feature_store: FeatureStore | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.positions = positions
         self.image_processor = image_processor
-        self.pictures = PictureReader(image_processor)
+        self.images = ImageReader(image_processor, store=feature_store)
         self.image_token_id = image_token_id
         self.merge_size = merge_size
         self.image_marks = image_marks
         self.max_tokens = max_tokens
         self.same_positions = same_positions
-        self.speech: BranchTemplate | None = None
+        self.branch_template = branch_template
         self.template = ChatTemplate(tokenizer, in_parts=image_token_id is not None)
-        images = (*(() if image_token_id is None else (image_token_id,)), *(image_marks or ()))
-        self.control = ControlTokens(tokenizer, written=self.template.frame.written, image_ids=images)
+        image_ids = (*(() if image_token_id is None else (image_token_id,)), *(image_marks or ()))
+        self.control = ControlTokens(tokenizer, written=self.template.frame.written, image_ids=image_ids)
         with explained():
             self._last_answer = find_answer_format(self.template, control=self.control)
         self.end_of_turn = end_of_turn(tokenizer, self._last_answer.after.removeprefix(self._last_answer.closing))
+        # Llama's tokenizers have no padding token. No token attends to padding, so any token can take its place.
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn
+
+    def with_branch_template(self, branch_template: BranchTemplate | None) -> Encoder:
+        """Return an encoder that lays branches out for another head. The tokenizer and image processor are shared.
+
+        Args:
+            branch_template: the branch template of a generative head; None for scalar heads.
+        """
+        encoder = copy.copy(self)
+        encoder.branch_template = branch_template
+        # The only cached value that depends on the branch template.
+        vars(encoder).pop("fingerprint", None)
+        return encoder
+
+    def with_feature_store(self, feature_store: FeatureStore) -> Encoder:
+        """Return an encoder that searches a cache of image features. The tokenizer and image processor are shared.
+
+        Args:
+            feature_store: the cache.
+        """
+        encoder = copy.copy(self)
+        encoder.images = self.images.with_store(feature_store)
+        return encoder
 
     def __call__(self, group: Group, *, with_targets: bool = False) -> EncodedGroup:
         """Encode a group.
@@ -214,10 +266,10 @@ class Encoder:
         """
         check_text(group)
         self._check_images(group)
-        pictures = self.pictures(group.images) if group.images else None
-        images_thw = pictures.thw if pictures else None
+        images = self.images(group.images) if group.images else None
+        images_thw = images.thw if images else None
         prefix = self._prefix(group, images_thw)
-        branches, spoken = self._branches(group, with_targets=with_targets)
+        branches, branch_targets = self._branches(group, with_targets=with_targets)
         encoded = EncodedGroup(
             id=group.id,
             source=group.source,
@@ -225,11 +277,12 @@ class Encoder:
             positions=self.positions(prefix, images_thw),
             branches=branches,
             preferences=group.preferences,
-            pixels=pictures.pixels if pictures else None,
+            pixels=images.pixels if images else None,
             images_thw=images_thw,
-            known=pictures.known if pictures else (),
-            lengths=tuple(len(branch) - 1 for branch in branches) if not spoken else self._lengths(group),
-            spoken=spoken,
+            cached_features=images.cached_features if images else (),
+            # The branches of a generative head also contain its request and its target.
+            lengths=self._lengths(group) if branch_targets else tuple(len(branch) - 1 for branch in branches),
+            branch_targets=branch_targets,
         )
         self.check_length(encoded.longest)
         return encoded
@@ -242,7 +295,8 @@ class Encoder:
         """
         check_text(group)
         self._check_images(group)
-        patches = self.pictures.measure(group.images)
+        patches = self.images.measure(group.images)
+        # Only the product of a grid counts for the length, so one axis stands for all three.
         grids = torch.tensor([[1, 1, n] for n in patches]) if patches else None
         prefix = len(self._prefix(group, grids))
         branches = tuple(len(branch) for branch in self._branches(group, with_targets=with_targets)[0])
@@ -257,9 +311,9 @@ class Encoder:
         parts = (VERSION, backend, self.tokenizer.chat_template or "", processor, self.image_token_id, self.max_tokens)
         # Optional parts are left out rather than None, so that fingerprints of earlier versions stay valid.
         marks = () if self.image_marks is None else (self.image_marks,)
-        speech = () if self.speech is None else (self.speech.fingerprint,)
+        branch_template = () if self.branch_template is None else (self.branch_template.fingerprint,)
         limit = () if self.same_positions is None else (self.same_positions,)
-        return hashlib.sha256(repr((*parts, *marks, *speech, *limit)).encode()).hexdigest()
+        return hashlib.sha256(repr((*parts, *marks, *branch_template, *limit)).encode()).hexdigest()
 
     def check_length(self, longest: int) -> None:
         """Check the number of tokens of a prefix with its longest branch.
@@ -277,6 +331,7 @@ class Encoder:
             )
 
     def _check_images(self, group: Group) -> None:
+        # A text-only backbone would answer about an image that it does not see.
         if group.images and self.image_processor is None:
             raise EncodingError("image_without_vision", "the row has an image, but the backbone is text-only")
 
@@ -289,8 +344,8 @@ class Encoder:
             RowRejected, ImageError: as `__call__`.
         """
         self._check_images(group)
-        pictures = self.pictures(group.images) if group.images else None
-        images_thw = pictures.thw if pictures else None
+        images = self.images(group.images) if group.images else None
+        images_thw = images.thw if images else None
         rendered, marks = self._rendered(group.prompt)
         ids = self._expanded(self.control.encode(rendered, marks), images_thw)
         self.check_length(len(ids))
@@ -301,14 +356,16 @@ class Encoder:
             positions=self.positions(ids, images_thw)[..., :-1],
             branches=(ids[-1:],),
             preferences=(),
-            pixels=pictures.pixels if pictures else None,
+            pixels=images.pixels if images else None,
             images_thw=images_thw,
-            known=pictures.known if pictures else (),
+            cached_features=images.cached_features if images else (),
         )
 
     def _prefix(self, group: Group, images_thw: Tensor | None) -> Tensor:
-        rendered, marks = self._rendered(group.prompt if self.speech is None else self.speech.prompt(group))
-        if self.speech is not None and self.speech.open:
+        template = self.branch_template
+        rendered, marks = self._rendered(group.prompt if template is None else template.prompt(group))
+        if template is not None and template.open:
+            # The branches continue the last user turn, so the text that closes the turn is part of every branch.
             rendered = rendered.rpartition(SENTINEL)[0]
         else:
             rendered = self._answer.without_cut(rendered)
@@ -321,7 +378,8 @@ class Encoder:
             return ids
         sizes = [] if images_thw is None else (images_thw.prod(-1) // self.merge_size**2).tolist()
         places = ids == self.image_token_id
-        # Unequal if the chat template drops or repeats images.
+        # Unequal if the chat template drops or repeats images. The features of the vision tower would be assigned to the
+        # wrong tokens, or transformers would fail in the middle of training.
         if int(places.sum()) != len(sizes):
             detail = f"{int(places.sum())} image tokens in the rendered prompt, {len(sizes)} images"
             raise EncodingError("image_token_in_text", detail)
@@ -332,9 +390,9 @@ class Encoder:
         return ids.repeat_interleave(repeats)
 
     def _branches(self, group: Group, *, with_targets: bool) -> tuple[tuple[Tensor, ...], tuple[BranchTarget, ...]]:
-        if self.speech is None:
+        if self.branch_template is None:
             return tuple(self.branch(response) for response in group.responses), ()
-        branches = self.speech(self, group, with_targets=with_targets)
+        branches = self.branch_template(self, group, with_targets=with_targets)
         return tuple(tokens for tokens, _ in branches), tuple(target for _, target in branches)
 
     def _lengths(self, group: Group) -> tuple[int, ...]:
@@ -349,10 +407,12 @@ class Encoder:
         Raises:
             RowRejected: `too_long` or `template_rejects`.
         """
+        # Before rendering, because a text of many megabytes would be rendered and encoded first, which takes minutes.
         for turn in turns:
             self._check_characters("".join(part.text or "" for part in turn.parts))
         roles = {turn.role for turn in turns[:-1]} & self.template.frame.left_out
         if roles:
+            # A dropped system turn would change the meaning of the row unnoticed.
             raise EncodingError(REJECTED, f"the chat template drops turns with the role {', '.join(sorted(roles))}")
         marked_turns, marks = self.control.mark(turns)
         return self.template.render(marked_turns, generation_prompt=True), marks
@@ -365,6 +425,7 @@ class Encoder:
         """
         if len(text) <= FREE_CHARACTERS * self.max_tokens:
             return
+        # Only for long texts, because computing the bound reads the whole vocabulary.
         per_token, proved = self._characters_per_token
         if len(text) > self.max_tokens * per_token:
             least = -(-len(text) // per_token)
@@ -380,12 +441,13 @@ class Encoder:
     @property
     def _answer(self) -> AnswerFormat:
         """The form of a response: in the last turn, or before a further request of a generative head."""
-        if self.speech is None or self.speech.open:
+        if self.branch_template is None or self.branch_template.open:
             return self._last_answer
         return self._earlier_answer
 
     @cached_property
     def _earlier_answer(self) -> AnswerFormat:
+        """The form of an answer that is not in the last turn; templates of reasoning models drop its reasoning."""
         following = (Turn("user", (Part("basereward-request"),)),)
         with explained():
             return find_answer_format(self.template, following=following, control=self.control)
@@ -421,6 +483,7 @@ class Encoder:
         marked_turns, marks = self.control.mark(turns)
         rendered = self.template.render(marked_turns, generation_prompt=True)
         after = self._last_answer.without_cut(rendered).rpartition(SENTINEL)[2]
+        # The response before the request already ends with this closing text.
         after = after.removeprefix(self._earlier_answer.closing).lstrip() + self._last_answer.lead
         return torch.tensor(self.control.encode(after, marks), dtype=torch.int64)
 
@@ -467,6 +530,7 @@ class Encoder:
         written = form.text(marked_text)
         context = form.context
         if plain and form.lead and written.startswith(form.lead):
+            # `closing` and `asked` already end with the lead.
             written, context = written[len(form.lead) :], context and context + form.lead
         if written == text and not context:
             return self.plain(text)
@@ -475,4 +539,5 @@ class Encoder:
         context_ids = self.control.encode(context) if context else []
         if ids[: len(context_ids)] == context_ids:
             return torch.tensor(ids[len(context_ids) :], dtype=torch.int64)
+        # A token extends over the border between the context and the answer, so the answer is encoded alone.
         return torch.tensor(self.control.encode(written, marks), dtype=torch.int64)

@@ -33,26 +33,41 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORM = 2  # version of the cache files; another number invalidates them
-MANY = 2000  # with fewer groups, starting worker processes takes longer than the work
+# Version of the cache files; another number invalidates them.
+FORM = 2
+# With fewer groups, starting worker processes takes longer than the work.
+MANY = 2000
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """The usable groups of a split of a source, by ascending index. All arrays have the shape `(N,)`."""
+    """The usable groups of a split of a source, by ascending index. All arrays have the shape `(N,)`.
 
-    index: NDArray[np.int64]  # indices of `source.groups(split)`
-    tokens: NDArray[np.int32]  # of the group in a tree row: its prefix and all branches
-    images: NDArray[np.int32]  # number of images
-    content: str = ""  # a hash of all groups of the split, including unusable ones; see `group_content`
+    Attributes:
+        index: indices of `source.groups(split)`.
+        tokens: the tokens of each group in a tree row, which are those of its prefix and of all branches.
+        images: the number of images of each group.
+        content: a hash of all groups of the split, including unusable ones; see `group_content`.
+
+    >>> lengths = Lengths(np.array([0, 2]), np.array([30, 50]), np.array([0, 1]))
+    >>> lengths.only(lengths.tokens < 40).index.tolist()
+    [0]
+    """
+
+    index: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+    images: NDArray[np.int32]
+    content: str = ""
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def mark(self) -> str:
-        """A hash of the indices and lengths. Checkpoints contain it and `content`; those of earlier versions contain
-        only this hash."""
+        """A hash of the indices and lengths.
+
+        Checkpoints contain it and `content`; those of earlier versions contain only this hash.
+        """
         return hashlib.blake2b(self.index.tobytes() + self.tokens.tobytes(), digest_size=16).hexdigest()
 
     def only(self, kept: NDArray[np.bool_]) -> Lengths:
@@ -79,8 +94,10 @@ def measure(
         DataError: the source is malformed.
     """
     groups = source.groups(split)
+    # Rows for validation and test need no target texts: a generative head writes the texts itself. Its branches are
+    # shorter there, so the lengths have a cache file of their own.
     with_targets = split == "train"
-    kind = "" if with_targets or encoder.speech is None else "-asked"
+    kind = "" if with_targets or encoder.branch_template is None else "-asked"
     file = cache / f"{_content(groups)}-{encoder.fingerprint[:32]}{kind}.npz" if cache else None
     measured = _load(file) if file else None
     if measured is None:
@@ -107,6 +124,7 @@ class _MeasuredGroups(Dataset[tuple[Any, ...]]):
         group = self.groups[index]
         content = group_content(group)
         try:
+            # The same checks as in training, so that a row that passes here cannot fail in the middle of a run.
             check_usable(group)
             size = self.encoder.measure(group, with_targets=self.with_targets)
         except RowRejected as rejection:
@@ -120,6 +138,7 @@ def _measure_all(groups: _MeasuredGroups, *, workers: int) -> tuple[Lengths, lis
     contents: list[bytes] = []
     for place, (content, *values) in enumerate(_results(groups, workers=workers)):
         contents.append(content)
+        # Three values describe a rejection and two a size; see `_MeasuredGroups`.
         if len(values) == 3:
             rejections.append(dict(zip(("id", "reason", "detail"), values, strict=True)))
         else:
@@ -133,6 +152,7 @@ def _measure_all(groups: _MeasuredGroups, *, workers: int) -> tuple[Lengths, lis
 def _results(groups: _MeasuredGroups, *, workers: int) -> Iterator[tuple[Any, ...]]:
     if workers == 0 or len(groups) < MANY:
         return (groups[i] for i in range(len(groups)))
+    # Batches of 64, because sending every group alone between processes takes longer than measuring it.
     loader = DataLoader(
         groups,
         batch_size=64,
@@ -151,7 +171,7 @@ def _content(groups: Iterable[Group]) -> str:
         turns = role_texts(group.prompt)
         preferences = [(p.winner, p.loser, p.tie, p.weight, p.margin) for p in group.preferences]
         digest.update(repr((group.id, turns, group.responses, preferences)).encode("utf-8", "surrogatepass"))
-        # Only if there are any, so that caches of groups without annotations from earlier versions stay valid.
+        # Added only if there are any, so that caches of groups without annotations from earlier versions stay valid.
         if annotations := (*group.critiques, *group.reasonings, *group.ratings):
             digest.update(repr(annotations).encode("utf-8", "surrogatepass"))
         for image in group.images:
@@ -162,6 +182,7 @@ def _content(groups: Iterable[Group]) -> str:
 def _load(file: Path) -> tuple[Lengths, list[dict[str, str]]] | None:
     """Read a cache file; None if there is none or it is damaged."""
     try:
+        # Without pickle: a cache folder may be shared with other users, and a pickle could run their code.
         with np.load(file, allow_pickle=False) as kept:
             lost = json.loads(str(kept["lost"]))
             return Lengths(kept["index"], kept["tokens"], kept["images"], str(kept["content"])), lost

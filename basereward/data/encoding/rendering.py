@@ -17,15 +17,27 @@ REJECTED = "template_rejects"
 
 
 class TemplateEndless(RowRejected):
-    """A rendering exceeded a limit; the reason is `template_rejects`."""
+    """A rendering exceeded a limit; the reason is `template_rejects`.
+
+    >>> TemplateEndless(REJECTED, "the chat template needs too much memory").reason
+    'template_rejects'
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The text that a template writes around the texts of a conversation."""
+    """The text that a template writes around the texts of a conversation.
+
+    Attributes:
+        written: renderings of several conversations, without the texts of their turns.
+        left_out: the roles whose turns the template drops if they are not the last turn.
+
+    >>> Frame(written=("<|user|>",), left_out=frozenset({"system"})).left_out
+    frozenset({'system'})
+    """
 
     written: tuple[str, ...]
-    left_out: frozenset[str]  # roles whose turns the template drops if they are not the last turn
+    left_out: frozenset[str]
 
 
 @contextlib.contextmanager
@@ -34,6 +46,11 @@ def explained() -> Iterator[None]:
 
     Raises:
         ModelError: the template fails on a conversation, or exceeds a limit.
+
+    >>> with explained():
+    ...     raise RowRejected(REJECTED, "the chat template refuses the turns user")
+    Traceback (most recent call last):
+    basereward.errors.ModelError: the backbone's chat template cannot render a question and an answer: ...
     """
     try:
         with limited_time():
@@ -90,10 +107,11 @@ class ChatTemplate:
             with limited_steps():
                 text: str = self.tokenizer.apply_chat_template(conversation, **options)
         except TemplateStopped as stopped:
-            raise TemplateEndless(REJECTED, f"the chat template does not come to an end: {stopped}") from None
+            raise TemplateEndless(REJECTED, f"the chat template does not finish: {stopped}") from None
         except MemoryError:
             raise TemplateEndless(REJECTED, "the chat template needs too much memory") from None
         except Exception as error:  # noqa: BLE001 - an untrusted template can raise anything
+            # A conversation may have thousands of turns; the message must stay readable.
             roles = ", ".join(turn.role for turn in turns[:8]) + (", ..." if len(turns) > 8 else "")
             message = str(error) or type(error).__name__
             raise RowRejected(REJECTED, f"the chat template refuses the turns {roles}: {message}") from None
@@ -114,12 +132,15 @@ class ChatTemplate:
             try:
                 text = self.render([*earlier, question], generation_prompt=True)
             except TemplateEndless:
+                # Every row would run into the limit, so the model cannot be used at all.
                 raise
             except RowRejected:
                 if not earlier:
                     raise
-                continue  # rows with such turns are rejected one by one, with the error of the template
+                # Some templates refuse system turns. Rows with such turns are rejected one by one.
+                continue
             left_out |= {turn.role for turn in earlier if words[turn.role] not in text}
+            # A character that no template writes keeps the texts before and after a removed word apart.
             for word in (*words.values(), "basereward-question"):
                 text = text.replace(word, "\0")
             written.append(text)

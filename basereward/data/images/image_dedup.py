@@ -16,12 +16,17 @@ from basereward.data.images.image_features import CachedFeatures
 from basereward.data.images.pixels import Pixels
 from basereward.data.images.vision_features import Features
 
-_SAMPLE = 1024  # values that are hashed first; most different images already differ in these
+# Values that are hashed first. Most different images already differ in these, and hashing all would take longer.
+_SAMPLE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """The distinct images of a batch."""
+    """The distinct images of a batch.
+
+    >>> Distinct(pixels=None, grids=None, keys=(), features=None, places=()).places
+    ()
+    """
 
     pixels: Pixels | None  # N patches of the n images to encode
     grids: Tensor | None  # (n, 3) patches of these images in time, height and width
@@ -36,6 +41,12 @@ def distinct(groups: Sequence[EncodedGroup], copies: Sequence[int]) -> Distinct:
     Args:
         groups: the groups.
         copies: how often the images of each group occur in the rows, one copy after the other.
+
+    >>> text, grid = torch.tensor([1, 2]), torch.tensor([[1, 1, 2]])
+    >>> group = EncodedGroup("a", "s", text, text, (text,), (), pixels=Pixels(torch.ones(2, 6)), images_thw=grid)
+    >>> images = distinct([group, group], [1, 2])
+    >>> images.grids.tolist(), images.places
+    ([[1, 1, 2]], (0, 0, 0))
     """
     table = _Table()
     order: list[tuple[bool, int]] = []
@@ -57,7 +68,7 @@ class _Image:
 
     grid: Tensor  # (3,)
     pixels: Pixels | None
-    known: CachedFeatures | None
+    cached: CachedFeatures | None
 
 
 def _images(group: EncodedGroup) -> Iterator[_Image]:
@@ -65,14 +76,16 @@ def _images(group: EncodedGroup) -> Iterator[_Image]:
     if group.images_thw is None:
         return
     first = 0
-    for grid, known in zip(group.images_thw, group.known or [None] * len(group.images_thw), strict=True):
-        if known is not None and known.features is not None:
-            yield _Image(grid, None, known)
+    entries = group.cached_features or [None] * len(group.images_thw)
+    for grid, cached in zip(group.images_thw, entries, strict=True):
+        # `group.pixels` has no patches of images whose features are cached.
+        if cached is not None and cached.features is not None:
+            yield _Image(grid, None, cached)
             continue
         assert group.pixels is not None
         here = slice(first, first + int(grid.prod()))
         first = here.stop
-        yield _Image(grid, group.pixels.map(lambda patches, here=here: patches[here]), known)  # type: ignore[misc]
+        yield _Image(grid, group.pixels.map(lambda patches, here=here: patches[here]), cached)  # type: ignore[misc]
 
 
 @dataclass(slots=True)
@@ -90,7 +103,7 @@ class _Table:
         candidates = self.by_signature.setdefault(_signature(image), [])
         for place in candidates:
             # Keys are hashes of the content. Without a key, equal signatures do not prove that the images are equal.
-            if image.known is not None or self._same(image, place[1]):
+            if image.cached is not None or self._same(image, place[1]):
                 return place
         candidates.append(self._add(image))
         return candidates[-1]
@@ -101,21 +114,22 @@ class _Table:
 
     def _add(self, image: _Image) -> tuple[bool, int]:
         if image.pixels is None:
-            assert image.known is not None
-            assert image.known.features is not None
-            self.features.append(image.known.features)
+            assert image.cached is not None
+            assert image.cached.features is not None
+            self.features.append(image.cached.features)
             return False, len(self.features) - 1
         self.pixels.append(image.pixels)
         self.grids.append(image.grid)
-        if image.known is not None:
-            self.keys.append(image.known.key)
+        if image.cached is not None:
+            self.keys.append(image.cached.key)
         return True, len(self.pixels) - 1
 
 
 def _signature(image: _Image) -> Hashable:
     """A value that equal images share: the key, or the grid with a sample of the patches."""
-    if image.known is not None:
-        return image.known.key
+    if image.cached is not None:
+        return image.cached.key
     assert image.pixels is not None
+    # A sample over the whole image, because images often share their borders, for example a white margin.
     values = image.pixels.patches.flatten()
     return (*image.grid.tolist(), values[:: max(1, len(values) // _SAMPLE)].numpy().tobytes())

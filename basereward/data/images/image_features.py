@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +18,17 @@ from basereward.data.images.pixels import Pixels, Shades, find_shades, read_pixe
 from basereward.data.images.vision_features import Features
 from basereward.data.schema.group import Image
 
-_MAX_ASPECT_RATIO = 200  # the limit of Qwen's image processors
+# The limit of Qwen's image processors, which raise a ValueError for other images.
+_MAX_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True, slots=True)
 class CachedFeatures:
-    """The key of an image in the feature store, and its features if the store has them."""
+    """The key of an image in the feature store, and its features if the store has them.
+
+    >>> CachedFeatures("0" * 64).features is None
+    True
+    """
 
     key: str
     features: Features | None = None
@@ -30,26 +36,34 @@ class CachedFeatures:
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """The images of one group. Shapes: n images, N patches."""
+    """The images of one group. Shapes: n images, N patches.
+
+    >>> ImageBatch(torch.tensor([[1, 4, 4]]), Pixels(torch.zeros(16, 588))).cached_features
+    ()
+    """
 
     thw: Tensor  # (n, 3) patches in time, height and width
     pixels: Pixels | None  # N patches of the images without cached features
-    known: tuple[CachedFeatures, ...] = ()  # (n,) with a feature store, else empty
+    cached_features: tuple[CachedFeatures, ...] = ()  # (n,) with a feature store, else empty
 
 
-class PictureReader:
+class ImageReader:
     """Reads images for one backbone.
 
     Args:
-        processor: the backbone's image processor.
-
-    Attributes:
+        processor: the backbone's image processor; None for a text-only backbone, which reads no images.
         store: the feature store, which is searched before an image is opened; None: features are not cached.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, *, store: FeatureStore | None = None) -> None:
         self.processor = processor
-        self.store: FeatureStore | None = None
+        self.store = store
+
+    def with_store(self, store: FeatureStore) -> ImageReader:
+        """Return a reader that searches a feature store."""
+        reader = copy.copy(self)
+        reader.store = store
+        return reader
 
     def __call__(self, images: Sequence[Image]) -> ImageBatch:
         """Read the images of a group.
@@ -58,19 +72,24 @@ class PictureReader:
             ImageError: an image cannot be opened.
         """
         if self.store is None:
-            all_pixels, all_grids = self._cut([self._open(image) for image in images])
+            all_pixels, all_grids = self._to_patches([self._open(image) for image in images])
             return ImageBatch(all_grids, all_pixels)
+        return self._read_uncached(images, self.store)
+
+    def _read_uncached(self, images: Sequence[Image], store: FeatureStore) -> ImageBatch:
+        """Look every image up in the store, and open those whose features it does not have."""
         cached, opened = [], []
         for image in images:
-            entry, content = self._look_up(image, self.store)
+            entry, content = self._look_up(image, store)
             cached.append(entry)
             if entry.features is None:
                 opened.append(self._open(content, name=describe(image)))
         pixels: Pixels | None = None
         opened_grids: Sequence[Tensor] = ()
         if opened:
-            pixels, grids = self._cut(opened)
+            pixels, grids = self._to_patches(opened)
             opened_grids = list(grids)
+        # The store keeps the grid of each image, so that positions can be computed without opening the image.
         next_grids = iter(opened_grids)
         thw = []
         for entry in cached:
@@ -83,8 +102,8 @@ class PictureReader:
         Raises:
             ImageError: as `__call__`, for the same images.
         """
-        pictures = [self._open(image) for image in images]
-        return [int(self.processor.get_number_of_image_patches(image.height, image.width)) for image in pictures]
+        opened = [self._open(image) for image in images]
+        return [int(self.processor.get_number_of_image_patches(image.height, image.width)) for image in opened]
 
     def _look_up(self, image: Image, store: FeatureStore) -> tuple[CachedFeatures, Image]:
         """Look an image up in the store; also return its content, so that it is not read again from disk."""
@@ -92,16 +111,20 @@ class PictureReader:
         key = store.key(content)
         return CachedFeatures(key, store.find(key)), content
 
-    def _cut(self, pictures: Sequence[PIL.Image.Image]) -> tuple[Pixels, Tensor]:
-        return read_pixels(self.processor, pictures, self._shades)
+    def _to_patches(self, images: Sequence[PIL.Image.Image]) -> tuple[Pixels, Tensor]:
+        return read_pixels(self.processor, images, self._shades)
 
     def _open(self, image: Image, *, name: str | None = None) -> PIL.Image.Image:
-        picture = open_image(image, name=name)
-        if max(picture.size) > _MAX_ASPECT_RATIO * min(picture.size):
-            detail = f"{picture.width} x {picture.height} pixels; one side may be {_MAX_ASPECT_RATIO} times the other"
-            raise ImageError("image_aspect_ratio", detail)
-        return picture
+        opened = open_image(image, name=name)
+        # Checked for every processor, so that whether a row is used does not depend on the backbone.
+        if max(opened.size) > _MAX_ASPECT_RATIO * min(opened.size):
+            size = f"{opened.width} x {opened.height} pixels"
+            raise ImageError(
+                "image_aspect_ratio", f"{size}; one side may be at most {_MAX_ASPECT_RATIO} times the other"
+            )
+        return opened
 
+    # The table is found by running the processor on a trial image, which a text-only run never needs.
     @cached_property
     def _shades(self) -> Shades | None:
         return find_shades(self.processor)

@@ -21,11 +21,18 @@ ARCHIVES = (".zip", ".tar")
 MAX_BYTES = 256 * 2**20
 """The largest image file, in bytes. An image of `open_images.MAX_PIXELS` is smaller in every common format, and a small
 member of an archive may unpack to more than the memory."""
-MAX_LINKS = 16  # consecutive links in an archive after which they count as a cycle
+# Consecutive links in an archive after which they count as a cycle.
+MAX_LINKS = 16
 
 
 class ImageError(RowRejected):
-    """An image cannot be used."""
+    """An image cannot be used.
+
+    The reason is `image_missing`, `image_unreadable`, `image_too_large`, `image_outside_root` or `image_aspect_ratio`.
+
+    >>> ImageError("image_missing", "there is no file a.png").reason
+    'image_missing'
+    """
 
 
 # Exceptions for a member that is damaged, truncated, encrypted, or compressed with an unsupported method.
@@ -39,10 +46,18 @@ def read_archived(image: ArchivedImage) -> bytes:
 
     Raises:
         ImageError: `image_missing`, `image_unreadable` or `image_too_large`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with zipfile.ZipFile(f"{folder}/images.zip", "w") as file:
+    ...         file.writestr("a.png", b"content")
+    ...     read_archived(ArchivedImage(f"{folder}/images.zip", "a.png"))
+    b'content'
     """
     try:
         return _opened(image.archive, os.getpid()).read(image.member)
     except KeyError:
+        # The name of any member shows how the archive spells its paths.
         first = _opened(image.archive, os.getpid()).first
         detail = f"{image.archive} has no member {image.member}; its first is {first}"
         raise ImageError("image_missing", detail) from None
@@ -97,6 +112,7 @@ class ImageStore:
             return self.root / name
         pure = self._pure(name)
         if self.archives:
+            # Data sets are split over several archives. An image in none of them is reported as missing from the first.
             holding = [archive for archive in self.archives if _opened(archive, os.getpid()).has(str(pure))]
             return ArchivedImage((holding or self.archives)[0], str(pure))
         return self.root / pure
@@ -112,21 +128,41 @@ class ImageStore:
             listings = (_opened(archive, os.getpid()).listing(str(pure)) for archive in self.archives)
             return next((names for names in listings if names), [])
         within = self.root / pure
-        return [str(pure / file.name) for file in within.iterdir() if file.is_file()] if within.is_dir() else []
+        if not within.is_dir():
+            return []
+        return [str(pure / file.name) for file in within.iterdir() if file.is_file()]
 
     def _pure(self, name: str | Path) -> PurePosixPath:
-        """Return the path relative to the root. Absolute paths below it are allowed, as folder loaders make them."""
+        """Return the path relative to the root or to an archive.
+
+        Raises:
+            ImageError: `image_outside_root`.
+        """
         pure = PurePosixPath(str(name))
-        if not self.closed and not self.archives:
+        if self.archives:
+            return self._checked(pure, place="the archive")
+        if not self.closed:
             return pure
-        if pure.is_absolute() and not self.archives and ".." not in pure.parts:
+        # Folder loaders make absolute paths of the paths in the rows. With ".." they could leave the root again.
+        if pure.is_absolute() and ".." not in pure.parts:
             pure = self._relative(pure)
-            if any(pure.is_relative_to(cache) for cache in self.caches):
+            if self._is_cached(pure):
                 return pure
-        if pure.is_absolute() or ".." in pure.parts:
-            where = f"the folder of the images, {self.root.absolute()}" if not self.archives else "the archive"
-            raise ImageError("image_outside_root", f"the image {name} is not below {where}")
-        return pure
+        return self._checked(pure, place=f"the folder of the images, {self.root.absolute()}")
+
+    def _is_cached(self, path: PurePosixPath) -> bool:
+        return any(path.is_relative_to(cache) for cache in self.caches)
+
+    def _checked(self, path: PurePosixPath, *, place: str) -> PurePosixPath:
+        """Return a relative path that does not leave its root.
+
+        Raises:
+            ImageError: `image_outside_root`.
+        """
+        # A published data set must not make the reader open other files of the machine, such as keys.
+        if path.is_absolute() or ".." in path.parts:
+            raise ImageError("image_outside_root", f"the image {path} is not below {place}")
+        return path
 
     def _relative(self, path: PurePosixPath) -> PurePosixPath:
         """Make an absolute path relative to the root, with or without resolving links; else return it as it is."""
@@ -135,7 +171,8 @@ class ImageStore:
                 return path.relative_to(root)
         try:
             resolved = Path(path).resolve()
-        except (OSError, ValueError, RuntimeError):  # a cycle of links or a zero byte; opening the file reports it
+        except (OSError, ValueError, RuntimeError):
+            # A cycle of links, or a zero byte in the name. Opening the file reports it.
             return path
         root = self._roots[-1]
         return PurePosixPath(resolved.relative_to(root)) if resolved.is_relative_to(root) else path
@@ -189,13 +226,15 @@ class _Archive:
         info = self._members[member]
         if isinstance(self._file, zipfile.ZipFile):
             assert isinstance(info, zipfile.ZipInfo)
+            # Checked before reading, because a small file can unpack to more than the memory.
             _check_size(info.file_size, member)
             return self._file.read(info)
         assert isinstance(info, tarfile.TarInfo)
         info = self._target(info, member)
         _check_size(info.size, member)
         file = self._file.extractfile(info)
-        assert file is not None  # of a regular file, which the target is
+        # `extractfile` returns None for folders and devices, and the target of links is a regular file.
+        assert file is not None
         return file.read()
 
     def _target(self, info: tarfile.TarInfo, member: str) -> tarfile.TarInfo:
@@ -203,13 +242,14 @@ class _Archive:
         for _ in range(MAX_LINKS):
             if not info.islnk() and not info.issym():
                 return info
+            # A symbolic link is relative to its own folder, a hard link to the root of the archive.
             start = PurePosixPath(info.name).parent if info.issym() else PurePosixPath()
             name = posixpath.normpath(str(start / info.linkname))
             target = self._members.get(name)
             if not isinstance(target, tarfile.TarInfo):
                 raise ImageError("image_missing", f"{member} is a link to {info.linkname}, which the archive lacks")
             info = target
-        raise ImageError("image_unreadable", f"{member} is a link in a circle")
+        raise ImageError("image_unreadable", f"{member} is part of a cycle of links")
 
 
 def _members(file: zipfile.ZipFile | tarfile.TarFile) -> dict[str, zipfile.ZipInfo | tarfile.TarInfo]:
@@ -235,6 +275,7 @@ def _check_size(size: int, member: str) -> None:
         raise ImageError("image_too_large", f"{member} unpacks to {size:,} bytes; at most {MAX_BYTES:,} are read")
 
 
+# Bounded, because each entry holds an open file and the list of its members.
 @lru_cache(maxsize=64)
 def _opened(path: str, process: int) -> _Archive:
     """Open an archive once per process: processes that share a handle would move each other's file position."""

@@ -17,7 +17,8 @@ from basereward.data.images.image_store import MAX_BYTES, read_archived
 from basereward.data.images.image_store import ImageError as ImageError
 from basereward.data.schema.group import ArchivedImage, Image
 
-MAX_PIXELS = 100_000_000  # width x height; a larger image takes gigabytes when decoded
+# Width x height. A larger image takes gigabytes when it is decoded.
+MAX_PIXELS = 100_000_000
 # Raster formats only: Pillow passes EPS to an external interpreter, which untrusted files must not reach.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
@@ -35,6 +36,9 @@ def open_image(image: Image, *, name: str | None = None) -> PIL.Image.Image:
     Raises:
         ImageError: `image_missing`; `image_unreadable` (not an image, damaged or empty); `image_too_large` (more than
             `MAX_PIXELS` according to the header, before anything is decoded).
+
+    >>> open_image(PIL.Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255)
     """
     name = name or describe(image)
     if isinstance(image, PIL.Image.Image):
@@ -52,6 +56,9 @@ def read_image(image: Image) -> bytes | PIL.Image.Image:
 
     Raises:
         ImageError: as `open_image`, except for faults inside of a file.
+
+    >>> read_image(b"content of a file")
+    b'content of a file'
     """
     if isinstance(image, PIL.Image.Image):
         return open_image(image)
@@ -66,8 +73,9 @@ def read_image(image: Image) -> bytes | PIL.Image.Image:
 @contextlib.contextmanager
 def _file(path: str | Path, *, name: str) -> Iterator[BinaryIO]:
     try:
+        # A folder, or a pipe, which might never end.
         if Path(path).exists() and not Path(path).is_file():
-            raise ImageError("image_unreadable", f"{name} is no file")  # a folder, or a pipe, which might never end
+            raise ImageError("image_unreadable", f"{name} is no regular file")
         if Path(path).stat().st_size > MAX_BYTES:
             raise ImageError("image_too_large", f"{name}: at most {MAX_BYTES:,} bytes are read")
         with Path(path).open("rb") as file:
@@ -78,7 +86,8 @@ def _file(path: str | Path, *, name: str) -> Iterator[BinaryIO]:
         raise ImageError("image_missing", f"there is no file {name}") from None
     except OSError as error:
         raise ImageError("image_unreadable", f"{name}: {error.strerror or error}") from error
-    except ValueError as error:  # a name with a zero byte
+    except ValueError as error:
+        # A name with a zero byte.
         raise ImageError("image_unreadable", f"{name!r}: {error}") from error
 
 
@@ -90,13 +99,14 @@ def describe(image: Image) -> str:
     """Return the name of an image for messages: its path, or what it is.
 
     >>> describe(b"123")
-    'picture of 3 bytes'
+    'image of 3 bytes'
     """
     if isinstance(image, bytes):
-        return f"picture of {len(image)} bytes"
+        return f"image of {len(image)} bytes"
     if isinstance(image, PIL.Image.Image):
-        return f"decoded picture of {image.width} x {image.height}"
-    name = str(image)  # a supposed path may be anything, also megabytes of broken base64
+        return f"decoded image of {image.width} x {image.height}"
+    # A column of paths may contain anything, for example megabytes of broken base64.
+    name = str(image)
     return name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}..."
 
 
@@ -113,10 +123,12 @@ def _open(file: BinaryIO, *, name: str) -> PIL.Image.Image:
         raise ImageError("image_too_large", f"{name}: {error}; at most {MAX_PIXELS:,} pixels are opened") from error
     except PIL.UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise ImageError("image_unreadable", f"{name} is not a picture of a known format ({known})") from error
+        raise ImageError("image_unreadable", f"{name} is not an image of a known format ({known})") from error
     except MemoryError:
+        # The machine is at fault and not the file, so the row must not be rejected.
         raise
-    except Exception as error:  # for a damaged header, Pillow's parsers raise many types
+    except Exception as error:
+        # For a damaged header, Pillow's parsers raise many types.
         raise ImageError("image_unreadable", f"{name}: {error}") from error
     with opened:
         return _decode(opened, name=name, ours=True)
@@ -129,12 +141,14 @@ def _decode(image: PIL.Image.Image, *, name: str, ours: bool) -> PIL.Image.Image
     if image.width * image.height == 0:
         raise ImageError("image_unreadable", f"{name} has no pixels: {image.width} x {image.height}")
     try:
+        # `exif_transpose` changes the image in place, which the caller's own image must not show.
         image = image if ours else image.copy()
         PIL.ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
     except (MemoryError, ImageError):
         raise
-    except Exception as error:  # for damaged data, Pillow's decoders raise many types
+    except Exception as error:
+        # For damaged data, Pillow's decoders raise many types.
         raise ImageError("image_unreadable", f"{name}: {error}") from error
 
 
@@ -143,15 +157,17 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         raise ImageError("image_unreadable", "floating-point samples have no known range; store 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow's own conversion would clip at 255; mode I is how it opens 16-bit PGM.
-        shades = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-        return PIL.Image.fromarray(((shades + 128) // 257).astype(np.uint8)).convert("RGB")
+        levels = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        # 65535 = 255 * 257, so that white stays white; 128 rounds to the nearest level.
+        return PIL.Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode in ("RGBa", "La"):  # premultiplied; Pillow converts these only to their plain modes
+    # Modes with premultiplied alpha, which Pillow converts only to the same mode without premultiplication.
+    if image.mode in ("RGBa", "La"):
         image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])
     layer = image.convert("RGBA")
     white = PIL.Image.new("RGBA", layer.size, "white")

@@ -1,6 +1,10 @@
-"""Pictures as tiles of one size, InternVL's way, in the form in which the rest knows pictures: rows of patches.
+"""Cuts images into tiles of one size, as InternVL does, and the tiles into patches, as the other families do.
 
-Shapes: n pictures, T tiles, c channels, h and w pixels of a tile, r rows and k columns of patches in it, a pixels of a
+InternVL 1.5 (arXiv 2404.16821, "Dynamic High-Resolution") scales an image to a grid of square tiles and adds a
+thumbnail of the whole image. With the tiles as patches, batches, caches and the removal of duplicates need no other
+code for this family.
+
+Shapes: n images, T tiles, c channels, h and w pixels of a tile, r rows and k columns of patches in it, a pixels of a
 patch.
 """
 
@@ -19,7 +23,11 @@ from basereward.errors import ModelError
 
 
 def to_patches(tiles: Tensor, *, side: int) -> Tensor:
-    """`(T, c, h, w)` to `(T * r * k, c * a)`, row by row.
+    """Cut tiles `(T, c, h, w)` into patches `(T * r * k, c * a)`, row by row.
+
+    Args:
+        tiles: the tiles.
+        side: the side of a patch, in pixels.
 
     >>> to_patches(torch.arange(8).view(1, 1, 2, 4), side=2).tolist()
     [[0, 1, 4, 5], [2, 3, 6, 7]]
@@ -30,7 +38,13 @@ def to_patches(tiles: Tensor, *, side: int) -> Tensor:
 
 
 def to_tiles(patches: Tensor, *, rows: int, columns: int, side: int) -> Tensor:
-    """What `to_patches` was given.
+    """Join patches `(T * r * k, c * a)` to tiles `(T, c, h, w)`, the inverse of `to_patches`.
+
+    Args:
+        patches: the patches.
+        rows: r, the rows of patches in a tile.
+        columns: k, the columns of patches in a tile.
+        side: the side of a patch, in pixels.
 
     >>> to_tiles(torch.tensor([[0, 1, 4, 5], [2, 3, 6, 7]]), rows=1, columns=2, side=2).tolist()
     [[[[0, 1, 2, 3], [4, 5, 6, 7]]]]
@@ -40,11 +54,21 @@ def to_tiles(patches: Tensor, *, rows: int, columns: int, side: int) -> Tensor:
 
 
 def marked(ids: Tensor, repeats: Tensor, places: Tensor, marks: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Ids, and how often each comes, with marks before and after those at some places.
+    """Insert tokens before and after some tokens.
+
+    Args:
+        ids: the token ids, `(P,)`.
+        repeats: how often each token is repeated, `(P,)`.
+        places: which tokens get the marks, `(P,)` bool.
+        marks: the ids of the tokens to insert before and after.
+
+    Returns:
+        The ids and repetitions with the inserted tokens.
 
     >>> marked(torch.tensor([5, 6]), torch.tensor([1, 4]), torch.tensor([False, True]), (8, 9))
     (tensor([5, 8, 6, 9]), tensor([1, 1, 4, 1]))
     """
+    # Every token with marks is copied three times; the copies beside the middle one are overwritten by the marks.
     copies = 1 + 2 * places.long()
     ids, repeats = ids.repeat_interleave(copies), repeats.repeat_interleave(copies)
     middle = (copies.cumsum(0) - 2)[places]
@@ -54,18 +78,18 @@ def marked(ids: Tensor, repeats: Tensor, places: Tensor, marks: tuple[int, int])
 
 
 class TileProcessor:
-    """An image processor that makes tiles, with the face of Qwen-VL's: a picture has as many frames as it has tiles.
+    """An image processor for InternVL with the interface of Qwen-VL's: the tiles of an image are its frames in time.
 
     Args:
-        processor: transformers' GotOcr2 image processor. It is made to cut every picture into tiles, as transformers'
-            own processor of InternVL has it do.
-        patch_size: side of a patch, in pixels.
-        merge_size: side of the square of patches that becomes one visual token.
-        min_pixels, max_pixels: of a picture's tiles together, the small one of the whole picture left out; None: as
-            the processor has it.
+        processor: transformers' GotOcr2 image processor. Its setting `crop_to_patches` is turned on, as transformers'
+            own InternVL processor does.
+        patch_size: the side of a patch, in pixels.
+        merge_size: the side of the square of patches that becomes one visual token.
+        min_pixels, max_pixels: limits for the pixels of all tiles of an image together, without the thumbnail; None:
+            the limits of `processor`.
 
     Raises:
-        ModelError: a tile is no square of whole tokens.
+        ModelError: the tiles are not square, or their side is not a multiple of `patch_size * merge_size`.
     """
 
     temporal_patch_size = 1
@@ -84,12 +108,15 @@ class TileProcessor:
         self.merge_size = merge_size
         self.tile = (int(processor.size.height), int(processor.size.width))
         height, width = self.tile
+        # The merger joins squares of patches; transformers' reshape would fail in the middle of a forward pass.
         if height != width or height % (patch_size * merge_size):
             raise ModelError(
-                f"the image processor makes tiles of {width} x {height} pixels; "
-                f"allowed are squares of a multiple of {patch_size * merge_size}. Set size in preprocessor_config.json."
+                f"the image processor makes tiles of {width} x {height} pixels; a tile must be a square whose side is a "
+                f"multiple of {patch_size * merge_size}. Set size in preprocessor_config.json."
             )
+        # The image processor alone does not cut tiles by default: InternVL's processor turns the setting on.
         processor.crop_to_patches = True
+        # GotOcr2 calls tiles patches.
         if max_pixels is not None:
             processor.max_patches = max(1, max_pixels // (height * width))
         if min_pixels is not None:
@@ -98,7 +125,12 @@ class TileProcessor:
     def __call__(
         self, images: Sequence[PIL.Image.Image], *, temporal_patch_size: int = 1, **options: Any
     ) -> dict[str, Tensor]:
-        """As Qwen-VL's: `pixel_values`, the patches of all tiles, and `image_grid_thw`, `(n, 3)`: tiles, r and k."""
+        """Convert images, with the interface of Qwen-VL's image processor.
+
+        Returns:
+            `pixel_values`, the patches of all tiles; and `image_grid_thw`, `(n, 3)`, the tiles of each image, r and k.
+        """
+        # Patches of two frames are for videos. Here a frame is a tile, which must not be joined with another one.
         assert temporal_patch_size == 1
         features = self.processor(images=list(images), **options)
         sides = [side // self.patch_size for side in self.tile]
@@ -106,14 +138,15 @@ class TileProcessor:
         return {"pixel_values": to_patches(features["pixel_values"], side=self.patch_size), "image_grid_thw": grids}
 
     def get_number_of_image_patches(self, height: int, width: int) -> int:
-        """Of a picture of this size."""
+        """Count the patches of an image of this size, in pixels."""
         rows, columns = (side // self.patch_size for side in self.tile)
         return int(self.processor.get_number_of_image_patches(height, width)) * rows * columns
 
     def to_json_string(self) -> str:
-        """All that the patches of a picture depend on."""
+        """Return everything that the patches of an image depend on, as text for hashes."""
         return str(self.processor.to_json_string()) + json.dumps({"patch": self.patch_size, "merge": self.merge_size})
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """In the hub's format, as the processor does it."""
+        """Save the processor in the format of the hub."""
+        # Without the settings of this class, which are derived from the model's configuration when it is loaded.
         self.processor.save_pretrained(folder)

@@ -67,6 +67,7 @@ class Mixture:
         self.names = tuple(sizes)
         self.seed = seed
         self._sizes = dict(sizes)
+        # The sizes without the groups that the limits exclude from every epoch.
         self._limited = {name: min(size, (limits or {}).get(name, size)) for name, size in sizes.items()}
         if weights:
             self.counts = _count(self._limited, fractions=_fractions(self._limited, weights), stop=stop)
@@ -89,12 +90,16 @@ class Mixture:
         sources = np.repeat(np.arange(len(self.names), dtype=np.int32), [self.counts[name] for name in self.names])
         rows = np.concatenate([self._rows(name, epoch) for name in self.names])
         places = np.concatenate([self._places(name, epoch) for name in self.names])
+        # The places are random numbers, so two may be equal. A stable sort then keeps the order of the sources, which is
+        # the same on every machine.
         order = np.argsort(places, kind="stable")
         return sources[order], rows[order]
 
     def _places(self, name: str, epoch: int) -> NDArray[np.float64]:
         """Draw the places of a source's groups in the epoch, 0 to 1: one in each of `count` equal intervals."""
         count = self.counts[name]
+        # CRC-32, because Python's own hash of a string is different in every process. The numbers 1, 2 and 3 make the
+        # random numbers of the three purposes (places, limits, permutations) independent.
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode()), 1, epoch])
         return (np.arange(count) + rng.random(count)) / max(count, 1)
 
@@ -103,15 +108,18 @@ class Mixture:
         size, count = self._limited[name], self.counts[name]
         if count == 0:
             return np.empty(0, dtype=np.int64)
+        # Epochs are computed directly, without those before, so that a run resumes at any epoch in the same time.
         start = epoch * count
         first, last = start // size, (start + count - 1) // size
         drawn = np.concatenate([self._permutation(name, turn) for turn in range(first, last + 1)])
         return drawn[start - first * size : start - first * size + count]
 
     def _permutation(self, name: str, turn: int) -> NDArray[np.int64]:
-        key = zlib.crc32(name.encode())  # the name, so that a source's order does not depend on the other sources
+        # The name and not its position, so that a source's order does not depend on the other sources.
+        key = zlib.crc32(name.encode())
         rows = np.arange(self._sizes[name], dtype=np.int64)
         if self._limited[name] < len(rows):
+            # The same selection in every epoch, which is why `turn` is not part of this seed.
             rows = np.random.default_rng([self.seed, key, 2]).permutation(rows)[: self._limited[name]]
         return np.random.default_rng([self.seed, key, 3, turn]).permutation(rows)
 
@@ -129,24 +137,24 @@ def _check_passes(sizes: Mapping[str, int], passes: Mapping[str, float], *, weig
         if name not in sizes:
             raise RecipeError(f"data.mixture.passes: {unknown('source', name, sizes)}")
         if not 0 < number < float("inf"):
-            raise RecipeError(f"data.mixture.passes.{name} is {number}; a number above 0 is needed")
+            raise RecipeError(f"data.mixture.passes.{name} is {number}; it must be a finite number above 0")
     if passes and weights:
         raise RecipeError("data.mixture has both weights and passes; give one of them")
 
 
 def _times(size: int, passes: float) -> int:
+    # 0.1 as a fraction of decimal digits is one tenth, while the nearest binary number may round to another group.
     return round(size * Fraction(str(passes)))
 
 
 def _fractions(sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, Fraction]:
-    """Convert weights to exact fractions that add up to 1; 0.1 is one tenth, not the nearest binary number."""
+    """Convert weights to exact fractions that add up to 1; 0.1 is one tenth, not the nearest binary number.
+
+    Raises:
+        RecipeError: as `Mixture`.
+    """
     for name, weight in weights.items():
-        if name not in sizes:
-            raise RecipeError(f"data.mixture.weights: {unknown('source', name, sizes)}")
-        if not 0 <= weight < float("inf"):
-            raise RecipeError(f"data.mixture.weights.{name} is {weight}; a finite number, 0 or more, is needed")
-        if weight and not sizes[name]:
-            raise RecipeError(f"data.mixture.weights.{name} is {weight}, but the source has no groups; set it to 0")
+        _check_weight(name, weight, sizes)
     missing = [name for name in sizes if name not in weights]
     if missing:
         raise RecipeError(f"data.mixture.weights has no weight for {', '.join(missing)}; give one to all or none")
@@ -155,6 +163,21 @@ def _fractions(sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[s
     if not total:
         raise RecipeError("data.mixture.weights are all 0; at least one source must be trained on")
     return {name: weight / total for name, weight in exact.items()}
+
+
+def _check_weight(name: str, weight: float, sizes: Mapping[str, int]) -> None:
+    """Check the weight of one source.
+
+    Raises:
+        RecipeError: the source is unknown or has no groups, or the weight is negative or not finite.
+    """
+    if name not in sizes:
+        raise RecipeError(f"data.mixture.weights: {unknown('source', name, sizes)}")
+    if not 0 <= weight < float("inf"):
+        raise RecipeError(f"data.mixture.weights.{name} is {weight}; it must be a finite number, 0 or more")
+    # An epoch could never contain the fraction that the recipe asks for.
+    if weight and not sizes[name]:
+        raise RecipeError(f"data.mixture.weights.{name} is {weight}, but the source has no groups; set it to 0")
 
 
 def _count(sizes: Mapping[str, int], *, fractions: Mapping[str, Fraction], stop: Stop) -> dict[str, int]:
@@ -178,6 +201,7 @@ def apportion(total: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
     """
     exact = {name: total * share for name, share in shares.items()}
     counts = {name: int(value) for name, value in exact.items()}
+    # `sorted` is stable, so the earlier one of equal remainders comes first.
     by_remainder = sorted(shares, key=lambda name: counts[name] - exact[name])
     for name in by_remainder[: total - sum(counts.values())]:
         counts[name] += 1

@@ -17,7 +17,8 @@ from basereward.data.schema.rejections import RowRejected
 from basereward.data.streaming.stream import GroupStream, StreamItem, StreamPosition
 from basereward.errors import DataError
 
-MAX_LOOKAHEAD = 100  # groups that are tried as a replacement before the stream counts as unusable
+# Groups that are tried as a replacement before the stream counts as unusable.
+MAX_LOOKAHEAD = 100
 
 
 class StreamedMicroBatches(IterableDataset[TreeBatch]):
@@ -74,6 +75,7 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
         worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         position = StreamPosition()
         items = _Lookahead(self.stream.items(position))
+        # From the beginning of the run, also when it is resumed: a stream can only be read in order.
         for step in range(0, self.forwards.stop, self.forwards_per_step):
             # The groups of the whole step are drawn before its first micro-batch, because the loss is divided by their
             # number.
@@ -86,6 +88,7 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
             # Groups that turn out to be unusable are counted too: whether they are is known only when they are encoded.
             totals = StepTotals(len(drawn), len(counts), count_units(self.unit, counts))
             for place, (groups, rejected, position_then) in enumerate(drawn):
+                # Ranks take turns, so that a run on N processes trains on the same groups in each step as on one.
                 index, rank = step + place // self.ranks, place % self.ranks
                 if index >= self.first and (index - self.first) % workers == worker_id and rank == self.rank:
                     batch = self._batch(groups, rejected, items)
@@ -96,11 +99,13 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
         results = [self._encoded(group) for group in groups]
         rejected += [result for result in results if isinstance(result, RejectedRow)]
         encoded = [result for result in results if isinstance(result, EncodedGroup)]
+        # An empty micro-batch is not possible: with several processes, the others would wait for its gradients.
         if not encoded:
             encoded = [self._replacement(items)]
         return collate(encoded, layout=self.layout, pad_id=self.encoder.pad_id)
 
     def _encoded(self, group: Group) -> EncodedGroup | RejectedRow:
+        """Encode a group; if it cannot be encoded, return it as a rejected row."""
         try:
             return self.encoder(group, with_targets=True)
         except RowRejected as rejection:
@@ -133,6 +138,7 @@ class _Lookahead(Iterator[StreamItem]):
         """Yield the next `number` groups without taking them."""
         place = groups = 0
         while groups < number:
+            # Items are read from the stream only when they are needed, as reading may take long.
             if place == len(self._peeked):
                 self._peeked.append(next(self._items))
             item = self._peeked[place]

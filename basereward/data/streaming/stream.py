@@ -22,7 +22,11 @@ StreamItem = Group | RejectedRow
 
 @runtime_checkable
 class Streamed(Protocol):
-    """A source that can be read sequentially without an index."""
+    """A source that can be read sequentially without an index.
+
+    >>> isinstance(object(), Streamed)
+    False
+    """
 
     name: str
 
@@ -33,12 +37,24 @@ class Streamed(Protocol):
 
 @dataclass
 class StreamPosition:
-    """How far a stream has been read."""
+    """How far a stream has been read.
 
-    rows: Counter[str] = field(default_factory=Counter)  # rows read of each source, rejected ones included
-    ended: set[str] = field(default_factory=set)  # sources that have been read completely
+    Attributes:
+        rows: the rows read of each source in its first turn, including rejected ones.
+        ended: the sources that have been read completely.
+
+    >>> position = StreamPosition(Counter(a=2))
+    >>> earlier = position.copy()
+    >>> position.rows["a"] += 1
+    >>> earlier.rows["a"]
+    2
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    ended: set[str] = field(default_factory=set)
 
     def copy(self) -> StreamPosition:
+        """Return a copy that does not change when the stream is read further."""
         return StreamPosition(self.rows.copy(), set(self.ended))
 
 
@@ -53,6 +69,16 @@ class GroupStream:
 
     Raises:
         DataError: all weights are 0.
+
+    >>> from itertools import islice
+    >>> from basereward.data.schema.group import Part, Turn
+    >>> prompt = (Turn("user", (Part("Q"),)),)
+    >>> class Two:
+    ...     name = "two"
+    ...     def stream(self, split):
+    ...         return (Group(str(i), "two", prompt, ("yes", "no"), ()) for i in range(2))
+    >>> sorted(group.id for group in islice(GroupStream({"two": Two()}), 4))
+    ['0', '0', '1', '1']
     """
 
     def __init__(
@@ -91,8 +117,11 @@ class GroupStream:
         number = 0
         while True:
             number += 1
+            # Of the sources that are below their quota, the one that needs its next group first. With another choice, a
+            # source could fall more than one group behind its quota later.
             behind = [name for name, fraction in fractions.items() if drawn[name] < fraction * number]
             name = min(behind, key=lambda source: (drawn[source] + 1) / fractions[source])
+            # Rejected rows are no groups of the mixture, so the source is read on to its next group.
             for item in streams[name]:
                 yield item
                 if isinstance(item, Group):
@@ -103,14 +132,17 @@ class GroupStream:
         """Yield the items of a source again and again."""
         turn = 0
         while True:
+            # A generator for each source and turn: the order of a source does not depend on how the sources interleave.
             rng = random.Random(f"{self.seed}/{name}/{turn}")
             groups = 0
             rows = self.sources[name].stream("train")
             for item in _shuffled(rows, size=self.buffer, rng=rng):
                 groups += isinstance(item, Group)
                 position.rows[name] += turn == 0
-                if turn == 0 or isinstance(item, Group):  # a rejected row is reported only in the first turn
+                # A rejected row is reported only in the first turn, or it would be counted again and again.
+                if turn == 0 or isinstance(item, Group):
                     yield item
+            # Without this check, a source without groups would be read forever.
             if not groups:
                 raise DataError(f"source '{name}' has no group that can be trained on")
             position.ended.add(name)
@@ -142,6 +174,15 @@ class StreamHead:
 
     Raises:
         DataError: the source is malformed, or has no group to train on.
+
+    >>> from basereward.data.schema.group import Part, Turn
+    >>> prompt = (Turn("user", (Part("Q"),)),)
+    >>> class Ten:
+    ...     name = "ten"
+    ...     def stream(self, split):
+    ...         return (Group(f"{split}/{i}", "ten", prompt, ("yes", "no"), ()) for i in range(10))
+    >>> [group.id for group in StreamHead(Ten(), rows=2).groups("val")]
+    ['val/0', 'val/1']
     """
 
     def __init__(self, source: Streamed, *, rows: int) -> None:
@@ -150,6 +191,7 @@ class StreamHead:
         self._rejected: dict[Split, list[RejectedRow]] = {split: [] for split in SPLITS}
         for split in SPLITS[1:]:
             self._read(source, split, rows=rows)
+        # Reads up to the first group only. An empty source would otherwise be noticed after the model is loaded.
         if not any(isinstance(item, Group) for item in source.stream("train")):
             raise DataError(f"source '{self.name}' has no group that can be trained on")
 
@@ -163,7 +205,9 @@ class StreamHead:
                 break
 
     def groups(self, split: Split) -> Sequence[Group]:
+        """Return the first groups of a held-out split; none for the train split."""
         return self._groups[split]
 
     def rejected(self, split: Split) -> list[RejectedRow]:
+        """Return the rejected rows before the last one of these groups."""
         return self._rejected[split]

@@ -20,7 +20,7 @@ from basereward.data.encoding.content_hash import combined_content, group_conten
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.encoding.lengths import measure
 from basereward.data.module import PreferenceData
-from basereward.data.schema.group import SPLITS, Group, RejectedRow
+from basereward.data.schema.group import SPLITS, Group, RejectedRow, Split
 from basereward.data.schema.rejections import append_lost, check_limit, write_lost
 from basereward.data.sources import Source
 from basereward.data.streaming.micro_batches import StreamedMicroBatches
@@ -29,7 +29,9 @@ from basereward.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-ENOUGH = 1000  # rows that are read before the fraction of rejected rows is judged
+# Rows that are read before the fraction of rejected rows is compared with `max_lost`. With fewer rows, a few faults at
+# the beginning would stop a run whose data are good.
+ENOUGH = 1000
 
 
 class StreamedData(PreferenceData):
@@ -90,21 +92,34 @@ class StreamedData(PreferenceData):
         """
         if self.plan is not None:
             return
-        for line in self.lost_file.read_text(encoding="utf-8").split("\n") if self.lost_file.exists() else ():
-            with contextlib.suppress(json.JSONDecodeError):  # an incomplete line of a killed run; its row occurs again
-                self._add_rejected([RejectedRow(**json.loads(line))])
+        self._read_lost_file()
         heads = {name: StreamHead(source, rows=self.held_out) for name, source in self.streams.items()}
         for split in SPLITS:
-            for name, source in heads.items():
-                self.lengths[split][name], rejected = measure(source, split, encoder=self.encoder)
-                self._held_out_rows[name] += len(self.lengths[split][name]) + len(rejected)
-                self._add_rejected(rejected)
-            kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
-            self.parts[split] = GroupDataset(heads, split, kept=kept, encoder=self.encoder)
+            self._measure_split(split, heads)
+        # Of the whole stream, a hash would take a complete pass over it before training.
         self._first_content = {name: combined_content(_first_groups(source)) for name, source in self.streams.items()}
         if self.rejected or self.lost_file.exists():
             write_lost(self.lost_file, self.rejected)
         self.plan = self.steps
+
+    def _read_lost_file(self) -> None:
+        """Add the rejected rows that a resumed run listed before it ended."""
+        if not self.lost_file.exists():
+            return
+        # Not `splitlines`, which also splits at Unicode line separators inside of a JSON string.
+        for line in self.lost_file.read_text(encoding="utf-8").split("\n"):
+            # A killed run may leave an incomplete line. Its row is read and rejected again.
+            with contextlib.suppress(json.JSONDecodeError):
+                self._add_rejected([RejectedRow(**json.loads(line))])
+
+    def _measure_split(self, split: Split, heads: Mapping[str, StreamHead]) -> None:
+        """Measure the first groups of a held-out split, and build its data set."""
+        for name, source in heads.items():
+            self.lengths[split][name], rejected = measure(source, split, encoder=self.encoder)
+            self._held_out_rows[name] += len(self.lengths[split][name]) + len(rejected)
+            self._add_rejected(rejected)
+        kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
+        self.parts[split] = GroupDataset(heads, split, kept=kept, encoder=self.encoder)
 
     @property
     def content(self) -> dict[str, dict[str, str]]:
@@ -141,6 +156,7 @@ class StreamedData(PreferenceData):
         Raises:
             TooManyRowsLost: as `count`.
         """
+        # Batches for validation come from the held-out groups, whose rejected rows were listed in `setup`.
         if self.trainer is not None and self.trainer.training:
             self.count(batch)
         return batch
@@ -153,20 +169,34 @@ class StreamedData(PreferenceData):
                 `ENOUGH` rows, only if the limit for `ENOUGH` rows is exceeded already.
         """
         assert batch.stream_position is not None
-        self.stream_position = position = batch.stream_position
+        self.stream_position = batch.stream_position
         new = self._add_rejected(batch.rejected)
         if new:
             append_lost(self.lost_file, new)
-        rows = self._held_out_rows + position.rows
-        complete = position.ended.issuperset(name for name, weight in self.stream.weights.items() if weight)
-        faults = sum(row.fault for row in self.rejected)
-        if complete or rows.total() >= ENOUGH or faults > self.max_lost * ENOUGH:
-            judged = {name for name in self.streams if name in position.ended or position.rows[name] >= ENOUGH}
-            rows = Counter({name: rows[name] for name in self.streams})
+        # `+` of counters drops sources without rows, which `check_limit` must see, too.
+        read = self._held_out_rows + self.stream_position.rows
+        if self._can_judge(num_rows=read.total()):
+            rows = Counter({name: read[name] for name in self.streams})
+            judged = {name for name in self.streams if self._is_representative(name)}
             check_limit(self.rejected, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file, emptied=judged)
+
+    def _can_judge(self, *, num_rows: int) -> bool:
+        """Whether enough rows are read, or enough faults occurred, to compare the fraction with `max_lost`."""
+        if num_rows >= ENOUGH:
+            return True
+        if sum(row.fault for row in self.rejected) > self.max_lost * ENOUGH:
+            return True
+        # Small sources may end before `ENOUGH` rows. One with a weight of 0 is never read, so it does not end.
+        used = [name for name, weight in self.stream.weights.items() if weight]
+        return self.stream_position.ended.issuperset(used)
+
+    def _is_representative(self, name: str) -> bool:
+        """Whether so much of a source is read that it counts as unusable if all its rows were rejected."""
+        return name in self.stream_position.ended or self.stream_position.rows[name] >= ENOUGH
 
     def _add_rejected(self, rows: Iterable[RejectedRow]) -> list[RejectedRow]:
         """Add rejected rows, and return those that are new."""
+        # A row is rejected again in every turn of its stream, and after a run is resumed.
         new = [row for row in dict.fromkeys(rows) if row not in self._listed]
         self._listed.update(new)
         self.rejected += new

@@ -89,7 +89,7 @@ def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[SequenceShape]:
     branches = tuple(len(branch) for branch in group.branches)
     images = _grids(distinct([group], [1]).grids)
     bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]
-    written = sum(each.written for each in group.spoken)
+    written = sum(target.num_target_tokens for target in group.branch_targets)
     return [
         SequenceShape(len(group.prefix), bundle, *(((), 0) if i else (images, written)))
         for i, bundle in enumerate(bundles)

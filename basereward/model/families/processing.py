@@ -109,8 +109,7 @@ def recipe_encoder(
     )
     # The data are read before the backbone is loaded, so its width is unknown here. A template does not depend on it.
     any_head = head or make(recipe.model.head, "heads", 1)
-    encoder.speech = any_head.branch_template if isinstance(any_head, GenerativeHead) else None
-    return encoder
+    return encoder.with_branch_template(any_head.branch_template if isinstance(any_head, GenerativeHead) else None)
 
 
 def same_positions(config: PreTrainedConfig) -> int | None:

@@ -183,7 +183,7 @@ def keep_features(
     gib: float,
     device: torch.device,
     precision: str,
-) -> None:
+) -> Encoder:
     """Turns the cache of image features on, for reading in the data loader and for writing after the tower.
 
     Args:
@@ -193,6 +193,9 @@ def keep_features(
         gib: size limit of the folder of all cached features, in GiB.
         device: of the run.
         precision: of the run, as in the recipe.
+
+    Returns:
+        The encoder with the cache, which takes the place of `encoder`.
 
     Raises:
         ModelError: the backbone reads no images, or its vision tower or merger is trained.
@@ -208,7 +211,7 @@ def keep_features(
         )
     key = _feature_key(transformer, processor=encoder.image_processor, device=device, precision=precision)
     vision.store = FeatureStore(cache_folder() / "features", setting=key, gib=gib)
-    encoder.pictures.store = vision.store
+    return encoder.with_feature_store(vision.store)
 
 
 def _feature_key(transformer: PreTrainedModel, *, processor: Any, device: torch.device, precision: str) -> str:

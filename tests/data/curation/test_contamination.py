@@ -63,8 +63,8 @@ def test_all_of_vl_rewardbench_is_found_and_nothing_else(vl_groups: list[Group],
     }
     lines = report.table(references).splitlines()
     assert lines[1].split() == "annotations vl_rewardbench 1250 1250 1250 1250 1250 0 0 0".split()
-    assert "1250 images of source annotations could not be looked at" in lines
-    assert "1250 images of benchmark vl_rewardbench could not be looked at" in lines
+    assert "1250 images of source annotations could not be read" in lines
+    assert "1250 images of benchmark vl_rewardbench could not be read" in lines
 
 
 def test_the_prompts_of_vl_rewardbench_are_found_with_other_answers_and_another_form(vl_groups: list[Group]) -> None:

@@ -58,7 +58,7 @@ def test_the_order_of_responses_does_not_count_and_a_contrary_label_is_said(make
     contrary = make_group("q", "b", "a")
     found = find_duplicates(_placed([one, same, contrary]))
     assert [d.index for d in found] == [1, 2]
-    assert ["prefers otherwise" in d.detail for d in found] == [False, True]
+    assert ["other preferences" in d.detail for d in found] == [False, True]
 
 
 def test_images_are_compared_by_content(make_group: MakeGroup, tmp_path: Path) -> None:

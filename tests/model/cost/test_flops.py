@@ -165,8 +165,7 @@ def test_what_is_taught_is_counted_to_the_multiplication(
     path = str(folder_of(family))
     asked = replace(recipe(**TRAINED[trained]), head={"_target_": head} | SPEAKING[head])
     model = build_model(asked, path=path, seed=0)
-    encoder = load_encoder(path)
-    encoder.speech = model.head.branch_template  # type: ignore[assignment]
+    encoder = load_encoder(path).with_branch_template(model.head.branch_template)  # type: ignore[arg-type]
     told = [
         replace(each, critiques=tuple(f"{text} is so." for text in each.responses))
         for each in mixed_groups(vision="vl" in family)

@@ -67,7 +67,7 @@ def test_kept_features_give_the_same_bits(family: str, folder_of: FolderOf) -> N
             return batch, backbone(batch)
 
     _, expected = states()
-    keep_features(
+    encoder = keep_features(
         backbone.vision,
         transformer=backbone.transformer,
         encoder=encoder,

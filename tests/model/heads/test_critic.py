@@ -39,8 +39,7 @@ def made(path: Path, **changes: Any) -> tuple[RewardModel, Encoder]:
     backbone = load_backbone(path)
     torch.manual_seed(1)
     head = make(HEAD | changes, "heads", backbone.hidden_size)
-    encoder = load_encoder(path)
-    encoder.speech = head.branch_template
+    encoder = load_encoder(path).with_branch_template(head.branch_template)
     language = load_language_head(path, load_config(path))
     model = RewardModel(backbone, head, language=language, encoder=encoder)
     return model, encoder

@@ -35,8 +35,7 @@ def made(path: Path, head: dict[str, Any], **changes: Any) -> tuple[RewardModel,
     """A checkpoint with a judge, and its encoder."""
     backbone = load_backbone(path)
     judge = make(head | changes, "heads", backbone.hidden_size)
-    encoder = load_encoder(path)
-    encoder.speech = judge.branch_template
+    encoder = load_encoder(path).with_branch_template(judge.branch_template)
     language = load_language_head(path, load_config(path))
     model = RewardModel(backbone, judge, language=language, encoder=encoder)
     return model.eval(), encoder
@@ -75,7 +74,7 @@ def test_a_branch_is_the_whole_prompt_with_both_answers(tmp_path: Path) -> None:
         turn = [{"role": "user", "content": words}]
         rendered = encoder.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         assert text == rendered + verdict + end
-    assert [each.about for each in encoded.spoken] == [(0, 1), (1, 0)]
+    assert [each.compared_responses for each in encoded.branch_targets] == [(0, 1), (1, 0)]
     assert encoded.lengths == tuple(len(encoder.plain(text)) for text in asked.responses)
 
 
@@ -130,7 +129,7 @@ def test_the_verdict_s_probability_is_that_of_generate(family: str, tmp_path: Pa
     whole: Any = kind.from_pretrained(tmp_path / "model", attn_implementation="eager").eval()
     leads = []
     for each in encoder(asked).branches:
-        alone = replace(encoder(asked), branches=(each,), spoken=(), lengths=())
+        alone = replace(encoder(asked), branches=(each,), branch_targets=(), lengths=())
         row = collate([replace(alone, preferences=())], layout="plain", pad_id=encoder.pad_id)
         pictures: dict[str, Any] = {}
         if row.pixels is not None:
@@ -254,15 +253,15 @@ def test_preferences_are_spread_evenly(tmp_path: Path) -> None:
     path = checkpoint("qwen3", tmp_path / "model")
     for pairs, about in ((1, {(0, 1)}), (2, {(0, 1), (0, 2)}), (None, {(0, 1), (0, 2), (1, 2)})):
         _, encoder = made(path, VERDICT, pairs=pairs, order="given")
-        assert {each.about for each in encoder(group(), with_targets=True).spoken} == about
+        assert {each.compared_responses for each in encoder(group(), with_targets=True).branch_targets} == about
 
 
 def test_preferences_with_reasoning_are_those_that_are_learned(tmp_path: Path) -> None:
     """Of three preferences the last alone has reasoning, and one is to be learned from: that one, as it was written."""
     _, encoder = made(checkpoint("qwen3", tmp_path / "model"), THINKING, pairs=1)
     asked = replace(group(responses=("a", "b", "c")), reasonings=(Reasoning(2, 1, "1 is false."),))
-    (spoken,) = encoder(asked, with_targets=True).spoken
-    assert spoken.about == (2, 1)
+    (target,) = encoder(asked, with_targets=True).branch_targets
+    assert target.compared_responses == (2, 1)
 
 
 @pytest.mark.parametrize("head", [VERDICT, RATING], ids=["verdict", "rating"])

@@ -40,9 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoder_of(folder: Path, template: str, head: dict[str, Any]) -> Encoder:
     """With another template and the branches of a head."""
     (folder / "chat_template.jinja").write_text(template)
-    encoder = load_encoder(folder)
-    encoder.speech = make(head, "heads", 8).branch_template
-    return encoder
+    return load_encoder(folder).with_branch_template(make(head, "heads", 8).branch_template)
 
 
 def own(encoder: Encoder, *turns: str) -> str:
@@ -57,7 +55,7 @@ def read(encoder: Encoder, asked: Group, *, with_targets: bool) -> tuple[str, st
     """The text of prefix and first branch, without the last token where it is taught, and the part that is taught."""
     encoded = encoder(asked, with_targets=with_targets)
     branch = encoded.branches[0][:-1] if with_targets else encoded.branches[0]
-    written = encoded.spoken[0].written - 1 if with_targets else 0
+    written = encoded.branch_targets[0].num_target_tokens - 1 if with_targets else 0
     decode: Any = encoder.tokenizer.decode  # type: ignore[attr-defined]
     return decode(torch.cat([encoded.prefix, branch])), decode(branch[len(branch) - written :])
 
@@ -95,7 +93,7 @@ def test_a_rating_is_the_answer_of_the_template(name: str, folder: Path) -> None
     text, taught = read(encoder, ASKED, with_targets=True)
     asked, _ = read(encoder, ASKED, with_targets=False)
     assert text == asked + taught
-    question = encoder.speech.text.format(question="Which digit?", answer="It is 7.")  # type: ignore[union-attr]
+    question = encoder.branch_template.text.format(question="Which digit?", answer="It is 7.")  # type: ignore[union-attr]
     assert begins(own(encoder, question, taught.strip()), text)
 
 
@@ -118,7 +116,7 @@ def test_reasoning_and_verdict_are_the_answer_of_the_template(name: str, folder:
 def test_a_critique_is_the_second_answer_of_the_template(name: str, folder: Path) -> None:
     """The response is an earlier turn then, which templates of reasoning models write otherwise than a last one."""
     encoder = encoder_of(folder, TEMPLATES[name], CRITIC)
-    request = encoder.speech.text  # type: ignore[union-attr]
+    request = encoder.branch_template.text  # type: ignore[union-attr]
     text, taught = read(encoder, ASKED, with_targets=True)
     assert begins(own(encoder, "Which digit?", "It is 7.", request, "It is right."), text)
     assert taught.strip() == "It is right."

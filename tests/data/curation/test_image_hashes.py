@@ -9,7 +9,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from basereward.data.curation.pictures import PictureHashes, bits_apart, perceptual_hash
+from basereward.data.curation.image_hashes import ImageHashes, hamming_distance, perceptual_hash
 from basereward.data.images.open_images import open_image
 
 
@@ -29,14 +29,14 @@ def test_resized_and_recompressed_copies_are_within_2_bits(photos: list[Path]) -
         poor = open_image(_jpeg(small, quality=40))
         assert own is not None
         for copy in (small, square, poor):
-            assert bits_apart(own, perceptual_hash(copy) or 0) <= 2
+            assert hamming_distance(own, perceptual_hash(copy) or 0) <= 2
 
 
 def test_other_scenes_are_far_apart(photos: list[Path]) -> None:
     """Of two scenes no two pictures are within the 4 bits that are taken for a copy. (Of one scene with other people
     in it, as the 32 made pictures have, they are: the scene is the same.)"""
     hashes = [(path.parent if path.suffix == ".png" else path, perceptual_hash(open_image(path))) for path in photos]
-    between = [bits_apart(a or 0, b or 0) for (x, a), (y, b) in itertools.combinations(hashes, 2) if x != y]
+    between = [hamming_distance(a or 0, b or 0) for (x, a), (y, b) in itertools.combinations(hashes, 2) if x != y]
     assert min(between) > 8
 
 
@@ -51,10 +51,10 @@ def test_content_is_that_of_the_file(tmp_path: Path) -> None:
     data = _jpeg(picture, quality=90)
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(data)
-    pictures = PictureHashes()
-    assert pictures.content(tmp_path / "a.jpg") == pictures.content(str(tmp_path / "b.jpg")) == pictures.content(data)
-    assert pictures.content(data) != pictures.content(_jpeg(picture, quality=50))
-    assert pictures.content(picture) == pictures.content(picture.copy()) != pictures.content(picture.rotate(90))
+    hashes = ImageHashes()
+    assert hashes.content(tmp_path / "a.jpg") == hashes.content(str(tmp_path / "b.jpg")) == hashes.content(data)
+    assert hashes.content(data) != hashes.content(_jpeg(picture, quality=50))
+    assert hashes.content(picture) == hashes.content(picture.copy()) != hashes.content(picture.rotate(90))
 
 
 @pytest.mark.parametrize(
@@ -62,30 +62,26 @@ def test_content_is_that_of_the_file(tmp_path: Path) -> None:
 )
 def test_what_is_not_there_has_no_content(image: str | bytes | Path) -> None:
     """And names tell such images apart."""
-    assert PictureHashes().content(image) is None
-    assert PictureHashes().look(image) is None
-    assert (
-        PictureHashes().identity("x.png")
-        == PictureHashes().identity(Path("x.png"))
-        != PictureHashes().identity("y.png")
-    )
+    assert ImageHashes().content(image) is None
+    assert ImageHashes().fingerprint(image) is None
+    assert ImageHashes().identity("x.png") == ImageHashes().identity(Path("x.png")) != ImageHashes().identity("y.png")
 
 
 def test_a_file_that_is_no_picture_has_content_only() -> None:
     """It equals its copy, and was not looked at."""
-    look = PictureHashes().look(b"not a picture")
-    assert look is not None
-    assert (look.perceptual, look.readable) == (None, False)
-    assert look.content == PictureHashes().content(b"not a picture")
+    fingerprint = ImageHashes().fingerprint(b"not a picture")
+    assert fingerprint is not None
+    assert (fingerprint.perceptual, fingerprint.readable) == (None, False)
+    assert fingerprint.content == ImageHashes().content(b"not a picture")
 
 
 def test_only_so_many_are_remembered(tmp_path: Path) -> None:
     """A file that was forgotten is read anew, one that is remembered is not."""
-    pictures = PictureHashes(remember=1)
+    hashes = ImageHashes(remember=1)
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")
-    first = pictures.content(tmp_path / "a")
+    first = hashes.content(tmp_path / "a")
     (tmp_path / "a").write_bytes(b"3")
-    assert pictures.content(tmp_path / "a") == first
-    pictures.content(tmp_path / "b")
-    assert pictures.content(tmp_path / "a") != first
+    assert hashes.content(tmp_path / "a") == first
+    hashes.content(tmp_path / "b")
+    assert hashes.content(tmp_path / "a") != first
