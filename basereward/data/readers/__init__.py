@@ -53,6 +53,10 @@ class FileTable:
     Args:
         path: the file.
         name: the name of the file in messages. It differs from `path` if that is an unpacked copy. None: the path.
+
+    >>> table = FileTable("cache/1f3a", name="data/pairs.jsonl.gz")
+    >>> table.label, table.row_id(3)
+    ('data/pairs.jsonl.gz', 'pairs.jsonl.gz:3')
     """
 
     def __init__(self, path: str | Path, *, name: str | Path | None = None) -> None:
@@ -61,7 +65,46 @@ class FileTable:
 
     @property
     def label(self) -> str:
+        """The path of the file as the user gave it."""
         return str(self.name)
 
     def row_id(self, number: int) -> str:
+        """Return the name of the file and the number of the row."""
+        # Without the folder: rows keep their ids if the data set is moved.
         return f"{self.name.name}:{number}"
+
+
+class TableWrapper:
+    """A table around another one. Subclasses override some methods; the others are those of the inner table.
+
+    Args:
+        table: the inner table.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    @property
+    def label(self) -> str:
+        """The name of the inner table."""
+        return self.table.label
+
+    def scan(self) -> Iterator[tuple[int, int, Any]]:
+        """Yield the rows of the inner table."""
+        return self.table.scan()
+
+    def read(self, place: int) -> Any:
+        """Return the raw content of a row of the inner table."""
+        return self.table.read(place)
+
+    def decode(self, raw: Any) -> object:
+        """Convert raw content as the inner table does."""
+        return self.table.decode(raw)
+
+    def where(self, number: int) -> str:
+        """Return the location of the row in the inner table."""
+        return self.table.where(number)
+
+    def row_id(self, number: int) -> str:
+        """Return the id that the inner table gives."""
+        return self.table.row_id(number)

@@ -15,17 +15,36 @@ from basereward.io.unpacking import MAX_GROWTH, growth_limit
 if TYPE_CHECKING:
     import datasets
 
-AT_ONCE = 64  # rows that are counted together; a repeated value is expanded in memory that often
+# Rows whose size is measured together. A value that the file stores once is expanded in memory for each of them, so a
+# larger number could exceed the memory before the limit is checked.
+ROWS_PER_BATCH = 64
 FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether a folder was written by `save_to_disk`."""
+    """Whether a folder was written by `save_to_disk` of the `datasets` library.
+
+    >>> is_saved(Path("no/such/folder"))
+    False
+    """
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 class ArrowTable:
-    """One split of a data set. Places and numbers are indices."""
+    """One split of a data set. Places and numbers are indices.
+
+    Nothing is opened or downloaded before the first row is read.
+
+    Args:
+        path: a hub id, a folder, or a Parquet or Arrow file.
+        subset: the subset (configuration) of a data set on the hub.
+        revision: the branch, tag or commit of a data set on the hub.
+        split: the split, or slices of it.
+
+    >>> table = ArrowTable("trl-lib/rlaif-v", subset=None, revision=None, split="train[:100]")
+    >>> table.where(7), table.row_id(7)
+    ('trl-lib/rlaif-v [train[:100]], row 7', 'train[:100]:7')
+    """
 
     def __init__(self, path: str, *, subset: str | None, revision: str | None, split: str) -> None:
         self.path = path
@@ -35,29 +54,36 @@ class ArrowTable:
 
     @property
     def label(self) -> str:
+        """The data set and the split."""
         return f"{self.path} [{self.split}]"
 
     def scan(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Yield all rows; images are not decoded."""
         place = 0
+        # Reading row by row would open every Arrow chunk anew, which takes many times as long.
         for table in self._dataset.iter(batch_size=100):
             for row in table.to_pylist():
                 yield place, place, row
                 place += 1
 
     def read(self, place: int) -> dict[str, Any]:
+        """Return the cells of the row with index `place` as Arrow stores them."""
         row: dict[str, Any] = self._dataset[place].to_pylist()[0]
         return row
 
     def decode(self, raw: dict[str, Any]) -> object:
+        """Decode the cells that Arrow stores in another form, such as JSON and classes."""
         decoders = self._decoders
         if not decoders:
             return raw
         return {column: decoders[column](cell) if column in decoders else cell for column, cell in raw.items()}
 
     def where(self, number: int) -> str:
+        """Return the data set, the split and the index."""
         return f"{self.label}, row {number}"
 
     def row_id(self, number: int) -> str:
+        """Return the split and the index, without the path, which differs between machines."""
         return f"{self.split}:{number}"
 
     @cached_property
@@ -71,7 +97,8 @@ class ArrowTable:
 
         try:
             return self._load().with_format("arrow")
-        except (DatasetsError, OSError, ValueError) as error:  # for a wrong name, split or file
+        except (DatasetsError, OSError, ValueError) as error:
+            # The library raises ValueError for an unknown split, OSError for a file that cannot be read.
             what = f"{self.path} (subset {self.subset}, revision {self.revision}, split {self.split})"
             raise DataError(f"cannot load the data set {what}: {_explained(error)}") from error
 
@@ -80,6 +107,7 @@ class ArrowTable:
 
         local = Path(self.path)
         if local.is_dir() and is_saved(local):
+            # `load_dataset` refuses such a folder.
             loaded = datasets.load_from_disk(self.path)
             if not isinstance(loaded, datasets.DatasetDict):
                 loaded = datasets.DatasetDict(train=loaded)
@@ -113,7 +141,8 @@ def _explained(error: BaseException) -> str:
 def check_parquet(path: Path) -> None:
     """Check that the content of a Parquet file is not far larger than the file.
 
-    It may be, by compression or by values that the file stores once; the `datasets` library would unpack it to disk.
+    It can be, by compression or by dictionary encoding, which stores a repeated value once. The `datasets` library
+    would write the whole content to the disk.
 
     Raises:
         DataError: the content is larger than `io.unpacking.growth_limit` allows, or the file cannot be read.
@@ -123,6 +152,7 @@ def check_parquet(path: Path) -> None:
         _check_growth(path, status.st_size, status.st_mtime_ns)
 
 
+# Cached by size and time, because every split of a data set checks all files of the folder again.
 @lru_cache(maxsize=4096)
 def _check_growth(path: Path, size: int, time_ns: int) -> None:
     import pyarrow
@@ -131,12 +161,13 @@ def _check_growth(path: Path, size: int, time_ns: int) -> None:
     limit = growth_limit(size)
     try:
         file = parquet.ParquetFile(path)
-        if not file.metadata.num_rows:  # on which the `datasets` library fails with an unrelated error
+        if not file.metadata.num_rows:
+            # The `datasets` library fails on such a file with an unrelated error.
             raise DataError(f"'{path}' holds no rows; remove it from the data set, or give another file")
         stored, repeated = _stored(file.metadata)
         total = stored
         # A dictionary value may be repeated any number of times, so such columns are counted a few rows at a time.
-        batches = file.iter_batches(batch_size=AT_ONCE, columns=repeated) if repeated and stored <= limit else ()
+        batches = file.iter_batches(batch_size=ROWS_PER_BATCH, columns=repeated) if repeated and stored <= limit else ()
         for batch in batches:
             total += batch.nbytes
             if total > limit:
@@ -156,6 +187,7 @@ def _stored(metadata: Any) -> tuple[int, list[str]]:
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
+            # The metadata do not contain the expanded size. At most, every value is as long as the whole dictionary.
             stored += chunk.total_uncompressed_size
             if chunk.has_dictionary_page and chunk.num_values * chunk.total_uncompressed_size > growth_limit(0):
                 repeated.add(chunk.path_in_schema)

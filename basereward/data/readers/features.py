@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Decoder: TypeAlias = Callable[[Any], Any]
 
-# Features whose Arrow value equals the decoded value; for `Image` we open the bytes or path ourselves.
+# Features whose Arrow value equals the decoded value. `Image` is one of them, because we open the bytes or path
+# ourselves: the library would decode every image at every access to a row.
 STORED_AS_SHOWN = (
     "Value", "Translation", "TranslationVariableLanguages", "Array2D", "Array3D", "Array4D", "Array5D", "Image",
 )  # fmt: skip
@@ -31,6 +32,12 @@ def row_decoders(features: datasets.Features) -> dict[str, Decoder]:
 
     Rows with a value of an unknown feature (audio, video, documents, features of later versions) are rejected, because
     training on the rest of such a row would ignore a part of its prompt.
+
+    >>> import datasets
+    >>> label = datasets.ClassLabel(names=["A", "B"])
+    >>> decoders = row_decoders(datasets.Features({"prompt": datasets.Value("string"), "label": label}))
+    >>> {column: decode(1) for column, decode in decoders.items()}
+    {'label': 'B'}
     """
     decoders = {column: _decoder(feature, where=f"column '{column}'") for column, feature in features.items()}
     return {column: decoder for column, decoder in decoders.items() if decoder is not None}
@@ -39,10 +46,11 @@ def row_decoders(features: datasets.Features) -> dict[str, Decoder]:
 def _decoder(feature: Any, *, where: str) -> Decoder | None:
     """Return a picklable decoder, or None if the value needs no decoding."""
     if isinstance(feature, Mapping):
-        fields = {name: _decoder(inner, where=where) for name, inner in feature.items()}
-        known = {name: decoder for name, decoder in fields.items() if decoder is not None}
-        return partial(_struct, known) if known else None
+        return _struct_decoder(feature, where=where)
+    # By name, because features of this version may be missing in other versions of the library.
     name = type(feature).__name__
+    if name in STORED_AS_SHOWN:
+        return None
     if name in NESTED:
         item = _decoder(feature.feature, where=where)
         return None if item is None else partial(_list, item)
@@ -50,7 +58,14 @@ def _decoder(feature: Any, *, where: str) -> Decoder | None:
         return partial(_json, where)
     if name == "ClassLabel":
         return partial(_class_name, tuple(feature.names or ()))
-    return None if name in STORED_AS_SHOWN else partial(_refuse, name, where)
+    return partial(_refuse, name, where)
+
+
+def _struct_decoder(fields: Mapping[str, Any], *, where: str) -> Decoder | None:
+    """Return the decoder of a feature with named fields, or None if no field needs decoding."""
+    decoders = {name: _decoder(feature, where=where) for name, feature in fields.items()}
+    needed = {name: decoder for name, decoder in decoders.items() if decoder is not None}
+    return partial(_struct, needed) if needed else None
 
 
 def _struct(fields: Mapping[str, Decoder], value: Any) -> Any:
@@ -83,7 +98,7 @@ def _refuse(kind: str, where: str, value: Any) -> Any:
     if value is None:
         return None
     detail = (
-        f"{where} has the feature {kind} of `datasets`; only text, numbers, JSON and pictures are read. If the row "
-        "is whole without it, take it out with `remove_columns`"
+        f"{where} has the feature {kind} of `datasets`; only text, numbers, JSON and images are read. If the rows are "
+        "complete without it, remove the column with `remove_columns`"
     )
     raise RowRejected("unsupported_feature", detail)

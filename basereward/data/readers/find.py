@@ -9,7 +9,7 @@ from pathlib import Path
 from basereward.data.readers import Table
 from basereward.data.readers.arrow import ArrowTable, is_saved
 from basereward.data.readers.folder import folder_table
-from basereward.data.readers.joined import Joined
+from basereward.data.readers.joined import concatenate
 from basereward.data.readers.rows_file import RowsFile
 from basereward.data.readers.separated import NUMBERS
 from basereward.errors import DataError, nearest
@@ -27,7 +27,7 @@ def find_table(
 ) -> Table:
     """Open a table. Training, benchmarks, `score`, `look` and `annotate` all use this function.
 
-    Files are listed if patterns or a folder are given; nothing is opened yet.
+    Patterns are matched and folders are listed here; files are opened when rows are read.
 
     Args:
         path: a file, a folder, or a hub id.
@@ -38,6 +38,9 @@ def find_table(
 
     Raises:
         DataError: the kind of a file is unknown, there is no such split, or no file matches a pattern.
+
+    >>> find_table("pairs.jsonl").label, find_table("trl-lib/rlaif-v", split="train[:10]").label
+    ('pairs.jsonl', 'trl-lib/rlaif-v [train[:10]]')
     """
     local = Path(path)
     if files:
@@ -45,13 +48,27 @@ def find_table(
         for pattern in files:
             for file in find_files(path, pattern, revision=revision):
                 tables.append(RowsFile(file, split=split, numbers=numbers))
-        return tables[0] if len(tables) == 1 else Joined(tables)
-    if local.is_dir():
-        own = None if subset or is_saved(local) else folder_table(path, split=split, numbers=numbers)
-        return own or ArrowTable(path, subset=subset, revision=revision, split=split)
-    if local.exists() or (rows_kind(local) is not None and subset is None and revision is None):
+        return concatenate(tables)
+    if _is_rows_file(local, on_hub=subset is not None or revision is not None):
         return RowsFile(local, split=split, numbers=numbers)
+    if local.is_dir() and not subset and not is_saved(local):
+        table = folder_table(path, split=split, numbers=numbers)
+        if table is not None:
+            return table
     return ArrowTable(path, subset=subset, revision=revision, split=split)
+
+
+def _is_rows_file(path: Path, *, on_hub: bool) -> bool:
+    """Whether a path is that of a local file with rows.
+
+    Args:
+        path: the path.
+        on_hub: whether a subset or a revision is given, which only data sets on the hub have.
+    """
+    if path.is_dir():
+        return False
+    # A missing file with the suffix of a file with rows is a wrong path, not a hub id: the error must name the file.
+    return path.exists() or (rows_kind(path) is not None and not on_hub)
 
 
 def find_files(path: str, pattern: str, *, revision: str | None = None) -> list[Path]:
@@ -61,13 +78,20 @@ def find_files(path: str, pattern: str, *, revision: str | None = None) -> list[
 
     Raises:
         DataError: there is no such file.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     for name in ("b.jsonl", "a.jsonl", "a.txt"):
+    ...         _ = (Path(folder) / name).write_text("")
+    ...     print([file.name for file in find_files(folder, "*.jsonl")])
+    ['a.jsonl', 'b.jsonl']
     """
     folder = Path(path)
     if folder.is_dir():
         names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
-        return [folder / name for name in _fitting(names, pattern, path)]
+        return [folder / name for name in _matching(names, pattern, path)]
     if folder.is_file():
-        raise DataError(f"{path} is a file, and `files` names files in a folder; leave one of the two out")
+        raise DataError(f"{path} is a file, but `files` names files in a folder; give a folder or omit `files`")
     return _from_hub(path, pattern, revision=revision)
 
 
@@ -76,21 +100,23 @@ def _from_hub(path: str, pattern: str, *, revision: str | None) -> list[Path]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
+        # Listing a repository takes a request, which a plain name does not need.
         literal = not any(mark in pattern for mark in "*?[")
         names = [pattern] if literal else HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
-        fitting = _fitting(sorted(names), pattern, path)
-        return [Path(hf_hub_download(path, name, repo_type="dataset", revision=revision)) for name in fitting]
+        matching = _matching(sorted(names), pattern, path)
+        return [Path(hf_hub_download(path, name, repo_type="dataset", revision=revision)) for name in matching]
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise DataError(
-            f"'{path}' is no folder here, and {pattern} cannot be fetched from the hub: {error}. "
-            "Give `path` a folder of the same layout."
+            f"'{path}' is no folder on this machine, and {pattern} cannot be downloaded from the hub: {error}. "
+            "Set `path` to a local folder with the same files."
         ) from error
 
 
-def _fitting(names: Sequence[str], pattern: str, path: str) -> list[str]:
-    fitting = [name for name in names if fnmatch.fnmatch(name, pattern)]
-    if not fitting:
+def _matching(names: Sequence[str], pattern: str, path: str) -> list[str]:
+    """Select the names that match a pattern; at least one must."""
+    matching = [name for name in names if fnmatch.fnmatch(name, pattern)]
+    if not matching:
         close = nearest(pattern, names)
         hint = f"; did you mean {close}?" if close else "."
-        raise DataError(f"{path} has no file {pattern}{hint} There are: {', '.join(names[:20]) or 'none'}")
-    return fitting
+        raise DataError(f"{path} has no file {pattern}{hint} Files found: {', '.join(names[:20]) or 'none'}")
+    return matching

@@ -31,22 +31,34 @@ class JsonArray(FileTable):
     """The rows of `[row, row, ...]`, of `{"data": [row, row, ...]}` under any key, or the one row of `{...}`.
 
     Places and numbers are indices.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "rows.json"
+    ...     _ = file.write_text('{"data": [{"prompt": "1 + 1?"}, {"prompt": "2 + 2?"}]}')
+    ...     [row for _, _, row in JsonArray(file).scan()]
+    [{'prompt': '1 + 1?'}, {'prompt': '2 + 2?'}]
     """
 
     def scan(self) -> Iterator[tuple[int, int, object]]:
+        """Yield the parsed rows."""
         for index, row in enumerate(self.rows):
             yield index, index, row
 
     def read(self, place: int) -> object:
+        """Return the parsed row with index `place`."""
         return self.rows[place]
 
     def decode(self, raw: object) -> object:
+        """Check a parsed row: its texts are valid Unicode, and it is not nested too deeply."""
+        # Here instead of when the file is parsed, so that one bad row does not make the whole file unusable.
         check_unicode(raw)
         if nested_deeper(raw, JSON_DEPTH):
             raise RowRejected("malformed_json", f"not usable: JSON nested deeper than {JSON_DEPTH} levels")
         return raw
 
     def where(self, number: int) -> str:
+        """Return the file and the index, since the lines of such a file say nothing about its rows."""
         return f"{self.name}, row {number}"
 
     def __getstate__(self) -> dict[str, Path]:
@@ -65,7 +77,8 @@ class JsonArray(FileTable):
             value = json.loads(read_text(self.path, limit=MAX_FILE_BYTES))
         except json.JSONDecodeError as error:
             raise DataError(f"cannot read {self.name}: {error}{_advice(error)}") from error
-        except (ValueError, RecursionError) as error:  # too large, not UTF-8, nested too deeply
+        except (ValueError, RecursionError) as error:
+            # The file is too large, not UTF-8, or nested too deeply.
             raise DataError(
                 f"cannot read {self.name}: {error}. Use JSON Lines (one row per line), which has no such limit"
             ) from error
@@ -73,7 +86,7 @@ class JsonArray(FileTable):
             return value
         if not isinstance(value, dict):
             raise DataError(
-                f"{self.name} holds {type(value).__name__}; an array of rows, or one row per line, is needed"
+                f"{self.name} contains {type(value).__name__}; an array of rows, or one row per line, is needed"
             )
         key = rows_key(value, name=self.name)
         if key is None:
@@ -112,10 +125,12 @@ def rows_key(value: dict[str, Any], *, name: str | Path) -> str | None:
 def _holds_rows(value: object) -> bool:
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return False
+    # The first rows are enough to distinguish rows from messages; a file may have millions.
     return all(isinstance(row, dict) and not any(mark in row for mark in MARKS_OF_PARTS) for row in value[:100])
 
 
 def _advice(error: json.JSONDecodeError) -> str:
+    """Return what to do about a fault of the JSON, if it is a common one."""
     if error.msg != "Extra data":
         return ""
     return ". The file contains several JSON values over several lines; write one per line, as with `jq -c .`"
@@ -129,17 +144,29 @@ def one_json_value(path: Path, *, name: str | Path) -> JsonArray | None:
 
     Raises:
         DataError: the file cannot be read, or begins like one JSON value but is not valid.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "rows.json"
+    ...     _ = file.write_text('[\\n{"prompt": "1 + 1?"}\\n]')
+    ...     print(one_json_value(file, name="rows.json").rows)
+    ...     _ = file.write_text('{"prompt": "1 + 1?"}\\n{"prompt": "2 + 2?"}\\n')
+    ...     print(one_json_value(file, name="rows.json"))
+    [{'prompt': '1 + 1?'}]
+    None
     """
     first, has_more = _first_line(path)
     table = JsonArray(path, name=name)
     if first.strip() in ("[", "{", "[{"):
-        _ = table.rows  # a row is never that short, so a fault here is a fault of the one value
+        # A row is never that short, so the file can only be one value. Any fault of it is reported here.
+        _ = table.rows
         return table
     if not first or first[0] not in "[{":
         return None
     try:
         value = json.loads(first)
     except json.JSONDecodeError as error:
+        # A fault at the end of the line: the value may continue on the next line.
         return _if_whole(table) if error.pos >= len(first) else None
     except (ValueError, RecursionError):
         return None

@@ -21,9 +21,21 @@ MAX_ROW_BYTES = 64 * 2**20
 
 
 class JsonLines(FileTable):
-    """The lines of a JSON Lines file. Places are byte offsets, numbers are line numbers. Blank lines are skipped."""
+    """The lines of a JSON Lines file. Places are byte offsets, numbers are line numbers. Blank lines are skipped.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "rows.jsonl"
+    ...     _ = file.write_text('{"prompt": "1 + 1?"}\\n\\n{"prompt": "2 + 2?"}\\n')
+    ...     table = JsonLines(file)
+    ...     print([(place, number) for place, number, _ in table.scan()])
+    ...     print(table.decode(table.read(22)))
+    [(0, 1), (22, 3)]
+    {'prompt': '2 + 2?'}
+    """
 
     def scan(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield the lines that are not blank, as bytes."""
         check_rows_file(self.path)
         try:
             with self.path.open("rb") as file:
@@ -38,6 +50,7 @@ class JsonLines(FileTable):
             raise DataError(f"cannot read {self.name}: {error.strerror or error}") from error
 
     def read(self, place: int) -> bytes:
+        """Return the line that begins at a byte offset."""
         check_rows_file(self.path)
         try:
             with self.path.open("rb") as file:
@@ -47,16 +60,19 @@ class JsonLines(FileTable):
             raise DataError(f"cannot read {self.name}: {error.strerror or error}") from error
 
     def decode(self, raw: bytes) -> object:
+        """Parse a line as JSON in UTF-8."""
         if len(raw) > MAX_ROW_BYTES:
             raise RowRejected("row_too_large", f"the line is longer than {MAX_ROW_BYTES:,} bytes, which is the limit")
         try:
-            text = raw.decode("utf-8-sig").rstrip()  # "-sig" drops a byte-order mark at the start of the file
+            # "-sig" drops the byte-order mark with which some Windows programs begin a file.
+            text = raw.decode("utf-8-sig").rstrip()
         except UnicodeDecodeError as error:
             byte = f"byte {error.start + 1} of the line is 0x{raw[error.start]:02x}"
             raise RowRejected("not_utf8", f"not UTF-8: {byte}") from None
         return decode_json(text)
 
     def where(self, number: int) -> str:
+        """Return the file and the line, in the form that editors open."""
         return f"{self.name}:{number}"
 
 
@@ -65,6 +81,10 @@ def check_rows_file(path: Path) -> None:
 
     Raises:
         DataError: there is no such file, or it is not a regular file.
+
+    >>> check_rows_file(Path("no.jsonl"))
+    Traceback (most recent call last):
+    basereward.errors.DataError: cannot read no.jsonl: No such file or directory. Give the path of a file with rows; ...
     """
     try:
         check_regular_file(path)
@@ -75,7 +95,13 @@ def check_rows_file(path: Path) -> None:
 
 
 def read_line(file: BinaryIO) -> bytes:
-    """Read the next line; of a line that is too long, return `MAX_ROW_BYTES + 1` bytes and skip the rest."""
+    """Read the next line; of a line that is too long, return `MAX_ROW_BYTES + 1` bytes and skip the rest.
+
+    >>> import io
+    >>> read_line(io.BytesIO(b"first\\nsecond"))
+    b'first\\n'
+    """
+    # `readline` without a limit would load a file without line breaks into memory as one line.
     line = file.readline(MAX_ROW_BYTES + 1)
     rest = line
     while len(rest) > MAX_ROW_BYTES and not rest.endswith(b"\n"):
@@ -103,11 +129,13 @@ def decode_json(text: str) -> object:
                     "; the file looks like one JSON array: write one object per line, for example with `jq -c '.[]'`"
                 )
         raise RowRejected("malformed_json", f"not JSON: {what}") from None
-    except (RecursionError, ValueError) as error:  # nested too deeply, or an integer of thousands of digits
+    except (RecursionError, ValueError) as error:
+        # The row is nested too deeply, or contains an integer of thousands of digits.
         raise RowRejected("malformed_json", f"not usable: {error}") from None
     # Counting brackets is a cheap test that spares most rows the walk through the parsed value.
     if text.count("[") + text.count("{") > JSON_DEPTH and nested_deeper(row, JSON_DEPTH):
         raise RowRejected("malformed_json", f"not usable: JSON nested deeper than {JSON_DEPTH} levels")
+    # Lone surrogates can only come from escapes, because the text itself was valid UTF-8.
     if "\\ud" in text.lower():
         check_unicode(row)
     return row
@@ -118,8 +146,13 @@ def check_unicode(row: object) -> None:
 
     Raises:
         RowRejected: `half_surrogate`; a text contains half of a surrogate pair, which no tokenizer accepts.
+
+    >>> check_unicode({"prompt": "half: \\ud83d"})
+    Traceback (most recent call last):
+    basereward.data.schema.rejections.RowRejected: not usable: a text contains half of a surrogate pair ...
     """
     try:
+        # One call checks all keys and texts of the row.
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise RowRejected(

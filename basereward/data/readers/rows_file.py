@@ -30,6 +30,9 @@ class RowsFile:
 
     Raises:
         DataError: the kind of the file is unknown, or the split is not `train`.
+
+    >>> RowsFile("data/pairs.csv.gz").kind
+    '.csv'
     """
 
     def __init__(
@@ -54,25 +57,32 @@ class RowsFile:
 
     @property
     def label(self) -> str:
+        """The path of the file."""
         return str(self.path)
 
     def scan(self) -> Iterator[tuple[int, int, Any]]:
+        """Yield the rows by the reader of the file's kind."""
         return self._table.scan()
 
     def read(self, place: int) -> Any:
+        """Return raw content by the reader of the file's kind."""
         return self._table.read(place)
 
     def decode(self, raw: Any) -> object:
+        """Convert raw content by the reader of the file's kind."""
         return self._table.decode(raw)
 
     def where(self, number: int) -> str:
+        """Return the location in the form of the file's kind: a line or an index."""
         return self._table.where(number)
 
     def row_id(self, number: int) -> str:
+        """Return the id that the reader of the file's kind gives."""
         return self._table.row_id(number)
 
     @cached_property
     def _table(self) -> Table:
+        """The table by the reader of the file's kind, opened when the first row is read."""
         check_rows_file(self.path)
         if self.kind in ARROW:
             if compression(self.path):
@@ -80,11 +90,14 @@ class RowsFile:
                     f"{self.path}: unpack it first; {self.kind} files have their own compression of columns"
                 )
             return ArrowTable(str(self.path), subset=None, revision=None, split=self.split)
+        # The readers access rows by byte offset, which a compressed file does not allow.
         path = unpacked(self.path) if compression(self.path) else self.path
         return part_of(self._of_kind(path), self.split)
 
     def _of_kind(self, path: Path) -> Table:
+        """Open an uncompressed file by the reader of its kind."""
         if self.kind in JSON:
+            # The suffix does not decide: many published `.json` files are JSON Lines, and some `.jsonl` one value.
             whole = one_json_value(path, name=self.path)
             return JsonLines(path, name=self.path) if whole is None else whole
         if self.kind in SEPARATED:

@@ -21,6 +21,9 @@ from basereward.errors import DataError
 NUMBERS = ("margin", "chosen_rating", "rejected_rating")
 """Our columns that contain numbers. In all other columns digits are text, such as the answer `7`."""
 
+# Spreadsheets with a decimal comma write semicolons into `.csv` files.
+DELIMITERS = (";", "\t", ",", "|")
+
 
 def number_columns(columns: Mapping[str, str | None] | None = None) -> list[str]:
     """List the columns of a file that contain numbers.
@@ -35,7 +38,8 @@ def number_columns(columns: Mapping[str, str | None] | None = None) -> list[str]
     return [own for own in mapped.values() if own is not None]
 
 
-Raw: TypeAlias = list[str] | str  # the cells of a row, or the error message of the CSV parser
+# The cells of a row, or the error message of the CSV parser.
+Raw: TypeAlias = list[str] | str
 
 
 class Separated(FileTable):
@@ -49,6 +53,14 @@ class Separated(FileTable):
 
     Raises:
         DataError: (when rows are read) the header is invalid, or the file cannot be read.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "rows.csv"
+    ...     _ = file.write_text("chosen,rejected,margin\\n7,N/A,1.5\\n")
+    ...     table = Separated(file)
+    ...     [table.decode(cells) for _, _, cells in table.scan()]
+    [{'chosen': '7', 'rejected': 'N/A', 'margin': 1.5}]
     """
 
     def __init__(
@@ -64,26 +76,31 @@ class Separated(FileTable):
         self.numbers = frozenset(numbers)
 
     def scan(self) -> Iterator[tuple[int, int, Raw]]:
+        """Yield the cells of the rows below the header; blank lines are skipped."""
         start, line = self._body_start
         for place, number, cells in self._records(start, line):
             if cells:
                 yield place, number, cells
 
     def read(self, place: int) -> Raw:
+        """Return the cells of the row that begins at a byte offset."""
         return next(cells for _, _, cells in self._records(place, 0))
 
     def decode(self, raw: Raw) -> object:
+        """Convert cells to a row; an empty cell is null."""
         if isinstance(raw, str):
             raise RowRejected("malformed_csv", f"not CSV: {raw}")
         header = self._header
         if len(raw) != len(header):
-            detail = f"the row has {len(raw)} fields and the header {len(header)}; a cell with {self.delimiter!r}"
-            raise RowRejected("wrong_field_count", f"{detail} or a line break in it stands in quotation marks")
+            detail = f"the row has {len(raw)} fields and the header {len(header)}"
+            advice = f"put cells that contain {self.delimiter!r} or a line break in quotation marks"
+            raise RowRejected("wrong_field_count", f"{detail}; {advice}")
         if not _is_text(raw):
             raise RowRejected("not_utf8", "not UTF-8; save the file as UTF-8")
         return {name: self._cell(name, cell) for name, cell in zip(header, raw, strict=True)}
 
     def where(self, number: int) -> str:
+        """Return the file and the first line of the row."""
         return f"{self.name}:{number}"
 
     def _cell(self, column: str, text: str) -> str | float | None:
@@ -105,6 +122,14 @@ class Separated(FileTable):
         """The header, the byte offset of its end, and the number of its lines."""
         records = self._records(0, 0, ends=True)
         header, end, lines = next(((cells, end, lines) for end, lines, cells in records if cells), ([], 0, 0))
+        return self._checked_header(header), end, lines
+
+    def _checked_header(self, header: Raw) -> list[str]:
+        """Return the column names.
+
+        Raises:
+            DataError: the header is not valid CSV or UTF-8, is empty, repeats a name or has another delimiter.
+        """
         if isinstance(header, str):
             raise DataError(f"{self.name}: the header is not CSV: {header}")
         if not _is_text(header):
@@ -114,13 +139,18 @@ class Separated(FileTable):
         repeated = {name for name in header if header.count(name) > 1}
         if repeated:
             raise DataError(f"{self.name}: the header names {', '.join(sorted(repeated))} more than once")
-        other = next((mark for mark in (";", "\t", ",", "|") if mark != self.delimiter and mark in header[0]), None)
-        if len(header) == 1 and other is not None:
-            raise DataError(
-                f"{self.name}: the header is one column, '{header[0][:100]}', and its cells look separated by "
-                f"{other!r}; a .csv file has commas and a .tsv file tabs between its cells"
-            )
-        return header, end, lines
+        if len(header) == 1:
+            self._check_delimiter(header[0])
+        return header
+
+    def _check_delimiter(self, column: str) -> None:
+        """Check that the only column name of a header does not contain another common delimiter."""
+        for other in DELIMITERS:
+            if other != self.delimiter and other in column:
+                raise DataError(
+                    f"{self.name}: the header is one column, '{column[:100]}', and its cells look separated by "
+                    f"{other!r}; a .csv file has commas and a .tsv file tabs between its cells"
+                )
 
     def _records(self, offset: int, line: int, *, ends: bool = False) -> Iterator[tuple[int, int, Raw]]:
         """Yield (byte offset, line number, cells) of every record from a byte offset on.
@@ -131,7 +161,8 @@ class Separated(FileTable):
             ends: whether to yield the offset and line at the end of each record instead of its beginning.
         """
         check_rows_file(self.path)
-        csv.field_size_limit(MAX_ROW_BYTES)  # for the whole process; the default is 128 KiB
+        # The default of 128 KiB is smaller than some responses. The limit is that of the whole process.
+        csv.field_size_limit(MAX_ROW_BYTES)
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
@@ -142,7 +173,8 @@ class Separated(FileTable):
                     cells: Raw | None
                     try:
                         cells = next(reader, None)
-                    except csv.Error as error:  # one bad record; the parser continues with the next line
+                    except csv.Error as error:
+                        # Only this record is bad; the parser continues with the next line.
                         cells = str(error)
                     if cells is None:
                         return
@@ -179,6 +211,7 @@ class _Lines(Iterator[str]):
                 f"{self.name}:{before + 1}: the row that begins here is longer than {MAX_ROW_BYTES:,} bytes; "
                 "check for a quotation mark that is not closed"
             )
+        # Invalid bytes become lone surrogates here, so that only their row is rejected; see `_is_text`.
         text = line.decode("utf-8-sig" if self.offset == 0 else "utf-8", "surrogateescape")
         self.offset += len(line)
         self.number += 1

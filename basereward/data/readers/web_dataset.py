@@ -21,14 +21,30 @@ from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2")
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2")
 TEXTS = ("txt", "text", "cls", "id")
 
 
 class WebDataset(FileTable):
-    """The samples of an uncompressed tar file. Places and numbers are indices."""
+    """The samples of an uncompressed tar file. Places and numbers are indices.
+
+    >>> import io
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "rows.tar"
+    ...     with tarfile.open(file, "w") as archive:
+    ...         for name, content in (("01.prompt.txt", b"Hi"), ("01.chosen.txt", b"Hello!")):
+    ...             member = tarfile.TarInfo(name)
+    ...             member.size = len(content)
+    ...             archive.addfile(member, io.BytesIO(content))
+    ...     table = WebDataset(file)
+    ...     print(table.decode(table.read(0)))
+    {'prompt': 'Hi', 'chosen': 'Hello!', '__key__': '01'}
+    """
 
     def scan(self) -> Iterator[tuple[int, int, dict[str, bytes]]]:
+        """Yield the samples in the order of their first members."""
         for index in range(len(self._samples)):
             yield index, index, self.read(index)
 
@@ -43,9 +59,11 @@ class WebDataset(FileTable):
         return {"": key.encode("utf-8", "surrogateescape"), **contents}
 
     def decode(self, raw: dict[str, bytes]) -> object:
+        """Convert the members of a sample to a row; see `sample_row`."""
         return sample_row(raw)
 
     def where(self, number: int) -> str:
+        """Return the file and the index of the sample."""
         return f"{self.name}, sample {number}"
 
     @cached_property
@@ -75,13 +93,15 @@ def _files(file: tarfile.TarFile, *, label: str) -> Iterator[tuple[str, tuple[in
             span = known.get(posixpath.normpath(str(start / member.linkname)))
         elif not member.isfile():
             continue
+        # A sparse member is stored without its zeros, so its bytes in the archive are not its content.
         if span is None or member.issparse():
             raise DataError(
                 f"{label}: {member.name} is sparse, or a link whose target does not come before it; write plain files"
             )
         known[posixpath.normpath(member.name)] = span
         yield member.name, span
-        file.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all members, which takes gigabytes for large files
+        # tarfile keeps all members, which takes gigabytes for large files.
+        file.members.clear()  # type: ignore[attr-defined]
 
 
 def _content(file: Any, offset: int, size: int) -> bytes:
@@ -105,19 +125,19 @@ def sample_row(sample: Mapping[str, bytes]) -> dict[str, Any]:
     {'prompt': 'Hi', 'chosen': 'a', '__key__': '0001'}
     """
     row: dict[str, Any] = {}
-    pictures: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     for extension, content in sample.items():
         if len(content) > MAX_ROW_BYTES:
             raise RowRejected("row_too_large", f"the member .{extension} has more than {MAX_ROW_BYTES:,} bytes")
         last = extension.rpartition(".")[2]
-        if last in PICTURES:
-            pictures[extension] = content
+        if last in IMAGES:
+            images[extension] = content
         elif extension:
             _add(row, _columns(extension, last, content))
     key = sample.get("", b"").decode("utf-8", "replace")
     row.setdefault("__key__", key)
-    if pictures:
-        _add_pictures(row, pictures, key=PurePosixPath(key).name)
+    if images:
+        _add_images(row, images, key=PurePosixPath(key).name)
     return row
 
 
@@ -138,7 +158,7 @@ def _columns(extension: str, last: str, content: bytes) -> dict[str, Any]:
         return {column: value}
     if not isinstance(value, dict):
         raise RowRejected(
-            "not_an_object", f"the member .json holds {shown(value)}; an object with named columns is needed"
+            "not_an_object", f"the member .json contains {shown(value)}; an object with named columns is needed"
         )
     return value
 
@@ -151,15 +171,15 @@ def _add(row: dict[str, Any], columns: Mapping[str, Any]) -> None:
     row.update(columns)
 
 
-def _add_pictures(row: dict[str, Any], pictures: Mapping[str, bytes], *, key: str) -> None:
+def _add_images(row: dict[str, Any], contents: Mapping[str, bytes], *, key: str) -> None:
     """Add the images of a sample to its row: in the place of their names if the JSON names them, else as `images`."""
     column = next((column for column in ("images", "image") if row.get(column)), None)
     if column is None:
-        row["images"] = [pictures[extension] for extension in sorted(pictures, key=_numeric_order)]
+        row["images"] = [contents[extension] for extension in sorted(contents, key=_numeric_order)]
         return
     # The JSON may name an image by its extension alone or by its full name, in any case.
     by_name: dict[str, bytes] = {}
-    for extension, content in pictures.items():
+    for extension, content in contents.items():
         by_name[extension.lower()] = content
         by_name[f"{key}.{extension}".lower()] = content
     value = row[column]
@@ -168,8 +188,8 @@ def _add_pictures(row: dict[str, Any], pictures: Mapping[str, bytes], *, key: st
     for name in names:
         image = by_name.get(name.rpartition("/")[2].lower()) if isinstance(name, str) else None
         if image is None:
-            detail = f"`{column}` in its JSON is {shown(value)}, and the sample has the images {', '.join(pictures)}"
-            raise RowRejected("conflicting_columns", f"{detail}; name these, or leave `{column}` out")
+            detail = f"`{column}` in its JSON is {shown(value)}, and the sample has the images {', '.join(contents)}"
+            raise RowRejected("conflicting_columns", f"{detail}; name these, or omit `{column}`")
         images.append(image)
     row[column] = images
 
