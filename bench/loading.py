@@ -51,7 +51,7 @@ def measure_loading(data: PreferenceData, *, seconds: float) -> float:
     def taken() -> Iterator[int]:
         for batch in batches:
             # The model converts bytes to float32, and that time counts.
-            assert batch.pixels.values.dtype == torch.float32
+            assert batch.images.pixels.values.dtype == torch.float32
             yield batch.num_groups
 
     return rate(taken(), seconds=seconds)

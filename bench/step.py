@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from basereward import build, load_recipe
-from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Preference

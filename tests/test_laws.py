@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup, EncodingError
 from basereward.data.schema.group import Group
 from basereward.errors import ModelError, TooManyRowsLost
@@ -143,7 +144,7 @@ def test_law_2_ours_equals_transformers(family: str, images: int, tmp_path: Path
         kinds = {"mm_token_type_ids": (inputs["input_ids"] == model.config.image_token_id).int()}
         with torch.no_grad():
             theirs = model(**inputs, **features, **({} if tiles else kinds)).last_hidden_state[0]
-        end = int(plain.ends[row, 1])
+        end = int(plain.rows.ends[row, 1])
         assert theirs.shape[0] == end + 2, "the whole conversation is ours and the line break after the end of the turn"
         assert_close(ours[row, : end + 1], theirs[: end + 1])
 
@@ -455,7 +456,7 @@ def test_law_9_swapping_a_pair_flips_the_margin(options: dict[str, Any], tmp_pat
         batch = collate([encoder(each)], layout="tree", pad_id=encoder.pad_id)
         with torch.no_grad():
             scores = model(batch)
-        margins.append(float(scores[batch.winner] - scores[batch.loser]))
+        margins.append(float(scores[batch.preferences.winner] - scores[batch.preferences.loser]))
         losses.append(float(BradleyTerry(**options)(scores, batch)[0]))
     assert margins[0] == pytest.approx(-margins[1], abs=1e-6)
     assert abs(margins[0]) > 1e-4

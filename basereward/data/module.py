@@ -15,13 +15,14 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from basereward.data import loading
+from basereward.data.batching.collate import collate
 from basereward.data.batching.dataset import GroupDataset
 from basereward.data.batching.loss_units import Unit, count_units, group_counts
 from basereward.data.batching.packing import RowSize, pack_in_order
 from basereward.data.batching.plan import Modality, Place, Plan, StageSampler, Steps
 from basereward.data.batching.pooled import PooledDataset, collate_pooled
 from basereward.data.batching.step_totals import StepTotals
-from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.curation.curate import Curated, Curation
 from basereward.data.curation.duplicates import PlacedGroup
 from basereward.data.encoding.content_hash import content_differences, encoder_hashes, hash_differences

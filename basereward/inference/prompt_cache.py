@@ -6,7 +6,7 @@ its own responses. Shapes: P tokens of the prefix, S of the branches of a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.packing import RowSize, pack_in_order
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.rows import RowFormat
 from basereward.data.schema.text import check_texts
@@ -110,7 +112,8 @@ class PromptScorer:
         branches = [encoder.branch(response) for response in checked.responses]
         encoder.check_length(len(self._group.prefix) + max(map(len, branches)))
         scores: list[float] = []
-        for branches_of_pass in _passes(branches):
+        passes = pack_in_order(branches, budget=MAX_BRANCH_TOKENS, size_of=lambda branch: RowSize(len(branch)))
+        for branches_of_pass in passes:
             scores += self._score(branches_of_pass)
         self._scorer.check_finite(scores, name=self._group.id)
         return scores
@@ -121,7 +124,7 @@ class PromptScorer:
         group = replace(self._group, branches=tuple(branches), preferences=())
         tree = collate([group], layout="tree", pad_id=self._scorer.encoder.pad_id)
         prefix = len(group.prefix)
-        batch = _columns(tree, slice(prefix, None), trees=tree.trees)
+        batch = _columns(tree, slice(prefix, None), trees=tree.rows.trees)
         with self._scorer.precision():
             scores: list[float] = self._scorer.model(batch.to(self._scorer.device), cache=self._cache).tolist()
         return scores
@@ -129,24 +132,13 @@ class PromptScorer:
 
 def _columns(batch: TreeBatch, kept: slice, *, trees: list[tuple[int, ...]]) -> TreeBatch:
     """Some columns of a batch with one tree row."""
-    return replace(
-        batch,
-        input_ids=batch.input_ids[:, kept],
-        position_ids=batch.position_ids[..., kept],
+    rows = replace(
+        batch.rows,
+        input_ids=batch.rows.input_ids[:, kept],
+        position_ids=batch.rows.position_ids[..., kept],
         trees=trees,
-        group=batch.group[:, kept],
-        branch=batch.branch[:, kept],
-        ends=batch.ends - torch.tensor([0, kept.start]),
+        group=batch.rows.group[:, kept],
+        branch=batch.rows.branch[:, kept],
+        ends=batch.rows.ends - torch.tensor([0, kept.start]),
     )
-
-
-def _passes(branches: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The branches in order, grouped into forward passes."""
-    branches_of_pass: list[Tensor] = []
-    for branch in branches:
-        if branches_of_pass and sum(map(len, branches_of_pass)) + len(branch) > MAX_BRANCH_TOKENS:
-            yield branches_of_pass
-            branches_of_pass = []
-        branches_of_pass.append(branch)
-    if branches_of_pass:
-        yield branches_of_pass
+    return replace(batch, rows=rows)

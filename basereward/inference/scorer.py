@@ -15,8 +15,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from basereward.data.batching.collate import collate
 from basereward.data.batching.packing import PackedGroup, pack_groups
-from basereward.data.batching.tree_batch import collate
 from basereward.data.encoding.content_hash import encoder_hashes, hash_differences
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group, Image

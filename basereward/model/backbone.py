@@ -129,16 +129,16 @@ class Backbone(nn.Module):
         Raises:
             ModelError: as `forward`.
         """
-        self.check_layout(batch.layout)
+        self.check_layout(batch.rows.layout)
         inputs: dict[str, Any] = {
-            "input_ids": batch.input_ids,
-            "position_ids": batch.position_ids,
+            "input_ids": batch.rows.input_ids,
+            "position_ids": batch.rows.position_ids,
             # False also with a cache: True would let the model create one where there is none.
             "use_cache": False,
             "past_key_values": cache,
         }
         inputs |= self._attention(batch, pooling=pooling, prefix=0 if cache is None else cache.get_seq_length())
-        if batch.image_places:
+        if batch.images.places:
             if not self.reads_images:
                 raise ModelError(f"the batch has images and {self.origin.path} is a text-only backbone")
             # Features instead of pixels: the model would encode an image again for every row of the plain layout.
@@ -146,7 +146,7 @@ class Backbone(nn.Module):
         rows = inputs.get("rows")
         with tree_masks(rows if isinstance(rows, TreePlan) else None):
             hidden: Tensor = self.transformer(**inputs).last_hidden_state
-        if batch.pixels is None and self._vision_gradients_needed():
+        if batch.images.pixels is None and self._vision_gradients_needed():
             # Gives the vision tower gradients of zero: without them the all-reduce of the other processes never ends.
             hidden = hidden + 0.0 * features_of_nothing(self.transformer)
         return hidden
@@ -175,8 +175,8 @@ class Backbone(nn.Module):
 
     def _attention(self, batch: TreeBatch, *, pooling: Pooling | None, prefix: int) -> dict[str, Any]:
         """Keyword arguments for attention; `prefix` is the number of tokens in the cache."""
-        rows, length = batch.input_ids.shape
-        device = batch.input_ids.device
+        rows, length = batch.rows.input_ids.shape
+        device = batch.rows.input_ids.device
         restricted, pooled = None, None
         # Only families that pass the check of tree rows are known to pass the keyword `rows` to their attention.
         if pooling is not None and self.tree_fault is None:
@@ -184,11 +184,11 @@ class Backbone(nn.Module):
         if pooling is not None and restricted is not None:
             places = pooling.places(batch)
             pooled = places[:, 0] * length + places[:, 1]
-        if batch.layout == "plain":
-            plain: dict[str, Any] = {"attention_mask": (batch.branch != PADDING).long()}
+        if batch.rows.layout == "plain":
+            plain: dict[str, Any] = {"attention_mask": (batch.rows.branch != PADDING).long()}
             return plain if pooled is None else plain | {"rows": RowPlan(pooled)}
         plan = TreePlan(
-            batch.trees,
+            batch.rows.trees,
             device=device,
             restricted=restricted,
             pooling=pooling or LAST,

@@ -59,7 +59,7 @@ class Pooling:
     def places(self, batch: TreeBatch) -> Tensor:
         """Row and column of every token that is read, `(N, 2)`, branch after branch."""
         if self.name == "last":
-            return batch.ends
+            return batch.rows.ends
         branches: list[int] = []
         # Counted from the last token of the branch, whose place the batch has in both layouts.
         steps_back: list[int] = []
@@ -69,8 +69,8 @@ class Pooling:
             steps_back += [size - 1 - token for token in tokens]
         # Built on the CPU and moved once: indexing with Python numbers would wait for the GPU at every token.
         offsets = torch.tensor([[0] * len(steps_back), steps_back]).T
-        device = batch.ends.device
-        places: Tensor = batch.ends[torch.tensor(branches).to(device)] - offsets.to(device)
+        device = batch.rows.ends.device
+        places: Tensor = batch.rows.ends[torch.tensor(branches).to(device)] - offsets.to(device)
         return places
 
     def __call__(self, hidden: Tensor, batch: TreeBatch) -> Tensor:
@@ -87,7 +87,7 @@ class Pooling:
 def _branch_sizes(batch: TreeBatch) -> list[int]:
     """The number of tokens of every branch."""
     sizes: list[int] = []
-    for _, *branches in batch.trees:
+    for _, *branches in batch.rows.trees:
         sizes += branches
     return sizes
 

@@ -98,11 +98,11 @@ class RewardModel(nn.Module):
             batch: with target tokens.
         """
         assert self.language is not None
-        rows, columns = batch.lm_target_positions.unbind(1)
-        targets = batch.input_ids[rows, columns]
+        rows, columns = batch.targets.positions.unbind(1)
+        targets = batch.rows.input_ids[rows, columns]
         # The state at one position predicts the token at the next.
         before = hidden[rows, columns - 1]
-        return self.language.loss(self.backbone.transformer, before, targets, batch.lm_target_weights)
+        return self.language.loss(self.backbone.transformer, before, targets, batch.targets.weights)
 
     def response_scores(self, batch: TreeBatch, *, tally: Counter[str] | None = None) -> Tensor:
         """Scores `(K,)` of responses, as in scoring: a generative head generates its text first.

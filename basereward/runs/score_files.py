@@ -53,8 +53,9 @@ def scored_groups(batch: TreeBatch, scores: Tensor) -> list[ScoredGroup]:
     """
     values, lengths = scores.tolist(), batch.lengths.tolist()
     preferences: list[list[tuple[int, int, bool]]] = [[] for _ in batch.ids]
-    pairs = zip(batch.winner.tolist(), batch.loser.tolist(), batch.tie.tolist(), strict=True)
-    for (winner, loser, tie), group_index in zip(pairs, batch.preference_group.tolist(), strict=True):
+    pairs = batch.preferences
+    columns = (pairs.winner, pairs.loser, pairs.tie, pairs.group)
+    for winner, loser, tie, group_index in zip(*(column.tolist() for column in columns), strict=True):
         preferences[group_index].append((winner, loser, tie))
     groups, first = [], 0
     for index, (group_id, source) in enumerate(zip(batch.ids, batch.sources, strict=True)):

@@ -144,6 +144,6 @@ def _padding(data: PreferenceData, *, passes: int = 8) -> float:
     padding = total = 0
     for index in range(min(passes, data.plan.steps * data.plan.forwards_per_step)):
         batch = data.collate([data.parts["train"][place] for place in data.plan.forward(index)])
-        padding += int((batch.branch == PADDING).sum())
-        total += batch.branch.numel()
+        padding += int((batch.rows.branch == PADDING).sum())
+        total += batch.rows.branch.numel()
     return padding / total

@@ -182,15 +182,15 @@ class RewardModule(LightningModule):
         scores = self.model.response_scores(batch, tally=self._generated)
         self.scored += scored_groups(batch, scores)  # inside the measured time, because it waits for the GPU
         self._cost["ns"] += time.perf_counter_ns() - began
-        self._cost["tokens"] += int((batch.group != PADDING).sum())
-        margins = scores[batch.winner] - scores[batch.loser]
-        winner_lengths, loser_lengths = batch.lengths[batch.winner], batch.lengths[batch.loser]
-        source_of_pair = [batch.sources[group] for group in batch.preference_group.tolist()]
+        self._cost["tokens"] += int((batch.rows.group != PADDING).sum())
+        margins = scores[batch.preferences.winner] - scores[batch.preferences.loser]
+        winner_lengths, loser_lengths = batch.lengths[batch.preferences.winner], batch.lengths[batch.preferences.loser]
+        source_of_pair = [batch.sources[group] for group in batch.preferences.group.tolist()]
         for name in dict.fromkeys(source_of_pair):
             of_source = torch.tensor([source == name for source in source_of_pair], device=margins.device)
             self._metrics_of(_module_key(name)).update(
                 margins[of_source],
-                ties=batch.tie[of_source],
+                ties=batch.preferences.tie[of_source],
                 winner_lengths=winner_lengths[of_source],
                 loser_lengths=loser_lengths[of_source],
             )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.model.families.processing import load_encoder
 from tests.helpers.support import checkpoint, group
 

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from basereward.data.batching.tree_batch import collate
+from basereward.data.batching.collate import collate
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.errors import ModelError
 from basereward.model.backbone import Backbone, load_backbone, load_config, quiet_transformers

@@ -35,7 +35,7 @@ class OnePerPair(PreferenceLoss):
 
     def forward(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """One loss a preference."""
-        return scores[batch.loser] - scores[batch.winner], {}
+        return scores[batch.preferences.loser] - scores[batch.preferences.winner], {}
 
 
 class ScalarOnly(PreferenceLoss):

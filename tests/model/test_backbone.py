@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, LlavaConfig, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.backbone import load_backbone, load_config
 from basereward.model.families.registry import vision_types

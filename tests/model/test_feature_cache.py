@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.vision_features import pack
 from basereward.data.schema.group import IMAGE, Group, Part, Turn, rank_preferences
@@ -394,8 +395,8 @@ def test_pictures_that_differ_in_one_number_are_two(folder_of: Callable[[str], P
         changed = content.copy()
         changed.reshape(-1)[place] ^= 1
         batch = batch_of(encoder, of_pictures(picture(0), PIL.Image.fromarray(changed), picture(0)))
-        assert batch.image_grid_thw is not None
-        assert (len(batch.image_grid_thw), batch.image_places) == (2, (0, 1, 0))
+        assert batch.images.grids is not None
+        assert (len(batch.images.grids), batch.images.places) == (2, (0, 1, 0))
 
 
 # What cannot be.

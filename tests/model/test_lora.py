@@ -14,7 +14,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.lora import add_lora, merge_lora

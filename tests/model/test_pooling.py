@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.errors import ModelError
 from basereward.inference.scorer import Scorer, load_scorer
@@ -129,7 +130,7 @@ def test_the_last_layer_works_for_what_is_read_alone(name: Any, tokens: int, lay
     linear = [
         sum(n for op, n in each.get_flop_counts()["Global"].items() if "mm" in str(op)) for each in (whole, pooled)
     ]
-    assert linear[0] - linear[1] == (batch.input_ids.numel() - tokens) * a_token
+    assert linear[0] - linear[1] == (batch.rows.input_ids.numel() - tokens) * a_token
 
 
 def scorer_of(folder: Path, name: Any, *, layout: Any = "tree", lora: bool = False) -> Scorer:
@@ -208,7 +209,7 @@ def test_last_has_the_bits_of_the_states_at_the_ends(folder_of: FolderOf) -> Non
     backbone = load_backbone(path).eval()
     with torch.no_grad():
         hidden = backbone.hidden_states(batch, pooling=Pooling())
-        assert torch.equal(backbone(batch), hidden[batch.ends[:, 0], batch.ends[:, 1]])
+        assert torch.equal(backbone(batch), hidden[batch.rows.ends[:, 0], batch.rows.ends[:, 1]])
 
 
 def test_a_mean_of_bfloat16_is_rounded_once() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from basereward.data.batching.tree_batch import collate
+from basereward.data.batching.collate import collate
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.parts import part_of
 from basereward.model.quantization import dequantized, is_quantized

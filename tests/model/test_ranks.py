@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from basereward.data.batching.tree_batch import collate
+from basereward.data.batching.collate import collate
 from basereward.model.backbone import load_backbone
 from basereward.model.families.processing import load_encoder
 from basereward.model.reward_model import RewardModel

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from basereward.data.batching.tree_batch import collate
+from basereward.data.batching.collate import collate
 from basereward.data.schema.group import Preference
 from basereward.runs.score_files import ScoredGroup, read_scores, scored_groups, spread, write_scores
 from tests.helpers.support import encoded_group

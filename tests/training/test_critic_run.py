@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from basereward.data.batching.tree_batch import collate
+from basereward.data.batching.collate import collate
 from basereward.inference.score_file import load
 from basereward.inference.scorer import Scorer, load_scorer
 from basereward.model.generation.generate import SamplingParams, TextGenerator

@@ -55,7 +55,7 @@ def test_what_is_curated_is_told_and_does_not_use_up_the_limit(tmp_path: Path) -
     weights = {
         group_id: float(weight)
         for batch in data.passes(0)
-        for group_id, weight in zip(batch.ids, batch.weight, strict=True)
+        for group_id, weight in zip(batch.ids, batch.preferences.weight, strict=True)
     }
     groups = data.sources["mine"].groups("train")
     changed = {groups[index].id: new[0].weight for (_, index), new in data.curated.preferences.items()}

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 import torch
 
-from basereward.data.batching.tree_batch import collate
+from basereward.data.batching.collate import collate
 from basereward.errors import DataError, ModelError
 from basereward.evaluation.run_benchmark import evaluate
 from basereward.inference.scorer import Scorer, load_scorer

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from basereward import build, load_recipe
+from basereward.data.batching.collate import collate
 from basereward.data.batching.plan import Plan
-from basereward.data.batching.tree_batch import collate
 from basereward.training.fit import train
 from tests.helpers.support import SMALL, gradients
 

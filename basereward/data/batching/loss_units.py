@@ -54,7 +54,7 @@ def group_counts(preferences: Sequence[Preference]) -> tuple[int, int]:
 
 def batch_counts(batch: TreeBatch) -> list[tuple[int, int]]:
     """Return `group_counts` of every group of a batch."""
-    groups = batch.preference_group.cpu()
+    groups = batch.preferences.group.cpu()
     preferences = torch.bincount(groups, minlength=batch.num_groups)
-    ties = torch.bincount(groups[batch.tie.cpu()], minlength=batch.num_groups)
+    ties = torch.bincount(groups[batch.preferences.tie.cpu()], minlength=batch.num_groups)
     return list(zip(preferences.tolist(), ties.tolist(), strict=True))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from basereward.data.batching.collate import preference_pairs
 from basereward.data.batching.plan import Place
-from basereward.data.batching.tree_batch import TreeBatch, preference_tensors
+from basereward.data.batching.tree_batch import TokenRows, TreeBatch
 from basereward.data.schema.group import Preference
 
 
@@ -48,19 +49,19 @@ def collate_pooled(groups: Sequence[PooledGroup]) -> TreeBatch:
     for group in groups:
         lengths += group.lengths
     return TreeBatch(
-        layout="tree",
-        input_ids=no_tokens,
-        position_ids=no_tokens,
-        trees=[],
-        group=no_tokens,
-        branch=no_tokens,
-        ends=torch.empty(0, 2, dtype=torch.int64),
-        pixels=None,
-        image_grid_thw=None,
+        rows=TokenRows(
+            layout="tree",
+            input_ids=no_tokens,
+            position_ids=no_tokens,
+            trees=[],
+            group=no_tokens,
+            branch=no_tokens,
+            ends=torch.empty(0, 2, dtype=torch.int64),
+        ),
         lengths=torch.tensor(lengths),
         responses=[len(group.lengths) for group in groups],
         ids=[group.id for group in groups],
         sources=[group.source for group in groups],
         pooled=torch.cat([group.states for group in groups]),
-        **preference_tensors([(group.preferences, len(group.lengths)) for group in groups]),
+        preferences=preference_pairs([(group.preferences, len(group.lengths)) for group in groups]),
     )

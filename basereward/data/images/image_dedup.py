@@ -5,8 +5,8 @@ Shapes: n images to encode, N patches, m image places in the rows.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,21 +21,38 @@ _SAMPLE = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Distinct:
-    """The distinct images of a batch.
+class BatchImages:
+    """The images of a batch, each distinct one once.
 
-    >>> Distinct(pixels=None, grids=None, keys=(), features=None, places=()).places
+    Attributes:
+        pixels: N patches of the n images to encode; None if there are none.
+        grids: `(n, 3)` int64, patches of each of these images in time, height and width; None if there are none.
+        keys: for each of the n images, the key to store its features under; empty without a feature store.
+        features: features of images that need not be encoded; None if there are none.
+        places: for each of the m image places, in the order of the rows, the index of its image: 0 to n - 1 are the
+            images to encode, n and above those in `features`.
+
+    >>> BatchImages().places
     ()
     """
 
-    pixels: Pixels | None  # N patches of the n images to encode
-    grids: Tensor | None  # (n, 3) patches of these images in time, height and width
-    keys: tuple[str, ...]  # (n,) keys to store their features under; empty without a feature store
-    features: Features | None  # of the images that need not be encoded
-    places: tuple[int, ...]  # (m,) the image at each place: 0 to n - 1 are to encode, n and above are in `features`
+    pixels: Pixels | None = None
+    grids: Tensor | None = None
+    keys: tuple[str, ...] = ()
+    features: Features | None = None
+    places: tuple[int, ...] = ()
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> BatchImages:
+        """Return the images with all tensors changed."""
+        return replace(
+            self,
+            pixels=self.pixels.map(change) if self.pixels is not None else None,
+            grids=change(self.grids) if self.grids is not None else None,
+            features=self.features.map(change) if self.features is not None else None,
+        )
 
 
-def distinct(groups: Sequence[EncodedGroup], copies: Sequence[int]) -> Distinct:
+def deduplicate_images(groups: Sequence[EncodedGroup], copies: Sequence[int]) -> BatchImages:
     """Collect the distinct images of groups.
 
     Args:
@@ -44,7 +61,7 @@ def distinct(groups: Sequence[EncodedGroup], copies: Sequence[int]) -> Distinct:
 
     >>> text, grid = torch.tensor([1, 2]), torch.tensor([[1, 1, 2]])
     >>> group = EncodedGroup("a", "s", text, text, (text,), (), pixels=Pixels(torch.ones(2, 6)), images_thw=grid)
-    >>> images = distinct([group, group], [1, 2])
+    >>> images = deduplicate_images([group, group], [1, 2])
     >>> images.grids.tolist(), images.places
     ([[1, 1, 2]], (0, 0, 0))
     """
@@ -53,7 +70,7 @@ def distinct(groups: Sequence[EncodedGroup], copies: Sequence[int]) -> Distinct:
     for group, number in zip(groups, copies, strict=True):
         order += [table.place(image) for image in _images(group)] * number
     n = len(table.pixels)
-    return Distinct(
+    return BatchImages(
         pixels=Pixels.joined(table.pixels) if table.pixels else None,
         grids=torch.stack(table.grids) if table.grids else None,
         keys=tuple(table.keys),

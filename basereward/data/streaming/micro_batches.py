@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from basereward.data.batching.collate import collate
 from basereward.data.batching.loss_units import Unit, count_units, group_counts
 from basereward.data.batching.step_totals import StepTotals
-from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.batching.tree_batch import Layout, StreamProgress, TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group, RejectedRow
 from basereward.data.schema.rejections import RowRejected
@@ -92,7 +93,7 @@ class StreamedMicroBatches(IterableDataset[TreeBatch]):
                 index, rank = step + place // self.ranks, place % self.ranks
                 if index >= self.first and (index - self.first) % workers == worker_id and rank == self.rank:
                     batch = self._batch(groups, rejected, items)
-                    yield replace(batch, rejected=rejected, stream_position=position_then, step=totals)
+                    yield replace(batch, stream=StreamProgress(position_then, rejected), step=totals)
 
     def _batch(self, groups: list[Group], rejected: list[RejectedRow], items: _Lookahead) -> TreeBatch:
         """Encode a micro-batch; groups that cannot be encoded are appended to `rejected`."""

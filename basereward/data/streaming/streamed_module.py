@@ -168,9 +168,9 @@ class StreamedData(PreferenceData):
             TooManyRowsLost: more rows are rejected than `max_lost` allows for those read so far. With fewer than
                 `ENOUGH` rows, only if the limit for `ENOUGH` rows is exceeded already.
         """
-        assert batch.stream_position is not None
-        self.stream_position = batch.stream_position
-        new = self._add_rejected(batch.rejected)
+        assert batch.stream is not None
+        self.stream_position = batch.stream.position
+        new = self._add_rejected(batch.stream.rejected)
         if new:
             append_lost(self.lost_file, new)
         # `+` of counters drops sources without rows, which `check_limit` must see, too.

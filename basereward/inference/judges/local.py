@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from basereward.data.batching.tree_batch import collate
+from basereward.data.batching.collate import collate
 from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected

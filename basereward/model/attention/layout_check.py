@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.errors import ModelError
 from basereward.model.attention.tree_attention import TREE_ATTENTION
@@ -142,7 +143,7 @@ def _difference(backbone: RunLayout, group: EncodedGroup, layout: Layout, own: l
     try:
         states = _branch_states(backbone.hidden_states(batch), group, layout)
         # Again as in scoring, where the last layer computes pooled tokens only.
-        pooled = backbone.hidden_states(batch, pooling=LAST)[batch.ends[:, 0], batch.ends[:, 1]]
+        pooled = backbone.hidden_states(batch, pooling=LAST)[batch.rows.ends[:, 0], batch.rows.ends[:, 1]]
     except FAILURES as error:
         return _first_line(error)
     differences: list[float] = []

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.encoding.encoder import EncodedGroup
-from basereward.data.images.image_dedup import distinct
+from basereward.data.images.image_dedup import deduplicate_images
 from basereward.data.images.vision_features import Grid
 from basereward.model.pooling import LAST, Pooling
 
@@ -72,11 +72,11 @@ def batch_shapes(batch: TreeBatch) -> list[SequenceShape]:
 
     All images and targets are assigned to the first shape: the tree that they belong to changes no count.
     """
-    images = _grids(batch.image_grid_thw)
-    written = len(batch.lm_target_positions)
+    images = _grids(batch.images.grids)
+    written = len(batch.targets.positions)
     return [
         SequenceShape(prefix, tuple(branches), *(((), 0) if i else (images, written)))
-        for i, (prefix, *branches) in enumerate(batch.trees)
+        for i, (prefix, *branches) in enumerate(batch.rows.trees)
     ]
 
 
@@ -87,7 +87,7 @@ def group_shapes(group: EncodedGroup, *, layout: Layout) -> list[SequenceShape]:
     nothing.
     """
     branches = tuple(len(branch) for branch in group.branches)
-    images = _grids(distinct([group], [1]).grids)
+    images = _grids(deduplicate_images([group], [1]).grids)
     bundles = [branches] if layout == "tree" else [(branch,) for branch in branches]
     written = sum(target.num_target_tokens for target in group.branch_targets)
     return [

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.feature_store import FeatureStore
+from basereward.data.images.image_dedup import BatchImages
 from basereward.data.images.vision_features import Features, Grid
 from basereward.errors import ModelError
 from basereward.io.cache import cache_folder
@@ -63,10 +64,10 @@ class ImageEncoder:
     def __call__(self, transformer: PreTrainedModel, batch: TreeBatch) -> VisionOutput:
         """The features for every place of an image in the rows; the batch has at least one image."""
         features_of_images = self._encode_pixels(transformer, batch)
-        if batch.features is not None:
-            features_of_images += batch.features.split()
+        if batch.images.features is not None:
+            features_of_images += batch.images.features.split()
         # An image may stand at several places: groups share images, and plain rows repeat the prompt.
-        placed = [features_of_images[index] for index in batch.image_places]
+        placed = [features_of_images[index] for index in batch.images.places]
         deepstack = []
         for level in range(1, len(placed[0])):
             deepstack.append([states[level] for states in placed])
@@ -75,25 +76,25 @@ class ImageEncoder:
 
     def with_features(self, transformer: PreTrainedModel, batch: TreeBatch) -> TreeBatch:
         """The batch with features in place of pixels, for several passes of the language model over it."""
-        if batch.pixels is None or batch.image_grid_thw is None:
+        if batch.images.pixels is None or batch.images.grids is None:
             return batch
         states = self._encode_pixels(transformer, batch)
-        grids = tuple((time, height, width) for time, height, width in batch.image_grid_thw.tolist())
+        grids = tuple((time, height, width) for time, height, width in batch.images.grids.tolist())
         features = Features(torch.cat(states, dim=1), grids, tuple(image.shape[1] for image in states))
-        if batch.features is not None:
-            features = Features.joined([features, batch.features])
-        return replace(batch, pixels=None, image_grid_thw=None, image_keys=(), features=features)
+        if batch.images.features is not None:
+            features = Features.joined([features, batch.images.features])
+        return replace(batch, images=BatchImages(features=features, places=batch.images.places))
 
     def _encode_pixels(self, transformer: PreTrainedModel, batch: TreeBatch) -> list[Tensor]:
         """`(S, t, D)` of every image that the batch has as pixels."""
-        if batch.pixels is None or batch.image_grid_thw is None:
+        if batch.images.pixels is None or batch.images.grids is None:
             return []
         if torch.is_grad_enabled() and is_trained(transformer):
-            return encode(transformer, batch.pixels.values, batch.image_grid_thw)
+            return encode(transformer, batch.images.pixels.values, batch.images.grids)
         features_of_images: list[Tensor] = []
         start = 0
         # The grids are read in one piece: reading each would wait for the GPU once for each image.
-        for index, (time, height, width) in enumerate(batch.image_grid_thw.tolist()):
+        for index, (time, height, width) in enumerate(batch.images.grids.tolist()):
             patches = slice(start, start + time * height * width)
             start = patches.stop
             grid = (time, height, width)
@@ -112,16 +113,16 @@ class ImageEncoder:
             grid: patches of the image in time, height and width.
             patches: of the image among the patches of the batch.
         """
-        assert batch.pixels is not None
-        assert batch.image_grid_thw is not None
-        key = batch.image_keys[index] if self.store is not None and batch.image_keys else None
+        assert batch.images.pixels is not None
+        assert batch.images.grids is not None
+        key = batch.images.keys[index] if self.store is not None and batch.images.keys else None
         # An earlier batch may have stored the features after the data loader looked for them.
         stored = self._find(key)
         if stored is not None:
-            return stored.states.to(batch.input_ids.device)
-        pixels = batch.pixels.map(lambda all_patches: all_patches[patches])
+            return stored.states.to(batch.rows.input_ids.device)
+        pixels = batch.images.pixels.map(lambda all_patches: all_patches[patches])
         with torch.no_grad():
-            (states,) = encode(transformer, pixels.values, batch.image_grid_thw[index : index + 1])
+            (states,) = encode(transformer, pixels.values, batch.images.grids[index : index + 1])
         self._keep(key, Features(states, (grid,), (states.shape[1],)))
         return states
 

@@ -97,16 +97,16 @@ class TextGenerator:
         cache = Cache(layer_class_to_replicate=DynamicLayer)
         self.backbone.hidden_states(batch, cache=cache)
         longest = max(len(row) for row in rows)
-        device = batch.input_ids.device
+        device = batch.rows.input_ids.device
         columns = torch.stack([_left_padded(row, longest) for row in rows]).to(device)
         mask = torch.stack([_left_padded(torch.ones_like(row), longest) for row in rows]).to(device)
         model = self.causal_model()
         with _generating, _seeded(sampling.seed, device) if sampling.temperature else contextlib.nullcontext():
             generated = model.generate(
-                input_ids=batch.input_ids[0, columns].masked_fill(mask == 0, self.pad),
+                input_ids=batch.rows.input_ids[0, columns].masked_fill(mask == 0, self.pad),
                 attention_mask=mask,
                 # The positions of the tree row: Qwen-VL models would compute others without the images.
-                position_ids=batch.position_ids[..., 0, :][..., columns],
+                position_ids=batch.rows.position_ids[..., 0, :][..., columns],
                 # Without the last token: `generate` feeds it to get the first logits.
                 past_key_values=_gathered(cache, columns[:, :-1]),
                 generation_config=self._config(sampling),
@@ -209,7 +209,7 @@ def _branch_columns(batch: TreeBatch) -> list[Tensor]:
     """For every branch the columns of its prefix and its own tokens in the tree row."""
     columns: list[Tensor] = []
     start_of_tree = 0
-    for prefix, *branches in batch.trees:
+    for prefix, *branches in batch.rows.trees:
         prefix_columns = torch.arange(start_of_tree, start_of_tree + prefix)
         start = start_of_tree + prefix
         for size in branches:

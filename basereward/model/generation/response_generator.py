@@ -55,7 +55,7 @@ class ResponseGenerator:
         Raises:
             ModelError: the batch has plain rows.
         """
-        if batch.layout == "plain":
+        if batch.rows.layout == "plain":
             raise ModelError("a generative head needs tree rows, and batch.layout is plain. Set batch.layout=tree.")
         end = self.encoder.end_of_turn
         generator = TextGenerator(self.backbone, self.language, end=end, pad=self.encoder.pad_id)

@@ -114,7 +114,7 @@ class Generative(JudgeHead):
         """
         leads = self._sampled_leads(generator, batch) if self.thinking else self._logit_leads(generator, batch)
         leads_of_pair: dict[tuple[int, int], list[float | None]] = defaultdict(list)
-        for (first, second), values in zip(batch.about.tolist(), leads, strict=True):
+        for (first, second), values in zip(batch.targets.compared.tolist(), leads, strict=True):
             leads_of_pair[first, second] += values
         batch_scores: list[float] = []
         for count in batch.responses:
@@ -125,7 +125,7 @@ class Generative(JudgeHead):
             # A score of NaN belongs to a response without any verdict that could be parsed.
             unjudged = any(math.isnan(score) for score in group_scores)
             batch_scores += [0.0] * count if unjudged else group_scores
-        return torch.tensor(batch_scores).to(batch.input_ids.device)
+        return torch.tensor(batch_scores).to(batch.rows.input_ids.device)
 
     def _logit_leads(self, generator: ResponseGenerator, batch: TreeBatch) -> list[list[float | None]]:
         """For every branch one lead: the logit of token `1` minus that of token `2` at its end."""

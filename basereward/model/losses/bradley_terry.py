@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from basereward.data.batching.loss_units import Unit
-from basereward.data.batching.tree_batch import TreeBatch
+from basereward.data.batching.tree_batch import PreferencePairs, TreeBatch
 from basereward.model.losses.contracts import PreferenceLoss, group_weights, term_weights
 
 
@@ -29,10 +29,10 @@ class BradleyTerry(PreferenceLoss):
             every preference the same weight.
         ties: `half` pulls the two scores of a tie together (each wins with probability 1/2); `ignore` drops ties.
 
-    >>> from basereward.data.batching.tree_batch import preference_tensors
+    >>> from basereward.data.batching.pooled import PooledGroup, collate_pooled
     >>> from basereward.data.schema.group import Preference
-    >>> from types import SimpleNamespace
-    >>> batch = SimpleNamespace(num_groups=1, **preference_tensors([([Preference(0, 1)], 2)]))
+    >>> pair = PooledGroup("a pair", "source", (Preference(0, 1),), (3, 3), torch.zeros(2, 1))
+    >>> batch = collate_pooled([pair])
     >>> loss, parts = BradleyTerry()(torch.tensor([1.0, 0.0]), batch)  # log(1 + exp(-1))
     >>> round(loss.item(), 4)
     0.3133
@@ -67,23 +67,27 @@ class BradleyTerry(PreferenceLoss):
         """Maps scores `(K,)` in float32 and their batch to the loss and its named parts, all scalars."""
         if self.length_normalisation:
             scores = scores / torch.log(batch.lengths + 1.0)
-        winner, loser = scores[batch.winner], scores[batch.loser]
-        weights = self._weights(batch)
-        lead = winner - loser - self._margins(batch)
-        flipped = torch.where(batch.tie, 0.5, self.label_smoothing)
+        pairs = batch.preferences
+        winner, loser = scores[pairs.winner], scores[pairs.loser]
+        weights = self._weights(pairs, num_groups=batch.num_groups)
+        lead = winner - loser - self._margins(pairs)
+        flipped = torch.where(pairs.tie, 0.5, self.label_smoothing)
         ranking = -(weights * ((1 - flipped) * logsigmoid(lead) + flipped * logsigmoid(-lead))).sum()
         parts = {"ranking": ranking}
         if self.centring:
             parts["centring"] = self.centring * (weights * (winner + loser).square()).sum()
         return torch.stack(list(parts.values())).sum(), parts
 
-    def _margins(self, batch: TreeBatch) -> Tensor:
-        margin = batch.margin.nan_to_num(0.0) if self.margin == "data" else torch.full_like(batch.margin, self.margin)
-        return margin.masked_fill(batch.tie, 0.0)  # a tie has no side that should lead
+    def _margins(self, pairs: PreferencePairs) -> Tensor:
+        """By how much the winner of each preference should lead, `(P,)`."""
+        from_data = self.margin == "data"
+        margins = pairs.margin.nan_to_num(0.0) if from_data else torch.full_like(pairs.margin, float(self.margin))
+        # A tie has no side that should lead.
+        return margins.masked_fill(pairs.tie, 0.0)
 
-    def _weights(self, batch: TreeBatch) -> Tensor:
+    def _weights(self, pairs: PreferencePairs, *, num_groups: int) -> Tensor:
         """The factor of each preference in the sum, `(P,)`."""
-        counted = ~batch.tie if self.ties == "ignore" else torch.ones_like(batch.tie)
+        counted = ~pairs.tie if self.ties == "ignore" else torch.ones_like(pairs.tie)
         if self.weighting == "preference":
-            return term_weights(batch.weight, counted=counted)
-        return group_weights(batch.weight, counted=counted, group=batch.preference_group, num_groups=batch.num_groups)
+            return term_weights(pairs.weight, counted=counted)
+        return group_weights(pairs.weight, counted=counted, group=pairs.group, num_groups=num_groups)

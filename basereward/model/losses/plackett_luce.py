@@ -24,8 +24,8 @@ class PlackettLuce(PreferenceLoss):
 
     def forward(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Maps scores `(K,)` in float32 and their batch to the loss and its named parts, all scalars."""
-        used = ~batch.tie
-        winner, loser = batch.winner[used], batch.loser[used]
+        pairs = batch.preferences
+        winner, loser = pairs.winner[~pairs.tie], pairs.loser[~pairs.tie]
         if not len(winner):
             zero = scores.sum() * 0.0  # depends on the scores, so that backward works
             return zero, {"ranking": zero}
@@ -45,13 +45,14 @@ class PlackettLuce(PreferenceLoss):
             preferred: the response of each choice, among the K.
             batch: gives the weight of a choice, which is the mean weight of its preferences.
         """
-        used = ~batch.tie
+        pairs = batch.preferences
+        used = ~pairs.tie
         size, device = len(batch.lengths), losses.device
         zeros = torch.zeros(size, device=device)
-        number = zeros.index_add(0, batch.winner[used], torch.ones_like(batch.weight[used]))
-        weight = zeros.index_add(0, batch.winner[used], batch.weight[used]) / number.clamp_min(1)
+        number = zeros.index_add(0, pairs.winner[used], torch.ones_like(pairs.weight[used]))
+        weight = zeros.index_add(0, pairs.winner[used], pairs.weight[used]) / number.clamp_min(1)
         group = torch.zeros(size, dtype=torch.int64, device=device)
-        group[batch.winner] = batch.preference_group
+        group[pairs.winner] = pairs.group
         share = group_weights(
             weight[preferred],
             counted=torch.ones_like(preferred, dtype=torch.bool),

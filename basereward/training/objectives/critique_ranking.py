@@ -58,7 +58,7 @@ def critic_outputs(model: RewardModel, batch: TreeBatch) -> CriticOutputs:
     assert isinstance(head, GenerativeHead)
     scores: list[Tensor] = []
     language = None
-    if len(batch.lm_target_positions):
+    if len(batch.targets.positions):
         # One pass over the backbone serves both losses.
         hidden = model.backbone.hidden_states(batch)
         language = model.language_loss(hidden, batch)

@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 
+from basereward.data.batching.collate import collate
 from basereward.data.batching.pooled import PooledDataset, PooledGroup, collate_pooled
-from basereward.data.batching.tree_batch import collate
 from basereward.data.schema.group import Preference
 from tests.helpers.support import encoded_group
-
-OF_ROWS = {"input_ids", "position_ids", "trees", "group", "branch", "ends"}
 
 
 def test_a_batch_of_states_tells_what_a_batch_of_tokens_tells() -> None:
@@ -31,10 +29,11 @@ def test_a_batch_of_states_tells_what_a_batch_of_tokens_tells() -> None:
     expected, found = collate(groups, layout="tree", pad_id=0), collate_pooled(known)
     assert found.pooled is not None
     assert torch.equal(found.pooled, torch.cat(states))
-    assert found.input_ids.numel() == 0
-    for field in fields(found):
-        if field.name not in OF_ROWS | {"pooled"}:
-            assert_same(getattr(found, field.name), getattr(expected, field.name))
+    assert found.rows.input_ids.numel() == 0
+    for name in ("ids", "sources", "responses", "lengths"):
+        assert_same(getattr(found, name), getattr(expected, name))
+    for field in fields(found.preferences):
+        assert_same(getattr(found.preferences, field.name), getattr(expected.preferences, field.name))
     assert found.num_groups == 3
 
 

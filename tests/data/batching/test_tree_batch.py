@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from basereward.data.batching.tree_batch import PADDING, TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import PADDING
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.images.pixels import Pixels
 from basereward.data.schema.group import Preference
@@ -36,60 +39,60 @@ def with_images(group: EncodedGroup, *, images: int, fill: float) -> EncodedGrou
 def test_groups_stand_in_one_row_without_padding() -> None:
     """Each is its prefix and its branches; the sizes of both are told."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 7, 8]]
-    assert batch.branch.tolist() == [[0, 0, 0, 1, 1, 2, 0, 0, 1, 2, 2, 3, 3, 3]]
-    assert batch.group.tolist() == [[0] * 6 + [1] * 8]
-    assert batch.trees == [(3, 2, 1), (2, 1, 2, 3)]
+    assert batch.rows.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 7, 8]]
+    assert batch.rows.branch.tolist() == [[0, 0, 0, 1, 1, 2, 0, 0, 1, 2, 2, 3, 3, 3]]
+    assert batch.rows.group.tolist() == [[0] * 6 + [1] * 8]
+    assert batch.rows.trees == [(3, 2, 1), (2, 1, 2, 3)]
 
 
 def test_every_branch_counts_on_from_the_prefix() -> None:
     """The first token of each branch has the position after the prefix's last; the next group counts from zero."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 2, 3, 2, 3, 4]]
+    assert batch.rows.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 2, 3, 2, 3, 4]]
 
 
 def test_the_pooled_token_is_the_last_of_its_branch() -> None:
     """`ends` gives row and column of every response's end of turn, in the order of the responses."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.ends.tolist() == [[0, 4], [0, 5], [0, 8], [0, 10], [0, 13]]
+    assert batch.rows.ends.tolist() == [[0, 4], [0, 5], [0, 8], [0, 10], [0, 13]]
     assert batch.lengths.tolist() == [1, 0, 0, 1, 2]
 
 
 def test_a_plain_row_is_one_response() -> None:
     """One sequence a response, each with the prefix of its own group."""
     batch = collate(two_groups(), layout="plain", pad_id=99)
-    assert batch.input_ids.tolist() == [
+    assert batch.rows.input_ids.tolist() == [
         [1, 2, 3, 4, 5],
         [1, 2, 3, 6, 99],
         [1, 2, 3, 99, 99],
         [1, 2, 4, 5, 99],
         [1, 2, 6, 7, 8],
     ]
-    assert batch.branch.tolist()[1:3] == [[0, 0, 0, 1, PADDING], [0, 0, 1, PADDING, PADDING]]
-    assert batch.group[:, 0].tolist() == [0, 0, 1, 1, 1]
-    assert batch.position_ids.tolist() == [
+    assert batch.rows.branch.tolist()[1:3] == [[0, 0, 0, 1, PADDING], [0, 0, 1, PADDING, PADDING]]
+    assert batch.rows.group[:, 0].tolist() == [0, 0, 1, 1, 1]
+    assert batch.rows.position_ids.tolist() == [
         [0, 1, 2, 3, 4],
         [0, 1, 2, 3, 0],
         [0, 1, 2, 0, 0],
         [0, 1, 2, 3, 0],
         [0, 1, 2, 3, 4],
     ]
-    assert batch.ends.tolist() == [[0, 4], [1, 3], [2, 2], [3, 3], [4, 4]]
+    assert batch.rows.ends.tolist() == [[0, 4], [1, 3], [2, 2], [3, 3], [4, 4]]
     assert batch.lengths.tolist() == [1, 0, 0, 1, 2]
-    assert batch.trees == [(3, 2), (3, 1), (2, 1), (2, 2), (2, 3)]
+    assert batch.rows.trees == [(3, 2), (3, 1), (2, 1), (2, 2), (2, 3)]
 
 
 def test_preferences_point_to_the_responses_of_the_batch() -> None:
     """Indices count all responses, group after group; weight, margin and tie come with them."""
     for layout in ("tree", "plain"):
         batch = collate(two_groups(), layout=layout, pad_id=99)
-        assert batch.winner.tolist() == [1, 4, 2]
-        assert batch.loser.tolist() == [0, 2, 3]
-        assert batch.preference_group.tolist() == [0, 1, 1]
-        assert batch.weight.tolist() == [2.0, 1.0, 1.0]
-        assert batch.margin[0] == 0.5
-        assert all(math.isnan(margin) for margin in batch.margin[1:].tolist())
-        assert batch.tie.tolist() == [False, False, True]
+        assert batch.preferences.winner.tolist() == [1, 4, 2]
+        assert batch.preferences.loser.tolist() == [0, 2, 3]
+        assert batch.preferences.group.tolist() == [0, 1, 1]
+        assert batch.preferences.weight.tolist() == [2.0, 1.0, 1.0]
+        assert batch.preferences.margin[0] == 0.5
+        assert all(math.isnan(margin) for margin in batch.preferences.margin[1:].tolist())
+        assert batch.preferences.tie.tolist() == [False, False, True]
         assert (batch.ids, batch.sources, batch.num_groups) == (["one", "two"], ["a", "b"], 2)
 
 
@@ -98,9 +101,13 @@ def test_positions_of_three_axes_go_on_from_the_largest() -> None:
     group = with_images(encoded_group(2, [2, 1]), images=1, fill=0.0)
     other = with_images(encoded_group(1, [1]), images=0, fill=0.0)
     batch = collate([group, other], layout="tree", pad_id=99)
-    assert batch.position_ids.shape == (3, 1, 7)
-    assert batch.position_ids[:, 0, :5].tolist() == [[0, 1, 22, 23, 22], [10, 11, 22, 23, 22], [20, 21, 22, 23, 22]]
-    assert batch.position_ids[:, 0, 5:].tolist() == [[0, 21], [10, 21], [20, 21]]
+    assert batch.rows.position_ids.shape == (3, 1, 7)
+    assert batch.rows.position_ids[:, 0, :5].tolist() == [
+        [0, 1, 22, 23, 22],
+        [10, 11, 22, 23, 22],
+        [20, 21, 22, 23, 22],
+    ]
+    assert batch.rows.position_ids[:, 0, 5:].tolist() == [[0, 21], [10, 21], [20, 21]]
 
 
 def test_equal_pictures_are_carried_once() -> None:
@@ -110,27 +117,37 @@ def test_equal_pictures_are_carried_once() -> None:
     groups.append(with_images(encoded_group(2, [1, 1, 1]), images=2, fill=2.0))
     found = {layout: collate(groups, layout=layout, pad_id=99) for layout in ("tree", "plain")}
     for batch, places in ((found["tree"], (0, 1, 1)), (found["plain"], (0, 0, 1, 1, 1, 1, 1, 1))):
-        assert batch.pixels is not None
-        assert batch.image_grid_thw is not None
-        assert batch.pixels.values[::4, 0].tolist() == [1, 2]
-        assert batch.image_grid_thw.tolist() == [[1, 2, 2]] * 2
-        assert batch.image_places == places
+        assert batch.images.pixels is not None
+        assert batch.images.grids is not None
+        assert batch.images.pixels.values[::4, 0].tolist() == [1, 2]
+        assert batch.images.grids.tolist() == [[1, 2, 2]] * 2
+        assert batch.images.places == places
 
 
 def test_a_batch_without_pictures_has_none() -> None:
     """Text groups have no pixels and no grids."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
-    assert batch.pixels is None
-    assert batch.image_grid_thw is None
+    assert batch.images.pixels is None
+    assert batch.images.grids is None
 
 
 def test_groups_without_preferences_can_be_laid_out() -> None:
     """Scoring needs no preferences: the tensors are there, of the right kinds, and empty."""
     batch = collate([encoded_group(2, [1, 2], ())], layout="tree", pad_id=99)
-    kinds = {batch.winner.dtype, batch.loser.dtype, batch.preference_group.dtype}
-    assert kinds == {torch.int64}
-    assert (batch.weight.dtype, batch.margin.dtype, batch.tie.dtype) == (torch.float32, torch.float32, torch.bool)
-    assert {len(batch.winner), len(batch.weight), len(batch.margin), len(batch.tie)} == {0}
+    pairs = batch.preferences
+    assert {pairs.winner.dtype, pairs.loser.dtype, pairs.group.dtype} == {torch.int64}
+    assert (pairs.weight.dtype, pairs.margin.dtype, pairs.tie.dtype) == (torch.float32, torch.float32, torch.bool)
+    assert {len(pairs.winner), len(pairs.weight), len(pairs.margin), len(pairs.tie)} == {0}
+
+
+def leaves(record: Any) -> Iterator[Any]:
+    """The values of a batch and of the records in it, in their order."""
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        if is_dataclass(value):
+            yield from leaves(value)
+        else:
+            yield value
 
 
 def test_a_batch_moves_whole() -> None:
@@ -138,12 +155,11 @@ def test_a_batch_moves_whole() -> None:
     groups = [with_images(group, images=1, fill=1.0) for group in two_groups()]
     batch = collate(groups, layout="plain", pad_id=99)
     moved = batch.to("meta")
-    for field in fields(TreeBatch):
-        before, after = getattr(batch, field.name), getattr(moved, field.name)
-        if isinstance(before, Pixels):
-            before, after = before.patches, after.patches
+    pairs = list(zip(leaves(batch), leaves(moved), strict=True))
+    assert sum(isinstance(before, Tensor) for before, _ in pairs) == 17
+    for before, after in pairs:
         if isinstance(before, Tensor):
-            assert (before.device.type, after.device.type, after.shape) == ("cpu", "meta", before.shape), field.name
+            assert (before.device.type, after.device.type, after.shape) == ("cpu", "meta", before.shape)
         else:
             assert after == before
 
@@ -152,10 +168,7 @@ def test_a_batch_comes_whole_out_of_another_process() -> None:
     """Pickled and read again, as on the way from a loading process, every field is what it was."""
     batch = collate([with_images(group, images=1, fill=1.0) for group in two_groups()], layout="tree", pad_id=99)
     again = pickle.loads(pickle.dumps(batch))  # noqa: S301 (our own bytes)
-    for field in fields(TreeBatch):
-        before, after = getattr(batch, field.name), getattr(again, field.name)
-        if isinstance(before, Pixels):
-            before, after = before.patches, after.patches
+    for before, after in zip(leaves(batch), leaves(again), strict=True):
         if isinstance(before, Tensor):
             torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from basereward.data.batching.tree_batch import collate
+from basereward.data.batching.collate import collate
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.encoding.lengths import Lengths, measure
 from basereward.data.schema.group import Group, RejectedRow, Split
@@ -50,7 +50,7 @@ def test_a_measured_length_is_that_of_the_encoded_group(family: str, tmp_path: P
         assert size.prefix == len(encoded.prefix)
         assert size.branches == tuple(len(branch) for branch in encoded.branches)
         assert size.images == (0 if encoded.images_thw is None else len(encoded.images_thw))
-        assert size.tokens == collate([encoded], layout="tree", pad_id=encoder.pad_id).input_ids.numel()
+        assert size.tokens == collate([encoded], layout="tree", pad_id=encoder.pad_id).rows.input_ids.numel()
 
 
 BAD = [

@@ -145,7 +145,10 @@ def test_workers_do_not_change_the_passes(faulty: Jsonl, small_encoder: Encoder,
         data.workers = workers
         batches = passes_of(data, done=3)
         found.append(
-            [(b.ids, b.input_ids.tolist(), [row.id for row in b.rejected], b.stream_position) for b in batches]
+            [
+                (b.ids, b.rows.input_ids.tolist(), [row.id for row in b.stream.rejected], b.stream.position)
+                for b in batches
+            ]
         )
     assert len(found[0]) == 57
     assert found[1] == found[2] == found[3] == found[0]
@@ -169,9 +172,9 @@ def test_ranks_share_the_passes(faulty: Jsonl, small_encoder: Encoder, tmp_path:
     whole, first, second = passes_of(alone), passes_of(both, rank=0), passes_of(both, rank=1)
     assert len(first) == len(second) == 30
     assert [each.ids for pair in zip(first, second, strict=True) for each in pair] == [each.ids for each in whole]
-    told = [row.id for batch in [*first, *second] for row in batch.rejected if row.reason != "image_missing"]
+    told = [row.id for batch in [*first, *second] for row in batch.stream.rejected if row.reason != "image_missing"]
     assert sorted(told) == sorted(
-        {row.id for batch in whole for row in batch.rejected if row.reason != "image_missing"}
+        {row.id for batch in whole for row in batch.stream.rejected if row.reason != "image_missing"}
     )
     assert len(told) == len(set(told)) > 0
 
@@ -287,7 +290,7 @@ def test_a_pass_of_one_group_that_cannot_be_used_takes_the_next(small_encoder: E
     batches = passes_of(data)
     order = [1, 1, 2, 3, 4, 7, 7, 7, 8, 9, 10, 11]
     assert [batch.ids for batch in batches] == [[f"row-{i}"] for i in order]
-    assert [row.id for batch in batches for row in batch.rejected] == ["row-0", "row-5", "row-6"]
+    assert [row.id for batch in batches for row in batch.stream.rejected] == ["row-0", "row-5", "row-6"]
 
 
 def test_when_no_picture_is_there_the_run_stops(small_encoder: Encoder, tmp_path: Path) -> None:

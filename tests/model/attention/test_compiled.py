@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.schema.group import Group
 from basereward.model.attention.compiled import compile_layers
 from basereward.model.backbone import Backbone, load_backbone

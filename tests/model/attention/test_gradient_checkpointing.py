@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.parts import decoder_layers, freeze

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.processing import load_encoder
 from basereward.model.lora import add_lora, merge_lora
@@ -40,7 +41,7 @@ def adapted(path: Path, **options: Any) -> Backbone:
 
 def at_ends(hidden: Tensor, batch: TreeBatch) -> Tensor:
     """Hidden states of the pooled tokens out of those of all."""
-    return hidden[batch.ends[:, 0], batch.ends[:, 1]]
+    return hidden[batch.rows.ends[:, 0], batch.rows.ends[:, 1]]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -81,7 +82,7 @@ def test_the_rest_of_the_row_costs_the_last_layer_its_keys_and_values_alone(layo
         backbone.hidden_states(batch)
     with torch.no_grad(), FlopCounterMode(display=False) as pooled:
         backbone(batch)
-    spared = batch.input_ids.numel() - len(batch.ends)
+    spared = batch.rows.input_ids.numel() - len(batch.rows.ends)
     linear = [
         sum(n for op, n in each.get_flop_counts()["Global"].items() if "mm" in str(op)) for each in (whole, pooled)
     ]

@@ -12,7 +12,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.errors import ModelError
 from basereward.model.cost.flops import Flops, count, count_batch, window_pairs
 from basereward.model.cost.meta_model import outline
@@ -182,7 +183,7 @@ def test_what_is_taught_is_counted_to_the_multiplication(
     assert linear(count_batch(model, batch)) == found
     assert count(outline(asked, path=path), batch_shapes(batch)) == count_batch(model, batch)
     assert sum(shape.written for group in encoded for shape in group_shapes(group, layout="tree")) == len(
-        batch.lm_target_positions
+        batch.targets.positions
     )
 
 
@@ -194,13 +195,13 @@ def test_pairs_are_those_that_the_law_of_attention_lets_see(
     """Same group, not later, and of the prefix or of the same branch: counted in the batch, token by token."""
     batch = batch_of(folder_of("qwen2"), layout=layout, vision=False)
     columns = {
-        "last": lambda row: batch.ends[batch.ends[:, 0] == row, 1],
-        "last_text": lambda row: batch.ends[batch.ends[:, 0] == row, 1] - 1,
-        "mean": lambda row: (batch.branch[row] > 0).nonzero().flatten(),
+        "last": lambda row: batch.rows.ends[batch.rows.ends[:, 0] == row, 1],
+        "last_text": lambda row: batch.rows.ends[batch.rows.ends[:, 0] == row, 1] - 1,
+        "mean": lambda row: (batch.rows.branch[row] > 0).nonzero().flatten(),
     }[pooling]
     pairs = read = pairs_of_read = 0
-    for row in range(len(batch.group)):
-        group_of, branch = batch.group[row], batch.branch[row]
+    for row in range(len(batch.rows.group)):
+        group_of, branch = batch.rows.group[row], batch.rows.branch[row]
         same = (group_of[:, None] == group_of) & (group_of >= 0)
         sees = same & ((branch == 0) | (branch[:, None] == branch)) & torch.ones_like(same).tril()
         pairs += int(sees.sum())
@@ -218,10 +219,10 @@ def test_attention_of_the_vision_tower_is_what_torch_sees(family: str, folder_of
     path = folder_of(family)
     model = build_model(recipe(), path=str(path), seed=0)
     batch = batch_of(path)
-    assert batch.pixels is not None
-    assert batch.image_grid_thw is not None
+    assert batch.images.pixels is not None
+    assert batch.images.grids is not None
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        states = encode(model.backbone.transformer, batch.pixels.values, batch.image_grid_thw)
+        states = encode(model.backbone.transformer, batch.images.pixels.values, batch.images.grids)
         torch.autograd.backward(torch.cat(states, dim=1).sum())
     found = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
     with_pictures, text = count_batch(model, batch), count(model, [without_pictures(s) for s in batch_shapes(batch)])
@@ -292,8 +293,8 @@ def test_scoring_is_the_forward_pass_alone(folder_of: FolderOf) -> None:
     path = folder_of("qwen2_5_vl")
     model = build_model(recipe(), path=str(path), seed=0)
     batch = batch_of(path)
-    assert batch.pixels is not None
-    patches = 2 * len(batch.pixels.values) * batch.pixels.values.shape[1] * 64
+    assert batch.images.pixels is not None
+    patches = 2 * len(batch.images.pixels.values) * batch.images.pixels.values.shape[1] * 64
     assert 3 * count_batch(model, batch, training=False).total - patches // 2 == count_batch(model, batch).total
 
 

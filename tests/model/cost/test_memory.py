@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.model.cost.memory import PassTokens, memory
 from basereward.model.cost.meta_model import outline
 from basereward.model.families.processing import load_encoder
@@ -56,8 +57,8 @@ def kept(model: RewardModel, batch: TreeBatch, *, mixed: bool) -> int:
 
 def size_of(batch: TreeBatch, *, pooled: int | None = None) -> PassTokens:
     """Tokens, pooled ones, by default one a response, and patches."""
-    assert batch.pixels is not None
-    return PassTokens(batch.input_ids.numel(), pooled or len(batch.ends), len(batch.pixels.values))
+    assert batch.images.pixels is not None
+    return PassTokens(batch.rows.input_ids.numel(), pooled or len(batch.rows.ends), len(batch.images.pixels.values))
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "mixed"])
@@ -78,7 +79,7 @@ def test_activations_are_about_what_torch_keeps(
     """To a fifth, what comes and goes in a layer counted with them."""
     model = build_model(model_recipe(**options), path=str(folder), seed=0)
     found = kept(model, batch, mixed=mixed)
-    pooled = int((batch.branch > 0).sum()) if "pooling" in options else None
+    pooled = int((batch.rows.branch > 0).sum()) if "pooling" in options else None
     expected = memory(model, size_of(batch, pooled=pooled), mixed=mixed)
     assert 0.85 * found < expected.activations + expected.copies < 1.25 * found
 
@@ -88,7 +89,7 @@ def test_a_further_checkpointed_layer_keeps_its_input_alone(folder: Path, batch:
     tiny_qwen2_5_vl(tmp_path / "lower", hidden_size=256, layers=2, vision_layers=3)
     recipe = model_recipe(gradient_checkpointing=True)
     high, low = (build_model(recipe, path=str(path), seed=0) for path in (folder, tmp_path / "lower"))
-    inputs = 2 * 4 * 256 * batch.input_ids.numel()
+    inputs = 2 * 4 * 256 * batch.rows.input_ids.numel()
     assert kept(high, batch, mixed=False) - kept(low, batch, mixed=False) == pytest.approx(inputs, rel=0.02)
     size = size_of(batch)
     assert memory(high, size).activations - memory(low, size).activations == inputs

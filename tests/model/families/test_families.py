@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
-from basereward.data.batching.tree_batch import collate
+from basereward.data.batching.collate import collate
 from basereward.errors import ModelError
 from basereward.model.backbone import load_backbone, load_config
 from tests.helpers import families

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.model.backbone import Backbone, load_backbone
 from basereward.model.families.parts import freeze, part_of
 from basereward.model.families.processing import load_encoder
@@ -77,9 +78,9 @@ def test_kept_features_give_the_same_bits(family: str, folder_of: FolderOf) -> N
     )
     first, computed = states()
     again, found = states()
-    assert first.pixels is not None
-    assert first.features is None
-    assert again.pixels is None
-    assert again.features is not None
+    assert first.images.pixels is not None
+    assert first.images.features is None
+    assert again.images.pixels is None
+    assert again.images.features is not None
     assert torch.equal(computed, expected)
     assert torch.equal(found, expected)

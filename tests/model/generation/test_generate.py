@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from basereward import load_recipe
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group
 from basereward.errors import ModelError

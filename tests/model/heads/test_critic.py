@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from basereward.data.batching.collate import collate
 from basereward.data.batching.continued import remove_targets
-from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group
 from basereward.data.schema.rejections import RowRejected
@@ -82,10 +83,10 @@ def test_the_loss_of_language_is_transformers_own(tmp_path: Path) -> None:
     batch = laid(encoder, [criticised(group(responses=("It is a seven.",)))], with_targets=True)
     told = critic_outputs(model, batch).language
     count = len(encoder.branch("It says It i."))
-    assert len(batch.lm_target_positions) == count
-    labels = torch.full_like(batch.input_ids, -100)
-    labels[0, -count:] = batch.input_ids[0, -count:]
-    theirs = AutoModelForCausalLM.from_pretrained(path)(batch.input_ids, labels=labels).loss
+    assert len(batch.targets.positions) == count
+    labels = torch.full_like(batch.rows.input_ids, -100)
+    labels[0, -count:] = batch.rows.input_ids[0, -count:]
+    theirs = AutoModelForCausalLM.from_pretrained(path)(batch.rows.input_ids, labels=labels).loss
     assert float(told) == pytest.approx(float(theirs), rel=1e-5)  # type: ignore[arg-type]
 
 
@@ -193,8 +194,8 @@ def test_its_own_critiques_are_ranked_after(tmp_path: Path) -> None:
     taught, asked = laid(encoder, groups, with_targets=True), laid(encoder, groups)
     shortened = remove_targets(taught)
     for name in ("input_ids", "position_ids", "group", "branch", "ends"):
-        assert torch.equal(getattr(shortened, name), getattr(asked, name)), name
-    assert shortened.trees == asked.trees
+        assert torch.equal(getattr(shortened.rows, name), getattr(asked.rows, name)), name
+    assert shortened.rows.trees == asked.rows.trees
     outputs = critic_outputs(both.train(), taught)
     given, mine = outputs.scores
     assert torch.allclose(mine, ranked, rtol=1e-5, atol=1e-6)

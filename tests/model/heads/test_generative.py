@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import Layout, TreeBatch
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group, Preference, Reasoning
 from basereward.data.schema.rejections import RowRejected
@@ -132,11 +133,11 @@ def test_the_verdict_s_probability_is_that_of_generate(family: str, tmp_path: Pa
         alone = replace(encoder(asked), branches=(each,), branch_targets=(), lengths=())
         row = collate([replace(alone, preferences=())], layout="plain", pad_id=encoder.pad_id)
         pictures: dict[str, Any] = {}
-        if row.pixels is not None:
-            pictures = {"pixel_values": row.pixels.values, "image_grid_thw": row.image_grid_thw}
-            pictures["mm_token_type_ids"] = (row.input_ids == encoder.image_token_id).long()
+        if row.images.pixels is not None:
+            pictures = {"pixel_values": row.images.pixels.values, "image_grid_thw": row.images.grids}
+            pictures["mm_token_type_ids"] = (row.rows.input_ids == encoder.image_token_id).long()
         said = whole.generate(
-            input_ids=row.input_ids, max_new_tokens=1, do_sample=False, output_logits=True,
+            input_ids=row.rows.input_ids, max_new_tokens=1, do_sample=False, output_logits=True,
             return_dict_in_generate=True, pad_token_id=encoder.pad_id, **pictures,
         )  # fmt: skip
         probability = said.logits[0][0, tokens].float().softmax(-1)
@@ -192,7 +193,7 @@ def test_written_verdicts_come_to_scores(tmp_path: Path, monkeypatch: pytest.Mon
     says = {(0, 1): "2", (1, 0): "1", (1, 2): "1", (2, 1): "2", (0, 2): "1", (2, 0): "?"}
 
     def generate(self: ResponseGenerator, batch: TreeBatch, sampling: SamplingParams) -> list[list[torch.Tensor]]:
-        pairs = [(first, second) for first, second in batch.about.tolist()]
+        pairs = [(first, second) for first, second in batch.targets.compared.tolist()]
         return [[self.encoder.branch(f"<think>.</think><answer>{says[pair]}</answer>")] for pair in pairs]
 
     monkeypatch.setattr(ResponseGenerator, "generate", generate)
@@ -207,7 +208,7 @@ def test_no_verdict_is_made_up_of_an_unread_one(tmp_path: Path, monkeypatch: pyt
     says = {(0, 1): "1", (0, 2): "?", (1, 2): "?", (3, 4): "2"}
 
     def generate(self: ResponseGenerator, batch: TreeBatch, sampling: SamplingParams) -> list[list[torch.Tensor]]:
-        pairs = [(first, second) for first, second in batch.about.tolist()]
+        pairs = [(first, second) for first, second in batch.targets.compared.tolist()]
         return [[self.encoder.branch(f"<think>.</think><answer>{says[pair]}</answer>")] for pair in pairs]
 
     monkeypatch.setattr(ResponseGenerator, "generate", generate)
@@ -287,7 +288,7 @@ def test_a_judge_has_no_score_of_a_hidden_state(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"votes": 3}, "the same vote"),
+        ({"votes": 3}, "identical votes"),
         ({"votes": 16, "thinking": True, "temperature": 1.0}, "1 to 15"),
         ({"order": "all"}, "both"),
         ({"pairs": 0}, "at least 1"),

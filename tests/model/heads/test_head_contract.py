@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from basereward import load_recipe
-from basereward.data.batching.tree_batch import collate
+from basereward.data.batching.collate import collate
 from basereward.errors import ModelError
 from basereward.model.cost.meta_model import outline
 from basereward.model.heads.contracts import is_generative

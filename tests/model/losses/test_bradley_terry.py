@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.schema.group import Preference, rank_preferences
 from basereward.errors import RecipeError
 from basereward.model.losses.bradley_terry import BradleyTerry

@@ -7,7 +7,8 @@ from itertools import permutations
 import pytest
 import torch
 
-from basereward.data.batching.tree_batch import TreeBatch, collate
+from basereward.data.batching.collate import collate
+from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.schema.group import Preference, rank_preferences
 from basereward.model.losses.bradley_terry import BradleyTerry
 from basereward.model.losses.plackett_luce import PlackettLuce
