@@ -134,6 +134,7 @@ class PreferenceData(LightningDataModule):
             TooManyRowsLost: more rows are rejected than `max_lost` allows.
             DataError: a source is malformed.
         """
+        # Lightning calls `setup` before every fit and test.
         if self.plan is not None:
             return
         rows: dict[str, int] = {}
@@ -165,6 +166,7 @@ class PreferenceData(LightningDataModule):
         self, *, lost_file: Path, unit: Unit, seed: int, epochs: float, steps: int | None, stages: int
     ) -> PreferenceData:
         """Return the data of another run on the same groups, after `setup`; they are not checked again."""
+        # The copy shares the groups and their lengths, which take minutes to read.
         other = copy.copy(self)
         other._mixture = self._mixture | {"seed": seed}
         other._plan = self._plan | {"epochs": epochs, "steps": steps, "stages": stages}
@@ -246,6 +248,7 @@ class PreferenceData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[EncodedGroup]:
         assert self.plan is not None
         assert self.trainer is not None
+        # Only the first stage after a resume begins in its middle.
         done, self._done = self._done, 0
         return self.passes(self.trainer.current_epoch, rank=self.trainer.global_rank, done=done)
 
@@ -311,6 +314,7 @@ class PreferenceData(LightningDataModule):
 
     def _held_out(self, split: Split) -> DataLoader[EncodedGroup]:
         assert self.trainer is not None
+        # Every rank gets its own groups; Lightning's sampler would repeat some to make the numbers equal.
         places = self.parts[split].places[self.trainer.global_rank :: self.trainer.world_size]
         return self._loader(split, batch_sampler=self.batches(split, places))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from basereward.data.batching.continued import remove_targets
+from basereward.data.batching.branch_edits import remove_targets
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError
@@ -21,6 +21,7 @@ from basereward.model.generation.generate import check_language_head
 from basereward.model.generation.response_generator import ResponseGenerator
 from basereward.model.heads.contracts import GeneratedTextHead, GenerativeHead, head_scores, is_generative
 from basereward.model.lora import add_lora
+from basereward.model.meta_device import build_on_meta_device
 from basereward.model.pooling import LAST, Pooling
 from basereward.recipe import make
 from basereward.recipe.schema import BackboneRecipe, LoraRecipe, ModelRecipe, Node
@@ -143,6 +144,7 @@ def check_scores(head: nn.Module, hidden_size: int) -> None:
     device = next((parameter.device for parameter in head.parameters()), torch.device("cpu"))
     training = head.training
     try:
+        # The check must not change what a dropout or the initial weights of a later module draw.
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             scores: Any = head.eval()(torch.ones(2, hidden_size, device=device))
     except Exception as error:  # a user's head may raise anything, AssertionError too
@@ -151,11 +153,17 @@ def check_scores(head: nn.Module, hidden_size: int) -> None:
     finally:
         head.train(training)
     if not isinstance(scores, Tensor) or scores.shape != (2,) or not scores.is_floating_point():
-        kind = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise ModelError(
-            f"head '{name}' gives {kind} for two hidden states; it must give floating point scores of shape (2,), one "
-            "for each state. Remove a last axis of size one with `.squeeze(-1)`."
+            f"head '{name}' gives {_describe(scores)} for two hidden states; it must give floating point scores of "
+            "shape (2,), one for each state. Remove a last axis of size one with `.squeeze(-1)`."
         )
+
+
+def _describe(scores: Any) -> str:
+    """What a head returned, for an error message."""
+    if isinstance(scores, Tensor):
+        return f"{scores.dtype} of shape {tuple(scores.shape)}"
+    return type(scores).__name__
 
 
 def learns_language(recipe: ModelRecipe) -> bool:
@@ -185,10 +193,8 @@ def check_head_size(node: Node, *, hidden_size: int) -> None:
     Raises:
         ModelError: weights, gradients and the two moments of AdamW, in float32, are larger than this machine's memory.
     """
-    try:
-        with torch.device("meta"):
-            head = make(node, "heads", hidden_size)
-    except (RuntimeError, NotImplementedError):  # a user's head may need real numbers in its constructor
+    head = build_on_meta_device(lambda: make(node, "heads", hidden_size))
+    if not isinstance(head, nn.Module):
         return
     weights = sum(parameter.numel() for parameter in head.parameters())
     tensors, bytes_per_number = 4, 4  # weight, gradient, two moments
@@ -222,7 +228,11 @@ def build_model(
         check_head_size(recipe.head, hidden_size=backbone.hidden_size)
         torch.manual_seed(seed)
         head = make(recipe.head, "heads", backbone.hidden_size)
-    assert isinstance(head, nn.Module)
+    if not isinstance(head, nn.Module):
+        raise ModelError(
+            f"head '{recipe.head.get('_target_')}' makes a {type(head).__name__}; a head must be a torch.nn.Module "
+            "that maps hidden states (B, D) to scores (B,)."
+        )
     if recipe.lora is not None:
         _add_adapters(backbone, recipe.lora, seed=seed)
     # After the adapters: peft freezes everything else, and a frozen part freezes its adapters too.

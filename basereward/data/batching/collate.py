@@ -59,6 +59,7 @@ def _token_rows(groups: Sequence[EncodedGroup], layout: Layout, *, pad_id: int) 
     for index, group in enumerate(groups):
         rows += _rows(group, index, layout)
         trees += _trees(group, layout)
+    # A tree row has no padding, so that all groups of a batch fit into one.
     if layout == "tree":
         rows = [_joined(rows)]
     return TokenRows(
@@ -85,6 +86,7 @@ def _compared(groups: Sequence[EncodedGroup]) -> Tensor:
     pairs, first = [], 0
     for group in groups:
         for target in group.branch_targets:
+            # Branches of other heads are about one response, or about none.
             if len(target.compared_responses) == 2:
                 pairs.append((first + target.compared_responses[0], first + target.compared_responses[1]))
         first += len(group.response_lengths)
@@ -118,6 +120,7 @@ def _language_targets(groups: Sequence[EncodedGroup], ends: Tensor) -> LanguageT
 def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterator[_Row]:
     """Lay a group out: one row with all its branches (tree), or one row per branch (plain)."""
     prefix = len(group.prefix)
+    # With images, the next position is not the number of tokens: an image advances it by its longer side.
     start = int(group.positions.max()) + 1
     bundles = [[branch] for branch in group.branches] if layout == "plain" else [list(group.branches)]
     for bundle in bundles:

@@ -50,6 +50,7 @@ def pack_in_order(
     for item in items:
         size = size_of(item)
         total = RowSize(total.tokens + size.tokens, total.rows + size.rows, max(total.longest, size.longest))
+        # The first item always goes in, however large: no pass can be smaller than its largest group.
         if members and (total.rows * total.longest if padded else total.tokens) > budget:
             yield members
             members, total = [], size

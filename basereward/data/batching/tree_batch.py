@@ -169,6 +169,8 @@ class TreeBatch(TensorRecord):
     step: StepTotals | None = None
     stream: StreamProgress | None = None
 
+    # Lightning and torch's data loader look for these two methods by name.
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
         """Return the batch with all tensors on `device`."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

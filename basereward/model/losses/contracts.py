@@ -113,13 +113,19 @@ def check_loss(loss: Any) -> None:
         result: Any = loss(torch.tensor([1.0, 0.0, 0.5, -0.5]), _two_pairs())
     except Exception as error:  # a user's loss may raise anything, AssertionError too
         raise ModelError(f"loss '{name}' fails on two pairs of scores: {str(error) or type(error).__name__}") from error
-    is_pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
-    values = [result[0], *result[1].values()] if is_pair else [None]
-    if not all(isinstance(value, Tensor) and value.shape == () and torch.isfinite(value) for value in values):
+    if not _is_loss_and_parts(result):
         raise ModelError(
             f"loss '{name}' gives {_describe(result)} for two pairs of scores; it must give a finite scalar tensor and "
             "a dict of named scalar tensors."
         )
+
+
+def _is_loss_and_parts(result: Any) -> bool:
+    """Whether a loss returned a finite scalar and a dict of finite scalars."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+        return False
+    values = [result[0], *result[1].values()]
+    return all(isinstance(value, Tensor) and value.shape == () and torch.isfinite(value) for value in values)
 
 
 def _two_pairs() -> TreeBatch:
