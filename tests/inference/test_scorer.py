@@ -73,7 +73,7 @@ def some_groups() -> list[Group]:
 def shapes(scorer: Scorer) -> list[tuple[int, int]]:
     """Rows and columns of every forward pass from now on."""
     seen: list[tuple[int, int]] = []
-    scorer.model.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].input_ids.shape)))
+    scorer.model.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].rows.input_ids.shape)))
     return seen
 
 
