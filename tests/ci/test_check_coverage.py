@@ -16,7 +16,7 @@ ROOT = FOLDER.parent
 coverage = load_ci_script("check-coverage")
 
 REPORT = {
-    "totals": {"percent_covered": 71.5, "num_statements": 200},
+    "summary": {"percent_covered": 71.5, "covered_lines": 143, "missing_lines": 57},
     "files": {
         "basereward/good.py": {"summary": {"percent_covered": 80.0}},
         "basereward/p/__init__.py": {"summary": {"percent_covered": 79.9}},
@@ -41,7 +41,7 @@ def test_a_reason_for_a_module_that_is_not_there_is_a_fault() -> None:
 def test_the_summary_has_the_total_and_the_low_modules_with_their_reasons() -> None:
     """The lowest first."""
     total, *low = coverage.summary(REPORT, {"basereward.p.low": "runs on a GPU only"})
-    assert "71.5 %" in total
+    assert "71.5 % of 200 lines" in total
     assert [line.split()[2] for line in low] == ["basereward.p.low:", "basereward.p:"]
     assert "runs on a GPU only" in low[0]
 
