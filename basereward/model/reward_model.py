@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from basereward.data.batching.continued import remove_targets
+from basereward.data.batching.branch_edits import remove_targets
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from basereward.data.batching.continued import append_to_branches
+from basereward.data.batching.branch_edits import append_to_branches
 from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.prompts import REQUEST, load_prompt
 from basereward.model.heads._judge_head import HeadTemplate, branch_with_target, check_one_for_each_response

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from basereward.data.batching.continued import remove_targets
+from basereward.data.batching.branch_edits import remove_targets
 from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.encoding.encoder import Encoder
 from basereward.data.schema.group import Group
