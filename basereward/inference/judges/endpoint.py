@@ -187,7 +187,7 @@ class Endpoint:
         except TooSlow as error:
             raise _Unanswered(str(error)) from error
         except OSError as error:
-            # Only the type: messages of `requests` repeat the address and the headers.
+            # Only the type: messages of `requests` are long and repeat the address.
             raise _Unanswered(f"{type(error).__name__} after at most {self.timeout_s:g} s") from error
         self._check_status(reply, key)
         return reply.content
@@ -308,7 +308,7 @@ def _stopped_after(call: _Call, pool: ThreadPoolExecutor) -> Iterator[None]:
         yield
     except BaseException as error:
         call.stop.set()
-        # KeyboardInterrupt, or GeneratorExit when the caller closes the generator: nobody waits for the answers.
+        # KeyboardInterrupt, or GeneratorExit when the caller closes the generator: the answers are not used.
         if not isinstance(error, Exception):
             call.client.abort()
         raise

@@ -58,7 +58,7 @@ def data_uri(image: Image) -> str:
     """
     # The check that the file is an image comes first: a row could name any file of this machine, and the content goes
     # to another one.
-    picture = open_image(image)
+    opened = open_image(image)
     content = read_image(image)
     if isinstance(content, bytes):
         with PIL.Image.open(io.BytesIO(content)) as file:
@@ -66,5 +66,5 @@ def data_uri(image: Image) -> str:
         if media is not None:
             return f"data:{media};base64,{base64.b64encode(content).decode()}"
     out = io.BytesIO()
-    picture.save(out, "PNG")
+    opened.save(out, "PNG")
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"

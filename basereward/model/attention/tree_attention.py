@@ -195,7 +195,7 @@ class Piece:
 
     Attributes:
         tokens: their number.
-        positions: `(tokens,)`, of each in its own sequence, which starts with the prefix.
+        positions: `(tokens,)`, the position of each token in its own sequence, which starts with the prefix.
         prefix: index of the piece that they all see; None: they are a prefix, with causal attention.
         mask: `(tokens, tokens of the prefix + tokens)`, true where a query sees a key; None for a prefix.
 
@@ -217,7 +217,7 @@ class PooledTokens:
         row: the tree's columns in the row.
         columns: `(K,)`, counted from the tree's first token.
         mask: `(K, tokens of the tree)`, true where a query sees a key.
-        positions: `(K,)`, of each in its own sequence.
+        positions: `(K,)`, the position of each token in its own sequence.
         key_positions: `(tokens of the tree,)`, of all tokens.
 
     >>> TreePlan([(3, 2, 1)], device="cpu").pooled_tokens[0].columns

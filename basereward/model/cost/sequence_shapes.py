@@ -39,7 +39,7 @@ class SequenceShape:
 
     @property
     def pairs(self) -> int:
-        """The number of pairs (query, key) of which the query sees the key; every token sees itself.
+        """The number of pairs of a query and a key that it sees; every token sees itself.
 
         >>> SequenceShape(2, (1, 2)).pairs  # 3 in the prefix, 2 + 1, 4 + 3
         13

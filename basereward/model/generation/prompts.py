@@ -25,7 +25,7 @@ ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt with fields, each of which occurs once, in a fixed order.
+    """A prompt with fields; each field occurs once, in a fixed order.
 
     >>> Prompt("p", "{question} A: {answer} Good?").after("answer")
     ' Good?'

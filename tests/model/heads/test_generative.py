@@ -288,7 +288,7 @@ def test_a_judge_has_no_score_of_a_hidden_state(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"votes": 3}, "identical votes"),
+        ({"votes": 3}, "identical"),
         ({"votes": 16, "thinking": True, "temperature": 1.0}, "1 to 15"),
         ({"order": "all"}, "both"),
         ({"pairs": 0}, "at least 1"),

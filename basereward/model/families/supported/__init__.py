@@ -1,1 +1,1 @@
-"""The families that read images: one file each, with a constant `FAMILY`. A new file is found by itself."""
+"""The families that read images: one file each, with a constant `FAMILY`. A new file needs no registration."""

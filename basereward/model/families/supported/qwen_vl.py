@@ -131,7 +131,7 @@ def _check_steps(processor: Any, *, path: str | Path) -> None:
 
 
 def _check_on_one_image(processor: Any, *, path: str | Path) -> None:
-    """Runs the processor on one small image, so that wrong settings are found when it is loaded and not in training.
+    """Runs the processor on one small image, so that wrong settings are reported before training.
 
     Raises:
         ModelError: it fails, or gives values that are NaN or infinite.
