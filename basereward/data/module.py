@@ -26,7 +26,7 @@ from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.encoding.lengths import Lengths, measure
 from basereward.data.mixing.mixture import Mixture, Stop
 from basereward.data.schema.group import SPLITS, RejectedRow, Split
-from basereward.data.schema.rejections import check_limit, summary, write_lost
+from basereward.data.schema.rejections import check_limit, summary, write_rejected
 from basereward.data.sources import Source
 from basereward.errors import DataError
 
@@ -128,7 +128,7 @@ class PreferenceData(LightningDataModule):
         if self.curation is not None:
             self._curate(self.curation)
         if self.rejected:
-            write_lost(self.lost_file, self.rejected)
+            write_rejected(self.lost_file, self.rejected)
             logger.warning(
                 "%d of %d rows are lost: %s; listed in %s",
                 len(self.rejected), sum(rows.values()), self.skipped, self.lost_file,
@@ -152,7 +152,7 @@ class PreferenceData(LightningDataModule):
         other.plan = other._planned()
         other.lost_file, other._done = lost_file, 0
         if other.rejected:
-            write_lost(lost_file, other.rejected)
+            write_rejected(lost_file, other.rejected)
         return other
 
     def _curate(self, curation: Curation) -> None:
@@ -184,7 +184,7 @@ class PreferenceData(LightningDataModule):
         """List the rejected rows in another file, also those that a stream rejects later."""
         self.lost_file = file
         if self.rejected:
-            write_lost(file, self.rejected)
+            write_rejected(file, self.rejected)
 
     @property
     def skipped(self) -> dict[str, dict[str, int]]:

@@ -70,7 +70,7 @@ class JsonArray(FileTable):
         """All rows of the file.
 
         Raises:
-            DataError: the file cannot be read, is too large, is not JSON, or holds no rows.
+            DataError: the file cannot be read, is too large, is not JSON, or contains no rows.
         """
         check_rows_file(self.path)
         try:

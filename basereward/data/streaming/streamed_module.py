@@ -21,7 +21,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.encoding.lengths import measure
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import SPLITS, Group, RejectedRow
-from basereward.data.schema.rejections import append_lost, check_limit, write_lost
+from basereward.data.schema.rejections import append_rejected, check_limit, write_rejected
 from basereward.data.sources import Source
 from basereward.data.streaming.micro_batches import StreamedMicroBatches
 from basereward.data.streaming.stream import GroupStream, Streamed, StreamHead, StreamPosition
@@ -103,7 +103,7 @@ class StreamedData(PreferenceData):
             self.parts[split] = GroupDataset(heads, split, kept=kept, encoder=self.encoder)
         self._first_content = {name: combined_content(_first_groups(source)) for name, source in self.streams.items()}
         if self.rejected or self.lost_file.exists():
-            write_lost(self.lost_file, self.rejected)
+            write_rejected(self.lost_file, self.rejected)
         self.plan = self.steps
 
     @property
@@ -156,7 +156,7 @@ class StreamedData(PreferenceData):
         self.stream_position = position = batch.stream_position
         new = self._add_rejected(batch.rejected)
         if new:
-            append_lost(self.lost_file, new)
+            append_rejected(self.lost_file, new)
         rows = self._held_out_rows + position.rows
         complete = position.ended.issuperset(name for name, weight in self.stream.weights.items() if weight)
         faults = sum(row.fault for row in self.rejected)
