@@ -97,7 +97,7 @@ def _scaled(ratings: tuple[float, ...], rating_range: tuple[float, float]) -> tu
 
 
 def _is_number(value: object) -> bool:
-    # In Python `True` is an int, but a truth value is no rating.
+    # In Python `True` is an int, but a truth value is not a rating.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:

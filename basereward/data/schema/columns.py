@@ -237,7 +237,7 @@ def _check_tools(name: str, value: object) -> None:
 
 
 def _check_prompt_text(name: str, value: object, *, prompt: str | None) -> None:
-    """Check that a cell is no part of a prompt, or that the prompt contains it."""
+    """Check that a cell is not a part of a prompt, unless the prompt contains it."""
     if name.lower() not in PROMPT_TEXTS or not isinstance(value, str | list | Mapping):
         return
     if prompt is not None and isinstance(value, str) and value.strip() in prompt:

@@ -176,7 +176,7 @@ class Partition:
             RowRejected: one of them contains images, sound, tools or a system prompt.
         """
         report = self._adapter_report
-        # "rows" is no column of the table: `Gathered` adds it.
+        # "rows" is not a column of the table: `Gathered` adds it.
         names_in_data = {name: self.columns.get(name, name) for name in self._accessed if name != "rows"}
         report.read.update({name: in_data for name, in_data in names_in_data.items() if in_data in row})
         # `Gathered` adds mapped columns under the adapter's names, too. Such a copy has been read if its column has.

@@ -48,7 +48,7 @@ def test_a_short_film_is_taken_whole(tmp_path: Path) -> None:
     assert len(group.images) == 3
 
 
-def test_without_the_argument_the_row_is_lost_and_told_how_not_to_be(tmp_path: Path) -> None:
+def test_without_the_argument_the_row_is_rejected_with_advice(tmp_path: Path) -> None:
     """The reason is `video`, and the message has the argument that uses the frames."""
     write_files(tmp_path, FRAMES)
     write_jsonl(tmp_path / "other.jsonl", [ROW, {**ROW, "video": None, "image": "video/a/frame_0.jpg"}])
@@ -79,7 +79,7 @@ def test_no_frames_are_refused(tmp_path: Path) -> None:
         hub(tmp_path, video="frames_as_images", frames=0)
 
 
-def test_a_picture_that_an_archive_lacks_is_told_beside_one_that_it_has(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_image_of_an_archive_shows_an_example(tmp_path: Path) -> None:
     """If the names in an archive have another prefix than those in the rows, the message shows an example."""
     write_zip(tmp_path / "video.zip", {"inner/video/a/1.jpg": picture(1)})
     [group] = hub(tmp_path, images="video.zip", row={**ROW, "video": None, "image": "video/a/1.jpg"}).groups("train")

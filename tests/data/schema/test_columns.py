@@ -346,7 +346,7 @@ def test_a_shape_without_a_place_for_a_system_prompt_loses_such_rows(tmp_path: P
     assert len(shaped(tmp_path, rows, "pku_saferlhf", columns={"system": None}).groups("train")) == 2
 
 
-def test_a_shape_s_mapped_columns_are_told_by_both_names(tmp_path: Path) -> None:
+def test_mapped_columns_of_an_adapter_are_reported_by_both_names(tmp_path: Path) -> None:
     """The report maps the adapter's names to those in the data, also for joined rows."""
     asked = "Question: [Why?]\nThe LMM response: [{}]\nASSISTANT:\n"
     rows = [

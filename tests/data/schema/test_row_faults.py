@@ -51,6 +51,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": [_user(["Q"])], **PAIR}, "bad_message", "`prompt[0]`: part 0 is 'Q' (str); a part is"),
     ({"prompt": [_user([{"type": "video"}])], **PAIR},
      "unknown_part", "unknown type 'video'. Allowed: image, image_url, text."),
+    ({"prompt": [_user([{"type": ["text"], "text": "Q"}])], **PAIR}, "unknown_part", "Allowed: image, image_url"),
     ({"prompt": [_user([{"type": "text"}])], **PAIR}, "wrong_type", "text is None (NoneType); a string is needed"),
     ({"prompt": [_user([{"type": "image", "max_pixels": 9}])], **PAIR},
      "unknown_part", "unknown key of a part of type image 'max_pixels'"),

@@ -70,5 +70,5 @@ class UltraFeedback:
 
 
 def _is_number(value: object) -> bool:
-    # In Python `True` is an int, but a truth value is no score.
+    # In Python `True` is an int, but a truth value is not a score.
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
