@@ -6,6 +6,7 @@ rejected, and the message shows how to map the column.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ ALIASES = {
     "images": ("Images", "IMAGES", "Image", "IMAGE", "image_path", "image_paths", "image_list"),
     "system": ("system_prompt",),
 }
-ALIAS_NAMES = frozenset(name for others in ALIASES.values() for name in others)
+ALIAS_NAMES = frozenset(itertools.chain.from_iterable(ALIASES.values()))
 # Columns that change the prompt. A row is rejected unless they are read, or their text is in the prompt already.
 PROMPT_TEXTS = (
     "system", "system_prompt", "system_message", "system_instruction", "instruction", "input", "context",

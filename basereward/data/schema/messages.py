@@ -283,7 +283,10 @@ def _form(message: object) -> tuple[str, str] | None:
     """Return the keys of a message's role and content; None if it is not a message."""
     if not isinstance(message, Mapping):
         return None
-    return next((keys for keys in FORMS if all(key in message for key in keys)), None)
+    for role_key, content_key in FORMS:
+        if role_key in message and content_key in message:
+            return role_key, content_key
+    return None
 
 
 def _role(value: object, *, key: str, where: str) -> str:

@@ -215,7 +215,7 @@ def _literal_mark_hint(mark: str | None) -> str:
 
 
 def _count_images(turns: Sequence[Turn]) -> int:
-    return sum(part.is_image for part in itertools.chain.from_iterable(turn.parts for turn in turns))
+    return sum(turn.parts.count(IMAGE) for turn in turns)
 
 
 def _check_not_empty(turns: Sequence[Turn]) -> None:
