@@ -30,7 +30,7 @@ from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.encoding.lengths import Lengths, measure
 from basereward.data.mixing.mixture import Mixture, Stop
 from basereward.data.schema.group import SPLITS, RejectedRow, Split
-from basereward.data.schema.rejections import check_limit, summary, write_lost
+from basereward.data.schema.rejections import check_limit, summary, write_rejected
 from basereward.data.sources import Source
 from basereward.errors import DataError
 
@@ -146,7 +146,7 @@ class PreferenceData(LightningDataModule):
         if self.curation is not None:
             self._curate(self.curation)
         if self.rejected:
-            write_lost(self.lost_file, self.rejected)
+            write_rejected(self.lost_file, self.rejected)
             logger.warning(
                 "%d of %d rows are lost: %s; listed in %s",
                 len(self.rejected), sum(rows.values()), self.skipped, self.lost_file,
@@ -175,7 +175,7 @@ class PreferenceData(LightningDataModule):
         other._step_totals = None
         other._pooled_now = False
         if other.rejected:
-            write_lost(lost_file, other.rejected)
+            write_rejected(lost_file, other.rejected)
         return other
 
     def with_pooled_states(self, states_of: PooledStatesOf) -> PreferenceData:
@@ -229,7 +229,7 @@ class PreferenceData(LightningDataModule):
         """List the rejected rows in another file, also those that a stream rejects later."""
         self.lost_file = file
         if self.rejected:
-            write_lost(file, self.rejected)
+            write_rejected(file, self.rejected)
 
     def replace_encoder(self, encoder: Encoder) -> None:
         """Encode groups with another encoder from now on. It must give every group the same tokens.

@@ -42,6 +42,11 @@ def check_columns(adapter: RowAdapter, row: Mapping[str, Any]) -> None:
 
     Raises:
         RowRejected: `missing_column`.
+
+    >>> from basereward.data.adapters.multimodal.povid import POVID
+    >>> check_columns(POVID(), {"image": "1.png", "conversations": []})
+    Traceback (most recent call last):
+    basereward.data.schema.rejections.RowRejected: missing: rejected_conversations, which the shape POVID reads. ...
     """
     missing = [name for name in adapter.columns if name not in row]
     if missing:

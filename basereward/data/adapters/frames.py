@@ -10,6 +10,7 @@ from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 
+# `lost` is the word of recipes for rejected rows.
 VideoMode: TypeAlias = Literal["lost", "frames_as_images"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
@@ -33,6 +34,10 @@ class VideoFrames:
 
     Raises:
         DataError: `frames` is below 1.
+
+    >>> VideoFrames("lost", frames=8).names("videos/cat")
+    Traceback (most recent call last):
+    basereward.data.schema.rejections.RowRejected: the row has a video, videos/cat. If it is a folder of frames, ...
     """
 
     def __init__(self, mode: VideoMode, *, frames: int) -> None:
@@ -63,6 +68,7 @@ class VideoFrames:
                 f"there is no folder {folder} with images; extract the frames of a video file into a folder of that "
                 "name first",
             )
+        # Frame numbers without leading zeros would be sorted as 1, 10, 2.
         names.sort(key=numeric_order)
         return [names[index] for index in spaced(len(names), self.frames)]
 

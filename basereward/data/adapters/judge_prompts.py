@@ -1,8 +1,8 @@
 """Parses a judge's prompt and verdict into a question, two answers and their ranking.
 
-Data sets for training judges contain the prompt to the judge, with the question and the answers inside a template, and
-the judge's verdict. The templates and verdicts below come from public code that writes or reads such data sets. A text
-that matches none of them is rejected: a guess could swap winner and loser.
+A row of a data set for training judges contains the prompt to the judge, which is a template with the question and the
+answers in it, and the verdict of the judge. The templates and verdicts below are those of public code that writes or
+reads such data sets. A row that matches none of them is rejected, because a guess could swap winner and loser.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from typing import Any, Literal, TypeAlias
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
+# `lost` is the word of recipes for rejected rows.
 Ties: TypeAlias = Literal["keep", "lost"]
 
 
 def _template(before_question: str, before_first: str, before_second: str, end: str) -> re.Pattern[str]:
-    """Compile a template from the patterns around its three texts; whitespace around the texts is not captured."""
+    """Compile the regular expression of a template.
+
+    Args:
+        before_question, before_first, before_second: the patterns before the question and the two answers.
+        end: the pattern after the second answer.
+
+    Returns:
+        A pattern with the groups `question`, `first` and `second`, without whitespace around them.
+    """
     # `.*?` is lazy, so that each text ends at the first occurrence of the next marker.
     texts = (
         rf"{before_question}\s*(?P<question>.*?)\s*{before_first}\s*(?P<first>.*?)\s*{before_second}\s*(?P<second>.*?)"
@@ -63,7 +72,9 @@ VERDICTS = (
     re.compile(r"\bthe (?P<which>first|second) (?:response|answer) is (?:slightly )?better", re.I),
     re.compile(r"(?P<tie>equally (?:good|bad))"),
 )
+# Two numbers in the first line, the format of LLaVA-Bench. Elsewhere in a text, numbers may be anything.
 SCORES = re.compile(r"\A\s*(?P<first>\d+(?:\.\d+)?)[ ,]+(?P<second>\d+(?:\.\d+)?)\s*(?:\n|\Z)")
+# The words of a verdict, in lower case, for the first answer.
 FIRST = frozenset({"first", "1", "a"})
 
 
@@ -96,6 +107,7 @@ def read_verdict(verdict: object) -> tuple[int, int]:
     ((1, 0), (0, 0))
     """
     if isinstance(verdict, str):
+        # Scores come first, because the reasoning after them may say which answer is better in some respect.
         if match := SCORES.match(verdict):
             first, second = float(match["first"]), float(match["second"])
             return int(first < second), int(second < first)

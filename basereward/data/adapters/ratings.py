@@ -36,6 +36,7 @@ def compare(rated: Sequence[tuple[Any, float]], *, pairs: RatedPairs, margins: b
         raise RowRejected("equal_ratings", f"all {len(rated)} ratings are {ratings[0]:g}")
     if pairs == "largest_gap":
         preferences = [max(preferences, key=lambda pair: ratings[pair[0]] - ratings[pair[1]])]
+    # A response without a preference would cost tokens and contribute nothing to the loss.
     kept = sorted(set(itertools.chain.from_iterable(preferences)))
     cells: dict[str, Any] = {
         "responses": [rated[index][0] for index in kept],

@@ -42,6 +42,7 @@ def read_turn(turn: object, *, where: str) -> dict[str, str]:
     >>> read_turn({"from": "gpt", "value": "Hello"}, where="`chosen`")
     {'role': 'assistant', 'content': 'Hello'}
     """
+    # `MessageReader` reads both forms of a message, `from` with `value` and `role` with `content`.
     text = None
     if isinstance(turn, Mapping):
         text = turn["value"] if "value" in turn else turn.get("content")

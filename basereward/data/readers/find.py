@@ -107,7 +107,7 @@ def _from_hub(path: str, pattern: str, *, revision: str | None) -> list[Path]:
         return [Path(hf_hub_download(path, name, repo_type="dataset", revision=revision)) for name in matching]
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise DataError(
-            f"'{path}' is no folder on this machine, and {pattern} cannot be downloaded from the hub: {error}. "
+            f"'{path}' is not a folder on this machine, and {pattern} cannot be downloaded from the hub: {error}. "
             "Set `path` to a local folder with the same files."
         ) from error
 

@@ -87,7 +87,7 @@ def _kind_of_rows(files: Sequence[Path], *, folder: Path, path: str) -> str | No
 
 def _files_without_split(folder: Path, files: Collection[Path]) -> list[str]:
     """List the files with rows that belong to no split, relative to the folder."""
-    # Resolved, because the library may return the targets of symbolic links.
+    # Resolved, because a symbolic link and its target are the same file.
     known = {file.resolve() for file in files}
     others = []
     for file in sorted(folder.rglob("*")):

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 MAX_FILE_BYTES = 2**30
 """The largest file, in bytes. The parsed rows take several times as much memory. Larger files must be JSON Lines."""
 
-MARKS_OF_PARTS = ("role", "from", "type")
+MARKS_OF_PARTS = frozenset({"role", "from", "type"})
 """Keys of messages and of their parts: a list of objects with such a key is part of a row, not a list of rows."""
 
 MARKS_OF_ROWS = frozenset({"prompt", "chosen", "rejected", "responses", "ranking", "preferences", "instruction"})
@@ -70,7 +70,7 @@ class JsonArray(FileTable):
         """All rows of the file.
 
         Raises:
-            DataError: the file cannot be read, is too large, is not JSON, or holds no rows.
+            DataError: the file cannot be read, is too large, is not JSON, or contains no rows.
         """
         check_rows_file(self.path)
         try:
@@ -126,7 +126,7 @@ def _holds_rows(value: object) -> bool:
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return False
     # The first rows are enough to distinguish rows from messages; a file may have millions.
-    return all(isinstance(row, dict) and not any(mark in row for mark in MARKS_OF_PARTS) for row in value[:100])
+    return all(isinstance(row, dict) and MARKS_OF_PARTS.isdisjoint(row) for row in value[:100])
 
 
 def _advice(error: json.JSONDecodeError) -> str:

@@ -61,7 +61,7 @@ def find_listed(path: str, listing: str) -> Table:
     folder = Path(path)
     if not folder.is_dir():
         raise DataError(
-            f"'{path}' is no folder on this machine. The files that {listing} lists are published in archives: "
+            f"'{path}' is not a folder on this machine. The files that {listing} lists are published in archives: "
             "download the repository, unpack the annotations, join the parts of the images' archive, and give the "
             "folder as `path`"
         )

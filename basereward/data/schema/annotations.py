@@ -42,6 +42,7 @@ def read_annotations(
 def _values_by_response(cells: Mapping[str, Any], names: Sequence[str], *, singular: str, plural: str) -> Any:
     """Read a list with one value per response from the column of lists or from those of a pair; None if empty."""
     values = cells.get(plural)
+    # The names of a row in the general form are `responses[0]`, `responses[1]`, ...; it has no columns of a pair.
     if values is None and names == ["chosen", "rejected"]:
         values = [cells.get(f"chosen_{singular}"), cells.get(f"rejected_{singular}")]
     if isinstance(values, list) and all(value is None for value in values):
@@ -64,7 +65,10 @@ def _critiques(cells: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...
 def _ratings(
     cells: Mapping[str, Any], names: Sequence[str], *, rating_range: tuple[float, float] | None
 ) -> tuple[float, ...]:
-    """Read one rating per response. Heads that learn ratings check the scale that they need."""
+    """Read one rating per response; empty if the row has none.
+
+    Heads that learn ratings check their range, because other heads can use ratings of any range to rank responses.
+    """
     values = _values_by_response(cells, names, singular="rating", plural="ratings")
     if values is None:
         return ()
@@ -74,20 +78,32 @@ def _ratings(
         detail = f"`ratings` is {shown(values)}; a list of {len(names)} numbers is needed, one per response"
         raise RowRejected("bad_ratings", f"{detail}; columns: {{{unread}: null}} leaves them unread")
     ratings = tuple(map(float, values))
-    if rating_range is None:
-        return ratings
+    return ratings if rating_range is None else _scaled(ratings, rating_range)
+
+
+def _scaled(ratings: tuple[float, ...], rating_range: tuple[float, float]) -> tuple[float, ...]:
+    """Map ratings linearly from their range to 0 to 1.
+
+    Raises:
+        RowRejected: `bad_ratings` (a rating is outside of the range).
+    """
     low, high = rating_range
-    if not all(low <= rating <= high for rating in ratings):
-        raise RowRejected("bad_ratings", f"`ratings` is {shown(values)}; rating_range is {low:g} to {high:g}")
-    return tuple((rating - low) / (high - low) for rating in ratings)
+    scaled = []
+    for rating in ratings:
+        if not low <= rating <= high:
+            raise RowRejected("bad_ratings", f"`ratings` contains {rating:g}; rating_range is {low:g} to {high:g}")
+        scaled.append((rating - low) / (high - low))
+    return tuple(scaled)
 
 
 def _is_number(value: object) -> bool:
+    # In Python `True` is an int, but a truth value is not a rating.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer of hundreds of digits
+    except OverflowError:
+        # An integer of hundreds of digits.
         return False
 
 
@@ -103,6 +119,7 @@ def _reasonings(cells: Mapping[str, Any], *, count: int) -> tuple[Reasoning, ...
 
 
 def _is_reasoning(value: Any, *, count: int) -> bool:
+    """Whether a value is [first, second, text] with two different indices below `count`."""
     if not isinstance(value, list | tuple) or len(value) != 3 or not isinstance(value[2], str):
         return False
     first, second = value[:2]

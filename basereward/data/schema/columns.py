@@ -6,6 +6,7 @@ rejected, and the message shows how to map the column.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from basereward.errors import nearest
 
 Media: TypeAlias = Literal["image", "response_image", "video", "audio"]
 
-SHOWN = 10  # the largest number of column names in a warning
+# The largest number of column names in a warning.
+SHOWN = 10
 
 # Additional columns that `basereward annotate` writes; they are not for training.
 OF_ANNOTATE = frozenset({"verdict", "attempts", "prompt_sha256", "texts"})
@@ -29,19 +31,23 @@ ALIASES = {
     "images": ("Images", "IMAGES", "Image", "IMAGE", "image_path", "image_paths", "image_list"),
     "system": ("system_prompt",),
 }
-ALIAS_NAMES = frozenset(name for others in ALIASES.values() for name in others)
+ALIAS_NAMES = frozenset(itertools.chain.from_iterable(ALIASES.values()))
 # Columns that change the prompt. A row is rejected unless they are read, or their text is in the prompt already.
 PROMPT_TEXTS = (
     "system", "system_prompt", "system_message", "system_instruction", "instruction", "input", "context",
 )  # fmt: skip
 TOOLS = ("tools", "functions")
-# Column names that data sets use for the prompt, the most likely first.
+# Texts of such a column in rows without tools.
+NO_TOOLS = ("[]", "{}", "null", "None")
+# Column names that data sets use for the prompt, the most likely first. They are only proposed, never read: in some
+# data sets `question` or `text` is only a part of the prompt.
 LIKE_PROMPT = (
     "conversations", "conversation", "messages", "question", "query", "input", "user_input", "problem", "context",
     "post", "history", "text",
 )  # fmt: skip
 
-PICTURE = re.compile(
+# Words of columns with images, such as `imgPath` or `pixel_values`.
+IMAGE_WORD = re.compile(
     r"(?:image|img|picture|pic|photo|pixel|screenshot)s?(?:path|file|url|uri|name|list|data|bytes|base64|b64|value)?s?"
     r"|jpg|jpeg|png|webp"
 )
@@ -64,8 +70,10 @@ FILES: dict[Media, tuple[str, ...]] = {
     "audio": (".wav", ".mp3", ".flac", ".ogg", ".m4a"),
 }
 IMAGE_URI = re.compile(r"data:image/", re.IGNORECASE)
-MAX_PATH = 4096  # characters, the limit of Linux
-MAX_SUFFIX = 5  # characters of the longest suffix in FILES
+# Characters, the limit of Linux.
+MAX_PATH = 4096
+# Characters of the longest suffix in FILES.
+MAX_SUFFIX = 5
 
 
 @dataclass
@@ -76,24 +84,35 @@ class ColumnsRead:
 
     Attributes:
         read: our name of each column that was read -> its name in the data.
-        passed: columns, and keys of messages, that were not read in at least one row, in order of occurrence.
+        skipped: columns, and keys of messages, that were not read in at least one row, in order of occurrence.
         notes: further remarks on how rows were read.
+
+    >>> report = ColumnsRead(read={"prompt": "question"})
+    >>> report.record_skipped({"question": "2 + 2?", "score": 3, "note": ""}, read={"question"})
+    {'score': 3}
+    >>> report.unread
+    ['score']
     """
 
     read: dict[str, str] = field(default_factory=dict)
-    passed: dict[str, None] = field(default_factory=dict)
+    skipped: dict[str, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
 
     @property
     def unread(self) -> list[str]:
         """The columns that were not read from any row."""
         read = set(self.read.values())
-        return [name for name in self.passed if name not in read and name not in OF_ANNOTATE]
+        return [name for name in self.skipped if name not in read and name not in OF_ANNOTATE]
 
-    def passed_over(self, row: Mapping[str, Any], *, read: Collection[str]) -> dict[str, Any]:
-        """Record and return the non-empty cells of a row that are not read."""
+    def record_skipped(self, row: Mapping[str, Any], *, read: Collection[str]) -> dict[str, Any]:
+        """Record and return the non-empty cells of a row that are not read.
+
+        Args:
+            row: the cells by column.
+            read: the columns that are read, by their names in the data.
+        """
         rest = {str(name): value for name, value in row.items() if name not in read and not is_empty(value)}
-        self.passed.update(dict.fromkeys(rest))
+        self.skipped.update(dict.fromkeys(rest))
         return rest
 
 
@@ -132,7 +151,8 @@ class WatchedRow(Mapping[str, Any]):
     def __init__(self, row: Mapping[str, Any], accessed: dict[str, None]) -> None:
         self._row = dict(row)
         self._accessed = accessed
-        joined = row.get("rows")  # `Gathered` adds the rows that were joined
+        # `Gathered` adds the rows that were joined. An adapter reads their cells instead of those of the joined row.
+        joined = row.get("rows")
         if isinstance(joined, list):
             self._row["rows"] = [WatchedRow(part, accessed) if isinstance(part, Mapping) else part for part in joined]
 
@@ -160,6 +180,11 @@ def check_media(rest: Mapping[str, Any], *, has_images: bool) -> None:
 
     Raises:
         RowRejected: `video`, `audio`, `image_in_response` or `image_column_not_mapped`.
+
+    >>> check_media({"image_url": "https://x.org/1.png"}, has_images=True)
+    >>> check_media({"image_url": "https://x.org/1.png"}, has_images=False)
+    Traceback (most recent call last):
+    basereward.data.schema.rejections.RowRejected: column 'image_url' is not read; if these are the images: ...
     """
     for name, value in rest.items():
         media = media_of(name, value)
@@ -187,23 +212,44 @@ def check_prompt_columns(rest: Mapping[str, Any], *, prompt: str | None) -> None
 
     Raises:
         RowRejected: `tools`; `prompt_column_not_mapped` (a text that is not in the prompt).
+
+    >>> check_prompt_columns({"context": "Q1"}, prompt="Q1, continued")
+    >>> check_prompt_columns({"context": "Q1"}, prompt="Q2")
+    Traceback (most recent call last):
+    basereward.data.schema.rejections.RowRejected: column 'context' is not read and its text is not in the prompt: ...
     """
     for name, value in rest.items():
-        ignore_hint = f"columns: {{{name}: null}} leaves it unread"
-        lower = name.lower()  # some data sets write `System`
-        if lower in TOOLS and not (isinstance(value, str) and value.strip() in ("[]", "{}", "null", "None")):
-            detail = f"the row has `{name}`, {shown(value)}; tools are not rendered into prompts"
-            raise RowRejected("tools", f"{detail}; write them into the system turn, or {ignore_hint}")
-        is_system = lower.startswith("system")
-        may_be_prompt = lower in PROMPT_TEXTS and isinstance(value, str | list | Mapping)
-        if not may_be_prompt or (prompt is None and not is_system):
-            continue
-        if prompt is None or not isinstance(value, str) or value.strip() not in prompt:
-            detail = f"column '{name}' is not read and its text is not in the prompt"
-            if prompt is not None:
-                effect = "makes it the system turn" if is_system else "appends it to the prompt"
-                detail += f": columns: {{{'system' if is_system else 'input'}: {name}}} {effect}"
-            raise RowRejected("prompt_column_not_mapped", f"{detail}, {ignore_hint}")
+        # Some data sets write `System` or `Tools`.
+        lower = name.lower()
+        if lower in TOOLS:
+            _check_tools(name, value)
+        elif lower.startswith("system") or prompt is not None:
+            _check_prompt_text(name, value, prompt=prompt)
+
+
+def _check_tools(name: str, value: object) -> None:
+    """Check that a cell contains no tools that the model could call."""
+    if isinstance(value, str) and value.strip() in NO_TOOLS:
+        return
+    detail = f"the row has `{name}`, {shown(value)}; tools are not rendered into prompts"
+    raise RowRejected(
+        "tools", f"{detail}; write them into the system turn, or columns: {{{name}: null}} leaves it unread"
+    )
+
+
+def _check_prompt_text(name: str, value: object, *, prompt: str | None) -> None:
+    """Check that a cell is not a part of a prompt, unless the prompt contains it."""
+    if name.lower() not in PROMPT_TEXTS or not isinstance(value, str | list | Mapping):
+        return
+    if prompt is not None and isinstance(value, str) and value.strip() in prompt:
+        return
+    detail = f"column '{name}' is not read and its text is not in the prompt"
+    if prompt is not None:
+        ours, effect = "input", "appends it to the prompt"
+        if name.lower().startswith("system"):
+            ours, effect = "system", "makes it the system turn"
+        detail += f": columns: {{{ours}: {name}}} {effect}"
+    raise RowRejected("prompt_column_not_mapped", f"{detail}, columns: {{{name}: null}} leaves it unread")
 
 
 def media_of(name: str, value: object) -> Media | None:
@@ -223,20 +269,36 @@ def media_of(name: str, value: object) -> Media | None:
     kind = _kind_of(name)
     if kind == "about":
         return None
-    contents = list(_contents(value)) if kind or isinstance(value, str | list | Mapping) else []
-    if kind or not contents:
-        return kind if contents else None
-    items = value if isinstance(value, list) else [value]
-    is_image_feature = all(isinstance(item, Mapping) and set(item) == {"bytes", "path"} for item in items)
-    if is_image_feature and any(isinstance(content, bytes) for content in contents):
-        return "image"  # the storage format of `datasets.Image`
+    if kind is not None:
+        # A column named `image` may contain bytes or decoded images. Only an empty cell has no image.
+        return kind if any(True for _ in _contents(value)) else None
+    return _media_of_value(value) if isinstance(value, str | list | Mapping) else None
+
+
+def _media_of_value(value: str | list[Any] | Mapping[Any, Any]) -> Media | None:
+    """Guess from its value alone what media a cell contains; None: no media."""
+    contents = list(_contents(value))
+    if _is_image_feature(value, contents):
+        return "image"
     texts = [content for content in contents if isinstance(content, str)]
-    if len(texts) < len(contents):
+    if not texts or len(texts) < len(contents):
         return None
+    return _media_of_texts(texts)
+
+
+def _is_image_feature(value: object, contents: Sequence[object]) -> bool:
+    """Whether a cell is an image or a list of images in the storage format of `datasets.Image`."""
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, Mapping) and set(item) == {"bytes", "path"} for item in items):
+        return False
+    return any(isinstance(content, bytes) for content in contents)
+
+
+def _media_of_texts(texts: Sequence[str]) -> Media | None:
+    """Guess what media the texts of a cell name, by a data URI or the suffix of a file; None: no media."""
     if all(IMAGE_URI.match(text) for text in texts):
         return "image"
-    # A text is taken for a file name if it is short and has no space or line break.
-    if any(len(text) >= MAX_PATH or " " in text or "\n" in text for text in texts):
+    if not all(map(_may_be_path, texts)):
         return None
     suffixes = [text[-MAX_SUFFIX:].lower() for text in texts]
     for media, endings in FILES.items():
@@ -245,18 +307,25 @@ def media_of(name: str, value: object) -> Media | None:
     return None
 
 
+def _may_be_path(text: str) -> bool:
+    """Whether a text is short enough for a path and has no space or line break, which prose has."""
+    return len(text) < MAX_PATH and " " not in text and "\n" not in text
+
+
 def _words(name: str) -> list[str]:
     """Split a column name in snake case or camel case into words."""
+    # A name may have any length: a CSV file without a header has the text of its first row as names.
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name[:200])]
 
 
+# Cached, because the unread columns of every row are checked, and a data set has few different names.
 @lru_cache(maxsize=10_000)
 def _kind_of(name: str) -> Media | Literal["about"] | None:
     """Guess the media of a column from its name; `about`: metadata of images; None: the values decide."""
     words = set(_words(name))
     if ABOUT & words:
         return "about"
-    if any(PICTURE.fullmatch(word) for word in words):
+    if any(IMAGE_WORD.fullmatch(word) for word in words):
         return "response_image" if RESPONSE_WORDS & words else "image"
     if {"video", "videos"} & words:
         return "video"
@@ -271,6 +340,7 @@ def _is_origin(name: str) -> bool:
     [True, True, True, True, False, False, False]
     """
     words = _words(name)
+    # A number distinguishes several images of a row.
     if any(word.isdigit() for word in words):
         return False
     return _kind_of(name) is None or any(PLACE_WORD.fullmatch(word) for word in words)
@@ -287,6 +357,28 @@ def _contents(value: object) -> Iterator[object]:
         return
     elif not is_empty(value) and not isinstance(value, bool | int | float):
         yield value
+
+
+def split_mapping(columns: Mapping[str, str | None] | None) -> tuple[dict[str, str], frozenset[str]]:
+    """Separate the `columns` of a recipe into names to map and names to ignore.
+
+    Args:
+        columns: our column name -> the name in the data; a name -> None leaves that column unread.
+
+    Returns:
+        Our column name -> the name in the data, and the names of the columns that are left unread.
+
+    >>> split_mapping({"prompt": "question", "score": None})
+    ({'prompt': 'question'}, frozenset({'score'}))
+    """
+    mapped: dict[str, str] = {}
+    ignored = []
+    for name, own in (columns or {}).items():
+        if own is None:
+            ignored.append(name)
+        else:
+            mapped[name] = own
+    return mapped, frozenset(ignored)
 
 
 def like_prompt(columns: Iterable[str]) -> str | None:

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedImage:
-    """An image inside a zip or tar archive; `basereward.data.images.image_store.read_archived` reads it."""
+    """An image inside a zip or tar archive; `basereward.data.images.image_store.read_archived` reads it.
+
+    Attributes:
+        archive: the path of the archive.
+        member: the name of the image in it.
+
+    >>> str(ArchivedImage("images.zip", "a/cat.png"))
+    'images.zip:a/cat.png'
+    """
 
     archive: str
     member: str
@@ -31,12 +39,17 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a turn: text, or the place of the next image (`text` is None)."""
+    """One part of a turn: text, or the place of the next image (`text` is None).
+
+    >>> Part("What is this?").is_image, IMAGE.is_image
+    (False, True)
+    """
 
     text: str | None
 
     @property
     def is_image(self) -> bool:
+        """Whether the part is the place of an image."""
         return self.text is None
 
 
@@ -45,7 +58,11 @@ IMAGE = Part(None)
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a prompt."""
+    """One turn of a prompt.
+
+    >>> Turn("user", (IMAGE, Part("What is this?"))).parts[1].text
+    'What is this?'
+    """
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[Part, ...]
@@ -53,13 +70,23 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """The response `winner` is preferred to the response `loser`; both are indices of the group's responses."""
+    """The response `winner` is preferred to the response `loser`; both are indices of the group's responses.
+
+    Attributes:
+        winner, loser: the indices.
+        weight: the factor of this preference in the loss.
+        margin: how much better the winner is, in the unit of the data set; None: unknown.
+        tie: neither response is better; `winner` and `loser` are then interchangeable.
+
+    >>> Preference(winner=1, loser=0, margin=2.5).tie
+    False
+    """
 
     winner: int
     loser: int
-    weight: float = 1.0  # factor of this preference in the loss
-    margin: float | None = None  # how much better the winner is, in the unit of the data set; None: unknown
-    tie: bool = False  # neither response is better; `winner` and `loser` are then interchangeable
+    weight: float = 1.0
+    margin: float | None = None
+    tie: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +94,9 @@ class Reasoning:
     """The reasoning that leads to a verdict on two responses, which the text calls 1 (`first`) and 2 (`second`).
 
     The verdict is not part of the text; the group's preference contains it.
+
+    >>> Reasoning(first=2, second=0, text="1 reads the sign, 2 guesses.").first
+    2
     """
 
     first: int
@@ -78,39 +108,63 @@ class Reasoning:
 class Group:
     """A prompt, its K >= 1 responses and the preferences among them.
 
-    The n-th image part of `prompt` stands for the n-th image of `images`.
+    Attributes:
+        id: the id of the row.
+        source: the name of the source.
+        prompt: the turns before the responses.
+        responses: the K responses.
+        preferences: the preferences among the responses.
+        images: the images; the n-th one belongs to the n-th image part of `prompt`.
+        critiques: a target of generative heads: K texts, or none.
+        reasonings: a target of generative heads: texts about two responses each.
+        ratings: K numbers, or none; higher is better. Heads that learn ratings need the range 0 to 1.
+
+    >>> group = Group("0", "sums", (Turn("user", (Part("2 + 2?"),)),), ("4", "5"), (Preference(0, 1),))
+    >>> group.responses[group.preferences[0].winner]
+    '4'
     """
 
     id: str
-    source: str  # name of the source
+    source: str
     prompt: tuple[Turn, ...]
-    responses: tuple[str, ...]  # K
+    responses: tuple[str, ...]
     preferences: tuple[Preference, ...] = ()
+    # Not in the repr, because bytes of images would fill the log.
     images: tuple[Image, ...] = field(default=(), repr=False)
-    # Optional targets of generative heads.
-    critiques: tuple[str, ...] = ()  # K, or none
+    critiques: tuple[str, ...] = ()
     reasonings: tuple[Reasoning, ...] = ()
-    ratings: tuple[float, ...] = ()  # K, or none; higher is better. Heads that learn ratings need the range 0 to 1.
+    ratings: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row that is not used. Rejected rows are counted by reason and listed in a file."""
+    """A row that is not used. Rejected rows are counted by reason and listed in a file.
+
+    Attributes:
+        source, split, id: where the row comes from.
+        reason: a short identifier, such as `too_long`.
+        detail: a message with what is needed to correct the row.
+        fault: False if the row is well-formed, and a rule of the recipe or of the data set excludes it.
+
+    >>> RejectedRow("pairs", "train", "pairs.jsonl:3", "no_prompt", "there is no prompt").fault
+    True
+    """
 
     source: str
     split: Split
     id: str
-    reason: str  # a short identifier, such as `too_long`
-    detail: str  # a message with what is needed to correct the row
-    fault: bool = True  # False: the row is well-formed, and a rule of the recipe or of the data set leaves it out
+    reason: str
+    detail: str
+    fault: bool = True
 
 
 def role_texts(turns: Sequence[Turn]) -> list[tuple[str, list[str | None]]]:
-    """List the role and the texts of each turn (None at image places); its `repr` is the part of hashes of a prompt.
+    """List the role and the texts of each turn, with None at image places.
 
     >>> role_texts([Turn("user", (IMAGE, Part("What is it?")))])
     [('user', [None, 'What is it?'])]
     """
+    # Hashes of prompts are made of the repr of this list: another form would move rows between splits.
     listed: list[tuple[str, list[str | None]]] = []
     for turn in turns:
         listed.append((turn.role, [part.text for part in turn.parts]))

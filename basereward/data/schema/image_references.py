@@ -27,10 +27,12 @@ MAX_INLINE_BYTES = 32 * 2**20
 KEYS = ("bytes", "path", "url", "file_name")
 DATA_URI = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.IGNORECASE)
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-# The first characters of PNG, JPEG, GIF and WebP files in base64, and the base64 alphabet.
+# The first characters of PNG, JPEG, GIF and WebP files in base64.
 BASE64_STARTS = ("iVBORw0K", "/9j/", "R0lGOD", "UklGR")
+# Possessive quantifiers (`++`), because backtracking through a text of megabytes takes long.
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]++={0,2}\s*+")
-SHORTEST_BASE64 = 48  # characters; a shorter text that begins with `/9j/` must be a path, as no image is that small
+# Characters. A shorter text that begins with `/9j/` must be a path, because no image is that small.
+SHORTEST_BASE64 = 48
 
 
 def image_list(value: Any) -> list[Any] | None:
@@ -45,7 +47,8 @@ def image_list(value: Any) -> list[Any] | None:
         try:
             parsed = json.loads(value)
         except (ValueError, RecursionError):
-            return [value]  # a file name such as `[1].png`
+            # A file name such as `[1].png`.
+            return [value]
         return parsed if isinstance(parsed, list) else [value]
     return [value]
 
@@ -60,11 +63,17 @@ def find_image(image: object, *, place: int, images: ImageStore) -> Image:
 
     Raises:
         RowRejected: `bad_image_reference`, `bad_base64`, `image_is_address`, `image_too_large` or `image_outside_root`.
+
+    >>> str(find_image({"path": "cat.png"}, place=0, images=ImageStore("data")))
+    'data/cat.png'
+    >>> find_image("data:image/gif;base64,R0lGODlhAQAB", place=0, images=ImageStore())
+    b'GIF89a\\x01\\x00\\x01'
     """
     if isinstance(image, Mapping):
         return _of_mapping(image, place=place, images=images)
     if image is None:
-        return b""  # null in a list of images; opening it reports that it is empty
+        # Null in a list of images, or an object of nulls. Opening these bytes reports that the image is empty.
+        return b""
     if isinstance(image, PIL.Image.Image):
         return image
     if isinstance(image, bytes):
@@ -75,10 +84,14 @@ def find_image(image: object, *, place: int, images: ImageStore) -> Image:
 
 
 def _of_mapping(image: Mapping[Any, Any], *, place: int, images: ImageStore) -> Image:
+    """Resolve an object with an image: the first of its keys `bytes`, `path`, `url`, `file_name` that is not null."""
     key = next((key for key in KEYS if image.get(key) is not None), None)
-    if key is None and any(value is not None for value in image.values()):
-        raise _bad(place, f"is {shown(dict(image))}; an object with `bytes`, `path` or `url` is needed")
-    content = image[key] if key else None
+    if key is None:
+        if any(value is not None for value in image.values()):
+            raise _bad(place, f"is {shown(dict(image))}; an object with `bytes`, `path` or `url` is needed")
+        # The `datasets` library stores a missing image as an object of nulls.
+        return find_image(None, place=place, images=images)
+    content = image[key]
     if key == "bytes" and isinstance(content, str) and not DATA_URI.match(content):
         return _from_base64(content, place=place)
     if isinstance(content, Mapping):
@@ -87,6 +100,7 @@ def _of_mapping(image: Mapping[Any, Any], *, place: int, images: ImageStore) -> 
 
 
 def _of_text(text: str, *, place: int, images: ImageStore) -> Image:
+    """Resolve a text: a data URI, base64, a URL, or otherwise a path."""
     if match := DATA_URI.match(text):
         return _from_base64(text[match.end() :], place=place)
     if text[:5].lower() == "data:":
@@ -116,11 +130,15 @@ def _file_of_address(address: str, *, scheme: str, place: int) -> str:
 
 
 def _from_base64(text: str, *, place: int) -> bytes:
-    if len(text) > MAX_INLINE_BYTES * 4 // 3 + 4:  # base64 has 4 characters per 3 bytes
+    """Decode base64, which may have line breaks."""
+    # Base64 has 4 characters per 3 bytes.
+    if len(text) > MAX_INLINE_BYTES * 4 // 3 + 4:
         raise _too_large(place, f"about {len(text) * 3 // 4:,}", MAX_INLINE_BYTES)
     try:
-        return base64.b64decode("".join(text.split()), validate=True)  # MIME breaks base64 into lines of 76 characters
-    except ValueError as error:  # binascii.Error, or a plain ValueError for characters outside ASCII
+        # MIME breaks base64 into lines of 76 characters, which `validate` would reject.
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as error:
+        # binascii.Error, or a plain ValueError for characters outside ASCII.
         raise RowRejected("bad_base64", f"images[{place}]: its base64 is broken: {error}") from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from basereward.data.schema.rejections import RowRejected
 from basereward.errors import unknown
 
 ROLES = ("system", "user", "assistant")
+# The role of each speaker in ShareGPT's `from`, which has no fixed vocabulary.
 SPEAKERS = {
     "system": "system",
     "human": "user",
@@ -21,10 +22,15 @@ SPEAKERS = {
     "bot": "assistant",
     "assistant": "assistant",
 }
-FORMS = (("role", "content"), ("from", "value"))  # the keys of a message in the formats of OpenAI and ShareGPT
-PLACE = "<image>"  # in a string: the place of the next image of the row
-PICTURES = ("images", "image")  # keys of a message with its images
-REFERENCES = ("image", "url", "path", "base64")  # keys of an image part with its image
+# The keys of a message in the formats of OpenAI and ShareGPT.
+FORMS = (("role", "content"), ("from", "value"))
+# In a string: the place of the next image of the row.
+PLACE = "<image>"
+# Keys of a message with its images.
+IMAGE_KEYS = ("images", "image")
+# Type of a part -> the keys that may contain its text or its image. OpenAI's API uses `image_url`, the chat templates
+# of `transformers` the four keys of `image`.
+PART_KEYS = {"text": ("text",), "image": ("image", "url", "path", "base64"), "image_url": ("image_url",)}
 
 # Keys of messages that do not change the conversation. They are reported like unread columns. Any other unread key
 # rejects the row, because it may be part of the conversation (`tool_calls`, `thinking`, `name`, ...).
@@ -48,25 +54,41 @@ PYTHON_KEYS = (re.compile(r"'(?:role|from)'\s*:"), re.compile(r"'(?:content|valu
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """The place of an image in a message; `image` is its reference if the message contains it."""
+    """The place of an image in a message; `image` is its reference if the message contains it.
+
+    >>> ImagePart(), ImagePart("cat.png")
+    (ImagePart(image=None), ImagePart(image='cat.png'))
+    """
 
     image: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One validated message. Content as a string equals content with one text part of the same text."""
+    """One validated message. Content as a string equals content with one text part of the same text.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        parts: the texts and the places of images, in order.
+        typed: whether the content is a list of parts.
+
+    >>> message = Message("user", (ImagePart(), "What is ", "this?"))
+    >>> message.text, len(message.image_parts)
+    ('What is this?', 1)
+    """
 
     role: str
     parts: tuple[str | ImagePart, ...]
-    typed: bool = field(default=False, compare=False)  # whether the content is a list of parts
+    typed: bool = field(default=False, compare=False)
 
     @property
     def text(self) -> str:
+        """All text parts together."""
         return "".join(part for part in self.parts if isinstance(part, str))
 
     @property
     def image_parts(self) -> list[ImagePart]:
+        """The image parts in order."""
         return [part for part in self.parts if isinstance(part, ImagePart)]
 
 
@@ -139,13 +161,14 @@ class MessageReader:
         return [value] if isinstance(value, Mapping) and _form(value) else value
 
     def _message(self, message: object, *, column: str, place: int) -> Message:
+        """Read the message with index `place` of a column."""
         where = f"`{column}[{place}]`"
         keys = _form(message)
         if not isinstance(message, Mapping) or keys is None:
             raise RowRejected(
                 "bad_message", f'{where} is {shown(message)}; a message is {{"role": ..., "content": ...}}'
             )
-        self._check_keys(message, known=(*keys, *PICTURES), column=column, where=where)
+        self._check_keys(message, known=(*keys, *IMAGE_KEYS), column=column, where=where)
         role = _role(message[keys[0]], key=keys[0], where=where)
         content = message[keys[1]]
         if isinstance(content, list):
@@ -162,6 +185,7 @@ class MessageReader:
 
     def _check_keys(self, message: Mapping[str, Any], *, known: Collection[str], column: str, where: str) -> None:
         for key, value in message.items():
+            # Parquet gives every message all keys, with null for those that it does not have.
             if key in known or is_empty(value):
                 continue
             if key not in METADATA:
@@ -176,18 +200,23 @@ class MessageReader:
         self, parts: tuple[str | ImagePart, ...], images: list[Any], *, where: str
     ) -> tuple[str | ImagePart, ...]:
         """Put a message's images in place of its image parts or marks, or at its beginning if it has neither."""
-        places = [part for part in parts if isinstance(part, ImagePart)]
-        if any(part.image is not None for part in places):
+        if any(isinstance(part, ImagePart) and part.image is not None for part in parts):
             raise RowRejected("conflicting_columns", f"{where}: images are both in its parts and in its key `images`")
-        if not places and self.mark:
+        # Image parts are unambiguous. Next to them, a mark in a text is literal.
+        if self.mark and not _count_places(parts):
             parts = _split(parts, self.mark)
-            places = [part for part in parts if isinstance(part, ImagePart)]
-        if not places:
+        num_places = _count_places(parts)
+        if not num_places:
             return (*map(ImagePart, images), *parts)
-        if len(places) != len(images):
-            raise RowRejected("image_count", f"{where} has {len(places)} image places and {len(images)} images")
+        if num_places != len(images):
+            raise RowRejected("image_count", f"{where} has {num_places} image places and {len(images)} images")
         next_images = iter(images)
         return tuple(ImagePart(next(next_images)) if isinstance(part, ImagePart) else part for part in parts)
+
+
+def _count_places(parts: Sequence[str | ImagePart]) -> int:
+    """Count the image parts."""
+    return sum(isinstance(part, ImagePart) for part in parts)
 
 
 def _split(parts: tuple[str | ImagePart, ...], mark: str) -> tuple[str | ImagePart, ...]:
@@ -211,27 +240,38 @@ def _messages_in(text: str, *, column: str) -> object:
     Raises:
         RowRejected: `python_text` (Python's notation); `malformed_json` (truncated JSON of messages).
     """
-    if PYTHON_MESSAGES.match(text) or _has(text, PYTHON_OBJECTS, PYTHON_KEYS):
-        raise RowRejected(
-            "python_text",
-            f"`{column}` is {shown(text)}: messages in Python's notation; write them as JSON (json.dumps), with double "
-            "quotation marks",
-        )
+    _check_notation(text, column=column)
     begins_as_messages = JSON_MESSAGES.match(text) is not None
     if not begins_as_messages and not _has(text, JSON_OBJECTS, JSON_KEYS):
         return text
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
+        # A prompt may contain JSON, as a question about it does. Such a text is kept unless it begins with a message.
         if not begins_as_messages:
             return text
         detail = f"`{column}` begins like JSON of messages but is invalid: {error.msg}, character {error.pos + 1}"
         raise RowRejected("malformed_json", detail) from None
     except (RecursionError, ValueError):
-        pass  # `decode_json` reports the fault
+        # `decode_json` reports the fault.
+        pass
     value = decode_json(text.strip())
     messages = value if isinstance(value, list) else [value]
     return messages if all(_form(message) for message in messages) else text
+
+
+def _check_notation(text: str, *, column: str) -> None:
+    """Check that a text is not messages in Python's notation, which `str(messages)` or pandas writes into CSV files.
+
+    Raises:
+        RowRejected: `python_text`.
+    """
+    if PYTHON_MESSAGES.match(text) or _has(text, PYTHON_OBJECTS, PYTHON_KEYS):
+        raise RowRejected(
+            "python_text",
+            f"`{column}` is {shown(text)}: messages in Python's notation; write them as JSON (json.dumps), with double "
+            "quotation marks",
+        )
 
 
 def _has(text: str, beginning: re.Pattern[str], keys: Collection[re.Pattern[str]]) -> bool:
@@ -243,10 +283,14 @@ def _form(message: object) -> tuple[str, str] | None:
     """Return the keys of a message's role and content; None if it is not a message."""
     if not isinstance(message, Mapping):
         return None
-    return next((keys for keys in FORMS if all(key in message for key in keys)), None)
+    for role_key, content_key in FORMS:
+        if role_key in message and content_key in message:
+            return role_key, content_key
+    return None
 
 
 def _role(value: object, *, key: str, where: str) -> str:
+    """Convert the value of `role` or `from` to a role."""
     known = ROLES if key == "role" else tuple(SPEAKERS)
     if not isinstance(value, str) or value not in known:
         hint = " Tool calls and their results are not read." if value in ("tool", "function", "observation") else ""
@@ -255,28 +299,54 @@ def _role(value: object, *, key: str, where: str) -> str:
 
 
 def _part(part: object, *, where: str) -> str | ImagePart:
+    """Read one part of a message: a text part as its text, an image part as the place of an image.
+
+    Raises:
+        RowRejected: `bad_message`, `unknown_part`, `wrong_type` or `conflicting_columns`.
+    """
     if not isinstance(part, Mapping) or "type" not in part:
         detail = f'{where} is {shown(part)}; a part is {{"type": "text", "text": ...}} or {{"type": "image"}}'
         raise RowRejected("bad_message", detail)
     kind = part["type"]
-    known = {"text": ("text",), "image": REFERENCES, "image_url": ("image_url",)}
-    if kind not in known:
-        raise RowRejected("unknown_part", f"{where}: {unknown('type', str(kind)[:60], known)}")
-    # Parquet fills the keys that a part does not have with null.
-    keys = [key for key, value in part.items() if key != "type" and not is_empty(value)]
-    extra = [key for key in keys if key not in known[kind]]
-    if extra:
-        detail = unknown(f"key of a part of type {kind}", str(extra[0])[:60], ("type", *known[kind]))
-        raise RowRejected("unknown_part", f"{where}: {detail}")
-    if kind == "text":
-        if not isinstance(part.get("text"), str):
-            raise RowRejected("wrong_type", f"{where}: text is {shown(part.get('text'))}; a string is needed")
-        return str(part["text"])
-    if len(keys) > 1:
-        raise RowRejected("conflicting_columns", f"{where}: an image is given by {' and by '.join(keys)}; give one")
-    if kind == "image_url" and not keys:
+    if not isinstance(kind, str) or kind not in PART_KEYS:
+        raise RowRejected("unknown_part", f"{where}: {unknown('type', str(kind)[:60], PART_KEYS)}")
+    cells = _part_cells(part, kind=kind, where=where)
+    if kind != "text":
+        return _image_part(part, cells, where=where)
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise RowRejected("wrong_type", f"{where}: text is {shown(text)}; a string is needed")
+    return text
+
+
+def _part_cells(part: Mapping[Any, Any], *, kind: str, where: str) -> dict[str, Any]:
+    """Return the values of a part that are not empty, by key.
+
+    Raises:
+        RowRejected: `unknown_part` (a key that parts of this type do not have).
+    """
+    cells = {}
+    for key, value in part.items():
+        # Parquet fills the keys that a part does not have with null.
+        if key == "type" or is_empty(value):
+            continue
+        if key not in PART_KEYS[kind]:
+            detail = unknown(f"key of a part of type {kind}", str(key)[:60], ("type", *PART_KEYS[kind]))
+            raise RowRejected("unknown_part", f"{where}: {detail}")
+        cells[key] = value
+    return cells
+
+
+def _image_part(part: Mapping[Any, Any], cells: Mapping[str, Any], *, where: str) -> ImagePart:
+    """Read an image part from its cells that are not empty; it has none if the image is in the row's `images`."""
+    if len(cells) > 1:
+        raise RowRejected("conflicting_columns", f"{where}: an image is given by {' and by '.join(cells)}; give one")
+    if cells:
+        [(key, value)] = cells.items()
+        return ImagePart(_reference(value, key=key, where=where))
+    if part["type"] == "image_url":
         raise RowRejected("unknown_part", f"{where}: image_url is {shown(part.get('image_url'))}; a URL is needed")
-    return ImagePart(_reference(part[keys[0]], key=keys[0], where=where) if keys else None)
+    return ImagePart()
 
 
 def _reference(value: object, *, key: str, where: str) -> object:
@@ -293,6 +363,7 @@ def _reference(value: object, *, key: str, where: str) -> object:
 
 
 def _listed(value: Any) -> list[Any]:
+    """Return the images of a message's key `images` or `image` as a list."""
     if is_empty(value):
         return []
     return value if isinstance(value, list) else [value]

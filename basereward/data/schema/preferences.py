@@ -27,28 +27,46 @@ def read_preferences(
     >>> read_preferences({}, num_responses=2, ratings=(1.0, 4.0))
     (Preference(winner=1, loser=0, weight=1.0, margin=None, tie=False),)
     """
-    columns = [name for name in ("ranking", "preferences") if name in cells]
     if "chosen" in cells:
-        if columns or "margins" in cells:
-            raise RowRejected(
-                "conflicting_columns",
-                f"the row has `{(columns or ['margins'])[0]}` and also `chosen` and `rejected`, which are a preference "
-                "already; give one of them",
-            )
-        return (Preference(0, 1, margin=_margin(cells.get("margin"), name="margin")),)
-    if "margin" in cells:
-        detail = "`margin` belongs to `chosen` and `rejected`; with `preferences` give `margins`, one per preference"
-        raise RowRejected("conflicting_columns", detail)
-    if len(columns) == 2:
-        raise RowRejected("conflicting_columns", "the row has both `ranking` and `preferences`; give one of them")
-    if "margins" in cells and columns != ["preferences"]:
-        raise RowRejected("conflicting_columns", "`margins` belongs to `preferences`, one margin per preference")
-    if columns == ["ranking"]:
+        return _chosen_over_rejected(cells)
+    _check_general_form(cells)
+    if "ranking" in cells:
         return _ranking(cells, num_responses=num_responses)
-    if columns == ["preferences"]:
+    if "preferences" in cells:
         return _pairs(cells, num_responses=num_responses)
     best_first = sorted(set(ratings), reverse=True)
     return rank_preferences([best_first.index(rating) for rating in ratings])
+
+
+def _chosen_over_rejected(cells: Mapping[str, Any]) -> tuple[Preference, ...]:
+    """Read the preference of a row in the pair form, whose response 0 is `chosen`.
+
+    Raises:
+        RowRejected: `conflicting_columns` (the row also has columns of the general form); `bad_margin`.
+    """
+    for name in ("ranking", "preferences", "margins"):
+        if name in cells:
+            raise RowRejected(
+                "conflicting_columns",
+                f"the row has `{name}` and also `chosen` and `rejected`, which are a preference already; give one of "
+                "them",
+            )
+    return (Preference(0, 1, margin=_margin(cells.get("margin"), name="margin")),)
+
+
+def _check_general_form(cells: Mapping[str, Any]) -> None:
+    """Check that the columns of a row in the general form do not contradict each other.
+
+    Raises:
+        RowRejected: `conflicting_columns`.
+    """
+    if "margin" in cells:
+        detail = "`margin` belongs to `chosen` and `rejected`; with `preferences` give `margins`, one per preference"
+        raise RowRejected("conflicting_columns", detail)
+    if "ranking" in cells and "preferences" in cells:
+        raise RowRejected("conflicting_columns", "the row has both `ranking` and `preferences`; give one of them")
+    if "margins" in cells and "preferences" not in cells:
+        raise RowRejected("conflicting_columns", "`margins` belongs to `preferences`, one margin per preference")
 
 
 def check_ratings(preferences: Sequence[Preference], ratings: Sequence[float]) -> None:
@@ -75,7 +93,9 @@ def check_ratings(preferences: Sequence[Preference], ratings: Sequence[float]) -
 
 
 def _ranking(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preference, ...]:
+    """Read `ranking`, one rank per response."""
     ranking = cells["ranking"]
+    # `type(...) is int`, because `isinstance(True, int)` is true.
     if not isinstance(ranking, list) or not all(type(rank) is int for rank in ranking):
         detail = f"`ranking` is {shown(ranking)}; a list of integers is needed, one rank per response"
         raise RowRejected("wrong_type", detail)
@@ -88,6 +108,7 @@ def _ranking(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preferenc
 
 
 def _pairs(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preference, ...]:
+    """Read `preferences`, a list of [winner, loser], with optional `margins`."""
     pairs = cells["preferences"]
     if not isinstance(pairs, list):
         raise RowRejected("wrong_type", f"`preferences` is {shown(pairs)}; a list of [winner, loser] is needed")
@@ -102,6 +123,7 @@ def _pairs(cells: Mapping[str, Any], *, num_responses: int) -> tuple[Preference,
 
 
 def _pair(pair: object, *, margin: object, place: int, num_responses: int) -> Preference:
+    """Read the item with index `place` of `preferences`."""
     where = f"`preferences[{place}]` is {shown(pair)}"
     if not isinstance(pair, list) or len(pair) != 2 or not all(type(index) is int for index in pair):
         raise RowRejected("bad_preference", f"{where}; [winner, loser] is needed, two indices of responses")
@@ -114,11 +136,13 @@ def _pair(pair: object, *, margin: object, place: int, num_responses: int) -> Pr
 
 
 def _margin(value: object, *, name: str) -> float | None:
+    """Read a margin; null: unknown."""
     if value is None:
         return None
     try:
         margin = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:  # an integer of hundreds of digits
+    except OverflowError:
+        # An integer of hundreds of digits.
         margin = math.inf
     if not math.isfinite(margin):
         raise RowRejected("bad_margin", f"`{name}` is {shown(value)}; a finite number is needed")

@@ -32,12 +32,7 @@ def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -
     >>> [message.role for message in join_prompt([question], [[answer, question]] * 2)]
     ['user', 'assistant', 'user']
     """
-    leading = before[0]
-    if any(messages != leading for messages in before[1:]):
-        raise RowRejected(
-            "prompts_differ",
-            "the turns before the last one differ between the responses; all responses need the same prompt",
-        )
+    leading = _common_messages(before)
     if not prompt or not leading:
         return prompt or leading
     if leading[: len(prompt)] == prompt:
@@ -48,6 +43,21 @@ def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -
         return leading
     detail = "the turns before the responses differ from `prompt`; remove one of the two"
     raise RowRejected("prompts_differ", detail)
+
+
+def _common_messages(before: Sequence[list[Message]]) -> list[Message]:
+    """Return the messages before the responses, which must be the same for all of them.
+
+    Raises:
+        RowRejected: `prompts_differ`.
+    """
+    # A preference compares responses to one prompt. After different earlier turns, they answer different prompts.
+    if any(messages != before[0] for messages in before[1:]):
+        raise RowRejected(
+            "prompts_differ",
+            "the turns before the last one differ between the responses; all responses need the same prompt",
+        )
+    return before[0]
 
 
 def with_input(messages: list[Message], text: object) -> list[Message]:
@@ -63,6 +73,7 @@ def with_input(messages: list[Message], text: object) -> list[Message]:
         raise RowRejected("wrong_type", f"`input` is {shown(text)}; a text is needed")
     *before, last = messages
     parts = last.parts
+    # Into the last text part, because chat templates may put image tokens or line breaks between parts.
     if parts and isinstance(parts[-1], str):
         joined = f"{parts[-1]}\n{text}" if parts[-1] else text
         parts = (*parts[:-1], joined)
@@ -81,24 +92,33 @@ def with_history(messages: list[Message], history: object, *, reader: MessageRea
 
     Raises:
         RowRejected: `wrong_type`; `conflicting_columns` (the prompt itself has several turns).
+
+    >>> turns = with_history([Message("user", ("And 3 + 3?",))], [["2 + 2?", "4"]], reader=MessageReader())
+    >>> [(turn.role, turn.text) for turn in turns]
+    [('user', '2 + 2?'), ('assistant', '4'), ('user', 'And 3 + 3?')]
     """
     if not isinstance(history, list):
         detail = f"`history` is {shown(history)}; a list of [question, answer] or of messages is needed"
         raise RowRejected("wrong_type", f"{detail}; `columns: {{history: null}}` leaves it unread")
+    systems = [message for message in messages if message.role == "system"]
     own = [message for message in messages if message.role != "system"]
     if len(own) != 1:
         detail = f"the row has `history` and a prompt with {len(own)} turns; give the earlier turns in one of the two"
         raise RowRejected("conflicting_columns", detail)
     earlier: list[Message] = []
-    for place, turn in enumerate(history):
-        if not isinstance(turn, list):
-            earlier += reader.read([turn], column="history")
-        elif len(turn) == 2 and all(isinstance(text, str) for text in turn):
-            earlier += [Message("user", (turn[0],)), Message("assistant", (turn[1],))]
-        else:
-            raise RowRejected("wrong_type", f"`history[{place}]` is {shown(turn)}; [question, answer] is needed")
-    systems = [message for message in messages if message.role == "system"]
+    for place, item in enumerate(history):
+        earlier += _history_messages(item, place=place, reader=reader)
     return [*systems, *earlier, *own]
+
+
+def _history_messages(item: object, *, place: int, reader: MessageReader) -> list[Message]:
+    """Read the item with index `place` of the column `history`: [question, answer] or a message."""
+    if not isinstance(item, list):
+        return reader.read([item], column="history")
+    if len(item) != 2 or not all(isinstance(text, str) for text in item):
+        raise RowRejected("wrong_type", f"`history[{place}]` is {shown(item)}; [question, answer] is needed")
+    question, answer = item
+    return [Message("user", (question,)), Message("assistant", (answer,))]
 
 
 def with_system(messages: list[Message], system: object) -> list[Message]:
@@ -141,37 +161,67 @@ def place_images(
     Raises:
         RowRejected: `image_count` (the numbers of places and images differ); `conflicting_columns` (images are both in
             the messages and in the image column); `empty_prompt`.
+
+    >>> turns, references = place_images([Message("user", ("What is this?",))], ["cat.png"], mark="<image>")
+    >>> [part.text for part in turns[0].parts], references
+    ([None, 'What is this?'], ['cat.png'])
     """
-    image_parts = list(itertools.chain.from_iterable(message.image_parts for message in messages))
+    image_parts = _image_parts(messages)
+    references = _references(image_parts, images)
+    # Content in parts has image parts for its images, so a mark in a text part is literal text.
+    mark_in_parts = None if image_parts or images is None else mark
+    turns = [_turn(message, mark=mark_in_parts if message.typed else mark) for message in messages]
+    num_places = _count_images(turns)
+    if references and not num_places:
+        turns = _with_leading_images(turns, count=len(references))
+    elif num_places != len(references):
+        # In a row without any images, the marks are probably meant literally.
+        hint = "" if image_parts or references else _literal_mark_hint(mark)
+        detail = f"the prompt has {num_places} image places, and the row has {len(references)} images"
+        raise RowRejected("image_count", detail + hint)
+    _check_not_empty(turns)
+    return tuple(turns), references
+
+
+def _image_parts(messages: Sequence[Message]) -> list[ImagePart]:
+    """List the image parts of all messages, in order."""
+    return list(itertools.chain.from_iterable(message.image_parts for message in messages))
+
+
+def _references(image_parts: Sequence[ImagePart], images: Sequence[Any] | None) -> list[Any]:
+    """Return the image references of a row, which are in its image parts or in its image column.
+
+    Raises:
+        RowRejected: `conflicting_columns` (they are in both).
+    """
     inline = [part.image for part in image_parts if part.image is not None]
     if inline and images:
         detail = "images are both in the parts of the prompt and in `images`; give them in one of the two"
         raise RowRejected("conflicting_columns", detail)
-    references = list(inline or images or [])
-    # Content in parts has image parts for its images, so a mark in a text part is literal text.
-    marks_are_text = bool(image_parts) or images is None
-    turns = [_turn(message, mark=None if message.typed and marks_are_text else mark) for message in messages]
-    num_places = _count_images(turns)
-    if references and not num_places:
-        first = next(i for i, turn in enumerate(turns) if turn.role == "user")
-        turns[first] = Turn("user", (IMAGE,) * len(references) + turns[first].parts)
-    elif num_places != len(references):
-        detail = f"the prompt has {num_places} image places, and the row has {len(references)} images"
-        if not image_parts and not references:
-            detail += _literal_mark_hint(mark)
-        raise RowRejected("image_count", detail)
-    if all(_is_empty_turn(turn) for turn in turns):
-        raise RowRejected("empty_prompt", "the prompt is empty: it has neither text nor images")
-    return tuple(turns), references
+    return list(inline or images or [])
+
+
+def _with_leading_images(turns: Sequence[Turn], *, count: int) -> list[Turn]:
+    """Put image places at the start of the first user turn, before its text."""
+    first = next(i for i, turn in enumerate(turns) if turn.role == "user")
+    with_images = Turn("user", (IMAGE,) * count + turns[first].parts)
+    return [*turns[:first], with_images, *turns[first + 1 :]]
 
 
 def _literal_mark_hint(mark: str | None) -> str:
+    """Explain how to write a mark that does not stand for an image."""
     text_part = '{"type": "text", "text": ...}'
     return f"; if {mark} is part of the text, give the content as parts, {text_part}, or set image_mark: null"
 
 
 def _count_images(turns: Sequence[Turn]) -> int:
-    return sum(part.is_image for part in itertools.chain.from_iterable(turn.parts for turn in turns))
+    return sum(turn.parts.count(IMAGE) for turn in turns)
+
+
+def _check_not_empty(turns: Sequence[Turn]) -> None:
+    """Check that a prompt has an image or visible text."""
+    if all(map(_is_empty_turn, turns)):
+        raise RowRejected("empty_prompt", "the prompt is empty: it has neither text nor images")
 
 
 def _is_empty_turn(turn: Turn) -> bool:

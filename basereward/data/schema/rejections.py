@@ -12,11 +12,13 @@ from basereward.data.schema.group import RejectedRow
 from basereward.errors import DataError, TooManyRowsLost
 from basereward.io.files import atomic_file
 
-MAX_DETAIL = 1000  # characters of a detail; a row may contain a path or a name of a megabyte
-# Limits of the error message that stops a run, to keep it readable:
-SHOWN_REASONS = 20  # reasons of all sources with example rows; the counts are complete
-SHOWN_ROWS = 3  # example rows per reason
-SHOWN_CHARACTERS = 300  # characters per example row
+# Characters of a detail. A row may contain a path or a name of a megabyte, which would be repeated in the list.
+MAX_DETAIL = 1000
+# Limits of the error message that stops a run, to keep it readable. The counts in it are complete. The first 20 reasons
+# of all sources have example rows, 3 per reason, of at most 300 characters.
+SHOWN_REASONS = 20
+SHOWN_ROWS = 3
+SHOWN_CHARACTERS = 300
 
 
 class RowRejected(DataError):
@@ -25,11 +27,16 @@ class RowRejected(DataError):
     Args:
         reason: a short identifier, by which rejected rows are counted.
         detail: a message with what is needed to correct the row.
+
+    >>> rejection = RowRejected("no_prompt", "the row has no prompt; add the column `prompt`")
+    >>> rejection.reason, str(rejection)
+    ('no_prompt', 'the row has no prompt; add the column `prompt`')
     """
 
     def __init__(self, reason: str, detail: str) -> None:
         detail = _cut(detail, MAX_DETAIL)
-        super().__init__(reason, detail)  # both arguments, because unpickling calls the class with `args`
+        # Both arguments, because unpickling in the main process calls the class with `args`.
+        super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
 
@@ -37,7 +44,8 @@ class RowRejected(DataError):
         return self.detail
 
 
-class located:  # a class, because a generator-based context manager takes three times as long, and each row needs three
+# A class, because a generator-based context manager takes three times as long, and each row enters three of them.
+class located:
     """Context manager that prepends the location of a row to the detail of a rejection.
 
     >>> with located("pairs.jsonl:3"):
@@ -90,15 +98,17 @@ def check_limit(
     Raises:
         TooManyRowsLost: the fraction is larger, or all rows of a source are rejected. The message contains the counts
             and the first rows of each reason.
+
+    >>> rejected = [RejectedRow("a", "train", "7", "too_long", "")]
+    >>> check_limit(rejected, rows={"a": 100}, max_lost=0.01, listed_in="rejected.jsonl")
     """
     total = sum(rows.values())
     counts = summary(rejected)
-    judged = rows.keys() if emptied is None else emptied
-    empty_sources = [
-        source
-        for source, number in rows.items()
-        if number and sum(counts.get(source, {}).values()) >= number and source in judged
-    ]
+    empty_sources = []
+    for source, number in rows.items():
+        is_judged = emptied is None or source in emptied
+        if is_judged and number and sum(counts.get(source, {}).values()) >= number:
+            empty_sources.append(source)
     faults = sum(row.fault for row in rejected)
     if not empty_sources and faults <= max_lost * total:
         return
@@ -150,20 +160,27 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} letters)"
 
 
-def write_lost(path: str | Path, rows: Iterable[RejectedRow]) -> None:
+def write_rejected(path: str | Path, rows: Iterable[RejectedRow]) -> None:
     """Write rejected rows as JSON Lines with the fields of `RejectedRow`, atomically.
 
     Raises:
         OSError: the file cannot be written.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "rejected.jsonl"
+    ...     write_rejected(file, [RejectedRow("a", "train", "7", "too_long", "5,000 tokens")])
+    ...     print(file.read_text().strip())
+    {"source": "a", "split": "train", "id": "7", "reason": "too_long", "detail": "5,000 tokens", "fault": true}
     """
     with atomic_file(path) as file:
         for row in rows:
-            # Half a surrogate pair, as of a file's name that is not UTF-8, is written as JSON's own escape.
+            # File names that are not UTF-8 contain lone surrogates, which are written as JSON escapes.
             file.write(_line(row).encode("utf-8", errors="backslashreplace"))
 
 
-def append_lost(path: str | Path, rows: Iterable[RejectedRow]) -> None:
-    """Append rejected rows to a file of `write_lost`. If the process is killed, the last line may be incomplete.
+def append_rejected(path: str | Path, rows: Iterable[RejectedRow]) -> None:
+    """Append rejected rows to a file of `write_rejected`. If the process is killed, the last line may be incomplete.
 
     Raises:
         OSError: the file cannot be written.

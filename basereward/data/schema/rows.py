@@ -32,21 +32,23 @@ from basereward.data.schema.columns import (
     ColumnsRead,
     check_media,
     check_prompt_columns,
-    like_prompt,
+    split_mapping,
 )
 from basereward.data.schema.group import Group, Preference
 from basereward.data.schema.image_references import find_image, image_list
 from basereward.data.schema.messages import PLACE, Message, MessageReader, is_empty, shown
+from basereward.data.schema.missing_columns import columns_found, missing_response, no_prompt
 from basereward.data.schema.preferences import check_ratings, read_preferences
 from basereward.data.schema.prompts import join_prompt, place_images, with_history, with_input, with_system
 from basereward.data.schema.rejections import RowRejected, located
-from basereward.errors import DataError, nearest, unknown
+from basereward.errors import DataError, unknown
 
 COLUMNS = (
     "id", "prompt", "chosen", "rejected", "responses", "ranking", "preferences", "margin", "margins", "images", "image",
     "system", "history", "input", *ANNOTATIONS,
 )  # fmt: skip
 # In files in which all cells are text, such as CSV, lists are JSON text and numbers are digits.
+# Other columns that begin with a bracket are text: a prompt may be `[1, 2] + [3] = ?`.
 LISTS = (
     "responses", "ranking", "preferences", "margins", "ratings", "critiques", "reasonings", "history", "images",
     "image",
@@ -91,8 +93,7 @@ class RowFormat:
         image_mark: str | None = PLACE,
         rating_range: Sequence[float] | None = None,
     ) -> None:
-        self.columns = {name: own for name, own in (columns or {}).items() if own is not None}
-        self.ignored = frozenset(name for name, own in (columns or {}).items() if own is None)
+        self.columns, self.ignored = split_mapping(columns)
         for name in self.columns:
             if name not in COLUMNS:
                 raise DataError(f"columns: {unknown('column', name, COLUMNS)}")
@@ -102,8 +103,7 @@ class RowFormat:
         self.image_mark = image_mark or None
         self.rating_range = _range(rating_range)
         self.report = ColumnsRead()
-        unmapped = self.ignored if "input" in self.columns else self.ignored | {"input"}
-        self._own = {name: self.columns.get(name, name) for name in COLUMNS if name not in unmapped}
+        self._names = self._names_in_data()
 
     def group(self, row: Mapping[str, Any], *, source: str, row_id: str, where: str) -> Group:
         """Convert a row to a group. Images are not opened; `check_usable` checks whether it is usable for training.
@@ -120,28 +120,32 @@ class RowFormat:
         with located(where):
             return self._group(row, source=source, row_id=row_id)
 
+    def _names_in_data(self) -> dict[str, str]:
+        """Map each of our columns that is read to its name in the data."""
+        names = {}
+        for name in COLUMNS:
+            # Without a mapping, `input` is read only after `instruction`: elsewhere it may be anything.
+            if name not in self.ignored and (name != "input" or name in self.columns):
+                names[name] = self.columns.get(name, name)
+        return names
+
     def _group(self, row: Mapping[str, Any], *, source: str, row_id: str) -> Group:
-        own = self._own | self._aliases(row)
-        cells: dict[str, Any] = {}
-        for ours, theirs in own.items():
-            value = row.get(theirs)
-            if isinstance(value, str):
-                value = self._cell(ours, value)
-            if value is not None:
-                cells[ours] = value
+        """Convert a row without adding its location to a rejection."""
+        names_in_data = self._names | self._aliases(row)
+        cells = self._cells(row, names_in_data)
         reader = MessageReader(mark=self.image_mark, json_text=self.of_table)
         names, values = self._responses(cells, row=row)
         read = [reader.response(value, column=name) for name, value in zip(names, values, strict=True)]
         before, responses = zip(*read, strict=True)
         # The Alpaca columns come second: they are the prompt only if no other column has one.
-        self._take_instruction(row, cells, own, has_prompt=bool(before[0]))
-        unread = self._unread(row, cells, own)
+        self._take_instruction(row, cells, names_in_data, has_prompt=bool(before[0]))
+        unread = self._unread(row, cells, names_in_data)
         messages = self._prompt(cells, before, reader=reader, row=row)
         check_prompt_columns(unread, prompt="\n".join(message.text for message in messages))
         images = _image_cells(cells, no_column=not self._has_image_column(row))
         check_media(unread, has_images=bool(images) or any(message.image_parts for message in messages))
         turns, references = place_images(messages, images, mark=self.image_mark)
-        self.report.passed.update(dict.fromkeys(sorted(reader.unread)))
+        self.report.skipped.update(dict.fromkeys(sorted(reader.unread)))
         annotations = read_annotations(cells, names, rating_range=self.rating_range)
         return Group(
             id=_id(cells, default=row_id),
@@ -153,63 +157,81 @@ class RowFormat:
             **annotations,
         )
 
+    def _cells(self, row: Mapping[str, Any], names_in_data: Mapping[str, str]) -> dict[str, Any]:
+        """Return the cells of a row that are not null, by our column names."""
+        cells: dict[str, Any] = {}
+        for name, name_in_data in names_in_data.items():
+            value = row.get(name_in_data)
+            if isinstance(value, str):
+                value = self._parsed_text(name, value)
+            if value is not None:
+                cells[name] = value
+        return cells
+
     def _aliases(self, row: Mapping[str, Any]) -> dict[str, str]:
         """Map our columns to their known other names, if the row has these instead."""
         aliases: dict[str, str] = {}
+        # Most rows have no alias, and this test costs much less than the search.
         if ALIAS_NAMES.isdisjoint(row):
             return aliases
         mapped = self.ignored.union(self.columns.values())
         for name, others in ALIASES.items():
-            own = ("images", "image") if name == "images" else (name,)
-            if name in self.ignored or any(column in self.columns or not is_empty(row.get(column)) for column in own):
+            if self._has_own_name(name, row):
                 continue
             present = [alias for alias in others if alias not in mapped and not is_empty(row.get(alias))]
             if present:
                 aliases[name] = present[0]
         return aliases
 
+    def _has_own_name(self, name: str, row: Mapping[str, Any]) -> bool:
+        """Whether a column of ours needs no alias: the recipe maps or ignores it, or the row has it."""
+        if name in self.ignored:
+            return True
+        own_names = ("images", "image") if name == "images" else (name,)
+        return any(own in self.columns or not is_empty(row.get(own)) for own in own_names)
+
     def _take_instruction(
-        self, row: Mapping[str, Any], cells: dict[str, Any], own: dict[str, str], *, has_prompt: bool
+        self, row: Mapping[str, Any], cells: dict[str, Any], names_in_data: dict[str, str], *, has_prompt: bool
     ) -> None:
         """Add Alpaca's columns to `cells`: `instruction` if the row has no other prompt, and `input` with it."""
-        alpaca = {
-            name: row[name]
-            for name in ("instruction", "input")
-            if name not in self.ignored and not is_empty(row.get(name))
-        }
+        has_instruction = self._is_present("instruction", row)
+        has_input = self._is_present("input", row)
         if "prompt" not in cells and not has_prompt and "instruction" in row:
-            own["prompt"] = "instruction" if "instruction" in alpaca else "input"
-            if own["prompt"] in alpaca:
-                cells["prompt"] = alpaca[own["prompt"]]
-        if "input" in alpaca and own.get("prompt") == "instruction" and "input" not in self.columns:
-            cells["input"], own["input"] = alpaca["input"], "input"
+            # If the instruction is empty, the input alone is the prompt.
+            names_in_data["prompt"] = "instruction" if has_instruction else "input"
+            if has_instruction or has_input:
+                cells["prompt"] = row[names_in_data["prompt"]]
+        if has_input and names_in_data.get("prompt") == "instruction" and "input" not in self.columns:
+            cells["input"], names_in_data["input"] = row["input"], "input"
 
-    def _unread(self, row: Mapping[str, Any], cells: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
+    def _is_present(self, name: str, row: Mapping[str, Any]) -> bool:
+        """Whether a row has a column that is not empty and not ignored."""
+        return name not in self.ignored and not is_empty(row.get(name))
+
+    def _unread(
+        self, row: Mapping[str, Any], cells: Mapping[str, Any], names_in_data: Mapping[str, str]
+    ) -> dict[str, Any]:
         """Return the cells that are not read, by their names in the data, and update the report."""
-        self.report.read.update({ours: own[ours] for ours in cells})
-        return self.report.passed_over(row, read={own[ours] for ours in cells} | self.ignored)
+        read = {name: names_in_data[name] for name in cells}
+        self.report.read.update(read)
+        return self.report.record_skipped(row, read=self.ignored.union(read.values()))
 
-    def _cell(self, name: str, value: str) -> Any:
+    def _parsed_text(self, name: str, text: str) -> Any:
         """Convert a cell of text; in files in which all cells are text, lists and numbers are parsed."""
-        if not value.strip() and name in EMPTY_TEXT_IS_NULL:
+        # An empty cell of a CSV file is a missing value. An empty prompt or response must be reported instead.
+        if not text.strip() and name in EMPTY_TEXT_IS_NULL:
             return None
-        if self.of_table and name in LISTS and value.lstrip().startswith("["):
-            try:
-                parsed = decode_json(value.strip())
-            except RowRejected:
-                return value  # the reader of this column reports the fault
-            return parsed if isinstance(parsed, list) else value
-        if self.of_table and name in NUMBERS:
-            try:
-                return float(value)
-            except ValueError:
-                return value
-        return value
+        if not self.of_table:
+            return text
+        if name in LISTS and text.lstrip().startswith("["):
+            return _parsed_list(text)
+        return _parsed_number(text) if name in NUMBERS else text
 
     def _has_image_column(self, row: Mapping[str, Any]) -> bool:
         """Whether the row has an image column, even if it is null: then marks in all texts stand for images."""
+        # In calls from Python, null means that there are no images.
         if not self.of_table:
-            return False  # in calls from Python, null means that there are no images
+            return False
         return any(self.columns.get(name, name) in row for name in ("images", "image"))
 
     def _prompt(
@@ -224,7 +246,7 @@ class RowFormat:
         prompt = reader.read(cells["prompt"], column="prompt") if "prompt" in cells else None
         messages = join_prompt(prompt, before)
         if not messages:
-            raise self._no_prompt(row)
+            raise no_prompt(row, columns=self.columns)
         if messages[-1].role != "user":
             detail = f"the prompt ends with a turn of the {messages[-1].role}; its last turn must be the user's"
             raise RowRejected("bad_turns", detail)
@@ -242,6 +264,7 @@ class RowFormat:
         *,
         row: Mapping[str, Any],
     ) -> tuple[Preference, ...]:
+        """Read the preferences of a row; a row for training needs at least one."""
         if self.for_training and len(responses) < 2:
             raise RowRejected("single_response", "`responses` has 1 response; training needs at least 2 to compare")
         preferences = read_preferences(cells, num_responses=len(responses), ratings=ratings)
@@ -249,60 +272,58 @@ class RowFormat:
             return preferences
         if not preferences:
             detail = "no preference: give `ranking`, `preferences` or `ratings`"
-            raise RowRejected("no_preference", f"{detail}. {_found(list(row))}")
+            raise RowRejected("no_preference", f"{detail}. {columns_found(row)}")
         check_ratings(preferences, ratings)
         if not {"chosen", "ranking", "preferences"}.intersection(cells):
             self.report.notes["responses are ranked by their ratings"] = None
         return preferences
 
-    def _no_prompt(self, row: Mapping[str, Any]) -> RowRejected:
-        own = self.columns.get("prompt", "prompt")
-        others = [name for name in row if name != own and name not in self.columns.values()]
-        close = like_prompt(others)
-        hint = f"'{close[:60]}' looks like it: columns: {{prompt: {close[:60]}}}. " if close else ""
-        if not close and all(isinstance(row.get(name), str) for name in ("chosen", "rejected")):
-            hint = "If both responses begin with the prompt, split it off, as TRL's extract_prompt does. "
-        detail = f"there is no prompt: no column '{own}', and no turn before the responses. {hint}"
-        return RowRejected("no_prompt", f"{detail}{_found(list(row))}")
-
     def _responses(self, cells: Mapping[str, Any], *, row: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
         """Return the names of the responses for messages, and their cells; in pairs, the chosen one is first."""
         pair = [name for name in ("chosen", "rejected") if name in cells]
-        if pair and "responses" in cells:
-            raise RowRejected(
-                "conflicting_columns", f"the row has both `responses` and `{pair[0]}`; one form is needed"
-            )
+        if "responses" in cells:
+            if pair:
+                raise RowRejected(
+                    "conflicting_columns", f"the row has both `responses` and `{pair[0]}`; one form is needed"
+                )
+            return _numbered_responses(cells["responses"])
         if len(pair) == 2:
             return pair, [cells[name] for name in pair]
         if pair:
-            raise self._missing(["rejected" if pair == ["chosen"] else "chosen"], row=row)
-        if "responses" not in cells:
-            missing = ["responses"] if "responses" in self.columns else ["chosen", "rejected"]
-            raise self._missing(missing, row=row)
-        responses = cells["responses"]
-        if not isinstance(responses, list) or not responses:
-            raise RowRejected(
-                "wrong_type", f"`responses` is {shown(responses)}; a list of at least one response is needed"
-            )
-        return [f"responses[{i}]" for i in range(len(responses))], responses
+            missing = ["rejected" if pair == ["chosen"] else "chosen"]
+        elif "responses" in self.columns:
+            missing = ["responses"]
+        else:
+            missing = ["chosen", "rejected"]
+        raise missing_response(missing, row=row, columns=self.columns)
 
-    def _missing(self, ours: Sequence[str], *, row: Mapping[str, Any]) -> RowRejected:
-        names = [self.columns.get(name, name) for name in ours]
-        null = [name for name in names if name in row]
-        if null:
-            return RowRejected("null_response", f"'{null[0]}' is null; a response must be a text")
-        others = [str(name)[:60] for name in row if name not in names]
-        hints = []
-        for name in ours:
-            close = nearest(self.columns.get(name, name), others)
-            if close:
-                hints.append(f"'{close}' looks like it: columns: {{{name}: {close}}}")
-        general = ", or `responses`" if len(names) == 2 else ""
-        listed = " and ".join(f"'{name}'" for name in names)
-        return RowRejected("missing_column", ". ".join([f"missing: {listed}{general}", *hints, _found(list(row))]))
+
+def _numbered_responses(responses: object) -> tuple[list[str], list[Any]]:
+    """Return the names of the responses of the general form for messages, and their cells."""
+    if not isinstance(responses, list) or not responses:
+        raise RowRejected("wrong_type", f"`responses` is {shown(responses)}; a list of at least one response is needed")
+    return [f"responses[{i}]" for i in range(len(responses))], responses
+
+
+def _parsed_list(text: str) -> Any:
+    """Parse a JSON list; any other text is returned as it is, and the reader of its column reports the fault."""
+    try:
+        parsed = decode_json(text.strip())
+    except RowRejected:
+        return text
+    return parsed if isinstance(parsed, list) else text
+
+
+def _parsed_number(text: str) -> float | str:
+    """Parse a number; any other text is returned as it is, and the reader of its column reports the fault."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _range(bounds: Sequence[float] | None) -> tuple[float, float] | None:
+    """Check a recipe's `rating_range`."""
     if bounds is None:
         return None
     if len(bounds) != 2 or not all(map(math.isfinite, bounds)) or bounds[0] >= bounds[1]:
@@ -319,13 +340,8 @@ def _image_cells(cells: Mapping[str, Any], *, no_column: bool) -> list[Any] | No
 
 
 def _id(cells: Mapping[str, Any], *, default: str) -> str:
+    """Return the id of a row as a text."""
     value = cells.get("id", default)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise RowRejected("bad_id", f"`id` is {shown(value)}; a string or an integer is needed")
     return str(value)
-
-
-def _found(columns: Sequence[str]) -> str:
-    names = [str(name)[:60] for name in columns[:30]]
-    more = f" and {len(columns) - 30} more" if len(columns) > 30 else ""
-    return f"Columns found: {', '.join(names) or 'none'}{more}."

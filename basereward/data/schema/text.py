@@ -15,6 +15,7 @@ time grows faster than linearly. No backbone has a context of that length."""
 # Characters of the Unicode category "letter" or "mark" that are invisible: joiners, variation selectors, fillers,
 # and the empty braille cell.
 INVISIBLE = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0" + "".join(map(chr, range(0xFE00, 0xFE10))))
+# The Unicode categories of control, format, line, paragraph and space characters.
 INVISIBLE_KINDS = ("Cc", "Cf", "Zl", "Zp", "Zs")
 
 
@@ -23,6 +24,10 @@ def check_text(group: Group) -> None:
 
     Raises:
         RowRejected: `text_too_long`, or `half_surrogate`, which no tokenizer accepts.
+
+    >>> check_text(Group("0", "s", prompt=(), responses=("half: \\ud83d",)))
+    Traceback (most recent call last):
+    basereward.data.schema.rejections.RowRejected: character 7 of a text is '\\ud83d', half of a surrogate pair
     """
     texts: list[str] = []
     for turn in group.prompt:
@@ -36,6 +41,10 @@ def check_texts(texts: Collection[str]) -> None:
 
     Raises:
         RowRejected: as `check_text`.
+
+    >>> check_texts(["x" * MAX_CHARACTERS, "y"])
+    Traceback (most recent call last):
+    basereward.data.schema.rejections.RowRejected: the texts of the row have 2,097,153 characters together; ...
     """
     characters = sum(map(len, texts))
     if characters > MAX_CHARACTERS:
@@ -43,6 +52,7 @@ def check_texts(texts: Collection[str]) -> None:
         raise RowRejected("text_too_long", detail)
     for text in texts:
         try:
+            # UTF-8 has no code for half of a surrogate pair, so encoding finds it at the speed of C.
             text.encode()
         except UnicodeEncodeError as error:
             detail = f"character {error.start + 1} of a text is {text[error.start]!a}, half of a surrogate pair"

@@ -8,7 +8,7 @@ from basereward.data.schema.group import Group, Preference
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import is_blank
 
-# Texts that stand for an image in prompts. In a response they are remains of an image that is not there.
+# Texts that stand for an image in prompts. In a response they are left over from an image that is not in the row.
 IMAGE_MARKS = ("<image>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
 
 
@@ -18,15 +18,32 @@ def check_usable(group: Group) -> None:
     Raises:
         RowRejected: `empty_response`, `image_mark_in_response`, `identical_responses` (a winner equals its loser) or
             `contradictory_preferences` (the preferences form a cycle).
+
+    >>> check_usable(Group("0", "s", prompt=(), responses=("yes", " "), preferences=(Preference(0, 1),)))
+    Traceback (most recent call last):
+    basereward.data.schema.rejections.RowRejected: response 1 of 2 is blank
     """
+    _check_responses(group)
+    _check_preferences(group)
+
+
+def _check_responses(group: Group) -> None:
+    """Check that all responses have visible text, and no mark of an image."""
     blank = [str(i) for i, response in enumerate(group.responses) if is_blank(response)]
     if blank:
         detail = f"response {', '.join(blank)} of {len(group.responses)} is blank"
         raise RowRejected("empty_response", detail)
+    if not group.images:
+        # In a prompt without images, a response may be about such a mark, as in a question about chat templates.
+        return
     for i, response in enumerate(group.responses):
         mark = next((mark for mark in IMAGE_MARKS if mark in response), None)
-        if mark and group.images:  # without images, it may be an answer about such a text
+        if mark:
             raise RowRejected("image_mark_in_response", f"response {i} contains {mark}")
+
+
+def _check_preferences(group: Group) -> None:
+    """Check that no winner equals its loser, and that the preferences form no cycle."""
     decided = [preference for preference in group.preferences if not preference.tie]
     for preference in decided:
         if group.responses[preference.winner] == group.responses[preference.loser]:
@@ -39,6 +56,7 @@ def check_usable(group: Group) -> None:
 
 def _cycle(preferences: list[Preference]) -> list[int]:
     """Find responses that are each preferred to the next one, the first and the last being the same; else empty."""
+    # Most rows are pairs, which need no search.
     if len(preferences) < 2:
         return []
     better: TopologicalSorter[int] = TopologicalSorter()

@@ -63,6 +63,7 @@ class LazyGroups(Sequence[Group]):
     def __getitem__(self, index: slice) -> LazyGroups: ...
 
     def __getitem__(self, index: int | slice) -> Group | LazyGroups:
+        # A range checks the index, and handles negative indices and slices as a list does.
         positions = range(self._count)[index]
         if isinstance(positions, range):
             return LazyGroups(_At(self._make, positions), count=len(positions))

@@ -16,7 +16,14 @@ import numpy as np
 
 from basereward.data.adapters import NO_PREFERENCE, RowAdapter, check_columns
 from basereward.data.readers import Table
-from basereward.data.schema.columns import ColumnsRead, WatchedRow, check_media, check_prompt_columns, shown_names
+from basereward.data.schema.columns import (
+    ColumnsRead,
+    WatchedRow,
+    check_media,
+    check_prompt_columns,
+    shown_names,
+    split_mapping,
+)
 from basereward.data.schema.group import SPLITS, Group, RejectedRow, Split
 from basereward.data.schema.messages import is_empty, shown
 from basereward.data.schema.rejections import RowRejected, located
@@ -28,8 +35,11 @@ from basereward.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-MAX_FAULTS = 20  # the largest number of faults that an error message lists
-FIRST_ROWS = 100  # reading stops if the first 100 rows are all malformed: the columns must have other names
+# The largest number of faults that an error message lists.
+MAX_FAULTS = 20
+# Reading stops if the first 100 rows are all malformed: the columns must have other names, and reading all of a large
+# data set would take long.
+FIRST_ROWS = 100
 
 
 class _RejectedByAdapter(RowRejected):
@@ -52,6 +62,16 @@ class Partition:
 
     Raises:
         DataError: a fraction is out of range.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from basereward.data.readers.json_lines import JsonLines
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "sums.jsonl"
+    ...     _ = file.write_text('{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}\\n')
+    ...     source = Partition("sums", tables={"train": JsonLines(file)}, split_fractions={}, row_format=RowFormat())
+    ...     print([group.responses for group in source.groups("train")])
+    [('4', '5')]
     """
 
     def __init__(
@@ -65,22 +85,19 @@ class Partition:
         columns: Mapping[str, str | None] | None = None,
         seed: int = 0,
     ) -> None:
-        fractions = split_fractions.values()
-        if any(not 0 <= fraction < 1 for fraction in fractions) or sum(fractions) >= 1:
-            listed = ", ".join(f"{split}={fraction}" for split, fraction in split_fractions.items())
-            raise DataError(
-                f"source '{name}': {listed}; the fractions held out must be 0 or more, and together less than 1"
-            )
+        _check_fractions(split_fractions, name=name)
         self.name = name
         self.tables = dict(tables)
         self.split_fractions = dict(split_fractions)
         self.row_format = row_format
         self.adapter = adapter
-        self.columns = {ours: own for ours, own in (columns or {}).items() if own is not None}
-        self.ignored = row_format.ignored.union(name for name, own in (columns or {}).items() if own is None)
+        self.columns, ignored = split_mapping(columns)
+        self.ignored = row_format.ignored | ignored
         self.seed = seed
-        self._accessed: dict[str, None] = {}  # columns that the adapter accessed, in order
-        self._warned: set[str] = set()  # unread columns that a warning has named
+        # Columns that the adapter accessed, in order: a dict, because sets have no order.
+        self._accessed: dict[str, None] = {}
+        # Unread columns that a warning has named.
+        self._warned: set[str] = set()
         self._adapter_report = ColumnsRead()
 
     def groups(self, split: Split) -> Sequence[Group]:
@@ -95,7 +112,8 @@ class Partition:
         """See `Streamed.stream`. The rows are read without building an index."""
         has_table = split in self.tables
         if not has_table and not self.split_fractions.get(split):
-            return  # nothing is held out, so the table need not be read
+            # Nothing is held out, so the table need not be read.
+            return
         for _, _, key, row in self._read(self.tables[split] if has_table else self.tables["train"]):
             if (has_table and split != "train") or self._split_of(key) == split:
                 yield row if isinstance(row, Group) else self._rejected_row(split, row)
@@ -110,7 +128,7 @@ class Partition:
         return RejectedRow(self.name, split, row.id, row.reason, row.detail, fault=fault)
 
     def _split_of(self, key: int) -> Split:
-        """Return the split of a row of the train table."""
+        """Return the split of a row of the train table, the same as `_indices` gives."""
         fraction, start = key / 2**64, 0.0
         for split, size in self.split_fractions.items():
             if start <= fraction < start + size:
@@ -158,19 +176,21 @@ class Partition:
             RowRejected: one of them contains images, sound, tools or a system prompt.
         """
         report = self._adapter_report
-        # "rows" is no column of the table: `Gathered` adds it.
-        own = {name: self.columns.get(name, name) for name in self._accessed if name != "rows"}
-        report.read.update({name: theirs for name, theirs in own.items() if theirs in row})
-        # A column with the adapter's name that refers to the same cell as the mapped column has been read, too.
-        copies = {name for name, theirs in own.items() if row.get(name) is row.get(theirs)}
+        # "rows" is not a column of the table: `Gathered` adds it.
+        names_in_data = {name: self.columns.get(name, name) for name in self._accessed if name != "rows"}
+        report.read.update({name: in_data for name, in_data in names_in_data.items() if in_data in row})
+        # `Gathered` adds mapped columns under the adapter's names, too. Such a copy has been read if its column has.
+        copies = {name for name, in_data in names_in_data.items() if row.get(name) is row.get(in_data)}
         cells = {name: value for name, value in row.items() if name != "rows"}
-        unread = report.passed_over(cells, read={*own.values(), *copies, *self.ignored})
+        unread = report.record_skipped(cells, read={*names_in_data.values(), *copies, *self.ignored})
         check_media(unread, has_images=not all(is_empty(adapted.get(name)) for name in ("images", "image")))
         check_prompt_columns(unread, prompt=None)
 
     @cached_property
     def _indices(self) -> dict[Split, RowIndex]:
+        """The index of each split."""
         indices = {split: self._read_index(table) for split, table in self.tables.items()}
+        # Held-out splits are consecutive ranges of the hash, from 0 on; the rest of the range is train.
         all_rows = indices["train"]
         start = 0.0
         for split, fraction in self.split_fractions.items():
@@ -183,6 +203,7 @@ class Partition:
         return indices
 
     def _read_index(self, table: Table) -> RowIndex:
+        """Read all rows of a table once, and keep only their places, numbers and keys."""
         # `array` needs 8 bytes per entry; a list of ints would need about 40.
         places, numbers, keys = array("q"), array("q"), array("Q")
         rejected: list[Unusable] = []
@@ -201,11 +222,14 @@ class Partition:
         """Yield (place, number, key, group or rejection) of every row, then warn of unread columns."""
         try:
             yield from self._read_all(table)
-        finally:  # also if the caller stops early
+        finally:
+            # Here, because a caller that stops early closes the generator.
             self._warn_of_unread()
 
     def _read_all(self, table: Table) -> Iterator[tuple[int, int, int, Group | Unusable]]:
-        malformed: list[tuple[str, str]] = []  # (location, fault)
+        """Yield as `_read`; raise an error for malformed rows as `_raise_faults` describes."""
+        # Pairs of (location, fault).
+        malformed: list[tuple[str, str]] = []
         used = 0
         limit = FIRST_ROWS if self.row_format.for_training else MAX_FAULTS
         unseen = set((self.row_format.columns | self.columns).values()) | self.ignored
@@ -223,6 +247,8 @@ class Partition:
                     malformed.append((where, rejection.detail.removeprefix(f"{where}: ")))
                     if len(malformed) >= limit:
                         self._raise_faults(malformed, used=used)
+                        # It raised no error, so the list is only needed to know that there are faults. Its length stays
+                        # below the limit, because a data set may have millions of such rows.
                         malformed.pop()
                 else:
                     used += 1
@@ -244,6 +270,7 @@ class Partition:
             logger.warning("source '%s': columns that are not read: %s", self.name, shown_names(new))
 
     def _check(self, group: Group, *, where: str) -> None:
+        """Check that a group is usable for training, if it is for training."""
         if self.row_format.for_training:
             with located(where):
                 check_usable(group)
@@ -263,7 +290,8 @@ class Partition:
         if len(malformed) == 1:
             raise DataError(": ".join(malformed[0]))
         more = " or more" if len(malformed) >= MAX_FAULTS else ""
-        locations: dict[str, list[str]] = {}  # by fault, because the same fault in many rows is shown once
+        # By fault, because the same fault in many rows is shown once.
+        locations: dict[str, list[str]] = {}
         for where, fault in malformed[:MAX_FAULTS]:
             locations.setdefault(fault, []).append(where)
         lines = []
@@ -275,13 +303,15 @@ class Partition:
     def _warn_of_overlap(self, indices: Mapping[Split, RowIndex]) -> None:
         """Log prompts that are in two splits, which is possible only for splits with tables of their own."""
         for split in self.tables:
-            if split != "train":
-                shared = int(np.isin(indices[split].keys, indices["train"].keys).sum())
-                if shared:
-                    logger.warning(
-                        "source '%s': %d of %d rows of the %s split have a prompt that is also in the train split",
-                        self.name, shared, len(indices[split].keys), split,
-                    )  # fmt: skip
+            if split == "train":
+                continue
+            keys = indices[split].keys
+            num_shared = int(np.isin(keys, indices["train"].keys).sum())
+            if num_shared:
+                logger.warning(
+                    "source '%s': %d of %d rows of the %s split have a prompt that is also in the train split",
+                    self.name, num_shared, len(keys), split,
+                )  # fmt: skip
 
 
 def open_splits(
@@ -296,6 +326,11 @@ def open_splits(
 
     Returns:
         The tables, and the fractions of the splits that have none; the arguments of `Partition`.
+
+    >>> from basereward.data.readers.json_lines import JsonLines
+    >>> tables, fractions = open_splits(JsonLines, train="a.jsonl", held_out={"val": "b.jsonl", "test": 0.1})
+    >>> {split: table.label for split, table in tables.items()}, fractions
+    ({'train': 'a.jsonl', 'val': 'b.jsonl'}, {'test': 0.1})
     """
     tables: dict[Split, Table] = {"train": open_table(train)}
     fractions: dict[Split, float] = {}
@@ -307,7 +342,18 @@ def open_splits(
     return tables, fractions
 
 
+def _check_fractions(split_fractions: Mapping[Split, float], *, name: str) -> None:
+    """Check that some of the train table is left for training."""
+    fractions = split_fractions.values()
+    if any(not 0 <= fraction < 1 for fraction in fractions) or sum(fractions) >= 1:
+        listed = ", ".join(f"{split}={fraction}" for split, fraction in split_fractions.items())
+        raise DataError(
+            f"source '{name}': {listed}; the fractions held out must be 0 or more, and together less than 1"
+        )
+
+
 def _decode(table: Table, number: int, raw: Any) -> Mapping[str, Any]:
+    """Convert raw content to a row, which must be an object."""
     with located(table.where(number)):
         row = table.decode(raw)
         if not isinstance(row, dict):

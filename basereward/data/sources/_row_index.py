@@ -14,12 +14,17 @@ from basereward.data.schema.group import ArchivedImage, Group, Image, role_texts
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MALFORMED = 2**64 - 1  # the key of a row whose prompt cannot be read; as the largest key it belongs to train
+# The key of a row whose prompt cannot be read. As the largest key it belongs to train.
+MALFORMED = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A row that gives no group. If its prompt cannot be read, the key is `MALFORMED`."""
+    """A row that gives no group. If its prompt cannot be read, the key is `MALFORMED`.
+
+    >>> Unusable(MALFORMED, "rows.jsonl:3", "malformed_json", "rows.jsonl:3: not JSON").reason
+    'malformed_json'
+    """
 
     key: int
     id: str
@@ -36,6 +41,11 @@ class RowIndex:
         numbers: the arguments of `Table.where`.
         keys: hashes of the prompts; see `prompt_key`.
         rejected: the rows that give no group.
+
+    >>> keys = np.array([2**61, 2**63], np.uint64)
+    >>> index = RowIndex(np.array([0, 50]), np.array([1, 2]), keys)
+    >>> index.between(0.0, 0.25).numbers
+    array([1])
     """
 
     places: NDArray[np.int64]
@@ -63,6 +73,12 @@ def prompt_key(group: Group, *, seed: int, root: str) -> int:
         group: the group.
         seed: the key of the hash; another seed gives another split of the data.
         root: the folder of the images. It is left out of the hash, so that a moved data set has the same splits.
+
+    >>> from basereward.data.schema.group import IMAGE, Part, Turn
+    >>> group = Group("0", "s", (Turn("user", (IMAGE, Part("What is it?"))),), ("a cat",), images=("/data/1.png",))
+    >>> moved = Group("0", "s", group.prompt, ("a cat",), images=("/mnt/1.png",))
+    >>> prompt_key(group, seed=0, root="/data") == prompt_key(moved, seed=0, root="/mnt")
+    True
     """
     turns = role_texts(group.prompt)
     digest = hashlib.blake2b(repr(turns).encode(), digest_size=8, key=str(seed).encode())

@@ -11,7 +11,7 @@ from annotated_types import Interval
 
 from basereward.data.schema.group import IMAGE, Group, Part, RejectedRow, Split, Turn
 from basereward.data.sources import LazyGroups
-from basereward.data.sources.digits import draw, make_annotations, prefer_true, split_pictures, true_digit
+from basereward.data.sources.digits import draw, make_annotations, prefer_true, split_scans, true_digit
 from basereward.errors import DataError
 
 # Question -> whether the larger digit is the answer.
@@ -41,6 +41,10 @@ class DigitPairs:
 
     Raises:
         DataError: an argument is out of range.
+
+    >>> group = DigitPairs("pairs").groups("val")[0]
+    >>> len(group.images), len(group.responses), len(group.preferences)
+    (2, 2, 1)
     """
 
     def __init__(
@@ -61,9 +65,11 @@ class DigitPairs:
         self.sizes: dict[Split, int] = {"train": size, "val": val_size, "test": test_size}
         self.side = side
         self.seed = seed
-        self.pictures = split_pictures(name, val_size=250, test_size=250, seed=seed)
+        # The default sizes of `Digits`, so that in a mixture of both sources each scan is in one split.
+        self.scans = split_scans(name, val_size=250, test_size=250, seed=seed)
 
     def groups(self, split: Split) -> Sequence[Group]:
+        """Return the groups of a split; images are drawn when a group is accessed."""
         return LazyGroups(partial(self._group, split), count=self.sizes[split])
 
     def rejected(self, split: Split) -> list[RejectedRow]:
@@ -72,13 +78,15 @@ class DigitPairs:
 
     def _group(self, split: Split, index: int) -> Group:
         rng = random.Random(f"digit_pairs/{self.seed}/{split}/{index}")
-        pictures = rng.sample(self.pictures[split], 2)
-        while true_digit(pictures[0]) == true_digit(pictures[1]):
-            pictures = rng.sample(self.pictures[split], 2)
-        digits = [true_digit(picture) for picture in pictures]
+        scans = rng.sample(self.scans[split], 2)
+        # Two scans of the same digit have no larger one.
+        while true_digit(scans[0]) == true_digit(scans[1]):
+            scans = rng.sample(self.scans[split], 2)
+        digits = [true_digit(scan) for scan in scans]
         question, responses = _question(digits, rng)
         is_true = [True, False]
-        if rng.random() < 0.5:  # so that the place of a response says nothing about its truth
+        # So that the place of a response says nothing about its truth.
+        if rng.random() < 0.5:
             responses, is_true = responses[::-1], is_true[::-1]
         return Group(
             id=f"{self.name}/{split}/{index}",
@@ -87,7 +95,7 @@ class DigitPairs:
             responses=tuple(responses),
             preferences=prefer_true(is_true),
             **make_annotations(f"They show {' and '.join(map(str, digits))}", is_true),
-            images=tuple(draw(picture, side=self.side) for picture in pictures),
+            images=tuple(draw(scan, side=self.side) for scan in scans),
         )
 
 

@@ -19,7 +19,7 @@ from basereward.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NUM_PICTURES = 1797
+NUM_SCANS = 1797
 QUESTIONS = (
     "Which digit is this?",
     "What digit do you see?",
@@ -58,6 +58,12 @@ class Digits:
 
     Raises:
         DataError: an argument is out of range.
+
+    >>> source = Digits("digits", answers=3, true_answers=1)
+    >>> [len(source.groups(split)) for split in ("train", "val", "test")]
+    [1297, 250, 250]
+    >>> len(source.groups("train")[0].preferences)
+    2
     """
 
     def __init__(
@@ -88,26 +94,29 @@ class Digits:
         self.copies = copies
         self.graded = graded
         self.seed = seed
-        self.pictures = split_pictures(name, val_size=val_size, test_size=test_size, seed=seed)
-        if size is not None and not 0 < size <= len(self.pictures["train"]):
+        self.scans = split_scans(name, val_size=val_size, test_size=test_size, seed=seed)
+        if size is not None and not 0 < size <= len(self.scans["train"]):
             raise DataError(
-                f"source '{name}': size={size}; allowed are 1 to {len(self.pictures['train'])} images for training"
+                f"source '{name}': size={size}; allowed are 1 to {len(self.scans['train'])} images for training"
             )
-        self.pictures["train"] = self.pictures["train"][:size]
+        self.scans["train"] = self.scans["train"][:size]
 
     def groups(self, split: Split) -> Sequence[Group]:
+        """Return the groups of a split; images are drawn when a group is accessed."""
+        # Copies of held-out images would only repeat the measurement.
         copies = self.copies if split == "train" else 1
-        return LazyGroups(partial(self._group, split), count=len(self.pictures[split]) * copies)
+        return LazyGroups(partial(self._group, split), count=len(self.scans[split]) * copies)
 
     def rejected(self, split: Split) -> list[RejectedRow]:
         """Return no rows: every image gives a group."""
         return []
 
     def _group(self, split: Split, index: int) -> Group:
-        copy, place = divmod(index, len(self.pictures[split]))
-        picture = self.pictures[split][place]
-        rng = random.Random(f"digits/{self.seed}/{picture}/{copy}")
-        digit = true_digit(picture)
+        copy, place = divmod(index, len(self.scans[split]))
+        scan = self.scans[split][place]
+        # Seeded by the scan, so that it has the same question and answers whatever the sizes of the splits.
+        rng = random.Random(f"digits/{self.seed}/{scan}/{copy}")
+        digit = true_digit(scan)
         others = rng.sample([d for d in range(10) if d != digit], self.answers - self.true_answers)
         answered = [digit] * self.true_answers + others
         rng.shuffle(answered)
@@ -115,12 +124,12 @@ class Digits:
         question = rng.choice(QUESTIONS)
         is_true = [d == digit for d in answered]
         return Group(
-            id=f"{self.name}/{picture}" + (f"/{copy}" if copy else ""),
+            id=f"{self.name}/{scan}" + (f"/{copy}" if copy else ""),
             source=self.name,
             prompt=(Turn("user", (IMAGE, Part(question))),),
             responses=tuple(word_digit(d, wording) for d, wording in zip(answered, wordings, strict=True)),
             preferences=grade([abs(d - digit) for d in answered]) if self.graded else prefer_true(is_true),
-            images=(draw(picture, side=self.side),),
+            images=(draw(scan, side=self.side),),
             **make_annotations(f"It shows {digit}", is_true),
         )
 
@@ -146,7 +155,7 @@ def make_annotations(fact: str, is_true: Sequence[bool]) -> dict[str, Any]:
     }
 
 
-def split_pictures(name: str, *, val_size: int, test_size: int, seed: int) -> dict[Split, tuple[int, ...]]:
+def split_scans(name: str, *, val_size: int, test_size: int, seed: int) -> dict[Split, tuple[int, ...]]:
     """Assign the scans to the splits by a random permutation.
 
     Returns:
@@ -154,13 +163,17 @@ def split_pictures(name: str, *, val_size: int, test_size: int, seed: int) -> di
 
     Raises:
         DataError: no scan would be left for training, or a size is negative.
+
+    >>> scans = split_scans("digits", val_size=250, test_size=250, seed=0)
+    >>> {split: len(indices) for split, indices in scans.items()}
+    {'train': 1297, 'val': 250, 'test': 250}
     """
-    if min(val_size, test_size) < 0 or val_size + test_size >= NUM_PICTURES:
+    if min(val_size, test_size) < 0 or val_size + test_size >= NUM_SCANS:
         raise DataError(
             f"source '{name}': val_size={val_size} and test_size={test_size} must be 0 or more, and together less than "
-            f"{NUM_PICTURES}, the number of images"
+            f"{NUM_SCANS}, the number of images"
         )
-    order = list(range(NUM_PICTURES))
+    order = list(range(NUM_SCANS))
     random.Random(f"digits/{seed}").shuffle(order)
     held_out = val_size + test_size
     return {
@@ -191,6 +204,7 @@ def grade(distances: Sequence[int]) -> tuple[Preference, ...]:
     for second in range(len(distances)):
         for first in range(second):
             near, far = sorted((first, second), key=lambda index: distances[index])
+            # The largest possible distance of two digits is 9, so margins are from 0 to 1.
             gap = distances[far] - distances[near]
             preferences.append(Preference(near, far, margin=gap / 9 if gap else None, tie=not gap))
     return tuple(preferences)
@@ -205,21 +219,36 @@ def word_digit(digit: int, wording: str) -> str:
     return wording.format(a="an" if digit == 8 else "a", number=digit)
 
 
-def draw(picture: int, *, side: int) -> PIL.Image.Image:
-    """Convert a scan to an RGB image of `side` x `side` pixels, white on black."""
-    scan = _scans()[0][picture]
-    grey = PIL.Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8))  # the 8 x 8 scans have 17 shades, 0 to 16
+def draw(scan: int, *, side: int) -> PIL.Image.Image:
+    """Convert a scan to an RGB image of `side` x `side` pixels, white on black.
+
+    Args:
+        scan: the index of the scan.
+        side: width and height, in pixels.
+
+    >>> image = draw(0, side=56)
+    >>> image.size, image.mode
+    ((56, 56), 'RGB')
+    """
+    pixels = _scans()[0][scan]
+    # The 8 x 8 scans have 17 shades, 0 to 16.
+    grey = PIL.Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8))
     return grey.resize((side, side), PIL.Image.Resampling.BICUBIC).convert("RGB")
 
 
-def true_digit(picture: int) -> int:
-    """Return the digit that a scan shows, 0 to 9."""
-    return int(_scans()[1][picture])
+def true_digit(scan: int) -> int:
+    """Return the digit that a scan shows, 0 to 9.
+
+    >>> [true_digit(scan) for scan in range(5)]
+    [0, 1, 2, 3, 4]
+    """
+    return int(_scans()[1][scan])
 
 
 @cache
 def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    from sklearn.datasets import load_digits  # takes a second to import, so only when an image is drawn
+    # Imported only when an image is drawn, because the import takes a second.
+    from sklearn.datasets import load_digits
 
     data = load_digits()
     return data.images, data.target

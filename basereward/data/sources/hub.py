@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from basereward.data.adapters import RowAdapter
@@ -13,6 +15,7 @@ from basereward.data.readers.find import find_files, find_table
 from basereward.data.readers.gathered import Gathered, JoinsRows
 from basereward.data.readers.listed import find_listed
 from basereward.data.readers.separated import number_columns
+from basereward.data.schema.columns import split_mapping
 from basereward.data.schema.rows import RowFormat
 from basereward.data.sources._partition import Partition, open_splits
 from basereward.recipe import make
@@ -46,6 +49,10 @@ class Hub(Partition):
     Raises:
         DataError: an argument is out of range, or (from `groups` and `rejected`) the data set cannot be loaded or its
             first rows are all malformed; the message lists every fault with its row.
+
+    >>> source = Hub("chats", path="trl-lib/rlaif-v", split="train[:1000]", columns={"prompt": "question"})
+    >>> source.tables["train"].label, source.split_fractions
+    ('trl-lib/rlaif-v [train[:1000]]', {'val': 0.05, 'test': 0.05})
     """
 
     def __init__(
@@ -69,41 +76,56 @@ class Hub(Partition):
     ) -> None:
         store = find_images(path, images, revision=revision)
         adapter = _make_adapter(shape, store) if shape else None
-        mapped = {ours: own for ours, own in (columns or {}).items() if own is not None}
-
-        def open_table(part: str) -> Table:
-            if listing:
-                table = find_listed(path, listing)
-            else:
-                table = find_table(
-                    path,
-                    files=files or (),
-                    subset=subset,
-                    revision=revision,
-                    split=part,
-                    numbers=number_columns(mapped),
-                )
-            return Gathered(table, key=adapter.key, columns=mapped) if isinstance(adapter, JoinsRows) else table
-
+        location = _RowsLocation(path, files=tuple(files or ()), listing=listing, subset=subset, revision=revision)
+        open_table = partial(_open_table, location, adapter=adapter, columns=split_mapping(columns)[0])
         tables, fractions = open_splits(open_table, train=split, held_out={"val": val, "test": test})
+        # With an adapter, `columns` maps the columns that it reads, and the rows that it returns have our own names.
+        own_columns, adapter_columns = (None, columns) if shape else (columns, None)
+        row_format = RowFormat(
+            columns=own_columns, images=store, of_table=True, image_mark=image_mark, rating_range=rating_range
+        )
         super().__init__(
             name,
             tables=tables,
             split_fractions=fractions,
-            row_format=RowFormat(
-                columns=None if shape else columns,
-                images=store,
-                of_table=True,
-                image_mark=image_mark,
-                rating_range=rating_range,
-            ),
+            row_format=row_format,
             adapter=adapter,
-            columns=columns if shape else None,
+            columns=adapter_columns,
             seed=seed,
         )
 
 
+@dataclass(frozen=True)
+class _RowsLocation:
+    """Where the rows of a data set are; the arguments of `Hub` with the same names."""
+
+    path: str
+    files: Sequence[str]
+    listing: str | None
+    subset: str | None
+    revision: str | None
+
+
+def _open_table(
+    location: _RowsLocation, split: str, *, adapter: RowAdapter | None, columns: Mapping[str, str]
+) -> Table:
+    """Open the table of a split; its rows are joined if the adapter makes one group of several rows."""
+    if location.listing:
+        table = find_listed(location.path, location.listing)
+    else:
+        table = find_table(
+            location.path,
+            files=location.files,
+            subset=location.subset,
+            revision=location.revision,
+            split=split,
+            numbers=number_columns(columns),
+        )
+    return Gathered(table, key=adapter.key, columns=columns) if isinstance(adapter, JoinsRows) else table
+
+
 def _make_adapter(shape: Node, images: ImageStore) -> RowAdapter:
+    """Make the adapter that a recipe names, and give it the image store if it lists images."""
     adapter: RowAdapter = make(shape, "adapters")
     if isinstance(adapter, ListsImages):
         adapter.use_images(images)
@@ -132,20 +154,37 @@ def find_images(path: str, images: str | Sequence[str] | None, *, revision: str 
 
     Raises:
         DataError: there is no such archive.
+
+    >>> find_images("trl-lib/rlaif-v", "images").closed
+    True
     """
-    local = Path(path)
-    folder = local if local.is_dir() else local.parent if local.is_file() else None
+    folder = _local_folder(path)
     # closed=True: rows of a published data set must not refer to files outside of its folder.
     if images is None:
+        # Libraries write the images of data sets on the hub into their caches, and rows contain these paths.
         return ImageStore(folder, closed=True, caches=() if folder is not None else _hub_caches())
     names = [images] if isinstance(images, str) else list(images)
     if len(names) == 1 and not names[0].endswith(ARCHIVES):
         within = folder / names[0] if folder is not None else Path(names[0])
         return ImageStore(within if within.is_dir() else names[0], closed=True)
+    archives = _find_archives(names, data_set=str(folder or path), revision=revision)
+    return ImageStore(folder, archives=archives, closed=True)
+
+
+def _find_archives(names: Sequence[str], *, data_set: str, revision: str | None) -> list[Path]:
+    """Find archives by their names or patterns: local files, or files of the data set."""
     archives = []
     for name in names:
         if Path(name).is_file():
             archives.append(Path(name))
         else:
-            archives += find_files(str(folder or path), name, revision=revision)
-    return ImageStore(folder, archives=archives, closed=True)
+            archives += find_files(data_set, name, revision=revision)
+    return archives
+
+
+def _local_folder(path: str) -> Path | None:
+    """Return the folder of a local data set; None for a data set on the hub."""
+    local = Path(path)
+    if local.is_dir():
+        return local
+    return local.parent if local.is_file() else None

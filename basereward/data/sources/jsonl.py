@@ -35,6 +35,10 @@ class Jsonl(Partition):
     Raises:
         DataError: an argument is out of range, or (from `groups` and `rejected`) a file is missing or rows are
             malformed; the message lists every fault with file and line.
+
+    >>> source = Jsonl("mine", path="data/pairs.jsonl", val="data/val.jsonl", test=0.1)
+    >>> source.tables["val"].label, source.split_fractions
+    ('data/val.jsonl', {'test': 0.1})
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Jsonl(Partition):
 
 
 def _open_table(path: str | Path, *, columns: Mapping[str, str | None] | None) -> Table:
+    # Any other suffix counts as JSON Lines, which text files often are.
     return RowsFile(path, numbers=number_columns(columns), otherwise=".jsonl")
 
 
@@ -76,6 +81,13 @@ def read_rows(
 
     Raises:
         DataError: the file is missing or rows are malformed; the message lists every fault with file and line.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "prompts.jsonl"
+    ...     _ = file.write_text('{"prompt": "2 + 2?", "responses": ["4", "5", "22"]}\\n')
+    ...     [group.responses for group in read_rows(file)]
+    [('4', '5', '22')]
     """
     root = Path(path).parent if images_root is None else images_root
     row_format = RowFormat(columns=columns, images=ImageStore(root), for_training=False, of_table=True)

@@ -15,8 +15,10 @@ from basereward.data.sources import LazyGroups
 from basereward.data.sources.digits import make_annotations, prefer_true
 from basereward.errors import DataError
 
-HELD_OUT = 0.1  # fraction of all sets of numbers that belongs to each of val and test
-TRIES = 1000  # consecutive draws without a new question after which the source counts as exhausted
+# The fraction of all sets of numbers that belongs to each of val and test.
+HELD_OUT = 0.1
+# Consecutive draws without a new question after which the source counts as exhausted.
+TRIES = 1000
 
 # `{is}` is "larger" or "smaller" for two numbers, and "the largest" or "the smallest" for more. True and false answers
 # use the same wordings, so that a wording says nothing about truth.
@@ -31,7 +33,11 @@ DEGREES = {True: ("larger", "largest"), False: ("smaller", "smallest")}
 
 
 class Question(NamedTuple):
-    """A question: the numbers in their order, and whether the largest or the smallest one is the answer."""
+    """A question: the numbers in their order, and whether the largest or the smallest one is the answer.
+
+    >>> Question((47, 52), wants_largest=True).numbers
+    (47, 52)
+    """
 
     numbers: tuple[int, ...]
     wants_largest: bool
@@ -53,6 +59,10 @@ class Numbers:
 
     Raises:
         DataError: an argument is out of range, or there are fewer different questions than requested.
+
+    >>> group = Numbers("numbers", counts=[3]).groups("train")[0]
+    >>> len(group.responses), len(group.preferences)
+    (3, 2)
     """
 
     def __init__(
@@ -82,6 +92,7 @@ class Numbers:
         self.seed = seed
 
     def groups(self, split: Split) -> Sequence[Group]:
+        """Return the groups of a split; the questions are drawn once, the texts when a group is accessed."""
         return LazyGroups(partial(self._group, split), count=len(self._questions[split]))
 
     def rejected(self, split: Split) -> list[RejectedRow]:

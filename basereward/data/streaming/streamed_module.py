@@ -21,7 +21,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.encoding.lengths import measure
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import SPLITS, Group, RejectedRow, Split
-from basereward.data.schema.rejections import append_lost, check_limit, write_lost
+from basereward.data.schema.rejections import append_rejected, check_limit, write_rejected
 from basereward.data.sources import Source
 from basereward.data.streaming.micro_batches import StreamedMicroBatches
 from basereward.data.streaming.stream import GroupStream, Streamed, StreamHead, StreamPosition
@@ -99,7 +99,7 @@ class StreamedData(PreferenceData):
         # Of the whole stream, a hash would take a complete pass over it before training.
         self._first_content = {name: combined_content(_first_groups(source)) for name, source in self.streams.items()}
         if self.rejected or self.lost_file.exists():
-            write_lost(self.lost_file, self.rejected)
+            write_rejected(self.lost_file, self.rejected)
         self.plan = self.steps
 
     def _read_lost_file(self) -> None:
@@ -172,7 +172,7 @@ class StreamedData(PreferenceData):
         self.stream_position = batch.stream.position
         new = self._add_rejected(batch.stream.rejected)
         if new:
-            append_lost(self.lost_file, new)
+            append_rejected(self.lost_file, new)
         # `+` of counters drops sources without rows, which `check_limit` must see, too.
         read = self._held_out_rows + self.stream_position.rows
         if self._can_judge(num_rows=read.total()):

@@ -15,7 +15,7 @@ import torch
 
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.schema.group import Group, RejectedRow
-from basereward.data.schema.rejections import RowRejected, check_limit, summary, write_lost
+from basereward.data.schema.rejections import RowRejected, check_limit, summary, write_rejected
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
 from basereward.errors import DataError, ModelError
@@ -55,7 +55,7 @@ def run_test(run: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
     sources = _sources(members, recipes)
     test = _score_test_groups(scorer, sources)
     if test.rejected:
-        write_lost(run.lost, test.rejected)
+        write_rejected(run.lost, test.rejected)
         logger.warning(
             "%d of %d test rows are rejected: %s; listed in %s",
             len(test.rejected),

@@ -1,4 +1,4 @@
-"""Pairs of whole conversations, with and without a column for the prompt."""
+"""Pairs of complete conversations, with and without a prompt column."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from basereward.data.schema.rows import RowFormat
 
 
 def said(*texts: str) -> list[dict[str, str]]:
-    """Messages, the last one an answer, the others by turns."""
+    """Return messages with alternating roles, the last one an answer."""
     roles = ["assistant" if (len(texts) - i) % 2 else "user" for i in range(len(texts))]
     return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
 
 
 def read(row: dict[str, Any]) -> Group:
-    """The group that a row makes."""
+    """Return the group of a row."""
     return RowFormat().group(Conversations()(row), source="s", row_id="0", where="here")
 
 
@@ -35,7 +35,7 @@ LONG = {"chosen": said("A?", "B.", "C?", "good"), "rejected": said("A?", "B.", "
     ],
 )
 def test_the_turns_before_the_answers_are_the_prompt(prompt: dict[str, Any]) -> None:
-    """Whatever a column `prompt` repeats of them."""
+    """The column `prompt`, which repeats some of them, is not used."""
     group = read(LONG | prompt)
     assert [(turn.role, turn.parts[0].text) for turn in group.prompt] == [
         ("user", "A?"),
@@ -46,14 +46,14 @@ def test_the_turns_before_the_answers_are_the_prompt(prompt: dict[str, Any]) -> 
 
 
 def test_lists_of_the_answers_alone_have_their_prompt_beside_them() -> None:
-    """Then it is read."""
+    """If the lists contain only the answers, `prompt` is read."""
     group = read({"prompt": "A?", "chosen": said("good"), "rejected": said("bad")})
     assert [part.text for turn in group.prompt for part in turn.parts] == ["A?"]
     assert group.responses == ("good", "bad")
 
 
 def test_ids_are_kept_and_ratings_are_not_read() -> None:
-    """A rating that contradicts the order changes nothing."""
+    """A rating that contradicts the preference has no effect."""
     group = read(LONG | {"id": "x7", "chosen_rating": 1.0, "rejected_rating": 5.0, "margin": "none"})
     assert group.id == "x7"
     assert [(one.winner, one.loser, one.margin) for one in group.preferences] == [(0, 1, None)]

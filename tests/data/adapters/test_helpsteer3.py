@@ -1,4 +1,4 @@
-"""HelpSteer3: the sign of a preference says which response, its size how much better it is."""
+"""HelpSteer3: the sign of `overall_preference` selects the response, its absolute value is the margin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTEXT = [{"role": "user", "content": "Q"}]
 
 
 def row(preference: Any) -> dict[str, Any]:
-    """A question with two responses."""
+    """Return a question with two responses."""
     return {"context": CONTEXT, "response1": "one", "response2": "two", "overall_preference": preference}
 
 
@@ -22,7 +22,7 @@ def row(preference: Any) -> dict[str, Any]:
     [(-3, "one", "two"), (-1, "one", "two"), (1, "two", "one"), (3, "two", "one")],
 )
 def test_below_zero_response_1_is_better(preference: int, chosen: str, rejected: str) -> None:
-    """And above zero response 2; its size is the margin when that is asked for."""
+    """Above zero, response 2 is better; the absolute value is the margin with `margin=True`."""
     pair = {"prompt": CONTEXT, "chosen": chosen, "rejected": rejected}
     assert HelpSteer3()(row(preference)) == pair
     assert HelpSteer3(margin=True)(row(preference)) == pair | {"margin": abs(preference)}
@@ -33,7 +33,7 @@ def test_below_zero_response_1_is_better(preference: int, chosen: str, rejected:
     [(0, "undecided"), (None, "not_rated"), (4, "not_rated"), (-100, "not_rated"), ("1", "not_rated")],
 )
 def test_what_decides_nothing_is_lost(preference: Any, reason: str) -> None:
-    """Zero is a verdict, and no preference; anything out of the scale is no verdict."""
+    """Zero is undecided; a value out of the scale is not rated."""
     with pytest.raises(RowRejected) as lost:
         HelpSteer3()(row(preference))
     assert lost.value.reason == reason

@@ -1,4 +1,4 @@
-"""hh-rlhf: transcripts are turns, and two of them are a pair where only the last answers differ."""
+"""hh-rlhf: transcripts become turns, and two transcripts are a pair if only the last answers differ."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from basereward.data.schema.rows import RowFormat
 
 
 def talk(*said: str) -> str:
-    """A transcript, the human first."""
+    """Return a transcript that begins with the human."""
     speakers = ("Human", "Assistant")
     return "".join(f"\n\n{speakers[i % 2]}: {text}" for i, text in enumerate(said))
 
 
 def read(chosen: Any, rejected: Any) -> Group:
-    """The group that two transcripts make."""
+    """Return the group of two transcripts."""
     row = HhRlhf()({"chosen": chosen, "rejected": rejected})
     return RowFormat().group(row, source="s", row_id="0", where="here")
 
 
 def test_turns_before_the_last_answer_are_the_prompt() -> None:
-    """Line breaks within a turn stay, those around it go; a word that is no speaker's mark is text."""
+    """Line breaks inside of a turn are kept, those around it are removed; other words with a colon are text."""
     text = "One:\n\nHumans are: many"
     group = read(talk("Hi", text, "And?", "Yes.\n"), talk("Hi", text, "And?", "No."))
     assert [(turn.role, turn.parts[0].text) for turn in group.prompt] == [
@@ -46,7 +46,7 @@ def test_turns_before_the_last_answer_are_the_prompt() -> None:
     ],
 )
 def test_talks_that_part_earlier_are_lost(chosen: str, rejected: str, turn: int) -> None:
-    """They answer two prompts; the message says where they part."""
+    """The answers have different prompts; the message has the turn at which they differ."""
     with pytest.raises(RowRejected, match=f"differ after turn {turn}, ") as lost:
         read(chosen, rejected)
     assert lost.value.reason == "prompts_differ"
@@ -69,7 +69,7 @@ def test_what_is_no_transcript_is_lost(chosen: Any, reason: str) -> None:
 
 
 def test_a_talk_that_ends_with_the_human_has_no_answer() -> None:
-    """It is lost, not answered by its question."""
+    """The row is rejected; the question does not become the answer."""
     with pytest.raises(RowRejected, match="ends with a turn of the user") as lost:
         read(talk("Q", "A", "R"), talk("Q", "A", "S"))
     assert lost.value.reason == "bad_turns"

@@ -1,4 +1,4 @@
-"""Judge's prompts and verdicts: what is taken out of them, and what is not guessed at."""
+"""Judges' prompts and verdicts: what is extracted from them, and what is rejected instead of guessed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BRACKETS = "Judge.\nQuestion: [Q?]\n{}: [one\ntwo]\n{}: [three]"
     ],
 )
 def test_the_texts_of_every_template(asked: str, expected: tuple[str, str, str]) -> None:
-    """Brackets and line ends inside of the texts are theirs."""
+    """Brackets and line breaks inside of the texts belong to them."""
     assert read_pair(asked) == expected
 
 
@@ -57,7 +57,7 @@ def test_the_texts_of_every_template(asked: str, expected: tuple[str, str, str])
     ],
 )
 def test_every_wording_of_a_verdict(said: str, ranks: tuple[int, int]) -> None:
-    """The last word counts."""
+    """The last match in a text decides."""
     assert read_verdict(said) == ranks
 
 
@@ -65,21 +65,21 @@ def test_every_wording_of_a_verdict(said: str, ranks: tuple[int, int]) -> None:
     "said", ["", "The better response is a short one.", "I like both.", "Score: 80", "<answer>3</answer>", None, 1]
 )
 def test_what_says_nothing_is_not_guessed_at(said: object) -> None:
-    """An article is not answer A, a lone score no comparison."""
+    """The article "a" is not answer A, and a single score is no comparison."""
     with pytest.raises(RowRejected) as lost:
         read_verdict(said)
     assert lost.value.reason == "unknown_verdict"
 
 
 def test_text_after_the_second_answer_is_not_taken_for_the_answer() -> None:
-    """A template that goes on where we expect its end is another template."""
+    """A prompt that continues after the expected end has another template."""
     with pytest.raises(RowRejected) as lost:
         read_pair(BRACKETS.format("Response 1", "Response 2") + "\nAnswer with [1] or [2].")
     assert lost.value.reason == "unknown_template"
 
 
 def test_ties_are_kept_or_lost() -> None:
-    """As the recipe says."""
+    """As the argument `ties` says."""
     asked = BRACKETS.format("Response 1", "Response 2")
     assert judged_cells(asked, "They are equally good.", ties="keep")["ranking"] == [0, 0]
     with pytest.raises(RowRejected) as lost:

@@ -15,7 +15,7 @@ ROW = {"prompt": "Q", "response_0": "zero", "response_1": "one", "better_respons
 
 @pytest.mark.parametrize(("by", "chosen", "rejected"), [("better", "one", "zero"), ("safer", "zero", "one")])
 def test_the_argument_says_what_decides(by: Literal["better", "safer"], chosen: str, rejected: str) -> None:
-    """Where the two verdicts differ, so do the pairs; the column of the other verdict need not be there."""
+    """If the two labels differ, so do the pairs; the column of the other label may be missing."""
     shape = PKUSafeRLHF(by=by)
     row = {name: value for name, value in ROW.items() if name in shape.columns}
     assert len(row) == 4
@@ -24,13 +24,13 @@ def test_the_argument_says_what_decides(by: Literal["better", "safer"], chosen: 
 
 
 def test_the_default_is_better() -> None:
-    """As the set names it first."""
+    """Without an argument, `better_response_id` decides."""
     assert PKUSafeRLHF()(ROW)["chosen"] == "one"
 
 
 @pytest.mark.parametrize("verdict", [None, -1, 2, "0", True])
 def test_another_number_decides_nothing(verdict: Any) -> None:
-    """Nothing is guessed."""
+    """Any other index rejects the row."""
     with pytest.raises(RowRejected, match="0 or 1 is needed") as lost:
         PKUSafeRLHF()(ROW | {"better_response_id": verdict})
     assert lost.value.reason == "undecided"

@@ -1,4 +1,4 @@
-"""Stanford Human Preferences: which comment is preferred, and by how much it must be."""
+"""Stanford Human Preferences: which comment is preferred, and the smallest score ratio."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from basereward.data.schema.rejections import RowRejected
 
 
 def row(label: Any, ratio: Any = 2.0) -> dict[str, Any]:
-    """A post with two comments."""
+    """Return a post with two comments."""
     return {"history": "Q", "human_ref_A": "a", "human_ref_B": "b", "labels": label, "score_ratio": ratio}
 
 
 def test_the_label_names_a_by_one() -> None:
-    """1 is A, 0 is B."""
+    """1 prefers A, 0 prefers B."""
     assert SHP()(row(1)) == {"prompt": "Q", "chosen": "a", "rejected": "b"}
     assert SHP()(row(0)) == {"prompt": "Q", "chosen": "b", "rejected": "a"}
 
 
 def test_only_clear_preferences_are_taken_when_asked() -> None:
-    """The bound itself is clear enough; without one every pair is taken, and the ratio is not looked at."""
+    """A ratio equal to the bound passes; without a bound the ratio is not read."""
     clear = SHP(min_score_ratio=2.0)
     assert clear(row(1, 2.0))["chosen"] == "a"
     assert SHP()(row(1, None))["chosen"] == "a"
@@ -34,7 +34,7 @@ def test_only_clear_preferences_are_taken_when_asked() -> None:
 
 @pytest.mark.parametrize("label", [None, 2, -1, "1", 1.0, True])
 def test_another_label_is_no_verdict(label: Any) -> None:
-    """Nothing is guessed."""
+    """Any other label rejects the row."""
     with pytest.raises(RowRejected, match="or 0 ") as lost:
         SHP()(row(label))
     assert lost.value.reason == "not_rated"

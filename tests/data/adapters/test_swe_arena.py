@@ -1,4 +1,4 @@
-"""swe-arena: votes, and the conversations that they are about."""
+"""swe-arena: votes, and the conversations that they compare."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from basereward.data.schema.rejections import RowRejected
 
 
 def row(vote: Any, first: tuple[str, ...] = ("Q", "a"), second: tuple[str, ...] = ("Q", "b")) -> dict[str, Any]:
-    """A vote between two conversations."""
+    """Return a vote on two conversations."""
 
     def state(texts: tuple[str, ...]) -> dict[str, Any]:
         return {"messages": [["Assistant" if i % 2 else "User", text] for i, text in enumerate(texts)]}
@@ -25,7 +25,7 @@ def row(vote: Any, first: tuple[str, ...] = ("Q", "a"), second: tuple[str, ...] 
     [("vote_left", "a", "b"), ("vote_model_A", "a", "b"), ("vote_right", "b", "a"), ("vote_model_B", "b", "a")],
 )
 def test_left_is_model_a(vote: str, chosen: str, rejected: str) -> None:
-    """In both forms of the votes."""
+    """In both spellings of the votes."""
     assert SweArena()(row(vote)) == {"prompt": "Q", "chosen": chosen, "rejected": rejected}
 
 
@@ -34,14 +34,14 @@ def test_left_is_model_a(vote: str, chosen: str, rejected: str) -> None:
     [("vote_tie", "undecided"), ("vote_both_bad", "undecided"), (None, "not_rated"), ("left", "not_rated")],
 )
 def test_other_votes_decide_nothing(vote: Any, reason: str) -> None:
-    """A tie is a verdict and no preference; what is not known is not guessed."""
+    """A tie is undecided; an unknown vote is not rated."""
     with pytest.raises(RowRejected) as lost:
         SweArena()(row(vote))
     assert lost.value.reason == reason
 
 
 def test_longer_talks_are_pairs_only_when_asked() -> None:
-    """Their last answers then answer `instruction`; otherwise each model had a prompt of its own."""
+    """With `rounds=last` the last answers answer `instruction`; otherwise the models have different prompts."""
     long = row("vote_right", ("Q", "a", "R", "c"), ("Q", "b", "R", "d"))
     with pytest.raises(RowRejected) as lost:
         SweArena()(long)
@@ -50,7 +50,7 @@ def test_longer_talks_are_pairs_only_when_asked() -> None:
 
 
 def test_two_questions_make_no_pair() -> None:
-    """The models must have been asked the same."""
+    """Both models must have the same question."""
     with pytest.raises(RowRejected) as lost:
         SweArena()(row("vote_left", ("Q", "a"), ("R", "b")))
     assert lost.value.reason == "prompts_differ"
@@ -70,7 +70,7 @@ def test_two_questions_make_no_pair() -> None:
     ids=["null", "empty", "a text", "no answer", "a null answer", "no texts", "objects"],
 )
 def test_broken_states_are_named(messages: Any) -> None:
-    """By model; and so is a row without any states."""
+    """The message names the model; a row without any states is rejected, too."""
     broken = row("vote_left")
     broken["states"]["model_B"]["messages"] = messages
     with pytest.raises(RowRejected, match=r"states\.model_B\.messages") as lost:

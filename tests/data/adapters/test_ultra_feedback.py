@@ -1,4 +1,4 @@
-"""UltraFeedback: which pairs scores make."""
+"""UltraFeedback: the pairs that follow from scores."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from basereward.data.schema.rejections import RowRejected
 
 
 def row(*scores: Any, key: str = "overall_score") -> dict[str, Any]:
-    """A prompt whose completions are called a, b, c, ... and have these scores."""
+    """Return a prompt with completions a, b, c, ... that have these scores."""
     completions = [{"response": "abcdef"[i], key: score} for i, score in enumerate(scores)]
     return {"instruction": "Q", "completions": completions}
 
 
 def test_all_takes_every_unequal_pair_and_no_other() -> None:
-    """Of 5, 9, 5 and 1: five of six pairs, the winner first."""
+    """Scores 5, 9, 5 and 1 give five of six pairs, the winner first."""
     assert UltraFeedback(pairs="all")(row(5.0, 9.0, 5.0, 1.0)) == {
         "prompt": "Q",
         "responses": ["a", "b", "c", "d"],
@@ -27,7 +27,7 @@ def test_all_takes_every_unequal_pair_and_no_other() -> None:
 
 
 def test_largest_gap_takes_best_and_worst() -> None:
-    """One pair; where several have the largest score or the smallest, the first of them."""
+    """One pair; if several have the largest or smallest score, the first of them."""
     hard = UltraFeedback(pairs="largest_gap")
     assert hard(row(5.0, 9.0, 5.0, 1.0)) == {"prompt": "Q", "chosen": "b", "rejected": "d"}
     assert hard(row(2, 8.5, 2, 8.5)) == {"prompt": "Q", "chosen": "b", "rejected": "a"}
@@ -35,7 +35,7 @@ def test_largest_gap_takes_best_and_worst() -> None:
 
 @pytest.mark.parametrize("unrated", [None, "N/A", math.nan, True], ids=["null", "text", "nan", "truth"])
 def test_a_completion_without_a_number_is_left_out(unrated: Any) -> None:
-    """The others still make their pairs, under their new places."""
+    """The other completions are compared, under their new indices."""
     assert UltraFeedback()(row(3.0, unrated, 7.0)) == {
         "prompt": "Q",
         "responses": ["a", "c"],
@@ -44,7 +44,7 @@ def test_a_completion_without_a_number_is_left_out(unrated: Any) -> None:
 
 
 def test_another_score_can_decide() -> None:
-    """The mean over aspects in place of the overall score; the wrong key is told with those that there are."""
+    """The mean over aspects instead of the overall score; the error for a wrong key lists the existing keys."""
     both = row(1.0, 2.0)
     for completion, fine in zip(both["completions"], (4.5, 3.0), strict=True):
         completion["fine-grained_score"] = fine
@@ -67,7 +67,7 @@ def test_another_score_can_decide() -> None:
 )
 @pytest.mark.parametrize("pairs", ["all", "largest_gap"])
 def test_what_says_nothing_is_lost(given: dict[str, Any], reason: str, pairs: Any) -> None:
-    """Under its own reason, whichever pairs are wanted."""
+    """Under its own reason, for both values of `pairs`."""
     with pytest.raises(RowRejected) as lost:
         UltraFeedback(pairs=pairs)(given)
     assert lost.value.reason == reason

@@ -1,4 +1,4 @@
-"""Videos: folders of frames, in a folder and in an archive, and what becomes of a row without one."""
+"""Videos: folders of frames on disk and in an archive, and rows whose frames are missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROW = {"id": "r", "video": "video/a", "prompt": "What happens?", "chosen": "A tu
 
 
 def hub(folder: Path, *, images: str | None = None, row: dict[str, Any] | None = None, **shape: Any) -> Hub:
-    """A source of one row about a film."""
+    """Return a source with one row about a video."""
     write_jsonl(folder / "pairs.jsonl", [row or ROW])
     node = {"_target_": "mm_rlhf", **shape}
     return Hub("v", path=str(folder), files=["pairs.jsonl"], shape=node, images=images, val=0, test=0)
@@ -28,7 +28,7 @@ def hub(folder: Path, *, images: str | None = None, row: dict[str, Any] | None =
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
 def test_frames_are_evenly_spaced_in_the_order_of_their_numbers(packed: bool, tmp_path: Path) -> None:
-    """Frame 10 comes after frame 9, not after frame 1; first and last are among them; other files are not."""
+    """Frame 10 comes after frame 9, not after frame 1; the first and last are included, other files are not."""
     if packed:
         write_zip(tmp_path / "video.zip", FRAMES)
     else:
@@ -42,14 +42,14 @@ def test_frames_are_evenly_spaced_in_the_order_of_their_numbers(packed: bool, tm
 
 
 def test_a_short_film_is_taken_whole(tmp_path: Path) -> None:
-    """No frame comes twice."""
+    """No frame is repeated."""
     write_files(tmp_path, {f"video/a/{i}.png": picture(i) for i in range(3)})
     [group] = hub(tmp_path, video="frames_as_images", frames=8).groups("train")
     assert len(group.images) == 3
 
 
-def test_without_the_argument_the_row_is_lost_and_told_how_not_to_be(tmp_path: Path) -> None:
-    """Under `video`."""
+def test_without_the_argument_the_row_is_rejected_with_advice(tmp_path: Path) -> None:
+    """The reason is `video`, and the message has the argument that uses the frames."""
     write_files(tmp_path, FRAMES)
     write_jsonl(tmp_path / "other.jsonl", [ROW, {**ROW, "video": None, "image": "video/a/frame_0.jpg"}])
     source = Hub("v", path=str(tmp_path), files=["other.jsonl"], shape={"_target_": "mm_rlhf"}, val=0, test=0)
@@ -63,7 +63,7 @@ def test_without_the_argument_the_row_is_lost_and_told_how_not_to_be(tmp_path: P
     ("video", "reason"), [("video/b", "video_missing"), ("../a", "image_outside_root"), (["a"], "wrong_type")]
 )
 def test_folders_that_are_not_there(video: Any, reason: str, tmp_path: Path) -> None:
-    """Or that are somebody else's."""
+    """Or that are outside of the data set."""
     write_files(tmp_path, FRAMES)
     good = {**ROW, "id": "g"}
     write_jsonl(tmp_path / "two.jsonl", [good, {**ROW, "video": video}])
@@ -74,13 +74,13 @@ def test_folders_that_are_not_there(video: Any, reason: str, tmp_path: Path) -> 
 
 
 def test_no_frames_are_refused(tmp_path: Path) -> None:
-    """Before anything is read."""
+    """`frames` below 1 is an error before anything is read."""
     with pytest.raises(RecipeError, match=r"frames is 0.*at least 1"):
         hub(tmp_path, video="frames_as_images", frames=0)
 
 
-def test_a_picture_that_an_archive_lacks_is_told_beside_one_that_it_has(tmp_path: Path) -> None:
-    """Where the names in an archive begin otherwise than those in the rows, a person sees how."""
+def test_the_error_for_a_missing_image_of_an_archive_shows_an_example(tmp_path: Path) -> None:
+    """If the names in an archive have another prefix than those in the rows, the message shows an example."""
     write_zip(tmp_path / "video.zip", {"inner/video/a/1.jpg": picture(1)})
     [group] = hub(tmp_path, images="video.zip", row={**ROW, "video": None, "image": "video/a/1.jpg"}).groups("train")
     with pytest.raises(RowRejected, match=r"has no member video/a/1\.jpg; its first is inner/video/a/1\.jpg"):

@@ -1,4 +1,4 @@
-"""VLFeedback's ratings: which completions are compared, and by how much."""
+"""VLFeedback's ratings: which completions are compared, and with which margin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOUR = row("a", "Q?", cup="4 5 3", jar="3 5 1", pot="1 5 3", mug="5 5 5")  # mea
 
 
 def test_every_pair_of_unequal_means() -> None:
-    """Five of six, with the differences as margins where they are wanted."""
+    """Five of six pairs, with the differences as margins if requested."""
     cells = VLFeedback()(FOUR)
     assert cells["preferences"] == [[0, 1], [0, 2], [3, 0], [3, 1], [3, 2]]
     assert cells["margins"] == [1.0, 1.0, 1.0, 2.0, 2.0]
@@ -23,13 +23,13 @@ def test_every_pair_of_unequal_means() -> None:
 
 
 def test_the_largest_gap_is_one_pair() -> None:
-    """Best against worst, of equals the first; the other completions are left out."""
+    """Best against worst, the first of equals; the other completions are dropped."""
     cells = VLFeedback(pairs="largest_gap")(FOUR)
     assert (cells["responses"], cells["preferences"], cells["margins"]) == (["jar", "mug"], [[1, 0]], [2.0])
 
 
 def test_a_table_of_completions_is_read_as_a_list_of_them() -> None:
-    """As the set's own loader writes them."""
+    """An object of lists, as the data set's own loader writes it."""
     completions: list[dict[str, Any]] = FOUR["completions"]
     table = {key: [one[key] for one in completions] for key in completions[0]}
     assert VLFeedback()({**FOUR, "completions": table}) == VLFeedback()(FOUR)
@@ -37,7 +37,7 @@ def test_a_table_of_completions_is_read_as_a_list_of_them() -> None:
 
 @pytest.mark.parametrize("rating", ["N/A", "", None, "nan", "4 of 5"])
 def test_a_rating_that_is_no_number_leaves_its_completion_out(rating: str | None) -> None:
-    """And not a mean of the other two."""
+    """Its mean is not taken over the other two aspects."""
     annotations = {"Helpfulness": {"Rating": rating}, "Ethical Considerations": {"Rating": "5"}}
     assert mean_rating(annotations | {"Visual Faithfulness": {"Rating": "5"}}) is None
 
@@ -47,7 +47,7 @@ def test_a_rating_that_is_no_number_leaves_its_completion_out(rating: str | None
     [({"a": "5 5 5", "b": "N/A 1 1"}, "not_rated"), ({"a": "5 5 2", "b": "4 4 4", "c": "3 4 5"}, "equal_ratings")],
 )
 def test_nothing_to_compare(answers: dict[str, str], reason: str) -> None:
-    """Fewer than two rated, or all means equal."""
+    """Fewer than two rated completions, or equal means."""
     with pytest.raises(RowRejected) as lost:
         VLFeedback()(row("a", "Q?", **answers))
     assert lost.value.reason == reason

@@ -1,4 +1,4 @@
-"""Pictures in archives and folders of others: a bad name or member loses its row, and no other."""
+"""Images in archives and folders of a downloaded data set: a bad name or member rejects only its own row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.bad_rows import GOOD_IDS, as_line, read_data, row_with, used_
 
 
 def _zipped(folder: Path) -> Path:
-    """The pictures of the folder in a zip, two of them spoilt, and a secret beside it."""
+    """Return a zip of the folder's images, two of them damaged, next to a file that must not be read."""
     path = folder / "pictures.zip"
     with zipfile.ZipFile(path, "w") as file:
         for i in range(4):
@@ -53,7 +53,7 @@ MEMBERS = {
 def test_a_bad_member_of_an_archive_is_lost_alone(
     member: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No name leads out of it, and nothing larger than the limit is unpacked; the good ones are used where they lie."""
+    """No name leads out of the archive, and nothing larger than the limit is unpacked; good members are used."""
     monkeypatch.setattr(image_store, "MAX_BYTES", 50_000)
     _zipped(tmp_path)
     path = write_lines(tmp_path, [*good[:2], as_line(row_with(images=[member])), *good[2:]])
@@ -67,7 +67,7 @@ def test_a_bad_member_of_an_archive_is_lost_alone(
 def test_a_name_that_leads_out_of_the_folder_of_a_data_set_is_lost(
     name: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path
 ) -> None:
-    """The rows of others may name pictures below their folder only."""
+    """Rows of a published data set may only name images below its folder."""
     path = write_lines(tmp_path, [*good, as_line(row_with(images=[name]))])
     data = read_data(Hub("s", path=str(path), val=0, test=0), small_encoder)
     assert [row.reason for row in data.rejected] == ["image_outside_root"]

@@ -1,4 +1,4 @@
-"""Every feature of the `datasets` library is read as the library shows it, or refused by name."""
+"""Every feature of the `datasets` library is decoded as the library does, or rejected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SUPPORTED = {*STORED_AS_SHOWN, *NESTED, *DECODED}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's cache in a folder of the test's own."""
+    """Put the library's cache into a folder of the test."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
@@ -50,7 +50,7 @@ NAMES: dict[str, list[Any]] = {"ClassLabel": ["red", "grey", None, None], "Large
 
 @pytest.mark.parametrize("name", sorted(_FEATURE_TYPES))
 def test_every_feature_is_read_as_the_library_shows_it_or_refused_by_name(name: str, tmp_path: Path) -> None:
-    """From a folder of `save_to_disk` and from Parquet; a feature that is refused says its name and column."""
+    """From `save_to_disk` and from Parquet; a rejection has the names of the feature and the column."""
     if name not in SUPPORTED:
         [decoder] = row_decoders(datasets.Features({"clip": _FEATURE_TYPES[name]()})).values()
         with pytest.raises(RowRejected, match=rf"(?s)'clip'.* {name} ") as caught:
@@ -71,7 +71,7 @@ def test_every_feature_is_read_as_the_library_shows_it_or_refused_by_name(name: 
 
 
 def _json_parts(content: object) -> list[dict[str, Any]]:
-    """40 rows whose user turn has parts and whose answer is a text: a column of mixed types."""
+    """Return 40 rows whose user turn has parts and whose answer is text: a column of mixed types."""
     turns = [{"role": "user", "content": content}]
     return [
         {
@@ -83,7 +83,7 @@ def _json_parts(content: object) -> list[dict[str, Any]]:
 
 
 def _stored(rows: list[dict[str, Any]], folder: Path, *, saved: bool = False) -> Path:
-    """A folder with the rows as the library stores them, which it does as JSON where a column has mixed types."""
+    """Return a folder with the rows as the library stores them: columns of mixed types as JSON."""
     folder.mkdir()
     file = write_rows(folder.with_suffix(".jsonl"), rows)
     data = datasets.load_dataset("json", data_files=str(file), split="train")
@@ -97,7 +97,7 @@ def _stored(rows: list[dict[str, Any]], folder: Path, *, saved: bool = False) ->
 
 @pytest.mark.parametrize("stored", ["rows", "parquet", "saved"])
 def test_messages_of_mixed_types_are_read_as_messages(stored: str, tmp_path: Path) -> None:
-    """Parts beside plain texts: the library stores them as JSON, and the prompt is not that JSON's text."""
+    """The library stores parts next to plain texts as JSON; the prompt must not be the text of that JSON."""
     rows = _json_parts([{"type": "image"}, {"type": "text", "text": "What colour?"}])
     if stored == "rows":
         folder = tmp_path / "data"
@@ -112,7 +112,7 @@ def test_messages_of_mixed_types_are_read_as_messages(stored: str, tmp_path: Pat
 
 
 def test_a_number_among_the_answers_changes_no_other_answer(tmp_path: Path) -> None:
-    """It is lost as what it is; quotation marks around the others would tell the label."""
+    """The number is rejected; quotation marks around the other answers would reveal the label."""
     rows = [{"prompt": f"Q{i}", "chosen": "yes", "rejected": "no"} for i in range(39)]
     folder = _stored([*rows, {"prompt": "Q", "chosen": 7, "rejected": "no"}], tmp_path / "data")
     source = Hub("h", path=str(folder), val=0, test=0)
@@ -121,7 +121,7 @@ def test_a_number_among_the_answers_changes_no_other_answer(tmp_path: Path) -> N
 
 
 def test_prompts_that_are_texts_or_messages(tmp_path: Path) -> None:
-    """One column, both kinds."""
+    """Both kinds in one column."""
     rows: list[dict[str, Any]] = [{"prompt": "Why?", "chosen": "a", "rejected": "b"}]
     rows += [{**rows[0], "prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Why?"}]}]
     folder = _stored(rows, tmp_path / "data")
@@ -131,7 +131,7 @@ def test_prompts_that_are_texts_or_messages(tmp_path: Path) -> None:
 
 
 def test_a_benchmark_row_of_another_type_is_named(tmp_path: Path) -> None:
-    """Its JSON text would be longer than the answer, and the rule "longer wins" would see it."""
+    """Its JSON text would be longer than the answer, which changes the baseline "longer answer wins"."""
     rows = [
         {"pair_id": f"p{i}", "source": "mmlu-pro-law", "question": f"Q{i}", "response_model": "m",
          "response_A": "short", "response_B": "longer one", "label": "A>B"}
@@ -144,7 +144,7 @@ def test_a_benchmark_row_of_another_type_is_named(tmp_path: Path) -> None:
 
 
 def test_labels_are_names(tmp_path: Path) -> None:
-    """A class of the library is its name, never its number."""
+    """A class becomes its name, never its number."""
     features = datasets.Features(
         {"prompt": datasets.Value("string"), "chosen": datasets.ClassLabel(names=["cat", "dog"]),
          "rejected": datasets.ClassLabel(names=["cat", "dog"])}
@@ -156,7 +156,7 @@ def test_labels_are_names(tmp_path: Path) -> None:
 
 
 def test_a_row_with_a_recording_is_lost_and_another_is_used(tmp_path: Path) -> None:
-    """Text alone is not what such a row says."""
+    """The text of such a row is only a part of its prompt."""
     (tmp_path / "x.wav").write_bytes(b"RIFF")
     sound = str(tmp_path / "x.wav")
     columns = {"prompt": ["Q", "R"], "chosen": ["a", "a"], "rejected": ["b", "b"], "sound": [sound, None]}

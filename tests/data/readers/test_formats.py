@@ -1,4 +1,4 @@
-"""Every kind of file gives the same groups, wherever a path to rows is taken."""
+"""Every kind of file gives the same groups, for every command that reads rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.helpers.support import picture, write_rows
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's cache in a folder of the test's own."""
+    """Put the library's cache into a folder of the test."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
@@ -98,14 +98,13 @@ FILES: dict[str, Callable[[Path], object]] = {
 
 
 def test_every_kind_is_tried() -> None:
-    """A kind that is added is tried here too."""
+    """The files of this test include every kind of `io.formats`."""
     assert {rows_kind(name) for name in FILES} == set(ROWS)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_kind_of_file_gives_the_same_groups(name: str, tmp_path: Path) -> None:
-    """By both sources, as rows to be scored, in a folder, after pickling, and out of order; `None`, `N/A`, `null` and
-    numbers are answers like others."""
+    """With both sources, for scoring, in a folder, pickled and out of order; `None` and numbers are answers."""
     folder = tmp_path / "data"
     folder.mkdir()
     path = folder / name
@@ -128,7 +127,7 @@ def test_every_kind_of_file_gives_the_same_groups(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet", "rows.tar"])
 def test_slices_of_a_file_are_its_parts(name: str, tmp_path: Path) -> None:
-    """As the library writes them, by number and by share."""
+    """With the syntax of the `datasets` library, by number and by percentage."""
     FILES[name](tmp_path / name)
     source = Hub("s", path=str(tmp_path / name), split="train[:2]", val="train[2:3]", test="train[60%:]")
     assert [[group.id for group in source.groups(split)] for split in SPLITS] == [["r0", "r1"], ["r2"], ["r3", "r4"]]
@@ -136,7 +135,7 @@ def test_slices_of_a_file_are_its_parts(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.parquet"])
 def test_a_file_has_no_other_split(name: str, tmp_path: Path) -> None:
-    """The way out is `split=train`, not shares that are set already."""
+    """The error proposes `split=train`, not fractions, which are set already."""
     FILES[name](tmp_path / name)
     with pytest.raises(DataError, match=rf"{name} has no split 'test'.*split=train"):
         Hub("s", path=str(tmp_path / name), split="test", val=0, test=0)
@@ -144,7 +143,7 @@ def test_a_file_has_no_other_split(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [{"split": "test"}, {"val": 0.9, "test": 0.5}, {"columns": {"promt": "Q"}}])
 def test_a_source_is_called_as_the_recipe_calls_it(arguments: dict[str, Any], tmp_path: Path) -> None:
-    """Once, and not by the name of its class."""
+    """The message has the name once, and not the name of the class."""
     with pytest.raises(RecipeError) as caught:
         make({"_target_": "hub", "path": str(tmp_path / "rows.json"), **arguments}, "sources", "mine")
     assert str(caught.value).count("source 'mine'") == 1
@@ -154,7 +153,7 @@ def test_a_source_is_called_as_the_recipe_calls_it(arguments: dict[str, Any], tm
 def test_pictures_and_rows_in_one_folder(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library would take the pictures, which are more, and leave out the rows; parts are told by names."""
+    """The library would read the more frequent images and ignore the rows; splits are derived from names."""
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)
     for i in range(4):
@@ -179,7 +178,7 @@ def test_pictures_and_rows_in_one_folder(
 
 
 def test_samples_of_a_tar_have_their_pictures(tmp_path: Path) -> None:
-    """One picture, several in the order of their numbers, and pictures that the JSON names."""
+    """One image, several in numeric order, and images that the JSON names."""
 
     def png(i: int) -> bytes:
         out = io.BytesIO()
@@ -198,7 +197,7 @@ def test_samples_of_a_tar_have_their_pictures(tmp_path: Path) -> None:
 
 
 def test_a_sample_that_cannot_be_read_is_lost_alone(tmp_path: Path) -> None:
-    """A film, JSON that is none, a column twice, pictures that do not fit."""
+    """A video, invalid JSON, a repeated column, and images that do not match the JSON."""
     row = json.dumps({"prompt": "Which?", "chosen": "a", "rejected": "b"}).encode()
     bad: dict[str, dict[str, bytes]] = {
         "unsupported_feature": {"mp4": b"1"},
@@ -220,7 +219,7 @@ BAD_CSV = b'prompt,chosen,rejected\nQ,a,b\nQ,a,b,c\nQ,a\n\xff,a,b\n\nR,,b\nS,"a"
 
 
 def test_a_bad_row_of_csv_is_lost_with_its_line(tmp_path: Path) -> None:
-    """A field too many or too few, bytes that are not UTF-8, an empty answer, a stray quotation mark; no other row."""
+    """Too many or too few fields, invalid UTF-8, an empty answer, a stray quotation mark; other rows are used."""
     path = tmp_path / "rows.csv"
     path.write_bytes(BAD_CSV)
     source = Jsonl("s", path=str(path), val=0, test=0)
@@ -241,14 +240,14 @@ def test_a_bad_row_of_csv_is_lost_with_its_line(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_header_that_names_no_columns_is_refused(content: bytes, named: str, tmp_path: Path) -> None:
-    """Empty, with another mark between its cells, with a name twice, in another encoding."""
+    """An empty one, one with another delimiter, a repeated name, or another encoding."""
     (tmp_path / "rows.csv").write_bytes(content)
     with pytest.raises(DataError, match=named):
         Jsonl("s", path=str(tmp_path / "rows.csv")).groups("train")
 
 
 def test_margins_of_csv_are_numbers(tmp_path: Path) -> None:
-    """Under our name and under the file's own; the answers beside them are text."""
+    """Under our name and under the name in the file; answers in the same row are text."""
     (tmp_path / "rows.csv").write_text("prompt,chosen,rejected,gap\nQ,1,2,0.5\n")
     columns = {"margin": "gap"}
     for source in (Jsonl, Hub):
@@ -258,7 +257,7 @@ def test_margins_of_csv_are_numbers(tmp_path: Path) -> None:
 
 
 def test_a_comma_after_each_row_is_said_once(tmp_path: Path) -> None:
-    """With what to do; the number of rows is named."""
+    """The error says what to do, and has the number of rows."""
     rows = "".join(json.dumps(row) + ",\n" for row in PAIRS * 5)
     (tmp_path / "rows.jsonl").write_text(rows)
     with pytest.raises(DataError) as caught:
@@ -279,7 +278,7 @@ def test_a_comma_after_each_row_is_said_once(tmp_path: Path) -> None:
 def test_json_over_several_lines_that_is_no_table_is_one_error(
     content: str, named: str, name: str, tmp_path: Path
 ) -> None:
-    """And not an error a line."""
+    """Not one error per line."""
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=named) as caught:
         read_rows(tmp_path / name)
@@ -287,7 +286,7 @@ def test_json_over_several_lines_that_is_no_table_is_one_error(
 
 
 def test_one_row_over_several_lines_is_a_row(tmp_path: Path) -> None:
-    """Lists of messages are no lists of rows; a first row that is cut is lost alone."""
+    """Lists of messages are not lists of rows; a truncated first row is rejected alone."""
     row: dict[str, Any] = {"prompt": [{"role": "user", "content": "Q"}], "responses": ["a"]}
     (tmp_path / "rows.json").write_text(json.dumps(row, indent=2))
     assert [group.responses for group in read_rows(tmp_path / "rows.json")] == [("a",)]
@@ -298,7 +297,7 @@ def test_one_row_over_several_lines_is_a_row(tmp_path: Path) -> None:
 
 
 def test_zstd_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it the message says what to install, and how to do without."""
+    """The error says what to install, and what to do without it."""
     (tmp_path / "rows.jsonl.zst").write_bytes(b"(\xb5/\xfd")
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(DataError, match=r"zstandard.*zstd -d rows\.jsonl\.zst"):
@@ -306,14 +305,14 @@ def test_zstd_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_zstd_is_read_where_its_package_is_there(tmp_path: Path) -> None:
-    """The same rows."""
+    """It gives the same rows."""
     zstandard = pytest.importorskip("zstandard", reason="an optional package")
     (tmp_path / "rows.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(LINES.encode()))
     assert len(read_rows(tmp_path / "rows.jsonl.zst")) == len(PAIRS)
 
 
 def test_a_benchmark_is_read_by_the_same_reader(tmp_path: Path) -> None:
-    """From CSV, with answers that a data frame takes for missing cells."""
+    """From CSV, with answers that data frame libraries take for missing cells."""
     header = ["pair_id", "source", "question", "response_model", "response_A", "response_B", "label"]
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, ["p", "mmlu-pro-law", "Q", "m", "N/A", "12", "A>B"]])
@@ -322,7 +321,7 @@ def test_a_benchmark_is_read_by_the_same_reader(tmp_path: Path) -> None:
 
 
 def test_an_unpacked_file_is_kept_until_the_file_changes(tmp_path: Path) -> None:
-    """And read without unpacking it again."""
+    """A second read does not unpack the file again."""
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(LINES.encode()))
     first = unpacking.unpacked(path)
@@ -336,7 +335,7 @@ def test_an_unpacked_file_is_kept_until_the_file_changes(tmp_path: Path) -> None
 @pytest.mark.parametrize("beside", ["tools", "meta", "candidates"])
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
 def test_one_row_with_a_list_of_objects_is_a_row(beside: str, name: str, tmp_path: Path) -> None:
-    """In a file of its own: the objects in the list, be they rows themselves, are not read in its place."""
+    """The objects of the list are not taken for rows, even if they look like rows."""
     row = {"prompt": "Q", "chosen": "a", "rejected": "b", beside: [{"prompt": "P", "chosen": "c", "rejected": "d"}]}
     (tmp_path / name).write_text(json.dumps(row))
     columns = {beside: None}
@@ -345,7 +344,7 @@ def test_one_row_with_a_list_of_objects_is_a_row(beside: str, name: str, tmp_pat
 
 
 def test_parquet_without_rows_is_named(tmp_path: Path) -> None:
-    """Alone and beside a file that has rows."""
+    """Alone, and next to a file with rows."""
     table = pyarrow.table({"prompt": ["Q"], "chosen": ["a"], "rejected": ["b"]})
     pyarrow.parquet.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")

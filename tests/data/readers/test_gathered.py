@@ -1,4 +1,4 @@
-"""Rows that belong together become one row, wherever they stand."""
+"""Rows with the same key become one row, wherever they are in the table."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.helpers.support import write_rows
 
 
 def by_question(row: Mapping[str, Any]) -> str | None:
-    """The column as the key calls it, not as the file does."""
+    """Return the key of a row, by the column's name in the adapter, not in the file."""
     value = row.get("question")
     return value if isinstance(value, str) else None
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Gathered:
-    """Five lines, of which the first and the fourth have one question, and one is no JSON."""
+    """Return a table of five lines: the first and the fourth have the same question, and one is not JSON."""
     rows = [{"q": "a", "n": 1}, {"q": "b", "n": 2}, "{broken", {"q": "a", "n": 4}, {"n": 5}]
     return Gathered(JsonLines(write_rows(tmp_path / "rows.jsonl", rows)), key=by_question, columns={"question": "q"})
 
 
 def test_equal_keys_are_joined_in_order(table: Gathered) -> None:
-    """With the cells of the first; a row without a key stands alone, and so does a broken line."""
+    """A joined row has the cells of its first row; rows without a key and broken lines stay alone."""
     found = list(table.scan())
     assert [table.where(number).rpartition(":")[2] for _, number, _ in found] == ["1", "2", "3", "5"]
     rows = [table.decode(raw) for _, _, raw in found if raw != [b"{broken\n"]]
@@ -36,6 +36,6 @@ def test_equal_keys_are_joined_in_order(table: Gathered) -> None:
 
 
 def test_a_place_leads_back_to_its_row(table: Gathered) -> None:
-    """As the scan gave it."""
+    """`read` gives what `scan` gave for the same place."""
     for place, _, raw in table.scan():
         assert table.read(place) == raw

@@ -1,4 +1,4 @@
-"""A file with rows that never ends, or becomes far larger than it is, is refused before it fills the machine."""
+"""A file that never ends, or whose content is far larger than the file, is refused before it fills the machine."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LARGE = 100_000_000  # bytes
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's cache in a folder of the test's own."""
+    """Put the library's cache into a folder of the test."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.tar", "a.jsonl.gz"])
 def test_a_fifo_is_not_waited_for(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """By any command, under any name; a device neither."""
+    """Every way to read rows refuses pipes and devices, whatever their suffix."""
     os.mkfifo(tmp_path / name)
     (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
     for path, kind in ((tmp_path / name, "FIFO"), (tmp_path / "zero.jsonl", "character device")):
@@ -47,7 +47,7 @@ def test_a_fifo_is_not_waited_for(name: str, tmp_path: Path, capfd: pytest.Captu
 
 @pytest.mark.parametrize("form", ["one cell", "one value in every row", "compressed"])
 def test_parquet_that_grows_is_refused(form: str, tmp_path: Path) -> None:
-    """By compression, and by a value that is stored once and stands in every row; memory stays as it was."""
+    """By compression, or by a value that is stored once for every row; the memory does not grow."""
     cells = {"one cell": ["a" * LARGE], "one value in every row": ["a" * 300_000] * 400}
     answers = cells.get(form, ["a" * 300_000 + str(i) for i in range(1000)])
     table = pyarrow.table({"prompt": ["Q"] * len(answers), "chosen": answers, "rejected": ["b"] * len(answers)})
@@ -63,7 +63,7 @@ def test_parquet_that_grows_is_refused(form: str, tmp_path: Path) -> None:
 
 
 def test_a_compressed_file_that_grows_is_refused(tmp_path: Path) -> None:
-    """Nothing of it stays in the cache; one of usual growth is read."""
+    """Nothing of it stays in the cache; a file with a usual compression ratio is read."""
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(bytes(LARGE), compresslevel=1))
     with pytest.raises(DataError, match=r"rows\.jsonl\.gz.*becomes larger"):
@@ -79,7 +79,7 @@ def test_a_compressed_file_that_grows_is_refused(tmp_path: Path) -> None:
 def test_a_compressed_file_is_read_where_the_cache_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the system's folder of temporary files."""
+    """It is unpacked into the system's temporary folder."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("BASEREWARD_CACHE", str(tmp_path / "file" / "cache"))
     path = tmp_path / "rows.jsonl.gz"
@@ -89,7 +89,7 @@ def test_a_compressed_file_is_read_where_the_cache_cannot_be_written(
 
 
 def test_a_row_beyond_the_limit_is_lost_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is not kept in memory; the rows after it are read where they begin."""
+    """It is not kept in memory, and the rows after it are read."""
     monkeypatch.setattr(json_lines, "MAX_ROW_BYTES", 1000)
     rows = pair_rows(3)
     rows[1]["chosen"] = "x" * 5000
@@ -101,7 +101,7 @@ def test_a_row_beyond_the_limit_is_lost_alone(tmp_path: Path, monkeypatch: pytes
 def test_a_quotation_mark_that_is_not_closed_does_not_read_the_file_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The row where it opens is named."""
+    """The error names the row in which it opens."""
     monkeypatch.setattr(separated, "MAX_ROW_BYTES", 1000)
     (tmp_path / "rows.csv").write_text('prompt,chosen,rejected\nQ,a,b\nQ,"a,b\n' + "Q,a,b\n" * 1000)
     with pytest.raises(DataError, match=r"rows\.csv:3: .*quotation mark"):
@@ -109,7 +109,7 @@ def test_a_quotation_mark_that_is_not_closed_does_not_read_the_file_into_memory(
 
 
 def test_json_that_is_read_whole_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way out is a row a line."""
+    """The error proposes JSON Lines."""
     monkeypatch.setattr(json_array, "MAX_FILE_BYTES", 100)
     (tmp_path / "rows.json").write_text(json.dumps(pair_rows(3)))
     with pytest.raises(DataError, match=r"rows\.json.*JSON Lines"):
@@ -117,7 +117,7 @@ def test_json_that_is_read_whole_has_a_limit(tmp_path: Path, monkeypatch: pytest
 
 
 def test_rows_nested_deep_are_lost(tmp_path: Path) -> None:
-    """In a line and in an array."""
+    """In JSON Lines and in an array."""
     deep: list[object] = []
     for _ in range(150):
         deep = [deep]

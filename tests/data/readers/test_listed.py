@@ -1,4 +1,4 @@
-"""A list of data files: names below folders that are not there, pictures below roots, and what is missing."""
+"""A listing of data files: paths below folders that do not exist here, image folders, and missing files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.helpers.support import write_rows
 
 
 def write_list(folder: Path, entries: Any) -> str:
-    """The list as the one file of a folder, beside what is there."""
+    """Write a listing into a folder, and return the folder."""
     (folder / "meta.json").write_text(json.dumps(entries))
     return str(folder)
 
 
 def test_roots_are_put_before_the_paths_of_pictures(tmp_path: Path) -> None:
-    """One path, several, none; the leading folders that the annotations lack, the roots lack too."""
+    """For one path, several and none; folders that are dropped from `annotation` are dropped from `root`."""
     (tmp_path / "notes").mkdir()
     rows = [{"image": "1.png"}, {"image": ["1.png", "a/2.png"]}, {"question": "Why?"}, {"image": None}]
     write_rows(tmp_path / "notes" / "a.jsonl", rows)
@@ -42,14 +42,14 @@ def test_roots_are_put_before_the_paths_of_pictures(tmp_path: Path) -> None:
 
 
 def test_every_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    """Not only the first."""
+    """Not only the first one."""
     entries = {name: {"annotation": f"SET/{name}.jsonl", "root": "."} for name in ("a", "b")}
     with pytest.raises(DataError, match=r"lists files that are not in .*\n  a: SET/a.jsonl\n  b: SET/b.jsonl"):
         find_listed(write_list(tmp_path, entries), "meta.json")
 
 
-def test_a_set_that_is_not_here_is_told_how_to_be(tmp_path: Path) -> None:
-    """It is published in archives."""
+def test_the_error_for_a_missing_folder_says_how_to_download_it(tmp_path: Path) -> None:
+    """The error says how to download and unpack the data set."""
     with pytest.raises(DataError, match="unpack the annotations, join the parts of the images' archive"):
         find_listed("OpenGVLab/MMPR-v1.2", "meta.json")
 
@@ -63,6 +63,6 @@ def test_a_set_that_is_not_here_is_told_how_to_be(tmp_path: Path) -> None:
     ],
 )
 def test_lists_that_are_none(entries: Any, message: str, tmp_path: Path) -> None:
-    """Said with the name of the entry."""
+    """The error names the invalid entry."""
     with pytest.raises(DataError, match=message):
         find_listed(write_list(tmp_path, entries), "meta.json")

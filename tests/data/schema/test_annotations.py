@@ -20,12 +20,12 @@ GENERAL = {"prompt": "Which?", "responses": ["7", "3", "4"], "ranking": [0, 1, 1
 
 
 def read(row: dict[str, Any]) -> Group:
-    """The group that a row makes."""
+    """Return the group of a row."""
     return RowFormat().group(row, source="mine", row_id="0", where="row")
 
 
 def test_they_speak_of_the_row_s_responses() -> None:
-    """By their places; one text alone is about the first two. A row without has none."""
+    """Reasonings refer to responses by index; a single text is about the first two responses."""
     assert read(GENERAL | {"reasonings": [[2, 0, "1 is wrong."]]}).reasonings == (Reasoning(2, 0, "1 is wrong."),)
     assert read(PAIR | {"reasoning": "2 is wrong."}).reasonings == (Reasoning(0, 1, "2 is wrong."),)
     assert read(GENERAL | {"ratings": [1, 0.25, 0]}).ratings == (1.0, 0.25, 0.0)
@@ -50,14 +50,14 @@ def test_they_speak_of_the_row_s_responses() -> None:
     ],
 )
 def test_what_cannot_be_read_loses_the_row(given: dict[str, Any], reason: str) -> None:
-    """Under its own reason."""
+    """Each malformed annotation rejects the row under its own reason."""
     with pytest.raises(RowRejected) as told:
         read(GENERAL | given)
     assert told.value.reason == reason
 
 
 def test_ratings_of_any_scale_are_kept_for_heads_that_do_not_read_them() -> None:
-    """From 1 to 5, as in argilla's sets: the row stays, in the scale of the data or, with its range, from 0 to 1."""
+    """Ratings from 1 to 5, as in argilla's data sets, are kept, or scaled to 0 to 1 with `rating_range`."""
     rated = PAIR | {"chosen_rating": 5.0, "rejected_rating": 2}
     assert read(rated).ratings == (5.0, 2.0)
     ranged = RowFormat(rating_range=[1, 5]).group(rated, source="mine", row_id="0", where="row")
@@ -70,13 +70,13 @@ def test_ratings_of_any_scale_are_kept_for_heads_that_do_not_read_them() -> None
 
 @pytest.mark.parametrize("given", [[1], [5, 1], [1, 1], [1, float("nan")], [1, 2, 3]])
 def test_a_range_of_ratings_has_two_ends(given: list[float]) -> None:
-    """The lower one first."""
+    """`rating_range` needs a lower and a higher number, in this order."""
     with pytest.raises(DataError, match="rating_range"):
         RowFormat(rating_range=given)
 
 
 def test_a_rating_column_may_be_left_unread() -> None:
-    """By null for its name: what stands in it then neither loses the row nor reaches the group."""
+    """A column mapped to null neither rejects the row nor reaches the group."""
     form = RowFormat(columns={"chosen_rating": None, "rejected_rating": None})
     group = form.group(PAIR | {"chosen_rating": "good", "rejected_rating": 9}, source="mine", row_id="0", where="row")
     assert group.ratings == ()
@@ -93,7 +93,7 @@ def test_a_rating_column_may_be_left_unread() -> None:
     ids=["pair", "ratings of a pair", "preferences", "ranking"],
 )
 def test_ratings_that_contradict_the_label_lose_the_row(row: dict[str, Any], lower: str, higher: str) -> None:
-    """Both numbers are said. Ratings are not looked at where rows are only scored; equal ones contradict nothing."""
+    """The message has both ratings. They are not compared in rows for scoring; equal ratings contradict nothing."""
     with pytest.raises(RowRejected) as lost:
         read(row)
     assert lost.value.reason == "contradicting_ratings"
@@ -103,7 +103,7 @@ def test_ratings_that_contradict_the_label_lose_the_row(row: dict[str, Any], low
 
 
 def test_ratings_alone_rank_the_responses() -> None:
-    """The higher, the better; equal ones tie. The report says so."""
+    """Higher ratings win, equal ratings tie, and the report says that ratings are the preferences."""
     form = RowFormat()
     row = {"prompt": "Which?", "responses": ["7", "3", "4"], "ratings": [1, 4, 4]}
     group = form.group(row, source="mine", row_id="0", where="row")
@@ -121,7 +121,7 @@ def test_ratings_alone_rank_the_responses() -> None:
     ids=["digits", "numbers", "digit_pairs"],
 )
 def test_the_embedded_data_tell_the_truth(source: Any) -> None:
-    """Every preference is reasoned in both orders, and says right of the winner alone; ratings are 1 and 0."""
+    """Every preference has reasonings in both orders, which call only the winner right; ratings are 1 and 0."""
     for each in source.groups("val"):
         winners = {preference.winner for preference in each.preferences}
         assert each.ratings == tuple(float(i in winners) for i in range(len(each.responses)))
@@ -137,8 +137,7 @@ def test_the_embedded_data_tell_the_truth(source: Any) -> None:
 
 
 def test_scores_of_a_known_scale_are_ratings() -> None:
-    """Of LLaVA-Critic's pointwise rows; a score that is not on the scale loses the row, and without a scale there are
-    no ratings."""
+    """LLaVA-Critic's pointwise scores become ratings; a score outside of the scale rejects the row."""
     asked = "<image>\nQuestion: [Which?]\nThe LMM response: [{}]\nASSISTANT:\n"
     rows = [
         {

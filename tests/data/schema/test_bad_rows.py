@@ -1,4 +1,4 @@
-"""Every kind of bad row, planted among good ones and read as a run reads its data: lost alone, under its own reason."""
+"""Every kind of bad row, placed among good rows and read as a run reads its data, is rejected alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.helpers.bad_rows import (
 def test_a_bad_row_is_lost_alone_under_its_reason(
     name: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path
 ) -> None:
-    """It stands between good ones, all of which are used; its file and line, or its id, are listed with the reason."""
+    """All good rows around it are used; its file and line, or its id, are listed with the reason."""
     path = write_lines(tmp_path, [*good[:2], as_line(bad_row(name, tmp_path)), *good[2:]])
     data = read_data(local(path), small_encoder)
     [lost] = data.rejected
@@ -43,7 +43,7 @@ def test_a_bad_row_is_lost_alone_under_its_reason(
 
 
 def test_there_are_seventy_kinds() -> None:
-    """Of forty reasons; no two kinds have one name."""
+    """The kinds have forty reasons; no two kinds have the same name."""
     assert len(REASONS) == len(ROWS) + len(PICTURES) >= 70
     assert len(set(REASONS.values())) >= 40
 
@@ -51,7 +51,7 @@ def test_there_are_seventy_kinds() -> None:
 def test_all_kinds_together_stop_a_run_or_leave_it_unharmed(
     small_encoder: Encoder, good: list[bytes], tmp_path: Path
 ) -> None:
-    """Over the limit with the count of every reason, at or under it with every good row in the plan."""
+    """Above the limit, the error has the count of every reason; at or below it, every good row is planned."""
     bad = [as_line(bad_row(name, tmp_path)) for name in REASONS]
     path = write_lines(tmp_path, [good[0], *bad[:30], good[1], *bad[30:], *good[2:]])
     counts = dict(Counter(REASONS.values()))

@@ -1,4 +1,4 @@
-"""Every column of a row is read, or named, or loses the row where it holds what the responses are about."""
+"""Every column is read or reported; a row is rejected if an unread column contains a part of the prompt."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ ASKED = {"prompt": "What colour?", **PAIR}
 
 
 def parse(row: dict[str, Any], columns: dict[str, str | None] | None = None) -> Group:
-    """The group of a row of a file."""
+    """Return the group of a row of a file."""
     return RowFormat(columns=columns, of_table=True).group(row, source="s", row_id="0", where="f.jsonl:1")
 
 
 def rejected(row: dict[str, Any], columns: dict[str, str | None] | None = None) -> RowRejected:
-    """Why a row is lost."""
+    """Return the rejection of a row."""
     with pytest.raises(RowRejected) as caught:
         parse(row, columns)
     return caught.value
 
 
 def turns(group: Group) -> list[tuple[str, str]]:
-    """Roles and texts."""
+    """Return the roles and texts of a prompt."""
     return [(turn.role, "".join(part.text or "<image>" for part in turn.parts)) for turn in group.prompt]
 
 
@@ -48,7 +48,7 @@ PICTURED = (
 @pytest.mark.parametrize("name", PICTURED)
 @pytest.mark.parametrize("prompt", ["<image>What colour?", "What colour?"])
 def test_pictures_in_a_column_that_is_not_read_lose_the_row(name: str, prompt: str) -> None:
-    """With or without a mark, and with the mapping to write; which then reads them, or leaves them unread."""
+    """With or without a mark; the message has the mapping that reads the column and the one that ignores it."""
     row = {"prompt": prompt, name: "0.png", **PAIR}
     loss = rejected(row)
     assert loss.reason == "image_column_not_mapped"
@@ -59,7 +59,7 @@ def test_pictures_in_a_column_that_is_not_read_lose_the_row(name: str, prompt: s
 
 @pytest.mark.parametrize("name", ["Image", "Images", "IMAGE", "image_path", "image_paths", "image_list"])
 def test_names_that_mean_the_same_are_read(name: str) -> None:
-    """Without a mapping. Beside `images` a path says where those came from, and pictures are too many."""
+    """Aliases need no mapping. Next to `images`, a path is the origin of the images, and other images are an error."""
     row = {"prompt": "<image>What colour?", name: ["0.png"], **PAIR}
     group = parse(row)
     assert (group.images, group.prompt[0].parts) == ((Path("0.png"),), (IMAGE, Part("What colour?")))
@@ -80,7 +80,7 @@ def test_names_that_mean_the_same_are_read(name: str) -> None:
     ],
 )  # fmt: skip
 def test_sound_films_and_pictures_of_responses_lose_the_row(name: str, value: object, reason: str) -> None:
-    """Also beside a picture that is read; left unread only where the recipe says so."""
+    """The row is rejected also if it has an image that is read, unless the recipe ignores the column."""
     row = ASKED | {"images": ["1.png"], name: value}
     assert rejected(row).reason == reason
     assert parse(row, {name: None}).images == (Path("1.png"),)
@@ -96,7 +96,7 @@ def test_sound_films_and_pictures_of_responses_lose_the_row(name: str, value: ob
     ],
 )  # fmt: skip
 def test_what_is_said_about_pictures_is_no_picture(name: str, value: object) -> None:
-    """Such a column is let pass."""
+    """Columns with metadata of images are not taken for images."""
     assert parse(ASKED | {name: value}).images == ()
 
 
@@ -106,14 +106,14 @@ def test_what_is_said_about_pictures_is_no_picture(name: str, value: object) -> 
      "data:image/png;base64,iVBORw0K", ["data:image/jpeg;base64,/9j/"]],
 )  # fmt: skip
 def test_pictures_are_known_by_their_values(value: object) -> None:
-    """Under a name that says nothing: several that the `datasets` library stored, and data URIs."""
+    """Images that the `datasets` library stored, and data URIs, are recognised under any name."""
     assert rejected(ASKED | {"views": value}).reason == "image_column_not_mapped"
     assert parse(ASKED | {"views": value}, {"views": None}).images == ()
 
 
 @pytest.mark.parametrize("name", ["System", "SYSTEM_PROMPT", "Instruction", "Context", "system_instruction"])
 def test_parts_of_the_prompt_are_known_in_any_case(name: str) -> None:
-    """A system turn that is not read loses the row whatever the case of its column's name."""
+    """An unread system turn rejects the row, whatever the case of the column's name."""
     loss = rejected(ASKED | {name: "Answer in French."})
     assert (loss.reason, f"'{name}'" in loss.detail) == ("prompt_column_not_mapped", True)
     ours = "system" if name.lower().startswith("system") else "input"
@@ -121,12 +121,12 @@ def test_parts_of_the_prompt_are_known_in_any_case(name: str) -> None:
 
 
 def test_a_blank_picture_is_none() -> None:
-    """White space in the column of the picture is no picture under another name."""
+    """White space in an image column is not an image."""
     assert parse(ASKED | {"image": " "}).images == ()
 
 
 def test_where_pictures_came_from_is_no_second_picture() -> None:
-    """A row that has its pictures may say their addresses too."""
+    """A row with images may have columns with their URLs."""
     assert parse(ASKED | {"images": ["1.png"], "image_url": "https://example.org/1.png"}).images == (Path("1.png"),)
     carried = [{"role": "user", "content": "Q", "images": ["1.png"]}]
     assert parse({"prompt": carried, "image_url": "https://example.org/1.png", **PAIR}).images == (Path("1.png"),)
@@ -142,7 +142,7 @@ def test_where_pictures_came_from_is_no_second_picture() -> None:
     ],
 )
 def test_a_second_column_of_pictures_loses_the_row(beside: dict[str, Any], name: str) -> None:
-    """One of two pictures would be shown. Where the recipe says so, it is."""
+    """One of two images would be ignored; the recipe can allow it."""
     columns: dict[str, str | None] = {"images": "image_1"} if "image_1" in beside else {}
     loss = rejected(ASKED | beside, columns)
     assert loss.reason == "image_column_not_mapped"
@@ -151,7 +151,7 @@ def test_a_second_column_of_pictures_loses_the_row(beside: dict[str, Any], name:
 
 
 def test_a_system_prompt_is_the_first_turn() -> None:
-    """Of text prompts and of messages; once where both have the same."""
+    """For prompts as text and as messages; it is not repeated if the prompt begins with it."""
     expected = [("system", "Be brief."), ("user", "What colour?")]
     system = {"role": "system", "content": "Be brief."}
     user = {"role": "user", "content": "What colour?"}
@@ -171,7 +171,7 @@ def test_a_system_prompt_is_the_first_turn() -> None:
 
 
 def test_alpaca_rows_are_read_as_their_trainer_reads_them() -> None:
-    """`instruction`, a new line, `input`; `history` before, `system` first. An empty input adds nothing."""
+    """`instruction`, a line break, `input`; `history` before it, `system` first. An empty input adds nothing."""
     row = {"instruction": "Translate.", "input": "Hi", "system": "S", "history": [["A?", "B."]], **PAIR}
     assert turns(parse(row)) == [("system", "S"), ("user", "A?"), ("assistant", "B."), ("user", "Translate.\nHi")]
     assert turns(parse({"instruction": "Translate.", "input": "", **PAIR})) == [("user", "Translate.")]
@@ -187,7 +187,7 @@ def test_alpaca_rows_are_read_as_their_trainer_reads_them() -> None:
 
 @pytest.mark.parametrize("name", ["input", "context", "instruction", "system_message"])
 def test_a_text_beside_the_prompt_is_in_it_or_loses_the_row(name: str) -> None:
-    """Repeated in the prompt it may stay unread; else the mapping to write reads it."""
+    """A text that the prompt repeats may stay unread; otherwise the proposed mapping reads it."""
     row = ASKED | {name: "The sky is red."}
     loss = rejected(row)
     assert loss.reason == "prompt_column_not_mapped"
@@ -202,12 +202,12 @@ def test_a_text_beside_the_prompt_is_in_it_or_loses_the_row(name: str) -> None:
 
 @pytest.mark.parametrize("history", ["A?", [["A?"]], [["A?", 3]], [3]])
 def test_a_history_of_another_form_loses_the_row(history: object) -> None:
-    """A text beside the prompt, or turns that are no pairs."""
+    """A text, or turns that are not pairs."""
     assert rejected(ASKED | {"history": history}).reason in ("wrong_type", "bad_message")
 
 
 def test_tools_lose_the_row() -> None:
-    """Templates render them into the prompt, and we do not; none are none."""
+    """Chat templates render tools into the prompt, and we do not; an empty list is no tools."""
     for tools in ([{"name": "add"}], '[{"name": "add"}]', {"add": {}}):
         assert rejected(ASKED | {"tools": tools}).reason == "tools"
         assert rejected(ASKED | {"Tools": tools}).reason == "tools"
@@ -221,7 +221,7 @@ def test_tools_lose_the_row() -> None:
      ("Prompt", "Q"), ("input", "Q"), ("user_input", "Q")],
 )  # fmt: skip
 def test_a_prompt_under_another_name_is_pointed_at(name: str, value: object) -> None:
-    """With the mapping to write, and all columns."""
+    """The message has the mapping to write, and all columns."""
     row = {"id": 3, "source": "x", name: value, **PAIR}
     loss = rejected(row)
     assert loss.reason == "no_prompt"
@@ -231,21 +231,20 @@ def test_a_prompt_under_another_name_is_pointed_at(name: str, value: object) -> 
 
 
 def test_a_prompt_that_both_texts_begin_with_is_not_guessed() -> None:
-    """TRL would cut "The sky is" off: the row is lost, and its function named."""
+    """TRL would split "The sky is" off; the row is rejected, and the message names TRL's function."""
     loss = rejected({"chosen": "The sky is blue.", "rejected": "The sky is green."})
     assert loss.reason == "no_prompt"
     assert "extract_prompt" in loss.detail
 
 
 def rows_beside(count: int, **cells: object) -> list[dict[str, Any]]:
-    """Good rows with further cells."""
+    """Return good rows with additional cells."""
     return [{"prompt": f"Q{i}", "chosen": "yes", "rejected": "no", **cells} for i in range(count)]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "hub", "score"])
 def test_columns_that_are_not_read_are_named_once(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """By every source, whatever is done with it, and however many parts and passes; a column that is always null is
-    none, nor one that the recipe leaves unread."""
+    """One warning per source, however many splits and passes; null and ignored columns are not in it."""
     rows = rows_beside(30, notes="n", score=3, empty=None, model="m")
     rows[7] |= {"late": 1}
     path = str(write_rows(tmp_path / "a.jsonl", rows))
@@ -269,7 +268,7 @@ def test_columns_that_are_not_read_are_named_once(kind: str, tmp_path: Path, cap
 
 
 def test_of_many_columns_ten_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And the number of the others."""
+    """The warning has ten names and the number of the others."""
     path = write_rows(tmp_path / "a.jsonl", rows_beside(3, **{f"c{i}": 1 for i in range(14)}))
     with caplog.at_level(logging.WARNING):
         read_rows(path)
@@ -278,7 +277,7 @@ def test_of_many_columns_ten_are_named(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_a_stream_that_is_not_read_to_its_end_names_them_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Those that were met so far; the others when they are met."""
+    """The warning has the columns of the rows that were read; a later one has the others."""
     rows = rows_beside(30, notes="n")
     rows[20]["late"] = 1
     source = Jsonl("mine", path=str(write_rows(tmp_path / "a.jsonl", rows)), val=0, test=0)
@@ -290,14 +289,14 @@ def test_a_stream_that_is_not_read_to_its_end_names_them_too(tmp_path: Path, cap
 
 
 def test_a_column_left_unread_must_be_there(tmp_path: Path) -> None:
-    """Else a slip of the pen would be believed."""
+    """Otherwise a typing error in `columns` would have no effect."""
     path = str(write_rows(tmp_path / "a.jsonl", rows_beside(3)))
     with pytest.raises(DataError, match="no row has the column chosn"):
         Jsonl("mine", path=path, columns={"chosn": None}).groups("train")
 
 
 def shaped(tmp_path: Path, rows: list[dict[str, Any]], shape: str, **arguments: Any) -> Hub:
-    """A source of rows in a shape."""
+    """Return a source with an adapter."""
     path = str(write_rows(tmp_path / "rows.jsonl", rows))
     return Hub("mine", path=path, shape={"_target_": shape}, val=0, test=0, **arguments)
 
@@ -310,7 +309,7 @@ SHAREGPT = {
 
 
 def test_sharegpt_pairs_keep_their_system_prompt(tmp_path: Path) -> None:
-    """Which may be the reason for the label."""
+    """The system prompt may be the reason for the preference."""
     source = shaped(tmp_path, [SHAREGPT | {"system": "Answer in French."}, SHAREGPT], "sharegpt_pairs")
     one, other = source.groups("train")
     assert turns(one) == [("system", "Answer in French."), ("user", "Say hi.")]
@@ -332,13 +331,13 @@ def test_sharegpt_pairs_keep_their_system_prompt(tmp_path: Path) -> None:
     ],
 )
 def test_shapes_pass_over_nothing_either(beside: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    """What a shape does not ask a row for is looked at as in rows of our own form."""
+    """Columns that an adapter does not access are checked like those of rows in our own format."""
     source = shaped(tmp_path, [SHAREGPT, SHAREGPT | beside], "sharegpt_pairs")
     assert summary(source.rejected("train")) == {"mine": {reason: 1}}
 
 
 def test_a_shape_without_a_place_for_a_system_prompt_loses_such_rows(tmp_path: Path) -> None:
-    """Unless its column is left unread."""
+    """The row is rejected unless the recipe ignores the column."""
     row = {"prompt": "Q", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 0}
     rows = [row | {"system": "S"}, row]
     source = shaped(tmp_path, rows, "pku_saferlhf")
@@ -347,8 +346,8 @@ def test_a_shape_without_a_place_for_a_system_prompt_loses_such_rows(tmp_path: P
     assert len(shaped(tmp_path, rows, "pku_saferlhf", columns={"system": None}).groups("train")) == 2
 
 
-def test_a_shape_s_mapped_columns_are_told_by_both_names(tmp_path: Path) -> None:
-    """Those of rows that are joined too."""
+def test_mapped_columns_of_an_adapter_are_reported_by_both_names(tmp_path: Path) -> None:
+    """The report maps the adapter's names to those in the data, also for joined rows."""
     asked = "Question: [Why?]\nThe LMM response: [{}]\nASSISTANT:\n"
     rows = [
         {"talk": [{"from": "human", "value": asked.format(answer)}, {"from": "gpt", "value": f"Score: {score}"}],
@@ -365,7 +364,7 @@ def test_a_shape_s_mapped_columns_are_told_by_both_names(tmp_path: Path) -> None
 
 
 def test_a_csv_of_messages_is_read_as_messages(tmp_path: Path) -> None:
-    """What `to_csv` makes of message lists written by `json.dumps`."""
+    """pandas' `to_csv` with message lists written by `json.dumps`."""
     import csv
 
     with (tmp_path / "rows.csv").open("w", newline="") as file:

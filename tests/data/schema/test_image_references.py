@@ -1,4 +1,4 @@
-"""Every way in which a row refers to a picture gives that picture, or is refused by name before anything is decoded."""
+"""Every form of image reference gives the image, or is rejected under its reason before anything is decoded."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ REFERENCES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_a_reference_gives_the_picture(name: str, tmp_path: Path) -> None:
-    """The same pixels, whichever way is taken."""
+    """Every form of reference to an image gives the same pixels."""
     for file in ("0.png", "a name.png"):
         (tmp_path / file).write_bytes(_bytes())
 
@@ -72,13 +72,13 @@ def test_a_reference_gives_the_picture(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_base64_of_every_usual_format_is_known_by_its_beginning(kind: str, tmp_path: Path) -> None:
-    """No prefix is needed."""
+    """Base64 of PNG, JPEG, GIF and WebP needs no prefix."""
     [image] = _group(base64.b64encode(_bytes(kind)).decode(), folder=tmp_path).images
     assert open_image(image).size == picture(3).size
 
 
 def test_a_list_in_a_text_is_a_list(tmp_path: Path) -> None:
-    """As CSV files and dumps of data frames hold it; a name that begins with a bracket stays a name."""
+    """CSV files contain lists as JSON text; a file name that begins with a bracket stays a name."""
     group = _group(json.dumps(["0.png", f"data:image/png;base64,{PNG}"]), folder=tmp_path)
     assert group.images == (tmp_path / "0.png", _bytes())
     assert _group("[1].png", folder=tmp_path, column="image").images == (tmp_path / "[1].png",)
@@ -109,7 +109,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_picture_here_is_refused(name: str, tmp_path: Path) -> None:
-    """Under a reason, with what was given."""
+    """Each invalid reference has its reason, and the message has the given value."""
     given, reason, named = REFUSED[name]
     with pytest.raises(RowRejected) as caught:
         _group([given], folder=tmp_path)
@@ -119,7 +119,7 @@ def test_what_is_no_picture_here_is_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["data:image/png;base64,{}", "{}"])
 def test_a_picture_that_is_too_large_for_a_row_is_not_decoded(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The length of its text is enough to say so; the largest that is allowed passes."""
+    """The length of the base64 text is enough to reject it; the largest allowed image passes."""
     monkeypatch.setattr(image_reference, "MAX_INLINE_BYTES", len(_bytes()))
     assert find_image(form.format(PNG), place=0, images=ImageStore()) == _bytes()
     decoded: list[object] = []
@@ -130,7 +130,7 @@ def test_a_picture_that_is_too_large_for_a_row_is_not_decoded(form: str, monkeyp
 
 
 def test_bytes_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a file."""
+    """The limit is the same as that of files."""
     monkeypatch.setattr(image_reference, "MAX_BYTES", 10)
     with pytest.raises(RowRejected) as caught:
         find_image(bytes(11), place=0, images=ImageStore())
@@ -138,7 +138,7 @@ def test_bytes_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_decoded_picture_is_taken_as_it_is() -> None:
-    """And a null is a picture without bytes, which opening it says."""
+    """PIL images pass unchanged; null becomes empty bytes, which fail when they are opened."""
     image = PIL.Image.new("RGB", (2, 2))
     assert find_image(image, place=0, images=ImageStore()) is image
     assert find_image({"bytes": None, "path": None}, place=0, images=ImageStore()) == b""

@@ -1,4 +1,4 @@
-"""Every key of a message is read, is of no meaning for what was said, or loses the row; no turn is dropped."""
+"""Every key of a message is read, is known metadata, or rejects the row; no turn is dropped."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ PAIR = {"chosen": "yes", "rejected": "no"}
 
 
 def says(role: str, content: object, **keys: object) -> dict[str, object]:
-    """A message."""
+    """Return a message."""
     return {"role": role, "content": content, **keys}
 
 
 def parse(row: dict[str, Any], **arguments: Any) -> Group:
-    """The group of a row of a file."""
+    """Return the group of a row of a file."""
     form = RowFormat(images=ImageStore("/data"), of_table=True, **arguments)
     return form.group(row, source="s", row_id="f:1", where="f.jsonl:1")
 
 
 def rejected(row: dict[str, Any], **arguments: Any) -> RowRejected:
-    """Why a row is lost."""
+    """Return the rejection of a row."""
     with pytest.raises(RowRejected) as caught:
         parse(row, **arguments)
     return caught.value
@@ -44,7 +44,7 @@ def rejected(row: dict[str, Any], **arguments: Any) -> RowRejected:
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["prompt", "chosen", "earlier"])
 def test_a_key_that_may_change_what_was_said_loses_the_row(key: str, value: object, place: str) -> None:
-    """Wherever it stands, and named; two answers that differ in it alone are not lost as the same text."""
+    """The message names the key; answers that differ only in it are not reported as identical."""
     message = says("assistant" if place == "chosen" else "user", "Q", **{key: value})
     row: dict[str, Any] = {"prompt": "Q", "chosen": [says("assistant", "Q")], "rejected": [says("assistant", "Q")]}
     row |= {"prompt": [message]} if place == "prompt" else {"chosen": [message]}
@@ -61,7 +61,7 @@ def test_a_key_that_may_change_what_was_said_loses_the_row(key: str, value: obje
 
 
 def test_keys_that_say_nothing_are_let_pass_and_named() -> None:
-    """Of a log, or null and empty as Parquet fills them."""
+    """Keys of metadata are reported as unread; null and empty keys, as Parquet writes them, are not."""
     form = RowFormat()
     prompt = [says("user", "Q", timestamp=5, language="en", tool_calls=None, name="", images=[])]
     group = form.group({"prompt": prompt, **PAIR}, source="s", row_id="0", where="row")
@@ -80,7 +80,7 @@ def test_keys_that_say_nothing_are_let_pass_and_named() -> None:
 )
 @pytest.mark.parametrize("key", ["images", "image"])
 def test_pictures_of_a_message_are_its_own(content: object, pictures: Any, parts: tuple[Part, ...], key: str) -> None:
-    """At its marks or image parts, or else at its beginning; another turn's pictures stay in that turn."""
+    """They are put at its marks or image parts, or else at its beginning, and never into another turn."""
     first, other = says("user", content, **{key: pictures}), says("user", "And?", images=["z.png"])
     group = parse({"prompt": [first, says("assistant", "A."), other], **PAIR})
     assert group.prompt == (Turn("user", parts), Turn("assistant", (Part("A."),)), Turn("user", (IMAGE, Part("And?"))))
@@ -103,7 +103,7 @@ def test_pictures_of_a_message_are_its_own(content: object, pictures: Any, parts
     ],
 )  # fmt: skip
 def test_pictures_of_a_message_that_do_not_fit_lose_the_row(row: dict[str, Any], reason: str) -> None:
-    """More or fewer than its places, in two places at once, in a response, or under a key that is not read."""
+    """More or fewer images than places, images in two places or in a response, or under an unread key."""
     assert rejected(PAIR | row).reason == reason
 
 
@@ -118,14 +118,14 @@ def test_pictures_of_a_message_that_do_not_fit_lose_the_row(row: dict[str, Any],
     ],
 )
 def test_an_image_part_names_its_picture_in_any_manner(part: dict[str, Any]) -> None:
-    """Of transformers and of OpenAI."""
+    """In the forms of transformers and of OpenAI."""
     group = parse({"prompt": [says("user", [part, {"type": "text", "text": "What?"}])], **PAIR})
     assert group.prompt == (Turn("user", (IMAGE, Part("What?"))),)
     assert group.images == (Path("/data/x.png"),)
 
 
 def test_an_image_part_may_hold_base64() -> None:
-    """As transformers' templates take it."""
+    """Under the key that transformers' chat templates use."""
     assert parse({"prompt": [says("user", [{"type": "image", "base64": "aGk="}])], **PAIR}).images == (b"hi",)
 
 
@@ -144,7 +144,7 @@ QUESTION, MIDDLE, AGAIN = says("user", "Go on."), says("assistant", "m"), says("
     ],
 )
 def test_no_turn_is_lost_where_answers_hold_turns_too(prompt: Any, before: list[Any], whole: str) -> None:
-    """Answers may go on from the prompt, repeat it, or hold the turns before it; a turn that comes twice stays."""
+    """Answers may continue the prompt, repeat it or contain the turns before it; repeated turns are kept."""
     answers = {name: [*before, says("assistant", text)] for name, text in PAIR.items()}
     group = parse({"prompt": prompt, **answers})
     assert "|".join(str(part.text) for turn in group.prompt for part in turn.parts) == whole
@@ -161,7 +161,7 @@ def test_no_turn_is_lost_where_answers_hold_turns_too(prompt: Any, before: list[
     ],
 )
 def test_turns_that_cannot_be_joined_lose_the_row(prompt: Any, chosen_before: Any, rejected_before: Any) -> None:
-    """A system turn would be lost, or the answers answer different prompts."""
+    """A system turn would be dropped, or the answers have different prompts."""
     answers = {
         "chosen": [*chosen_before, says("assistant", "yes")], "rejected": [*rejected_before, says("assistant", "no")]
     }  # fmt: skip
@@ -189,7 +189,7 @@ PROMPT = [says("system", "S"), says("user", "Q")]
     ],
 )  # fmt: skip
 def test_messages_in_the_text_of_a_cell_are_messages(cells: dict[str, Any]) -> None:
-    """As a CSV file holds them, in JSON; and one message in place of a list is that message."""
+    """As JSON text in a CSV file; one message counts as a list of one."""
     group = parse(PAIR | cells)
     assert group.prompt == (Turn("system", (Part("S"),)), Turn("user", (Part("Q"),)))
     assert group.responses == ("yes", "no")
@@ -201,7 +201,7 @@ def test_messages_in_the_text_of_a_cell_are_messages(cells: dict[str, Any]) -> N
      '{"x": {"role": "user", "content": "a"}}', '{"x": 1, "role": "user", "content": oh'],
 )  # fmt: skip
 def test_other_json_is_text(text: str) -> None:
-    """Of a question about JSON nothing is parsed, and nowhere outside of files."""
+    """A question about JSON is not parsed, and rows that are not from a file are never parsed."""
     assert parse({"prompt": text, **PAIR}).prompt[0].parts == (Part(text),)
     answer = json.dumps([says("assistant", "a")])
     row = {"prompt": "Q", "responses": [answer]}
@@ -220,13 +220,13 @@ def test_other_json_is_text(text: str) -> None:
 )
 @pytest.mark.parametrize("column", ["prompt", "chosen"])
 def test_messages_that_are_not_json_lose_the_row(text: str, reason: str, column: str) -> None:
-    """As Python and pandas print them, or cut off: never the text of a turn."""
+    """In the notation of Python or pandas, or truncated: they never become the text of a turn."""
     loss = rejected(PAIR | {"prompt": "Q"} | {column: text})
     assert (loss.reason, f"`{column}`" in loss.detail) == (reason, True)
 
 
 def test_numbers_in_text_cells_are_numbers() -> None:
-    """A table of texts has margins and ratings in digits; a margin in words still loses the row."""
+    """Margins and ratings in a file of texts are parsed; a margin that is no number rejects the row."""
     group = parse(PAIR | {"prompt": "Q", "margin": "1.5", "chosen_rating": "4", "rejected_rating": "1.0"})
     assert group.preferences[0].margin == 1.5
     assert group.ratings == (4.0, 1.0)
@@ -235,5 +235,5 @@ def test_numbers_in_text_cells_are_numbers() -> None:
 
 @pytest.mark.parametrize("text", ["None", "N/A", "null", "7", "nan"])
 def test_words_for_nothing_are_answers(text: str) -> None:
-    """To "Which of these is right?" they are."""
+    """Answers such as "None" and "N/A" are texts, not missing cells."""
     assert parse({"prompt": "Q", "chosen": text, "rejected": "b"}).responses == (text, "b")

@@ -1,4 +1,4 @@
-"""No row is lost in silence: every loss has a reason and is listed, and too many stop the run."""
+"""Every rejected row has a reason and is listed, and too many of them stop the run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from basereward.data.schema.group import RejectedRow
-from basereward.data.schema.rejections import RowRejected, append_lost, check_limit, summary, write_lost
+from basereward.data.schema.rejections import RowRejected, append_rejected, check_limit, summary, write_rejected
 from basereward.errors import TooManyRowsLost
 
 
@@ -17,7 +17,7 @@ def _rows(number: int, source: str = "a", reason: str = "too_long") -> list[Reje
 
 
 def test_the_limit_is_a_share_of_all_rows() -> None:
-    """One of a hundred is one per cent, and allowed; two are not."""
+    """With a limit of 1 %, one row of a hundred is allowed and two are not."""
     check_limit(_rows(1), rows={"a": 60, "b": 40}, max_lost=0.01, listed_in="lost.jsonl")
     with pytest.raises(TooManyRowsLost) as caught:
         check_limit(
@@ -35,8 +35,7 @@ def test_the_limit_is_a_share_of_all_rows() -> None:
 
 
 def test_the_message_says_which_rows_and_why_and_stays_short() -> None:
-    """A row by its file and line, or by its id where only that is known; of each reason the first three, and no
-    megabytes of one."""
+    """At most three rows per reason, by file and line or by id, and only the beginning of long details."""
     lost = [
         RejectedRow("a", "train", "pairs.jsonl:3", "missing_column", "pairs.jsonl:3: missing: 'rejected'"),
         RejectedRow("a", "val", "row-7", "image_missing", "there is no file 7.png"),
@@ -55,28 +54,28 @@ def test_the_message_says_which_rows_and_why_and_stays_short() -> None:
 
 
 def test_a_detail_is_never_longer_than_a_thousand_letters() -> None:
-    """Not of a path of a megabyte either; its length is said."""
+    """A detail with a path of a megabyte is shortened, and contains its length."""
     loss = RowRejected("image_missing", "x" * 1_000_000)
     assert len(loss.detail) < 1050
     assert loss.detail.endswith("... (1000000 letters)")
 
 
 def test_a_source_that_loses_everything_stops_the_run() -> None:
-    """Though it is less than one per cent of all rows."""
+    """Even if its rows are less than 1 % of all rows."""
     with pytest.raises(TooManyRowsLost, match="every row of small is rejected"):
         check_limit(_rows(5, "small"), rows={"large": 10_000, "small": 5}, max_lost=0.01, listed_in="lost.jsonl")
 
 
 def test_nothing_lost_is_within_any_limit() -> None:
-    """Also of no rows at all."""
+    """Also if there are no rows at all."""
     check_limit([], rows={"a": 3, "b": 0}, max_lost=0.0, listed_in="lost.jsonl")
 
 
 def test_lost_rows_are_listed_one_a_line(tmp_path: Path) -> None:
-    """With all their fields, any script as itself, and no partial file beside."""
+    """With all fields, in UTF-8, and without a partial file next to the list."""
     path = tmp_path / "lost.jsonl"
     lost = [RejectedRow("a", "test", "7", "too_long", "žluť\nline 2 \udcff")]
-    write_lost(path, lost)
+    write_rejected(path, lost)
     [line] = path.read_text(encoding="utf-8").splitlines()
     assert RejectedRow(**json.loads(line)) == lost[0]
     assert "žluť" in line
@@ -84,15 +83,15 @@ def test_lost_rows_are_listed_one_a_line(tmp_path: Path) -> None:
 
 
 def test_lost_rows_are_added_to_those_that_are_listed(tmp_path: Path) -> None:
-    """After them, in the same form; the file need not be there."""
+    """New rows are appended in the same form; the file is created if it does not exist."""
     path = tmp_path / "lost.jsonl"
-    append_lost(path, _rows(1))
-    append_lost(path, _rows(2, "b"))
+    append_rejected(path, _rows(1))
+    append_rejected(path, _rows(2, "b"))
     assert [RejectedRow(**json.loads(line)) for line in path.read_text().splitlines()] == [*_rows(1), *_rows(2, "b")]
 
 
 def test_losses_are_counted_by_source_and_reason() -> None:
-    """Whatever part they are of."""
+    """The splits of a source are counted together."""
     assert summary([*_rows(2), *_rows(1, "a", "image_missing"), *_rows(1, "b")]) == {
         "a": {"too_long": 2, "image_missing": 1},
         "b": {"too_long": 1},
@@ -100,7 +99,7 @@ def test_losses_are_counted_by_source_and_reason() -> None:
 
 
 def test_a_source_of_which_little_is_known_is_not_called_empty() -> None:
-    """The first rows of a stream may all be lost; the share of all rows is judged as ever."""
+    """The first rows of a stream may all be rejected; the fraction of all rows is checked as usual."""
     lost = _rows(5, "small")
     check_limit(lost, rows={"large": 9995, "small": 5}, max_lost=0.01, listed_in="lost.jsonl", emptied={"large"})
     with pytest.raises(TooManyRowsLost, match="every row of small is rejected"):

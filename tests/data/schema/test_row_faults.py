@@ -1,4 +1,4 @@
-"""Malformed rows: each fault has its reason, and is named with its place, what was given and what is needed."""
+"""Malformed rows: each fault has its reason, and the message has the location, the given value and what is needed."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": [_user(["Q"])], **PAIR}, "bad_message", "`prompt[0]`: part 0 is 'Q' (str); a part is"),
     ({"prompt": [_user([{"type": "video"}])], **PAIR},
      "unknown_part", "unknown type 'video'. Allowed: image, image_url, text."),
+    ({"prompt": [_user([{"type": ["text"], "text": "Q"}])], **PAIR}, "unknown_part", "Allowed: image, image_url"),
     ({"prompt": [_user([{"type": "text"}])], **PAIR}, "wrong_type", "text is None (NoneType); a string is needed"),
     ({"prompt": [_user([{"type": "image", "max_pixels": 9}])], **PAIR},
      "unknown_part", "unknown key of a part of type image 'max_pixels'"),
@@ -132,7 +133,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("row", "reason", "words"), FAULTS, ids=[words[:40] for _, _, words in FAULTS])
 def test_faults_say_where_and_what(row: dict[str, Any], reason: str, words: str) -> None:
-    """Each is counted under its reason, begins with file and line, and says what was given and what is needed."""
+    """The reason counts it; the message begins with file and line and has the given value and what is needed."""
     with pytest.raises(RowRejected) as caught:
         _parse(row)
     assert caught.value.reason == reason
@@ -142,7 +143,7 @@ def test_faults_say_where_and_what(row: dict[str, Any], reason: str, words: str)
 
 
 def test_faults_stay_short() -> None:
-    """A megabyte in the wrong place is not printed whole, nor are thousands of columns, nor a row of lists in lists."""
+    """Messages stay short for a value of a megabyte, thousands of columns and deeply nested lists."""
     long = "x" * 1_000_000
     nested: list[Any] = []
     for _ in range(10_000):

@@ -1,4 +1,4 @@
-"""Rows become groups in every form that they come in; what does not fit is said, with its place and the way out."""
+"""Rows of every supported form become groups; others are rejected with their location and what to do."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_all_text_forms_mean_the_same(row: dict[str, Any]) -> None:
 
 
 def test_several_turns_and_a_system_turn_keep_their_order() -> None:
-    """The last assistant turn is the response; the earlier ones are prompt."""
+    """The last assistant turn is the response; the earlier ones belong to the prompt."""
     turns = [SYSTEM, _user("Q1"), _assistant("A1"), _user("Q2")]
     expected = (
         Turn("system", (Part("Be brief."),)), Turn("user", (Part("Q1"),)),
@@ -103,14 +103,14 @@ def test_several_turns_and_a_system_turn_keep_their_order() -> None:
     ],
 )
 def test_each_image_finds_its_place(prompt: object, parts: tuple[Part, ...]) -> None:
-    """Marked in strings, by parts, or not at all: then at the start of the first user turn."""
+    """By marks in strings, by image parts, or else at the start of the first user turn."""
     group = _parse({"prompt": prompt, "chosen": "a", "rejected": "b", "images": ["x.png", "/y.png"]})
     assert group.prompt == (Turn("user", parts),)
     assert group.images == (Path("/data/x.png"), Path("/y.png"))
 
 
 def test_images_without_places_go_to_the_first_user_turn_after_the_system_turn() -> None:
-    """Not to the system turn, nor to the last."""
+    """Neither to the system turn nor to the last turn."""
     turns = [SYSTEM, _user("Q1"), _assistant("A1"), _user("Q2")]
     group = _parse({"prompt": turns, "chosen": "a", "rejected": "b", "images": ["x.png"]})
     assert [[part.is_image for part in turn.parts] for turn in group.prompt] == [
@@ -122,7 +122,7 @@ def test_images_without_places_go_to_the_first_user_turn_after_the_system_turn()
 
 
 def test_images_of_several_turns_keep_their_order() -> None:
-    """Carried by the parts themselves, or in the column: the first place is the first image."""
+    """In the parts themselves, or in the image column, whose first image belongs to the first place."""
     carried = [_user([{"type": "image", "image": "1.png"}, _say("A")]), _assistant("B"),
                _user([_say("C"), {"type": "image", "image": "2.png"}])]  # fmt: skip
     placed = [_user([PLACE, _say("A")]), _assistant("B"), _user([_say("C"), PLACE])]
@@ -137,7 +137,7 @@ ASKED = "What is <image>?"
 
 @pytest.mark.parametrize("beside", [{}, {"images": None}, {"image": None}, {"images": []}, {"images": ""}])
 def test_a_mark_without_its_picture_loses_the_row(beside: dict[str, Any]) -> None:
-    """Whether the column of pictures is missing, null or empty: the model would be asked about nothing."""
+    """Whether the image column is missing, null or empty: the model would not see what the question is about."""
     with pytest.raises(RowRejected) as caught:
         _parse({"prompt": ASKED, "chosen": "a", "rejected": "b", **beside}, of_table=True)
     assert caught.value.reason == "image_count"
@@ -149,27 +149,26 @@ def test_a_mark_without_its_picture_loses_the_row(beside: dict[str, Any]) -> Non
     [(ASKED, {"image_mark": None}), ([_user([_say(ASKED)])], {}), ([_user([_say(ASKED)])], {"of_table": True})],
 )
 def test_the_mark_may_be_a_word(prompt: object, arguments: dict[str, Any]) -> None:
-    """A question about the SVG element, in a text part of a row without a column of pictures, or where the source says
-    that nothing is a mark."""
+    """In a text part of a row without an image column, or with `image_mark: null`, `<image>` is literal text."""
     group = _parse({"prompt": prompt, "chosen": "a", "rejected": "b"}, **arguments)
     assert group.prompt == (Turn("user", (Part(ASKED),)),)
 
 
 def test_a_mark_in_a_text_part_counts_where_there_is_a_column_of_pictures() -> None:
-    """Null there says that a picture is missing."""
+    """Null in the column means that an image is missing."""
     with pytest.raises(RowRejected) as caught:
         _parse({"prompt": [_user([_say(ASKED)])], "chosen": "a", "rejected": "b", "images": None}, of_table=True)
     assert caught.value.reason == "image_count"
 
 
 def test_another_mark_may_stand_for_a_picture() -> None:
-    """As the source names it; the usual one is text then."""
+    """`image_mark` sets it; `<image>` is literal text then."""
     row = {"prompt": "[IMG] <image>?", "chosen": "a", "rejected": "b", "images": ["x.png"]}
     assert _parse(row, image_mark="[IMG]").prompt[0].parts == (IMAGE, Part(" <image>?"))
 
 
 def test_an_image_may_be_bytes_a_data_uri_or_a_struct() -> None:
-    """And a PIL image; the column may be called `image` and hold one."""
+    """Or a PIL image; the column may be called `image` and contain a single one."""
     file = io.BytesIO()
     PIL.Image.new("RGB", (1, 1)).save(file, "PNG")
     content = file.getvalue()
@@ -185,12 +184,12 @@ def test_an_image_may_be_bytes_a_data_uri_or_a_struct() -> None:
 
 
 def test_a_null_image_is_an_image_that_cannot_be_opened() -> None:
-    """So that the row is counted as lost, and the prompt does not silently lose its image."""
+    """The row is rejected when the image is opened, so that the prompt does not silently lose it."""
     assert _parse({"prompt": "Q", "chosen": "a", "rejected": "b", "images": [None]}).images == (b"",)
 
 
 def test_ranks_and_margins() -> None:
-    """Lower ranks win, equal ranks tie; margins stand beside their pairs."""
+    """Lower ranks win, equal ranks tie; margins belong to the preferences at the same index."""
     ranked = _parse({"prompt": "Q", "responses": ["a", "b", "c"], "ranking": [1, 0, 1]}).preferences
     assert ranked == (Preference(1, 0), Preference(0, 2, tie=True), Preference(1, 2))
     paired = _parse(
@@ -203,7 +202,7 @@ def test_ranks_and_margins() -> None:
 
 
 def test_columns_are_renamed() -> None:
-    """`columns` says where ours come from; a column of our own name that is not meant is left alone."""
+    """`columns` maps our names to those in the data; an unmapped column with our own name is not read."""
     row = {"query": "Q", "answers": ["a", "b"], "human": [1, 0], "prompt": "not this", "picture": "x.png", "key": 7}
     columns = {"prompt": "query", "responses": "answers", "ranking": "human", "images": "picture", "id": "key"}
     group = _parse(row, columns=columns)
@@ -215,6 +214,6 @@ def test_columns_are_renamed() -> None:
 
 
 def test_for_scoring_one_response_will_do_and_no_preference() -> None:
-    """Where training would refuse the row; a blank response is no fault of its form."""
+    """Training would reject such rows; a blank response is well-formed."""
     group = _parse({"prompt": "Q", "responses": [" \n"]}, for_training=False)
     assert (group.responses, group.preferences) == ((" \n",), ())

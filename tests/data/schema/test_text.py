@@ -1,4 +1,4 @@
-"""Text that no tokenizer should get: too much of it, half a character, or nothing to see."""
+"""Texts that no tokenizer should get: too long ones, lone surrogates, and invisible ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROWS = {
 def test_a_row_with_such_text_is_lost_alone(
     reason: str, place: int, small_encoder: Encoder, good: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before a tokenizer gets it, which would need minutes; the good rows are used."""
+    """It is rejected before tokenization, which would take minutes; the good rows are used."""
     tokenized: list[int] = []
     tokenize = type(small_encoder.tokenizer).__call__
 
@@ -49,7 +49,7 @@ def test_a_row_with_such_text_is_lost_alone(
 
 
 def test_all_texts_of_a_group_count_together(small_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompt, responses, critiques and reasonings; as many as are allowed pass."""
+    """Prompt, responses, critiques and reasonings; texts at the limit pass."""
     monkeypatch.setattr(text, "MAX_CHARACTERS", 100)
     fitting = group("p" * 40, ("a" * 30, "b" * 30))
     assert small_encoder(fitting).longest > 0
@@ -62,7 +62,7 @@ def test_all_texts_of_a_group_count_together(small_encoder: Encoder, monkeypatch
 
 
 def test_half_of_a_surrogate_pair_is_named(small_encoder: Encoder) -> None:
-    """In a response or a prompt that was not read from JSON; the tokenizer would raise a TypeError."""
+    """In a response or a prompt from Python; the tokenizer would raise a TypeError."""
     for bad in (group(responses=("good \ud83d", "b")), group("What \udc00?")):
         with pytest.raises(RowRejected, match=r"\\ud83d|\\udc00") as caught:
             small_encoder(bad)
@@ -71,11 +71,11 @@ def test_half_of_a_surrogate_pair_is_named(small_encoder: Encoder) -> None:
 
 @pytest.mark.parametrize("words", ["", " \n\t", ZERO_WIDTH, "\u3164", "\u2800 ", "\x00\x07", "\u202e\u2066"])
 def test_there_is_nothing_to_see(words: str) -> None:
-    """Space, zero-width, filler and control characters."""
+    """Space, zero-width, filler and control characters are blank."""
     assert is_blank(words)
 
 
 @pytest.mark.parametrize("words", ["a", "0", "\u200ba", "\u0439", "👍🏽", "e\u0301", "漢", "\u200d\u0915", "."])
 def test_there_is_something_to_see(words: str) -> None:
-    """Any letter, number, mark or sign of any script."""
+    """Letters, numbers, marks and signs of any script are not blank."""
     assert not is_blank(words)

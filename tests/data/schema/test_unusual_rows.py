@@ -1,4 +1,4 @@
-"""Rows and pictures that only look bad: each is used, and the model sees what was meant."""
+"""Rows and images that are unusual but valid: each is used, and the model sees what was meant."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.helpers.support import picture
 
 
 def _plain() -> PIL.Image.Image:
-    """A digit, with a white square in its upper left corner."""
+    """Return a digit with a white square in its upper left corner."""
     image = picture(0)
     image.paste("white", (0, 0, 28, 28))
     return image
 
 
 def _turned(path: Path) -> None:
-    """Stored on its side, with the camera's note that it is to be turned."""
+    """Return a rotated image whose EXIF orientation undoes the rotation."""
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     _plain().transpose(PIL.Image.Transpose.ROTATE_90).save(path, "PNG", exif=exif)
@@ -58,7 +58,7 @@ STORED: dict[str, tuple[Callable[[Path], object], float]] = {
 def test_a_picture_of_an_unusual_kind_is_used_as_it_is_meant(
     name: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path
 ) -> None:
-    """The model sees what it sees of the plain picture; of a lossy kind nearly so."""
+    """The pixels equal those of the plain image, or nearly so for lossy formats."""
     write, tolerance = STORED[name]
     write(tmp_path / "unusual.png")
     _plain().save(tmp_path / "plain.png")
@@ -75,7 +75,7 @@ def test_a_picture_of_an_unusual_kind_is_used_as_it_is_meant(
 
 
 def test_a_picture_of_one_pixel_is_used(small_encoder: Encoder, good: list[bytes], tmp_path: Path) -> None:
-    """It becomes the smallest grid that the image processor makes, all of one colour."""
+    """It becomes the smallest grid of the image processor, in one colour."""
     PIL.Image.new("RGB", (1, 1), "white").save(tmp_path / "dot.png")
     data = read_data(
         local(write_lines(tmp_path, [*good, as_line(row_with(images=["dot.png"]))])), small_encoder, max_lost=0
@@ -112,7 +112,7 @@ def test_a_file_of_an_unusual_kind_is_read_whole(
 
 
 def test_ids_may_be_numbers_and_need_not_differ(small_encoder: Encoder, good: list[bytes], tmp_path: Path) -> None:
-    """Two rows of one id are two groups."""
+    """Two rows with the same id are two groups."""
     rows = [as_line(row_with(id=7)), as_line(row_with(id="7", chosen="the digit seven"))]
     data = read_data(local(write_lines(tmp_path, [*good, *rows])), small_encoder, max_lost=0)
     part = data.parts["train"]

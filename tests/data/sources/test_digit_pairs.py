@@ -1,4 +1,4 @@
-"""Pairs of digits: two pictures in one prompt, and the right answer follows from both labels."""
+"""Pairs of digits: two images in one prompt, whose labels determine the right answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from basereward.data.sources.digits import Digits, draw
 
 
 def test_the_winner_is_right_and_the_loser_wrong() -> None:
-    """Re-derived from scikit-learn's labels of the two pictures, for every group and every kind of question."""
+    """Derived again from scikit-learn's labels of the two images, for every group and every kind of question."""
     labels = load_digits().target
     contents = {draw(picture, side=56).tobytes(): picture for picture in range(1797)}
     source = DigitPairs("p", size=300)
@@ -40,7 +40,7 @@ def test_the_winner_is_right_and_the_loser_wrong() -> None:
 
 
 def test_no_picture_is_in_two_parts_nor_in_another_part_of_digits() -> None:
-    """A model trained on both sources has seen no picture of either's test part."""
+    """A model trained on both sources has seen no test image of either."""
     pairs = {split: {i.tobytes() for g in DigitPairs("p").groups(split) for i in g.images} for split in SPLITS}  # type: ignore[union-attr]
     single = {split: {g.images[0].tobytes() for g in Digits("d").groups(split)} for split in SPLITS}  # type: ignore[union-attr]
     for split in SPLITS:
@@ -48,7 +48,7 @@ def test_no_picture_is_in_two_parts_nor_in_another_part_of_digits() -> None:
 
 
 def test_the_right_response_stands_first_in_half_of_the_groups() -> None:
-    """Within four standard deviations of 1,000 of 2,000; and the groups are the same each time."""
+    """Within four standard deviations of 1,000 of 2,000; the groups are the same at every call."""
     groups = DigitPairs("p").groups("train")
     assert abs(sum(group.preferences[0].winner == 0 for group in groups) - 1000) < 90
     assert pickle.loads(pickle.dumps(groups))[11] == groups[11]  # noqa: S301

@@ -1,4 +1,4 @@
-"""The embedded digits: held-out pictures are never trained on, and only the picture tells which answer is right."""
+"""The embedded digits: held-out images are never trained on, and only the image determines the right answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATTERNS = [re.compile(wording.replace(".", r"\.").format(a=ARTICLE, number=NUMB
 
 
 def _heard(response: str) -> tuple[int, int]:
-    """The wording of a response, and the digit that it names."""
+    """Return the wording of a response, and the digit that it names."""
     for wording, pattern in enumerate(PATTERNS):
         if match := pattern.match(response):
             return wording, int(match.group(1))
@@ -34,7 +34,7 @@ def _true_responses(group: Group) -> set[int]:
 
 
 def test_no_picture_is_in_two_parts_and_all_are_used() -> None:
-    """1,297 + 250 + 250 pictures are the 1,797 that there are, each once."""
+    """The 1,297 + 250 + 250 images of the splits are all 1,797 scans, each once."""
     parts = {split: [group.images[0].tobytes() for group in Digits("d").groups(split)] for split in SPLITS}  # type: ignore[union-attr]
     assert [len(parts[split]) for split in SPLITS] == [1297, 250, 250]
     assert len({content for part in parts.values() for content in part}) == len(
@@ -61,7 +61,7 @@ def test_the_true_answers_name_the_digit_and_the_others_do_not() -> None:
 
 
 def test_the_picture_is_the_scan_enlarged() -> None:
-    """At 8 pixels it is the scan itself, 0 to 16 as 0 to 255; at 56, shrunk back, it is nearest to its own scan."""
+    """At 8 pixels it is the scan, with 0 to 16 as 0 to 255; at 56, shrunk back, it is nearest to its own scan."""
     scans = load_digits().images * 255 / 16
     for exact, large in zip(Digits("d", side=8).groups("val")[:20], Digits("d").groups("val")[:20], strict=True):
         picture = int(exact.id.split("/")[1])
@@ -74,7 +74,7 @@ def test_the_picture_is_the_scan_enlarged() -> None:
 
 
 def test_a_wording_says_nothing_about_truth() -> None:
-    """Each wording is true in two of five of its uses, and no wording is used more often than another."""
+    """Each wording is true in two of five uses, and all are used equally often."""
     uses: Counter[tuple[int, bool]] = Counter()
     for group in Digits("d", copies=8).groups("train"):
         for i, response in enumerate(group.responses):
@@ -86,13 +86,13 @@ def test_a_wording_says_nothing_about_truth() -> None:
 
 
 def test_a_place_among_the_responses_says_nothing_about_truth() -> None:
-    """Each of the five places holds a true response equally often."""
+    """A true response is equally often at each of the five indices."""
     places = Counter(i for group in Digits("d", copies=8).groups("train") for i in _true_responses(group))
     assert chisquare([places[i] for i in range(5)]).pvalue > 0.001
 
 
 def test_copies_ask_anew_in_training_only() -> None:
-    """A copy has the same picture, another id, and other words; held-out parts are not copied."""
+    """A copy has the same image, another id and other words; held-out splits have no copies."""
     source = Digits("d", copies=3)
     train = source.groups("train")
     assert len(train) == 3 * 1297
@@ -104,7 +104,7 @@ def test_copies_ask_anew_in_training_only() -> None:
 
 
 def test_the_same_arguments_give_the_same_groups() -> None:
-    """In any order of reading, and after pickling; another seed gives others."""
+    """In any order of access and after pickling; another seed gives other groups."""
     groups = Digits("d").groups("test")
     again = pickle.loads(pickle.dumps(Digits("d").groups("test")))  # noqa: S301
     assert [again[i] for i in (7, 3, -1)] == [groups[7], groups[3], groups[249]]
@@ -115,7 +115,7 @@ def test_the_same_arguments_give_the_same_groups() -> None:
 
 
 def test_eight_takes_an() -> None:
-    """The article follows the digit."""
+    """The article depends on the digit."""
     assert word_digit(8, "I see {a} {number}.") == "I see an 8."
     assert word_digit(1, "It is {a} {number}.") == "It is a 1."
 
@@ -133,14 +133,14 @@ def test_eight_takes_an() -> None:
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict[str, int], words: str) -> None:
-    """The message holds the source's name and the value."""
+    """The message contains the source's name and the value."""
     with pytest.raises(DataError, match=words) as caught:
         Digits("mine", **arguments)
     assert "'mine'" in str(caught.value)
 
 
 def test_graded_answers_are_ranked_by_their_distance() -> None:
-    """From scikit-learn's own label: nearer ones win, by the ninths that they are nearer; as near ones tie."""
+    """By scikit-learn's label: nearer answers win, with margins in ninths; equally near ones tie."""
     labels = load_digits().target
     for group in Digits("d", graded=True).groups("val"):
         digit = labels[int(group.id.split("/")[1])]

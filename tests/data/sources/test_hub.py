@@ -1,4 +1,4 @@
-"""Data sets through the `datasets` library: Parquet with embedded pictures, folders, splits, and what goes wrong."""
+"""Data sets through the `datasets` library: Parquet with embedded images, folders, splits and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _colour(i: int) -> PIL.Image.Image:
 
 
 def _pictures(rows: int) -> datasets.Dataset:
-    """Rows with an embedded picture each, as RLAIF-V has them: other names, and columns that we do not know."""
+    """Return rows with an embedded image each, with the column names of RLAIF-V and unknown columns."""
     features = datasets.Features(
         {"image": datasets.Image(), "question": datasets.Value("string"), "good": datasets.Value("string"),
          "bad": datasets.Value("string"), "ds_name": datasets.Value("string")}
@@ -39,12 +39,12 @@ COLUMNS = {"prompt": "question", "chosen": "good", "rejected": "bad"}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's cache in a folder of the test's own."""
+    """Put the library's cache into a folder of the test."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def test_embedded_pictures_come_through_as_they_were_stored(tmp_path: Path) -> None:
-    """As bytes, not decoded and encoded anew; every row once, with its own picture and answers."""
+    """As bytes, not decoded and encoded again; every row once, with its own image and answers."""
     path = tmp_path / "rows.parquet"
     _pictures(20).to_parquet(path)
     source = Hub("h", path=str(path), columns=COLUMNS, val=0.2, test=0.2)
@@ -61,7 +61,7 @@ def test_embedded_pictures_come_through_as_they_were_stored(tmp_path: Path) -> N
 
 
 def test_one_question_of_many_pictures_is_split_by_picture(tmp_path: Path) -> None:
-    """Rows with the same bytes stay in one part, others do not all fall into one."""
+    """Rows with the same bytes are in one split, and different images are not all in one."""
     twice = datasets.concatenate_datasets([_pictures(60), _pictures(60)])
     twice.to_parquet(tmp_path / "rows.parquet")
     source = Hub("h", path=str(tmp_path / "rows.parquet"), columns=COLUMNS, val=0.3, test=0.3)
@@ -73,7 +73,7 @@ def test_one_question_of_many_pictures_is_split_by_picture(tmp_path: Path) -> No
 
 
 def test_several_pictures_and_message_lists(tmp_path: Path) -> None:
-    """TRL's multimodal form: messages of typed parts, which Parquet fills with nulls, and a list of images."""
+    """TRL's multimodal form: messages with typed parts, which Parquet fills with nulls, and a list of images."""
     prompt = [
         {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
         {"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Same?"}]},
@@ -94,7 +94,7 @@ def test_several_pictures_and_message_lists(tmp_path: Path) -> None:
 
 
 def test_a_folder_has_splits_of_its_own(tmp_path: Path) -> None:
-    """Named in the manner of the hub; slices of a split are understood."""
+    """By the naming rules of the hub; slices of a split are supported."""
     folder = tmp_path / "data"
     folder.mkdir()
     for split, rows in (("train", 10), ("test", 4)):
@@ -106,7 +106,7 @@ def test_a_folder_has_splits_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_what_save_to_disk_wrote_is_read(tmp_path: Path, split: str) -> None:
-    """A dictionary of splits; and a single data set, which counts as `train`."""
+    """A dictionary of splits, or a single data set, which counts as `train`."""
     datasets.DatasetDict({"train": _pictures(3), "test": _pictures(2)}).save_to_disk(tmp_path / "both")
     groups = Hub("h", path=str(tmp_path / "both"), split=split, columns=COLUMNS, val=0, test=0).groups("train")
     assert len(groups) == {"train": 3, "test": 2}[split]
@@ -117,7 +117,7 @@ def test_what_save_to_disk_wrote_is_read(tmp_path: Path, split: str) -> None:
 
 
 def test_relative_paths_start_from_the_folder(tmp_path: Path) -> None:
-    """Where rows name files in place of embedding them."""
+    """If rows name files instead of embedding them."""
     data = datasets.Dataset.from_dict({"prompt": ["Q"], "chosen": ["a"], "rejected": ["b"], "images": [["x.png"]]})
     data.to_parquet(tmp_path / "rows.parquet")
     [group] = Hub("h", path=str(tmp_path / "rows.parquet"), val=0, test=0).groups("train")
@@ -125,7 +125,7 @@ def test_relative_paths_start_from_the_folder(tmp_path: Path) -> None:
 
 
 def test_groups_survive_pickling(tmp_path: Path) -> None:
-    """A loader's process gets the source, and reads the same rows."""
+    """A worker process of the data loader gets a copy of the source and reads the same rows."""
     _pictures(5).to_parquet(tmp_path / "rows.parquet")
     groups = Hub("h", path=str(tmp_path / "rows.parquet"), columns=COLUMNS, val=0, test=0).groups("train")
     again = pickle.loads(pickle.dumps(groups))  # noqa: S301
@@ -133,7 +133,7 @@ def test_groups_survive_pickling(tmp_path: Path) -> None:
 
 
 def test_faults_name_the_row(tmp_path: Path) -> None:
-    """Each is lost under its reason; where all rows are malformed, they are named at once."""
+    """Each bad row is rejected under its reason; if all rows are malformed, one error lists them."""
     data = datasets.Dataset.from_dict(
         {"prompt": ["Q1", "Q2", None, "Q4"], "chosen": ["a", None, "a", "a"], "rejected": ["b", "b", "b", " "]}
     )

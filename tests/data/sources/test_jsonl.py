@@ -1,4 +1,4 @@
-"""JSON Lines files: faults with their lines, parts that share no prompt, and rows read only when asked for."""
+"""JSON Lines files: errors with their lines, splits without common prompts, and rows that are read on access."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _ids(source: Jsonl) -> dict[str, list[str]]:
 
 
 def test_every_row_is_in_one_part_and_no_prompt_in_two(tmp_path: Path) -> None:
-    """400 rows of 100 prompts: the four rows of a prompt stay together, and the shares are about as asked."""
+    """400 rows of 100 prompts: rows of a prompt stay together, and the fractions are about as requested."""
     path = _write(tmp_path / "a.jsonl", [_pair(f"Q{i % 100}", id=str(i)) for i in range(400)])
     source = Jsonl("a", path=str(path), val=0.2, test=0.1)
     ids = _ids(source)
@@ -45,7 +45,7 @@ def test_every_row_is_in_one_part_and_no_prompt_in_two(tmp_path: Path) -> None:
 
 
 def test_the_same_question_of_another_picture_is_another_prompt(tmp_path: Path) -> None:
-    """Else a data set with one question for all its pictures would be all in one part."""
+    """Otherwise a data set with one question for all images would be in one split."""
     rows = [_pair("What is this?", images=[f"{i}.png"]) for i in range(200)]
     sizes = [len(part) for part in _ids(Jsonl("a", path=str(_write(tmp_path / "a.jsonl", rows)), val=0.3)).values()]
     assert min(sizes) > 0
@@ -53,7 +53,7 @@ def test_the_same_question_of_another_picture_is_another_prompt(tmp_path: Path) 
 
 
 def test_parts_stay_when_the_file_moves_and_grows(tmp_path: Path) -> None:
-    """A row's part depends on its prompt and pictures and the seed, not on its neighbours or its folder."""
+    """The split of a row depends on its prompt, images and the seed, not on other rows or the folder."""
     rows = [_pair(f"Q{i}", id=str(i), images=[f"{i}.png"]) for i in range(200)]
     before = _ids(Jsonl("a", path=str(_write(tmp_path / "a.jsonl", rows))))
     (tmp_path / "elsewhere").mkdir()
@@ -65,7 +65,7 @@ def test_parts_stay_when_the_file_moves_and_grows(tmp_path: Path) -> None:
 
 
 def test_parts_of_their_own_files_are_taken_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In the order of the file; a prompt that is trained on too is said."""
+    """In the order of the file; a warning names prompts that are also trained on."""
     train = _write(tmp_path / "train.jsonl", [_pair(f"Q{i}") for i in range(30)])
     val = _write(tmp_path / "val.jsonl", [_pair("Q5"), _pair("new")])
     source = Jsonl("a", path=str(train), val=str(val), test=0)
@@ -77,7 +77,7 @@ def test_parts_of_their_own_files_are_taken_whole(tmp_path: Path, caplog: pytest
 
 
 def test_blank_responses_are_lost_with_their_line(tmp_path: Path) -> None:
-    """Counted in the part that the row would be in; not a fault, and not a group."""
+    """Counted in the split of the row; such a row is neither malformed nor a group."""
     rows = [_pair(f"Q{i}", rejected=" \n" if i == 3 else "no") for i in range(40)]
     path = _write(tmp_path / "a.jsonl", rows)
     source = Jsonl("a", path=str(path), val=0.3, test=0.3)
@@ -108,8 +108,7 @@ def test_blank_responses_are_lost_with_their_line(tmp_path: Path) -> None:
     ids=lambda value: None if isinstance(value, bytes) else value,
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str, words: str) -> None:
-    """Lost under its reason, with file and line, counted from 1, blank lines included; the others are groups. Rows to
-    be scored are refused with the same words."""
+    """Rejected under its reason, with file and line; blank lines count. For scoring, it is an error."""
     path = tmp_path / "a.jsonl"
     good = json.dumps(_pair("Q")).encode()
     path.write_bytes(good + b"\n\n" + line + b"\n" + good + b"\n")
@@ -125,7 +124,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str, words: st
 
 
 def test_all_bad_lines_to_score_are_named_at_once(tmp_path: Path) -> None:
-    """Up to twenty of them; one fault that they share is said once."""
+    """Up to twenty of them; a fault that several share is listed once."""
     path = _write(tmp_path / "a.jsonl", [_pair("Q"), {"prompt": 1}, _pair("Q"), 7])
     with pytest.raises(DataError, match="2 malformed rows") as caught:
         read_rows(path)
@@ -143,7 +142,7 @@ def test_all_bad_lines_to_score_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_a_file_of_other_rows_stops_at_once(tmp_path: Path) -> None:
-    """The first hundred rows are malformed, and no more are read; one good row among them, and they are counted."""
+    """If the first hundred rows are malformed, reading stops; with one good row among them, it continues."""
     path = _write(tmp_path / "a.jsonl", [*[{"question": "Q"}] * 100, _pair("Q")])
     with pytest.raises(DataError, match="20 or more malformed rows") as caught:
         Jsonl("a", path=str(path)).groups("train")
@@ -155,7 +154,7 @@ def test_a_file_of_other_rows_stops_at_once(tmp_path: Path) -> None:
 
 
 def test_lost_rows_keep_their_words_and_nothing_else(tmp_path: Path) -> None:
-    """A hundred rows of a megabyte that cannot be used leave less than a megabyte behind."""
+    """A hundred rejected rows of a megabyte each leave less than a megabyte in memory."""
     path = tmp_path / "a.jsonl"
     long = "x" * 1_000_000
     with path.open("w") as file:
@@ -173,7 +172,7 @@ def test_lost_rows_keep_their_words_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_whole_surrogate_pair_is_text(tmp_path: Path) -> None:
-    """As json.dumps writes an emoji; a byte-order mark and Windows line ends are let pass."""
+    """As json.dumps writes an emoji; a byte-order mark and Windows line ends are accepted."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(_pair("Q \N{GRINNING FACE}")).encode() + b"\r\n")
     [group] = read_rows(path)
@@ -181,7 +180,7 @@ def test_a_whole_surrogate_pair_is_text(tmp_path: Path) -> None:
 
 
 def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
-    """A folder too."""
+    """And a folder in place of a file."""
     with pytest.raises(DataError, match=r"cannot read .*no\.jsonl: No such file"):
         Jsonl("a", path=str(tmp_path / "no.jsonl")).groups("train")
     with pytest.raises(DataError, match="is a folder"):
@@ -199,7 +198,7 @@ def test_shares_out_of_range_are_named(val: float, test: float) -> None:
 
 
 def test_a_mapped_column_that_no_row_has_is_named(tmp_path: Path) -> None:
-    """Else the images of every row would be lost for a slip of the pen; that some rows lack it is fine."""
+    """Otherwise a typing error would drop all images; a column that only some rows have is fine."""
     path = _write(tmp_path / "a.jsonl", [_pair("Q", pics=["x.png"]), _pair("P")])
     with pytest.raises(DataError, match="no row has the column pix, which `columns` names"):
         Jsonl("a", path=str(path), columns={"images": "pix"}).groups("train")
@@ -208,7 +207,7 @@ def test_a_mapped_column_that_no_row_has_is_named(tmp_path: Path) -> None:
 
 
 def test_relative_images_start_from_the_file_or_the_given_folder(tmp_path: Path) -> None:
-    """And absolute ones from nowhere."""
+    """Absolute paths stay as they are."""
     path = _write(tmp_path / "a.jsonl", [_pair("Q", images=["x.png"]), _pair("P", images=["/y.png"])])
     assert [group.images for group in read_rows(path)] == [(tmp_path / "x.png",), (Path("/y.png"),)]
     assert [group.images for group in read_rows(path, images_root="/pics")] == [
@@ -218,7 +217,7 @@ def test_relative_images_start_from_the_file_or_the_given_folder(tmp_path: Path)
 
 
 def test_rows_to_score_come_all_and_in_order(tmp_path: Path) -> None:
-    """One response will do, a blank one is a response, and no row is held out."""
+    """One response is enough, blank responses are kept, and no row is held out."""
     rows = [{"id": i, "prompt": "Q", "responses": ["a", ""][: 1 + i % 2]} for i in range(50)]
     groups = read_rows(_write(tmp_path / "a.jsonl", rows))
     assert [group.id for group in groups] == [str(i) for i in range(50)]
@@ -244,7 +243,7 @@ def test_a_file_is_not_held_in_memory(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changed_is_an_error_not_another_row(tmp_path: Path) -> None:
-    """Longer lines, so that the old places fall into their middle; and lines as long, with another prompt."""
+    """With longer lines, which move the byte offsets, and with lines of equal length and another prompt."""
     path = _write(tmp_path / "a.jsonl", [_pair(f"Q{i}") for i in range(10)])
     groups = read_rows(path)
     _write(path, [_pair(f"a longer prompt {i}") for i in range(10)])

@@ -1,4 +1,4 @@
-"""The embedded numbers: no set of numbers is in two parts, and nothing but the question tells which answer is right."""
+"""The embedded numbers: no set of numbers is in two splits, and only the question determines the right answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _true_responses(group: Group) -> set[int]:
 
 
 def test_no_set_of_numbers_is_in_two_parts() -> None:
-    """Whatever their order, and whether the larger or the smaller is asked for."""
+    """Whatever their order, and whether the question asks for the larger or the smaller."""
     source = Numbers("n")
     sets = {split: {frozenset(_numbers_in(_question(group))) for group in source.groups(split)} for split in SPLITS}
     for one, other in itertools.combinations(SPLITS, 2):
@@ -42,7 +42,7 @@ def test_no_set_of_numbers_is_in_two_parts() -> None:
 
 
 def test_the_right_number_wins_against_every_other() -> None:
-    """Re-derived from the words of the question: largest or smallest of the numbers named."""
+    """Derived again from the words of the question: the largest or smallest of the numbers in it."""
     for split in SPLITS:
         for group in Numbers("n", size=600).groups(split):
             numbers = _numbers_in(_question(group))
@@ -56,7 +56,7 @@ def test_the_right_number_wins_against_every_other() -> None:
 
 
 def test_two_three_and_four_numbers_come_equally_often_with_the_right_degree() -> None:
-    """`larger` of two, `largest` of more; both directions."""
+    """`larger` for two numbers, `largest` for more; both directions."""
     groups = list(Numbers("n", size=3000).groups("train"))
     assert Counter(len(group.responses) for group in groups) == {2: 1000, 3: 1000, 4: 1000}
     for group in groups:
@@ -66,7 +66,7 @@ def test_two_three_and_four_numbers_come_equally_often_with_the_right_degree() -
 
 
 def test_a_wording_says_nothing_about_truth() -> None:
-    """Of two numbers each wording is right in half of its uses; so is each place."""
+    """With two numbers, each wording and each index is right in half of its uses."""
     uses: Counter[tuple[str, bool]] = Counter()
     places: Counter[int] = Counter()
     for group in Numbers("n", size=4000, counts=[2]).groups("train"):
@@ -84,14 +84,14 @@ def test_a_wording_says_nothing_about_truth() -> None:
 
 
 def test_no_question_comes_twice() -> None:
-    """Numbers in their order and direction make a question."""
+    """A question is its numbers in order and the direction."""
     groups = Numbers("n").groups("train")
     asked = {(tuple(_numbers_in(_question(group))), "large" in _question(group)) for group in groups}
     assert len(asked) == 4000
 
 
 def test_the_same_arguments_give_the_same_groups() -> None:
-    """In any order of reading, and after pickling; another seed gives others."""
+    """In any order of access and after pickling; another seed gives other groups."""
     groups = Numbers("n").groups("test")
     again = pickle.loads(pickle.dumps(Numbers("n").groups("test")))  # noqa: S301
     assert [again[i] for i in (7, 3, -1)] == [groups[7], groups[3], groups[299]]
@@ -99,7 +99,7 @@ def test_the_same_arguments_give_the_same_groups() -> None:
 
 
 def test_a_part_that_is_too_small_says_so() -> None:
-    """Two numbers below 5 make 20 ordered pairs, of which no 300 can be different."""
+    """Two numbers below 5 give only 20 ordered pairs, so 300 different questions are impossible."""
     with pytest.raises(DataError, match="source 'n': the train split has only about"):
         len(Numbers("n", size=300, counts=[2], lowest=0, below=5).groups("train"))
 
@@ -114,14 +114,14 @@ def test_a_part_that_is_too_small_says_so() -> None:
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict[str, object], words: str) -> None:
-    """The message holds the source's name and the value."""
+    """The message contains the source's name and the value."""
     with pytest.raises(DataError, match=words):
         Numbers("n", **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("arguments", ["below=1000000000000000000000000", "lowest=-1", "below=1e20"])
 def test_numbers_that_are_too_large_are_a_fault(arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python draws from no range of more than 2**63 numbers; `check` says so before it tries."""
+    """Python cannot sample from ranges above 2**63; `check` reports it before anything runs."""
     monkeypatch.chdir(Path(__file__).parents[3])
     key = f"data.sources.numbers.{arguments}"
     _, faults = find_experiment("basereward", profile="tests/small.yaml", overrides=[key])

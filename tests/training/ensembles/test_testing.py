@@ -12,7 +12,7 @@ import pytest
 
 from basereward.data.encoding.encoder import EncodedGroup, EncodingError
 from basereward.data.schema.group import Group, RejectedRow
-from basereward.data.schema.rejections import write_lost
+from basereward.data.schema.rejections import write_rejected
 from basereward.errors import DataError, TooManyRowsLost
 from basereward.inference.ensemble import Member
 from basereward.inference.group_scores import ScoresGroups
@@ -77,7 +77,7 @@ def member(
     own = RunFolder.create("", recipe_sha256="", name="member")
     own.model.mkdir()
     (own.model / "recipe.yaml").write_text(recipe_yaml(load_recipe("basereward", overrides=changes)))
-    write_lost(own.lost, [RejectedRow("mine", "test", f"row-{i}", "too_long", "") for i in range(lost)])
+    write_rejected(own.lost, [RejectedRow("mine", "test", f"row-{i}", "too_long", "") for i in range(lost)])
     return Member(own.run_id, own.model, "digest")
 
 

@@ -20,6 +20,11 @@ class JudgedPair:
         video: how to treat rows with a video: `lost` rejects them, with the reason `video`; `frames_as_images` uses its
             frames as images.
         frames: the largest number of frames of one video; they are evenly spaced.
+
+    >>> prompt = "Question: [1 + 1?]\\nResponse 1: [2]\\nResponse 2: [3]"
+    >>> turns = [{"from": "human", "value": prompt}, {"from": "gpt", "value": "[[A]]"}]
+    >>> JudgedPair()({"conversations": turns, "image": "sum.png"})
+    {'prompt': '1 + 1?', 'responses': ['2', '3'], 'ranking': [0, 1], 'image': 'sum.png'}
     """
 
     columns = ("conversations",)
@@ -39,6 +44,7 @@ class JudgedPair:
             RowRejected: `unknown_template`, `unknown_verdict`, `undecided`, `several_rounds`, `video`, `video_missing`.
         """
         turns = read_turns(row["conversations"], column="conversations")
+        # With several rounds it would be unclear which verdict is the one on the answers.
         if [turn["role"] for turn in turns] != ["user", "assistant"]:
             raise RowRejected(
                 "several_rounds", f"`conversations` has {len(turns)} turns; one prompt and one verdict are needed"

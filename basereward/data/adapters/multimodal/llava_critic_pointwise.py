@@ -26,10 +26,13 @@ SCORE = re.compile(r"\b(?:score|rating)\s*:\s*\[?(\d+(?:\.\d+)?)", re.IGNORECASE
 
 @dataclass(frozen=True, slots=True)
 class _ScoredAnswer:
+    """One row: a question, an answer, its score, and the template of the judge's prompt."""
+
     question: str
     answer: str
     score: float
-    template: str  # the judge's prompt without the answer. It sets the scale, so scores are comparable only within one.
+    # The judge's prompt without the answer. It sets the scale, so only scores with the same template are comparable.
+    template: str
 
 
 class LLaVACriticPointwise:
@@ -45,6 +48,14 @@ class LLaVACriticPointwise:
 
     Raises:
         ValueError: the scale's first number is not below its second.
+
+    >>> def row(answer, score):
+    ...     prompt = f"Question: [Why?]\\nResponse: [{answer}]"
+    ...     turns = [{"from": "human", "value": prompt}, {"from": "gpt", "value": f"Score: {score}"}]
+    ...     return {"conversations": turns, "image": "1.png"}
+    >>> rows = [row("So.", 20), row("Because of it.", 90)]
+    >>> LLaVACriticPointwise(scale=[0, 100])(rows[0] | {"rows": rows})["preferences"]
+    [[1, 0]]
     """
 
     columns: tuple[str, ...] = ("conversations", "image")

@@ -20,6 +20,9 @@ class MMRLHF:
         video: how to treat rows with a video: `lost` rejects them, with the reason `video`; `frames_as_images` uses its
             frames as images.
         frames: the largest number of frames of one video; they are evenly spaced.
+
+    >>> MMRLHF()({"id": 1, "prompt": "What is it?", "chosen": "a cat", "rejected": "a dog", "image": "1.png"})
+    {'id': 1, 'prompt': 'What is it?', 'chosen': 'a cat', 'rejected': 'a dog', 'images': '1.png'}
     """
 
     columns = ("prompt", "chosen", "rejected")
@@ -39,6 +42,7 @@ class MMRLHF:
         """
         pair = {name: row.get(name) for name in PAIR_COLUMNS}
         pair["images"] = self._video.names(row["video"]) if row.get("video") else row.get("image")
+        # A critic head needs a critique of every response of a group.
         chosen_reason, rejected_reason = row.get("chosen_reason"), row.get("rejected_reason")
         if chosen_reason and rejected_reason:
             pair |= {"chosen_critique": chosen_reason, "rejected_critique": rejected_reason}

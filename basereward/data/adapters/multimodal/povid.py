@@ -9,7 +9,13 @@ from basereward.data.adapters.turns import read_turns
 
 
 class POVID:
-    """Prefers `conversations` to `rejected_conversations`; both are lists of turns."""
+    """Prefers `conversations` to `rejected_conversations`; both are lists of turns.
+
+    >>> good, bad = ([{"from": "human", "value": "Q"}, {"from": "gpt", "value": answer}] for answer in ("yes", "no"))
+    >>> pair = POVID()({"image": "1.png", "conversations": good, "rejected_conversations": bad})
+    >>> pair["chosen"][-1], pair["rejected"][-1]
+    ({'role': 'assistant', 'content': 'yes'}, {'role': 'assistant', 'content': 'no'})
+    """
 
     columns = ("image", "conversations", "rejected_conversations")
 

@@ -16,6 +16,11 @@ class R1RewardRL:
 
     `message` is a JSON list of messages, `answer` a list with one text such as `<answer>2</answer>`, and `image` the
     bytes of the image in base64 or as a data URI.
+
+    >>> prompt = "## [Question]: 1 + 1? ## [Response 1]: 3 ## [Response 2]: 2 ## **Output Format**"
+    >>> row = {"message": [{"role": "user", "content": prompt}], "answer": ["<answer>2</answer>"], "image": "iVBORw0K"}
+    >>> R1RewardRL()(row)
+    {'prompt': '1 + 1?', 'responses': ['3', '2'], 'ranking': [1, 0], 'images': [{'bytes': 'iVBORw0K'}]}
     """
 
     columns = ("message", "answer", "image")

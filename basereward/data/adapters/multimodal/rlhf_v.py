@@ -13,7 +13,12 @@ KEYS = ("question", "chosen", "rejected")
 
 
 class RLHFV:
-    """Reads `text`, a JSON object with `question`, `chosen` and `rejected`, and `image`, the image itself."""
+    """Reads `text`, a JSON object with `question`, `chosen` and `rejected`, and `image`, the image itself.
+
+    >>> pair = RLHFV()({"text": '{"question": "Q", "chosen": "yes", "rejected": "no"}', "image": b"png", "idx": 3})
+    >>> pair["id"], pair["prompt"], pair["chosen"], pair["rejected"]
+    (3, 'Q', 'yes', 'no')
+    """
 
     columns = ("text", "image")
 

@@ -14,6 +14,11 @@ class ShareGPTPairs:
     """Reads the prompt `conversations`, a list of `{"from", "value"}`, and the turns `chosen` and `rejected`.
 
     Optional columns: `images` or `image` contain paths of images, `system` the system prompt.
+
+    >>> row = {"conversations": [{"from": "human", "value": "Q"}], "chosen": {"from": "gpt", "value": "yes"}}
+    >>> pair = ShareGPTPairs()(row | {"rejected": {"from": "gpt", "value": "no"}, "images": ["1.png"]})
+    >>> pair["chosen"], pair["images"]
+    ([{'from': 'gpt', 'value': 'yes'}], ['1.png'])
     """
 
     columns = ("conversations", "chosen", "rejected")

@@ -22,6 +22,12 @@ class VLFeedback:
         pairs: `all` uses every pair with unequal means, `largest_gap` only the pair with the largest difference.
         margins: whether to use the difference of the means, 0 to 4, as the margin.
         image: the name of the image, with `{id}` for the id of the row.
+
+    >>> def rated(response, number):
+    ...     return {"response": response, "annotations": {aspect: {"Rating": number} for aspect in ASPECTS}}
+    >>> cells = VLFeedback()({"id": "7", "prompt": "Q", "completions": [rated("a", "3"), rated("b", "5")]})
+    >>> cells["image"], cells["preferences"], cells["margins"]
+    ('merged_images/7.jpg', [[1, 0]], [2.0])
     """
 
     columns = ("id", "prompt", "completions")
@@ -39,6 +45,7 @@ class VLFeedback:
         Raises:
             RowRejected: `wrong_type`, `not_rated` (fewer than two completions with three numbers), `equal_ratings`.
         """
+        # The ratings are texts that GPT-4V wrote, which need not be numbers.
         rated = []
         for completion in _completion_list(row["completions"]):
             mean = mean_rating(completion.get("annotations"))
@@ -61,6 +68,7 @@ def mean_rating(annotations: object) -> float | None:
         ratings = [float(annotations[aspect]["Rating"]) for aspect in ASPECTS]
     except (KeyError, TypeError, ValueError):
         return None
+    # fsum is exact, so that equal ratings in another order have equal means, not a preference by a rounding error.
     mean = math.fsum(ratings) / len(ratings)
     return mean if math.isfinite(mean) else None
 

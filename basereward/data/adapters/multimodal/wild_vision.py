@@ -9,7 +9,8 @@ from basereward.data.adapters.judge_prompts import Ties
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
-RANKS = {  # vote -> ranks of models A and B, lower is better
+# Vote -> ranks of models A and B; lower is better. Both spellings of a vote for neither occur.
+RANKS = {
     "model_a": [0, 1],
     "model_b": [1, 0],
     "tie": [0, 0],
@@ -26,6 +27,10 @@ class WildVision:
 
     Args:
         ties: `keep` keeps ties, for losses that use them; `lost` rejects them, with the reason `undecided`.
+
+    >>> battle = {"conversation_a": [], "conversation_b": [], "image": b"png"}
+    >>> WildVision()(battle | {"winner": "model_b"})["ranking"]
+    [1, 0]
     """
 
     columns = ("conversation_a", "conversation_b", "winner", "image")

@@ -11,6 +11,10 @@ class Conversations:
 
     Some of these data sets also have a column `prompt` that repeats one turn. It is read only if the lists contain
     nothing but the answers. Ratings and model names are not read.
+
+    >>> chosen, rejected = ([{"role": "assistant", "content": text}] for text in ("yes", "no"))
+    >>> Conversations()({"prompt": "Q", "chosen": chosen, "rejected": rejected})["prompt"]
+    'Q'
     """
 
     columns: tuple[str, ...] = ("chosen", "rejected")

@@ -8,7 +8,8 @@ from typing import Any
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
-LARGEST = 3  # "much better"
+# The absolute value of the rating "much better".
+LARGEST = 3
 
 
 class HelpSteer3:
@@ -16,6 +17,10 @@ class HelpSteer3:
 
     Args:
         margin: whether to use the absolute value, 1 to 3, as the margin of the preference.
+
+    >>> row = {"context": "Q", "response1": "no", "response2": "yes", "overall_preference": 2}
+    >>> HelpSteer3(margin=True)(row)
+    {'prompt': 'Q', 'chosen': 'yes', 'rejected': 'no', 'margin': 2}
     """
 
     columns: tuple[str, ...] = ("context", "response1", "response2", "overall_preference")
@@ -30,6 +35,7 @@ class HelpSteer3:
             RowRejected: `undecided` (0); `not_rated` (no whole number from -3 to 3).
         """
         preference = row["overall_preference"]
+        # `type(...) is int`, because `isinstance(True, int)` is true.
         if type(preference) is not int or abs(preference) > LARGEST:
             raise RowRejected(
                 "not_rated",

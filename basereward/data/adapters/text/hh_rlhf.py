@@ -10,6 +10,7 @@ from typing import Any
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
+# Two line breaks, because an answer may contain "Human:" itself.
 SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -19,6 +20,11 @@ class HhRlhf:
 
     The turns before the last answer are the prompt. If the two transcripts differ before the last answer, they are not
     two answers to one prompt, and the row is rejected with the reason `prompts_differ`.
+
+    >>> start = "\\n\\nHuman: Hi\\n\\nAssistant:"
+    >>> pair = HhRlhf()({"chosen": f"{start} Hello!", "rejected": f"{start} Go away."})
+    >>> pair["chosen"][-1]["content"], pair["rejected"][-1]["content"]
+    ('Hello!', 'Go away.')
     """
 
     columns: tuple[str, ...] = ("chosen", "rejected")

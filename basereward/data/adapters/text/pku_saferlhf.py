@@ -14,6 +14,10 @@ class PKUSafeRLHF:
 
     Args:
         by: the criterion.
+
+    >>> row = {"prompt": "Q", "response_0": "a", "response_1": "b", "better_response_id": 1, "safer_response_id": 0}
+    >>> PKUSafeRLHF()(row)["chosen"], PKUSafeRLHF(by="safer")(row)["chosen"]
+    ('b', 'a')
     """
 
     def __init__(self, *, by: Literal["better", "safer"] = "better") -> None:

@@ -15,6 +15,10 @@ class SHP:
     Args:
         min_score_ratio: the smallest ratio of the higher to the lower score; rows below it are rejected. null: all rows
             are kept.
+
+    >>> row = {"history": "Q", "human_ref_A": "a", "human_ref_B": "b", "labels": 0, "score_ratio": 2.5}
+    >>> SHP(min_score_ratio=2.0)(row)
+    {'prompt': 'Q', 'chosen': 'b', 'rejected': 'a'}
     """
 
     columns: tuple[str, ...] = ("history", "human_ref_A", "human_ref_B", "labels", "score_ratio")
@@ -33,11 +37,13 @@ class SHP:
             raise RowRejected("not_rated", f"`labels` is {shown(label)}; 1 (A is preferred) or 0 (B is) is needed")
         if self.min_score_ratio is not None:
             self._check_ratio(row["score_ratio"], at_least=self.min_score_ratio)
-        answers = [row["human_ref_B"], row["human_ref_A"]]  # indexed by the label of the winner
+        # Indexed by the label of the winner.
+        answers = [row["human_ref_B"], row["human_ref_A"]]
         return {"prompt": row["history"], "chosen": answers[label], "rejected": answers[1 - label]}
 
     def _check_ratio(self, ratio: object, *, at_least: float) -> None:
         if isinstance(ratio, bool) or not isinstance(ratio, int | float):
             raise RowRejected("not_rated", f"`score_ratio` is {shown(ratio)}; a number is needed")
-        if not ratio >= at_least:  # not `ratio < at_least`, which is false for NaN
+        # Not `ratio < at_least`, which is false for NaN.
+        if not ratio >= at_least:
             raise RowRejected("low_score_ratio", f"`score_ratio` is {ratio}; min_score_ratio requires {at_least}")

@@ -28,6 +28,10 @@ class SweArena:
         rounds: `one` uses only conversations of one question and one answer, because only in these both models answer
             the same prompt. `last` uses the last answers of longer conversations as answers to `instruction`, as
             BigCodeReward does.
+
+    >>> states = {model: {"messages": [["user", "Q"], [model, f"by {model}"]]} for model in ("model_A", "model_B")}
+    >>> SweArena()({"instruction": "Q", "states": states, "feedback": {"vote_type": "vote_left"}})
+    {'prompt': 'Q', 'chosen': 'by model_A', 'rejected': 'by model_B'}
     """
 
     columns: tuple[str, ...] = ("instruction", "states", "feedback")

@@ -18,6 +18,10 @@ class UltraFeedback:
         pairs: `all` makes one group with every pair of unequal scores; `largest_gap` makes one pair of the best and the
             worst completion (the first ones if several have the same score).
         score: the key of a completion's score. Completions without a number there are dropped.
+
+    >>> completions = [{"response": "a", "overall_score": 3.0}, {"response": "b", "overall_score": 8.0}]
+    >>> UltraFeedback()({"instruction": "Q", "completions": completions})
+    {'prompt': 'Q', 'responses': ['a', 'b'], 'preferences': [[1, 0]]}
     """
 
     columns: tuple[str, ...] = ("instruction", "completions")
@@ -33,6 +37,7 @@ class UltraFeedback:
             RowRejected: `wrong_type`; `not_rated` (fewer than two scores); `equal_ratings` (no two differ).
         """
         scored = self._scored(row["completions"])
+        # `preferences` would be empty; this message names the score.
         if len({score for score, _ in scored}) == 1:
             raise RowRejected("equal_ratings", f"all {len(scored)} completions have the {self.score} {scored[0][0]}")
         if self.pairs == "largest_gap":
@@ -65,5 +70,5 @@ class UltraFeedback:
 
 
 def _is_number(value: object) -> bool:
-    # In Python `True` is an int, but a truth value is no score.
+    # In Python `True` is an int, but a truth value is not a score.
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,77 @@
+"""Rejections of rows without a prompt or a response. Their messages propose the column that was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from basereward.data.schema.columns import like_prompt
+from basereward.data.schema.rejections import RowRejected
+from basereward.errors import nearest
+
+# Limits of a message: the columns that it lists, and the characters of a name. In a CSV file without a header, names
+# are the texts of the first row.
+MAX_LISTED = 30
+MAX_NAME = 60
+
+
+def columns_found(columns: Iterable[str]) -> str:
+    """List the columns of a row as a sentence.
+
+    >>> columns_found(["question", "answer"])
+    'Columns found: question, answer.'
+    """
+    names = list(columns)
+    listed = ", ".join(str(name)[:MAX_NAME] for name in names[:MAX_LISTED]) or "none"
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return f"Columns found: {listed}{more}."
+
+
+def no_prompt(row: Mapping[str, Any], *, columns: Mapping[str, str]) -> RowRejected:
+    """Make the rejection of a row without a prompt.
+
+    Args:
+        row: the cells by column.
+        columns: our column name -> the name in the data.
+
+    >>> print(no_prompt({"question": "2 + 2?", "chosen": "4", "rejected": "5"}, columns={}))
+    there is no prompt: no column 'prompt', and no turn before the responses. 'question' looks like it: columns: ...
+    """
+    own = columns.get("prompt", "prompt")
+    others = [name for name in row if name != own and name not in columns.values()]
+    close = like_prompt(others)
+    hint = ""
+    if close:
+        hint = f"'{close[:MAX_NAME]}' looks like it: columns: {{prompt: {close[:MAX_NAME]}}}. "
+    elif all(isinstance(row.get(name), str) for name in ("chosen", "rejected")):
+        hint = "If both responses begin with the prompt, split it off, as TRL's extract_prompt does. "
+    detail = f"there is no prompt: no column '{own}', and no turn before the responses. {hint}"
+    return RowRejected("no_prompt", f"{detail}{columns_found(row)}")
+
+
+def missing_response(missing: Sequence[str], *, row: Mapping[str, Any], columns: Mapping[str, str]) -> RowRejected:
+    """Make the rejection of a row without a response.
+
+    Args:
+        missing: our names of the missing columns.
+        row: the cells by column.
+        columns: our column name -> the name in the data.
+
+    >>> print(missing_response(["chosen"], row={"prompt": "Q", "chosn": "A", "rejected": "B"}, columns={}))
+    missing: 'chosen'. 'chosn' looks like it: columns: {chosen: chosn}. Columns found: prompt, chosn, rejected.
+    """
+    names = {ours: columns.get(ours, ours) for ours in missing}
+    for name in names.values():
+        if name in row:
+            return RowRejected("null_response", f"'{name}' is null; a response must be a text")
+    others = [str(name)[:MAX_NAME] for name in row]
+    sentences = []
+    for ours, name in names.items():
+        close = nearest(name, others)
+        if close:
+            sentences.append(f"'{close}' looks like it: columns: {{{ours}: {close}}}")
+    general_form = ", or `responses`" if len(names) == 2 else ""
+    listed = " and ".join(f"'{name}'" for name in names.values())
+    return RowRejected(
+        "missing_column", ". ".join([f"missing: {listed}{general_form}", *sentences, columns_found(row)])
+    )
