@@ -30,7 +30,11 @@ _MISSING = "missing"
 
 @dataclass(frozen=True, slots=True)
 class CountShare:
-    """A fraction (`count` of `total`), and its 95 % Wilson score interval; (0, 1) if `total` is 0."""
+    """A fraction (`count` of `total`), and its 95 % Wilson score interval; (0, 1) if `total` is 0.
+
+    >>> CountShare.of(8, 10).value
+    0.8
+    """
 
     count: int
     total: int
@@ -45,6 +49,7 @@ class CountShare:
         >>> round(share.low, 3), round(share.high, 3)
         (0.49, 0.943)
         """
+        # SciPy refuses a total of 0.
         if total == 0:
             return cls(0, 0, 0.0, 1.0)
         interval = binomtest(count, total).proportion_ci(method="wilson")
@@ -94,6 +99,9 @@ class SourceAudit:
         repeated: the fraction of groups in which two responses are the same text.
         languages: the number of prompts by language, the most frequent first.
         noise: the disagreement of a trained model; None without scores.
+
+    >>> audit([], source="empty").num_groups
+    0
     """
 
     source: str
@@ -192,6 +200,7 @@ class _Counts:
         self._num_responses += len(group.responses)
         self._images[len(group.images)] += 1
         self._prompt_chars.append(len(text))
+        # Equal responses give equal scores, so a preference between them cannot be learned.
         self._repeated += len(set(group.responses)) < len(group.responses)
         decided = _decided(group)
         self._num_decided += len(decided)

@@ -121,7 +121,7 @@ def _check_scores(group: Group, scores: Sequence[float], *, drop: float) -> None
 
 
 def _disagreement(preferences: Sequence[Preference], scores: Sequence[float], *, drop: float) -> str:
-    """Describe the preferences, all of which the model contradicts."""
+    """Describe preferences that the model contradicts, with their margins."""
     margins = [
         f"{preference.loser} to {preference.winner} by {-_margin(preference, scores):.4g}" for preference in preferences
     ]

@@ -378,7 +378,7 @@ class Encoder:
             return ids
         sizes = [] if images_thw is None else (images_thw.prod(-1) // self.merge_size**2).tolist()
         places = ids == self.image_token_id
-        # Unequal if the chat template drops or repeats images. The features of the vision tower would be assigned to the
+        # Unequal if the chat template drops or repeats images. Image features would be assigned to the
         # wrong tokens, or transformers would fail in the middle of training.
         if int(places.sum()) != len(sizes):
             detail = f"{int(places.sum())} image tokens in the rendered prompt, {len(sizes)} images"

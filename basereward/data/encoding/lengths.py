@@ -182,7 +182,6 @@ def _content(groups: Iterable[Group]) -> str:
 def _load(file: Path) -> tuple[Lengths, list[dict[str, str]]] | None:
     """Read a cache file; None if there is none or it is damaged."""
     try:
-        # Without pickle: a cache folder may be shared with other users, and a pickle could run their code.
         with np.load(file, allow_pickle=False) as kept:
             lost = json.loads(str(kept["lost"]))
             return Lengths(kept["index"], kept["tokens"], kept["images"], str(kept["content"])), lost

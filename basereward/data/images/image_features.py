@@ -77,7 +77,7 @@ class ImageReader:
         return self._read_uncached(images, self.store)
 
     def _read_uncached(self, images: Sequence[Image], store: FeatureStore) -> ImageBatch:
-        """Look every image up in the store, and open those whose features it does not have."""
+        """Look up every image in the store, and open those whose features are not in it."""
         cached, opened = [], []
         for image in images:
             entry, content = self._look_up(image, store)
@@ -106,7 +106,7 @@ class ImageReader:
         return [int(self.processor.get_number_of_image_patches(image.height, image.width)) for image in opened]
 
     def _look_up(self, image: Image, store: FeatureStore) -> tuple[CachedFeatures, Image]:
-        """Look an image up in the store; also return its content, so that it is not read again from disk."""
+        """Look up an image in the store; also return its content, so that it is not read again from disk."""
         content = read_image(image)
         key = store.key(content)
         return CachedFeatures(key, store.find(key)), content

@@ -111,7 +111,7 @@ class TileProcessor:
         # The merger joins squares of patches; transformers' reshape would fail in the middle of a forward pass.
         if height != width or height % (patch_size * merge_size):
             raise ModelError(
-                f"the image processor makes tiles of {width} x {height} pixels; a tile must be a square whose side is a "
+                f"the image processor makes tiles of {width} x {height} pixels; they must be squares whose side is a "
                 f"multiple of {patch_size * merge_size}. Set size in preprocessor_config.json."
             )
         # The image processor alone does not cut tiles by default: InternVL's processor turns the setting on.

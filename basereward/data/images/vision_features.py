@@ -30,7 +30,12 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The features of one or several images."""
+    """The features of one or several images.
+
+    >>> features = Features(torch.zeros(1, 3, 2), grids=((1, 4, 2), (1, 2, 2)), tokens=(2, 1))
+    >>> [states.shape[1] for states in features.split()]
+    [2, 1]
+    """
 
     states: Tensor  # (S, F, D), image after image
     grids: tuple[Grid, ...]  # of each image

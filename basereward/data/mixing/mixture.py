@@ -90,8 +90,7 @@ class Mixture:
         sources = np.repeat(np.arange(len(self.names), dtype=np.int32), [self.counts[name] for name in self.names])
         rows = np.concatenate([self._rows(name, epoch) for name in self.names])
         places = np.concatenate([self._places(name, epoch) for name in self.names])
-        # The places are random numbers, so two may be equal. A stable sort then keeps the order of the sources, which is
-        # the same on every machine.
+        # The places are random numbers, so two may be equal. A stable sort keeps them in the order of the sources.
         order = np.argsort(places, kind="stable")
         return sources[order], rows[order]
 

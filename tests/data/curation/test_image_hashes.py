@@ -1,4 +1,4 @@
-"""Copies of a picture are found by their hashes, other pictures are not, and what cannot be read is said."""
+"""Copies of an image have similar hashes, other images do not, and unreadable images have none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _jpeg(picture: PIL.Image.Image, *, quality: int) -> bytes:
 
 
 def test_resized_and_recompressed_copies_are_within_2_bits(photos: list[Path]) -> None:
-    """Each of 44 pictures at a third of its size, squeezed into a square, and as poor JPEG."""
+    """44 images, each reduced to a third, resized to a square, and saved as JPEG of low quality."""
     for path in photos:
         picture = open_image(path)
         own = perceptual_hash(picture)
@@ -33,20 +33,22 @@ def test_resized_and_recompressed_copies_are_within_2_bits(photos: list[Path]) -
 
 
 def test_other_scenes_are_far_apart(photos: list[Path]) -> None:
-    """Of two scenes no two pictures are within the 4 bits that are taken for a copy. (Of one scene with other people
-    in it, as the 32 made pictures have, they are: the scene is the same.)"""
+    """Images of different scenes differ in more than the 4 bits that count as a copy.
+
+    Generated images of one scene with different people do not: they have the same background.
+    """
     hashes = [(path.parent if path.suffix == ".png" else path, perceptual_hash(open_image(path))) for path in photos]
     between = [hamming_distance(a or 0, b or 0) for (x, a), (y, b) in itertools.combinations(hashes, 2) if x != y]
     assert min(between) > 8
 
 
-def test_a_picture_of_one_colour_has_no_perceptual_hash() -> None:
-    """All of them would be copies of each other."""
+def test_an_image_of_one_colour_has_no_perceptual_hash() -> None:
+    """Otherwise all such images would be copies of each other."""
     assert perceptual_hash(PIL.Image.new("RGB", (64, 48), "navy")) is None
 
 
-def test_content_is_that_of_the_file(tmp_path: Path) -> None:
-    """The same bytes under two names and in memory are the same; another quality is not."""
+def test_the_content_hash_is_that_of_the_file(tmp_path: Path) -> None:
+    """Equal bytes under two names and in memory have equal hashes; another JPEG quality has a different one."""
     picture = PIL.Image.linear_gradient("L")
     data = _jpeg(picture, quality=90)
     for name in ("a.jpg", "b.jpg"):
@@ -60,23 +62,23 @@ def test_content_is_that_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "image", ["nowhere.png", b"", Path("a\0b"), Path("/")], ids=["missing", "empty", "null", "folder"]
 )
-def test_what_is_not_there_has_no_content(image: str | bytes | Path) -> None:
-    """And names tell such images apart."""
+def test_an_unreadable_image_has_no_content_hash(image: str | bytes | Path) -> None:
+    """Such images are identified by their names."""
     assert ImageHashes().content(image) is None
     assert ImageHashes().fingerprint(image) is None
     assert ImageHashes().identity("x.png") == ImageHashes().identity(Path("x.png")) != ImageHashes().identity("y.png")
 
 
-def test_a_file_that_is_no_picture_has_content_only() -> None:
-    """It equals its copy, and was not looked at."""
+def test_a_file_that_is_not_an_image_has_only_a_content_hash() -> None:
+    """It equals its copy, and is marked as unreadable."""
     fingerprint = ImageHashes().fingerprint(b"not a picture")
     assert fingerprint is not None
     assert (fingerprint.perceptual, fingerprint.readable) == (None, False)
     assert fingerprint.content == ImageHashes().content(b"not a picture")
 
 
-def test_only_so_many_are_remembered(tmp_path: Path) -> None:
-    """A file that was forgotten is read anew, one that is remembered is not."""
+def test_the_cache_is_limited_to_its_size(tmp_path: Path) -> None:
+    """A file in the cache is not read again; a file that was removed from the cache is."""
     hashes = ImageHashes(remember=1)
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")

@@ -1,4 +1,4 @@
-"""Texts that say the same are equal, others are not."""
+"""Texts that differ only in form are equal after normalization, others are not."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from basereward.data.curation.words import hash64, normalise, shingles, words
     ],
 )
 def test_the_same_words_are_equal(one: str, other: str) -> None:
-    """Form does not count."""
+    """Capitals, spacing, punctuation and the Unicode form are ignored."""
     assert normalise(one) == normalise(other)
 
 
 def test_symbols_without_words_stay_apart() -> None:
-    """Of "?!" and "..." nothing but their signs would be left."""
+    """Texts such as "?!" and "..." have no words, so they are compared by their characters."""
     assert normalise("? !") == "?!" != normalise("...")
     assert normalise("  ") == ""
 
 
-def test_chinese_is_taken_character_by_character() -> None:
-    """Otherwise a sentence would be one word, and a text with one other sign would share nothing."""
+def test_chinese_is_split_into_characters() -> None:
+    """Otherwise a sentence would be one word, and two sentences with one different character would share nothing."""
     assert words("这是猫 ok") == ["这", "是", "猫", "ok"]
 
 
-def test_shingles_are_all_runs() -> None:
-    """Five words hold three runs of three; a shorter text is its own."""
+def test_shingles_are_all_n_grams() -> None:
+    """Five words have three 3-grams; a shorter text is one n-gram."""
     assert shingles("a b c d e".split(), size=3) == {"a b c", "b c d", "c d e"}
     assert shingles(["a", "b"], size=3) == {"a b"}
 
 
 def test_the_border_between_parts_counts() -> None:
-    """Else a prompt could lend its end to the response."""
+    """Otherwise the end of a prompt could be taken for the start of a response."""
     assert hash64("ab", "c") != hash64("a", "bc")
     assert hash64("\ud800") == hash64("\ud800")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -15,10 +16,12 @@ from transformers import AutoImageProcessor, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from basereward.data.encoding.encoder import Encoder, EncodingError
+from basereward.data.images.feature_store import FeatureStore
 from basereward.data.images.open_images import ImageError
 from basereward.data.schema.group import IMAGE, Group, Part, Turn
 from basereward.model.tiny_models._byte_level import SPECIAL_TOKENS
 from basereward.model.tiny_models._checkpoint import write_preprocessor
+from basereward.recipe import make
 from tests.data.conftest import WORDS
 from tests.helpers.support import group, picture
 
@@ -214,3 +217,31 @@ def test_the_end_of_turn_and_the_padding_are_qwens(encode: Encoder) -> None:
     """An answer ends with `<|im_end|>`, and rows are filled up with `<|endoftext|>`."""
     assert encode.end_of_turn == IM_END
     assert encode.pad_id == FIRST_SPECIAL
+
+
+def test_an_encoder_with_a_branch_template_leaves_the_first_one_unchanged(small_encoder: Encoder) -> None:
+    """The template is the one given, the fingerprint covers it, and encoding without it gives the same tokens."""
+    template = make({"_target_": "rating", "prompt": "rating_brief"}, "heads", 8).branch_template
+    sample = group("Hello!", ("Hello!", "I am fine."))
+    before, plain_fingerprint = small_encoder(sample), small_encoder.fingerprint
+    other = small_encoder.with_branch_template(template)
+    assert small_encoder.branch_template is None
+    assert other.branch_template is template
+    assert other.fingerprint != plain_fingerprint == small_encoder.fingerprint
+    assert len(other(sample).branch_targets) == 2
+    assert small_encoder(sample).branch_targets == ()
+    assert torch.equal(other.with_branch_template(None)(sample).prefix, before.prefix)
+    assert other.with_branch_template(None).fingerprint == plain_fingerprint
+
+
+def test_an_encoder_with_a_feature_store_leaves_the_first_one_unchanged(small_encoder: Encoder, tmp_path: Path) -> None:
+    """Only the new one gives every image a key in the store; tokens and patches are the same."""
+    sample = group(images=2)
+    other = small_encoder.with_feature_store(FeatureStore(tmp_path, setting="s", gib=0.01))
+    plain, cached = small_encoder(sample), other(sample)
+    assert plain.cached_features == ()
+    assert len({entry.key for entry in cached.cached_features}) == 2
+    assert torch.equal(plain.prefix, cached.prefix)
+    assert plain.pixels is not None
+    assert cached.pixels is not None
+    assert torch.equal(plain.pixels.values, cached.pixels.values)
