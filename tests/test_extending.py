@@ -227,8 +227,10 @@ def _in_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     monkeypatch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
     monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
-    # Python keeps the listing of a folder in which it has searched for a module.
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    # One store for the whole file: MLflow takes seconds to create a database.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    # `--trust` appends the working directory to the path of this process.
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     for name in [name for name in sys.modules if name.split(".")[0].startswith("own_")]:
         del sys.modules[name]
