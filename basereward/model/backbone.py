@@ -33,7 +33,7 @@ from basereward.model.attention.kernels import Kernels, check_liger, use_liger
 from basereward.model.attention.last_layer import LastLayer
 from basereward.model.attention.layout_check import find_tree_fault
 from basereward.model.attention.tree_attention import TREE_ATTENTION, RowPlan, TreePlan, tree_masks
-from basereward.model.families.registry import find_family, vision_families, vision_types
+from basereward.model.families.registry import find_family, import_user_families, vision_types
 from basereward.model.families.vision import ImageEncoder, features_of_nothing, is_trained
 from basereward.model.pooling import LAST, Pooling
 from basereward.model.quantization import Quantization, keep_four_bit_weights, quantization_config
@@ -296,8 +296,8 @@ def load_config(path: str | Path, *, revision: str | None = None, trust_remote_c
     """
     trust_remote_code = trust_remote_code and is_trusted()
     _check_local(path)
-    # A family of the user may register its configuration with transformers when it is imported.
-    vision_families()
+    # Before transformers reads config.json: a family of the user may register its `model_type`.
+    import_user_families()
     with quiet_transformers(), explained(path):
         file = find_file(path, CONFIG, revision=revision)
         if file is not None:
