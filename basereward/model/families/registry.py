@@ -29,7 +29,7 @@ _user_families: dict[str, VisionFamily] = {}
 
 def vision_families() -> tuple[VisionFamily, ...]:
     """All families that read images: those of this package, and those of the user that were imported with trust."""
-    # The user's without trust too: a model that was built inside a `trusting` block is trained and scored outside of it.
+    # The user's without trust too: a model that was built in a `trusting` block is trained and scored outside of it.
     return (*_supported_families(), *_user_families.values())
 
 
@@ -53,7 +53,7 @@ def import_user_families() -> None:
     """
     if not is_trusted():
         return
-    # Python keeps the listings of the folders on its path, and would miss a file that was written after the last search.
+    # Python keeps the listings of the folders on its path, and would miss a file written after the last search.
     importlib.invalidate_caches()
     for name in _module_names(USER_PACKAGE):
         if name not in _user_families:
