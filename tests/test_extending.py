@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from basereward import load
 from basereward.cli import main
@@ -227,10 +228,12 @@ def _in_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     monkeypatch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
     monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
-    # Python keeps the listing of a folder in which it has searched for a module.
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    # One store for the whole file: MLflow takes seconds to create a database.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    # `--trust` appends the working directory to the path of this process.
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield
-    for name in [name for name in sys.modules if name.split(".")[0].startswith("own_")]:
+    for name in [name for name in sys.modules if name.startswith(("own_", registry.USER_PACKAGE))]:
         del sys.modules[name]
 
 
@@ -355,9 +358,7 @@ def test_a_backbone_family_is_a_python_file(
     (folder / "basereward_families" / "new_vl.py").write_text(FAMILY)
     (folder / "new_vl.yaml").write_text(FAMILY_EXPERIMENT)
     checkpoint = folder / "new_vl_checkpoint"
-    tiny_qwen2_5_vl(checkpoint, hidden_size=64, layers=2, vision_layers=2)
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "new_vl"}))
+    write_new_vl(checkpoint)
     assert main(["train", "new_vl.yaml", "--profile", PROFILE, *FEW]) == 2
     run = trained("new_vl.yaml", "model.backbone.freeze=[vision]")
     assert "new_vl" in registry.vision_types()
@@ -370,6 +371,18 @@ def test_a_backbone_family_is_a_python_file(
     assert not any("visual.blocks" in name for name in moved)
     scorer = load(run.model, trust=True)
     assert len(scorer.score("Which digit?", ["7", "4"], images=[picture(0)])) == 2
+
+
+def write_new_vl(checkpoint: Path) -> None:
+    """A checkpoint of the new type. transformers renames the weights of a Qwen2.5-VL when it reads them, by its type;
+    those of the new type have the names of the model itself."""
+    tiny_qwen2_5_vl(checkpoint, hidden_size=64, layers=2, vision_layers=2)
+    weights = AutoModel.from_pretrained(checkpoint).state_dict()
+    save_file(
+        {name: weight.clone() for name, weight in weights.items()}, checkpoint / "model.safetensors", {"format": "pt"}
+    )
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "new_vl"}))
 
 
 def test_a_launcher_is_a_python_file(folder: Path, command: Command) -> None:

@@ -39,7 +39,7 @@ from basereward.model.attention.tree_attention import (
     register_tree_attention,
     tree_masks,
 )
-from basereward.model.families.registry import find_family, vision_families, vision_types
+from basereward.model.families.registry import find_family, import_user_families, vision_types
 from basereward.model.families.vision import ImageEncoder, features_of_nothing, is_trained
 from basereward.model.pooling import LAST, Pooling
 from basereward.model.quantization import Quantization, keep_four_bit_weights, quantization_config
@@ -353,8 +353,8 @@ def load_config(path: str | Path, *, revision: str | None = None, trust_remote_c
     """
     trust_remote_code = trust_remote_code and is_trusted()
     _check_local(path)
-    # A family of the user may register its configuration with transformers when it is imported.
-    vision_families()
+    # Before transformers reads config.json: a family of the user may register its `model_type`.
+    import_user_families()
     with quiet_transformers(), explained(path):
         file = find_file(path, CONFIG, revision=revision)
         # Before transformers reads the file: some families build a list as long as a number in it.

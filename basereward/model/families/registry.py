@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-import sys
 from collections.abc import Iterator
 
 from transformers import PreTrainedConfig
@@ -29,15 +28,8 @@ _user_families: dict[str, VisionFamily] = {}
 
 
 def vision_families() -> tuple[VisionFamily, ...]:
-    """All families that read images: those of this package, and those of the user that were imported with trust.
-
-    Raises:
-        ModelError: a file of the user cannot be imported, or does not describe a new family.
-    """
-    if is_trusted():
-        # The search path is an argument, so that a folder is noticed that joins it after the first call.
-        _import_user_families(tuple(sys.path))
-    # Without trust too: a model that was built inside a `trusting` block is trained and scored outside of it.
+    """All families that read images: those of this package, and those of the user that were imported with trust."""
+    # The user's without trust too: a model that was built in a `trusting` block is trained and scored outside of it.
     return (*_supported_families(), *_user_families.values())
 
 
@@ -51,21 +43,21 @@ def _supported_families() -> tuple[VisionFamily, ...]:
     return tuple(families)
 
 
-@functools.cache
-def _import_user_families(search_path: tuple[str, ...]) -> None:
-    """Import the families of the user that are not imported yet.
+def import_user_families() -> None:
+    """Import the families of the user that are not imported yet; without trust do nothing.
 
-    Args:
-        search_path: `sys.path`. Part names are looked up by family for every weight of a model, and listing the folders
-            each time would take seconds.
+    It is called when a checkpoint is opened, and not by `vision_families`, which is asked for every weight of a model.
 
     Raises:
         ModelError: a file cannot be imported, or does not describe a new family.
     """
+    if not is_trusted():
+        return
+    # Python keeps the listings of the folders on its path, and would miss a file written after the last search.
+    importlib.invalidate_caches()
     for name in _module_names(USER_PACKAGE):
         if name not in _user_families:
-            family = _user_family(name)
-            _user_families[name] = family
+            _user_families[name] = _user_family(name)
 
 
 def _module_names(package: str) -> Iterator[str]:
@@ -86,7 +78,8 @@ def _user_family(name: str) -> VisionFamily:
     """
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # a module of the user may raise anything
+    except Exception as error:
+        # A module of the user may raise anything.
         raise ModelError(f"module '{name}' cannot be imported: {type(error).__name__}: {error}") from error
     family = getattr(module, "FAMILY", None)
     if not isinstance(family, VisionFamily):

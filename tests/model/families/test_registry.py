@@ -73,9 +73,10 @@ def test_a_family_of_the_user_is_imported_with_trust_only(user_folder: Path) -> 
     """Once it is imported, a model that was built with trust is trained without it."""
     (user_folder / "new_vl.py").write_text(NEW_FAMILY)
     assert not registry.find_family(NewConfig()).reads_images
+    registry.import_user_families()
     assert f"{registry.USER_PACKAGE}.new_vl" not in sys.modules
     with trusting():
-        assert registry.find_family(NewConfig()).reads_images
+        registry.import_user_families()
     assert registry.vision_family(NewConfig()).unquantized_modules == ("eyes",)
 
 
@@ -90,10 +91,10 @@ def test_a_family_of_the_user_is_imported_with_trust_only(user_folder: Path) -> 
     ids=["none", "no-family", "import", "known-type"],
 )
 def test_a_file_that_is_no_new_family_is_named(user_folder: Path, source: str, fault: str) -> None:
-    """With what is wrong in it, at the first use of any family."""
+    """With what is wrong in it."""
     (user_folder / "new_vl.py").write_text(source)
     with trusting(), pytest.raises(ModelError, match=fault) as caught:
-        registry.vision_families()
+        registry.import_user_families()
     assert f"{registry.USER_PACKAGE}.new_vl" in str(caught.value)
 
 
