@@ -198,7 +198,7 @@ class RunFolder:
         return self.path / "evaluations"
 
     @property
-    def lost(self) -> Path:
+    def rejections(self) -> Path:
         return self.path / "lost.jsonl"
 
     @property

@@ -61,7 +61,7 @@ def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
 def _read_uncurated(recipe: Recipe) -> PreferenceData:
     uncurated = replace(recipe, data=replace(recipe.data, curation=CurationRecipe()))
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(uncurated, encoder=encoder, lost_file=preview_rejections_file(uncurated.name), max_lost=1.0)
+    data = build_data(uncurated, encoder=encoder, rejections_file=preview_rejections_file(uncurated.name), max_lost=1.0)
     data.setup()
     return data
 

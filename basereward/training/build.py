@@ -193,11 +193,11 @@ def build_module(
         BaseRewardError: the recipe or the data have an error.
     """
     path = backbone_path(recipe.model.backbone)
-    rejected_file = rejections_file(recipe, remove_earlier=True) if run is None else run.lost
+    list_file = rejections_file(recipe, remove_earlier=True) if run is None else run.rejections
     loss = build_loss(recipe.loss)
     unit = objective_unit(recipe.objective, loss=loss)
-    cached = probe_cache.find(recipe, lost_file=rejected_file, unit=unit)
-    data, backbone = cached or (_read_data(recipe, path, rejected_file=rejected_file, run=run, unit=unit), None)
+    cached = probe_cache.find(recipe, rejections_file=list_file, unit=unit)
+    data, backbone = cached or (_read_data(recipe, path, list_file=list_file, run=run, unit=unit), None)
     check_validation(recipe, {name: len(lengths) for name, lengths in data.lengths["val"].items()})
     model = build_model(
         trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone, encoder=data.encoder
@@ -236,11 +236,11 @@ def _use_feature_cache(recipe: Recipe, *, model: RewardModel, data: PreferenceDa
     )
 
 
-def _read_data(recipe: Recipe, path: str, *, rejected_file: Path, run: RunFolder | None, unit: Unit) -> PreferenceData:
+def _read_data(recipe: Recipe, path: str, *, list_file: Path, run: RunFolder | None, unit: Unit) -> PreferenceData:
     encoder = recipe_encoder(recipe, path=path)
     if run is not None:
         check_encoder(run, encoder)  # before the rows are read, which may take hours
-    data = build_data(recipe, encoder=encoder, lost_file=rejected_file, unit=unit)
+    data = build_data(recipe, encoder=encoder, rejections_file=list_file, unit=unit)
     data.setup()
     return data
 
@@ -260,14 +260,14 @@ def check_machine(recipe: Recipe) -> None:
 
 
 def build_data(
-    recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: float | None = None, unit: Unit = "group"
+    recipe: Recipe, *, encoder: Encoder, rejections_file: Path, max_lost: float | None = None, unit: Unit = "group"
 ) -> PreferenceData:
     """Build the data of a recipe; nothing is read before `setup`.
 
     Args:
         recipe: of the run.
         encoder: of the recipe's backbone.
-        lost_file: where rejected rows are listed.
+        rejections_file: where rejected rows are listed.
         max_lost: largest share of rejected rows; by default that of the recipe.
         unit: of the objective, whose number training batches get with their optimizer step.
     """
@@ -286,7 +286,7 @@ def build_data(
         "workers": recipe.data.workers,
         "prefetch": recipe.data.prefetch,
         "max_lost": recipe.data.max_lost if max_lost is None else max_lost,
-        "lost_file": lost_file,
+        "rejections_file": rejections_file,
         "cache": cache_folder() / "lengths",
     }
     if recipe.data.streaming is not None:

@@ -45,7 +45,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     if recipe.data.streaming is not None:
         raise DataError("streamed sources cannot be counted before they are read; remove data.streaming to count them")
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(recipe, encoder=encoder, lost_file=preview_rejections_file(recipe.name), max_lost=1.0)
+    data = build_data(recipe, encoder=encoder, rejections_file=preview_rejections_file(recipe.name), max_lost=1.0)
     data.setup()
     return _summary(data)
 

@@ -170,7 +170,7 @@ def _stream(source: Any, split: str) -> Iterator[Group | RejectedRow]:
 
 def _rejection_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | RejectedRow]]) -> Iterator[Problem]:
     # Imported here: these load torch and transformers, which takes seconds.
-    from basereward.data.schema.rejections import check_limit, write_lost
+    from basereward.data.schema.rejections import check_limit, write_rejections
     from basereward.errors import TooManyRowsLost
 
     try:
@@ -180,7 +180,7 @@ def _rejection_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | R
             rejected += _rejected(rows, encoder=encoder, budget=recipe.batch.tokens)
         list_file = rejections_file(recipe)
         if rejected:
-            write_lost(list_file, rejected)
+            write_rejections(list_file, rejected)
         counts = {name: len(rows) for name, rows in samples.items()}
         check_limit(rejected, rows=counts, max_lost=recipe.data.max_lost, listed_in=list_file)
     except TooManyRowsLost as error:

@@ -17,12 +17,12 @@ class ProbeCache:
     def __init__(self) -> None:
         self._entry: tuple[str, PreferenceData, Backbone] | None = None
 
-    def find(self, recipe: Recipe, *, lost_file: Path, unit: Unit) -> tuple[PreferenceData, Backbone] | None:
+    def find(self, recipe: Recipe, *, rejections_file: Path, unit: Unit) -> tuple[PreferenceData, Backbone] | None:
         """Return the data with the plan of this recipe, and the backbone; None when they have to be read.
 
         Args:
             recipe: of the probe.
-            lost_file: where rejected rows are listed.
+            rejections_file: where rejected rows are listed.
             unit: of the probe's objective.
         """
         if self._entry is None or not recipe.probe or self._entry[0] != _key(recipe):
@@ -30,7 +30,7 @@ class ProbeCache:
         _, data, backbone = self._entry
         settings = recipe.trainer
         planned = data.replanned(
-            lost_file=lost_file,
+            rejections_file=rejections_file,
             unit=unit,
             seed=recipe.seeds.data,
             epochs=settings.epochs,

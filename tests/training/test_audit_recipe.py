@@ -138,7 +138,7 @@ def test_training_stops_where_nothing_is_left(annotations: Path, tmp_path: Path)
     chosen = recipe(against(annotations), "data.encoding.max_tokens=100000", file=annotations)
     chosen.data.sources["rows"]["columns"] = {"prompt": "query", "responses": "response", "ranking": "human_ranking"}
     encoder = recipe_encoder(chosen, path=find_backbone(chosen.model.backbone))
-    data = build_data(chosen, encoder=encoder, lost_file=tmp_path / "lost.jsonl")
+    data = build_data(chosen, encoder=encoder, rejections_file=tmp_path / "lost.jsonl")
     with pytest.raises(TooManyRowsLost, match="every row of rows is rejected"):
         data.setup()
     listed = [json.loads(line)["reason"] for line in (tmp_path / "lost.jsonl").read_text().splitlines()]

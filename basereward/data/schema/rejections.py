@@ -150,7 +150,7 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} letters)"
 
 
-def write_lost(path: str | Path, rows: Iterable[RejectedRow]) -> None:
+def write_rejections(path: str | Path, rows: Iterable[RejectedRow]) -> None:
     """Write rejected rows as JSON Lines with the fields of `RejectedRow`, atomically.
 
     Raises:
@@ -162,8 +162,8 @@ def write_lost(path: str | Path, rows: Iterable[RejectedRow]) -> None:
             file.write(_line(row).encode("utf-8", errors="backslashreplace"))
 
 
-def append_lost(path: str | Path, rows: Iterable[RejectedRow]) -> None:
-    """Append rejected rows to a file of `write_lost`. If the process is killed, the last line may be incomplete.
+def append_rejections(path: str | Path, rows: Iterable[RejectedRow]) -> None:
+    """Append rejected rows to a file of `write_rejections`. If the process is killed, the last line may be incomplete.
 
     Raises:
         OSError: the file cannot be written.

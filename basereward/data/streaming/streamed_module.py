@@ -21,7 +21,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.encoding.lengths import measure
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import SPLITS, Group, RejectedRow
-from basereward.data.schema.rejections import append_lost, check_limit, write_lost
+from basereward.data.schema.rejections import append_rejections, check_limit, write_rejections
 from basereward.data.sources import Source
 from basereward.data.streaming.micro_batches import StreamedMicroBatches
 from basereward.data.streaming.stream import GroupStream, Streamed, StreamHead, StreamPosition
@@ -90,7 +90,8 @@ class StreamedData(PreferenceData):
         """
         if self.plan is not None:
             return
-        for line in self.lost_file.read_text(encoding="utf-8").split("\n") if self.lost_file.exists() else ():
+        listed = self.rejections_file.read_text(encoding="utf-8") if self.rejections_file.exists() else ""
+        for line in listed.split("\n"):
             with contextlib.suppress(json.JSONDecodeError):  # an incomplete line of a killed run; its row occurs again
                 self._add_rejected([RejectedRow(**json.loads(line))])
         heads = {name: StreamHead(source, rows=self.held_out) for name, source in self.streams.items()}
@@ -102,8 +103,8 @@ class StreamedData(PreferenceData):
             kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
             self.parts[split] = GroupDataset(heads, split, kept=kept, encoder=self.encoder)
         self._first_content = {name: combined_content(_first_groups(source)) for name, source in self.streams.items()}
-        if self.rejected or self.lost_file.exists():
-            write_lost(self.lost_file, self.rejected)
+        if self.rejected or self.rejections_file.exists():
+            write_rejections(self.rejections_file, self.rejected)
         self.plan = self.steps
 
     @property
@@ -111,8 +112,8 @@ class StreamedData(PreferenceData):
         """See `PreferenceData.content`. For the train split, the hash covers only the first `ENOUGH` groups."""
         return {name: splits | {"train": self._first_content[name]} for name, splits in super().content.items()}
 
-    def passes(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[TreeBatch]:  # type: ignore[override]
-        """See `PreferenceData.passes`."""
+    def stage_loader(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[TreeBatch]:  # type: ignore[override]
+        """See `PreferenceData.stage_loader`."""
         micro_batches = StreamedMicroBatches(
             self.stream,
             encoder=self.encoder,
@@ -156,14 +157,16 @@ class StreamedData(PreferenceData):
         self.stream_position = position = batch.stream_position
         new = self._add_rejected(batch.rejected)
         if new:
-            append_lost(self.lost_file, new)
+            append_rejections(self.rejections_file, new)
         rows = self._held_out_rows + position.rows
         complete = position.ended.issuperset(name for name, weight in self.stream.weights.items() if weight)
         faults = sum(row.fault for row in self.rejected)
         if complete or rows.total() >= ENOUGH or faults > self.max_lost * ENOUGH:
             judged = {name for name in self.streams if name in position.ended or position.rows[name] >= ENOUGH}
             rows = Counter({name: rows[name] for name in self.streams})
-            check_limit(self.rejected, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file, emptied=judged)
+            check_limit(
+                self.rejected, rows=rows, max_lost=self.max_lost, listed_in=self.rejections_file, emptied=judged
+            )
 
     def _add_rejected(self, rows: Iterable[RejectedRow]) -> list[RejectedRow]:
         """Add rejected rows, and return those that are new."""

@@ -146,7 +146,7 @@ class Recorder(Callback):
                 parent=self.details.parent,
                 axes=self.details.axes,
             )
-            self.data.list_lost_in(self.run.lost)
+            self.data.list_rejections_in(self.run.rejections)
         self.identity.write(self.run)
 
     @property
@@ -178,8 +178,8 @@ class Recorder(Callback):
             return
         self._recorded_rejections = len(self.data.rejected)
         self.metrics(skipped_metrics(self.data.skipped), step=trainer.global_step)
-        if self.tracker is not None and self.run.lost.exists():
-            self.tracker.artifact(self.run.lost)
+        if self.tracker is not None and self.run.rejections.exists():
+            self.tracker.artifact(self.run.rejections)
 
     def metrics(self, values: dict[str, float], *, step: int) -> None:
         """Record numbers at a step, on the one process that keeps the record."""

@@ -81,7 +81,7 @@ def workload(recipe: Recipe) -> Workload:
             "the lengths of streamed sources are unknown before they are read; remove data.streaming to count the cost"
         )
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(recipe, encoder=encoder, lost_file=preview_rejections_file(recipe.name), max_lost=1.0)
+    data = build_data(recipe, encoder=encoder, rejections_file=preview_rejections_file(recipe.name), max_lost=1.0)
     data.setup()
     assert isinstance(data.plan, Plan)
     sources = {name: _source(data, name) for name, lengths in data.lengths["train"].items() if len(lengths)}

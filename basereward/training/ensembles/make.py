@@ -268,8 +268,8 @@ def _record_all(tracker: Tracker, run: RunFolder, result: Mapping[str, Any], *, 
         tracker.metrics({"val/pair_accuracy": result["accuracy"]}, step=0)
     tracker.metrics(result.get("metrics", {}), step=0)
     tracker.metrics(skipped_metrics(result.get("skipped", {})), step=0)
-    if run.lost.exists():
-        tracker.artifact(run.lost)
+    if run.rejections.exists():
+        tracker.artifact(run.rejections)
     for file in sorted(run.scores.glob("*.jsonl")):
         tracker.artifact(file, folder="scores")
     tracker.artifacts(run.model, folder="model")

@@ -15,7 +15,7 @@ import torch
 
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.schema.group import Group, RejectedRow
-from basereward.data.schema.rejections import RowRejected, check_limit, summary, write_lost
+from basereward.data.schema.rejections import RowRejected, check_limit, summary, write_rejections
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
 from basereward.errors import DataError, ModelError
@@ -55,16 +55,16 @@ def run_test(run: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
     sources = _sources(members, recipes)
     test = _score_test_groups(scorer, sources)
     if test.rejected:
-        write_lost(run.lost, test.rejected)
+        write_rejections(run.rejections, test.rejected)
         logger.warning(
             "%d of %d test rows are rejected: %s; listed in %s",
             len(test.rejected),
             test.rows.total(),
             summary(test.rejected),
-            run.lost,
+            run.rejections,
         )
     limit = max(recipe.data.max_lost for recipe in recipes)
-    check_limit(_excuse_known(test.rejected, members), rows=test.rows, max_lost=limit, listed_in=run.lost)
+    check_limit(_excuse_known(test.rejected, members), rows=test.rows, max_lost=limit, listed_in=run.rejections)
     write_scores(run.scores / "test.jsonl", test.scored)
     num_pairs = sum(len(group.preferences) for group in test.scored)
     metrics = _metrics(test.scored)
@@ -126,7 +126,7 @@ def _excuse_known(rejected: Sequence[RejectedRow], members: Sequence[Member]) ->
     """
     known: set[tuple[str, str]] = set()
     for member in members:
-        file = RunFolder(member.folder.parent).lost
+        file = RunFolder(member.folder.parent).rejections
         for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
             row = json.loads(line)
             if row["split"] == "test":

@@ -112,7 +112,7 @@ def test_counting_takes_little_of_a_step() -> None:
     """Less than a hundredth of a second for thirty trees, on any machine that trains in earnest."""
     module, data, _ = build(load_recipe("basereward", overrides=SMALL))
     counter = Counter(module.model)
-    batch = next(iter(data.passes(0)))
+    batch = next(iter(data.stage_loader(0)))
     began = time.perf_counter()
     for _ in range(20):
         counter(batch_shapes(batch))

@@ -99,6 +99,6 @@ def test_workers_keep_batches_ready(given: int | None, expected: int) -> None:
     """`data.prefetch` batches each; torch's own number by default, and none without workers."""
     prefetch = "null" if given is None else str(given)
     _, data, _ = build(load_recipe("basereward", overrides=(*SMALL, "data.workers=1", f"data.prefetch={prefetch}")))
-    assert data.passes(0).prefetch_factor == expected
+    assert data.stage_loader(0).prefetch_factor == expected
     data.workers = 0
-    assert data.passes(0).prefetch_factor is None
+    assert data.stage_loader(0).prefetch_factor is None

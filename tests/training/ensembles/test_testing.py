@@ -12,7 +12,7 @@ import pytest
 
 from basereward.data.encoding.encoder import EncodedGroup, EncodingError
 from basereward.data.schema.group import Group, RejectedRow
-from basereward.data.schema.rejections import write_lost
+from basereward.data.schema.rejections import write_rejections
 from basereward.errors import DataError, TooManyRowsLost
 from basereward.inference.ensemble import Member
 from basereward.inference.group_scores import ScoresGroups
@@ -77,7 +77,7 @@ def member(
     own = RunFolder.create("", recipe_sha256="", name="member")
     own.model.mkdir()
     (own.model / "recipe.yaml").write_text(recipe_yaml(load_recipe("basereward", overrides=changes)))
-    write_lost(own.lost, [RejectedRow("mine", "test", f"row-{i}", "too_long", "") for i in range(lost)])
+    write_rejections(own.rejections, [RejectedRow("mine", "test", f"row-{i}", "too_long", "") for i in range(lost)])
     return Member(own.run_id, own.model, "digest")
 
 
@@ -90,7 +90,7 @@ def test(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Test:
 
 def listed(run: RunFolder) -> list[tuple[str, str, bool]]:
     """Id, reason and fault of the lost rows of an ensemble."""
-    rows = [json.loads(line) for line in run.lost.read_text().splitlines()]
+    rows = [json.loads(line) for line in run.rejections.read_text().splitlines()]
     return [(row["id"], row["reason"], row["fault"]) for row in rows]
 
 
@@ -109,7 +109,7 @@ def test_lost_rows_are_counted_listed_and_told(
         ("row-2", "empty_response", True),
     ]
     assert "3 of 40 test rows" in caplog.text
-    assert f"{found['skipped']}; listed in {run.lost}" in caplog.text
+    assert f"{found['skipped']}; listed in {run.rejections}" in caplog.text
 
 
 def test_more_than_any_member_allows_is_no_test(test: Test, run: RunFolder, tmp_path: Path) -> None:
@@ -144,4 +144,4 @@ def test_groups_are_encoded_and_scored_in_windows(run: RunFolder, tmp_path: Path
     kept = [json.loads(line) for line in (run.scores / "test.jsonl").read_text().splitlines()]
     assert [each["id"] for each in kept] == [f"row-{i}" for i in range(rows)]
     assert found["metrics"]["test/tokens_per_pair"] == 3 + len("longer") + len("short")
-    assert not run.lost.exists()
+    assert not run.rejections.exists()
