@@ -12,9 +12,15 @@ from basereward.recipe.schema import Recipe
 
 
 class ProbeCache:
-    """Holds data and backbone of the last probe. A probe uses them when it reads the same groups in the same way."""
+    """Holds data and backbone of the last probe. A probe uses them when it reads the same groups in the same way.
+
+    >>> ProbeCache().find(Recipe(probe=True), rejections_file=Path("lost.jsonl"), unit="group") is None
+    True
+    """
 
     def __init__(self) -> None:
+        # One entry: the cells of a sweep that share data and backbone follow one another, and two backbones may not fit
+        # in memory.
         self._entry: tuple[str, PreferenceData, Backbone] | None = None
 
     def find(self, recipe: Recipe, *, rejections_file: Path, unit: Unit) -> tuple[PreferenceData, Backbone] | None:
@@ -40,7 +46,13 @@ class ProbeCache:
         return planned, backbone
 
     def keep(self, recipe: Recipe, *, data: PreferenceData, backbone: Backbone) -> None:
-        """Keep data and backbone of a probe for the next one, in place of earlier ones."""
+        """Keep data and backbone of a probe for the next one, in place of earlier ones.
+
+        Args:
+            recipe: of the probe.
+            data: after `setup`.
+            backbone: with its frozen weights.
+        """
         self._entry = _key(recipe), data, backbone
 
 

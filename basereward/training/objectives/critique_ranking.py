@@ -23,6 +23,9 @@ class CriticOutputs:
     Attributes:
         scores: tensors of `(K,)`: at the end of reference critiques, of generated ones, or both.
         language: scalar, the mean over groups of the mean cross-entropy of target tokens; None without targets.
+
+    >>> CriticOutputs(scores=(torch.zeros(2),), language=None).language is None
+    True
     """
 
     scores: tuple[Tensor, ...]
@@ -33,7 +36,7 @@ class CritiqueRanking(Objective):
     """Ranks the scores after reference or generated critiques, and teaches the reference critiques."""
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
-        """See `Objective.forward`."""
+        """Add the ranking loss and the weighted language loss; a head may have only one of them."""
         assert isinstance(model.head, GenerativeHead)
         outputs = critic_outputs(model, batch)
         losses: list[Tensor] = []
@@ -48,7 +51,7 @@ class CritiqueRanking(Objective):
 
 
 def critic_outputs(model: RewardModel, batch: TreeBatch) -> CriticOutputs:
-    """Scores and language loss of a training pass of a generative head.
+    """Return the scores and the language loss of a training pass of a generative head.
 
     Args:
         model: with a generative head.
@@ -58,6 +61,7 @@ def critic_outputs(model: RewardModel, batch: TreeBatch) -> CriticOutputs:
     assert isinstance(head, GenerativeHead)
     scores: list[Tensor] = []
     language = None
+    # Without reference critiques a batch has no target positions, and this pass would train nothing.
     if len(batch.lm_target_positions):
         # One pass over the backbone serves both losses.
         hidden = model.backbone.hidden_states(batch)
