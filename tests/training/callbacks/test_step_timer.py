@@ -90,8 +90,8 @@ def test_slow_work_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_run_logs_it() -> None:
     """The trainer of a recipe has the callback, and its clock for a profiler."""
     _, _, trainer = build(load_recipe("basereward", overrides=SMALL))
-    (waiting,) = (each for each in vars(trainer)["callbacks"] if isinstance(each, StepTimer))
-    assert vars(trainer)["profiler"] is waiting.clock
+    (step_timer,) = (callback for callback in vars(trainer)["callbacks"] if isinstance(callback, StepTimer))
+    assert vars(trainer)["profiler"] is step_timer.clock
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 2), (5, 5)])
