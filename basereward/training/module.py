@@ -132,7 +132,7 @@ class RewardModule(LightningModule):
         names: list[str] = []
         for parts in self._step_parts:
             names += [name for name in parts if name not in names]
-        # Of "loss" and one part, the part is the loss itself.
+        # A single part equals the loss, and a second curve of the same numbers would only be in the way.
         for name in names if len(names) > 2 else ("loss",):
             values = [parts[name] for parts in self._step_parts if name in parts]
             mean = torch.stack(values).sum() / micro_batches

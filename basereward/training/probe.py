@@ -67,7 +67,7 @@ class ProbeStates:
             known: states from an earlier probe of this process; returned if the run reads the same groups.
         """
         places = read_places(data, split)
-        # A set: the order of the groups belongs to the plan, and the states of a group do not depend on it.
+        # A set, because states are looked up by group; the order of the groups belongs to the plan.
         if known is not None and known.groups.keys() == set(places):
             return known
         assert data.trainer is not None
@@ -137,7 +137,7 @@ def _training_places(data: PreferenceData) -> set[Place]:
 
 
 class PooledLookup(NamedTuple):
-    """What is held in memory of a group, besides its states.
+    """A group without its text and images: what stays in memory besides its states.
 
     >>> PooledLookup((0, 7), id="row-7", source="digits", preferences=(Preference(0, 1),), responses=2).place
     (0, 7)
@@ -179,7 +179,7 @@ def _pooled_dataset(split: Split, places: Sequence[Place], *, computation: _Comp
 
 
 def _chunks(data: PreferenceData, split: Split, places: Sequence[Place], *, store: PooledStore) -> Iterator[_Chunk]:
-    """Chunks of whole forward passes with at least `CHUNK_GROUPS` groups each, but for the last.
+    """Divide the groups into chunks of whole forward passes, with at least `CHUNK_GROUPS` groups in all but the last.
 
     The groups themselves, with their images, are dropped as soon as their content is hashed.
     """

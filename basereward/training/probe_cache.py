@@ -57,7 +57,7 @@ class ProbeCache:
 
 
 def _key(recipe: Recipe) -> str:
-    """Everything of a recipe that data and backbone depend on: not its head, its plan, and how it is trained."""
+    """All settings on which data and backbone depend: without the head, the plan and the optimizer."""
     model = dataclasses.replace(recipe.model, head={})
     trainer = recipe.trainer
     return repr((model, recipe.data, recipe.batch, trainer.precision, trainer.accelerator, trainer.deterministic))

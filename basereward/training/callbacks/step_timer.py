@@ -52,8 +52,8 @@ class StepTimer(Callback):
 
     `time/step_s` runs from the start of the first batch of a step to the end of its last. `time/data_wait_share` is the
     time of waiting for its batches divided by the time of waiting for and working on them. Without loader workers, all
-    reading and encoding is waiting; with them, only what they do not keep up with. Validations, checkpoints and the
-    start of the workers, which come between batches, are in neither.
+    reading and encoding counts as waiting; with workers, only the time until the next batch is ready. Validations,
+    checkpoints and the start of the workers, which come between batches, count for neither metric.
 
     >>> from pytorch_lightning import Trainer
     >>> step_timer = StepTimer()

@@ -23,7 +23,7 @@ class Gpu:
     memory: int
 
 
-# NVIDIA's sheets give the tensor cores with sparsity, which is twice the dense rate that is meant here.
+# Sheets often give the rate of tensor cores with sparsity, which is twice the dense rate that counts here.
 GPUS = {
     "h100": Gpu(989e12, 67e12, 80 * 2**30),
     "h200": Gpu(989e12, 67e12, 141 * 2**30),

@@ -68,8 +68,8 @@ def recipe_cost(
     Returns:
         `steps`; `tokens` and `flops`, of a `step` and of the whole `run`; `parameters`; `bytes`, the largest amounts
         held at once, with their sum `peak`; `utilisation`; and for every GPU the `hours`, whether the peak `fits` in
-        its memory, and the `mfu`, the share of its peak that goes into useful work. The `step` of a probe is one of its
-        head; the tokens and the work of its run are those of the head, and of the states from an empty cache.
+        its memory, and the `mfu`, the share of its peak that goes into useful work. For a probe, `step` counts the head
+        alone, and `run` counts the head and the computation of all states with an empty cache.
     """
     # On the meta device: shapes without weights, so that a backbone of any size needs no memory.
     model = outline(trained_model(recipe), path=backbone_path(recipe.model.backbone))
@@ -144,7 +144,7 @@ def _sampled_tokens(source: SourceLoad) -> int:
 
 
 def _scaled(parts: Sequence[tuple[float, SourceLoad, Flops]]) -> Flops:
-    """Scale the work of the samples to numbers of groups, in proportion to their tokens, and add it up.
+    """Scale the work of the samples to numbers of groups, in proportion to their tokens, and return the sum.
 
     Args:
         parts: number of groups, source, and work of the sample of that source.

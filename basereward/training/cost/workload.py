@@ -142,7 +142,7 @@ def _largest(data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pool
     # From stored lengths to those of the layout; see `_source`.
     in_layout = sum(load.share * load.tokens for load in sources.values())
     stored = sum(load.share * float(data.lengths["train"][name].tokens.mean()) for name, load in sources.items())
-    # At least 1: the sample may by chance be shorter than the mean, and a layout never shortens a group.
+    # At least 1: no layout has fewer tokens than the stored lengths count.
     tokens = round(_most_stored_tokens(data) * max(in_layout / stored, 1.0))
     return PassTokens(tokens, round(tokens * (mean_pooled / mean_tokens)), round(tokens * (mean_patches / mean_tokens)))
 

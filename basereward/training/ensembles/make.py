@@ -49,7 +49,7 @@ def ensemble(
             members' weights.
         text: models that score prompts without images; among `models` or further ones.
         name: display name of the run.
-        pairs: validation pairs from which weights are computed: as many of each source, at least one each.
+        pairs: validation pairs from which weights are computed: equally many of each source, and at least one.
         k: see `Rule`.
         seed: of the sample of pairs, and of the bootstrap of learned weights.
 

@@ -66,7 +66,7 @@ def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[S
             )
         if difference:
             return []
-    # In the order of the first member: each run writes its groups in the order of its own batches.
+    # The order of the first member for all of them, so that the lists are parallel.
     keys = list(groups_of[0])
     return [list(map(groups.__getitem__, keys)) for groups in groups_of]
 
@@ -186,7 +186,7 @@ def _spreads(members: Sequence[Member]) -> tuple[tuple[float, ...], tuple[float,
 
 
 def drawn_margins(scored: Sequence[Sequence[ScoredGroup]], *, pairs: int, seed: int) -> tuple[MemberScores, list[int]]:
-    """Sample the margins of validation pairs, as many of each source, without ties.
+    """Sample the margins of validation pairs without ties, equally many of each source.
 
     Args:
         scored: M lists of the same groups.

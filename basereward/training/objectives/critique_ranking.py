@@ -18,7 +18,7 @@ from basereward.training.objectives.contracts import LossAndParts, Objective, gr
 
 @dataclass(frozen=True, slots=True)
 class CriticOutputs:
-    """What a critic learns from in a training pass.
+    """The outputs of a training pass of a critic, from which its losses are computed.
 
     Attributes:
         scores: tensors of `(K,)`: at the end of reference critiques, of generated ones, or both.
@@ -33,7 +33,7 @@ class CriticOutputs:
 
 
 class CritiqueRanking(Objective):
-    """Ranks the scores after reference or generated critiques, and teaches the reference critiques."""
+    """Ranks the scores after reference or generated critiques, and trains the head to write the reference critiques."""
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
         """Add the ranking loss and the weighted language loss; a head may have only one of them."""

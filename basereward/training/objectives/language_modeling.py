@@ -9,7 +9,7 @@ from basereward.training.objectives.contracts import LossAndParts, Objective, gr
 
 
 class LanguageModeling(Objective):
-    """Teaches a generative head the target tokens of its branches; it ranks no scores."""
+    """Trains a generative head to write the target tokens of its branches, and ranks no scores."""
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
         """Weight the cross-entropy by the share of the groups and by the weight of the head."""
