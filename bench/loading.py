@@ -44,7 +44,7 @@ ENDLESS = 100_000
 
 def measure_loading(data: PreferenceData, *, seconds: float) -> float:
     """Groups a second in the stream of training batches; the workers go on loading while they are counted."""
-    batches = iter(data.passes(0))
+    batches = iter(data.stage_loader(0))
     for _ in islice(batches, WARM_UP):
         pass
 
@@ -121,7 +121,7 @@ def prepare(work: Path, *, groups: int) -> PreferenceData:
     profile = str(HERE / "profile.yaml")
     recipe = load_recipe(str(HERE / "recipe.yaml"), profile=profile, overrides=[*settings, f"data.workers={WORKERS}"])
     encoder = load_encoder(model, max_pixels=recipe.data.encoding.max_pixels)
-    data = build_data(recipe, encoder=encoder, lost_file=work / "lost.jsonl")
+    data = build_data(recipe, encoder=encoder, rejections_file=work / "lost.jsonl")
     data.setup()
     return data
 

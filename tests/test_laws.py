@@ -339,7 +339,7 @@ def test_law_6_no_row_is_lost_in_silence(tmp_path: Path) -> None:
     expected = dict.fromkeys(reasons, 1)
     assert run["skipped"] == {"mine": expected}
     folder = find(run["run_id"])
-    assert sorted(json.loads(line)["reason"] for line in folder.lost.read_text().splitlines()) == sorted(expected)
+    assert sorted(json.loads(line)["reason"] for line in folder.rejections.read_text().splitlines()) == sorted(expected)
 
     from mlflow import MlflowClient
 

@@ -30,7 +30,7 @@ from basereward.data.encoding.encoder import EncodedGroup, Encoder
 from basereward.data.encoding.lengths import Lengths, measure
 from basereward.data.mixing.mixture import Mixture, Stop
 from basereward.data.schema.group import SPLITS, RejectedRow, Split
-from basereward.data.schema.rejections import check_limit, summary, write_rejected
+from basereward.data.schema.rejections import check_limit, summary, write_rejections
 from basereward.data.sources import Source
 from basereward.errors import DataError
 
@@ -57,7 +57,7 @@ class PreferenceData(LightningDataModule):
         workers: worker processes of the data loaders; 0 loads in the training process.
         prefetch: batches that each worker prepares in advance; None: 2.
         max_lost: the largest fraction of rejected rows, 0 to 1; a larger one stops the run before training.
-        lost_file: the file that lists rejected rows.
+        rejections_file: the file that lists rejected rows.
         cache: the folder with the lengths of the groups; None: lengths are not cached.
         curation: removes training groups or changes their preferences; None: nothing is changed.
 
@@ -90,7 +90,7 @@ class PreferenceData(LightningDataModule):
         workers: int = 0,
         prefetch: int | None = None,
         max_lost: float = 0.01,
-        lost_file: Path | str = "lost.jsonl",
+        rejections_file: Path | str = "lost.jsonl",
         cache: Path | None = None,
         curation: Curation | None = None,
     ) -> None:
@@ -116,7 +116,7 @@ class PreferenceData(LightningDataModule):
         self.workers = workers
         self.prefetch = prefetch
         self.max_lost = max_lost
-        self.lost_file = Path(lost_file)
+        self.rejections_file = Path(rejections_file)
         self.rejected: list[RejectedRow] = []
         self.lengths: dict[Split, dict[str, Lengths]] = {split: {} for split in SPLITS}
         self.parts: dict[Split, GroupDataset] = {}
@@ -146,12 +146,12 @@ class PreferenceData(LightningDataModule):
         if self.curation is not None:
             self._curate(self.curation)
         if self.rejected:
-            write_rejected(self.lost_file, self.rejected)
+            write_rejections(self.rejections_file, self.rejected)
             logger.warning(
                 "%d of %d rows are lost: %s; listed in %s",
-                len(self.rejected), sum(rows.values()), self.skipped, self.lost_file,
+                len(self.rejected), sum(rows.values()), self.skipped, self.rejections_file,
             )  # fmt: skip
-        check_limit(self.rejected, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file)
+        check_limit(self.rejected, rows=rows, max_lost=self.max_lost, listed_in=self.rejections_file)
         for split in SPLITS:
             kept = {name: lengths.index for name, lengths in self.lengths[split].items()}
             changed = self.curated.preferences if split == "train" else None
@@ -163,7 +163,7 @@ class PreferenceData(LightningDataModule):
         return Plan(Mixture(sizes, **self._mixture), lengths=self.lengths["train"], **self._plan)
 
     def replanned(
-        self, *, lost_file: Path, unit: Unit, seed: int, epochs: float, steps: int | None, stages: int
+        self, *, rejections_file: Path, unit: Unit, seed: int, epochs: float, steps: int | None, stages: int
     ) -> PreferenceData:
         """Return the data of another run on the same groups, after `setup`; they are not checked again."""
         # The copy shares the groups and their lengths, which take minutes to read.
@@ -171,11 +171,11 @@ class PreferenceData(LightningDataModule):
         other._mixture = self._mixture | {"seed": seed}
         other._plan = self._plan | {"epochs": epochs, "steps": steps, "stages": stages}
         other.plan = other._planned()
-        other.lost_file, other.unit, other._done = lost_file, unit, 0
+        other.rejections_file, other.unit, other._done = rejections_file, unit, 0
         other._step_totals = None
         other._pooled_now = False
         if other.rejected:
-            write_rejected(lost_file, other.rejected)
+            write_rejections(rejections_file, other.rejected)
         return other
 
     def with_pooled_states(self, states_of: PooledStatesOf) -> PreferenceData:
@@ -225,11 +225,11 @@ class PreferenceData(LightningDataModule):
             rejected.append(RejectedRow(source.name, split, groups[index].id, "above_batch_tokens", detail))
         return lengths.only(fits), rejected
 
-    def list_lost_in(self, file: Path) -> None:
+    def list_rejections_in(self, file: Path) -> None:
         """List the rejected rows in another file, also those that a stream rejects later."""
-        self.lost_file = file
+        self.rejections_file = file
         if self.rejected:
-            write_rejected(file, self.rejected)
+            write_rejections(file, self.rejected)
 
     def replace_encoder(self, encoder: Encoder) -> None:
         """Encode groups with another encoder from now on. It must give every group the same tokens.
@@ -250,9 +250,9 @@ class PreferenceData(LightningDataModule):
         assert self.trainer is not None
         # Only the first stage after a resume begins in its middle.
         done, self._done = self._done, 0
-        return self.passes(self.trainer.current_epoch, rank=self.trainer.global_rank, done=done)
+        return self.stage_loader(self.trainer.current_epoch, rank=self.trainer.global_rank, done=done)
 
-    def passes(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[EncodedGroup]:
+    def stage_loader(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[EncodedGroup]:
         """Return the micro-batches of one stage on one rank.
 
         They do not depend on the number of workers, nor on where the run was interrupted.

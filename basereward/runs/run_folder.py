@@ -214,7 +214,7 @@ class RunFolder:
         return self.path / "evaluations"
 
     @property
-    def lost(self) -> Path:
+    def rejections(self) -> Path:
         """The file of rejected rows, each with the reason."""
         return self.path / "lost.jsonl"
 

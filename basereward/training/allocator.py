@@ -8,7 +8,8 @@ import platform
 # Parameters of mallopt(3), from glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
-NEVER = -1  # as M_TRIM_THRESHOLD: never return memory to the kernel
+# As a value of M_TRIM_THRESHOLD: never return memory to the kernel.
+NEVER = -1
 
 
 def keep_freed_memory() -> bool:
@@ -20,9 +21,13 @@ def keep_freed_memory() -> bool:
 
     Returns:
         Whether it was set; other C libraries have no such setting.
+
+    >>> keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+    True
     """
     if platform.libc_ver()[0] != "glibc":
         return False
+    # The C library of this process itself: another copy would have a heap of its own.
     libc = ctypes.CDLL(None)
     # M_MMAP_THRESHOLD is limited to 32 MiB and would leave larger blocks mapped one by one, so mmap is switched off.
     return bool(libc.mallopt(M_TRIM_THRESHOLD, NEVER)) and bool(libc.mallopt(M_MMAP_MAX, 0))

@@ -53,20 +53,23 @@ def audit(recipe: Recipe, *, model: str | None = None) -> dict[str, Any]:
     sources = {name: _audit_source(data, name, scorer=scorer) for name in data.sources}
     curation_result = None
     if curation is not None:
+        # A function, because curation reads the groups several times, and they do not fit in memory.
         curated = curation(lambda: _placed_groups(data))
         curation_result = _curation_result(curated, benchmarks=recipe.data.curation.against)
     return {"sources": sources, "lost": summary(data.rejected), "model": model, "curation": curation_result}
 
 
 def _read_uncurated(recipe: Recipe) -> PreferenceData:
+    """Read the data of a recipe without its curation, whatever the share of rejected rows."""
     uncurated = replace(recipe, data=replace(recipe.data, curation=CurationRecipe()))
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(uncurated, encoder=encoder, lost_file=preview_rejections_file(uncurated.name), max_lost=1.0)
+    data = build_data(uncurated, encoder=encoder, rejections_file=preview_rejections_file(uncurated.name), max_lost=1.0)
     data.setup()
     return data
 
 
 def _groups(data: PreferenceData, name: str) -> Iterator[Group]:
+    """Read the usable training groups of a source one by one."""
     groups = data.sources[name].groups("train")
     return (groups[index] for index in data.lengths["train"][name].index.tolist())
 
@@ -86,13 +89,15 @@ def _audit_source(data: PreferenceData, name: str, *, scorer: ScoresGroups | Non
 def _scores(groups: Iterable[Group], *, scorer: ScoresGroups) -> Iterator[list[float] | None]:
     """The scores of every group; None for a group that the model cannot read, for example because it is too long."""
     groups = iter(groups)
+    # In windows: a list of all groups would hold all of their images in memory.
     while window := list(islice(groups, SCORED_TOGETHER)):
         try:
             scores: list[list[float] | None] = list(scorer.score_groups(window))
         except DataError as error:
             if not isinstance(error.__cause__, RowRejected):
                 raise
-            scores = [_score_one(group, scorer=scorer) for group in window]  # all but the one at fault
+            # One unusable group rejects its whole window, so the others are scored one by one.
+            scores = [_score_one(group, scorer=scorer) for group in window]
         yield from scores
 
 
@@ -100,6 +105,7 @@ def _score_one(group: Group, *, scorer: ScoresGroups) -> list[float] | None:
     try:
         return next(iter(scorer.score_groups([group])))
     except DataError as error:
+        # Any other error is a fault of the data or of the model, not of one group.
         if isinstance(error.__cause__, RowRejected):
             return None
         raise

@@ -56,7 +56,15 @@ from basereward.training.run_identity import IdentityInCheckpoint, RunIdentity, 
 
 
 class PreparedRun(NamedTuple):
-    """A run that is ready to train: its three objects, its folder, which need not exist yet, and its recorder."""
+    """A run that is ready to train.
+
+    Attributes:
+        module: the Lightning module.
+        data: the data module, after `setup`.
+        trainer: with the callbacks of the run.
+        folder: of the run; a new one does not exist before the run begins.
+        recorder: the callback that begins and records the run.
+    """
 
     module: RewardModule
     data: PreferenceData
@@ -115,7 +123,18 @@ def build(
 
 @dataclass(frozen=True, slots=True)
 class TrainerSettings:
-    """What a caller adds to the trainer of a recipe; see `build`."""
+    """What a caller adds to the trainer of a recipe; see `build`.
+
+    Args:
+        callbacks: of the caller.
+        loggers: of the caller.
+        strategy: Lightning's strategy.
+        options: further arguments of Lightning's Trainer.
+
+    >>> TrainerSettings(options={"gradient_clip_val": 1.0, "devices": 2})
+    Traceback (most recent call last):
+    basereward.errors.RecipeError: trainer_options has devices. ...
+    """
 
     callbacks: tuple[Callback, ...] = ()
     loggers: tuple[Logger, ...] = ()
@@ -160,11 +179,13 @@ def prepare_run(
     """
     quiet_lightning()
     check_machine(recipe)
+    # Without a cache of the caller the probe gets an empty one, which ends with this call.
     probe_cache = probe_cache or ProbeCache()
     module, data = build_module(recipe, run=run, probe_cache=probe_cache)
     identity = RunIdentity.of(recipe, backbone=module.model.backbone, data=data)
     if run is not None:
         identity.check(run)
+    # Only a name: a failure up to the begin of the run leaves no folder behind.
     folder = run or RunFolder.reserve()
     recorder, callbacks = _callbacks(
         recipe, run=folder, data=data, identity=identity, details=details or RunDetails(), keep_open=keep_open
@@ -172,6 +193,7 @@ def prepare_run(
     trainer = build_trainer(
         recipe, data=data, run=folder, recorder=recorder, callbacks=callbacks, own=own or TrainerSettings()
     )
+    # After the trainer is built, because only the trainer knows the device.
     if recipe.data.encoding.feature_cache is not None:
         _use_feature_cache(recipe, model=module.model, data=data, device=trainer.strategy.root_device)
     if recipe.probe:
@@ -193,15 +215,17 @@ def build_module(
         BaseRewardError: the recipe or the data have an error.
     """
     path = backbone_path(recipe.model.backbone)
-    rejected_file = rejections_file(recipe, remove_earlier=True) if run is None else run.lost
+    list_file = rejections_file(recipe, remove_earlier=True) if run is None else run.rejections
     loss = build_loss(recipe.loss)
     unit = objective_unit(recipe.objective, loss=loss)
-    cached = probe_cache.find(recipe, lost_file=rejected_file, unit=unit)
-    data, backbone = cached or (_read_data(recipe, path, rejected_file=rejected_file, run=run, unit=unit), None)
+    cached = probe_cache.find(recipe, rejections_file=list_file, unit=unit)
+    data, backbone = cached or (_read_data(recipe, path, list_file=list_file, run=run, unit=unit), None)
+    # Before the model is loaded, which may take minutes.
     check_validation(recipe, {name: len(lengths) for name, lengths in data.lengths["val"].items()})
     model = build_model(
         trained_model(recipe), path=path, seed=recipe.seeds.init, backbone=backbone, encoder=data.encoder
     )
+    # A family without an attention mask for trees supports only the plain layout.
     model.backbone.check_layout(recipe.batch.layout)
     if recipe.trainer.compile:
         compile_layers(model.backbone.transformer)
@@ -237,11 +261,12 @@ def _use_feature_cache(recipe: Recipe, *, model: RewardModel, data: PreferenceDa
     data.replace_encoder(encoder)
 
 
-def _read_data(recipe: Recipe, path: str, *, rejected_file: Path, run: RunFolder | None, unit: Unit) -> PreferenceData:
+def _read_data(recipe: Recipe, path: str, *, list_file: Path, run: RunFolder | None, unit: Unit) -> PreferenceData:
     encoder = recipe_encoder(recipe, path=path)
+    # Before the rows are read, which may take hours.
     if run is not None:
-        check_encoder(run, encoder)  # before the rows are read, which may take hours
-    data = build_data(recipe, encoder=encoder, lost_file=rejected_file, unit=unit)
+        check_encoder(run, encoder)
+    data = build_data(recipe, encoder=encoder, rejections_file=list_file, unit=unit)
     data.setup()
     return data
 
@@ -249,9 +274,14 @@ def _read_data(recipe: Recipe, path: str, *, rejected_file: Path, run: RunFolder
 def check_machine(recipe: Recipe) -> None:
     """Check that this machine can run the recipe, before anything is read.
 
+    Args:
+        recipe: of the run.
+
     Raises:
         RecipeError: the accelerator or the precision is missing, or the folder of the runs cannot be used.
         ModelError: the optimizer or the kernels need an NVIDIA GPU, and there is none.
+
+    >>> check_machine(Recipe())
     """
     check_ready(recipe)
     on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
@@ -261,14 +291,14 @@ def check_machine(recipe: Recipe) -> None:
 
 
 def build_data(
-    recipe: Recipe, *, encoder: Encoder, lost_file: Path, max_lost: float | None = None, unit: Unit = "group"
+    recipe: Recipe, *, encoder: Encoder, rejections_file: Path, max_lost: float | None = None, unit: Unit = "group"
 ) -> PreferenceData:
     """Build the data of a recipe; nothing is read before `setup`.
 
     Args:
         recipe: of the run.
         encoder: of the recipe's backbone.
-        lost_file: where rejected rows are listed.
+        rejections_file: where rejected rows are listed.
         max_lost: largest share of rejected rows; by default that of the recipe.
         unit: of the objective, whose number training batches get with their optimizer step.
     """
@@ -287,7 +317,7 @@ def build_data(
         "workers": recipe.data.workers,
         "prefetch": recipe.data.prefetch,
         "max_lost": recipe.data.max_lost if max_lost is None else max_lost,
-        "lost_file": lost_file,
+        "rejections_file": rejections_file,
         "cache": cache_folder() / "lengths",
     }
     if recipe.data.streaming is not None:
@@ -307,7 +337,17 @@ def build_data(
 
 
 def build_curation(recipe: CurationRecipe) -> Curation | None:
-    """Build the filter of training groups; None when the recipe filters nothing."""
+    """Build the filter of training groups; None when the recipe filters nothing.
+
+    Args:
+        recipe: section `data.curation`.
+
+    Raises:
+        RecipeError: a benchmark of `against` has a fault.
+
+    >>> build_curation(CurationRecipe()) is None, build_curation(CurationRecipe(duplicates=True)).duplicates
+    (True, True)
+    """
     if recipe == CurationRecipe():
         return None
     against = {name: make(node, "sources", name) for name, node in recipe.against.items()}
@@ -356,7 +396,9 @@ def build_trainer(
         "precision": settings.precision,
         "max_epochs": data.plan.stages,
         "accumulate_grad_batches": data.plan.forwards_per_step,
+        # Each stage has a loader of its own, which begins where the last one ended.
         "reload_dataloaders_every_n_epochs": 1,
+        # The plan divides the groups among the ranks; a sampler of Lightning's would divide them again.
         "use_distributed_sampler": False,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": settings.log_every,
@@ -367,10 +409,12 @@ def build_trainer(
         "strategy": own.strategy,
         "profiler": step_timer.clock,
         "plugins": [AtomicCheckpointIO()],
+        # `Checkpoints` writes them; Lightning's own callback would add files under names of its own.
         "enable_checkpointing": False,
         "enable_model_summary": False,
         "enable_progress_bar": any(isinstance(callback, StageBar) for callback in callbacks),
-        "limit_val_batches": 1.0 if len(data.parts["val"]) else 0,  # Lightning warns about an empty loader
+        # Lightning warns about an empty loader.
+        "limit_val_batches": 1.0 if len(data.parts["val"]) else 0,
         "default_root_dir": run.path,
     }
     return Trainer(**options | dict(own.options))
@@ -394,7 +438,8 @@ def _callbacks(
         recipe, run=run, data=data, identity=identity, details=details, checkpoints=checkpoints, keep_open=keep_open
     )
     bar: Callback = StageBar() if sys.stderr.isatty() else Progress()
-    performance = [] if recipe.probe else [Performance()]  # a probe multiplies next to nothing
+    # A probe multiplies next to nothing, and measuring the device takes longer than its training.
+    performance = [] if recipe.probe else [Performance()]
     # The order matters: the recorder comes after all callbacks that log, and before the checkpoint, so that a run that
     # resumes after a step has the record of that step.
     callbacks: list[Callback] = [
@@ -415,9 +460,15 @@ def _callbacks(
 
 
 def deterministic(accelerator: str) -> bool | Literal["warn"]:
-    """The value of Lightning's `deterministic`: exact on the CPU.
+    """Return the value of Lightning's `deterministic`: exact on the CPU.
 
     On a GPU some operations have no deterministic form; they run and log a warning.
+
+    Args:
+        accelerator: of the recipe.
+
+    >>> deterministic("cpu"), deterministic("cuda")
+    (True, 'warn')
     """
     # By default, deterministic mode also fills all memory that torch allocates with NaN, at every step, to expose reads
     # of uninitialised memory. That costs time and changes no result.
@@ -427,7 +478,12 @@ def deterministic(accelerator: str) -> bool | Literal["warn"]:
 
 
 def quiet_lightning() -> None:
-    """Silence Lightning's messages about choices that are made here: devices, loader workers, logging intervals."""
+    """Silence Lightning's messages about choices that are made here: devices, loader workers, logging intervals.
+
+    >>> quiet_lightning()
+    >>> logging.getLogger("pytorch_lightning").isEnabledFor(logging.WARNING)
+    False
+    """
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*number of training batches.*")

@@ -14,6 +14,7 @@ CLASSES: dict[CompactKind, str] = {
     "paged_adamw": "PagedAdamW",
     "paged_adamw_8bit": "PagedAdamW8bit",
 }
+"""Class of bitsandbytes, by the kind in a recipe."""
 
 
 def compact_adamw(
@@ -29,6 +30,10 @@ def compact_adamw(
             the GPU and are not paged.
         betas: as in torch's AdamW.
         eps: as in torch's AdamW.
+
+    >>> groups = [{"params": [torch.nn.Parameter(torch.zeros(2, 2))], "lr": 1e-3, "weight_decay": 0.0}]
+    >>> type(compact_adamw(groups, kind="adamw_8bit", betas=(0.9, 0.999), eps=1e-8)).__name__
+    'AdamW8bit'
     """
     # Imported here, because the import searches for kernels and logs what it does not find.
     from bitsandbytes import optim

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 def preview(recipe: Recipe) -> dict[str, Any]:
     """Summarise the data of a recipe and their plan.
 
+    Args:
+        recipe: whose sources are read.
+
     Returns:
         `sources`: of each the groups by split; of its training groups the tokens (each prefix counted once), the
         images, and the shares of an epoch by groups and by tokens; the rejected rows by reason (`lost`); and
@@ -45,7 +48,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     if recipe.data.streaming is not None:
         raise DataError("streamed sources cannot be counted before they are read; remove data.streaming to count them")
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(recipe, encoder=encoder, lost_file=preview_rejections_file(recipe.name), max_lost=1.0)
+    data = build_data(recipe, encoder=encoder, rejections_file=preview_rejections_file(recipe.name), max_lost=1.0)
     data.setup()
     return _summary(data)
 
@@ -54,8 +57,15 @@ def preview_rejections_file(name: str) -> Path:
     """The file that lists the rejected rows of a recipe when there is no run; the last list is kept.
 
     When the cache folder cannot be written, the file is in a new temporary folder, which a warning names.
+
+    Args:
+        name: of the recipe.
+
+    >>> preview_rejections_file("mine/small").name
+    'mine-small.jsonl'
     """
     folder = cache_folder() / "lost"
+    # `mkdir` succeeds for a folder that exists and is read-only, so the permission is asked for too.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
@@ -73,6 +83,7 @@ def _summary(data: PreferenceData) -> dict[str, Any]:
     assert isinstance(data.plan, Plan)
     plan, lengths_by_source = data.plan, data.lengths["train"]
     mixture = plan.mixture
+    # The groups of an epoch are drawn without regard to their length, so their mean length is that of the source.
     epoch_tokens = {name: mixture.counts[name] * _mean(lengths.tokens) for name, lengths in lengths_by_source.items()}
     total_tokens = sum(epoch_tokens.values())
     rejected = summary(data.rejected)
@@ -87,6 +98,7 @@ def _summary(data: PreferenceData) -> dict[str, Any]:
             "images": int(lengths.images.sum()),
             "epoch_groups": epoch_groups,
             "share_of_groups": epoch_groups / mixture.epoch_size,
+            # A total of 0 has shares of 0.
             "share_of_tokens": epoch_tokens[name] / max(total_tokens, 1.0),
             "lost": rejected.get(name, {}),
             "reading": _reading(data, name),
@@ -139,9 +151,11 @@ def _first_group(data: PreferenceData, name: str) -> Group | None:
 def _padding(data: PreferenceData, *, passes: int = 8) -> float:
     """The share of padding tokens in the first micro-batches."""
     assert isinstance(data.plan, Plan)
+    # All groups of a micro-batch are in one row, which needs no padding.
     if data.layout == "tree":
-        return 0.0  # all groups of a micro-batch are in one row
+        return 0.0
     padding = total = 0
+    # The first ones are a fair sample, because the order of the groups is random; encoding all would take hours.
     for index in range(min(passes, data.plan.steps * data.plan.forwards_per_step)):
         batch = data.collate([data.parts["train"][place] for place in data.plan.forward(index)])
         padding += int((batch.rows.branch == PADDING).sum())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from basereward.data.loading import loader_faults
@@ -57,30 +59,51 @@ def train(
         BaseRewardError: the run cannot start or cannot continue; the work so far is kept.
     """
     _tidy_up(recipe)
-    run: RunFolder | None = None
+    details = RunDetails(title=title, parent=parent, axes=axes or {})
+    with _current_run() as current, disk_faults(), loader_faults():
+        if resume is not None:
+            current.folder = reopen_run(resume, recipe)
+        prepared = prepare_run(recipe, run=current.folder, details=details, probe_cache=shared, keep_open=True)
+        if current.folder is None:
+            # Assigned before the folder is created, so that a failure while it is created is recorded in it.
+            current.folder = prepared.folder
+            prepared.recorder.begin_run()
+            lock_run(current.folder)
+        # On a GPU the activations are not in glibc's heap, and the setting would only enlarge the process.
+        if prepared.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+        return _train(prepared)
+
+
+@dataclass(slots=True)
+class _CurrentRun:
+    """The run that `train` works on.
+
+    Attributes:
+        folder: None as long as a new run has no folder.
+    """
+
+    folder: RunFolder | None = None
+
+
+@contextlib.contextmanager
+def _current_run() -> Iterator[_CurrentRun]:
+    """Mark the run as killed or failed when the block raises, and release its lock when the block ends."""
+    current = _CurrentRun()
     try:
-        with disk_faults(), loader_faults():
-            run = reopen_run(resume, recipe) if resume is not None else None
-            details = RunDetails(title=title, parent=parent, axes=axes or {})
-            prepared = prepare_run(recipe, run=run, details=details, probe_cache=shared, keep_open=True)
-            if run is None:
-                run = prepared.folder
-                prepared.recorder.begin_run()
-                lock_run(run)
-            if prepared.trainer.strategy.root_device.type == "cpu":
-                keep_freed_memory()
-            return _train(prepared)
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns an interrupt into an exit
-        if run is not None and run.exists:
-            _mark_killed(run)
+        yield current
+    # Lightning's loops turn an interrupt into SystemExit.
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if current.folder is not None and current.folder.exists:
+            _mark_killed(current.folder)
         raise KeyboardInterrupt from stop
     except Exception as error:
-        if run is not None and run.exists:
-            _mark_failed(run, error)
+        if current.folder is not None and current.folder.exists:
+            _mark_failed(current.folder, error)
         raise
     finally:
-        if run is not None:
-            unlock_run(run)
+        if current.folder is not None:
+            unlock_run(current.folder)
 
 
 def _tidy_up(recipe: Recipe) -> None:
@@ -91,13 +114,16 @@ def _tidy_up(recipe: Recipe) -> None:
     """
     check_store(recipe.tracking.uri)
     check_ready(recipe)
+    # Records that an earlier run could not upload, because the tracking server did not answer.
     deliver_pending()
+    # Half-made run folders and downloads of killed processes; nothing else would ever remove them.
     remove_leftovers(runs_root(), ".*.new")
     remove_leftovers(runs_root() / "downloads", ".*")
 
 
 def _mark_killed(run: RunFolder) -> None:
-    # A finished run was interrupted while its last records were uploaded; its journal keeps them.
+    # A run that was interrupted while its last records were uploaded is finished already. Its journal keeps the
+    # records, and a later command uploads them.
     if run.state != "finished":
         run.give_up("killed", KeyboardInterrupt())
         logger.info("%s", _how_to_resume(run))
@@ -121,7 +147,9 @@ def _how_to_resume(run: RunFolder) -> str:
 def _train(prepared: PreparedRun) -> dict[str, Any]:
     try:
         return _fit_and_test(prepared)
-    except BaseException as error:  # outside of Lightning's loops nobody else closes the record
+    # Lightning reports errors of its loops to the recorder. It does not see errors between the calls of the trainer,
+    # which would leave the record open. `abandon` does nothing when the record is closed already.
+    except BaseException as error:
         prepared.recorder.abandon(error)
         raise
 
@@ -131,6 +159,7 @@ def _fit_and_test(prepared: PreparedRun) -> dict[str, Any]:
     last_checkpoint = recorder.checkpoints.last
     resume_from = last_checkpoint if last_checkpoint.exists() else None
     began = time.perf_counter()
+    # `weights_only`: a checkpoint holds tensors and plain data, and must not run pickled code.
     trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     seconds = time.perf_counter() - began
     if len(data.parts["test"]):
@@ -139,7 +168,9 @@ def _fit_and_test(prepared: PreparedRun) -> dict[str, Any]:
         logger.info("no rows are held out for the test, so there are no test metrics")
     try:
         return _publish(recorder, data, run=run, seconds=seconds)
-    except BaseException as error:  # Lightning reports only errors of the two calls above to its callbacks
+    # Lightning reports only errors of the two calls above to its callbacks.
+    except BaseException as error:
+        # After `finish` a failed upload must not turn a finished run into a failed one.
         if run.state != "finished":
             recorder.on_exception(trainer, module, error)
         raise
@@ -166,9 +197,17 @@ def _publish(recorder: Recorder, data: PreferenceData, *, run: RunFolder, second
 def reopen_run(run_id: str, recipe: Recipe) -> RunFolder:
     """Find a stopped run, check it against the recipe, and lock it for this process.
 
+    Args:
+        run_id: of the run.
+        recipe: that the run must have been started with.
+
     Raises:
         RunError: there is no such run, it is finished or still running, or it has another recipe. The run stays as it
             is.
+
+    >>> reopen_run("no-such-run", Recipe())
+    Traceback (most recent call last):
+    basereward.errors.RunError: ...
     """
     run = find(run_id)
     # The lock decides between processes that resume the same run at the same time.
@@ -179,7 +218,8 @@ def reopen_run(run_id: str, recipe: Recipe) -> RunFolder:
     except BaseException:
         unlock_run(run)
         raise
-    for folder in (run.path, run.checkpoints, run.scores):  # we hold the lock, so no process writes these files
+    # This process holds the lock, so no other one writes these files, and their age does not matter.
+    for folder in (run.path, run.checkpoints, run.scores):
         remove_leftovers(folder, ".*.tmp", ".*.part", "*.part", ".model-*", older_than_s=0)
     run.mark("running")
     return run
@@ -207,10 +247,12 @@ def _check_resumable(run: RunFolder, recipe: Recipe) -> None:
 
 def _recipe_difference(run_recipe: Recipe, recipe: Recipe) -> str:
     """List the keys whose values differ, without keys that do not count for the hash of a recipe."""
+    # The hash leaves these out, so a run may resume under another name or with another tracking server.
+    uncounted = ("name", "summary", "tracking")
     in_run, now = flatten(dataclasses.asdict(run_recipe)), flatten(dataclasses.asdict(recipe))
     lines = []
     for key in dict.fromkeys([*in_run, *now]):
-        counts = key.split(".")[0] not in ("name", "summary", "tracking")
+        counts = key.split(".")[0] not in uncounted
         if counts and in_run.get(key) != now.get(key):
             lines.append(f"  {key}: {in_run.get(key, 'absent')} in the run, {now.get(key, 'absent')} now")
     return "The difference:\n" + "\n".join(lines)

@@ -64,24 +64,39 @@ class RewardModule(LightningModule):
         self.clip = clip
         self.dropout_seed = dropout_seed
         self.log_every = log_every
-        self.logs = True  # whether the current step is logged; callbacks that log read it too
+        # Whether the current step is logged. Callbacks that log at a step read it too.
+        self.logs = True
+        # A ModuleDict, so that the states of the metrics move to the device with the module.
         self.metrics = torch.nn.ModuleDict({_module_key(name): PreferenceMetrics() for name in sources})
         self.names = {_module_key(name): name for name in sources}
-        self.scored: list[ScoredGroup] = []  # by the current or last validation or test
-        self._cost = Counter[str]()  # of the scores of a validation or test: nanoseconds, and tokens read
-        self._generated = Counter[str]()  # what a generative head writes in a validation or test
-        self._step_ids: list[str] = []  # ids of the groups of the current step, for error messages
-        self._step_parts: list[dict[str, Tensor]] = []  # parts of the loss, by micro-batch of the current step
+        # Groups of the current or last validation or test. The recorder and the checkpoint write them to files.
+        self.scored: list[ScoredGroup] = []
+        # Cost of the scores of a validation or test: nanoseconds (`ns`) and tokens read (`tokens`).
+        self._cost = Counter[str]()
+        # Verdicts, unread ones and tokens that a generative head writes in a validation or test.
+        self._generated = Counter[str]()
+        # Ids of the groups of the current step, for error messages.
+        self._step_ids: list[str] = []
+        # Parts of the loss of the current step, by micro-batch.
+        self._step_parts: list[dict[str, Tensor]] = []
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        """Scores of all responses of the batch, shape `(B,)`, float32."""
+        """Score all responses of a batch.
+
+        Args:
+            batch: as the data module gives it.
+
+        Returns:
+            `(B,)`, float32.
+        """
         return self.model.response_scores(batch)
 
     # Training.
 
     def on_train_batch_start(self, batch: TreeBatch, batch_idx: int) -> None:
+        """Seed the dropout masks of the micro-batch, and decide at the first one of a step whether it is logged."""
         micro_batches = self.trainer.accumulate_grad_batches
-        position = batch_idx % micro_batches  # of the micro-batch in its step
+        position = batch_idx % micro_batches
         # Dropout depends on (seed, micro-batch, rank) and on no earlier state, so a resumed run draws the same masks.
         index = self.global_step * micro_batches + position
         torch.manual_seed((self.dropout_seed << 40) + (self.global_rank << 32) + index)
@@ -104,6 +119,7 @@ class RewardModule(LightningModule):
         loss, parts = self.objective(self.model, batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self._not_finite(f"the loss is {float(loss.detach())}", step=self.global_step + 1))
+        # Detached: the graph of an earlier micro-batch would otherwise stay in memory until the step is logged.
         if self.logs:
             self._step_parts.append({"loss": loss.detach(), **{name: part.detach() for name, part in parts.items()}})
             if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
@@ -116,16 +132,24 @@ class RewardModule(LightningModule):
         names: list[str] = []
         for parts in self._step_parts:
             names += [name for name in parts if name not in names]
-        # Of "loss" and one part, the part is the loss itself.
+        # A single part equals the loss, and a second curve of the same numbers would only be in the way.
         for name in names if len(names) > 2 else ("loss",):
             values = [parts[name] for parts in self._step_parts if name in parts]
             mean = torch.stack(values).sum() / micro_batches
             self.log(f"train/{name}", mean, prog_bar=name == "loss", batch_size=1, sync_dist=ranks > 1)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip the gradient of all parameters by its norm, and log the norm and the learning rate.
+
+        It overrides Lightning's hook, because Lightning neither returns the norm nor rejects one that is not finite.
+
+        Raises:
+            NotFiniteError: the norm is NaN or infinite.
+        """
         parameters: list[Tensor] = []
         for group in optimizer.param_groups:
             parameters += group["params"]
+        # An infinite limit computes the norm and clips nothing.
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
         if not torch.isfinite(norm):
             raise NotFiniteError(
@@ -143,9 +167,11 @@ class RewardModule(LightningModule):
         )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Build AdamW over the trained parts of the model and of a loss that learns; the rate changes at every step."""
         parts = self.model.parts()
         own = [(name, parameter) for name, parameter in self.objective.named_parameters() if parameter.requires_grad]
-        if own:  # of a loss that learns
+        # Only a loss that learns has parameters. An empty part would make `lr_by_part: {loss: ...}` valid for all.
+        if own:
             parts["loss"] = own
         optimizer = adamw(parts, **self.optimizer_settings)
         steps = self.steps if self.steps is not None else int(self.trainer.estimated_stepping_batches)
@@ -155,9 +181,11 @@ class RewardModule(LightningModule):
     # Validation and test.
 
     def on_validation_epoch_start(self) -> None:
+        """Discard the scores and counts of the last validation."""
         self._start_evaluation()
 
     def on_test_epoch_start(self) -> None:
+        """Discard the scores and counts of the last validation."""
         self._start_evaluation()
 
     def _start_evaluation(self) -> None:
@@ -166,31 +194,38 @@ class RewardModule(LightningModule):
         self._generated.clear()
 
     def validation_step(self, batch: TreeBatch, batch_idx: int) -> None:
+        """Score a batch, and add its margins to the metrics of its sources."""
         self._evaluate(batch)
 
     def test_step(self, batch: TreeBatch, batch_idx: int) -> None:
+        """Score a batch in the same way as a validation does."""
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
+        """Log the metrics of every source, their mean, and the cost of a pair, under `val/`."""
         self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
+        """Log the same metrics as a validation, under `test/`."""
         self._log_metrics("test")
 
     def _evaluate(self, batch: TreeBatch) -> None:
         began = time.perf_counter_ns()
         scores = self.model.response_scores(batch, tally=self._generated)
-        self.scored += scored_groups(batch, scores)  # inside the measured time, because it waits for the GPU
+        # Inside the measured time: it copies the scores to the host and so waits for the GPU.
+        self.scored += scored_groups(batch, scores)
         self._cost["ns"] += time.perf_counter_ns() - began
         self._cost["tokens"] += int((batch.rows.group != PADDING).sum())
-        margins = scores[batch.preferences.winner] - scores[batch.preferences.loser]
-        winner_lengths, loser_lengths = batch.lengths[batch.preferences.winner], batch.lengths[batch.preferences.loser]
-        source_of_pair = [batch.sources[group] for group in batch.preferences.group.tolist()]
+        pairs = batch.preferences
+        margins = scores[pairs.winner] - scores[pairs.loser]
+        winner_lengths, loser_lengths = batch.lengths[pairs.winner], batch.lengths[pairs.loser]
+        # A batch may mix sources, and each source has metrics of its own.
+        source_of_pair = [batch.sources[group] for group in pairs.group.tolist()]
         for name in dict.fromkeys(source_of_pair):
             of_source = torch.tensor([source == name for source in source_of_pair], device=margins.device)
             self._metrics_of(_module_key(name)).update(
                 margins[of_source],
-                ties=batch.preferences.tie[of_source],
+                ties=pairs.tie[of_source],
                 winner_lengths=winner_lengths[of_source],
                 loser_lengths=loser_lengths[of_source],
             )
@@ -205,6 +240,7 @@ class RewardModule(LightningModule):
         for key, source in self.names.items():
             metrics = self._metrics_of(key)
             values = metrics.compute()
+            # Lightning would reset the metrics only if they were logged as objects.
             metrics.reset()
             self.log_dict({f"{split}/{source}/{name}": value for name, value in values.items()})
             values_by_source.append(values)
@@ -227,6 +263,7 @@ class RewardModule(LightningModule):
     # Checkpoints hold the trained weights alone. Frozen ones are loaded with the backbone, whose hash is checked.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Replace the weights in a checkpoint by the trained ones."""
         checkpoint["state_dict"] = self.trained_state()
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -250,7 +287,12 @@ class RewardModule(LightningModule):
         return trained
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load trained weights.
+        """Load trained weights, in place of torch's method, which would ask for the frozen weights too.
+
+        Args:
+            state_dict: trained weights by name, all of them and no others.
+            strict: has no effect; a mismatch is always an error.
+            assign: has no effect; values are copied into the parameters that the optimizer holds.
 
         Raises:
             CheckpointError: a weight is missing, unexpected, or of another shape; the message names all of them.

@@ -43,7 +43,12 @@ def adamw(
 
     Raises:
         ModelError: nothing is trained, a part with its own learning rate is not trained, or `kind` needs a GPU.
+
+    >>> optimizer = adamw({"head": list(nn.Linear(2, 1).named_parameters())}, lr=1e-3, weight_decay=0.1)
+    >>> [(group["part"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    [('head', 0.001, 0.1), ('head', 0.001, 0.0)]
     """
+    # Before any state is allocated: the two states take 8 bytes per weight.
     _check_parts(parts, lr_by_part or {})
     groups: list[dict[str, Any]] = []
     devices: set[str] = set()
@@ -75,6 +80,7 @@ def _parameter_groups(
     part: str, named: Sequence[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """The parameter groups of a part: matrices with weight decay, other parameters without; empty ones are left out."""
+    # Decay pulls towards 0, which is no sensible value of the scale of a norm, and a bias cannot overfit much.
     matrices = [parameter for _, parameter in named if parameter.ndim > 1]
     others = [parameter for _, parameter in named if parameter.ndim <= 1]
     groups = [
@@ -93,6 +99,11 @@ def check_kind(kind: OptimizerKind, *, devices: Iterable[str]) -> None:
 
     Raises:
         ModelError: a paged optimizer, and a device that is not an NVIDIA GPU.
+
+    >>> check_kind("adamw_8bit", devices=["cpu"])
+    >>> check_kind("paged_adamw", devices=["cpu"])
+    Traceback (most recent call last):
+    basereward.errors.ModelError: ...
     """
     other_devices = sorted(set(devices) - {"cuda"})
     if kind.startswith("paged_") and other_devices:
@@ -136,9 +147,11 @@ def share_of_peak(
     """
     warmup_steps = round(warmup * steps)
     if step < warmup_steps:
-        return (step + 1) / warmup_steps  # not step / warmup_steps, which would waste the first step on a rate of 0
+        # Not step / warmup_steps, which would waste the first step on a rate of 0.
+        return (step + 1) / warmup_steps
     if shape == "constant":
         return 1.0
+    # `max`: the scheduler asks for one more rate after the last step, when a run is all warm-up.
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     decayed = 1 - progress if shape == "linear" else (1 + math.cos(math.pi * progress)) / 2
     return final + (1 - final) * decayed

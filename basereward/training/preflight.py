@@ -31,16 +31,30 @@ Problem = tuple[str, str]
 SAMPLED = 500
 """Rows of a source that are read: enough to find a wrong column, few enough for seconds."""
 GENERATED = ("digits", "numbers", "digit_pairs")
-"""Sources that generate their rows, which therefore have no errors."""
+"""Names of sources that generate their rows. Such rows have no errors, so they are not sampled."""
 
 
 def cell_faults(cells: Sequence[Cell]) -> list[Fault]:
-    """List the errors that the trainings of some cells would raise. Data that several cells read are read once."""
+    """List the errors that the trainings of some cells would raise. Data that several cells read are read once.
+
+    Args:
+        cells: of an experiment.
+
+    Returns:
+        The faults; a fault of every cell is listed once, for the cell `*`.
+
+    >>> from basereward.recipe.schema import DataRecipe
+    >>> recipe = Recipe(data=DataRecipe(sources={"mine": {"_target_": "jsonl", "path": "no-such-file.jsonl"}}))
+    >>> faults = cell_faults([Cell("lr=1", "lr=1", {}, recipe), Cell("lr=2", "lr=2", {}, recipe)])
+    >>> [(fault.cell, fault.key) for fault in faults]
+    [('*', 'data.sources.mine')]
+    """
     data_problems_of: dict[str, list[Problem]] = {}
     faults = []
     for cell in cells:
         recipe = cell.recipe
-        # Everything that `data_problems` reads of a recipe.
+        # Everything that `data_problems` reads of a recipe. The cells of a sweep usually share all of it, and reading
+        # the rows again for every cell would take minutes.
         data_key = repr((recipe.data, recipe.model, recipe.batch.tokens, recipe.trainer.monitor))
         data_key += repr(recipe.trainer.early_stopping)
         if data_key not in data_problems_of:
@@ -57,6 +71,8 @@ def check_ready(recipe: Recipe) -> None:
     Raises:
         RecipeError: the accelerator, the precision or the folder of the backbone is missing, or the folder of the runs
             cannot be used.
+
+    >>> check_ready(Recipe())
     """
     problems = [*machine_problems(recipe), *runs_folder_problems(), *backbone_problems(recipe)]
     if problems:
@@ -65,31 +81,57 @@ def check_ready(recipe: Recipe) -> None:
 
 
 def machine_problems(recipe: Recipe) -> Iterator[Problem]:
-    """An accelerator or a precision that this machine does not have."""
-    accelerator = recipe.trainer.accelerator
-    if accelerator in ("auto", "cpu"):  # these need no torch, which takes seconds to import
-        return
-    import torch
+    """Yield an accelerator or a precision that this machine does not have.
 
-    available = {"cuda": torch.cuda.is_available(), "mps": _has_mps()}
-    devices = [name for name, is_available in available.items() if is_available]
+    Args:
+        recipe: of the run.
+
+    >>> from basereward.recipe.schema import TrainerRecipe
+    >>> list(machine_problems(Recipe(trainer=TrainerRecipe(accelerator="cpu"))))
+    []
+    """
+    accelerator = recipe.trainer.accelerator
+    # These two exist everywhere. The other ones need torch, which takes seconds to import.
+    if accelerator in ("auto", "cpu"):
+        return
+    devices = _gpu_kinds()
     usable = devices if accelerator == "gpu" else [name for name in devices if name == accelerator]
     if not usable:
-        allowed = ", ".join(["auto", "cpu", *devices, *(["gpu"] if devices else [])])
+        allowed = ", ".join(["auto", "cpu", *devices])
+        if devices:
+            allowed += ", gpu"
         yield "trainer.accelerator", f"{accelerator} given, and this machine has none. Allowed here: {allowed}"
-    elif recipe.trainer.precision == "bf16-mixed" and usable[0] == "cuda" and not torch.cuda.is_bf16_supported():
+    elif recipe.trainer.precision == "bf16-mixed" and not _has_bfloat16(usable[0]):
         yield "trainer.precision", "bf16-mixed given, and this GPU has no bfloat16. Allowed here: 32-true"
 
 
-def _has_mps() -> bool:
+def _gpu_kinds() -> list[str]:
+    """The kinds of GPU on this machine, by their names in torch and in the recipe."""
     import torch
 
-    return torch.backends.mps.is_available()
+    kinds = []
+    if torch.cuda.is_available():
+        kinds.append("cuda")
+    if torch.backends.mps.is_available():
+        kinds.append("mps")
+    return kinds
+
+
+def _has_bfloat16(device: str) -> bool:
+    """Whether a kind of GPU computes in bfloat16. Torch can answer this for CUDA alone."""
+    import torch
+
+    return device != "cuda" or torch.cuda.is_bf16_supported()
 
 
 def runs_folder_problems() -> Iterator[Problem]:
-    """A folder of runs that cannot be written to."""
+    """Yield a folder of runs that cannot be written to. The folder itself need not exist yet.
+
+    >>> list(runs_folder_problems())
+    []
+    """
     root = runs_root()
+    # The run folder is created with its parents, so the nearest existing folder decides.
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir():
         yield "", f"the folder of the runs is {root}, and {existing} is a file. Move it, or set BASEREWARD_RUNS"
@@ -98,20 +140,37 @@ def runs_folder_problems() -> Iterator[Problem]:
 
 
 def backbone_problems(recipe: Recipe) -> Iterator[Problem]:
-    """A backbone in a folder that does not exist."""
+    """Yield a backbone in a folder that does not exist. An id of the Hugging Face Hub is not looked up.
+
+    Args:
+        recipe: of the run.
+
+    >>> from basereward.recipe.schema import BackboneRecipe, ModelRecipe
+    >>> recipe = Recipe(model=ModelRecipe(backbone=BackboneRecipe(path="./no-such-folder")))
+    >>> [key for key, message in backbone_problems(recipe)]
+    ['model.backbone.path']
+    """
     path = recipe.model.backbone.path
     if path is not None and (fault := folder_fault(path)):
         yield "model.backbone.path", fault
 
 
 def validation_problems(recipe: Recipe, held_out: Mapping[str, int | None]) -> Iterator[Problem]:
-    """Settings that need validation rows, when there are none.
+    """Yield a setting that needs validation rows, when there are none.
 
     Args:
         recipe: of the run.
         held_out: number of validation groups by source; None where it is unknown.
+
+    >>> from basereward.recipe.schema import TrainerRecipe
+    >>> recipe = Recipe(trainer=TrainerRecipe(monitor="val/mine/pair_accuracy"))
+    >>> [key for key, message in validation_problems(recipe, {"mine": 0, "other": 40})]
+    ['trainer.monitor']
+    >>> list(validation_problems(recipe, {"mine": None, "other": 40}))
+    []
     """
     monitor = recipe.trainer.monitor
+    # A metric of one source needs rows of that source; a metric over all of them needs rows of any.
     watched = [name for name in held_out if monitor.startswith(f"val/{name}/")] or list(held_out)
     if any(held_out[name] != 0 for name in watched):
         return
@@ -126,8 +185,14 @@ def validation_problems(recipe: Recipe, held_out: Mapping[str, int | None]) -> I
 def check_validation(recipe: Recipe, held_out: Mapping[str, int | None]) -> None:
     """Check that settings which need validation rows have some; see `validation_problems`.
 
+    Args:
+        recipe: of the run.
+        held_out: number of validation groups by source.
+
     Raises:
         RecipeError: there are none.
+
+    >>> check_validation(Recipe(), {"mine": 40})
     """
     faults = [Fault("*", key, message) for key, message in validation_problems(recipe, held_out)]
     if faults:
@@ -135,7 +200,16 @@ def check_validation(recipe: Recipe, held_out: Mapping[str, int | None]) -> None
 
 
 def data_problems(recipe: Recipe) -> Iterator[Problem]:
-    """Sources that cannot be read, and too many rows that would be rejected."""
+    """Yield sources that cannot be read, and a share of rejected rows above `data.max_lost`.
+
+    Args:
+        recipe: of the run.
+
+    >>> from basereward.recipe.schema import DataRecipe
+    >>> recipe = Recipe(data=DataRecipe(sources={"mine": {"_target_": "jsonl", "path": "no-such-file.jsonl"}}))
+    >>> [key for key, message in data_problems(recipe)]
+    ['data.sources.mine']
+    """
     held_out: dict[str, int | None] = {}
     samples: dict[str, list[Group | RejectedRow]] = {}
     for name, node in recipe.data.sources.items():
@@ -148,7 +222,8 @@ def data_problems(recipe: Recipe) -> Iterator[Problem]:
                 held_out[name] = len(source.groups("val"))
                 continue
             samples[name] = list(islice(_stream(source, "train"), SAMPLED))
-            if len(samples[name]) < SAMPLED:  # the validation rows of a large file may be far away
+            # In a larger file the first validation row may be far away, so the number stays unknown.
+            if len(samples[name]) < SAMPLED:
                 held_out[name] = len(list(islice(source.groups("val"), 1)))
         except BaseRewardError as error:
             yield f"data.sources.{name}", str(error)
@@ -158,7 +233,7 @@ def data_problems(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _is_readable_here(node: Mapping[str, Any]) -> bool:
-    """Whether rows can be read without a network and without foreign code."""
+    """Whether the rows of a source can be read without a network and without code from outside this package."""
     target = str(node.get("_target_"))
     return target in (*GENERATED, "jsonl") or (target == "hub" and Path(str(node.get("path"))).exists())
 
@@ -170,7 +245,7 @@ def _stream(source: Any, split: str) -> Iterator[Group | RejectedRow]:
 
 def _rejection_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | RejectedRow]]) -> Iterator[Problem]:
     # Imported here: these load torch and transformers, which takes seconds.
-    from basereward.data.schema.rejections import check_limit, write_rejected
+    from basereward.data.schema.rejections import check_limit, write_rejections
     from basereward.errors import TooManyRowsLost
 
     try:
@@ -180,11 +255,12 @@ def _rejection_problems(recipe: Recipe, samples: Mapping[str, Sequence[Group | R
             rejected += _rejected(rows, encoder=encoder, budget=recipe.batch.tokens)
         list_file = rejections_file(recipe)
         if rejected:
-            write_rejected(list_file, rejected)
+            write_rejections(list_file, rejected)
         counts = {name: len(rows) for name, rows in samples.items()}
         check_limit(rejected, rows=counts, max_lost=recipe.data.max_lost, listed_in=list_file)
     except TooManyRowsLost as error:
         all_read = all(len(rows) < SAMPLED for rows in samples.values())
+        # A share of a sample is no share of the source; the message says which rows were counted.
         prefix = "" if all_read else f"of the first {SAMPLED} training rows of each source: "
         yield "data.max_lost", prefix + str(error)
     except BaseRewardError as error:
@@ -205,7 +281,7 @@ def _encoder(recipe: Recipe) -> Encoder | None:
 def _rejected(
     rows: Sequence[Group | RejectedRow], *, encoder: Encoder | None, budget: int | None
 ) -> Iterator[RejectedRow]:
-    """The rows that a training would reject."""
+    """Yield the rows that a training would reject."""
     from basereward.data.schema.group import RejectedRow
     from basereward.data.schema.rejections import RowRejected
     from basereward.data.schema.validation import check_usable
@@ -224,12 +300,16 @@ def _rejected(
 
 
 def rejections_file(recipe: Recipe, *, remove_earlier: bool = False) -> Path:
-    """The file that lists rejected rows before there is a run.
+    """Return the file that lists rejected rows before there is a run.
 
     Args:
         recipe: of the run.
         remove_earlier: remove an earlier list.
+
+    >>> rejections_file(Recipe(name="mine/small")).name
+    'mine-small-....jsonl'
     """
+    # The hash keeps the cells of a sweep, which have one name and may be checked at the same time, apart.
     name = f"{recipe.name.replace('/', '-')}-{recipe_sha256(recipe)[:8]}.jsonl"
     folder = cache_folder() / "lost"
     try:
@@ -237,6 +317,7 @@ def rejections_file(recipe: Recipe, *, remove_earlier: bool = False) -> Path:
         file = folder / name
         if remove_earlier:
             file.unlink(missing_ok=True)
-    except OSError:  # an unwritable cache folder must not stop the run
+    # The list is only for the user. A cache folder that cannot be written must not stop the run.
+    except OSError:
         file = Path(tempfile.mkdtemp(prefix="basereward-lost-")) / name
     return file

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 CHUNK_GROUPS = 256
 """Groups whose states are stored in one file; an interrupted computation loses at most so many."""
 LOG_INTERVAL_S = 30.0
+"""Seconds between two log lines of a computation."""
 
 ProbePass = list[Place]
 """The groups of one forward pass."""
@@ -66,9 +67,11 @@ class ProbeStates:
             known: states from an earlier probe of this process; returned if the run reads the same groups.
         """
         places = read_places(data, split)
+        # A set, because states are looked up by group; the order of the groups belongs to the plan.
         if known is not None and known.groups.keys() == set(places):
             return known
         assert data.trainer is not None
+        # The trainer moves the module to its device, and the states have to be computed on the same one.
         device = data.trainer.strategy.root_device
         key = setting(self.recipe, model=self.model, data=data, device=device)
         store = PooledStore(cache_folder() / "pooled", setting=key)
@@ -134,7 +137,11 @@ def _training_places(data: PreferenceData) -> set[Place]:
 
 
 class PooledLookup(NamedTuple):
-    """What is held in memory of a group, besides its states."""
+    """A group without its text and images: what stays in memory besides its states.
+
+    >>> PooledLookup((0, 7), id="row-7", source="digits", preferences=(Preference(0, 1),), responses=2).place
+    (0, 7)
+    """
 
     place: Place
     id: str
@@ -148,7 +155,8 @@ class _Chunk(NamedTuple):
 
     key: str
     passes: list[ProbePass]
-    groups: list[PooledLookup]  # in the order of the passes
+    # In the order of the passes.
+    groups: list[PooledLookup]
 
 
 def _pooled_dataset(split: Split, places: Sequence[Place], *, computation: _Computation) -> PooledDataset:
@@ -159,7 +167,8 @@ def _pooled_dataset(split: Split, places: Sequence[Place], *, computation: _Comp
         states = computation.store.find(chunk.key)
         if states is not None:
             states_of[chunk.key] = states
-    missing = {chunk.key: chunk for chunk in chunks if chunk.key not in states_of}  # equal chunks are computed once
+    # By key, so that chunks with the same content are computed once.
+    missing = {chunk.key: chunk for chunk in chunks if chunk.key not in states_of}
     num_missing = sum(len(chunk.groups) for chunk in missing.values())
     logger.info("pooled states of %s: %d of %d groups to compute", split, num_missing, len(places))
     states_of |= computation.compute(split, list(missing.values()))
@@ -170,7 +179,7 @@ def _pooled_dataset(split: Split, places: Sequence[Place], *, computation: _Comp
 
 
 def _chunks(data: PreferenceData, split: Split, places: Sequence[Place], *, store: PooledStore) -> Iterator[_Chunk]:
-    """Chunks of whole forward passes with at least `CHUNK_GROUPS` groups each, but for the last.
+    """Divide the groups into chunks of whole forward passes, with at least `CHUNK_GROUPS` groups in all but the last.
 
     The groups themselves, with their images, are dropped as soon as their content is hashed.
     """
@@ -210,7 +219,8 @@ class _Computation:
     data: PreferenceData
     store: PooledStore
     device: torch.device
-    mixed: bool  # bfloat16 where float32 is not needed
+    # Whether the precision is bf16-mixed, as in the trainer.
+    mixed: bool
 
     def compute(self, split: Split, chunks: Sequence[_Chunk]) -> dict[str, PooledStates]:
         """Compute the states of chunks, by their key; each chunk is stored as soon as it is complete."""
@@ -222,11 +232,13 @@ class _Computation:
             passes += chunk.passes
         batches = iter(self.data.loader(split, batches=passes))
         last_log, was_training = time.monotonic(), self.model.training
+        # Evaluation mode: dropout would make the states depend on the moment of their computation.
         self.model.to(self.device).eval()
         for chunk in chunks:
             results = [self._states(next(batches)) for _ in chunk.passes]
             lengths = np.concatenate([pass_lengths for pass_lengths, _ in results])
             states = np.concatenate([pass_states for _, pass_states in results])
+            # Stored chunk by chunk, so that a killed run computes only the rest when it starts again.
             states_of[chunk.key] = self.store.keep(chunk.key, PooledStates(lengths, states))
             if time.monotonic() - last_log > LOG_INTERVAL_S:
                 last_log = time.monotonic()
@@ -239,4 +251,5 @@ class _Computation:
         """Lengths of the responses of a forward pass in tokens, `(R,)`, and their states, `(R, D)`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             states = self.model.pooled(batch.to(self.device))
+        # float32, because numpy has no bfloat16; the conversion is exact.
         return batch.lengths.numpy(), states.float().cpu().numpy()

@@ -12,17 +12,23 @@ from basereward.recipe.schema import Recipe
 
 
 class ProbeCache:
-    """Holds data and backbone of the last probe. A probe uses them when it reads the same groups in the same way."""
+    """Holds data and backbone of the last probe. A probe uses them when it reads the same groups in the same way.
+
+    >>> ProbeCache().find(Recipe(probe=True), rejections_file=Path("lost.jsonl"), unit="group") is None
+    True
+    """
 
     def __init__(self) -> None:
+        # One entry: the cells of a sweep that share data and backbone follow one another, and two backbones may not fit
+        # in memory.
         self._entry: tuple[str, PreferenceData, Backbone] | None = None
 
-    def find(self, recipe: Recipe, *, lost_file: Path, unit: Unit) -> tuple[PreferenceData, Backbone] | None:
+    def find(self, recipe: Recipe, *, rejections_file: Path, unit: Unit) -> tuple[PreferenceData, Backbone] | None:
         """Return the data with the plan of this recipe, and the backbone; None when they have to be read.
 
         Args:
             recipe: of the probe.
-            lost_file: where rejected rows are listed.
+            rejections_file: where rejected rows are listed.
             unit: of the probe's objective.
         """
         if self._entry is None or not recipe.probe or self._entry[0] != _key(recipe):
@@ -30,7 +36,7 @@ class ProbeCache:
         _, data, backbone = self._entry
         settings = recipe.trainer
         planned = data.replanned(
-            lost_file=lost_file,
+            rejections_file=rejections_file,
             unit=unit,
             seed=recipe.seeds.data,
             epochs=settings.epochs,
@@ -40,12 +46,18 @@ class ProbeCache:
         return planned, backbone
 
     def keep(self, recipe: Recipe, *, data: PreferenceData, backbone: Backbone) -> None:
-        """Keep data and backbone of a probe for the next one, in place of earlier ones."""
+        """Keep data and backbone of a probe for the next one, in place of earlier ones.
+
+        Args:
+            recipe: of the probe.
+            data: after `setup`.
+            backbone: with its frozen weights.
+        """
         self._entry = _key(recipe), data, backbone
 
 
 def _key(recipe: Recipe) -> str:
-    """Everything of a recipe that data and backbone depend on: not its head, its plan, and how it is trained."""
+    """All settings on which data and backbone depend: without the head, the plan and the optimizer."""
     model = dataclasses.replace(recipe.model, head={})
     trainer = recipe.trainer
     return repr((model, recipe.data, recipe.batch, trainer.precision, trainer.accelerator, trainer.deterministic))

@@ -37,6 +37,10 @@ REMEDY = "A run resumes only with the same backbone and data: restore them, or s
 def check_encoder(run: RunFolder, encoder: Encoder) -> None:
     """Compare tokenizer, chat template and image processor with those of a run that resumes, before rows are read.
 
+    Args:
+        run: that resumes; nothing is compared when it has no checkpoint.
+        encoder: of the recipe.
+
     Raises:
         RunError: they differ; the message names the parts.
     """
@@ -52,6 +56,9 @@ class RunIdentity:
         backbone: with its encoder.
         data: hashes of the groups of each split, by source.
         judge: hash of the model that judges labels in the curation; None without one.
+
+    >>> identity = RunIdentity(BackboneIdentity("a/b"), data={"digits": {"train": "9f2c"}}, judge=None)
+    >>> identity.check(RunFolder.reserve())
     """
 
     backbone: BackboneIdentity
@@ -72,26 +79,35 @@ class RunIdentity:
     def check(self, run: RunFolder) -> None:
         """Compare the identity with that of a run that resumes.
 
+        Args:
+            run: that resumes.
+
         Raises:
             RunError: the backbone, the data or the judge differ; the message names the parts.
         """
+        # A run without a checkpoint starts from its first step, on whatever it is given.
         if not has_checkpoint(run):
             return
         known, content, judge = _recorded(run)
         changes = hash_differences(known.get("hashes", {}), self.backbone.hashes)
         changes += content_differences(content, self.data)
+        # A record of an earlier version has no judge.
         if judge not in (None, self.judge):
             changes.append("the model of data.curation.judge differs")
         _raise_if_changed(run, changes)
 
     def write(self, run: RunFolder) -> None:
-        """Record the identity in the run's folder. A run of an earlier version has no record, and gets one now."""
+        """Record the identity in the folder of a run. A run of an earlier version has no record, and gets one now."""
         record: dict[str, Any] = {"backbone": self.backbone.as_dict(), "data": self.data, "judge": self.judge}
         write_atomic(run.identity, json_text(record, indent=2) + "\n")
 
 
 def has_checkpoint(run: RunFolder) -> bool:
-    """Whether a run has a checkpoint to resume from."""
+    """Whether a run has a checkpoint to resume from.
+
+    >>> has_checkpoint(RunFolder.reserve())
+    False
+    """
     return (run.checkpoints / "last.ckpt").exists()
 
 
@@ -114,6 +130,7 @@ def _recorded(run: RunFolder) -> tuple[dict[str, Any], Mapping[str, Mapping[str,
     try:
         record = read_json_object(file, error=RunError)
         backbone = read_identity(record.get("backbone"), where=f"'{file}'", error=RunError).as_dict()
+    # A damaged record must not cost the run: its checkpoint holds the identity of the backbone a second time.
     except RunError as error:
         logger.warning("%s; the backbone and the data of run %s are not compared", error, run.run_id)
         return {}, {}, None
@@ -128,16 +145,23 @@ class IdentityInCheckpoint(Callback):
 
     Args:
         identity: of the module's backbone.
+
+    >>> callback = IdentityInCheckpoint(BackboneIdentity("a/b", hashes={"weights": "9f2c"}))
+    >>> callback.on_load_checkpoint(None, None, {KEY: {"hashes": {"weights": "1b6e"}}})
+    Traceback (most recent call last):
+    basereward.errors.RunError: ...
     """
 
     def __init__(self, identity: BackboneIdentity) -> None:
         self.identity = identity
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write the identity under `KEY`."""
         checkpoint[KEY] = self.identity.as_dict()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """
+        """Compare the identity in a checkpoint with that of the module. A checkpoint of an earlier version has none.
+
         Raises:
             RunError: the checkpoint is of a run on another backbone.
         """
@@ -147,7 +171,14 @@ class IdentityInCheckpoint(Callback):
 
 
 def identity_tags(identity: BackboneIdentity) -> dict[str, str]:
-    """The identity as tags of an MLflow run."""
+    """Return the identity as tags of an MLflow run.
+
+    Args:
+        identity: of a backbone.
+
+    >>> identity_tags(BackboneIdentity("a/b", commit="1b6e", hashes={"weights": "9f2c"}))
+    {'backbone.weights': '9f2c', 'backbone.commit': '1b6e'}
+    """
     tags = {f"backbone.{part}": value for part, value in identity.hashes.items()}
     return tags | ({"backbone.commit": identity.commit} if identity.commit else {})
 
@@ -160,6 +191,9 @@ def backbone_changes(run: RunFolder, recipe: Recipe, *, known: dict[str, Mapping
         recipe: of the run.
         known: hashes of backbones by their settings. New ones are added, so that each backbone is read once for
             several runs.
+
+    >>> backbone_changes(RunFolder.reserve(), Recipe(), known={})
+    []
     """
     recorded = _recorded(run)[0].get("hashes", {})
     settings = recipe.model.backbone
@@ -170,6 +204,7 @@ def backbone_changes(run: RunFolder, recipe: Recipe, *, known: dict[str, Mapping
             precision = precision_text(settings.dtype, settings.quantization)
             identity = checkpoint_identity(path, revision=settings.revision, precision=precision)
             known[key] = identity.with_encoder(recipe_encoder(recipe, path=path)).hashes
+        # A finished run stays valid after its backbone was moved or deleted.
         except ModelError as error:
             logger.debug("the backbone of a finished cell cannot be read: %s", error)
             known[key] = {}

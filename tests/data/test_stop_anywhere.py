@@ -31,7 +31,7 @@ def load(data: PreferenceData, log: Path, *, seconds: float) -> None:
     checkpoint."""
     done = len(log.read_text().splitlines()) if log.exists() else 0
     with log.open("a") as out:
-        for number, batch in enumerate(data.passes(0, done=done), start=done):
+        for number, batch in enumerate(data.stage_loader(0, done=done), start=done):
             out.write(json.dumps([number, batch.ids]) + "\n")
             out.flush()
             os.fsync(out.fileno())
@@ -55,7 +55,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     rows.insert(7, rows[3] | {"id": "gone", "images": ["gone.png"]})
     source = Jsonl("rows", path=str(write_rows(folder / "rows.jsonl", rows)), val=0, test=0)
     encoder = load_encoder(checkpoint("qwen2_5_vl", folder / "model"))
-    settings: dict[str, Any] = {"encoder": encoder, "lost_file": folder / "lost", "max_lost": 0.1, "groups": 8}
+    settings: dict[str, Any] = {"encoder": encoder, "rejections_file": folder / "lost", "max_lost": 0.1, "groups": 8}
     data: PreferenceData
     if request.param == "streamed":
         steps = 2 * (ROWS + 1) // 2

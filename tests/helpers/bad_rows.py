@@ -164,7 +164,7 @@ def read_data(source: Source, encoder: Encoder, *, max_lost: float = 0.5) -> Pre
     """As a run reads its data, before it trains."""
     listed = Path(os.environ["BASEREWARD_CACHE"]).with_name("lost.jsonl")
     data = PreferenceData(
-        {"s": source}, encoder=encoder, groups=1, groups_per_forward=1, max_lost=max_lost, lost_file=listed
+        {"s": source}, encoder=encoder, groups=1, groups_per_forward=1, max_lost=max_lost, rejections_file=listed
     )
     data.setup()
     return data

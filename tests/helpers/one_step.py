@@ -79,7 +79,7 @@ class FirstStep:
         source = Jsonl("rows", path=str(self.rows), val=0, test=0)
         common: dict[str, Any] = {
             "encoder": self.encoder,
-            "lost_file": folder / "lost.jsonl",
+            "rejections_file": folder / "lost.jsonl",
             "max_lost": 0.5,
             "unit": self.unit,
         }

@@ -147,7 +147,7 @@ def test_a_test_that_a_member_cannot_take_fails(swept: dict[str, Any], together:
     assert "every row of digits is rejected" in unfit["error"]
     assert f"(member {swept['recipe=text'].run_id})" in unfit["error"]
     run = next(run for run in list_runs(kind="ensemble") if run.name == "unfit")
-    assert (run.state, len(run.lost.read_text().splitlines())) == ("failed", 12)
+    assert (run.state, len(run.rejections.read_text().splitlines())) == ("failed", 12)
 
 
 def test_a_member_that_failed_is_named_and_the_rest_is_made(folder: Path) -> None:

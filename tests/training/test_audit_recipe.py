@@ -38,7 +38,7 @@ def recipe(*overrides: str, file: Path | None = None) -> Any:
     """The small recipe; with a file that alone is its source, `rows`."""
     alone = ["data.sources.digits=null", "data.sources.numbers=null"] if file else []
     source = [f"data.sources.rows={{_target_: jsonl, path: {file}, val: 0, test: 0}}"] if file else []
-    small = [each for each in SMALL if not (file and each.startswith("data.sources"))]
+    small = [override for override in SMALL if not (file and override.startswith("data.sources"))]
     return load_recipe("basereward", overrides=[*small, *alone, *source, *overrides])
 
 
@@ -127,8 +127,8 @@ def test_a_benchmark_that_is_trained_on_is_found_to_the_last_row(annotations: Pa
     result = audit(recipe(source, against(annotations), "data.encoding.max_tokens=100000"))
     assert result["sources"]["vl"]["num_groups"] == 1250
     assert result["curation"]["left_out"] == {"vl": {"contaminated": 1250}}
-    found = {row["source"]: (row["rows"], row["contaminated"]) for row in result["curation"]["overlaps"]}
-    assert found == {"digits": (24, 0), "numbers": (40, 0), "vl": (1250, 1250)}
+    counts = {row["source"]: (row["rows"], row["contaminated"]) for row in result["curation"]["overlaps"]}
+    assert counts == {"digits": (24, 0), "numbers": (40, 0), "vl": (1250, 1250)}
     [row] = [row for row in result["curation"]["overlaps"] if row["source"] == "vl"]
     assert (row["benchmark"], row["kinds"]["prompt_response"]) == ("vl_rewardbench", 1250)
 
@@ -138,7 +138,7 @@ def test_training_stops_where_nothing_is_left(annotations: Path, tmp_path: Path)
     chosen = recipe(against(annotations), "data.encoding.max_tokens=100000", file=annotations)
     chosen.data.sources["rows"]["columns"] = {"prompt": "query", "responses": "response", "ranking": "human_ranking"}
     encoder = recipe_encoder(chosen, path=find_backbone(chosen.model.backbone))
-    data = build_data(chosen, encoder=encoder, lost_file=tmp_path / "lost.jsonl")
+    data = build_data(chosen, encoder=encoder, rejections_file=tmp_path / "lost.jsonl")
     with pytest.raises(TooManyRowsLost, match="every row of rows is rejected"):
         data.setup()
     listed = [json.loads(line)["reason"] for line in (tmp_path / "lost.jsonl").read_text().splitlines()]

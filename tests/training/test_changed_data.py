@@ -33,21 +33,21 @@ class Stopped:
 
     def __init__(self, place: Path, *, overrides: tuple[str, ...] = ()) -> None:
         self.place = place
-        self.kept = place.with_name(f"{place.name}-kept")
+        self.copy = place.with_name(f"{place.name}-kept")
         rows = pair_rows(40, folder=place)
         write_rows(place / "pairs.jsonl", rows)
         checkpoint("qwen2_5_vl", place / "base")
-        mine = [each for each in only(place / "pairs.jsonl") if not each.startswith("model.backbone.make")]
+        mine = [item for item in only(place / "pairs.jsonl") if not item.startswith("model.backbone.make")]
         base = ["model.backbone.make=null", f"model.backbone.path={place / 'base'}"]
         self.overrides = [*mine, *base, "trainer.steps=2", *overrides]
         self.recipe: Recipe = load_recipe("basereward", overrides=self.overrides)
         self.run: RunFolder = find(train(self.recipe)["run_id"])
-        shutil.copytree(place, self.kept)
+        shutil.copytree(place, self.copy)
 
     def restore(self) -> None:
         """Data and backbone as they were, at other times of the files."""
         shutil.rmtree(self.place)
-        shutil.copytree(self.kept, self.place, copy_function=shutil.copyfile)
+        shutil.copytree(self.copy, self.place, copy_function=shutil.copyfile)
         self.run.journal.append([{"kind": "finish", "status": "KILLED", "time": time.time_ns() // 1_000_000}])
         self.run.mark("killed")  # it has a checkpoint, as one that was stopped has
 
@@ -95,10 +95,10 @@ def stopped(
 ) -> Iterator[Stopped]:
     """The one that a test asks for, as it was left."""
     set_folders(monkeypatch, folders)
-    found: Stopped = request.getfixturevalue(getattr(request, "param", "whole"))
-    found.restore()
-    yield found
-    found.restore()
+    run: Stopped = request.getfixturevalue(getattr(request, "param", "whole"))
+    run.restore()
+    yield run
+    run.restore()
 
 
 def change_rows(change: Callable[[Rows], Any]) -> Callable[[Path], None]:
@@ -270,7 +270,7 @@ def without_identity(stopped: Stopped) -> None:
 
 def test_a_checkpoint_of_an_earlier_version_goes_on(stopped: Stopped) -> None:
     """What it holds is compared."""
-    kept = [stopped.run.identity.read_bytes(), (stopped.run.checkpoints / "last.ckpt").read_bytes()]
+    contents = [stopped.run.identity.read_bytes(), (stopped.run.checkpoints / "last.ckpt").read_bytes()]
     try:
         without_identity(stopped)
         change_rows(lengthen)(stopped.place)
@@ -280,8 +280,8 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(stopped: Stopped) -> None:
         assert train(stopped.recipe, resume=stopped.run.run_id)["run_id"] == stopped.run.run_id
         assert stopped.run.identity.exists()
     finally:
-        stopped.run.identity.write_bytes(kept[0])
-        (stopped.run.checkpoints / "last.ckpt").write_bytes(kept[1])
+        stopped.run.identity.write_bytes(contents[0])
+        (stopped.run.checkpoints / "last.ckpt").write_bytes(contents[1])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"backbone": 3, "data": []}'])
@@ -289,14 +289,14 @@ def test_a_broken_record_is_named_and_gone_on_without(
     content: str, stopped: Stopped, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The checkpoint is compared all the same."""
-    kept = stopped.run.identity.read_bytes()
+    record = stopped.run.identity.read_bytes()
     stopped.run.identity.write_text(content)
     try:
         template(stopped.place)
         assert "the chat template" in stopped.refusal()
         assert "identity.json" in caplog.text
     finally:
-        stopped.run.identity.write_bytes(kept)
+        stopped.run.identity.write_bytes(record)
 
 
 def test_a_sweep_names_a_finished_cell_whose_backbone_has_changed(

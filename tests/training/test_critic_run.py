@@ -40,24 +40,24 @@ def written(scorer: Scorer) -> list[list[int]]:
 
 def test_critics_on_one_frozen_backbone_are_an_ensemble() -> None:
     """Each writes what its own request asks for, so that they share no pass: the mean of their scores."""
-    kept = [each for each in SMALL if not each.startswith("data.sources.digits")]
-    changes = [*kept, "data.sources.digits=null", "model.backbone.freeze=[vision,merger,language]", "trainer.steps=2"]
+    small = [override for override in SMALL if not override.startswith("data.sources.digits")]
+    changes = [*small, "data.sources.digits=null", "model.backbone.freeze=[vision,merger,language]", "trainer.steps=2"]
     runs = []
     for prompt in ("critique_brief", "critique"):
         head = CRITIC.replace("critique_brief", prompt)
         done: Any = train(load_recipe("basereward", overrides=[*changes, head, "trainer.validations=1"]))
         runs.append(done["run_id"])
-    asked = ("Which is larger, 4 or 7?", ["7", "4"])
-    each = [load(run).score(*asked) for run in runs]
-    together = load(ensemble(runs)["model"]).score(*asked)
-    assert together == pytest.approx([sum(scores) / 2 for scores in zip(*each, strict=True)])
+    question = ("Which is larger, 4 or 7?", ["7", "4"])
+    member_scores = [load(run).score(*question) for run in runs]
+    together = load(ensemble(runs)["model"]).score(*question)
+    assert together == pytest.approx([sum(scores) / 2 for scores in zip(*member_scores, strict=True)])
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_it_writes_and_scores_the_same_when_it_is_opened_again(lora: bool, tmp_path: Path) -> None:
     """Law 4, with the language head; all metrics of a run are there."""
-    kept = [each for each in SMALL if not each.startswith("data.sources.numbers")]
-    changes = [*kept, "data.sources.numbers=null", CRITIC, "trainer.validations=1"]
+    small = [override for override in SMALL if not override.startswith("data.sources.numbers")]
+    changes = [*small, "data.sources.numbers=null", CRITIC, "trainer.validations=1"]
     changes += ["model.lora.rank=4"] if lora else []
     done: Any = train(load_recipe("basereward", overrides=changes))
     assert 0 <= done["metrics"]["test/digits/pair_accuracy"] <= 1
@@ -66,8 +66,8 @@ def test_it_writes_and_scores_the_same_when_it_is_opened_again(lora: bool, tmp_p
     scorer.save(tmp_path / "again")
     again = load_scorer(tmp_path / "again")
     assert written(again) == written(scorer)
-    asked = ("Which digit?", ["It is a seven.", "4"])
-    assert again.score(*asked) == scorer.score(*asked)
+    question = ("Which digit?", ["It is a seven.", "4"])
+    assert again.score(*question) == scorer.score(*question)
     assert (folder / LANGUAGE).is_file() is not lora
     if not lora:
         assert scorer.model.language is not None

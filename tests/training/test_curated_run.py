@@ -54,7 +54,7 @@ def test_what_is_curated_is_told_and_does_not_use_up_the_limit(tmp_path: Path) -
     assert set(data.skipped["mine"]) == {"duplicate", "contaminated"}
     weights = {
         group_id: float(weight)
-        for batch in data.passes(0)
+        for batch in data.stage_loader(0)
         for group_id, weight in zip(batch.ids, batch.preferences.weight, strict=True)
     }
     groups = data.sources["mine"].groups("train")

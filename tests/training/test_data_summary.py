@@ -155,7 +155,7 @@ def test_a_stream_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
 def padded(data: PreferenceData) -> float:
     """The share of padding in all tokens of the first stage, counted in its batches."""
     data.setup()
-    batches = list(data.passes(0))
+    batches = list(data.stage_loader(0))
     total: int = sum(b.branch.numel() for b in batches)
     return sum(int((b.branch == PADDING).sum()) for b in batches) / total
 
@@ -164,7 +164,7 @@ def test_the_default_mixture_is_not_padded(tmp_path: Path) -> None:
     """At most one token of twenty, in real batches of pictures and text; in fact none."""
     encoder = load_encoder(checkpoint("qwen2_5_vl", tmp_path / "model"), max_tokens=512)
     recipe = load_recipe("basereward", overrides=SMALL)
-    assert padded(build_data(recipe, encoder=encoder, lost_file=tmp_path / "lost.jsonl")) == 0
+    assert padded(build_data(recipe, encoder=encoder, rejections_file=tmp_path / "lost.jsonl")) == 0
 
 
 def test_real_dialogues_are_not_padded(real_rows: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_real_dialogues_are_not_padded(real_rows: Path, tmp_path: Path) -> None:
                 steps=4,
                 layout=layout,
                 max_lost=0.1,
-                lost_file=tmp_path / "lost.jsonl",
+                rejections_file=tmp_path / "lost.jsonl",
             )
         )
         for layout in ("tree", "plain")

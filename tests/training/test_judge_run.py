@@ -39,8 +39,8 @@ def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
 def written(scorer: Scorer) -> list[list[int]]:
     """What it writes at temperature 0 of two responses about a picture."""
     model: Any = scorer.model
-    asked = scorer.encode(group(responses=("It is a seven.", "4"), images=1))
-    batch = collate([asked], layout="tree", pad_id=scorer.encoder.pad_id)
+    encoded = scorer.encode(group(responses=("It is a seven.", "4"), images=1))
+    batch = collate([encoded], layout="tree", pad_id=scorer.encoder.pad_id)
     with torch.no_grad():
         return [some[0].tolist() for some in model.generator.generate(batch, model.head.sampling)]
 
@@ -59,7 +59,7 @@ def test_a_judge_is_a_model_like_any_other(head: str, tmp_path: Path, caplog: py
     assert metrics["test/tokens_per_pair"] > 20
     assert ("test/unread_verdicts" in metrics) is (head == "thinking")
     (run,) = mlflow.MlflowClient().search_runs(
-        [each.experiment_id for each in mlflow.MlflowClient().search_experiments()],
+        [experiment.experiment_id for experiment in mlflow.MlflowClient().search_experiments()],
         f"tags.`prompt.sha256` = '{hashlib.sha256(prompt.read_bytes()).hexdigest()}'",
     )
     assert "train/language" not in run.data.metrics or run.data.metrics["train/language"] > 0
@@ -69,8 +69,8 @@ def test_a_judge_is_a_model_like_any_other(head: str, tmp_path: Path, caplog: py
     scorer = load_scorer(folder)
     scorer.save(tmp_path / "again")
     again = load_scorer(tmp_path / "again")
-    asked = ("Which digit?", ["It is a seven.", "4"])
-    assert again.score(*asked) == scorer.score(*asked)
+    question = ("Which digit?", ["It is a seven.", "4"])
+    assert again.score(*question) == scorer.score(*question)
     small_benchmark(tmp_path / "data", rows=6)
     measured = evaluate(done["run_id"], ["vl_rewardbench"], overrides=[f"data={tmp_path}/data/rows.json", *ANY_SIZE])
     assert measured["evaluations"][0]["scored"] == 6

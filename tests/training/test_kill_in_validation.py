@@ -71,7 +71,7 @@ def test_killed_in_a_validation_and_resumed_equals_never_stopped(
     resumed = outcome(run)
 
     # Checkpoints change no result, so runs that differ in them alone are compared with one.
-    key = tuple(each for each in overrides if "checkpoint_every" not in each)
+    key = tuple(override for override in overrides if "checkpoint_every" not in override)
     if key not in whole:
         run = uninterrupted(key)
         whole[key] = outcome(run)

@@ -101,14 +101,14 @@ def test_the_learning_rate_of_every_step(settings: dict[str, Any], expected: lis
     """Ten steps of an optimizer have the shares of their parts' peaks that a hand works out."""
     optimizer = adamw(parts(), lr=2.0, lr_by_part={"head": 6.0})
     rates = schedule(optimizer, steps=10, **settings)
-    found: dict[str, list[float]] = {"language": [], "head": []}
+    rates_of_part: dict[str, list[float]] = {"language": [], "head": []}
     for _ in range(10):
         for group in optimizer.param_groups:
-            found[group["part"]].append(group["lr"])
+            rates_of_part[group["part"]].append(group["lr"])
         optimizer.step()
         rates.step()
-    assert found["language"][::2] == pytest.approx([2.0 * share for share in expected])
-    assert found["head"][::2] == pytest.approx([6.0 * share for share in expected])
+    assert rates_of_part["language"][::2] == pytest.approx([2.0 * share for share in expected])
+    assert rates_of_part["head"][::2] == pytest.approx([6.0 * share for share in expected])
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])

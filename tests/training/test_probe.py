@@ -65,17 +65,19 @@ def test_a_probe_ends_with_the_head_of_the_run_that_it_stands_for(way: str) -> N
     """Same plan, same seeds: the head has moved the same way, to 1e-6 of the distance. States are computed in other
     company than in the run's own passes, which rounds them otherwise, in bfloat16 by hundredths."""
     tolerance = 1e-6 if way not in ("bfloat16", "mixed", "nf4") else 2e-2
-    expected, found = run(*WAYS[way], FROZEN), run(*WAYS[way], "probe=true")
+    expected, probed = run(*WAYS[way], FROZEN), run(*WAYS[way], "probe=true")
     initial = load_recipe("basereward", overrides=[*SMALL, *WAYS[way], "probe=true"])
     first = torch.nn.utils.parameters_to_vector(build(initial)[0].model.head.state_dict().values())
-    expected_head, found_head = (torch.nn.utils.parameters_to_vector(head(each).values()) for each in (expected, found))
+    expected_head, probed_head = (
+        torch.nn.utils.parameters_to_vector(head(result).values()) for result in (expected, probed)
+    )
     moved = (expected_head - first).norm()
     assert moved > 1e-2 * first.norm()
-    assert (found_head - expected_head).norm() <= tolerance * moved
+    assert (probed_head - expected_head).norm() <= tolerance * moved
     pairs = {name: value for name, value in expected["metrics"].items() if name.endswith("pairs")}
-    assert pairs == {name: found["metrics"][name] for name in pairs}
+    assert pairs == {name: probed["metrics"][name] for name in pairs}
     assert pairs["test/digits/pairs"] > 0
-    assert found["pair_s"] is None
+    assert probed["pair_s"] is None
 
 
 def test_train_score_and_serve_agree() -> None:
@@ -83,10 +85,10 @@ def test_train_score_and_serve_agree() -> None:
     result = run("probe=true")
     recipe = load_recipe("basereward", overrides=[*SMALL, *LEARNS, "probe=true"])
     data = build(recipe)[1]
-    groups = {each.id: each for each in (data.parts["test"].group(place) for place in data.parts["test"].places)}
+    groups = {group.id: group for group in (data.parts["test"].group(place) for place in data.parts["test"].places)}
     scored = read_scores(find(result["run_id"]).scores / "test.jsonl")
-    assert {each.id for each in scored} == groups.keys()
-    served = load(result["run_id"]).score_groups(groups[each.id] for each in scored)
+    assert {group.id for group in scored} == groups.keys()
+    served = load(result["run_id"]).score_groups(groups[group.id] for group in scored)
     for in_training, again in zip(scored, served, strict=True):
         torch.testing.assert_close(torch.tensor(again), torch.tensor(in_training.scores), rtol=0, atol=1e-5)
 
@@ -107,13 +109,13 @@ def test_the_backbone_runs_once_a_group(monkeypatch: pytest.MonkeyPatch, caplog:
     assert sum(seen) == 64 + 24 + 24
     seen.clear()
     with caplog.at_level(logging.INFO):
-        kept = run(*epochs, "model.head.layers=3")
+        from_cache = run(*epochs, "model.head.layers=3")
     assert seen == []
     assert "pooled states of train: 0 of 64 groups to compute" in caplog.text
     monkeypatch.setenv("BASEREWARD_CACHE", f"{cache_folder()}-other")
     computed = run(*epochs, "model.head.layers=3")
     assert sum(seen) == 64 + 24 + 24
-    assert all(torch.equal(weight, head(computed)[name]) for name, weight in head(kept).items())
+    assert all(torch.equal(weight, head(computed)[name]) for name, weight in head(from_cache).items())
 
 
 def test_a_damaged_file_is_computed_anew() -> None:
@@ -123,8 +125,8 @@ def test_a_damaged_file_is_computed_anew() -> None:
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         file.write_bytes(content)
-    found = head(run("probe=true"))
-    assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
+    recomputed = head(run("probe=true"))
+    assert all(torch.equal(weight, expected[name]) for name, weight in recomputed.items())
 
 
 def test_states_belong_to_the_backbone_the_encoder_and_the_way_of_computing() -> None:

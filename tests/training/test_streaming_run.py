@@ -65,7 +65,7 @@ def test_stopped_in_a_stage_and_resumed_equals_never_stopped(overrides: list[str
     resumed = train(load_recipe("basereward", overrides=overrides), resume=run_id)
     assert resumed["metrics"] == whole["metrics"]
     assert resumed["skipped"] == {"mine": LOST}
-    listed = [json.loads(line)["reason"] for line in find(run_id).lost.read_text().splitlines()]
+    listed = [json.loads(line)["reason"] for line in find(run_id).rejections.read_text().splitlines()]
     assert sorted(listed) == sorted(LOST)
     weights = [load_file(find(run).model / "head.safetensors") for run in (run_id, whole["run_id"])]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])

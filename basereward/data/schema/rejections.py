@@ -160,7 +160,7 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} letters)"
 
 
-def write_rejected(path: str | Path, rows: Iterable[RejectedRow]) -> None:
+def write_rejections(path: str | Path, rows: Iterable[RejectedRow]) -> None:
     """Write rejected rows as JSON Lines with the fields of `RejectedRow`, atomically.
 
     Raises:
@@ -169,7 +169,7 @@ def write_rejected(path: str | Path, rows: Iterable[RejectedRow]) -> None:
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     file = Path(folder) / "rejected.jsonl"
-    ...     write_rejected(file, [RejectedRow("a", "train", "7", "too_long", "5,000 tokens")])
+    ...     write_rejections(file, [RejectedRow("a", "train", "7", "too_long", "5,000 tokens")])
     ...     print(file.read_text().strip())
     {"source": "a", "split": "train", "id": "7", "reason": "too_long", "detail": "5,000 tokens", "fault": true}
     """
@@ -179,8 +179,8 @@ def write_rejected(path: str | Path, rows: Iterable[RejectedRow]) -> None:
             file.write(_line(row).encode("utf-8", errors="backslashreplace"))
 
 
-def append_rejected(path: str | Path, rows: Iterable[RejectedRow]) -> None:
-    """Append rejected rows to a file of `write_rejected`. If the process is killed, the last line may be incomplete.
+def append_rejections(path: str | Path, rows: Iterable[RejectedRow]) -> None:
+    """Append rejected rows to a file of `write_rejections`. If the process is killed, the last line may be incomplete.
 
     Raises:
         OSError: the file cannot be written.

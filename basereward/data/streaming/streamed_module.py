@@ -21,7 +21,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.encoding.lengths import measure
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import SPLITS, Group, RejectedRow, Split
-from basereward.data.schema.rejections import append_rejected, check_limit, write_rejected
+from basereward.data.schema.rejections import append_rejections, check_limit, write_rejections
 from basereward.data.sources import Source
 from basereward.data.streaming.micro_batches import StreamedMicroBatches
 from basereward.data.streaming.stream import GroupStream, Streamed, StreamHead, StreamPosition
@@ -92,22 +92,22 @@ class StreamedData(PreferenceData):
         """
         if self.plan is not None:
             return
-        self._read_lost_file()
+        self._read_rejections_file()
         heads = {name: StreamHead(source, rows=self.held_out) for name, source in self.streams.items()}
         for split in SPLITS:
             self._measure_split(split, heads)
         # Of the whole stream, a hash would take a complete pass over it before training.
         self._first_content = {name: combined_content(_first_groups(source)) for name, source in self.streams.items()}
-        if self.rejected or self.lost_file.exists():
-            write_rejected(self.lost_file, self.rejected)
+        if self.rejected or self.rejections_file.exists():
+            write_rejections(self.rejections_file, self.rejected)
         self.plan = self.steps
 
-    def _read_lost_file(self) -> None:
+    def _read_rejections_file(self) -> None:
         """Add the rejected rows that a resumed run listed before it ended."""
-        if not self.lost_file.exists():
+        if not self.rejections_file.exists():
             return
         # Not `splitlines`, which also splits at Unicode line separators inside of a JSON string.
-        for line in self.lost_file.read_text(encoding="utf-8").split("\n"):
+        for line in self.rejections_file.read_text(encoding="utf-8").split("\n"):
             # A killed run may leave an incomplete line. Its row is read and rejected again.
             with contextlib.suppress(json.JSONDecodeError):
                 self._add_rejected([RejectedRow(**json.loads(line))])
@@ -126,8 +126,8 @@ class StreamedData(PreferenceData):
         """See `PreferenceData.content`. For the train split, the hash covers only the first `ENOUGH` groups."""
         return {name: splits | {"train": self._first_content[name]} for name, splits in super().content.items()}
 
-    def passes(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[TreeBatch]:  # type: ignore[override]
-        """See `PreferenceData.passes`."""
+    def stage_loader(self, stage: int, *, rank: int = 0, done: int = 0) -> DataLoader[TreeBatch]:  # type: ignore[override]
+        """See `PreferenceData.stage_loader`."""
         micro_batches = StreamedMicroBatches(
             self.stream,
             encoder=self.encoder,
@@ -172,13 +172,15 @@ class StreamedData(PreferenceData):
         self.stream_position = batch.stream.position
         new = self._add_rejected(batch.stream.rejected)
         if new:
-            append_rejected(self.lost_file, new)
+            append_rejections(self.rejections_file, new)
         # `+` of counters drops sources without rows, which `check_limit` must see, too.
         read = self._held_out_rows + self.stream_position.rows
         if self._can_judge(num_rows=read.total()):
             rows = Counter({name: read[name] for name in self.streams})
             judged = {name for name in self.streams if self._is_representative(name)}
-            check_limit(self.rejected, rows=rows, max_lost=self.max_lost, listed_in=self.lost_file, emptied=judged)
+            check_limit(
+                self.rejected, rows=rows, max_lost=self.max_lost, listed_in=self.rejections_file, emptied=judged
+            )
 
     def _can_judge(self, *, num_rows: int) -> bool:
         """Whether enough rows are read, or enough faults occurred, to compare the fraction with `max_lost`."""

@@ -34,12 +34,24 @@ STOPPED_EARLY = "basereward.stopped_early"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints atomically, and loads no pickled code."""
+    """Writes checkpoints atomically, and loads no pickled code.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "last.ckpt"
+    >>> AtomicCheckpointIO().save_checkpoint({"step": 3}, file)
+    >>> AtomicCheckpointIO().load_checkpoint(file)
+    {'step': 3}
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         """Write the file; when that fails, an older file stays.
+
+        Args:
+            checkpoint: what Lightning collects.
+            path: of the file.
+            storage_options: has no effect; files are local.
 
         Raises:
             CheckpointError: the file cannot be written, on a full disk for example.
@@ -55,6 +67,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read the file.
+
+        Args:
+            path: of the file.
+            map_location: has no effect; tensors are read into the memory of the host, and Lightning moves them.
+            weights_only: has no effect; pickled code is never run.
 
         Raises:
             CheckpointError: the file is damaged, or holds more than data.
@@ -76,6 +93,10 @@ class Checkpoints(Callback):
         scores_file: where the scores of the best validation are written.
         monitor: name of the metric whose largest value is best.
         every: optimizer steps between further checkpoints; None for none.
+
+    >>> checkpoints = Checkpoints(Path("run"), scores_file=Path("val.jsonl"), monitor="val/pair_accuracy")
+    >>> checkpoints.state_dict()
+    {'best': -inf}
     """
 
     def __init__(self, folder: Path, *, scores_file: Path, monitor: str, every: int | None = None) -> None:
@@ -84,40 +105,50 @@ class Checkpoints(Callback):
         self.monitor = monitor
         self.every = every
         self.best = -math.inf
+        # The step of the last further checkpoint; a step writes at most one.
         self._saved_at = -1
         self._stopped_early = False
 
     @property
     def last(self) -> Path:
+        """The checkpoint from which a run resumes."""
         return self.folder / "last.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
+        """The best value so far, so that a resumed run overwrites the best weights only with better ones."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best value of the run that resumes."""
         self.best = state_dict["best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Store whether early stopping has ended the training, which Lightning does not store."""
         checkpoint[STOPPED_EARLY] = trainer.should_stop
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Read the decision of early stopping, and schedule a validation that the checkpoint is older than."""
         self._stopped_early = checkpoint.get(STOPPED_EARLY, False)
         require_due_validation(checkpoint["loops"]["fit_loop"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End a resumed run at once when early stopping had ended it."""
         # Early stopping decides at the end of a validation. Lightning does not store the decision in a checkpoint.
         trainer.should_stop = trainer.should_stop or self._stopped_early
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Save the state after every `every` steps."""
         step = trainer.global_step
+        # Between the micro-batches of a step the gradients are incomplete, and a checkpoint does not hold them.
         step_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if self.every and step_complete and step % self.every == 0 and step != self._saved_at:
             self._saved_at = step
             trainer.save_checkpoint(self.last)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the weights, the scores and a card when the monitored metric is better than ever before."""
         assert isinstance(pl_module, RewardModule)
         value = float(trainer.callback_metrics.get(self.monitor, math.nan))
         # A metric that is NaN (no pairs) cannot choose a validation; then the last one counts as the best.
@@ -125,10 +156,12 @@ class Checkpoints(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not better:
             return
         self.best = max(self.best, value) if not math.isnan(value) else self.best
+        # One writer: several processes would rename each other's files.
         if trainer.is_global_zero:
             self._write_best(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state at the end of a stage, when its validation is over."""
         trainer.save_checkpoint(self.last)
 
     def _write_best(self, trainer: Trainer, module: RewardModule) -> None:
@@ -136,11 +169,13 @@ class Checkpoints(Callback):
         target = self.folder / "best.safetensors"
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         try:
+            # safetensors writes only to a path and stores no tensor with gaps between its values.
             with atomic_path(target) as partial:
                 save_file({k: v.cpu().contiguous() for k, v in module.trained_state().items()}, partial)
                 apply_umask(partial)
-            # A run that is killed between these files resumes from a checkpoint before the validation, repeats it, and
-            # writes all of the files again.
+            # The card comes last: `restore_best` takes the weights only if there is a card. A run that is killed
+            # between these files resumes from a checkpoint before the validation, repeats it, and writes all of the
+            # files again.
             write_scores(self.scores_file, module.scored)
             card = {"step": trainer.global_step, "metrics": metrics, "scores": spread(module.scored)}
             write_atomic(self.folder / "best.json", json_text(card, indent=2) + "\n")
@@ -148,8 +183,16 @@ class Checkpoints(Callback):
             raise CheckpointError(_disk_message(target, error)) from error
 
     def restore_best(self, module: RewardModule) -> dict[str, Any]:
-        """Load the best weights into the module, and return the content of best.json."""
-        if not (self.folder / "best.json").exists():  # without a validation the last weights are the best
+        """Load the best weights into the module.
+
+        Args:
+            module: in which the weights of the last step are replaced.
+
+        Returns:
+            The content of best.json: `step`, `metrics` and `scores`.
+        """
+        # Without a validation the last weights are the best ones.
+        if not (self.folder / "best.json").exists():
             return {"step": module.global_step, "metrics": {}, "scores": {}}
         module.load_state_dict(load_file(self.folder / "best.safetensors"))
         card: dict[str, Any] = json.loads((self.folder / "best.json").read_text())
@@ -165,13 +208,27 @@ def require_due_validation(fit_loop: dict[str, Any]) -> None:
     Args:
         fit_loop: saved counters of Lightning's loops. When a validation is due, they are changed to those of a run that
             was stopped within its validation, which Lightning repeats from its first batch.
+
+    >>> def progress(**counts):
+    ...     return dict.fromkeys(("ready", "started", "processed", "completed"), 0) | counts
+    >>> batches = {"total": progress(processed=4), "current": progress(processed=4), "is_last_batch": True}
+    >>> loops = {
+    ...     "epoch_progress": {"current": progress(ready=1)},
+    ...     "epoch_loop.batch_progress": batches,
+    ...     "epoch_loop.val_loop.batch_progress": {"current": progress(), "is_last_batch": True},
+    ... }
+    >>> require_due_validation(loops)
+    >>> loops["epoch_loop.val_loop.batch_progress"]["total"]["ready"], batches["current"]["completed"]
+    (1, 4)
     """
     epoch, batch = fit_loop["epoch_progress"]["current"], fit_loop["epoch_loop.batch_progress"]
     if not batch["is_last_batch"] or epoch["processed"] == epoch["ready"]:
         return
+    # Lightning counts a batch as completed only after the callbacks, one of which has written this checkpoint.
     for counters in (batch["total"], batch["current"]):
         counters["completed"] = counters["processed"]
     validation = fit_loop["epoch_loop.val_loop.batch_progress"]
+    # By these counts, a batch that was started and not processed, Lightning recognises an interrupted validation.
     validation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     validation["current"] = dict.fromkeys(validation["current"], 0)
     validation["is_last_batch"] = False

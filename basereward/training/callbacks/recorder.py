@@ -52,23 +52,37 @@ class RecordLogger(Logger):
         super().__init__()
         self.recorder = recorder
         self._last_step = -1
-        self._recorded_names: frozenset[str] = frozenset()  # metrics of the last step
+        # Names of the metrics that `log_step` has recorded at the last step.
+        self._recorded_names: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
+        """A constant: Lightning names folders after it, and no files are written here."""
         return "basereward"
 
     @property
     def version(self) -> str:
+        """The id of the run."""
         return self.recorder.run.run_id
 
     def log_step(self, metrics: dict[str, Any], step: int) -> None:
-        """Record the metrics of an optimizer step; `log_metrics` then skips them."""
+        """Record the metrics of an optimizer step; `log_metrics` then skips them.
+
+        Args:
+            metrics: all that were logged so far; those of validations are left out.
+            step: number of finished optimizer steps.
+        """
         values = {name: float(value) for name, value in metrics.items() if name.startswith(STEP_METRICS)}
         self.recorder.metrics(values, step=step)
         self._last_step, self._recorded_names = step, frozenset(values)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Record metrics at the number of finished steps, without those that `log_step` has recorded.
+
+        Args:
+            metrics: of a step, a validation or a test, by name.
+            step: has no effect, because Lightning's number is that of the current step.
+        """
         step = self.recorder.global_step
         skipped = {"epoch"} | (self._recorded_names if step == self._last_step else frozenset())
         values = {name: float(value) for name, value in metrics.items() if name not in skipped}
@@ -86,6 +100,9 @@ class RunDetails:
         title: display name; None: the name of the recipe.
         parent: id of the sweep that the run belongs to.
         axes: label of each axis of a sweep's cell, by the name of the axis.
+
+    >>> RunDetails(title="head_depth/mlp", axes={"head": "mlp"}).parent is None
+    True
     """
 
     title: str | None = None
@@ -128,9 +145,11 @@ class Recorder(Callback):
         self.tracker: Tracker | None = None
         self.keep_open = keep_open
         self.test_metrics: dict[str, float] = {}
-        self.pair_s: float | None = None  # seconds to score a test pair
+        # Seconds to score a test pair.
+        self.pair_s: float | None = None
         self._begun = False
-        self._recorded_rejections = 0  # number of rejected rows in the record
+        # Number of rejected rows in the record.
+        self._recorded_rejections = 0
         self._trainer: Trainer | None = None
 
     def begin_run(self) -> None:
@@ -138,6 +157,7 @@ class Recorder(Callback):
         if self._begun:
             return
         self._begun = True
+        # A run that resumes has its folder, with the recipe and the state of its start.
         if not self.run.exists:
             self.run.begin(
                 recipe_yaml(self.recipe),
@@ -146,7 +166,8 @@ class Recorder(Callback):
                 parent=self.details.parent,
                 axes=self.details.axes,
             )
-            self.data.list_lost_in(self.run.lost)
+            # The data were read before the run had a folder, and their list was written to the cache folder.
+            self.data.list_rejections_in(self.run.rejections)
         self.identity.write(self.run)
 
     @property
@@ -155,6 +176,7 @@ class Recorder(Callback):
         return 0 if self._trainer is None else self._trainer.global_step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin the run and open its record before the first stage of the trainer: training, or a test alone."""
         self._trainer = trainer
         if self.tracker is not None or not trainer.is_global_zero:
             return
@@ -178,11 +200,16 @@ class Recorder(Callback):
             return
         self._recorded_rejections = len(self.data.rejected)
         self.metrics(skipped_metrics(self.data.skipped), step=trainer.global_step)
-        if self.tracker is not None and self.run.lost.exists():
-            self.tracker.artifact(self.run.lost)
+        if self.tracker is not None and self.run.rejections.exists():
+            self.tracker.artifact(self.run.rejections)
 
     def metrics(self, values: dict[str, float], *, step: int) -> None:
-        """Record numbers at a step, on the one process that keeps the record."""
+        """Record numbers at a step, on the one process that keeps the record.
+
+        Args:
+            values: by name.
+            step: number of finished optimizer steps.
+        """
         if self.tracker is not None:
             self.tracker.metrics(values, step=step)
 
@@ -199,11 +226,15 @@ class Recorder(Callback):
             self.logger.log_step(trainer.callback_metrics, step=trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.recipe.probe:  # probes share a process, whose peak may be that of an earlier probe
+        """Record the peak of the memory at the end of a stage."""
+        # Probes share a process, whose peak may be that of an earlier probe.
+        if not self.recipe.probe:
             self.metrics({"mem/peak_gib": peak_gib()}, step=trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Load the best weights, save the model, and record the validation scores of these weights."""
         assert isinstance(pl_module, RewardModule)
+        # On every process: a test may follow, and it runs with the weights that are saved.
         best = self.checkpoints.restore_best(pl_module)
         if not trainer.is_global_zero:
             return
@@ -218,6 +249,7 @@ class Recorder(Callback):
             self.finish()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the metrics of the test, and record its scores."""
         assert isinstance(pl_module, RewardModule)
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.test_metrics = {name: value for name, value in values.items() if name.startswith("test/")}
@@ -229,12 +261,18 @@ class Recorder(Callback):
             self.finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the record when one of Lightning's loops ends with an error or an interrupt."""
         self.abandon(exception)
 
     def abandon(self, error: BaseException) -> None:
-        """Close the record of a run that ends with an error; does nothing when it is closed."""
+        """Close the record of a run that ends with an error; does nothing when it is closed.
+
+        Args:
+            error: with which the run ends.
+        """
         if self.tracker is None:
             return
+        # Removed first: an error while the record is closed must not close it a second time.
         tracker, self.tracker = self.tracker, None
         # An interrupt is no Exception: the run can resume from its checkpoint.
         state: Literal["killed", "failed"] = "failed" if isinstance(error, Exception) else "killed"
@@ -249,7 +287,8 @@ class Recorder(Callback):
             margins.setdefault(group.source, []).extend(group.margins)
         by_source = {source: torch.tensor(values) for source, values in margins.items() if values}
         self.tracker.artifact(self.run.scores / f"{split}.jsonl", folder="scores")
-        if by_source and not self.recipe.probe:  # drawing takes longer than the training of a probe
+        # Drawing takes longer than the training of a probe.
+        if by_source and not self.recipe.probe:
             self.tracker.figure(margin_histogram(by_source), name=f"{split}_margins")
             self.tracker.figure(reliability_diagram(torch.cat(list(by_source.values()))), name=f"{split}_reliability")
 
@@ -258,6 +297,7 @@ class Recorder(Callback):
         assert self.tracker is not None
         self.tracker.artifacts(self.run.model, folder="model")
         mlflow_id = self.tracker.run_id
+        # Without a server the folder of the run is the only address.
         return f"runs:/{mlflow_id}/model" if mlflow_id else str(self.run.model)
 
     def finish(self) -> None:
@@ -272,8 +312,13 @@ class Recorder(Callback):
 
 
 def peak_gib() -> float:
-    """The peak memory of this process in GiB: on the GPU when there is one, else its resident set."""
+    """Return the peak memory of this process in GiB: on the GPU when there is one, else its resident set.
+
+    >>> peak_gib() >= 0
+    True
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    # macOS counts bytes, Linux kibibytes.
+    unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -13,6 +13,9 @@ class Gpu:
         bfloat16: peak of the tensor cores, in FLOP/s.
         float32: peak in FLOP/s without TF32, which torch does not use by default.
         memory: bytes.
+
+    >>> GPUS["h100"].memory / 2**30
+    80.0
     """
 
     bfloat16: float
@@ -20,6 +23,7 @@ class Gpu:
     memory: int
 
 
+# Sheets often give the rate of tensor cores with sparsity, which is twice the dense rate that counts here.
 GPUS = {
     "h100": Gpu(989e12, 67e12, 80 * 2**30),
     "h200": Gpu(989e12, 67e12, 141 * 2**30),

@@ -28,12 +28,18 @@ def costs(
 ) -> list[dict[str, Any]]:
     """Estimate the cost of every cell; see `recipe_cost`. Cells with the same data and plan share one `Workload`.
 
+    Args:
+        cells: of an experiment.
+        gpus: names in `GPUS`.
+        utilisation: share of a GPU's peak at which it computes; by default `UTILISATION`.
+
     Raises:
         BaseRewardError: the recipes or the data have an error, or a configuration cannot be loaded.
     """
     workloads: dict[str, Workload] = {}
     results = []
     for cell in cells:
+        # Reading the lengths of all groups takes minutes for large sources; the cells of a sweep mostly share them.
         key = _workload_key(cell.recipe)
         if key not in workloads:
             workloads[key] = workload(cell.recipe)
@@ -62,9 +68,10 @@ def recipe_cost(
     Returns:
         `steps`; `tokens` and `flops`, of a `step` and of the whole `run`; `parameters`; `bytes`, the largest amounts
         held at once, with their sum `peak`; `utilisation`; and for every GPU the `hours`, whether the peak `fits` in
-        its memory, and the `mfu`, the share of its peak that goes into useful work. The `step` of a probe is one of its
-        head; the tokens and the work of its run are those of the head, and of the states from an empty cache.
+        its memory, and the `mfu`, the share of its peak that goes into useful work. For a probe, `step` counts the head
+        alone, and `run` counts the head and the computation of all states with an empty cache.
     """
+    # On the meta device: shapes without weights, so that a backbone of any size needs no memory.
     model = outline(trained_model(recipe), path=backbone_path(recipe.model.backbone))
     counter = Counter(model)
     totals = _probe_totals(counter, load) if recipe.probe else _training_totals(counter, load)
@@ -75,6 +82,7 @@ def recipe_cost(
     gpu_costs = {}
     for name in gpus:
         gpu_costs[name] = {
+            # Recomputed activations take time and are no useful work, so they count for the hours but not for the MFU.
             "hours": work / (_peak_flops(recipe, name) * utilisation) / 3600,
             "fits": held.peak <= GPUS[name].memory,
             "mfu": utilisation * step.total / (step.total + step.recomputed),
@@ -95,7 +103,8 @@ class _Totals(NamedTuple):
 
     step: Flops
     step_tokens: float
-    tokens: float  # of all steps
+    # Of all steps.
+    tokens: float
     useful: int
     evaluation: int
 
@@ -113,6 +122,7 @@ def _probe_totals(counter: Counter, load: Workload) -> _Totals:
     step = Flops(head=_training_totals(counter, load).step.head)
     useful, evaluation = load.steps * step.total, 0
     for source in load.sources.values():
+        # The backbone reads a group once, for its states; the head reads the held-out states at every validation.
         states = _forward(counter, source, source.pooled)
         held_out = _forward(counter, source, sum(source.held_out.values()))
         scored = _forward(counter, source, _evaluated_tokens(source, load))
@@ -134,7 +144,7 @@ def _sampled_tokens(source: SourceLoad) -> int:
 
 
 def _scaled(parts: Sequence[tuple[float, SourceLoad, Flops]]) -> Flops:
-    """Scale the work of the samples to numbers of groups, in proportion to their tokens, and add it up.
+    """Scale the work of the samples to numbers of groups, in proportion to their tokens, and return the sum.
 
     Args:
         parts: number of groups, source, and work of the sample of that source.

@@ -26,9 +26,8 @@ SAMPLED = 32
 """Groups of a source that are encoded, from its shortest to its longest."""
 PASSES_SEARCHED = 2048
 """Forward passes among which the largest one is searched; a plan may have millions."""
-
-
 HELD_OUT: tuple[Split, ...] = ("val", "test")
+"""Splits that are scored and not trained on."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,10 @@ class SourceLoad:
         sample: the rows of each sampled group.
         held_out: tokens of all validation groups, and of all test groups.
         pooled: tokens of the training groups whose states a probe computes.
+
+    >>> load = SourceLoad(share=1.0, tokens=9.0, sample=((SequenceShape(5, (2, 2)),),), held_out={"val": 90}, pooled=0)
+    >>> load.sample[0][0].tokens
+    9
     """
 
     share: float
@@ -60,6 +63,10 @@ class Workload:
         validations: number of validations.
         sources: by name.
         largest: the largest forward pass, on which the peak memory depends.
+
+    >>> largest = PassTokens(tokens=18, pooled=4)
+    >>> Workload(steps=10, groups=2, validations=1, sources={}, largest=largest).steps
+    10
     """
 
     steps: int
@@ -72,6 +79,9 @@ class Workload:
 def workload(recipe: Recipe) -> Workload:
     """Read the lengths of all groups, and encode a few; no model is loaded.
 
+    Args:
+        recipe: of the run.
+
     Raises:
         DataError: the sources are streamed, so that no lengths are known.
         BaseRewardError: the recipe or the data have another error. Too many rejected rows are none here.
@@ -81,7 +91,7 @@ def workload(recipe: Recipe) -> Workload:
             "the lengths of streamed sources are unknown before they are read; remove data.streaming to count the cost"
         )
     encoder = recipe_encoder(recipe, path=backbone_path(recipe.model.backbone))
-    data = build_data(recipe, encoder=encoder, lost_file=preview_rejections_file(recipe.name), max_lost=1.0)
+    data = build_data(recipe, encoder=encoder, rejections_file=preview_rejections_file(recipe.name), max_lost=1.0)
     data.setup()
     assert isinstance(data.plan, Plan)
     sources = {name: _source(data, name) for name, lengths in data.lengths["train"].items() if len(lengths)}
@@ -98,7 +108,8 @@ def _source(data: PreferenceData, name: str) -> SourceLoad:
     for row in rows:
         encoded = data.parts["train"][source_index, row]
         sample.append(tuple(group_shapes(encoded, layout=data.layout)))
-    # Stored lengths count the prefix of a group once; the plain layout repeats it for every response.
+    # Only the sample is encoded. It gives the factor from stored lengths, which are known for all groups, to lengths in
+    # the layout: stored lengths count the prefix of a group once, and the plain layout repeats it for every response.
     sampled_tokens = sum(map(_num_tokens, sample))
     layout_factor = sampled_tokens / int(lengths.tokens[rows].sum())
     held_out: dict[Split, int] = {}
@@ -113,13 +124,15 @@ def _source(data: PreferenceData, name: str) -> SourceLoad:
 def _spread(lengths: Lengths) -> list[int]:
     """Rows that are evenly spread over the groups in the order of their lengths."""
     num_rows = min(SAMPLED, len(lengths))
+    # The middle of each of `num_rows` equal parts: the ends alone would over-represent the extreme lengths.
     ranks = (np.arange(num_rows) + 0.5) * len(lengths) / num_rows
     return [int(row) for row in np.argsort(lengths.tokens, kind="stable")[ranks.astype(int)]]
 
 
 def _largest(data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pooling) -> PassTokens:
     """The largest forward pass: its tokens, and the pooled tokens and patches that so many tokens have on average."""
-    rows: list[tuple[float, SequenceShape]] = []  # share of a sampled group, and one of its rows
+    # The share of a sampled group among the training groups, and one of its rows.
+    rows: list[tuple[float, SequenceShape]] = []
     for load in sources.values():
         for shapes in load.sample:
             rows += [(load.share / len(load.sample), shape) for shape in shapes]
@@ -129,6 +142,7 @@ def _largest(data: PreferenceData, sources: dict[str, SourceLoad], pooling: Pool
     # From stored lengths to those of the layout; see `_source`.
     in_layout = sum(load.share * load.tokens for load in sources.values())
     stored = sum(load.share * float(data.lengths["train"][name].tokens.mean()) for name, load in sources.items())
+    # At least 1: no layout has fewer tokens than the stored lengths count.
     tokens = round(_most_stored_tokens(data) * max(in_layout / stored, 1.0))
     return PassTokens(tokens, round(tokens * (mean_pooled / mean_tokens)), round(tokens * (mean_patches / mean_tokens)))
 

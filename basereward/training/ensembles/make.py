@@ -49,7 +49,7 @@ def ensemble(
             members' weights.
         text: models that score prompts without images; among `models` or further ones.
         name: display name of the run.
-        pairs: validation pairs from which weights are computed: as many of each source, at least one each.
+        pairs: validation pairs from which weights are computed: equally many of each source, and at least one.
         k: see `Rule`.
         seed: of the sample of pairs, and of the bootstrap of learned weights.
 
@@ -68,6 +68,7 @@ def ensemble(
     deliver_pending()
     for argument, names in (("models", models), ("text", text)):
         check_several(names, name=argument, of="models", error=ModelError)
+    # `Any`, because `how` comes from the command line as text; `make_ensemble` checks it.
     settings: Any = {"how": how, "members": list(models), "text": list(text), "pairs": pairs, "k": k, "seed": seed}
     return make_ensemble(EnsembleRecipe(**settings), name=name)
 
@@ -99,10 +100,12 @@ def make_ensemble(
     if problems := number_problems(recipe):
         raise ModelError("; ".join(f"{key}: {message}" for key, message in problems))
     members, routes = _members(recipe)
+    # The rule is computed before the run is created, so that members that do not fit leave no run.
     scored = validation_scores(members, needed=recipe.how in WEIGHTED)
     rule = find_rule(recipe, members, scored, routes=routes) if recipe.how != "soup" else None
     run = _create_run(name or f"ensemble-{recipe.how}", members, recipe.how, sha256=sha256, parent=parent)
     try:
+        # A killed or failed ensemble is marked like a run, so that a sweep makes it again.
         return _build(run, recipe, members, rule, scored, tested=tested, tracking=tracking or {})
     except BaseException as error:
         run.give_up("failed" if isinstance(error, Exception) else "killed", error)
@@ -136,6 +139,7 @@ def _members(recipe: EnsembleRecipe) -> tuple[list[Member], dict[str, tuple[int,
 
 def _add_member(members: list[Member], member: Member) -> int:
     """Return the index of a member, which is added when no other one has the same weights."""
+    # By the hash of its files: one model may be named by its id and by its folder.
     for index, known in enumerate(members):
         if known.digest == member.digest:
             return index
@@ -176,6 +180,7 @@ def _build(
     }
     if tested:
         result |= run_test(run, members)
+    # Before the run is marked as finished: a sweep reads the result of every finished run.
     run.write_result(result)
     _record(run, result, rule=rule, tracking=tracking)
     return result
@@ -215,7 +220,8 @@ def _combine_scores(scored: Sequence[Sequence[ScoredGroup]], rule: Rule) -> list
     if rule.text or rule.image:
         return []
     combined = []
-    for same_group in zip(*scored, strict=True):  # the same group, as each member scored it
+    # `same_group` is one group, as each member scored it.
+    for same_group in zip(*scored, strict=True):
         member_scores = np.array([group.scores for group in same_group])
         combined.append(dataclasses.replace(same_group[0], scores=rule.combine(member_scores).tolist()))
     return combined
@@ -238,7 +244,7 @@ def _create_run(name: str, members: Sequence[Member], how: str, *, sha256: str |
 def _record(
     run: RunFolder, result: Mapping[str, Any], *, rule: Rule | None, tracking: Mapping[str, str | None]
 ) -> None:
-    """Record the ensemble. A server that rejects it costs the record, not the ensemble."""
+    """Record the ensemble. A server that rejects the record is no failure of the ensemble."""
     tracker = Tracker(run)
     try:
         try:
@@ -248,9 +254,11 @@ def _record(
                 name=run.name,
                 tags={"basereward.ensemble": result["how"]},
             )
+        # The model is made and saved by now; only its record is missing.
         except RunError as error:
             logger.warning("the ensemble %s is not recorded in MLflow: %s", run.run_id, error)
         _record_all(tracker, run, result, rule=rule)
+        # The journal gets its end before the folder; see `Tracker.close`.
         tracker.close("finished")
         run.mark("finished")
     except BaseException as error:
@@ -268,8 +276,8 @@ def _record_all(tracker: Tracker, run: RunFolder, result: Mapping[str, Any], *, 
         tracker.metrics({"val/pair_accuracy": result["accuracy"]}, step=0)
     tracker.metrics(result.get("metrics", {}), step=0)
     tracker.metrics(skipped_metrics(result.get("skipped", {})), step=0)
-    if run.lost.exists():
-        tracker.artifact(run.lost)
+    if run.rejections.exists():
+        tracker.artifact(run.rejections)
     for file in sorted(run.scores.glob("*.jsonl")):
         tracker.artifact(file, folder="scores")
     tracker.artifacts(run.model, folder="model")

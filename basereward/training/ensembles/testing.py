@@ -15,7 +15,7 @@ import torch
 
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.schema.group import Group, RejectedRow
-from basereward.data.schema.rejections import RowRejected, check_limit, summary, write_rejected
+from basereward.data.schema.rejections import RowRejected, check_limit, summary, write_rejections
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
 from basereward.errors import DataError, ModelError
@@ -55,16 +55,17 @@ def run_test(run: RunFolder, members: Sequence[Member]) -> dict[str, Any]:
     sources = _sources(members, recipes)
     test = _score_test_groups(scorer, sources)
     if test.rejected:
-        write_rejected(run.lost, test.rejected)
+        write_rejections(run.rejections, test.rejected)
         logger.warning(
             "%d of %d test rows are rejected: %s; listed in %s",
             len(test.rejected),
             test.rows.total(),
             summary(test.rejected),
-            run.lost,
+            run.rejections,
         )
+    # After the list is written: the error names the file that has the reasons.
     limit = max(recipe.data.max_lost for recipe in recipes)
-    check_limit(_excuse_known(test.rejected, members), rows=test.rows, max_lost=limit, listed_in=run.lost)
+    check_limit(_excuse_known(test.rejected, members), rows=test.rows, max_lost=limit, listed_in=run.rejections)
     write_scores(run.scores / "test.jsonl", test.scored)
     num_pairs = sum(len(group.preferences) for group in test.scored)
     metrics = _metrics(test.scored)
@@ -101,7 +102,8 @@ def _score_test_groups(scorer: ScoresGroups, sources: Mapping[str, Source]) -> _
     groups = chain.from_iterable(source.groups("test") for source in sources.values())
     while window := list(islice(groups, WINDOW)):
         usable: list[Group] = []
-        encoded_groups: list[Any] = []  # an EncodedGroup, or an Encoded of an ensemble
+        # An EncodedGroup each, or an Encoded of an ensemble.
+        encoded_groups: list[Any] = []
         for group in window:
             test.rows[group.source] += 1
             try:
@@ -110,6 +112,7 @@ def _score_test_groups(scorer: ScoresGroups, sources: Mapping[str, Source]) -> _
                 usable.append(group)
             except DataError as error:
                 test.rejected.append(RejectedRow(group.source, "test", group.id, _reason(error), str(error)))
+        # Encoding is not measured, because a run's `time/test_pair_s` does not measure it either.
         began = time.perf_counter()
         scores = list(chain.from_iterable(scorer.score_encoded(encoded_groups)))
         test.seconds += time.perf_counter() - began
@@ -126,7 +129,7 @@ def _excuse_known(rejected: Sequence[RejectedRow], members: Sequence[Member]) ->
     """
     known: set[tuple[str, str]] = set()
     for member in members:
-        file = RunFolder(member.folder.parent).lost
+        file = RunFolder(member.folder.parent).rejections
         for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
             row = json.loads(line)
             if row["split"] == "test":
@@ -136,7 +139,8 @@ def _excuse_known(rejected: Sequence[RejectedRow], members: Sequence[Member]) ->
 
 def _sources(members: Sequence[Member], recipes: Sequence[Recipe]) -> dict[str, Source]:
     """All sources of all members, by name."""
-    known: dict[str, tuple[str, Any]] = {}  # the first member that has the source, and its node of the recipe
+    # By source: the name of the first member that has it, and its node in the recipe of that member.
+    known: dict[str, tuple[str, Any]] = {}
     for member, recipe in zip(members, recipes, strict=True):
         for name, node in recipe.data.sources.items():
             first_member, first_node = known.setdefault(name, (member.name, node))
@@ -150,6 +154,7 @@ def _sources(members: Sequence[Member], recipes: Sequence[Recipe]) -> dict[str, 
 
 def _reason(error: BaseException | None) -> str:
     """The reason under which a group that cannot be encoded is counted."""
+    # The rejection is somewhere in the chain of causes: scorers and ensembles wrap the errors of their parts.
     while error is not None and not isinstance(error, RowRejected):
         error = error.__cause__
     return "unusable" if error is None else error.reason
@@ -179,6 +184,7 @@ def _metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
     for group in scored:
         if group.source not in metrics_of:
             metrics_of[group.source] = PreferenceMetrics()
+        # A group without preferences has no margin; its source still gets metrics, as in the test of a run.
         if group.preferences:
             _update(metrics_of[group.source], group)
     values: dict[str, float] = {}

@@ -37,17 +37,22 @@ def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[S
 
     Raises:
         ModelError: groups are needed, and a member has none or other ones than the first; or a score is not finite.
+
+    >>> validation_scores([Member("a", Path("no-such-run/model"), digest="9f2c")], needed=False)
+    []
     """
     groups_of: list[dict[GroupKey, ScoredGroup]] = []
     for member in members:
         file = RunFolder(member.folder.parent).scores / "val.jsonl"
         if not file.is_file():
+            # Without weights the scores serve only to report an accuracy, which may be missing.
             if needed:
                 raise ModelError(
                     f"member '{member.name}' has no validation scores ({file} does not exist), from which its weight "
                     "is computed; give the run that trained it, or take how=mean"
                 )
             return []
+        # A source may use one id several times; numbers keep the groups apart.
         keyed = numbered(read_scores(file), lambda group: (group.source, group.id))
         groups = {(*key, number): group for key, number, group in keyed}
         _check_finite(member, file, groups)
@@ -61,6 +66,7 @@ def validation_scores(members: Sequence[Member], *, needed: bool) -> list[list[S
             )
         if difference:
             return []
+    # The order of the first member for all of them, so that the lists are parallel.
     keys = list(groups_of[0])
     return [list(map(groups.__getitem__, keys)) for groups in groups_of]
 
@@ -99,6 +105,11 @@ def find_rule(
 
     Raises:
         ModelError: a member lacks what its weight is computed from; the message names it.
+
+    >>> members = [Member(name, Path(name), digest=name) for name in ("a", "b")]
+    >>> rule = find_rule(EnsembleRecipe(how="worst"), members, [], routes={})
+    >>> rule.combine(np.array([[1.0, 4.0], [3.0, 2.0]])).tolist()
+    [1.0, 2.0]
     """
     options: dict[str, Any] = {"members": len(members), "k": recipe.k, **routes}
     if recipe.how in WEIGHTED:
@@ -147,6 +158,7 @@ def _weights(
             active_weights = shares(values.mean(1).tolist())
         except ModelError as error:
             raise ModelError(f"the {recipe.how} of {names} gives no weights: {error}") from error
+    # A rule has one weight per member; members of the other route get 0.
     weights = [0.0] * len(members)
     intervals = [(0.0, 0.0)] * len(members) if active_intervals else []
     for position, index in enumerate(active):
@@ -174,7 +186,7 @@ def _spreads(members: Sequence[Member]) -> tuple[tuple[float, ...], tuple[float,
 
 
 def drawn_margins(scored: Sequence[Sequence[ScoredGroup]], *, pairs: int, seed: int) -> tuple[MemberScores, list[int]]:
-    """Sample the margins of validation pairs, as many of each source, without ties.
+    """Sample the margins of validation pairs without ties, equally many of each source.
 
     Args:
         scored: M lists of the same groups.
@@ -192,7 +204,8 @@ def drawn_margins(scored: Sequence[Sequence[ScoredGroup]], *, pairs: int, seed: 
     >>> margins.tolist(), groups
     ([[2.0], [-0.5]], [0])
     """
-    pairs_of: dict[str, list[tuple[int, int, int]]] = {}  # by source: (group, winner, loser)
+    # By source: (group, winner, loser). A tie has no sign that a weight could learn from.
+    pairs_of: dict[str, list[tuple[int, int, int]]] = {}
     for index, group in enumerate(scored[0]):
         untied = [(index, winner, loser) for winner, loser, tie in group.preferences if not tie]
         pairs_of.setdefault(group.source, []).extend(untied)

@@ -28,6 +28,13 @@ class Objective(nn.Module):
 
     Args:
         loss: the ranking loss of the recipe. An objective that ranks nothing does not use it.
+
+    >>> class LengthPenalty(Objective):
+    ...     def forward(self, model, batch):
+    ...         loss = (model(batch) * batch.lengths).mean() * group_share(batch)
+    ...         return loss, {"length": loss}
+    >>> LengthPenalty(PreferenceLoss()).unit
+    'group'
     """
 
     def __init__(self, loss: PreferenceLoss) -> None:
@@ -59,6 +66,7 @@ class Objective(nn.Module):
             batch: of the scores.
         """
         share = unit_share(batch, self.unit)
+        # The mean and not the sum, so that ranking two sets does not double the learning rate.
         losses = [self.loss(of_set, batch) for of_set in scores]
         parts: dict[str, Tensor] = {}
         for name in losses[0][1]:
@@ -67,15 +75,34 @@ class Objective(nn.Module):
 
 
 def group_share(batch: TreeBatch) -> float:
-    """The weight of a micro-batch by its number of groups; 1 for a batch that does not know its step."""
+    """Return the weight of a micro-batch by its number of groups; 1 for a batch that does not know its step.
+
+    Args:
+        batch: a micro-batch.
+
+    >>> from types import SimpleNamespace
+    >>> group_share(SimpleNamespace(step=None, num_groups=3))
+    1.0
+    """
+    # A plain data loader of the user's own gives batches without totals; each is then a step by itself.
     return 1.0 if batch.step is None else batch.step.group_share(batch.num_groups)
 
 
 def unit_share(batch: TreeBatch, unit: Unit) -> float:
-    """The weight of a micro-batch by its number of units of a loss; 1 for a batch that does not know its step."""
+    """Return the weight of a micro-batch by its number of units of a loss; 1 for a batch that does not know its step.
+
+    Args:
+        batch: a micro-batch.
+        unit: of the loss.
+
+    >>> from types import SimpleNamespace
+    >>> unit_share(SimpleNamespace(step=None), "preference")
+    1.0
+    """
     if batch.step is None:
         return 1.0
-    if unit == "group":  # every training group counts, so nothing has to be counted on the device
+    # Every training group counts, so nothing has to be counted on the device.
+    if unit == "group":
         return batch.step.group_share(batch.num_groups)
     return batch.step.unit_share(count_units(unit, batch_counts(batch)))
 
@@ -91,12 +118,30 @@ def build_objective(node: Node | None, *, loss: PreferenceLoss, head: nn.Module)
     Raises:
         RecipeError: the node has a fault.
         ModelError: the object is no `Objective`.
+
+    >>> type(build_objective(None, loss=PreferenceLoss(), head=nn.Linear(8, 1))).__name__
+    'Ranking'
     """
     return _make(node or {"_target_": objective_of(head)}, loss)
 
 
 def objective_unit(node: Node | None, *, loss: PreferenceLoss) -> Unit:
-    """The unit that the data module counts for an objective; see `build_objective` for the arguments and errors."""
+    """Return the unit that the data module counts for an objective.
+
+    The data are read before the model, so the head is not known here. Without a node the unit is that of the loss for
+    every head.
+
+    Args:
+        node: section `objective` of the recipe, or None.
+        loss: the ranking loss.
+
+    Raises:
+        RecipeError: the node has a fault.
+        ModelError: the object is no `Objective`.
+
+    >>> objective_unit({"_target_": "ranking"}, loss=PreferenceLoss())
+    'group'
+    """
     return loss.unit if node is None else _make(node, loss).unit
 
 
@@ -111,7 +156,10 @@ def _make(node: Node, loss: PreferenceLoss) -> Objective:
 
 
 def objective_of(head: nn.Module) -> str:
-    """The name of the objective that a head is trained with by default.
+    """Return the name of the objective that a head is trained with by default.
+
+    Args:
+        head: of the model.
 
     >>> objective_of(nn.Linear(8, 1))
     'ranking'

@@ -18,11 +18,14 @@ from basereward.training.objectives.contracts import LossAndParts, Objective, gr
 
 @dataclass(frozen=True, slots=True)
 class CriticOutputs:
-    """What a critic learns from in a training pass.
+    """The outputs of a training pass of a critic, from which its losses are computed.
 
     Attributes:
         scores: tensors of `(K,)`: at the end of reference critiques, of generated ones, or both.
         language: scalar, the mean over groups of the mean cross-entropy of target tokens; None without targets.
+
+    >>> CriticOutputs(scores=(torch.zeros(2),), language=None).language is None
+    True
     """
 
     scores: tuple[Tensor, ...]
@@ -30,10 +33,10 @@ class CriticOutputs:
 
 
 class CritiqueRanking(Objective):
-    """Ranks the scores after reference or generated critiques, and teaches the reference critiques."""
+    """Ranks the scores after reference or generated critiques, and trains the head to write the reference critiques."""
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
-        """See `Objective.forward`."""
+        """Add the ranking loss and the weighted language loss; a head may have only one of them."""
         assert isinstance(model.head, GenerativeHead)
         outputs = critic_outputs(model, batch)
         losses: list[Tensor] = []
@@ -48,7 +51,7 @@ class CritiqueRanking(Objective):
 
 
 def critic_outputs(model: RewardModel, batch: TreeBatch) -> CriticOutputs:
-    """Scores and language loss of a training pass of a generative head.
+    """Return the scores and the language loss of a training pass of a generative head.
 
     Args:
         model: with a generative head.
@@ -58,6 +61,7 @@ def critic_outputs(model: RewardModel, batch: TreeBatch) -> CriticOutputs:
     assert isinstance(head, GenerativeHead)
     scores: list[Tensor] = []
     language = None
+    # Without reference critiques a batch has no target positions, and this pass would train nothing.
     if len(batch.targets.positions):
         # One pass over the backbone serves both losses.
         hidden = model.backbone.hidden_states(batch)

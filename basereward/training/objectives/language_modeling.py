@@ -9,10 +9,11 @@ from basereward.training.objectives.contracts import LossAndParts, Objective, gr
 
 
 class LanguageModeling(Objective):
-    """Teaches a generative head the target tokens of its branches; it ranks no scores."""
+    """Trains a generative head to write the target tokens of its branches, and ranks no scores."""
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
-        """See `Objective.forward`."""
+        """Weight the cross-entropy by the share of the groups and by the weight of the head."""
         assert isinstance(model.head, GenerativeHead)
         language = model.language_loss(model.backbone.hidden_states(batch), batch) * group_share(batch)
+        # The logged part has no weight, so that curves of different weights are comparable.
         return model.head.language_weight * language, {"language": language}

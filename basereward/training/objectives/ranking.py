@@ -11,5 +11,5 @@ class Ranking(Objective):
     """Ranks the scores that a scalar head reads at the end of each response."""
 
     def forward(self, model: RewardModel, batch: TreeBatch) -> LossAndParts:
-        """See `Objective.forward`."""
+        """Rank the scores of the one forward pass."""
         return self.ranking_loss([model(batch)], batch)

@@ -36,7 +36,7 @@ def test_a_bad_row_is_lost_alone_under_its_reason(
     assert lost.id in ("bad", "rows.jsonl:3")
     assert lost.id == "bad" or lost.detail.startswith(f"{path}:3: ")
     assert len(lost.detail) < 1100
-    assert [json.loads(each)["reason"] for each in data.lost_file.read_text().splitlines()] == [lost.reason]
+    assert [json.loads(each)["reason"] for each in data.rejections_file.read_text().splitlines()] == [lost.reason]
     groups = used_groups(data)
     assert list(groups) == GOOD_IDS
     assert all(group.pixels is not None for group in groups.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from basereward.data.schema.group import RejectedRow
-from basereward.data.schema.rejections import RowRejected, append_rejected, check_limit, summary, write_rejected
+from basereward.data.schema.rejections import RowRejected, append_rejections, check_limit, summary, write_rejections
 from basereward.errors import TooManyRowsLost
 
 
@@ -75,7 +75,7 @@ def test_lost_rows_are_listed_one_a_line(tmp_path: Path) -> None:
     """With all fields, in UTF-8, and without a partial file next to the list."""
     path = tmp_path / "lost.jsonl"
     lost = [RejectedRow("a", "test", "7", "too_long", "žluť\nline 2 \udcff")]
-    write_rejected(path, lost)
+    write_rejections(path, lost)
     [line] = path.read_text(encoding="utf-8").splitlines()
     assert RejectedRow(**json.loads(line)) == lost[0]
     assert "žluť" in line
@@ -85,8 +85,8 @@ def test_lost_rows_are_listed_one_a_line(tmp_path: Path) -> None:
 def test_lost_rows_are_added_to_those_that_are_listed(tmp_path: Path) -> None:
     """New rows are appended in the same form; the file is created if it does not exist."""
     path = tmp_path / "lost.jsonl"
-    append_rejected(path, _rows(1))
-    append_rejected(path, _rows(2, "b"))
+    append_rejections(path, _rows(1))
+    append_rejections(path, _rows(2, "b"))
     assert [RejectedRow(**json.loads(line)) for line in path.read_text().splitlines()] == [*_rows(1), *_rows(2, "b")]
 
 

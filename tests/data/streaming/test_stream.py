@@ -122,12 +122,12 @@ def streamed(source: Any, encoder: Encoder, folder: Path, **settings: Any) -> St
     """Thirty steps of two passes of two groups."""
     given = {"steps": 30, "groups": 4, "groups_per_forward": 2, "buffer": 10, "held_out": 5, "max_lost": 0.5}
     sources = source if isinstance(source, dict) else {"mine": source}
-    return StreamedData(sources, encoder=encoder, lost_file=folder / "lost.jsonl", **(given | settings))
+    return StreamedData(sources, encoder=encoder, rejections_file=folder / "lost.jsonl", **(given | settings))
 
 
 def passes_of(data: StreamedData, **where: Any) -> list[TreeBatch]:
     """Those of the first stage."""
-    return list(data.passes(0, **where))
+    return list(data.stage_loader(0, **where))
 
 
 @pytest.fixture
@@ -158,9 +158,9 @@ def test_a_stage_that_goes_on_is_counted_whole(faulty: Jsonl, small_encoder: Enc
     """As Lightning counts: the loader is as long as the stage, and gives what is left of it."""
     data = streamed(faulty, small_encoder, tmp_path, stages=3)
     data.setup()
-    whole = [batch.ids for stage in range(3) for batch in data.passes(stage)]
+    whole = [batch.ids for stage in range(3) for batch in data.stage_loader(stage)]
     assert len(whole) == 60
-    loader = data.passes(1, done=26)
+    loader = data.stage_loader(1, done=26)
     assert len(loader) == 20
     assert [batch.ids for batch in loader] == whole[26:40]
 
@@ -184,7 +184,7 @@ def test_lost_rows_are_listed_once(faulty: Jsonl, small_encoder: Encoder, tmp_pa
     last line was being written when it was killed."""
     data = streamed(faulty, small_encoder, tmp_path, held_out=100)
     data.setup()
-    for batch in data.passes(0):
+    for batch in data.stage_loader(0):
         data.count(batch)
     assert data.skipped == {"mine": {"empty_response": 3, "malformed_json": 3, "image_missing": 3}}
     file = tmp_path / "lost.jsonl"
@@ -195,7 +195,7 @@ def test_lost_rows_are_listed_once(faulty: Jsonl, small_encoder: Encoder, tmp_pa
     file.write_text(file.read_text()[:-20])
     again = streamed(faulty, small_encoder, tmp_path, held_out=100)
     again.setup()
-    for batch in again.passes(0, done=30):
+    for batch in again.stage_loader(0, done=30):
         again.count(batch)
     assert {row.id for row in again.rejected} <= {row.id for row in listed}
     assert len(again.rejected) >= 8
@@ -207,7 +207,7 @@ def test_held_out_groups_are_never_trained_on(small_encoder: Encoder, tmp_path: 
     source = Jsonl("mine", path=str(write_rows(tmp_path / "rows.jsonl", pair_rows(120))), val=0.2, test=0.2)
     data = streamed(source, small_encoder, tmp_path, steps=60)
     data.setup()
-    trained = {name for batch in data.passes(0) for name in batch.ids}
+    trained = {name for batch in data.stage_loader(0) for name in batch.ids}
     assert trained == {each.id for each in source.groups("train")}
     for split in ("val", "test"):
         held_out = [data.parts[split][place].id for place in data.parts[split].places]
@@ -243,7 +243,7 @@ def test_a_source_that_cannot_be_streamed_is_named(small_encoder: Encoder, tmp_p
 def count_all(data: StreamedData, *, done: int = 0) -> None:
     """What a training would do about lost rows."""
     data.setup()
-    for batch in data.passes(0, done=done):
+    for batch in data.stage_loader(0, done=done):
         data.count(batch)
 
 

@@ -249,7 +249,7 @@ tracker.start(Recipe(), experiment="tests")
 for step in range(200):
     tracker.metrics({"train/loss": 1.0}, step=step)
 (run.path / "lost.jsonl").write_text("lost")
-tracker.artifact(run.lost)
+tracker.artifact(run.rejections)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     ours = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}

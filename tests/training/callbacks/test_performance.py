@@ -71,17 +71,17 @@ def train(*changes: str, without: bool = False) -> tuple[Curves, Performance, di
 def test_every_run_is_measured() -> None:
     """The trainer of a recipe has it among its callbacks."""
     _, _, trainer = build(load_recipe("basereward", overrides=SMALL))
-    assert any(isinstance(each, Performance) for each in vars(trainer)["callbacks"])
+    assert any(isinstance(callback, Performance) for callback in vars(trainer)["callbacks"])
 
 
 def test_a_step_s_rate_is_the_work_of_its_passes_over_its_time() -> None:
     """Two passes a step; over the rate of the machine it is the share. Steps take the time that is logged for them."""
-    curves, found, _ = train()
+    curves, performance, _ = train()
     last = curves.steps[-1]
     assert len(curves.flops) == 2 * STEPS
     needed = sum(curves.flops[-2:])
     assert last["perf/tflops"] * 1e12 * last["time/step_s"] == pytest.approx(needed, rel=0.2)
-    assert last["perf/mfu"] == pytest.approx(last["perf/tflops"] * 1e12 / found.device_rate)
+    assert last["perf/mfu"] == pytest.approx(last["perf/tflops"] * 1e12 / performance.device_rate)
     assert 0 < last["perf/mfu"] < 1
 
 
@@ -112,7 +112,7 @@ def test_counting_takes_little_of_a_step() -> None:
     """Less than a hundredth of a second for thirty trees, on any machine that trains in earnest."""
     module, data, _ = build(load_recipe("basereward", overrides=SMALL))
     counter = Counter(module.model)
-    batch = next(iter(data.passes(0)))
+    batch = next(iter(data.stage_loader(0)))
     began = time.perf_counter()
     for _ in range(20):
         counter(batch_shapes(batch))

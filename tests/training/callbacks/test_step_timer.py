@@ -90,8 +90,8 @@ def test_slow_work_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_run_logs_it() -> None:
     """The trainer of a recipe has the callback, and its clock for a profiler."""
     _, _, trainer = build(load_recipe("basereward", overrides=SMALL))
-    (waiting,) = (each for each in vars(trainer)["callbacks"] if isinstance(each, StepTimer))
-    assert vars(trainer)["profiler"] is waiting.clock
+    (step_timer,) = (callback for callback in vars(trainer)["callbacks"] if isinstance(callback, StepTimer))
+    assert vars(trainer)["profiler"] is step_timer.clock
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 2), (5, 5)])
@@ -99,6 +99,6 @@ def test_workers_keep_batches_ready(given: int | None, expected: int) -> None:
     """`data.prefetch` batches each; torch's own number by default, and none without workers."""
     prefetch = "null" if given is None else str(given)
     _, data, _ = build(load_recipe("basereward", overrides=(*SMALL, "data.workers=1", f"data.prefetch={prefetch}")))
-    assert data.passes(0).prefetch_factor == expected
+    assert data.stage_loader(0).prefetch_factor == expected
     data.workers = 0
-    assert data.passes(0).prefetch_factor is None
+    assert data.stage_loader(0).prefetch_factor is None

@@ -50,7 +50,7 @@ def test_tokens_and_work_are_those_of_the_batches(layout: str, tmp_path: Path) -
     mine = [*only(rows), "data.sources.mine.val=0", "data.sources.mine.test=0"]
     recipe = load_recipe("basereward", overrides=[*mine, *changes])
     module, data, _ = build(recipe)
-    shapes = [batch_shapes(batch) for stage in range(2) for batch in data.passes(stage)]
+    shapes = [batch_shapes(batch) for stage in range(2) for batch in data.stage_loader(stage)]
     load = workload(recipe)
     cost = recipe_cost(recipe, load)
     assert cost["steps"] == 7

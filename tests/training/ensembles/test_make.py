@@ -70,12 +70,14 @@ def runs(place: Path) -> dict[str, str]:
     """Name -> id: three linear heads on one frozen backbone, an MLP on it, two whole models, and one of other data."""
     known = place / "known.json"
     if not known.exists():
-        found = {}
-        for name, own in CHANGES.items():
-            recipe = load_recipe("basereward", overrides=[*SMALL, "trainer.steps=2", "trainer.validations=1", *own])
+        run_ids = {}
+        for name, overrides in CHANGES.items():
+            recipe = load_recipe(
+                "basereward", overrides=[*SMALL, "trainer.steps=2", "trainer.validations=1", *overrides]
+            )
             done: Any = train(recipe)
-            found[name] = done["run_id"]
-        known.write_text(json.dumps(found))
+            run_ids[name] = done["run_id"]
+        known.write_text(json.dumps(run_ids))
     runs: dict[str, str] = json.loads(known.read_text())
     return runs
 
@@ -98,7 +100,7 @@ def test_scores_are_exactly_combined(how: str, runs: dict[str, str]) -> None:
         names = sorted(runs.values(), key=_confidence)[-3:]
         names = [name for name in names if name != runs["other"]][:2]
     result = ensemble(names, how=how, k=0.7)
-    scores = [np.stack(each) for each in zip(*map(own, names), strict=True)]
+    scores = [np.stack(member_scores) for member_scores in zip(*map(own, names), strict=True)]
     weights = np.array([member["weight"] or 0.0 for member in result["members"]])
     if how in ("accuracy", "confidence"):
         assert weights.sum() == pytest.approx(1.0)
@@ -112,13 +114,13 @@ def test_scores_are_exactly_combined(how: str, runs: dict[str, str]) -> None:
     }.get(how, lambda s: weights @ s)
     assert scored(result["model"]) == pytest.approx([x for s in scores for x in expected(s)], abs=1e-6)
     opened: Any = load(result["run_id"])
-    for judged, each in zip(opened.judge_groups(GROUPS), scores, strict=True):
-        assert judged.spread == pytest.approx(each.std(0), abs=1e-6)
-        assert np.array(judged.members) == pytest.approx(each, abs=1e-6)
+    for judged, member_scores in zip(opened.judge_groups(GROUPS), scores, strict=True):
+        assert judged.spread == pytest.approx(member_scores.std(0), abs=1e-6)
+        assert np.array(judged.members) == pytest.approx(member_scores, abs=1e-6)
 
 
 def _confidence(run: str) -> float:
-    return float(np.mean([m for each in read_scores(find(run).scores / "val.jsonl") for m in each.margins]))
+    return float(np.mean([margin for group in read_scores(find(run).scores / "val.jsonl") for margin in group.margins]))
 
 
 def test_weights_are_those_of_the_validation_pairs(runs: dict[str, str]) -> None:
@@ -128,7 +130,7 @@ def test_weights_are_those_of_the_validation_pairs(runs: dict[str, str]) -> None
     result = ensemble(names, how="accuracy", pairs=100_000)
     shares = []
     for name in names:
-        margins = [margin for each in read_scores(find(name).scores / "val.jsonl") for margin in each.margins]
+        margins = [margin for group in read_scores(find(name).scores / "val.jsonl") for margin in group.margins]
         shares.append(np.mean(np.array(margins) > 0))
     assert [m["weight"] for m in result["members"]] == pytest.approx(np.array(shares) / sum(shares))
     assert [m["accuracy"] for m in result["members"]] == pytest.approx(shares)
@@ -161,12 +163,12 @@ def test_heads_that_read_otherwise_share_no_pass(runs: dict[str, str]) -> None:
 def test_a_trained_model_scores_as_in_its_test(runs: dict[str, str]) -> None:
     """With the mean of all tokens too: the scores that its run logged are those of the model that it saved."""
     run = find(runs["mean"])
-    logged = {each.id: each.scores for each in read_scores(run.scores / "test.jsonl")}
+    logged = {group.id: group.scores for group in read_scores(run.scores / "test.jsonl")}
     recipe = load_recipe("basereward", overrides=[*SMALL, *CHANGES["mean"]])
     groups = list(make(recipe.data.sources["numbers"], "sources", "numbers").groups("test"))
     assert len(groups) > 5
-    for each, scores in zip(groups, load(runs["mean"]).score_groups(groups), strict=True):
-        assert scores == pytest.approx(logged[each.id], abs=1e-5)
+    for test_group, scores in zip(groups, load(runs["mean"]).score_groups(groups), strict=True):
+        assert scores == pytest.approx(logged[test_group.id], abs=1e-5)
 
 
 def test_a_soup_of_linear_heads_is_the_mean_of_their_scores(runs: dict[str, str]) -> None:
@@ -181,7 +183,7 @@ def test_a_soup_of_linear_heads_is_the_mean_of_their_scores(runs: dict[str, str]
 def test_a_soup_of_whole_models_is_the_mean_of_their_weights(runs: dict[str, str]) -> None:
     """Every one."""
     names = [runs["whole0"], runs["whole1"]]
-    first, second, mixed = (load(each).model for each in (*names, ensemble(names, how="soup")["model"]))  # type: ignore[union-attr]
+    first, second, mixed = (load(model).model for model in (*names, ensemble(names, how="soup")["model"]))  # type: ignore[union-attr]
     others = dict(second.named_parameters())
     for (name, weight), (_, mine) in zip(first.named_parameters(), mixed.named_parameters(), strict=True):
         assert np.allclose(mine.detach(), (weight.detach() + others[name].detach()) / 2, atol=1e-7), name
@@ -191,11 +193,11 @@ def test_text_goes_to_the_members_for_text(runs: dict[str, str]) -> None:
     """Prompts without pictures are scored by them alone, the others by the others alone."""
     pictures, text = runs["whole0"], runs["whole1"]
     made = ensemble([pictures], text=[text])
-    assert [(each["weight"], each["text_weight"]) for each in made["members"]] == [(1.0, 0.0), (0.0, 1.0)]
+    assert [(member["weight"], member["text_weight"]) for member in made["members"]] == [(1.0, 0.0), (0.0, 1.0)]
     opened: Any = load(made["model"])
-    found = list(opened.score_groups(GROUPS))
-    for scores, each, of_pictures, of_text in zip(found, GROUPS, own(pictures), own(text), strict=True):
-        assert scores == pytest.approx(of_pictures if each.images else of_text, abs=1e-6)
+    combined = list(opened.score_groups(GROUPS))
+    for scores, scored_group, of_pictures, of_text in zip(combined, GROUPS, own(pictures), own(text), strict=True):
+        assert scores == pytest.approx(of_pictures if scored_group.images else of_text, abs=1e-6)
 
 
 def test_an_ensemble_is_a_model(runs: dict[str, str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,16 +206,16 @@ def test_an_ensemble_is_a_model(runs: dict[str, str], place: Path, capsys: pytes
     assert main(["ensemble", *names, "--name", "pair", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["accuracy"] is not None
-    found = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db")
-    experiment = found.get_experiment_by_name("ensembles")
+    client = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db")
+    experiment = client.get_experiment_by_name("ensembles")
     assert experiment is not None
-    recorded = found.search_runs([experiment.experiment_id], "tags.`basereward.ensemble` = 'mean'")
+    recorded = client.search_runs([experiment.experiment_id], "tags.`basereward.ensemble` = 'mean'")
     assert "val/pair_accuracy" in recorded[0].data.metrics
     rows = place / "rows.jsonl"
     rows.write_text('{"prompt": "Which is larger, 4 or 7?", "responses": ["7", "It is 4."]}\n')
     assert main(["score", made["run_id"], str(rows), "--out", str(place / "scores.jsonl")]) == 0
-    told = json.loads((place / "scores.jsonl").read_text())["scores"]
-    assert told == pytest.approx(load(made["run_id"]).score("Which is larger, 4 or 7?", ["7", "It is 4."]))
+    scores = json.loads((place / "scores.jsonl").read_text())["scores"]
+    assert scores == pytest.approx(load(made["run_id"]).score("Which is larger, 4 or 7?", ["7", "It is 4."]))
     if not (place / "data").exists():
         small_benchmark(place / "data", rows=12)
     result = evaluate(made["run_id"], ["vl_rewardbench"], overrides=[f"data={place}/data/rows.json", *ANY_SIZE])
@@ -266,8 +268,8 @@ def test_a_model_is_one_member_however_it_is_named(runs: dict[str, str], place: 
         with pytest.raises(ModelError, match=f"is the same model as '{one}' and would count twice"):
             ensemble([one, two, name])
     made = ensemble([one, two], text=[str(find(two).path)])
-    assert [each["name"] for each in made["members"]] == [one, two]
-    assert [(each["weight"], each["text_weight"]) for each in made["members"]] == [(0.5, 0.0), (0.5, 1.0)]
+    assert [member["name"] for member in made["members"]] == [one, two]
+    assert [(member["weight"], member["text_weight"]) for member in made["members"]] == [(0.5, 0.0), (0.5, 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -297,10 +299,10 @@ def test_learned_weights_are_told_with_their_intervals(
     assert main([*words, "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     opened: Any = load(made["run_id"])
-    for place, each in enumerate(made["members"]):
-        assert each["weight"] == opened.rule.weights[place]
-        assert each["text_weight"] == opened.rule.text_weights[place]
-        low, high = each["interval"]
+    for index, member in enumerate(made["members"]):
+        assert member["weight"] == opened.rule.weights[index]
+        assert member["text_weight"] == opened.rule.text_weights[index]
+        low, high = member["interval"]
         assert low < high
     assert made["members"][0]["text_interval"] is None
     low, high = made["members"][1]["text_interval"]
@@ -311,28 +313,30 @@ def test_learned_weights_are_told_with_their_intervals(
     assert [word for word in ("weight with images", "weight without", "95 %", "accuracy") if word not in head] == []
     assert f"{low:.4f} to {high:.4f}" in second
     assert " - " in first
-    for each, judged in zip(GROUPS, opened.judge_groups(GROUPS), strict=True):
-        weights = np.array([m["weight" if each.images else "text_weight"] for m in made["members"]])
-        counted = np.nansum(weights[:, None] * np.array(judged.members), axis=0)  # NaN where one is not asked
-        assert judged.scores == pytest.approx(counted.tolist(), rel=1e-9)
+    for scored_group, judged in zip(GROUPS, opened.judge_groups(GROUPS), strict=True):
+        column = "weight" if scored_group.images else "text_weight"
+        weights = np.array([member[column] for member in made["members"]])
+        # The scores of a member that does not score such prompts are NaN.
+        expected = np.nansum(weights[:, None] * np.array(judged.members), axis=0)
+        assert judged.scores == pytest.approx(expected.tolist(), rel=1e-9)
 
 
 def test_lost_test_rows_are_recorded(runs: dict[str, str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By reason over all sources, as a run's are."""
-    told = {"digits": {"too_long": 2}, "numbers": {"too_long": 1, "empty_response": 4}}
+    rejections = {"digits": {"too_long": 2}, "numbers": {"too_long": 1, "empty_response": 4}}
     monkeypatch.setattr(
-        "basereward.training.ensembles.make.run_test", lambda *_: {"metrics": {}, "pair_s": None, "skipped": told}
+        "basereward.training.ensembles.make.run_test", lambda *_: {"metrics": {}, "pair_s": None, "skipped": rejections}
     )
     recipe = EnsembleRecipe(members=[runs["linear0"], runs["mlp"]])
     made = make_ensemble(recipe, name="lossy", tested=True)
-    assert made["skipped"] == told
+    assert made["skipped"] == rejections
     recorded = mlflow.MlflowClient(f"sqlite:///{place}/mlflow.db").get_run(find(made["run_id"]).mlflow_run_id)
     lost = {name: value for name, value in recorded.data.metrics.items() if name.startswith("data/skipped/")}
     assert lost == {"data/skipped/too_long": 3.0, "data/skipped/empty_response": 4.0}
 
 
 def test_a_score_that_is_no_number_names_member_and_group(runs: dict[str, str]) -> None:
-    """Where it is asked; beside it, the other is heard no more than before."""
+    """Only where that member scores: the group that the other member scores alone has its scores."""
     opened: Any = load(ensemble([runs["whole0"]], text=[runs["whole1"]])["model"])
     head = next(parameter for parameter in opened.scorers[1].model.head.parameters())
     head.data.fill_(float("nan"))

@@ -12,7 +12,7 @@ import pytest
 
 from basereward.data.encoding.encoder import EncodedGroup, EncodingError
 from basereward.data.schema.group import Group, RejectedRow
-from basereward.data.schema.rejections import write_rejected
+from basereward.data.schema.rejections import write_rejections
 from basereward.errors import DataError, TooManyRowsLost
 from basereward.inference.ensemble import Member
 from basereward.inference.group_scores import ScoresGroups
@@ -38,7 +38,7 @@ class Reader(ScoresGroups):
             loss = EncodingError("too_long", "9 tokens of 8")
             raise DataError(f"'{group.id}' cannot be scored") from loss
         return encoded_group(
-            3, [len(each) for each in group.responses], group.preferences, name=group.id, source=group.source
+            3, [len(response) for response in group.responses], group.preferences, name=group.id, source=group.source
         )
 
     def score_encoded(
@@ -77,7 +77,7 @@ def member(
     own = RunFolder.create("", recipe_sha256="", name="member")
     own.model.mkdir()
     (own.model / "recipe.yaml").write_text(recipe_yaml(load_recipe("basereward", overrides=changes)))
-    write_rejected(own.lost, [RejectedRow("mine", "test", f"row-{i}", "too_long", "") for i in range(lost)])
+    write_rejections(own.rejections, [RejectedRow("mine", "test", f"row-{i}", "too_long", "") for i in range(lost)])
     return Member(own.run_id, own.model, "digest")
 
 
@@ -90,7 +90,7 @@ def test(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Test:
 
 def listed(run: RunFolder) -> list[tuple[str, str, bool]]:
     """Id, reason and fault of the lost rows of an ensemble."""
-    rows = [json.loads(line) for line in run.lost.read_text().splitlines()]
+    rows = [json.loads(line) for line in run.rejections.read_text().splitlines()]
     return [(row["id"], row["reason"], row["fault"]) for row in rows]
 
 
@@ -99,17 +99,17 @@ def test_lost_rows_are_counted_listed_and_told(
 ) -> None:
     """Two that are too long and one without an answer, of forty; the other 37 are all right."""
     with caplog.at_level(logging.WARNING):
-        found = test(member(tmp_path, hard=2, empty=1))
-    assert found["skipped"] == {"mine": {"empty_response": 1, "too_long": 2}}
-    assert found["metrics"]["test/mine/pairs"] == 37
-    assert found["metrics"]["test/pair_accuracy"] == 1.0
+        result = test(member(tmp_path, hard=2, empty=1))
+    assert result["skipped"] == {"mine": {"empty_response": 1, "too_long": 2}}
+    assert result["metrics"]["test/mine/pairs"] == 37
+    assert result["metrics"]["test/pair_accuracy"] == 1.0
     assert sorted(listed(run)) == [
         ("row-0", "too_long", True),
         ("row-1", "too_long", True),
         ("row-2", "empty_response", True),
     ]
     assert "3 of 40 test rows" in caplog.text
-    assert f"{found['skipped']}; listed in {run.lost}" in caplog.text
+    assert f"{result['skipped']}; listed in {run.rejections}" in caplog.text
 
 
 def test_more_than_any_member_allows_is_no_test(test: Test, run: RunFolder, tmp_path: Path) -> None:
@@ -139,9 +139,9 @@ def test_groups_are_encoded_and_scored_in_windows(run: RunFolder, tmp_path: Path
     reader = Reader()
     monkeypatch.setattr(ensemble_test, "load", lambda folder: reader)
     rows = 2 * WINDOW + 5
-    found = run_test(run, [member(tmp_path, rows=rows)])
+    result = run_test(run, [member(tmp_path, rows=rows)])
     assert reader.held == [WINDOW, WINDOW, 5]
-    kept = [json.loads(line) for line in (run.scores / "test.jsonl").read_text().splitlines()]
-    assert [each["id"] for each in kept] == [f"row-{i}" for i in range(rows)]
-    assert found["metrics"]["test/tokens_per_pair"] == 3 + len("longer") + len("short")
-    assert not run.lost.exists()
+    score_rows = [json.loads(line) for line in (run.scores / "test.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in score_rows] == [f"row-{i}" for i in range(rows)]
+    assert result["metrics"]["test/tokens_per_pair"] == 3 + len("longer") + len("short")
+    assert not run.rejections.exists()

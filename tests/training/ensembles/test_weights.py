@@ -104,8 +104,8 @@ def test_learned_weights_of_a_route_are_learned_of_its_members(make: Make) -> No
     assert alone[0] > 0
     assert rule.text_weights == pytest.approx((*alone, 0.0, 0.0))
     assert rule.weights == pytest.approx((0.0, *pictures))
-    found = (rule.intervals_of(images=False)[0], *rule.intervals_of(images=True)[1:])
-    assert np.array(found) == pytest.approx(np.array([*around, *between]))
+    intervals = (rule.intervals_of(images=False)[0], *rule.intervals_of(images=True)[1:])
+    assert np.array(intervals) == pytest.approx(np.array([*around, *between]))
 
 
 @pytest.mark.parametrize(
