@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from basereward.inference.score_file import load
-from basereward.io.cache import cache_folder
+from basereward.io.files import cache_folder
 from basereward.model.backbone import Backbone
 from basereward.recipe import load_recipe
 from basereward.runs.run_folder import find, list_runs

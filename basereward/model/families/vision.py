@@ -20,7 +20,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.images.feature_store import FeatureStore
 from basereward.data.images.vision_features import Features
 from basereward.errors import ModelError
-from basereward.io.cache import cache_folder
+from basereward.io.files import cache_folder
 from basereward.model.determinism_key import machine
 from basereward.model.families.parts import part_of
 from basereward.model.families.registry import vision_family
