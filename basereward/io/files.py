@@ -1,4 +1,4 @@
-"""Atomic writes of files, strict JSON, and messages for errors of the disk."""
+"""Atomic writes of files, strict JSON, messages for errors of the disk, and the folder of caches."""
 
 from __future__ import annotations
 
@@ -26,12 +26,24 @@ DISK = {*FULL, *FORBIDDEN, *TAKEN, *OTHER}
 """Errors that come from the disk and not from a bug, by their numbers in `errno`."""
 
 
-def write_atomic(path: Path | str, data: bytes | str) -> None:
+def cache_folder() -> Path:
+    """The folder of results that any run can compute again: `$BASEREWARD_CACHE`, by default `~/.cache/basereward`.
+
+    >>> from unittest.mock import patch
+    >>> with patch.dict(os.environ, BASEREWARD_CACHE="/data/cache"):
+    ...     cache_folder().as_posix()
+    '/data/cache'
+    """
+    return Path(os.environ.get("BASEREWARD_CACHE") or Path.home() / ".cache" / "basereward")
+
+
+def write_atomic(path: Path | str, data: bytes | str, *, durable: bool = True) -> None:
     """Writes a file so that a reader, or a crash at any moment, finds all of the old content or all of the new.
 
     Args:
         path: the file, in an existing folder.
         data: its new content; text is written as UTF-8.
+        durable: see `atomic_path`.
 
     Raises:
         OSError: the file cannot be written. The old file is unchanged, and no temporary file is left.
@@ -42,16 +54,17 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
     ...     [path.name for path in Path(folder).iterdir()]
     ['status.json']
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, durable=durable) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
+def atomic_file(path: Path | str, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Opens a new file that takes the name `path` when the block ends without an error; for content in pieces.
 
     Args:
         path: the file, in an existing folder.
+        durable: see `atomic_path`.
 
     Raises:
         OSError: as of `write_atomic`.
@@ -66,18 +79,20 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     b'{}'
     """
     # Not mkstemp: only the owner can read its files, whatever the umask is.
-    with atomic_path(path) as temporary, temporary.open("xb") as file:
+    with atomic_path(path, durable=durable) as temporary, temporary.open("xb") as file:
         yield file
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
     """Gives the name of a temporary file, which takes the name `path` when the block ends without an error.
 
     For libraries that open the file themselves, such as safetensors. The block must create the file.
 
     Args:
         path: the file, in an existing folder.
+        durable: whether the file is on the disk when the block has ended. False saves the wait for the disk; after a
+            power failure the new file may be empty or damaged, so that its readers have to verify it.
 
     Raises:
         OSError: as of `write_atomic`.
@@ -104,9 +119,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         written = True
-        # The content before the name: after a power failure the new name must not lead to an empty file.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            # The content before the name: after a power failure the new name must not lead to an empty file.
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
@@ -118,7 +134,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         ):
             error.filename = str(path)
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def is_special(path: Path | str) -> bool:

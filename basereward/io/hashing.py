@@ -9,8 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from basereward.io.cache import cache_folder
-from basereward.io.files import write_atomic
+from basereward.io.files import cache_folder, write_atomic
 
 CACHED_FROM = 2**20
 """Bytes from which a hash is cached. Reading a smaller file again is as fast as reading its cached hash."""

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from basereward.errors import DataError
-from basereward.io.cache import cache_folder
-from basereward.io.files import atomic_file
+from basereward.io.files import atomic_file, cache_folder
 from basereward.io.formats import compression
 from basereward.io.limits import MIB, check_regular_file
 

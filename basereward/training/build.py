@@ -28,7 +28,7 @@ from basereward.data.schema.group import Group
 from basereward.data.streaming.streamed_module import StreamedData
 from basereward.errors import RecipeError
 from basereward.inference.score_file import load
-from basereward.io.cache import cache_folder
+from basereward.io.files import cache_folder
 from basereward.model.attention.compiled import compile_layers
 from basereward.model.attention.kernels import check_liger
 from basereward.model.families.processing import recipe_encoder

@@ -16,7 +16,7 @@ from basereward.data.schema.group import SPLITS, Group
 from basereward.data.schema.rejections import summary
 from basereward.data.summary import describe_group
 from basereward.errors import DataError
-from basereward.io.cache import cache_folder
+from basereward.io.files import cache_folder
 from basereward.model.families.processing import recipe_encoder
 from basereward.model.saving.made_checkpoint import backbone_path
 from basereward.recipe.schema import Recipe

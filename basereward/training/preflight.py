@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basereward.errors import BaseRewardError, RecipeError
-from basereward.io.cache import cache_folder
+from basereward.io.files import cache_folder
 from basereward.io.names import folder_fault
 from basereward.recipe import Cell, Fault, Recipe, make, recipe_sha256
 from basereward.recipe.fault import fold, format_faults

@@ -23,7 +23,7 @@ from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.content_hash import encoded_content
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Preference, Split
-from basereward.io.cache import cache_folder
+from basereward.io.files import cache_folder
 from basereward.model.determinism_key import machine
 from basereward.model.reward_model import RewardModel
 from basereward.recipe.schema import Recipe

@@ -21,7 +21,7 @@ from basereward.data.images.feature_store import FeatureStore
 from basereward.data.images.image_dedup import BatchImages
 from basereward.data.images.vision_features import Features, Grid
 from basereward.errors import ModelError
-from basereward.io.cache import cache_folder
+from basereward.io.files import cache_folder
 from basereward.model.determinism_key import machine
 from basereward.model.families.parts import part_of
 from basereward.model.families.registry import vision_family

@@ -10,8 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from basereward.io.cache import cache_folder
-from basereward.io.files import apply_umask
+from basereward.io.files import apply_umask, cache_folder
 from basereward.io.processes import remove_leftovers, temporary_name
 from basereward.model.backbone import quiet_transformers
 from basereward.recipe import make
