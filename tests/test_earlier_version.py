@@ -23,6 +23,9 @@ from basereward.training.fit import train
 
 FIXTURE = Path(__file__).parent / "fixtures" / "earlier_version"
 EXPECTED = json.loads((FIXTURE / "expected.json").read_text())
+# Processors of another kind round differently, and AdamW amplifies it: the same code and the same files came to scores
+# that differ by 8.4e-5 on two of them. On one processor a resumed run has the same bits; see `test_stop_anywhere`.
+RESUMED = 5e-4
 ROWS = [json.loads(line) for line in (FIXTURE / "rows.jsonl").read_text().splitlines()]
 OVERRIDES = [
     "model.backbone.make={_target_: tiny_qwen2_5_vl, hidden_size: 32, layers: 1, vision_layers: 1}",
@@ -81,7 +84,7 @@ def test_a_stopped_run_is_resumed_to_the_same_end(runs: Path) -> None:
     result = train(recipe, resume=run_id)
     expected = EXPECTED["resumed_run"]
     assert result["run_id"] == run_id
-    assert result["metrics"] == pytest.approx(expected["metrics"], abs=1e-5)
+    assert result["metrics"] == pytest.approx(expected["metrics"], abs=RESUMED)
     scores = [group.scores for group in read_scores(find(run_id).scores / "test.jsonl")]
-    for found, wanted in zip(scores, expected["test_scores"], strict=True):
-        assert found == pytest.approx(wanted, abs=1e-5)
+    for obtained, wanted in zip(scores, expected["test_scores"], strict=True):
+        assert obtained == pytest.approx(wanted, abs=RESUMED)
