@@ -6,12 +6,14 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
-from basereward.data.images.feature_store import TOTAL, FeatureStore
+from basereward.data.images.feature_store import FeatureStore
 from basereward.data.images.vision_features import Features
+from basereward.io.tensor_cache import TOTAL
 
 SETTING = "a tower"
 
@@ -19,6 +21,14 @@ SETTING = "a tower"
 def store_of(folder: Path, *, size: int = 2**20, setting: str = SETTING) -> FeatureStore:
     """A store that holds so many bytes."""
     return FeatureStore(folder, setting=setting, gib=size / 2**30)
+
+
+def size_of(values: Features) -> int:
+    """Bytes of the record of such features."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = store_of(Path(folder))
+        assert store.keep(key(0), values)
+        return store.file(key(0)).stat().st_size
 
 
 def features(number: int, *, states: int = 2, width: int = 8, dtype: torch.dtype = torch.float32) -> Features:

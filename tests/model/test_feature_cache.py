@@ -22,7 +22,6 @@ from transformers import AutoModel
 
 from basereward.data.batching.tree_batch import Layout, TreeBatch, collate
 from basereward.data.encoding.encoder import Encoder
-from basereward.data.images.vision_features import pack
 from basereward.data.schema.group import IMAGE, Group, Part, Turn, rank_preferences
 from basereward.errors import ModelError, RecipeError
 from basereward.model.backbone import load_backbone
@@ -34,7 +33,7 @@ from basereward.model.reward_model import RewardModel
 from basereward.recipe import load_recipe
 from basereward.training.build import build
 from tests.helpers.feature_runs import FROZEN, KEPT, TRAIN, VAL, Run, different, train, write_pictures
-from tests.helpers.kept_features import features
+from tests.helpers.kept_features import features, size_of
 from tests.helpers.support import SMALL, picture
 
 pytestmark = pytest.mark.slow
@@ -161,7 +160,7 @@ def test_a_full_folder_changes_no_bit(tmp_path: Path) -> None:
     """There is room for some of the pictures: they are found in the second epoch, and the others are encoded."""
     overrides = [*write_pictures(tmp_path), LORA]
     plain = train(*overrides)
-    size = len(pack("0" * 64, features(0, states=1, width=64)))  # of all of these pictures: six tokens each
+    size = size_of(features(0, states=1, width=64))  # of all of these pictures: six tokens each
     run = train(*overrides, f"data.encoding.feature_cache={3.5 * size / 2**30:.12f}")
     assert run.after == plain.after
     assert sum(file.stat().st_size for file in kept_folder().glob("*/*")) == 3 * size

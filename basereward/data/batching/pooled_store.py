@@ -1,43 +1,38 @@
 """A cache of pooled states on disk, shared by all epochs, runs and cells with the same groups and frozen backbone.
 
-pooled/ab/abc...    the states of groups that were computed together, named by a hash of everything they depend on
-pooled/turn         the lock file of writers
-
-A file is written atomically and never changes. It is memory-mapped, so that its states are read from disk when needed.
+Shapes: R responses, D channels.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
-import mmap
-import os
-import struct
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from basereward.io.lease import acquire
+from basereward.io.tensor_cache import TensorCache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
-
-MAGIC = b"brpool01"
-_HEADER = struct.Struct("<8s32s2Q")  # magic, key, R and D
-_CHECKSUM = struct.Struct("<Q")  # of the header and all numbers, between the two
-_START = _HEADER.size + _CHECKSUM.size
+# Part of every entry's identity: entries of another version have other tensors and are not read.
+_VERSION = 1
+# Until version 1 a file had no suffix and a format of its own, was written under the suffix `.part`, and the folder had
+# a lock file.
+_EARLIER_FILES = (f"??/{'[0-9a-f]' * 64}", "??/*.part", "turn")
 
 
 @dataclass(frozen=True, slots=True)
 class PooledStates:
-    """The pooled states of R responses, group after group."""
+    """The pooled states of R responses, group after group.
+
+    >>> PooledStates(np.array([5, 7]), np.zeros((2, 64), np.float32)).states.shape
+    (2, 64)
+    """
 
     lengths: NDArray[np.int64]  # (R,): tokens of each response without its end-of-turn token
     states: NDArray[np.float32]  # (R, D)
@@ -46,96 +41,89 @@ class PooledStates:
 class PooledStore:
     """The pooled states of one backbone and encoder, in a folder shared with others.
 
+    The states of groups that were computed together are one entry, which is memory-mapped, so that states are read from
+    disk when needed and a probe's data may be larger than memory. The folder has no size limit.
+
     Args:
         folder: the folder of the cache.
         setting: identifies everything that the states depend on, apart from the groups.
+
+    Examples:
+        >>> import tempfile
+        >>> store = PooledStore(Path(tempfile.mkdtemp()), setting="backbone 1")
+        >>> key = store.key([[b"group 1", b"group 2"]])
+        >>> store.find(key) is None
+        True
+        >>> kept = store.keep(key, PooledStates(np.array([5, 7]), np.zeros((2, 64), np.float32)))
+        >>> store.find(key).lengths
+        array([5, 7])
     """
 
     def __init__(self, folder: Path, *, setting: str) -> None:
-        self.folder = folder
         self.setting = setting
-        self._closed = False  # set after a failed write
-        self._cleared = False  # whether partial files of killed writers have been removed
+        self._cache = TensorCache(
+            folder,
+            identity=f"pooled states {_VERSION}, {setting}",
+            contents="pooled states",
+            earlier_files=_EARLIER_FILES,
+        )
 
     def key(self, passes: Iterable[Iterable[bytes]]) -> str:
-        """Compute the name of the states of groups that are computed together.
+        """Compute the key of the states of groups that are computed together.
 
         Args:
-            passes: the content hashes of the groups by forward pass. They are part of the name, because the last bits
+            passes: the content hashes of the groups by forward pass. They are part of the key, because the last bits
                 of a state depend on the other groups of its forward pass.
+
+        Returns:
+            64 hexadecimal digits.
+
+        >>> store = PooledStore(Path("pooled"), setting="backbone 1")
+        >>> store.key([[b"group 1"], [b"group 2"]]) == store.key([[b"group 1", b"group 2"]])
+        False
         """
         digest = hashlib.sha256(self.setting.encode())
         for contents in passes:
             digest.update(b"pass")
             for content in contents:
+                # Of equal length, so that no other division of the groups gives the same bytes.
                 digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()
 
     def file(self, key: str) -> Path:
-        return self.folder / key[:2] / key
+        """The path of the states of a key, whether they are stored or not.
+
+        >>> PooledStore(Path("pooled"), setting="backbone 1").file("ab" * 32).as_posix()
+        'pooled/ab/abab...abab.safetensors'
+        """
+        return self._cache.file(key)
 
     def find(self, key: str) -> PooledStates | None:
-        """Read cached states; None if there are none or the file is damaged."""
-        file = self.file(key)
-        try:
-            return read(file, key)
-        except FileNotFoundError:
+        """Read cached states, memory-mapped; None if there are none or the file is damaged.
+
+        Args:
+            key: as of `key`.
+        """
+        tensors = self._cache.find(key)
+        if tensors is None:
             return None
-        except (OSError, ValueError) as error:
-            logger.warning("the pooled states kept in %s cannot be read (%s) and are computed anew", file, error)
-            return None
+        return PooledStates(tensors["lengths"].numpy(), tensors["states"].numpy())
 
     def keep(self, key: str, states: PooledStates) -> PooledStates:
-        """Write states and return them memory-mapped. If writing fails, they stay in memory and the run continues."""
-        if self._closed:
+        """Write states and return them memory-mapped. If writing fails, they stay in memory and the run continues.
+
+        Args:
+            key: as of `key`.
+            states: the states to write.
+
+        Returns:
+            The same states. They are those of the file if they have been written, so that the memory of `states` can be
+            freed.
+        """
+        # Of these types whatever the machine's default integer is, because the file is read on others too.
+        lengths = torch.from_numpy(np.ascontiguousarray(states.lengths, np.int64))
+        values = torch.from_numpy(np.ascontiguousarray(states.states, np.float32))
+        if not self._cache.keep(key, {"lengths": lengths, "states": values}):
             return states
-        file = self.file(key)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with self._turn():
-                part = file.with_name(f"{key}.part")
-                part.write_bytes(pack(key, states))
-                os.replace(part, file)
-            return read(file, key)
-        except (OSError, ValueError) as error:
-            self._closed = True
-            logger.warning("pooled states cannot be kept in %s (%s); further ones stay in memory", self.folder, error)
-            return states
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """The turn to write. What another writer left half written, it was killed at: its turn would not be over."""
-        with acquire(self.folder / "turn", wait=True):
-            for part in () if self._cleared else self.folder.glob("*/*.part"):
-                part.unlink()
-            self._cleared = True
-            yield
-
-
-def pack(key: str, states: PooledStates) -> bytes:
-    """Serialize states to the content of a file; `key` has 64 hexadecimal digits."""
-    numbers = states.lengths.astype("<i8").tobytes() + states.states.astype("<f4").tobytes()
-    header = _HEADER.pack(MAGIC, bytes.fromhex(key), *states.states.shape)
-    return header + _CHECKSUM.pack(zlib.crc32(numbers, zlib.crc32(header))) + numbers
-
-
-def read(file: Path, key: str) -> PooledStates:
-    """Read a file of `pack`.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ValueError: the file is truncated, damaged, or has another key.
-    """
-    with file.open("rb") as opened:
-        # ACCESS_COPY makes the array writable, as torch requires, without changing the file.
-        content = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY))
-    if len(content) < _START:
-        raise ValueError("it is truncated")
-    magic, owner, responses, width = _HEADER.unpack_from(content)
-    (checksum,) = _CHECKSUM.unpack_from(content, _HEADER.size)
-    if magic != MAGIC or owner != bytes.fromhex(key) or len(content) != _START + responses * (8 + 4 * width):
-        raise ValueError("it is truncated or has other content")
-    if zlib.crc32(content[_START:], zlib.crc32(content[: _HEADER.size])) != checksum:
-        raise ValueError("its checksum is wrong")
-    states = np.frombuffer(content, "<f4", offset=_START + 8 * responses)
-    return PooledStates(np.frombuffer(content, "<i8", responses, _START), states.reshape(responses, width))
+        # None if a disk damages the file at once.
+        return self.find(key) or states

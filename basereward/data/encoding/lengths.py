@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from basereward.data import loading
@@ -26,12 +25,10 @@ from basereward.data.schema.group import Group, RejectedRow, Split, role_texts
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.validation import check_usable
 from basereward.data.sources import Source
-from basereward.io.files import atomic_file
+from basereward.io.tensor_cache import TensorCache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-logger = logging.getLogger(__name__)
 
 FORM = 2  # version of the cache files; another number invalidates them
 MANY = 2000  # with fewer groups, starting worker processes takes longer than the work
@@ -80,13 +77,14 @@ def measure(
     """
     groups = source.groups(split)
     with_targets = split == "train"
-    kind = "" if with_targets or encoder.speech is None else "-asked"
-    file = cache / f"{_content(groups)}-{encoder.fingerprint[:32]}{kind}.npz" if cache else None
-    measured = _load(file) if file else None
+    store = None if cache is None else _LengthStore(cache, encoder, with_targets=with_targets)
+    # Hashing reads every image, so it is done for a cache only.
+    key = "" if store is None else store.key(groups)
+    measured = None if store is None else store.find(key)
     if measured is None:
         measured = _measure_all(_MeasuredGroups(groups, encoder, with_targets), workers=workers)
-        if file:
-            _save(file, *measured)
+        if store is not None:
+            store.keep(key, *measured)
     lengths, rejections = measured
     rows = [RejectedRow(source.name, split, row["id"], row["reason"], row["detail"]) for row in rejections]
     return lengths, [*source.rejected(split), *rows]
@@ -159,31 +157,43 @@ def _content(groups: Iterable[Group]) -> str:
     return digest.hexdigest()
 
 
-def _load(file: Path) -> tuple[Lengths, list[dict[str, str]]] | None:
-    """Read a cache file; None if there is none or it is damaged."""
-    try:
-        with np.load(file, allow_pickle=False) as kept:
-            lost = json.loads(str(kept["lost"]))
-            return Lengths(kept["index"], kept["tokens"], kept["images"], str(kept["content"])), lost
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        logger.warning("the cached lengths in %s cannot be read (%s) and are computed again", file, error)
-        return None
+class _LengthStore:
+    """Lengths and rejected rows of splits on disk, by the content of their groups.
 
+    Args:
+        folder: the folder of the cache.
+        encoder: measured the groups.
+        with_targets: as of `Encoder.measure`; without targets a generative head has other lengths.
+    """
 
-def _save(file: Path, lengths: Lengths, lost: list[dict[str, str]]) -> None:
-    """Write a cache file; if writing fails, a warning is logged and the run continues."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as out:
-            np.savez(
-                out,
-                index=lengths.index,
-                tokens=lengths.tokens,
-                images=lengths.images,
-                content=np.array(lengths.content),
-                lost=np.array(json.dumps(lost)),
-            )
-    except OSError as error:
-        logger.warning("the lengths of the groups cannot be cached in %s: %s", file, error)
+    def __init__(self, folder: Path, encoder: Encoder, *, with_targets: bool) -> None:
+        kind = "prompts only" if encoder.speech is not None and not with_targets else "with targets"
+        self._identity = f"lengths {FORM}, {encoder.fingerprint}, {kind}"
+        # Earlier versions wrote NumPy archives.
+        earlier = ("*.npz",)
+        self._cache = TensorCache(folder, identity=self._identity, contents="lengths", earlier_files=earlier)
+
+    def key(self, groups: Iterable[Group]) -> str:
+        """Hash the groups, with everything else that their lengths depend on."""
+        return hashlib.sha256(f"{self._identity}, {_content(groups)}".encode()).hexdigest()
+
+    def find(self, key: str) -> tuple[Lengths, list[dict[str, str]]] | None:
+        """Read lengths and rejected rows; None if there are none or the file is damaged."""
+        tensors = self._cache.find(key)
+        if tensors is None:
+            return None
+        rows = json.loads(tensors["rows"].numpy().tobytes())
+        index, tokens, images = (tensors[name].numpy() for name in ("index", "tokens", "images"))
+        return Lengths(index, tokens, images, rows["content"]), rows["rejected"]
+
+    def keep(self, key: str, lengths: Lengths, rejected: list[dict[str, str]]) -> None:
+        """Write lengths and rejected rows; if writing fails, a warning is logged and the run continues."""
+        # As a tensor, because safetensors allows 100 MB of metadata, and a source may reject a million rows.
+        rows = json.dumps({"content": lengths.content, "rejected": rejected}).encode()
+        tensors = {
+            "index": torch.from_numpy(lengths.index),
+            "tokens": torch.from_numpy(lengths.tokens),
+            "images": torch.from_numpy(lengths.images),
+            "rows": torch.frombuffer(bytearray(rows), dtype=torch.uint8),
+        }
+        self._cache.keep(key, tensors)

@@ -138,8 +138,10 @@ def test_a_damaged_file_is_said_and_made_anew(
     """What a killed process or a bad disk left is not trusted."""
     groups = mixed_groups(vision=True)
     first = measure(Listed(groups), "train", encoder=encoder, cache=tmp_path)[0]
-    (kept,) = tmp_path.glob("*.npz")
-    kept.write_bytes(kept.read_bytes()[:size])
+    (kept,) = tmp_path.rglob("*.safetensors")
+    content = kept.read_bytes()[:size]
+    kept.unlink()  # it is mapped into memory
+    kept.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         again = measure(Listed(groups), "train", encoder=encoder, cache=tmp_path)[0]
     assert "cannot be read" in caplog.text

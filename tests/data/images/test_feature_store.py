@@ -11,11 +11,12 @@ import PIL.Image
 import pytest
 import torch
 
-from basereward.data.images.feature_store import TOTAL
-from basereward.data.images.vision_features import DTYPES, Features, pack, read
-from tests.helpers.kept_features import features, go, key, on_disk, process, records, said, same, store_of
+from basereward.data.images.vision_features import Features
+from basereward.io.tensor_cache import TOTAL
+from tests.helpers.kept_features import features, go, key, on_disk, process, records, said, same, size_of, store_of
 
-SIZE = len(pack(key(0), features(0)))  # bytes of every record here
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SIZE = size_of(features(0))  # bytes of every record here
 LONG_AGO = 10**6  # seconds
 
 
@@ -31,6 +32,12 @@ def fill(folder: Path, numbers: range) -> None:
     for number in numbers:
         assert store.keep(key(number), features(number))
         unused_since(store.file(key(number)), seconds=LONG_AGO - number)
+
+
+def replace_content(file: Path, content: bytes | bytearray) -> None:
+    """Puts a new file in the place of another."""
+    file.unlink()
+    file.write_bytes(content)
 
 
 # The file of one record.
@@ -58,26 +65,30 @@ def test_a_slice_of_a_larger_tensor_is_kept_as_itself(tmp_path: Path) -> None:
 
 def test_a_record_with_one_bit_changed_is_a_miss(tmp_path: Path) -> None:
     """Every byte of it, head and numbers, with one of its bits turned, each in turn."""
-    file = tmp_path / "record"
-    content = pack(key(0), features(0, states=1, width=2))
+    store = store_of(tmp_path)
+    store.keep(key(0), features(0, states=1, width=2))
+    file = store.file(key(0))
+    content = file.read_bytes()
     for place in range(len(content)):
         changed = bytearray(content)
         changed[place] ^= 1 << place % 8
-        file.write_bytes(changed)
-        assert read(file, key(0)) is None, f"byte {place}"
-    file.write_bytes(content)
-    assert same(read(file, key(0)), features(0, states=1, width=2))
+        replace_content(file, changed)
+        assert store.find(key(0)) is None, f"byte {place}"
+    replace_content(file, content)
+    assert same(store.find(key(0)), features(0, states=1, width=2))
 
 
 def test_a_record_that_is_cut_or_too_long_is_a_miss(tmp_path: Path) -> None:
     """At every length from nothing to one byte less, and with a byte more."""
-    file = tmp_path / "record"
-    content = pack(key(0), features(0, states=1, width=2))
+    store = store_of(tmp_path)
+    store.keep(key(0), features(0, states=1, width=2))
+    file = store.file(key(0))
+    content = file.read_bytes()
     for end in range(len(content)):
-        file.write_bytes(content[:end])
-        assert read(file, key(0)) is None, f"{end} bytes"
-    file.write_bytes(content + b"\0")
-    assert read(file, key(0)) is None
+        replace_content(file, content[:end])
+        assert store.find(key(0)) is None, f"{end} bytes"
+    replace_content(file, content + b"\0")
+    assert store.find(key(0)) is None
 
 
 def test_what_is_not_the_record_of_its_key_is_a_miss_until_it_is_kept_anew(tmp_path: Path) -> None:
@@ -85,8 +96,9 @@ def test_what_is_not_the_record_of_its_key_is_a_miss_until_it_is_kept_anew(tmp_p
     store = store_of(tmp_path)
     store.keep(key(0), features(0))
     file = store.file(key(0))
-    for content in (pack(key(1), features(1)), b"features\n" * 99, bytes(SIZE), os.urandom(SIZE)):
-        file.write_bytes(content)
+    store.keep(key(1), features(1))
+    for content in (store.file(key(1)).read_bytes(), b"features\n" * 99, bytes(SIZE), os.urandom(SIZE)):
+        replace_content(file, content)
         assert store_of(tmp_path).find(key(0)) is None
         assert store_of(tmp_path).keep(key(0), features(0))
         assert same(store_of(tmp_path).find(key(0)), features(0))
@@ -206,7 +218,7 @@ def test_a_disk_that_takes_nothing_costs_time_and_not_the_run(tmp_path: Path, ca
     store = store_of(tmp_path / "file" / "features")
     assert [store.keep(key(0), features(0)) for _ in range(3)] == [False] * 3
     assert store.find(key(0)) is None
-    assert caplog.text.count("cannot be stored") == 1
+    assert caplog.text.count(str(tmp_path / "file")) == 1
 
 
 # Several processes.
@@ -265,7 +277,14 @@ def test_processes_that_write_at_once_stay_within_the_limit(tmp_path: Path) -> N
 
 # What a writer stops in, to be killed there.
 STOPS = {
-    "in the midst of a file": "Path.write_bytes = lambda file, content: stop(file.open('wb', 0).write(content[:99]))",
+    "in the midst of a file": """
+import io
+opened = Path.open
+class Half(io.FileIO):
+    def write(self, content):
+        stop(super().write(content[:99]))
+Path.open = lambda file, mode="r", **rest: Half(file, "x") if mode == "xb" else opened(file, mode, **rest)
+""",
     "before the file has its name": "os.replace = stop",
     "after the file has its name": "replace = os.replace; os.replace = lambda *names: stop(replace(*names))",
     "before the total is written": "os.pwrite = stop",
@@ -303,3 +322,15 @@ def test_a_writer_that_is_killed_leaves_a_store_that_works(where: str, tmp_path:
     assert all(same(after.find(key(number)), features(number)) for number in (3, 4))
     assert all(file.stat().st_size == SIZE for file in records(tmp_path))
     assert int((tmp_path / TOTAL).read_bytes()) == on_disk(tmp_path)
+
+
+def test_files_of_the_earlier_format_are_ignored_and_removed(tmp_path: Path) -> None:
+    """Files without a suffix and unfinished ones: they are never read, and the first write removes them."""
+    old = tmp_path / key(0)[:2] / key(0)
+    old.parent.mkdir()
+    for file in (old, old.with_suffix(".part")):
+        file.write_bytes(b"brfeat01" + bytes(1000))
+    store = store_of(tmp_path, size=2 * SIZE)
+    assert store.find(key(0)) is None
+    assert [store.keep(key(number), features(number)) for number in (1, 2)] == [True, True]
+    assert sorted(records(tmp_path)) == sorted(store.file(key(number)) for number in (1, 2))

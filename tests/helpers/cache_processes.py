@@ -1,0 +1,96 @@
+"""Processes that write a cache of tensors until they are killed, at a moment that their parent chooses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from basereward.io.tensor_cache import SUFFIX, TOTAL, SizeLimit, TensorCache
+
+IDENTITY = "an identity"
+LIMIT = 2**24
+
+
+def cache_of(folder: Path, *, limited: bool = False, num_bytes: int = LIMIT, identity: str = IDENTITY) -> TensorCache:
+    """A cache, with a limit or without one."""
+    limit = SizeLimit(num_bytes, setting="the.limit") if limited else None
+    return TensorCache(folder, identity=identity, contents="tensors", limit=limit, earlier_files=("??/*.old", "*.npz"))
+
+
+def key(number: int) -> str:
+    """64 hexadecimal digits, different for each number up to 255."""
+    return f"{number:02x}" * 32
+
+
+def tensors(number: int, *, version: int = 0) -> dict[str, Tensor]:
+    """Tensors of some types; no two numbers and versions have the same."""
+    generator = torch.Generator().manual_seed(1000 * version + number)
+    values = torch.randn(16, 50, generator=generator)
+    return {
+        "values": values,
+        "half": values[:2].bfloat16(),
+        "number": torch.tensor(number),
+        "version": torch.tensor(version),
+    }
+
+
+def equal(found: dict[str, Tensor] | None, expected: dict[str, Tensor]) -> bool:
+    """Whether names, types, shapes and all bits are the same."""
+    if found is None or found.keys() != expected.keys():
+        return False
+    for name, tensor in expected.items():
+        other = found[name]
+        if (other.dtype, other.shape) != (tensor.dtype, tensor.shape):
+            return False
+        copies = (each.clone(memory_format=torch.contiguous_format).flatten() for each in (other, tensor))
+        bits = [copy.view(torch.uint8) for copy in copies]
+        if not torch.equal(*bits):
+            return False
+    return True
+
+
+def entries(folder: Path) -> list[Path]:
+    """The files of all entries."""
+    return sorted(folder.glob(f"*/*{SUFFIX}"))
+
+
+def other_files(folder: Path) -> list[str]:
+    """Names of all files that are neither an entry nor the lock file."""
+    return sorted(
+        file.name for file in folder.rglob("*") if file.is_file() and file.suffix != SUFFIX and file.name != TOTAL
+    )
+
+
+def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """Starts a Python process with this module's names; it prints `ready` and waits for a line before the program."""
+    opening = "import sys; from tests.helpers.cache_processes import *; print('ready', flush=True); input()"
+    command = [sys.executable, "-c", f"{opening}\n{program}", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    """The next line that a process prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def run_together(*processes: subprocess.Popen[str]) -> None:
+    """Lets started processes begin their programs at the same time."""
+    assert [read_line(process) for process in processes] == ["ready"] * len(processes)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def finish(*processes: subprocess.Popen[str]) -> list[int]:
+    """Waits for processes and returns their exit codes."""
+    for process in processes:
+        process.communicate(timeout=120)
+    return [process.returncode for process in processes]
