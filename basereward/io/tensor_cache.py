@@ -397,5 +397,6 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor, not copied. NumPy has no bfloat16, so the values are viewed as bytes."""
     import torch
 
-    array = tensor.flatten().view(torch.uint8).numpy()
-    return array.data
+    # A tensor of one element or none is contiguous whatever its stride is, and `view` takes a stride of 1 only.
+    flat = tensor.flatten().as_strided((tensor.numel(),), (1,))
+    return flat.view(torch.uint8).numpy().data

@@ -47,7 +47,8 @@ def equal(found: dict[str, Tensor] | None, expected: dict[str, Tensor]) -> bool:
         other = found[name]
         if (other.dtype, other.shape) != (tensor.dtype, tensor.shape):
             return False
-        bits = [each.contiguous().flatten().view(torch.uint8) for each in (other, tensor)]
+        copies = (each.clone(memory_format=torch.contiguous_format).flatten() for each in (other, tensor))
+        bits = [copy.view(torch.uint8) for copy in copies]
         if not torch.equal(*bits):
             return False
     return True

@@ -50,7 +50,9 @@ def size_of_one(folder: Path) -> int:
 def test_tensors_come_back_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> None:
     """Every type, no dimension and no elements, not contiguous, with a gradient, NaN, infinities and -0."""
     values = torch.arange(24).reshape(4, 6).to(dtype)
-    expected = {"all": values, "part": values[:, ::2], "one": values[1, 1], "none": values[:0]}
+    expected = {"all": values, "part": values[:, ::2], "one": values[1, 1], "none": values[:0], "wide": values[0, ::6]}
+    # An empty NumPy array may have a stride of 0.
+    expected["empty"] = torch.empty(0, dtype=dtype).as_strided((0,), (0,))
     if dtype.is_floating_point:
         expected["special"] = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0], dtype=dtype)
         expected["part"].requires_grad_()
