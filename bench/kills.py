@@ -353,20 +353,28 @@ def run_again(scenario: Scenario, workspace: Workspace) -> list[str]:
     error = ""
     for _ in range(TRIES):
         words = scenario.first
-        stopped = workspace.unfinished()
-        if scenario.resumes and stopped:
-            words = (*words, "--resume", stopped[-1])
-        finished = [path.parent.name for path in workspace.folder.glob("runs/*/result.json")]
-        if scenario.resumes and not stopped and finished:
-            # It was killed while its last records were uploaded. The next training uploads them, also one that is
-            # refused because there is nothing to resume.
-            words = (*words, "--resume", finished[0])
+        run_id, is_finished = run_to_resume(workspace) if scenario.resumes else (None, False)
+        if run_id is not None:
+            words = (*words, "--resume", run_id)
         code, error = workspace.run(words)
         if "Traceback" in error:
             return [f"traceback: {error[-600:]}"]
-        if code == 0 or (code == 2 and not stopped and finished and "is finished" in error):
+        if code == 0 or (is_finished and code == 2 and "is finished" in error):
             return []
     return [f"does not end well: {error[-600:]}"]
+
+
+def run_to_resume(workspace: Workspace) -> tuple[str | None, bool]:
+    """The id of the run that a user would resume, and whether it is finished; None if no run has begun.
+
+    A finished run was killed while its last records were uploaded. The next training uploads them, also one that is
+    refused because there is nothing to resume.
+    """
+    stopped = workspace.unfinished()
+    if stopped:
+        return stopped[-1], False
+    finished = [path.parent.name for path in workspace.folder.glob("runs/*/result.json")]
+    return (finished[0], True) if finished else (None, False)
 
 
 @contextlib.contextmanager

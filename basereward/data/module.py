@@ -246,6 +246,7 @@ class PreferenceData(LightningDataModule):
         return summary(self.rejected)
 
     def train_dataloader(self) -> DataLoader[EncodedGroup]:
+        """The micro-batches of the current stage; Lightning asks for them anew in every stage."""
         assert self.plan is not None
         assert self.trainer is not None
         # Only the first stage after a resume begins in its middle.
@@ -307,9 +308,11 @@ class PreferenceData(LightningDataModule):
                 yield from plan.forward(index, rank=rank)
 
     def val_dataloader(self) -> DataLoader[EncodedGroup]:
+        """The validation groups, always in the same order."""
         return self._held_out("val")
 
     def test_dataloader(self) -> DataLoader[EncodedGroup]:
+        """The test groups, always in the same order."""
         return self._held_out("test")
 
     def _held_out(self, split: Split) -> DataLoader[EncodedGroup]:

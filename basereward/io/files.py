@@ -110,11 +110,7 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
         raise OSError(errno.EINVAL, reason, str(path))
     # In the same folder, because a rename across file systems is not atomic. Several processes may write one file.
     temporary = path.with_name(temporary_name(f"{path.name}.{secrets.token_hex(4)}", ".tmp"))
-    # A write that was killed has left its file here, and nobody else would know what it is.
-    for leftover in partial_writes(path.parent.absolute()):
-        if leftover.name.startswith(f".{path.name}."):
-            with contextlib.suppress(OSError):
-                leftover.unlink()
+    _remove_partial_writes(path)
     written = False
     try:
         yield temporary
@@ -136,6 +132,14 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+def _remove_partial_writes(path: Path) -> None:
+    """Removes what killed writes of a file have left beside it; nobody else would know what the files are."""
+    for leftover in partial_writes(path.parent.absolute()):
+        if leftover.name.startswith(f".{path.name}."):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
 
 def is_special(path: Path | str) -> bool:
