@@ -56,7 +56,7 @@ def environment_secrets() -> set[str]:
     """The secret values in the environment: of variables named as a secret, and in addresses in other variables.
 
     >>> from unittest import mock
-    >>> with mock.patch.dict(os.environ, {"HF_TOKEN": "hf_123456", "HOME": "/home/me"}, clear=True):
+    >>> with mock.patch.dict(os.environ, {"HF_TOKEN": "hf_123456", "USER": "me"}, clear=True):
     ...     environment_secrets()
     {'hf_123456'}
     """
