@@ -325,10 +325,12 @@ LISTED_KINDS = ("experiments", "profiles", "sources", "benchmarks")
 EXTENSION_FOLDERS = {
     "model/heads": "`model.head`",
     "model/losses": "`loss`",
+    "training/objectives": "`objective`",
     "data/sources": "`data.sources.NAME`",
     "data/adapters": "`data.sources.NAME.shape`",
     "model/tiny_models": "`model.backbone.make`",
     "evaluation/protocols": "`protocol` of a benchmark file",
+    "sweeps/launchers": "the option `--on` of `basereward sweep`",
 }
 
 

@@ -12,10 +12,19 @@ from basereward.recipe.checks.targets import short_names
 from basereward.recipe.yaml.files import experiments_folder, head_comment, yaml_names
 
 Named: TypeAlias = Literal[
-    "experiments", "profiles", "sources", "benchmarks", "heads", "losses", "adapters", "tiny_models"
+    "experiments",
+    "profiles",
+    "sources",
+    "benchmarks",
+    "heads",
+    "losses",
+    "objectives",
+    "adapters",
+    "tiny_models",
+    "launchers",
 ]
 NAMED: tuple[Named, ...] = get_args(Named)
-CodeKind: TypeAlias = Literal["heads", "losses", "adapters", "tiny_models"]
+CodeKind: TypeAlias = Literal["heads", "losses", "objectives", "adapters", "tiny_models", "launchers"]
 CODE_KINDS: tuple[CodeKind, ...] = get_args(CodeKind)
 """Kinds whose names are those of Python files; the others are YAML files in the folder of experiments."""
 

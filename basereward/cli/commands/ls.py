@@ -10,7 +10,10 @@ from basereward.cli.command import SUCCESS, Command, CommandResult, UsageError
 from basereward.cli.options import check_choice
 from basereward.cli.tables import format_table
 
-KINDS = ("experiments", "profiles", "sources", "benchmarks", "heads", "losses", "adapters", "tiny_models", "runs")
+KINDS = (
+    *("experiments", "profiles", "sources", "benchmarks"),
+    *("heads", "losses", "objectives", "adapters", "tiny_models", "launchers", "runs"),
+)
 RENAMED = {"shapes": "adapters", "makers": "tiny_models"}
 """Former names of kinds, and what they are called now."""
 
@@ -73,7 +76,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 
 COMMAND = Command(
-    summary="list experiments, profiles, sources, benchmarks, heads, losses, adapters, tiny models or runs",
+    summary="list experiments, profiles, sources, benchmarks, heads, losses, objectives, adapters, tiny models, launchers or runs",
     examples=("basereward ls heads", "basereward ls runs --json"),
     add_arguments=add_arguments,
     check_arguments=check_arguments,
