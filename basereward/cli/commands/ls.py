@@ -76,7 +76,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 
 COMMAND = Command(
-    summary="list experiments, profiles, sources, benchmarks, heads, losses, objectives, adapters, tiny models, launchers or runs",
+    summary="list what recipes can name (experiments, sources, heads, losses and others), or the runs",
     examples=("basereward ls heads", "basereward ls runs --json"),
     add_arguments=add_arguments,
     check_arguments=check_arguments,
