@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -89,7 +89,8 @@ def _interrupt_after_a_checkpoint(limit_s: float = 600.0) -> None:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline and not any((run.checkpoints / "last.ckpt").exists() for run in list_runs()):
         time.sleep(0.05)
-    _thread.interrupt_main()
+    # A real signal: it also ends a system call in which the main thread waits for the worker.
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
 
 
 @each_launcher
