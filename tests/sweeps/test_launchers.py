@@ -67,6 +67,15 @@ def test_every_job_has_an_outcome_and_a_failed_cell_does_not_stop_the_others(nam
     launcher.close()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt: a shell starts background jobs, such as these tests may be, with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @each_launcher
 def test_cancel_stops_the_running_cell(name: str) -> None:
     """A KeyboardInterrupt comes out of `run`; after `cancel` and `close` the run is killed, and can be resumed."""
