@@ -75,7 +75,7 @@ class Hinge(PreferenceLoss):
         self.penalty = penalty
 
     def forward(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        winner, loser = scores[batch.winner], scores[batch.loser]
+        winner, loser = scores[batch.preferences.winner], scores[batch.preferences.loser]
         hinge = relu(self.margin - (winner - loser)).mean()
         penalty = self.penalty * (winner.square() + loser.square()).mean()
         return hinge + penalty, {"hinge": hinge, "penalty": penalty}
@@ -232,6 +232,8 @@ def _in_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     # `--trust` appends the working directory to the path of this process.
     monkeypatch.setattr(sys, "path", list(sys.path))
+    # With trust, the families of the folder are imported; no other file's tests may see them.
+    monkeypatch.setattr(registry, "_user_families", {})
     yield
     for name in [name for name in sys.modules if name.startswith(("own_", registry.USER_PACKAGE))]:
         del sys.modules[name]
@@ -353,7 +355,6 @@ def test_a_backbone_family_is_a_python_file(
 
     The part names of the family hold too: its vision tower is frozen, and its language model is trained.
     """
-    monkeypatch.setattr(registry, "_user_families", {})
     (folder / "basereward_families").mkdir()
     (folder / "basereward_families" / "new_vl.py").write_text(FAMILY)
     (folder / "new_vl.yaml").write_text(FAMILY_EXPERIMENT)
