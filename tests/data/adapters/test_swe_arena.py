@@ -24,8 +24,8 @@ def row(vote: Any, first: tuple[str, ...] = ("Q", "a"), second: tuple[str, ...] 
     ("vote", "chosen", "rejected"),
     [("vote_left", "a", "b"), ("vote_model_A", "a", "b"), ("vote_right", "b", "a"), ("vote_model_B", "b", "a")],
 )
-def test_left_is_model_a(vote: str, chosen: str, rejected: str) -> None:
-    """In both spellings of the votes."""
+def test_left_vote_prefers_model_a(vote: str, chosen: str, rejected: str) -> None:
+    """For both spellings of the votes."""
     assert SweArena()(row(vote)) == {"prompt": "Q", "chosen": chosen, "rejected": rejected}
 
 

@@ -23,7 +23,6 @@ class Benchmark:
         self._groups = list(groups)
 
     def groups(self, split: Split) -> Sequence[Group]:
-        """Ten distinct questions, except that group 7 repeats group 5."""
         return self._groups[1:] if split == "train" else self._groups[:1] if split == "test" else []
 
     def rejected(self, split: Split) -> list[RejectedRow]:
@@ -32,10 +31,10 @@ class Benchmark:
 
 @pytest.fixture
 def groups(make_group: MakeGroup) -> list[Group]:
-    """Ten questions of their own; the sixth comes again as the eighth."""
-    made = [make_group(f"{LONG} {i} {i * 7} {i * 31}", f"yes {i}", f"no {i}", group_id=f"g{i}") for i in range(10)]
-    made[7] = make_group(f"{LONG} 5 35 155", "yes 5", "no 5", group_id="g7")
-    return made
+    """Ten distinct questions, except that group 7 repeats group 5."""
+    distinct = [make_group(f"{LONG} {i} {i * 7} {i * 31}", f"yes {i}", f"no {i}", group_id=f"g{i}") for i in range(10)]
+    distinct[7] = make_group(f"{LONG} 5 35 155", "yes 5", "no 5", group_id="g7")
+    return distinct
 
 
 def placed(groups: Sequence[Group]) -> Callable[[], Iterator[PlacedGroup]]:

@@ -77,9 +77,9 @@ def test_relabel_has_its_invariants(make_group: MakeGroup) -> None:
         ]
         assert [p.weight for p in relabelled.preferences] == pytest.approx([p.weight for p in shifted.preferences])
         assert all(2 / (1 + math.exp(2)) <= p.weight <= 1 for p in relabelled.preferences)
-        again = relabel(relabelled, scores, drop=2.0)
-        assert isinstance(again, Group)
-        assert len(again.preferences) == len(relabelled.preferences)
+        twice = relabel(relabelled, scores, drop=2.0)
+        assert isinstance(twice, Group)
+        assert len(twice.preferences) == len(relabelled.preferences)
         unlimited = relabel(group, scores, drop=math.inf)
         assert isinstance(unlimited, Group)
         assert len(unlimited.preferences) == 6

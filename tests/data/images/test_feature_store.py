@@ -244,9 +244,9 @@ def test_concurrent_writers_leave_whole_records(tmp_path: Path) -> None:
     for round_ in range(10**6):
         if round_ == 30:
             killed.kill()
-        found = reader.find(key(round_ % 400))
-        assert found is None or same(found, features(round_ % 400))
-        num_hits += found is not None
+        stored = reader.find(key(round_ % 400))
+        assert stored is None or same(stored, features(round_ % 400))
+        num_hits += stored is not None
         if round_ > 30 and ascending.poll() is not None and descending.poll() is not None:
             break
     for writer in (ascending, descending, killed):

@@ -48,7 +48,7 @@ def test_all_missing_files_are_listed(tmp_path: Path) -> None:
         find_listed(write_list(tmp_path, entries), "meta.json")
 
 
-def test_the_error_for_a_missing_folder_says_how_to_download_it(tmp_path: Path) -> None:
+def test_error_for_a_missing_folder_explains_the_download(tmp_path: Path) -> None:
     """The error says how to download and unpack the data set."""
     with pytest.raises(DataError, match="unpack the annotations, join the parts of the images' archive"):
         find_listed("OpenGVLab/MMPR-v1.2", "meta.json")

@@ -69,13 +69,13 @@ def test_ratings_of_any_scale_are_kept() -> None:
 
 
 @pytest.mark.parametrize("rating_range", [[1], [5, 1], [1, 1], [1, float("nan")], [1, 2, 3]])
-def test_a_range_of_ratings_has_two_ends(rating_range: list[float]) -> None:
+def test_rating_range_needs_two_ends(rating_range: list[float]) -> None:
     """`rating_range` needs a lower and a higher number, in this order."""
     with pytest.raises(DataError, match="rating_range"):
         RowFormat(rating_range=rating_range)
 
 
-def test_a_rating_column_may_be_left_unread() -> None:
+def test_rating_column_can_be_ignored() -> None:
     """A column mapped to null neither rejects the row nor reaches the group."""
     form = RowFormat(columns={"chosen_rating": None, "rejected_rating": None})
     group = form.group(PAIR | {"chosen_rating": "good", "rejected_rating": 9}, source="mine", row_id="0", where="row")
@@ -92,7 +92,7 @@ def test_a_rating_column_may_be_left_unread() -> None:
     ],
     ids=["pair", "ratings of a pair", "preferences", "ranking"],
 )
-def test_ratings_that_contradict_the_label_lose_the_row(row: dict[str, Any], lower: str, higher: str) -> None:
+def test_contradicting_ratings_reject_the_row(row: dict[str, Any], lower: str, higher: str) -> None:
     """The message has both ratings. They are not compared in rows for scoring; equal ratings contradict nothing."""
     with pytest.raises(RowRejected) as caught:
         read(row)

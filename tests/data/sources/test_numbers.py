@@ -117,7 +117,7 @@ def test_too_few_possible_questions_is_an_error() -> None:
         ({"size": -1}, "-1"),
     ],
 )
-def test_arguments_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:
+def test_arguments_out_of_range_are_errors(arguments: dict[str, object], message: str) -> None:
     """The message contains the source's name and the value."""
     with pytest.raises(DataError, match=message):
         Numbers("n", **arguments)  # type: ignore[arg-type]
