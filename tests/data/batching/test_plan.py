@@ -105,12 +105,12 @@ def test_forward_pass_does_not_depend_on_earlier_ones() -> None:
 def test_resumed_stage_yields_the_rest(rank: int, done: int) -> None:
     """A sampler that starts inside its stage yields the remaining passes, and its length is that of the whole stage."""
     training_plan = plan(steps=4, groups_per_forward=1, ranks=2, stages=2)
-    whole = StageSampler(training_plan, 1, rank=rank, done=0)
-    rest = StageSampler(training_plan, 1, rank=rank, done=done)
+    whole_stage = StageSampler(training_plan, 1, rank=rank, done=0)
+    resumed = StageSampler(training_plan, 1, rank=rank, done=done)
     assert training_plan.stage(1) == range(4, 8)
-    assert list(whole) == [training_plan.forward(index, rank=rank) for index in range(4, 8)]
-    assert list(rest) == list(whole)[done - 4 :]
-    assert len(rest) == len(whole) == 4
+    assert list(whole_stage) == [training_plan.forward(index, rank=rank) for index in range(4, 8)]
+    assert list(resumed) == list(whole_stage)[done - 4 :]
+    assert len(resumed) == len(whole_stage) == 4
 
 
 def test_sampler_ignores_passes_of_other_stages() -> None:

@@ -14,6 +14,7 @@ from basereward.data.images.open_images import open_image
 
 
 def _jpeg(picture: PIL.Image.Image, *, quality: int) -> bytes:
+    """Return the image as JPEG bytes."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
     return file.getvalue()

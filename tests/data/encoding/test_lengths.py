@@ -152,7 +152,7 @@ def test_unwritable_cache_is_logged(encoder: Encoder, tmp_path: Path, caplog: py
     """The lengths are measured, and a warning says that they are not cached."""
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
-        lengths = measure(Listed(mixed_groups(vision=True)), "train", encoder=encoder, cache=tmp_path / "file")[0]
-    assert isinstance(lengths, Lengths)
-    assert len(lengths) == 5
+        measured = measure(Listed(mixed_groups(vision=True)), "train", encoder=encoder, cache=tmp_path / "file")[0]
+    assert isinstance(measured, Lengths)
+    assert len(measured) == 5
     assert "cannot be cached" in caplog.text

@@ -32,16 +32,16 @@ def pictures() -> list[PIL.Image.Image]:
 @pytest.mark.parametrize("side", [56, 448])
 def test_tiles_equal_those_of_transformers(side: int) -> None:
     """Bit for bit, although stored as bytes and patches. The number of patches is known without cutting an image."""
-    ours = TileProcessor(processor(side), patch_size=14, merge_size=2)
-    shades = find_shades(ours)
+    tile_processor = TileProcessor(processor(side), patch_size=14, merge_size=2)
+    shades = find_shades(tile_processor)
     assert shades is not None
-    pixels, grids = read_pixels(ours, pictures(), shades)
+    pixels, grids = read_pixels(tile_processor, pictures(), shades)
     expected = processor(side)(images=pictures(), crop_to_patches=True, return_tensors="pt")
     assert pixels.patches.dtype == torch.uint8
     assert torch.equal(to_tiles(pixels.values, rows=side // 14, columns=side // 14, side=14), expected["pixel_values"])
     assert grids.tolist() == [[n, side // 14, side // 14] for n in expected["num_patches"].tolist()]
     assert max(expected["num_patches"]) == 13
-    num_patches = [ours.get_number_of_image_patches(height, width) for width, height in SIZES]
+    num_patches = [tile_processor.get_number_of_image_patches(height, width) for width, height in SIZES]
     assert num_patches == grids.prod(-1).tolist()
 
 

@@ -59,14 +59,14 @@ def test_basereward_data_has_the_sizes_of_the_paper(profile: str) -> None:
 
 def test_multimodal_and_text_halves_form_the_whole() -> None:
     """Together they have each source of the whole once, with the same arguments and limits."""
-    whole, images, text = (
+    complete, images, text = (
         load_recipe(f"mixtures/{name}", profile=PROFILE).data
         for name in ("basereward_data", "multimodal_only", "text_only")
     )
     assert images.sources.keys() == MULTIMODAL
     assert text.sources.keys() == TEXT
-    assert images.sources | text.sources == whole.sources
-    assert images.mixture.limits | text.mixture.limits == whole.mixture.limits
+    assert images.sources | text.sources == complete.sources
+    assert images.mixture.limits | text.mixture.limits == complete.mixture.limits
 
 
 def test_single_source_has_the_cells_of_table_4() -> None:

@@ -46,6 +46,7 @@ LINES = "".join(json.dumps(row) + "\n" for row in PAIRS)
 
 
 def _separated(delimiter: str) -> str:
+    """Return the pairs as text of a CSV or TSV file."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(PAIRS[0]), delimiter=delimiter)
     writer.writeheader()
@@ -54,6 +55,7 @@ def _separated(delimiter: str) -> str:
 
 
 def _tar(path: Path, members: dict[str, bytes]) -> None:
+    """Write a tar file with these members."""
     with tarfile.open(path, "w") as file:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
@@ -62,12 +64,14 @@ def _tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def _write_arrow(path: Path) -> None:
+    """Write the pairs as an Arrow file."""
     data = datasets.Dataset.from_list(PAIRS)
     data.save_to_disk(path.with_suffix(""))
     next(path.with_suffix("").glob("*.arrow")).rename(path)
 
 
 def _web(path: Path) -> None:
+    """Write the pairs as a WebDataset tar."""
     members = {f"{row['id']}.json": json.dumps({k: v for k, v in row.items() if k != "prompt"}) for row in PAIRS}
     members |= {f"{row['id']}.prompt.txt": row["prompt"] for row in PAIRS}
     _tar(path, {name: members[name].encode() for name in sorted(members)})

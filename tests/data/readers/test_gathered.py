@@ -36,6 +36,6 @@ def test_equal_keys_are_joined_in_order(table: Gathered) -> None:
 
 
 def test_read_returns_the_row_of_a_place(table: Gathered) -> None:
-    """`read` gives what `scan` gave for the same place."""
+    """`read` returns what `scan` yielded for the same place."""
     for place, _, raw in table.scan():
         assert table.read(place) == raw

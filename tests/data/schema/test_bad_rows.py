@@ -1,4 +1,4 @@
-"""Every kind of bad row, placed among good rows and read as a run reads its data, is rejected alone."""
+"""Every kind of bad row, among good rows and read as in training, is rejected alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.bad_rows import (
 
 @pytest.mark.parametrize("name", REASONS)
 def test_bad_row_is_rejected_alone(name: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path) -> None:
-    """All good rows around it are used; its file and line, or its id, are listed with the reason."""
+    """All good rows are used; the bad row is listed with the reason, and with its file and line or its id."""
     path = write_lines(tmp_path, [*good[:2], as_line(bad_row(name, tmp_path)), *good[2:]])
     data = read_data(local(path), small_encoder)
     [rejected] = data.rejected

@@ -24,12 +24,14 @@ KINDS = ("PNG", "JPEG", "GIF", "WEBP")
 
 
 def _bytes(kind: str = "PNG") -> bytes:
+    """Return an image as bytes of a file format."""
     out = io.BytesIO()
     picture(3).save(out, kind)
     return out.getvalue()
 
 
 def _group(image: object, *, folder: Path, closed: bool = True, column: str = "images") -> Group:
+    """Return the group of a row with this image cell."""
     row = {"prompt": "Which digit?", "chosen": "a", "rejected": "b", column: image}
     return RowFormat(images=ImageStore(folder, closed=closed)).group(row, source="s", row_id="1", where="row 1")
 

@@ -84,7 +84,7 @@ def test_metadata_keys_are_reported_as_unread() -> None:
 )
 @pytest.mark.parametrize("key", ["images", "image"])
 def test_images_of_a_message_stay_in_it(content: object, image_cell: Any, parts: tuple[Part, ...], key: str) -> None:
-    """They are put at its marks or image parts, or else at its beginning, and never into another turn."""
+    """They are placed at its marks or image parts, otherwise at its beginning, and never in another turn."""
     first, other = make_message("user", content, **{key: image_cell}), make_message("user", "And?", images=["z.png"])
     group = parse({"prompt": [first, make_message("assistant", "A."), other], **PAIR})
     assert group.prompt == (Turn("user", parts), Turn("assistant", (Part("A."),)), Turn("user", (IMAGE, Part("And?"))))

@@ -30,6 +30,7 @@ def _parse_response(response: str) -> tuple[int, int]:
 
 
 def _true_responses(group: Group) -> set[int]:
+    """Return the indices of the right responses."""
     return {preference.winner for preference in group.preferences}
 
 

@@ -54,7 +54,7 @@ print("together", codes, sorted(path.name for path in folder.iterdir()), flush=T
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete database."""
     path = tmp_path_factory.mktemp("whole") / "mlflow.db"
     ensure_database(path, build=_build_database)
@@ -87,7 +87,11 @@ def _write_partial_database(path: Path) -> None:
 
 @pytest.mark.parametrize("leftover", ["tables", "empty"])
 def test_partial_database_is_replaced(
-    tmp_path: Path, leftover: str, whole: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    leftover: str,
+    complete_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A database without the last migration, and an empty file, are replaced; the tables are kept under another
     name."""
@@ -97,24 +101,26 @@ def test_partial_database_is_replaced(
         _write_partial_database(path)
     else:
         path.touch()
-    ensure_database(path, build=lambda target: shutil.copy(whole, target) and None)
-    assert path.read_bytes() == whole.read_bytes()
+    ensure_database(path, build=lambda target: shutil.copy(complete_database, target) and None)
+    assert path.read_bytes() == complete_database.read_bytes()
     kept_names = [entry.name for entry in tmp_path.iterdir() if entry != path]
     assert len(kept_names) == (leftover == "tables")
     assert (str(path) in caplog.text) == (leftover == "tables")
 
 
-def test_database_that_another_program_creates_is_awaited(tmp_path: Path, whole: Path) -> None:
+def test_database_that_another_program_creates_is_awaited(tmp_path: Path, complete_database: Path) -> None:
     """`mlflow ui` does not know our lock; its young database is not replaced."""
     path = tmp_path / "mlflow.db"
     _write_partial_database(path)
-    finish = f"import shutil, time; time.sleep(0.5); shutil.copy({str(whole)!r}, {str(path)!r})"
+    finish = f"import shutil, time; time.sleep(0.5); shutil.copy({str(complete_database)!r}, {str(path)!r})"
     with subprocess.Popen([sys.executable, "-c", finish]):
         ensure_database(path, build=lambda target: pytest.fail("built a second one"))
     assert [entry.name for entry in tmp_path.iterdir()] == ["mlflow.db"]
 
 
-def test_files_of_the_user_are_refused_and_kept(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_the_user_are_refused_and_kept(
+    tmp_path: Path, complete_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A partial database with runs, a text file and a folder stay, and the error names them."""
     monkeypatch.setattr(tracking_database, "GROWING_S", 0.0)
     with_runs, text, folder = tmp_path / "held.db", tmp_path / "text.db", tmp_path / "folder.db"
@@ -150,12 +156,12 @@ def _note(folder: Path, run_id: str, to: Path) -> str:
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
-def test_artifacts_follow_a_moved_or_copied_project(tmp_path: Path, how: str, whole: Path) -> None:
+def test_artifacts_follow_a_moved_or_copied_project(tmp_path: Path, how: str, complete_database: Path) -> None:
     """After a move, old artifacts are read and new ones written in the new folder, and the old one is not created
     again; after a copy, the original does not change."""
     old, new = tmp_path / "a b", tmp_path / "c"
     old.mkdir()
-    shutil.copy(whole, old / "mlflow.db")
+    shutil.copy(complete_database, old / "mlflow.db")
     first = _record(old, "one", "first")
     if how == "moved":
         old.rename(new)
@@ -170,13 +176,13 @@ def test_artifacts_follow_a_moved_or_copied_project(tmp_path: Path, how: str, wh
     assert move_artifact_addresses(new / "mlflow.db") == 0
 
 
-def test_artifacts_at_the_old_place_stay_readable(tmp_path: Path, whole: Path) -> None:
+def test_artifacts_at_the_old_place_stay_readable(tmp_path: Path, complete_database: Path) -> None:
     """If only the database was moved, the experiment keeps its address. If the files of one run were left behind, that
     run keeps its address."""
     old, new = tmp_path / "a", tmp_path / "b"
     old.mkdir()
     new.mkdir()
-    shutil.copy(whole, old / "mlflow.db")
+    shutil.copy(complete_database, old / "mlflow.db")
     first, second = _record(old, "one", "first"), _record(old, "two", "second")
     shutil.move(old / "mlflow.db", new / "mlflow.db")
     assert move_artifact_addresses(new / "mlflow.db") == 1  # `Default`, which has no files anywhere
