@@ -111,7 +111,8 @@ def test_positions_of_three_axes_follow_the_largest() -> None:
 
 
 def test_equal_images_are_stored_once() -> None:
-    """`places` has the image of each use: one use per group in a tree row, one per response in plain rows."""
+    """`places` has the index of the image at each place: a tree row has the images of a group once, plain rows have
+    them once per response."""
     groups = [with_images(encoded_group(2, [2, 1]), images=1, fill=1.0), encoded_group(2, [1])]
     groups[1] = replace(groups[1], positions=groups[1].positions.expand(3, -1))
     groups.append(with_images(encoded_group(2, [1, 1, 1]), images=2, fill=2.0))

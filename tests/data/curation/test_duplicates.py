@@ -189,7 +189,7 @@ def test_five_real_dialogues_are_duplicates(dialogues: list[Group]) -> None:
 
 
 def test_vl_rewardbench_has_no_duplicates(vl_groups: list[Group]) -> None:
-    """1,250 rows, of which 25 share an id, have distinct contents. Given again as a second source, every row is a
+    """1,250 rows, in which 25 ids occur twice, have distinct contents. Read again as a second source, every row is a
     duplicate."""
     assert find_duplicates(_placed(vl_groups)) == []
     duplicates = find_duplicates(_placed(vl_groups) + _placed(vl_groups, source="copy"))

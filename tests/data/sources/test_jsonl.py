@@ -80,7 +80,7 @@ def test_splits_can_be_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
 
 
 def test_blank_response_rejects_the_row(tmp_path: Path) -> None:
-    """Counted in the split of the row; such a row is neither malformed nor a group."""
+    """It counts in the split of the row, and not as malformed."""
     rows = [_pair(f"Q{i}", rejected=" \n" if i == 3 else "no") for i in range(40)]
     path = _write(tmp_path / "a.jsonl", rows)
     source = Jsonl("a", path=str(path), val=0.3, test=0.3)
@@ -179,7 +179,7 @@ def test_rejected_rows_do_not_stay_in_memory(tmp_path: Path) -> None:
 
 
 def test_surrogate_pair_is_text(tmp_path: Path) -> None:
-    """As json.dumps writes an emoji; a byte-order mark and Windows line ends are accepted."""
+    """`json.dumps` writes an emoji as such a pair. A byte-order mark and Windows line ends are accepted."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(_pair("Q \N{GRINNING FACE}")).encode() + b"\r\n")
     [group] = read_rows(path)
