@@ -1,4 +1,4 @@
-"""What tests of the data read with: an encoder, and rows that are good."""
+"""Fixtures: encoders, a vocabulary, and valid rows."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tests.helpers.bad_rows import as_line
 from tests.helpers.chat_templates import ADDED, SPECIAL
 from tests.helpers.support import checkpoint, pair_rows
 
-# Qwen2's published rule for cutting text into words.
+# Qwen2's published pattern for splitting text into words.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-VOCABULARY = 20_000  # of Qwen's tokens, the first: a real vocabulary that opens in a moment
+VOCABULARY = 20_000  # the first tokens of Qwen: a real vocabulary that loads quickly
 
 
 @pytest.fixture(scope="session")
 def small_encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    """Of a small Qwen2.5-VL."""
+    """The encoder of a small Qwen2.5-VL."""
     return load_encoder(checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("model")), max_tokens=2048)
 
 
 @pytest.fixture
 def good(tmp_path: Path) -> list[bytes]:
-    """The lines of four good rows, whose pictures lie in the folder of the test."""
+    """The lines of four valid rows, with images in the folder of the test."""
     return [as_line(row) for row in pair_rows(4, folder=tmp_path)]
 
 

@@ -1,4 +1,4 @@
-"""A loading process that is killed or stopped ends the command with an error that says so, and soon."""
+"""A loader process that is killed or stopped ends the command soon with a clear error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Struck(Dataset[int]):
-    """Its loading process gets a signal at one of its items."""
+    """A data set whose loader process gets a signal at index 5."""
 
     def __init__(self, number: signal.Signals) -> None:
         self.number = number
@@ -40,13 +40,14 @@ class Struck(Dataset[int]):
         return index
 
 
-def _read(number: signal.Signals) -> None:
-    for _ in DataLoader(Struck(number), batch_size=1, num_workers=2, timeout=30):
+def _read(signal_number: signal.Signals) -> None:
+    """Read all items with two loader processes."""
+    for _ in DataLoader(Struck(signal_number), batch_size=1, num_workers=2, timeout=30):
         pass
 
 
 def in_a_process(function: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Calls a function of this file in a process of its own: torch's signal handler may raise there at any moment."""
+    """Call a function of this file in its own process, since torch's signal handler can raise at any moment."""
     call = f"{function}({', '.join(map(repr, arguments))})"
     code = f"import os, tests.data.test_loading as here; here.{call}; os._exit(0)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -55,41 +56,43 @@ def in_a_process(function: str, *arguments: object) -> subprocess.CompletedProce
     )
 
 
-def read_until_a_process_is_struck(number: int) -> None:
-    """Prints the error that a signal to a loading process comes to."""
+def read_until_a_process_is_struck(signal_number: int) -> None:
+    """Print the error that a signal to a loader process causes."""
     loading.STOPPED_S = 1
     try:
         with loader_faults():
-            _read(signal.Signals(number))
+            _read(signal.Signals(signal_number))
     except TrainingError as error:
         print(error, flush=True)  # noqa: T201
 
 
-@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "ended"), (signal.SIGSTOP, "stopped")])
-def test_a_loading_process_that_ends_or_hangs_is_named(number: signal.Signals, said: str) -> None:
-    """With what to do; a stopped one is no longer there afterwards, and nothing waits for it."""
-    done = in_a_process("read_until_a_process_is_struck", int(number))
-    assert done.returncode == 0, done.stderr
-    assert said in done.stdout
-    assert "data.workers=0" in done.stdout
+@pytest.mark.parametrize(("signal_number", "verb"), [(signal.SIGKILL, "ended"), (signal.SIGSTOP, "stopped")])
+def test_killed_or_stopped_loader_is_an_error(signal_number: signal.Signals, verb: str) -> None:
+    """The message says what to do, and a stopped process does not block the exit."""
+    completed = in_a_process("read_until_a_process_is_struck", int(signal_number))
+    assert completed.returncode == 0, completed.stderr
+    assert verb in completed.stdout
+    assert "data.workers=0" in completed.stdout
 
 
-@pytest.mark.parametrize("told", ["DataLoader timed out after 600 seconds", "DataLoader worker (pid 7) is killed by"])
-def test_what_torch_raises_is_told_apart(told: str) -> None:
-    """Also where it is the cause of another error."""
+@pytest.mark.parametrize(
+    "message", ["DataLoader timed out after 600 seconds", "DataLoader worker (pid 7) is killed by"]
+)
+def test_loader_fault_recognizes_errors_of_torch(message: str) -> None:
+    """Also as the cause of another error."""
     try:
         try:
-            raise RuntimeError(told)
+            raise RuntimeError(message)
         except RuntimeError as error:
             raise ValueError("a batch") from error
     except ValueError as error:
         fault = loader_fault(error)
     assert fault is not None
-    assert ("600 s" in str(fault)) == ("timed out" in told)
+    assert ("600 s" in str(fault)) == ("timed out" in message)
 
 
-def test_other_errors_pass_as_they_are() -> None:
-    """Also those of a loading process that raised one."""
+def test_other_errors_pass_through() -> None:
+    """Errors that a data set raises in a loader process are not loader faults."""
     with pytest.raises(RuntimeError, match=r"^CUDA error$"), loader_faults():
         raise RuntimeError("CUDA error")
     assert loader_fault(RuntimeError("Caught ValueError in DataLoader worker process 0.")) is None
@@ -97,7 +100,7 @@ def test_other_errors_pass_as_they_are() -> None:
 
 
 def save_while_a_process_is_killed(path: str) -> None:
-    """Prints the error of a checkpoint that is being written when a loading process is killed."""
+    """Print the error of a checkpoint that is being written when a loader process is killed."""
     before = multiprocessing.active_children()
     loader = iter(DataLoader(Struck(signal.SIGCONT), batch_size=1, num_workers=1))
     next(loader)
@@ -116,16 +119,17 @@ def save_while_a_process_is_killed(path: str) -> None:
         print(error, flush=True)  # noqa: T201
 
 
-def test_a_checkpoint_that_a_killed_process_interrupts_is_no_fault_of_the_disk(tmp_path: Path) -> None:
-    """torch's signal handler raises wherever the training process is; the checkpoint of before stays."""
-    done = in_a_process("save_while_a_process_is_killed", f"{tmp_path}/last.ckpt")
-    assert done.returncode == 0, done.stderr
-    assert "data.workers=0" in done.stdout
+def test_killed_loader_during_a_checkpoint_is_a_loader_error(tmp_path: Path) -> None:
+    """torch's signal handler can raise while a checkpoint is written; the error names the loader, and the earlier
+    checkpoint stays."""
+    completed = in_a_process("save_while_a_process_is_killed", f"{tmp_path}/last.ckpt")
+    assert completed.returncode == 0, completed.stderr
+    assert "data.workers=0" in completed.stdout
     assert AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt") == {"step": torch.tensor(1)}
 
 
-def test_loading_processes_end_with_the_process_that_they_load_for() -> None:
-    """Which is killed while they wait to hand over their batches."""
+def test_loaders_end_with_the_training_process() -> None:
+    """The training process is killed while loaders wait to hand over batches."""
     context = multiprocessing.get_context("fork")
     pids = context.Queue()
     training = context.Process(target=_load_and_wait, args=(pids,))
@@ -136,28 +140,30 @@ def test_loading_processes_end_with_the_process_that_they_load_for() -> None:
     deadline = time.monotonic() + 60
     while any(_is_running(pid) for pid in loaders) and time.monotonic() < deadline:
         time.sleep(0.1)
-    left = [pid for pid in loaders if _is_running(pid)]
-    for pid in left:
+    still_running = [pid for pid in loaders if _is_running(pid)]
+    for pid in still_running:
         os.kill(pid, signal.SIGKILL)
     assert len(loaders) == 2
-    assert left == []
+    assert still_running == []
 
 
 class Large(Struck):
-    """Batches that do not fit into a pipe."""
+    """A data set with items that do not fit into a pipe."""
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
         return bytes(1_000_000)
 
 
 def _load_and_wait(pids: Any) -> None:
+    """Start loaders, and report their process ids."""
     data = Large(signal.SIGCONT)
-    begun = iter(DataLoader(data, num_workers=2, collate_fn=list, worker_init_fn=end_with_parent))
-    pids.put([worker.pid for worker in begun._workers])  # type: ignore[attr-defined]
+    iterator = iter(DataLoader(data, num_workers=2, collate_fn=list, worker_init_fn=end_with_parent))
+    pids.put([worker.pid for worker in iterator._workers])  # type: ignore[attr-defined]
     time.sleep(300)  # until it is killed
 
 
 def _is_running(pid: int) -> bool:
+    """Return whether a process exists and is no zombie."""
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
     except OSError:

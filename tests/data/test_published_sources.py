@@ -1,6 +1,6 @@
-"""Every published data set that we name is read in the shape that it is published in, row by row.
+"""Every published data set with a recipe is read in its published format.
 
-The sources are found by their files; one without a fixture in `tests/fixtures/published` fails.
+The recipes are found by their files; one without a fixture in `tests/fixtures/published` fails.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ HELPERS = {"expected", "writing"}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The `datasets` library's cache in a folder of the test's own."""
+    """Put the cache of the `datasets` library into a temporary folder."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 def write(name: str, folder: Path) -> Expected:
-    """Lets the fixture of a source write its folder."""
+    """Write the rows of a source with its fixture."""
     expected: Expected = importlib.import_module(f"tests.fixtures.published.{name}").write(folder)
     return expected
 
 
 def load(name: str, folder: Path, expected: Expected, *, held_out: float = 0.0) -> Source:
-    """The source as its YAML says, but from a folder; where it holds out shares of a split, these shares."""
+    """Return the source of a recipe, read from a folder, with the given shares of held-out rows."""
     node = RECIPES[name] | {"path": str(folder)} | dict(expected.arguments)
     shares = {part: held_out for part in ("val", "test") if not isinstance(node.get(part), str)}
     source: Source = make(node | shares, "sources", name)
@@ -56,12 +56,12 @@ def load(name: str, folder: Path, expected: Expected, *, held_out: float = 0.0) 
 
 
 def all_groups(source: Source) -> list[Group]:
-    """Those of all parts, in order."""
+    """Return the groups of all splits."""
     return [group for split in SPLITS for group in source.groups(split)]
 
 
 def turns(group: Group) -> tuple[tuple[str, str], ...]:
-    """The prompt as `Expected` writes it."""
+    """Return the prompt in the form of `Expected`."""
     return tuple(
         (turn.role, "".join("<image>" if part.is_image else str(part.text) for part in turn.parts))
         for turn in group.prompt
@@ -69,18 +69,19 @@ def turns(group: Group) -> tuple[tuple[str, str], ...]:
 
 
 def question(group: Group) -> tuple[Any, ...]:
-    """What makes two prompts the same one."""
+    """Return the turns and image bytes, which are equal only for equal prompts."""
     return turns(group), tuple(open_image(image).tobytes() for image in group.images)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_row_is_a_group_or_lost_under_its_reason(name: str, tmp_path: Path) -> None:
-    """The numbers of both, and all of the first group; read a second time, and after pickling, they are the same."""
+def test_every_row_is_a_group_or_rejected(name: str, tmp_path: Path) -> None:
+    """The counts of groups and of rejected rows per reason, and all fields of the first group. A second read and a
+    pickled source give the same."""
     expected = write(name, tmp_path)
     source = load(name, tmp_path, expected)
     groups = all_groups(source)
-    lost = Counter(row.reason for split in SPLITS for row in source.rejected(split))
-    assert (len(groups), lost) == (expected.groups, Counter(expected.lost)), [
+    rejected = Counter(row.reason for split in SPLITS for row in source.rejected(split))
+    assert (len(groups), rejected) == (expected.groups, Counter(expected.lost)), [
         row.detail for split in SPLITS for row in source.rejected(split)
     ]
     first = groups[0]
@@ -95,7 +96,7 @@ def test_every_row_is_a_group_or_lost_under_its_reason(name: str, tmp_path: Path
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_group_can_be_trained_on(name: str, tmp_path: Path) -> None:
-    """Each picture opens, as many as have a place in the prompt; each group has a preference."""
+    """All images open, their number is that of the image parts, and each group has a preference."""
     groups = all_groups(load(name, tmp_path, write(name, tmp_path)))
     for group in groups:
         assert sum(part.is_image for turn in group.prompt for part in turn.parts) == len(group.images)
@@ -104,18 +105,18 @@ def test_every_group_can_be_trained_on(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_no_prompt_is_in_two_parts(name: str, tmp_path: Path) -> None:
-    """However much is held out, no row is lost by it."""
+def test_no_prompt_is_in_two_splits(name: str, tmp_path: Path) -> None:
+    """Held-out shares lose no row."""
     expected = write(name, tmp_path)
     source = load(name, tmp_path, expected, held_out=0.3)
-    parts = [{question(group) for group in source.groups(split)} for split in SPLITS]
-    assert all(not one & other for one, other in itertools.combinations(parts, 2))
+    prompts_by_split = [{question(group) for group in source.groups(split)} for split in SPLITS]
+    assert all(not one & other for one, other in itertools.combinations(prompts_by_split, 2))
     assert len(all_groups(source)) == expected.groups
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_where_it_comes_from_is_said(name: str) -> None:
-    """An id of the hub, its revision, and in the head comments the licence and the number of pairs."""
+def test_recipe_states_its_origin(name: str) -> None:
+    """The hub id, the revision, and in the comments at the top the licence and the number of pairs."""
     recipe: Mapping[str, Any] = RECIPES[name]
     assert recipe["path"].count("/") == 1
     assert recipe["revision"]
@@ -124,19 +125,19 @@ def test_where_it_comes_from_is_said(name: str) -> None:
     assert "pairs" in head
 
 
-def test_sources_with_critiques_are_those_that_are_named() -> None:
-    """The error of a critic without critiques names those of the published sources that have them, but for a benchmark,
-    and the embedded ones, whose groups `test_told.py` reads."""
-    found = set()
+def test_sources_with_critiques_are_known() -> None:
+    """The error of a critic head without critiques names these sources, except the benchmark.
+    `tests/data/schema/test_critiques.py` tests the embedded ones."""
+    with_critiques = set()
     for name in PUBLISHED:
         with TemporaryDirectory() as folder:
             source = load(name, Path(folder), write(name, Path(folder)))
-            found |= {name for group in all_groups(source) if group.critiques}
-    assert found == {"mm_rlhf", "mm_rlhf_rewardbench"}
+            with_critiques |= {name for group in all_groups(source) if group.critiques}
+    assert with_critiques == {"mm_rlhf", "mm_rlhf_rewardbench"}
 
 
 def rename_columns(file: Path) -> set[str]:
-    """Gives every column of a data file another name. Returns these names."""
+    """Rename every column of a data file, and return the new names."""
     if file.suffix == ".parquet":
         table = pq.read_table(file)
         table = table.rename_columns([f"x{name}" for name in table.column_names]).replace_schema_metadata(None)
@@ -154,8 +155,8 @@ def rename_columns(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_columns_that_we_do_not_expect_are_told_with_what_to_write(name: str, tmp_path: Path) -> None:
-    """A data set that has changed, or whose columns were not known: at once, naming the columns found."""
+def test_unexpected_columns_are_an_error(name: str, tmp_path: Path) -> None:
+    """If the columns of a data set have changed, the error lists the columns found and the mapping to write."""
     expected = write(name, tmp_path)
     data = [file for file in sorted(tmp_path.rglob("*")) if file.suffix in (".json", ".jsonl", ".gz", ".parquet")]
     columns = [rename_columns(file) for file in data if file.name != RECIPES[name].get("listing")]
@@ -165,10 +166,10 @@ def test_columns_that_we_do_not_expect_are_told_with_what_to_write(name: str, tm
     assert "missing: " in message
     assert "Columns found: " in message
     assert "columns: {" in message
-    assert any(all(column in message for column in of_file) for of_file in columns)
+    assert any(all(column in message for column in columns_of_file) for columns_of_file in columns)
 
 
-def test_each_fixture_is_of_a_source() -> None:
-    """None is left over from a source that is gone."""
+def test_each_fixture_has_a_source() -> None:
+    """No fixture is left over from a removed source."""
     fixtures = {file.stem for file in (ROOT / "tests" / "fixtures" / "published").glob("*.py")} - HELPERS
     assert fixtures == set(PUBLISHED)

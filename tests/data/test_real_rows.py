@@ -1,4 +1,4 @@
-"""Real rows and pictures, where the folder is there: each file maps onto our rows, and each picture opens."""
+"""Real rows and images, where they are available: each file is read, and each image opens."""
 
 from __future__ import annotations
 
@@ -21,40 +21,41 @@ from basereward.errors import DataError
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as JSON Lines."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
-def test_the_receipt_opens_and_makes_a_pair(real_rows: Path, tmp_path: Path, small_encoder: Encoder) -> None:
-    """A photo of 864 x 1296 pixels and two long answers, from `from`/`value` to our columns; screening keeps it."""
+def test_receipt_is_read_as_a_pair(real_rows: Path, tmp_path: Path, small_encoder: Encoder) -> None:
+    """A photo of 864 x 1296 pixels and two long answers, converted to our columns, are within the limits."""
     [row] = json.loads((real_rows / "preferences" / "receipt.json").read_text())
-    question, good = (turn["value"] for turn in row["conversations_a"])
-    bad = row["conversations_b"][1]["value"]
+    question, chosen = (turn["value"] for turn in row["conversations_a"])
+    rejected = row["conversations_b"][1]["value"]
     path = _write(
-        tmp_path / "a.jsonl", [{"prompt": question, "chosen": good, "rejected": bad, "images": ["receipt.png"]}]
+        tmp_path / "a.jsonl", [{"prompt": question, "chosen": chosen, "rejected": rejected, "images": ["receipt.png"]}]
     )
     source = Jsonl("r", path=str(path), val=0, test=0, images_root=str(real_rows / "preferences"))
-    roomy = copy(small_encoder)
-    roomy.max_tokens = 8192
-    lengths, lost = measure(source, "train", encoder=roomy)
-    assert (lengths.index.tolist(), lengths.images.tolist(), lost) == ([0], [1], [])
-    picture = open_image(source.groups("train")[0].images[0])
-    assert picture.mode == "RGB"
-    assert picture.size == (864, 1296)
+    encoder = copy(small_encoder)
+    encoder.max_tokens = 8192
+    lengths, rejected_rows = measure(source, "train", encoder=encoder)
+    assert (lengths.index.tolist(), lengths.images.tolist(), rejected_rows) == ([0], [1], [])
+    image = open_image(source.groups("train")[0].images[0])
+    assert image.mode == "RGB"
+    assert image.size == (864, 1296)
 
 
-def test_every_picture_opens(real_rows: Path) -> None:
-    """32 PNG and 12 JPG, with pixels that are not all alike."""
+def test_every_image_opens(real_rows: Path) -> None:
+    """32 PNG and 12 JPEG files, none of one colour."""
     paths = sorted((real_rows / "images").rglob("*.png")) + sorted((real_rows / "images").rglob("*.jpg"))
     assert len(paths) == 44
     for path in paths:
-        picture = open_image(path)
-        assert picture.mode == "RGB"
-        assert any(low < high for low, high in picture.getextrema())
+        image = open_image(path)
+        assert image.mode == "RGB"
+        assert any(low < high for low, high in image.getextrema())
 
 
-def test_vl_rewardbench_maps_by_its_column_names(real_rows: Path, tmp_path: Path) -> None:
-    """1,250 pairs; 1,245 have the first answer before the second and 5 the other way round."""
+def test_vl_rewardbench_is_read_by_column_names(real_rows: Path, tmp_path: Path) -> None:
+    """Of 1,250 pairs, 1,245 prefer the first answer and 5 the second."""
     rows = json.loads((real_rows / "benchmarks" / "vl_rewardbench.json").read_text())
     path = _write(tmp_path / "vl.jsonl", rows)
     columns = {"prompt": "query", "responses": "response", "ranking": "human_ranking"}
@@ -69,20 +70,18 @@ def test_vl_rewardbench_maps_by_its_column_names(real_rows: Path, tmp_path: Path
     assert sum(part.is_image for turn in by_id[row["id"]].prompt for part in turn.parts) == 1
 
 
-def test_pictures_that_are_not_there_are_lost_under_their_reason(
-    real_rows: Path, tmp_path: Path, small_encoder: Encoder
-) -> None:
-    """All of VL-RewardBench's, whose pictures are not in the folder."""
+def test_missing_images_are_rejected(real_rows: Path, tmp_path: Path, small_encoder: Encoder) -> None:
+    """The images of VL-RewardBench are not in the folder."""
     rows = json.loads((real_rows / "benchmarks" / "vl_rewardbench.json").read_text())[:50]
     columns = {"prompt": "query", "responses": "response", "ranking": "human_ranking"}
     source = Jsonl("vl", path=str(_write(tmp_path / "vl.jsonl", rows)), columns=columns, val=0, test=0)
-    lengths, lost = measure(source, "train", encoder=small_encoder)
+    lengths, rejected = measure(source, "train", encoder=small_encoder)
     assert len(lengths) == 0
-    assert summary(lost) == {"vl": {"image_missing": 50}}
+    assert summary(rejected) == {"vl": {"image_missing": 50}}
 
 
-def test_mm_rlhf_rewardbench_is_read_as_it_is(real_rows: Path) -> None:
-    """Its pairs have our column names; a row of a video is refused by its line, in place of being read without it."""
+def test_mm_rlhf_rewardbench_rejects_videos(real_rows: Path) -> None:
+    """The column names are ours. A row about a video is an error with its line, not read without the video."""
     path = real_rows / "benchmarks" / "mm_rlhf_rewardbench.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     videos = [i for i, row in enumerate(rows, start=1) if row.get("video")]
@@ -91,8 +90,8 @@ def test_mm_rlhf_rewardbench_is_read_as_it_is(real_rows: Path) -> None:
         read_rows(path)
 
 
-def test_mm_rlhf_pairs_of_pictures_keep_their_answers(real_rows: Path, tmp_path: Path) -> None:
-    """The 170 rows without those of videos, answer by answer."""
+def test_mm_rlhf_image_pairs_keep_their_answers(real_rows: Path, tmp_path: Path) -> None:
+    """All rows without videos, answer by answer."""
     path = real_rows / "benchmarks" / "mm_rlhf_rewardbench.jsonl"
     rows = [row for row in map(json.loads, path.read_text().splitlines()) if not row.get("video")]
     groups = read_rows(_write(tmp_path / "mm.jsonl", rows))
@@ -104,42 +103,47 @@ def test_mm_rlhf_pairs_of_pictures_keep_their_answers(real_rows: Path, tmp_path:
 
 
 def test_text_preferences_of_several_turns(real_rows: Path, tmp_path: Path) -> None:
-    """300 dialogues: their turns, renamed, become prompts with as many turns."""
+    """300 dialogues: their turns become prompts with as many turns."""
     rows = json.loads((real_rows / "preferences" / "dpo_en_demo.json").read_text())
     roles = {"human": "user", "gpt": "assistant", "system": "system"}
-    ours = [
+    converted = [
         {"prompt": [{"role": roles[turn["from"]], "content": turn["value"]} for turn in row["conversations"]],
          "chosen": row["chosen"]["value"], "rejected": row["rejected"]["value"]}
         for row in rows
     ]  # fmt: skip
-    source = Jsonl("dpo", path=str(_write(tmp_path / "dpo.jsonl", ours)))
+    source = Jsonl("dpo", path=str(_write(tmp_path / "dpo.jsonl", converted)))
     groups = {group.id: group for split in SPLITS for group in source.groups(split)}
-    lost = [row for split in SPLITS for row in source.rejected(split)]
-    assert len(groups) + len(lost) == 300
+    rejected = [row for split in SPLITS for row in source.rejected(split)]
+    assert len(groups) + len(rejected) == 300
     assert len(groups["dpo.jsonl:1"].prompt) == len(rows[0]["conversations"])
 
 
-def test_mm_rlhf_rows_are_read_in_their_shape(real_rows: Path, tmp_path: Path) -> None:
-    """145 pairs about pictures; the 25 about films are lost under `video`, each with the folder that it names."""
+def test_mm_rlhf_adapter_reads_the_rows(real_rows: Path, tmp_path: Path) -> None:
+    """145 pairs about images; 25 about videos are rejected as `video`, each with the folder that it names."""
     lines = (real_rows / "benchmarks" / "mm_rlhf_rewardbench.jsonl").read_text().splitlines()
     (tmp_path / "dpo_pairs.jsonl").write_text("\n".join(lines))
     source = Hub("mm", path=str(tmp_path), files=["dpo_pairs.jsonl"], shape={"_target_": "mm_rlhf"}, val=0, test=0)
     rows = list(map(json.loads, lines))
-    pictured = [row for row in rows if "image" in row]
-    assert [group.responses for group in source.groups("train")] == [(r["chosen"], r["rejected"]) for r in pictured]
-    assert [str(group.images[0]) for group in source.groups("train")] == [str(tmp_path / r["image"]) for r in pictured]
-    lost = source.rejected("train")
-    assert summary(lost) == {"mm": {"video": 25}}
-    assert all(row["video"] in one.detail for row, one in zip([r for r in rows if "video" in r], lost, strict=True))
+    image_rows = [row for row in rows if "image" in row]
+    assert [group.responses for group in source.groups("train")] == [(r["chosen"], r["rejected"]) for r in image_rows]
+    assert [str(group.images[0]) for group in source.groups("train")] == [
+        str(tmp_path / r["image"]) for r in image_rows
+    ]
+    rejected = source.rejected("train")
+    assert summary(rejected) == {"mm": {"video": 25}}
+    assert all(
+        row["video"] in rejected_row.detail
+        for row, rejected_row in zip([r for r in rows if "video" in r], rejected, strict=True)
+    )
 
 
-def test_preferences_in_the_manner_of_sharegpt(real_rows: Path) -> None:
-    """300 dialogues as they lie there: every turn, and the answers; the lost ones are counted."""
+def test_sharegpt_adapter_reads_the_rows(real_rows: Path) -> None:
+    """300 dialogues: every turn and both answers; rejected rows are counted."""
     path = real_rows / "preferences" / "dpo_en_demo.json"
     source = Hub("dpo", path=str(path), shape={"_target_": "sharegpt_pairs"}, val=0, test=0)
-    groups, lost = source.groups("train"), source.rejected("train")
+    groups, rejected = source.groups("train"), source.rejected("train")
     rows = {f"dpo_en_demo.json:{i}": row for i, row in enumerate(json.loads(path.read_text()))}
-    assert len(groups) + len(lost) == 300
+    assert len(groups) + len(rejected) == 300
     assert len(groups) > 290
     for group in groups:
         row = rows[group.id]
@@ -147,8 +151,8 @@ def test_preferences_in_the_manner_of_sharegpt(real_rows: Path) -> None:
         assert group.responses == (row["chosen"]["value"], row["rejected"]["value"])
 
 
-def test_two_conversations_about_the_receipt(real_rows: Path) -> None:
-    """The shape of two conversations, as POVID has it, on a pair of another set with other names, and its photo."""
+def test_povid_adapter_reads_the_receipt(real_rows: Path) -> None:
+    """POVID's shape of two conversations, with mapped column names and the photo."""
     folder = real_rows / "preferences"
     columns = {"conversations": "conversations_a", "rejected_conversations": "conversations_b"}
     source = Hub(

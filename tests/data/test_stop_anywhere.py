@@ -1,4 +1,4 @@
-"""Loading that is killed and goes on: no row twice, none missed."""
+"""Killed and resumed loading: no row twice, none missing."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ KILLS = 20
 
 
 def load(data: PreferenceData, log: Path, *, seconds: float) -> None:
-    """Goes through what is left of the run and writes down every pass when it is done, as a training would its
-    checkpoint."""
+    """Load the rest of the run, and log each finished forward pass as training logs its checkpoint."""
     done = len(log.read_text().splitlines()) if log.exists() else 0
     with log.open("a") as out:
         for number, batch in enumerate(data.stage_loader(0, done=done), start=done):
@@ -39,15 +38,15 @@ def load(data: PreferenceData, log: Path, *, seconds: float) -> None:
 
 
 def load_in_a_fork(data: PreferenceData, log: Path) -> None:
-    """The same in a forked process, which has none of its parent's threads and must not wait for them."""
+    """Load in a forked process, which has none of its parent's threads and must not wait for them."""
     torch.set_num_threads(1)
     os.setsid()
     load(data, log, seconds=0.01)
 
 
 @pytest.fixture(scope="module", params=["map-style", "streamed"])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreferenceData:
-    """Two rounds through rows with and without pictures; of one the image is missing. Map-style they fill a budget."""
+def preference_data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreferenceData:
+    """Two epochs of rows with and without images, one image missing. Map-style data have a token budget."""
     folder = tmp_path_factory.mktemp("stopped")
     rows = [*pair_rows(ROWS // 2, folder=folder), *pair_rows(ROWS // 2, seed=1)]
     for index, row in enumerate(rows):
@@ -67,19 +66,19 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return data
 
 
-def test_killed_at_twenty_places_with_other_workers_each_time(made: PreferenceData, tmp_path: Path) -> None:
-    """SIGKILL at random moments, and another number of workers after each: the passes are those of a run that was never
-    stopped, and every row comes once an epoch."""
-    assert made.plan is not None
-    whole, log = tmp_path / "whole.jsonl", tmp_path / "log.jsonl"
-    made.workers = 0
-    load(made, whole, seconds=0)
+def test_resumed_loading_equals_uninterrupted_loading(preference_data: PreferenceData, tmp_path: Path) -> None:
+    """Loading is killed at 20 random moments, each time with another number of workers. The forward passes equal those
+    of an uninterrupted run, and every row occurs once per epoch."""
+    assert preference_data.plan is not None
+    uninterrupted_log, log = tmp_path / "whole.jsonl", tmp_path / "log.jsonl"
+    preference_data.workers = 0
+    load(preference_data, uninterrupted_log, seconds=0)
     rng = random.Random(0)
     fork = multiprocessing.get_context("fork")
     kills = 0
     while kills < KILLS:
-        made.workers = rng.choice([0, 1, 2, 3])
-        process = fork.Process(target=load_in_a_fork, args=(made, log))
+        preference_data.workers = rng.choice([0, 1, 2, 3])
+        process = fork.Process(target=load_in_a_fork, args=(preference_data, log))
         process.start()
         before = log.stat().st_size if log.exists() else 0
         deadline = time.monotonic() + 60
@@ -97,11 +96,11 @@ def test_killed_at_twenty_places_with_other_workers_each_time(made: PreferenceDa
         with contextlib.suppress(ProcessLookupError):  # loaders that wait for a lock which the killed one held
             os.killpg(process.pid, signal.SIGKILL)
         kills += 1
-    made.workers = 2
-    load(made, log, seconds=0)
+    preference_data.workers = 2
+    load(preference_data, log, seconds=0)
     assert kills == KILLS, "the run was over before it was killed so often"
-    assert log.read_text() == whole.read_text()
-    seen = Counter(row for line in log.read_text().splitlines() for row in json.loads(line)[1])
-    assert len(seen) == ROWS
-    assert set(seen.values()) == {2}
-    assert "gone" not in seen
+    assert log.read_text() == uninterrupted_log.read_text()
+    row_counts = Counter(row for line in log.read_text().splitlines() for row in json.loads(line)[1])
+    assert len(row_counts) == ROWS
+    assert set(row_counts.values()) == {2}
+    assert "gone" not in row_counts

@@ -1,4 +1,4 @@
-"""A lease belongs to one holder, and ends with it, however it ends."""
+"""A lease has one holder, and ends with the holder in every case."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ sys.stdin.read()
 
 
 def holder(file: Path, owner: Owner) -> subprocess.Popen[str]:
-    """A process that holds the lease until its input ends or it is killed."""
+    """Start a process that holds the lease until its input ends or it is killed."""
     command = [sys.executable, "-c", HOLDER, str(file), owner]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
-    """What a holder prints when it has tried."""
+    """Return what a holder prints after it has tried to acquire the lease."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
 @pytest.mark.parametrize("owner", ["descriptor", "process"])
-def test_a_killed_holder_releases_its_lease(tmp_path: Path, owner: Owner) -> None:
-    """Another process is refused until the holder is gone; the file stays."""
+def test_killed_holder_releases_the_lease(tmp_path: Path, owner: Owner) -> None:
+    """Another process cannot acquire it while the holder runs; the file stays."""
     file = tmp_path / "lock"
     with holder(file, owner) as process:
         assert first_line(process) == "held"
@@ -48,7 +48,7 @@ def test_a_killed_holder_releases_its_lease(tmp_path: Path, owner: Owner) -> Non
 
 
 def test_waiting_ends_when_the_lease_is_free(tmp_path: Path) -> None:
-    """A holder that ends by itself hands the lease to the one that waits."""
+    """A holder that ends normally releases the lease to the waiting process."""
     file = tmp_path / "lock"
     with holder(file, "descriptor") as process:
         assert first_line(process) == "held"
@@ -59,9 +59,9 @@ def test_waiting_ends_when_the_lease_is_free(tmp_path: Path) -> None:
         assert lease.descriptor == -1
 
 
-@pytest.mark.parametrize(("owner", "kept"), [("descriptor", True), ("process", False)])
-def test_a_forked_child_keeps_a_descriptor_s_lock_alone(tmp_path: Path, owner: Owner, kept: bool) -> None:
-    """A loader's worker that outlives its parent must not hold the lease of the run."""
+@pytest.mark.parametrize(("owner", "is_kept"), [("descriptor", True), ("process", False)])
+def test_forked_child_keeps_only_descriptor_locks(tmp_path: Path, owner: Owner, is_kept: bool) -> None:
+    """A loader process that outlives the training process must not hold the lease of the run."""
     file = tmp_path / "lock"
     lease = acquire(file, wait=True, owner=owner)
     read_end, write_end = os.pipe()
@@ -73,7 +73,7 @@ def test_a_forked_child_keeps_a_descriptor_s_lock_alone(tmp_path: Path, owner: O
     os.close(read_end)
     lease.release()
     with holder(file, owner) as process:
-        assert first_line(process) == ("refused" if kept else "held")
+        assert first_line(process) == ("refused" if is_kept else "held")
         assert process.stdin is not None
         process.stdin.close()
     os.close(write_end)
@@ -81,7 +81,7 @@ def test_a_forked_child_keeps_a_descriptor_s_lock_alone(tmp_path: Path, owner: O
 
 
 def test_a_folder_can_be_locked(tmp_path: Path) -> None:
-    """Without a lock file in it."""
+    """No lock file is created in it."""
     with acquire(tmp_path, wait=True, flags=os.O_RDONLY):
         assert acquire(tmp_path, wait=False, flags=os.O_RDONLY) is None
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Reads of files from outside end in an error when the file is too large, endless, or not what it should be."""
+"""Bounded reads: files that are too large, endless or malformed are errors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from basereward.errors import DataError, ModelError
 from basereward.io.limits import check_regular_file, parse_json, read_bytes, read_json_object, read_text
 
 
-def test_a_file_of_the_limit_is_read_and_one_byte_more_is_refused(tmp_path: Path) -> None:
-    """The limit is the largest size that is read."""
+def test_limit_is_the_largest_size_that_is_read(tmp_path: Path) -> None:
+    """A file of 10 bytes is read with a limit of 10, and is an error with a limit of 9."""
     (tmp_path / "file").write_bytes(b"x" * 10)
     assert read_bytes(tmp_path / "file", limit=10) == b"x" * 10
     with pytest.raises(DataError, match="10 bytes; at most 9"):
         read_bytes(tmp_path / "file", limit=9)
 
 
-def test_files_that_may_never_end_are_refused_unread(tmp_path: Path) -> None:
-    """Opening a FIFO without a writer blocks, so the test would hang if it were opened."""
+def test_endless_files_are_not_opened(tmp_path: Path) -> None:
+    """Opening a FIFO without a writer would block the test."""
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path):
         with pytest.raises(ModelError):
@@ -30,15 +30,15 @@ def test_files_that_may_never_end_are_refused_unread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"a"', "{", "[" * 100_000, '{"a":' * 150 + "1" + "}" * 150])
-def test_only_a_json_object_of_bounded_depth_is_an_object(text: str, tmp_path: Path) -> None:
-    """Other values, cut text and deep nesting are errors and no RecursionError."""
+def test_other_json_and_deep_nesting_are_errors(text: str, tmp_path: Path) -> None:
+    """Other values, truncated text and deep nesting raise `DataError`, not `RecursionError`."""
     (tmp_path / "file.json").write_text(text)
     with pytest.raises(DataError):
         read_json_object(tmp_path / "file.json")
 
 
-def test_depth_is_counted_in_levels() -> None:
-    """100 levels are read, 101 are not."""
+def test_json_depth_is_limited() -> None:
+    """100 levels are read, 101 are an error."""
     assert parse_json("[" * 100 + "]" * 100, where="x")
     with pytest.raises(DataError):
         parse_json("[" * 101 + "1" + "]" * 101, where="x")

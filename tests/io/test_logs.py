@@ -1,4 +1,4 @@
-"""Who is heard on standard error while a command works."""
+"""Log messages on standard error while a command runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from basereward.io.logs import log_to_stderr
 
 
-def test_our_progress_is_shown_once_and_that_of_others_is_not(
+def test_only_progress_of_the_package_is_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a library does to the root logger; what is below the level is left out."""
+    """Each message is shown once, even if a library adds a handler to the root logger. Debug messages, and progress of
+    other loggers, are not shown."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler()])
     with log_to_stderr():
         logging.getLogger("basereward.sweeps.sweep").info("cell 1 of 3")
@@ -24,18 +25,18 @@ def test_our_progress_is_shown_once_and_that_of_others_is_not(
     assert printed.out == ""
 
 
-def test_a_command_that_only_answers_shows_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    """The level is the caller's."""
+def test_level_of_the_caller_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the level WARNING, progress is not shown."""
     with log_to_stderr(logging.WARNING):
         logging.getLogger("basereward.data").info("12 rows")
         logging.getLogger("basereward.data").warning("2 rows are lost")
     assert capsys.readouterr().err == "2 rows are lost\n"
 
 
-def test_loggers_are_left_as_they_were() -> None:
-    """A program that calls the command's function keeps its own set-up, also after an error."""
-    ours = logging.getLogger("basereward")
-    before = ours.level, ours.propagate, list(ours.handlers)
+def test_loggers_are_restored() -> None:
+    """A program that calls the command's function keeps its own logging, also after an error."""
+    logger = logging.getLogger("basereward")
+    before = logger.level, logger.propagate, list(logger.handlers)
     with pytest.raises(ZeroDivisionError), log_to_stderr():
         raise ZeroDivisionError
-    assert (ours.level, ours.propagate, ours.handlers) == before
+    assert (logger.level, logger.propagate, logger.handlers) == before

@@ -1,4 +1,4 @@
-"""An output that names an input, under whatever name, is refused before anything is written."""
+"""Outputs must not replace an input, each other, or a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from basereward.io.files import write_atomic
 from basereward.io.outputs import check_outputs
 
 
-def test_every_name_of_an_input_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_must_not_be_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its own path, a relative path, a symbolic link, a hard link, and through `..`."""
     source = tmp_path / "rows.jsonl"
     source.write_text("{}\n")
@@ -26,14 +26,14 @@ def test_every_name_of_an_input_is_recognised(tmp_path: Path, monkeypatch: pytes
     check_outputs({"--out": "scores.jsonl"}, [source])
 
 
-def test_two_outputs_of_one_path_are_refused(tmp_path: Path) -> None:
-    """Also when the two are written differently."""
+def test_two_outputs_must_not_have_one_path(tmp_path: Path) -> None:
+    """Also if the two paths are written differently."""
     with pytest.raises(DataError, match="each a path of its own"):
         check_outputs({"--out": tmp_path / "a", "--answers": tmp_path / "b" / ".." / "a"}, [])
 
 
-def test_devices_pipes_and_open_files_are_not_replaced(tmp_path: Path) -> None:
-    """A file that is renamed to /dev/null would be there for every program. Links to files are replaced as before."""
+def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
+    """Renaming a file to /dev/null would replace it for every program. Links to files are allowed."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
     (tmp_path / "stdout").symlink_to("/proc/self/fd/1")

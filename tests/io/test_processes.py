@@ -1,4 +1,4 @@
-"""What killed processes have left goes, and what a living one may write stays."""
+"""Leftovers of killed processes are removed; files of running processes stay."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from basereward.io.files import write_atomic
 from basereward.io.processes import remove_leftovers, temporary_name
 
 
-def test_only_old_files_and_folders_of_the_patterns_go(tmp_path: Path) -> None:
-    """A young one stays, another name stays, and what a link leads to stays."""
+def test_only_old_matching_leftovers_are_removed(tmp_path: Path) -> None:
+    """Young leftovers, other names and the targets of links stay."""
     for name in (".a.new", ".b.new", "run"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("")
@@ -28,24 +28,24 @@ def test_only_old_files_and_folders_of_the_patterns_go(tmp_path: Path) -> None:
     remove_leftovers(tmp_path / "missing", "*")
 
 
-def test_what_a_killed_process_has_left_goes_at_once(tmp_path: Path) -> None:
-    """However young it is; what a living process is writing stays, and so does what another machine may be writing."""
+def test_leftovers_of_a_dead_process_are_removed_at_once(tmp_path: Path) -> None:
+    """At any age; files of a running process, and of a process on another machine, stay."""
     code = (
         "import sys; from pathlib import Path; from basereward.io.processes import temporary_name as name; "
         "Path(sys.argv[1], name('a', '.new')).mkdir(); Path(sys.argv[1], name('b.json', '.tmp')).touch()"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-    mine = tmp_path / temporary_name("c", ".new")
-    mine.mkdir()
-    elsewhere = tmp_path / ".d.1-1-00000000.new"
-    elsewhere.mkdir()
+    of_this_process = tmp_path / temporary_name("c", ".new")
+    of_this_process.mkdir()
+    of_another_machine = tmp_path / ".d.1-1-00000000.new"
+    of_another_machine.mkdir()
     assert len(list(tmp_path.iterdir())) == 4
     remove_leftovers(tmp_path, ".*.new", ".*.tmp")
-    assert sorted(tmp_path.iterdir()) == sorted([mine, elsewhere])
+    assert sorted(tmp_path.iterdir()) == sorted([of_this_process, of_another_machine])
 
 
-def test_a_write_removes_what_a_killed_write_of_the_same_file_has_left(tmp_path: Path) -> None:
-    """And nothing of another file."""
+def test_write_removes_leftovers_of_the_same_file(tmp_path: Path) -> None:
+    """Leftovers of other files stay."""
     code = (
         "import os, sys; from basereward.io.files import atomic_file\n"
         "for name in ('scores.jsonl', 'other.jsonl'):\n"
@@ -56,6 +56,6 @@ def test_a_write_removes_what_a_killed_write_of_the_same_file_has_left(tmp_path:
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
     assert len(list(tmp_path.iterdir())) == 2
     write_atomic(tmp_path / "scores.jsonl", "whole")
-    (left,) = (path.name for path in tmp_path.iterdir() if path.name.startswith("."))
-    assert left.startswith(".other.jsonl.")
+    (leftover,) = (path.name for path in tmp_path.iterdir() if path.name.startswith("."))
+    assert leftover.startswith(".other.jsonl.")
     assert (tmp_path / "scores.jsonl").read_text() == "whole"

@@ -1,4 +1,4 @@
-"""Secrets are replaced by value wherever they stand, and addresses lose their user information."""
+"""Redaction of secrets: values of variables, headers, and the user information of addresses."""
 
 import pytest
 
@@ -9,8 +9,8 @@ PASSWORDS = ["secret-word", "p@ss-word", "pa/ss-word", "a:b@c/d?e#f", "pa%40ss-w
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("scheme", ["http", "https", "postgresql", "mysql+pymysql"])
-def test_the_user_information_of_an_address_is_taken_out_whole(scheme: str, password: str) -> None:
-    """Whatever the password holds, no part of it stays in the address, and put back it is as before."""
+def test_user_information_is_removed_completely(scheme: str, password: str) -> None:
+    """No part of any password stays in the address, and adding it back restores the address."""
     address = f"{scheme}://user:{password}@host.example:5000/path"
     assert without_userinfo(address) == f"{scheme}://host.example:5000/path"
     assert with_userinfo(without_userinfo(address), userinfo_of(address)) == address
@@ -24,15 +24,16 @@ def test_the_user_information_of_an_address_is_taken_out_whole(scheme: str, pass
         *("http://host:5000", "https://host/packages/x@1.0", "mlflow.db", ""),
     ],
 )
-def test_addresses_without_user_information_stay_as_they_are(address: str) -> None:
-    """A path may hold `@`."""
+def test_addresses_without_user_information_are_unchanged(address: str) -> None:
+    """A path can contain `@`."""
     assert without_userinfo(address) == redact(address) == address
 
 
 def test_values_of_the_environment_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values of variables whose names end in _KEY, TOKEN and the like, and of addresses in variables; no short ones.
+    """Values of variables whose names end in _KEY, TOKEN and the like, and passwords of addresses; short values are not
+    replaced.
 
-    A value is found as it stands, inside JSON and encoded for an address.
+    A value is found as plain text, inside JSON and URL-encoded.
     """
     monkeypatch.setenv("OPENAI_API_KEY", 'sk-"quoted"/1')
     monkeypatch.setenv("HF_TOKEN", "hf_abcdef")
@@ -43,7 +44,8 @@ def test_values_of_the_environment_are_replaced(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_given_values_and_headers_are_replaced() -> None:
-    """A value that holds another one is replaced whole; a header's value goes though nobody knows it."""
+    """A value that contains another one is replaced whole; the value of an Authorization header is replaced even if it
+    is unknown."""
     assert redact("abcdefgh abcdef", ["abcdef", "abcdefgh"]) == "*** ***"
     assert redact("{'Authorization': 'Bearer unknown-key', 'x': 1}") == "{'Authorization': 'Bearer ***', 'x': 1}"
 
@@ -51,8 +53,8 @@ def test_given_values_and_headers_are_replaced() -> None:
 @pytest.mark.parametrize(
     "name", ["PGPASSWORD", "GITHUB_TOKEN", "SMTP_PASS", "MYSQL_PWD", "GITHUB_PAT", "ci_secret", "OPENAI_APIKEY"]
 )
-def test_the_usual_names_of_secrets_are_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of databases and code hosts among them; what else is in the environment is not touched."""
+def test_usual_names_of_secrets_are_recognized(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of databases and code hosts included; other variables are not redacted."""
     monkeypatch.setenv(name, "hunter2hunter2")
     monkeypatch.setenv("OLDPWD", "/srv/somebody")
     assert redact("hunter2hunter2 in /srv/somebody") == "*** in /srv/somebody"
@@ -60,7 +62,7 @@ def test_the_usual_names_of_secrets_are_known(name: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", ["token", "api_key", "password", "X-Amz-Signature", "client.secret"])
 def test_secrets_in_the_query_of_an_address_are_replaced(name: str) -> None:
-    """What goes before and behind it stays."""
+    """The rest of the address does not change."""
     address = f"https://host/x?a=1&{name}=hunter2hunter2&b=2"
     assert has_secret_query(address)
     assert redact(f"'{address}' does not answer") == f"'https://host/x?a=1&{name}=***&b=2' does not answer"

@@ -1,4 +1,4 @@
-"""Tensors on disk: what was kept or nothing, whatever becomes of the writers, the files and the disk."""
+"""The cache of tensors on disk: exact values or a miss, despite killed writers, damaged files and a full disk."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ LIMITED = pytest.mark.parametrize("limited", [False, True], ids=["no limit", "li
 
 
 def size_of_one(folder: Path) -> int:
-    """Bytes of every entry here."""
+    """Return the bytes of one entry."""
     cache = cache_of(folder / "one")
     assert cache.keep(key(1), tensors(1))
     return cache.file(key(1)).stat().st_size
 
 
-# What is read.
+# Reading.
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8], ids=str)
-def test_tensors_come_back_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> None:
-    """Every type, no dimension and no elements, not contiguous, with a gradient, NaN, infinities and -0."""
+def test_tensors_are_read_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Every dtype; scalars, empty and non-contiguous tensors, tensors with a gradient, NaN, infinities and -0."""
     values = torch.arange(24).reshape(4, 6).to(dtype)
     expected = {"all": values, "part": values[:, ::2], "one": values[1, 1], "none": values[:0], "wide": values[0, ::6]}
     # An empty NumPy array may have a stride of 0.
@@ -61,8 +61,8 @@ def test_tensors_come_back_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> Non
 
 
 @LIMITED
-def test_an_entry_is_a_safetensors_file_and_nothing_else_is_left(limited: bool, tmp_path: Path) -> None:
-    """The library opens it by itself; the folder has the entry, and the lock file only with a limit."""
+def test_entry_is_one_safetensors_file(limited: bool, tmp_path: Path) -> None:
+    """The safetensors library can open it. The folder has only the entry, and the total with a limit."""
     cache = cache_of(tmp_path, limited=limited)
     assert cache.find(key(1)) is None
     assert cache.keep(key(1), tensors(1))
@@ -76,45 +76,45 @@ def test_an_entry_is_a_safetensors_file_and_nothing_else_is_left(limited: bool, 
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the kernel does not list the maps of a process")
-def test_tensors_are_memory_mapped_and_writing_to_them_leaves_the_file(tmp_path: Path) -> None:
-    """The file is among the maps of this process as long as a tensor lives; its bytes stay."""
+def test_tensors_are_memory_mapped_copy_on_write(tmp_path: Path) -> None:
+    """The file is mapped as long as a tensor lives, and writing to the tensor does not change the file."""
     cache = cache_of(tmp_path)
     cache.keep(key(1), tensors(1))
     file = cache.file(key(1))
     content = file.read_bytes()
-    found = cache.find(key(1))
-    assert found is not None
+    loaded = cache.find(key(1))
+    assert loaded is not None
     assert str(file) in Path("/proc/self/maps").read_text()
-    found["values"][:] = 0
+    loaded["values"][:] = 0
     assert file.read_bytes() == content
     assert equal(cache.find(key(1)), tensors(1))
-    file.unlink()  # as another process does that makes room
-    assert equal({"half": found["half"]}, {"half": tensors(1)["half"]})
-    del found
+    file.unlink()  # as another process does to make room
+    assert equal({"half": loaded["half"]}, {"half": tensors(1)["half"]})
+    del loaded
     assert str(file) not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the kernel does not list the maps of a process")
-def test_with_a_limit_tensors_are_in_memory(tmp_path: Path) -> None:
-    """Another machine may delete the file to make room, which would end a process that has it mapped."""
+def test_tensors_are_not_mapped_with_a_limit(tmp_path: Path) -> None:
+    """Another machine may delete the file to make room, which would kill a process that has it mapped."""
     cache = cache_of(tmp_path, limited=True)
     cache.keep(key(1), tensors(1))
-    found = cache.find(key(1))
+    loaded = cache.find(key(1))
     assert str(cache.file(key(1))) not in Path("/proc/self/maps").read_text()
-    assert equal(found, tensors(1))
+    assert equal(loaded, tensors(1))
 
 
-@pytest.mark.parametrize("wrong", ["", "ab", "../" * 22, "AB" * 32, "ab" * 32 + "\n"])
-def test_a_key_that_is_no_hash_is_an_error(wrong: str, tmp_path: Path) -> None:
-    """A key names a file, so that nothing but 64 hexadecimal digits is taken."""
-    for call in (cache_of(tmp_path).find, cache_of(tmp_path).file, lambda name: cache_of(tmp_path).keep(name, {})):
-        with pytest.raises(ValueError, match=re.escape(repr(wrong))):
-            call(wrong)
+@pytest.mark.parametrize("bad_key", ["", "ab", "../" * 22, "AB" * 32, "ab" * 32 + "\n"])
+def test_key_must_be_a_hash(bad_key: str, tmp_path: Path) -> None:
+    """A key is part of a path, so only 64 hexadecimal digits are accepted."""
+    for method in (cache_of(tmp_path).find, cache_of(tmp_path).file, lambda bad: cache_of(tmp_path).keep(bad, {})):
+        with pytest.raises(ValueError, match=re.escape(repr(bad_key))):
+            method(bad_key)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_cache_goes_to_another_process(tmp_path: Path) -> None:
-    """Pickled, as a data loader does with its worker processes."""
+def test_cache_can_be_pickled(tmp_path: Path) -> None:
+    """Data loaders pickle it for their worker processes."""
     cache = cache_of(tmp_path, limited=True)
     cache.keep(key(1), tensors(1))
     copy = pickle.loads(pickle.dumps(cache))  # noqa: S301
@@ -122,60 +122,64 @@ def test_a_cache_goes_to_another_process(tmp_path: Path) -> None:
     assert copy.keep(key(2), tensors(2))
 
 
-def test_importing_it_loads_nothing_heavy() -> None:
-    """Torch and NumPy come with the first tensor."""
+def test_import_does_not_load_torch() -> None:
+    """Torch and NumPy are imported with the first tensor."""
     code = "import sys, basereward.io.tensor_cache; print({'torch', 'numpy'} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
-# Files that are not what was written.
+# Damaged files.
 
 
-def test_one_changed_bit_anywhere_is_a_miss(tmp_path: Path) -> None:
-    """Every byte of the length, of the header with its padding, and of the values with one of its bits changed."""
+def test_one_changed_bit_is_a_miss(tmp_path: Path) -> None:
+    """One bit is changed in each byte of the length, the header with its padding, and the values."""
     cache = cache_of(tmp_path)
     expected = {"values": tensors(1)["values"][:2, :3], "half": tensors(1)["half"][:1, :3]}
     cache.keep(key(1), expected)
     file = cache.file(key(1))
     content = file.read_bytes()
-    for place in range(len(content)):
+    for offset in range(len(content)):
         changed = bytearray(content)
-        changed[place] ^= 1 << place % 8
-        # A new file each time: the length of a file that is mapped must not change.
+        changed[offset] ^= 1 << offset % 8
+        # A new file each time: a mapped file must not change its length.
         file.unlink()
         file.write_bytes(changed)
-        assert cache.find(key(1)) is None, f"byte {place}"
+        assert cache.find(key(1)) is None, f"byte {offset}"
     file.unlink()
     file.write_bytes(content)
     assert equal(cache.find(key(1)), expected)
 
 
 def test_a_file_of_another_length_is_a_miss(tmp_path: Path) -> None:
-    """Cut at every length, and with bytes more."""
+    """Every shorter length, and additional bytes."""
     cache = cache_of(tmp_path)
     cache.keep(key(1), {"values": torch.ones(5)})
     file = cache.file(key(1))
     content = file.read_bytes()
-    for other in (*(content[:end] for end in range(len(content))), content + b"\0", content + bytes(4096)):
+    for damaged in (*(content[:end] for end in range(len(content))), content + b"\0", content + bytes(4096)):
         file.unlink()
-        file.write_bytes(other)
-        assert cache.find(key(1)) is None, f"{len(other)} bytes"
+        file.write_bytes(damaged)
+        assert cache.find(key(1)) is None, f"{len(damaged)} bytes"
 
 
 @LIMITED
-def test_a_damaged_entry_is_logged_once_a_read_and_replaced(
-    limited: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A text, zeros, noise, and half of it overwritten: the log names the file, and the next write makes it right."""
+def test_damaged_entry_is_logged_and_replaced(limited: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Text, zeros, random bytes, and a half overwritten entry: each read logs the file once, and the next write
+    replaces it."""
     cache = cache_of(tmp_path, limited=limited)
     cache.keep(key(1), tensors(1))
     file = cache.file(key(1))
     content = file.read_bytes()
     half = len(content) // 2
-    damaged = (b"text\n" * 99, bytes(len(content)), os.urandom(len(content)), content[:half] + os.urandom(half))
-    for other in damaged:
+    damaged_contents = (
+        b"text\n" * 99,
+        bytes(len(content)),
+        os.urandom(len(content)),
+        content[:half] + os.urandom(half),
+    )
+    for damaged in damaged_contents:
         file.unlink()
-        file.write_bytes(other)
+        file.write_bytes(damaged)
         caplog.clear()
         assert cache.find(key(1)) is None
         assert [str(file) in record.getMessage() for record in caplog.records] == [True]
@@ -183,10 +187,8 @@ def test_a_damaged_entry_is_logged_once_a_read_and_replaced(
         assert equal(cache.find(key(1)), tensors(1))
 
 
-def test_a_folder_in_place_of_an_entry_stops_writing_and_not_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is a miss; a write fails, once."""
+def test_folder_in_place_of_an_entry_is_a_miss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first failed write is logged once and ends writing; no error is raised."""
     cache = cache_of(tmp_path)
     cache.file(key(1)).mkdir(parents=True)
     assert cache.find(key(1)) is None
@@ -197,13 +199,13 @@ def test_a_folder_in_place_of_an_entry_stops_writing_and_not_the_run(
 
 
 def test_an_entry_of_another_key_or_identity_is_a_miss(tmp_path: Path) -> None:
-    """Though it is whole: under another key's name, or written by a cache of another identity."""
+    """A whole entry under the name of another key, or of a cache with another identity."""
     cache = cache_of(tmp_path)
     cache.keep(key(1), tensors(1))
     assert cache_of(tmp_path, identity="another").find(key(1)) is None
-    other = cache.file(key(2))
-    other.parent.mkdir()
-    other.write_bytes(cache.file(key(1)).read_bytes())
+    other_file = cache.file(key(2))
+    other_file.parent.mkdir()
+    other_file.write_bytes(cache.file(key(1)).read_bytes())
     assert cache.find(key(2)) is None
     assert cache_of(tmp_path, identity="another").keep(key(1), tensors(3))
     assert cache.find(key(1)) is None
@@ -214,15 +216,15 @@ def test_an_entry_of_another_key_or_identity_is_a_miss(tmp_path: Path) -> None:
 def test_files_of_earlier_formats_are_removed_at_the_first_write(
     limited: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Reading leaves them. The log says how many there were; other files stay."""
+    """Reading leaves them. The log gives their number, and unrelated files stay."""
     (tmp_path / "ab").mkdir()
-    old = [tmp_path / "ab" / "x.old", tmp_path / "ab" / "y.old", tmp_path / "lengths.npz"]
-    other = tmp_path / "ab" / "notes.txt"
-    for file in (*old, other):
+    old_files = [tmp_path / "ab" / "x.old", tmp_path / "ab" / "y.old", tmp_path / "lengths.npz"]
+    unrelated = tmp_path / "ab" / "notes.txt"
+    for file in (*old_files, unrelated):
         file.write_bytes(b"another format")
     cache = cache_of(tmp_path, limited=limited)
     assert cache.find("ab" * 32) is None
-    assert all(file.exists() for file in old)
+    assert all(file.exists() for file in old_files)
     with caplog.at_level(logging.INFO):
         assert cache.keep(key(1), tensors(1))
         assert cache.keep(key(2), tensors(2))
@@ -248,42 +250,42 @@ for number in range(150):
 
 
 @LIMITED
-def test_processes_that_write_the_same_key_leave_a_whole_entry(limited: bool, tmp_path: Path) -> None:
-    """Two write different values many times: a reader always sees one or the other, and no temporary file is left."""
+def test_concurrent_writers_of_one_key_leave_a_whole_entry(limited: bool, tmp_path: Path) -> None:
+    """Two processes write different values many times: a reader sees one of them, and no temporary file is left."""
     cache = cache_of(tmp_path, limited=limited)
     assert cache.keep(key(1), tensors(1))
     writers = [start(REWRITE, tmp_path, limited, version) for version in (1, 2)]
     versions = [tensors(1, version=version) for version in (0, 1, 2)]
     run_together(*writers)
-    seen: set[int] = set()
-    whole = misses = 0
+    versions_read: set[int] = set()
+    num_hits = num_misses = 0
     while any(writer.poll() is None for writer in writers):
-        found = cache.find(key(1))
-        if found is None:
-            # The file was replaced between the two times that the library opens it; such a read is computed again.
-            misses += 1
+        loaded = cache.find(key(1))
+        if loaded is None:
+            # The file was replaced between the two times that safetensors opens it: a miss, and no error.
+            num_misses += 1
             continue
-        assert any(equal(found, version) for version in versions)
-        seen.add(int(found["version"]))
-        whole += 1
+        assert any(equal(loaded, version) for version in versions)
+        versions_read.add(int(loaded["version"]))
+        num_hits += 1
     assert finish(*writers) == [0, 0]
-    assert seen & {1, 2}
-    assert whole > misses
+    assert versions_read & {1, 2}
+    assert num_hits > num_misses
     assert len(entries(tmp_path)) == 1
     assert other_files(tmp_path) == []
 
 
 @LIMITED
-def test_processes_that_write_at_once_leave_whole_entries(limited: bool, tmp_path: Path) -> None:
-    """Two write the same keys from both ends, and a third is killed among them."""
-    forth, back, killed = (
+def test_concurrent_writers_leave_whole_entries(limited: bool, tmp_path: Path) -> None:
+    """Two processes write the same keys in opposite order, and a third is killed."""
+    ascending, descending, killed = (
         start(WRITE, tmp_path, limited, *numbers) for numbers in ((0, 200, 1), (199, -1, -1), (100, 200, 1))
     )
-    run_together(forth, back, killed)
+    run_together(ascending, descending, killed)
     while len(entries(tmp_path)) < 50:
         time.sleep(0.001)
     killed.kill()
-    assert finish(forth, back, killed) == [0, 0, -signal.SIGKILL]
+    assert finish(ascending, descending, killed) == [0, 0, -signal.SIGKILL]
     reader = cache_of(tmp_path, limited=limited)
     assert all(equal(reader.find(key(number)), tensors(number)) for number in range(200))
     assert reader.keep(key(200), tensors(200))
@@ -320,10 +322,10 @@ def stop(*_):
 @LIMITED
 @pytest.mark.parametrize("replaces", [False, True], ids=["new", "replaces"])
 @pytest.mark.parametrize("where", STOPS)
-def test_a_writer_that_is_killed_leaves_the_old_entry_or_the_new(
+def test_killed_writer_leaves_the_old_or_the_new_entry(
     where: str, replaces: bool, limited: bool, tmp_path: Path
 ) -> None:
-    """All other entries are whole, and the next process removes what it left."""
+    """All other entries are whole, and the next process removes leftover files."""
     if where == "before the total is written" and not limited:
         pytest.skip("there is no total without a limit")
     number = 2 if replaces else 3
@@ -333,24 +335,24 @@ def test_a_writer_that_is_killed_leaves_the_old_entry_or_the_new(
     assert read_line(writer) == "stopped"
     writer.kill()
     assert finish(writer) == [-signal.SIGKILL]
-    after = cache_of(tmp_path, limited=limited)
-    assert all(equal(after.find(key(other)), tensors(other)) for other in (0, 1))
-    found = after.find(key(number))
+    cache = cache_of(tmp_path, limited=limited)
+    assert all(equal(cache.find(key(other)), tensors(other)) for other in (0, 1))
+    loaded = cache.find(key(number))
     if where == "after the file has its name":
-        assert equal(found, tensors(number, version=1))
+        assert equal(loaded, tensors(number, version=1))
     elif replaces:
-        assert equal(found, tensors(number))
+        assert equal(loaded, tensors(number))
     else:
-        assert found is None
-    assert after.keep(key(9), tensors(9))
+        assert loaded is None
+    assert cache.keep(key(9), tensors(9))
     assert other_files(tmp_path) == []
     if limited:
         assert int((tmp_path / TOTAL).read_bytes()) == sum(file.stat().st_size for file in entries(tmp_path))
 
 
 @LIMITED
-def test_writers_that_are_killed_at_any_moment_leave_whole_entries(limited: bool, tmp_path: Path) -> None:
-    """Killed after some hundredths of a second, again and again."""
+def test_writers_killed_at_any_moment_leave_whole_entries(limited: bool, tmp_path: Path) -> None:
+    """Writers are killed after 0, 0.02 and 0.1 seconds."""
     for delay_s in (0.0, 0.02, 0.1):
         writer = start(WRITE, tmp_path, limited, 0, 250, 1)
         run_together(writer)
@@ -379,9 +381,9 @@ assert equal(cache.find(key(1)), tensors(1))
 
 
 @LIMITED
-def test_a_full_disk_is_logged_once_and_costs_no_entry(limited: bool, tmp_path: Path) -> None:
-    """A process that may write 1,000 bytes a file, less than an entry: the message has the folder, the reason and the
-    free space. What was kept stays, nothing half written is left, and the total is that of the entries."""
+def test_full_disk_is_logged_once(limited: bool, tmp_path: Path) -> None:
+    """A process may write only 1,000 bytes per file. The message has the folder, the reason and the free space. Earlier
+    entries stay, no temporary file is left, and the total is right."""
     writer = start(FULL, tmp_path, limited)
     run_together(writer)
     out, _ = writer.communicate(timeout=120)
@@ -396,16 +398,16 @@ def test_a_full_disk_is_logged_once_and_costs_no_entry(limited: bool, tmp_path: 
         assert int((tmp_path / TOTAL).read_bytes()) == size_of_one(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_costs_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file lies in its place: nothing is kept or found, and the log says so once."""
+def test_unwritable_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file is in its place: nothing is kept, and no error is raised."""
     (tmp_path / "file").touch()
     cache = cache_of(tmp_path / "file" / "cache")
     assert [cache.keep(key(number), tensors(number)) for number in range(3)] == [False] * 3
     assert [str(tmp_path / "file") in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_the_limit_holds_and_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Entries that this run has written stay; the message names the limit's setting."""
+def test_limit_is_kept_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Entries that this run has written stay; the message names the setting of the limit."""
     size = size_of_one(tmp_path / "other")
     cache = cache_of(tmp_path / "cache", limited=True, num_bytes=3 * size)
     assert [cache.keep(key(number), tensors(number)) for number in range(5)] == [True] * 3 + [False] * 2

@@ -1,4 +1,4 @@
-"""The pictures show the numbers that they claim to show."""
+"""Figures show the numbers that their legends state."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from basereward.metrics.calibration_error import CalibrationError
 from basereward.metrics.figures import margin_histogram, reliability_diagram
 
 
-def test_histogram_names_each_source_with_its_pairs_and_holds_all_of_them() -> None:
-    """The legend has n and the share that is right; the bars of a source add up to 100 %; 0 is an edge."""
+def test_histogram_has_every_source_with_all_pairs() -> None:
+    """The legend has n and the share of right pairs, the bars of a source sum to 100 %, and 0 is a bin edge."""
     margins = {"digits": torch.tensor([1.0, 2.0, 0.0, -3.0]), "numbers": [0.5, 0.7, 9.0], "none": []}
     figure = margin_histogram(margins)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -26,8 +26,8 @@ def test_histogram_names_each_source_with_its_pairs_and_holds_all_of_them() -> N
     assert float(wrong.sum()) == pytest.approx(25)
 
 
-def test_reliability_diagram_shows_the_metric_s_own_number() -> None:
-    """The calibration error in the legend is that of the metric; the bars hold every pair."""
+def test_reliability_diagram_shows_the_calibration_error() -> None:
+    """The legend has the value of `CalibrationError`; the bars have every pair."""
     margins = torch.randn(300, generator=torch.Generator().manual_seed(1)) + 0.5
     metric = CalibrationError()
     metric.update(margins)
@@ -38,8 +38,8 @@ def test_reliability_diagram_shows_the_metric_s_own_number() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_pictures_of_nothing_and_of_equal_margins_are_drawn() -> None:
-    """A run without pairs, or with one value only, still gets its pictures, without warnings."""
+def test_figures_of_empty_and_constant_margins_are_drawn() -> None:
+    """Without pairs, or with equal margins, figures are drawn without warnings."""
     for figure in (
         margin_histogram({}),
         margin_histogram({"a": []}),
@@ -54,8 +54,8 @@ def test_pictures_of_nothing_and_of_equal_margins_are_drawn() -> None:
         assert file.getvalue().startswith(b"\x89PNG")
 
 
-def test_pyplot_is_not_touched() -> None:
-    """A notebook's own figures and backend stay as they are."""
+def test_pyplot_is_not_imported() -> None:
+    """Figures and backend of a notebook do not change."""
     before = "matplotlib.pyplot" in sys.modules
     margin_histogram({"a": [1.0]})
     assert ("matplotlib.pyplot" in sys.modules) == before

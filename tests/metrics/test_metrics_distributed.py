@@ -1,4 +1,4 @@
-"""Two processes together measure what one does."""
+"""Metrics over two processes equal those of one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from basereward.metrics.collection import PreferenceMetrics
 
 
 def rows() -> dict[str, torch.Tensor]:
-    """The same 41 random rows in every process."""
+    """Return the same 41 random rows in every process."""
     generator = torch.Generator().manual_seed(5)
     return {
         "margins": torch.randn(41, generator=generator) + 0.3,
@@ -25,7 +25,7 @@ def rows() -> dict[str, torch.Tensor]:
 
 
 def measure(rank: int, folder: str) -> None:
-    """`shared`: the rows are dealt out unevenly; `lone`: the second process has none."""
+    """Save the metrics of one process. `shared`: the rows are split unevenly; `lone`: the second process has none."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
@@ -41,11 +41,11 @@ def measure(rank: int, folder: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
-def test_processes_together_measure_what_one_does(tmp_path: Path) -> None:
-    """Both processes get the value over all rows, when these are dealt out unevenly and when one has no row at all."""
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """Both processes get the value over all rows, with an uneven split and when one process has no rows."""
     torch.multiprocessing.spawn(measure, args=(str(tmp_path),), nprocs=2)
-    alone = PreferenceMetrics()
-    alone.update(**rows())
+    one_process = PreferenceMetrics()
+    one_process.update(**rows())
     for rank in range(2):
         for name, result in torch.load(tmp_path / f"{rank}.pt", weights_only=True).items():
-            assert result == pytest.approx(alone.compute(), rel=1e-6), (rank, name)
+            assert result == pytest.approx(one_process.compute(), rel=1e-6), (rank, name)

@@ -1,4 +1,4 @@
-"""Each metric equals hand arithmetic, and the laws on ties, swaps and batches hold for all of them."""
+"""Preference metrics against plain Python, and invariants for ties, swapped pairs and batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = {
 
 
 def sample(pairs: int = 237) -> dict[str, torch.Tensor]:
-    """Random rows with ties, margins of 0 and equal lengths among them."""
+    """Return random rows; some have ties, margins of 0 or equal lengths."""
     generator = torch.Generator().manual_seed(7)
     margins = torch.randn(pairs, generator=generator) * 2 + 0.5
     margins[::29] = 0.0
@@ -34,31 +34,31 @@ def sample(pairs: int = 237) -> dict[str, torch.Tensor]:
 
 
 def values(rows: dict[str, torch.Tensor], *, batches: list[int] | None = None) -> dict[str, float]:
-    """What the metrics say of these rows, fed at once or in batches of these sizes."""
+    """Return the metrics of these rows, updated at once or in batches of these sizes."""
     metrics = PreferenceMetrics()
     splits = {name: column.split(batches or len(column)) for name, column in rows.items()}
     for i in range(len(splits["margins"])):
-        metrics.update(**{name: parts[i] for name, parts in splits.items()})
+        metrics.update(**{name: batches_of_column[i] for name, batches_of_column in splits.items()})
     return metrics.compute()
 
 
 def by_hand(rows: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The same numbers from plain Python, row by row."""
-    kept = [(m, w - o) for m, tie, w, o in zip(*(rows[k].tolist() for k in rows), strict=True) if not tie]
-    differing = [(m, d) for m, d in kept if d]
+    """Return the same metrics computed in plain Python, row by row."""
+    decided = [(m, w - o) for m, tie, w, o in zip(*(rows[k].tolist() for k in rows), strict=True) if not tie]
+    differing = [(m, d) for m, d in decided if d]
     return {
-        "pair_accuracy": sum(m > 0 for m, _ in kept) / len(kept),
-        "pairs": len(kept),
-        "ties": len(rows["margins"]) - len(kept),
-        "mean_margin": statistics.fmean(m for m, _ in kept),
+        "pair_accuracy": sum(m > 0 for m, _ in decided) / len(decided),
+        "pairs": len(decided),
+        "ties": len(rows["margins"]) - len(decided),
+        "mean_margin": statistics.fmean(m for m, _ in decided),
         "longer_wins": sum(d > 0 for _, d in differing) / len(differing),
         "follows_length": sum(m * d > 0 for m, d in differing) / len(differing),
-        "equal_lengths": len(kept) - len(differing),
+        "equal_lengths": len(decided) - len(differing),
     }
 
 
-def test_values_equal_hand_arithmetic() -> None:
-    """Every value but the calibration error, which has a test of its own, equals a plain count over the rows."""
+def test_values_equal_plain_python() -> None:
+    """Every value except the calibration error, which has its own test, equals a count over the rows."""
     rows = sample()
     result = values(rows)
     assert set(result) == NAMES
@@ -68,7 +68,7 @@ def test_values_equal_hand_arithmetic() -> None:
 
 
 def test_means_are_over_rows_not_over_batches() -> None:
-    """Uneven batches, one of a single row, give what one batch gives; the mean of batch means would not."""
+    """Uneven batches, one of a single row, give the values of one batch; the mean of batch means would differ."""
     rows = sample()
     sizes = [1, 100, 3, 50, 83]
     at_once, in_batches = values(rows), values(rows, batches=sizes)
@@ -79,7 +79,8 @@ def test_means_are_over_rows_not_over_batches() -> None:
 
 
 def test_swapping_a_pair_flips_the_sign_of_the_margin() -> None:
-    """With winner and loser exchanged in every row, the mean margin changes its sign and right turns into wrong."""
+    """With winner and loser exchanged in every row, the mean margin changes its sign and the accuracy becomes 1 minus
+    it."""
     rows = sample()
     rows["margins"] = torch.where(rows["margins"] == 0, 0.25, rows["margins"])
     swapped = {
@@ -96,7 +97,7 @@ def test_swapping_a_pair_flips_the_sign_of_the_margin() -> None:
 
 
 def test_a_tie_is_never_counted_as_right() -> None:
-    """Whatever margin a tie has, it is in no numerator and in no denominator, and it is counted apart."""
+    """At any margin, a tie is in no numerator and no denominator; ties have a count of their own."""
     margins, lengths = torch.tensor([-1.0, 5.0, 7.0]), torch.tensor([3, 9, 9])
     result = values(
         {
@@ -110,8 +111,8 @@ def test_a_tie_is_never_counted_as_right() -> None:
     assert (result["mean_margin"], result["longer_wins"], result["follows_length"]) == (-1.0, 1.0, 0.0)
 
 
-def test_a_margin_of_zero_is_wrong_and_follows_nothing() -> None:
-    """A model that gives every response the same score is right nowhere and follows no length."""
+def test_margin_of_zero_is_wrong() -> None:
+    """A model with equal scores for all responses has accuracy 0 and follows no length."""
     result = values(
         {
             "margins": torch.zeros(4),
@@ -124,21 +125,23 @@ def test_a_margin_of_zero_is_wrong_and_follows_nothing() -> None:
     assert result["longer_wins"] == 0.5
 
 
-def test_nothing_measured_is_nan_not_zero() -> None:
-    """Without rows, and with ties alone, shares and means are NaN and counts are 0."""
+def test_metrics_without_pairs_are_nan() -> None:
+    """Without rows, or with ties alone, shares and means are NaN and counts are 0."""
     empty = torch.zeros(0)
     rows = {"margins": empty, "ties": empty.bool(), "winner_lengths": empty.long(), "loser_lengths": empty.long()}
     result = values(rows)
     assert {name for name, value in result.items() if math.isnan(value)} == NAMES - {"pairs", "ties", "equal_lengths"}
     one = torch.ones(1)
-    tied = values({"margins": one, "ties": one.bool(), "winner_lengths": one.long(), "loser_lengths": one.long()})
-    assert math.isnan(tied["pair_accuracy"])
-    assert math.isnan(tied["calibration_error"])
-    assert (tied["pairs"], tied["ties"]) == (0.0, 1.0)
+    result_of_tie = values(
+        {"margins": one, "ties": one.bool(), "winner_lengths": one.long(), "loser_lengths": one.long()}
+    )
+    assert math.isnan(result_of_tie["pair_accuracy"])
+    assert math.isnan(result_of_tie["calibration_error"])
+    assert (result_of_tie["pairs"], result_of_tie["ties"]) == (0.0, 1.0)
 
 
-def test_reset_forgets_everything() -> None:
-    """After `reset` a second validation starts from nothing."""
+def test_reset_clears_all_counts() -> None:
+    """After `reset`, only later rows count."""
     rows = sample()
     metrics = PreferenceMetrics()
     metrics.update(**rows)
@@ -148,14 +151,14 @@ def test_reset_forgets_everything() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_margin_that_is_not_finite_is_refused(bad: float) -> None:
-    """NaN > 0 is false, so a NaN would pass as a wrong answer; it is an error that says how many there are."""
+def test_non_finite_margin_is_an_error(bad: float) -> None:
+    """NaN > 0 is false, so NaN would count as a wrong answer. The error has the number of such margins."""
     with pytest.raises(NotFiniteError, match="1 of 2 margins"):
         PairAccuracy().update(torch.tensor([1.0, bad]))
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
-    """(P, 1) margins or ties of another length would broadcast into P * P pairs."""
+def test_wrong_shapes_are_an_error() -> None:
+    """Margins of shape (P, 1) or ties of another length would broadcast to P * P pairs."""
     with pytest.raises(ValueError, match=r"\(2, 1\)"):
         MeanMargin().update(torch.ones(2, 1))
     with pytest.raises(ValueError, match=r"\(3,\)"):
@@ -164,8 +167,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         LengthBias().update(torch.ones(2), winner_lengths=torch.ones(1), loser_lengths=torch.ones(1))
 
 
-def test_mean_margin_does_not_drift_over_many_batches() -> None:
-    """200,000 rows of 0.1 on top of one of 1e6: float32 added plainly would be off by percents."""
+def test_mean_margin_is_exact_over_many_batches() -> None:
+    """200,000 rows of 0.1 after one of 1e6: a plain float32 sum would be off by several percent."""
     metric = MeanMargin()
     metric.update(torch.tensor([1e6]))
     for _ in range(2000):
@@ -178,7 +181,7 @@ def test_mean_margin_does_not_drift_over_many_batches() -> None:
 
 
 def test_bfloat16_margins_are_averaged_in_float32() -> None:
-    """Summed in bfloat16, 1000 ones would stop growing at 256."""
+    """A bfloat16 sum of 1000 ones would stop at 256."""
     metric = MeanMargin()
     metric.update(torch.ones(1000, dtype=torch.bfloat16))
     assert float(metric.compute()) == 1.0

@@ -1,4 +1,4 @@
-"""A folder of experiments, and modules of a user's own, both written by the test that needs them."""
+"""Fixtures: a folder of experiments, and user modules that a test writes."""
 
 from __future__ import annotations
 
@@ -52,14 +52,15 @@ def maker(folder, *, seed: int = 0): ...
 
 @pytest.fixture(autouse=True)
 def trusted() -> Iterator[None]:
-    """The recipes of these tests name classes that the tests have written, so their code may run."""
+    """Allow code of user modules, since the tests have written it."""
     with trusting():
         yield
 
 
 @pytest.fixture
 def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
-    """Writes a module that can be found, and forgets it afterwards. A name with a slash is one in a package."""
+    """Return a function that writes an importable module, removed after the test. A name with a slash is in a
+    package."""
     root = tmp_path / "modules"
     monkeypatch.syspath_prepend(str(root))
     written: list[str] = []
@@ -80,7 +81,8 @@ def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
 def experiments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_module: Callable[[str, str], Path]
 ) -> Callable[..., Path]:
-    """A folder with the experiment `one` and the profile `tiny`; called with NAME=text it writes more, `__` a slash."""
+    """A folder with the experiment `one` and the profile `tiny`. Called with NAME=text, it writes more files; `__`
+    stands for a slash."""
     folder = tmp_path / "experiments"
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(folder))
     write_module("recipe_targets", TARGETS)

@@ -1,4 +1,4 @@
-"""One source by name, or a file of rows, as a node that can be made."""
+"""A source by name, or a file of rows, is loaded as a node."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ NAMES = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in F
 
 @pytest.fixture(autouse=True)
 def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find experiments from any working directory."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
 
 
-def test_a_name_is_its_file_with_the_changes() -> None:
-    """Defaults that nobody wrote are filled in."""
+def test_source_is_its_file_with_overrides() -> None:
+    """Defaults of the class are filled in."""
     name, node = load_source("digits", overrides=["side=28", "true_answers=1"])
     assert name == "digits"
     assert (node["_target_"], node["side"], node["true_answers"], node["answers"], node["copies"]) == (
@@ -34,15 +35,15 @@ def test_a_name_is_its_file_with_the_changes() -> None:
     )
 
 
-def test_a_file_of_rows_is_read_whole(tmp_path: Path) -> None:
-    """No row of it is held out, unless a change says so."""
+def test_file_of_rows_has_no_held_out_rows(tmp_path: Path) -> None:
+    """No row is held out unless an override says so."""
     file = write_rows(tmp_path / "mine.jsonl", pair_rows(2))
     name, node = load_source(str(file), overrides=["test=0.5"])
     assert (name, node["_target_"], node["path"], node["val"], node["test"]) == ("mine", "jsonl", str(file), 0.0, 0.5)
 
 
 @pytest.mark.parametrize(
-    ("given", "overrides", "message"),
+    ("source", "overrides", "message"),
     [
         ("digts", [], "unknown source 'digts'; did you mean 'digits'?"),
         ("nowhere.jsonl", [], "there is no file 'nowhere.jsonl'"),
@@ -54,22 +55,22 @@ def test_a_file_of_rows_is_read_whole(tmp_path: Path) -> None:
         ("digits", ["include=sources/digts"], "did you mean 'sources/digits'?"),
     ],
 )
-def test_a_mistake_is_named(given: str, overrides: list[str], message: str) -> None:
-    """With what to write in its place."""
+def test_wrong_source_or_override_is_an_error(source: str, overrides: list[str], message: str) -> None:
+    """The message says what to write instead."""
     with pytest.raises(RecipeError) as error:
-        load_source(given, overrides=overrides)
+        load_source(source, overrides=overrides)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_published_source_is_found(name: str) -> None:
-    """With a path, which some must be given, nothing is wrong with it."""
+def test_every_published_source_can_be_loaded(name: str) -> None:
+    """Some sources need a path; with it, no source has a fault."""
     needs_path = "path" in load_faults(name)
     assert load_faults(name, *["path=rows.jsonl"] * needs_path) == []
 
 
 def load_faults(name: str, *overrides: str) -> list[str]:
-    """The keys of what is wrong."""
+    """Return the keys of the faults of a source."""
     try:
         load_source(name, overrides=overrides)
     except RecipeError as error:
@@ -77,8 +78,8 @@ def load_faults(name: str, *overrides: str) -> list[str]:
     return []
 
 
-def test_what_is_there_and_no_source_is_named_as_what_it_is(tmp_path: Path) -> None:
-    """A folder, and a file of another kind."""
+def test_folder_and_unknown_file_are_errors(tmp_path: Path) -> None:
+    """The message says that the path is a folder, or a file of unknown kind."""
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
     with pytest.raises(RecipeError, match="is a folder"):
         load_source(str(tmp_path))

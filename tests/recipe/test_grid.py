@@ -8,8 +8,8 @@ from basereward.recipe.grid import Axis, GridError, axes, points
 from basereward.recipe.yaml.merge import Layer
 
 
-def test_cells_are_the_product_in_the_order_of_the_file_with_seeds_last() -> None:
-    """Two heads, two rates and two seeds are eight cells, the last axis fastest."""
+def test_cells_are_the_product_with_seeds_last() -> None:
+    """Two heads, two rates and two seeds are eight cells in the order of the file; the last axis varies fastest."""
     layer = Layer(
         {
             "grid": {
@@ -19,15 +19,15 @@ def test_cells_are_the_product_in_the_order_of_the_file_with_seeds_last() -> Non
             "seeds": [0, 7],
         }
     )
-    found = [axis for axis in axes(layer) if isinstance(axis, Axis)]
-    names = [point.name for point in points(found, origin="file")]
+    valid_axes = [axis for axis in axes(layer) if isinstance(axis, Axis)]
+    names = [point.name for point in points(valid_axes, origin="file")]
     assert names[:3] == ["head=a,lr=0.001,seed=0", "head=a,lr=0.001,seed=7", "head=a,lr=0.0001,seed=0"]
     assert len(names) == 8
     assert names[-1] == "head=b,lr=0.0001,seed=7"
 
 
-def test_a_seed_of_the_axis_sets_all_three_seeds() -> None:
-    """`seeds: [3]` is data, init and dropout at once."""
+def test_seeds_axis_sets_all_three_seeds() -> None:
+    """`seeds: [3]` sets data, init and dropout."""
     (axis,) = axes(Layer({"seeds": [3]}))
     assert isinstance(axis, Axis)
     (point,) = points([axis], origin="file")
@@ -36,35 +36,35 @@ def test_a_seed_of_the_axis_sets_all_three_seeds() -> None:
 
 
 def test_keys_with_the_same_last_part_are_written_in_full() -> None:
-    """A name tells its cell apart even when two axes end alike."""
-    given = [Axis("data.mixture.weights.digits", {"1": 1}), Axis("data.mixture.limits.digits", {"9": 9})]
-    (point,) = points(given, origin="file")
+    """Otherwise the names of two axes would be equal."""
+    two_axes = [Axis("data.mixture.weights.digits", {"1": 1}), Axis("data.mixture.limits.digits", {"9": 9})]
+    (point,) = points(two_axes, origin="file")
     assert point.name == "data.mixture.weights.digits=1,data.mixture.limits.digits=9"
 
 
 @pytest.mark.parametrize(
     ("grid", "expected"),
     [
-        ({"data.sources.digits.seed": [0, 1]}, ["seed=0", "seed=1"]),  # another recipe: its data are drawn anew
+        ({"data.sources.digits.seed": [0, 1]}, ["seed=0", "seed=1"]),  # another recipe: it has other data
         ({"seeds.init": [0, 1]}, ["", ""]),
         ({"seeds.init": [0], "loss": {"a,seedless": {}, "a": {}}}, ["loss=a,seedless", "loss=a"]),
     ],
     ids=["of data", "of weights", "in a label"],
 )
-def test_what_is_a_seed_is_decided_by_its_key(grid: dict[str, object], expected: list[str]) -> None:
-    """Not by how its name or a label is spelled."""
-    given = [axis for axis in axes(Layer({"grid": grid})) if isinstance(axis, Axis)]
-    assert [point.without_seeds for point in points(given, origin="file")] == expected
+def test_seed_axes_are_recognized_by_their_key(grid: dict[str, object], expected: list[str]) -> None:
+    """Neither the last part of the key nor a label decides."""
+    valid_axes = [axis for axis in axes(Layer({"grid": grid})) if isinstance(axis, Axis)]
+    assert [point.without_seeds for point in points(valid_axes, origin="file")] == expected
 
 
-def test_without_axes_there_is_one_point_that_changes_nothing() -> None:
-    """An experiment that varies nothing is a sweep of one cell."""
+def test_no_axes_give_one_unchanged_point() -> None:
+    """An experiment without a grid is a sweep of one cell."""
     (point,) = points([], origin="file")
     assert (point.name, point.overrides, point.layer.values) == ("", {}, {})
 
 
-def test_an_outer_axis_is_laid_before_an_inner_one() -> None:
-    """`model.head.layers` changes the head that `model.head` chose, whichever stands first."""
+def test_outer_axis_is_applied_before_an_inner_one() -> None:
+    """`model.head.layers` changes the head that `model.head` chose, in any order of the axes."""
     inner = Axis("model.head.layers", {"3": 3})
     outer = Axis("model.head", {"mlp": {"_target_": "mlp", "layers": 2}})
     (point,) = points([inner, outer], origin="file")
@@ -87,15 +87,15 @@ def test_an_outer_axis_is_laid_before_an_inner_one() -> None:
         pytest.param({"seeds": []}, "seeds", "different whole numbers", id="no_seeds"),
     ],
 )
-def test_a_wrong_axis_is_named(values: dict[str, object], key: str, message: str) -> None:
-    """The error says which axis, and what it should be."""
+def test_invalid_axis_is_an_error(values: dict[str, object], key: str, message: str) -> None:
+    """The error has the key of the axis and what is allowed."""
     (error,) = axes(Layer(values))
     assert isinstance(error, GridError)
     assert error.key == key
     assert message in str(error)
 
 
-def test_null_takes_an_axis_out() -> None:
-    """An axis that was included can be dropped."""
+def test_null_removes_an_axis() -> None:
+    """An included axis can be removed."""
     assert list(axes(Layer({"grid": {"optimizer.lr": None}}))) == []
     assert list(axes(Layer({"grid": None}))) == []

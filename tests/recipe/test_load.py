@@ -1,4 +1,4 @@
-"""From files and overrides to cells, and every fault on the way."""
+"""Recipes are loaded from files and overrides, and every fault on the way is reported."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Write = Callable[..., Path]
 
 
 def faults_of(*overrides: str, experiment: str = "one", profile: str = "tiny") -> dict[str, str]:
-    """Key and message of every fault that all cells share."""
+    """Return key and message of every fault that all cells share."""
     _, faults = find_faults(experiment, profile=profile, overrides=overrides)
     return {fault.key: fault.message for fault in faults}
 
 
 def test_later_layers_win(experiments: Write) -> None:
-    """Schema, profile, experiment, overrides, in this order."""
+    """The order is schema, profile, experiment, overrides."""
     experiments(
         profiles__tiny="optimizer: {lr: 2, eps: 2, weight_decay: 2}\nmodel: {backbone: {path: p}}\n"
         "data: {sources: {words: {_target_: recipe_targets.Words, path: p}}}",
@@ -35,15 +35,16 @@ def test_later_layers_win(experiments: Write) -> None:
     assert (optimizer.lr, optimizer.eps, optimizer.weight_decay, optimizer.betas) == (4.0, 3.0, 2.0, [0.9, 0.999])
 
 
-def test_checking_runs_no_module_of_a_target(experiments: Write) -> None:
-    """The targets of the test raise when they are imported."""
+def test_loading_does_not_import_targets(experiments: Write) -> None:
+    """The modules of the targets raise when they are imported."""
     experiments()
     assert load_recipe("one").model.head["_target_"] == "recipe_targets.Deep"
     assert "recipe_targets" not in sys.modules
 
 
-def test_plain_defaults_of_a_target_become_part_of_the_recipe(experiments: Write) -> None:
-    """So that a recipe still says what was trained when a default changes; a whole number becomes a float where due."""
+def test_defaults_of_a_target_are_written_into_the_recipe(experiments: Write) -> None:
+    """A recipe records what was trained even when a default changes later; whole numbers become floats where the hint
+    says so."""
     experiments()
     recipe = load_recipe("one")
     assert recipe.model.head == {
@@ -57,25 +58,25 @@ def test_plain_defaults_of_a_target_become_part_of_the_recipe(experiments: Write
 
 
 def test_name_and_summary_come_from_the_file(experiments: Write) -> None:
-    """The file name is the name, its first comment the summary."""
+    """The name is the file name, the summary the first comment."""
     experiments()
     recipe = load_recipe("one")
     assert (recipe.name, recipe.summary) == ("one", "One head, one loss.")
     assert load_recipe("one", overrides=["name=other"]).name == "other"
 
 
-def test_an_experiment_may_be_a_path(experiments: Write, tmp_path: Path) -> None:
-    """A YAML file anywhere, and a profile likewise; without a profile it must say all itself."""
+def test_experiment_and_profile_can_be_paths(experiments: Write, tmp_path: Path) -> None:
+    """Any YAML file is accepted; without a profile, the experiment must have all required keys."""
     folder = experiments()
-    own = tmp_path / "own.yaml"
-    own.write_text((folder / "one.yaml").read_text() + (folder / "profiles" / "tiny.yaml").read_text().split("\n")[3])
+    path = tmp_path / "own.yaml"
+    path.write_text((folder / "one.yaml").read_text() + (folder / "profiles" / "tiny.yaml").read_text().split("\n")[3])
     assert load_recipe(str(folder / "one.yaml"), profile=str(folder / "profiles" / "tiny.yaml")).name == "one"
-    _, faults = find_faults(str(own), profile=None)
+    _, faults = find_faults(str(path), profile=None)
     assert {fault.key for fault in faults} == {"data.sources", "model.backbone"}
 
 
-def test_includes_are_laid_under_what_stands_beside_them(experiments: Write) -> None:
-    """At any mapping, one or several, in their order."""
+def test_keys_beside_an_include_win(experiments: Write) -> None:
+    """Includes work in any mapping, and of several includes the later one wins."""
     experiments(
         parts__a="# a\nlr: 1\neps: 1\nweight_decay: 1",
         parts__b="include: parts/a\neps: 2",
@@ -85,8 +86,8 @@ def test_includes_are_laid_under_what_stands_beside_them(experiments: Write) -> 
     assert (optimizer.lr, optimizer.eps, optimizer.weight_decay) == (1.0, 2.0, 3.0)
 
 
-def test_an_override_may_include(experiments: Write) -> None:
-    """A source is added by one word."""
+def test_override_can_include_a_file(experiments: Write) -> None:
+    """One override adds a source."""
     experiments(sources__more="_target_: recipe_targets.Words\npath: more.txt")
     recipe = load_recipe("one", overrides=["data.sources.more.include=sources/more"])
     assert recipe.data.sources["more"]["path"] == "more.txt"
@@ -95,14 +96,14 @@ def test_an_override_may_include(experiments: Write) -> None:
     ) == ["more"]
 
 
-def test_a_circle_of_includes_is_shown(experiments: Write) -> None:
-    """The chain is named from the file where it closes."""
+def test_circular_include_is_a_fault(experiments: Write) -> None:
+    """The message has the chain of files."""
     experiments(two="include: three", three="include: two")
     assert "two -> three -> two" in faults_of(experiment="two")["include"]
 
 
-def test_an_unknown_include_is_answered_and_hides_no_other_fault(experiments: Write) -> None:
-    """What the missing file may have held is not reported as missing; a typo beside it is."""
+def test_unknown_include_does_not_hide_other_faults(experiments: Write) -> None:
+    """Keys that the missing file could have had are not reported as missing; a typing error beside it is."""
     experiments(two="include: [onne]\noptimizer: {lrr: 1}", sources__words="_target_: x")
     faults = faults_of(experiment="two")
     assert set(faults) == {"include", "optimizer.lrr"}
@@ -112,8 +113,8 @@ def test_an_unknown_include_is_answered_and_hides_no_other_fault(experiments: Wr
     )
 
 
-def test_a_new_target_on_the_command_line_drops_the_old_arguments(experiments: Write) -> None:
-    """And keeps those that are given beside it, wherever they stand."""
+def test_override_of_a_target_drops_its_arguments(experiments: Write) -> None:
+    """Arguments in other overrides are kept, before or after the target."""
     experiments()
     target = "model.head._target_=recipe_targets.Shallow"
     assert load_recipe("one", overrides=[target]).model.head == {"_target_": "recipe_targets.Shallow", "bias": True}
@@ -121,8 +122,8 @@ def test_a_new_target_on_the_command_line_drops_the_old_arguments(experiments: W
     assert recipe.model.head == {"_target_": "recipe_targets.Shallow", "bias": False}
 
 
-def test_interpolations_are_resolved_within_each_cell(experiments: Write) -> None:
-    """Also to defaults, to values of an axis and to lists, and `\\${` is text."""
+def test_interpolations_are_resolved_in_each_cell(experiments: Write) -> None:
+    """They can refer to defaults, values of an axis and lists; `\\${` is an escape."""
     experiments()
     cells = load_cells("one", overrides=["seeds.init=${seeds.data}", "grid.seeds.data=[5,6]", "name=\\${x}"])
     assert [cell.recipe.seeds.init for cell in cells] == [5, 6]
@@ -169,16 +170,16 @@ def test_interpolations_are_resolved_within_each_cell(experiments: Write) -> Non
         ("seeds=5", "seeds", "expected a mapping of data, init, dropout"),
     ],
 )
-def test_a_wrong_override_is_answered_at_its_key(experiments: Write, override: str, key: str, message: str) -> None:
-    """With what is allowed, and the nearest right word; nothing else is found wrong because of it."""
+def test_wrong_override_is_a_fault_at_its_key(experiments: Write, override: str, key: str, message: str) -> None:
+    """The message has what is allowed and the nearest valid name, and there is no other fault."""
     experiments()
     faults = faults_of(override)
     assert list(faults) == [key]
     assert message in faults[key]
 
 
-def test_all_faults_of_all_cells_are_reported_at_once(experiments: Write) -> None:
-    """One that all cells have is reported once, others name their cells."""
+def test_faults_of_all_cells_are_reported_together(experiments: Write) -> None:
+    """A fault of all cells is reported once, the others with their cells."""
     experiments(
         two="include: one\nname: 3\ngrid:\n  model.head.layers: [2, deep]\n  optimizer.rl: [1]\n"
         "  loss.margin: {none: 0, wrong: dta}"
@@ -202,8 +203,8 @@ def test_all_faults_of_all_cells_are_reported_at_once(experiments: Write) -> Non
     assert sum("model.head.layers" in line for line in lines) == 1
 
 
-def test_a_message_names_the_file(experiments: Write) -> None:
-    """That of the profile, of the experiment, of an included file, or the command line."""
+def test_message_names_the_file_of_the_fault(experiments: Write) -> None:
+    """The file is the profile, the experiment or an included file; otherwise the command line."""
     folder = experiments(
         parts__a="eps: small",
         two="include: one\ntrainer: {clip: much}\noptimizer: {include: parts/a}",
@@ -229,16 +230,16 @@ def test_a_message_names_the_file(experiments: Write) -> None:
         pytest.param("name: \x00", "cannot be read", id="control_character"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_one_fault(experiments: Write, text: str, message: str) -> None:
-    """It names the file, and the line where there is one."""
+def test_invalid_file_is_one_fault(experiments: Write, text: str, message: str) -> None:
+    """The message has the file, and the line where there is one."""
     experiments(two=text)
     (fault,) = faults_of(experiment="two").values()
     assert message in fault
     assert "two.yaml" in fault
 
 
-def test_bytes_that_are_no_text_are_one_fault(experiments: Write) -> None:
-    """A file in another encoding is named."""
+def test_file_that_is_not_utf_8_is_one_fault(experiments: Write) -> None:
+    """The message has the file and the encoding that is needed."""
     (experiments() / "two.yaml").write_bytes(b"name: \xff\xfe")
     (fault,) = faults_of(experiment="two").values()
     assert "two.yaml" in fault
@@ -246,7 +247,7 @@ def test_bytes_that_are_no_text_are_one_fault(experiments: Write) -> None:
 
 
 def test_unknown_experiment_and_profile_are_both_reported(experiments: Write) -> None:
-    """Each with the nearest name."""
+    """Each message has the nearest name."""
     experiments()
     _, faults = find_faults("onne", profile="tinny")
     assert [fault.message for fault in faults] == [
@@ -256,15 +257,15 @@ def test_unknown_experiment_and_profile_are_both_reported(experiments: Write) ->
     assert "there is no file 'one.yml'" in next(iter(faults_of(experiment="one.yml").values()))
 
 
-def test_a_missing_folder_of_experiments_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With the way to say where it is."""
+def test_missing_experiments_folder_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The message has the environment variable to set."""
     monkeypatch.delenv("BASEREWARD_EXPERIMENTS", raising=False)
     monkeypatch.chdir(tmp_path)
     assert "set BASEREWARD_EXPERIMENTS" in faults_of()[""]
 
 
 def test_equal_cells_are_a_fault(experiments: Write) -> None:
-    """An override that hides an axis would train the same model again and again."""
+    """An override that hides an axis would train the same model several times."""
     experiments()
     _, faults = find_faults("one", overrides=["grid.optimizer.lr=[1e-3,1e-4]", "optimizer.lr=1"])
     (fault,) = faults
@@ -273,29 +274,29 @@ def test_equal_cells_are_a_fault(experiments: Write) -> None:
 
 
 def test_an_axis_in_a_profile_is_a_fault(experiments: Write) -> None:
-    """A profile says what an experiment runs on, and varies nothing."""
+    """A profile describes the machine and the model, not the variations."""
     folder = experiments()
     experiments(profiles__tiny=(folder / "profiles" / "tiny.yaml").read_text() + "grid: {optimizer.lr: [1, 2]}\n")
     assert list(faults_of()) == ["grid"]
 
 
-def test_a_sweep_is_no_single_recipe(experiments: Write) -> None:
-    """`load_recipe` says what to call in its place."""
+def test_load_recipe_rejects_a_sweep(experiments: Write) -> None:
+    """The error names `load_cells`."""
     experiments()
     with pytest.raises(RecipeError, match=r"sweep of 2 cells .*load_cells"):
         load_recipe("one", overrides=["seeds=[0,1]"])
 
 
-def test_seeds_and_overrides_of_one_seed_go_together(experiments: Write) -> None:
-    """The axis stays when one of the seeds is set for all cells."""
+def test_seeds_axis_and_override_of_one_seed_combine(experiments: Write) -> None:
+    """The axis remains when one of the seeds is set for all cells."""
     experiments()
     cells = load_cells("one", overrides=["seeds=[1,2]", "seeds.data=9"])
     assert [dataclasses.astuple(cell.recipe.seeds) for cell in cells] == [(9, 1, 1), (9, 2, 2)]
     assert [cell.name for cell in cells] == ["seed=1", "seed=2"]
 
 
-def test_labels_that_make_two_cells_one_name_are_a_fault(experiments: Write) -> None:
-    """Two runs of one recipe and seed would be confused wherever cells are named."""
+def test_labels_must_not_give_two_cells_one_name(experiments: Write) -> None:
+    """Two different cells could not be distinguished by their names."""
     lr = "optimizer.lr: {'1,groups=2': 1e-3, '1': 1e-4}"
     experiments(one=EXPERIMENT + "grid: {" + lr + ", batch.groups: {'3': 3, '2,groups=3': 4}}\n")
     with pytest.raises(RecipeError, match="labels with commas give two cells one name"):
@@ -303,7 +304,7 @@ def test_labels_that_make_two_cells_one_name_are_a_fault(experiments: Write) -> 
 
 
 def test_a_recipe_is_read_only(experiments: Write) -> None:
-    """Setting a key after the checks is refused."""
+    """Setting a key after loading is an error."""
     experiments()
     recipe: Any = load_recipe("one")
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -318,21 +319,21 @@ batch: {groups: 8}
 """
 
 
-def test_what_a_profile_says_of_sweeps_holds_for_cells_alone(experiments: Write) -> None:
-    """`sweep:` of a profile changes the cells of a grid or of seeds, no single run; the command line wins."""
+def test_sweep_section_applies_to_cells_only(experiments: Write) -> None:
+    """`sweep:` of a profile changes the cells of a grid or of seeds, not a single run; the command line wins."""
     experiments(profiles__small=SMALL + "sweep: {trainer: {steps: 5}}\ntrainer: {steps: 50}\n")
     assert load_recipe("one", profile="small").trainer.steps == 50
-    seeds = load_cells("one", profile="small", overrides=["seeds=[0,1]"])
-    assert [cell.recipe.trainer.steps for cell in seeds] == [5, 5]
-    varied = ["grid.optimizer.lr=[1e-3,1e-4]", "trainer.steps=7"]
-    assert [cell.recipe.trainer.steps for cell in load_cells("one", profile="small", overrides=varied)] == [7, 7]
+    cells = load_cells("one", profile="small", overrides=["seeds=[0,1]"])
+    assert [cell.recipe.trainer.steps for cell in cells] == [5, 5]
+    overrides = ["grid.optimizer.lr=[1e-3,1e-4]", "trainer.steps=7"]
+    assert [cell.recipe.trainer.steps for cell in load_cells("one", profile="small", overrides=overrides)] == [7, 7]
 
 
-def test_a_dropped_grid_varies_nothing(experiments: Write) -> None:
-    """`grid=null` gives the recipe of a single run, not that of a sweep's cell."""
+def test_grid_null_is_a_single_run(experiments: Write) -> None:
+    """With `grid=null` the recipe is that of a single run, not of a cell."""
     experiments(profiles__small=SMALL + "sweep: {trainer: {steps: 5}}\ntrainer: {steps: 50}\n")
-    varied = "grid.optimizer.lr=[1e-3,1e-4]"
-    assert load_recipe("one", profile="small", overrides=[varied, "grid=null"]).trainer.steps == 50
+    grid = "grid.optimizer.lr=[1e-3,1e-4]"
+    assert load_recipe("one", profile="small", overrides=[grid, "grid=null"]).trainer.steps == 50
 
 
 @pytest.mark.parametrize(
@@ -344,18 +345,18 @@ def test_a_dropped_grid_varies_nothing(experiments: Write) -> None:
         ("{seeds: [0, 1]}", "sweep.seeds", "not of a cell"),
     ],
 )
-def test_a_wrong_section_for_sweeps_is_a_fault(experiments: Write, section: str, key: str, message: str) -> None:
-    """With the file it stands in, whether or not something is varied."""
+def test_invalid_sweep_section_is_a_fault(experiments: Write, section: str, key: str, message: str) -> None:
+    """The message has the file, with and without a grid."""
     experiments(profiles__small=SMALL + f"sweep: {section}\n")
     for overrides in ([], ["grid.optimizer.lr=[1e-3,1e-4]"]):
-        found = faults_of(*overrides, profile="small")
-        assert list(found) == [key]
-        assert message in found[key]
-        assert "small.yaml" in found[key]
+        faults = faults_of(*overrides, profile="small")
+        assert list(faults) == [key]
+        assert message in faults[key]
+        assert "small.yaml" in faults[key]
 
 
-def test_a_typo_below_sweep_is_found(experiments: Write) -> None:
-    """With the nearest right key, when it would be used."""
+def test_unknown_key_in_the_sweep_section_is_a_fault(experiments: Write) -> None:
+    """The message has the nearest valid key."""
     experiments(profiles__small=SMALL + "sweep: {trainer: {stepps: 5}}\n")
     with pytest.raises(RecipeError, match=r"did you mean 'steps'"):
         load_cells("one", profile="small", overrides=["seeds=[0,1]"])

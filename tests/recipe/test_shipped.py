@@ -1,4 +1,4 @@
-"""The experiments that we publish, and what `ls` says of them."""
+"""The published experiments load, and `ls` lists them."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ FOLDER = ROOT / "experiments"
 TABLES = FOLDER / "published"  # numbers of papers, nothing to run
 FILES = sorted(file for file in FOLDER.rglob("*.yaml") if TABLES not in file.parents)
 PROFILES = {"tiny": [], "qwen2_5_vl_3b": ["data.sources.pairs.path=x"], "qwen2_5_vl_7b": ["data.sources.pairs.path=x"]}
-OWN_DATA = ("single_source", "text_ratio", "text_only", "ensembles")  # they bring the paper's sets, and take none
+OWN_DATA = ("single_source", "text_ratio", "text_only", "ensembles")  # their data are the paper's sets
 
 
 @pytest.fixture(autouse=True)
 def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find experiments from any working directory."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(FOLDER))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("experiment", sorted(file.stem for file in FOLDER.glob("*.yaml")))
-def test_every_experiment_is_right_on_every_profile(experiment: str, profile: str) -> None:
-    """All cells, all arguments of all targets."""
+def test_every_experiment_loads_on_every_profile(experiment: str, profile: str) -> None:
+    """No cell and no argument of a target has a fault."""
     _, faults = find_faults(experiment, profile=profile, overrides=[] if experiment in OWN_DATA else PROFILES[profile])
     assert faults == []
 
 
-def test_every_profile_is_in_this_test() -> None:
-    """A new one needs a line above only when it wants a path."""
+def test_all_profiles_are_tested() -> None:
+    """A new profile needs an entry in `PROFILES`, with overrides only if it needs a path."""
     assert {entry.name for entry in names("profiles")} == set(PROFILES)
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.relative_to(FOLDER).as_posix() for file in FILES])
-def test_the_command_at_the_head_of_every_file_is_a_command(file: Path) -> None:
-    """The first line says what the file is, the second runs it: it can be parsed, and what it names has no fault."""
+def test_command_in_the_comments_of_a_file_is_valid(file: Path) -> None:
+    """The first line describes the file, the second has its command: it can be parsed, and its experiment has no
+    fault."""
     summary, command, *_ = file.read_text().splitlines()
     assert summary.startswith("# ")
     assert command.startswith("# Run it: basereward ")
@@ -52,11 +54,11 @@ def test_the_command_at_the_head_of_every_file_is_a_command(file: Path) -> None:
     assert faults == []
 
 
-def test_head_depth_is_table_2() -> None:
-    """Seven heads: one layer, two without and with two activations, three to five with SiLU; nothing else is varied."""
+def test_head_depth_has_the_heads_of_table_2() -> None:
+    """Seven heads: one layer, two without and with two activations, three to five with SiLU; nothing else varies."""
     cells = load_cells("head_depth")
     assert [cell.name for cell in cells] == [
-        f"head={row}" for row in ("1_none", "2_none", "2_tanh", "2_silu", "3_silu", "4_silu", "5_silu")
+        f"head={label}" for label in ("1_none", "2_none", "2_tanh", "2_silu", "3_silu", "4_silu", "5_silu")
     ]
     for cell in cells:
         layers, activation = cell.name.removeprefix("head=").split("_")
@@ -67,8 +69,8 @@ def test_head_depth_is_table_2() -> None:
 
 
 @pytest.mark.parametrize("size", ["3b", "7b"])
-def test_the_profiles_of_qwen_have_the_constants_of_the_paper(size: str) -> None:
-    """Learning rate 3e-6 and 128 pairs a step; what is our own choice says so."""
+def test_qwen_profiles_have_the_constants_of_the_paper(size: str) -> None:
+    """Learning rate 3e-6 and 128 pairs per step; comments mark our own choices."""
     (cell,) = load_cells("basereward", profile=f"qwen2_5_vl_{size}", overrides=PROFILES[f"qwen2_5_vl_{size}"])
     assert cell.recipe.optimizer.lr == 3e-6
     assert cell.recipe.batch.groups == 128
@@ -78,14 +80,14 @@ def test_the_profiles_of_qwen_have_the_constants_of_the_paper(size: str) -> None
 
 @pytest.mark.parametrize("kind", ["experiments", "profiles", "sources", "benchmarks", "heads", "losses"])
 def test_everything_that_is_listed_has_a_summary(kind: str) -> None:
-    """A name alone tells little."""
+    """A name alone does not describe an entry."""
     entries = names(kind)  # type: ignore[arg-type]
     assert entries
     assert all(entry.summary for entry in entries)
 
 
-def test_what_is_listed() -> None:
-    """Files by name; of the code, the classes of the extension folders."""
+def test_names_lists_files_and_classes() -> None:
+    """Files of `experiments`, and the classes of the extension folders."""
     assert {"basereward", "head_depth"} <= {entry.name for entry in names("experiments")}
     assert {"digits", "digit_pairs", "numbers", "jsonl"} <= {entry.name for entry in names("sources")}
     assert {"linear", "mlp"} <= {entry.name for entry in names("heads")}

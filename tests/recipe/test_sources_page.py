@@ -1,4 +1,4 @@
-"""The page of published sources says what the heads of their files say."""
+"""The documentation page of published sources agrees with the comments of their files."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ FILES = sorted((ROOT / "experiments" / "sources").glob("*.yaml"))
 
 
 def head(file: Path) -> str:
-    """The comments before the first key, as one line."""
+    """Return the comments before the first key, as one line."""
     return " ".join(line.lstrip("# ") for line in file.read_text().split("_target_")[0].splitlines())
 
 
 def rows() -> dict[str, list[str]]:
-    """The cells of the page's table by the name of the source."""
+    """Return the cells of the page's table by the name of the source."""
     lines = [line for line in (ROOT / "docs" / "sources.md").read_text().splitlines() if line.startswith("| `")]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert len({row[0] for row in cells}) == len(cells)
     return {row[0].strip("`"): row[1:] for row in cells}
 
 
-def test_the_page_has_every_published_source_as_its_file_describes_it() -> None:
-    """Hub id, size, licence, revision, and everything that is not confirmed; none is left over."""
+def test_page_agrees_with_the_files() -> None:
+    """Hub id, size, licence, revision, and everything that is not confirmed; the page has exactly the published
+    sources."""
     nodes = {file: yaml.safe_load(file.read_text()) for file in FILES}
     published = {file.stem: file for file, node in nodes.items() if node["_target_"] == "hub" and "path" in node}
     assert set(rows()) == set(published)

@@ -1,4 +1,4 @@
-"""Recipes are written as YAML, read again, and identified by a hash."""
+"""Recipes as YAML: written, read, and identified by a hash."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def recipe(experiments: Callable[..., Path]) -> Recipe:
     return load_recipe("one", overrides=["model.lora={rank: 4}", "data.mixture.weights={words: 1}"])
 
 
-def test_what_is_written_is_read_again(recipe: Recipe, tmp_path: Path) -> None:
-    """As text and as a file, to the last bit."""
+def test_recipe_yaml_is_read_back(recipe: Recipe, tmp_path: Path) -> None:
+    """From text and from a file, the recipe is equal."""
     assert recipe_from_yaml(recipe_yaml(recipe)) == recipe
     (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe))
     assert recipe_from_yaml(tmp_path / "recipe.yaml") == recipe
@@ -31,22 +31,22 @@ def test_what_is_written_is_read_again(recipe: Recipe, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["${x}", "a\\${b}", "\\\\${c} \\d", "$", "{}", "off", "1e-3", "null", "", " é\n# x: y "]
 )
-def test_awkward_text_survives(recipe: Recipe, text: str) -> None:
-    """Also what looks like an interpolation, a number or a comment."""
+def test_special_text_is_read_back(recipe: Recipe, text: str) -> None:
+    """Text that looks like an interpolation, a number or a comment is kept."""
     loss = {"_target_": "x", "note": text, "notes": [text], "more": {"deep": text}}
-    odd = dataclasses.replace(recipe, summary=text, loss=loss)
-    assert recipe_from_yaml(recipe_yaml(odd)) == odd
+    changed = dataclasses.replace(recipe, summary=text, loss=loss)
+    assert recipe_from_yaml(recipe_yaml(changed)) == changed
 
 
 def test_every_key_is_written(recipe: Recipe) -> None:
-    """Defaults too, so that a later default changes no old recipe."""
-    written = recipe_yaml(recipe)
+    """Defaults are written too, so that a later default does not change an old recipe."""
+    text = recipe_yaml(recipe)
     for field in dataclasses.fields(recipe.trainer):
-        assert f"\n  {field.name}:" in written
+        assert f"\n  {field.name}:" in text
 
 
-def test_a_wrong_recipe_is_refused_with_all_its_faults(recipe: Recipe) -> None:
-    """Unknown keys, wrong types."""
+def test_all_faults_of_a_recipe_are_reported(recipe: Recipe) -> None:
+    """An unknown key and a wrong type."""
     text = recipe_yaml(recipe).replace("  eps:", "  epps:").replace("  clip: 1.0", "  clip: much")
     with pytest.raises(RecipeError) as caught:
         recipe_from_yaml(text)
@@ -55,23 +55,25 @@ def test_a_wrong_recipe_is_refused_with_all_its_faults(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("text", ["- 1", "a: [", "a: ${b", "model: {head: 3}"])
-def test_text_that_is_no_recipe_is_refused(text: str) -> None:
-    """With the project's own error."""
+def test_text_that_is_no_recipe_is_an_error(text: str) -> None:
+    """The error is a `RecipeError`."""
     with pytest.raises(RecipeError):
         recipe_from_yaml(text)
 
 
-def test_a_recipe_is_read_where_its_classes_are_not_installed(recipe: Recipe) -> None:
-    """A saved model is used far from the sources it was trained on."""
-    elsewhere = dataclasses.replace(
+def test_recipe_is_read_without_its_classes(recipe: Recipe) -> None:
+    """A saved model is used where its sources are not installed."""
+    with_unknown_class = dataclasses.replace(
         recipe, data=dataclasses.replace(recipe.data, sources={"a": {"_target_": "no.such.Class"}})
     )
-    elsewhere = dataclasses.replace(elsewhere, data=dataclasses.replace(elsewhere.data, mixture=Recipe().data.mixture))
-    assert recipe_from_yaml(recipe_yaml(elsewhere)) == elsewhere
+    with_unknown_class = dataclasses.replace(
+        with_unknown_class, data=dataclasses.replace(with_unknown_class.data, mixture=Recipe().data.mixture)
+    )
+    assert recipe_from_yaml(recipe_yaml(with_unknown_class)) == with_unknown_class
 
 
 @pytest.mark.parametrize(
-    ("change", "same"),
+    ("change", "is_same"),
     [
         ({"name": "other"}, True),
         ({"summary": "other"}, True),
@@ -79,17 +81,17 @@ def test_a_recipe_is_read_where_its_classes_are_not_installed(recipe: Recipe) ->
         ({"seeds": {"init": 1}}, False),
     ],
 )
-def test_the_sha256_is_of_what_is_trained(recipe: Recipe, change: dict[str, Any], same: bool) -> None:
-    """Names, summaries and tracking do not count; seeds and everything else do."""
+def test_sha256_depends_on_what_is_trained(recipe: Recipe, change: dict[str, Any], is_same: bool) -> None:
+    """Name and summary do not change it; seeds and the loss do."""
     if "seeds" in change:
         change = {"seeds": dataclasses.replace(recipe.seeds, **change["seeds"])}
-    assert (recipe_sha256(dataclasses.replace(recipe, **change)) == recipe_sha256(recipe)) is same
+    assert (recipe_sha256(dataclasses.replace(recipe, **change)) == recipe_sha256(recipe)) is is_same
 
 
-def test_the_sha256_does_not_depend_on_the_order_of_keys_or_on_the_way_a_number_is_written(
+def test_sha256_does_not_depend_on_spelling(
     experiments: Callable[..., Path],
 ) -> None:
-    """1 and 1.0 are one learning rate; a default that is written out changes nothing."""
+    """The order of keys, 1 or 1.0, and written defaults do not change it."""
     experiments()
     first = load_recipe("one", overrides=["optimizer.lr=1", "model.head.dropout=0", "model.head.activation=silu"])
     second = load_recipe("one", overrides=["model.head.activation=silu", "optimizer.lr=1.0"])
@@ -97,8 +99,8 @@ def test_the_sha256_does_not_depend_on_the_order_of_keys_or_on_the_way_a_number_
     assert len(recipe_sha256(first)) == 64
 
 
-def test_a_recipe_that_an_earlier_version_kept_with_a_password_still_opens(recipe: Recipe) -> None:
-    """The address is read without user and password, which a new recipe may not have."""
-    kept = dataclasses.replace(recipe, tracking=TrackingRecipe(uri="http://me:pass@word@host:5000"))
-    assert "pass@word" in recipe_yaml(kept)
-    assert recipe_from_yaml(recipe_yaml(kept)).tracking.uri == "http://host:5000"
+def test_earlier_recipe_with_a_password_can_be_read(recipe: Recipe) -> None:
+    """User and password are removed from the address; a new recipe must not have them."""
+    earlier = dataclasses.replace(recipe, tracking=TrackingRecipe(uri="http://me:pass@word@host:5000"))
+    assert "pass@word" in recipe_yaml(earlier)
+    assert recipe_from_yaml(recipe_yaml(earlier)).tracking.uri == "http://host:5000"

@@ -1,4 +1,4 @@
-"""Run folders tell the truth about their runs, whatever became of the processes."""
+"""Run folders: state, result and lookup, also after a process was killed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from basereward.runs.run_folder import (
 
 
 def make(root: Path, *, sha: str = "0", name: str = "cell") -> RunFolder:
-    """A new run folder under `root`."""
+    """Make a run folder under `root`."""
     return RunFolder.create("name: cell\n", recipe_sha256=sha, name=name, root=root)
 
 
 def in_dead_process(root: Path) -> str:
-    """Make a run in a process that is then killed with SIGKILL; the id of the run."""
+    """Make a run in a process that is then killed with SIGKILL, and return its id."""
     program = f"""
 import sys, time
 from pathlib import Path
@@ -42,8 +42,10 @@ run = RunFolder.create("name: x", recipe_sha256="dead", name="dead", root=Path({
 print(run.run_id, flush=True)
 time.sleep(60)
 """
-    ours = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=ours) as process:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         run_id = process.stdout.readline().strip()
         assert RunFolder(root / run_id).state == "running"
@@ -52,8 +54,8 @@ time.sleep(60)
     return run_id
 
 
-def test_a_new_run_is_running_and_holds_its_recipe(tmp_path: Path) -> None:
-    """The folder has the recipe, the facts and the places for what will come, and is found again by its id."""
+def test_new_run_is_running_and_has_its_recipe(tmp_path: Path) -> None:
+    """The folder has the recipe, the status and the subfolders, and is found by its id."""
     run = make(tmp_path, sha="abc", name="head=2_silu,seed=1")
     assert run.recipe.read_text() == "name: cell\n"
     assert (run.state, run.name, run.status["recipe_sha256"]) == ("running", "head=2_silu,seed=1", "abc")
@@ -65,8 +67,8 @@ def test_a_new_run_is_running_and_holds_its_recipe(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [run.run_id]
 
 
-def test_a_state_and_a_result_are_kept(tmp_path: Path) -> None:
-    """Every state that is written is read again, with the reason of a failure."""
+def test_state_and_result_are_saved(tmp_path: Path) -> None:
+    """Every state is read as written, with the reason of a failure."""
     run = make(tmp_path)
     run.mark("failed", error="the loss is NaN")
     assert (run.state, run.status["error"]) == ("failed", "the loss is NaN")
@@ -75,24 +77,24 @@ def test_a_state_and_a_result_are_kept(tmp_path: Path) -> None:
     assert (run.state, run.status["error"], run.result()) == ("finished", None, {"metrics": {"a": 0.5}})
 
 
-def test_a_running_run_whose_process_was_killed_is_killed(tmp_path: Path) -> None:
-    """SIGKILL leaves 'running' in the file; the state is 'killed' none the less."""
+def test_run_of_a_killed_process_has_state_killed(tmp_path: Path) -> None:
+    """SIGKILL leaves "running" in the file, but `state` is "killed"."""
     run = RunFolder(tmp_path / in_dead_process(tmp_path))
     assert run.status["state"] == "running"
     assert run.state == "killed"
 
 
-def test_a_process_number_that_was_given_away_does_not_count() -> None:
-    """Another process with the same number started at another time, or in another boot, is another process."""
-    me = identify_process()
-    assert process_state(me) == "alive"
-    assert process_state(me | {"started": "1"}) == "gone"
-    assert process_state(me | {"boot": "before"}) == "gone"
-    assert process_state(me | {"boot": "x", "host": "elsewhere"}) == "unknown"
+def test_reused_process_number_is_another_process() -> None:
+    """A process with the same number that started at another time, or in another boot, is not the same."""
+    this_process = identify_process()
+    assert process_state(this_process) == "alive"
+    assert process_state(this_process | {"started": "1"}) == "gone"
+    assert process_state(this_process | {"boot": "before"}) == "gone"
+    assert process_state(this_process | {"boot": "x", "host": "elsewhere"}) == "unknown"
 
 
-def test_a_run_of_another_machine_is_killed_when_it_is_silent(tmp_path: Path) -> None:
-    """Nothing is known of another machine's processes, so a folder untouched for long decides."""
+def test_old_run_of_another_machine_has_state_killed(tmp_path: Path) -> None:
+    """Processes of another machine cannot be checked, so the age of the status file decides."""
     run = make(tmp_path)
     status = run.status
     status["process"] |= {"host": "elsewhere", "boot": "other"}
@@ -102,8 +104,8 @@ def test_a_run_of_another_machine_is_killed_when_it_is_silent(tmp_path: Path) ->
     assert run.state == "killed"
 
 
-def test_an_unknown_run_is_answered_with_the_nearest_id(tmp_path: Path) -> None:
-    """The error names the id that was meant, the recent runs and where it looked."""
+def test_unknown_run_suggests_the_nearest_id(tmp_path: Path) -> None:
+    """The error has the nearest id, the recent runs and the folder that was searched."""
     run = make(tmp_path, name="digits")
     with pytest.raises(RunError, match=f"Did you mean '{run.run_id}'") as caught:
         find(run.run_id[:-1] + "_", root=tmp_path)
@@ -111,18 +113,18 @@ def test_an_unknown_run_is_answered_with_the_nearest_id(tmp_path: Path) -> None:
     assert str(tmp_path) in str(caught.value)
     with pytest.raises(RunError, match="Recent runs: none"):
         find("x", root=tmp_path / "empty")
-    for nonsense in ("", ".", "..", f"../{tmp_path.name}/{run.run_id}"):
+    for bad_id in ("", ".", "..", f"../{tmp_path.name}/{run.run_id}"):
         with pytest.raises(RunError, match="no run"):
-            find(nonsense, root=tmp_path)
+            find(bad_id, root=tmp_path)
 
 
-def test_a_sweep_finds_what_is_finished_and_what_is_not(tmp_path: Path) -> None:
-    """Finished, failed and killed runs are found by their recipe; a run that is running is neither."""
-    done, failed, _running = make(tmp_path, sha="a"), make(tmp_path, sha="b"), make(tmp_path, sha="c")
-    done.mark("finished")
+def test_runs_are_found_by_recipe_and_state(tmp_path: Path) -> None:
+    """Finished, failed and killed runs are found by their recipe; a running run is neither finished nor unfinished."""
+    finished, failed, _running = make(tmp_path, sha="a"), make(tmp_path, sha="b"), make(tmp_path, sha="c")
+    finished.mark("finished")
     failed.mark("failed", error="disk full")
     killed = in_dead_process(tmp_path)
-    assert finished_with("a", root=tmp_path) == done
+    assert finished_with("a", root=tmp_path) == finished
     assert unfinished_with("a", root=tmp_path) is None
     assert finished_with("b", root=tmp_path) is None
     assert unfinished_with("b", root=tmp_path) == failed
@@ -130,8 +132,8 @@ def test_a_sweep_finds_what_is_finished_and_what_is_not(tmp_path: Path) -> None:
     assert unfinished_with("dead", root=tmp_path) == RunFolder(tmp_path / killed)
 
 
-def test_a_sweep_goes_on_with_the_run_that_has_a_checkpoint(tmp_path: Path) -> None:
-    """Also when a newer one was killed before its first."""
+def test_resumable_run_has_a_checkpoint(tmp_path: Path) -> None:
+    """Also when a newer run was killed before its first checkpoint."""
     assert resumable_with("a", root=tmp_path) is None
     older, newer = make(tmp_path, sha="a"), make(tmp_path, sha="a")
     for run in (older, newer):
@@ -142,10 +144,8 @@ def test_a_sweep_goes_on_with_the_run_that_has_a_checkpoint(tmp_path: Path) -> N
     assert resumable_with("a", root=tmp_path) == older
 
 
-def test_runs_are_listed_newest_first_and_a_broken_folder_does_not_hide_the_rest(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What is no run folder is passed over; one with a torn status is named in a warning."""
+def test_runs_are_listed_newest_first_despite_broken_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Other folders are ignored; a run with an incomplete status file is named in a warning."""
     runs = [make(tmp_path) for _ in range(3)]
     sweep = RunFolder.create("", recipe_sha256="", name="s", kind="sweep", root=tmp_path)
     (tmp_path / "downloads").mkdir()
@@ -156,25 +156,25 @@ def test_runs_are_listed_newest_first_and_a_broken_folder_does_not_hide_the_rest
 
 
 @pytest.mark.parametrize("created", ["1" + "0" * 400, "1e999", "NaN", "true", "-5", '"yesterday"'])
-def test_a_run_from_no_time_at_all_is_broken(tmp_path: Path, created: str) -> None:
-    """JSON has whole numbers that no float holds; such a folder does not hide the rest either."""
-    good, bad = make(tmp_path), make(tmp_path)
-    status = bad.path / "status.json"
+def test_run_with_an_invalid_time_is_broken(tmp_path: Path, created: str) -> None:
+    """JSON allows integers that no float can hold; such a run does not hide the others."""
+    valid, broken = make(tmp_path), make(tmp_path)
+    status = broken.path / "status.json"
     status.write_text(json.dumps(json.loads(status.read_text()) | {"created": "?"}).replace('"?"', created))
-    assert list_runs(root=tmp_path) == [good]
-    assert "created" in broken_runs(root=tmp_path)[bad.run_id]
+    assert list_runs(root=tmp_path) == [valid]
+    assert "created" in broken_runs(root=tmp_path)[broken.run_id]
 
 
-def test_a_recipe_that_never_ends_is_no_recipe(tmp_path: Path) -> None:
-    """A pipe in its place is not waited for."""
+def test_pipe_in_place_of_a_recipe_is_not_read(tmp_path: Path) -> None:
+    """Reading a pipe would block for ever."""
     run = make(tmp_path)
     run.recipe.unlink()
     os.mkfifo(run.recipe)
     assert run.recipe_text() == ""
 
 
-def test_the_root_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """$BASEREWARD_RUNS first, else `runs` where the command was given; a later change of folder does not matter."""
+def test_root_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """$BASEREWARD_RUNS, otherwise `runs` in the working directory; a later change of directory has no effect."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BASEREWARD_RUNS", raising=False)
     assert make(None).path.parent == tmp_path / "runs"  # type: ignore[arg-type]
@@ -185,8 +185,8 @@ def test_the_root_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pyt
     assert run.state == "running"
 
 
-def test_locate_takes_every_way_to_name_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run's id, runs:/ID, runs:/ID/model, the run's folder and the model's folder lead to the same place."""
+def test_resolve_model_accepts_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run id, runs:/ID, runs:/ID/model, the run folder and the model folder give the same path."""
     monkeypatch.chdir(tmp_path)
     run = make(tmp_path / "runs")
     with pytest.raises(ModelError, match="no folder 'model'"):
@@ -197,10 +197,8 @@ def test_locate_takes_every_way_to_name_a_model(tmp_path: Path, monkeypatch: pyt
     assert resolve_model(f"runs/{run.run_id}/model") == run.model
 
 
-def test_locate_says_what_is_not_there_and_leaves_no_database_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A path that is not there is a model's fault, an id that is not there a run's."""
+def test_resolve_model_of_an_unknown_name_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing path is a `ModelError`, an unknown id a `RunError`; no database is created."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ModelError, match="no folder"):
@@ -211,7 +209,7 @@ def test_locate_says_what_is_not_there_and_leaves_no_database_behind(
 
 
 def test_write_atomic_replaces_whole_files(tmp_path: Path) -> None:
-    """Text and bytes take the place of what was there; nothing else is left in the folder."""
+    """Text and bytes replace the old content; no other file is left in the folder."""
     file = tmp_path / "a"
     write_atomic(file, "old")
     write_atomic(file, b"\x00new")
@@ -219,8 +217,8 @@ def test_write_atomic_replaces_whole_files(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_write_atomic_on_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    """The kernel refuses bytes beyond a limit, as it does on a full disk: the old content stays, no scrap is left."""
+def test_write_atomic_on_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    """A limit on the file size stands for a full disk: the old content stays, and no temporary file is left."""
     file = tmp_path / "a"
     write_atomic(file, "old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""Scores of held-out groups: taken from a batch, written, read, and summed up."""
+"""Files of scores: scores of a batch, written, read and summarised."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ EXPECTED = [
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain"])
-def test_a_batch_is_taken_apart_into_its_groups(layout: Any) -> None:
-    """Each group has its own responses' scores and lengths, and preferences that count from its own first response."""
+def test_scored_groups_of_a_batch(layout: Any) -> None:
+    """Each group has the scores and lengths of its own responses, and preferences that index them."""
     groups = [
         encoded_group(2, [2, 4], (Preference(1, 0),), name="one", source="a"),
         encoded_group(3, [5], (), name="two", source="b"),
@@ -35,13 +35,13 @@ def test_a_batch_is_taken_apart_into_its_groups(layout: Any) -> None:
     assert scored_groups(batch, torch.tensor(SCORES)) == EXPECTED
 
 
-def test_margins_are_those_of_preferences_that_are_no_tie() -> None:
-    """Score of the winner less that of the loser, ties left out."""
+def test_margins_leave_out_ties() -> None:
+    """A margin is the winner's score minus the loser's."""
     assert [group.margins for group in EXPECTED] == [[1.5], [], [-1.0, -1.5]]
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    """Scores come back as they were, to the last bit; another writing takes the place of the first."""
+def test_scores_are_read_as_written(tmp_path: Path) -> None:
+    """Bit for bit; a second write replaces the file."""
     exact = ScoredGroup("Ω", "a", [0.1 + 0.2, 1e-30], [1, 2], [(0, 1, False)])
     path = tmp_path / "val.jsonl"
     write_scores(path, EXPECTED)
@@ -50,8 +50,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_scores(path) == [exact, *EXPECTED]
 
 
-def test_the_spread_is_of_all_responses() -> None:
-    """Mean and population deviation over every response, whatever its group; nothing scored has none."""
+def test_spread_is_over_all_responses() -> None:
+    """Mean and population standard deviation over the responses of all groups; no scores give an empty result."""
     groups = [ScoredGroup("1", "a", [1.0, 3.0], [1, 1], []), ScoredGroup("2", "b", [8.0], [1], [])]
     assert spread(groups) == pytest.approx({"mean": 4.0, "std": (26 / 3) ** 0.5})
     assert spread([]) == {}

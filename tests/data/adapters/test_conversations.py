@@ -11,7 +11,7 @@ from basereward.data.schema.group import Group
 from basereward.data.schema.rows import RowFormat
 
 
-def said(*texts: str) -> list[dict[str, str]]:
+def conversation(*texts: str) -> list[dict[str, str]]:
     """Return messages with alternating roles, the last one an answer."""
     roles = ["assistant" if (len(texts) - i) % 2 else "user" for i in range(len(texts))]
     return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
@@ -22,7 +22,7 @@ def read(row: dict[str, Any]) -> Group:
     return RowFormat().group(Conversations()(row), source="s", row_id="0", where="here")
 
 
-LONG = {"chosen": said("A?", "B.", "C?", "good"), "rejected": said("A?", "B.", "C?", "bad")}
+LONG = {"chosen": conversation("A?", "B.", "C?", "good"), "rejected": conversation("A?", "B.", "C?", "bad")}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ LONG = {"chosen": said("A?", "B.", "C?", "good"), "rejected": said("A?", "B.", "
         pytest.param({"prompt": "C?"}, id="the last turn"),
     ],
 )
-def test_the_turns_before_the_answers_are_the_prompt(prompt: dict[str, Any]) -> None:
+def test_turns_before_the_answers_are_the_prompt(prompt: dict[str, Any]) -> None:
     """The column `prompt`, which repeats some of them, is not used."""
     group = read(LONG | prompt)
     assert [(turn.role, turn.parts[0].text) for turn in group.prompt] == [
@@ -45,9 +45,9 @@ def test_the_turns_before_the_answers_are_the_prompt(prompt: dict[str, Any]) -> 
     assert group.responses == ("good", "bad")
 
 
-def test_lists_of_the_answers_alone_have_their_prompt_beside_them() -> None:
+def test_prompt_column_is_read_if_lists_have_only_answers() -> None:
     """If the lists contain only the answers, `prompt` is read."""
-    group = read({"prompt": "A?", "chosen": said("good"), "rejected": said("bad")})
+    group = read({"prompt": "A?", "chosen": conversation("good"), "rejected": conversation("bad")})
     assert [part.text for turn in group.prompt for part in turn.parts] == ["A?"]
     assert group.responses == ("good", "bad")
 
@@ -56,4 +56,6 @@ def test_ids_are_kept_and_ratings_are_not_read() -> None:
     """A rating that contradicts the preference has no effect."""
     group = read(LONG | {"id": "x7", "chosen_rating": 1.0, "rejected_rating": 5.0, "margin": "none"})
     assert group.id == "x7"
-    assert [(one.winner, one.loser, one.margin) for one in group.preferences] == [(0, 1, None)]
+    assert [(preference.winner, preference.loser, preference.margin) for preference in group.preferences] == [
+        (0, 1, None)
+    ]

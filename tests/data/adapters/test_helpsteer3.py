@@ -21,8 +21,8 @@ def row(preference: Any) -> dict[str, Any]:
     ("preference", "chosen", "rejected"),
     [(-3, "one", "two"), (-1, "one", "two"), (1, "two", "one"), (3, "two", "one")],
 )
-def test_below_zero_response_1_is_better(preference: int, chosen: str, rejected: str) -> None:
-    """Above zero, response 2 is better; the absolute value is the margin with `margin=True`."""
+def test_sign_selects_the_response(preference: int, chosen: str, rejected: str) -> None:
+    """Below zero, response 1 is better; above zero, response 2. The absolute value is the margin with `margin=True`."""
     pair = {"prompt": CONTEXT, "chosen": chosen, "rejected": rejected}
     assert HelpSteer3()(row(preference)) == pair
     assert HelpSteer3(margin=True)(row(preference)) == pair | {"margin": abs(preference)}
@@ -32,8 +32,8 @@ def test_below_zero_response_1_is_better(preference: int, chosen: str, rejected:
     ("preference", "reason"),
     [(0, "undecided"), (None, "not_rated"), (4, "not_rated"), (-100, "not_rated"), ("1", "not_rated")],
 )
-def test_what_decides_nothing_is_lost(preference: Any, reason: str) -> None:
+def test_undecided_preference_rejects_the_row(preference: Any, reason: str) -> None:
     """Zero is undecided; a value out of the scale is not rated."""
-    with pytest.raises(RowRejected) as lost:
+    with pytest.raises(RowRejected) as caught:
         HelpSteer3()(row(preference))
-    assert lost.value.reason == reason
+    assert caught.value.reason == reason

@@ -12,10 +12,10 @@ from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.rows import RowFormat
 
 
-def talk(*said: str) -> str:
+def transcript(*texts: str) -> str:
     """Return a transcript that begins with the human."""
     speakers = ("Human", "Assistant")
-    return "".join(f"\n\n{speakers[i % 2]}: {text}" for i, text in enumerate(said))
+    return "".join(f"\n\n{speakers[i % 2]}: {text}" for i, text in enumerate(texts))
 
 
 def read(chosen: Any, rejected: Any) -> Group:
@@ -27,7 +27,7 @@ def read(chosen: Any, rejected: Any) -> Group:
 def test_turns_before_the_last_answer_are_the_prompt() -> None:
     """Line breaks inside of a turn are kept, those around it are removed; other words with a colon are text."""
     text = "One:\n\nHumans are: many"
-    group = read(talk("Hi", text, "And?", "Yes.\n"), talk("Hi", text, "And?", "No."))
+    group = read(transcript("Hi", text, "And?", "Yes.\n"), transcript("Hi", text, "And?", "No."))
     assert [(turn.role, turn.parts[0].text) for turn in group.prompt] == [
         ("user", "Hi"),
         ("assistant", text),
@@ -39,17 +39,17 @@ def test_turns_before_the_last_answer_are_the_prompt() -> None:
 @pytest.mark.parametrize(
     ("chosen", "rejected", "turn"),
     [
-        pytest.param(talk("Q", "A", "R", "a"), talk("Q", "B", "R", "b"), 1, id="another answer before"),
-        pytest.param(talk("Q", "A", "R", "a"), talk("Q", "A", "S", "b"), 2, id="another question"),
-        pytest.param(talk("Q", "A", "R", "a"), talk("Q", "b"), 1, id="one is longer"),
-        pytest.param(talk("Q", "A", "R", "a"), talk("Q", "A"), 2, id="one begins the other"),
+        pytest.param(transcript("Q", "A", "R", "a"), transcript("Q", "B", "R", "b"), 1, id="another answer before"),
+        pytest.param(transcript("Q", "A", "R", "a"), transcript("Q", "A", "S", "b"), 2, id="another question"),
+        pytest.param(transcript("Q", "A", "R", "a"), transcript("Q", "b"), 1, id="one is longer"),
+        pytest.param(transcript("Q", "A", "R", "a"), transcript("Q", "A"), 2, id="one begins the other"),
     ],
 )
-def test_talks_that_part_earlier_are_lost(chosen: str, rejected: str, turn: int) -> None:
+def test_different_prompts_reject_the_row(chosen: str, rejected: str, turn: int) -> None:
     """The answers have different prompts; the message has the turn at which they differ."""
-    with pytest.raises(RowRejected, match=f"differ after turn {turn}, ") as lost:
+    with pytest.raises(RowRejected, match=f"differ after turn {turn}, ") as caught:
         read(chosen, rejected)
-    assert lost.value.reason == "prompts_differ"
+    assert caught.value.reason == "prompts_differ"
 
 
 @pytest.mark.parametrize(
@@ -58,18 +58,18 @@ def test_talks_that_part_earlier_are_lost(chosen: str, rejected: str, turn: int)
         pytest.param(None, "null_response", id="null"),
         pytest.param("Hello", "bad_transcript", id="no speaker"),
         pytest.param(["a"], "bad_transcript", id="a list"),
-        pytest.param("Well: " + talk("Q", "A"), "bad_transcript", id="text before the first speaker"),
+        pytest.param("Well: " + transcript("Q", "A"), "bad_transcript", id="text before the first speaker"),
     ],
 )
-def test_what_is_no_transcript_is_lost(chosen: Any, reason: str) -> None:
-    """Under its own reason."""
-    with pytest.raises(RowRejected) as lost:
-        read(chosen, talk("Q", "A"))
-    assert lost.value.reason == reason
+def test_invalid_transcript_rejects_the_row(chosen: Any, reason: str) -> None:
+    """Each form has its own reason."""
+    with pytest.raises(RowRejected) as caught:
+        read(chosen, transcript("Q", "A"))
+    assert caught.value.reason == reason
 
 
-def test_a_talk_that_ends_with_the_human_has_no_answer() -> None:
+def test_transcript_without_an_answer_rejects_the_row() -> None:
     """The row is rejected; the question does not become the answer."""
-    with pytest.raises(RowRejected, match="ends with a turn of the user") as lost:
-        read(talk("Q", "A", "R"), talk("Q", "A", "S"))
-    assert lost.value.reason == "bad_turns"
+    with pytest.raises(RowRejected, match="ends with a turn of the user") as caught:
+        read(transcript("Q", "A", "R"), transcript("Q", "A", "S"))
+    assert caught.value.reason == "bad_turns"

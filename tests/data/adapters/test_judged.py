@@ -1,4 +1,4 @@
-"""Judges' prompts and verdicts: what is extracted from them, and what is rejected instead of guessed."""
+"""Prompts and verdicts of judge models: what is extracted, and what is rejected instead of guessed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BRACKETS = "Judge.\nQuestion: [Q?]\n{}: [one\ntwo]\n{}: [three]"
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("prompt", "expected"),
     [
         (BRACKETS.format("The first response", "The second response"), ("Q?", "one\ntwo", "three")),
         (BRACKETS.format("Response 1", "Response 2") + "\nASSISTANT:\n", ("Q?", "one\ntwo", "three")),
@@ -33,13 +33,13 @@ BRACKETS = "Judge.\nQuestion: [Q?]\n{}: [one\ntwo]\n{}: [three]"
         ),
     ],
 )
-def test_the_texts_of_every_template(asked: str, expected: tuple[str, str, str]) -> None:
-    """Brackets and line breaks inside of the texts belong to them."""
-    assert read_pair(asked) == expected
+def test_read_pair_supports_every_template(prompt: str, expected: tuple[str, str, str]) -> None:
+    """Brackets and line breaks inside the texts are kept."""
+    assert read_pair(prompt) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "ranks"),
+    ("verdict", "ranks"),
     [
         ("The better response: [1]", (0, 1)),
         ("Well. The better response: [second]", (1, 0)),
@@ -56,32 +56,32 @@ def test_the_texts_of_every_template(asked: str, expected: tuple[str, str, str])
         ("8.5 8.5", (0, 0)),
     ],
 )
-def test_every_wording_of_a_verdict(said: str, ranks: tuple[int, int]) -> None:
+def test_read_verdict_supports_every_wording(verdict: str, ranks: tuple[int, int]) -> None:
     """The last match in a text decides."""
-    assert read_verdict(said) == ranks
+    assert read_verdict(verdict) == ranks
 
 
 @pytest.mark.parametrize(
-    "said", ["", "The better response is a short one.", "I like both.", "Score: 80", "<answer>3</answer>", None, 1]
+    "verdict", ["", "The better response is a short one.", "I like both.", "Score: 80", "<answer>3</answer>", None, 1]
 )
-def test_what_says_nothing_is_not_guessed_at(said: object) -> None:
-    """The article "a" is not answer A, and a single score is no comparison."""
-    with pytest.raises(RowRejected) as lost:
-        read_verdict(said)
-    assert lost.value.reason == "unknown_verdict"
+def test_unclear_verdict_is_rejected(verdict: object) -> None:
+    """The article "a" is not answer A, and a single score is not a comparison."""
+    with pytest.raises(RowRejected) as caught:
+        read_verdict(verdict)
+    assert caught.value.reason == "unknown_verdict"
 
 
-def test_text_after_the_second_answer_is_not_taken_for_the_answer() -> None:
+def test_text_after_the_second_answer_rejects_the_row() -> None:
     """A prompt that continues after the expected end has another template."""
-    with pytest.raises(RowRejected) as lost:
+    with pytest.raises(RowRejected) as caught:
         read_pair(BRACKETS.format("Response 1", "Response 2") + "\nAnswer with [1] or [2].")
-    assert lost.value.reason == "unknown_template"
+    assert caught.value.reason == "unknown_template"
 
 
-def test_ties_are_kept_or_lost() -> None:
-    """As the argument `ties` says."""
-    asked = BRACKETS.format("Response 1", "Response 2")
-    assert judged_cells(asked, "They are equally good.", ties="keep")["ranking"] == [0, 0]
-    with pytest.raises(RowRejected) as lost:
-        judged_cells(asked, "They are equally good.", ties="lost")
-    assert lost.value.reason == "undecided"
+def test_ties_are_kept_or_rejected() -> None:
+    """The argument `ties` decides."""
+    prompt = BRACKETS.format("Response 1", "Response 2")
+    assert judged_cells(prompt, "They are equally good.", ties="keep")["ranking"] == [0, 0]
+    with pytest.raises(RowRejected) as caught:
+        judged_cells(prompt, "They are equally good.", ties="lost")
+    assert caught.value.reason == "undecided"

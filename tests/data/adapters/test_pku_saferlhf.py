@@ -14,7 +14,7 @@ ROW = {"prompt": "Q", "response_0": "zero", "response_1": "one", "better_respons
 
 
 @pytest.mark.parametrize(("by", "chosen", "rejected"), [("better", "one", "zero"), ("safer", "zero", "one")])
-def test_the_argument_says_what_decides(by: Literal["better", "safer"], chosen: str, rejected: str) -> None:
+def test_argument_selects_the_label(by: Literal["better", "safer"], chosen: str, rejected: str) -> None:
     """If the two labels differ, so do the pairs; the column of the other label may be missing."""
     shape = PKUSafeRLHF(by=by)
     row = {name: value for name, value in ROW.items() if name in shape.columns}
@@ -29,8 +29,8 @@ def test_the_default_is_better() -> None:
 
 
 @pytest.mark.parametrize("verdict", [None, -1, 2, "0", True])
-def test_another_number_decides_nothing(verdict: Any) -> None:
+def test_other_index_rejects_the_row(verdict: Any) -> None:
     """Any other index rejects the row."""
-    with pytest.raises(RowRejected, match="0 or 1 is needed") as lost:
+    with pytest.raises(RowRejected, match="0 or 1 is needed") as caught:
         PKUSafeRLHF()(ROW | {"better_response_id": verdict})
-    assert lost.value.reason == "undecided"
+    assert caught.value.reason == "undecided"

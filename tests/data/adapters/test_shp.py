@@ -15,26 +15,26 @@ def row(label: Any, ratio: Any = 2.0) -> dict[str, Any]:
     return {"history": "Q", "human_ref_A": "a", "human_ref_B": "b", "labels": label, "score_ratio": ratio}
 
 
-def test_the_label_names_a_by_one() -> None:
+def test_label_1_prefers_a() -> None:
     """1 prefers A, 0 prefers B."""
     assert SHP()(row(1)) == {"prompt": "Q", "chosen": "a", "rejected": "b"}
     assert SHP()(row(0)) == {"prompt": "Q", "chosen": "b", "rejected": "a"}
 
 
-def test_only_clear_preferences_are_taken_when_asked() -> None:
+def test_min_score_ratio_rejects_lower_ratios() -> None:
     """A ratio equal to the bound passes; without a bound the ratio is not read."""
-    clear = SHP(min_score_ratio=2.0)
-    assert clear(row(1, 2.0))["chosen"] == "a"
+    adapter = SHP(min_score_ratio=2.0)
+    assert adapter(row(1, 2.0))["chosen"] == "a"
     assert SHP()(row(1, None))["chosen"] == "a"
     for ratio, reason in ((1.99, "low_score_ratio"), (float("nan"), "low_score_ratio"), (None, "not_rated")):
-        with pytest.raises(RowRejected) as lost:
-            clear(row(1, ratio))
-        assert lost.value.reason == reason
+        with pytest.raises(RowRejected) as caught:
+            adapter(row(1, ratio))
+        assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("label", [None, 2, -1, "1", 1.0, True])
-def test_another_label_is_no_verdict(label: Any) -> None:
+def test_other_label_rejects_the_row(label: Any) -> None:
     """Any other label rejects the row."""
-    with pytest.raises(RowRejected, match="or 0 ") as lost:
+    with pytest.raises(RowRejected, match="or 0 ") as caught:
         SHP()(row(label))
-    assert lost.value.reason == "not_rated"
+    assert caught.value.reason == "not_rated"

@@ -17,7 +17,7 @@ def row(*scores: Any, key: str = "overall_score") -> dict[str, Any]:
     return {"instruction": "Q", "completions": completions}
 
 
-def test_all_takes_every_unequal_pair_and_no_other() -> None:
+def test_all_gives_every_unequal_pair() -> None:
     """Scores 5, 9, 5 and 1 give five of six pairs, the winner first."""
     assert UltraFeedback(pairs="all")(row(5.0, 9.0, 5.0, 1.0)) == {
         "prompt": "Q",
@@ -26,11 +26,11 @@ def test_all_takes_every_unequal_pair_and_no_other() -> None:
     }
 
 
-def test_largest_gap_takes_best_and_worst() -> None:
+def test_largest_gap_gives_best_and_worst() -> None:
     """One pair; if several have the largest or smallest score, the first of them."""
-    hard = UltraFeedback(pairs="largest_gap")
-    assert hard(row(5.0, 9.0, 5.0, 1.0)) == {"prompt": "Q", "chosen": "b", "rejected": "d"}
-    assert hard(row(2, 8.5, 2, 8.5)) == {"prompt": "Q", "chosen": "b", "rejected": "a"}
+    adapter = UltraFeedback(pairs="largest_gap")
+    assert adapter(row(5.0, 9.0, 5.0, 1.0)) == {"prompt": "Q", "chosen": "b", "rejected": "d"}
+    assert adapter(row(2, 8.5, 2, 8.5)) == {"prompt": "Q", "chosen": "b", "rejected": "a"}
 
 
 @pytest.mark.parametrize("unrated", [None, "N/A", math.nan, True], ids=["null", "text", "nan", "truth"])
@@ -43,19 +43,19 @@ def test_a_completion_without_a_number_is_left_out(unrated: Any) -> None:
     }
 
 
-def test_another_score_can_decide() -> None:
+def test_score_selects_the_key() -> None:
     """The mean over aspects instead of the overall score; the error for a wrong key lists the existing keys."""
-    both = row(1.0, 2.0)
-    for completion, fine in zip(both["completions"], (4.5, 3.0), strict=True):
-        completion["fine-grained_score"] = fine
-    assert UltraFeedback(score="fine-grained_score")(both)["preferences"] == [[0, 1]]
-    with pytest.raises(RowRejected, match="Keys of a completion: response, overall_score") as lost:
+    row_with_both_scores = row(1.0, 2.0)
+    for completion, fine_grained_score in zip(row_with_both_scores["completions"], (4.5, 3.0), strict=True):
+        completion["fine-grained_score"] = fine_grained_score
+    assert UltraFeedback(score="fine-grained_score")(row_with_both_scores)["preferences"] == [[0, 1]]
+    with pytest.raises(RowRejected, match="Keys of a completion: response, overall_score") as caught:
         UltraFeedback(score="score")(row(1.0, 2.0))
-    assert lost.value.reason == "not_rated"
+    assert caught.value.reason == "not_rated"
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("bad_row", "reason"),
     [
         pytest.param(row(4.0, 4.0, 4.0), "equal_ratings", id="all equal"),
         pytest.param(row(4.0), "not_rated", id="one completion"),
@@ -66,8 +66,8 @@ def test_another_score_can_decide() -> None:
     ],
 )
 @pytest.mark.parametrize("pairs", ["all", "largest_gap"])
-def test_what_says_nothing_is_lost(given: dict[str, Any], reason: str, pairs: Any) -> None:
-    """Under its own reason, for both values of `pairs`."""
-    with pytest.raises(RowRejected) as lost:
-        UltraFeedback(pairs=pairs)(given)
-    assert lost.value.reason == reason
+def test_row_without_a_comparison_is_rejected(bad_row: dict[str, Any], reason: str, pairs: Any) -> None:
+    """Each form has its own reason, for both values of `pairs`."""
+    with pytest.raises(RowRejected) as caught:
+        UltraFeedback(pairs=pairs)(bad_row)
+    assert caught.value.reason == reason

@@ -41,39 +41,39 @@ def test_frames_are_evenly_spaced_in_the_order_of_their_numbers(packed: bool, tm
     assert sum(part.is_image for turn in group.prompt for part in turn.parts) == 4
 
 
-def test_a_short_film_is_taken_whole(tmp_path: Path) -> None:
+def test_short_video_is_used_whole(tmp_path: Path) -> None:
     """No frame is repeated."""
     write_files(tmp_path, {f"video/a/{i}.png": picture(i) for i in range(3)})
     [group] = hub(tmp_path, video="frames_as_images", frames=8).groups("train")
     assert len(group.images) == 3
 
 
-def test_without_the_argument_the_row_is_rejected_with_advice(tmp_path: Path) -> None:
+def test_video_is_rejected_by_default(tmp_path: Path) -> None:
     """The reason is `video`, and the message has the argument that uses the frames."""
     write_files(tmp_path, FRAMES)
     write_jsonl(tmp_path / "other.jsonl", [ROW, {**ROW, "video": None, "image": "video/a/frame_0.jpg"}])
     source = Hub("v", path=str(tmp_path), files=["other.jsonl"], shape={"_target_": "mm_rlhf"}, val=0, test=0)
     assert len(source.groups("train")) == 1
-    lost = [row for split in SPLITS for row in source.rejected(split)]
-    assert summary(lost) == {"v": {"video": 1}}
-    assert "shape.video=frames_as_images" in lost[0].detail
+    rejected = [row for split in SPLITS for row in source.rejected(split)]
+    assert summary(rejected) == {"v": {"video": 1}}
+    assert "shape.video=frames_as_images" in rejected[0].detail
 
 
 @pytest.mark.parametrize(
     ("video", "reason"), [("video/b", "video_missing"), ("../a", "image_outside_root"), (["a"], "wrong_type")]
 )
-def test_folders_that_are_not_there(video: Any, reason: str, tmp_path: Path) -> None:
-    """Or that are outside of the data set."""
+def test_missing_or_outside_folder_rejects_the_row(video: Any, reason: str, tmp_path: Path) -> None:
+    """A folder that does not exist, one outside of the data set, and a value that is no text."""
     write_files(tmp_path, FRAMES)
-    good = {**ROW, "id": "g"}
-    write_jsonl(tmp_path / "two.jsonl", [good, {**ROW, "video": video}])
+    valid_row = {**ROW, "id": "g"}
+    write_jsonl(tmp_path / "two.jsonl", [valid_row, {**ROW, "video": video}])
     node = {"_target_": "mm_rlhf", "video": "frames_as_images"}
     source = Hub("v", path=str(tmp_path), files=["two.jsonl"], shape=node, val=0, test=0)
     assert len(source.groups("train")) == 1
     assert summary(source.rejected("train")) == {"v": {reason: 1}}
 
 
-def test_no_frames_are_refused(tmp_path: Path) -> None:
+def test_frames_must_be_at_least_1(tmp_path: Path) -> None:
     """`frames` below 1 is an error before anything is read."""
     with pytest.raises(RecipeError, match=r"frames is 0.*at least 1"):
         hub(tmp_path, video="frames_as_images", frames=0)

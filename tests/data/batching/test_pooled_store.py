@@ -1,4 +1,4 @@
-"""Pooled states on the disk: what was kept or nothing, whatever becomes of the writers."""
+"""The store of pooled states on disk: exact values or a miss, and safety against killed writers."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ for number in range(10**6):
 """
 
 
-def some(responses: int = 3, *, width: int = 4) -> PooledStates:
-    """States that are all different, some of them no numbers."""
+def make_states(responses: int = 3, *, width: int = 4) -> PooledStates:
+    """Return states that are all different, NaN, infinity and -0 included."""
     states = np.random.default_rng(0).standard_normal((responses, width)).astype(np.float32)
     states[0, :3] = np.nan, np.inf, -0.0
     return PooledStates(np.arange(responses) + 7, states)
 
 
 def same(one: PooledStates | None, other: PooledStates) -> bool:
-    """Whether all bits are equal."""
+    """Return whether all bits are equal."""
     return (
         one is not None
         and one.lengths.tolist() == other.lengths.tolist()
@@ -47,39 +47,38 @@ def same(one: PooledStates | None, other: PooledStates) -> bool:
 
 
 def replace_content(file: Path, content: bytes | bytearray) -> None:
-    """Puts a new file in the place of one that may be mapped into memory."""
+    """Replace a file, which may be memory-mapped, by a new one."""
     file.unlink()
     file.write_bytes(content)
 
 
 @pytest.mark.parametrize("responses", [1, 3, 300])
-def test_what_is_read_is_what_was_kept(responses: int, tmp_path: Path) -> None:
-    """To the bit, by the writer and by another store; nothing else lies there."""
+def test_states_are_read_bit_for_bit(responses: int, tmp_path: Path) -> None:
+    """The writer and another store read the same bits; the folder has no other file."""
     store = PooledStore(tmp_path, setting="s")
     assert store.find(KEY) is None
-    assert same(store.keep(KEY, some(responses)), some(responses))
-    assert same(PooledStore(tmp_path, setting="s").find(KEY), some(responses))
+    assert same(store.keep(KEY, make_states(responses)), make_states(responses))
+    assert same(PooledStore(tmp_path, setting="s").find(KEY), make_states(responses))
     assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == [f"{KEY}.safetensors"]
 
 
-def test_writing_on_what_was_read_changes_no_file(tmp_path: Path) -> None:
-    """The numbers are those of the disk, and stay so."""
+def test_writing_to_the_states_does_not_change_the_file(tmp_path: Path) -> None:
+    """The states that `keep` returns are mapped copy-on-write."""
     store = PooledStore(tmp_path, setting="s")
-    store.keep(KEY, some()).states[:] = 0
-    assert same(store.find(KEY), some())
+    store.keep(KEY, make_states()).states[:] = 0
+    assert same(store.find(KEY), make_states())
 
 
-def test_a_file_with_one_bit_changed_cut_or_too_long_is_a_miss(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Every byte with one of its bits turned, every length; it is said, and kept anew."""
+def test_damaged_file_is_a_miss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One bit changed in each byte, a shorter or a longer file: the read is logged, and the next write replaces the
+    file."""
     store = PooledStore(tmp_path, setting="s")
-    store.keep(KEY, some())
+    store.keep(KEY, make_states())
     file = store.file(KEY)
     content = file.read_bytes()
-    for place in range(len(content)):
+    for offset in range(len(content)):
         changed = bytearray(content)
-        changed[place] ^= 1 << place % 8
+        changed[offset] ^= 1 << offset % 8
         replace_content(file, changed)
         assert store.find(KEY) is None
     for end in (*range(0, len(content), 5), len(content) - 1):
@@ -89,32 +88,32 @@ def test_a_file_with_one_bit_changed_cut_or_too_long_is_a_miss(
     caplog.clear()
     assert store.find(KEY) is None
     assert [str(file) in record.getMessage() for record in caplog.records] == [True]
-    assert same(store.keep(KEY, some()), some())
-    assert same(store.find(KEY), some())
+    assert same(store.keep(KEY, make_states()), make_states())
+    assert same(store.find(KEY), make_states())
 
 
 def test_a_file_of_another_key_is_a_miss(tmp_path: Path) -> None:
-    """Though it is whole."""
+    """A whole file is moved to the name of another key."""
     store = PooledStore(tmp_path, setting="s")
-    store.keep(KEY, some())
-    other = KEY[::-1]
-    store.file(other).parent.mkdir()
-    store.file(KEY).rename(store.file(other))
-    assert store.find(other) is None
+    store.keep(KEY, make_states())
+    other_key = KEY[::-1]
+    store.file(other_key).parent.mkdir()
+    store.file(KEY).rename(store.file(other_key))
+    assert store.find(other_key) is None
 
 
-def test_other_groups_passes_and_settings_have_another_key(tmp_path: Path) -> None:
-    """Other content, another order, passes cut elsewhere, another setting: each has a key of its own."""
+def test_keys_differ_by_groups_micro_batches_and_setting(tmp_path: Path) -> None:
+    """Other content, order, micro-batches or setting give another key; another folder does not."""
     one, two, three = b"1", b"2", b"3"
-    passes = [[[one, two], [three]], [[one], [two, three]], [[one, two, three]], [[two, one], [three]], [[one, two]]]
+    batchings = [[[one, two], [three]], [[one], [two, three]], [[one, two, three]], [[two, one], [three]], [[one, two]]]
     stores = [PooledStore(tmp_path, setting=setting) for setting in ("s", "t")]
-    keys = {store.key(each) for store in stores for each in passes}
-    assert len(keys) == 2 * len(passes)
-    assert PooledStore(tmp_path / "elsewhere", setting="s").key(passes[0]) == stores[0].key(passes[0])
+    keys = {store.key(batching) for store in stores for batching in batchings}
+    assert len(keys) == 2 * len(batchings)
+    assert PooledStore(tmp_path / "elsewhere", setting="s").key(batchings[0]) == stores[0].key(batchings[0])
 
 
-def test_killed_writers_leave_nothing_behind(tmp_path: Path) -> None:
-    """Killed at any moment: what is there is whole, and the next writer takes away what is not."""
+def test_killed_writers_leave_no_damaged_file(tmp_path: Path) -> None:
+    """Writers are killed at several moments. Every file is whole, and the next writer removes leftovers."""
     for delay in (0.0, 0.01, 0.05, 0.1):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
@@ -131,18 +130,18 @@ def test_killed_writers_leave_nothing_behind(tmp_path: Path) -> None:
     keys = [store.key([[str(number).encode()]]) for number in range(7)]
     assert any(store.find(key) for key in keys)
     for key in keys:
-        found = store.find(key)
-        assert found is None or same(found, expected)
-    store.keep(KEY, some())
+        stored = store.find(key)
+        assert stored is None or same(stored, expected)
+    store.keep(KEY, make_states())
     assert {file.suffix for file in tmp_path.rglob("*") if file.is_file()} == {".safetensors"}
 
 
-def test_a_disk_that_takes_nothing_costs_no_states(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """They stay in memory, which is said once."""
+def test_unwritable_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`keep` still returns the states, from memory."""
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
     store = PooledStore(blocked, setting="s")
     with caplog.at_level(logging.WARNING):
         for key in (KEY, KEY[::-1]):
-            assert same(store.keep(key, some()), some())
+            assert same(store.keep(key, make_states()), make_states())
     assert caplog.text.count(str(blocked)) == 1

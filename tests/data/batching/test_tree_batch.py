@@ -1,4 +1,4 @@
-"""Rows of tokens, laid out by hand."""
+"""The layout of token rows, against rows written by hand."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.helpers.support import encoded_group
 
 
 def two_groups() -> list[EncodedGroup]:
-    """A group of tokens 1 2 3 | 4 5 | 6 and one of 1 2 | 3 | 4 5 | 6 7 8."""
+    """Return a group of tokens 1 2 3 | 4 5 | 6 and one of 1 2 | 3 | 4 5 | 6 7 8."""
     first = encoded_group(3, [2, 1], (Preference(1, 0, weight=2.0, margin=0.5),), name="one", source="a")
     second = encoded_group(2, [1, 2, 3], (Preference(2, 0), Preference(0, 1, tie=True)), name="two", source="b")
     return [first, second]
 
 
 def with_images(group: EncodedGroup, *, images: int, fill: float) -> EncodedGroup:
-    """The group on three axes of positions, with `images` pictures of four patches each."""
+    """Return the group with three axes of positions and `images` images of four patches each."""
     return replace(
         group,
         positions=torch.stack([group.positions, group.positions + 10, group.positions + 20]),
@@ -36,8 +36,8 @@ def with_images(group: EncodedGroup, *, images: int, fill: float) -> EncodedGrou
     )
 
 
-def test_groups_stand_in_one_row_without_padding() -> None:
-    """Each is its prefix and its branches; the sizes of both are told."""
+def test_tree_layout_has_one_row_without_padding() -> None:
+    """Each group is its prefix and its branches; `trees` has the lengths of both."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
     assert batch.rows.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 7, 8]]
     assert batch.rows.branch.tolist() == [[0, 0, 0, 1, 1, 2, 0, 0, 1, 2, 2, 3, 3, 3]]
@@ -45,21 +45,21 @@ def test_groups_stand_in_one_row_without_padding() -> None:
     assert batch.rows.trees == [(3, 2, 1), (2, 1, 2, 3)]
 
 
-def test_every_branch_counts_on_from_the_prefix() -> None:
-    """The first token of each branch has the position after the prefix's last; the next group counts from zero."""
+def test_positions_of_a_branch_follow_the_prefix() -> None:
+    """The first token of each branch has the position after the prefix; the next group starts at zero."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
     assert batch.rows.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 2, 3, 2, 3, 4]]
 
 
 def test_the_pooled_token_is_the_last_of_its_branch() -> None:
-    """`ends` gives row and column of every response's end of turn, in the order of the responses."""
+    """`ends` has row and column of each response's end-of-turn token, in the order of the responses."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
     assert batch.rows.ends.tolist() == [[0, 4], [0, 5], [0, 8], [0, 10], [0, 13]]
     assert batch.lengths.tolist() == [1, 0, 0, 1, 2]
 
 
-def test_a_plain_row_is_one_response() -> None:
-    """One sequence a response, each with the prefix of its own group."""
+def test_plain_layout_has_one_row_per_response() -> None:
+    """Each response is one sequence after the prefix of its group."""
     batch = collate(two_groups(), layout="plain", pad_id=99)
     assert batch.rows.input_ids.tolist() == [
         [1, 2, 3, 4, 5],
@@ -82,8 +82,8 @@ def test_a_plain_row_is_one_response() -> None:
     assert batch.rows.trees == [(3, 2), (3, 1), (2, 1), (2, 2), (2, 3)]
 
 
-def test_preferences_point_to_the_responses_of_the_batch() -> None:
-    """Indices count all responses, group after group; weight, margin and tie come with them."""
+def test_preferences_index_the_responses_of_the_batch() -> None:
+    """Indices count the responses of all groups; weight, margin and tie are kept."""
     for layout in ("tree", "plain"):
         batch = collate(two_groups(), layout=layout, pad_id=99)
         assert batch.preferences.winner.tolist() == [1, 4, 2]
@@ -96,8 +96,8 @@ def test_preferences_point_to_the_responses_of_the_batch() -> None:
         assert (batch.ids, batch.sources, batch.num_groups) == (["one", "two"], ["a", "b"], 2)
 
 
-def test_positions_of_three_axes_go_on_from_the_largest() -> None:
-    """After a prefix with pictures a branch starts after the largest position of any axis, alike on all three."""
+def test_positions_of_three_axes_follow_the_largest() -> None:
+    """After a prefix with images, a branch starts after the largest position of any axis, equally on all three."""
     group = with_images(encoded_group(2, [2, 1]), images=1, fill=0.0)
     other = with_images(encoded_group(1, [1]), images=0, fill=0.0)
     batch = collate([group, other], layout="tree", pad_id=99)
@@ -110,13 +110,14 @@ def test_positions_of_three_axes_go_on_from_the_largest() -> None:
     assert batch.rows.position_ids[:, 0, 5:].tolist() == [[0, 21], [10, 21], [20, 21]]
 
 
-def test_equal_pictures_are_carried_once() -> None:
-    """Once for all their places: a tree row has a group's pictures once, of plain rows each has them anew."""
+def test_equal_images_are_stored_once() -> None:
+    """`places` has the index of the image at each place: a tree row has the images of a group once, plain rows have
+    them once per response."""
     groups = [with_images(encoded_group(2, [2, 1]), images=1, fill=1.0), encoded_group(2, [1])]
     groups[1] = replace(groups[1], positions=groups[1].positions.expand(3, -1))
     groups.append(with_images(encoded_group(2, [1, 1, 1]), images=2, fill=2.0))
-    found = {layout: collate(groups, layout=layout, pad_id=99) for layout in ("tree", "plain")}
-    for batch, places in ((found["tree"], (0, 1, 1)), (found["plain"], (0, 0, 1, 1, 1, 1, 1, 1))):
+    batches = {layout: collate(groups, layout=layout, pad_id=99) for layout in ("tree", "plain")}
+    for batch, places in ((batches["tree"], (0, 1, 1)), (batches["plain"], (0, 0, 1, 1, 1, 1, 1, 1))):
         assert batch.images.pixels is not None
         assert batch.images.grids is not None
         assert batch.images.pixels.values[::4, 0].tolist() == [1, 2]
@@ -124,15 +125,15 @@ def test_equal_pictures_are_carried_once() -> None:
         assert batch.images.places == places
 
 
-def test_a_batch_without_pictures_has_none() -> None:
-    """Text groups have no pixels and no grids."""
+def test_text_batch_has_no_images() -> None:
+    """Pixels and grids are None."""
     batch = collate(two_groups(), layout="tree", pad_id=99)
     assert batch.images.pixels is None
     assert batch.images.grids is None
 
 
-def test_groups_without_preferences_can_be_laid_out() -> None:
-    """Scoring needs no preferences: the tensors are there, of the right kinds, and empty."""
+def test_batch_without_preferences_has_empty_tensors() -> None:
+    """Scoring needs no preferences: the tensors are empty and have their dtypes."""
     batch = collate([encoded_group(2, [1, 2], ())], layout="tree", pad_id=99)
     pairs = batch.preferences
     assert {pairs.winner.dtype, pairs.loser.dtype, pairs.group.dtype} == {torch.int64}
@@ -141,7 +142,7 @@ def test_groups_without_preferences_can_be_laid_out() -> None:
 
 
 def leaves(record: Any) -> Iterator[Any]:
-    """The values of a batch and of the records in it, in their order."""
+    """Yield the values of a batch and of the dataclasses in it."""
     for entry in fields(record):
         value = getattr(record, entry.name)
         if is_dataclass(value):
@@ -150,8 +151,8 @@ def leaves(record: Any) -> Iterator[Any]:
             yield value
 
 
-def test_a_batch_moves_whole() -> None:
-    """All tensors of the moved batch are on the device, and everything else is as it was."""
+def test_batch_moves_to_a_device() -> None:
+    """All tensors are on the device, and all other values are unchanged."""
     groups = [with_images(group, images=1, fill=1.0) for group in two_groups()]
     batch = collate(groups, layout="plain", pad_id=99)
     moved = batch.to("meta")
@@ -164,11 +165,11 @@ def test_a_batch_moves_whole() -> None:
             assert after == before
 
 
-def test_a_batch_comes_whole_out_of_another_process() -> None:
-    """Pickled and read again, as on the way from a loading process, every field is what it was."""
+def test_batch_can_be_pickled() -> None:
+    """Loader processes pickle batches; every field is equal afterwards."""
     batch = collate([with_images(group, images=1, fill=1.0) for group in two_groups()], layout="tree", pad_id=99)
-    again = pickle.loads(pickle.dumps(batch))  # noqa: S301 (our own bytes)
-    for before, after in zip(leaves(batch), leaves(again), strict=True):
+    unpickled = pickle.loads(pickle.dumps(batch))  # noqa: S301 (our own bytes)
+    for before, after in zip(leaves(batch), leaves(unpickled), strict=True):
         if isinstance(before, Tensor):
             torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
         else:

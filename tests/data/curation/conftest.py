@@ -1,4 +1,4 @@
-"""Groups by hand, and real ones where there are any."""
+"""Groups made by hand, and groups of real rows where these are available."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 @pytest.fixture(scope="session")
 def make_group() -> MakeGroup:
-    """A group of one question; the first response wins unless said otherwise."""
+    """Return a function that makes a group of one question; by default the first response wins."""
 
     def make(
         prompt: str,
@@ -36,7 +36,7 @@ def make_group() -> MakeGroup:
 
 @pytest.fixture(scope="session")
 def vl_groups(real_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Group]:
-    """VL-RewardBench's 1,250 rows as a training source; its pictures are not there."""
+    """The 1,250 rows of VL-RewardBench as a training source, without their images."""
     rows = json.loads((real_rows / "benchmarks" / "vl_rewardbench.json").read_text())
     path = tmp_path_factory.mktemp("vl") / "vl.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -46,9 +46,9 @@ def vl_groups(real_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 
 @pytest.fixture(scope="session")
 def dialogues(real_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Group]:
-    """300 text preferences of one and several turns."""
+    """300 text preferences with one or several turns."""
     rows = json.loads((real_rows / "preferences" / "dpo_en_demo.json").read_text())
-    ours = [
+    converted = [
         {
             "prompt": [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in row["conversations"]],
             "chosen": row["chosen"]["value"],
@@ -57,12 +57,12 @@ def dialogues(real_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> list
         for row in rows
     ]
     path = tmp_path_factory.mktemp("dpo") / "dpo.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ours))
+    path.write_text("".join(json.dumps(row) + "\n" for row in converted))
     return list(Jsonl("dpo", path=str(path), val=0, test=0).groups("train"))
 
 
 @pytest.fixture(scope="session")
 def photos(real_rows: Path) -> list[Path]:
-    """12 photographs and 32 made pictures."""
+    """Paths of 12 photographs and 32 generated images."""
     folder = real_rows / "images"
     return [*sorted(folder.rglob("*.jpg")), *sorted(folder.rglob("*.png"))]

@@ -1,4 +1,4 @@
-"""What a recipe leaves out of its training groups: in one pass, in a fixed order, each group under one reason."""
+"""Curation of training groups: one pass, a fixed order of filters, one reason for each dropped group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONG = "why does the sea look blue from the shore although a glass of its water 
 
 
 class Benchmark:
-    """Groups of which some are in each part."""
+    """A source with groups in its test and training splits."""
 
     name = "bench"
 
@@ -31,66 +31,67 @@ class Benchmark:
 
 @pytest.fixture
 def groups(make_group: MakeGroup) -> list[Group]:
-    """Ten questions of their own; the sixth comes again as the eighth."""
-    made = [make_group(f"{LONG} {i} {i * 7} {i * 31}", f"yes {i}", f"no {i}", group_id=f"g{i}") for i in range(10)]
-    made[7] = make_group(f"{LONG} 5 35 155", "yes 5", "no 5", group_id="g7")
-    return made
+    """Ten distinct questions, except that group 7 repeats group 5."""
+    distinct = [make_group(f"{LONG} {i} {i * 7} {i * 31}", f"yes {i}", f"no {i}", group_id=f"g{i}") for i in range(10)]
+    distinct[7] = make_group(f"{LONG} 5 35 155", "yes 5", "no 5", group_id="g7")
+    return distinct
 
 
 def placed(groups: Sequence[Group]) -> Callable[[], Iterator[PlacedGroup]]:
-    """The groups as those of one source, from place 10 on."""
+    """Return a function that yields the groups of one source, from index 10 on."""
     return lambda: (("s", index, group) for index, group in enumerate(groups, start=10))
 
 
 def reasons(curated: Curated) -> dict[int, str]:
-    """By place."""
+    """Return the reason of each dropped group by its index."""
     assert all(source == "s" for source, _ in curated.rejected)
-    assert all(lost.split == "train" and not lost.fault and lost.detail for lost in curated.rejected.values())
-    return {index: lost.reason for (_, index), lost in curated.rejected.items()}
+    assert all(row.split == "train" and not row.fault and row.detail for row in curated.rejected.values())
+    return {index: row.reason for (_, index), row in curated.rejected.items()}
 
 
-def test_nothing_asked_leaves_all(groups: list[Group]) -> None:
-    """Duplicates stay, and no model is asked."""
+def test_curation_without_filters_keeps_all(groups: list[Group]) -> None:
+    """Without filters no group is dropped and no preference changed."""
     curated = Curation()(placed(groups))
     assert (curated.rejected, curated.preferences) == ({}, {})
 
 
-def test_of_equal_groups_the_first_is_kept(groups: list[Group]) -> None:
-    """The others are no faults; near ones stay unless they are asked for."""
+def test_duplicates_drop_all_but_the_first(groups: list[Group]) -> None:
+    """A dropped duplicate is not a fault of the data; near duplicates stay unless `near` is set."""
     assert reasons(Curation(duplicates=True)(placed(groups))) == {17: "duplicate"}
 
 
-def test_near_groups_count_as_equal_from_a_similarity_on(make_group: MakeGroup) -> None:
-    """One other word of sixty in the answers."""
+def test_near_drops_groups_above_the_similarity(make_group: MakeGroup) -> None:
+    """The answers differ in one word of sixty."""
     answer = " ".join(f"word{i}" for i in range(60))
-    same = [make_group(LONG, f"{answer} {end}", f"short {answer}", group_id=end) for end in ("one", "two")]
-    assert reasons(Curation(duplicates=True)(placed(same))) == {}
-    assert reasons(Curation(near=0.8)(placed(same))) == {11: "near_duplicate"}
+    similar = [make_group(LONG, f"{answer} {end}", f"short {answer}", group_id=end) for end in ("one", "two")]
+    assert reasons(Curation(duplicates=True)(placed(similar))) == {}
+    assert reasons(Curation(near=0.8)(placed(similar))) == {11: "near_duplicate"}
 
 
-def test_groups_of_a_benchmark_are_left_out_whatever_part_they_are_in(groups: list[Group]) -> None:
-    """Two of them are in it, one in its test part; the report is there to be read."""
+def test_benchmark_groups_of_every_split_are_dropped(groups: list[Group]) -> None:
+    """One is in the benchmark's test split, one in its training split; the overlap report is available."""
     curated = Curation(against={"bench": Benchmark([groups[2], groups[4]])})(placed(groups[2:]))
-    found = reasons(curated)
-    assert {found[10], found[12]} == {"contaminated"}
+    reason_of = reasons(curated)
+    assert {reason_of[10], reason_of[12]} == {"contaminated"}
     assert curated.overlaps is not None
 
 
 class Judge:
-    """Scores that are given by the id of a group, and the groups that were asked for."""
+    """A judge that scores groups by their ids and records the ids that it scored."""
 
     def __init__(self, margins: dict[str, float]) -> None:
         self.margins = margins
-        self.asked: list[str] = []
+        self.scored_ids: list[str] = []
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[list[float]]:
         for group in groups:
-            self.asked.append(group.id)
+            self.scored_ids.append(group.id)
             yield [self.margins.get(group.id, 1.0), 0.0]
 
 
-def test_a_judge_drops_what_it_contradicts_and_weighs_what_it_doubts(groups: list[Group]) -> None:
-    """A margin of -3 is beyond the threshold; one of -1 leaves the weight 2 / (1 + e) = 0.5379."""
+def test_judge_drops_or_down_weights_preferences(groups: list[Group]) -> None:
+    """A margin of -3 is beyond the threshold and drops the group; a margin of -1 gives the weight 2 / (1 + e) =
+    0.5379."""
     judge = Judge({"g1": -3.0, "g2": -1.0})
     curated = Curation(judge=judge, drop=2.0)(placed(groups))
     assert reasons(curated) == {11: "disagrees"}
@@ -104,9 +105,9 @@ def test_a_judge_drops_what_it_contradicts_and_weighs_what_it_doubts(groups: lis
     )
 
 
-def test_a_judge_is_not_asked_about_what_is_left_out_already(groups: list[Group]) -> None:
-    """Each group has one reason, the first that is found."""
+def test_judge_does_not_score_dropped_groups(groups: list[Group]) -> None:
+    """Each group has the reason of the first filter that drops it."""
     judge = Judge({"g7": -9.0, "g3": -9.0, "g0": -9.0})
     curated = Curation(duplicates=True, judge=judge)(placed(groups))
     assert reasons(curated) == {17: "duplicate", 13: "disagrees", 10: "disagrees"}
-    assert judge.asked == [f"g{i}" for i in range(10) if i != 7]
+    assert judge.scored_ids == [f"g{i}" for i in range(10) if i != 7]

@@ -14,6 +14,7 @@ from basereward.data.images.open_images import open_image
 
 
 def _jpeg(picture: PIL.Image.Image, *, quality: int) -> bytes:
+    """Return the image as JPEG bytes."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
     return file.getvalue()
@@ -22,14 +23,14 @@ def _jpeg(picture: PIL.Image.Image, *, quality: int) -> bytes:
 def test_resized_and_recompressed_copies_are_within_2_bits(photos: list[Path]) -> None:
     """44 images, each reduced to a third, resized to a square, and saved as JPEG of low quality."""
     for path in photos:
-        picture = open_image(path)
-        own = perceptual_hash(picture)
-        small = picture.resize((picture.width // 3, picture.height // 3))
-        square = picture.resize((224, 224))
-        poor = open_image(_jpeg(small, quality=40))
-        assert own is not None
-        for copy in (small, square, poor):
-            assert hamming_distance(own, perceptual_hash(copy) or 0) <= 2
+        image = open_image(path)
+        original_hash = perceptual_hash(image)
+        reduced = image.resize((image.width // 3, image.height // 3))
+        square = image.resize((224, 224))
+        recompressed = open_image(_jpeg(reduced, quality=40))
+        assert original_hash is not None
+        for copy in (reduced, square, recompressed):
+            assert hamming_distance(original_hash, perceptual_hash(copy) or 0) <= 2
 
 
 def test_other_scenes_are_far_apart(photos: list[Path]) -> None:
@@ -38,8 +39,8 @@ def test_other_scenes_are_far_apart(photos: list[Path]) -> None:
     Generated images of one scene with different people do not: they have the same background.
     """
     hashes = [(path.parent if path.suffix == ".png" else path, perceptual_hash(open_image(path))) for path in photos]
-    between = [hamming_distance(a or 0, b or 0) for (x, a), (y, b) in itertools.combinations(hashes, 2) if x != y]
-    assert min(between) > 8
+    distances = [hamming_distance(a or 0, b or 0) for (x, a), (y, b) in itertools.combinations(hashes, 2) if x != y]
+    assert min(distances) > 8
 
 
 def test_an_image_of_one_colour_has_no_perceptual_hash() -> None:

@@ -1,4 +1,4 @@
-"""What a trained model contradicts is dropped or weighs less, by the rule that is stated."""
+"""Preferences that a trained model contradicts are dropped or down-weighted."""
 
 from __future__ import annotations
 
@@ -15,71 +15,78 @@ from basereward.errors import DataError
 MakeGroup = Callable[..., Group]
 
 
-def test_each_preference_by_its_margin(make_group: MakeGroup) -> None:
-    """Margins 1, -1 and -3 with a threshold of 2: kept as it is, weighed down to 2 / (1 + e), dropped."""
+def test_relabel_keeps_down_weights_or_drops_by_margin(make_group: MakeGroup) -> None:
+    """With a threshold of 2, a margin of 1 is kept, -1 gets the weight 2 / (1 + e), and -3 is dropped."""
     preferences = [Preference(0, 1, weight=0.5), Preference(0, 2, weight=0.5, margin=4.0), Preference(0, 3)]
     group = make_group("q", "a", "b", "c", "d", preferences=preferences)
-    after = relabel(group, [0.0, -1.0, 1.0, 3.0], drop=2.0)
-    assert isinstance(after, Group)
-    assert after.preferences[0] is group.preferences[0]
-    assert after.preferences[1:] == (Preference(0, 2, weight=pytest.approx(0.5 * 2 / (1 + math.e)), margin=4.0),)
-    assert (after.id, after.prompt, after.responses, after.images) == (group.id, group.prompt, group.responses, ())
+    relabelled = relabel(group, [0.0, -1.0, 1.0, 3.0], drop=2.0)
+    assert isinstance(relabelled, Group)
+    assert relabelled.preferences[0] is group.preferences[0]
+    assert relabelled.preferences[1:] == (Preference(0, 2, weight=pytest.approx(0.5 * 2 / (1 + math.e)), margin=4.0),)
+    assert (relabelled.id, relabelled.prompt, relabelled.responses, relabelled.images) == (
+        group.id,
+        group.prompt,
+        group.responses,
+        (),
+    )
 
 
-@pytest.mark.parametrize(("margin", "kept"), [(-2.0, True), (-2.0000001, False)])
-def test_the_threshold_itself_is_kept(make_group: MakeGroup, margin: float, kept: bool) -> None:
-    """Only below -drop is a preference dropped."""
-    assert isinstance(relabel(make_group("q", "a", "b"), [margin, 0.0], drop=2.0), Group) == kept
+@pytest.mark.parametrize(("margin", "is_kept"), [(-2.0, True), (-2.0000001, False)])
+def test_margin_at_the_threshold_is_kept(make_group: MakeGroup, margin: float, is_kept: bool) -> None:
+    """A preference is dropped only below -drop."""
+    assert isinstance(relabel(make_group("q", "a", "b"), [margin, 0.0], drop=2.0), Group) == is_kept
 
 
-def test_a_group_that_keeps_nothing_is_lost(make_group: MakeGroup) -> None:
-    """Under the reason `disagrees`, with what the model prefers and by how much."""
+def test_group_without_remaining_preferences_is_rejected(make_group: MakeGroup) -> None:
+    """The reason is `disagrees`; the detail says what the model prefers and by how much."""
     group = make_group("q", "a", "b", "c", preferences=[Preference(0, 1), Preference(2, 1)], group_id="7")
-    lost = relabel(group, [0.0, 5.0, 1.0], drop=2.0, split="val")
-    assert lost == RejectedRow(
+    rejected = relabel(group, [0.0, 5.0, 1.0], drop=2.0, split="val")
+    assert rejected == RejectedRow(
         "hand", "val", "7", "disagrees", "the model prefers 1 to 0 by 5, 1 to 2 by 4, more than 2"
     )
 
 
-def test_ties_stay(make_group: MakeGroup) -> None:
-    """However far apart the model has them; a group whose ties are all that is left stays too."""
+def test_ties_are_kept(make_group: MakeGroup) -> None:
+    """A tie is kept at any margin, and a group with only a tie left is kept too."""
     tie = Preference(0, 1, tie=True)
-    after = relabel(make_group("q", "a", "b", "c", preferences=[tie, Preference(0, 2)]), [0.0, 9.0, 9.0], drop=1.0)
-    assert isinstance(after, Group)
-    assert after.preferences == (tie,)
+    relabelled = relabel(make_group("q", "a", "b", "c", preferences=[tie, Preference(0, 2)]), [0.0, 9.0, 9.0], drop=1.0)
+    assert isinstance(relabelled, Group)
+    assert relabelled.preferences == (tie,)
 
 
-def test_a_group_without_preferences_has_none_to_lose(make_group: MakeGroup) -> None:
-    """It says nothing that a model could contradict."""
+def test_group_without_preferences_is_unchanged(make_group: MakeGroup) -> None:
+    """It has no preference that a model could contradict."""
     group = make_group("q", "a", preferences=[])
     assert relabel(group, [1.0], drop=0.0) == group
 
 
-def test_the_laws_of_the_rule(make_group: MakeGroup) -> None:
-    """Over 300 random groups: a shift of all scores changes nothing, an endless threshold drops nothing, no weight
-    grows or vanishes, and dropping twice is dropping once."""
+def test_relabel_has_its_invariants(make_group: MakeGroup) -> None:
+    """Over 300 random groups: shifting all scores changes nothing, an infinite threshold drops nothing, weights stay
+    between 2 / (1 + e^2) and 1, and relabelling twice drops no more."""
     rng = random.Random(0)
     group = make_group("q", *"abcd", preferences=[Preference(i, j) for i in range(4) for j in range(i + 1, 4)])
     for _ in range(300):
         scores = [rng.gauss(0, 3) for _ in range(4)]
-        after, shifted = (relabel(group, [s + shift for s in scores], drop=2.0) for shift in (0.0, 8.0))
-        if isinstance(after, RejectedRow) or isinstance(shifted, RejectedRow):
-            assert isinstance(after, RejectedRow)
+        relabelled, shifted = (relabel(group, [s + shift for s in scores], drop=2.0) for shift in (0.0, 8.0))
+        if isinstance(relabelled, RejectedRow) or isinstance(shifted, RejectedRow):
+            assert isinstance(relabelled, RejectedRow)
             assert isinstance(shifted, RejectedRow)
             continue
-        assert [(p.winner, p.loser) for p in after.preferences] == [(p.winner, p.loser) for p in shifted.preferences]
-        assert [p.weight for p in after.preferences] == pytest.approx([p.weight for p in shifted.preferences])
-        assert all(2 / (1 + math.exp(2)) <= p.weight <= 1 for p in after.preferences)
-        again = relabel(after, scores, drop=2.0)
-        assert isinstance(again, Group)
-        assert len(again.preferences) == len(after.preferences)
-        endless = relabel(group, scores, drop=math.inf)
-        assert isinstance(endless, Group)
-        assert len(endless.preferences) == 6
+        assert [(p.winner, p.loser) for p in relabelled.preferences] == [
+            (p.winner, p.loser) for p in shifted.preferences
+        ]
+        assert [p.weight for p in relabelled.preferences] == pytest.approx([p.weight for p in shifted.preferences])
+        assert all(2 / (1 + math.exp(2)) <= p.weight <= 1 for p in relabelled.preferences)
+        twice = relabel(relabelled, scores, drop=2.0)
+        assert isinstance(twice, Group)
+        assert len(twice.preferences) == len(relabelled.preferences)
+        unlimited = relabel(group, scores, drop=math.inf)
+        assert isinstance(unlimited, Group)
+        assert len(unlimited.preferences) == 6
 
 
-def test_the_summary_tells_the_threshold_and_what_became_of_all(make_group: MakeGroup) -> None:
-    """Four groups: agreed, doubted, dropped in part, lost."""
+def test_summary_counts_kept_and_dropped_preferences(make_group: MakeGroup) -> None:
+    """Four groups: one agrees, one is down-weighted, one loses a preference, one is rejected."""
     pair = make_group("q", "a", "b")
     triple = make_group(
         "q", "a", "b", "c", preferences=[Preference(0, 1), Preference(0, 2), Preference(1, 2, tie=True)]
@@ -97,7 +104,7 @@ def test_the_summary_tells_the_threshold_and_what_became_of_all(make_group: Make
     ("scores", "drop"),
     [([1.0], 2.0), ([1.0, math.nan], 2.0), ([1.0, math.inf], 2.0), ([1.0, 2.0], -1.0), ([1.0, 2.0], math.nan)],
 )
-def test_what_makes_no_sense_is_refused(make_group: MakeGroup, scores: list[float], drop: float) -> None:
-    """A score that is missing or not finite, a threshold below zero."""
+def test_invalid_scores_or_threshold_are_an_error(make_group: MakeGroup, scores: list[float], drop: float) -> None:
+    """A missing or non-finite score, and a negative or NaN threshold, raise `DataError`."""
     with pytest.raises(DataError):
         relabel(make_group("q", "a", "b"), scores, drop=drop)

@@ -8,7 +8,7 @@ from basereward.data.curation.words import hash64, normalise, shingles, words
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("text", "same_text"),
     [
         pytest.param("What's  THIS?\n", "what's this", id="capitals, spaces, punctuation"),
         pytest.param("a \ufb01ne caf\u00e9", "a fine cafe\u0301", id="ligature and accent"),
@@ -16,9 +16,9 @@ from basereward.data.curation.words import hash64, normalise, shingles, words
         pytest.param("<image>\ud800 yes", "image yes", id="a surrogate that stands alone"),
     ],
 )
-def test_the_same_words_are_equal(one: str, other: str) -> None:
+def test_the_same_words_are_equal(text: str, same_text: str) -> None:
     """Capitals, spacing, punctuation and the Unicode form are ignored."""
-    assert normalise(one) == normalise(other)
+    assert normalise(text) == normalise(same_text)
 
 
 def test_symbols_without_words_stay_apart() -> None:

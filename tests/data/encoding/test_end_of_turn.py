@@ -1,4 +1,4 @@
-"""Where a response ends: the token that each chat template puts there, from templates of several kinds."""
+"""The end-of-turn token is that of the chat template, for several kinds of templates."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from tests.helpers.support import group
 
 
 def in_order(ids: Tensor, images_thw: Tensor | None) -> Tensor:
-    """0, 1, 2, ..."""
+    """Return the positions 0, 1, 2, ..."""
     return torch.arange(len(ids))
 
 
 def small_tokenizer(*special: str, template: str | None, eos: str | None) -> PreTrainedTokenizerFast:
-    """A tokenizer of the 256 bytes, then the special tokens, the first of which begins every text, as Llama's do."""
+    """Return a tokenizer of the 256 bytes and the special tokens. The first special token begins every text, as with
+    Llama."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     fast = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -41,8 +42,8 @@ LLAMA_TEMPLATE = (
 LLAMA_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
 
-def test_the_end_of_turn_is_that_of_the_chat_template() -> None:
-    """In a template like Llama 3's it is `<|eot_id|>`, although the tokenizer's eos is another."""
+def test_end_of_turn_is_that_of_the_chat_template() -> None:
+    """For a template like Llama 3's it is `<|eot_id|>`, although the tokenizer's eos token is another."""
     tokenizer = small_tokenizer(*LLAMA_TOKENS, template=LLAMA_TEMPLATE, eos="<|end_of_text|>")
     assert tokenizer("Hi")["input_ids"][0] == 256
     llama = Encoder(tokenizer, positions=in_order)
@@ -62,8 +63,9 @@ BARE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n
 
 
 @pytest.mark.parametrize(("special", "eos"), [(["</s>"], "</s>"), ([], None)], ids=["eos", "no-eos"])
-def test_a_template_without_an_end_of_turn_takes_the_eos(special: Sequence[str], eos: str | None) -> None:
-    """Where the template writes nothing after an answer the eos token ends it; without one no score can be read."""
+def test_template_without_an_end_of_turn_uses_the_eos(special: Sequence[str], eos: str | None) -> None:
+    """If the template writes nothing after an answer, the eos token ends it; without one there is no token to read a
+    score from."""
     tokenizer = small_tokenizer(*special, template=BARE, eos=eos)
     if eos is None:
         with pytest.raises(ModelError, match="no token to read a score from"):
@@ -72,13 +74,13 @@ def test_a_template_without_an_end_of_turn_takes_the_eos(special: Sequence[str],
         assert Encoder(tokenizer, positions=in_order).end_of_turn == 256
 
 
-def test_a_tokenizer_without_chat_template_is_refused() -> None:
-    """No layout is guessed: the error says which checkpoints have one, and which file to add."""
+def test_tokenizer_without_a_chat_template_is_an_error() -> None:
+    """No template is guessed: the error names the file to add."""
     with pytest.raises(ModelError, match=r"has no chat template.*chat_template\.jinja"):
         Encoder(small_tokenizer("</s>", template=None, eos="</s>"), positions=in_order)
 
 
 def test_a_tokenizer_without_padding_pads_with_the_end_of_turn() -> None:
-    """Padding is seen by nobody, so any token will do."""
+    """Padding is masked, so any token can be used."""
     tokenizer = small_tokenizer(*LLAMA_TOKENS, template=LLAMA_TEMPLATE, eos="<|end_of_text|>")
     assert Encoder(tokenizer, positions=in_order).pad_id == 260

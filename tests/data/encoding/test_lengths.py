@@ -1,4 +1,4 @@
-"""Lengths that are found without encoding, and kept."""
+"""Token lengths: measured without encoding, and cached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.support import TEXT, VISION, checkpoint, group, mixed_groups
 
 
 class Listed:
-    """A source of the groups that it is given."""
+    """A source of the given groups."""
 
     name = "listed"
 
@@ -36,21 +36,20 @@ class Listed:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    """That of a small Qwen2.5-VL."""
+    """The encoder of a small Qwen2.5-VL."""
     return load_encoder(checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("lengths")), max_tokens=200)
 
 
 @pytest.mark.parametrize("family", [*VISION, *TEXT])
-def test_a_measured_length_is_that_of_the_encoded_group(family: str, tmp_path: Path) -> None:
-    """Prefix, branches, images and the tokens in a tree row, for every family, without cutting pictures into
-    patches."""
+def test_measured_lengths_equal_the_encoded_group(family: str, tmp_path: Path) -> None:
+    """For every family: prefix, branches, images and the tokens of a tree row, measured without making patches."""
     encoder = load_encoder(checkpoint(family, tmp_path / family))
-    for each in mixed_groups(vision=family in VISION):
-        size, encoded = encoder.measure(each), encoder(each)
-        assert size.prefix == len(encoded.prefix)
-        assert size.branches == tuple(len(branch) for branch in encoded.branches)
-        assert size.images == (0 if encoded.images_thw is None else len(encoded.images_thw))
-        assert size.tokens == collate([encoded], layout="tree", pad_id=encoder.pad_id).rows.input_ids.numel()
+    for sample_group in mixed_groups(vision=family in VISION):
+        measured, encoded = encoder.measure(sample_group), encoder(sample_group)
+        assert measured.prefix == len(encoded.prefix)
+        assert measured.branches == tuple(len(branch) for branch in encoded.branches)
+        assert measured.images == (0 if encoded.images_thw is None else len(encoded.images_thw))
+        assert measured.tokens == collate([encoded], layout="tree", pad_id=encoder.pad_id).rows.input_ids.numel()
 
 
 BAD = [
@@ -60,26 +59,26 @@ BAD = [
 ]
 
 
-def test_encoding_and_measuring_lose_the_same_groups(encoder: Encoder) -> None:
-    """A group that is too long to be encoded is too long when it is measured, and the words are the same."""
-    for attempt in (encoder, encoder.measure):
+def test_encoding_and_measuring_reject_the_same_groups(encoder: Encoder) -> None:
+    """A group that is too long has the same error in both."""
+    for encode_or_measure in (encoder, encoder.measure):
         with pytest.raises(RowRejected, match=r"data\.encoding\.max_tokens allows 200") as caught:
-            attempt(BAD[1])
+            encode_or_measure(BAD[1])
         assert caught.value.reason == "too_long"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_group_is_measured_or_lost(encoder: Encoder, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Indices, tokens and images of the usable groups, and the others with their reasons after the source's own, with
-    processes and without."""
+def test_every_group_is_measured_or_rejected(encoder: Encoder, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Usable groups have index, tokens and images. Rejected ones follow the source's own, each with its reason. Worker
+    processes change nothing."""
     monkeypatch.setattr("basereward.data.encoding.lengths.MANY", 1)
-    good = mixed_groups(vision=True)
-    groups = [*good[:2], BAD[0], BAD[1], *good[2:]]
-    lengths, lost = measure(Listed(groups), "train", encoder=encoder, workers=workers)
+    usable = mixed_groups(vision=True)
+    groups = [*usable[:2], BAD[0], BAD[1], *usable[2:]]
+    lengths, rejected = measure(Listed(groups), "train", encoder=encoder, workers=workers)
     assert lengths.index.tolist() == [0, 1, 4, 5, 6]
-    assert lengths.tokens.tolist() == [encoder.measure(each).tokens for each in good]
+    assert lengths.tokens.tolist() == [encoder.measure(sample_group).tokens for sample_group in usable]
     assert lengths.images.tolist() == [0, 0, 0, 1, 2]
-    assert [(row.id, row.reason) for row in lost] == [
+    assert [(row.id, row.reason) for row in rejected] == [
         ("0", "malformed_json"),
         ("blank", "empty_response"),
         ("long", "too_long"),
@@ -87,25 +86,25 @@ def test_every_group_is_measured_or_lost(encoder: Encoder, workers: int, monkeyp
 
 
 def test_other_errors_pass_through(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A data set that is malformed is no lost row."""
+    """A malformed data set is an error, not a rejected row."""
 
-    def broken(group: Group, **options: object) -> None:
+    def raise_data_error(group: Group, **options: object) -> None:
         raise DataError("file:3: malformed")
 
-    monkeypatch.setattr(encoder, "measure", broken)
+    monkeypatch.setattr(encoder, "measure", raise_data_error)
     with pytest.raises(DataError, match="file:3: malformed"):
         measure(Listed([group()]), "train", encoder=encoder)
 
 
 class Refusing(Encoder):
-    """An encoder that must not be asked."""
+    """An encoder that must not measure anything."""
 
     def measure(self, group: Group, *, with_targets: bool = False) -> object:  # type: ignore[override]
         raise AssertionError("measured again")
 
 
 def refusing(encoder: Encoder, *, max_tokens: int = 200) -> Refusing:
-    """The same encoder as far as anybody can tell from its settings."""
+    """Return an encoder with the same settings that must not measure anything."""
     return Refusing(
         encoder.tokenizer,
         positions=encoder.positions,
@@ -116,46 +115,44 @@ def refusing(encoder: Encoder, *, max_tokens: int = 200) -> Refusing:
     )
 
 
-def test_lengths_are_found_once(encoder: Encoder, tmp_path: Path) -> None:
-    """The second time they come from the disk, the lost rows with them; changed rows or settings are measured."""
+def test_lengths_are_cached(encoder: Encoder, tmp_path: Path) -> None:
+    """The second call reads lengths and rejected rows from disk; changed groups or settings are measured."""
     groups = [*mixed_groups(vision=True), *BAD[:2]]
     first = measure(Listed(groups), "train", encoder=encoder, cache=tmp_path)
-    again = measure(Listed(groups), "train", encoder=refusing(encoder), cache=tmp_path)
-    for one, other in ((first[0].index, again[0].index), (first[0].tokens, again[0].tokens)):
-        np.testing.assert_array_equal(one, other)
-    assert again[1] == first[1]
-    for changed in ([*groups, group("Another?")], [group(images=2), *groups[1:]]):
+    cached = measure(Listed(groups), "train", encoder=refusing(encoder), cache=tmp_path)
+    for measured, from_cache in ((first[0].index, cached[0].index), (first[0].tokens, cached[0].tokens)):
+        np.testing.assert_array_equal(measured, from_cache)
+    assert cached[1] == first[1]
+    for changed_groups in ([*groups, group("Another?")], [group(images=2), *groups[1:]]):
         with pytest.raises(AssertionError, match="measured again"):
-            measure(Listed(changed), "train", encoder=refusing(encoder), cache=tmp_path)
+            measure(Listed(changed_groups), "train", encoder=refusing(encoder), cache=tmp_path)
     with pytest.raises(AssertionError, match="measured again"):
         measure(Listed(groups), "train", encoder=refusing(encoder, max_tokens=199), cache=tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 100])
-def test_a_damaged_file_is_said_and_made_anew(
+def test_damaged_cache_is_logged_and_replaced(
     size: int, encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a killed process or a bad disk left is not trusted."""
+    """A file that a killed process or a bad disk has cut is not used."""
     groups = mixed_groups(vision=True)
     first = measure(Listed(groups), "train", encoder=encoder, cache=tmp_path)[0]
-    (kept,) = tmp_path.rglob("*.safetensors")
-    content = kept.read_bytes()[:size]
-    kept.unlink()  # it is mapped into memory
-    kept.write_bytes(content)
+    (file,) = tmp_path.rglob("*.safetensors")
+    content = file.read_bytes()[:size]
+    file.unlink()  # it is mapped into memory
+    file.write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        again = measure(Listed(groups), "train", encoder=encoder, cache=tmp_path)[0]
+        remeasured = measure(Listed(groups), "train", encoder=encoder, cache=tmp_path)[0]
     assert "cannot be read" in caplog.text
-    assert again.tokens.tolist() == first.tokens.tolist()
+    assert remeasured.tokens.tolist() == first.tokens.tolist()
     measure(Listed(groups), "train", encoder=refusing(encoder), cache=tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_costs_no_run(
-    encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The lengths are found, and the log says that they are not kept."""
+def test_unwritable_cache_is_logged(encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The lengths are measured, and a warning says that they are not cached."""
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
-        found = measure(Listed(mixed_groups(vision=True)), "train", encoder=encoder, cache=tmp_path / "file")[0]
-    assert isinstance(found, Lengths)
-    assert len(found) == 5
+        measured = measure(Listed(mixed_groups(vision=True)), "train", encoder=encoder, cache=tmp_path / "file")[0]
+    assert isinstance(measured, Lengths)
+    assert len(measured) == 5
     assert "cannot be cached" in caplog.text

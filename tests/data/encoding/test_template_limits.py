@@ -1,4 +1,4 @@
-"""A chat template comes from outside: it may refuse a conversation, never end, or leave words out. So may a text."""
+"""Limits for chat templates and texts: templates that refuse, loop or drop content, and texts that are too long."""
 
 # ruff: noqa: E501 - templates in one line each
 
@@ -40,22 +40,23 @@ ENDLESS = {
 
 
 def encoder_of(template: str, **options: Any) -> Encoder:
-    """With a tokenizer of bytes."""
+    """Return an encoder with this template and a tokenizer of bytes."""
     tokenizer = small_tokenizer("<|im_start|>", "<|im_end|>", template=template, eos="<|im_end|>")
     return Encoder(tokenizer, positions=in_order, **options)
 
 
-@pytest.mark.parametrize("bomb", ENDLESS.values(), ids=ENDLESS)
-def test_a_template_without_end_is_refused_when_a_model_is_opened(bomb: str) -> None:
-    """By a count of steps, of characters or of bytes; whatever ran before (a debugger, an alarm) goes on after."""
-    traced, alarm = sys.gettrace(), signal.getsignal(signal.SIGVTALRM)
+@pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS)
+def test_endless_template_is_an_error(endless: str) -> None:
+    """Opening the model fails by a count of steps, characters or bytes. The earlier trace function and signal handler
+    are restored."""
+    trace_function, handler = sys.gettrace(), signal.getsignal(signal.SIGVTALRM)
     with pytest.raises(ModelError, match=r"chat_template\.jinja"):
-        encoder_of(CHATML + bomb)
-    assert (sys.gettrace(), signal.getsignal(signal.SIGVTALRM)) == (traced, alarm)
+        encoder_of(CHATML + endless)
+    assert (sys.gettrace(), signal.getsignal(signal.SIGVTALRM)) == (trace_function, handler)
 
 
-def test_a_template_that_loops_on_one_row_loses_the_row() -> None:
-    """And no other."""
+def test_template_that_loops_on_one_row_rejects_the_row() -> None:
+    """Other rows are encoded."""
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     encoder = encoder_of("{% if 'magic' in messages[0].content %}" + loops + "{% endif %}" + CHATML)
     with pytest.raises(RowRejected) as caught:
@@ -64,8 +65,8 @@ def test_a_template_that_loops_on_one_row_loses_the_row() -> None:
     assert len(encoder(group("another word")).branches) == 3
 
 
-def test_long_conversations_are_far_from_the_limit() -> None:
-    """A thousand turns take some per cent of the steps."""
+def test_long_conversation_is_within_the_limit() -> None:
+    """A thousand turns take a few percent of the allowed steps."""
     encoder = encoder_of(QWEN2_5)
     turns = [turn("user", "Hi."), turn("assistant", "Hello!")] * 500
     text = encoder.template.render([*turns, turn("user", "?")], generation_prompt=True)
@@ -87,20 +88,20 @@ def test_long_conversations_are_far_from_the_limit() -> None:
     ],
     ids=["gemma system", "mistral system", "two questions", "division", "undefined"],
 )
-def test_a_conversation_that_the_template_refuses_is_a_lost_row(template: str, turns: tuple[Turn, ...]) -> None:
-    """By its own reason and with what the template says, for training, measuring and scoring."""
+def test_conversation_that_the_template_refuses_is_rejected(template: str, turns: tuple[Turn, ...]) -> None:
+    """Training, measuring and scoring have the same reason, with the message of the template."""
     encoder = encoder_of(template)
-    refused = Group("row-7", "test", turns, ("Yes.", "No."))
-    for attempt in (encoder, encoder.measure, encoder.opening):
+    refused_group = Group("row-7", "test", turns, ("Yes.", "No."))
+    for method in (encoder, encoder.measure, encoder.opening):
         with pytest.raises(RowRejected) as caught:
-            attempt(refused)
+            method(refused_group)
         assert caught.value.reason == "template_rejects"
-        assert all(each.role in str(caught.value) for each in turns)
+        assert all(message_turn.role in str(caught.value) for message_turn in turns)
     assert len(encoder(group("Hi.", ("Yes.", "No."))).branches) == 2
 
 
 class Rows:
-    """A source of some groups."""
+    """A source of the given groups."""
 
     name = "rows"
 
@@ -114,25 +115,25 @@ class Rows:
         return []
 
 
-def test_refused_rows_are_counted_and_named() -> None:
-    """The rest of the source is used."""
+def test_refused_rows_are_listed() -> None:
+    """The other rows of the source are used."""
     system = (turn("system", "Be brief."),)
     rows = Rows(group(name="a"), group(name="b", turns=system), group(name="c"))
-    lengths, lost = measure(rows, "train", encoder=encoder_of(GEMMA))  # type: ignore[arg-type]
+    lengths, rejected = measure(rows, "train", encoder=encoder_of(GEMMA))  # type: ignore[arg-type]
     assert lengths.index.tolist() == [0, 2]
-    assert [(row.id, row.reason) for row in lost] == [("b", "template_rejects")]
-    assert "System role not supported" in lost[0].detail
+    assert [(row.id, row.reason) for row in rejected] == [("b", "template_rejects")]
+    assert "System role not supported" in rejected[0].detail
 
 
 @pytest.mark.parametrize("broken", ["{{ raise_exception('never') }}", "{% for x in %}", "{{ 1 // 0 }}", "{{ x.y.z }}"])
-def test_a_template_that_refuses_everything_is_no_model(broken: str) -> None:
-    """Known when it is opened, before a row is read."""
+def test_template_that_refuses_everything_is_an_error(broken: str) -> None:
+    """The error is raised when the model is opened, before a row is read."""
     with pytest.raises(ModelError, match="chat template"):
         encoder_of(broken)
 
 
-def test_turns_that_a_template_would_leave_out_are_lost_rows() -> None:
-    """A template without system turns that says nothing drops the reason of a label in silence; we say it."""
+def test_turn_that_the_template_drops_rejects_the_row() -> None:
+    """A template may silently drop a system turn, which can be the reason of a preference."""
     encoder = encoder_of(CHATML.replace("in messages %}", "in messages if message.role != 'system' %}"))
     with pytest.raises(RowRejected, match="system") as caught:
         encoder(group(turns=(turn("system", "Answer in French."),)))
@@ -145,48 +146,48 @@ def test_turns_that_a_template_would_leave_out_are_lost_rows() -> None:
     assert caught.value.reason == "template_rejects"
 
 
-def test_a_template_without_the_answer_is_no_model() -> None:
-    """No score could be of it."""
+def test_template_that_drops_the_answer_is_an_error() -> None:
+    """No score could depend on the answer."""
     with pytest.raises(ModelError, match="leaves out the words of the assistant"):
         encoder_of("{% for message in messages if message.role == 'user' %}{{ message.content }}{% endfor %}<|im_end|>")
 
 
-def test_a_template_that_repeats_the_answer_is_no_model() -> None:
-    """Where its words begin and end is not known, so a branch would hold words of the probe."""
+def test_template_that_repeats_the_answer_is_an_error() -> None:
+    """The position of the answer would be ambiguous."""
     with pytest.raises(ModelError, match="more than once"):
         encoder_of(CHATML.replace("{{ message.content }}", "{{ message.content }} ({{ message.content }})"))
 
 
 @pytest.mark.parametrize("text", ["x" * 2_000_000, "\n" * 2_000_000, "word " * 400_000], ids=["x", "lines", "words"])
-def test_a_text_of_two_million_characters_is_too_long_before_it_is_encoded(
+def test_too_long_text_is_rejected_before_tokenizing(
     text: str, vocabulary: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a response, in the prompt, and in another turn."""
+    """Two million characters in a response, in the prompt, and in another turn."""
     encoder = Encoder(tokenizer_of(vocabulary, QWEN2_5), positions=in_order, max_tokens=4096)
     sizes: list[int] = []
-    encode = type(vocabulary).__call__
+    original_call = type(vocabulary).__call__
 
-    def watched(self: Any, given: str, **options: Any) -> Any:
-        sizes.append(len(given))
-        return encode(self, given, **options)
+    def recording_call(self: Any, text_to_encode: str, **options: Any) -> Any:
+        sizes.append(len(text_to_encode))
+        return original_call(self, text_to_encode, **options)
 
-    monkeypatch.setattr(type(vocabulary), "__call__", watched)
-    for lost in (
+    monkeypatch.setattr(type(vocabulary), "__call__", recording_call)
+    for too_long in (
         group("Hi.", ("Yes.", text)),
         group(text, ("Yes.", "No.")),
         group("Hi.", ("Yes.", "No."), turns=(turn("system", text),)),
     ):
         with pytest.raises(RowRejected) as caught:
-            encoder(lost)
+            encoder(too_long)
         assert caught.value.reason == "too_long"
         assert "2000000" in str(caught.value)
         assert "4096" in str(caught.value)
     assert max(sizes) < 1000, "nothing long was encoded"
 
 
-def test_no_text_that_fits_is_refused_by_its_characters(vocabulary: PreTrainedTokenizerFast) -> None:
-    """A token stands for at most as many characters as the longest of the vocabulary has, and with NFC four times as
-    many: tried with random texts, and with the texts that are nearest to the bound."""
+def test_character_limit_rejects_no_text_that_fits(vocabulary: PreTrainedTokenizerFast) -> None:
+    """A token has at most as many characters as the longest token of the vocabulary, with NFC four times as many.
+    Checked with random texts and the worst cases."""
     from tokenizers import normalizers
 
     tokenizer = tokenizer_of(vocabulary, QWEN2_5)
@@ -203,12 +204,14 @@ def test_no_text_that_fits_is_refused_by_its_characters(vocabulary: PreTrainedTo
     copied = type(backend).from_str(backend.to_str())
     copied.normalizer = normalizers.NFC()
     assert characters_per_token(copied) == (4 * per_token, True)
-    shrunk = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
-    assert max(len(unicodedata.normalize("NFD", each)) for each in shrunk) == 4, "of one character, at most four"
+    characters = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+    assert max(len(unicodedata.normalize("NFD", character)) for character in characters) == 4, (
+        "of one character, at most four"
+    )
 
 
-def test_tokenizers_that_drop_text_have_a_limit_all_the_same(vocabulary: PreTrainedTokenizerFast) -> None:
-    """Nothing is proved of them, so the limit is far above any text: 1,024 characters a token."""
+def test_tokenizer_that_drops_text_has_the_default_limit(vocabulary: PreTrainedTokenizerFast) -> None:
+    """No bound can be derived for it, so the limit is 1,024 characters per token."""
     from tokenizers import normalizers
 
     backend = vocabulary.backend_tokenizer
@@ -217,8 +220,8 @@ def test_tokenizers_that_drop_text_have_a_limit_all_the_same(vocabulary: PreTrai
     assert characters_per_token(copied) == (1024, False)
 
 
-def test_scoring_names_the_row_that_the_template_refuses(tmp_path: Path) -> None:
-    """With the error of the rest of the interface."""
+def test_scoring_a_refused_row_is_a_data_error(tmp_path: Path) -> None:
+    """The error has the reason and the template's message."""
     folder = checkpoint("qwen3", tmp_path / "model")
     (folder / "chat_template.jinja").write_text(
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
@@ -229,8 +232,8 @@ def test_scoring_names_the_row_that_the_template_refuses(tmp_path: Path) -> None
         scorer.score([{"role": "system", "content": "Brief."}, {"role": "user", "content": "Hi."}], ["Yes."])
 
 
-def test_a_panic_of_the_tokenizer_is_an_error_of_the_model() -> None:
-    """The library's panics are no `Exception`; everything else passes as it is."""
+def test_panic_of_the_tokenizer_is_a_model_error() -> None:
+    """Panics of the tokenizers library are not an `Exception`; other exceptions pass through."""
     panic = type("PanicException", (BaseException,), {})
     with pytest.raises(ModelError, match=r"tokenizer\.json"), tokenizer_faults():
         raise panic("retry-limit-in-match over")

@@ -1,4 +1,4 @@
-"""Where pictures are looked for: below the root by any path, and in archives through links; nowhere else."""
+"""Where images are looked for: below the root folder by any path, and in archives through links."""
 
 from __future__ import annotations
 
@@ -22,27 +22,30 @@ from tests.helpers.support import picture, write_rows
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's cache in a folder of the test's own."""
+    """Put the cache of the `datasets` library into a temporary folder."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def _rows(number: int, *, column: str = "file_name", folder: str = "") -> list[dict[str, str]]:
+def _rows(num_rows: int, *, column: str = "file_name", folder: str = "") -> list[dict[str, str]]:
+    """Return rows that name their images in `column`."""
     return [
-        {column: f"{folder}{i}.png", "prompt": f"Q{i}?", "chosen": "red", "rejected": "grey"} for i in range(number)
+        {column: f"{folder}{i}.png", "prompt": f"Q{i}?", "chosen": "red", "rejected": "grey"} for i in range(num_rows)
     ]
 
 
-def _folder(tmp_path: Path, *, below: str = ".", number: int = 3) -> Path:
+def _folder(tmp_path: Path, *, below: str = ".", num_images: int = 3) -> Path:
+    """Write images into a folder, and return the root folder."""
     folder = tmp_path / "data"
     (folder / below).mkdir(parents=True)
-    for i in range(number):
+    for i in range(num_images):
         picture(i).save(folder / below / f"{i}.png")
     return folder
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_the_imagefolder_layout_of_the_hub_is_read(kind: str, tmp_path: Path) -> None:
-    """The library makes absolute paths of `file_name`; they lie below the folder, and every row has its picture."""
+def test_imagefolder_layout_is_read(kind: str, tmp_path: Path) -> None:
+    """The `datasets` library makes `file_name` absolute; the paths are below the folder, and every row has its
+    image."""
     folder = _folder(tmp_path, below="train")
     rows = _rows(3)
     if kind == "jsonl":
@@ -53,13 +56,15 @@ def test_the_imagefolder_layout_of_the_hub_is_read(kind: str, tmp_path: Path) ->
             writer.writeheader()
             writer.writerows(rows)
     source = Hub("h", path=str(folder), val=0, test=0)
-    shown = {group.prompt[0].parts[1].text: open_image(group.images[0]).tobytes() for group in source.groups("train")}
-    assert shown == {f"Q{i}?": picture(i).tobytes() for i in range(3)}
+    pixels_by_prompt = {
+        group.prompt[0].parts[1].text: open_image(group.images[0]).tobytes() for group in source.groups("train")
+    }
+    assert pixels_by_prompt == {f"Q{i}?": picture(i).tobytes() for i in range(3)}
     assert not source.rejected("train")
 
 
 def test_absolute_paths_in_parquet_are_found_below_the_folder(tmp_path: Path) -> None:
-    """Through a symbolic link to the folder too; a path elsewhere loses its row."""
+    """Also through a symbolic link to the folder; a path outside of the folder rejects its row."""
     folder = _folder(tmp_path)
     rows = _rows(3, column="image", folder=f"{folder}/")
     rows[2]["image"] = str(tmp_path / "outside.png")
@@ -74,8 +79,8 @@ def test_absolute_paths_in_parquet_are_found_below_the_folder(tmp_path: Path) ->
         assert [row.reason for row in source.rejected("train")] == ["image_outside_root"]
 
 
-def test_a_path_below_the_root_by_a_link_is_below_it(tmp_path: Path) -> None:
-    """As the relative path that means the same; what only begins like the root is not."""
+def test_linked_path_below_the_root_is_accepted(tmp_path: Path) -> None:
+    """It equals the relative path; a path that only starts with the same characters is rejected."""
     root = tmp_path / "a"
     root.mkdir()
     (tmp_path / "other").symlink_to(root)
@@ -87,22 +92,23 @@ def test_a_path_below_the_root_by_a_link_is_below_it(tmp_path: Path) -> None:
         assert caught.value.reason == "image_outside_root"
 
 
-def test_pictures_that_a_library_downloaded_are_found(tmp_path: Path) -> None:
-    """In its cache, where the data set of the hub names them by absolute paths."""
+def test_images_in_the_cache_of_a_library_are_found(tmp_path: Path) -> None:
+    """Data sets of the hub name them by absolute paths in the cache."""
     store = ImageStore(closed=True, caches=[tmp_path])
     assert store.find(f"{tmp_path}/x.png") == tmp_path / "x.png"
     with pytest.raises(ImageError):
         store.find(f"{tmp_path}/../x.png")
 
 
-def _added(file: tarfile.TarFile, name: str, kind: bytes, *, link: str = "", content: bytes = b"") -> None:
+def _add_member(file: tarfile.TarFile, name: str, member_type: bytes, *, link: str = "", content: bytes = b"") -> None:
+    """Add a member to a tar file."""
     info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.size = kind, link, len(content)
+    info.type, info.linkname, info.size = member_type, link, len(content)
     file.addfile(info, io.BytesIO(content))
 
 
-def test_a_second_name_of_a_file_in_a_tar_is_that_file(tmp_path: Path) -> None:
-    """GNU tar writes it as a hard link; a symbolic link starts from its own folder."""
+def test_links_in_a_tar_are_followed(tmp_path: Path) -> None:
+    """GNU tar writes a second name as a hard link; a symbolic link is relative to its own folder."""
     folder = tmp_path / "a"
     (folder / "b").mkdir(parents=True)
     picture(1).save(folder / "0.png")
@@ -114,28 +120,28 @@ def test_a_second_name_of_a_file_in_a_tar_is_that_file(tmp_path: Path) -> None:
         assert open_image(store.find(name)).tobytes() == picture(1).tobytes()
 
 
-def test_what_is_no_file_in_a_tar_is_lost_and_no_other(tmp_path: Path) -> None:
-    """The last member of a name counts: a device, pipe or folder in its place, links to nothing, to each other or out
-    of the archive."""
+def test_tar_members_that_are_no_files_are_rejected(tmp_path: Path) -> None:
+    """The last member of a name counts. Devices, pipes, folders, and links to nothing, to each other or out of the
+    archive are rejected; other members are read."""
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         for name in ("good.png", "device.png", "pipe.png", "folder.png", "replaced.png"):
-            _added(file, name, tarfile.REGTYPE, content=b"1")
-        _added(file, "device.png", tarfile.CHRTYPE)
-        _added(file, "pipe.png", tarfile.FIFOTYPE)
-        _added(file, "folder.png", tarfile.DIRTYPE)
-        _added(file, "replaced.png", tarfile.REGTYPE, content=b"2")
-        _added(file, "nothing.png", tarfile.LNKTYPE, link="gone.png")
-        _added(file, "out.png", tarfile.SYMTYPE, link="../../etc/hostname")
-        _added(file, "root.png", tarfile.SYMTYPE, link="/etc/hostname")
-        _added(file, "here.png", tarfile.SYMTYPE, link="there.png")
-        _added(file, "there.png", tarfile.SYMTYPE, link="here.png")
+            _add_member(file, name, tarfile.REGTYPE, content=b"1")
+        _add_member(file, "device.png", tarfile.CHRTYPE)
+        _add_member(file, "pipe.png", tarfile.FIFOTYPE)
+        _add_member(file, "folder.png", tarfile.DIRTYPE)
+        _add_member(file, "replaced.png", tarfile.REGTYPE, content=b"2")
+        _add_member(file, "nothing.png", tarfile.LNKTYPE, link="gone.png")
+        _add_member(file, "out.png", tarfile.SYMTYPE, link="../../etc/hostname")
+        _add_member(file, "root.png", tarfile.SYMTYPE, link="/etc/hostname")
+        _add_member(file, "here.png", tarfile.SYMTYPE, link="there.png")
+        _add_member(file, "there.png", tarfile.SYMTYPE, link="here.png")
     store = ImageStore(tmp_path, archives=[tmp_path / "a.tar"])
 
     def read(name: str) -> bytes | str:
         try:
-            found = store.find(name)
-            assert not isinstance(found, Path)
-            return read_archived(found)
+            reference = store.find(name)
+            assert not isinstance(reference, Path)
+            return read_archived(reference)
         except ImageError as error:
             return error.reason
 
@@ -145,18 +151,18 @@ def test_what_is_no_file_in_a_tar_is_lost_and_no_other(tmp_path: Path) -> None:
     assert {read(name) for name in ("here.png", "there.png")} == {"image_unreadable"}
 
 
-def test_an_archive_that_never_ends_is_not_opened(tmp_path: Path) -> None:
-    """A FIFO, and a compressed tar under another name, of which everything would be unpacked."""
+def test_endless_archive_is_an_error(tmp_path: Path) -> None:
+    """A FIFO, and a compressed tar with the suffix of a plain one, which would be unpacked whole."""
     os.mkfifo(tmp_path / "a.tar")
     with tarfile.open(tmp_path / "b.tar", "w:gz") as file:
-        _added(file, "0.png", tarfile.REGTYPE, content=b"1")
+        _add_member(file, "0.png", tarfile.REGTYPE, content=b"1")
     for name in ("a.tar", "b.tar"):
         with pytest.raises(DataError, match=name):
             ImageStore(tmp_path, archives=[tmp_path / name]).find("0.png")
 
 
-def test_a_file_larger_than_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its size is asked first."""
+def test_file_above_the_size_limit_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size is checked before the file is read."""
     picture(0).save(tmp_path / "0.png")
     monkeypatch.setattr(images, "MAX_BYTES", 10)
     for read in (images.open_image, images.read_image):

@@ -1,4 +1,4 @@
-"""Pictures as the world stores them: each opens as upright 8-bit RGB, or says why not."""
+"""Image files of many kinds open as upright 8-bit RGB, or raise `ImageError` with a reason."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from basereward.data.images.open_images import FORMATS, MAX_PIXELS, ImageError, 
 RED, BLUE, WHITE, HALF_RED = (255, 0, 0), (0, 0, 255), (255, 255, 255), (255, 127, 127)
 
 
-def _encode(image: PIL.Image.Image, kind: str, **options: object) -> bytes:
+def _encode(image: PIL.Image.Image, file_format: str, **options: object) -> bytes:
+    """Return the image as bytes of a file format."""
     file = io.BytesIO()
-    image.save(file, kind, **options)  # type: ignore[arg-type]
+    image.save(file, file_format, **options)  # type: ignore[arg-type]
     return file.getvalue()
 
 
 def _two_halves(mode: str = "RGB") -> PIL.Image.Image:
-    """4 x 2 pixels: red on the left, blue on the right."""
+    """Return an image of 4 x 2 pixels, red on the left, blue on the right."""
     image = PIL.Image.new("RGB", (4, 2), RED)
     image.paste(BLUE, (2, 0, 4, 2))
     return image.convert(mode)
 
 
 def _png(width: int, height: int) -> bytes:
-    """A valid black 1-bit PNG, without ever holding its pixels."""
+    """Return a valid black 1-bit PNG without storing its pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -44,14 +45,15 @@ def _png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def _fails(image: object) -> tuple[str, str]:
+def _error_of(image: object) -> tuple[str, str]:
+    """Return reason and detail of the error."""
     with pytest.raises(ImageError) as caught:
         open_image(image)  # type: ignore[arg-type]
     return caught.value.reason, caught.value.detail
 
 
-def test_path_bytes_and_decoded_picture_give_the_same(tmp_path: Path) -> None:
-    """A str, a Path, bytes and a PIL image of one picture."""
+def test_path_bytes_and_decoded_image_are_equal(tmp_path: Path) -> None:
+    """A str, a Path, bytes and a PIL image have the same pixels."""
     content = _encode(_two_halves(), "PNG")
     path = tmp_path / "halves.png"
     path.write_bytes(content)
@@ -65,10 +67,10 @@ def test_path_bytes_and_decoded_picture_give_the_same(tmp_path: Path) -> None:
     ("orientation", "size", "upper_left", "lower_right"),
     [(1, (4, 2), RED, BLUE), (3, (4, 2), BLUE, RED), (6, (2, 4), RED, BLUE), (8, (2, 4), BLUE, RED)],
 )
-def test_orientation_of_the_camera_is_applied(
+def test_exif_orientation_is_applied(
     orientation: int, size: tuple[int, int], upper_left: tuple[int, ...], lower_right: tuple[int, ...]
 ) -> None:
-    """3 is turned by half, 6 and 8 by a quarter; by the EXIF standard."""
+    """By the EXIF standard, 3 is a half turn, 6 and 8 are quarter turns."""
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     image = open_image(_encode(_two_halves(), "PNG", exif=exif))
@@ -78,7 +80,7 @@ def test_orientation_of_the_camera_is_applied(
 
 
 def test_cmyk_becomes_rgb() -> None:
-    """A print JPEG; red and blue come back within JPEG's error."""
+    """Red and blue of a CMYK JPEG are within JPEG's error."""
     image = open_image(_encode(_two_halves("CMYK").resize((64, 32), 0), "JPEG", quality=95))
     assert image.mode == "RGB"
     assert np.abs(np.array(image.getpixel((5, 16))) - RED).max() < 12
@@ -95,8 +97,8 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa", "La"])
-def test_transparency_is_laid_on_white(mode: str) -> None:
-    """A pixel that cannot be seen is white, not the black that is stored under it."""
+def test_transparent_pixels_become_white(mode: str) -> None:
+    """Not the black that is stored in them."""
     if mode == "PA":
         image = PIL.Image.new("PA", (2, 1), (0, 0))
         image.putpixel((1, 0), (0, 255))
@@ -108,20 +110,20 @@ def test_transparency_is_laid_on_white(mode: str) -> None:
     assert [opened.getpixel((x, 0)) for x in range(2)] == [WHITE, (0, 0, 0)]
 
 
-def test_half_transparent_red_is_pink() -> None:
-    """255 - 128 = 127 of white shines through."""
+def test_half_transparent_red_becomes_pink() -> None:
+    """Blended with white: 255 - 128 = 127 in green and blue."""
     assert open_image(_encode(PIL.Image.new("RGBA", (1, 1), (255, 0, 0, 128)), "PNG")).getpixel((0, 0)) == HALF_RED
 
 
-def test_a_transparent_colour_of_a_palette_is_white() -> None:
-    """PNG's tRNS chunk, for palettes and for plain grey."""
+def test_transparent_palette_colour_becomes_white() -> None:
+    """PNG's tRNS chunk, for palettes and for grey."""
     palette = PIL.Image.new("P", (1, 1), 0)
     palette.putpalette([0, 0, 0])
     assert open_image(_encode(palette, "PNG", transparency=0)).getpixel((0, 0)) == WHITE
     assert open_image(_encode(PIL.Image.new("L", (1, 1), 9), "PNG", transparency=9)).getpixel((0, 0)) == WHITE
 
 
-def test_of_an_animation_the_first_frame_is_taken() -> None:
+def test_first_frame_of_an_animation_is_used() -> None:
     """A GIF of a red and a blue frame is red."""
     frames = [PIL.Image.new("RGB", (3, 3), colour) for colour in (RED, BLUE)]
     image = open_image(_encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
@@ -129,52 +131,53 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_one_pixel_opens_in_every_format(kind: str) -> None:
-    """Whatever the format's own loss, the one white pixel is white."""
+def test_every_format_opens(kind: str) -> None:
+    """One white pixel is white, up to the loss of the format."""
     image = open_image(_encode(PIL.Image.new("RGB", (1, 1), WHITE), kind))
     assert (image.size, image.mode) == ((1, 1), "RGB")
     assert min(image.getpixel((0, 0))) > 250  # type: ignore[type-var, arg-type]
 
 
-def test_zero_bytes_are_unreadable(tmp_path: Path) -> None:
-    """As a file and as bytes; the message says empty."""
+def test_empty_file_is_unreadable(tmp_path: Path) -> None:
+    """As a file and as bytes; the message says that it is empty."""
     path = tmp_path / "empty.png"
     path.touch()
-    assert _fails(path) == ("image_unreadable", f"{path} is empty (0 bytes)")
-    assert _fails(b"")[0] == "image_unreadable"
+    assert _error_of(path) == ("image_unreadable", f"{path} is empty (0 bytes)")
+    assert _error_of(b"")[0] == "image_unreadable"
 
 
-def test_a_missing_file_is_missing_and_a_folder_unreadable(tmp_path: Path) -> None:
-    """With the path in the message; so is a name that no file can have, and a pipe, which is never waited for."""
-    assert _fails(tmp_path / "no.png") == ("image_missing", f"there is no file {tmp_path / 'no.png'}")
+def test_missing_file_and_other_paths_have_their_reason(tmp_path: Path) -> None:
+    """A folder, an invalid name and a pipe, which is not opened, are unreadable. The message has the path."""
+    assert _error_of(tmp_path / "no.png") == ("image_missing", f"there is no file {tmp_path / 'no.png'}")
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path, tmp_path / "pipe.png", tmp_path / ("n" * 300), tmp_path / "zero\0.png"):
-        reason, detail = _fails(path)
+        reason, detail = _error_of(path)
         assert reason == "image_unreadable"
         assert str(path).split("\0")[0] in detail
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
-def test_a_truncated_picture_is_unreadable(kind: str) -> None:
-    """Cut anywhere, it is never opened as a picture with a grey rest."""
+def test_truncated_image_is_unreadable(kind: str) -> None:
+    """Truncated anywhere, it does not open as an image with a grey rest."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     content = _encode(PIL.Image.fromarray(noise), kind)
     for share in (0.02, 0.3, 0.6, 0.9):
-        assert _fails(content[: int(len(content) * share)])[0] == "image_unreadable"
+        assert _error_of(content[: int(len(content) * share)])[0] == "image_unreadable"
 
 
-def test_what_is_not_a_picture_is_unreadable() -> None:
-    """Text, random bytes, and a format that runs an interpreter; the message lists the formats that are opened."""
+def test_other_content_is_unreadable() -> None:
+    """Text, arbitrary bytes, and PostScript, which would run an interpreter; the message lists the supported
+    formats."""
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     for content in (b"<html>404</html>", bytes(range(256)) * 4, postscript):
-        reason, detail = _fails(content)
+        reason, detail = _error_of(content)
         assert reason == "image_unreadable"
         assert "PNG, JPEG" in detail
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, about the damage
-def test_damaged_bytes_never_raise_anything_else() -> None:
-    """Two hundred pictures with random bytes overwritten either open or raise ImageError."""
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about damaged files
+def test_damaged_image_opens_or_raises_image_error() -> None:
+    """Two hundred images with random bytes overwritten."""
     rng = np.random.default_rng(1)
     noise = PIL.Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
     contents = [_encode(noise, kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP")]
@@ -189,52 +192,52 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
     assert {"RGB", "image_unreadable"} <= outcomes <= {"RGB", "image_unreadable", "image_too_large"}
 
 
-def test_20000_by_20000_pixels_are_refused_from_the_header(tmp_path: Path) -> None:
-    """50 kB that would be 1.2 GB once decoded; its data need not even be there."""
+def test_too_many_pixels_are_rejected_by_the_header(tmp_path: Path) -> None:
+    """20,000 x 20,000 pixels are 50 kB that decode to 1.2 GB; the file need not be complete."""
     content = _png(20_000, 20_000)
     assert len(content) < 100_000
     path = tmp_path / "huge.png"
     path.write_bytes(content)
     for image in (path, content[:60]):
-        reason, detail = _fails(image)
+        reason, detail = _error_of(image)
         assert reason == "image_too_large"
         assert "400000000 pixels" in detail
         assert "100,000,000" in detail
-    assert str(path) in _fails(path)[1]
+    assert str(path) in _error_of(path)[1]
 
 
-def test_the_limit_is_exact() -> None:
-    """10,000 x 10,000 is at the limit; one row more is refused, by its header alone."""
+def test_pixel_limit_is_exact() -> None:
+    """10,000 x 10,000 pixels are allowed, one row more is rejected by its header."""
     assert MAX_PIXELS == 10_000 * 10_000
-    reason, detail = _fails(_png(10_000, 10_001)[:60])
+    reason, detail = _error_of(_png(10_000, 10_001)[:60])
     assert reason == "image_too_large"
     assert "10000 x 10001 = 100,010,000 pixels" in detail
-    assert _fails(_png(10_000, 10_000)[:60])[0] == "image_unreadable"  # let through, and found cut
+    assert _error_of(_png(10_000, 10_000)[:60])[0] == "image_unreadable"  # within the limit, but truncated
 
 
-def test_a_decoded_picture_without_pixels_or_range_is_unreadable() -> None:
-    """Zero width, and floating-point samples."""
-    assert _fails(PIL.Image.new("RGB", (0, 3)))[0] == "image_unreadable"
-    assert "no known range" in _fails(PIL.Image.new("F", (2, 2)))[1]
+def test_decoded_image_without_pixels_or_range_is_unreadable() -> None:
+    """An image of width zero, and floating-point samples."""
+    assert _error_of(PIL.Image.new("RGB", (0, 3)))[0] == "image_unreadable"
+    assert "no known range" in _error_of(PIL.Image.new("F", (2, 2)))[1]
 
 
-def test_the_given_picture_is_not_changed() -> None:
-    """Nor is it handed back: changing the result leaves it alone."""
+def test_given_image_is_copied() -> None:
+    """Changing the result does not change the given image."""
     image = _two_halves()
     open_image(image).putpixel((0, 0), (1, 2, 3))
     assert image.tobytes() == _two_halves().tobytes()
 
 
-def test_the_error_survives_pickling() -> None:
-    """A loader's process hands it on, with its reason; what it says is the detail."""
+def test_image_error_can_be_pickled() -> None:
+    """Loader processes pass it on with its reason; its text is the detail."""
     error = pickle.loads(pickle.dumps(ImageError("image_missing", "there is no file x")))  # noqa: S301
     assert (error.reason, error.detail, str(error)) == (
         "image_missing", "there is no file x", "there is no file x"
     )  # fmt: skip
 
 
-def test_a_name_of_megabytes_is_cut_in_messages() -> None:
-    """As that of a broken picture in base64, which is taken for a path."""
-    reason, detail = _fails(Path("n" * 2**20))
+def test_long_path_is_shortened_in_the_message() -> None:
+    """A broken base64 image may be taken for a path."""
+    reason, detail = _error_of(Path("n" * 2**20))
     assert reason == "image_unreadable"
     assert len(detail) < 2000

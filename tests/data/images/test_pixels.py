@@ -1,4 +1,4 @@
-"""Bytes on the way, the image processor's own values at the end: against the processor itself, to the bit."""
+"""Pixels are stored as bytes and become the image processor's own values, bit for bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from basereward.data.images.pixels import Pixels, find_shades, read_pixels
 
 
 def picture(width: int, height: int, *, seed: int = 0) -> PIL.Image.Image:
-    """Noise: every byte in every channel."""
+    """Return an image of random noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return PIL.Image.fromarray(noise)
 
@@ -31,8 +31,8 @@ PROCESSORS = {
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_bytes_become_the_processors_own_values(name: str) -> None:
-    """For pictures that are resized and pictures that are not, alone and several at once, bit for bit."""
+def test_values_equal_the_image_processor(name: str) -> None:
+    """Bit for bit, for several images with and without resizing."""
     processor = PROCESSORS[name]
     shades = find_shades(processor)
     assert shades is not None
@@ -44,12 +44,12 @@ def test_bytes_become_the_processors_own_values(name: str) -> None:
     assert torch.equal(grids, expected["image_grid_thw"])
 
 
-def test_real_photographs_too(real_rows: Path) -> None:
-    """Of the sizes and kinds that people have."""
+def test_values_of_photographs_equal_the_image_processor(real_rows: Path) -> None:
+    """Photographs have other sizes and modes than the generated images."""
     processor = PROCESSORS["Qwen2.5-VL"]
-    found = [path for path in sorted(real_rows.rglob("*")) if path.suffix in (".jpg", ".jpeg", ".png")]
-    assert found
-    for path in found[:12]:
+    paths = [path for path in sorted(real_rows.rglob("*")) if path.suffix in (".jpg", ".jpeg", ".png")]
+    assert paths
+    for path in paths[:12]:
         with PIL.Image.open(path) as opened:
             photograph = opened.convert("RGB")
         pixels, _ = read_pixels(processor, [photograph], find_shades(processor))
@@ -57,33 +57,35 @@ def test_real_photographs_too(real_rows: Path) -> None:
 
 
 class Contrast(Qwen2VLImageProcessorPil):
-    """Stretches every picture to its own darkest and lightest value: no table of bytes."""
+    """An image processor that stretches the contrast of each image, which no table of bytes can express."""
 
     def normalize(self, image: Any, *args: Any, **kwargs: Any) -> Any:
         return (image - image.min()) / (image.max() - image.min() + np.float32(1e-3))
 
 
-def test_a_processor_that_is_no_table_does_its_own_work() -> None:
-    """Its values stay what they are, and travel as they are."""
+def test_processor_without_a_table_keeps_its_values() -> None:
+    """The values are stored as floats."""
     processor = Contrast(max_pixels=56 * 56)
     shades = find_shades(processor)
     assert shades is None
-    dull = PIL.Image.fromarray(np.full((64, 64, 3), 90, np.uint8) + np.arange(64, dtype=np.uint8)[None, :, None])
-    pixels, _ = read_pixels(processor, [dull], shades)
-    assert torch.equal(pixels.values, processor(images=[dull], return_tensors="pt")["pixel_values"])
+    low_contrast = PIL.Image.fromarray(
+        np.full((64, 64, 3), 90, np.uint8) + np.arange(64, dtype=np.uint8)[None, :, None]
+    )
+    pixels, _ = read_pixels(processor, [low_contrast], shades)
+    assert torch.equal(pixels.values, processor(images=[low_contrast], return_tensors="pt")["pixel_values"])
 
 
-def test_an_eighth_of_the_memory() -> None:
-    """A byte for the first frame where the processor has a float32 for both."""
+def test_patches_take_an_eighth_of_the_memory() -> None:
+    """One byte for the first frame, where the processor has float32 for two equal frames."""
     processor = PROCESSORS["Qwen2.5-VL"]
     pixels, _ = read_pixels(processor, [picture(896, 896)], find_shades(processor))
     assert pixels.patches.nbytes == 896 * 896 * 3
     assert pixels.values.nbytes == 8 * pixels.patches.nbytes
 
 
-def test_pictures_of_several_groups_are_joined() -> None:
-    """In their order."""
+def test_joined_pixels_keep_the_order() -> None:
+    """The joined values are the concatenated values."""
     processor = PROCESSORS["a few pixels"]
     shades = find_shades(processor)
-    each = [read_pixels(processor, [picture(60, 60, seed=seed)], shades)[0] for seed in range(3)]
-    assert torch.equal(Pixels.joined(each).values, torch.cat([pixels.values for pixels in each]))
+    parts = [read_pixels(processor, [picture(60, 60, seed=seed)], shades)[0] for seed in range(3)]
+    assert torch.equal(Pixels.joined(parts).values, torch.cat([pixels.values for pixels in parts]))

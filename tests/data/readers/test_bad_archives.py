@@ -50,10 +50,10 @@ MEMBERS = {
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_a_bad_member_of_an_archive_is_lost_alone(
+def test_bad_archive_member_rejects_only_its_row(
     member: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No name leads out of the archive, and nothing larger than the limit is unpacked; good members are used."""
+    """No name leads out of the archive, and no member larger than the limit is unpacked; good members are used."""
     monkeypatch.setattr(image_store, "MAX_BYTES", 50_000)
     _zipped(tmp_path)
     path = write_lines(tmp_path, [*good[:2], as_line(row_with(images=[member])), *good[2:]])
@@ -64,7 +64,7 @@ def test_a_bad_member_of_an_archive_is_lost_alone(
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../secret.png"])
-def test_a_name_that_leads_out_of_the_folder_of_a_data_set_is_lost(
+def test_path_outside_of_the_data_set_is_rejected(
     name: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path
 ) -> None:
     """Rows of a published data set may only name images below its folder."""

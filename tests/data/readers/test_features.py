@@ -44,12 +44,12 @@ EXAMPLES: dict[str, tuple[Any, list[Any]]] = {
     "Json": (datasets.Json(), ["text", 7, [{"a": None}], None]),
 }
 
-# The library shows the number of a class where it is asked for rows; its name is what a person reads.
+# The library returns the number of a class; we return its name.
 NAMES: dict[str, list[Any]] = {"ClassLabel": ["red", "grey", None, None], "LargeList": [["y", "x"], None]}
 
 
 @pytest.mark.parametrize("name", sorted(_FEATURE_TYPES))
-def test_every_feature_is_read_as_the_library_shows_it_or_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_every_feature_is_decoded_or_rejected(name: str, tmp_path: Path) -> None:
     """From `save_to_disk` and from Parquet; a rejection has the names of the feature and the column."""
     if name not in SUPPORTED:
         [decoder] = row_decoders(datasets.Features({"clip": _FEATURE_TYPES[name]()})).values()
@@ -111,7 +111,7 @@ def test_messages_of_mixed_types_are_read_as_messages(stored: str, tmp_path: Pat
     assert groups[39].responses == ("red", "blue")
 
 
-def test_a_number_among_the_answers_changes_no_other_answer(tmp_path: Path) -> None:
+def test_number_among_the_answers_rejects_only_its_row(tmp_path: Path) -> None:
     """The number is rejected; quotation marks around the other answers would reveal the label."""
     rows = [{"prompt": f"Q{i}", "chosen": "yes", "rejected": "no"} for i in range(39)]
     folder = _stored([*rows, {"prompt": "Q", "chosen": 7, "rejected": "no"}], tmp_path / "data")
@@ -120,7 +120,7 @@ def test_a_number_among_the_answers_changes_no_other_answer(tmp_path: Path) -> N
     assert [(row.id, row.reason) for row in source.rejected("train")] == [("train:39", "wrong_type")]
 
 
-def test_prompts_that_are_texts_or_messages(tmp_path: Path) -> None:
+def test_prompts_can_be_texts_and_messages(tmp_path: Path) -> None:
     """Both kinds in one column."""
     rows: list[dict[str, Any]] = [{"prompt": "Why?", "chosen": "a", "rejected": "b"}]
     rows += [{**rows[0], "prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Why?"}]}]
@@ -130,7 +130,7 @@ def test_prompts_that_are_texts_or_messages(tmp_path: Path) -> None:
     assert {group.prompt[-1].parts for group in groups} == {(Part("Why?"),)}
 
 
-def test_a_benchmark_row_of_another_type_is_named(tmp_path: Path) -> None:
+def test_benchmark_row_of_another_type_is_an_error(tmp_path: Path) -> None:
     """Its JSON text would be longer than the answer, which changes the baseline "longer answer wins"."""
     rows = [
         {"pair_id": f"p{i}", "source": "mmlu-pro-law", "question": f"Q{i}", "response_model": "m",
@@ -155,11 +155,11 @@ def test_labels_are_names(tmp_path: Path) -> None:
     assert group.responses == ("dog", "cat")
 
 
-def test_a_row_with_a_recording_is_lost_and_another_is_used(tmp_path: Path) -> None:
+def test_row_with_audio_is_rejected(tmp_path: Path) -> None:
     """The text of such a row is only a part of its prompt."""
     (tmp_path / "x.wav").write_bytes(b"RIFF")
-    sound = str(tmp_path / "x.wav")
-    columns = {"prompt": ["Q", "R"], "chosen": ["a", "a"], "rejected": ["b", "b"], "sound": [sound, None]}
+    audio = str(tmp_path / "x.wav")
+    columns = {"prompt": ["Q", "R"], "chosen": ["a", "a"], "rejected": ["b", "b"], "sound": [audio, None]}
     data = datasets.Dataset.from_dict(columns).cast_column("sound", datasets.Audio(decode=False))
     data.to_parquet(tmp_path / "rows.parquet")
     source = Hub("h", path=str(tmp_path / "rows.parquet"), val=0, test=0)

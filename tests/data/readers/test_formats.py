@@ -46,6 +46,7 @@ LINES = "".join(json.dumps(row) + "\n" for row in PAIRS)
 
 
 def _separated(delimiter: str) -> str:
+    """Return the pairs as text of a CSV or TSV file."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(PAIRS[0]), delimiter=delimiter)
     writer.writeheader()
@@ -54,6 +55,7 @@ def _separated(delimiter: str) -> str:
 
 
 def _tar(path: Path, members: dict[str, bytes]) -> None:
+    """Write a tar file with these members."""
     with tarfile.open(path, "w") as file:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
@@ -62,12 +64,14 @@ def _tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def _write_arrow(path: Path) -> None:
+    """Write the pairs as an Arrow file."""
     data = datasets.Dataset.from_list(PAIRS)
     data.save_to_disk(path.with_suffix(""))
     next(path.with_suffix("").glob("*.arrow")).rename(path)
 
 
 def _web(path: Path) -> None:
+    """Write the pairs as a WebDataset tar."""
     members = {f"{row['id']}.json": json.dumps({k: v for k, v in row.items() if k != "prompt"}) for row in PAIRS}
     members |= {f"{row['id']}.prompt.txt": row["prompt"] for row in PAIRS}
     _tar(path, {name: members[name].encode() for name in sorted(members)})
@@ -97,14 +101,15 @@ FILES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_every_kind_is_tried() -> None:
+def test_all_kinds_of_files_are_tested() -> None:
     """The files of this test include every kind of `io.formats`."""
     assert {rows_kind(name) for name in FILES} == set(ROWS)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_kind_of_file_gives_the_same_groups(name: str, tmp_path: Path) -> None:
-    """With both sources, for scoring, in a folder, pickled and out of order; `None` and numbers are answers."""
+    """With both sources, for scoring, in a folder, pickled and out of order. Answers such as "None" and numbers stay
+    texts."""
     folder = tmp_path / "data"
     folder.mkdir()
     path = folder / name
@@ -117,16 +122,18 @@ def test_every_kind_of_file_gives_the_same_groups(name: str, tmp_path: Path) -> 
         "folder": Hub("s", path=str(folder), val=0, test=0).groups("train"),
         "score": read_rows(path),
     }
-    for way, groups in sources.items():
-        again = pickle.loads(pickle.dumps(groups))  # noqa: S301
-        for read in (groups, again):
+    for reader, groups in sources.items():
+        unpickled = pickle.loads(pickle.dumps(groups))  # noqa: S301
+        for indexed in (groups, unpickled):
             order = [3, 0, 2, 1, 4]
-            found = {i: read[i] for i in order}
-            assert [(g.id, g.prompt[0].parts[0].text, g.responses) for _, g in sorted(found.items())] == expected, way
+            by_index = {i: indexed[i] for i in order}
+            assert [(g.id, g.prompt[0].parts[0].text, g.responses) for _, g in sorted(by_index.items())] == expected, (
+                reader
+            )
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet", "rows.tar"])
-def test_slices_of_a_file_are_its_parts(name: str, tmp_path: Path) -> None:
+def test_splits_can_be_slices_of_a_file(name: str, tmp_path: Path) -> None:
     """With the syntax of the `datasets` library, by number and by percentage."""
     FILES[name](tmp_path / name)
     source = Hub("s", path=str(tmp_path / name), split="train[:2]", val="train[2:3]", test="train[60%:]")
@@ -134,7 +141,7 @@ def test_slices_of_a_file_are_its_parts(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.parquet"])
-def test_a_file_has_no_other_split(name: str, tmp_path: Path) -> None:
+def test_file_has_only_the_split_train(name: str, tmp_path: Path) -> None:
     """The error proposes `split=train`, not fractions, which are set already."""
     FILES[name](tmp_path / name)
     with pytest.raises(DataError, match=rf"{name} has no split 'test'.*split=train"):
@@ -142,7 +149,7 @@ def test_a_file_has_no_other_split(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"split": "test"}, {"val": 0.9, "test": 0.5}, {"columns": {"promt": "Q"}}])
-def test_a_source_is_called_as_the_recipe_calls_it(arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_error_has_the_name_of_the_source(arguments: dict[str, Any], tmp_path: Path) -> None:
     """The message has the name once, and not the name of the class."""
     with pytest.raises(RecipeError) as caught:
         make({"_target_": "hub", "path": str(tmp_path / "rows.json"), **arguments}, "sources", "mine")
@@ -150,7 +157,7 @@ def test_a_source_is_called_as_the_recipe_calls_it(arguments: dict[str, Any], tm
     assert "source 'hub'" not in str(caught.value)
 
 
-def test_pictures_and_rows_in_one_folder(
+def test_rows_are_read_from_a_folder_with_images(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library would read the more frequent images and ignore the rows; splits are derived from names."""
@@ -177,7 +184,7 @@ def test_pictures_and_rows_in_one_folder(
             Hub("s", path=path, val=0, test=0)
 
 
-def test_samples_of_a_tar_have_their_pictures(tmp_path: Path) -> None:
+def test_samples_of_a_tar_have_their_images(tmp_path: Path) -> None:
     """One image, several in numeric order, and images that the JSON names."""
 
     def png(i: int) -> bytes:
@@ -192,14 +199,14 @@ def test_samples_of_a_tar_have_their_pictures(tmp_path: Path) -> None:
     members |= {"a/2.a.png": png(3), "a/2.b.png": png(4)}
     _tar(tmp_path / "rows.tar", members)
     groups = Jsonl("s", path=str(tmp_path / "rows.tar"), val=0, test=0).groups("train")
-    shown = [[open_image(image).tobytes() for image in group.images] for group in groups]
-    assert shown == [[picture(i).tobytes() for i in order] for order in ([0], [1, 2, 10], [4, 3])]
+    pixels = [[open_image(image).tobytes() for image in group.images] for group in groups]
+    assert pixels == [[picture(i).tobytes() for i in order] for order in ([0], [1, 2, 10], [4, 3])]
 
 
-def test_a_sample_that_cannot_be_read_is_lost_alone(tmp_path: Path) -> None:
+def test_unreadable_sample_rejects_only_its_row(tmp_path: Path) -> None:
     """A video, invalid JSON, a repeated column, and images that do not match the JSON."""
     row = json.dumps({"prompt": "Which?", "chosen": "a", "rejected": "b"}).encode()
-    bad: dict[str, dict[str, bytes]] = {
+    extra_members: dict[str, dict[str, bytes]] = {
         "unsupported_feature": {"mp4": b"1"},
         "malformed_json": {"json": b"{"},
         "conflicting_columns": {"prompt.txt": b"Q"},
@@ -207,24 +214,24 @@ def test_a_sample_that_cannot_be_read_is_lost_alone(tmp_path: Path) -> None:
         "not_an_object": {"json": b"[]"},
     }
     members = {"good.json": row}
-    for reason, extra in bad.items():
+    for reason, extra in extra_members.items():
         members |= {f"{reason}.{ext}": content for ext, content in ({"json": row} | extra).items()}
     _tar(tmp_path / "rows.tar", members)
     source = Jsonl("s", path=str(tmp_path / "rows.tar"), val=0, test=0)
     assert [group.id for group in source.groups("train")] == ["rows.tar:0"]
-    assert [lost.reason for lost in source.rejected("train")] == list(bad)
+    assert [rejected.reason for rejected in source.rejected("train")] == list(extra_members)
 
 
 BAD_CSV = b'prompt,chosen,rejected\nQ,a,b\nQ,a,b,c\nQ,a\n\xff,a,b\n\nR,,b\nS,"a"x,b\nT,a,b\n'
 
 
-def test_a_bad_row_of_csv_is_lost_with_its_line(tmp_path: Path) -> None:
+def test_bad_csv_row_is_rejected_with_its_line(tmp_path: Path) -> None:
     """Too many or too few fields, invalid UTF-8, an empty answer, a stray quotation mark; other rows are used."""
     path = tmp_path / "rows.csv"
     path.write_bytes(BAD_CSV)
     source = Jsonl("s", path=str(path), val=0, test=0)
     assert [group.id for group in source.groups("train")] == ["rows.csv:2", "rows.csv:9"]
-    assert [(lost.id, lost.reason) for lost in source.rejected("train")] == [
+    assert [(rejected.id, rejected.reason) for rejected in source.rejected("train")] == [
         ("rows.csv:3", "wrong_field_count"), ("rows.csv:4", "wrong_field_count"), ("rows.csv:5", "not_utf8"),
         ("rows.csv:7", "null_response"), ("rows.csv:8", "malformed_csv"),
     ]  # fmt: skip
@@ -233,16 +240,16 @@ def test_a_bad_row_of_csv_is_lost_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("content", "message"),
     [
         (b"", "empty"), (b"prompt;chosen;rejected\nQ;a;b\n", "';'"), (b"prompt,chosen,chosen\nQ,a,b\n", "chosen"),
         ("prompt,chosen,rejected\nQ,a,b\n".encode("utf-16"), "UTF-8"),
     ],
 )  # fmt: skip
-def test_a_header_that_names_no_columns_is_refused(content: bytes, named: str, tmp_path: Path) -> None:
+def test_invalid_csv_header_is_an_error(content: bytes, message: str, tmp_path: Path) -> None:
     """An empty one, one with another delimiter, a repeated name, or another encoding."""
     (tmp_path / "rows.csv").write_bytes(content)
-    with pytest.raises(DataError, match=named):
+    with pytest.raises(DataError, match=message):
         Jsonl("s", path=str(tmp_path / "rows.csv")).groups("train")
 
 
@@ -256,7 +263,7 @@ def test_margins_of_csv_are_numbers(tmp_path: Path) -> None:
         assert group.preferences[0].margin == 0.5
 
 
-def test_a_comma_after_each_row_is_said_once(tmp_path: Path) -> None:
+def test_commas_after_rows_are_reported_once(tmp_path: Path) -> None:
     """The error says what to do, and has the number of rows."""
     rows = "".join(json.dumps(row) + ",\n" for row in PAIRS * 5)
     (tmp_path / "rows.jsonl").write_text(rows)
@@ -267,7 +274,7 @@ def test_a_comma_after_each_row_is_said_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("content", "message"),
     [
         ('{\n  "prompt": "Q",\n  "chosen": "a"\n}\n{\n  "prompt": "R"\n}\n', "several JSON values"),
         ('[\n  {"prompt": "Q"},\n]\n', "line 3|trailing comma|line 2"),
@@ -275,24 +282,22 @@ def test_a_comma_after_each_row_is_said_once(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
-def test_json_over_several_lines_that_is_no_table_is_one_error(
-    content: str, named: str, name: str, tmp_path: Path
-) -> None:
+def test_invalid_multi_line_json_is_one_error(content: str, message: str, name: str, tmp_path: Path) -> None:
     """Not one error per line."""
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=named) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         read_rows(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
-def test_one_row_over_several_lines_is_a_row(tmp_path: Path) -> None:
+def test_one_row_over_several_lines_is_read(tmp_path: Path) -> None:
     """Lists of messages are not lists of rows; a truncated first row is rejected alone."""
     row: dict[str, Any] = {"prompt": [{"role": "user", "content": "Q"}], "responses": ["a"]}
     (tmp_path / "rows.json").write_text(json.dumps(row, indent=2))
     assert [group.responses for group in read_rows(tmp_path / "rows.json")] == [("a",)]
     (tmp_path / "rows.jsonl").write_text(LINES[:40] + "\n" + LINES)
     source = Jsonl("s", path=str(tmp_path / "rows.jsonl"), val=0, test=0)
-    assert [lost.reason for lost in source.rejected("train")] == ["malformed_json"]
+    assert [rejected.reason for rejected in source.rejected("train")] == ["malformed_json"]
     assert len(source.groups("train")) == len(PAIRS)
 
 
@@ -304,14 +309,14 @@ def test_zstd_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         Jsonl("s", path=str(tmp_path / "rows.jsonl.zst")).groups("train")
 
 
-def test_zstd_is_read_where_its_package_is_there(tmp_path: Path) -> None:
-    """It gives the same rows."""
+def test_zstd_is_read_with_its_package(tmp_path: Path) -> None:
+    """All rows are read."""
     zstandard = pytest.importorskip("zstandard", reason="an optional package")
     (tmp_path / "rows.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(LINES.encode()))
     assert len(read_rows(tmp_path / "rows.jsonl.zst")) == len(PAIRS)
 
 
-def test_a_benchmark_is_read_by_the_same_reader(tmp_path: Path) -> None:
+def test_benchmark_uses_the_same_reader(tmp_path: Path) -> None:
     """From CSV, with answers that data frame libraries take for missing cells."""
     header = ["pair_id", "source", "question", "response_model", "response_A", "response_B", "label"]
     with (tmp_path / "rows.csv").open("w", newline="") as file:
@@ -320,7 +325,7 @@ def test_a_benchmark_is_read_by_the_same_reader(tmp_path: Path) -> None:
     assert item.responses == ("N/A", "12")
 
 
-def test_an_unpacked_file_is_kept_until_the_file_changes(tmp_path: Path) -> None:
+def test_unpacked_file_is_cached_until_the_file_changes(tmp_path: Path) -> None:
     """A second read does not unpack the file again."""
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(LINES.encode()))
@@ -332,18 +337,18 @@ def test_an_unpacked_file_is_kept_until_the_file_changes(tmp_path: Path) -> None
     assert label == str(path)
 
 
-@pytest.mark.parametrize("beside", ["tools", "meta", "candidates"])
+@pytest.mark.parametrize("column", ["tools", "meta", "candidates"])
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
-def test_one_row_with_a_list_of_objects_is_a_row(beside: str, name: str, tmp_path: Path) -> None:
+def test_one_row_with_a_list_of_objects_is_a_row(column: str, name: str, tmp_path: Path) -> None:
     """The objects of the list are not taken for rows, even if they look like rows."""
-    row = {"prompt": "Q", "chosen": "a", "rejected": "b", beside: [{"prompt": "P", "chosen": "c", "rejected": "d"}]}
+    row = {"prompt": "Q", "chosen": "a", "rejected": "b", column: [{"prompt": "P", "chosen": "c", "rejected": "d"}]}
     (tmp_path / name).write_text(json.dumps(row))
-    columns = {beside: None}
+    columns = {column: None}
     [group] = Jsonl("s", path=str(tmp_path / name), val=0, test=0, columns=columns).groups("train")
     assert (group.prompt[0].parts[0].text, group.responses) == ("Q", ("a", "b"))
 
 
-def test_parquet_without_rows_is_named(tmp_path: Path) -> None:
+def test_parquet_without_rows_is_an_error(tmp_path: Path) -> None:
     """Alone, and next to a file with rows."""
     table = pyarrow.table({"prompt": ["Q"], "chosen": ["a"], "rejected": ["b"]})
     pyarrow.parquet.write_table(table.slice(0, 0), tmp_path / "empty.parquet")

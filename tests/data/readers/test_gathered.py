@@ -28,14 +28,14 @@ def table(tmp_path: Path) -> Gathered:
 
 def test_equal_keys_are_joined_in_order(table: Gathered) -> None:
     """A joined row has the cells of its first row; rows without a key and broken lines stay alone."""
-    found = list(table.scan())
-    assert [table.where(number).rpartition(":")[2] for _, number, _ in found] == ["1", "2", "3", "5"]
-    rows = [table.decode(raw) for _, _, raw in found if raw != [b"{broken\n"]]
-    assert [[one["n"] for one in row["rows"]] for row in rows] == [[1, 4], [2], [5]]  # type: ignore[index]
+    scanned = list(table.scan())
+    assert [table.where(number).rpartition(":")[2] for _, number, _ in scanned] == ["1", "2", "3", "5"]
+    rows = [table.decode(raw) for _, _, raw in scanned if raw != [b"{broken\n"]]
+    assert [[part["n"] for part in row["rows"]] for row in rows] == [[1, 4], [2], [5]]  # type: ignore[index]
     assert rows[0]["n"] == 1  # type: ignore[index]
 
 
-def test_a_place_leads_back_to_its_row(table: Gathered) -> None:
-    """`read` gives what `scan` gave for the same place."""
+def test_read_returns_the_row_of_a_place(table: Gathered) -> None:
+    """`read` returns what `scan` yielded for the same place."""
     for place, _, raw in table.scan():
         assert table.read(place) == raw

@@ -1,4 +1,5 @@
-"""A file that never ends, or whose content is far larger than the file, is refused before it fills the machine."""
+"""Limits on reading: endless files, and files whose content is far larger than the file, are rejected before they use
+much memory."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.tar", "a.jsonl.gz"])
-def test_a_fifo_is_not_waited_for(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_fifo_is_an_error(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Every way to read rows refuses pipes and devices, whatever their suffix."""
     os.mkfifo(tmp_path / name)
     (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
@@ -46,8 +47,8 @@ def test_a_fifo_is_not_waited_for(name: str, tmp_path: Path, capfd: pytest.Captu
 
 
 @pytest.mark.parametrize("form", ["one cell", "one value in every row", "compressed"])
-def test_parquet_that_grows_is_refused(form: str, tmp_path: Path) -> None:
-    """By compression, or by a value that is stored once for every row; the memory does not grow."""
+def test_parquet_that_decompresses_too_large_is_an_error(form: str, tmp_path: Path) -> None:
+    """By compression, or by a value that is stored once for many rows; memory use stays low."""
     cells = {"one cell": ["a" * LARGE], "one value in every row": ["a" * 300_000] * 400}
     answers = cells.get(form, ["a" * 300_000 + str(i) for i in range(1000)])
     table = pyarrow.table({"prompt": ["Q"] * len(answers), "chosen": answers, "rejected": ["b"] * len(answers)})
@@ -62,8 +63,8 @@ def test_parquet_that_grows_is_refused(form: str, tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
 
-def test_a_compressed_file_that_grows_is_refused(tmp_path: Path) -> None:
-    """Nothing of it stays in the cache; a file with a usual compression ratio is read."""
+def test_file_that_decompresses_too_large_is_an_error(tmp_path: Path) -> None:
+    """Nothing of it stays in the cache; a file with a usual compression ratio is read, a truncated one is an error."""
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(bytes(LARGE), compresslevel=1))
     with pytest.raises(DataError, match=r"rows\.jsonl\.gz.*becomes larger"):
@@ -76,9 +77,7 @@ def test_a_compressed_file_that_grows_is_refused(tmp_path: Path) -> None:
         read_rows(path)
 
 
-def test_a_compressed_file_is_read_where_the_cache_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compressed_file_is_read_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is unpacked into the system's temporary folder."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("BASEREWARD_CACHE", str(tmp_path / "file" / "cache"))
@@ -88,7 +87,7 @@ def test_a_compressed_file_is_read_where_the_cache_cannot_be_written(
     assert stat.S_ISREG(unpacking.unpacked(path).stat().st_mode)
 
 
-def test_a_row_beyond_the_limit_is_lost_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_row_rejects_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not kept in memory, and the rows after it are read."""
     monkeypatch.setattr(json_lines, "MAX_ROW_BYTES", 1000)
     rows = pair_rows(3)
@@ -98,17 +97,15 @@ def test_a_row_beyond_the_limit_is_lost_alone(tmp_path: Path, monkeypatch: pytes
     assert [(row.id, row.reason) for row in source.rejected("train")] == [("rows.jsonl:2", "row_too_large")]
 
 
-def test_a_quotation_mark_that_is_not_closed_does_not_read_the_file_into_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error names the row in which it opens."""
+def test_unclosed_quotation_mark_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has the line where it opens; the rest of the file is not read into memory."""
     monkeypatch.setattr(separated, "MAX_ROW_BYTES", 1000)
     (tmp_path / "rows.csv").write_text('prompt,chosen,rejected\nQ,a,b\nQ,"a,b\n' + "Q,a,b\n" * 1000)
     with pytest.raises(DataError, match=r"rows\.csv:3: .*quotation mark"):
         Jsonl("s", path=str(tmp_path / "rows.csv")).groups("train")
 
 
-def test_json_that_is_read_whole_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_array_has_a_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error proposes JSON Lines."""
     monkeypatch.setattr(json_array, "MAX_FILE_BYTES", 100)
     (tmp_path / "rows.json").write_text(json.dumps(pair_rows(3)))
@@ -116,12 +113,12 @@ def test_json_that_is_read_whole_has_a_limit(tmp_path: Path, monkeypatch: pytest
         Jsonl("s", path=str(tmp_path / "rows.json")).groups("train")
 
 
-def test_rows_nested_deep_are_lost(tmp_path: Path) -> None:
+def test_deeply_nested_row_is_rejected(tmp_path: Path) -> None:
     """In JSON Lines and in an array."""
-    deep: list[object] = []
+    nested: list[object] = []
     for _ in range(150):
-        deep = [deep]
-    rows = [{"prompt": "Q", "chosen": "a", "rejected": "b"}, {"prompt": deep, "chosen": "a", "rejected": "b"}]
+        nested = [nested]
+    rows = [{"prompt": "Q", "chosen": "a", "rejected": "b"}, {"prompt": nested, "chosen": "a", "rejected": "b"}]
     write_rows(tmp_path / "rows.jsonl", rows)
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     for name in ("rows.jsonl", "rows.json"):

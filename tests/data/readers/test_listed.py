@@ -19,7 +19,7 @@ def write_list(folder: Path, entries: Any) -> str:
     return str(folder)
 
 
-def test_roots_are_put_before_the_paths_of_pictures(tmp_path: Path) -> None:
+def test_roots_are_prepended_to_image_paths(tmp_path: Path) -> None:
     """For one path, several and none; folders that are dropped from `annotation` are dropped from `root`."""
     (tmp_path / "notes").mkdir()
     rows = [{"image": "1.png"}, {"image": ["1.png", "a/2.png"]}, {"question": "Why?"}, {"image": None}]
@@ -30,25 +30,25 @@ def test_roots_are_put_before_the_paths_of_pictures(tmp_path: Path) -> None:
         "b": {"annotation": "b.jsonl", "root": "pictures", "repeat_time": 3},
     }
     table = find_listed(write_list(tmp_path, entries), "meta.json")
-    found = [table.decode(raw) for _, _, raw in table.scan()]
-    assert found == [
+    decoded = [table.decode(raw) for _, _, raw in table.scan()]
+    assert decoded == [
         {"image": "images/a/1.png"},
         {"image": ["images/a/1.png", "images/a/a/2.png"]},
         rows[2],
         rows[3],
         {"image": "pictures/1.png"},
     ]
-    assert [table.decode(table.read(place)) for place, _, _ in table.scan()] == found
+    assert [table.decode(table.read(place)) for place, _, _ in table.scan()] == decoded
 
 
-def test_every_file_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_all_missing_files_are_listed(tmp_path: Path) -> None:
     """Not only the first one."""
     entries = {name: {"annotation": f"SET/{name}.jsonl", "root": "."} for name in ("a", "b")}
     with pytest.raises(DataError, match=r"lists files that are not in .*\n  a: SET/a.jsonl\n  b: SET/b.jsonl"):
         find_listed(write_list(tmp_path, entries), "meta.json")
 
 
-def test_the_error_for_a_missing_folder_says_how_to_download_it(tmp_path: Path) -> None:
+def test_error_for_a_missing_folder_explains_the_download(tmp_path: Path) -> None:
     """The error says how to download and unpack the data set."""
     with pytest.raises(DataError, match="unpack the annotations, join the parts of the images' archive"):
         find_listed("OpenGVLab/MMPR-v1.2", "meta.json")
@@ -62,7 +62,7 @@ def test_the_error_for_a_missing_folder_says_how_to_download_it(tmp_path: Path) 
         ({"a": {"annotation": "../secret.jsonl"}}, "is not below the folder"),
     ],
 )
-def test_lists_that_are_none(entries: Any, message: str, tmp_path: Path) -> None:
+def test_invalid_listing_is_an_error(entries: Any, message: str, tmp_path: Path) -> None:
     """The error names the invalid entry."""
     with pytest.raises(DataError, match=message):
         find_listed(write_list(tmp_path, entries), "meta.json")

@@ -1,4 +1,4 @@
-"""Every kind of bad row, placed among good rows and read as a run reads its data, is rejected alone."""
+"""Every kind of bad row, among good rows and read as in training, is rejected alone."""
 
 from __future__ import annotations
 
@@ -25,41 +25,39 @@ from tests.helpers.bad_rows import (
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_a_bad_row_is_lost_alone_under_its_reason(
-    name: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path
-) -> None:
-    """All good rows around it are used; its file and line, or its id, are listed with the reason."""
+def test_bad_row_is_rejected_alone(name: str, small_encoder: Encoder, good: list[bytes], tmp_path: Path) -> None:
+    """All good rows are used; the bad row is listed with the reason, and with its file and line or its id."""
     path = write_lines(tmp_path, [*good[:2], as_line(bad_row(name, tmp_path)), *good[2:]])
     data = read_data(local(path), small_encoder)
-    [lost] = data.rejected
-    assert lost.reason == REASONS[name]
-    assert lost.id in ("bad", "rows.jsonl:3")
-    assert lost.id == "bad" or lost.detail.startswith(f"{path}:3: ")
-    assert len(lost.detail) < 1100
-    assert [json.loads(each)["reason"] for each in data.rejections_file.read_text().splitlines()] == [lost.reason]
+    [rejected] = data.rejected
+    assert rejected.reason == REASONS[name]
+    assert rejected.id in ("bad", "rows.jsonl:3")
+    assert rejected.id == "bad" or rejected.detail.startswith(f"{path}:3: ")
+    assert len(rejected.detail) < 1100
+    assert [json.loads(line)["reason"] for line in data.rejections_file.read_text().splitlines()] == [rejected.reason]
     groups = used_groups(data)
     assert list(groups) == GOOD_IDS
     assert all(group.pixels is not None for group in groups.values())
 
 
-def test_there_are_seventy_kinds() -> None:
+def test_seventy_kinds_of_bad_rows_are_tested() -> None:
     """The kinds have forty reasons; no two kinds have the same name."""
     assert len(REASONS) == len(ROWS) + len(PICTURES) >= 70
     assert len(set(REASONS.values())) >= 40
 
 
-def test_all_kinds_together_stop_a_run_or_leave_it_unharmed(
-    small_encoder: Encoder, good: list[bytes], tmp_path: Path
-) -> None:
+def test_all_kinds_together_respect_max_lost(small_encoder: Encoder, good: list[bytes], tmp_path: Path) -> None:
     """Above the limit, the error has the count of every reason; at or below it, every good row is planned."""
-    bad = [as_line(bad_row(name, tmp_path)) for name in REASONS]
-    path = write_lines(tmp_path, [good[0], *bad[:30], good[1], *bad[30:], *good[2:]])
+    bad_lines = [as_line(bad_row(name, tmp_path)) for name in REASONS]
+    path = write_lines(tmp_path, [good[0], *bad_lines[:30], good[1], *bad_lines[30:], *good[2:]])
     counts = dict(Counter(REASONS.values()))
-    share = len(bad) / (len(bad) + 4)
+    share = len(bad_lines) / (len(bad_lines) + 4)
     with pytest.raises(TooManyRowsLost) as caught:
         read_data(local(path), small_encoder, max_lost=share - 0.001)
     message = str(caught.value)
-    assert message.startswith(f"{len(bad)} of {len(bad) + 4} rows ({share:.2%}) cannot be used; data.max_lost allows")
+    assert message.startswith(
+        f"{len(bad_lines)} of {len(bad_lines) + 4} rows ({share:.2%}) cannot be used; data.max_lost allows"
+    )
     assert "(" + ", ".join(f"{reason} {number}" for reason, number in sorted(counts.items())) + ")" in message
     assert len(message) < 25_000
     data = read_data(local(path), small_encoder, max_lost=share)

@@ -24,12 +24,14 @@ KINDS = ("PNG", "JPEG", "GIF", "WEBP")
 
 
 def _bytes(kind: str = "PNG") -> bytes:
+    """Return an image as bytes of a file format."""
     out = io.BytesIO()
     picture(3).save(out, kind)
     return out.getvalue()
 
 
 def _group(image: object, *, folder: Path, closed: bool = True, column: str = "images") -> Group:
+    """Return the group of a row with this image cell."""
     row = {"prompt": "Which digit?", "chosen": "a", "rejected": "b", column: image}
     return RowFormat(images=ImageStore(folder, closed=closed)).group(row, source="s", row_id="1", where="row 1")
 
@@ -54,37 +56,37 @@ REFERENCES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_a_reference_gives_the_picture(name: str, tmp_path: Path) -> None:
+def test_every_reference_gives_the_image(name: str, tmp_path: Path) -> None:
     """Every form of reference to an image gives the same pixels."""
     for file in ("0.png", "a name.png"):
         (tmp_path / file).write_bytes(_bytes())
 
-    def filled(value: Any) -> Any:
+    def with_folder(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: filled(inner) for key, inner in value.items()}
+            return {key: with_folder(inner) for key, inner in value.items()}
         return value.replace("{folder}", str(tmp_path)) if isinstance(value, str) else value
 
-    reference = filled(REFERENCES[name])
-    for given in (reference, [reference]):
-        [image] = _group(given, folder=tmp_path).images
+    reference = with_folder(REFERENCES[name])
+    for cell in (reference, [reference]):
+        [image] = _group(cell, folder=tmp_path).images
         assert open_image(image).tobytes() == picture(3).tobytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_base64_of_every_usual_format_is_known_by_its_beginning(kind: str, tmp_path: Path) -> None:
+def test_base64_is_recognized_by_its_beginning(kind: str, tmp_path: Path) -> None:
     """Base64 of PNG, JPEG, GIF and WebP needs no prefix."""
     [image] = _group(base64.b64encode(_bytes(kind)).decode(), folder=tmp_path).images
     assert open_image(image).size == picture(3).size
 
 
-def test_a_list_in_a_text_is_a_list(tmp_path: Path) -> None:
+def test_json_list_of_images_is_read(tmp_path: Path) -> None:
     """CSV files contain lists as JSON text; a file name that begins with a bracket stays a name."""
     group = _group(json.dumps(["0.png", f"data:image/png;base64,{PNG}"]), folder=tmp_path)
     assert group.images == (tmp_path / "0.png", _bytes())
     assert _group("[1].png", folder=tmp_path, column="image").images == (tmp_path / "[1].png",)
 
 
-def test_a_path_that_begins_like_base64_is_a_path(tmp_path: Path) -> None:
+def test_path_that_begins_like_base64_is_a_path(tmp_path: Path) -> None:
     """`/9j/` begins every JPEG in base64, and may begin a path."""
     path = "/9j/" + "folder/" * 10 + "0.png"
     assert _group(path, folder=tmp_path, closed=False).images == (Path(path),)
@@ -108,17 +110,17 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_picture_here_is_refused(name: str, tmp_path: Path) -> None:
+def test_invalid_reference_rejects_the_row(name: str, tmp_path: Path) -> None:
     """Each invalid reference has its reason, and the message has the given value."""
-    given, reason, named = REFUSED[name]
+    reference, reason, message = REFUSED[name]
     with pytest.raises(RowRejected) as caught:
-        _group([given], folder=tmp_path)
+        _group([reference], folder=tmp_path)
     assert caught.value.reason == reason
-    assert named in caught.value.detail
+    assert message in caught.value.detail
 
 
 @pytest.mark.parametrize("form", ["data:image/png;base64,{}", "{}"])
-def test_a_picture_that_is_too_large_for_a_row_is_not_decoded(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_base64_is_not_decoded(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The length of the base64 text is enough to reject it; the largest allowed image passes."""
     monkeypatch.setattr(image_reference, "MAX_INLINE_BYTES", len(_bytes()))
     assert find_image(form.format(PNG), place=0, images=ImageStore()) == _bytes()
@@ -129,7 +131,7 @@ def test_a_picture_that_is_too_large_for_a_row_is_not_decoded(form: str, monkeyp
     assert (caught.value.reason, decoded) == ("image_too_large", [])
 
 
-def test_bytes_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_bytes_reject_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is the same as that of files."""
     monkeypatch.setattr(image_reference, "MAX_BYTES", 10)
     with pytest.raises(RowRejected) as caught:
@@ -137,7 +139,7 @@ def test_bytes_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert caught.value.reason == "image_too_large"
 
 
-def test_a_decoded_picture_is_taken_as_it_is() -> None:
+def test_decoded_image_is_passed_through() -> None:
     """PIL images pass unchanged; null becomes empty bytes, which fail when they are opened."""
     image = PIL.Image.new("RGB", (2, 2))
     assert find_image(image, place=0, images=ImageStore()) is image

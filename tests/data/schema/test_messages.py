@@ -16,7 +16,7 @@ from basereward.data.schema.rows import RowFormat
 PAIR = {"chosen": "yes", "rejected": "no"}
 
 
-def says(role: str, content: object, **keys: object) -> dict[str, object]:
+def make_message(role: str, content: object, **keys: object) -> dict[str, object]:
     """Return a message."""
     return {"role": role, "content": content, **keys}
 
@@ -43,34 +43,38 @@ def rejected(row: dict[str, Any], **arguments: Any) -> RowRejected:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["prompt", "chosen", "earlier"])
-def test_a_key_that_may_change_what_was_said_loses_the_row(key: str, value: object, place: str) -> None:
+def test_unknown_key_of_a_message_rejects_the_row(key: str, value: object, place: str) -> None:
     """The message names the key; answers that differ only in it are not reported as identical."""
-    message = says("assistant" if place == "chosen" else "user", "Q", **{key: value})
-    row: dict[str, Any] = {"prompt": "Q", "chosen": [says("assistant", "Q")], "rejected": [says("assistant", "Q")]}
+    message = make_message("assistant" if place == "chosen" else "user", "Q", **{key: value})
+    row: dict[str, Any] = {
+        "prompt": "Q",
+        "chosen": [make_message("assistant", "Q")],
+        "rejected": [make_message("assistant", "Q")],
+    }
     row |= {"prompt": [message]} if place == "prompt" else {"chosen": [message]}
     if place == "earlier":
         row |= {
             "prompt": None,
-            "chosen": [message, says("assistant", "a")],
-            "rejected": [message, says("assistant", "b")],
+            "chosen": [message, make_message("assistant", "a")],
+            "rejected": [message, make_message("assistant", "b")],
         }
-    loss = rejected(row)
-    assert loss.reason == "unknown_key"
-    assert f"'{key}'" in loss.detail
-    assert f"`{'prompt' if place == 'prompt' else 'chosen'}[0]`" in loss.detail
+    rejection = rejected(row)
+    assert rejection.reason == "unknown_key"
+    assert f"'{key}'" in rejection.detail
+    assert f"`{'prompt' if place == 'prompt' else 'chosen'}[0]`" in rejection.detail
 
 
-def test_keys_that_say_nothing_are_let_pass_and_named() -> None:
+def test_metadata_keys_are_reported_as_unread() -> None:
     """Keys of metadata are reported as unread; null and empty keys, as Parquet writes them, are not."""
     form = RowFormat()
-    prompt = [says("user", "Q", timestamp=5, language="en", tool_calls=None, name="", images=[])]
+    prompt = [make_message("user", "Q", timestamp=5, language="en", tool_calls=None, name="", images=[])]
     group = form.group({"prompt": prompt, **PAIR}, source="s", row_id="0", where="row")
     assert group.prompt == (Turn("user", (Part("Q"),)),)
     assert form.report.unread == ["prompt[].language", "prompt[].timestamp"]
 
 
 @pytest.mark.parametrize(
-    ("content", "pictures", "parts"),
+    ("content", "image_cell", "parts"),
     [
         ("What?", ["x.png"], (IMAGE, Part("What?"))),
         ("A <image> B <image>", ["x.png", "y.png"], (Part("A "), IMAGE, Part(" B "), IMAGE)),
@@ -79,30 +83,32 @@ def test_keys_that_say_nothing_are_let_pass_and_named() -> None:
     ],
 )
 @pytest.mark.parametrize("key", ["images", "image"])
-def test_pictures_of_a_message_are_its_own(content: object, pictures: Any, parts: tuple[Part, ...], key: str) -> None:
-    """They are put at its marks or image parts, or else at its beginning, and never into another turn."""
-    first, other = says("user", content, **{key: pictures}), says("user", "And?", images=["z.png"])
-    group = parse({"prompt": [first, says("assistant", "A."), other], **PAIR})
+def test_images_of_a_message_stay_in_it(content: object, image_cell: Any, parts: tuple[Part, ...], key: str) -> None:
+    """They are placed at its marks or image parts, otherwise at its beginning, and never in another turn."""
+    first, other = make_message("user", content, **{key: image_cell}), make_message("user", "And?", images=["z.png"])
+    group = parse({"prompt": [first, make_message("assistant", "A."), other], **PAIR})
     assert group.prompt == (Turn("user", parts), Turn("assistant", (Part("A."),)), Turn("user", (IMAGE, Part("And?"))))
-    names = [pictures] if isinstance(pictures, str) else pictures
+    names = [image_cell] if isinstance(image_cell, str) else image_cell
     assert group.images == tuple(Path("/data") / name for name in (*names, "z.png"))
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": [says("user", "<image> or <image>?", images=["x.png"])]}, "image_count"),
-        ({"prompt": [says("user", [{"type": "image"}], images=["x.png", "y.png"])]}, "image_count"),
-        ({"prompt": [says("user", [{"type": "image", "image": "x.png"}], images=["y.png"])]}, "conflicting_columns"),
-        ({"prompt": [says("user", "Q", images=["x.png"])], "images": ["y.png"]}, "conflicting_columns"),
-        ({"prompt": [says("user", "P", images=["x.png"]), says("assistant", "A"), says("user", "<image>?")]},
+        ({"prompt": [make_message("user", "<image> or <image>?", images=["x.png"])]}, "image_count"),
+        ({"prompt": [make_message("user", [{"type": "image"}], images=["x.png", "y.png"])]}, "image_count"),
+        ({"prompt": [make_message("user", [{"type": "image", "image": "x.png"}], images=["y.png"])]},
+         "conflicting_columns"),
+        ({"prompt": [make_message("user", "Q", images=["x.png"])], "images": ["y.png"]}, "conflicting_columns"),
+        ({"prompt": [make_message("user", "P", images=["x.png"]), make_message("assistant", "A"),
+                     make_message("user", "<image>?")]},
          "image_count"),
-        ({"prompt": "Q", "chosen": [says("assistant", "a", images=["x.png"])]}, "image_in_response"),
-        ({"prompt": [says("user", "Q", image_url="x.png")]}, "unknown_key"),
-        ({"prompt": [says("user", "Q", videos=["x.mp4"])]}, "unknown_key"),
+        ({"prompt": "Q", "chosen": [make_message("assistant", "a", images=["x.png"])]}, "image_in_response"),
+        ({"prompt": [make_message("user", "Q", image_url="x.png")]}, "unknown_key"),
+        ({"prompt": [make_message("user", "Q", videos=["x.mp4"])]}, "unknown_key"),
     ],
 )  # fmt: skip
-def test_pictures_of_a_message_that_do_not_fit_lose_the_row(row: dict[str, Any], reason: str) -> None:
+def test_mismatched_images_of_a_message_reject_the_row(row: dict[str, Any], reason: str) -> None:
     """More or fewer images than places, images in two places or in a response, or under an unread key."""
     assert rejected(PAIR | row).reason == reason
 
@@ -117,58 +123,63 @@ def test_pictures_of_a_message_that_do_not_fit_lose_the_row(row: dict[str, Any],
         {"type": "image_url", "image_url": {"url": "x.png", "detail": "auto"}},
     ],
 )
-def test_an_image_part_names_its_picture_in_any_manner(part: dict[str, Any]) -> None:
+def test_image_part_supports_every_form(part: dict[str, Any]) -> None:
     """In the forms of transformers and of OpenAI."""
-    group = parse({"prompt": [says("user", [part, {"type": "text", "text": "What?"}])], **PAIR})
+    group = parse({"prompt": [make_message("user", [part, {"type": "text", "text": "What?"}])], **PAIR})
     assert group.prompt == (Turn("user", (IMAGE, Part("What?"))),)
     assert group.images == (Path("/data/x.png"),)
 
 
-def test_an_image_part_may_hold_base64() -> None:
+def test_image_part_can_be_base64() -> None:
     """Under the key that transformers' chat templates use."""
-    assert parse({"prompt": [says("user", [{"type": "image", "base64": "aGk="}])], **PAIR}).images == (b"hi",)
+    assert parse({"prompt": [make_message("user", [{"type": "image", "base64": "aGk="}])], **PAIR}).images == (b"hi",)
 
 
-QUESTION, MIDDLE, AGAIN = says("user", "Go on."), says("assistant", "m"), says("user", "Go on.")
+QUESTION, MIDDLE, AGAIN = make_message("user", "Go on."), make_message("assistant", "m"), make_message("user", "Go on.")
 
 
 @pytest.mark.parametrize(
-    ("prompt", "before", "whole"),
+    ("prompt", "turns_before", "expected"),
     [
         ([QUESTION], [MIDDLE, AGAIN], "Go on.|m|Go on."),
         ("Go on.", [MIDDLE, AGAIN], "Go on.|m|Go on."),
         ([QUESTION], [QUESTION, MIDDLE, AGAIN], "Go on.|m|Go on."),
-        ([says("system", "S"), QUESTION], [MIDDLE, says("user", "Q")], "S|Go on.|m|Q"),
-        ([says("user", "Q")], [QUESTION, MIDDLE, says("user", "Q")], "Go on.|m|Q"),
+        ([make_message("system", "S"), QUESTION], [MIDDLE, make_message("user", "Q")], "S|Go on.|m|Q"),
+        ([make_message("user", "Q")], [QUESTION, MIDDLE, make_message("user", "Q")], "Go on.|m|Q"),
         ([QUESTION, MIDDLE, AGAIN], [], "Go on.|m|Go on."),
     ],
 )
-def test_no_turn_is_lost_where_answers_hold_turns_too(prompt: Any, before: list[Any], whole: str) -> None:
+def test_answers_with_turns_are_joined_with_the_prompt(prompt: Any, turns_before: list[Any], expected: str) -> None:
     """Answers may continue the prompt, repeat it or contain the turns before it; repeated turns are kept."""
-    answers = {name: [*before, says("assistant", text)] for name, text in PAIR.items()}
+    answers = {name: [*turns_before, make_message("assistant", text)] for name, text in PAIR.items()}
     group = parse({"prompt": prompt, **answers})
-    assert "|".join(str(part.text) for turn in group.prompt for part in turn.parts) == whole
+    assert "|".join(str(part.text) for turn in group.prompt for part in turn.parts) == expected
     assert group.responses == ("yes", "no")
 
 
 @pytest.mark.parametrize(
     ("prompt", "chosen_before", "rejected_before"),
     [
-        ([says("system", "S"), QUESTION], [says("user", "P"), MIDDLE, QUESTION], [says("user", "P"), MIDDLE, QUESTION]),
-        ([QUESTION], [MIDDLE, AGAIN], [says("assistant", "n"), AGAIN]),
+        (
+            [make_message("system", "S"), QUESTION],
+            [make_message("user", "P"), MIDDLE, QUESTION],
+            [make_message("user", "P"), MIDDLE, QUESTION],
+        ),
+        ([QUESTION], [MIDDLE, AGAIN], [make_message("assistant", "n"), AGAIN]),
         ([QUESTION], [MIDDLE, AGAIN], []),
         ([QUESTION, MIDDLE], [MIDDLE, AGAIN], [MIDDLE, AGAIN]),
     ],
 )
-def test_turns_that_cannot_be_joined_lose_the_row(prompt: Any, chosen_before: Any, rejected_before: Any) -> None:
+def test_turns_that_cannot_be_joined_reject_the_row(prompt: Any, chosen_before: Any, rejected_before: Any) -> None:
     """A system turn would be dropped, or the answers have different prompts."""
     answers = {
-        "chosen": [*chosen_before, says("assistant", "yes")], "rejected": [*rejected_before, says("assistant", "no")]
-    }  # fmt: skip
+        "chosen": [*chosen_before, make_message("assistant", "yes")],
+        "rejected": [*rejected_before, make_message("assistant", "no")],
+    }
     assert rejected({"prompt": prompt, **answers}).reason == "prompts_differ"
 
 
-PROMPT = [says("system", "S"), says("user", "Q")]
+PROMPT = [make_message("system", "S"), make_message("user", "Q")]
 
 
 @pytest.mark.parametrize(
@@ -177,18 +188,18 @@ PROMPT = [says("system", "S"), says("user", "Q")]
         {"prompt": json.dumps(PROMPT)},
         {"prompt": "\n " + json.dumps(PROMPT, indent=1)},
         {"prompt": json.dumps([{"id": i, **message} for i, message in enumerate(PROMPT)])},
-        {"prompt": PROMPT, "chosen": json.dumps({"id": 1, **says("assistant", "yes")})},
+        {"prompt": PROMPT, "chosen": json.dumps({"id": 1, **make_message("assistant", "yes")})},
         {"prompt": json.dumps([{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}])},
-        {"chosen": json.dumps([*PROMPT, says("assistant", "yes")]),
-         "rejected": json.dumps([*PROMPT, says("assistant", "no")])},
-        {"prompt": PROMPT, "chosen": json.dumps(says("assistant", "yes"))},
-        {"prompt": PROMPT, "chosen": says("assistant", "yes"), "rejected": {"from": "gpt", "value": "no"}},
-        {"system": "S", "prompt": says("user", "Q")},
+        {"chosen": json.dumps([*PROMPT, make_message("assistant", "yes")]),
+         "rejected": json.dumps([*PROMPT, make_message("assistant", "no")])},
+        {"prompt": PROMPT, "chosen": json.dumps(make_message("assistant", "yes"))},
+        {"prompt": PROMPT, "chosen": make_message("assistant", "yes"), "rejected": {"from": "gpt", "value": "no"}},
+        {"system": "S", "prompt": make_message("user", "Q")},
         {"prompt": json.dumps(PROMPT), "chosen": None, "rejected": None, "responses": '["yes", "no"]',
          "preferences": "[[0, 1]]"},
     ],
 )  # fmt: skip
-def test_messages_in_the_text_of_a_cell_are_messages(cells: dict[str, Any]) -> None:
+def test_json_text_of_messages_is_parsed(cells: dict[str, Any]) -> None:
     """As JSON text in a CSV file; one message counts as a list of one."""
     group = parse(PAIR | cells)
     assert group.prompt == (Turn("system", (Part("S"),)), Turn("user", (Part("Q"),)))
@@ -203,7 +214,7 @@ def test_messages_in_the_text_of_a_cell_are_messages(cells: dict[str, Any]) -> N
 def test_other_json_is_text(text: str) -> None:
     """A question about JSON is not parsed, and rows that are not from a file are never parsed."""
     assert parse({"prompt": text, **PAIR}).prompt[0].parts == (Part(text),)
-    answer = json.dumps([says("assistant", "a")])
+    answer = json.dumps([make_message("assistant", "a")])
     row = {"prompt": "Q", "responses": [answer]}
     assert RowFormat(for_training=False).group(row, source="s", row_id="0", where="r").responses == (answer,)
 
@@ -219,10 +230,10 @@ def test_other_json_is_text(text: str) -> None:
     ],
 )
 @pytest.mark.parametrize("column", ["prompt", "chosen"])
-def test_messages_that_are_not_json_lose_the_row(text: str, reason: str, column: str) -> None:
+def test_messages_as_python_text_reject_the_row(text: str, reason: str, column: str) -> None:
     """In the notation of Python or pandas, or truncated: they never become the text of a turn."""
-    loss = rejected(PAIR | {"prompt": "Q"} | {column: text})
-    assert (loss.reason, f"`{column}`" in loss.detail) == (reason, True)
+    rejection = rejected(PAIR | {"prompt": "Q"} | {column: text})
+    assert (rejection.reason, f"`{column}`" in rejection.detail) == (reason, True)
 
 
 def test_numbers_in_text_cells_are_numbers() -> None:
@@ -234,6 +245,6 @@ def test_numbers_in_text_cells_are_numbers() -> None:
 
 
 @pytest.mark.parametrize("text", ["None", "N/A", "null", "7", "nan"])
-def test_words_for_nothing_are_answers(text: str) -> None:
+def test_words_for_missing_values_are_answers(text: str) -> None:
     """Answers such as "None" and "N/A" are texts, not missing cells."""
     assert parse({"prompt": "Q", "chosen": text, "rejected": "b"}).responses == (text, "b")

@@ -16,14 +16,17 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 
 
 def _parse(row: dict[str, Any]) -> Group:
+    """Return the group of a row."""
     return RowFormat(images=ImageStore("/data")).group(row, source="s", row_id="f:1", where="f.jsonl:1")
 
 
 def _user(content: object) -> dict[str, object]:
+    """Return a message of the user."""
     return {"role": "user", "content": content}
 
 
 def _assistant(content: object) -> dict[str, object]:
+    """Return a message of the assistant."""
     return {"role": "assistant", "content": content}
 
 
@@ -131,29 +134,37 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("row", "reason", "words"), FAULTS, ids=[words[:40] for _, _, words in FAULTS])
-def test_faults_say_where_and_what(row: dict[str, Any], reason: str, words: str) -> None:
-    """The reason counts it; the message begins with file and line and has the given value and what is needed."""
+@pytest.mark.parametrize(
+    ("row", "reason", "message_part"), FAULTS, ids=[message_part[:40] for _, _, message_part in FAULTS]
+)
+def test_fault_has_reason_location_and_value(row: dict[str, Any], reason: str, message_part: str) -> None:
+    """The message begins with file and line, and has the given value and what is needed."""
     with pytest.raises(RowRejected) as caught:
         _parse(row)
     assert caught.value.reason == reason
     message = str(caught.value)
     assert message.startswith("f.jsonl:1: ")
-    assert words in message
+    assert message_part in message
 
 
-def test_faults_stay_short() -> None:
+def test_messages_of_faults_are_short() -> None:
     """Messages stay short for a value of a megabyte, thousands of columns and deeply nested lists."""
-    long = "x" * 1_000_000
+    long_text = "x" * 1_000_000
     nested: list[Any] = []
     for _ in range(10_000):
         nested = [nested]
-    role = {"role": long, "content": "Q"}
-    for prompt in ([long], [role], [_user([{"type": long}])], [_user([{"type": "text", long: 1}])], [nested]):
+    role = {"role": long_text, "content": "Q"}
+    for prompt in (
+        [long_text],
+        [role],
+        [_user([{"type": long_text}])],
+        [_user([{"type": "text", long_text: 1}])],
+        [nested],
+    ):
         with pytest.raises(RowRejected) as caught:
             _parse({"prompt": prompt, **PAIR})
         assert len(str(caught.value)) < 300
-    for row in ({"prompt": "Q", **PAIR, "images": ["https://" + long]}, {f"{long}{i}": 1 for i in range(2)}):
+    for row in ({"prompt": "Q", **PAIR, "images": ["https://" + long_text]}, {f"{long_text}{i}": 1 for i in range(2)}):
         with pytest.raises(RowRejected) as caught:
             _parse(row)
         assert len(str(caught.value)) < 1100

@@ -20,15 +20,18 @@ TEXT = Turn("user", (Part("Q"),))
 
 
 def _parse(row: dict[str, Any], **arguments: Any) -> Group:
+    """Return the group of a row."""
     form = RowFormat(**({"images": ImageStore("/data")} | arguments))
     return form.group(row, source="s", row_id="f:1", where="f.jsonl:1")
 
 
 def _user(content: object) -> dict[str, object]:
+    """Return a message of the user."""
     return {"role": "user", "content": content}
 
 
 def _assistant(content: object) -> dict[str, object]:
+    """Return a message of the assistant."""
     return {"role": "assistant", "content": content}
 
 
@@ -36,7 +39,8 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 PLACE = {"type": "image"}
 
 
-def _say(text: str) -> dict[str, str]:
+def _text_part(text: str) -> dict[str, str]:
+    """Return a text part."""
     return {"type": "text", "text": text}
 
 
@@ -56,7 +60,8 @@ def _say(text: str) -> dict[str, str]:
             id="prompt given twice",
         ),
         pytest.param(
-            {"prompt": [_user([_say("Q")])], "chosen": [_assistant([_say("y"), _say("es")])], "rejected": "no"},
+            {"prompt": [_user([_text_part("Q")])], "chosen": [_assistant([_text_part("y"), _text_part("es")])],
+             "rejected": "no"},
             id="parts",
         ),
         pytest.param(
@@ -72,7 +77,7 @@ def _say(text: str) -> dict[str, str]:
         ),
     ],
 )  # fmt: skip
-def test_all_text_forms_mean_the_same(row: dict[str, Any]) -> None:
+def test_all_text_forms_are_equivalent(row: dict[str, Any]) -> None:
     """TRL's explicit and implicit prompts, strings and message lists, and the general form."""
     assert _parse(row) == Group("f:1", "s", (TEXT,), ("yes", "no"), (Preference(0, 1),), ())
 
@@ -96,21 +101,21 @@ def test_several_turns_and_a_system_turn_keep_their_order() -> None:
     [
         ("Q", (IMAGE, IMAGE, Part("Q"))),
         ("<image>A<image>B", (IMAGE, Part("A"), IMAGE, Part("B"))),
-        ([_user([PLACE, _say("A"), PLACE])], (IMAGE, Part("A"), IMAGE)),
-        ([_user([_say("A"), _say("B")])], (IMAGE, IMAGE, Part("A"), Part("B"))),
-        ([_user([_say("<image>A"), _say("B<image>")])], (IMAGE, Part("A"), Part("B"), IMAGE)),
-        ([_user([PLACE, PLACE, _say("a literal <image>")])], (IMAGE, IMAGE, Part("a literal <image>"))),
+        ([_user([PLACE, _text_part("A"), PLACE])], (IMAGE, Part("A"), IMAGE)),
+        ([_user([_text_part("A"), _text_part("B")])], (IMAGE, IMAGE, Part("A"), Part("B"))),
+        ([_user([_text_part("<image>A"), _text_part("B<image>")])], (IMAGE, Part("A"), Part("B"), IMAGE)),
+        ([_user([PLACE, PLACE, _text_part("a literal <image>")])], (IMAGE, IMAGE, Part("a literal <image>"))),
     ],
 )
-def test_each_image_finds_its_place(prompt: object, parts: tuple[Part, ...]) -> None:
+def test_images_are_placed_by_marks_or_parts(prompt: object, parts: tuple[Part, ...]) -> None:
     """By marks in strings, by image parts, or else at the start of the first user turn."""
     group = _parse({"prompt": prompt, "chosen": "a", "rejected": "b", "images": ["x.png", "/y.png"]})
     assert group.prompt == (Turn("user", parts),)
     assert group.images == (Path("/data/x.png"), Path("/y.png"))
 
 
-def test_images_without_places_go_to_the_first_user_turn_after_the_system_turn() -> None:
-    """Neither to the system turn nor to the last turn."""
+def test_images_without_places_go_to_the_first_user_turn() -> None:
+    """Not to the system turn, and not to the last turn."""
     turns = [SYSTEM, _user("Q1"), _assistant("A1"), _user("Q2")]
     group = _parse({"prompt": turns, "chosen": "a", "rejected": "b", "images": ["x.png"]})
     assert [[part.is_image for part in turn.parts] for turn in group.prompt] == [
@@ -123,51 +128,57 @@ def test_images_without_places_go_to_the_first_user_turn_after_the_system_turn()
 
 def test_images_of_several_turns_keep_their_order() -> None:
     """In the parts themselves, or in the image column, whose first image belongs to the first place."""
-    carried = [_user([{"type": "image", "image": "1.png"}, _say("A")]), _assistant("B"),
-               _user([_say("C"), {"type": "image", "image": "2.png"}])]  # fmt: skip
-    placed = [_user([PLACE, _say("A")]), _assistant("B"), _user([_say("C"), PLACE])]
-    one = _parse({"prompt": carried, "chosen": "a", "rejected": "b"})
-    other = _parse({"prompt": placed, "chosen": "a", "rejected": "b", "images": ["1.png", "2.png"]})
-    assert one == other
-    assert one.images == (Path("/data/1.png"), Path("/data/2.png"))
+    inline = [_user([{"type": "image", "image": "1.png"}, _text_part("A")]), _assistant("B"),
+               _user([_text_part("C"), {"type": "image", "image": "2.png"}])]  # fmt: skip
+    with_places = [_user([PLACE, _text_part("A")]), _assistant("B"), _user([_text_part("C"), PLACE])]
+    from_parts = _parse({"prompt": inline, "chosen": "a", "rejected": "b"})
+    from_column = _parse({"prompt": with_places, "chosen": "a", "rejected": "b", "images": ["1.png", "2.png"]})
+    assert from_parts == from_column
+    assert from_parts.images == (Path("/data/1.png"), Path("/data/2.png"))
 
 
-ASKED = "What is <image>?"
+QUESTION = "What is <image>?"
 
 
-@pytest.mark.parametrize("beside", [{}, {"images": None}, {"image": None}, {"images": []}, {"images": ""}])
-def test_a_mark_without_its_picture_loses_the_row(beside: dict[str, Any]) -> None:
-    """Whether the image column is missing, null or empty: the model would not see what the question is about."""
+@pytest.mark.parametrize("image_column", [{}, {"images": None}, {"image": None}, {"images": []}, {"images": ""}])
+def test_mark_without_an_image_rejects_the_row(image_column: dict[str, Any]) -> None:
+    """The image column is missing, null or empty, so the model would not see the image of the question."""
     with pytest.raises(RowRejected) as caught:
-        _parse({"prompt": ASKED, "chosen": "a", "rejected": "b", **beside}, of_table=True)
+        _parse({"prompt": QUESTION, "chosen": "a", "rejected": "b", **image_column}, of_table=True)
     assert caught.value.reason == "image_count"
     assert "image_mark: null" in caught.value.detail
 
 
 @pytest.mark.parametrize(
     ("prompt", "arguments"),
-    [(ASKED, {"image_mark": None}), ([_user([_say(ASKED)])], {}), ([_user([_say(ASKED)])], {"of_table": True})],
+    [
+        (QUESTION, {"image_mark": None}),
+        ([_user([_text_part(QUESTION)])], {}),
+        ([_user([_text_part(QUESTION)])], {"of_table": True}),
+    ],
 )
-def test_the_mark_may_be_a_word(prompt: object, arguments: dict[str, Any]) -> None:
+def test_mark_can_be_literal_text(prompt: object, arguments: dict[str, Any]) -> None:
     """In a text part of a row without an image column, or with `image_mark: null`, `<image>` is literal text."""
     group = _parse({"prompt": prompt, "chosen": "a", "rejected": "b"}, **arguments)
-    assert group.prompt == (Turn("user", (Part(ASKED),)),)
+    assert group.prompt == (Turn("user", (Part(QUESTION),)),)
 
 
-def test_a_mark_in_a_text_part_counts_where_there_is_a_column_of_pictures() -> None:
+def test_mark_in_a_text_part_needs_an_image_of_the_column() -> None:
     """Null in the column means that an image is missing."""
     with pytest.raises(RowRejected) as caught:
-        _parse({"prompt": [_user([_say(ASKED)])], "chosen": "a", "rejected": "b", "images": None}, of_table=True)
+        _parse(
+            {"prompt": [_user([_text_part(QUESTION)])], "chosen": "a", "rejected": "b", "images": None}, of_table=True
+        )
     assert caught.value.reason == "image_count"
 
 
-def test_another_mark_may_stand_for_a_picture() -> None:
+def test_image_mark_can_be_set() -> None:
     """`image_mark` sets it; `<image>` is literal text then."""
     row = {"prompt": "[IMG] <image>?", "chosen": "a", "rejected": "b", "images": ["x.png"]}
     assert _parse(row, image_mark="[IMG]").prompt[0].parts == (IMAGE, Part(" <image>?"))
 
 
-def test_an_image_may_be_bytes_a_data_uri_or_a_struct() -> None:
+def test_image_can_be_bytes_data_uri_or_object() -> None:
     """Or a PIL image; the column may be called `image` and contain a single one."""
     file = io.BytesIO()
     PIL.Image.new("RGB", (1, 1)).save(file, "PNG")
@@ -183,7 +194,7 @@ def test_an_image_may_be_bytes_a_data_uri_or_a_struct() -> None:
     assert _parse({"prompt": "Q", "chosen": "a", "rejected": "b", "images": [picture]}).images == (picture,)
 
 
-def test_a_null_image_is_an_image_that_cannot_be_opened() -> None:
+def test_null_image_becomes_empty_bytes() -> None:
     """The row is rejected when the image is opened, so that the prompt does not silently lose it."""
     assert _parse({"prompt": "Q", "chosen": "a", "rejected": "b", "images": [None]}).images == (b"",)
 
@@ -213,7 +224,7 @@ def test_columns_are_renamed() -> None:
         RowFormat(columns={"chosn": "good"})
 
 
-def test_for_scoring_one_response_will_do_and_no_preference() -> None:
+def test_scoring_accepts_one_response_without_preference() -> None:
     """Training would reject such rows; a blank response is well-formed."""
     group = _parse({"prompt": "Q", "responses": [" \n"]}, for_training=False)
     assert (group.responses, group.preferences) == ((" \n",), ())

@@ -28,27 +28,27 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize(("reason", "place"), [(reason, i) for reason, rows in ROWS.items() for i in range(len(rows))])
-def test_a_row_with_such_text_is_lost_alone(
-    reason: str, place: int, small_encoder: Encoder, good: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("reason", "index"), [(reason, i) for reason, rows in ROWS.items() for i in range(len(rows))])
+def test_row_with_unusable_text_is_rejected_alone(
+    reason: str, index: int, small_encoder: Encoder, good: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is rejected before tokenization, which would take minutes; the good rows are used."""
     tokenized: list[int] = []
     tokenize = type(small_encoder.tokenizer).__call__
 
-    def counting(self: object, words: str, **options: object) -> object:
-        tokenized.append(len(words))
-        return tokenize(self, words, **options)
+    def recording_call(self: object, text_to_tokenize: str, **options: object) -> object:
+        tokenized.append(len(text_to_tokenize))
+        return tokenize(self, text_to_tokenize, **options)
 
-    monkeypatch.setattr(type(small_encoder.tokenizer), "__call__", counting)
-    path = write_lines(tmp_path, [*good, as_line(ROWS[reason][place])])
+    monkeypatch.setattr(type(small_encoder.tokenizer), "__call__", recording_call)
+    path = write_lines(tmp_path, [*good, as_line(ROWS[reason][index])])
     data = read_data(local(path), small_encoder)
     assert [row.reason for row in data.rejected] == [reason]
     assert list(used_groups(data)) == GOOD_IDS
     assert max(tokenized) < 10_000
 
 
-def test_all_texts_of_a_group_count_together(small_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_length_limit_is_over_all_texts_of_a_group(small_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompt, responses, critiques and reasonings; texts at the limit pass."""
     monkeypatch.setattr(text, "MAX_CHARACTERS", 100)
     fitting = group("p" * 40, ("a" * 30, "b" * 30))
@@ -61,21 +61,21 @@ def test_all_texts_of_a_group_count_together(small_encoder: Encoder, monkeypatch
             assert caught.value.reason == "text_too_long"
 
 
-def test_half_of_a_surrogate_pair_is_named(small_encoder: Encoder) -> None:
+def test_lone_surrogate_is_rejected(small_encoder: Encoder) -> None:
     """In a response or a prompt from Python; the tokenizer would raise a TypeError."""
-    for bad in (group(responses=("good \ud83d", "b")), group("What \udc00?")):
+    for group_with_surrogate in (group(responses=("good \ud83d", "b")), group("What \udc00?")):
         with pytest.raises(RowRejected, match=r"\\ud83d|\\udc00") as caught:
-            small_encoder(bad)
+            small_encoder(group_with_surrogate)
         assert caught.value.reason == "half_surrogate"
 
 
-@pytest.mark.parametrize("words", ["", " \n\t", ZERO_WIDTH, "\u3164", "\u2800 ", "\x00\x07", "\u202e\u2066"])
-def test_there_is_nothing_to_see(words: str) -> None:
+@pytest.mark.parametrize("invisible", ["", " \n\t", ZERO_WIDTH, "\u3164", "\u2800 ", "\x00\x07", "\u202e\u2066"])
+def test_invisible_text_is_blank(invisible: str) -> None:
     """Space, zero-width, filler and control characters are blank."""
-    assert is_blank(words)
+    assert is_blank(invisible)
 
 
-@pytest.mark.parametrize("words", ["a", "0", "\u200ba", "\u0439", "👍🏽", "e\u0301", "漢", "\u200d\u0915", "."])
-def test_there_is_something_to_see(words: str) -> None:
+@pytest.mark.parametrize("visible", ["a", "0", "\u200ba", "\u0439", "👍🏽", "e\u0301", "漢", "\u200d\u0915", "."])
+def test_visible_text_is_not_blank(visible: str) -> None:
     """Letters, numbers, marks and signs of any script are not blank."""
-    assert not is_blank(words)
+    assert not is_blank(visible)

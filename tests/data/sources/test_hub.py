@@ -17,18 +17,19 @@ from basereward.data.sources.hub import Hub
 from basereward.errors import DataError
 
 
-def _colour(i: int) -> PIL.Image.Image:
+def _image(i: int) -> PIL.Image.Image:
+    """Return a small image of one colour."""
     return PIL.Image.new("RGB", (3, 2), (i, 0, 255 - i))
 
 
-def _pictures(rows: int) -> datasets.Dataset:
+def _image_rows(rows: int) -> datasets.Dataset:
     """Return rows with an embedded image each, with the column names of RLAIF-V and unknown columns."""
     features = datasets.Features(
         {"image": datasets.Image(), "question": datasets.Value("string"), "good": datasets.Value("string"),
          "bad": datasets.Value("string"), "ds_name": datasets.Value("string")}
     )  # fmt: skip
     return datasets.Dataset.from_dict(
-        {"image": [_colour(i) for i in range(rows)], "question": ["What colour?"] * rows,
+        {"image": [_image(i) for i in range(rows)], "question": ["What colour?"] * rows,
          "good": [f"good {i}" for i in range(rows)], "bad": ["bad"] * rows, "ds_name": ["x"] * rows},
         features=features,
     )  # fmt: skip
@@ -43,10 +44,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def test_embedded_pictures_come_through_as_they_were_stored(tmp_path: Path) -> None:
-    """As bytes, not decoded and encoded again; every row once, with its own image and answers."""
+def test_embedded_images_are_passed_as_stored(tmp_path: Path) -> None:
+    """As the stored bytes; every row once, with its own image and answers."""
     path = tmp_path / "rows.parquet"
-    _pictures(20).to_parquet(path)
+    _image_rows(20).to_parquet(path)
     source = Hub("h", path=str(path), columns=COLUMNS, val=0.2, test=0.2)
     groups = [group for split in SPLITS for group in source.groups(split)]
     assert sorted(int(group.id.removeprefix("train:")) for group in groups) == list(range(20))
@@ -57,22 +58,22 @@ def test_embedded_pictures_come_through_as_they_were_stored(tmp_path: Path) -> N
         assert group.preferences == (Preference(0, 1),)
         [image] = group.images
         assert isinstance(image, bytes)
-        assert open_image(image).tobytes() == _colour(i).tobytes()
+        assert open_image(image).tobytes() == _image(i).tobytes()
 
 
-def test_one_question_of_many_pictures_is_split_by_picture(tmp_path: Path) -> None:
+def test_rows_with_one_question_are_split_by_image(tmp_path: Path) -> None:
     """Rows with the same bytes are in one split, and different images are not all in one."""
-    twice = datasets.concatenate_datasets([_pictures(60), _pictures(60)])
-    twice.to_parquet(tmp_path / "rows.parquet")
+    repeated_rows = datasets.concatenate_datasets([_image_rows(60), _image_rows(60)])
+    repeated_rows.to_parquet(tmp_path / "rows.parquet")
     source = Hub("h", path=str(tmp_path / "rows.parquet"), columns=COLUMNS, val=0.3, test=0.3)
-    parts = {split: [group.images[0] for group in source.groups(split)] for split in SPLITS}
-    assert sum(len(part) for part in parts.values()) == 120
+    images_by_split = {split: [group.images[0] for group in source.groups(split)] for split in SPLITS}
+    assert sum(len(part) for part in images_by_split.values()) == 120
     for one, other in itertools.combinations(SPLITS, 2):
-        assert parts[one]
-        assert not set(parts[one]) & set(parts[other])
+        assert images_by_split[one]
+        assert not set(images_by_split[one]) & set(images_by_split[other])
 
 
-def test_several_pictures_and_message_lists(tmp_path: Path) -> None:
+def test_messages_with_several_images_are_read(tmp_path: Path) -> None:
     """TRL's multimodal form: messages with typed parts, which Parquet fills with nulls, and a list of images."""
     prompt = [
         {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
@@ -81,7 +82,7 @@ def test_several_pictures_and_message_lists(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"prompt": prompt, "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}],
          "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "No."}]}],
-         "images": [_colour(1), _colour(2)]}
+         "images": [_image(1), _image(2)]}
     ]  # fmt: skip
     data = datasets.Dataset.from_list(rows)
     data = data.cast_column("images", datasets.List(datasets.Image()))
@@ -90,27 +91,27 @@ def test_several_pictures_and_message_lists(tmp_path: Path) -> None:
     assert [turn.role for turn in group.prompt] == ["system", "user"]
     assert group.prompt[1].parts == (IMAGE, IMAGE, Part("Same?"))
     assert group.responses == ("Yes.", "No.")
-    assert [open_image(image).tobytes() for image in group.images] == [_colour(i).tobytes() for i in (1, 2)]
+    assert [open_image(image).tobytes() for image in group.images] == [_image(i).tobytes() for i in (1, 2)]
 
 
-def test_a_folder_has_splits_of_its_own(tmp_path: Path) -> None:
+def test_splits_of_a_folder_are_read(tmp_path: Path) -> None:
     """By the naming rules of the hub; slices of a split are supported."""
     folder = tmp_path / "data"
     folder.mkdir()
     for split, rows in (("train", 10), ("test", 4)):
-        _pictures(rows).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        _image_rows(rows).to_parquet(folder / f"{split}-00000-of-00001.parquet")
     source = Hub("h", path=str(folder), columns=COLUMNS, split="train[:6]", val="train[6:]", test="test")
     assert [len(source.groups(split)) for split in SPLITS] == [6, 4, 4]
     assert source.groups("test")[3].id == "test:3"
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_what_save_to_disk_wrote_is_read(tmp_path: Path, split: str) -> None:
+def test_saved_data_sets_are_read(tmp_path: Path, split: str) -> None:
     """A dictionary of splits, or a single data set, which counts as `train`."""
-    datasets.DatasetDict({"train": _pictures(3), "test": _pictures(2)}).save_to_disk(tmp_path / "both")
+    datasets.DatasetDict({"train": _image_rows(3), "test": _image_rows(2)}).save_to_disk(tmp_path / "both")
     groups = Hub("h", path=str(tmp_path / "both"), split=split, columns=COLUMNS, val=0, test=0).groups("train")
     assert len(groups) == {"train": 3, "test": 2}[split]
-    _pictures(3).save_to_disk(tmp_path / "one")
+    _image_rows(3).save_to_disk(tmp_path / "one")
     assert len(Hub("h", path=str(tmp_path / "one"), columns=COLUMNS, val=0, test=0).groups("train")) == 3
     with pytest.raises(DataError, match="unknown split 'tset'; there are train, test"):
         Hub("h", path=str(tmp_path / "both"), split="tset", columns=COLUMNS).groups("train")
@@ -124,12 +125,12 @@ def test_relative_paths_start_from_the_folder(tmp_path: Path) -> None:
     assert group.images == (tmp_path / "x.png",)
 
 
-def test_groups_survive_pickling(tmp_path: Path) -> None:
+def test_groups_can_be_pickled(tmp_path: Path) -> None:
     """A worker process of the data loader gets a copy of the source and reads the same rows."""
-    _pictures(5).to_parquet(tmp_path / "rows.parquet")
+    _image_rows(5).to_parquet(tmp_path / "rows.parquet")
     groups = Hub("h", path=str(tmp_path / "rows.parquet"), columns=COLUMNS, val=0, test=0).groups("train")
-    again = pickle.loads(pickle.dumps(groups))  # noqa: S301
-    assert [again[i] for i in (4, 0)] == [groups[4], groups[0]]
+    unpickled = pickle.loads(pickle.dumps(groups))  # noqa: S301
+    assert [unpickled[i] for i in (4, 0)] == [groups[4], groups[0]]
 
 
 def test_faults_name_the_row(tmp_path: Path) -> None:
@@ -152,9 +153,9 @@ def test_faults_name_the_row(tmp_path: Path) -> None:
     assert f"{path} [train], row 1: there is no prompt" in str(caught.value)
 
 
-def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+def test_load_failures_name_the_cause(tmp_path: Path) -> None:
     """An unknown split, a broken file, an unknown kind of file, and a hub id without a network."""
-    _pictures(2).to_parquet(tmp_path / "rows.parquet")
+    _image_rows(2).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(DataError, match=r"rows\.parquet has no split 'tset'.*split=train"):
         Hub("h", path=str(tmp_path / "rows.parquet"), split="tset").groups("train")
     (tmp_path / "bad.parquet").write_bytes(b"not parquet")

@@ -19,19 +19,22 @@ from basereward.errors import DataError
 
 
 def _write(path: Path, rows: list[Any]) -> Path:
+    """Write rows as JSON Lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
 def _pair(prompt: str, **cells: object) -> dict[str, object]:
+    """Return a row with two responses."""
     return {"prompt": prompt, "chosen": "yes", "rejected": "no", **cells}
 
 
 def _ids(source: Jsonl) -> dict[str, list[str]]:
+    """Return the group ids of each split."""
     return {split: [group.id for group in source.groups(split)] for split in SPLITS}
 
 
-def test_every_row_is_in_one_part_and_no_prompt_in_two(tmp_path: Path) -> None:
+def test_splits_have_every_row_once_and_no_common_prompt(tmp_path: Path) -> None:
     """400 rows of 100 prompts: rows of a prompt stay together, and the fractions are about as requested."""
     path = _write(tmp_path / "a.jsonl", [_pair(f"Q{i % 100}", id=str(i)) for i in range(400)])
     source = Jsonl("a", path=str(path), val=0.2, test=0.1)
@@ -44,7 +47,7 @@ def test_every_row_is_in_one_part_and_no_prompt_in_two(tmp_path: Path) -> None:
     assert len(prompts["val"]) > len(prompts["test"]) > 2
 
 
-def test_the_same_question_of_another_picture_is_another_prompt(tmp_path: Path) -> None:
+def test_same_question_with_another_image_is_another_prompt(tmp_path: Path) -> None:
     """Otherwise a data set with one question for all images would be in one split."""
     rows = [_pair("What is this?", images=[f"{i}.png"]) for i in range(200)]
     sizes = [len(part) for part in _ids(Jsonl("a", path=str(_write(tmp_path / "a.jsonl", rows)), val=0.3)).values()]
@@ -52,7 +55,7 @@ def test_the_same_question_of_another_picture_is_another_prompt(tmp_path: Path) 
     assert sum(sizes) == 200
 
 
-def test_parts_stay_when_the_file_moves_and_grows(tmp_path: Path) -> None:
+def test_splits_do_not_depend_on_the_file(tmp_path: Path) -> None:
     """The split of a row depends on its prompt, images and the seed, not on other rows or the folder."""
     rows = [_pair(f"Q{i}", id=str(i), images=[f"{i}.png"]) for i in range(200)]
     before = _ids(Jsonl("a", path=str(_write(tmp_path / "a.jsonl", rows))))
@@ -64,7 +67,7 @@ def test_parts_stay_when_the_file_moves_and_grows(tmp_path: Path) -> None:
     assert _ids(Jsonl("a", path=str(tmp_path / "a.jsonl"), seed=1))["val"] != before["val"]
 
 
-def test_parts_of_their_own_files_are_taken_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_splits_can_be_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """In the order of the file; a warning names prompts that are also trained on."""
     train = _write(tmp_path / "train.jsonl", [_pair(f"Q{i}") for i in range(30)])
     val = _write(tmp_path / "val.jsonl", [_pair("Q5"), _pair("new")])
@@ -76,20 +79,20 @@ def test_parts_of_their_own_files_are_taken_whole(tmp_path: Path, caplog: pytest
     assert "1 of 2 rows of the val split have a prompt" in caplog.text
 
 
-def test_blank_responses_are_lost_with_their_line(tmp_path: Path) -> None:
-    """Counted in the split of the row; such a row is neither malformed nor a group."""
+def test_blank_response_rejects_the_row(tmp_path: Path) -> None:
+    """It counts in the split of the row, and not as malformed."""
     rows = [_pair(f"Q{i}", rejected=" \n" if i == 3 else "no") for i in range(40)]
     path = _write(tmp_path / "a.jsonl", rows)
     source = Jsonl("a", path=str(path), val=0.3, test=0.3)
-    lost = [row for split in SPLITS for row in source.rejected(split)]
-    assert lost == [
-        RejectedRow("a", lost[0].split, "a.jsonl:4", "empty_response", f"{path}:4: response 1 of 2 is blank")
+    rejected = [row for split in SPLITS for row in source.rejected(split)]
+    assert rejected == [
+        RejectedRow("a", rejected[0].split, "a.jsonl:4", "empty_response", f"{path}:4: response 1 of 2 is blank")
     ]  # fmt: skip
     assert sum(len(part) for part in _ids(source).values()) == 39
 
 
 @pytest.mark.parametrize(
-    ("line", "reason", "words"),
+    ("line", "reason", "message"),
     [
         (b'{"prompt": "Q", "chosen": "a"', "malformed_json", "not JSON: Expecting ',' delimiter at column 30"),
         (b'["prompt"]', "not_an_object", "the row is ['prompt'] (list); an object with named columns is needed"),
@@ -107,24 +110,24 @@ def test_blank_responses_are_lost_with_their_line(tmp_path: Path) -> None:
     ],
     ids=lambda value: None if isinstance(value, bytes) else value,
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str, words: str) -> None:
+def test_bad_line_is_rejected_with_its_number(tmp_path: Path, line: bytes, reason: str, message: str) -> None:
     """Rejected under its reason, with file and line; blank lines count. For scoring, it is an error."""
     path = tmp_path / "a.jsonl"
-    good = json.dumps(_pair("Q")).encode()
-    path.write_bytes(good + b"\n\n" + line + b"\n" + good + b"\n")
+    valid = json.dumps(_pair("Q")).encode()
+    path.write_bytes(valid + b"\n\n" + line + b"\n" + valid + b"\n")
     source = Jsonl("a", path=str(path))
     assert [group.id for split in SPLITS for group in source.groups(split)] == ["a.jsonl:1", "a.jsonl:4"]
-    [lost] = [row for split in SPLITS for row in source.rejected(split)]
-    assert (lost.id, lost.reason) == ("a.jsonl:3", reason)
-    assert lost.detail.startswith(f"{path}:3: ")
-    assert words in lost.detail
+    [rejected] = [row for split in SPLITS for row in source.rejected(split)]
+    assert (rejected.id, rejected.reason) == ("a.jsonl:3", reason)
+    assert rejected.detail.startswith(f"{path}:3: ")
+    assert message in rejected.detail
     with pytest.raises(DataError) as caught:
         read_rows(path)
-    assert str(caught.value) == lost.detail
+    assert str(caught.value) == rejected.detail
 
 
-def test_all_bad_lines_to_score_are_named_at_once(tmp_path: Path) -> None:
-    """Up to twenty of them; a fault that several share is listed once."""
+def test_error_lists_all_bad_lines(tmp_path: Path) -> None:
+    """For scoring, up to twenty lines; a fault that several share is listed once."""
     path = _write(tmp_path / "a.jsonl", [_pair("Q"), {"prompt": 1}, _pair("Q"), 7])
     with pytest.raises(DataError, match="2 malformed rows") as caught:
         read_rows(path)
@@ -141,46 +144,50 @@ def test_all_bad_lines_to_score_are_named_at_once(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 21
 
 
-def test_a_file_of_other_rows_stops_at_once(tmp_path: Path) -> None:
+def test_file_of_malformed_rows_stops_at_once(tmp_path: Path) -> None:
     """If the first hundred rows are malformed, reading stops; with one good row among them, it continues."""
     path = _write(tmp_path / "a.jsonl", [*[{"question": "Q"}] * 100, _pair("Q")])
     with pytest.raises(DataError, match="20 or more malformed rows") as caught:
         Jsonl("a", path=str(path)).groups("train")
     assert f"{path}:1: missing: 'chosen' and 'rejected', or `responses`. Columns found: question." in str(caught.value)
-    for good in (_pair("Q"), _pair("Q", chosen=" ")):  # a blank response is a loss of its own, in a well-formed row
-        _write(path, [*[{"question": "Q"}] * 99, good, *[{"question": "Q"}] * 99])
+    for valid in (_pair("Q"), _pair("Q", chosen=" ")):  # a blank response is not malformed
+        _write(path, [*[{"question": "Q"}] * 99, valid, *[{"question": "Q"}] * 99])
         source = Jsonl("a", path=str(path), val=0, test=0)
         assert summary(source.rejected("train"))["a"]["missing_column"] == 198
 
 
-def test_lost_rows_keep_their_words_and_nothing_else(tmp_path: Path) -> None:
+def test_rejected_rows_do_not_stay_in_memory(tmp_path: Path) -> None:
     """A hundred rejected rows of a megabyte each leave less than a megabyte in memory."""
     path = tmp_path / "a.jsonl"
-    long = "x" * 1_000_000
+    long_text = "x" * 1_000_000
     with path.open("w") as file:
         file.write(json.dumps(_pair("Q")) + "\n")
         for index in range(100):
-            row = _pair(f"Q{index}", rejected="yes", notes=long) if index % 2 else {"prompt": "Q", "notes": long}
+            row = (
+                _pair(f"Q{index}", rejected="yes", notes=long_text)
+                if index % 2
+                else {"prompt": "Q", "notes": long_text}
+            )
             file.write(json.dumps(row) + "\n")
     source = Jsonl("a", path=str(path), val=0, test=0)
     tracemalloc.start()
-    lost = source.rejected("train")
-    held = tracemalloc.get_traced_memory()[0]
+    rejected = source.rejected("train")
+    num_bytes = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert summary(lost) == {"a": {"missing_column": 50, "identical_responses": 50}}
-    assert held < 1_000_000
+    assert summary(rejected) == {"a": {"missing_column": 50, "identical_responses": 50}}
+    assert num_bytes < 1_000_000
 
 
-def test_a_whole_surrogate_pair_is_text(tmp_path: Path) -> None:
-    """As json.dumps writes an emoji; a byte-order mark and Windows line ends are accepted."""
+def test_surrogate_pair_is_text(tmp_path: Path) -> None:
+    """`json.dumps` writes an emoji as such a pair. A byte-order mark and Windows line ends are accepted."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(_pair("Q \N{GRINNING FACE}")).encode() + b"\r\n")
     [group] = read_rows(path)
     assert group.prompt[0].parts[0].text == "Q \N{GRINNING FACE}"
 
 
-def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
-    """And a folder in place of a file."""
+def test_missing_and_empty_files_are_errors(tmp_path: Path) -> None:
+    """A folder in place of a file is an error too."""
     with pytest.raises(DataError, match=r"cannot read .*no\.jsonl: No such file"):
         Jsonl("a", path=str(tmp_path / "no.jsonl")).groups("train")
     with pytest.raises(DataError, match="is a folder"):
@@ -191,13 +198,13 @@ def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("val", "test"), [(-0.1, 0.1), (0.5, 0.5), (1.0, 0.0), (float("nan"), 0.1)])
-def test_shares_out_of_range_are_named(val: float, test: float) -> None:
-    """Before any file is read."""
+def test_shares_out_of_range_are_an_error(val: float, test: float) -> None:
+    """The error is raised before a file is read."""
     with pytest.raises(DataError, match=f"source 'mine': val={val}, test={test}"):
         Jsonl("mine", path="no.jsonl", val=val, test=test)
 
 
-def test_a_mapped_column_that_no_row_has_is_named(tmp_path: Path) -> None:
+def test_mapped_column_without_rows_is_an_error(tmp_path: Path) -> None:
     """Otherwise a typing error would drop all images; a column that only some rows have is fine."""
     path = _write(tmp_path / "a.jsonl", [_pair("Q", pics=["x.png"]), _pair("P")])
     with pytest.raises(DataError, match="no row has the column pix, which `columns` names"):
@@ -216,7 +223,7 @@ def test_relative_images_start_from_the_file_or_the_given_folder(tmp_path: Path)
     ]
 
 
-def test_rows_to_score_come_all_and_in_order(tmp_path: Path) -> None:
+def test_rows_to_score_are_all_read_in_order(tmp_path: Path) -> None:
     """One response is enough, blank responses are kept, and no row is held out."""
     rows = [{"id": i, "prompt": "Q", "responses": ["a", ""][: 1 + i % 2]} for i in range(50)]
     groups = read_rows(_write(tmp_path / "a.jsonl", rows))
@@ -225,7 +232,7 @@ def test_rows_to_score_come_all_and_in_order(tmp_path: Path) -> None:
     assert groups[-1].source == "a.jsonl"
 
 
-def test_a_file_is_not_held_in_memory(tmp_path: Path) -> None:
+def test_file_is_not_kept_in_memory(tmp_path: Path) -> None:
     """20 MB of rows are indexed in less than 2 MB, and the groups pickle in kilobytes."""
     path = tmp_path / "a.jsonl"
     filler = "x" * 10_000
@@ -242,8 +249,8 @@ def test_a_file_is_not_held_in_memory(tmp_path: Path) -> None:
     assert pickle.loads(pickled)[1234] == groups[1234]  # noqa: S301
 
 
-def test_a_file_that_changed_is_an_error_not_another_row(tmp_path: Path) -> None:
-    """With longer lines, which move the byte offsets, and with lines of equal length and another prompt."""
+def test_changed_file_is_an_error(tmp_path: Path) -> None:
+    """Longer lines move the byte offsets; lines of equal length may have another prompt."""
     path = _write(tmp_path / "a.jsonl", [_pair(f"Q{i}") for i in range(10)])
     groups = read_rows(path)
     _write(path, [_pair(f"a longer prompt {i}") for i in range(10)])

@@ -1,4 +1,4 @@
-"""What experiments say of ensembles."""
+"""The section `ensembles` of experiments."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ GRID = "grid: {optimizer.lr: {low: 1e-6, high: 1e-5}}\nseeds: [0, 1]\n"
 CELLS = ["lr=low,seed=0", "lr=low,seed=1", "lr=high,seed=0", "lr=high,seed=1"]
 
 
-def test_members_are_named_or_meant_by_stars(experiments: Write) -> None:
-    """All cells by default, in their order, each once; the cells themselves know nothing of it."""
+def test_members_are_names_or_patterns(experiments: Write) -> None:
+    """The default is all cells in order, each once; the recipes of the cells do not change."""
     section = "ensembles: {all: {}, low: {how: worst, members: ['lr=low*', 'lr=low,seed=0'], k: 2}}\n"
     experiments(one=EXPERIMENT + GRID + section)
-    found = load_experiment("one")
-    assert found.ensembles == {
+    experiment = load_experiment("one")
+    assert experiment.ensembles == {
         "all": EnsembleRecipe(members=CELLS),
         "low": EnsembleRecipe(how="worst", members=CELLS[:2], k=2.0),
     }
     experiments(two=EXPERIMENT + GRID)
-    assert [cell.recipe.optimizer for cell in found.cells] == [cell.recipe.optimizer for cell in load_cells("two")]
+    assert [cell.recipe.optimizer for cell in experiment.cells] == [cell.recipe.optimizer for cell in load_cells("two")]
 
 
-def test_text_alone_may_have_members_of_its_own(experiments: Write) -> None:
-    """Then one member for pictures is enough."""
+def test_text_can_have_its_own_members(experiments: Write) -> None:
+    """Then one member for images is enough."""
     experiments(one=f"{EXPERIMENT}{GRID}ensembles: {{routed: {{members: [{CELLS[0]!r}], text: [{CELLS[3]!r}]}}}}\n")
     assert load_experiment("one").ensembles["routed"] == EnsembleRecipe(members=CELLS[:1], text=CELLS[3:])
 
 
-def test_an_included_ensemble_can_be_taken_out(experiments: Write) -> None:
-    """By null, as anything can."""
+def test_null_removes_an_ensemble(experiments: Write) -> None:
+    """An override can remove an ensemble of the file."""
     experiments(one=EXPERIMENT + GRID + "ensembles: {all: {}, worst: {how: worst}}\n")
     assert list(load_experiment("one", overrides=["ensembles.all=null"]).ensembles) == ["worst"]
 
@@ -64,7 +64,7 @@ def test_an_included_ensemble_can_be_taken_out(experiments: Write) -> None:
     ],
 )
 def test_faults_name_the_key(experiments: Write, section: str, key: str, message: str) -> None:
-    """One fault, at its key, with what is allowed."""
+    """There is one fault, at its key, and the message says what is allowed."""
     experiments(one=f"{EXPERIMENT}{GRID}ensembles: {section}\n")
     _, faults = find_experiment("one")
     (fault,) = faults
@@ -73,12 +73,12 @@ def test_faults_name_the_key(experiments: Write, section: str, key: str, message
 
 
 @pytest.mark.parametrize("seeds", ["seeds: [0, 1]", "grid: {seeds.init: [0, 1]}"])
-def test_an_ensemble_of_seeds_alone_may_not_be_called_as_the_experiment(experiments: Write, seeds: str) -> None:
-    """As the recipe of those cells is; where something else varies, the name is free."""
-    together = "ensembles: {one: {}}\n"
-    experiments(one=f"{EXPERIMENT}{seeds}\n{together}")
+def test_ensemble_of_seeds_must_not_have_the_experiment_name(experiments: Write, seeds: str) -> None:
+    """If only seeds vary, the recipe of the cells has this name; if something else varies, the name is free."""
+    section = "ensembles: {one: {}}\n"
+    experiments(one=f"{EXPERIMENT}{seeds}\n{section}")
     _, (fault,) = find_experiment("one")
     assert fault.key == "ensembles.one"
     assert "the cells of one recipe" in fault.message
-    experiments(one=EXPERIMENT + GRID + together)
+    experiments(one=EXPERIMENT + GRID + section)
     assert list(load_experiment("one").ensembles) == ["one"]

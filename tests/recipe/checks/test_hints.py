@@ -1,4 +1,4 @@
-"""Values against type hints, whether these come from a running class or from source text."""
+"""Values are checked against type hints, from classes and from source text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 from basereward.recipe.checks.hints import HintMismatch, coerce
 from basereward.recipe.checks.signature import hint_of
 
-FITTING = [
+VALID = [
     ("1", int, 1),
     ("1", float, 1.0),
     ("1", int | float, 1),
@@ -35,12 +35,12 @@ FITTING = [
 ]
 
 
-@pytest.mark.parametrize(("source", "hint", "expected"), FITTING)
-def test_a_fitting_value_comes_back_as_its_hint_wants_it(source: str, hint: Any, expected: Any) -> None:
+@pytest.mark.parametrize(("source", "hint", "expected"), VALID)
+def test_valid_value_is_converted_to_its_hint(source: str, hint: Any, expected: Any) -> None:
     """Whole numbers become floats where floats are expected; nothing else changes."""
-    fitted = coerce(ast.literal_eval(source), hint)
-    assert fitted == expected
-    assert type(fitted) is type(expected)
+    value = coerce(ast.literal_eval(source), hint)
+    assert value == expected
+    assert type(value) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_a_fitting_value_comes_back_as_its_hint_wants_it(source: str, hint: Any,
         pytest.param([1], dict[str, int], "expected a mapping", id="list_is_no_mapping"),
     ],
 )
-def test_a_misfit_says_what_was_expected_and_given(value: Any, hint: Any, message: str) -> None:
-    """And the nearest right value, where there is one."""
+def test_invalid_value_is_an_error(value: Any, hint: Any, message: str) -> None:
+    """The message has what is expected and given, and the nearest valid value where there is one."""
     with pytest.raises(HintMismatch) as caught:
         coerce(value, hint)
     assert message in str(caught.value)
@@ -102,8 +102,8 @@ def test_a_misfit_says_what_was_expected_and_given(value: Any, hint: Any, messag
         ("not a hint at all", None),
     ],
 )
-def test_hints_are_read_from_source_text(source: str, expected: Any) -> None:
-    """What is not known without running the module is not checked; a module's own names for hints are followed."""
+def test_hint_is_read_from_source_text(source: str, expected: Any) -> None:
+    """Names that are unknown without importing the module are `Any`; the module's own aliases are resolved."""
     aliases = {
         name: ast.parse(text, mode="eval").body for name, text in [("Activation", "Literal['tanh']"), ("Loop", "Loop")]
     }

@@ -11,13 +11,14 @@ from basereward.recipe.checks.probing import trained_model
 
 
 def faults(*changes: str) -> dict[str, str]:
-    """Key and message of what is wrong with a probe."""
-    found: list[Any] = find_faults("basereward", profile="tiny", overrides=["probe=true", *changes])[1]
-    return {fault.key: fault.message for fault in found}
+    """Return key and message of the faults of a probe."""
+    all_faults: list[Any] = find_faults("basereward", profile="tiny", overrides=["probe=true", *changes])[1]
+    return {fault.key: fault.message for fault in all_faults}
 
 
-def test_a_probe_freezes_all_of_the_backbone() -> None:
-    """Whatever the section says, which stays as it is written; a recipe that is no probe keeps what it says."""
+def test_probe_freezes_the_whole_backbone() -> None:
+    """Whatever `freeze` says; the recipe itself does not change, and a recipe that is no probe is trained as
+    written."""
     recipe = load_recipe("basereward", overrides=["probe=true", "model.backbone.freeze=[vision]"])
     assert trained_model(recipe).backbone.freeze == ["vision", "merger", "language"]
     assert recipe.model.backbone.freeze == ["vision"]
@@ -39,12 +40,12 @@ def test_a_probe_freezes_all_of_the_backbone() -> None:
         ("optimizer.lr_by_part.language=1e-3", "optimizer.lr_by_part.language", "probe freezes it"),
     ],
 )
-def test_what_needs_a_backbone_at_work_is_a_fault(change: str, key: str, message: str) -> None:
-    """Each is reported at its key with a remedy, before anything is loaded."""
+def test_option_that_needs_the_backbone_is_a_fault(change: str, key: str, message: str) -> None:
+    """The fault is at its key, with a remedy, before anything is loaded."""
     assert message in faults(change, "trainer.steps=10", "data.mixture.weights={digits: 1, numbers: 1}")[key]
 
 
 @pytest.mark.parametrize("change", ["model.head._target_=linear", "data.encoding.feature_cache=1.0", "probe=false"])
-def test_what_goes_with_a_probe_is_no_fault(change: str) -> None:
-    """Scalar heads; features of the tower, which is frozen with the rest."""
+def test_option_that_fits_a_probe_is_no_fault(change: str) -> None:
+    """Scalar heads, and cached image features, since the vision tower is frozen."""
     assert faults(change, "data.streaming=null") == {}

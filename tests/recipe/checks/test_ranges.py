@@ -1,4 +1,4 @@
-"""Values of the right type that cannot be meant."""
+"""Recipe values of the right type that are out of range or contradict each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from basereward.recipe.checks.ranges import range_problems
 from basereward.recipe.text import build_recipe
 
-RIGHT: dict[str, Any] = {
+VALID: dict[str, Any] = {
     "model.backbone.path": "some/model",
     "model.head": {"_target_": "linear"},
     "loss": {"_target_": "bradley_terry"},
@@ -18,9 +18,9 @@ RIGHT: dict[str, Any] = {
 
 
 def problems(**changes: Any) -> dict[str, str]:
-    """Key and message of every problem of a right recipe with changes; `__` is a dot."""
+    """Return key and message of every problem of a valid recipe with changes; `__` stands for a dot."""
     values: dict[str, Any] = {}
-    for key, value in {**RIGHT, **{key.replace("__", "."): value for key, value in changes.items()}}.items():
+    for key, value in {**VALID, **{key.replace("__", "."): value for key, value in changes.items()}}.items():
         *sections, last = key.split(".")
         inner = values
         for section in sections:
@@ -29,18 +29,18 @@ def problems(**changes: Any) -> dict[str, str]:
     return dict(range_problems(build_recipe(values)))
 
 
-def test_a_right_recipe_has_no_problem() -> None:
+def test_valid_recipe_has_no_problem() -> None:
     """The defaults of the schema are in range."""
     assert problems() == {}
 
 
-@pytest.mark.parametrize(("one", "other"), [("a=b", "a?b"), ("a/b", "a//b")])
-def test_sources_do_not_share_a_metric(one: str, other: str) -> None:
-    """MLflow forbids some characters in names, and two sources would be one line in every chart."""
+@pytest.mark.parametrize(("name", "other_name"), [("a=b", "a?b"), ("a/b", "a//b")])
+def test_source_names_with_the_same_metric_name_are_a_problem(name: str, other_name: str) -> None:
+    """MLflow replaces some characters in names, so two sources would be one line in every chart."""
     node = {"_target_": "digits"}
-    found = problems(data__sources={one: node, other: node, "a_c": node, "a-c": node})
-    assert list(found) == [f"data.sources.{other}"]
-    assert one in found[f"data.sources.{other}"]
+    found_problems = problems(data__sources={name: node, other_name: node, "a_c": node, "a-c": node})
+    assert list(found_problems) == [f"data.sources.{other_name}"]
+    assert name in found_problems[f"data.sources.{other_name}"]
 
 
 @pytest.mark.parametrize(
@@ -159,11 +159,11 @@ def test_sources_do_not_share_a_metric(one: str, other: str) -> None:
         ),
     ],
 )
-def test_a_value_out_of_range_is_named(changes: dict[str, Any], key: str, message: str) -> None:
-    """At its key, with what is allowed; and it is the only problem."""
-    found = problems(**changes)
-    assert list(found) == [key]
-    assert message in found[key]
+def test_value_out_of_range_is_a_problem(changes: dict[str, Any], key: str, message: str) -> None:
+    """The only problem is at its key, and the message says what is allowed."""
+    found_problems = problems(**changes)
+    assert list(found_problems) == [key]
+    assert message in found_problems[key]
 
 
 STREAMED: dict[str, Any] = {
@@ -186,13 +186,13 @@ STREAMED: dict[str, Any] = {
         {"data__encoding__feature_cache": 2.0, "model__backbone__quantization": "nf4"},
     ],
 )
-def test_what_makes_a_step_cheaper_is_right_where_it_does(changes: dict[str, Any]) -> None:
-    """Each key together with the one it belongs to."""
+def test_performance_options_are_valid_with_their_requirement(changes: dict[str, Any]) -> None:
+    """Each key together with the key that it needs."""
     assert problems(**changes) == {}
 
 
-def test_a_stream_of_two_weighted_sources_is_right() -> None:
-    """With the number of steps."""
+def test_stream_of_two_weighted_sources_is_valid() -> None:
+    """The number of steps is given."""
     assert problems(**STREAMED) == {}
 
 
@@ -209,19 +209,19 @@ def test_a_stream_of_two_weighted_sources_is_right() -> None:
         ({"data__mixture__weights": {}}, "data.mixture.weights", "give one to each"),
     ],
 )
-def test_what_a_stream_cannot_know_is_a_problem(changes: dict[str, Any], key: str, message: str) -> None:
-    """At its key, and the only one."""
-    found = problems(**(STREAMED | changes))
-    assert list(found) == [key]
-    assert message in found[key]
+def test_option_that_a_stream_does_not_support_is_a_problem(changes: dict[str, Any], key: str, message: str) -> None:
+    """The only problem is at its key."""
+    found_problems = problems(**(STREAMED | changes))
+    assert list(found_problems) == [key]
+    assert message in found_problems[key]
 
 
-def test_a_budget_needs_no_whole_number_of_passes() -> None:
-    """It takes the place of groups_per_forward."""
+def test_token_budget_replaces_groups_per_forward() -> None:
+    """With `batch.tokens`, `batch.groups` need not be a multiple of `groups_per_forward`."""
     assert problems(batch__groups=12, batch__tokens=4096) == {}
 
 
-def test_several_problems_are_told_together() -> None:
+def test_all_problems_are_reported() -> None:
     """Not only the first."""
     assert set(problems(optimizer__lr=-1.0, schedule__final=2.0, seeds__init=-5)) == {
         "optimizer.lr",
@@ -230,8 +230,8 @@ def test_several_problems_are_told_together() -> None:
     }
 
 
-def test_a_learning_rate_of_weights_that_stay_is_a_problem() -> None:
-    """A rate that changes nothing is a slip: of a frozen part, or of one that LoRA leaves out."""
+def test_learning_rate_of_frozen_weights_is_a_problem() -> None:
+    """A learning rate of a frozen part, or of one without LoRA, has no effect."""
     frozen = problems(model__backbone__freeze=["vision"], optimizer__lr_by_part={"vision": 1.0, "merger": 1.0})
     assert list(frozen) == ["optimizer.lr_by_part.vision"]
     adapted = problems(model__lora={"parts": ["vision"]}, optimizer__lr_by_part={"vision": 1.0, "language": 1.0})

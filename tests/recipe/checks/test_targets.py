@@ -1,4 +1,4 @@
-"""Finding a class by its name, and its arguments, without running the module it is in."""
+"""Targets are found by name, and their signatures read, without importing their modules."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Write = Callable[[str, str], Path]
 
 @pytest.fixture(autouse=True)
 def _forget() -> None:
-    """What was found is kept; the modules of a test are not those of the last one."""
+    """Clear the caches, since each test has other modules."""
     for cached in (locate, signature_of, targets._parse):
         cached.cache_clear()
 
 
 @pytest.fixture
 def heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An extension folder of the test's own."""
+    """An extension folder in a temporary root."""
     monkeypatch.setattr(targets, "ROOT", tmp_path)
     folder = tmp_path / "basereward" / "model" / "heads"
     folder.mkdir(parents=True)
@@ -42,15 +42,15 @@ def heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("mlp", "def mlp(): ...\nclass MLP: ...", "MLP"),
     ],
 )
-def test_a_file_is_for_the_class_of_its_name(heads: Path, file: str, source: str, name: str) -> None:
-    """Letters count, their case and underscores do not; a class goes before a function."""
+def test_short_name_finds_the_class_of_the_file_name(heads: Path, file: str, source: str, name: str) -> None:
+    """Case and underscores are ignored; a class takes precedence over a function."""
     (heads / f"{file}.py").write_text(source)
-    found = locate(file, "heads")
-    assert (found.module, found.name) == (f"basereward.model.heads.{file}", name)
+    target = locate(file, "heads")
+    assert (target.module, target.name) == (f"basereward.model.heads.{file}", name)
 
 
-def test_only_files_with_their_class_are_names(heads: Path) -> None:
-    """Helpers, private files and `__init__` are not offered."""
+def test_only_files_with_their_class_have_a_short_name(heads: Path) -> None:
+    """Helpers, private files and `__init__` are not listed."""
     for name, source in [("mlp", "class MLP: ..."), ("helper", "X = 1"), ("_mlp", "class _MLP: ..."), ("__init__", "")]:
         (heads / f"{name}.py").write_text(source)
     assert list(short_names("heads")) == ["mlp"]
@@ -58,8 +58,8 @@ def test_only_files_with_their_class_are_names(heads: Path) -> None:
         locate("helper", "heads")
 
 
-def test_a_subfolder_is_no_part_of_a_short_name(heads: Path) -> None:
-    """Its files are found by their names alone; deeper folders are not searched."""
+def test_short_name_has_no_subfolder(heads: Path) -> None:
+    """Files of a subfolder have their plain name; deeper folders are not searched."""
     for folder, name in [("deep", "gate"), ("deep/deeper", "hidden")]:
         (heads / folder).mkdir()
         (heads / folder / f"{name}.py").write_text(f"class {name.title()}: ...")
@@ -68,8 +68,8 @@ def test_a_subfolder_is_no_part_of_a_short_name(heads: Path) -> None:
     assert locate("gate", "heads").module == "basereward.model.heads.deep.gate"
 
 
-def test_an_unknown_short_name_is_answered_with_the_nearest(heads: Path) -> None:
-    """So is a private one."""
+def test_unknown_short_name_suggests_the_nearest(heads: Path) -> None:
+    """A private name is unknown too."""
     (heads / "mlp.py").write_text("class MLP: ...")
     with pytest.raises(TargetError, match=r"unknown head 'mpl'; did you mean 'mlp'\? Allowed: mlp\."):
         locate("mpl", "heads")
@@ -77,8 +77,8 @@ def test_an_unknown_short_name_is_answered_with_the_nearest(heads: Path) -> None
         locate("_mlp", "heads")
 
 
-def test_a_module_is_not_run_to_read_its_classes(write_module: Write) -> None:
-    """Packages on the way are not run either."""
+def test_signature_is_read_without_importing(write_module: Write) -> None:
+    """Parent packages are not imported either."""
     write_module("own_package/__init__", "raise RuntimeError('imported')")
     write_module(
         "own_package/inner/heads", "raise RuntimeError\nclass Mine:\n    def __init__(self, size: int, *, deep=1): ..."
@@ -88,8 +88,8 @@ def test_a_module_is_not_run_to_read_its_classes(write_module: Write) -> None:
     assert "own_package" not in sys.modules
 
 
-def test_arguments_have_their_hint_default_and_need(write_module: Write) -> None:
-    """As the text says them."""
+def test_parameters_have_hint_default_and_required(write_module: Write) -> None:
+    """As written in the source; a default that is no literal is `MISSING`."""
     source = (
         "class Mine:\n    def __init__(self, size: int, kind: Literal['a'], *, deep: float = 1, other=object()): ..."
     )
@@ -102,8 +102,8 @@ def test_arguments_have_their_hint_default_and_need(write_module: Write) -> None
 
 
 @pytest.mark.parametrize("statement", ["from .inner import Mine", "from own_package.inner import Other as Mine"])
-def test_a_name_that_is_imported_is_followed(write_module: Write, statement: str) -> None:
-    """To the file that defines it, which is not run."""
+def test_imported_name_is_followed(write_module: Write, statement: str) -> None:
+    """The signature is read from the file that defines the class, which is not imported."""
     write_module("own_package/__init__", f"{statement}\nraise RuntimeError")
     constructor = "    def __init__(self, a): ..."
     inner = f"class Mine:\n{constructor}\nclass Other(object):\n{constructor}\nraise RuntimeError"
@@ -126,7 +126,9 @@ def test_a_name_that_is_imported_is_followed(write_module: Write, statement: str
     ],
     ids=["dataclass", "inherited", "made"],
 )
-def test_what_the_text_does_not_tell_is_imported(write_module: Write, source: str, expected: list[str]) -> None:
+def test_signature_that_the_source_does_not_have_is_imported(
+    write_module: Write, source: str, expected: list[str]
+) -> None:
     """Dataclasses, inherited constructors and classes that a function makes."""
     write_module("own_module", source)
     signature = signature_of("own_module.Mine", "heads")
@@ -145,16 +147,16 @@ def test_what_the_text_does_not_tell_is_imported(write_module: Write, source: st
         ("own_module.number", "is no class and no function"),
     ],
 )
-def test_a_dotted_path_that_leads_nowhere_is_answered(write_module: Write, target: str, message: str) -> None:
-    """With the nearest name at the step that fails."""
+def test_unknown_dotted_path_suggests_the_nearest(write_module: Write, target: str, message: str) -> None:
+    """The suggestion is for the part of the path that fails."""
     write_module("own_module", "class Mine: ...\nnumber = 3")
     with pytest.raises(TargetError) as caught:
         signature_of(target, "heads")
     assert message in str(caught.value)
 
 
-def test_a_module_that_cannot_be_read_or_run_is_a_fault_and_no_crash(write_module: Write) -> None:
-    """Whatever it raises."""
+def test_broken_module_is_a_target_error(write_module: Write) -> None:
+    """A syntax error, and any exception during the import."""
     write_module("own_module", "class Mine(: ...")
     with pytest.raises(TargetError, match=r"own_module\.py cannot be read"):
         signature_of("own_module.Mine", "heads")
@@ -163,13 +165,13 @@ def test_a_module_that_cannot_be_read_or_run_is_a_fault_and_no_crash(write_modul
         signature_of("own_other.Mine", "heads")
 
 
-def test_a_class_without_a_constructor_takes_nothing(write_module: Write) -> None:
-    """And that is known without running it."""
+def test_class_without_a_constructor_has_no_parameters(write_module: Write) -> None:
+    """The module is not imported to find this out."""
     write_module("own_module", "raise RuntimeError\nclass Mine: ...")
     assert signature_of("own_module.Mine", "losses").parameters == ()
 
 
-def test_the_class_itself_is_imported_when_it_is_built(write_module: Write) -> None:
-    """Not before."""
+def test_import_target_returns_the_class(write_module: Write) -> None:
+    """Only building a recipe imports it."""
     write_module("own_module", "class Mine:\n    def __init__(self): ...")
     assert import_target("own_module.Mine", "losses").__name__ == "Mine"

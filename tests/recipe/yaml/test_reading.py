@@ -1,4 +1,4 @@
-"""What an experiment says of the profile that it runs on, and axes of whole pieces of recipes."""
+"""Sections of an experiment for single profiles, and grid axes of partial recipes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Write = Callable[..., Path]
 GRID = "grid: {optimizer.lr: [1e-5, 1e-6]}\n"
 
 
-def test_a_section_holds_on_its_profile_alone(experiments: Write) -> None:
-    """Elsewhere the experiment is what it is; the command line wins over both."""
+def test_section_applies_to_its_profile_only(experiments: Write) -> None:
+    """Other profiles use the experiment's own values; the command line wins over both."""
     section = "profiles:\n  tiny: {optimizer: {lr: 0.5}}\n"
     experiments(profiles__large=PROFILE, one=EXPERIMENT + "optimizer: {lr: 0.1, eps: 0.2}\n" + section)
     tiny, large = (load_recipe("one", profile=name).optimizer for name in ("tiny", "large"))
@@ -24,8 +24,8 @@ def test_a_section_holds_on_its_profile_alone(experiments: Write) -> None:
     assert load_recipe("one", overrides=["optimizer.lr=0.7"]).optimizer.lr == 0.7
 
 
-def test_a_grid_of_a_section_takes_the_place_of_the_whole_grid(experiments: Write) -> None:
-    """Its axes are not joined with the others, which would multiply the cells."""
+def test_grid_of_a_section_replaces_the_grid(experiments: Write) -> None:
+    """Joining the axes would multiply the cells."""
     experiments(
         profiles__large=PROFILE, one=EXPERIMENT + GRID + "profiles: {tiny: {grid: {trainer.clip: [1, 2, 3]}}}\n"
     )
@@ -33,8 +33,8 @@ def test_a_grid_of_a_section_takes_the_place_of_the_whole_grid(experiments: Writ
     assert [cell.name for cell in load_cells("one", profile="large")] == ["lr=1e-05", "lr=1e-06"]
 
 
-def test_sections_may_include_and_bring_seeds(experiments: Write) -> None:
-    """As any mapping of a file may."""
+def test_section_can_have_includes_and_seeds(experiments: Write) -> None:
+    """Like any mapping of a file."""
     experiments(
         profiles__large=PROFILE,
         parts__slow="# Slow.\nlr: 0.25\n",
@@ -57,7 +57,7 @@ def test_sections_may_include_and_bring_seeds(experiments: Write) -> None:
     ],
 )
 def test_faults_of_sections_name_the_key(experiments: Write, text: str, key: str, message: str) -> None:
-    """And what is allowed."""
+    """The message says what is allowed."""
     experiments(one=f"{EXPERIMENT}{text}\n")
     _, faults = find_faults("one")
     (fault,) = faults
@@ -65,12 +65,12 @@ def test_faults_of_sections_name_the_key(experiments: Write, text: str, key: str
     assert message in fault.message
 
 
-def test_an_axis_of_pieces_changes_several_sections_at_once(experiments: Write) -> None:
-    """Under one label; other axes lie over it."""
-    pieces = "recipe: {a: {}, b: {optimizer: {lr: 0.5}, trainer: {clip: 7}}}"
-    experiments(one=f"{EXPERIMENT}grid: {{{pieces}, optimizer.eps: [1, 2]}}\n")
-    found = [(cell.name, cell.recipe.optimizer.lr, cell.recipe.trainer.clip) for cell in load_cells("one")]
-    assert found == [
+def test_recipe_axis_changes_several_sections(experiments: Write) -> None:
+    """Each point has one label; other axes are applied on top."""
+    recipe_axis = "recipe: {a: {}, b: {optimizer: {lr: 0.5}, trainer: {clip: 7}}}"
+    experiments(one=f"{EXPERIMENT}grid: {{{recipe_axis}, optimizer.eps: [1, 2]}}\n")
+    cells = [(cell.name, cell.recipe.optimizer.lr, cell.recipe.trainer.clip) for cell in load_cells("one")]
+    assert cells == [
         ("recipe=a,eps=1", 1e-5, 1.0),
         ("recipe=a,eps=2", 1e-5, 1.0),
         ("recipe=b,eps=1", 0.5, 7.0),
@@ -78,10 +78,10 @@ def test_an_axis_of_pieces_changes_several_sections_at_once(experiments: Write) 
     ]
 
 
-def test_pieces_have_labels(experiments: Write) -> None:
-    """A list of them is an error, and so is a piece that is a value; a typo inside is reported with its cell."""
-    for wrong in ("[{}, {}]", "{a: 1}"):
-        experiments(one=f"{EXPERIMENT}grid: {{recipe: {wrong}}}\n")
+def test_recipe_axis_needs_labels(experiments: Write) -> None:
+    """A list, or a point that is no mapping, is a fault; a typing error inside is reported with its cell."""
+    for bad_axis in ("[{}, {}]", "{a: 1}"):
+        experiments(one=f"{EXPERIMENT}grid: {{recipe: {bad_axis}}}\n")
         _, faults = find_faults("one")
         assert [fault.key for fault in faults] == ["grid.recipe"]
     experiments(one=f"{EXPERIMENT}grid: {{recipe: {{a: {{}}, b: {{optimiser: {{lr: 1}}}}}}}}\n")

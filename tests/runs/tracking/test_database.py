@@ -1,4 +1,4 @@
-"""The database of a new store is made whole or not at all, by one of many processes, and survives a move."""
+"""The database of a new MLflow store: complete or absent, created by one of many processes, and usable after a move."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import os, signal, sys, time
 from pathlib import Path
 from basereward.runs.tracking.mlflow_store import MlflowStore, load_mlflow
 load_mlflow()
-import mlflow.store.tracking.sqlalchemy_store  # so that a child's time goes into the database
+import mlflow.store.tracking.sqlalchemy_store  # so that a child spends its time on the database
 
 folder = Path(sys.argv[1])
 folder.mkdir()
@@ -54,22 +54,22 @@ print("together", codes, sorted(path.name for path in folder.iterdir()), flush=T
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete database."""
     path = tmp_path_factory.mktemp("whole") / "mlflow.db"
     ensure_database(path, build=_build_database)
     return path
 
 
-def test_kills_and_simultaneous_first_runs_leave_one_whole_database(tmp_path: Path) -> None:
-    """SIGKILL at several moments after the first file appears leaves no half of a database under its name; then three
-    processes at once all open the store, one database is there and nothing else."""
+def test_killed_and_concurrent_creations_leave_one_database(tmp_path: Path) -> None:
+    """SIGKILL at several moments after the first file appears leaves no partial database under its name. Three
+    concurrent processes then all open the store, and only one database exists."""
     folder = tmp_path / "store"
     command = [sys.executable, "-c", KILLS, str(folder)]
-    ours = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ours)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert completed.returncode == 0, completed.stderr
+    lines = completed.stdout.splitlines()
     assert len([line for line in lines if line.startswith("after")]) == 4
     assert "made" not in lines[:2], lines  # a kill in the first moments comes before the database has its name
     assert lines[-1] == "together [0, 0, 0] ['mlflow.db']"
@@ -78,60 +78,66 @@ def test_kills_and_simultaneous_first_runs_leave_one_whole_database(tmp_path: Pa
     ]
 
 
-def _half(path: Path) -> None:
+def _write_partial_database(path: Path) -> None:
+    """Create tables as an interrupted creation leaves them."""
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE experiments (experiment_id INTEGER, name TEXT, artifact_location TEXT)")
         database.execute("CREATE TABLE runs (run_uuid TEXT)")
 
 
-@pytest.mark.parametrize("left", ["tables", "empty"])
-def test_what_an_earlier_kill_left_half_made_is_set_aside(
-    tmp_path: Path, left: str, whole: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("leftover", ["tables", "empty"])
+def test_partial_database_is_replaced(
+    tmp_path: Path,
+    leftover: str,
+    complete_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Tables without the last step, and an empty file, give way to a whole database; the tables are kept aside."""
+    """A database without the last migration, and an empty file, are replaced; the tables are kept under another
+    name."""
     monkeypatch.setattr(tracking_database, "GROWING_S", 0.0)
     path = tmp_path / "mlflow.db"
-    if left == "tables":
-        _half(path)
+    if leftover == "tables":
+        _write_partial_database(path)
     else:
         path.touch()
-    ensure_database(path, build=lambda place: shutil.copy(whole, place) and None)
-    assert path.read_bytes() == whole.read_bytes()
-    aside = [entry.name for entry in tmp_path.iterdir() if entry != path]
-    assert len(aside) == (left == "tables")
-    assert (str(path) in caplog.text) == (left == "tables")
+    ensure_database(path, build=lambda target: shutil.copy(complete_database, target) and None)
+    assert path.read_bytes() == complete_database.read_bytes()
+    kept_names = [entry.name for entry in tmp_path.iterdir() if entry != path]
+    assert len(kept_names) == (leftover == "tables")
+    assert (str(path) in caplog.text) == (leftover == "tables")
 
 
-def test_a_database_that_another_program_is_making_is_waited_for(tmp_path: Path, whole: Path) -> None:
-    """`mlflow ui` at its own first start does not know our lock: its young database is not taken away."""
+def test_database_that_another_program_creates_is_awaited(tmp_path: Path, complete_database: Path) -> None:
+    """`mlflow ui` does not know our lock; its young database is not replaced."""
     path = tmp_path / "mlflow.db"
-    _half(path)
-    finish = f"import shutil, time; time.sleep(0.5); shutil.copy({str(whole)!r}, {str(path)!r})"
+    _write_partial_database(path)
+    finish = f"import shutil, time; time.sleep(0.5); shutil.copy({str(complete_database)!r}, {str(path)!r})"
     with subprocess.Popen([sys.executable, "-c", finish]):
-        ensure_database(path, build=lambda place: pytest.fail("built a second one"))
+        ensure_database(path, build=lambda target: pytest.fail("built a second one"))
     assert [entry.name for entry in tmp_path.iterdir()] == ["mlflow.db"]
 
 
-def test_a_half_made_database_with_runs_and_other_files_are_refused_and_kept(
-    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_of_the_user_are_refused_and_kept(
+    tmp_path: Path, complete_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of the user's is moved: a database with runs, a text file and a folder stay, and are named."""
+    """A partial database with runs, a text file and a folder stay, and the error names them."""
     monkeypatch.setattr(tracking_database, "GROWING_S", 0.0)
-    held, text, folder = tmp_path / "held.db", tmp_path / "text.db", tmp_path / "folder.db"
-    _half(held)
-    with sqlite3.connect(held) as database:
+    with_runs, text, folder = tmp_path / "held.db", tmp_path / "text.db", tmp_path / "folder.db"
+    _write_partial_database(with_runs)
+    with sqlite3.connect(with_runs) as database:
         database.execute("INSERT INTO runs VALUES ('a')")
     text.write_text("no database " * 100)
     folder.mkdir()
-    before = held.read_bytes(), text.read_text()
-    for path in (held, text, folder):
+    before = with_runs.read_bytes(), text.read_text()
+    for path in (with_runs, text, folder):
         with pytest.raises(Refused, match=str(path)):
             MlflowStore(f"sqlite:///{path}")
-    assert (held.read_bytes(), text.read_text()) == before
+    assert (with_runs.read_bytes(), text.read_text()) == before
 
 
 def _record(folder: Path, name: str, text: str) -> str:
-    """A run of the experiment `exp` with one artifact; its id."""
+    """Record a run of the experiment `exp` with one artifact, and return its id."""
     store = MlflowStore(f"sqlite:///{folder}/mlflow.db")
     start = {"experiment": "exp", "tags": {"basereward.run_id": name}, "time": 1, "name": name}
     run_id = store.open_run(start)
@@ -143,18 +149,19 @@ def _record(folder: Path, name: str, text: str) -> str:
 
 
 def _note(folder: Path, run_id: str, to: Path) -> str:
+    """Return the artifact of a run, downloaded into `to`."""
     to.mkdir()
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     return Path(client.download_artifacts(run_id, "note.txt", str(to))).read_text()
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
-def test_artifacts_follow_a_project_that_was_moved_or_copied(tmp_path: Path, how: str, whole: Path) -> None:
-    """After `mv "a b" c` the old run's artifact is read in c, a new run's is written in c, and `a b` is not made again;
-    after `cp -r` the original stays as it is."""
+def test_artifacts_follow_a_moved_or_copied_project(tmp_path: Path, how: str, complete_database: Path) -> None:
+    """After a move, old artifacts are read and new ones written in the new folder, and the old one is not created
+    again; after a copy, the original does not change."""
     old, new = tmp_path / "a b", tmp_path / "c"
     old.mkdir()
-    shutil.copy(whole, old / "mlflow.db")
+    shutil.copy(complete_database, old / "mlflow.db")
     first = _record(old, "one", "first")
     if how == "moved":
         old.rename(new)
@@ -169,13 +176,13 @@ def test_artifacts_follow_a_project_that_was_moved_or_copied(tmp_path: Path, how
     assert move_artifact_addresses(new / "mlflow.db") == 0
 
 
-def test_a_run_whose_artifacts_are_still_at_the_old_place_stays_readable(tmp_path: Path, whole: Path) -> None:
-    """Only the database was moved: the experiment keeps its address. One run's files were left behind: that
-    one keeps its address."""
+def test_artifacts_at_the_old_place_stay_readable(tmp_path: Path, complete_database: Path) -> None:
+    """If only the database was moved, the experiment keeps its address. If the files of one run were left behind, that
+    run keeps its address."""
     old, new = tmp_path / "a", tmp_path / "b"
     old.mkdir()
     new.mkdir()
-    shutil.copy(whole, old / "mlflow.db")
+    shutil.copy(complete_database, old / "mlflow.db")
     first, second = _record(old, "one", "first"), _record(old, "two", "second")
     shutil.move(old / "mlflow.db", new / "mlflow.db")
     assert move_artifact_addresses(new / "mlflow.db") == 1  # `Default`, which has no files anywhere

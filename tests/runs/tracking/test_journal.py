@@ -1,4 +1,4 @@
-"""The journal keeps every record whole and in order, for one process at a time."""
+"""The journal of a run: every record whole and in order, for one process at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ START = {"kind": "start", "uri": "u", "experiment": "e", "name": "n", "parent": 
 
 
 def read_all(journal: RunJournal) -> list[object]:
-    """Everything in the journal, read on from where the last reading ended."""
+    """Return all records, each call to `read` starting where the last one ended."""
     records_read: list[object] = []
     position = 0
     while records := journal.read(position):
@@ -23,8 +23,9 @@ def read_all(journal: RunJournal) -> list[object]:
     return records_read
 
 
-def test_records_of_many_threads_are_whole_and_each_thread_s_in_order(tmp_path: Path) -> None:
-    """Four threads append at once: no line is mixed with another, none is missing."""
+def test_concurrent_threads_append_whole_records(tmp_path: Path) -> None:
+    """Four threads append at once: no line is mixed with another or missing, and each thread's records keep their
+    order."""
     journal = RunJournal(tmp_path / "outbox")
     assert journal.acquire()
 
@@ -43,8 +44,8 @@ def test_records_of_many_threads_are_whole_and_each_thread_s_in_order(tmp_path: 
         assert [r["i"] for r in records if r["thread"] == name] == list(range(100))  # type: ignore[index]
 
 
-def test_one_process_at_a_time_holds_the_lock(tmp_path: Path) -> None:
-    """A second holder is refused until the first releases it."""
+def test_lock_has_one_holder(tmp_path: Path) -> None:
+    """A second holder must wait until the first releases it."""
     first, second = RunJournal(tmp_path), RunJournal(tmp_path)
     assert first.acquire()
     assert not second.acquire()
@@ -53,8 +54,8 @@ def test_one_process_at_a_time_holds_the_lock(tmp_path: Path) -> None:
     second.release()
 
 
-def test_a_torn_last_line_is_dropped_and_the_next_record_is_whole(tmp_path: Path) -> None:
-    """Half a record after a crash does not swallow the one that is written next, and is never read."""
+def test_incomplete_last_line_is_dropped(tmp_path: Path) -> None:
+    """Half a record after a crash is never read, and does not damage the next record."""
     journal = RunJournal(tmp_path)
     journal.append([START])
     with journal.file.open("ab") as file:
@@ -65,8 +66,8 @@ def test_a_torn_last_line_is_dropped_and_the_next_record_is_whole(tmp_path: Path
     assert read_all(journal) == [START, {"kind": "b"}]
 
 
-def test_reading_in_pieces_gives_the_same_as_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces smaller than a record, and records that end where a piece ends, are read whole."""
+def test_read_buffer_size_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers smaller than a record, and records that end with a buffer, are read whole."""
     journal = RunJournal(tmp_path)
     records = [{"kind": "x" * i} for i in range(1, 60)]
     journal.append(records)
@@ -75,8 +76,8 @@ def test_reading_in_pieces_gives_the_same_as_at_once(tmp_path: Path, monkeypatch
         assert read_all(journal) == records, size
 
 
-def test_a_line_that_is_no_json_does_not_hold_up_the_rest(tmp_path: Path) -> None:
-    """Someone has edited the journal: the line is handed on as unreadable, the next one is read."""
+def test_invalid_line_is_passed_on_as_unreadable(tmp_path: Path) -> None:
+    """The next record is read."""
     journal = RunJournal(tmp_path)
     journal.append([{"kind": "a"}])
     with journal.file.open("ab") as file:
@@ -85,8 +86,8 @@ def test_a_line_that_is_no_json_does_not_hold_up_the_rest(tmp_path: Path) -> Non
     assert read_all(journal) == [{"kind": "a"}, {"kind": "unreadable", "line": "?\n"}, {"kind": "b"}]
 
 
-def test_what_is_delivered_is_remembered(tmp_path: Path) -> None:
-    """Something is pending until the position is the end of the journal and the parent is named."""
+def test_delivered_position_is_saved(tmp_path: Path) -> None:
+    """Records are pending until the position is the end of the journal and the parent is named."""
     journal = RunJournal(tmp_path)
     assert not journal.pending
     journal.append([{"kind": "a"}])
@@ -113,10 +114,11 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("content", BROKEN)
-def test_a_journal_without_its_first_record_is_set_aside(
+def test_journal_without_a_start_record_is_set_aside(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Empty, cut, zeros after a power cut, another value: nothing is pending, and a new record begins whole."""
+    """An empty or truncated file, zeros after a power cut, or another value: nothing is pending, and a new journal
+    begins."""
     journal = RunJournal(tmp_path)
     journal.file.write_text(content)
     journal.save(Delivered(position=10_000, run_id="r", parent_named=True))
@@ -133,10 +135,8 @@ def test_a_journal_without_its_first_record_is_set_aside(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"position": "1"}', '{"position": -1}', '{"unknown": 1}'])
-def test_a_damaged_note_of_what_is_delivered_means_the_beginning(
-    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """All is delivered again, which a server stores once; it is named once however often it is read."""
+def test_damaged_position_restarts_the_delivery(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """All records are delivered again, which the server stores once; the file is logged once."""
     journal = RunJournal(tmp_path)
     journal.append([START])
     (tmp_path / "delivered.json").write_text(text)
@@ -146,8 +146,8 @@ def test_a_damaged_note_of_what_is_delivered_means_the_beginning(
     assert str(tmp_path / "delivered.json") in caplog.text
 
 
-def test_damaged_records_are_handed_on_as_unreadable(tmp_path: Path) -> None:
-    """A record that lacks what its kind needs does not stop the ones behind it, nor is it half delivered."""
+def test_incomplete_records_are_unreadable(tmp_path: Path) -> None:
+    """A record without a required field does not stop later records, and is not partly delivered."""
     journal = RunJournal(tmp_path)
     journal.append([START, {"kind": "metrics", "step": 1}, {"kind": "params", "values": []}, {"kind": "finish"}])
     assert [record["kind"] for record in read_all(journal)] == ["start", "unreadable", "unreadable", "unreadable"]  # type: ignore[index]
@@ -168,20 +168,20 @@ def test_damaged_records_are_handed_on_as_unreadable(tmp_path: Path) -> None:
         {"kind": "finish", "status": "FINISHED", "time": 10**30},
     ],
 )
-def test_values_that_no_server_takes_are_unreadable(tmp_path: Path, record: dict[str, object]) -> None:
-    """MLflow's client would fail on them again and again, and nothing behind them would be delivered."""
+def test_values_that_mlflow_rejects_are_unreadable(tmp_path: Path, record: dict[str, object]) -> None:
+    """MLflow's client would fail on them repeatedly, and no later record would be delivered."""
     journal = RunJournal(tmp_path)
     journal.append([START, record, {"kind": "a"}])
     assert [record["kind"] for record in read_all(journal)] == ["start", "unreadable", "a"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"uri": 5}, {"tags": [1]}, {"experiment": ""}, {"experiment": 5}, {"parent": 5}, {"time": "x"}]
+    "bad_values", [{"uri": 5}, {"tags": [1]}, {"experiment": ""}, {"experiment": 5}, {"parent": 5}, {"time": "x"}]
 )
-def test_a_first_record_of_wrong_values_is_none(tmp_path: Path, wrong: dict[str, object]) -> None:
-    """No run can be made of it, so that the journal is set aside."""
+def test_invalid_start_record_is_ignored(tmp_path: Path, bad_values: dict[str, object]) -> None:
+    """No run can be made from it, so the journal is set aside."""
     journal = RunJournal(tmp_path)
-    journal.append([START | wrong])
+    journal.append([START | bad_values])
     assert journal.start() is None
     assert journal.acquire()
     assert not journal.pending

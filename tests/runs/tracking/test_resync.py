@@ -1,4 +1,4 @@
-"""After a kill or a power cut the next call goes on: what is broken is named and passed over, and no run stays open."""
+"""After a kill or a power cut, damaged files are named and skipped, and no run stays open."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def place(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def make(*, sha: str = "5ha", name: str = "cell") -> RunFolder:
-    """A finished run whose record is delivered."""
+    """Make a finished run whose record is delivered."""
     run = RunFolder.create("name: cell\n", recipe_sha256=sha, name=name)
     tracker = Tracker(run)
     tracker.start(experiment="tests")
@@ -125,33 +125,35 @@ def make(*, sha: str = "5ha", name: str = "cell") -> RunFolder:
     return run
 
 
-def test_no_run_stays_running_in_mlflow_after_a_kill_at_any_moment(place: Path) -> None:
-    """SIGKILL around the end of a run, while an evaluation or an ensemble is recorded: the next call brings both places
-    to the same end, and delivers what was recorded."""
-    ours = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", KILLS, *MOMENTS], check=True, env=ours)
+def test_killed_runs_get_one_final_state(place: Path) -> None:
+    """SIGKILL around the end of a run, or while an evaluation or an ensemble is recorded: the next call gives MLflow
+    and the folder the same state, and delivers the records."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", KILLS, *MOMENTS], check=True, env=environment)
     runs = {run.name: run for run in list_runs(kind=None)}
-    assert {name: run.state for name, run in runs.items()} == {name: end.lower() for name, end in MOMENTS.items()}
+    assert {name: run.state for name, run in runs.items()} == {
+        name: final_state.lower() for name, final_state in MOMENTS.items()
+    }
     assert all(deliver_pending().values())
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    for moment, end in MOMENTS.items():
+    for moment, final_state in MOMENTS.items():
         recorded = client.get_run(str(runs[moment].mlflow_run_id))
-        assert (recorded.info.status, runs[moment].status["state"]) == (end, end.lower()), moment
+        assert (recorded.info.status, runs[moment].status["state"]) == (final_state, final_state.lower()), moment
         assert recorded.data.metrics["train/loss"] == 1.0
     evaluated = client.get_run(str(runs["while_an_evaluation_is_recorded"].mlflow_run_id))
     assert evaluated.data.metrics["eval/b/accuracy"] == 0.5
     assert deliver_pending() == {}
 
 
-def test_an_interrupt_during_the_last_delivery_leaves_the_run_finished(place: Path) -> None:
-    """What is given up after the end does not change the end."""
+def test_interrupt_after_the_end_keeps_finished(place: Path) -> None:
+    """An interrupt during the last delivery does not change the state."""
     run = make()
     run.give_up("killed", KeyboardInterrupt())
     assert run.status["state"] == "finished"
 
 
-def test_an_interrupt_between_the_end_of_the_record_and_of_the_folder_leaves_the_run_finished(place: Path) -> None:
-    """MLflow shows the run as finished, so its folder does too."""
+def test_interrupt_after_the_record_is_closed_gives_finished(place: Path) -> None:
+    """MLflow has the run as finished, so its folder has too."""
     run = RunFolder.create("name: cell\n", recipe_sha256="5ha", name="cell")
     tracker = Tracker(run)
     tracker.start(experiment="tests")
@@ -167,36 +169,36 @@ STATUSES = ["{}", "[]", "", '{"name": "x", "ki', "null", '"text"', "\x00" * 100,
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_a_broken_status_stops_nothing(
+def test_broken_status_is_skipped(
     place: Path, status: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The folder is named once and passed over by everything that looks at runs; `ls runs` shows it as broken."""
-    good, bad = make(sha="a"), make(sha="b")
-    (bad.path / "status.json").write_text(status)
+    """The folder is logged once and skipped by every listing; `ls runs` shows it as broken."""
+    valid, broken = make(sha="a"), make(sha="b")
+    (broken.path / "status.json").write_text(status)
     caplog.clear()
-    assert list_runs() == [good]
-    assert list_runs(kind=None) == [good]
+    assert list_runs() == [valid]
+    assert list_runs(kind=None) == [valid]
     assert deliver_pending() == {}
-    assert finished_with("a") == good
+    assert finished_with("a") == valid
     assert finished_with("b") is None
     assert unfinished_with("b") is None
-    assert find(good.run_id) == good
-    with pytest.raises(RunError, match=bad.run_id):
-        bad.state  # noqa: B018
-    assert [bad.run_id in message.getMessage() for message in caplog.records] == [True]
-    assert list(broken_runs()) == [bad.run_id]
+    assert find(valid.run_id) == valid
+    with pytest.raises(RunError, match=broken.run_id):
+        broken.state  # noqa: B018
+    assert [broken.run_id in message.getMessage() for message in caplog.records] == [True]
+    assert list(broken_runs()) == [broken.run_id]
     assert main(["ls", "runs", "--json"]) == 0
     listed = {row["name"]: row["summary"] for row in json.loads(capsys.readouterr().out)["runs"]}
-    assert listed.keys() == {good.run_id, bad.run_id}
-    assert listed[bad.run_id].startswith("broken")
+    assert listed.keys() == {valid.run_id, broken.run_id}
+    assert listed[broken.run_id].startswith("broken")
 
 
 @pytest.mark.parametrize("file", ["outbox/journal.jsonl", "outbox/delivered.json", "result.json"])
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"cu', "\x00\x00\n"])
-def test_a_broken_file_of_a_run_stops_nothing(place: Path, file: str, text: str) -> None:
-    """Whatever of a run is damaged, runs are listed, earlier ones delivered, and an evaluation recorded."""
+def test_broken_file_of_a_run_is_tolerated(place: Path, file: str, text: str) -> None:
+    """With any damaged file, runs are listed, earlier ones delivered, and an evaluation is recorded."""
     run, other = make(sha="a"), make(sha="b")
-    known = run.mlflow_run_id
+    mlflow_run_id = run.mlflow_run_id
     run.write_result({"metrics": {}})
     (run.path / file).write_text(text)
     assert set(list_runs()) == {run, other}
@@ -205,32 +207,30 @@ def test_a_broken_file_of_a_run_stops_nothing(place: Path, file: str, text: str)
     record(run, {"eval/b/accuracy": 0.5}, [], folder="evaluations")
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     recorded = client.get_run(str(run.mlflow_run_id))
-    assert (recorded.info.run_id, recorded.info.status) == (known, "FINISHED")
+    assert (recorded.info.run_id, recorded.info.status) == (mlflow_run_id, "FINISHED")
     assert recorded.data.metrics == {"eval/b/accuracy": 0.5}
     assert resolve_model(run.run_id, root=place / "runs") == run.model if run.model.exists() else True
     assert deliver_pending() == {}
 
 
-def test_other_things_in_the_place_of_a_runs_files_stop_nothing(place: Path) -> None:
-    """A file in place of the journal folder, a folder or a FIFO in place of the status, a run without a status."""
-    good = make(sha="a")
-    blocked, folder, fifo, without = (make(sha=sha) for sha in "bcde")
+def test_other_file_types_in_a_run_folder_are_tolerated(place: Path) -> None:
+    """A file in place of the journal folder, a folder or a FIFO in place of the status, and a missing status."""
+    valid = make(sha="a")
+    blocked, folder, fifo, without_status = (make(sha=sha) for sha in "bcde")
     shutil.rmtree(blocked.path / "outbox")
     (blocked.path / "outbox").write_text("")
-    for run in (folder, fifo, without):
+    for run in (folder, fifo, without_status):
         (run.path / "status.json").unlink()
     (folder.path / "status.json").mkdir()
     os.mkfifo(fifo.path / "status.json")
-    assert set(list_runs()) == {good, blocked}
-    assert broken_runs().keys() == {folder.run_id, fifo.run_id, without.run_id}
+    assert set(list_runs()) == {valid, blocked}
+    assert broken_runs().keys() == {folder.run_id, fifo.run_id, without_status.run_id}
     assert deliver_pending() == {}
-    assert find(good.run_id) == good
+    assert find(valid.run_id) == valid
 
 
-def test_an_ensemble_that_is_interrupted_while_it_is_recorded_is_killed_in_both_places(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C between two files: MLflow does not show the run as running for good."""
+def test_interrupted_ensemble_is_killed_in_mlflow(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C between two files, MLflow does not show the run as running for ever."""
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -244,8 +244,9 @@ def test_an_ensemble_that_is_interrupted_while_it_is_recorded_is_killed_in_both_
     assert client.get_run(str(run.mlflow_run_id)).info.status == "KILLED"
 
 
-def test_damaged_scores_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A report and a comparison go on without them; whoever needs them gets an error that names the file."""
+def test_damaged_scores_are_skipped_or_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`known_scores` skips the file, so that reports and comparisons continue; `read_scores` raises an error with its
+    name."""
     file = tmp_path / "test.jsonl"
     for text in ('{"id": "a"}\n', "[]\n", '{"id": "a", "sou', "\x00\n"):
         file.write_text(text)

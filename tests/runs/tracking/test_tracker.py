@@ -1,4 +1,4 @@
-"""What a run records reaches MLflow once and whole, whatever happens to the server and to the run."""
+"""Records of a run reach MLflow completely and once, despite failures of the server and the run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds of waiting prove nothing more than tenths of them."""
+    """Shorten the intervals between retries."""
     monkeypatch.setattr(worker, "INTERVAL_S", 0.1)
     monkeypatch.setattr(worker, "RETRY_S", (0.1, 0.5))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -44,7 +44,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables; making them takes seconds, copying it none."""
+    """A database with MLflow's tables, which is slow to create and fast to copy."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
@@ -70,38 +70,38 @@ def server(tmp_path: Path, empty_store: Path) -> Iterator[Server]:
 
 
 def create(*, name: str = "cell", parent: str | None = None) -> RunFolder:
-    """A run folder in ./runs."""
+    """Make a run folder in ./runs."""
     return RunFolder.create("name: cell\n", recipe_sha256="5ha", name=name, parent=parent)
 
 
 def started(folder: RunFolder | None = None, **arguments: str) -> Tracker:
-    """A tracker that has begun its record."""
+    """Return a tracker that has started its record."""
     tracker = Tracker(folder or create())
     tracker.start(Recipe(name="cell"), experiment="tests", **arguments)
     return tracker
 
 
 def client() -> MlflowClient:
-    """Looks into the default store."""
+    """Return a client of the default store."""
     return MlflowClient(f"sqlite:///{Path('mlflow.db').absolute()}")
 
 
-def runs(look: MlflowClient) -> list[Run]:
-    """All runs of the experiment, the oldest first."""
-    experiment = look.get_experiment_by_name("tests")
+def runs(client: MlflowClient) -> list[Run]:
+    """Return all runs of the experiment, the oldest first."""
+    experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     return list(
-        look.search_runs([experiment.experiment_id], order_by=["attributes.start_time"], run_view_type=ViewType.ALL)
+        client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"], run_view_type=ViewType.ALL)
     )
 
 
-def steps(look: MlflowClient, run_id: str, name: str) -> list[int]:
-    """The steps of every stored value of a metric."""
-    return sorted(metric.step for metric in look.get_metric_history(run_id, name))
+def steps(client: MlflowClient, run_id: str, name: str) -> list[int]:
+    """Return the steps of all stored values of a metric."""
+    return sorted(metric.step for metric in client.get_metric_history(run_id, name))
 
 
 def request_is_open(server: socket.socket) -> bool:
-    """Whether the first client of a server that never answers still waits for its answer."""
+    """Return whether the first client of a silent server still waits for its answer."""
     connection, _ = server.accept()
     with connection:
         connection.setblocking(False)
@@ -113,15 +113,15 @@ def request_is_open(server: socket.socket) -> bool:
     return False  # the client has closed the connection
 
 
-def picture() -> Figure:
-    """Any figure."""
+def make_figure() -> Figure:
+    """Return any figure."""
     figure = Figure()
     figure.subplots().plot([1, 2, 3])
     return figure
 
 
-def test_a_run_is_recorded_whole(place: Path) -> None:
-    """Recipe, parameters, tags, curves, files and the end are in MLflow; artifacts lie beside the database."""
+def test_run_is_recorded_completely(place: Path) -> None:
+    """MLflow has recipe, parameters, tags, metrics, files and the final state; artifacts are beside the database."""
     model = place / "model"
     (model / "deep").mkdir(parents=True)
     (model / "config.json").write_text("{}")
@@ -129,34 +129,34 @@ def test_a_run_is_recorded_whole(place: Path) -> None:
     tracker = started()
     for step in range(1, 1501):
         tracker.metrics({"train/loss": 1 / step, "val/a=b (c)/pair_accuracy": float("nan")}, step=step)
-    tracker.figure(picture(), "margins.png")
+    tracker.figure(make_figure(), "margins.png")
     tracker.artifacts(model, folder="model")
-    shutil.rmtree(model)  # what lies outside the run's folder was copied at once
+    shutil.rmtree(model)  # files outside the run folder were copied at once
     assert tracker.finish()
 
-    look, run_id = client(), tracker.run_id
+    mlflow_client, run_id = client(), tracker.run_id
     assert run_id is not None
-    run = look.get_run(run_id)
+    run = mlflow_client.get_run(run_id)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "cell")
     assert run.data.params["optimizer.lr"] == "1e-05"
     assert run.data.params["model.lora"] == "null"
     tags = run.data.tags
     assert (tags["basereward.run_id"], tags["recipe.sha256"]) == (tracker.folder.run_id, "5ha")
     assert {"version.torch", "version.mlflow", "hardware.cpus", "hardware.ram_gib", "hardware.gpus"} <= set(tags)
-    assert steps(look, run_id, "train/loss") == list(range(1, 1501))
-    assert steps(look, run_id, "val/a_b _c_/pair_accuracy") == list(range(1, 1501))
-    assert {m.step: m.value for m in look.get_metric_history(run_id, "train/loss")}[4] == 0.25
-    assert Path(look.download_artifacts(run_id, "recipe.yaml")).read_text() == "name: cell\n"
-    assert Path(look.download_artifacts(run_id, "figures/margins.png")).read_bytes().startswith(b"\x89PNG")
-    assert Path(look.download_artifacts(run_id, "model/deep/weights")).read_bytes() == b"\x00\x01"
+    assert steps(mlflow_client, run_id, "train/loss") == list(range(1, 1501))
+    assert steps(mlflow_client, run_id, "val/a_b _c_/pair_accuracy") == list(range(1, 1501))
+    assert {m.step: m.value for m in mlflow_client.get_metric_history(run_id, "train/loss")}[4] == 0.25
+    assert Path(mlflow_client.download_artifacts(run_id, "recipe.yaml")).read_text() == "name: cell\n"
+    assert Path(mlflow_client.download_artifacts(run_id, "figures/margins.png")).read_bytes().startswith(b"\x89PNG")
+    assert Path(mlflow_client.download_artifacts(run_id, "model/deep/weights")).read_bytes() == b"\x00\x01"
     assert (place / "mlartifacts" / "tests" / run_id / "artifacts" / "figures" / "margins.png").is_file()
     assert list((tracker.folder.path / "outbox" / "files").iterdir()) == []
     assert not (place / "mlruns").exists()
     assert deliver_pending() == {}
 
 
-def test_the_commit_is_recorded_and_whether_the_checkout_was_changed(place: Path) -> None:
-    """In a checkout the tags name the commit, and tell a clean one from a changed one."""
+def test_git_commit_and_state_are_recorded(place: Path) -> None:
+    """In a git checkout, tags have the commit and whether files were changed."""
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     (place / "file").write_text("1")
     for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "x"]):
@@ -172,26 +172,27 @@ def test_the_commit_is_recorded_and_whether_the_checkout_was_changed(place: Path
     assert tags[0]["mlflow.source.git.commit"] == head
 
 
-def test_runs_of_a_sweep_are_children_of_its_run(place: Path) -> None:
-    """A child names the parent's folder, and MLflow shows it below the parent's run."""
+def test_runs_of_a_sweep_are_nested(place: Path) -> None:
+    """A child names the parent's folder, and MLflow nests it in the parent's run."""
     sweep = Tracker(RunFolder.create("grid", recipe_sha256="", name="sweep", kind="sweep"))
     sweep.start(experiment="tests")
     child = started(create(parent=sweep.folder.run_id))
     assert child.finish()
     assert sweep.finish("failed")
-    look = client()
-    assert look.get_run(str(child.run_id)).data.tags["mlflow.parentRunId"] == sweep.run_id
-    assert look.get_run(str(sweep.run_id)).info.status == "FAILED"
+    mlflow_client = client()
+    assert mlflow_client.get_run(str(child.run_id)).data.tags["mlflow.parentRunId"] == sweep.run_id
+    assert mlflow_client.get_run(str(sweep.run_id)).info.status == "FAILED"
 
 
-def test_a_child_does_not_wait_for_ever_for_a_parent_that_is_not_known_yet(place: Path) -> None:
-    """While MLflow has no run of a live parent the child ends in time; later both are there, one below the other."""
+def test_child_does_not_wait_for_an_unknown_parent(place: Path) -> None:
+    """While MLflow has no run of the live parent, the child ends within its limit; later both exist, and the child is
+    nested."""
     sweep = RunFolder.create("grid", recipe_sha256="", name="sweep", kind="sweep")
-    at_work = sweep.journal
-    assert at_work.acquire()  # a process that has not come to its record yet
+    parent_journal = sweep.journal
+    assert parent_journal.acquire()  # as a process that has not started its record yet
     child = started(create(parent=sweep.run_id))
     assert child.finish(limit_s=0.5) is False  # it returns; without its limit this test would never end
-    at_work.release()
+    parent_journal.release()
     tracker = Tracker(sweep)
     tracker.start(experiment="tests")
     assert tracker.finish()
@@ -201,8 +202,8 @@ def test_a_child_does_not_wait_for_ever_for_a_parent_that_is_not_known_yet(place
     assert client().get_run(str(child.run_id)).data.tags["mlflow.parentRunId"] == tracker.run_id
 
 
-def test_a_parent_that_was_killed_before_it_was_known_is_made_by_its_child(place: Path) -> None:
-    """The parent's journal is there and nobody delivers it: the child does as much of it as it needs."""
+def test_child_creates_the_run_of_a_killed_parent(place: Path) -> None:
+    """No process delivers the parent's journal, so the child delivers the part that it needs."""
     sweep = RunFolder.create("grid", recipe_sha256="", name="sweep", kind="sweep")
     tracker = Tracker(sweep)
     tracker.start(experiment="tests")
@@ -213,27 +214,28 @@ def test_a_parent_that_was_killed_before_it_was_known_is_made_by_its_child(place
     assert client().get_run(str(child.run_id)).data.tags["mlflow.parentRunId"] == tracker.run_id == sweep.mlflow_run_id
 
 
-def test_a_resumed_run_goes_on_with_the_same_record(place: Path) -> None:
-    """Steps that come again after the last checkpoint are stored once; the run is running again until it finishes."""
+def test_resumed_run_continues_its_record(place: Path) -> None:
+    """Steps repeated after the last checkpoint are stored once; the run is RUNNING until it finishes."""
     first = started()
     for step in range(10):
         first.metrics({"train/loss": 1.0}, step=step)
     assert first.finish("killed")
-    look, run_id = client(), str(first.run_id)
-    assert look.get_run(run_id).info.status == "KILLED"
+    mlflow_client, run_id = client(), str(first.run_id)
+    assert mlflow_client.get_run(run_id).info.status == "KILLED"
     second = Tracker(first.folder)
     second.start(Recipe(name="cell"), experiment="ignored")
-    assert look.get_run(run_id).info.status == "RUNNING"
+    assert mlflow_client.get_run(run_id).info.status == "RUNNING"
     for step in range(6, 15):
         second.metrics({"train/loss": 1.0}, step=step)
     assert second.finish()
     assert second.run_id == run_id
-    assert steps(look, run_id, "train/loss") == list(range(15))
-    assert len(runs(look)) == 1
+    assert steps(mlflow_client, run_id, "train/loss") == list(range(15))
+    assert len(runs(mlflow_client)) == 1
 
 
-def test_a_run_that_was_killed_is_delivered_by_the_next_command(place: Path) -> None:
-    """After SIGKILL, `deliver_pending` brings every record and marks the run as killed in both places, once."""
+def test_killed_run_is_delivered_by_the_next_command(place: Path) -> None:
+    """After SIGKILL, `deliver_pending` sends every record once, and marks the run as killed in MLflow and in its
+    folder."""
     program = """
 import os, signal
 from basereward.recipe.schema import Recipe
@@ -252,25 +254,25 @@ for step in range(200):
 tracker.artifact(run.rejections)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    ours = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    killed = subprocess.run([sys.executable, "-c", program], check=False, env=ours)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    killed = subprocess.run([sys.executable, "-c", program], check=False, env=environment)
     assert killed.returncode == -signal.SIGKILL
     folder = next(RunFolder(path) for path in Path("runs").iterdir())
-    look = client()
-    assert len(steps(look, str(folder.mlflow_run_id), "train/loss")) < 200
+    mlflow_client = client()
+    assert len(steps(mlflow_client, str(folder.mlflow_run_id), "train/loss")) < 200
     with folder.journal.file.open("ab") as journal:
         journal.write(b'{"kind": "metr')  # a record that the kill cut off
     assert deliver_pending() == {folder.run_id: True}
     assert deliver_pending() == {}
     run_id = str(folder.mlflow_run_id)
-    assert steps(look, run_id, "train/loss") == list(range(200))
-    assert Path(look.download_artifacts(run_id, "lost.jsonl")).read_text() == "lost"
-    assert look.get_run(run_id).info.status == "KILLED"
+    assert steps(mlflow_client, run_id, "train/loss") == list(range(200))
+    assert Path(mlflow_client.download_artifacts(run_id, "lost.jsonl")).read_text() == "lost"
+    assert mlflow_client.get_run(run_id).info.status == "KILLED"
     assert folder.status["state"] == "killed"
 
 
-def test_a_run_at_work_is_left_alone(place: Path) -> None:
-    """`deliver_pending` does not touch a live run, and a second process cannot record into it."""
+def test_running_run_is_not_delivered(place: Path) -> None:
+    """`deliver_pending` skips a live run, and a second process cannot record into it."""
     tracker = started()
     assert deliver_pending() == {}
     with pytest.raises(RunError, match="Another process"):
@@ -278,32 +280,33 @@ def test_a_run_at_work_is_left_alone(place: Path) -> None:
     assert tracker.finish()
 
 
-@pytest.mark.parametrize("fault", ["after", "before"])
-def test_a_crash_between_delivery_and_its_note_repeats_nothing(place: Path, fault: str) -> None:
-    """Delivered but not yet noted: the batch goes again, and MLflow has every value once, and one run."""
+@pytest.mark.parametrize("saved", ["after", "before"])
+def test_repeated_delivery_stores_values_once(place: Path, saved: str) -> None:
+    """After a crash between a delivery and the saved position, the batch is sent again; MLflow has every value once,
+    and one run."""
     tracker = started()
     for step in range(50):
         tracker.metrics({"train/loss": step / 7}, step=step)
     assert tracker.finish()
-    noted = tracker.folder.journal.folder / "delivered.json"
-    if fault == "before":
-        noted.unlink()  # the run was made, and nothing noted
+    position_file = tracker.folder.journal.folder / "delivered.json"
+    if saved == "before":
+        position_file.unlink()  # the run was created, but no position saved
     else:
-        noted.write_text(f'{{"run_id": "{tracker.run_id}", "parent_named": true, "position": 0}}')
+        position_file.write_text(f'{{"run_id": "{tracker.run_id}", "parent_named": true, "position": 0}}')
     tracker.folder.mark("finished")
     assert deliver_pending() == {tracker.folder.run_id: True}
-    look = client()
-    assert [run.info.run_id for run in runs(look)] == [tracker.run_id]
-    assert steps(look, str(tracker.run_id), "train/loss") == list(range(50))
+    mlflow_client = client()
+    assert [run.info.run_id for run in runs(mlflow_client)] == [tracker.run_id]
+    assert steps(mlflow_client, str(tracker.run_id), "train/loss") == list(range(50))
 
 
-def test_a_deleted_experiment_is_an_error_before_training(place: Path) -> None:
-    """MLflow answers, and will not take the run: the error says what to do, and nothing is left to be delivered."""
+def test_deleted_experiment_is_an_error(place: Path) -> None:
+    """MLflow rejects the run before training: the error says what to do, and nothing is left to deliver."""
     assert started().finish()
-    look = client()
-    experiment = look.get_experiment_by_name("tests")
+    mlflow_client = client()
+    experiment = mlflow_client.get_experiment_by_name("tests")
     assert experiment is not None
-    look.delete_experiment(experiment.experiment_id)
+    mlflow_client.delete_experiment(experiment.experiment_id)
     folder = create()
     with pytest.raises(RunError, match="mlflow experiments restore"):
         Tracker(folder).start(experiment="tests")
@@ -311,29 +314,29 @@ def test_a_deleted_experiment_is_an_error_before_training(place: Path) -> None:
     assert deliver_pending() == {}
 
 
-def test_what_mlflow_refuses_is_set_aside_and_the_rest_goes_on(place: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A parameter that changes its value and a file that is gone do not hold up what comes after them."""
+def test_rejected_records_are_set_aside(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A changed parameter and a missing file do not stop later records."""
     tracker = started()
     tracker.params({"optimizer": {"lr": 1.0}})
     tracker.artifact(tracker.folder.path / "never-there")
     tracker.metrics({"train/loss": 1.0}, step=1)
     assert tracker.finish()
-    look, run_id = client(), str(tracker.run_id)
-    assert look.get_run(run_id).data.params["optimizer.lr"] == "1e-05"
-    assert steps(look, run_id, "train/loss") == [1]
+    mlflow_client, run_id = client(), str(tracker.run_id)
+    assert mlflow_client.get_run(run_id).data.params["optimizer.lr"] == "1e-05"
+    assert steps(mlflow_client, run_id, "train/loss") == [1]
     assert "refuses" in caplog.text
     assert len((tracker.folder.path / "outbox" / "refused.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_full_disk_loses_no_record(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records that cannot be written stay in memory and are written with the next ones; training is not disturbed."""
+    """Records that cannot be written are kept in memory and written with the next ones; training continues."""
     tracker = started()
     write = RunJournal.append
 
-    def full(self: RunJournal, records: object) -> None:
+    def raise_disk_full(self: RunJournal, records: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(RunJournal, "append", full)
+    monkeypatch.setattr(RunJournal, "append", raise_disk_full)
     tracker.metrics({"train/loss": 1.0}, step=1)
     monkeypatch.setattr(RunJournal, "append", write)
     tracker.metrics({"train/loss": 1.0}, step=2)
@@ -341,26 +344,26 @@ def test_a_full_disk_loses_no_record(place: Path, monkeypatch: pytest.MonkeyPatc
     assert steps(client(), str(tracker.run_id), "train/loss") == [1, 2]
 
 
-def test_a_server_that_never_answers_holds_nothing_up(
+def test_silent_server_does_not_block_the_run(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Connections are taken and nothing comes back: records cost no time, and the end comes after the limit."""
+    """The server accepts connections and never answers: recording does not wait, and `finish` returns at its limit."""
     monkeypatch.setattr(tracking, "START_WAIT_S", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3600")  # longer than any test
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        tracker = started(uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    with socket.create_server(("127.0.0.1", 0)) as silent_server:
+        tracker = started(uri=f"http://127.0.0.1:{silent_server.getsockname()[1]}")
         for step in range(500):
             tracker.metrics({"train/loss": 1.0}, step=step)
-        # All of it happened while the first request was still open: no call waits for the server's answer.
+        # The first request is still open: no call has waited for the server's answer.
         assert tracker.finish(limit_s=0.5) is False
-        assert request_is_open(silent)
+        assert request_is_open(silent_server)
     recorded = [record for record, _ in tracker.folder.journal.read(0) if record["kind"] == "metrics"]
     assert [record["step"] for record in recorded] == list(range(500))
     assert str(tracker.folder.path / "outbox") in caplog.text
 
 
-def test_a_model_is_fetched_from_mlflow_when_the_run_is_not_here(place: Path) -> None:
-    """With another folder of runs, `resolve_model` brings the model by MLflow's id and by ours, and asks once."""
+def test_model_of_another_folder_is_downloaded(place: Path) -> None:
+    """With another folder of runs, `resolve_model` downloads the model by MLflow's id or by ours."""
     tracker = started()
     tracker.folder.model.mkdir()
     (tracker.folder.model / "config.json").write_text("{}")
@@ -376,10 +379,11 @@ def test_a_model_is_fetched_from_mlflow_when_the_run_is_not_here(place: Path) ->
     assert not [path for path in (place / "elsewhere" / "downloads").iterdir() if path.name.startswith(".")]
 
 
-def test_a_server_down_at_start_and_killed_in_mid_run_gets_everything_once(
+def test_interrupted_server_gets_every_record_once(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The run goes on without it; when it is back all is there, each (name, step) once; what is left over follows."""
+    """The server is down at the start and killed during the run. The run continues, and after a restart every (name,
+    step) is stored once."""
     monkeypatch.chdir(server.folder)
     tracker = started(uri=server.uri)
     assert tracker.run_id is None
@@ -388,8 +392,8 @@ def test_a_server_down_at_start_and_killed_in_mid_run_gets_everything_once(
         tracker.metrics({"train/loss": 1.0, "time/step_s": 0.1}, step=step)
 
     server.start()
-    tracker.figure(picture(), "margins")
-    for _ in range(3000):  # minutes: a limit for a broken uploader, not for a slow machine
+    tracker.figure(make_figure(), "margins")
+    for _ in range(3000):  # minutes, so that only a broken uploader fails, not a slow machine
         if tracker.run_id is not None and not tracker.folder.journal.pending:
             break
         time.sleep(0.1)
@@ -409,13 +413,17 @@ def test_a_server_down_at_start_and_killed_in_mid_run_gets_everything_once(
 
     server.start()
     assert deliver_pending() == {tracker.folder.run_id: True}
-    look = MlflowClient(server.uri)
+    mlflow_client = MlflowClient(server.uri)
     for name in ("train/loss", "time/step_s"):
-        counts = Counter(metric.step for metric in look.get_metric_history(tracker.run_id, name))
+        counts = Counter(metric.step for metric in mlflow_client.get_metric_history(tracker.run_id, name))
         assert counts == dict.fromkeys(range(stop), 1), name
-    assert look.get_run(tracker.run_id).info.status == "FINISHED"
-    assert Path(look.download_artifacts(tracker.run_id, "figures/margins.png")).read_bytes().startswith(b"\x89PNG")
-    assert len(runs(look)) == 1
+    assert mlflow_client.get_run(tracker.run_id).info.status == "FINISHED"
+    assert (
+        Path(mlflow_client.download_artifacts(tracker.run_id, "figures/margins.png"))
+        .read_bytes()
+        .startswith(b"\x89PNG")
+    )
+    assert len(runs(mlflow_client)) == 1
 
 
 @pytest.mark.parametrize(
@@ -426,35 +434,35 @@ def test_a_server_down_at_start_and_killed_in_mid_run_gets_everything_once(
         ("genai_development", "genai_development"),  # somebody has chosen it
     ],
 )
-def test_an_experiment_is_one_of_training_runs(place: Path, before: str | None, after: str) -> None:
-    """MLflow's pages open it on its runs; a new one, and one that is there without a kind. A chosen kind stays."""
-    look = client()
+def test_experiment_has_the_kind_of_training_runs(place: Path, before: str | None, after: str) -> None:
+    """MLflow then opens it on its runs. A new experiment, and one without a kind, get the kind; a chosen kind stays."""
+    mlflow_client = client()
     if before != "genai_development":
         assert started().finish()
-        look.delete_experiment_tag(runs_experiment(look), "mlflow.experimentKind")
+        mlflow_client.delete_experiment_tag(experiment_id(mlflow_client), "mlflow.experimentKind")
     else:
-        look.create_experiment("tests", tags={"mlflow.experimentKind": before})
+        mlflow_client.create_experiment("tests", tags={"mlflow.experimentKind": before})
     if before:
-        look.set_experiment_tag(runs_experiment(look), "mlflow.experimentKind", before)
+        mlflow_client.set_experiment_tag(experiment_id(mlflow_client), "mlflow.experimentKind", before)
     assert started().finish()
-    experiment = look.get_experiment_by_name("tests")
+    experiment = mlflow_client.get_experiment_by_name("tests")
     assert experiment is not None
     assert experiment.tags["mlflow.experimentKind"] == after
 
 
-def runs_experiment(look: MlflowClient) -> str:
-    """The id of the experiment `tests`."""
-    experiment = look.get_experiment_by_name("tests")
+def experiment_id(client: MlflowClient) -> str:
+    """Return the id of the experiment `tests`."""
+    experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     return str(experiment.experiment_id)
 
 
 @pytest.mark.parametrize("password", ["very-secret", "very@sec/ret", "very%40secret"])
-def test_a_password_in_the_address_is_in_no_file_and_no_message(
+def test_password_of_the_address_is_not_written(
     place: Path, password: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The server is away, so the address is in the journal and in the warning: without user and password. The next
-    delivery, which reads the journal, uses them again."""
+    """With the server down, journal and warning have the address without user and password. The next delivery, which
+    reads the journal, uses them again."""
     monkeypatch.setattr(tracking, "START_WAIT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         host = f"127.0.0.1:{closed.getsockname()[1]}"
@@ -476,10 +484,11 @@ def test_a_password_in_the_address_is_in_no_file_and_no_message(
     assert mlflow_store._whole_address("http://elsewhere") == "http://elsewhere"
 
 
-def test_a_secret_in_the_query_of_the_address_is_refused_before_anything_is_made(
+def test_secret_in_the_query_of_the_address_is_an_error(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The address stands in the journal of every run, so it holds none; the message does not tell it either."""
+    """The address is in the journal of every run, so it must not have a secret; the message does not show it, and no
+    run is created."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/x?token=hunter2hunter2")
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(Path(__file__).parents[3] / "experiments"))
     assert main(["train", "basereward", *SMALL]) == 2
@@ -493,10 +502,10 @@ def test_a_secret_in_the_query_of_the_address_is_refused_before_anything_is_made
 
 
 @pytest.mark.parametrize("uri", ["file:mlruns", "file:///tmp/mlruns", "./mlruns", "mlruns"])
-def test_a_store_of_files_is_refused_once_and_before_anything_is_made(
+def test_file_store_is_an_error(
     place: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One message, with what to set in its place; no run is begun."""
+    """One message says what to set instead, and no run is created."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(Path(__file__).parents[3] / "experiments"))
     assert main(["train", "basereward", *SMALL]) == 2
@@ -508,7 +517,7 @@ def test_a_store_of_files_is_refused_once_and_before_anything_is_made(
 
 
 @pytest.mark.parametrize("uri", ["weird://x", "htp://localhost:5000", "http://", "https:///x"])
-def test_an_address_of_no_store_is_refused_before_anything_is_made(uri: str) -> None:
-    """Not after a training, by a request that nobody answers."""
+def test_invalid_store_address_is_an_error(uri: str) -> None:
+    """It is reported before training, not by a failed request after it."""
     with pytest.raises(RunError, match="MLFLOW_TRACKING_URI"):
         check_store(uri)
