@@ -35,7 +35,7 @@ ANSWERS = ["It is a seven.", "", "4", "This is the number eight, and I say it at
 
 
 def encoded_groups(path: Path, *, vision: bool) -> list[EncodedGroup]:
-    """Return groups of many shapes, with empty responses first and in the middle of a group."""
+    """Return groups of many shapes, with empty responses at the start and the end of a group."""
     encoder = load_encoder(path)
     groups = [*mixed_groups(vision=vision), group("Say no more.", ("", "no", ""), name="empty")]
     return [encoder(item) for item in groups]

@@ -134,14 +134,14 @@ def test_parts_are_counted_separately(folder_of: FolderOf) -> None:
     first_layer = 10 * (key_value + query) + 2 * 10 * (query + 3 * feed_forward)
     last_layer = 2 * (10 * key_value + 2 * (2 * query + 3 * feed_forward))
     assert flops.language == 2 * (first_layer + last_layer)
-    small_side, small_output = 4 * 64, 4 * 32  # one of the two matrices of an adapter
-    wide_output = 4 * 128
+    adapter_64, adapter_32 = 4 * 64, 4 * 32  # sizes of adapter matrices by their other dimension
+    adapter_128 = 4 * 128
     first_layer = (
-        10 * (2 * small_side + 3 * small_side)
-        + 2 * 10 * (2 * small_side + 3 * small_output)
-        + 10 * 3 * (small_side + small_side + 3 * (small_side + wide_output))
+        10 * (2 * adapter_64 + 3 * adapter_64)
+        + 2 * 10 * (2 * adapter_64 + 3 * adapter_32)
+        + 10 * 3 * (adapter_64 + adapter_64 + 3 * (adapter_64 + adapter_128))
     )
-    last_layer = 10 * 3 * 2 * (small_side + small_output) + 2 * 3 * (4 * small_side + 3 * (small_side + wide_output))
+    last_layer = 10 * 3 * 2 * (adapter_64 + adapter_32) + 2 * 3 * (4 * adapter_64 + 3 * (adapter_64 + adapter_128))
     assert flops.lora == 2 * (first_layer + last_layer)
     # 15 + (10 + 3) + (15 + 6) pairs in the first layer, 7 + 8 in the last; two products of 64 numbers, in three passes.
     assert flops.attention == 3 * 4 * 64 * (49 + 15)
