@@ -10,7 +10,8 @@ import pytest
 from basereward.errors import ModelError
 from basereward.inference.aggregation import Rule, read_rule, shares
 
-SCORES = np.array([[1.0, 4.0], [2.0, 0.0], [3.0, 8.0]])  # shape (members, responses): three members, two responses
+# Shape (members, responses): three members, two responses.
+SCORES = np.array([[1.0, 4.0], [2.0, 0.0], [3.0, 8.0]])
 ROUTES: dict[str, Any] = {"members": 3, "text": (0,), "image": (1, 2)}
 
 

@@ -42,7 +42,8 @@ def scorer_of(
     model = build_model(recipe.model, path=str(folder), seed=0)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # B is initialised to zero, which would make the adapters do nothing
+        # B is initialised to zero, which would make the adapters do nothing.
+        if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
     return Scorer(model.eval(), encoder=load_encoder(folder, max_tokens=max_tokens), recipe=recipe)
 
@@ -148,7 +149,7 @@ def test_cached_prompt_respects_sliding_windows(layout: str, folder_of: FolderOf
     (folder / "config.json").write_text(json.dumps(config))
     scorer = scorer_of(folder, layout=layout)
     expected = scorer.score("Which digits?", ANSWERS)
-    assert expected != pytest.approx(full_attention_scores, abs=1e-3), "the window does nothing"
+    assert expected != pytest.approx(full_attention_scores, abs=1e-3), "the window has no effect"
     prompt = scorer.prompt("Which digits?")
     assert prompt.score(ANSWERS) == pytest.approx(expected, abs=1e-5)
     assert prompt.score(ANSWERS[:1]) == pytest.approx(expected[:1], abs=1e-5)

@@ -53,7 +53,8 @@ def scorer_of(
     model = build_model(recipe.model, path=str(folder), seed=0, encoder=encoder)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # B is initialised to zero, which would make the adapters do nothing
+        # B is initialised to zero, which would make the adapters do nothing.
+        if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return Scorer(model.eval(), encoder=encoder, recipe=recipe)
 
@@ -93,7 +94,7 @@ def test_scores_do_not_depend_on_the_budget(folder: Path, layout: str) -> None:
         assert len(shapes) < len(groups)
         above = [rows * columns for rows, columns in shapes if rows * columns > tokens]
         assert above == [] or sorted(above) == [size for size in sizes if size > tokens]
-    assert len(shapes) == 1, "all of them fit in one"
+    assert len(shapes) == 1, "all groups fit in one forward pass"
 
 
 def test_forward_passes_are_filled(folder: Path) -> None:
@@ -122,7 +123,7 @@ def test_plain_rows_are_sorted_by_length(folder: Path) -> None:
         measured.prefix * len(measured.branches) + sum(measured.branches)
         for measured in map(scorer.encoder.measure, groups)
     )
-    assert real_tokens <= padded_tokens < 1.3 * real_tokens, "filled in the order of the groups it is 1.6"
+    assert real_tokens <= padded_tokens < 1.3 * real_tokens, "the ratio is 1.6 without sorting"
 
 
 def test_recipe_sets_the_default_budget(folder: Path) -> None:
@@ -156,7 +157,7 @@ def test_groups_are_read_lazily(folder: Path) -> None:
     assert len(read) < len(groups) // 2
     long = group("word " * 5000, name="long")
     scored = scorer_of(folder).score_groups([*groups[:6], long], tokens=1)
-    assert all(next(scored) for _ in range(4)), "all but the pass that is at work and the one that is filled"
+    assert all(next(scored) for _ in range(4)), "completed passes are returned before the error"
     with pytest.raises(DataError, match="'long' cannot be scored: too_long"):
         next(scored)
 

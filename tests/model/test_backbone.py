@@ -80,7 +80,7 @@ def test_head_computes_in_float32(folder_of: FolderOf, pictures: TreeBatch) -> N
             rounded = model.head(model.backbone(pictures).float())
         assert scores.dtype == torch.float32
         assert torch.equal(scores, model.head(pooled.float()))
-        assert not torch.equal(scores, rounded.float()), "autocast would have rounded"
+        assert not torch.equal(scores, rounded.float()), "autocast would round the scores"
 
 
 def test_seed_sets_head_and_adapters_only(folder_of: FolderOf) -> None:

@@ -167,7 +167,8 @@ def test_full_cache_gives_the_same_weights(tmp_path: Path) -> None:
     """With room for some of the images, the second epoch reads those from the cache and encodes the others."""
     overrides = [*write_pictures(tmp_path), LORA]
     plain = train(*overrides)
-    size = size_of(features(0, states=1, width=64))  # every image of this test has six tokens
+    # Every image of this test has six tokens.
+    size = size_of(features(0, states=1, width=64))
     run = train(*overrides, f"data.encoding.feature_cache={3.5 * size / 2**30:.12f}")
     assert run.after == plain.after
     assert sum(file.stat().st_size for file in cache_folder().glob("*/*")) == 3 * size
@@ -321,9 +322,8 @@ def test_cached_and_new_features_mix_in_one_batch(folder_of: Callable[[str], Pat
     encoder = use_cache(model, encoder)
     model(batch_of(encoder, image_group(b)))
     calls.clear()
-    early_batches = [
-        batch_of(encoder, *groups, layout=layout) for layout in layouts
-    ]  # encoded before the other images are cached
+    # These batches are encoded before the other images are cached.
+    early_batches = [batch_of(encoder, *groups, layout=layout) for layout in layouts]
     for batch, layout in zip(early_batches, layouts, strict=True):
         assert torch.equal(model(batch), expected[layouts.index(layout)])
     assert calls == [24] * 3
@@ -373,7 +373,8 @@ def test_equal_images_are_encoded_once(family: str, layout: Layout, folder_of: C
     scores = model(batch_of(load_encoder(folder_of(family)), *groups, layout=layout))
     (scores * loss_weights).sum().backward()
     assert calls == [24 + 24 + 32]
-    torch.testing.assert_close(scores, expected_scores, rtol=1e-5, atol=1e-6)  # the head works in float32
+    # The tolerance is that of float32, in which the head computes.
+    torch.testing.assert_close(scores, expected_scores, rtol=1e-5, atol=1e-6)
     expected_gradients = {
         name: weight.grad for name, weight in transformer.named_parameters() if weight.grad is not None
     }
@@ -382,7 +383,7 @@ def test_equal_images_are_encoded_once(family: str, layout: Layout, folder_of: C
         if name in expected_gradients:
             assert weight.grad is not None
             error = (weight.grad - expected_gradients[name]).norm() / expected_gradients[name].norm().clamp(min=1e-12)
-            # Rounding of float32: sums come in another order, by 1.03e-6 with some kernels of the CPU.
+            # float32 sums in another order differ by up to 1.03e-6 with some CPU kernels.
             assert error < 5e-6 or expected_gradients[name].norm() < 1e-9, f"{name}: {error}"
 
 

@@ -97,7 +97,7 @@ def test_merging_changes_no_hidden_state(
     adapted_states = backbone(pictures)
     base_states = load_backbone(folder_of("qwen2_5_vl"), quantization=quantization).eval()(pictures)
     assert float((adapted_states - base_states).norm()) > 0.01 * float(adapted_states.norm()), (
-        "the adapters do something"
+        "the adapters must change the states"
     )
     assert isinstance(backbone.model, PeftModel)
     merged = merge_lora(backbone.model)

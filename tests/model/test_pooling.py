@@ -192,7 +192,7 @@ def test_saved_model_keeps_its_pooling(lora: bool, folder_of: FolderOf, tmp_path
         assert loaded.score("Which digit?", ANSWERS, images=[picture(0)]) == scores[name]
     for first_name, second_name in (("last", "last_text"), ("last", "mean"), ("last_text", "mean")):
         differences = [abs(a - b) for a, b in zip(scores[first_name], scores[second_name], strict=True)]
-        assert differences[1] < 1e-5, "of an empty answer there is but the end of turn"
+        assert differences[1] < 1e-5, "an empty response has only its end of turn"
         assert min(differences[0], differences[2], differences[3]) > 1e-3
 
 

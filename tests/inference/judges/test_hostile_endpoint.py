@@ -112,7 +112,8 @@ def test_unrequested_gzip_is_decompressed() -> None:
         assert isinstance(request_answer(url), Failed)
 
 
-FINISHED_DRIPS: list[str] = []  # one entry per slow sender that was not interrupted
+# One entry per slow sender that was not interrupted.
+FINISHED_DRIPS: list[str] = []
 
 
 def slow_sender(*, head: bytes, byte: bytes) -> Send:

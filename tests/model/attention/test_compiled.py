@@ -66,4 +66,4 @@ def test_compiled_layers_give_the_same_states_and_gradients(folder_of: FolderOf)
         assert not expected_gradients
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] > 0
-    assert graphs[-1] == graphs[0], "rows of other trees were compiled anew"
+    assert graphs[-1] == graphs[0], "layers were recompiled for other trees"

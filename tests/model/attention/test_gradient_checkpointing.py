@@ -27,7 +27,7 @@ from tests.helpers.support import TEXT, VISION, gradients, mixed_groups
 FolderOf = Callable[[str], Path]
 
 
-def build_model(path: Path, *, lora: bool = True, **options: Any) -> RewardModel:
+def build_reward_model(path: Path, *, lora: bool = True, **options: Any) -> RewardModel:
     """Return a checkpoint with a head and, with `lora`, non-zero adapters with dropout."""
     backbone = load_backbone(path, **options)
     torch.manual_seed(1)
@@ -52,7 +52,8 @@ def passes_and_gradients(model: RewardModel, batch: TreeBatch) -> tuple[list[int
         return hook
 
     hooks = [layer.self_attn.register_forward_pre_hook(count(index)) for index, layer in enumerate(layers)]
-    torch.manual_seed(0)  # dropout
+    # Dropout must draw the same masks in every model.
+    torch.manual_seed(0)
     loss, _ = BradleyTerry(centring=0.01)(model(batch), batch)
     loss.backward()
     for hook in hooks:
@@ -72,9 +73,9 @@ def test_checkpointed_layers_run_twice_with_equal_gradients(
     groups = [encoder(group) for group in mixed_groups(vision=family == "qwen2_5_vl")]
     batch = collate(groups, layout=layout, pad_id=encoder.pad_id)
     runs = {
-        (1, 1): build_model(path, lora=lora),
-        (2, 1): build_model(path, lora=lora, gradient_checkpointing=True, checkpoint_layers=1),
-        (2, 2): build_model(path, lora=lora, gradient_checkpointing=True),
+        (1, 1): build_reward_model(path, lora=lora),
+        (2, 1): build_reward_model(path, lora=lora, gradient_checkpointing=True, checkpoint_layers=1),
+        (2, 2): build_reward_model(path, lora=lora, gradient_checkpointing=True),
     }
     results = {expected: passes_and_gradients(model, batch) for expected, model in runs.items()}
     expected_gradients = results[1, 1][1]
@@ -101,7 +102,7 @@ def test_frozen_embeddings_get_no_gradient(
     do."""
     path = folder_of(family)
     for lora in (True, False):
-        model = build_model(path, lora=lora, gradient_checkpointing=checkpointing)
+        model = build_reward_model(path, lora=lora, gradient_checkpointing=checkpointing)
         embeddings: Any = model.backbone.transformer.get_input_embeddings()
         outputs: list[Tensor] = []
         embeddings.register_forward_hook(lambda *call, outputs=outputs: outputs.append(call[-1]))
@@ -119,7 +120,7 @@ def text_batch(path: Path) -> TreeBatch:
 
 def test_frozen_language_model_trains_its_head(folder_of: FolderOf) -> None:
     """Gradient checkpointing works when no parameter below the head needs a gradient."""
-    model = build_model(folder_of("llama"), lora=False, gradient_checkpointing=True)
+    model = build_reward_model(folder_of("llama"), lora=False, gradient_checkpointing=True)
     freeze(model.backbone, ["language"])
     model(text_batch(folder_of("llama"))).sum().backward()
     assert gradients(model).keys() == {f"head.{name}" for name, _ in model.head.named_parameters()}
@@ -129,7 +130,7 @@ def test_no_future_warnings(folder_of: FolderOf) -> None:
     """Checkpointing and adapters raise no FutureWarning about names that transformers renamed."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
-        build_model(folder_of("llama"), gradient_checkpointing=True)
+        build_reward_model(folder_of("llama"), gradient_checkpointing=True)
 
 
 @pytest.mark.parametrize("family", [*VISION, *TEXT])

@@ -50,7 +50,8 @@ def test_norms_and_feed_forward_networks_are_detected(family: str, folder_of: Fo
     transformer = load_backbone(folder_of(family)).transformer
     layers = transformer.config.get_text_config().num_hidden_layers
     norms = 4 if "qwen3" in family else 2
-    vision_norms = {"qwen2_5_vl": 2 * 2 + 1}.get(family, 0)  # two norms per block and one before the merger
+    # Two norms in each of two blocks and one before the merger.
+    vision_norms = {"qwen2_5_vl": 2 * 2 + 1}.get(family, 0)
     assert sum(map(is_rms_norm, transformer.modules())) == norms * layers + 1 + vision_norms
     assert sum(map(is_swiglu, transformer.modules())) == layers + (2 if vision_norms else 0)
     modeling_module = __import__(type(transformer).__module__, fromlist=["_"])

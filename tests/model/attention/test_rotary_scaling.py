@@ -47,13 +47,13 @@ def build_scorer(rope_type: str, folder: Path) -> Scorer:
     return Scorer(reward_model, encoder=load_encoder(folder), recipe=recipe)
 
 
-@pytest.mark.parametrize("kind", SCALED)
-def test_long_row_does_not_change_other_scores(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rope_type", SCALED)
+def test_long_row_does_not_change_other_scores(rope_type: str, tmp_path: Path) -> None:
     """Up to the limit a response has the same score alone and with others.
 
     A longer response is refused, and the error says why.
     """
-    scorer = build_scorer(kind, tmp_path / "base")
+    scorer = build_scorer(rope_type, tmp_path / "base")
     alone = scorer.score("Is 3 even?", ["no"])[0]
     num_free = 128 - scorer.encode(_group("")).longest
     longest = "9" * num_free

@@ -49,7 +49,8 @@ def visible(trees: Trees, limit: Limit = NO_LIMIT) -> Tensor:
     A token sees earlier tokens of its group that belong to the prefix or to its own branch, no further back in its own
     sequence than the limit.
     """
-    tokens = []  # group, branch, place in the sequence of prefix and branch
+    # One tuple per token: group, branch, position in the sequence of prefix and branch.
+    tokens = []
     for group, (prefix, *branches) in enumerate(trees):
         tokens += [(group, 0, position) for position in range(prefix)]
         for branch, size in enumerate(branches, 1):
@@ -206,7 +207,8 @@ def test_unsupported_keyword_is_refused(keyword: str) -> None:
     tree_attention(nn.Module(), *states, mask, **{keyword: None})
     with pytest.raises(ModelError, match=keyword):
         tree_attention(nn.Module(), *states, mask, **{keyword: torch.zeros(1)})
-    if keyword != "position_bias":  # plain rows support it
+    # Plain rows support a position bias.
+    if keyword != "position_bias":
         with pytest.raises(ModelError, match=keyword):
             tree_attention(nn.Module(), *states, None, **{keyword: torch.zeros(1)})
 
@@ -263,5 +265,6 @@ def test_attention_is_registered_with_transformers() -> None:
     """The name used to load backbones is registered for this function and for the mask of plain rows."""
     register_tree_attention()
     registered = AttentionInterface()[TREE_ATTENTION]
-    assert inspect.unwrap(registered) is tree_attention  # marked so that compiled layers do not trace into it
+    # The registered function is wrapped so that torch.compile does not trace into it.
+    assert inspect.unwrap(registered) is tree_attention
     assert TREE_ATTENTION in AttentionMaskInterface()

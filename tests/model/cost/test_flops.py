@@ -70,7 +70,8 @@ def count_with_torch(model: RewardModel, batch: TreeBatch) -> int:
     with FlopCounterMode(display=False) as counter:
         torch.autograd.backward(model(batch).sum())
     counts = {str(name).removeprefix("aten."): flops for name, flops in counter.get_flop_counts()["Global"].items()}
-    assert set(counts) <= {*LINEAR, "bmm"}  # bmm: rotary positions; torch does not count attention on the CPU
+    # bmm computes rotary positions; torch does not count attention on the CPU.
+    assert set(counts) <= {*LINEAR, "bmm"}
     return sum(flops for name, flops in counts.items() if name != "bmm")
 
 
@@ -134,7 +135,8 @@ def test_parts_are_counted_separately(folder_of: FolderOf) -> None:
     first_layer = 10 * (key_value + query) + 2 * 10 * (query + 3 * feed_forward)
     last_layer = 2 * (10 * key_value + 2 * (2 * query + 3 * feed_forward))
     assert flops.language == 2 * (first_layer + last_layer)
-    adapter_64, adapter_32 = 4 * 64, 4 * 32  # sizes of adapter matrices by their other dimension
+    # Sizes of adapter matrices of rank 4, by their other dimension.
+    adapter_64, adapter_32 = 4 * 64, 4 * 32
     adapter_128 = 4 * 128
     first_layer = (
         10 * (2 * adapter_64 + 3 * adapter_64)
@@ -264,7 +266,8 @@ def test_recomputed_operations_are_counted_separately(trained: str, family: str,
         else count(checkpointed, text_shapes, training=False)
     )
     extra = count_with_torch(checkpointed, batch) - count_with_torch(plain, batch)
-    if trained == "adapters":  # matrix B of the last product's adapters is not recomputed, except in the last layer
+    # Matrix B of the last product's adapters is not recomputed, except in the last layer.
+    if trained == "adapters":
         layers = checkpointed.backbone.transformer.config.get_text_config().num_hidden_layers
         extra += (layers - 1) * 2 * 4 * 64 * sum(shape.tokens for shape in text_shapes)
     assert flops.recomputed - forward.attention == extra

@@ -82,7 +82,7 @@ def test_batch_generation_equals_single_conversations(family: str, tmp_path: Pat
     assert [samples[0].tolist() for samples in completions] == reference_texts(
         path, encoder, groups, vision="vl" in family
     )
-    assert len({tuple(samples[0].tolist()) for samples in completions}) > 3, "texts are not all alike"
+    assert len({tuple(samples[0].tolist()) for samples in completions}) > 3, "the texts must differ"
 
 
 def test_images_are_encoded_once(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_language_head_equals_transformers(tied: bool, tmp_path: Path) -> None:
     ("family", "name"),
     [
         *((family, "lm_head.weight") for family in (*VISION, "qwen3", "llama")),
-        ("internvl", "language_model.lm_head.weight"),  # in checkpoints that hold a whole language model
+        ("internvl", "language_model.lm_head.weight"),  # the name in checkpoints with a full language model
     ],
 )
 def test_stored_language_head_overrides_tied_embeddings(family: str, name: str, tmp_path: Path) -> None:

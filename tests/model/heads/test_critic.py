@@ -139,7 +139,7 @@ def test_score_is_the_mean_over_several_critiques(tmp_path: Path) -> None:
     batch, encoded = collate_groups(encoder, [prompt_group]), encoder(prompt_group)
     assert model.generator is not None
     critiques = model.generator.generate(batch, model.head.sampling)  # type: ignore[arg-type]
-    assert len({tuple(text.tolist()) for texts in critiques for text in texts}) > 3, "the critiques are not all alike"
+    assert len({tuple(text.tolist()) for texts in critiques for text in texts}) > 3, "the critiques must differ"
     scores = []
     for sample in range(3):
         sampled = [texts[sample] for texts in critiques]

@@ -98,7 +98,8 @@ def test_checkpoint_code_requires_trust(model: Path, tmp_path: Path) -> None:
     with pytest.raises(BaseRewardError):
         load(str(model))
     assert not trace.exists()
-    with pytest.raises(BaseRewardError):  # the planted configuration has no model class
+    # The planted configuration has no model class.
+    with pytest.raises(BaseRewardError):
         load(str(model), trust=True)
     assert trace.exists()
 
