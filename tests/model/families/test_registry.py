@@ -47,8 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_new_file_adds_a_family(folder: Path) -> None:
-    """The file sets the model types, the part names and the unquantised modules; without the file the type is text-
-    only."""
+    """The file sets the model types, part names and unquantised modules; without it the type is text-only."""
     assert not registry.find_family(NewConfig()).reads_images
     assert part_of("eyes.blocks.0.weight") == "language"
     (folder / "new_vl.py").write_text(NEW_FAMILY)
