@@ -1,4 +1,4 @@
-"""From several scores to one, by hand."""
+"""Aggregation rules of ensembles, compared with scores calculated by hand."""
 
 from __future__ import annotations
 
@@ -10,39 +10,45 @@ import pytest
 from basereward.errors import ModelError
 from basereward.inference.aggregation import Rule, read_rule, shares
 
-SCORES = np.array([[1.0, 4.0], [2.0, 0.0], [3.0, 8.0]])  # of three members for two answers
+# Shape (members, responses): three members, two responses.
+SCORES = np.array([[1.0, 4.0], [2.0, 0.0], [3.0, 8.0]])
 ROUTES: dict[str, Any] = {"members": 3, "text": (0,), "image": (1, 2)}
 
 
-def test_weights_are_applied_as_they_are() -> None:
-    """With pictures 0.5 * 2 - 2 * 3 and 0.5 * 0 - 2 * 8; without, 1.5 times the first alone. No weight is made larger,
-    smaller or turned round for what the others of its route sum to."""
+def test_weights_are_not_normalised() -> None:
+    """With images the scores are 0.5 * 2 - 2 * 3 and 0.5 * 0 - 2 * 8; without images 1.5 times the first member's
+    scores. Weights are neither rescaled nor negated to make their sum one."""
     rule = Rule("weighted", weights=(0.0, 0.5, -2.0), text_weights=(1.5, 0.0, 0.0), **ROUTES)
     assert rule.combine(SCORES, images=True).tolist() == [-5.0, -16.0]
     assert rule.combine(SCORES, images=False).tolist() == [1.5, 6.0]
     assert (rule.weights_of(images=True), rule.weights_of(images=False)) == ((0.0, 0.5, -2.0), (1.5, 0.0, 0.0))
 
 
-def test_weights_that_sum_to_nothing_are_weights() -> None:
-    """1 - 1: what two members differ by."""
+def test_weights_may_sum_to_zero() -> None:
+    """Weights 1 and -1 give the difference of two members."""
     rule = Rule("weighted", members=2, weights=(1.0, -1.0))
     assert rule.combine(SCORES[:2]).tolist() == [-1.0, 4.0]
 
 
-def test_the_mean_is_of_those_that_are_asked() -> None:
-    """And says so."""
+def test_mean_uses_the_members_of_the_route() -> None:
+    """`mean` averages the members of the route and reports their weights; `worst` has no weights."""
     rule = Rule("mean", **ROUTES)
     assert rule.combine(SCORES, images=True).tolist() == [2.5, 4.0]
     assert (rule.weights_of(images=True), rule.weights_of(images=False)) == ((0.0, 0.5, 0.5), (1.0, 0.0, 0.0))
     assert Rule("worst", **ROUTES).weights_of(images=True) == (None, None, None)
 
 
-def test_intervals_are_told_of_members_that_are_asked() -> None:
-    """None of the others, and none where nothing was learned."""
-    between = ((0.0, 0.0), (0.1, 0.9), (-3.0, -1.0))
-    alone = ((1.0, 2.0), (0.0, 0.0), (0.0, 0.0))
+def test_intervals_are_reported_for_members_of_the_route() -> None:
+    """Members outside of the route have no interval, and a rule without learned weights has none."""
+    image_intervals = ((0.0, 0.0), (0.1, 0.9), (-3.0, -1.0))
+    text_intervals = ((1.0, 2.0), (0.0, 0.0), (0.0, 0.0))
     rule = Rule(
-        "weighted", weights=(0, 0.5, -2), text_weights=(1.5, 0, 0), intervals=between, text_intervals=alone, **ROUTES
+        "weighted",
+        weights=(0, 0.5, -2),
+        text_weights=(1.5, 0, 0),
+        intervals=image_intervals,
+        text_intervals=text_intervals,
+        **ROUTES,
     )
     assert rule.intervals_of(images=True) == (None, (0.1, 0.9), (-3.0, -1.0))
     assert rule.intervals_of(images=False) == ((1.0, 2.0), None, None)
@@ -83,21 +89,21 @@ def test_intervals_are_told_of_members_that_are_asked() -> None:
         pytest.param({"how": "pessimistic", "k": -1.0, "members": 2}, "k is -1.*at least 0", id="negative k"),
     ],
 )
-def test_what_makes_no_score_is_refused(arguments: dict[str, Any], message: str) -> None:
-    """When the rule is made."""
+def test_invalid_rule_is_refused(arguments: dict[str, Any], message: str) -> None:
+    """The constructor refuses weights, deviations and `k` that give no finite score."""
     with pytest.raises(ModelError, match=message):
         Rule(**arguments)
 
 
-def test_a_rule_is_read_as_it_was_written() -> None:
-    """Routes and their weights included."""
+def test_rule_survives_a_round_trip() -> None:
+    """`read_rule` restores a rule from its dictionary, with its routes and weights."""
     rule = Rule("weighted", weights=(0.0, 0.5, -2.0), text_weights=(1.5, 0.0, 0.0), **ROUTES)
     assert read_rule(rule.as_dict()) == rule
 
 
 @pytest.mark.parametrize("values", [(0.5, -0.1), (0.0, 0.0), (0.5, np.nan), (np.inf, 1.0)])
-def test_shares_of_nothing_are_refused(values: tuple[float, ...]) -> None:
-    """Of 1 and 3 they are a quarter and three."""
+def test_invalid_shares_are_refused(values: tuple[float, ...]) -> None:
+    """Shares of 1 and 3 are 0.25 and 0.75; negative, all-zero and non-finite values are refused."""
     assert shares([1.0, 3.0]) == (0.25, 0.75)
     with pytest.raises(ModelError, match="in proportion to"):
         shares(values)

@@ -1,4 +1,4 @@
-"""Adapters: where they sit, what they add, and that folding them in changes no score."""
+"""LoRA adapters: the layers that have them, their scale, merging into plain and quantised weights, and saving."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FolderOf = Callable[[str], Path]
 
 
 def adapted(folder: Path, *, quantization: Any = None, **options: Any) -> Backbone:
-    """A backbone with adapters that do something: their second matrix, zero at first, is drawn at random."""
+    """Return a backbone whose adapters change its states: matrix B, initialised to zero, gets random values."""
     backbone = load_backbone(folder, quantization=quantization).eval()
     backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0, **options).eval()
     torch.manual_seed(1)
@@ -44,15 +44,15 @@ LINEAR = {
 
 
 @pytest.mark.parametrize("parts", [["language"], ["vision"], ["merger"], ["vision", "merger", "language"]])
-def test_adapters_sit_on_every_linear_layer_of_the_parts(parts: list[str], folder_of: FolderOf) -> None:
-    """Each part's own linear layers have one, no other layer has, and all other weights are frozen."""
+def test_adapters_are_on_every_linear_layer_of_the_parts(parts: list[str], folder_of: FolderOf) -> None:
+    """Every linear layer of the parts has an adapter, no other layer has one, and all other weights are frozen."""
     backbone = adapted(folder_of("qwen2_5_vl"), parts=parts)
     layers = {name for name, module in backbone.transformer.named_modules() if isinstance(module, LoraLayer)}
-    below = {"language": "language_model.layers.", "vision": "visual.blocks.", "merger": "visual.merger.mlp."}
-    for part, start in below.items():
-        mine = {name for name in layers if name.startswith(start)}
-        assert {name.rpartition(".")[2] for name in mine} == (LINEAR[part] if part in parts else set())
-        layers -= mine
+    prefixes = {"language": "language_model.layers.", "vision": "visual.blocks.", "merger": "visual.merger.mlp."}
+    for part, prefix in prefixes.items():
+        part_layers = {name for name in layers if name.startswith(prefix)}
+        assert {name.rpartition(".")[2] for name in part_layers} == (LINEAR[part] if part in parts else set())
+        layers -= part_layers
     assert not layers
     trained = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
     assert trained
@@ -60,27 +60,27 @@ def test_adapters_sit_on_every_linear_layer_of_the_parts(parts: list[str], folde
 
 
 @pytest.mark.parametrize(("rslora", "scale"), [(False, 8.0 / 4), (True, 8.0 / math.sqrt(4))])
-def test_an_adapter_adds_its_scaled_product(rslora: bool, scale: float, folder_of: FolderOf) -> None:
-    """Folded in, a weight has grown by `B A` times alpha / rank, or alpha / sqrt(rank)."""
+def test_merged_weight_adds_the_scaled_product(rslora: bool, scale: float, folder_of: FolderOf) -> None:
+    """Merging adds `B A` times alpha / rank to the weight, or alpha / sqrt(rank) with rsLoRA."""
     backbone = adapted(folder_of("llama"), rslora=rslora)
     layer: Any = backbone.transformer.get_submodule("layers.1.mlp.up_proj")
-    before = layer.get_base_layer().weight.clone()
+    weight_before = layer.get_base_layer().weight.clone()
     product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     assert isinstance(backbone.model, PeftModel)
     merged = merge_lora(backbone.model).get_submodule("layers.1.mlp.up_proj")
     assert type(merged) is nn.Linear
     assert float(product.norm()) > 0.1
-    torch.testing.assert_close(merged.weight, before + scale * product)
+    torch.testing.assert_close(merged.weight, weight_before + scale * product)
 
 
-def test_new_adapters_change_nothing(folder_of: FolderOf) -> None:
-    """Before training, hidden states are those of the backbone alone."""
+def test_new_adapters_do_not_change_states(folder_of: FolderOf) -> None:
+    """Before training, the hidden states equal those of the backbone without adapters."""
     batch = collate([encoded_group(4, [3, 5])], layout="tree", pad_id=0)
     backbone = load_backbone(folder_of("llama")).eval()
     with torch.no_grad():
-        alone = backbone(batch)
+        expected = backbone(batch)
         backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0).eval()
-        assert torch.equal(backbone(batch), alone)
+        assert torch.equal(backbone(batch), expected)
 
 
 @pytest.mark.parametrize(
@@ -92,51 +92,53 @@ def test_new_adapters_change_nothing(folder_of: FolderOf) -> None:
 def test_merging_changes_no_hidden_state(
     quantization: Any, parts: Iterable[str], folder_of: FolderOf, pictures: TreeBatch
 ) -> None:
-    """A merged backbone is a plain one of floating-point layers, and its hidden states are those of before."""
+    """A merged backbone has plain floating-point layers, and its hidden states equal those before merging."""
     backbone = adapted(folder_of("qwen2_5_vl"), quantization=quantization, parts=list(parts))
-    before = backbone(pictures)
-    alone = load_backbone(folder_of("qwen2_5_vl"), quantization=quantization).eval()(pictures)
-    assert float((before - alone).norm()) > 0.01 * float(before.norm()), "the adapters do something"
+    adapted_states = backbone(pictures)
+    base_states = load_backbone(folder_of("qwen2_5_vl"), quantization=quantization).eval()(pictures)
+    assert float((adapted_states - base_states).norm()) > 0.01 * float(adapted_states.norm()), (
+        "the adapters must change the states"
+    )
     assert isinstance(backbone.model, PeftModel)
     merged = merge_lora(backbone.model)
     backbone.model = merged
-    torch.testing.assert_close(backbone(pictures), before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(backbone(pictures), adapted_states, rtol=1e-5, atol=1e-5)
     assert isinstance(merged, PreTrainedModel)
-    assert not any(isinstance(m, LoraLayer) or is_quantized(m) for m in merged.modules())
-    assert {p.dtype for p in merged.parameters()} == {torch.float32}
+    assert not any(isinstance(module, LoraLayer) or is_quantized(module) for module in merged.modules())
+    assert {parameter.dtype for parameter in merged.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_merged_backbone_can_be_saved_and_read_again(quantization: Any, folder_of: FolderOf, tmp_path: Path) -> None:
-    """What is written holds no trace of adapters or of quantisation, and every weight comes back bit for bit."""
+def test_merged_backbone_can_be_saved_and_loaded(quantization: Any, folder_of: FolderOf, tmp_path: Path) -> None:
+    """The saved files contain no adapters and no quantisation, and every weight is loaded bit for bit."""
     backbone = adapted(folder_of("llama"), quantization=quantization)
     assert isinstance(backbone.model, PeftModel)
     merged = merge_lora(backbone.model)
     merged.save_pretrained(tmp_path / "merged")
     assert "quantization" not in (tmp_path / "merged" / "config.json").read_text()
-    again = load_backbone(tmp_path / "merged", complete=True).transformer.state_dict()
-    assert again.keys() == merged.state_dict().keys()
-    assert all(torch.equal(weight, again[name]) for name, weight in merged.state_dict().items())
+    reloaded = load_backbone(tmp_path / "merged", complete=True).transformer.state_dict()
+    assert reloaded.keys() == merged.state_dict().keys()
+    assert all(torch.equal(weight, reloaded[name]) for name, weight in merged.state_dict().items())
 
 
-def test_a_backbone_without_such_layers_is_refused(folder_of: FolderOf) -> None:
-    """A text-only backbone has no vision tower to adapt; the error names the key and the parts."""
+def test_parts_without_layers_are_refused(folder_of: FolderOf) -> None:
+    """A text-only backbone has no vision tower; the error names the key and the parts."""
     with pytest.raises(ModelError, match=r"model\.lora\.parts is \['vision'\]"):
         add_lora(load_backbone(folder_of("llama")).transformer, rank=4, alpha=8.0, parts=["vision"])
 
 
-def test_the_seed_decides_the_first_weights(folder_of: FolderOf) -> None:
-    """The same seed gives the same adapters, another seed others."""
-    one, same, other = (
+def test_seed_sets_the_initial_weights(folder_of: FolderOf) -> None:
+    """The same seed gives the same adapters, and another seed gives others."""
+    first, same_seed, other_seed = (
         add_lora(load_backbone(folder_of("llama")).transformer, rank=4, alpha=8.0, seed=seed) for seed in (0, 0, 1)
     )
     name = "base_model.model.layers.0.mlp.up_proj.lora_A.default.weight"
-    assert torch.equal(one.get_parameter(name), same.get_parameter(name))
-    assert not torch.equal(one.get_parameter(name), other.get_parameter(name))
+    assert torch.equal(first.get_parameter(name), same_seed.get_parameter(name))
+    assert not torch.equal(first.get_parameter(name), other_seed.get_parameter(name))
 
 
 def test_dropout_acts_in_training_only(folder_of: FolderOf) -> None:
-    """Hidden states change from pass to pass in training, and not in evaluation."""
+    """Hidden states change from pass to pass in training and are constant in evaluation."""
     backbone = adapted(folder_of("llama"), dropout=0.5)
     batch = collate([encoded_group(4, [3, 5])], layout="tree", pad_id=0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Scores that are NaN or infinite come out of nothing that scores."""
+"""NaN and infinite scores: scoring raises an error, and saved files are strict JSON."""
 
 from __future__ import annotations
 
@@ -28,19 +28,26 @@ from tests.helpers.support import checkpoint, group, write_rows
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved model of a whole small Llama."""
-    place = tmp_path_factory.mktemp("finite")
-    base = str(checkpoint("llama", place / "base"))
+    """Return a saved model of a small Llama."""
+    directory = tmp_path_factory.mktemp("finite")
+    base = str(checkpoint("llama", directory / "base"))
     model = ModelRecipe(backbone=BackboneRecipe(path=base), head={"_target_": "linear"})
     recipe = Recipe(model=model, data=DataRecipe(sources={"rows": {"_target_": "jsonl"}}))
-    built = build_model(model, path=base, seed=0)
-    save_model(built, place / "model", recipe=recipe, encoder=load_encoder(base), scores={"mean": math.nan, "std": 1.0})
-    return place / "model"
+    reward_model = build_model(model, path=base, seed=0)
+    save_model(
+        reward_model,
+        directory / "model",
+        recipe=recipe,
+        encoder=load_encoder(base),
+        scores={"mean": math.nan, "std": 1.0},
+    )
+    return directory / "model"
 
 
 @pytest.fixture
 def poisoned(folder: Path, tmp_path: Path) -> Path:
-    """The model with an infinite value in the embedding of one letter, so that one answer alone is met by it."""
+    """Return a copy of the model with an infinite embedding of one letter, so that only responses with this letter are
+    affected."""
     shutil.copytree(folder, tmp_path / "model")
     file = tmp_path / "model" / "backbone" / "model.safetensors"
     weights = load_file(file)
@@ -50,22 +57,25 @@ def poisoned(folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_the_row_and_the_weight_are_named(poisoned: Path, tmp_path: Path) -> None:
-    """Rows before it are scored; nothing is written, and an older file of scores stays."""
-    rows = [{"id": name, "prompt": "?", "responses": ["a", last]} for name, last in (("good", "b"), ("bad", "z"))]
+def test_error_names_the_row_and_the_weight(poisoned: Path, tmp_path: Path) -> None:
+    """Rows before the invalid one are scored; no file is written, and an older score file stays unchanged."""
+    rows = [
+        {"id": name, "prompt": "?", "responses": ["a", second_response]}
+        for name, second_response in (("good", "b"), ("bad", "z"))
+    ]
     out = tmp_path / "scores.jsonl"
     out.write_text("from before\n")
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ModelError) as excinfo:
         score(str(poisoned), str(write_rows(tmp_path / "rows.jsonl", rows)), out=str(out))
-    assert "'bad'" in str(caught.value)
-    assert "embed_tokens.weight" in str(caught.value)
+    assert "'bad'" in str(excinfo.value)
+    assert "embed_tokens.weight" in str(excinfo.value)
     assert out.read_text() == "from before\n"
-    found = load_scorer(poisoned).score_groups([group("?", ("a", "b"), name="good"), group("?", ("z",), name="bad")])
-    assert all(map(math.isfinite, next(found)))
+    scores = load_scorer(poisoned).score_groups([group("?", ("a", "b"), name="good"), group("?", ("z",), name="bad")])
+    assert all(map(math.isfinite, next(scores)))
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "call_scorer",
     [
         lambda scorer: scorer.score("?", ["z"]),
         lambda scorer: scorer.prompt("?").score(["a", "z"]),
@@ -73,14 +83,14 @@ def test_the_row_and_the_weight_are_named(poisoned: Path, tmp_path: Path) -> Non
     ],
     ids=["score", "prompt", "groups"],
 )
-def test_no_way_to_ask_gives_them(ask: Callable[[Any], Any], poisoned: Path) -> None:
-    """Whether the answers come at once or in several calls."""
+def test_every_scoring_method_refuses_them(call_scorer: Callable[[Any], Any], poisoned: Path) -> None:
+    """All methods of a scorer raise an error for a score that is not finite."""
     with pytest.raises(ModelError, match="NaN or infinite"):
-        ask(load_scorer(poisoned))
+        call_scorer(load_scorer(poisoned))
 
 
-def test_a_spread_that_is_no_number_is_not_saved(folder: Path) -> None:
-    """The card is strict JSON, and opens."""
+def test_nan_statistic_is_not_saved(folder: Path) -> None:
+    """The model card is strict JSON without the NaN value, and the model loads."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
@@ -90,8 +100,8 @@ def test_a_spread_that_is_no_number_is_not_saved(folder: Path) -> None:
     assert load_scorer(folder).scores == {"std": 1.0}
 
 
-def test_what_a_run_writes_is_strict_json_and_is_read_as_it_was(tmp_path: Path) -> None:
-    """A metric or a score that is no number is null in the file, and NaN again for who reads it."""
+def test_run_files_are_strict_json(tmp_path: Path) -> None:
+    """A metric or score that is NaN is written as null and read as NaN."""
     run = RunFolder(tmp_path)
     run.write_result({"run_id": "r", "metrics": {"test/pair_accuracy": math.nan, "test/margin": 0.5}})
     assert "NaN" not in (tmp_path / "result.json").read_text()
@@ -102,12 +112,12 @@ def test_what_a_run_writes_is_strict_json_and_is_read_as_it_was(tmp_path: Path) 
     groups = [ScoredGroup("g", "s", [math.nan, 1.0], [1, 2], [(0, 1, False)])]
     write_scores(tmp_path / "scores.jsonl", groups)
     assert "NaN" not in (tmp_path / "scores.jsonl").read_text()
-    (read,) = read_scores(tmp_path / "scores.jsonl")
-    assert math.isnan(read.scores[0])
-    assert (read.scores[1], read.lengths, read.preferences) == (1.0, [1, 2], [(0, 1, False)])
+    (loaded,) = read_scores(tmp_path / "scores.jsonl")
+    assert math.isnan(loaded.scores[0])
+    assert (loaded.scores[1], loaded.lengths, loaded.preferences) == (1.0, [1, 2], [(0, 1, False)])
 
 
-def test_strict_json_keeps_all_but_what_is_no_number() -> None:
-    """In every nesting."""
+def test_json_text_replaces_only_non_finite_numbers() -> None:
+    """NaN and infinite numbers become null at any depth; all other values stay unchanged."""
     value = {"a": [1, 2.5, math.inf, {"b": -math.inf}], "c": (math.nan, "NaN", True, None)}
     assert json.loads(json_text(value)) == {"a": [1, 2.5, None, {"b": None}], "c": [None, "NaN", True, None]}

@@ -1,4 +1,5 @@
-"""Four-bit and eight-bit weights: which layers have them, that they stay as loaded, and what they stand for."""
+"""Four-bit and eight-bit weights: which layers are quantised, that evaluation does not change them, and their rounding
+errors."""
 
 from __future__ import annotations
 
@@ -19,34 +20,39 @@ from tests.helpers.support import encoded_group
 FolderOf = Callable[[str], Path]
 
 
-def layers(backbone: Backbone) -> dict[str, Any]:
-    """The quantised layers by name."""
+def quantized_layers(backbone: Backbone) -> dict[str, Any]:
+    """Return the quantised layers by name."""
     return {name: module for name, module in backbone.transformer.named_modules() if is_quantized(module)}
 
 
-def stored(backbone: Backbone) -> dict[str, Tensor]:
-    """A copy of the bytes of every quantised weight, and of what they stand for."""
-    found = {name: module.weight.data.clone() for name, module in layers(backbone).items()}
-    return found | {f"{name} dense": dequantized(module).clone() for name, module in layers(backbone).items()}
+def copy_weights(backbone: Backbone) -> dict[str, Tensor]:
+    """Return a copy of the stored bytes and of the dequantised values of every quantised weight."""
+    weights = {name: module.weight.data.clone() for name, module in quantized_layers(backbone).items()}
+    return weights | {
+        f"{name} dense": dequantized(module).clone() for name, module in quantized_layers(backbone).items()
+    }
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_the_language_model_is_quantised_and_nothing_else(kind: Any, folder_of: FolderOf) -> None:
-    """Every linear layer of the language model is, none of the vision tower or merger; and all weights are frozen."""
+def test_only_the_language_model_is_quantised(kind: Any, folder_of: FolderOf) -> None:
+    """Every linear layer of the language model is quantised, and none of the vision tower or the merger.
+
+    All weights are frozen.
+    """
     backbone = load_backbone(folder_of("qwen2_5_vl"), quantization=kind)
     linear = {name for name, module in backbone.transformer.named_modules() if isinstance(module, nn.Linear)}
-    assert set(layers(backbone)) == {name for name in linear if part_of(name) == "language"}
+    assert set(quantized_layers(backbone)) == {name for name in linear if part_of(name) == "language"}
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_an_evaluation_leaves_the_weights_as_they_are(kind: Any, folder_of: FolderOf) -> None:
-    """After passes without gradients the bytes of all weights are the same, and so are a training pass's results."""
+def test_evaluation_does_not_change_weights(kind: Any, folder_of: FolderOf) -> None:
+    """After passes without gradients the stored bytes and the states of a training pass are unchanged."""
     backbone = load_backbone(folder_of("llama"), quantization=kind)
     batch = collate([encoded_group(4, [3, 5])], layout="tree", pad_id=0)
     backbone.train()
     expected = backbone(batch).detach()
-    before = stored(backbone)
+    weights_before = copy_weights(backbone)
     backbone.eval()
     for context in (torch.no_grad, torch.inference_mode):
         with context():
@@ -54,16 +60,16 @@ def test_an_evaluation_leaves_the_weights_as_they_are(kind: Any, folder_of: Fold
     assert kind == "int8" or torch.equal(evaluated, expected), "LLM.int8() rounds the inputs too, in evaluation only"
     backbone.train()
     assert torch.equal(backbone(batch).detach(), expected)
-    after = stored(backbone)
-    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    weights_after = copy_weights(backbone)
+    assert all(torch.equal(weight, weights_after[name]) for name, weight in weights_before.items())
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 @torch.no_grad()
-def test_dequantised_weights_are_those_that_bitsandbytes_multiplies_with(kind: Any, folder_of: FolderOf) -> None:
+def test_dequantised_weights_equal_those_of_bitsandbytes(kind: Any, folder_of: FolderOf) -> None:
     """A quantised layer maps the unit vectors to the columns of its dequantised weight."""
     backbone = load_backbone(folder_of("qwen2"), quantization=kind)
-    for name, layer in layers(backbone).items():
+    for name, layer in quantized_layers(backbone).items():
         dense = dequantized(layer)
         assert dense.shape == (layer.out_features, layer.in_features)
         unit = torch.eye(layer.in_features)
@@ -79,10 +85,11 @@ ABOVE = (0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0)
 NF4 = torch.tensor((*BELOW, 0.0, *ABOVE))
 
 
-def test_four_bits_are_the_levels_of_nf4(folder_of: FolderOf) -> None:
-    """Each 64 weights are a scale times the 16 published levels, none further off than half the widest gap of them."""
+def test_nf4_weights_are_the_published_levels(folder_of: FolderOf) -> None:
+    """Every block of 64 weights is a scale times the 16 published levels, with errors of at most half the widest gap
+    between levels."""
     plain, quantised = load_backbone(folder_of("llama")), load_backbone(folder_of("llama"), quantization="nf4")
-    for name, layer in layers(quantised).items():
+    for name, layer in quantized_layers(quantised).items():
         weight = plain.transformer.get_submodule(name).weight
         assert isinstance(weight, Tensor)
         blocks, exact = dequantized(layer).reshape(-1, 64), weight.detach().reshape(-1, 64)
@@ -94,19 +101,19 @@ def test_four_bits_are_the_levels_of_nf4(folder_of: FolderOf) -> None:
         assert float((blocks - exact).norm()) < 0.15 * float(exact.norm())
 
 
-def test_eight_bits_are_steps_of_a_row(folder_of: FolderOf) -> None:
-    """Every weight is off by at most half a step, which is the row's largest weight divided by 127, and by what
-    bitsandbytes rounds first, to half precision: up to 127 / 2^11 of a step."""
+def test_int8_weights_are_steps_of_a_row(folder_of: FolderOf) -> None:
+    """Every weight is off by at most half a step, which is the row's largest weight divided by 127. bitsandbytes first
+    rounds to half precision, which adds up to 127 / 2^11 of a step."""
     plain, quantised = load_backbone(folder_of("llama")), load_backbone(folder_of("llama"), quantization="int8")
-    for name, layer in layers(quantised).items():
+    for name, layer in quantized_layers(quantised).items():
         weight = plain.transformer.get_submodule(name).weight
         assert isinstance(weight, Tensor)
         step = weight.detach().abs().amax(-1, keepdim=True) / 127
         assert bool(((dequantized(layer) - weight).abs() <= (0.5 + 127 / 2**11) * step).all())
 
 
-def test_a_plain_layer_is_its_own_weight() -> None:
-    """A layer in floating point is not quantised, and its weight is given as it is."""
+def test_unquantised_layer_keeps_its_weight() -> None:
+    """A floating-point layer is not quantised, and `dequantized` returns its weight unchanged."""
     layer = nn.Linear(4, 3)
     assert not is_quantized(layer)
     assert torch.equal(dequantized(layer), layer.weight)

@@ -1,4 +1,4 @@
-"""Two processes that train together, of which one has no picture in its batch."""
+"""Training with two processes, one without an image in its batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROUPS = (group(images=1, name="picture"), group("Which is larger, 4 or 7?", nam
 
 
 def one_gradient(path: Path, rank: int) -> dict[str, Tensor]:
-    """The gradient of the sum of all scores of one process's group, alone or with the other process."""
+    """Return the gradients of the summed scores of one process's group, alone or together with the other process."""
     torch.manual_seed(0)
     backbone = load_backbone(path)
     model: nn.Module = RewardModel(backbone, nn.Sequential(nn.Linear(backbone.hidden_size, 1), nn.Flatten(0)))
@@ -29,22 +29,24 @@ def one_gradient(path: Path, rank: int) -> dict[str, Tensor]:
     return {name.removeprefix("module."): gradient for name, gradient in gradients(model).items()}
 
 
-def work(rank: int, path: Path, folder: Path) -> None:
-    """One of the two processes."""
+def run_rank(rank: int, path: Path, folder: Path) -> None:
+    """Compute and save the gradients of one of the two processes."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     torch.save(one_gradient(path, rank), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_a_rank_without_a_picture_keeps_step(tmp_path: Path) -> None:
-    """Both end their step, with the mean of the two gradients, to which the one without a picture adds nothing in the
-    vision tower."""
+def test_rank_without_an_image_stays_in_step(tmp_path: Path) -> None:
+    """Both processes finish their step with the mean of the two gradients.
+
+    The process without an image adds zero to the vision tower.
+    """
     path = checkpoint("qwen2_5_vl", tmp_path / "model")
-    with_picture, text_only = (one_gradient(path, rank) for rank in (0, 1))
-    assert not any("visual" in name for name in text_only)
+    image_gradients, text_gradients = (one_gradient(path, rank) for rank in (0, 1))
+    assert not any("visual" in name for name in text_gradients)
     context = torch.multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(rank, path, tmp_path)) for rank in (0, 1)]
+    processes = [context.Process(target=run_rank, args=(rank, path, tmp_path)) for rank in (0, 1)]
     for process in processes:
         process.start()
     try:
@@ -54,10 +56,10 @@ def test_a_rank_without_a_picture_keeps_step(tmp_path: Path) -> None:
     finally:
         for process in processes:
             process.kill()
-    found = torch.load(tmp_path / "0.pt", weights_only=True)
-    assert found.keys() == with_picture.keys()
-    assert any("visual" in name for name in found)
+    averaged = torch.load(tmp_path / "0.pt", weights_only=True)
+    assert averaged.keys() == image_gradients.keys()
+    assert any("visual" in name for name in averaged)
     for name, gradient in torch.load(tmp_path / "1.pt", weights_only=True).items():
-        torch.testing.assert_close(gradient, found[name], rtol=0, atol=0)
-        expected = (with_picture[name] + text_only.get(name, 0.0)) / 2
+        torch.testing.assert_close(gradient, averaged[name], rtol=0, atol=0)
+        expected = (image_gradients[name] + text_gradients.get(name, 0.0)) / 2
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,4 @@
-"""A text is no list of texts: what takes several values refuses one, whose letters it would take for them."""
+"""Functions that take several values refuse a single str, which Python would iterate letter by letter."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from tests.inference.test_scorer import scorer_of
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
-    """Of a small Qwen2.5-VL."""
+    """Return a scorer of a small Qwen2.5-VL."""
     return scorer_of(checkpoint("qwen2_5_vl", tmp_path_factory.mktemp("model") / "m"))
 
 
-@pytest.mark.parametrize("given", ["a cat", b"a cat", "", {"a cat"}, {"a cat": 1}, 7, None], ids=repr)
-def test_one_response_is_no_list_of_responses(given: Any, scorer: Scorer) -> None:
-    """Not in `score`, which gave a score a letter, nor for a prompt that was read; the error names the argument."""
-    for score in (lambda: scorer.score("What?", given), lambda: scorer.prompt("What?").score(given)):
+@pytest.mark.parametrize("responses", ["a cat", b"a cat", "", {"a cat"}, {"a cat": 1}, 7, None], ids=repr)
+def test_single_response_is_refused(responses: Any, scorer: Scorer) -> None:
+    """`score` of a scorer and of a prompt refuses a value that is not a list of responses and names the argument."""
+    for score in (lambda: scorer.score("What?", responses), lambda: scorer.prompt("What?").score(responses)):
         with pytest.raises(DataError, match="responses"):
             score()
 
 
 @pytest.mark.parametrize(
-    "given", ["x.png", b"bytes", Path("x.png"), picture(0), None], ids=lambda given: type(given).__name__
+    "image", ["x.png", b"bytes", Path("x.png"), picture(0), None], ids=lambda image: type(image).__name__
 )
-def test_one_picture_is_no_list_of_pictures(given: Any, scorer: Scorer) -> None:
-    """Whatever form it has."""
-    for call in (lambda: scorer.score("What?", ["a"], images=given), lambda: scorer.prompt("What?", images=given)):
+def test_single_image_is_refused(image: Any, scorer: Scorer) -> None:
+    """`score` and `prompt` refuse a single image of any type."""
+    for call in (lambda: scorer.score("What?", ["a"], images=image), lambda: scorer.prompt("What?", images=image)):
         with pytest.raises(DataError, match="images"):
             call()
 
 
-@pytest.mark.parametrize("given", [group(), "abc"], ids=["group", "text"])
-def test_one_group_is_no_list_of_groups(given: Any, scorer: Scorer) -> None:
-    """Known at the call, before anything is read from what comes back."""
+@pytest.mark.parametrize("groups", [group(), "abc"], ids=["group", "text"])
+def test_single_group_is_refused(groups: Any, scorer: Scorer) -> None:
+    """The error is raised by the call, before the returned generator is read."""
     with pytest.raises(DataError, match="groups"):
-        scorer.score_groups(given)
+        scorer.score_groups(groups)
 
 
-def test_lists_tuples_and_generators_are_right(scorer: Scorer) -> None:
-    """And give the same scores."""
+def test_lists_tuples_and_generators_are_accepted(scorer: Scorer) -> None:
+    """A list, a tuple and a generator of the same responses give the same scores."""
     texts = ["a cat", "a dog"]
     expected = scorer.score("What?", texts)
     assert len(expected) == 2
-    assert scorer.score("What?", tuple(texts)) == scorer.score("What?", (each for each in texts)) == expected  # type: ignore[arg-type]
+    assert scorer.score("What?", tuple(texts)) == scorer.score("What?", (text for text in texts)) == expected  # type: ignore[arg-type]
     check_several(range(3), name="numbers", of="numbers")
 
 
@@ -71,7 +71,7 @@ def test_lists_tuples_and_generators_are_right(scorer: Scorer) -> None:
         (lambda: ensemble(["run-1", "run-2"], text="run-1"), "text"),
     ],
 )
-def test_one_text_is_no_list_of_texts(call: Any, name: str) -> None:
-    """In the functions behind the commands."""
+def test_single_text_is_refused(call: Any, name: str) -> None:
+    """The functions behind the commands refuse one str for a list of texts."""
     with pytest.raises(BaseRewardError, match=f"^{name} is one str"):
         call()

@@ -1,4 +1,4 @@
-"""Endpoints that send too much, too slowly, too often, or send back what they were sent."""
+"""Endpoints that send too much data, answer too slowly, redirect, send malformed bodies, or echo the API key."""
 
 from __future__ import annotations
 
@@ -24,151 +24,155 @@ from basereward.model.generation.generate import SamplingParams
 from basereward.model.generation.verdicts import compiled_pattern, parse_rating, parse_verdict
 from tests.helpers.chat_servers import serving_bytes
 
-HOW = SamplingParams(max_tokens=9, temperature=0.5, seed=3)
+SAMPLING = SamplingParams(max_tokens=9, temperature=0.5, seed=3)
 SECRET = "sk-local-0123456789"
 Send = Callable[[socket.socket, dict[str, str]], None]
 
 
-def message(text: str) -> bytes:
-    """A body of the protocol."""
+def chat_body(text: str) -> bytes:
+    """Return the JSON body of a chat completion with one choice."""
     return json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
 
-def whole(body: bytes, *, status: int = 200, extra: str = "") -> bytes:
-    """A response with its length."""
+def http_response(body: bytes, *, status: int = 200, extra: str = "") -> bytes:
+    """Return a complete HTTP response with a Content-Length header."""
     return f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode() + body
 
 
-def asked(url: str, **options: object) -> Answer:
-    """The answer to one request, in one attempt unless told."""
+def request_answer(url: str, **options: object) -> Answer:
+    """Return the answer to one request; by default the engine makes one attempt with a timeout of 1 s."""
     request = Request("a", (Turn("user", (Part("Say a."),)),))
     engine = Endpoint(url, "judge", **{"attempts": 1, "timeout_s": 1.0, **options})  # type: ignore[arg-type]
-    (answer,) = engine.generate([request], HOW)
+    (answer,) = engine.generate([request], SAMPLING)
     return answer
 
 
 def endless_body(connection: socket.socket, head: dict[str, str]) -> None:
-    """One that names no length."""
+    """Send an endless body without a Content-Length header."""
     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
     for piece in repeat(b" " * 65_536):
         connection.sendall(piece)
 
 
 def endless_chunks(connection: socket.socket, head: dict[str, str]) -> None:
-    """In chunks."""
+    """Send an endless body in chunked transfer encoding."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     for piece in repeat(b"10000\r\n" + b" " * 65_536 + b"\r\n"):
         connection.sendall(piece)
 
 
 def endless_error(connection: socket.socket, head: dict[str, str]) -> None:
-    """With a status that is no success."""
+    """Send an endless body with status 400."""
     connection.sendall(b"HTTP/1.1 400 Bad\r\n\r\n")
     for piece in repeat(b"no" * 32_768):
         connection.sendall(piece)
 
 
-def bomb(connection: socket.socket, head: dict[str, str]) -> None:
-    """128 MiB of blanks as gzip of a thousandth of that."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
-    body = b"".join(packer.compress(b" " * 2**20) for _ in range(128)) + packer.flush()
-    connection.sendall(whole(body, extra="Content-Encoding: gzip\r\n"))
+def gzip_bomb(connection: socket.socket, head: dict[str, str]) -> None:
+    """Send 128 MiB of blanks, compressed with gzip to about a thousandth of that size."""
+    compressor = zlib.compressobj(6, zlib.DEFLATED, 31)
+    body = b"".join(compressor.compress(b" " * 2**20) for _ in range(128)) + compressor.flush()
+    connection.sendall(http_response(body, extra="Content-Encoding: gzip\r\n"))
 
 
-def unknown_packing(connection: socket.socket, head: dict[str, str]) -> None:
-    """Packed in a way that nobody asked for."""
-    connection.sendall(whole(message("yes"), extra="Content-Encoding: br\r\n"))
+def unknown_encoding(connection: socket.socket, head: dict[str, str]) -> None:
+    """Send a body with the content encoding `br`, which the client does not accept."""
+    connection.sendall(http_response(chat_body("yes"), extra="Content-Encoding: br\r\n"))
 
 
-@pytest.mark.parametrize("send", [endless_body, endless_chunks, endless_error, bomb, unknown_packing])
-def test_a_response_is_read_to_its_limit(send: Send) -> None:
-    """The request fails at its first attempt, whatever is left of it; the reason has the limit or the encoding."""
+@pytest.mark.parametrize("send", [endless_body, endless_chunks, endless_error, gzip_bomb, unknown_encoding])
+def test_oversized_response_fails(send: Send) -> None:
+    """A response above the size limit or in an unknown encoding fails at the first attempt; the reason names the limit
+    or the encoding."""
     with serving_bytes(send) as url:
-        answer = asked(url, attempts=5, timeout_s=30.0)
+        answer = request_answer(url, attempts=5, timeout_s=30.0)
     assert isinstance(answer, Failed)
     assert answer.attempts == 1
-    assert "'br'" in answer.reason if send is unknown_packing else f"{MAX_BYTES:,}" in answer.reason
+    assert "'br'" in answer.reason if send is unknown_encoding else f"{MAX_BYTES:,}" in answer.reason
 
 
-def test_a_limit_of_memory_holds() -> None:
-    """Eight endless responses at once need less than 512 MiB more than the process had."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def test_endless_responses_use_bounded_memory() -> None:
+    """Eight concurrent endless responses raise the peak memory of the process by less than 512 MiB."""
+    peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     requests = [Request(str(i), (Turn("user", (Part("Say."),)),)) for i in range(8)]
     with serving_bytes(endless_body) as url:
-        answers = list(Endpoint(url, "judge", attempts=1, timeout_s=30.0).generate(requests, HOW))
+        answers = list(Endpoint(url, "judge", attempts=1, timeout_s=30.0).generate(requests, SAMPLING))
     assert all(isinstance(answer, Failed) for answer in answers)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before < 512 * 1024
 
 
-def test_gzip_that_was_not_asked_for_is_unpacked() -> None:
-    """As long as it is within the limit; one that is cut is no answer."""
-    packed = gzip.compress(message("yes"))
-    with serving_bytes(lambda c, _: c.sendall(whole(packed, extra="Content-Encoding: gzip\r\n"))) as url:
-        assert asked(url) == Completion("a", "yes")
-    with serving_bytes(lambda c, _: c.sendall(whole(packed[:-9], extra="Content-Encoding: gzip\r\n"))) as url:
-        assert isinstance(asked(url), Failed)
+def test_unrequested_gzip_is_decompressed() -> None:
+    """A gzip body within the size limit is decompressed; a truncated gzip body fails."""
+    compressed = gzip.compress(chat_body("yes"))
+    with serving_bytes(lambda c, _: c.sendall(http_response(compressed, extra="Content-Encoding: gzip\r\n"))) as url:
+        assert request_answer(url) == Completion("a", "yes")
+    with serving_bytes(
+        lambda c, _: c.sendall(http_response(compressed[:-9], extra="Content-Encoding: gzip\r\n"))
+    ) as url:
+        assert isinstance(request_answer(url), Failed)
 
 
-WHOLE: list[str] = []  # of drips that went on for their minute
+# One entry per slow sender that was not interrupted.
+FINISHED_DRIPS: list[str] = []
 
 
-def drip(*, head: bytes, byte: bytes) -> Send:
-    """Twenty bytes a second after a head, for a minute."""
+def slow_sender(*, head: bytes, byte: bytes) -> Send:
+    """Return a sender that sends `head` and then `byte` twenty times a second for one minute."""
 
     def send(connection: socket.socket, _: dict[str, str]) -> None:
         connection.sendall(head)
         for _ in range(1200):
             connection.sendall(byte)
             time.sleep(0.05)
-        WHOLE.append("a minute")
+        FINISHED_DRIPS.append("a minute")
 
     return send
 
 
-DRIPS = {
-    "body with a length": drip(head=b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", byte=b" "),
-    "body without a length": drip(head=b"HTTP/1.1 200 OK\r\n\r\n", byte=b" "),
-    "chunks": drip(head=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", byte=b"1\r\n \r\n"),
-    "size of a chunk": drip(head=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", byte=b"0"),
-    "head": drip(head=b"HTTP/1.1 200 OK\r\nX: ", byte=b"x"),
-    "status line": drip(head=b"HTTP/1.1 200 ", byte=b"x"),
-    "status 100": drip(head=b"", byte=b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "nothing": drip(head=b"", byte=b""),
+SLOW_SENDERS = {
+    "body with a length": slow_sender(head=b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", byte=b" "),
+    "body without a length": slow_sender(head=b"HTTP/1.1 200 OK\r\n\r\n", byte=b" "),
+    "chunks": slow_sender(head=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", byte=b"1\r\n \r\n"),
+    "size of a chunk": slow_sender(head=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", byte=b"0"),
+    "head": slow_sender(head=b"HTTP/1.1 200 OK\r\nX: ", byte=b"x"),
+    "status line": slow_sender(head=b"HTTP/1.1 200 ", byte=b"x"),
+    "status 100": slow_sender(head=b"", byte=b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "nothing": slow_sender(head=b"", byte=b""),
 }
 
 
-@pytest.mark.parametrize("where", DRIPS)
-def test_a_timeout_is_of_the_whole_request(where: str) -> None:
-    """A byte every twentieth of a second meets no timeout of a wait for bytes: only a deadline ends it, long before the
-    minute that the server would go on for. The reason has the number of seconds."""
-    with serving_bytes(DRIPS[where]) as url:
-        answer = asked(url, timeout_s=0.4)
+@pytest.mark.parametrize("where", SLOW_SENDERS)
+def test_timeout_covers_the_whole_request(where: str) -> None:
+    """A byte every 0.05 s never triggers a socket read timeout, so only a deadline for the request ends it, long before
+    the minute that the server would continue. The reason contains the number of seconds."""
+    with serving_bytes(SLOW_SENDERS[where]) as url:
+        answer = request_answer(url, timeout_s=0.4)
     assert isinstance(answer, Failed)
     assert "0.4 s" in answer.reason
-    assert not WHOLE
+    assert not FINISHED_DRIPS
 
 
-def test_a_tls_handshake_has_the_same_deadline() -> None:
-    """A server that never says hello."""
-    with serving_bytes(DRIPS["nothing"]) as url:
-        answer = asked(url.replace("http://", "https://"), timeout_s=0.4)
+def test_tls_handshake_has_the_same_deadline() -> None:
+    """A server that never answers the TLS client hello fails within the timeout."""
+    with serving_bytes(SLOW_SENDERS["nothing"]) as url:
+        answer = request_answer(url.replace("http://", "https://"), timeout_s=0.4)
     assert isinstance(answer, Failed)
 
 
-def test_a_redirect_is_not_followed() -> None:
-    """The key would go with it."""
-    seen: list[str] = []
+def test_redirect_is_not_followed() -> None:
+    """A redirect would send the API key to another address, so status 307 raises an error after one request."""
+    requests: list[str] = []
 
     def send(connection: socket.socket, head: dict[str, str]) -> None:
-        seen.append("asked")
-        connection.sendall(whole(b"", status=307, extra="Location: /elsewhere\r\n"))
+        requests.append("asked")
+        connection.sendall(http_response(b"", status=307, extra="Location: /elsewhere\r\n"))
 
     with serving_bytes(send) as url, pytest.raises(ModelError, match="307"):
-        asked(url)
-    assert seen == ["asked"]
+        request_answer(url)
+    assert requests == ["asked"]
 
 
-BODIES = {
+INVALID_BODIES = {
     "two choices": json.dumps({"choices": [{"message": {"content": "a"}}] * 2}).encode(),
     "a million choices": b'{"choices": [' + b"{}," * 1_000_000 + b"{}]}",
     "nested deep": b"[" * 1_000_000,
@@ -181,43 +185,45 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("name", BODIES)
-def test_what_is_no_answer_is_none(name: str) -> None:
-    """Two choices where one was asked for, depth, numbers out of range."""
-    with serving_bytes(lambda connection, _: connection.sendall(whole(BODIES[name]))) as url:
-        answer = asked(url, timeout_s=10.0)
+@pytest.mark.parametrize("name", INVALID_BODIES)
+def test_malformed_body_fails(name: str) -> None:
+    """Bodies with two choices, deep nesting, numbers out of range or a wrong type fail; the reason stays below 300
+    characters."""
+    with serving_bytes(lambda connection, _: connection.sendall(http_response(INVALID_BODIES[name]))) as url:
+        answer = request_answer(url, timeout_s=10.0)
     assert isinstance(answer, Failed)
     assert len(answer.reason) < 300
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 500])
 @pytest.mark.parametrize("padding", [0, 190])
-def test_a_key_that_is_sent_back_is_in_no_message(status: int, padding: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In no reason and no error, not even its first letters where a message is cut in its midst."""
+def test_echoed_key_is_not_in_any_message(status: int, padding: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that echoes the API key leaks neither the key nor its first letters into a reason or an error, also
+    where the message is truncated inside the key."""
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
 
     def send(connection: socket.socket, head: dict[str, str]) -> None:
-        connection.sendall(whole(("x" * padding + head["Authorization"]).encode(), status=status))
+        connection.sendall(http_response(("x" * padding + head["Authorization"]).encode(), status=status))
 
     with serving_bytes(send) as url:
         try:
-            told = repr(asked(url))
+            message = repr(request_answer(url))
         except ModelError as error:
-            told = str(error)
-    assert SECRET not in told
-    assert SECRET[:8] not in told
-    assert "xxx" in told if padding else "***" in told
+            message = str(error)
+    assert SECRET not in message
+    assert SECRET[:8] not in message
+    assert "xxx" in message if padding else "***" in message
 
 
-def test_a_key_that_a_model_writes_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text with the key in it is kept without."""
+def test_key_in_a_completion_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A completion that contains the API key is returned without it."""
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
 
     def send(connection: socket.socket, head: dict[str, str]) -> None:
-        connection.sendall(whole(message(f"You sent {head['Authorization']}.")))
+        connection.sendall(http_response(chat_body(f"You sent {head['Authorization']}.")))
 
     with serving_bytes(send) as url:
-        answer = asked(url)
+        answer = request_answer(url)
     assert isinstance(answer, Completion)
     assert answer.text.startswith("You sent")
     assert SECRET not in answer.text
@@ -236,16 +242,16 @@ def test_a_key_that_a_model_writes_is_not_kept(monkeypatch: pytest.MonkeyPatch) 
         "http://",
     ],
 )
-def test_an_address_with_a_secret_is_refused_without_saying_it(url: str) -> None:
-    """Whatever else is wrong with it."""
-    with pytest.raises(ModelError) as told:
+def test_invalid_address_error_hides_the_secret(url: str) -> None:
+    """An address with a password, a query or another fault is refused, and the message contains no secret."""
+    with pytest.raises(ModelError) as excinfo:
         Endpoint(url, "judge")
-    assert "word@" not in str(told.value)
-    assert "=word" not in str(told.value)
-    assert "#word" not in str(told.value)
+    assert "word@" not in str(excinfo.value)
+    assert "=word" not in str(excinfo.value)
+    assert "#word" not in str(excinfo.value)
 
 
-LONG = {
+LONG_TEXTS = {
     "opened for ever": "<answer>" * 200_000,
     "opened and closed once": "<answer>" * 200_000 + "</answer>",
     "closed for ever": "</answer>" * 200_000,
@@ -253,7 +259,7 @@ LONG = {
     "thinking for ever": "<think>" * 200_000,
     "blanks": " " * 1_600_000,
 }
-TIMED = """
+PARSER_SCRIPT = """
 import json, sys
 from basereward.model.generation.verdicts import compiled_pattern, parse_rating, parse_verdict
 from basereward.evaluation.annotation.rows import reasoning
@@ -264,18 +270,26 @@ for text in json.load(sys.stdin):
 """
 
 
-def test_the_time_for_a_verdict_is_linear() -> None:
-    """Six texts of 1.6 MB each have no verdict by any reader, all in a process that is stopped after 20 seconds; one
-    search for pairs of tags took more than 60."""
-    texts = json.dumps([*LONG.values(), "Overall Judgment " * 94_000])
-    done = run(
-        [sys.executable, "-c", TIMED], input=texts, text=True, timeout=20, check=False, cwd=Path(__file__).parents[3]
+def test_verdict_parsing_takes_linear_time() -> None:
+    """Texts of 1.6 MB without a verdict are parsed by every parser within 20 s in a subprocess.
+
+    A search for pairs of tags with backtracking took more than 60 s for one text.
+    """
+    texts = json.dumps([*LONG_TEXTS.values(), "Overall Judgment " * 94_000])
+    process = run(
+        [sys.executable, "-c", PARSER_SCRIPT],
+        input=texts,
+        text=True,
+        timeout=20,
+        check=False,
+        cwd=Path(__file__).parents[3],
     )
-    assert done.returncode == 0
+    assert process.returncode == 0
 
 
-def test_a_long_text_is_read_by_its_tags_and_not_by_a_pattern() -> None:
-    """Of any length by tags; by a pattern of one's own only within its limit, and after the reasoning."""
+def test_long_text_is_parsed_by_tags_only() -> None:
+    """Tags are found in a text of any length; a user's pattern is only searched within its length limit, after the
+    reasoning."""
     assert parse_verdict("x" * 1_000_000 + "<answer>2</answer>") == 2
     assert parse_rating("x" * 1_000_000 + "<answer>4</answer>", scale=5) == 4
     pattern = compiled_pattern("Answer ([12]) is better")

@@ -1,4 +1,4 @@
-"""Compiled layers against the same layers as they are."""
+"""Compiled decoder layers, compared with the same layers without compilation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FolderOf = Callable[[str], Path]
 
 
 def adapted(path: Path) -> Backbone:
-    """A checkpoint in training, its layers computed again, with adapters that do something."""
+    """Return a backbone in training mode with gradient checkpointing and non-zero adapters."""
     backbone = load_backbone(path, gradient_checkpointing=True)
     backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0)
     torch.manual_seed(1)
@@ -36,32 +36,34 @@ def adapted(path: Path) -> Backbone:
 
 
 def tree_row(path: Path, groups: Sequence[Group]) -> TreeBatch:
-    """Groups, encoded for a checkpoint, in one row."""
+    """Encode the groups for a checkpoint and return them in one tree row."""
     encoder = load_encoder(path)
-    return collate([encoder(each) for each in groups], layout="tree", pad_id=encoder.pad_id)
+    return collate([encoder(group) for group in groups], layout="tree", pad_id=encoder.pad_id)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_layers_give_the_same_states_and_gradients(folder_of: FolderOf) -> None:
-    """Whatever prefixes and branches a row is made of, with the code that was compiled for the first ones; and no
-    weight has another name."""
+    """States and gradients are equal for rows of any prefixes and branches, without recompilation.
+
+    No weight changes its name.
+    """
     path = folder_of("llama")
     plain, compiled = adapted(path), adapted(path)
     compile_layers(compiled.transformer)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     groups = mixed_groups(vision=False)
     graphs: list[int] = []
-    for some in (groups[:2], groups[1:], groups):
-        row = tree_row(path, some)
-        expected, found = plain(row), compiled(row)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    for row_groups in (groups[:2], groups[1:], groups):
+        row = tree_row(path, row_groups)
+        expected, actual = plain(row), compiled(row)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
         expected.square().sum().backward()
-        found.square().sum().backward()
-        wanted = gradients(plain)
-        assert wanted
+        actual.square().sum().backward()
+        expected_gradients = gradients(plain)
+        assert expected_gradients
         for name, gradient in gradients(compiled).items():
-            torch.testing.assert_close(gradient, wanted.pop(name), rtol=1e-4, atol=1e-4)
-        assert not wanted
+            torch.testing.assert_close(gradient, expected_gradients.pop(name), rtol=1e-4, atol=1e-4)
+        assert not expected_gradients
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] > 0
-    assert graphs[-1] == graphs[0], "rows of other trees were compiled anew"
+    assert graphs[-1] == graphs[0], "layers were recompiled for other trees"

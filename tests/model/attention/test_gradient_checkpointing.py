@@ -1,4 +1,5 @@
-"""Layers whose activations are computed again: which ones, that no number changes, and what embeddings are spared."""
+"""Gradient checkpointing: which layers are recomputed, that gradients are unchanged, and that frozen embeddings get no
+gradient."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ from tests.helpers.support import TEXT, VISION, gradients, mixed_groups
 FolderOf = Callable[[str], Path]
 
 
-def adapted(path: Path, *, lora: bool = True, **options: Any) -> RewardModel:
-    """A checkpoint with a head and, with `lora`, adapters that do something and drop something out."""
+def build_reward_model(path: Path, *, lora: bool = True, **options: Any) -> RewardModel:
+    """Return a checkpoint with a head and, with `lora`, non-zero adapters with dropout."""
     backbone = load_backbone(path, **options)
     torch.manual_seed(1)
     head = make({"_target_": "mlp"}, "heads", backbone.hidden_size)
@@ -40,7 +41,7 @@ def adapted(path: Path, *, lora: bool = True, **options: Any) -> RewardModel:
 
 
 def passes_and_gradients(model: RewardModel, batch: TreeBatch) -> tuple[list[int], dict[str, Tensor]]:
-    """How often every layer of the language model ran in a step, and the step's gradients."""
+    """Return how often every decoder layer ran in a step, and the gradients of the step."""
     layers = decoder_layers(model.backbone.transformer)
     passes = [0] * len(layers)
 
@@ -51,7 +52,8 @@ def passes_and_gradients(model: RewardModel, batch: TreeBatch) -> tuple[list[int
         return hook
 
     hooks = [layer.self_attn.register_forward_pre_hook(count(index)) for index, layer in enumerate(layers)]
-    torch.manual_seed(0)  # dropout
+    # Dropout must draw the same masks in every model.
+    torch.manual_seed(0)
     loss, _ = BradleyTerry(centring=0.01)(model(batch), batch)
     loss.backward()
     for hook in hooks:
@@ -62,31 +64,31 @@ def passes_and_gradients(model: RewardModel, batch: TreeBatch) -> tuple[list[int
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("layout", ["tree", "plain"])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llama"])
-def test_the_first_layers_alone_run_twice_and_no_bit_changes(
+def test_checkpointed_layers_run_twice_with_equal_gradients(
     family: str, layout: Any, lora: bool, folder_of: FolderOf
 ) -> None:
-    """None, one or both of two layers are computed again; loss and gradients are equal, dropout included."""
+    """With zero, one or two recomputed layers, loss and gradients are bit-identical, also with dropout."""
     path = folder_of(family)
     encoder = load_encoder(path)
-    groups = [encoder(each) for each in mixed_groups(vision=family == "qwen2_5_vl")]
+    groups = [encoder(group) for group in mixed_groups(vision=family == "qwen2_5_vl")]
     batch = collate(groups, layout=layout, pad_id=encoder.pad_id)
     runs = {
-        (1, 1): adapted(path, lora=lora),
-        (2, 1): adapted(path, lora=lora, gradient_checkpointing=True, checkpoint_layers=1),
-        (2, 2): adapted(path, lora=lora, gradient_checkpointing=True),
+        (1, 1): build_reward_model(path, lora=lora),
+        (2, 1): build_reward_model(path, lora=lora, gradient_checkpointing=True, checkpoint_layers=1),
+        (2, 2): build_reward_model(path, lora=lora, gradient_checkpointing=True),
     }
-    found = {expected: passes_and_gradients(model, batch) for expected, model in runs.items()}
-    kept = found[1, 1][1]
-    assert len(kept) > 4
-    for expected, (passes, again) in found.items():
+    results = {expected: passes_and_gradients(model, batch) for expected, model in runs.items()}
+    expected_gradients = results[1, 1][1]
+    assert len(expected_gradients) > 4
+    for expected, (passes, actual_gradients) in results.items():
         assert tuple(passes) == expected
-        assert again.keys() == kept.keys()
-        for name, gradient in kept.items():
-            assert torch.equal(again[name], gradient), name
+        assert actual_gradients.keys() == expected_gradients.keys()
+        for name, gradient in expected_gradients.items():
+            assert torch.equal(actual_gradients[name], gradient), name
 
 
-def test_more_layers_than_there_are_is_refused(folder_of: FolderOf) -> None:
-    """The message names the key, the number, and how many layers there are."""
+def test_too_many_checkpoint_layers_are_refused(folder_of: FolderOf) -> None:
+    """The message names the key, its value and the number of layers."""
     with pytest.raises(ModelError, match=r"model\.backbone\.checkpoint_layers is 3; the language model has 2 layers"):
         load_backbone(folder_of("llama"), gradient_checkpointing=True, checkpoint_layers=3)
 
@@ -96,11 +98,11 @@ def test_more_layers_than_there_are_is_refused(folder_of: FolderOf) -> None:
 def test_frozen_embeddings_get_no_gradient(
     family: str, checkpointing: bool, folder_of: FolderOf, pictures_of: Callable[[str], TreeBatch]
 ) -> None:
-    """With adapters neither the embeddings' weights nor their output is in the backward pass; trained in full they
-    are."""
+    """With adapters, neither the weights of the embeddings nor their output require gradients; in full training both
+    do."""
     path = folder_of(family)
     for lora in (True, False):
-        model = adapted(path, lora=lora, gradient_checkpointing=checkpointing)
+        model = build_reward_model(path, lora=lora, gradient_checkpointing=checkpointing)
         embeddings: Any = model.backbone.transformer.get_input_embeddings()
         outputs: list[Tensor] = []
         embeddings.register_forward_hook(lambda *call, outputs=outputs: outputs.append(call[-1]))
@@ -111,30 +113,30 @@ def test_frozen_embeddings_get_no_gradient(
 
 
 def text_batch(path: Path) -> TreeBatch:
-    """Groups of text in one tree row."""
+    """Return text groups in one tree row."""
     encoder = load_encoder(path)
-    return collate([encoder(each) for each in mixed_groups(vision=False)], layout="tree", pad_id=encoder.pad_id)
+    return collate([encoder(group) for group in mixed_groups(vision=False)], layout="tree", pad_id=encoder.pad_id)
 
 
-def test_a_frozen_language_model_still_trains_its_head(folder_of: FolderOf) -> None:
-    """Nothing needs a gradient below the head, and checkpointing does not mind."""
-    model = adapted(folder_of("llama"), lora=False, gradient_checkpointing=True)
+def test_frozen_language_model_trains_its_head(folder_of: FolderOf) -> None:
+    """Gradient checkpointing works when no parameter below the head needs a gradient."""
+    model = build_reward_model(folder_of("llama"), lora=False, gradient_checkpointing=True)
     freeze(model.backbone, ["language"])
     model(text_batch(folder_of("llama"))).sum().backward()
     assert gradients(model).keys() == {f"head.{name}" for name, _ in model.head.named_parameters()}
 
 
-def test_neither_checkpointing_nor_adapters_warn_of_old_names(folder_of: FolderOf) -> None:
-    """A user sees no warning about what transformers renamed."""
+def test_no_future_warnings(folder_of: FolderOf) -> None:
+    """Checkpointing and adapters raise no FutureWarning about names that transformers renamed."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
-        adapted(folder_of("llama"), gradient_checkpointing=True)
+        build_reward_model(folder_of("llama"), gradient_checkpointing=True)
 
 
 @pytest.mark.parametrize("family", [*VISION, *TEXT])
-def test_no_logits_and_no_states_of_every_layer(family: str, folder_of: FolderOf) -> None:
-    """There is no language head, nothing as wide as the vocabulary comes out of any module but the weights of the
-    embeddings, and the states of single layers are not kept."""
+def test_backbone_computes_no_logits(family: str, folder_of: FolderOf) -> None:
+    """There is no language head, no module output is as wide as the vocabulary, and states of single layers are not
+    stored."""
     backbone: Backbone = load_backbone(folder_of(family))
     transformer: Any = backbone.transformer
     vocabulary = transformer.get_input_embeddings().weight.shape[0]

@@ -1,4 +1,4 @@
-"""The last layer works for pooled tokens alone: the same numbers for less work."""
+"""The restricted last layer: it computes pooled tokens only and gives the same states and gradients."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LAYOUTS = ("tree", "plain")
 
 
 def batch_of(path: Path, layout: Any) -> TreeBatch:
-    """Groups with and without pictures."""
+    """Return a batch of groups with and without images."""
     encoder = load_encoder(path)
-    return collate([encoder(each) for each in mixed_groups(vision=True)], layout=layout, pad_id=encoder.pad_id)
+    return collate([encoder(group) for group in mixed_groups(vision=True)], layout=layout, pad_id=encoder.pad_id)
 
 
 def adapted(path: Path, **options: Any) -> Backbone:
-    """With adapters that do something, those of the last layer too."""
+    """Return a backbone with non-zero adapters, also in its last layer."""
     backbone = load_backbone(path, **options)
     backbone.model = add_lora(backbone.transformer, rank=2, alpha=4.0)
     torch.manual_seed(0)
@@ -40,69 +40,70 @@ def adapted(path: Path, **options: Any) -> Backbone:
 
 
 def at_ends(hidden: Tensor, batch: TreeBatch) -> Tensor:
-    """Hidden states of the pooled tokens out of those of all."""
+    """Select the hidden states of the pooled tokens."""
     return hidden[batch.rows.ends[:, 0], batch.rows.ends[:, 1]]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_pooled_states_and_gradients_are_those_of_the_whole_layer(
+def test_pooled_states_and_gradients_equal_the_full_layer(
     layout: Any, checkpointing: bool, lora: bool, folder_of: FolderOf
 ) -> None:
-    """They equal what the layer makes when it works for every token, for every weight."""
+    """States and all gradients equal those of a last layer that computes every token."""
     path = folder_of("qwen2_5_vl")
     batch = batch_of(path, layout)
-    make = adapted if lora else load_backbone
-    backbone = make(path, gradient_checkpointing=checkpointing).train()
-    whole = at_ends(backbone.hidden_states(batch), batch)
-    upstream = torch.randn_like(whole)
-    torch.autograd.backward(whole, upstream)
+    load = adapted if lora else load_backbone
+    backbone = load(path, gradient_checkpointing=checkpointing).train()
+    full = at_ends(backbone.hidden_states(batch), batch)
+    upstream = torch.randn_like(full)
+    torch.autograd.backward(full, upstream)
     expected = gradients(backbone)
     backbone.zero_grad()
     pooled = backbone(batch)
-    torch.testing.assert_close(pooled, whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pooled, full, rtol=1e-5, atol=1e-5)
     torch.autograd.backward(pooled, upstream)
-    found = gradients(backbone)
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
+    actual = gradients(backbone)
+    assert actual.keys() == expected.keys()
+    for name, gradient in actual.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5 * float(expected[name].norm() + 1))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_rest_of_the_row_costs_the_last_layer_its_keys_and_values_alone(layout: Any, folder_of: FolderOf) -> None:
-    """The work saved is that of the query, the output and the feed-forward network of every token that is not pooled,
-    to the multiplication."""
+def test_last_layer_computes_only_keys_and_values_of_other_tokens(layout: Any, folder_of: FolderOf) -> None:
+    """The saved operations are exactly those of query, output and feed-forward network for every token that is not
+    pooled."""
     backbone = load_backbone(folder_of("qwen2")).eval()
     batch = collate([encoded_group(6, [4, 3]), encoded_group(3, [9, 2])], layout=layout, pad_id=0)
     config = backbone.transformer.config
     width = config.num_attention_heads * (config.hidden_size // config.num_attention_heads)
-    a_token = 2 * (2 * config.hidden_size * width + 3 * config.hidden_size * config.intermediate_size)
-    with torch.no_grad(), FlopCounterMode(display=False) as whole:
+    flops_per_token = 2 * (2 * config.hidden_size * width + 3 * config.hidden_size * config.intermediate_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as full_counter:
         backbone.hidden_states(batch)
-    with torch.no_grad(), FlopCounterMode(display=False) as pooled:
+    with torch.no_grad(), FlopCounterMode(display=False) as pooled_counter:
         backbone(batch)
-    spared = batch.rows.input_ids.numel() - len(batch.rows.ends)
-    linear = [
-        sum(n for op, n in each.get_flop_counts()["Global"].items() if "mm" in str(op)) for each in (whole, pooled)
+    num_skipped = batch.rows.input_ids.numel() - len(batch.rows.ends)
+    linear_flops = [
+        sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if "mm" in str(op))
+        for counter in (full_counter, pooled_counter)
     ]
-    assert linear[0] - linear[1] == spared * a_token
+    assert linear_flops[0] - linear_flops[1] == num_skipped * flops_per_token
 
 
-def test_all_states_are_right_again_after_pooled_ones(folder_of: FolderOf) -> None:
-    """The restriction ends with its batch: the states of all tokens do not depend on what was asked before."""
+def test_restriction_ends_with_its_batch(folder_of: FolderOf) -> None:
+    """The states of all tokens are unchanged after a pass that computed pooled tokens only."""
     path = folder_of("qwen2_5_vl")
     batch = batch_of(path, "plain")
     backbone = load_backbone(path).eval()
     with torch.no_grad():
-        before = backbone.hidden_states(batch)
+        expected = backbone.hidden_states(batch)
         backbone(batch)
-        assert torch.equal(backbone.hidden_states(batch), before)
+        assert torch.equal(backbone.hidden_states(batch), expected)
 
 
-def test_nothing_of_a_pass_is_left_behind(folder_of: FolderOf) -> None:
-    """After a forward pass, and after a backward pass that computed layers again, the last layer's modules are those of
-    any transformer."""
+def test_last_layer_is_restored_after_a_pass(folder_of: FolderOf) -> None:
+    """After a forward pass and after a backward pass with gradient checkpointing, the modules of the last layer behave
+    as before."""
     backbone = load_backbone(folder_of("qwen2"), gradient_checkpointing=True)
     layer = backbone.transformer.layers[-1].self_attn.q_proj  # type: ignore[union-attr, index]
     states = torch.eye(layer.in_features)
@@ -114,8 +115,8 @@ def test_nothing_of_a_pass_is_left_behind(folder_of: FolderOf) -> None:
     assert torch.equal(layer(states), expected)
 
 
-def test_adapters_that_come_and_go_are_restricted_too(folder_of: FolderOf) -> None:
-    """The layer's modules are found again once adapters took their place, and once they were folded in."""
+def test_restriction_works_after_adding_and_merging_adapters(folder_of: FolderOf) -> None:
+    """The restriction applies to the layer's modules after adapters are added and after they are merged."""
     path = folder_of("qwen2_5_vl")
     batch = batch_of(path, "tree")
     backbone = load_backbone(path).eval()

@@ -1,4 +1,4 @@
-"""Rotary positions that transformers scales by the longest sequence of a batch."""
+"""Rotary scalings for which transformers uses the longest sequence of a batch."""
 
 from __future__ import annotations
 
@@ -32,38 +32,41 @@ SCALED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
-def scorer(kind: str, folder: Path) -> Scorer:
-    """A small model with rotary positions of a kind, which are as they are up to 128 tokens."""
-    model, config, settings = SCALED[kind]
+def build_scorer(rope_type: str, folder: Path) -> Scorer:
+    """Return a scorer of a small model with this rotary scaling, which begins beyond 128 tokens."""
+    model, config, settings = SCALED[rope_type]
     tokenizer = byte_level_tokenizer()
     size: dict[str, Any] = text_settings(TinySizes(64, 2), tokenizer) | {"intermediate_size": 128} | settings
-    size["rope_parameters"] = {"rope_type": kind, "rope_theta": 10_000.0, **size.pop("rope")}
+    size["rope_parameters"] = {"rope_type": rope_type, "rope_theta": 10_000.0, **size.pop("rope")}
     write_checkpoint(folder, lambda: model(config(**size)), tokenizer=tokenizer, seed=0)
     recipe = Recipe(
         model=ModelRecipe(backbone=BackboneRecipe(path=str(folder)), head={"_target_": "linear"}),
         data=DataRecipe(sources={"rows": {"_target_": "jsonl"}}),
     )
-    reward = build_model(recipe.model, path=str(folder), seed=0).eval()
-    return Scorer(reward, encoder=load_encoder(folder), recipe=recipe)
+    reward_model = build_model(recipe.model, path=str(folder), seed=0).eval()
+    return Scorer(reward_model, encoder=load_encoder(folder), recipe=recipe)
 
 
-@pytest.mark.parametrize("kind", SCALED)
-def test_no_row_is_so_long_that_it_moves_the_scores_beside_it(kind: str, tmp_path: Path) -> None:
-    """Up to the limit an answer has one score in any company; beyond it is refused, and the error says why."""
-    small = scorer(kind, tmp_path / "base")
-    alone = small.score("Is 3 even?", ["no"])[0]
-    left = 128 - small.encode(_group("")).longest
-    longest = "9" * left
-    together = small.score("Is 3 even?", ["no", longest])
+@pytest.mark.parametrize("rope_type", SCALED)
+def test_long_row_does_not_change_other_scores(rope_type: str, tmp_path: Path) -> None:
+    """Up to the limit a response has the same score alone and with others.
+
+    A longer response is refused, and the error says why.
+    """
+    scorer = build_scorer(rope_type, tmp_path / "base")
+    alone = scorer.score("Is 3 even?", ["no"])[0]
+    num_free = 128 - scorer.encode(_group("")).longest
+    longest = "9" * num_free
+    together = scorer.score("Is 3 even?", ["no", longest])
     assert together[0] == pytest.approx(alone, abs=1e-5)
     with pytest.raises(DataError, match=r"129 tokens; beyond 128 .*rotary positions"):
-        small.score("Is 3 even?", ["no", longest + "9"])
+        scorer.score("Is 3 even?", ["no", longest + "9"])
     with pytest.raises(DataError, match="beyond 128"):
-        small.prompt("Is 3 even?").score(["no", longest + "9"])
-    assert small.score("Is 3 even?", ["no"])[0] == pytest.approx(alone, abs=1e-6)
+        scorer.prompt("Is 3 even?").score(["no", longest + "9"])
+    assert scorer.score("Is 3 even?", ["no"])[0] == pytest.approx(alone, abs=1e-6)
 
 
 def _group(answer: str) -> Group:
-    """A question with one answer."""
+    """Return a group with one question and one response."""
     turn = Turn("user", (Part("Is 3 even?"),))
     return Group(id="g", source="s", prompt=(turn,), responses=(answer,), preferences=())

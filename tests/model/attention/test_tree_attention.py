@@ -1,4 +1,4 @@
-"""Attention over tree rows against one softmax over the whole row, masked token by token as the definition says."""
+"""Attention over tree rows, compared with one softmax over the whole row and a mask built token by token."""
 
 from __future__ import annotations
 
@@ -44,23 +44,27 @@ Trees = Sequence[tuple[int, ...]]
 
 
 def visible(trees: Trees, limit: Limit = NO_LIMIT) -> Tensor:
-    """bool, shape `(T, T)`: a token sees what is not later, of its group, of the prefix or its own branch, and no
-    further back in its own sequence than the limit."""
-    tokens = []  # group, branch, place in the sequence of prefix and branch
+    """Return the mask, bool `(T, T)`.
+
+    A token sees earlier tokens of its group that belong to the prefix or to its own branch, no further back in its own
+    sequence than the limit.
+    """
+    # One tuple per token: group, branch, position in the sequence of prefix and branch.
+    tokens = []
     for group, (prefix, *branches) in enumerate(trees):
-        tokens += [(group, 0, place) for place in range(prefix)]
+        tokens += [(group, 0, position) for position in range(prefix)]
         for branch, size in enumerate(branches, 1):
-            tokens += [(group, branch, prefix + place) for place in range(size)]
-    seen = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
-    for i, (group, branch, place) in enumerate(tokens):
-        for j, (other, own, before) in enumerate(tokens[: i + 1]):
-            near = limit.window is None or place - before < limit.window
-            together = limit.chunk is None or place // limit.chunk == before // limit.chunk
-            seen[i, j] = group == other and own in (0, branch) and near and together
-    return seen
+            tokens += [(group, branch, prefix + position) for position in range(size)]
+    mask = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
+    for query, (group, branch, position) in enumerate(tokens):
+        for key, (other_group, other_branch, other_position) in enumerate(tokens[: query + 1]):
+            in_window = limit.window is None or position - other_position < limit.window
+            in_chunk = limit.chunk is None or position // limit.chunk == other_position // limit.chunk
+            mask[query, key] = group == other_group and other_branch in (0, branch) and in_window and in_chunk
+    return mask
 
 
-def by_definition(
+def reference_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -71,7 +75,7 @@ def by_definition(
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """Attention with one matrix of weights for the whole row, in float64."""
+    """Compute attention with one weight matrix for the whole row in float64."""
     key, value = (states.double().repeat_interleave(HEADS // KEY_HEADS, dim=1) for states in (key, value))
     logits = query.double() @ key.transpose(2, 3) * scaling
     if softcap is not None:
@@ -84,7 +88,7 @@ def by_definition(
 
 
 def random_trees(rng: random.Random) -> list[tuple[int, ...]]:
-    """One to four groups of one to five branches each."""
+    """Return one to four groups of one to five branches each."""
     return [
         (rng.randint(1, 20), *(rng.randint(1, 9) for _ in range(rng.randint(1, 5)))) for _ in range(rng.randint(1, 4))
     ]
@@ -99,25 +103,25 @@ CASES: dict[str, Trees] = {
 
 
 @pytest.mark.parametrize("trees", CASES.values(), ids=CASES.keys())
-def test_a_token_sees_its_prefix_and_its_own_branch(trees: Trees) -> None:
-    """Outputs and gradients are those of the definition."""
+def test_attention_equals_the_reference(trees: Trees) -> None:
+    """Outputs and gradients equal those of the reference."""
     torch.manual_seed(0)
     length = sum(map(sum, trees))
     states = [torch.randn(1, heads, length, WIDTH, requires_grad=True) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
     plan = TreePlan(trees, device="cpu")
     output, weights = tree_attention(nn.Module(), *states, attention_mask=LayerMask(NO_LIMIT, plan), scaling=0.3)
-    expected = by_definition(*states, trees, scaling=0.3)
+    expected = reference_attention(*states, trees, scaling=0.3)
     assert weights is None
     assert output.shape == (1, length, HEADS, WIDTH)
     torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
     upstream = torch.randn_like(output)
-    found = torch.autograd.grad(output, states, upstream)
-    wanted = torch.autograd.grad(expected, states, upstream.double())
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    actual_gradients = torch.autograd.grad(output, states, upstream)
+    expected_gradients = torch.autograd.grad(expected, states, upstream.double())
+    for actual, reference in zip(actual_gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(actual, reference, rtol=1e-5, atol=1e-5)
 
 
-KINDS: dict[str, tuple[Limit, dict[str, Any]]] = {
+OPTIONS: dict[str, tuple[Limit, dict[str, Any]]] = {
     "window": (Limit(window=4), {}),
     "window-of-itself": (Limit(window=1), {}),
     "window-longer-than-the-row": (Limit(window=10_000), {}),
@@ -128,9 +132,12 @@ KINDS: dict[str, tuple[Limit, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("limit", "options"), KINDS.values(), ids=KINDS.keys())
-def test_windows_chunks_soft_caps_and_sinks_are_those_of_the_definition(limit: Limit, options: dict[str, Any]) -> None:
-    """A window and a chunk are counted in the sequence of prefix and branch, not in the row; outputs and gradients."""
+@pytest.mark.parametrize(("limit", "options"), OPTIONS.values(), ids=OPTIONS.keys())
+def test_attention_options_equal_the_reference(limit: Limit, options: dict[str, Any]) -> None:
+    """Outputs and gradients equal those of the reference.
+
+    Windows and chunks are counted in the sequence of prefix and branch, not in the row.
+    """
     trees = [(9, 5, 3, 8), (3, 2)]
     torch.manual_seed(0)
     length = sum(map(sum, trees))
@@ -139,43 +146,42 @@ def test_windows_chunks_soft_caps_and_sinks_are_those_of_the_definition(limit: L
     output, _ = tree_attention(
         nn.Module(), *states, attention_mask=LayerMask(limit, plan), scaling=0.3, sliding_window=4, **options
     )
-    expected = by_definition(
+    expected = reference_attention(
         *states, trees, scaling=0.3, limit=limit, softcap=options.get("softcap"), sinks=options.get("s_aux")
     )
     torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
     upstream = torch.randn_like(output)
-    found = torch.autograd.grad(output, states, upstream)
-    wanted = torch.autograd.grad(expected, states, upstream.double())
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    actual_gradients = torch.autograd.grad(output, states, upstream)
+    expected_gradients = torch.autograd.grad(expected, states, upstream.double())
+    for actual, reference in zip(actual_gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(actual, reference, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("limit", "options"), KINDS.values(), ids=KINDS.keys())
-def test_tokens_that_are_read_and_tokens_after_a_cache_attend_as_in_the_row(
-    limit: Limit, options: dict[str, Any]
-) -> None:
-    """The layer that works for pooled tokens alone, and branches that come after the cached keys of their prefix, give
-    what the whole row gives there."""
+@pytest.mark.parametrize(("limit", "options"), OPTIONS.values(), ids=OPTIONS.keys())
+def test_restricted_and_cached_attention_equal_the_row(limit: Limit, options: dict[str, Any]) -> None:
+    """The layer that computes pooled tokens only, and branches after the cached keys of their prefix, give the outputs
+    of the whole row."""
     tree = (9, 5, 3, 8)
     torch.manual_seed(0)
     states = [torch.randn(1, heads, sum(tree), WIDTH) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
     layer: Any = nn.Module()
     layer.layer_idx = 1
     masks = [
-        LayerMask(limit, TreePlan([tree], device="cpu", **kind)) for kind in ({}, {"restricted": 1}, {"cached": True})
+        LayerMask(limit, TreePlan([tree], device="cpu", **plan_options))
+        for plan_options in ({}, {"restricted": 1}, {"cached": True})
     ]
     options = options | {"scaling": 0.3}
-    whole, _ = tree_attention(layer, *states, masks[0], **options)
-    read, _ = tree_attention(layer, *states, masks[1], **options)
+    full, _ = tree_attention(layer, *states, masks[0], **options)
+    restricted, _ = tree_attention(layer, *states, masks[1], **options)
     ends = [9 + 4, 9 + 7, 9 + 15]
-    torch.testing.assert_close(read[:, ends], whole[:, ends], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(restricted[:, ends], full[:, ends], rtol=1e-5, atol=1e-5)
     query, key, value = states
-    after, _ = tree_attention(layer, query[:, :, 9:], key, value, masks[2], **options)
-    torch.testing.assert_close(after, whole[:, 9:], rtol=1e-5, atol=1e-5)
+    cached, _ = tree_attention(layer, query[:, :, 9:], key, value, masks[2], **options)
+    torch.testing.assert_close(cached, full[:, 9:], rtol=1e-5, atol=1e-5)
 
 
-def test_the_limit_of_a_layer_is_read_from_its_mask_function() -> None:
-    """What transformers builds for its kinds of layers; what it is not built for is refused."""
+def test_limit_is_read_from_the_mask_function() -> None:
+    """The masks that transformers builds for its layer types give their limit; other masks are refused."""
     padding = torch.zeros(1, dtype=torch.long)
     assert read_limit(causal_mask_function) == NO_LIMIT
     assert read_limit(sliding_window_causal_mask_function(4)) == Limit(window=4)
@@ -194,20 +200,21 @@ def test_the_limit_of_a_layer_is_read_from_its_mask_function() -> None:
 
 
 @pytest.mark.parametrize("keyword", ["position_bias", "sinks", "indices", "never_heard_of"])
-def test_a_keyword_that_is_not_implemented_is_refused_by_name(keyword: str) -> None:
-    """Nothing that a family hands to its attention is dropped in silence; None asks for nothing."""
+def test_unsupported_keyword_is_refused(keyword: str) -> None:
+    """An attention argument of a family is never dropped silently; None is accepted."""
     states = [torch.randn(1, HEADS, 5, WIDTH) for _ in range(3)]
-    whole = LayerMask(NO_LIMIT, TreePlan([(3, 2)], device="cpu"))
-    tree_attention(nn.Module(), *states, whole, **{keyword: None})
+    mask = LayerMask(NO_LIMIT, TreePlan([(3, 2)], device="cpu"))
+    tree_attention(nn.Module(), *states, mask, **{keyword: None})
     with pytest.raises(ModelError, match=keyword):
-        tree_attention(nn.Module(), *states, whole, **{keyword: torch.zeros(1)})
-    if keyword != "position_bias":  # which plain rows have
+        tree_attention(nn.Module(), *states, mask, **{keyword: torch.zeros(1)})
+    # Plain rows support a position bias.
+    if keyword != "position_bias":
         with pytest.raises(ModelError, match=keyword):
             tree_attention(nn.Module(), *states, None, **{keyword: torch.zeros(1)})
 
 
-def test_a_layer_that_masks_by_itself_or_sees_later_tokens_is_refused() -> None:
-    """A tree row is never attended to as a plain one, nor with what is later."""
+def test_missing_or_non_causal_mask_is_refused() -> None:
+    """A tree row is never processed with the mask of a plain row, nor with attention to later tokens."""
     states = [torch.randn(1, HEADS, 5, WIDTH) for _ in range(3)]
     plan = TreePlan([(3, 2)], device="cpu")
     with pytest.raises(ModelError, match="Module"):
@@ -216,8 +223,9 @@ def test_a_layer_that_masks_by_itself_or_sees_later_tokens_is_refused() -> None:
         tree_attention(nn.Module(), *states, LayerMask(NO_LIMIT, plan), is_causal=False)
 
 
-def test_masks_are_those_of_tree_rows_only_where_they_are_asked_for() -> None:
-    """Inside the context a mask is the layer's limit; outside, and in another thread, it is a mask of plain rows."""
+def test_tree_masks_apply_in_their_context_only() -> None:
+    """Inside the context a mask is the limit of the layer; outside of it, and in another thread, it is a mask of plain
+    rows."""
     size: dict[str, Any] = {"batch_size": 1, "q_length": 4, "kv_length": 4, "allow_is_causal_skip": False}
     size["mask_function"] = sliding_window_causal_mask_function(2)
     plan = TreePlan([(3, 2)], device="cpu")
@@ -228,8 +236,8 @@ def test_masks_are_those_of_tree_rows_only_where_they_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_calls_of_a_plan_cover_the_row_in_its_order(seed: int) -> None:
-    """The pieces add up to the row, prefixes are whole, and no call of short branches is longer than it may be."""
+def test_plan_covers_the_row_in_order(seed: int) -> None:
+    """The sizes of the pieces sum to the row, prefixes are whole, and the masks of branches have the matching shape."""
     trees = random_trees(random.Random(seed))
     plan = TreePlan(trees, device="cpu")
     assert sum(plan.sizes) == sum(map(sum, trees))
@@ -241,21 +249,22 @@ def test_the_calls_of_a_plan_cover_the_row_in_its_order(seed: int) -> None:
             assert piece.mask.shape == (piece.tokens, plan.sizes[piece.prefix] + piece.tokens)
 
 
-def test_short_branches_share_a_call_and_long_ones_do_not() -> None:
-    """Branches are put together as long as they stay within `MAX_SHARED_TOKENS` tokens."""
+def test_short_branches_share_a_call() -> None:
+    """Branches are combined up to `MAX_SHARED_TOKENS` tokens."""
     half = MAX_SHARED_TOKENS // 2
     assert TreePlan([(4, half, half, 1, MAX_SHARED_TOKENS)], device="cpu").sizes == [4, 2 * half, 1, MAX_SHARED_TOKENS]
 
 
-def test_a_mask_is_no_larger_than_its_branches_need() -> None:
-    """Two branches of one and two tokens, after a prefix of two."""
+def test_branch_mask() -> None:
+    """The mask of two branches with one and two tokens after a prefix of two."""
     expected = [[1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]]
     assert branch_mask(2, [1, 2]).int().tolist() == expected
 
 
-def test_transformers_knows_the_attention_by_its_name() -> None:
-    """The name that backbones are loaded with stands for this function, and for a way of masking plain rows."""
+def test_attention_is_registered_with_transformers() -> None:
+    """The name used to load backbones is registered for this function and for the mask of plain rows."""
     register_tree_attention()
     registered = AttentionInterface()[TREE_ATTENTION]
-    assert inspect.unwrap(registered) is tree_attention  # marked so that compiled layers do not trace into it
+    # The registered function is wrapped so that torch.compile does not trace into it.
+    assert inspect.unwrap(registered) is tree_attention
     assert TREE_ATTENTION in AttentionMaskInterface()

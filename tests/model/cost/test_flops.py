@@ -1,4 +1,4 @@
-"""The cost of a step, counted from shapes, is what torch sees the real model do."""
+"""Floating-point operations of a step, calculated from shapes and compared with torch's counter on the real model."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.slow
 
 FolderOf = Callable[[str], Path]
 HEAD = {"_target_": "mlp", "layers": 2}
-SPEAKING: dict[str, dict[str, Any]] = {
+GENERATIVE_HEADS: dict[str, dict[str, Any]] = {
     "critic": {"prompt": "critique_brief"},
     "generative": {"prompt": "pairwise_brief"},
 }
 LINEAR = ("mm", "addmm", "convolution", "convolution_backward")
-# What is trained of a model: all, a part, adapters.
-TRAINED: dict[str, dict[str, Any]] = {
+# The trained parts of a model: all weights, one part, or adapters.
+TRAINED_PARTS: dict[str, dict[str, Any]] = {
     "all": {},
     "no vision": {"freeze": ["vision"]},
     "merger": {"freeze": ["vision", "language"]},
@@ -54,54 +54,51 @@ def recipe(
     checkpointing: bool = False,
     pooling: PoolingName = "last",
 ) -> ModelRecipe:
-    """A small model of which something is trained."""
+    """Return the recipe of a small model with these parts trained."""
     backbone = BackboneRecipe(freeze=list(freeze), gradient_checkpointing=checkpointing)
     return ModelRecipe(backbone=backbone, lora=lora, head=HEAD, pooling=pooling)
 
 
 def batch_of(path: Path, *, layout: Layout = "tree", vision: bool = True) -> TreeBatch:
-    """Groups of many shapes."""
+    """Return a batch of groups of many shapes."""
     encoder = load_encoder(path)
-    return collate([encoder(each) for each in mixed_groups(vision=vision)], layout=layout, pad_id=encoder.pad_id)
+    return collate([encoder(item) for item in mixed_groups(vision=vision)], layout=layout, pad_id=encoder.pad_id)
 
 
-def seen(model: RewardModel, batch: TreeBatch) -> int:
-    """Operations of linear layers that torch counts in a step."""
+def count_with_torch(model: RewardModel, batch: TreeBatch) -> int:
+    """Return the operations of linear layers that torch counts in a step."""
     with FlopCounterMode(display=False) as counter:
         torch.autograd.backward(model(batch).sum())
     counts = {str(name).removeprefix("aten."): flops for name, flops in counter.get_flop_counts()["Global"].items()}
-    assert set(counts) <= {*LINEAR, "bmm"}  # bmm: rotary positions; attention on the CPU is not among torch's counts
+    # bmm computes rotary positions; torch does not count attention on the CPU.
+    assert set(counts) <= {*LINEAR, "bmm"}
     return sum(flops for name, flops in counts.items() if name != "bmm")
 
 
-def linear(flops: Flops) -> int:
-    """All but attention."""
+def linear_flops(flops: Flops) -> int:
+    """Return all operations except those of attention."""
     return flops.total - flops.attention
 
 
-@pytest.mark.parametrize("trained", TRAINED)
+@pytest.mark.parametrize("trained", TRAINED_PARTS)
 @pytest.mark.parametrize("family", VISION)
-def test_linear_layers_with_pictures_are_counted_to_the_multiplication(
-    family: str, trained: str, folder_of: FolderOf
-) -> None:
-    """Forward and backward, wherever gradients are needed and nowhere else."""
+def test_linear_layers_with_images_are_counted_exactly(family: str, trained: str, folder_of: FolderOf) -> None:
+    """Forward and backward operations are counted exactly where gradients are needed."""
     path = folder_of(family)
-    model = build_model(recipe(**TRAINED[trained]), path=str(path), seed=0)
+    model = build_model(recipe(**TRAINED_PARTS[trained]), path=str(path), seed=0)
     batch = batch_of(path)
-    assert linear(count_batch(model, batch)) == seen(model, batch)
+    assert linear_flops(count_batch(model, batch)) == count_with_torch(model, batch)
 
 
 @pytest.mark.parametrize("trained", ["all", "head", "adapters"])
 @pytest.mark.parametrize("family", [*TEXT, *VISION])
-def test_linear_layers_of_text_are_counted_to_the_multiplication(
-    family: str, trained: str, folder_of: FolderOf
-) -> None:
-    """In text-only backbones, and in those whose vision tower has nothing to do."""
+def test_linear_layers_with_text_are_counted_exactly(family: str, trained: str, folder_of: FolderOf) -> None:
+    """The count is exact for text-only backbones and for image backbones on a batch without images."""
     path = folder_of(family)
-    model = build_model(recipe(**TRAINED[trained]), path=str(path), seed=0)
+    model = build_model(recipe(**TRAINED_PARTS[trained]), path=str(path), seed=0)
     batch = batch_of(path, vision=False)
     flops = count_batch(model, batch)
-    assert linear(flops) == seen(model, batch)
+    assert linear_flops(flops) == count_with_torch(model, batch)
     assert flops.vision == 0
 
 
@@ -110,40 +107,45 @@ def test_linear_layers_of_text_are_counted_to_the_multiplication(
 )
 @pytest.mark.parametrize("layout", ["tree", "plain"])
 @pytest.mark.parametrize("pooling", ["last_text", "mean"])
-def test_what_is_read_is_counted_to_the_multiplication(
+def test_pooled_tokens_are_counted_exactly(
     pooling: PoolingName, layout: Layout, trained: str, checkpointing: bool, folder_of: FolderOf
 ) -> None:
-    """Of the last layer, for the tokens that are read; of the head, for every response once."""
+    """The last layer is counted for the pooled tokens, and the head once per response."""
     path = str(folder_of("qwen3"))
     encoder = load_encoder(path)
-    # of one length, so that plain rows have no padding, whose work torch sees and no step needs
+    # Responses of one length: padding in plain rows would add operations that torch counts and no step needs.
     encoded = encoder(group("Which?", ("one", "two", "six")))
     batch = collate([encoded], layout=layout, pad_id=encoder.pad_id)
-    asked = recipe(**TRAINED[trained], checkpointing=checkpointing, pooling=pooling)
-    model = build_model(asked, path=path, seed=0)
+    model_recipe = recipe(**TRAINED_PARTS[trained], checkpointing=checkpointing, pooling=pooling)
+    model = build_model(model_recipe, path=path, seed=0)
     flops = count_batch(model, batch)
-    assert count(outline(asked, path=path), batch_shapes(batch)) == flops
-    again = flops.recomputed - count_batch(model, batch, training=False).attention if checkpointing else 0
-    assert linear(flops) + again == seen(model, batch)
+    assert count(outline(model_recipe, path=path), batch_shapes(batch)) == flops
+    recomputed = flops.recomputed - count_batch(model, batch, training=False).attention if checkpointing else 0
+    assert linear_flops(flops) + recomputed == count_with_torch(model, batch)
     assert flops.head == 3 * count_batch(model, batch, training=False).head - (trained == "head") * 2 * 3 * 64 * 64
 
 
-def test_what_is_named_is_counted_where_it_is_named(folder_of: FolderOf) -> None:
-    """The small text model by hand: 2 layers, width 64, feed-forward 128, 4 heads of 16 of which 2 have keys; adapters
-    of rank 4; a tree of 5 tokens and branches of 2 and 3."""
+def test_parts_are_counted_separately(folder_of: FolderOf) -> None:
+    """The parts are calculated by hand for the small text model: 2 layers, width 64, feed-forward 128, 4 query heads
+    and 2 key heads of 16, adapters of rank 4, and a tree of 5 tokens with branches of 2 and 3."""
     model = build_model(recipe(lora=LoraRecipe(rank=4)), path=str(folder_of("qwen2")), seed=0)
     flops = count(model, [SequenceShape(5, (2, 3))])
-    keys, query, feed = 2 * 64 * 32, 64 * 64, 64 * 128
-    # ten tokens in the first layer, where the projections need no gradient of their input, and two in the last one
-    first = 10 * (keys + query) + 2 * 10 * (query + 3 * feed)
-    last = 2 * (10 * keys + 2 * (2 * query + 3 * feed))
-    assert flops.language == 2 * (first + last)
-    low, high = 4 * 64, 4 * 32  # of one side of an adapter
-    wide = 4 * 128
-    first = 10 * (2 * low + 3 * low) + 2 * 10 * (2 * low + 3 * high) + 10 * 3 * (low + low + 3 * (low + wide))
-    last = 10 * 3 * 2 * (low + high) + 2 * 3 * (4 * low + 3 * (low + wide))
-    assert flops.lora == 2 * (first + last)
-    # 15 + (10 + 3) + (15 + 6) pairs in the first layer, 7 + 8 in the last; each multiplies 64 numbers twice, thrice
+    key_value, query, feed_forward = 2 * 64 * 32, 64 * 64, 64 * 128
+    # Ten tokens in the first layer, whose projections need no gradient of their input, and two in the last layer.
+    first_layer = 10 * (key_value + query) + 2 * 10 * (query + 3 * feed_forward)
+    last_layer = 2 * (10 * key_value + 2 * (2 * query + 3 * feed_forward))
+    assert flops.language == 2 * (first_layer + last_layer)
+    # Sizes of adapter matrices of rank 4, by their other dimension.
+    adapter_64, adapter_32 = 4 * 64, 4 * 32
+    adapter_128 = 4 * 128
+    first_layer = (
+        10 * (2 * adapter_64 + 3 * adapter_64)
+        + 2 * 10 * (2 * adapter_64 + 3 * adapter_32)
+        + 10 * 3 * (adapter_64 + adapter_64 + 3 * (adapter_64 + adapter_128))
+    )
+    last_layer = 10 * 3 * 2 * (adapter_64 + adapter_32) + 2 * 3 * (4 * adapter_64 + 3 * (adapter_64 + adapter_128))
+    assert flops.lora == 2 * (first_layer + last_layer)
+    # 15 + (10 + 3) + (15 + 6) pairs in the first layer, 7 + 8 in the last; two products of 64 numbers, in three passes.
     assert flops.attention == 3 * 4 * 64 * (49 + 15)
     assert flops.head == 2 * 2 * 3 * (64 * 64 + 64)
     assert (flops.vision, flops.recomputed) == (0, 0)
@@ -159,29 +161,27 @@ def test_what_is_named_is_counted_where_it_is_named(folder_of: FolderOf) -> None
         ("generative", "adapters"),
     ],
 )
-def test_what_is_taught_is_counted_to_the_multiplication(
-    head: str, family: str, trained: str, folder_of: FolderOf
-) -> None:
-    """The logits of every token that a head is taught to write, and a last layer that works for all tokens."""
+def test_language_targets_are_counted_exactly(head: str, family: str, trained: str, folder_of: FolderOf) -> None:
+    """The logits of every target token are counted, and a last layer that computes all tokens."""
     path = str(folder_of(family))
-    asked = replace(recipe(**TRAINED[trained]), head={"_target_": head} | SPEAKING[head])
-    model = build_model(asked, path=path, seed=0)
+    model_recipe = replace(recipe(**TRAINED_PARTS[trained]), head={"_target_": head} | GENERATIVE_HEADS[head])
+    model = build_model(model_recipe, path=path, seed=0)
     encoder = load_encoder(path).with_branch_template(model.head.branch_template)  # type: ignore[arg-type]
-    told = [
-        replace(each, critiques=tuple(f"{text} is so." for text in each.responses))
-        for each in mixed_groups(vision="vl" in family)
-        if len(each.responses) > 1
+    groups = [
+        replace(item, critiques=tuple(f"{text} is so." for text in item.responses))
+        for item in mixed_groups(vision="vl" in family)
+        if len(item.responses) > 1
     ]
-    encoded = [encoder(each, with_targets=True) for each in told]
+    encoded = [encoder(item, with_targets=True) for item in groups]
     batch = collate(encoded, layout="tree", pad_id=encoder.pad_id)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         outputs = critic_outputs(model, batch)
         assert outputs.language is not None
         total = sum(outputs.scores, outputs.language).sum()
         torch.autograd.backward(total)
-    found = sum(counter.get_flop_counts()["Global"].get(getattr(torch.ops.aten, name), 0) for name in LINEAR)
-    assert linear(count_batch(model, batch)) == found
-    assert count(outline(asked, path=path), batch_shapes(batch)) == count_batch(model, batch)
+    counted = sum(counter.get_flop_counts()["Global"].get(getattr(torch.ops.aten, name), 0) for name in LINEAR)
+    assert linear_flops(count_batch(model, batch)) == counted
+    assert count(outline(model_recipe, path=path), batch_shapes(batch)) == count_batch(model, batch)
     assert sum(shape.written for group in encoded for shape in group_shapes(group, layout="tree")) == len(
         batch.targets.positions
     )
@@ -189,33 +189,33 @@ def test_what_is_taught_is_counted_to_the_multiplication(
 
 @pytest.mark.parametrize("pooling", ["last", "last_text", "mean"])
 @pytest.mark.parametrize("layout", ["tree", "plain"])
-def test_pairs_are_those_that_the_law_of_attention_lets_see(
-    layout: Any, pooling: PoolingName, folder_of: FolderOf
-) -> None:
-    """Same group, not later, and of the prefix or of the same branch: counted in the batch, token by token."""
+def test_attention_pairs_equal_the_visible_tokens(layout: Any, pooling: PoolingName, folder_of: FolderOf) -> None:
+    """A token sees earlier tokens of its group that belong to the prefix or to its own branch; pairs are counted token
+    by token."""
     batch = batch_of(folder_of("qwen2"), layout=layout, vision=False)
     columns = {
         "last": lambda row: batch.rows.ends[batch.rows.ends[:, 0] == row, 1],
         "last_text": lambda row: batch.rows.ends[batch.rows.ends[:, 0] == row, 1] - 1,
         "mean": lambda row: (batch.rows.branch[row] > 0).nonzero().flatten(),
     }[pooling]
-    pairs = read = pairs_of_read = 0
+    num_pairs = num_pooled = num_pooled_pairs = 0
     for row in range(len(batch.rows.group)):
-        group_of, branch = batch.rows.group[row], batch.rows.branch[row]
-        same = (group_of[:, None] == group_of) & (group_of >= 0)
-        sees = same & ((branch == 0) | (branch[:, None] == branch)) & torch.ones_like(same).tril()
-        pairs += int(sees.sum())
-        read += len(columns(row))
-        pairs_of_read += int(sees[columns(row)].sum())
+        group_index, branch = batch.rows.group[row], batch.rows.branch[row]
+        same_group = (group_index[:, None] == group_index) & (group_index >= 0)
+        visible = same_group & ((branch == 0) | (branch[:, None] == branch)) & torch.ones_like(same_group).tril()
+        num_pairs += int(visible.sum())
+        num_pooled += len(columns(row))
+        num_pooled_pairs += int(visible[columns(row)].sum())
     shapes = batch_shapes(batch)
-    assert sum(shape.pairs for shape in shapes) == pairs
-    assert sum(shape.pooled(Pooling(pooling)) for shape in shapes) == read
-    assert sum(shape.pairs_of_pooled(Pooling(pooling)) for shape in shapes) == pairs_of_read
+    assert sum(shape.pairs for shape in shapes) == num_pairs
+    assert sum(shape.pooled(Pooling(pooling)) for shape in shapes) == num_pooled
+    assert sum(shape.pairs_of_pooled(Pooling(pooling)) for shape in shapes) == num_pooled_pairs
 
 
 @pytest.mark.parametrize("family", VISION)
-def test_attention_of_the_vision_tower_is_what_torch_sees(family: str, folder_of: FolderOf) -> None:
-    """It has no blind pairs, so that it can be compared: in windows, in whole pictures, of several sizes."""
+def test_vision_attention_equals_the_count_of_torch(family: str, folder_of: FolderOf) -> None:
+    """The vision tower masks no pairs inside its windows, so torch's count is exact for windows and full images of
+    several sizes."""
     path = folder_of(family)
     model = build_model(recipe(), path=str(path), seed=0)
     batch = batch_of(path)
@@ -224,72 +224,94 @@ def test_attention_of_the_vision_tower_is_what_torch_sees(family: str, folder_of
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         states = encode(model.backbone.transformer, batch.images.pixels.values, batch.images.grids)
         torch.autograd.backward(torch.cat(states, dim=1).sum())
-    found = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
-    with_pictures, text = count_batch(model, batch), count(model, [without_pictures(s) for s in batch_shapes(batch)])
-    assert with_pictures.attention - text.attention == found
+    counted = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
+    with_pictures, text_only = (
+        count_batch(model, batch),
+        count(model, [without_images(shape) for shape in batch_shapes(batch)]),
+    )
+    assert with_pictures.attention - text_only.attention == counted
 
 
-def without_pictures(shape: SequenceShape) -> SequenceShape:
-    """The tree alone."""
+def without_images(shape: SequenceShape) -> SequenceShape:
+    """Return the shape without its images."""
     return SequenceShape(shape.prefix, shape.branches)
 
 
 @pytest.mark.parametrize(
     ("grid", "pairs"), [((1, 8, 8), 64**2), ((1, 10, 8), 64**2 + 16**2), ((2, 4, 4), 2 * 16**2)]
 )  # fmt: skip
-def test_windows_end_at_the_edge_of_the_picture(grid: Any, pairs: int) -> None:
-    """Windows of eight patches a side: one, one and a rest, and one a frame."""
+def test_windows_end_at_the_edge_of_the_image(grid: Any, pairs: int) -> None:
+    """Windows of eight patches per side: one window, one window with a remainder, and one window per frame."""
     assert window_pairs(grid, window=4, merge=2) == pairs
 
 
 @pytest.mark.parametrize("family", VISION)
 @pytest.mark.parametrize("trained", ["all", "adapters"])
-def test_gradient_checkpointing_is_told_apart(trained: str, family: str, folder_of: FolderOf) -> None:
-    """The useful work is the same; on top comes what torch sees more of, where there are gradients to compute."""
+def test_recomputed_operations_are_counted_separately(trained: str, family: str, folder_of: FolderOf) -> None:
+    """The useful operations are the same with gradient checkpointing; `recomputed` is what torch counts in addition."""
     path = folder_of(family)
     batch = batch_of(path)
-    options = TRAINED[trained]
-    plain, again = (build_model(recipe(checkpointing=on, **options), path=str(path), seed=0) for on in (False, True))
-    counted = count_batch(again, batch)
-    assert counted.total == count_batch(plain, batch).total
+    parts = TRAINED_PARTS[trained]
+    plain, checkpointed = (
+        build_model(recipe(checkpointing=checkpointing, **parts), path=str(path), seed=0)
+        for checkpointing in (False, True)
+    )
+    flops = count_batch(checkpointed, batch)
+    assert flops.total == count_batch(plain, batch).total
     assert count_batch(plain, batch).recomputed == 0
-    text = [without_pictures(shape) for shape in batch_shapes(batch)]
-    forward = count_batch(again, batch, training=False) if trained == "all" else count(again, text, training=False)
-    more = seen(again, batch) - seen(plain, batch)
-    if trained == "adapters":  # of the last product's adapters the second half is spared too, but in the last layer
-        layers = again.backbone.transformer.config.get_text_config().num_hidden_layers
-        more += (layers - 1) * 2 * 4 * 64 * sum(shape.tokens for shape in text)
-    assert counted.recomputed - forward.attention == more
+    text_shapes = [without_images(shape) for shape in batch_shapes(batch)]
+    forward = (
+        count_batch(checkpointed, batch, training=False)
+        if trained == "all"
+        else count(checkpointed, text_shapes, training=False)
+    )
+    extra = count_with_torch(checkpointed, batch) - count_with_torch(plain, batch)
+    # Matrix B of the last product's adapters is not recomputed, except in the last layer.
+    if trained == "adapters":
+        layers = checkpointed.backbone.transformer.config.get_text_config().num_hidden_layers
+        extra += (layers - 1) * 2 * 4 * 64 * sum(shape.tokens for shape in text_shapes)
+    assert flops.recomputed - forward.attention == extra
 
 
 @pytest.mark.parametrize(
-    ("family", "trained"), [*(("qwen2_5_vl", trained) for trained in TRAINED), *((each, "all") for each in VISION[1:])]
+    ("family", "trained"),
+    [*(("qwen2_5_vl", trained) for trained in TRAINED_PARTS), *((family, "all") for family in VISION[1:])],
 )
-def test_the_outline_of_a_recipe_counts_like_its_model(family: str, trained: str, folder_of: FolderOf) -> None:
-    """With no weight in memory."""
+def test_outline_has_the_same_counts_as_the_model(family: str, trained: str, folder_of: FolderOf) -> None:
+    """An outline on the meta device has the parameters and the counts of the built model."""
     path = str(folder_of(family))
-    outlined = outline(recipe(**TRAINED[trained]), path=path)
-    model = build_model(recipe(**TRAINED[trained]), path=path, seed=0)
-    assert {p.device.type for p in outlined.parameters()} == {"meta"}
-    names = [(name, p.shape, p.dtype, p.requires_grad) for name, p in model.named_parameters()]
-    assert [(name, p.shape, p.dtype, p.requires_grad) for name, p in outlined.named_parameters()] == names
+    outlined = outline(recipe(**TRAINED_PARTS[trained]), path=path)
+    model = build_model(recipe(**TRAINED_PARTS[trained]), path=path, seed=0)
+    assert {parameter.device.type for parameter in outlined.parameters()} == {"meta"}
+    parameters = [
+        (name, parameter.shape, parameter.dtype, parameter.requires_grad)
+        for name, parameter in model.named_parameters()
+    ]
+    assert [
+        (name, parameter.shape, parameter.dtype, parameter.requires_grad)
+        for name, parameter in outlined.named_parameters()
+    ] == parameters
     shapes = [SequenceShape(20, (4, 5), ((1, 4, 6),))]
     assert count(outlined, shapes) == count(model, shapes)
 
 
-def test_the_shape_of_a_group_is_that_of_its_batch(folder_of: FolderOf) -> None:
-    """In both layouts, pictures included."""
+def test_group_shapes_equal_batch_shapes(folder_of: FolderOf) -> None:
+    """The shapes of an encoded group equal those of its batch in both layouts, with images."""
     encoder = load_encoder(folder_of("qwen2_5_vl"))
     encoded = encoder(group(images=2))
     for layout in ("tree", "plain"):
         batch = collate([encoded], layout=layout, pad_id=encoder.pad_id)
-        mine, theirs = group_shapes(encoded, layout=layout), batch_shapes(batch)
-        assert [(s.prefix, s.branches) for s in mine] == [(s.prefix, s.branches) for s in theirs]
-        assert [grid for s in mine for grid in s.images] == [grid for s in theirs for grid in s.images]
+        from_group, from_batch = group_shapes(encoded, layout=layout), batch_shapes(batch)
+        assert [(shape.prefix, shape.branches) for shape in from_group] == [
+            (shape.prefix, shape.branches) for shape in from_batch
+        ]
+        assert [grid for shape in from_group for grid in shape.images] == [
+            grid for shape in from_batch for grid in shape.images
+        ]
 
 
-def test_scoring_is_the_forward_pass_alone(folder_of: FolderOf) -> None:
-    """A third of a step in which everything is trained, but for the patches, whose gradient nobody needs."""
+def test_scoring_counts_the_forward_pass_only(folder_of: FolderOf) -> None:
+    """Scoring costs a third of a step that trains all weights, apart from the patches, whose gradient is not needed."""
     path = folder_of("qwen2_5_vl")
     model = build_model(recipe(), path=str(path), seed=0)
     batch = batch_of(path)
@@ -298,8 +320,8 @@ def test_scoring_is_the_forward_pass_alone(folder_of: FolderOf) -> None:
     assert 3 * count_batch(model, batch, training=False).total - patches // 2 == count_batch(model, batch).total
 
 
-def test_layers_that_are_not_known_are_not_guessed_at(folder_of: FolderOf) -> None:
-    """The error names them."""
+def test_unknown_layers_are_refused(folder_of: FolderOf) -> None:
+    """The error names the layer."""
     model = build_model(recipe(), path=str(folder_of("qwen2")), seed=0)
     transformer: Any = model.backbone.transformer
     transformer.layers[0].mlp.router = torch.nn.Linear(64, 2)

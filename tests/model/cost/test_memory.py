@@ -1,4 +1,4 @@
-"""What training is expected to hold is about what torch keeps."""
+"""The memory estimate of training, compared with the bytes that torch stores."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from tests.helpers.support import mixed_groups
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model wide enough that its tokens weigh more than what is kept once a batch."""
-    made = tmp_path_factory.mktemp("wide")
-    tiny_qwen2_5_vl(made, hidden_size=256, layers=4, vision_layers=3)
-    return made
+    """Return a model wide enough that the memory of its tokens exceeds the memory that is fixed per batch."""
+    folder = tmp_path_factory.mktemp("wide")
+    tiny_qwen2_5_vl(folder, hidden_size=256, layers=4, vision_layers=3)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def batch(folder: Path) -> TreeBatch:
-    """Some hundreds of tokens."""
+    """Return a batch of some hundreds of tokens."""
     encoder = load_encoder(folder)
-    return collate([encoder(each) for each in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
+    return collate([encoder(item) for item in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
 
 
 def model_recipe(*, lora: LoraRecipe | None = None, pooling: PoolingName = "last", **backbone: Any) -> ModelRecipe:
-    """A linear head on a backbone with some options."""
+    """Return the recipe of a linear head on a backbone with these options."""
     return ModelRecipe(backbone=BackboneRecipe(**backbone), lora=lora, head={"_target_": "linear"}, pooling=pooling)
 
 
-def kept(model: RewardModel, batch: TreeBatch, *, mixed: bool) -> int:
-    """Bytes that torch keeps for the backward pass, every storage once, weights left out."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    found: dict[int, torch.Tensor] = {}
+def measure_saved_bytes(model: RewardModel, batch: TreeBatch, *, mixed: bool) -> int:
+    """Return the bytes that torch saves for the backward pass, every storage once and without weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.untyped_storage().data_ptr() not in weights:
-            found[tensor.untyped_storage().data_ptr()] = tensor
+            saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    keep = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with keep, torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         model(batch)
-    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
-def size_of(batch: TreeBatch, *, pooled: int | None = None) -> PassTokens:
-    """Tokens, pooled ones, by default one a response, and patches."""
+def pass_tokens(batch: TreeBatch, *, pooled: int | None = None) -> PassTokens:
+    """Return the numbers of tokens, of pooled tokens (one per response by default) and of patches."""
     assert batch.images.pixels is not None
     return PassTokens(batch.rows.input_ids.numel(), pooled or len(batch.rows.ends), len(batch.images.pixels.values))
 
@@ -73,54 +73,65 @@ def size_of(batch: TreeBatch, *, pooled: int | None = None) -> PassTokens:
     ],
     ids=["all", "frozen vision", "adapters", "adapters on bfloat16", "mean"],
 )
-def test_activations_are_about_what_torch_keeps(
+def test_activation_estimate_is_close_to_torch(
     options: dict[str, Any], mixed: bool, folder: Path, batch: TreeBatch
 ) -> None:
-    """To a fifth, what comes and goes in a layer counted with them."""
+    """The estimate lies between 0.85 and 1.25 of the measured bytes, temporary memory of a layer included."""
     model = build_model(model_recipe(**options), path=str(folder), seed=0)
-    found = kept(model, batch, mixed=mixed)
+    measured = measure_saved_bytes(model, batch, mixed=mixed)
     pooled = int((batch.rows.branch > 0).sum()) if "pooling" in options else None
-    expected = memory(model, size_of(batch, pooled=pooled), mixed=mixed)
-    assert 0.85 * found < expected.activations + expected.copies < 1.25 * found
+    expected = memory(model, pass_tokens(batch, pooled=pooled), mixed=mixed)
+    assert 0.85 * measured < expected.activations + expected.copies < 1.25 * measured
 
 
-def test_a_further_checkpointed_layer_keeps_its_input_alone(folder: Path, batch: TreeBatch, tmp_path: Path) -> None:
-    """4 bytes a channel and token, by torch's account and by ours; at work there is one layer at a time."""
+def test_checkpointed_layer_stores_its_input_only(folder: Path, batch: TreeBatch, tmp_path: Path) -> None:
+    """Every further layer needs 4 bytes per channel and token, both measured and estimated, since one layer is
+    recomputed at a time."""
     tiny_qwen2_5_vl(tmp_path / "lower", hidden_size=256, layers=2, vision_layers=3)
     recipe = model_recipe(gradient_checkpointing=True)
-    high, low = (build_model(recipe, path=str(path), seed=0) for path in (folder, tmp_path / "lower"))
+    deep, shallow = (build_model(recipe, path=str(path), seed=0) for path in (folder, tmp_path / "lower"))
     inputs = 2 * 4 * 256 * batch.rows.input_ids.numel()
-    assert kept(high, batch, mixed=False) - kept(low, batch, mixed=False) == pytest.approx(inputs, rel=0.02)
-    size = size_of(batch)
-    assert memory(high, size).activations - memory(low, size).activations == inputs
-    assert memory(high, size).activations < memory(outline(model_recipe(), path=str(folder)), size).activations / 2
+    assert measure_saved_bytes(deep, batch, mixed=False) - measure_saved_bytes(
+        shallow, batch, mixed=False
+    ) == pytest.approx(inputs, rel=0.02)
+    size = pass_tokens(batch)
+    assert memory(deep, size).activations - memory(shallow, size).activations == inputs
+    assert memory(deep, size).activations < memory(outline(model_recipe(), path=str(folder)), size).activations / 2
 
 
-def test_weights_gradients_and_moments_are_counted_to_the_byte(folder: Path) -> None:
-    """Of everything, and of adapters, which are in float32 on weights in bfloat16."""
+def test_weights_gradients_and_moments_are_exact(folder: Path) -> None:
+    """The estimate is exact for full training and for float32 adapters on bfloat16 weights."""
     size = PassTokens(10, 2)
     full = build_model(model_recipe(), path=str(folder), seed=0)
-    number = sum(p.numel() for p in full.parameters())
-    found = memory(full, size)
-    assert (found.weights, found.gradients, found.moments) == (4 * number, 4 * number, 8 * number)
+    num_parameters = sum(parameter.numel() for parameter in full.parameters())
+    estimate = memory(full, size)
+    assert (estimate.weights, estimate.gradients, estimate.moments) == (
+        4 * num_parameters,
+        4 * num_parameters,
+        8 * num_parameters,
+    )
     adapted = build_model(model_recipe(lora=LoraRecipe(rank=4), dtype="bfloat16"), path=str(folder), seed=0)
-    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    head = full.head.score.weight.numel() + 1  # type: ignore[union-attr,operator]
-    found = memory(adapted, size)
-    assert found.weights == 2 * (number - head) + 4 * trained
-    assert (found.gradients, found.moments) == (4 * trained, 8 * trained)
-    assert found.peak == found.weights + found.gradients + found.moments + found.copies + found.activations
+    num_trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    head_size = full.head.score.weight.numel() + 1  # type: ignore[union-attr,operator]
+    estimate = memory(adapted, size)
+    assert estimate.weights == 2 * (num_parameters - head_size) + 4 * num_trained
+    assert (estimate.gradients, estimate.moments) == (4 * num_trained, 8 * num_trained)
+    assert (
+        estimate.peak
+        == estimate.weights + estimate.gradients + estimate.moments + estimate.copies + estimate.activations
+    )
 
 
-def test_eight_bits_make_moments_and_weights_small(folder: Path) -> None:
-    """A quarter of the moments, but for those of small weights; a quarter of the quantised weights of the layers."""
+def test_quantisation_reduces_moments_and_weights(folder: Path) -> None:
+    """Eight-bit moments need a quarter except for small weights, and int8 layers a quarter of their weights; nf4 is
+    compared too."""
     size = PassTokens(10, 2)
     model = outline(model_recipe(), path=str(folder))
-    small = sum(p.numel() for p in model.parameters() if p.numel() < 4096)
-    number = sum(p.numel() for p in model.parameters())
-    assert memory(model, size, eight_bit=True).moments == 2 * (number - small) + 8 * small
-    layers = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 1024)
-    saved = memory(model, size).weights - memory(model, size, quantization="int8").weights
-    assert saved == 3 * layers
-    four_bits = memory(model, size).weights - memory(model, size, quantization="nf4").weights
-    assert four_bits == pytest.approx((4 - 0.516) * layers, rel=1e-3)
+    num_small = sum(parameter.numel() for parameter in model.parameters() if parameter.numel() < 4096)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert memory(model, size, eight_bit=True).moments == 2 * (num_parameters - num_small) + 8 * num_small
+    layer_bytes = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 1024)
+    int8_saving = memory(model, size).weights - memory(model, size, quantization="int8").weights
+    assert int8_saving == 3 * layer_bytes
+    nf4_saving = memory(model, size).weights - memory(model, size, quantization="nf4").weights
+    assert nf4_saving == pytest.approx((4 - 0.516) * layer_bytes, rel=1e-3)

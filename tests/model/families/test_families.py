@@ -1,4 +1,5 @@
-"""Every family of transformers: its hidden states in our rows are those of its own forward pass, or it is refused."""
+"""Every model family of transformers: its hidden states in our rows equal those of its own forward pass, or it is
+refused."""
 
 from __future__ import annotations
 
@@ -27,17 +28,17 @@ EXPECTED = {
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny products on several threads cost many times what they do on one."""
-    threads = torch.get_num_threads()
+    """Use one thread, because small products take many times longer on several threads."""
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(num_threads)
 
 
 @pytest.mark.parametrize("family", [name for name in families.CAUSAL if name not in families.NOT_MADE])
-def test_a_causal_family_is_right_in_our_rows_or_refused_by_name(family: str, tmp_path: Path) -> None:
-    """Hidden states of all tokens, and of pooled ones, equal the family's own `eager` forward pass of each sequence, in
-    rows longer than its windows; what is not right is refused when it is loaded, or for tree rows, with a reason."""
+def test_causal_family_is_exact_or_refused(family: str, tmp_path: Path) -> None:
+    """Hidden states of all tokens and of pooled tokens equal the family's own `eager` forward pass of each sequence, in
+    rows longer than its windows. Other families are refused with a reason at loading or for tree rows."""
     families.write_tiny(family, tmp_path)
     outcome = families.measure(tmp_path)
     assert max(outcome.differences, default=0.0) < 2e-5
@@ -48,23 +49,23 @@ def test_a_causal_family_is_right_in_our_rows_or_refused_by_name(family: str, tm
 
 
 @pytest.mark.parametrize("family", [name for name in families.IMAGE_TEXT if name not in families.NOT_MADE])
-def test_an_image_family_that_is_not_supported_is_refused_by_name(family: str, tmp_path: Path) -> None:
-    """Before any weight is read, and for text too."""
+def test_unsupported_image_family_is_refused(family: str, tmp_path: Path) -> None:
+    """The family is refused before any weight is read, also for text."""
     config = CONFIG_MAPPING[family]()
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=f"is an? {config.model_type} model"):
         load_config(tmp_path)
 
 
-def test_the_table_names_every_family_once() -> None:
-    """No family is in two of its lists, and none is unknown to transformers."""
-    named = [*families.TREE, *families.PLAIN, *families.REFUSED]
-    assert len(named) == len(set(named))
-    assert not set(named) & families.NOT_MADE.keys()
+def test_family_lists_are_disjoint() -> None:
+    """No family is in two lists, and no listed family is marked as not built."""
+    listed = [*families.TREE, *families.PLAIN, *families.REFUSED]
+    assert len(listed) == len(set(listed))
+    assert not set(listed) & families.NOT_MADE.keys()
 
 
-def test_a_family_that_takes_plain_rows_only_refuses_tree_rows_with_a_way_out(tmp_path: Path) -> None:
-    """The error says which family, why, and what to set."""
+def test_plain_row_family_refuses_tree_rows(tmp_path: Path) -> None:
+    """The error names the family, the reason and the setting to use."""
     families.write_tiny("bloom", tmp_path)
     backbone = load_backbone(tmp_path)
     with pytest.raises(ModelError, match=r"bloom.*AttentionInterface.*batch\.layout=plain"):

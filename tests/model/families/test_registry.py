@@ -1,4 +1,4 @@
-"""A family of backbones is one file in `families/supported`, found by its presence."""
+"""The registry of families: every file in `families/supported` and in the user's package is one family."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ FAMILY = NewVL()
 
 
 class NewConfig(LlamaConfig):
-    """Of a family that no file describes."""
+    """The configuration of a family without a file."""
 
     model_type = "new_vl"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of families besides the package's own."""
+    """Return a second folder in which the registry looks for families."""
     monkeypatch.setattr(supported, "__path__", [*supported.__path__, str(tmp_path)])
     registry._supported_families.cache_clear()
     yield tmp_path
     registry._supported_families.cache_clear()
 
 
-def test_a_file_is_a_family(folder: Path) -> None:
-    """It gives the types, the names of parts and what stays unquantised; without it the type is text-only."""
+def test_new_file_adds_a_family(folder: Path) -> None:
+    """The file sets the model types, part names and unquantised modules; without it the type is text-only."""
     assert not registry.find_family(NewConfig()).reads_images
     assert part_of("eyes.blocks.0.weight") == "language"
     (folder / "new_vl.py").write_text(NEW_FAMILY)
@@ -59,7 +59,7 @@ def test_a_file_is_a_family(folder: Path) -> None:
 
 @pytest.fixture
 def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's folder of families on Python's path, which no other test sees."""
+    """Return a user's folder of families on Python's path, removed after the test."""
     monkeypatch.setattr(registry, "_user_families", {})
     monkeypatch.syspath_prepend(str(tmp_path))
     folder = tmp_path / registry.USER_PACKAGE
@@ -69,8 +69,8 @@ def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         del sys.modules[name]
 
 
-def test_a_family_of_the_user_is_imported_with_trust_only(user_folder: Path) -> None:
-    """Once it is imported, a model that was built with trust is trained without it."""
+def test_user_family_requires_trust(user_folder: Path) -> None:
+    """The file is imported with trust only; after the import the family works without trust."""
     (user_folder / "new_vl.py").write_text(NEW_FAMILY)
     assert not registry.find_family(NewConfig()).reads_images
     registry.import_user_families()
@@ -81,7 +81,7 @@ def test_a_family_of_the_user_is_imported_with_trust_only(user_folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("source", "fault"),
+    ("source", "message"),
     [
         ("x = 1", "FAMILY"),
         ("FAMILY = 'new_vl'", "FAMILY"),
@@ -90,12 +90,12 @@ def test_a_family_of_the_user_is_imported_with_trust_only(user_folder: Path) -> 
     ],
     ids=["none", "no-family", "import", "known-type"],
 )
-def test_a_file_that_is_no_new_family_is_named(user_folder: Path, source: str, fault: str) -> None:
-    """With what is wrong in it."""
+def test_invalid_family_file_is_named(user_folder: Path, source: str, message: str) -> None:
+    """The error names the module and the fault."""
     (user_folder / "new_vl.py").write_text(source)
-    with trusting(), pytest.raises(ModelError, match=fault) as caught:
+    with trusting(), pytest.raises(ModelError, match=message) as excinfo:
         registry.import_user_families()
-    assert f"{registry.USER_PACKAGE}.new_vl" in str(caught.value)
+    assert f"{registry.USER_PACKAGE}.new_vl" in str(excinfo.value)
 
 
 def test_every_type_belongs_to_one_family() -> None:

@@ -1,4 +1,5 @@
-"""The pictures of batches: what goes to the language model, and which weights of the tower it comes from."""
+"""Image features of batches: equal for frozen and trained towers, connected to every weight, and unchanged by the
+cache."""
 
 from __future__ import annotations
 
@@ -20,54 +21,54 @@ from tests.helpers.support import VISION, gradients, mixed_groups
 FolderOf = Callable[[str], Path]
 
 
-def frozen(path: Path) -> Backbone:
-    """A checkpoint whose language model alone is trained."""
+def load_with_frozen_tower(path: Path) -> Backbone:
+    """Return a backbone that trains its language model only."""
     backbone = load_backbone(path)
     freeze(backbone, ["vision", "merger"])
     return backbone
 
 
 @pytest.mark.parametrize("family", VISION)
-def test_one_by_one_or_in_one_pass_features_are_the_same(family: str, folder_of: FolderOf) -> None:
-    """Those of a frozen tower, picture by picture, and those of a trained one, for pictures of several groups."""
+def test_frozen_and_trained_towers_give_equal_features(family: str, folder_of: FolderOf) -> None:
+    """A frozen tower encodes image by image and a trained tower all images at once; the features are equal."""
     path = folder_of(family)
     encoder = load_encoder(path)
-    batch = collate([encoder(each) for each in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
-    trained, still = load_backbone(path), frozen(path)
-    expected, found = (each.vision(each.transformer, batch) for each in (trained, still))
-    for one, other in zip(_all(found), _all(expected), strict=True):
-        assert other.requires_grad
-        assert not one.requires_grad
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    batch = collate([encoder(group) for group in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
+    trained, frozen = load_backbone(path), load_with_frozen_tower(path)
+    expected, actual = (backbone.vision(backbone.transformer, batch) for backbone in (trained, frozen))
+    for actual_features, expected_features in zip(_all_features(actual), _all_features(expected), strict=True):
+        assert expected_features.requires_grad
+        assert not actual_features.requires_grad
+        torch.testing.assert_close(actual_features, expected_features, rtol=1e-5, atol=1e-6)
 
 
-def _all(looks: VisionOutput) -> list[Tensor]:
-    """The features of every picture in every layer."""
-    return [*looks.pooler_output, *(states for level in looks.deepstack_features for states in level)]
+def _all_features(output: VisionOutput) -> list[Tensor]:
+    """Return the features of every image in every layer."""
+    return [*output.pooler_output, *(states for level in output.deepstack_features for states in level)]
 
 
 @pytest.mark.parametrize("family", VISION)
-def test_nothing_depends_on_every_weight_of_the_tower(family: str, folder_of: FolderOf) -> None:
-    """Or else other processes would wait for the gradient of one, for ever."""
+def test_features_of_nothing_depend_on_every_weight(family: str, folder_of: FolderOf) -> None:
+    """In distributed training, processes with images would otherwise wait forever for a gradient of this process."""
     backbone = load_backbone(folder_of(family))
     torch.autograd.backward(features_of_nothing(backbone.transformer))
-    awaited = {name for name, _ in backbone.transformer.named_parameters() if part_of(name) != "language"}
-    assert gradients(backbone.transformer).keys() == awaited
+    expected = {name for name, _ in backbone.transformer.named_parameters() if part_of(name) != "language"}
+    assert gradients(backbone.transformer).keys() == expected
 
 
 @pytest.mark.parametrize("family", VISION)
-def test_kept_features_give_the_same_bits(family: str, folder_of: FolderOf) -> None:
-    """A batch whose pictures were seen before is not run through the tower, and hidden states are equal bit by bit."""
-    backbone = frozen(folder_of(family)).eval()
+def test_cached_features_are_bit_identical(family: str, folder_of: FolderOf) -> None:
+    """A batch of images from the cache is not run through the tower, and its hidden states are bit-identical."""
+    backbone = load_with_frozen_tower(folder_of(family)).eval()
     encoder = load_encoder(folder_of(family))
     groups = mixed_groups(vision=True)
 
-    def states() -> tuple[TreeBatch, Tensor]:
-        batch = collate([encoder(each) for each in groups], layout="tree", pad_id=encoder.pad_id)
+    def run_batch() -> tuple[TreeBatch, Tensor]:
+        batch = collate([encoder(group) for group in groups], layout="tree", pad_id=encoder.pad_id)
         with torch.no_grad():
             return batch, backbone(batch)
 
-    _, expected = states()
+    _, expected = run_batch()
     encoder = keep_features(
         backbone.vision,
         transformer=backbone.transformer,
@@ -76,11 +77,11 @@ def test_kept_features_give_the_same_bits(family: str, folder_of: FolderOf) -> N
         device=torch.device("cpu"),
         precision="32-true",
     )
-    first, computed = states()
-    again, found = states()
+    first, computed = run_batch()
+    second, from_cache = run_batch()
     assert first.images.pixels is not None
     assert first.images.features is None
-    assert again.images.pixels is None
-    assert again.images.features is not None
+    assert second.images.pixels is None
+    assert second.images.features is not None
     assert torch.equal(computed, expected)
-    assert torch.equal(found, expected)
+    assert torch.equal(from_cache, expected)

@@ -1,4 +1,4 @@
-"""Verdicts are read or they are not; they are never guessed."""
+"""Parsing of verdicts and ratings: an ambiguous or incomplete text gives no verdict."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from basereward.model.generation.verdicts import compiled_pattern, parse_rating,
         ("<answer>\u0661</answer>", None),
     ],
 )
-def test_a_verdict_is_said_once_and_plainly(text: str, verdict: int | None) -> None:
-    """Everything else is none."""
+def test_parse_verdict(text: str, verdict: int | None) -> None:
+    """A text has a verdict only if it states one answer after its reasoning in closed tags."""
     assert parse_verdict(text) == verdict
 
 
-def test_a_pattern_of_one_s_own() -> None:
-    """As a benchmark words it."""
+def test_user_pattern() -> None:
+    """A user's pattern replaces the tags and is searched after the reasoning; it needs exactly one group."""
     pattern = compiled_pattern(r"Overall Judgment.*?Answer ([12]) is (?:slightly )?better")
     assert parse_verdict("**Overall Judgment**: Answer 2 is slightly better.", pattern) == 2
     assert parse_verdict("Answer 2 is better.", pattern) is None
@@ -58,6 +58,6 @@ def test_a_pattern_of_one_s_own() -> None:
 @pytest.mark.parametrize(
     ("text", "rating"), [("<answer>5</answer>", 5), ("<answer>0</answer>", None), ("<answer>6</answer>", None)]
 )
-def test_a_rating_is_on_its_scale(text: str, rating: int | None) -> None:
-    """Of 1 to 5."""
+def test_rating_is_within_the_scale(text: str, rating: int | None) -> None:
+    """A rating outside of the scale 1 to 5 is no rating."""
     assert parse_rating(text, scale=5) == rating

@@ -1,4 +1,5 @@
-"""What a head must give is checked where a model is built; what kind it is, is not decided by a name."""
+"""The contract of heads: the shape and dtype of scores are checked when a model is built, and the type of a head does
+not depend on method names."""
 
 from __future__ import annotations
 
@@ -23,18 +24,18 @@ FolderOf = Callable[[str], Path]
 
 @pytest.fixture(autouse=True)
 def trusted() -> Iterator[None]:
-    """Heads from outside of the package run with the caller's word."""
+    """Allow heads from outside of the package."""
     with trusting(True):
         yield
 
 
 def recipe(head: str, folder: Path) -> ModelRecipe:
-    """A model with one of `odd_heads`."""
+    """Return the recipe of a model with a head of `odd_heads`."""
     return ModelRecipe(backbone=BackboneRecipe(path=str(folder)), head={"_target_": f"tests.helpers.odd_heads.{head}"})
 
 
 @pytest.mark.parametrize(
-    ("head", "gives"),
+    ("head", "message"),
     [
         ("ColumnHead", r"\(2, 1\)"),
         ("OneScoreHead", r"\(\)"),
@@ -44,25 +45,28 @@ def recipe(head: str, folder: Path) -> ModelRecipe:
         ("StubbornHead", "64 numbers each: not today"),
     ],
 )
-def test_a_head_that_does_not_give_one_score_a_state_is_refused(head: str, gives: str, folder_of: FolderOf) -> None:
-    """When the model is built, with its weights or in outline; the error says what it gave and what is needed."""
+def test_head_with_invalid_output_is_refused(head: str, message: str, folder_of: FolderOf) -> None:
+    """Building the model with weights or as an outline fails; the error says what the head returned and what is
+    required."""
     folder = folder_of("llama")
-    with pytest.raises(ModelError, match=rf"{head}.*{gives}"):
+    with pytest.raises(ModelError, match=rf"{head}.*{message}"):
         build_model(recipe(head, folder), path=str(folder), seed=0)
-    with pytest.raises(ModelError, match=rf"{head}.*{gives}"):
+    with pytest.raises(ModelError, match=rf"{head}.*{message}"):
         outline(recipe(head, folder), path=str(folder))
 
 
-def test_a_scalar_head_may_have_a_helper_of_any_name(folder_of: FolderOf) -> None:
-    """A method `judge` makes no generative head: the recipe is taken with any pooling, and the model scores. The check
-    leaves the head in training and torch's generator as it was."""
+def test_scalar_head_may_have_a_method_named_judge(folder_of: FolderOf) -> None:
+    """A method `judge` does not make a head generative: any pooling is accepted and the model scores.
+
+    The check leaves the head in training mode and torch's generator unchanged.
+    """
     folder = folder_of("llama")
     head = "model.head={_target_: tests.helpers.odd_heads.JudgingHead}"
     load_recipe("basereward", profile="tiny", overrides=[head, "model.pooling=mean"])
     torch.manual_seed(7)
-    before = torch.get_rng_state()
+    state_before = torch.get_rng_state()
     model = build_model(recipe("JudgingHead", folder), path=str(folder), seed=0)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), state_before)
     assert model.head.training
     assert not is_generative(model.head)
     assert model.language is None

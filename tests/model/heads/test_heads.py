@@ -1,4 +1,4 @@
-"""Heads against torch's own formulas and parameters counted by hand."""
+"""Scalar heads, compared with torch's own formulas and with parameter counts calculated by hand."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from basereward.model.reward_model import check_head_size
 from basereward.recipe.nodes import check_node, make
 
 
-def parameters(head: nn.Module) -> int:
-    """How many numbers a head learns."""
-    return sum(p.numel() for p in head.parameters())
+def count_parameters(head: nn.Module) -> int:
+    """Return the number of trained parameters of a head."""
+    return sum(parameter.numel() for parameter in head.parameters())
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` gives after a seed."""
+    """Return the result of `build`, called after seeding torch."""
     torch.manual_seed(seed)
     return build()
 
@@ -41,9 +41,9 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         pytest.param(MLP(8), (8 * 8 + 8) + (8 + 1), id="default"),
     ],
 )
-def test_a_head_has_the_parameters_of_its_shape(head: nn.Module, count: int) -> None:
-    """As many parameters as counted by hand, and one float32 score a response."""
-    assert parameters(head) == count
+def test_head_has_the_expected_parameters(head: nn.Module, count: int) -> None:
+    """The parameter count is the one calculated by hand, and a head returns one float32 score per response."""
+    assert count_parameters(head) == count
     scores = head(torch.randn(5, 8))
     assert scores.shape == (5,)
     assert scores.dtype == torch.float32
@@ -59,8 +59,8 @@ FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 5])
 @pytest.mark.parametrize("activation", FORMULAS)
-def test_the_activation_stands_after_every_layer_but_the_last(activation: Any, layers: int) -> None:
-    """An MLP is `W x + b` and the activation in turn, without an activation at the end."""
+def test_activation_follows_every_layer_but_the_last(activation: Any, layers: int) -> None:
+    """An MLP alternates `W x + b` and the activation, without an activation at the end."""
     head = MLP(6, layers=layers, activation=activation, width=4)
     for parameter in head.parameters():
         nn.init.normal_(parameter, std=0.7)
@@ -74,7 +74,7 @@ def test_the_activation_stands_after_every_layer_but_the_last(activation: Any, l
     torch.testing.assert_close(head(pooled), expected[:, 0])
 
 
-def test_the_linear_head_is_one_product() -> None:
+def test_linear_head_is_one_product() -> None:
     """A linear head's score is `w x + b`."""
     head = Linear(6)
     nn.init.normal_(head.score.bias)
@@ -83,16 +83,19 @@ def test_the_linear_head_is_one_product() -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    """Scores in training change from pass to pass; in evaluation they are those of the same head without dropout."""
-    head, plain = (seeded(0, lambda p=p: MLP(8, layers=3, dropout=p)) for p in (0.5, 0.0))
+    """Dropout changes the scores from pass to pass in training; in evaluation they equal those of the head without
+    dropout."""
+    head, without_dropout = (
+        seeded(0, lambda dropout=dropout: MLP(8, layers=3, dropout=dropout)) for dropout in (0.5, 0.0)
+    )
     pooled = torch.randn(4, 8)
     assert not torch.equal(head.train()(pooled), head(pooled))
-    assert torch.equal(head.eval()(pooled), plain.eval()(pooled))
-    assert torch.equal(plain.train()(pooled), plain(pooled))
+    assert torch.equal(head.eval()(pooled), without_dropout.eval()(pooled))
+    assert torch.equal(without_dropout.train()(pooled), without_dropout(pooled))
 
 
-def test_dropout_stands_before_every_layer_but_the_first() -> None:
-    """With all hidden units dropped only the last layer's bias is left; a head of one layer drops nothing."""
+def test_dropout_precedes_every_layer_but_the_first() -> None:
+    """With all hidden units dropped only the bias of the last layer remains; a head of one layer has no dropout."""
     pooled = torch.randn(4, 8)
     deep, flat = MLP(8, layers=2, dropout=1.0).train(), MLP(8, layers=1, dropout=1.0).train()
     first, last = deep.layers[0], deep.layers[-1]
@@ -105,16 +108,17 @@ def test_dropout_stands_before_every_layer_but_the_first() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: Linear(8), lambda: MLP(8, layers=3)], ids=["linear", "mlp"])
-def test_the_seed_decides_the_first_weights(make: Callable[[], nn.Module]) -> None:
-    """The same seed gives the same weights, another seed others."""
-    one, same, other = (list(seeded(seed, make).parameters()) for seed in (0, 0, 1))
-    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
-    assert not torch.equal(one[0], other[0])
+def test_seed_sets_the_initial_weights(make: Callable[[], nn.Module]) -> None:
+    """The same seed gives the same weights, and another seed gives other weights."""
+    weights, same_seed, other_seed = (list(seeded(seed, make).parameters()) for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(weights, same_seed, strict=True))
+    assert not torch.equal(weights[0], other_seed[0])
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
-def test_first_scores_spread_near_one(layers: int) -> None:
-    """Normal inputs give scores around zero with a spread near one at every depth: no sigmoid begins saturated."""
+def test_initial_scores_have_unit_spread(layers: int) -> None:
+    """Normal inputs give scores with mean 0 and standard deviation near 1 at every depth, so that no sigmoid starts
+    saturated."""
     torch.manual_seed(0)
     heads = [MLP(128, layers=layers, activation="none") for _ in range(20)]
     scores = torch.stack([head(torch.randn(256, 128)) for head in heads])
@@ -135,15 +139,15 @@ def test_first_scores_spread_near_one(layers: int) -> None:
         ({"_target_": "rating", "scale": 10}, "scale: expected a whole number from 2 to 9; 10 given"),
     ],
 )
-def test_a_head_with_a_number_out_of_range_is_refused(head: dict[str, Any], message: str) -> None:
-    """`check` finds it without importing the head, and `make` says the same."""
+def test_head_with_a_number_out_of_range_is_refused(head: dict[str, Any], message: str) -> None:
+    """`check_node` finds the fault without importing the head, and `make` raises the same message."""
     assert [f"{key}: {text}" for key, text in check_node(head, "heads")[1]] == [message]
     with pytest.raises(RecipeError, match=re.escape(message)):
         make(head, "heads", 8)
 
 
-def test_a_head_that_is_larger_than_the_memory_is_refused_before_it_is_made() -> None:
-    """64 layers of 131,072 by 131,072 weights would take 4 TiB; a small one passes."""
+def test_head_larger_than_the_memory_is_refused() -> None:
+    """A head of 64 layers of 131,072 by 131,072 weights (4 TiB) is refused before it is built; a small one passes."""
     node = {"_target_": "mlp", "layers": 64, "width": 131_072}
     with pytest.raises(ModelError, match="GiB"):
         check_head_size(node, hidden_size=64)

@@ -1,4 +1,4 @@
-"""A loss is checked where it is built, and may have parameters that are trained."""
+"""The contract of losses: checks at construction, and losses with trained parameters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.helpers.support import SMALL
 
 @pytest.fixture(autouse=True)
 def trusted() -> Iterator[None]:
-    """Losses from outside of the package run with the caller's word."""
+    """Allow losses from outside of the package."""
     with trusting(True):
         yield
 
 
 @pytest.mark.parametrize(
-    ("loss", "gives"),
+    ("loss", "message"),
     [
         ("NotALoss", "PreferenceLoss"),
         ("OnePerPair", r"shape \(2,\)"),
@@ -33,14 +33,14 @@ def trusted() -> Iterator[None]:
         ("Failing", "not today"),
     ],
 )
-def test_a_loss_that_does_not_meet_the_contract_is_refused(loss: str, gives: str) -> None:
-    """The error says what it gave and what is needed."""
-    with pytest.raises(ModelError, match=f"(?s){loss}.*{gives}"):
+def test_invalid_loss_is_refused(loss: str, message: str) -> None:
+    """The error says what the loss returned and what is required."""
+    with pytest.raises(ModelError, match=f"(?s){loss}.*{message}"):
         build_loss({"_target_": f"tests.helpers.odd_losses.{loss}"})
 
 
-def test_a_loss_learns_and_resumes() -> None:
-    """Its parameter moves with a learning rate of its own, and is in the checkpoint beside the model's weights."""
+def test_loss_parameters_are_trained_and_saved() -> None:
+    """A parameter of the loss moves by its own learning rate and is in the checkpoint beside the model's weights."""
     overrides = [
         *SMALL,
         "loss={_target_: tests.helpers.odd_losses.Tempered}",
@@ -50,14 +50,14 @@ def test_a_loss_learns_and_resumes() -> None:
         "trainer.validations=1",
     ]
     run_id = train(load_recipe("basereward", overrides=overrides))["run_id"]
-    state = torch.load(find(run_id).checkpoints / "last.ckpt", weights_only=True)["state_dict"]
+    state_dict = torch.load(find(run_id).checkpoints / "last.ckpt", weights_only=True)["state_dict"]
     # The first step of AdamW moves every number by the learning rate.
-    assert abs(float(state["objective.loss.log_temperature"])) == pytest.approx(0.1, rel=1e-3)
-    assert any(name.startswith("head.") for name in state)
+    assert abs(float(state_dict["objective.loss.log_temperature"])) == pytest.approx(0.1, rel=1e-3)
+    assert any(name.startswith("head.") for name in state_dict)
 
 
-def test_group_weights_are_means_of_means() -> None:
-    """Two groups with three terms and one, of which one of the first does not count: by hand."""
+def test_group_weights() -> None:
+    """The weights of two groups with three and one terms, one of them not counted, are calculated by hand."""
     counted = torch.tensor([True, True, False, True])
     group = torch.tensor([0, 0, 0, 1])
     weights = group_weights(torch.tensor([1.0, 2.0, 5.0, 1.0]), counted=counted, group=group, num_groups=2)

@@ -1,4 +1,4 @@
-"""Opening a saved model runs nothing that its folder names and reads no file outside of it."""
+"""Loading an untrusted model: no code named by its folder runs, and no file outside of the folder is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAD = "class Head:\n    def __init__(self, hidden_size): ...\n"
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole model of a text backbone."""
+    """Return a full saved model with a text backbone."""
     folder = tmp_path_factory.mktemp("saved")
     path = str(checkpoint("qwen2", folder / "base"))
     recipe = Recipe(
@@ -38,19 +38,19 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy, in a working folder that can be imported from."""
+    """Return a copy of the model in a working folder that is on Python's path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
-def edit(path: Path, **values: Any) -> None:
-    """Sets keys of a JSON file."""
+def edit_json(path: Path, **values: Any) -> None:
+    """Set keys of a JSON file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def leave(trace: Path) -> str:
-    """Python that leaves a file behind."""
+def touch_source(trace: Path) -> str:
+    """Return Python source that creates a file when it runs."""
     return f"import pathlib; pathlib.Path({str(trace)!r}).touch()\n"
 
 
@@ -68,39 +68,44 @@ def leave(trace: Path) -> str:
     ],
     ids=lambda head: head["_target_"],
 )
-def test_a_card_makes_nothing_but_heads_of_the_package(head: dict[str, Any], model: Path, tmp_path: Path) -> None:
-    """No process, no import of a module beside it, no prompt from outside of the folder."""
-    for place in (tmp_path, model):
-        (place / "planted.py").write_text(leave(tmp_path / "it-ran") + HEAD)
-    edit(model / "reward_model.json", head=head)
-    with pytest.raises(BaseRewardError) as caught:
+def test_card_builds_heads_of_the_package_only(head: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    """No process starts, no module beside the model is imported, and no prompt file outside of the folder is read."""
+    for folder in (tmp_path, model):
+        (folder / "planted.py").write_text(touch_source(tmp_path / "it-ran") + HEAD)
+    edit_json(model / "reward_model.json", head=head)
+    with pytest.raises(BaseRewardError) as excinfo:
         load(str(model))
     assert not (tmp_path / "it-ran").exists()
-    assert Path("/etc/hostname").read_text().strip() not in str(caught.value)
+    assert Path("/etc/hostname").read_text().strip() not in str(excinfo.value)
     assert not {"planted", "model.planted"}.intersection(sys.modules)
 
 
-def test_code_of_a_checkpoint_runs_only_with_the_callers_word(model: Path, tmp_path: Path) -> None:
-    """Whatever recipe.yaml and config.json of the folder say. With the word it runs, so the test would see it."""
+def test_checkpoint_code_requires_trust(model: Path, tmp_path: Path) -> None:
+    """The caller decides, not recipe.yaml or config.json of the folder.
+
+    With trust the code runs, which shows that the test would detect it.
+    """
     trace = tmp_path / "it-ran"
     (model / "backbone" / "planted.py").write_text(
-        leave(trace) + "from transformers import Qwen2Config\nclass Config(Qwen2Config):\n    model_type = 'planted'\n"
+        touch_source(trace)
+        + "from transformers import Qwen2Config\nclass Config(Qwen2Config):\n    model_type = 'planted'\n"
     )
-    auto = {"AutoConfig": "planted.Config"}
-    edit(model / "backbone" / "config.json", auto_map=auto, model_type="planted", architectures=None)
-    recipe = model / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("trust_remote_code: false", "trust_remote_code: true"))
-    assert "trust_remote_code: true" in recipe.read_text()
+    auto_map = {"AutoConfig": "planted.Config"}
+    edit_json(model / "backbone" / "config.json", auto_map=auto_map, model_type="planted", architectures=None)
+    recipe_file = model / "recipe.yaml"
+    recipe_file.write_text(recipe_file.read_text().replace("trust_remote_code: false", "trust_remote_code: true"))
+    assert "trust_remote_code: true" in recipe_file.read_text()
     with pytest.raises(BaseRewardError):
         load(str(model))
     assert not trace.exists()
-    with pytest.raises(BaseRewardError):  # its config alone is no model
+    # The planted configuration has no model class.
+    with pytest.raises(BaseRewardError):
         load(str(model), trust=True)
     assert trace.exists()
 
 
-def test_a_template_cannot_reach_what_it_is_rendered_with(model: Path, tmp_path: Path) -> None:
-    """Attributes of Python objects are closed to it, and it ends where it is too long."""
+def test_template_is_sandboxed(model: Path, tmp_path: Path) -> None:
+    """A template cannot access attributes of Python objects, and rendering stops at a length limit."""
     attacks = [
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.__init__.__globals__ }}",
@@ -109,10 +114,10 @@ def test_a_template_cannot_reach_what_it_is_rendered_with(model: Path, tmp_path:
         "{{ 'x' * 10000000000 }}",
         "{% include '/etc/hostname' %}",
     ]
-    place = model / "backbone" / "chat_template.jinja"
+    template_file = model / "backbone" / "chat_template.jinja"
     for attack in attacks:
-        place.write_text(attack)
-        with pytest.raises(BaseRewardError) as caught:
+        template_file.write_text(attack)
+        with pytest.raises(BaseRewardError) as excinfo:
             load(str(model)).score("What?", ["yes", "no"])
-        assert "subclass" not in str(caught.value).replace("__subclasses__", "")
+        assert "subclass" not in str(excinfo.value).replace("__subclasses__", "")
         assert not (tmp_path / "it-ran").exists()
