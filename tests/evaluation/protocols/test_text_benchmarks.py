@@ -155,7 +155,7 @@ def test_rewardbench_2_ties_equal_numpy_with_spreads_of_zero() -> None:
     by 0, and overall is the mean of the six subsets."""
     generator = np.random.default_rng(0)
     dataset_rows = [{**row, "id": f"{row['id'].split(':')[0]}:{n}"} for n in range(60) for row in TIES[:2]]
-    scores = [generator.integers(0, 4, len(r["chosen"]) + len(r["rejected"])).astype(float) for r in dataset_rows]
+    scores = [generator.integers(0, 4, len(d["chosen"]) + len(d["rejected"])).astype(float) for d in dataset_rows]
     tied, reference = np.array(scores[::2]), np.array(scores[1::2])
     spread = np.abs(tied[:, 0] - tied[:, 1])
     margin, reference_margin = tied[:, :2].min(1) - tied[:, 2], reference[:, 0] - reference[:, 1]
