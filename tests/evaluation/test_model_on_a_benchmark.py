@@ -207,7 +207,7 @@ def test_failure_of_a_later_benchmark_keeps_earlier_scores(here: Path, capsys: p
     capsys.readouterr()
     journal = here / "both" / "one" / "partial.jsonl"
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    marked = [lines[0], *({**line, "scores": [1000.0 + s for s in line["scores"]]} for line in lines[1:])]
+    marked = [lines[0], *({**line, "scores": [1000.0 + old for old in line["scores"]]} for line in lines[1:])]
     journal.write_text("".join(json.dumps(line) + "\n" for line in marked))
     picture.write_bytes(content)
     assert main(arguments) == 0
