@@ -224,8 +224,8 @@ def trained(*overrides: str) -> Scorer:
     path = backbone_path(recipe.model.backbone)
     model, encoder = build_model(recipe.model, path=path, seed=0), recipe_encoder(recipe, path=path)
     batch = collate([encoder(each) for each in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
-    before = {name: parameter_.detach().clone() for _, named in model.parts().items() for name, parameter_ in named}
-    optimizer = torch.optim.AdamW([parameter_ for named in model.parts().values() for _, parameter_ in named], lr=1e-2)
+    before = {name: weight.detach().clone() for _, named in model.parts().items() for name, weight in named}
+    optimizer = torch.optim.AdamW([weight for named in model.parts().values() for _, weight in named], lr=1e-2)
     for _ in range(3):
         loss, _ = BradleyTerry(centring=0.01)(model(batch), batch)
         loss.backward()
@@ -374,8 +374,8 @@ def test_law_7_image_tokens_are_never_cut(tmp_path: Path) -> None:
     for layout in ("tree", "plain"):
         with torch.no_grad():
             first, second = (
-                model(collate([encoder(sample_)], layout=layout, pad_id=encoder.pad_id)).tolist()
-                for sample_ in (sample, other)
+                model(collate([encoder(candidate)], layout=layout, pad_id=encoder.pad_id)).tolist()
+                for candidate in (sample, other)
             )
         assert first[0] == pytest.approx(first[1], abs=1e-6)
         assert second[0] == pytest.approx(second[1], abs=1e-6)

@@ -111,7 +111,7 @@ def test_json_array_and_csv_are_read(here: Path, capsys: pytest.CaptureFixture[s
     """A JSON array and a CSV file are read like JSON Lines."""
     rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in ROWS[:3]]
     (here / "array.json").write_text(json.dumps(rows))
-    lines = ["prompt,chosen,rejected", *(f'"{r["prompt"]}","{r["chosen"]}","{r["rejected"]}"' for r in rows)]
+    lines = ["prompt,chosen,rejected", *(f'"{row["prompt"]}","{row["chosen"]}","{row["rejected"]}"' for row in rows)]
     (here / "table.csv").write_text("\n".join(lines) + "\n")
     for name in ("array.json", "table.csv"):
         result = evaluated(capsys, "longer", "--data", name, "--name", name.partition(".")[0])

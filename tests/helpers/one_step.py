@@ -1,4 +1,4 @@
-"""The first optimizer step of a training, from rows to gradients, with Lightning's own accumulation."""
+"""The first optimizer step of a training, from rows to gradients, with Lightning's gradient accumulation."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.helpers.support import write_rows
 
 
 def uneven_rows() -> list[dict[str, Any]]:
-    """Eight rankings of two to four answers: with ties, without, and one that is nothing but a tie. Every row has all
-    that any head learns from."""
+    """Return eight rankings of two to four answers, with and without ties, and one that is only a tie. Every row has
+    the columns for all heads."""
     rankings = ([0, 1], [0, 0, 1], [0, 1, 1, 2], [0, 0], [1, 0, 2], [0, 1, 2, 3], [0, 1], [2, 0, 0])
     rows = []
     for index, ranking in enumerate(rankings):
@@ -45,10 +45,9 @@ def uneven_rows() -> list[dict[str, Any]]:
 
 
 class FirstStep:
-    """A module, and what its first optimizer step comes to, with the step's groups cut in one way or another.
+    """A module and its first optimizer step, with the step's groups divided into micro-batches.
 
-    Attributes:
-        largest: tokens of the largest group, once a step was made.
+    Attributes: largest: tokens of the largest group, after a step.
     """
 
     def __init__(self, path: Path, rows: Path, *, head: dict[str, Any], loss: PreferenceLoss) -> None:
@@ -110,12 +109,12 @@ class FirstStep:
 
 
 class Seen(Callback):
-    """Keeps the gradients of a step."""
+    """Record the gradients of a step."""
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         self.gradients = [p.grad.flatten().clone() for p in pl_module.parameters() if p.grad is not None]
 
 
 def row_file(folder: Path) -> Path:
-    """The uneven rows as a file."""
+    """Write the uneven rows to a file."""
     return write_rows(folder / "rows.jsonl", uneven_rows())

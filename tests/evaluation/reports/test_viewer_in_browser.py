@@ -62,7 +62,7 @@ def pair(name: str, question: str, *responses: str, winner: int = 0, **preferenc
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the page with the scores of a model."""
-    data = collect(Few(), ["train", "val"], rows=99, score=lambda group_: SCORES[group_.id])
+    data = collect(Few(), ["train", "val"], rows=99, score=lambda sample: SCORES[sample.id])
     path = tmp_path_factory.mktemp("page") / "few.html"
     path.write_text(viewer_page({**data, "model": "judge"}), encoding="utf-8")
     return path
