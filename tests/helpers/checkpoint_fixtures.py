@@ -40,5 +40,5 @@ def pictures_of(folder_of: Callable[[str], Path]) -> Callable[[str], TreeBatch]:
 
 @pytest.fixture(scope="session")
 def pictures(pictures_of: Callable[[str], TreeBatch]) -> TreeBatch:
-    """Those of the small Qwen2.5-VL."""
+    """Return these tree rows for the small Qwen2.5-VL."""
     return pictures_of("qwen2_5_vl")

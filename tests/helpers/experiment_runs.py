@@ -29,8 +29,7 @@ def finished_run(
     )
     curve = [{"train/loss": 0.7 - 0.01 * step * accuracy, "val/pair_accuracy": 0.5 + 0.01 * step} for step in STEPS]
     records = [
-        {"kind": "metrics", "step": step_, "time": 0, "values": values}
-        for step_, values in zip(STEPS, curve, strict=True)
+        {"kind": "metrics", "step": at, "time": 0, "values": values} for at, values in zip(STEPS, curve, strict=True)
     ]
     records.append({"kind": "metrics", "step": 30, "time": 0, "values": {"mem/peak_gib": 1.75}})
     run.journal.folder.mkdir()

@@ -19,7 +19,8 @@ from typing import Any
 class Moment:
     """The moment before the `call`-th call of a product function, counted from 1.
 
-    Args: place: `module:function` or `module:Class.method`.
+    Args:
+        place: `module:function` or `module:Class.method`.
     """
 
     place: str

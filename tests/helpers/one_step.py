@@ -47,7 +47,8 @@ def uneven_rows() -> list[dict[str, Any]]:
 class FirstStep:
     """A module and its first optimizer step, with the step's groups divided into micro-batches.
 
-    Attributes: largest: tokens of the largest group, after a step.
+    Attributes:
+        largest: tokens of the largest group, after a step.
     """
 
     def __init__(self, path: Path, rows: Path, *, head: dict[str, Any], loss: PreferenceLoss) -> None:
@@ -55,22 +56,22 @@ class FirstStep:
         self.encoder = load_encoder(path)
         backbone = load_backbone(path)
         torch.manual_seed(1)
-        made: Any = make(head, "heads", backbone.hidden_size)
-        language = load_language_head(path, load_config(path)) if is_generative(made) else None
-        if is_generative(made):
-            self.encoder = self.encoder.with_branch_template(made.branch_template)
-        model = RewardModel(backbone, made, language=language, encoder=self.encoder)
+        built_head: Any = make(head, "heads", backbone.hidden_size)
+        language = load_language_head(path, load_config(path)) if is_generative(built_head) else None
+        if is_generative(built_head):
+            self.encoder = self.encoder.with_branch_template(built_head.branch_template)
+        model = RewardModel(backbone, built_head, language=language, encoder=self.encoder)
         self.unit = loss.unit
         self.module = RewardModule(
             model,
-            objective=build_objective(None, loss=loss, head=made),
+            objective=build_objective(None, loss=loss, head=built_head),
             sources=["rows"],
             optimizer={"lr": 0.0},
             schedule={"shape": "constant", "warmup": 0.0},
         )
 
     def __call__(self, folder: Path, *, streamed: bool = False, **cut: Any) -> tuple[float, Tensor]:
-        """The logged loss of the step, and all gradients as one vector.
+        """Return the logged loss of the step and all gradients as one vector.
 
         Args:
             cut: `groups_per_forward` or `budget`.
@@ -87,7 +88,7 @@ class FirstStep:
         data: PreferenceData = kind({"rows": source}, **common)
         data.setup()
         assert data.plan is not None
-        seen = Seen()
+        recorder = GradientRecorder()
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
@@ -95,7 +96,7 @@ class FirstStep:
             accumulate_grad_batches=data.plan.forwards_per_step,
             limit_val_batches=0,
             logger=False,
-            callbacks=[seen],
+            callbacks=[recorder],
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
@@ -105,10 +106,10 @@ class FirstStep:
             self.largest = int(data.lengths["train"]["rows"].tokens.max())
         trainer.fit(self.module, datamodule=data)
         assert trainer.global_step == 1
-        return float(trainer.callback_metrics["train/loss"]), torch.cat(seen.gradients)
+        return float(trainer.callback_metrics["train/loss"]), torch.cat(recorder.gradients)
 
 
-class Seen(Callback):
+class GradientRecorder(Callback):
     """Record the gradients of a step."""
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
