@@ -223,7 +223,7 @@ def trained(*overrides: str) -> Scorer:
     recipe = load_recipe("basereward", overrides=[*SMALL, *overrides])
     path = backbone_path(recipe.model.backbone)
     model, encoder = build_model(recipe.model, path=path, seed=0), recipe_encoder(recipe, path=path)
-    batch = collate([encoder(each) for each in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
+    batch = collate([encoder(sample) for sample in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
     before = {name: weight.detach().clone() for _, named in model.parts().items() for name, weight in named}
     optimizer = torch.optim.AdamW([weight for named in model.parts().values() for _, weight in named], lr=1e-2)
     for _ in range(3):
@@ -413,8 +413,8 @@ def test_law_8_stopped_and_resumed_equals_never_stopped(kill_at: int, pooling: s
     assert train_in_process("basereward", overrides, resume=run_id) == 0
     resumed = find(run_id).result() or {}
     assert resumed["metrics"] == whole["metrics"]
-    ours, theirs = trained_weights(run_id), trained_weights(whole["run_id"])
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    resumed_weights, expected_weights = trained_weights(run_id), trained_weights(whole["run_id"])
+    assert all(torch.equal(resumed_weights[name], expected_weights[name]) for name in expected_weights)
 
 
 def killed_run(overrides: list[str], *, at_step: int) -> str:

@@ -64,7 +64,7 @@ LLAMA3 = (
     "{{ message.content | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
-# Version 1 writes a space before and after; version 3 writes the system turn into the last question.
+# Version 1 writes a space before and after an answer; version 3 puts the system turn into the last question.
 MISTRAL_V1 = (
     "{{ '<s>' }}{% for message in messages %}"
     "{% if message.role not in ('user', 'assistant') or (message.role == 'user') != (loop.index0 % 2 == 0) %}"

@@ -30,7 +30,7 @@ TRAIN, VAL, PICTURES = 16, 4, 6  # training groups, validation groups, different
 class Run:
     """The hashes of a run's trained weights, and its counts for every epoch with validation."""
 
-    before: str = ""  # a hash of the trained weights
+    before: str = ""  # hash of the trained weights before the training
     after: str = ""
     towers: list[int] = field(default_factory=list)  # calls of the vision tower
     opened: list[int] = field(default_factory=list)  # picture files that this process opened

@@ -162,8 +162,8 @@ def evaluations(table: Mapping[str, Any], row: str) -> dict[str, list[JudgedItem
     digits = digits_of(values)
     for benchmark, printed in by_benchmark.items():
         if benchmark == "vl_rewardbench":
-            ours = row.startswith("BaseReward")
-            if ours:  # Table 9 swaps these two columns in these rows
+            swapped = row.startswith("BaseReward")
+            if swapped:  # Table 9 swaps these two columns in these rows
                 printed = printed | {"general": printed["reasoning"], "reasoning": printed["general"]}
             official = row in ("Gemini-1.5-Pro", "IXC-2.5-Reward 7B")
             once = row in ("BaseReward (Qwen2-VL)", "BaseReward (Ensemble)")

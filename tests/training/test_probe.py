@@ -210,7 +210,7 @@ def test_killed_and_resumed_probe_equals_uninterrupted_probe(tmp_path: Path, mon
     assert before.items() <= computed.items()
     (stopped,) = {path.parents[1].name for path in runs.glob("*/checkpoints/last.ckpt")}
     ended(started(resume=stopped))
-    assert {file: file.stat().st_mtime_ns for file in files()} == computed  # nothing was computed again
+    assert {file: file.stat().st_mtime_ns for file in files()} == computed  # no state was computed again
     monkeypatch.setenv("BASEREWARD_CACHE", str(tmp_path))
     earlier_runs = set(list_runs())
     ended(started())

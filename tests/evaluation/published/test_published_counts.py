@@ -82,13 +82,8 @@ def test_mm_rlhf_counts_give_the_printed_percentages(real_rows: Path) -> None:
 
     The 14 wrong pairs are in 9 prompts. The categories are 95.24, 97.30 and 94.12, where Table 8 has misprints.
     """
-    wrong = {
-        "mcq": [1, 1],
-        "long": [1],
-        "short": [1, 1],
-        "safety": [3, 3],
-        "video": [2, 1],
-    }  # wrong pairs of one prompt each
+    # Each number counts the wrong pairs of one prompt.
+    wrong = {"mcq": [1, 1], "long": [1], "short": [1, 1], "safety": [3, 3], "video": [2, 1]}
     benchmark = mm_rlhf(real_rows)
     judged = []
     for items in by_prompt([JudgedItem(item, Outcome(correct=True)) for item in benchmark.items]).values():

@@ -95,11 +95,8 @@ def test_pictures_are_embedded_and_nothing_is_fetched(page: Path) -> None:
     import PIL.Image
 
     with PIL.Image.open(screenshot) as image:
-        assert image.convert("RGB").getpixel((2, 2)) == (
-            0xF6,
-            0xF6,
-            0xF4,
-        )  # the background colour shows that the style is applied
+        # The background colour shows that the style is applied.
+        assert image.convert("RGB").getpixel((2, 2)) == (0xF6, 0xF6, 0xF4)
 
 
 def test_page_prints_on_a4(page: Path) -> None:

@@ -84,13 +84,13 @@ def test_random_baselines_of_mm_rlhf_rewardbench(real_rows: Path) -> None:
     items = list(benchmark.items)
 
     def random_shares(outcome: Outcome) -> tuple[float, float]:
-        measures = measured(benchmark.variants, [JudgedItem(each, outcome) for each in items])["published"]
+        measures = measured(benchmark.variants, [JudgedItem(pair, outcome) for pair in items])["published"]
         return measures["acc"]["baselines"]["random"], measures["acc_plus"]["baselines"]["random"]
 
     acc, plus = random_shares(Outcome(scores=(1.0, 0.0)))
     assert (acc, plus) == pytest.approx((0.5, by_hand(items)), abs=1e-12)
     assert round(100 * plus, 2) == 18.79
-    sizes = [len(group) for group in by_prompt([JudgedItem(each, Outcome(correct=True)) for each in items]).values()]
+    sizes = [len(group) for group in by_prompt([JudgedItem(pair, Outcome(correct=True)) for pair in items]).values()]
     judge_plus = sum(0.5**size for size in sizes) / len(sizes)
     for unlike_scores in (Outcome(votes=(0,)), Outcome(correct=True)):
         assert random_shares(unlike_scores) == pytest.approx((0.5, judge_plus), abs=1e-12)

@@ -94,9 +94,8 @@ def test_learned_weights_of_a_route_use_its_members_only(make: Make) -> None:
     Weights and intervals of both routes equal a regression on their own members."""
     rng = np.random.default_rng(0)
     base, noise = rng.normal(size=60) + 0.8, rng.normal(size=60)
-    margins = np.stack(
-        [0.3 * base + noise, base + noise, base + 0.5 * noise]
-    )  # the first member cancels the others' noise
+    # The first member cancels the noise of the others.
+    margins = np.stack([0.3 * base + noise, base + noise, base + 0.5 * noise])
     members = [make(name, row.tolist()) for name, row in zip("tab", margins, strict=True)]
     scored = validation_scores(members, needed=True)
     recipe = EnsembleRecipe(how="learned", seed=3)
