@@ -1,4 +1,4 @@
-"""Test that the files of a new part, in a folder of the user, are enough to use it.
+"""Test that the files of a new part in a user's folder are enough to use it, without a change in the package.
 
 Each test writes the files that `docs/how-to/extend.md` describes, runs the command that uses them, and checks the
 effect of the part. All tests train a text-only model of two layers for two steps.

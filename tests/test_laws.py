@@ -117,7 +117,7 @@ def test_law_1_tree_equals_plain(family: str, lora: bool, checkpointing: bool, t
 
 @pytest.mark.parametrize("images", [0, 1, 2])
 @pytest.mark.parametrize("family", VISION)
-def test_law_2_ours_equals_transformers(family: str, images: int, tmp_path: Path) -> None:
+def test_law_2_hidden_states_equal_transformers(family: str, images: int, tmp_path: Path) -> None:
     """Hidden states of the plain layout equal those of transformers' own model on the whole conversation."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -125,7 +125,7 @@ def test_law_2_ours_equals_transformers(family: str, images: int, tmp_path: Path
     sample = group(images=images)
     _, plain = batches(path, [sample])
     with torch.no_grad():
-        ours = load_backbone(path).eval().hidden_states(plain)
+        actual = load_backbone(path).eval().hidden_states(plain)
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     processor = AutoImageProcessor.from_pretrained(path, backend="pil")
@@ -143,10 +143,12 @@ def test_law_2_ours_equals_transformers(family: str, images: int, tmp_path: Path
         inputs.pop("token_type_ids", None)
         kinds = {"mm_token_type_ids": (inputs["input_ids"] == model.config.image_token_id).int()}
         with torch.no_grad():
-            theirs = model(**inputs, **features, **({} if tiles else kinds)).last_hidden_state[0]
+            expected = model(**inputs, **features, **({} if tiles else kinds)).last_hidden_state[0]
         end = int(plain.rows.ends[row, 1])
-        assert theirs.shape[0] == end + 2, "the whole conversation is ours and the line break after the end of the turn"
-        assert_close(ours[row, : end + 1], theirs[: end + 1])
+        assert expected.shape[0] == end + 2, (
+            "the whole conversation is ours and the line break after the end of the turn"
+        )
+        assert_close(actual[row, : end + 1], expected[: end + 1])
 
 
 def _written_images(family: str, features: dict[str, Any]) -> tuple[str, list[str]]:
@@ -175,10 +177,10 @@ def test_law_3_score_depends_on_its_response_alone(family: str, layout: Any, tmp
             result: Tensor = model(collate(members, layout=layout, pad_id=encoder.pad_id))
         return result
 
-    alone = [scores(encoded_group) for encoded_group in encoded]
-    assert_close(scores(*encoded), torch.cat(alone))
-    assert_close(scores(*reversed(encoded)), torch.cat(alone[::-1]))
-    for sample, expected in zip(groups, alone, strict=True):
+    separate_scores = [scores(encoded_group) for encoded_group in encoded]
+    assert_close(scores(*encoded), torch.cat(separate_scores))
+    assert_close(scores(*reversed(encoded)), torch.cat(separate_scores[::-1]))
+    for sample, expected in zip(groups, separate_scores, strict=True):
         reversed_group = Group(sample.id, sample.source, sample.prompt, sample.responses[::-1], (), sample.images)
         assert_close(scores(encoder(reversed_group)).flip(0), expected)
 
@@ -224,15 +226,21 @@ def trained(*overrides: str) -> Scorer:
     path = backbone_path(recipe.model.backbone)
     model, encoder = build_model(recipe.model, path=path, seed=0), recipe_encoder(recipe, path=path)
     batch = collate([encoder(sample) for sample in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
-    before = {name: weight.detach().clone() for _, named in model.parts().items() for name, weight in named}
-    optimizer = torch.optim.AdamW([weight for named in model.parts().values() for _, weight in named], lr=1e-2)
+    before = {
+        name: weight.detach().clone()
+        for _, named_parameters in model.parts().items()
+        for name, weight in named_parameters
+    }
+    optimizer = torch.optim.AdamW(
+        [weight for named_parameters in model.parts().values() for _, weight in named_parameters], lr=1e-2
+    )
     for _ in range(3):
         loss, _ = BradleyTerry(centring=0.01)(model(batch), batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    for named in model.parts().values():
-        for name, parameter in named:
+    for named_parameters in model.parts().values():
+        for name, parameter in named_parameters:
             assert not torch.equal(parameter, before[name]), f"{name} has not moved"
     return Scorer(model.eval(), encoder=encoder, recipe=recipe)
 
@@ -385,11 +393,11 @@ def test_law_7_image_tokens_are_never_cut(tmp_path: Path) -> None:
 
 def test_law_8_same_recipe_same_seed_same_bits() -> None:
     """Two runs end with equal weights, bit for bit; another data seed gives other weights."""
-    first, again = (trained_weights(train(load_recipe("basereward", overrides=SMALL))["run_id"]) for _ in range(2))
-    assert first.keys() == again.keys()
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    other = trained_weights(train(load_recipe("basereward", overrides=[*SMALL, "seeds.data=1"]))["run_id"])
-    assert any(not torch.equal(first[name], other[name]) for name in first)
+    first, repeated = (trained_weights(train(load_recipe("basereward", overrides=SMALL))["run_id"]) for _ in range(2))
+    assert first.keys() == repeated.keys()
+    assert all(torch.equal(first[name], repeated[name]) for name in first)
+    other_seed = trained_weights(train(load_recipe("basereward", overrides=[*SMALL, "seeds.data=1"]))["run_id"])
+    assert any(not torch.equal(first[name], other_seed[name]) for name in first)
 
 
 DROPOUT = (
@@ -404,16 +412,16 @@ DROPOUT = (
 @pytest.mark.parametrize(
     ("kill_at", "pooling"), [(2, "mean"), (5, "last")], ids=["between-checkpoints", "after-a-validation"]
 )
-def test_law_8_stopped_and_resumed_equals_never_stopped(kill_at: int, pooling: str) -> None:
+def test_law_8_killed_and_resumed_equals_uninterrupted(kill_at: int, pooling: str) -> None:
     """A run that is killed with SIGKILL and resumed ends with the bits of an uninterrupted run, with dropout and
     accumulation."""
     overrides = [*SMALL, *DROPOUT, "trainer.checkpoint_every=1", f"model.pooling={pooling}"]
-    whole = train(load_recipe("basereward", overrides=overrides))
+    uninterrupted = train(load_recipe("basereward", overrides=overrides))
     run_id = killed_run(overrides, at_step=kill_at)
     assert train_in_process("basereward", overrides, resume=run_id) == 0
     resumed = find(run_id).result() or {}
-    assert resumed["metrics"] == whole["metrics"]
-    resumed_weights, expected_weights = trained_weights(run_id), trained_weights(whole["run_id"])
+    assert resumed["metrics"] == uninterrupted["metrics"]
+    resumed_weights, expected_weights = trained_weights(run_id), trained_weights(uninterrupted["run_id"])
     assert all(torch.equal(resumed_weights[name], expected_weights[name]) for name in expected_weights)
 
 

@@ -1,5 +1,5 @@
-"""Test that a recipe, a benchmark file or a saved model of a third party runs no own code, reads no secret, and cannot
-make a check run without end."""
+"""Test that a recipe, a benchmark file or a saved model of a third party runs none of its own code, reads no secret,
+and cannot make a check run without end."""
 
 from __future__ import annotations
 

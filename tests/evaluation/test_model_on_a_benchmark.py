@@ -127,7 +127,7 @@ def test_repeated_answers_are_scored_once(here: Path) -> None:
 def test_killed_evaluation_resumes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After a SIGKILL while scoring, the next call reuses every score in the journal and computes the others."""
     run = (here / "run").read_text()
-    whole = evaluated(capsys, here, run, "--out", "whole")
+    uninterrupted = evaluated(capsys, here, run, "--out", "whole")
     journal = here / "killed" / "vl_rewardbench" / "partial.jsonl"
     command = [sys.executable, "-m", "basereward", "eval", run, "--benchmark", "vl_rewardbench", "data=data/rows.json"]
     command += ANY_SIZE
@@ -147,7 +147,7 @@ def test_killed_evaluation_resumes(here: Path, capsys: pytest.CaptureFixture[str
     resumed_result = evaluated(capsys, here, run, "--out", "killed")
     before, after = (
         [json.loads(line) for line in (Path(result["evaluations"][0]["out"]) / "scores.jsonl").read_text().splitlines()]
-        for result in (whole, resumed_result)
+        for result in (uninterrupted, resumed_result)
     )
     marked_rows = set(
         bundles(load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items)[marked["prompt"]].places

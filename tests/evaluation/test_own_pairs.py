@@ -165,8 +165,8 @@ def test_scores_file_is_evaluated_again(here: Path, capsys: pytest.CaptureFixtur
     """The `scores.jsonl` of a call gives the same measures for the same file and is refused after an answer changed."""
     first = evaluated(capsys, "longer", "--data", "mine.jsonl")
     scores = f"{first['evaluations'][0]['out']}/scores.jsonl"
-    again = evaluated(capsys, "--scores", scores, "--name", "again", "--data", "mine.jsonl")
-    assert again["pairs-mine"] == first["pairs-mine"]
+    repeated = evaluated(capsys, "--scores", scores, "--name", "again", "--data", "mine.jsonl")
+    assert repeated["pairs-mine"] == first["pairs-mine"]
     write(here / "mine.jsonl", [ROWS[0] | {"chosen": "yes, indeed"}, *ROWS[1:]])
     assert main(["eval", "--scores", scores, "--name", "other", "--data", "mine.jsonl"]) == 2
     assert "row 0" in capsys.readouterr().err

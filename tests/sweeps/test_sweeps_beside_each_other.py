@@ -27,7 +27,7 @@ def test_concurrent_sweeps_share_their_cells(tmp_path: Path) -> None:
     assert [cell["run_id"] for cell in first] == [cell["run_id"] for cell in second]
     assert [cell["metrics"] for cell in first] == [cell["metrics"] for cell in second]
     pairs = zip(first, second, strict=True)
-    assert all({one["status"], other["status"]} == {"finished", "skipped"} for one, other in pairs)
+    assert all({cell["status"], same["status"]} == {"finished", "skipped"} for cell, same in pairs)
     assert len(place.runs()) == 3
     assert any("is trained by another process" in log.read_text() for log in logs)
 

@@ -33,8 +33,8 @@ def test_weight_decay_applies_to_matrices_only() -> None:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    for named in parameters.values():
-        for _, parameter in named:
+    for named_parameters in parameters.values():
+        for _, parameter in named_parameters:
             expected = 1 - 0.1 * 0.5 if parameter.ndim == 2 else 1.0
             torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
 
@@ -46,7 +46,9 @@ def test_every_parameter_is_in_one_group_of_its_part() -> None:
     rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 5
     assert rates == {
-        id(parameter): 5e-2 if part == "head" else 1e-3 for part, named in parameters.items() for _, parameter in named
+        id(parameter): 5e-2 if part == "head" else 1e-3
+        for part, named_parameters in parameters.items()
+        for _, parameter in named_parameters
     }
 
 
@@ -54,8 +56,8 @@ def test_first_step_has_the_learning_rate_of_the_part() -> None:
     """Adam's first step is lr against the sign of the gradient, apart from eps."""
     parameters = parts()
     optimizer = adamw(parameters, lr=0.25, lr_by_part={"head": 0.5}, betas=[0.8, 0.95], eps=1.0)
-    for named in parameters.values():
-        for _, parameter in named:
+    for named_parameters in parameters.values():
+        for _, parameter in named_parameters:
             parameter.grad = torch.full_like(parameter, 3.0)
     optimizer.step()
     for part, rate in (("language", 0.25), ("head", 0.5)):

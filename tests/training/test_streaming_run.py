@@ -58,22 +58,22 @@ def killed_run(overrides: list[str], *, at_step: int) -> str:
 def test_streaming_run_killed_in_a_stage_and_resumed_equals_uninterrupted_run(overrides: list[str]) -> None:
     """The run is killed after the second of three steps of its first stage. Metrics and weights are equal, and every
     lost row is counted once in the result, the folder and MLflow."""
-    whole = train(load_recipe("basereward", overrides=overrides))
-    assert whole["skipped"] == {"mine": LOST}
-    assert whole["metrics"]["test/mine/pairs"] > 0
+    uninterrupted = train(load_recipe("basereward", overrides=overrides))
+    assert uninterrupted["skipped"] == {"mine": LOST}
+    assert uninterrupted["metrics"]["test/mine/pairs"] > 0
     run_id = killed_run(overrides, at_step=2)
     resumed = train(load_recipe("basereward", overrides=overrides), resume=run_id)
-    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["metrics"] == uninterrupted["metrics"]
     assert resumed["skipped"] == {"mine": LOST}
     reasons = [json.loads(line)["reason"] for line in find(run_id).rejections.read_text().splitlines()]
     assert sorted(reasons) == sorted(LOST)
-    weights = [load_file(find(run).model / "head.safetensors") for run in (run_id, whole["run_id"])]
+    weights = [load_file(find(run).model / "head.safetensors") for run in (run_id, uninterrupted["run_id"])]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
     from mlflow import MlflowClient
 
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    for run in (run_id, whole["run_id"]):
+    for run in (run_id, uninterrupted["run_id"]):
         metrics = client.get_run(find(run).mlflow_run_id or "").data.metrics
         assert {name: metrics[f"data/skipped/{name}"] for name in LOST} == LOST
 

@@ -125,12 +125,12 @@ def test_attempts_are_counted(tmp_path: Path) -> None:
 def test_verdict_without_reasoning_is_requested_again(tmp_path: Path) -> None:
     """A verdict with an empty reasoning is counted as bare, and the pair is sent again."""
     source = write_rows(tmp_path)
-    seen: set[str] = set()
+    earlier_requests: set[str] = set()
 
     def reply(body: dict[str, Any], number: int) -> str:
-        new = words(body) not in seen
-        seen.add(words(body))
-        return f"<think> </think><answer>{better(body)}</answer>" if new else says(better(body))
+        is_new = words(body) not in earlier_requests
+        earlier_requests.add(words(body))
+        return f"<think> </think><answer>{better(body)}</answer>" if is_new else says(better(body))
 
     with serving(reply) as server:
         result = run(source, server.url, tmp_path / "told.jsonl", attempts=2)
@@ -194,12 +194,12 @@ def test_killed_call_resumes(tmp_path: Path) -> None:
         assert json.loads(resumed.stdout)["agreed"] == 40
         assert len(server.asked) - requests_before <= 40 - answered + 1  # the last line may have been complete
         assert len(read(out)) == len({row["id"] for row in read(out)}) == 40
-        again = subprocess.run(command, capture_output=True, check=False)
-        assert json.loads(again.stdout)["agreed"] == 40
-        assert json.loads(again.stdout)["fresh"] == 0
+        repeated = subprocess.run(command, capture_output=True, check=False)
+        assert json.loads(repeated.stdout)["agreed"] == 40
+        assert json.loads(repeated.stdout)["fresh"] == 0
         assert len(server.asked) - requests_before <= 40 - answered + 1
-        whole = run(source, server.url, tmp_path / "whole.jsonl")
-        assert whole["agreed"] == 40
+        uninterrupted = run(source, server.url, tmp_path / "whole.jsonl")
+        assert uninterrupted["agreed"] == 40
         assert (tmp_path / "whole.jsonl").read_bytes() == out.read_bytes()
 
 

@@ -58,10 +58,10 @@ def paper_rows(document: str) -> dict[str, dict[str, dict[str, str]]]:
     return cells
 
 
-def reproduces(ours: str, printed: float, *, digits: int) -> bool:
+def reproduces(our_cell: str, printed: float, *, digits: int) -> bool:
     """Return whether our cell shows the printed number, rounded or truncated."""
-    text = re.search(r">([\d.]+)<", ours)
-    value = re.search(r'data-value="([\d.]+)"', ours)
+    text = re.search(r">([\d.]+)<", our_cell)
+    value = re.search(r'data-value="([\d.]+)"', our_cell)
     assert text
     assert value
     assert text[1] == f"{100 * float(value[1]):.{digits}f}"

@@ -1,4 +1,4 @@
-"""Test which measured values stand beside a published table."""
+"""Test which measured values are shown next to the values of a published table."""
 
 from __future__ import annotations
 

@@ -41,21 +41,21 @@ def test_agreement_equals_independent_computations(tmp_path: Path) -> None:
     """For 400 random outcomes with two items per prompt, p equals a binomial sum, and the interval equals the sandwich
     variance of the mean."""
     rng = np.random.default_rng(3)
-    one, two = rng.random(400) < 0.8, rng.random(400) < 0.7
-    result = compared(tmp_path, one.tolist(), two.tolist())
+    first, second = rng.random(400) < 0.8, rng.random(400) < 0.7
+    result = compared(tmp_path, first.tolist(), second.tolist())
     fewer, total = sorted((result.only_first, result.only_second))[0], result.only_first + result.only_second
     assert result.p == pytest.approx(min(1.0, 2 * sum(comb(total, k) for k in range(fewer + 1)) / 2**total))
-    by_prompt = (one.astype(float) - two).reshape(-1, 2).sum(axis=1)
-    error = by_prompt.std() * np.sqrt(len(by_prompt)) / len(one)
+    by_prompt = (first.astype(float) - second).reshape(-1, 2).sum(axis=1)
+    error = by_prompt.std() * np.sqrt(len(by_prompt)) / len(first)
     assert result.low == pytest.approx(result.difference - 1.96 * error, abs=0.008)
     assert result.high == pytest.approx(result.difference + 1.96 * error, abs=0.008)
-    assert compared(tmp_path, one.tolist(), two.tolist()) == result
+    assert compared(tmp_path, first.tolist(), second.tolist()) == result
 
 
 def test_swapped_models_change_only_the_signs(tmp_path: Path) -> None:
     """Kappa and p are equal, and the difference changes its sign."""
-    one, two = [True, True, False, True, None, False], [True, False, False, True, True, False]
-    result, swapped = compared(tmp_path, one, two), compared(tmp_path, two, one)
+    first, second = [True, True, False, True, None, False], [True, False, False, True, True, False]
+    result, swapped = compared(tmp_path, first, second), compared(tmp_path, second, first)
     assert (swapped.kappa, swapped.p, swapped.alike) == (result.kappa, result.p, result.alike)
     assert swapped.difference == -result.difference
     assert result.only_second == swapped.only_first == 1  # an undecided item is not right
@@ -71,12 +71,12 @@ def test_agreement_of_equal_outcomes(tmp_path: Path) -> None:
 
 def test_different_items_are_refused(tmp_path: Path) -> None:
     """Another id, a missing row and another benchmark are errors; the message names the rows."""
-    one = read_evaluation(write_folder(tmp_path / "one", [True] * 4))
+    first = read_evaluation(write_folder(tmp_path / "one", [True] * 4))
     rows = [item(0, True), item(1, True, id="other"), item(2, True), item(3, True)]
     for other_rows in (rows, [rows[0], rows[2], rows[3]]):
-        two = read_evaluation(write_folder(tmp_path / "two", [True] * len(other_rows), rows=other_rows))
+        second = read_evaluation(write_folder(tmp_path / "two", [True] * len(other_rows), rows=other_rows))
         with pytest.raises(DataError, match=r"did not score the same items \(row 1\)"):
-            agreement(one, two)
-    two = read_evaluation(write_folder(tmp_path / "two", [True] * 4, benchmark="rm_bench"))
+            agreement(first, second)
+    second = read_evaluation(write_folder(tmp_path / "two", [True] * 4, benchmark="rm_bench"))
     with pytest.raises(DataError, match="vl_rewardbench against rm_bench"):
-        agreement(one, two)
+        agreement(first, second)

@@ -116,9 +116,9 @@ def test_orders_of_many_answers_are_sampled() -> None:
     """Orders of thirty answers cannot be enumerated. Every sample is an order, and the same seed gives the same
     samples."""
     texts = tuple(f"answer {i}" for i in range(30))
-    many = [Item(0, "i", "?", texts, (0,), tuple(range(1, 30)), "i"), item(1)]
-    first, again = (list(chance_rounds(many, independent=False, seed=3)) for _ in range(2))
-    assert first == again
+    many_answers = [Item(0, "i", "?", texts, (0,), tuple(range(1, 30)), "i"), item(1)]
+    first, repeated = (list(chance_rounds(many_answers, independent=False, seed=3)) for _ in range(2))
+    assert first == repeated
     for outcomes in first:
         assert len(set(outcomes[0].scores or ())) == 30
     assert sum((outcomes[1].scores or ())[0] > (outcomes[1].scores or ())[1] for outcomes in first) == len(first) / 2
