@@ -1,4 +1,4 @@
-"""What every test gets: folders of its own, no network, one thread, and the real rows where there are any."""
+"""Fixtures of every test: separate folders, no network, one thread, and the real rows if they exist."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Before any library reads them.
+# These variables must be set before any library reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Two processes of tests share two cores, and the processes that they start get one of them too.
+# Two test processes share two cores, also with the processes that they start.
 os.environ["OMP_NUM_THREADS"] = "1"
-# Threads of several processes share the cores: one that waits for another must not keep it from working.
+# Threads of several processes share the cores, so a waiting thread must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
@@ -22,21 +22,21 @@ CACHES = {".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache",
 
 
 def _foreign_files() -> set[str]:
-    """Files in the working tree that git does not track, ignored ones included; caches of tools aside."""
+    """Return untracked files in the working tree, including ignored ones but not the caches of tools."""
     command = ["git", "status", "--porcelain", "--ignored=matching", "--untracked-files=all", "-z"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    entries = [entry[3:] for entry in done.stdout.split("\0") if entry[:2] in ("??", "!!")]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    entries = [entry[3:] for entry in completed.stdout.split("\0") if entry[:2] in ("??", "!!")]
     return {entry for entry in entries if not CACHES.intersection(Path(entry).parts)}
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Notes what lies in the working tree. Only the controlling process of several does."""
+    """Record the untracked files before the tests; with several processes only the controller does this."""
     if not hasattr(session.config, "workerinput"):
         session.config.stash[BEFORE] = _foreign_files()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fails a run whose tests have left files in the working tree: they belong into temporary folders."""
+    """Fail a session whose tests left files in the working tree: they belong in temporary folders."""
     if hasattr(session.config, "workerinput"):
         return
     left = sorted(_foreign_files() - session.config.stash[BEFORE])
@@ -46,8 +46,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begins with the files marked `slow`, so that no process waits for one at the end, and skips the tests marked
-    `gpu` on a machine without one."""
+    """Run files marked `slow` first, so that no process waits for one at the end, and skip tests marked `gpu` on a
+    machine without a GPU."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Sums in torch come in the same order on every machine and in every process."""
+    """Use one thread, so that sums in torch have the same order on every machine and in every process."""
     import torch
 
     torch.set_num_threads(1)
@@ -69,7 +69,7 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs, caches and tracking of a test go to a folder that no other test sees."""
+    """Give every test its own folder for runs, cache and tracking."""
     folder = tmp_path_factory.mktemp("own")
     monkeypatch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
     monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
@@ -78,7 +78,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="session")
 def real_rows() -> Path:
-    """The folder of real preference rows and pictures: $BASEREWARD_REAL_ROWS, or ../shared/data."""
+    """Return the folder of real preference rows and pictures: $BASEREWARD_REAL_ROWS, or ../shared/data."""
     folder = Path(os.environ.get("BASEREWARD_REAL_ROWS", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real rows at {folder}; set BASEREWARD_REAL_ROWS")

@@ -1,6 +1,6 @@
-"""What a run does when the machine fails it: a full disk, a tracking server that is down or dies. Nothing is lost.
+"""Test a run on a failing machine: a full disk, and a tracking server that is down or dies. No data are lost.
 
-A real file system that is full, and a real `mlflow server` that is killed with SIGKILL.
+The tests use a real full file system and a real `mlflow server` that is killed with SIGKILL.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ MIB = 2**20
 
 
 class Disk:
-    """A file system in memory, with so much room."""
+    """A file system in memory with a limited size."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def mount(self, mib: float) -> None:
-        """Make it, or change its size."""
-        again = ["-o", "remount"] if self.folder.is_mount() else []
+        """Mount the file system or change its size."""
+        remount = ["-o", "remount"] if self.folder.is_mount() else []
         size = ["-o", f"size={int(mib * MIB)}"]
-        command = ["mount", "-t", "tmpfs", *again, *size, "tmpfs", str(self.folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"this user cannot mount a file system: {done.stderr.strip()}")
+        command = ["mount", "-t", "tmpfs", *remount, *size, "tmpfs", str(self.folder)]
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if completed.returncode:
+            pytest.skip(f"this user cannot mount a file system: {completed.stderr.strip()}")
 
     def fill(self) -> Path:
-        """Take all the room that there is, with a file that can be removed."""
+        """Fill the free space with a file and return the file."""
         ballast = self.folder / "ballast"
         with ballast.open("wb", buffering=0) as file:
             try:
@@ -60,7 +60,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """The runs lie on it, and nothing else does."""
+    """Mount a file system for the runs alone."""
     folder = tmp_path / "disk"
     folder.mkdir()
     monkeypatch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
@@ -70,11 +70,9 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_fills_up_while_a_checkpoint_is_written_costs_nothing(
-    disk: Disk, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The checkpoint of before is whole, the message says how much is free, and once there is room the run finishes."""
-    disk.mount(4)  # one checkpoint of some 2 MiB, not a second one beside it
+def test_disk_that_fills_up_during_a_checkpoint_loses_nothing(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    """The previous checkpoint is complete, the message has the free space, and with more space the run finishes."""
+    disk.mount(4)  # room for one checkpoint of about 2 MiB, not for two
     train = [*TRAIN, "trainer.checkpoint_every=1", "--json"]
     assert main(train) == 2
     printed = capsys.readouterr()
@@ -99,10 +97,8 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_costs_nothing(
     assert losses(run) == list(range(1, 7))
 
 
-def test_a_disk_without_any_room_is_named_before_anything_is_trained(
-    disk: Disk, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """No half of a run is left there."""
+def test_full_disk_is_refused_before_training(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    """No incomplete run remains."""
     disk.mount(1)
     ballast = disk.fill()
     assert main([*TRAIN, "--json"]) == 2
@@ -117,10 +113,10 @@ def test_a_disk_without_any_room_is_named_before_anything_is_trained(
 
 
 @pytest.mark.parametrize("before", ["nothing", "database"])
-def test_a_full_disk_under_mlflow_alone_is_told_once(
+def test_full_disk_of_the_tracking_store_is_reported_once(
     disk: Disk, before: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run goes on without a traceback, and nothing half made stays; with room everything is delivered."""
+    """The run continues without a traceback and leaves no incomplete file; with free space everything is delivered."""
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
     disk.mount(2)
     store = disk.folder / "mlflow.db"
@@ -147,11 +143,11 @@ def test_a_full_disk_under_mlflow_alone_is_told_once(
 
 
 def _hear_ctrl_c() -> None:
-    """A shell starts its background jobs deaf to SIGINT, and their children inherit it."""
+    """Restore SIGINT, which a shell's background jobs and their children ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_an_interrupted_run_can_be_continued() -> None:
+def test_interrupted_run_can_be_resumed() -> None:
     """Ctrl-C ends the command with 130 and without a traceback, and the run counts as killed, not as failed."""
     command = [sys.executable, "-m", "basereward", *TRAIN, "trainer.steps=200", "trainer.checkpoint_every=1"]
     process = subprocess.Popen(
@@ -174,7 +170,7 @@ def test_an_interrupted_run_can_be_continued() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that is not started yet, and the runs that should go to it."""
+    """Return a server that is not started, which is the tracking store of the runs."""
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
     server = Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
@@ -183,19 +179,19 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def losses(run: RunFolder) -> list[int]:
-    """The steps that the run has recorded a loss of, in the order of its journal."""
+    """Return the steps with a recorded loss in the order of the journal."""
     records = [record for record, _ in run.journal.read(0)]
     return [record["step"] for record in records if "train/loss" in record.get("values", {})]
 
 
 def deliver(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the next training does first, whatever comes of it."""
+    """Start a training that fails, since every training first delivers pending records."""
     assert main([*TRAIN, "--resume", "no-such-run"]) == 2
     assert "There is no run 'no-such-run'" in capsys.readouterr().err
 
 
 def assert_delivered(run: RunFolder, server: Server, *, steps: int) -> None:
-    """The server has the whole run: its end, every loss once, its model."""
+    """Assert that the server has the run's end, every loss once, and the model."""
     assert not run.journal.pending
     assert run.mlflow_run_id is not None
     client = MlflowClient(server.uri)
@@ -206,18 +202,18 @@ def assert_delivered(run: RunFolder, server: Server, *, steps: int) -> None:
     assert {"model/reward_model.json", "model/head.safetensors", "model/recipe.yaml"} <= names
 
 
-def test_a_server_that_is_down_at_the_start_is_told_once_and_gets_all_later(
+def test_unavailable_server_is_reported_once_and_gets_all_records_later(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run goes on to its end without it; its records wait for the next training."""
-    done = subprocess.run(
+    """The run finishes without the server, and the next training delivers its records."""
+    completed = subprocess.run(
         [sys.executable, "-m", "basereward", *TRAIN, "--json"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     (run,) = list_runs()
-    assert json.loads(done.stdout)["model"] == str(run.model)
-    warnings = [line for line in done.stderr.splitlines() if "MLflow" in line or "etry" in line]
-    assert len(warnings) == 2, done.stderr
+    assert json.loads(completed.stdout)["model"] == str(run.model)
+    warnings = [line for line in completed.stderr.splitlines() if "MLflow" in line or "etry" in line]
+    assert len(warnings) == 2, completed.stderr
     assert f"MLflow at {server.uri} does not answer" in warnings[0]
     assert f"They are kept in {run.journal.folder}" in warnings[1]
     assert losses(run) == list(range(1, 7))
@@ -228,10 +224,8 @@ def test_a_server_that_is_down_at_the_start_is_told_once_and_gets_all_later(
     assert_delivered(run, server, steps=6)
 
 
-def test_a_server_that_dies_in_the_middle_of_a_run_does_not_stop_it(
-    server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What it had not got when it was killed, it gets when it is back, and nothing twice."""
+def test_server_that_dies_during_a_run_does_not_stop_it(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """The restarted server gets the missing records, and none twice."""
     server.start()
     command = [sys.executable, "-m", "basereward", *TRAIN, "trainer.steps=24", "--json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

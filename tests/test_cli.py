@@ -1,4 +1,4 @@
-"""The command line: what it prints where, and how it ends."""
+"""Test the command line: its output on both streams and its exit status."""
 
 from __future__ import annotations
 
@@ -44,58 +44,58 @@ def _experiments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def replace_run(monkeypatch: pytest.MonkeyPatch, command: str, function: Callable[[], dict[str, Any]]) -> None:
-    """Gives a command other work, so that a test sees only what `main` does around it."""
+    """Replace the work of a command, so that a test sees only what `main` does around it."""
     replaced = dataclasses.replace(COMMANDS[command], run=lambda arguments: (function(), 0))
     monkeypatch.setitem(COMMANDS, command, replaced)
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, from the root of the project."""
+    """Run the command in a process of its own from the project's root."""
     command = [sys.executable, "-m", "basereward", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
 
 def fastest_s(*arguments: str) -> float:
-    """The shortest of five calls, in seconds: the machine may be busy with other things."""
+    """Return the shortest of five calls in seconds, since the machine may be busy."""
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        start = time.perf_counter()
         assert run(*arguments).returncode == 0
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     return min(seconds)
 
 
 def test_help_answers_within_half_a_second() -> None:
-    """And names every command."""
+    """The help names every command."""
     assert fastest_s("--help") <= 0.5
     assert all(command in run("--help").stdout for command in COMMANDS)
 
 
 def test_check_of_seven_cells_answers_within_three_seconds() -> None:
-    """No model is loaded for it."""
+    """`check` loads no model."""
     assert fastest_s("check", "head_depth") <= 3.0
 
 
 def test_check_prints_the_cells_as_json_and_nothing_else() -> None:
-    """The object has the cells with their overrides, and no fault."""
-    done = run("check", "head_depth", "--json")
-    result = json.loads(done.stdout)
-    assert done.returncode == 0
+    """The object has the cells with their overrides and no fault."""
+    completed = run("check", "head_depth", "--json")
+    result = json.loads(completed.stdout)
+    assert completed.returncode == 0
     assert [cell["name"] for cell in result["cells"]][:2] == ["head=1_none", "head=2_none"]
     assert result["cells"][1]["overrides"] == {"model.head": {"_target_": "mlp", "layers": 2, "activation": "none"}}
     assert result["faults"] == []
 
 
 def test_check_exits_with_2_and_lists_every_fault() -> None:
-    """As text for people, and as objects for programs."""
-    wrong = ("check", "head_depth", "optimizer.lrr=1", "--profile", "tiny", "model.head.bias=3")
-    done = run(*wrong)
-    assert done.returncode == 2
-    assert "unknown key 'lrr'; did you mean 'lr'?" in done.stdout
-    assert "7 cells, 3 faults" in done.stdout
-    done = run(*wrong, "--json")
-    assert done.returncode == 2
-    faults = json.loads(done.stdout)["faults"]
+    """The faults are text by default and objects with --json."""
+    arguments = ("check", "head_depth", "optimizer.lrr=1", "--profile", "tiny", "model.head.bias=3")
+    completed = run(*arguments)
+    assert completed.returncode == 2
+    assert "unknown key 'lrr'; did you mean 'lr'?" in completed.stdout
+    assert "7 cells, 3 faults" in completed.stdout
+    completed = run(*arguments, "--json")
+    assert completed.returncode == 2
+    faults = json.loads(completed.stdout)["faults"]
     assert {"cell", "key", "message"} == set(faults[0])
     assert {fault["cell"] for fault in faults if fault["key"] == "model.head.bias"} == {
         f"head={row}" for row in ("1_none", "2_none", "2_tanh", "2_silu", "3_silu", "4_silu", "5_silu")
@@ -134,10 +134,8 @@ def test_check_exits_with_2_and_lists_every_fault() -> None:
     ],
 )
 @pytest.mark.usefixtures("_experiments")
-def test_a_mistake_is_answered_without_a_traceback(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On standard error, status 2; with --json the same is an object on standard output."""
+def test_invalid_arguments_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 with a message on standard error; with --json standard output has an error object."""
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert message in printed.err
@@ -149,15 +147,15 @@ def test_a_mistake_is_answered_without_a_traceback(
         assert message in error["message"]
 
 
-def test_changes_may_stand_anywhere() -> None:
-    """Before, between and after the options, in their order."""
+def test_overrides_may_be_anywhere() -> None:
+    """Overrides before, between and after the options keep their order."""
     arguments = parse(["train", "basereward", "a=1", "--profile", "p", "b=2", "--resume", "r", "c=3"])
     assert (arguments.experiment, arguments.profile, arguments.resume) == ("basereward", "p", "r")
     assert arguments.overrides == ["a=1", "b=2", "c=3"]
 
 
-def test_json_may_stand_before_or_after_the_command() -> None:
-    """And is false without it, though two parsers know the option."""
+def test_json_option_may_precede_or_follow_the_command() -> None:
+    """Without the option it is false, although two parsers define it."""
     assert parse(["--json", "ls", "heads"]).json
     assert parse(["ls", "heads", "--json"]).json
     assert not parse(["ls", "heads"]).json
@@ -165,7 +163,7 @@ def test_json_may_stand_before_or_after_the_command() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_examples_in_the_help_can_be_parsed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The help of every command shows them, and every option has a text."""
+    """The help of every command shows its examples."""
     with pytest.raises(SystemExit):
         parse([command, "--help"])
     help_text = capsys.readouterr().out
@@ -176,25 +174,25 @@ def test_the_examples_in_the_help_can_be_parsed(command: str, capsys: pytest.Cap
         assert parse(words[1:]).command == command
 
 
-def test_the_version_is_that_of_the_package() -> None:
-    """On standard output, status 0."""
-    done = run("--version")
-    assert done.returncode == 0
-    assert done.stdout.split() == ["basereward", importlib.metadata.version("basereward")]
+def test_version_is_that_of_the_package() -> None:
+    """It is on standard output, with status 0."""
+    completed = run("--version")
+    assert completed.returncode == 0
+    assert completed.stdout.split() == ["basereward", importlib.metadata.version("basereward")]
 
 
 def test_check_imports_no_torch() -> None:
-    """Nor anything else that takes seconds to import; the data of the recipe are read all the same."""
+    """`check` imports no slow library, although it reads the recipe's data settings."""
     heavy = ("torch", "transformers", "datasets", "mlflow", "pytorch_lightning", "sklearn")
     code = "import sys; from basereward.cli import main; main(['check', 'head_depth']); "
     code += f"print({heavy} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "set()"
+    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout.splitlines()[-1] == "set()"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_prints_a_script_of_the_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It knows the commands and their options."""
+    """The script has the commands and their options."""
     pytest.importorskip("shtab")
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
@@ -205,7 +203,7 @@ def test_completion_prints_a_script_of_the_shell(shell: str, capsys: pytest.Capt
 def test_completion_without_shtab_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is an optional dependency."""
+    """shtab is an optional dependency."""
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["completion", "bash"]) == 2
     assert "basereward[completion]" in capsys.readouterr().err
@@ -214,8 +212,8 @@ def test_completion_without_shtab_says_how_to_install_it(
 
 
 @pytest.mark.usefixtures("_experiments")
-def test_a_model_is_trained_and_scores_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Progress goes to standard error, and the result, a text or one JSON object, alone to standard output."""
+def test_train_and_score_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Progress goes to standard error, and standard output has only the result as text or as one JSON object."""
     assert main(["train", "basereward", *SMALL, "trainer.steps=2", "trainer.validations=1", "--json"]) == 0
     printed = capsys.readouterr()
     trained = json.loads(printed.out)
@@ -233,7 +231,7 @@ def test_a_model_is_trained_and_scores_a_file(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_train_prints_measures_and_skipped_rows() -> None:
-    """A measure that is not defined is a dash, and a count has no decimals."""
+    """An undefined metric is a dash, and a count has no decimals."""
     assert list(COMMANDS["train"].format_text(TRAINED)) == [
         "metric                      value",
         "test/digits/pair_accuracy   0.9877",
@@ -244,7 +242,7 @@ def test_train_prints_measures_and_skipped_rows() -> None:
     ]
 
 
-def test_what_is_not_finite_is_null_in_json(
+def test_json_has_null_for_values_that_are_not_finite(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """JSON has no NaN."""
@@ -258,8 +256,9 @@ def test_what_is_not_finite_is_null_in_json(
     }
 
 
-def test_a_sweep_with_a_failed_cell_ends_with_1_and_names_it() -> None:
-    """The others are in the table with their accuracy; an ensemble of a failed one fails with it."""
+def test_sweep_with_a_failed_cell_exits_with_1() -> None:
+    """The failed cell is named, the others are in the table with their accuracy, and an ensemble with a failed member
+    fails."""
     cells: list[dict[str, Any]] = [
         {"name": "head=a", "run_id": "r1", "status": "finished", "metrics": {"test/digits/pair_accuracy": 0.5}},
         {"name": "head=b", "run_id": None, "status": "failed", "metrics": {}, "error": "the loss is NaN"},
@@ -308,10 +307,10 @@ AUDITED = {
 }
 
 
-def test_audit_shows_the_sources_and_what_curation_would_leave_out(
+def test_audit_shows_the_sources_and_the_curation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tables for a person; in the object of a program what is not finite is null."""
+    """The text output has tables; in the JSON output values that are not finite are null."""
     row = {"source": "digits", "benchmark": "vl", "rows": 4, "contaminated": 3, "kinds": {"prompt": 2, "image": 3}}
     curation = {
         "left_out": {"digits": {"duplicate": 1, "contaminated": 3}},
@@ -339,8 +338,8 @@ def test_audit_shows_the_sources_and_what_curation_would_leave_out(
     assert printed["curation"]["overlaps"] == [row]
 
 
-def test_score_prints_where_the_scores_are_and_how_fast_it_was() -> None:
-    """Two lines."""
+def test_score_prints_the_output_path_and_the_speed() -> None:
+    """The output has two lines."""
     result = {"rows": 2, "responses": 6, "seconds": 0.5, "responses_per_s": 12.0, "out": "scores.jsonl"}
     result |= {"forwards": 3, "forward_ms": 90.4, "forward_ms_95": 120.6}
     assert list(COMMANDS["score"].format_text(result)) == [
@@ -349,10 +348,10 @@ def test_score_prints_where_the_scores_are_and_how_fast_it_was() -> None:
     ]
 
 
-def test_errors_of_ours_are_printed_and_others_raised(
+def test_own_errors_are_printed_and_others_raised(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A BaseRewardError is a message; a bug keeps its traceback; an interrupt ends with 130."""
+    """A BaseRewardError is a message, another exception keeps its traceback, and an interrupt exits with 130."""
 
     def raising(error: BaseException) -> Callable[[], dict[str, Any]]:
         def work() -> dict[str, Any]:
@@ -373,10 +372,11 @@ def test_errors_of_ours_are_printed_and_others_raised(
 
 
 @pytest.mark.parametrize(("command", "shown"), [("train", True), ("sweep", True), ("score", False)])
-def test_logs_go_to_standard_error_and_the_json_stays_alone(
+def test_logs_go_to_standard_error(
     command: str, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Long commands show our log of level INFO; other libraries' is not shown, and a short command is quiet."""
+    """Standard output has only the JSON. Long commands show the project's log of level INFO but not that of other
+    libraries; a short command shows none."""
 
     def work() -> dict[str, Any]:
         logging.getLogger("basereward.training.callbacks.progress").info("step 6, 3 s")
@@ -384,17 +384,17 @@ def test_logs_go_to_standard_error_and_the_json_stays_alone(
         return {"cells": [], "ensembles": []}
 
     replace_run(monkeypatch, command, work)
-    words = ["m", "f"] if command == "score" else ["basereward"]
-    assert main([command, *words, "--json"]) == 0
+    arguments = ["m", "f"] if command == "score" else ["basereward"]
+    assert main([command, *arguments, "--json"]) == 0
     printed = capsys.readouterr()
     assert printed.out == '{"cells": [], "ensembles": []}\n'
     assert printed.err == ("step 6, 3 s\n" if shown else "")
 
 
-def test_what_other_processes_print_stays_off_standard_output(
+def test_output_of_child_processes_goes_to_standard_error(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A child of the command inherits standard error in the place of standard output, and the JSON stays alone."""
+    """A child process inherits standard error as its standard output, so standard output has only the JSON."""
 
     def work() -> dict[str, Any]:
         subprocess.run(["echo", "from a child"], check=True)
@@ -411,7 +411,7 @@ def test_what_other_processes_print_stays_off_standard_output(
 def test_ls_lists_names_and_summaries(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As a table and as JSON; an empty kind says so, and where there is no folder to look in, that is a mistake."""
+    """The output is a table or JSON. An empty kind has a message, and a missing folder is an error."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     assert main(["ls", "heads", "--json"]) == 0
     heads = json.loads(capsys.readouterr().out)["heads"]
@@ -425,24 +425,24 @@ def test_ls_lists_names_and_summaries(
     for kind in ("experiments", "profiles", "sources", "benchmarks"):
         assert main(["ls", kind]) == 2
         assert str(tmp_path / "no_such_folder") in capsys.readouterr().err
-    for kind in ("heads", "losses", "adapters", "tiny_models"):  # these are in the package
+    for kind in ("heads", "losses", "adapters", "tiny_models"):  # these kinds are in the package
         assert main(["ls", kind]) == 0
 
 
 def test_ls_runs_needs_no_tracking_server(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The runs are folders; without any there are none."""
+    """Runs are listed from their folders; without folders the list is empty."""
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
     assert main(["ls", "runs", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"runs": []}
 
 
-def test_a_reader_that_closes_early_is_no_error() -> None:
-    """`basereward ls heads | head -0` says nothing on standard error."""
+def test_closed_pipe_is_no_error() -> None:
+    """`basereward ls heads | head -0` prints nothing on standard error."""
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "basereward", "ls", "heads"],
         cwd=ROOT,
         stdout=write,
@@ -451,14 +451,14 @@ def test_a_reader_that_closes_early_is_no_error() -> None:
         check=False,
     )
     os.close(write)
-    assert done.returncode == 141
-    assert done.stderr == ""
+    assert completed.returncode == 141
+    assert completed.stderr == ""
 
 
-def test_a_class_in_the_working_folder_can_be_named(tmp_path: Path) -> None:
-    """By its dotted path, whatever started the command, where the caller trusts it."""
+def test_trusted_class_in_the_working_folder_is_found(tmp_path: Path) -> None:
+    """The dotted path works for every way to start the command."""
     (tmp_path / "my_heads.py").write_text("class Mine:\n    def __init__(self, size, *, depth: int = 1): ...\n")
-    done = console_script(
+    completed = console_script(
         tmp_path, *["check", "basereward", "model.head._target_=my_heads.Mine", "model.head.depth=2", "--trust"]
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr

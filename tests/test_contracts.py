@@ -1,4 +1,4 @@
-"""Every head, loss, objective, source and family that stands in its folder meets its contract."""
+"""Test that every head, loss, objective, source and family in its folder meets its contract."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ HIDDEN = 16
 
 
 @pytest.mark.parametrize("name", short_names("heads"))
-def test_a_head_scores_or_generates(name: str) -> None:
-    """A scalar head gives a float32 score for each state, also of a backbone in bfloat16; a generative head has every
-    member of its contract, and its objective is one that exists."""
+def test_head_scores_or_generates(name: str) -> None:
+    """A scalar head gives one float32 score per state, also for bfloat16 states. A generative head has every member of
+    its contract and names an existing objective."""
     head = make({"_target_": name}, "heads", HIDDEN)
     assert isinstance(head, nn.Module)
     if is_generative(head):
@@ -39,7 +39,7 @@ def test_a_head_scores_or_generates(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", short_names("losses"))
-def test_a_loss_is_a_module_that_falls_when_the_winner_leads(name: str) -> None:
+def test_loss_is_a_module_that_falls_with_the_margin(name: str) -> None:
     """`build_loss` checks shapes and finiteness; a larger margin gives a smaller loss."""
     loss = build_loss({"_target_": name})
     assert isinstance(loss, nn.Module)
@@ -48,8 +48,9 @@ def test_a_loss_is_a_module_that_falls_when_the_winner_leads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", short_names("objectives"))
-def test_an_objective_is_built_from_its_name(name: str) -> None:
-    """With the unit of its loss, which is a submodule: its parameters are found by the optimizer."""
+def test_objective_is_built_from_its_name(name: str) -> None:
+    """The objective has the unit of its loss, and the loss is a submodule, so that the optimizer finds its
+    parameters."""
     loss = build_loss({"_target_": "plackett_luce"})
     objective = build_objective({"_target_": name}, loss=loss, head=nn.Linear(HIDDEN, 1))
     assert isinstance(objective, Objective)
@@ -58,8 +59,8 @@ def test_an_objective_is_built_from_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["digits", "digit_pairs", "numbers"])
-def test_a_source_is_the_same_at_every_call_and_in_every_process(name: str) -> None:
-    """Sources that need no file; the others have the same members."""
+def test_source_is_the_same_at_every_call_and_in_every_process(name: str) -> None:
+    """The sources here need no file; the next test checks the members of all sources."""
     options: dict[str, Any] = {"_target_": name}
     source: Source = make(options, "sources", "mine")
     assert source.name == "mine"
@@ -67,14 +68,14 @@ def test_a_source_is_the_same_at_every_call_and_in_every_process(name: str) -> N
         groups = source.groups(split)
         assert groups[0].source == "mine"
         assert [group.id for group in groups[:3]] == [group.id for group in source.groups(split)[:3]]
-        copied: Source = ForkingPickler.loads(ForkingPickler.dumps(source))  # as loader workers get it
+        copied: Source = ForkingPickler.loads(ForkingPickler.dumps(source))  # loader workers get the source in this way
         assert [group.id for group in copied.groups(split)[:3]] == [group.id for group in groups[:3]]
         assert source.rejected(split) == []
 
 
 @pytest.mark.parametrize("name", short_names("sources"))
-def test_a_source_has_the_members_of_its_contract(name: str) -> None:
-    """Of every file of the folder."""
+def test_source_has_the_members_of_its_contract(name: str) -> None:
+    """This holds for every file of the folder."""
     definition = short_names("sources")[name]
     module = __import__(f"basereward.data.sources.{name}", fromlist=[definition.name])
     source = getattr(module, definition.name)
@@ -83,8 +84,8 @@ def test_a_source_has_the_members_of_its_contract(name: str) -> None:
 
 
 @pytest.mark.parametrize("family", [TEXT_ONLY, *vision_families()], ids=lambda family: type(family).__name__)
-def test_a_family_describes_all_that_is_asked_of_it(family: BackboneFamily) -> None:
-    """A vision family implements every abstract member, and has model types that no other family has."""
+def test_family_implements_its_contract(family: BackboneFamily) -> None:
+    """A vision family implements every abstract member and shares no model type with another family."""
     assert not inspect.isabstract(type(family))
     if family.reads_images:
         assert isinstance(family, VisionFamily)

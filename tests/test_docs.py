@@ -1,7 +1,7 @@
-"""The documentation: blocks run or say why not, commands and links are real, generated pages are complete.
+"""Test the documentation: blocks run or are marked, commands and links are valid, and generated pages are complete.
 
-A block that is not run has the comment `<!-- not run: reason -->` on the line before it. Its commands are parsed, and
-its recipes checked, all the same.
+A block that is not run has the comment `<!-- not run: reason -->` on the line before it. Its commands are still parsed,
+and its recipes are still checked.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>.{5,}) -->")
 LANGUAGES = {"bash", "console", "json", "python", "text", "yaml"}
 WITH_COMMANDS = ("bash", "console")
-RUN_HERE = ("check", "ls")  # they load no model and read no rows that are not in the package
+RUN_HERE = ("check", "ls")  # these commands load no model and read no rows outside of the package
 READS_RECIPE = ("check", "data", "audit", "train", "sweep")
 README_LINES = 130
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
-# Pages that the build generates, and places that it gives to pages from outside docs/.
+# Pages that the build generates, or copies from outside docs/.
 GENERATED = re.compile(r"reference/(recipe|cli|shipped|python/\w+)\.md")
 
 
 class Block(NamedTuple):
-    """A fenced block: the page and line where it begins, its language, its text, and why it is not run, if so."""
+    """A fenced block with its page, first line, language, text, and the reason why it is not run."""
 
     page: Path
     line: int
@@ -55,7 +55,7 @@ class Block(NamedTuple):
 
 @functools.cache
 def blocks_of(page: Path) -> tuple[Block, ...]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page in order."""
     blocks: list[Block] = []
     lines = page.read_text(encoding="utf-8").splitlines()
     start: int | None = None
@@ -75,7 +75,8 @@ def blocks_of(page: Path) -> tuple[Block, ...]:
 
 
 def commands_of(block: Block) -> list[list[str]]:
-    """The commands of a block as words. Lines that end in a backslash are joined; a console block marks them by `$`."""
+    """Return the commands of a block as lists of words. Lines that end in a backslash are joined, and a console block
+    marks commands by `$`."""
     commands = []
     for line in block.text.replace("\\\n", " ").splitlines():
         if block.language == "console":
@@ -83,7 +84,7 @@ def commands_of(block: Block) -> list[list[str]]:
                 continue
             line = line.removeprefix("$ ")
         words = shlex.split(line, comments=True)
-        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # a variable of the environment
+        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # an environment variable
             words = words[1:]
         if words and words[-1] == "&":
             words = words[:-1]
@@ -98,7 +99,7 @@ PYTHON_PAGES = sorted({block.page for block in ALL_BLOCKS if block.language == "
 
 
 def basereward_commands() -> list[tuple[str, list[str]]]:
-    """Every command line of `basereward` in a block, and what `make` would call, each with its place."""
+    """Return every `basereward` command of a block, and those that its `make` commands call, with their places."""
     commands = []
     for block in COMMAND_BLOCKS:
         for words in commands_of(block):
@@ -111,36 +112,36 @@ def basereward_commands() -> list[tuple[str, list[str]]]:
 
 @functools.cache
 def called_by_make(words: tuple[str, ...]) -> list[list[str]]:
-    """The arguments of `basereward` in what a target would run, which `make --dry-run` prints."""
-    # The variables of a `make test` that runs this test are not those of the command.
-    clean = {name: value for name, value in os.environ.items() if name not in ("ARGS", "MAKEFLAGS", "MFLAGS")}
+    """Return the arguments of `basereward` in the commands of a target, which `make --dry-run` prints."""
+    # Variables of a `make test` that runs this test must not reach the command.
+    environment = {name: value for name, value in os.environ.items() if name not in ("ARGS", "MAKEFLAGS", "MFLAGS")}
     command = ["make", "--dry-run", *words[1:]]
-    done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
-    lines = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith(".venv/bin/basereward")]
+    completed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, f"{' '.join(words)}: {completed.stderr}"
+    lines = [shlex.split(line) for line in completed.stdout.splitlines() if line.startswith(".venv/bin/basereward")]
     return [line[1:] for line in lines]
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether an output is the expected one, in which `…` stands for any text."""
+    """Return whether an output equals the expected one, in which `…` stands for any text."""
     parts = [re.escape(part.strip(" ")) for part in expected.strip().split("…")]
     return re.fullmatch(r"\s*.*?\s*".join(parts), printed.strip(), flags=re.DOTALL) is not None
 
 
 def docs_module(name: str) -> ModuleType:
-    """A Python file of docs/, which is no package."""
+    """Load a Python file of docs/, which is no package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and typing look a class's module up
+    sys.modules[name] = module  # dataclasses and typing look up the module of a class
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Examples write nothing into the working tree; recipes are those of the repository."""
+    """Run the examples in an empty folder with the repository's recipes."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     monkeypatch.chdir(tmp_path)
 
@@ -148,8 +149,8 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # Blocks
 
 
-def test_every_block_has_a_known_language_and_a_marker_is_before_a_block() -> None:
-    """So that no block escapes the tests below."""
+def test_every_block_has_a_known_language_and_every_marker_a_block() -> None:
+    """No block escapes the tests below."""
     for block in ALL_BLOCKS:
         assert block.language in LANGUAGES, f"{block.place}: {block.language!r}"
     for page in PAGES:
@@ -160,8 +161,8 @@ def test_every_block_has_a_known_language_and_a_marker_is_before_a_block() -> No
             assert lines[number + 1].startswith("```"), f"{page.name}:{number + 1}"
 
 
-def test_no_block_is_fenced_in_another_way() -> None:
-    """An indented fence, or one of tildes, would be a block that no test of this file reads."""
+def test_every_block_has_a_plain_fence() -> None:
+    """No test of this file reads a block with an indented fence or a fence of tildes."""
     for page in PAGES:
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
             assert not re.match(r"\s+```|\s*~~~", line), f"{page.relative_to(ROOT)}:{number}"
@@ -169,7 +170,7 @@ def test_no_block_is_fenced_in_another_way() -> None:
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_python_block_runs_or_is_marked(page: Path) -> None:
-    """The blocks of a page share their names, as in a session; those that are not run compile."""
+    """The blocks of a page share their names like a session; marked blocks must compile."""
     namespace: dict[str, Any] = {}
     for block in blocks_of(page):
         if block.language == "python":
@@ -179,10 +180,8 @@ def test_every_python_block_runs_or_is_marked(page: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in COMMAND_BLOCKS if b.not_run is None], ids=lambda block: block.place)
-def test_commands_that_are_not_marked_run_and_print_what_the_page_shows(
-    block: Block, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A faulty recipe ends in 2, anything else in 0. In an expected output `…` stands for any text."""
+def test_unmarked_commands_print_the_output_of_the_page(block: Block, capfd: pytest.CaptureFixture[str]) -> None:
+    """A faulty recipe exits with 2, everything else with 0. In an expected output `…` stands for any text."""
     for words in commands_of(block):
         assert words[0] == "basereward", f"{block.place}: mark it"
         assert words[1] in RUN_HERE, f"{block.place}: mark it, or add it to RUN_HERE"
@@ -191,14 +190,14 @@ def test_commands_that_are_not_marked_run_and_print_what_the_page_shows(
         if block.language == "bash":
             assert status == 0, printed
             continue
-        shown = block.text.split("\n", maxsplit=1)[1]
-        assert status == (0 if "no faults" in shown or "fault" not in shown else 2)
-        assert matches(shown, printed), printed
+        expected = block.text.split("\n", maxsplit=1)[1]
+        assert status == (0 if "no faults" in expected or "fault" not in expected else 2)
+        assert matches(expected, printed), printed
 
 
 @pytest.mark.parametrize("language", ["json", "yaml"])
 def test_data_blocks_can_be_read(language: str) -> None:
-    """JSON by lines, as rows are; YAML as a file."""
+    """JSON blocks are read by lines, like rows, and YAML blocks as files."""
     for block in ALL_BLOCKS:
         if block.language == language == "json":
             assert all(isinstance(json.loads(line), dict) for line in block.text.splitlines()), block.place
@@ -209,8 +208,8 @@ def test_data_blocks_can_be_read(language: str) -> None:
 # Commands
 
 
-def test_every_command_is_one_that_the_parser_takes() -> None:
-    """Marked ones too, and those that a `make` target calls."""
+def test_every_command_is_accepted_by_the_parser() -> None:
+    """This includes marked commands and those that a `make` target calls."""
     commands = basereward_commands()
     assert len(commands) > 40
     for place, words in commands:
@@ -220,8 +219,8 @@ def test_every_command_is_one_that_the_parser_takes() -> None:
             pytest.fail(f"{place}: basereward {shlex.join(words)}: {error}")
 
 
-def test_every_recipe_of_a_command_is_without_fault() -> None:
-    """Experiments, profiles, keys and values are real; files of rows need not be there."""
+def test_every_recipe_of_a_command_has_no_fault() -> None:
+    """Experiments, profiles, keys and values are valid; row files may be missing."""
     checked = set()
     for place, words in basereward_commands():
         arguments = parse(words)
@@ -238,7 +237,7 @@ def test_every_recipe_of_a_command_is_without_fault() -> None:
 
 
 def place_shows_a_fault(place: str) -> bool:
-    """Whether the block shows what a faulty recipe is answered with."""
+    """Return whether the block shows the output for a faulty recipe."""
     return any(block.place == place and re.search(r"\d faults?\n", block.text) for block in COMMAND_BLOCKS)
 
 
@@ -246,12 +245,12 @@ def place_shows_a_fault(place: str) -> bool:
 
 
 def test_the_readme_is_short() -> None:
-    """Its first reader wants to know what the project is; the rest is in docs/."""
+    """The README says what the project is; everything else is in docs/."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= README_LINES
 
 
-def test_every_relative_link_leads_to_a_file() -> None:
-    """`make docs` checks anchors and generated pages too; this needs no tool of the site."""
+def test_every_relative_link_has_a_target() -> None:
+    """`make docs` also checks anchors and generated pages; this test needs no site tool."""
     for page in PAGES:
         for link in LINK.findall(page.read_text(encoding="utf-8")):
             if "://" in link:
@@ -264,7 +263,7 @@ def test_every_relative_link_leads_to_a_file() -> None:
 
 
 def test_the_navigation_has_every_page() -> None:
-    """Of docs/, and one for each package."""
+    """It has all pages of docs/ and one for each package."""
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = set(re.findall(r"'([\w/-]+\.md)'", str(config["nav"])))
     pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
@@ -273,14 +272,14 @@ def test_the_navigation_has_every_page() -> None:
     assert config["theme"]["font"] is False
 
 
-def test_the_architecture_shows_the_packages_in_the_order_of_the_import_contract() -> None:
-    """`setup.cfg` is what `make check` tests."""
+def test_architecture_page_follows_the_import_contract() -> None:
+    """`make check` tests the contract in `setup.cfg`."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     layers = config["importlinter:contract:arrows"]["layers"].split()
     diagram = next(block for block in blocks_of(ROOT / "docs" / "architecture.md") if block.language == "text")
-    shown = [line.split()[0] for line in diagram.text.splitlines() if re.match(r" [a-z]", line)]
-    assert shown == layers
+    packages = [line.split()[0] for line in diagram.text.splitlines() if re.match(r" [a-z]", line)]
+    assert packages == layers
     arrows = re.search(r"`(errors <- [^`]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     assert arrows is not None
     assert arrows[1].split(" <- ") == layers[::-1]
@@ -289,8 +288,8 @@ def test_the_architecture_shows_the_packages_in_the_order_of_the_import_contract
 # Generated pages
 
 
-def test_the_reference_has_every_recipe_key_with_its_meaning() -> None:
-    """Type, default and meaning, from the schema: `batch.groups` is an integer, 128 by default."""
+def test_recipe_reference_has_every_key() -> None:
+    """Type, default and meaning come from the schema: `batch.groups` is an integer, 128 by default."""
     pages = docs_module("reference_pages")
     keys = {key.path: key for _, section in pages.recipe_sections() for key in section}
     assert [path for path, key in keys.items() if not key.meaning] == []
@@ -303,8 +302,8 @@ def test_the_reference_has_every_recipe_key_with_its_meaning() -> None:
     assert all(f"| `{path}` |" in pages.recipe_page() for path in keys)
 
 
-def test_the_reference_has_every_command_with_its_options() -> None:
-    """From the parsers themselves."""
+def test_cli_reference_has_every_command_and_option() -> None:
+    """The expected options come from the parsers."""
     pages = docs_module("reference_pages")
     text = pages.cli_page()
     assert {"check", "train", "sweep", "score", "eval", "report", "ls"} <= set(pages.command_parsers())
@@ -315,8 +314,8 @@ def test_the_reference_has_every_command_with_its_options() -> None:
                 assert option.strip("[]") in section, f"{name}: {option}"
 
 
-def test_the_reference_has_every_module_that_defines_something() -> None:
-    """A new file appears without an edit of the documentation."""
+def test_python_reference_has_every_public_module() -> None:
+    """A new file appears without a change of the documentation."""
     pages = docs_module("reference_pages")
     text = pages.package_page("model")
     assert "::: basereward.model.heads.mlp\n" in text

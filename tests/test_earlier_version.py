@@ -1,8 +1,8 @@
-"""Runs and models that an earlier version wrote (commit 24df894) open, resume and score as they did there.
+"""Test that runs and models of an earlier version (commit 24df894) open, resume and score as in that version.
 
-`tests/fixtures/earlier_version` holds a finished run with its full model, a finished run with adapters and the backbone
-that they belong to, and a run that was killed after its first step. The scores and metrics in `expected.json` are that
-version's own, from the same files.
+`tests/fixtures/earlier_version` has a finished run with its full model, a finished run with adapters and their
+backbone, and a run that was killed after its first step. The scores and metrics in `expected.json` were computed by
+that version from the same files.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from basereward.training.fit import train
 
 FIXTURE = Path(__file__).parent / "fixtures" / "earlier_version"
 EXPECTED = json.loads((FIXTURE / "expected.json").read_text())
-# Processors of another kind round differently, and AdamW amplifies it: the same code and the same files came to scores
-# that differ by 8.4e-5 on two of them. On one processor a resumed run has the same bits; see `test_stop_anywhere`.
+# Processors round differently, and AdamW amplifies the difference: the same code and files gave scores that differ by
+# 8.4e-5 on two processors. On one processor a resumed run has the same bits; see `test_stop_anywhere`.
 RESUMED = 5e-4
 ROWS = [json.loads(line) for line in (FIXTURE / "rows.jsonl").read_text().splitlines()]
 OVERRIDES = [
@@ -36,7 +36,7 @@ OVERRIDES = [
 
 
 def restore(name: str, runs: Path) -> str:
-    """Puts a run of the fixture among the runs, with the paths and the host of this machine; returns its id."""
+    """Copy a run of the fixture to the runs with this machine's paths and host, and return its id."""
     run_id: str = EXPECTED["run_ids"][name]
     folder = runs / run_id
     shutil.copytree(FIXTURE / name, folder)
@@ -45,30 +45,30 @@ def restore(name: str, runs: Path) -> str:
     state = folder / "checkpoints" / "last.state"
     if state.exists():
         state.rename(state.with_name("last.ckpt"))
-    (folder / "scores").mkdir(exist_ok=True)  # git keeps no empty folders
+    (folder / "scores").mkdir(exist_ok=True)  # git has no empty folders
     status = json.loads((folder / "status.json").read_text())
-    status["process"]["host"] = socket.gethostname()  # of another boot, so the process is gone
+    status["process"]["host"] = socket.gethostname()  # the boot id differs, so the process counts as ended
     (folder / "status.json").write_text(json.dumps(status))
     return run_id
 
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of runs."""
+    """Set and return the folder of runs."""
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
 
 
 @pytest.mark.parametrize("name", ["finished_run", "adapter_run"])
-def test_a_model_scores_as_it_did(name: str, runs: Path) -> None:
-    """By its run's id; the model is a full one, or adapters on the backbone that they were trained on."""
+def test_model_of_an_earlier_version_scores_the_same(name: str, runs: Path) -> None:
+    """The run id loads a full model, or adapters with the backbone that they were trained on."""
     scorer = load(restore(name, runs))
     for row, expected in zip(ROWS, EXPECTED[name], strict=True):
         assert scorer.score(row["prompt"], row["responses"]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_finished_run_is_listed_with_its_result(runs: Path) -> None:
-    """Its state, its metrics and its test scores are read."""
+def test_finished_run_of_an_earlier_version_is_read(runs: Path) -> None:
+    """Its state, metrics and test scores are read."""
     run = find(restore("finished_run", runs))
     assert run.state == "finished"
     result: dict[str, Any] = run.result() or {}
@@ -76,8 +76,8 @@ def test_a_finished_run_is_listed_with_its_result(runs: Path) -> None:
     assert len(read_scores(run.scores / "test.jsonl")) == 12
 
 
-def test_a_stopped_run_is_resumed_to_the_same_end(runs: Path) -> None:
-    """Its metrics and test scores are those that the earlier version came to."""
+def test_stopped_run_of_an_earlier_version_resumes(runs: Path) -> None:
+    """Its metrics and test scores equal those of the earlier version."""
     run_id = restore("stopped_run", runs)
     assert find(run_id).state == "killed"
     recipe = load_recipe("basereward", profile="tests/small.yaml", overrides=OVERRIDES)
@@ -86,5 +86,5 @@ def test_a_stopped_run_is_resumed_to_the_same_end(runs: Path) -> None:
     assert result["run_id"] == run_id
     assert result["metrics"] == pytest.approx(expected["metrics"], abs=RESUMED)
     scores = [group.scores for group in read_scores(find(run_id).scores / "test.jsonl")]
-    for obtained, wanted in zip(scores, expected["test_scores"], strict=True):
-        assert obtained == pytest.approx(wanted, abs=RESUMED)
+    for group_scores, expected_scores in zip(scores, expected["test_scores"], strict=True):
+        assert group_scores == pytest.approx(expected_scores, abs=RESUMED)

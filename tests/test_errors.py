@@ -1,4 +1,4 @@
-"""The hint that a message gives for a name that does not exist."""
+"""Test the suggestion that an error message gives for an unknown name."""
 
 from __future__ import annotations
 
@@ -26,21 +26,19 @@ KEYS = ["betas", "eps", "lr", "weight_decay"]
         pytest.param("lr", [], None, id="nothing allowed"),
     ],
 )
-def test_the_nearest_name_is_found_whatever_its_case_and_length(
-    given: str, allowed: list[str], expected: str | None
-) -> None:
-    """And none is made up when nothing is close."""
+def test_nearest_ignores_case_and_small_differences(given: str, allowed: list[str], expected: str | None) -> None:
+    """Without a similar name the result is None."""
     assert nearest(given, allowed) == expected
 
 
-def test_a_right_name_in_capitals_is_nearer_than_a_similar_one() -> None:
-    """Case counts for nothing, a letter for something."""
+def test_nearest_prefers_a_difference_in_case() -> None:
+    """A name that differs only in case is nearer than one that differs in a letter."""
     assert nearest("EPS", ["eps", "epss", "EPT"]) == "eps"
     assert unknown("head", "MLP", ["linear", "mlp"]) == "unknown head 'MLP'; did you mean 'mlp'? Allowed: linear, mlp."
 
 
-def test_notes_are_told_with_the_message() -> None:
-    """What was added on the way up is not lost; an error without words has at least its name."""
+def test_explain_includes_the_notes() -> None:
+    """Notes that were added to the error are included, and an error without a message has its type name."""
     error = DataError("the row is bad")
     assert explain(error) == "the row is bad"
     error.add_note("The run is r1.")

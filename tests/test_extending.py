@@ -1,7 +1,7 @@
-"""Adding a part: its files are written into a folder of the user and run from there, and no file elsewhere is edited.
+"""Test that the files of a new part in a user's folder are enough to use it, without a change in the package.
 
-Each test writes what `docs/how-to/extend.md` says is enough, runs the command that uses it, and checks that the part
-had an effect. All of them train a text-only model of two layers for two steps.
+Each test writes the files that `docs/how-to/extend.md` describes, runs the command that uses them, and checks the
+effect of the part. All tests train a text-only model of two layers for two steps.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class InThisProcess:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The user's folder: modules, experiments and rows of their own, and the runs of this file."""
+    """Return the user's folder with own modules, experiments, rows and runs."""
     return tmp_path_factory.mktemp("own")
 
 
@@ -244,7 +244,7 @@ Command = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str]) -> Command:
-    """Runs `basereward`, and returns what it prints with `--json`."""
+    """Return a function that runs `basereward` and returns its JSON output."""
 
     def run(*arguments: str) -> dict[str, Any]:
         status = main([*arguments, "--json"])
@@ -258,7 +258,7 @@ def command(capfd: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def trained(command: Command) -> Callable[..., RunFolder]:
-    """Trains an experiment of the user for two steps; its run."""
+    """Return a function that trains an experiment of the user for two steps and returns its run."""
 
     def train(experiment: str, *overrides: str) -> RunFolder:
         result = command("train", experiment, "--profile", PROFILE, "--trust", *FEW, *overrides)
@@ -267,10 +267,10 @@ def trained(command: Command) -> Callable[..., RunFolder]:
     return train
 
 
-def test_a_head_is_a_python_file_and_a_yaml_file(
+def test_head_from_a_python_file_and_a_yaml_file(
     folder: Path, trained: Callable[..., RunFolder], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It is trained, saved and opened. Its arguments are checked by their hints, and it runs only with trust."""
+    """The head is trained, saved and loaded. Its arguments are checked by their type hints, and it needs trust."""
     (folder / "own_heads.py").write_text(HEAD)
     (folder / "gated.yaml").write_text(HEAD_EXPERIMENT)
     assert main(["check", "gated.yaml", "--profile", PROFILE]) == 2
@@ -285,8 +285,9 @@ def test_a_head_is_a_python_file_and_a_yaml_file(
         load(run.model)
 
 
-def test_a_loss_is_a_python_file_and_a_yaml_file(folder: Path, trained: Callable[..., RunFolder]) -> None:
-    """Its named parts are logged at each step and add up to the loss; a hinge of small leads is about its margin."""
+def test_loss_from_a_python_file_and_a_yaml_file(folder: Path, trained: Callable[..., RunFolder]) -> None:
+    """Its named parts are logged at each step and add up to the loss; with small margins the hinge is near its own
+    margin."""
     (folder / "own_losses.py").write_text(LOSS)
     (folder / "hinge.yaml").write_text(LOSS_EXPERIMENT)
     values = [record.get("values", {}) for record, _ in trained("hinge.yaml").journal.read(0)]
@@ -296,8 +297,9 @@ def test_a_loss_is_a_python_file_and_a_yaml_file(folder: Path, trained: Callable
     assert 0.1 < logged[0]["train/hinge"] < 1.5
 
 
-def test_an_objective_is_a_python_file_and_a_yaml_file(folder: Path, trained: Callable[..., RunFolder]) -> None:
-    """It replaces the one of the head: at an extreme temperature all leads are 0, and the loss of a step is log 2."""
+def test_objective_from_a_python_file_and_a_yaml_file(folder: Path, trained: Callable[..., RunFolder]) -> None:
+    """It replaces the head's objective: at an extreme temperature all margins are 0, and the loss of a step is log
+    2."""
     (folder / "own_objectives.py").write_text(OBJECTIVE)
     (folder / "tempered.yaml").write_text(OBJECTIVE_EXPERIMENT)
     values = [record.get("values", {}) for record, _ in trained("tempered.yaml").journal.read(0)]
@@ -305,8 +307,8 @@ def test_an_objective_is_a_python_file_and_a_yaml_file(folder: Path, trained: Ca
     assert losses == pytest.approx([math.log(2)] * 2, abs=1e-5)
 
 
-def test_a_source_is_a_python_file_and_a_yaml_file(folder: Path, trained: Callable[..., RunFolder]) -> None:
-    """Its groups are trained on, and its test groups are scored with all of their responses."""
+def test_source_from_a_python_file_and_a_yaml_file(folder: Path, trained: Callable[..., RunFolder]) -> None:
+    """Its groups are trained on, and its test groups have scores for all responses."""
     (folder / "own_sources.py").write_text(SOURCE)
     (folder / "longer.yaml").write_text(SOURCE_EXPERIMENT)
     run = trained("longer.yaml")
@@ -317,8 +319,8 @@ def test_a_source_is_a_python_file_and_a_yaml_file(folder: Path, trained: Callab
     assert (run.result() or {})["metrics"]["test/longer/pairs"] == 16 * 6
 
 
-def test_a_benchmark_is_a_yaml_file_and_rows(folder: Path, command: Command) -> None:
-    """A shipped protocol counts it; each response is scored as `load(MODEL).score` scores it."""
+def test_benchmark_from_a_yaml_file_and_rows(folder: Path, command: Command) -> None:
+    """A shipped protocol measures it, and each response has the score of `load(MODEL).score`."""
     (folder / "own_benchmark.yaml").write_text(BENCHMARK)
     rows = [
         {
@@ -342,18 +344,19 @@ def test_a_benchmark_is_a_yaml_file_and_rows(folder: Path, command: Command) -> 
 
 
 def newest_run() -> RunFolder:
-    """A run of an earlier test of this file, since a benchmark needs any trained model; trained here without one."""
+    """Return a finished run of an earlier test, since a benchmark needs any trained model, or train one."""
     if not any(run.state == "finished" for run in list_runs()):
         assert main(["train", "basereward", "--profile", PROFILE, *FEW]) == 0
     return next(run for run in list_runs() if run.state == "finished")
 
 
-def test_a_backbone_family_is_a_python_file(
+def test_backbone_family_from_a_python_file(
     folder: Path, trained: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With it a checkpoint of a type that transformers does not know is trained on images; without trust it is refused.
+    """With the family a checkpoint of a type that transformers does not know is trained on images; without trust it is
+    refused.
 
-    The part names of the family hold too: its vision tower is frozen, and its language model is trained.
+    The part names of the family apply too: its vision tower is frozen, and its language model is trained.
     """
     (folder / "basereward_families").mkdir()
     (folder / "basereward_families" / "new_vl.py").write_text(FAMILY)
@@ -367,16 +370,16 @@ def test_a_backbone_family_is_a_python_file(
     after = {}
     for file in run.model.rglob("*.safetensors"):
         after |= load_file(file)
-    moved = {name for name, weight in before.items() if name in after and not weight.equal(after[name])}
-    assert any("language_model" in name for name in moved)
-    assert not any("visual.blocks" in name for name in moved)
+    changed = {name for name, weight in before.items() if name in after and not weight.equal(after[name])}
+    assert any("language_model" in name for name in changed)
+    assert not any("visual.blocks" in name for name in changed)
     scorer = load(run.model, trust=True)
     assert len(scorer.score("Which digit?", ["7", "4"], images=[picture(0)])) == 2
 
 
 def write_new_vl(checkpoint: Path) -> None:
-    """A checkpoint of the new type. transformers renames the weights of a Qwen2.5-VL when it reads them, by its type;
-    those of the new type have the names of the model itself."""
+    """Write a checkpoint of the new type. transformers renames the weights of a Qwen2.5-VL by its type when it loads
+    them; weights of the new type have the names of the model itself."""
     tiny_qwen2_5_vl(checkpoint, hidden_size=64, layers=2, vision_layers=2)
     weights = AutoModel.from_pretrained(checkpoint).state_dict()
     save_file(
@@ -386,14 +389,14 @@ def write_new_vl(checkpoint: Path) -> None:
     (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "new_vl"}))
 
 
-def test_a_launcher_is_a_python_file(folder: Path, command: Command) -> None:
-    """`--on` takes its dotted path; the cells run through it, and the next sweep skips them."""
+def test_launcher_from_a_python_file(folder: Path, command: Command) -> None:
+    """`--on` takes its dotted path, the cells run through it, and the next sweep skips them."""
     (folder / "own_launcher.py").write_text(LAUNCHER)
     arguments = ("sweep", "basereward", "--profile", PROFILE, "--trust", "--on", "own_launcher.InThisProcess", *FEW)
     (cell,) = command(*arguments, "seeds=[3]")["cells"]
     assert (cell["name"], cell["status"]) == ("seed=3", "finished")
     assert (folder / "launched.txt").read_text().splitlines() == ["seed=3"]
     assert find(cell["run_id"]).state == "finished"
-    (again,) = command(*arguments, "seeds=[3]")["cells"]
-    assert again["status"] == "skipped"
+    (skipped,) = command(*arguments, "seeds=[3]")["cells"]
+    assert skipped["status"] == "skipped"
     assert (folder / "launched.txt").read_text().splitlines() == ["seed=3"]

@@ -1,4 +1,4 @@
-"""Law 12: a step's loss does not depend on how its groups are cut into micro-batches."""
+"""Test law 12: the loss of a step does not depend on how its groups are divided into micro-batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.support import checkpoint
 
 RELATIVE = 1e-6
 GRADIENT = 1e-5  # the rounding of float32 in a backward pass, as in law 1
-OPTIONS: dict[str, list[dict[str, Any]]] = {  # of a loss that is not here, none
+OPTIONS: dict[str, list[dict[str, Any]]] = {  # a loss that is not listed has no options
     "bradley_terry": [
         {},
         {"ties": "ignore"},
@@ -33,19 +33,19 @@ HEADS = {
     "generative": {"_target_": "generative"},
     "rating": {"_target_": "rating"},
 }
-# Heads that rank nothing know no ranking loss.
+# Heads that do not rank use no ranking loss.
 CASES = [(head, loss) for head in HEADS for loss in LOSSES if head in ("mlp", "critic") or loss == LOSSES[0]]
 
 
 def named(case: tuple[str, dict[str, Any]]) -> str:
-    """A short name of a case."""
+    """Return a short name of a case."""
     head, loss = case
     return "-".join([head, *map(str, loss.values())])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small text-only checkpoint and the rows."""
+    """Write a small text-only checkpoint and the rows."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     folder = tmp_path_factory.mktemp("law-12")
     checkpoint("qwen3", folder / "model")
@@ -55,28 +55,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("case", CASES, ids=named)
-def test_law_12_a_step_does_not_depend_on_its_cut(case: tuple[str, dict[str, Any]], folder: Path) -> None:
-    """The loss that is logged and all gradients of a step are the same in one forward pass, in two, in one a group, and
-    within a budget of tokens. The groups have different numbers of preferences and of ties."""
+def test_law_12_step_does_not_depend_on_micro_batches(case: tuple[str, dict[str, Any]], folder: Path) -> None:
+    """The logged loss and all gradients of a step are equal in one forward pass, in two, in one per group, and with a
+    token budget. The groups have different numbers of preferences and ties."""
     head, loss = case
     step = FirstStep(folder / "model", folder / "rows.jsonl", head=HEADS[head], loss=build_loss(loss))
-    whole, whole_gradient = step(folder, groups_per_forward=6)
-    assert whole_gradient.norm() > 0
-    cuts: list[dict[str, Any]] = [{"groups_per_forward": 3}, {"groups_per_forward": 1}, {"budget": step.largest}]
-    for cut in cuts:
-        value, gradient = step(folder, **cut)
-        assert value == pytest.approx(whole, rel=RELATIVE), cut
-        assert float((gradient - whole_gradient).norm()) <= GRADIENT * float(whole_gradient.norm()), cut
+    expected_loss, expected_gradient = step(folder, groups_per_forward=6)
+    assert expected_gradient.norm() > 0
+    divisions: list[dict[str, Any]] = [{"groups_per_forward": 3}, {"groups_per_forward": 1}, {"budget": step.largest}]
+    for division in divisions:
+        value, gradient = step(folder, **division)
+        assert value == pytest.approx(expected_loss, rel=RELATIVE), division
+        assert float((gradient - expected_gradient).norm()) <= GRADIENT * float(expected_gradient.norm()), division
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("options", OPTIONS["bradley_terry"][:4], ids=str)
-def test_law_12_holds_for_a_stream(options: dict[str, Any], folder: Path) -> None:
-    """The preferences of a step are counted before its first pass, though nothing is known of a stream in advance."""
+def test_law_12_holds_for_streams(options: dict[str, Any], folder: Path) -> None:
+    """The preferences of a step are counted before its first pass, although a stream's rows are unknown in advance."""
     loss = build_loss({"_target_": "bradley_terry", **options})
     step = FirstStep(folder / "model", folder / "rows.jsonl", head=HEADS["mlp"], loss=loss)
-    whole, whole_gradient = step(folder, streamed=True, groups_per_forward=6)
+    expected_loss, expected_gradient = step(folder, streamed=True, groups_per_forward=6)
     for size in (3, 1):
         value, gradient = step(folder, streamed=True, groups_per_forward=size)
-        assert value == pytest.approx(whole, rel=RELATIVE)
-        assert float((gradient - whole_gradient).norm()) <= GRADIENT * float(whole_gradient.norm())
+        assert value == pytest.approx(expected_loss, rel=RELATIVE)
+        assert float((gradient - expected_gradient).norm()) <= GRADIENT * float(expected_gradient.norm())

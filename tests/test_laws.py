@@ -1,7 +1,7 @@
-"""The nine laws of the design, one test or more each, named after the law.
+"""Test the nine laws of the design; every test is named after its law.
 
-Independent truths: one plain sequence a response, transformers' own model called as its documentation says, the same
-run made twice, and real processes killed with SIGKILL.
+The independent references are one plain sequence per response, transformers' own model called as its documentation
+says, a second run of the same recipe, and real processes that are killed with SIGKILL.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ RELATIVE = 1e-5
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
-    """Equal to 1e-5 of the whole tensor's norm.
+    """Assert that the distance is at most 1e-5 of the expected tensor's norm.
 
-    A gradient that sums terms near one which cancel, as that of the last bias, is held to 1e-7, their float32 rounding.
+    A gradient that sums cancelling terms near one, such as that of the last bias, is held to 1e-7, the float32 rounding
+    of these terms.
     """
     assert actual.shape == expected.shape
     distance = float((actual - expected).norm())
@@ -69,28 +70,28 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 
 
 def reward_model(path: Path, *, lora: bool = False, checkpointing: bool = False) -> RewardModel:
-    """A checkpoint with a new head, and with new adapters that do something."""
+    """Load a checkpoint with a new head, and with adapters that have random weights."""
     backbone = load_backbone(path, gradient_checkpointing=checkpointing)
     torch.manual_seed(1)
     head = make({"_target_": "mlp"}, "heads", backbone.hidden_size)
     if lora:
         backbone.model = add_lora(backbone.transformer, rank=4, alpha=8.0, parts=["language"])
         for name, parameter in backbone.named_parameters():
-            if "lora_B" in name:  # B starts at zero, and A would get no gradient
+            if "lora_B" in name:  # B is initialised to zero, so A would have no gradient
                 torch.nn.init.normal_(parameter, std=0.1)
     return RewardModel(backbone, head).train()
 
 
 def batches(path: Path, groups: list[Group]) -> tuple[TreeBatch, TreeBatch]:
-    """Groups together in one tree row, and as plain rows."""
+    """Collate the groups as one tree row and as plain rows."""
     encoder = load_encoder(path)
-    encoded = [encoder(each) for each in groups]
+    encoded = [encoder(sample) for sample in groups]
     tree, plain = (collate(encoded, layout=layout, pad_id=encoder.pad_id) for layout in ("tree", "plain"))
     return tree, plain
 
 
 def scores_and_gradients(model: RewardModel, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    """The scores of a batch, and the gradient of the loss for every weight."""
+    """Return the scores of a batch and the gradient of the loss for every weight."""
     scores = model(batch)
     loss, _ = BradleyTerry(centring=0.01)(scores, batch)
     loss.backward()
@@ -101,88 +102,92 @@ def scores_and_gradients(model: RewardModel, batch: TreeBatch) -> tuple[Tensor, 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
 def test_law_1_tree_equals_plain(family: str, lora: bool, checkpointing: bool, tmp_path: Path) -> None:
-    """Scores and gradients of all groups in one tree row equal those of one sequence a response."""
+    """Scores and gradients of all groups in one tree row equal those of one sequence per response."""
     path = checkpoint(family, tmp_path / family)
     tree, plain = batches(path, mixed_groups(vision=family in VISION))
     model = reward_model(path, lora=lora, checkpointing=checkpointing)
     expected, expected_gradients = scores_and_gradients(model, plain)
     assert len(expected_gradients) > 4
-    scores, found = scores_and_gradients(model, tree)
+    scores, tree_gradients = scores_and_gradients(model, tree)
     assert_close(scores, expected)
-    assert found.keys() == expected_gradients.keys()
-    for name, gradient in found.items():
+    assert tree_gradients.keys() == expected_gradients.keys()
+    for name, gradient in tree_gradients.items():
         assert_close(gradient, expected_gradients[name])
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
 @pytest.mark.parametrize("family", VISION)
-def test_law_2_ours_equals_transformers(family: str, images: int, tmp_path: Path) -> None:
-    """Hidden states of the plain layout equal the model's own, called as its documentation says on the whole
-    conversation."""
+def test_law_2_hidden_states_equal_transformers(family: str, images: int, tmp_path: Path) -> None:
+    """Hidden states of the plain layout equal those of transformers' own model on the whole conversation."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     path = checkpoint(family, tmp_path / family)
     sample = group(images=images)
     _, plain = batches(path, [sample])
     with torch.no_grad():
-        ours = load_backbone(path).eval().hidden_states(plain)
+        actual = load_backbone(path).eval().hidden_states(plain)
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     processor = AutoImageProcessor.from_pretrained(path, backend="pil")
     model = AutoModel.from_pretrained(path, attn_implementation="eager").eval()
-    tiles = {"crop_to_patches": True} if family == "internvl" else {}  # as its processor of pictures and text has it
+    tiles = {"crop_to_patches": True} if family == "internvl" else {}  # the default of its processor of images and text
     features = dict(processor(images=list(sample.images), return_tensors="pt", **tiles)) if images else {}
-    token, written = _written_images(family, features)
+    token, image_texts = _written_images(family, features)
     for row, response in enumerate(sample.responses):
         content: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "text", "text": "Which digit?"}]
         turns = [{"role": "user", "content": content}, {"role": "assistant", "content": response}]
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         pieces = text.split(token)
-        text = "".join(piece + image for piece, image in zip(pieces, [*written, ""], strict=True))
+        text = "".join(piece + image for piece, image in zip(pieces, [*image_texts, ""], strict=True))
         inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
         inputs.pop("token_type_ids", None)
         kinds = {"mm_token_type_ids": (inputs["input_ids"] == model.config.image_token_id).int()}
         with torch.no_grad():
-            theirs = model(**inputs, **features, **({} if tiles else kinds)).last_hidden_state[0]
+            expected = model(**inputs, **features, **({} if tiles else kinds)).last_hidden_state[0]
         end = int(plain.rows.ends[row, 1])
-        assert theirs.shape[0] == end + 2, "the whole conversation is ours and the line break after the end of the turn"
-        assert_close(ours[row, : end + 1], theirs[: end + 1])
+        assert expected.shape[0] == end + 2, (
+            "the whole conversation is ours and the line break after the end of the turn"
+        )
+        assert_close(actual[row, : end + 1], expected[: end + 1])
 
 
 def _written_images(family: str, features: dict[str, Any]) -> tuple[str, list[str]]:
-    """What the chat template writes for an image, and what the family's processor makes of it for every image."""
+    """Return the placeholder that the chat template writes, and the text that the processor makes of it for every
+    image."""
     if family == "internvl":
-        return "<IMG_CONTEXT>", [f"<img>{'<IMG_CONTEXT>' * 4 * int(n)}</img>" for n in features.pop("num_patches", [])]
+        return "<IMG_CONTEXT>", [
+            f"<img>{'<IMG_CONTEXT>' * 4 * int(tiles)}</img>" for tiles in features.pop("num_patches", [])
+        ]
     grids = features.get("image_grid_thw", [])
     return "<|image_pad|>", ["<|image_pad|>" * int(grid.prod() // 4) for grid in grids]
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llama"])
 @pytest.mark.parametrize("layout", ["tree", "plain"])
-def test_law_3_a_score_belongs_to_its_response_alone(family: str, layout: Any, tmp_path: Path) -> None:
-    """Batch mates, padding, other groups in the row and the order of the responses change no score."""
+def test_law_3_score_depends_on_its_response_alone(family: str, layout: Any, tmp_path: Path) -> None:
+    """Other groups in the batch or in the row, padding and the order of the responses change no score."""
     path = checkpoint(family, tmp_path / family)
     model = reward_model(path).eval()
     groups = mixed_groups(vision=family in VISION)
     encoder = load_encoder(path)
-    encoded = [encoder(each) for each in groups]
+    encoded = [encoder(encoded_group) for encoded_group in groups]
 
     def scores(*members: EncodedGroup) -> Tensor:
         with torch.no_grad():
             result: Tensor = model(collate(members, layout=layout, pad_id=encoder.pad_id))
         return result
 
-    alone = [scores(each) for each in encoded]
-    assert_close(scores(*encoded), torch.cat(alone))
-    assert_close(scores(*reversed(encoded)), torch.cat(alone[::-1]))
-    for sample, expected in zip(groups, alone, strict=True):
-        turned = Group(sample.id, sample.source, sample.prompt, sample.responses[::-1], (), sample.images)
-        assert_close(scores(encoder(turned)).flip(0), expected)
+    separate_scores = [scores(encoded_group) for encoded_group in encoded]
+    assert_close(scores(*encoded), torch.cat(separate_scores))
+    assert_close(scores(*reversed(encoded)), torch.cat(separate_scores[::-1]))
+    for sample, expected in zip(groups, separate_scores, strict=True):
+        reversed_group = Group(sample.id, sample.source, sample.prompt, sample.responses[::-1], (), sample.images)
+        assert_close(scores(encoder(reversed_group)).flip(0), expected)
 
 
 @pytest.fixture(scope="module")
 def adapter_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs of this module lie."""
+    """Return the folder of this module's runs."""
     return tmp_path_factory.mktemp("law")
 
 
@@ -196,8 +201,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_law_4_the_head_survives(kind: str, tmp_path: Path) -> None:
-    """Trained, saved, loaded and merged, a model gives the same scores."""
+def test_law_4_saved_and_merged_models_keep_their_scores(kind: str, tmp_path: Path) -> None:
+    """A trained model gives the same scores after saving and loading, and adapters also after merging."""
     scorer = trained(*KINDS[kind])
     groups = mixed_groups(vision=True)
     expected = list(scorer.score_groups(groups))
@@ -207,36 +212,41 @@ def test_law_4_the_head_survives(kind: str, tmp_path: Path) -> None:
     if kind.startswith("lora"):
         merged = loaded.merged()
         merged.save(tmp_path / "merged")
-        again = load_scorer(tmp_path / "merged")
-        assert list(again.score_groups(groups)) == list(merged.score_groups(groups))
-        # LLM.int8() rounds the inputs of a layer as well as its weights; merged weights meet inputs that are not
-        # rounded.
+        reloaded = load_scorer(tmp_path / "merged")
+        assert list(reloaded.score_groups(groups)) == list(merged.score_groups(groups))
+        # LLM.int8() also rounds the inputs of a layer, and the layers of a merged model get inputs without rounding.
         tolerance = 5e-2 if kind == "lora-int8" else RELATIVE
-        for one, other in zip(merged.score_groups(groups), expected, strict=True):
-            torch.testing.assert_close(torch.tensor(one), torch.tensor(other), rtol=0, atol=tolerance)
+        for actual, before_merging in zip(merged.score_groups(groups), expected, strict=True):
+            torch.testing.assert_close(torch.tensor(actual), torch.tensor(before_merging), rtol=0, atol=tolerance)
 
 
 def trained(*overrides: str) -> Scorer:
-    """A scorer whose every trained weight has moved away from where it began."""
+    """Return a scorer whose trained weights all differ from their initial values."""
     recipe = load_recipe("basereward", overrides=[*SMALL, *overrides])
     path = backbone_path(recipe.model.backbone)
     model, encoder = build_model(recipe.model, path=path, seed=0), recipe_encoder(recipe, path=path)
-    batch = collate([encoder(each) for each in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
-    before = {name: p.detach().clone() for _, named in model.parts().items() for name, p in named}
-    optimizer = torch.optim.AdamW([p for named in model.parts().values() for _, p in named], lr=1e-2)
+    batch = collate([encoder(sample) for sample in mixed_groups(vision=True)], layout="tree", pad_id=encoder.pad_id)
+    before = {
+        name: weight.detach().clone()
+        for _, named_parameters in model.parts().items()
+        for name, weight in named_parameters
+    }
+    optimizer = torch.optim.AdamW(
+        [weight for named_parameters in model.parts().values() for _, weight in named_parameters], lr=1e-2
+    )
     for _ in range(3):
         loss, _ = BradleyTerry(centring=0.01)(model(batch), batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    for named in model.parts().values():
-        for name, parameter in named:
+    for named_parameters in model.parts().values():
+        for name, parameter in named_parameters:
             assert not torch.equal(parameter, before[name]), f"{name} has not moved"
     return Scorer(model.eval(), encoder=encoder, recipe=recipe)
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "named"),
+    ("file", "change", "message"),
     [
         pytest.param("head.safetensors", lambda w: w.pop("layers.0.bias"), "missing: layers.0.bias", id="missing"),
         pytest.param("head.safetensors", lambda w: w.update(more=torch.zeros(1)), "not in the model: more", id="extra"),
@@ -260,18 +270,18 @@ def trained(*overrides: str) -> Scorer:
         ),
     ],
 )
-def test_law_4_weights_that_do_not_fit_are_an_error(file: str, change: Any, named: str, tmp_path: Path) -> None:
-    """A missing, extra or misshapen key is named, whichever file it is in."""
+def test_law_4_weights_that_do_not_fit_are_refused(file: str, change: Any, message: str, tmp_path: Path) -> None:
+    """The error names a missing, extra or misshapen key of the head or the backbone."""
     trained().save(tmp_path / "model")
     weights = load_file(tmp_path / "model" / file)
     change(weights)
     save_file(weights, tmp_path / "model" / file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=named):
+    with pytest.raises(ModelError, match=message):
         load_scorer(tmp_path / "model")
 
 
-def test_law_4_another_backbone_is_an_error(tmp_path: Path) -> None:
-    """Adapters are not put on a backbone that they were not trained on."""
+def test_law_4_adapters_on_another_backbone_are_refused(tmp_path: Path) -> None:
+    """A backbone with other weights than those in training is an error."""
     scorer = trained("model.lora.rank=4")
     scorer.save(tmp_path / "model")
     weights = Path(scorer.model.backbone.origin.path) / "model.safetensors"
@@ -282,12 +292,14 @@ def test_law_4_another_backbone_is_an_error(tmp_path: Path) -> None:
 
 
 def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
-    """The numbers of the test part are those of `load(...).score` and of `basereward score`, for the same rows."""
+    """The test scores of a run equal those of `load(...).score` and of `basereward score` on the same rows."""
     rows = pair_rows(40, folder=tmp_path)
     source = write_rows(tmp_path / "pairs.jsonl", rows)
     overrides = only(source)
     run = train(load_recipe("basereward", overrides=overrides))
-    in_training = {each.id: each.scores for each in read_scores(find(run["run_id"]).scores / "test.jsonl")}
+    in_training = {
+        scored_group.id: scored_group.scores for scored_group in read_scores(find(run["run_id"]).scores / "test.jsonl")
+    }
     assert in_training
 
     command = [
@@ -301,8 +313,8 @@ def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
         str(tmp_path / "out.jsonl"),
         "--json",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["responses"] == 80
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(completed.stdout)["responses"] == 80
     from_file = {
         line["id"]: line["scores"] for line in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     }
@@ -319,8 +331,8 @@ def test_law_5_train_score_and_serve_agree(tmp_path: Path) -> None:
                 )
 
 
-def test_law_6_no_row_is_lost_in_silence(tmp_path: Path) -> None:
-    """Every row is used, or counted and listed under a reason, in the result, the run's folder and MLflow; too many
+def test_law_6_every_lost_row_is_counted(tmp_path: Path) -> None:
+    """Every row is used, or it is counted under a reason in the result, the run folder and MLflow; too many lost rows
     stop the run."""
     rows = pair_rows(60, folder=tmp_path)
     (tmp_path / "3.png").write_bytes(b"")
@@ -349,8 +361,8 @@ def test_law_6_no_row_is_lost_in_silence(tmp_path: Path) -> None:
 
 
 def test_law_7_image_tokens_are_never_cut(tmp_path: Path) -> None:
-    """A group that is too long is lost whole; and both responses see the image: equal ones score alike, another image
-    changes both."""
+    """A group that is too long is rejected as a whole. Both responses see the image: equal responses have equal scores,
+    and another image changes both scores."""
     path = checkpoint("qwen2_5_vl", tmp_path / "model")
     sample = group(responses=("It is a four.", "It is a four."), images=1)
     encoder = load_encoder(path)
@@ -370,8 +382,8 @@ def test_law_7_image_tokens_are_never_cut(tmp_path: Path) -> None:
     for layout in ("tree", "plain"):
         with torch.no_grad():
             first, second = (
-                model(collate([encoder(each)], layout=layout, pad_id=encoder.pad_id)).tolist()
-                for each in (sample, other)
+                model(collate([encoder(candidate)], layout=layout, pad_id=encoder.pad_id)).tolist()
+                for candidate in (sample, other)
             )
         assert first[0] == pytest.approx(first[1], abs=1e-6)
         assert second[0] == pytest.approx(second[1], abs=1e-6)
@@ -380,12 +392,12 @@ def test_law_7_image_tokens_are_never_cut(tmp_path: Path) -> None:
 
 
 def test_law_8_same_recipe_same_seed_same_bits() -> None:
-    """Two runs end with equal weights, bit for bit; another seed ends elsewhere."""
-    first, again = (trained_weights(train(load_recipe("basereward", overrides=SMALL))["run_id"]) for _ in range(2))
-    assert first.keys() == again.keys()
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    other = trained_weights(train(load_recipe("basereward", overrides=[*SMALL, "seeds.data=1"]))["run_id"])
-    assert any(not torch.equal(first[name], other[name]) for name in first)
+    """Two runs end with equal weights, bit for bit; another data seed gives other weights."""
+    first, repeated = (trained_weights(train(load_recipe("basereward", overrides=SMALL))["run_id"]) for _ in range(2))
+    assert first.keys() == repeated.keys()
+    assert all(torch.equal(first[name], repeated[name]) for name in first)
+    other_seed = trained_weights(train(load_recipe("basereward", overrides=[*SMALL, "seeds.data=1"]))["run_id"])
+    assert any(not torch.equal(first[name], other_seed[name]) for name in first)
 
 
 DROPOUT = (
@@ -400,21 +412,21 @@ DROPOUT = (
 @pytest.mark.parametrize(
     ("kill_at", "pooling"), [(2, "mean"), (5, "last")], ids=["between-checkpoints", "after-a-validation"]
 )
-def test_law_8_stopped_and_resumed_equals_never_stopped(kill_at: int, pooling: str) -> None:
-    """A run killed with SIGKILL and resumed ends with the bits of one that was never stopped, dropout and
-    accumulation included."""
+def test_law_8_killed_and_resumed_equals_uninterrupted(kill_at: int, pooling: str) -> None:
+    """A run that is killed with SIGKILL and resumed ends with the bits of an uninterrupted run, with dropout and
+    accumulation."""
     overrides = [*SMALL, *DROPOUT, "trainer.checkpoint_every=1", f"model.pooling={pooling}"]
-    whole = train(load_recipe("basereward", overrides=overrides))
+    uninterrupted = train(load_recipe("basereward", overrides=overrides))
     run_id = killed_run(overrides, at_step=kill_at)
     assert train_in_process("basereward", overrides, resume=run_id) == 0
     resumed = find(run_id).result() or {}
-    assert resumed["metrics"] == whole["metrics"]
-    ours, theirs = trained_weights(run_id), trained_weights(whole["run_id"])
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed["metrics"] == uninterrupted["metrics"]
+    resumed_weights, expected_weights = trained_weights(run_id), trained_weights(uninterrupted["run_id"])
+    assert all(torch.equal(resumed_weights[name], expected_weights[name]) for name in expected_weights)
 
 
 def killed_run(overrides: list[str], *, at_step: int) -> str:
-    """Starts a run in a process of its own and kills it once it has written the checkpoint of a step."""
+    """Start a run in a process of its own and kill it after it has written the checkpoint of a step."""
     runs = Path(os.environ["BASEREWARD_RUNS"])
     before = set(runs.iterdir())
     process = start_training("basereward", overrides)
@@ -432,7 +444,7 @@ def killed_run(overrides: list[str], *, at_step: int) -> str:
 
 
 def trained_weights(run_id: str) -> dict[str, Tensor]:
-    """All weights that a run saved."""
+    """Return all weights that a run saved."""
     folder = find(run_id).model
     return {
         f"{file.name}:{name}": weight
@@ -445,15 +457,15 @@ def trained_weights(run_id: str) -> dict[str, Tensor]:
     "options", [{}, {"margin": 0.5}, {"label_smoothing": 0.1}, {"centring": 0.1}, {"length_normalisation": True}]
 )
 def test_law_9_swapping_a_pair_flips_the_margin(options: dict[str, Any], tmp_path: Path) -> None:
-    """Chosen and rejected in the other order: the margin changes its sign, the loss of a wrong pair is that of the
-    right one seen from the other side, and a tie is never right."""
+    """With chosen and rejected swapped, the margin changes its sign, and the loss is smaller in the order with the
+    larger margin."""
     path = checkpoint("qwen2_5_vl", tmp_path / "model")
     model, encoder = reward_model(path).eval(), load_encoder(path)
     sample = group(responses=("It is a four.", "seven"), images=1)
     swapped = Group(sample.id, sample.source, sample.prompt, sample.responses[::-1], sample.preferences, sample.images)
     margins, losses = [], []
-    for each in (sample, swapped):
-        batch = collate([encoder(each)], layout="tree", pad_id=encoder.pad_id)
+    for ordered_group in (sample, swapped):
+        batch = collate([encoder(ordered_group)], layout="tree", pad_id=encoder.pad_id)
         with torch.no_grad():
             scores = model(batch)
         margins.append(float(scores[batch.preferences.winner] - scores[batch.preferences.loser]))
@@ -463,8 +475,8 @@ def test_law_9_swapping_a_pair_flips_the_margin(options: dict[str, Any], tmp_pat
     assert (losses[0] < losses[1]) == (margins[0] > margins[1])
 
 
-def test_law_9_a_tie_is_never_counted_as_right() -> None:
-    """Equal scores are wrong, and a preference that the data call a tie is in no accuracy."""
+def test_law_9_tie_is_never_counted_as_right() -> None:
+    """Equal scores are wrong, and a preference that the data mark as a tie is excluded from the accuracy."""
     metrics = PreferenceMetrics()
     ties = torch.tensor([False, False, True])
     lengths = torch.tensor([3, 3, 3])

@@ -1,4 +1,4 @@
-"""What the machine refuses ends a command with 2 and a sentence, and never with a traceback."""
+"""Test that a fault of the machine ends a command with 2 and a message, never with a traceback."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ COMMAND = f"{sys.executable} -m basereward"
 
 
 def shell(line: str, *, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """A line of bash, in which `basereward` is the command."""
+    """Run a line of bash in which `basereward` is the command."""
     script = f'set -o pipefail; basereward() {{ {COMMAND} "$@"; }}; {line}'
-    ours = {**os.environ, "PYTHONPATH": str(ROOT), "BASEREWARD_EXPERIMENTS": str(ROOT / "experiments")}
-    return subprocess.run(["bash", "-c", script], cwd=cwd, capture_output=True, text=True, check=False, env=ours)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BASEREWARD_EXPERIMENTS": str(ROOT / "experiments")}
+    return subprocess.run(["bash", "-c", script], cwd=cwd, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.mark.parametrize(
@@ -41,22 +41,22 @@ def shell(line: str, *, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         ("PYTHONIOENCODING=ascii basereward ls heads", 0),
     ],
 )
-def test_streams_folders_and_memory_that_are_not_there(line: str, code: int, tmp_path: Path) -> None:
-    """Full, closed and broken streams, a working folder that was deleted, no memory to load libraries."""
-    done = shell(line, cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
-    says = code == 2 and "2>" not in line
-    assert ("basereward: " in done.stderr) == says
+def test_unusable_streams_folders_and_memory_are_reported(line: str, code: int, tmp_path: Path) -> None:
+    """Full, closed and broken streams, a deleted working folder, and no memory to load libraries."""
+    completed = shell(line, cwd=tmp_path)
+    assert completed.returncode == code, completed.stderr
+    assert "Traceback" not in completed.stderr
+    assert "Exception ignored" not in completed.stderr
+    has_message = code == 2 and "2>" not in line
+    assert ("basereward: " in completed.stderr) == has_message
 
 
 @pytest.mark.parametrize("variable", ["BASEREWARD_RUNS", "BASEREWARD_CACHE"])
 @pytest.mark.parametrize("below", ["", "/deeper"])
-def test_a_file_in_the_place_of_a_folder(
+def test_file_in_place_of_a_folder_is_refused(
     variable: str, below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command names the file and ends with 2; the file stays."""
+    """The command names the file and exits with 2; the file is unchanged."""
     file = tmp_path / "file"
     file.write_text("mine")
     monkeypatch.setenv(variable, f"{file}{below}")
@@ -67,40 +67,38 @@ def test_a_file_in_the_place_of_a_folder(
     assert file.read_text() == "mine"
 
 
-def test_runs_that_are_a_file_cannot_be_listed(
+def test_ls_refuses_a_runs_folder_that_is_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is an error, and not a list without runs."""
+    """It is an error, not an empty list."""
     (tmp_path / "file").write_text("mine")
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "file"))
     assert main(["ls", "runs"]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 
-def test_memory_that_is_not_there_is_found_among_the_causes() -> None:
-    """A library may say that a module is missing because there was no memory for it; other errors stay errors."""
+def test_machine_fault_finds_memory_errors_among_the_causes() -> None:
+    """A library may report a missing module when memory ran out; other errors are no machine faults."""
     error = ModuleNotFoundError("could not import module")
     error.__cause__ = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
     assert machine_fault(error) is not None
     assert machine_fault(MemoryError()) is not None
-    for slip in (RuntimeError("shapes differ"), KeyError("a"), ValueError("out of memory")):
-        assert machine_fault(slip) is None
+    for other_error in (RuntimeError("shapes differ"), KeyError("a"), ValueError("out of memory")):
+        assert machine_fault(other_error) is None
 
 
-def test_secrets_are_left_out_of_errors_and_logs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A key that stands in an argument comes back in no message."""
+def test_errors_contain_no_secrets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key in an argument is in no message."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     assert main(["ls", "sk-very-secret", "--json"]) == 2
     printed = capsys.readouterr()
     assert "very-secret" not in printed.out + printed.err
 
 
-def test_control_characters_do_not_reach_the_terminal(
+def test_control_characters_are_escaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither of a run's name, which its folder may have brought along, nor of what was typed."""
+    """They may come from a run's name in a copied folder, or from the command line."""
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path))
     RunFolder.create("", recipe_sha256="", name="a\x1b]0;b\x07c", root=tmp_path)
     assert main(["ls", "runs"]) == 0
@@ -110,14 +108,14 @@ def test_control_characters_do_not_reach_the_terminal(
 
 
 @pytest.mark.parametrize("output", [[], ["--json"]])
-def test_secrets_are_left_out_of_what_check_finds(
+def test_check_contains_no_secrets(
     output: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A fault tells the value that was given, which may be a key or an address with a password."""
+    """A fault has the given value, which may be a key or an address with a password."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
-    slips = ["trainer.steps=sk-very-secret", "tracking.uri=[http://me:pass-word@host]"]
-    assert main(["check", "basereward", *slips, *output]) == 2
+    overrides = ["trainer.steps=sk-very-secret", "tracking.uri=[http://me:pass-word@host]"]
+    assert main(["check", "basereward", *overrides, *output]) == 2
     printed = capsys.readouterr()
     assert "***" in printed.out
     assert "very-secret" not in printed.out + printed.err

@@ -1,6 +1,5 @@
-"""A recipe, a benchmark file or a saved model from somebody else runs no code of its own, reads no secret, and cannot
-make a check run without end.
-"""
+"""Test that a recipe, a benchmark file or a saved model of a third party runs none of its own code, reads no secret,
+and cannot make a check run without end."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ FOREIGN = (
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module in the working folder that leaves a file behind when it is imported; the path of that file."""
+    """Write a module in the working folder that creates a file when it is imported; return the path of that file."""
     trace = tmp_path / "it-ran"
     body = f"import pathlib; pathlib.Path({str(trace)!r}).touch()\nclass Head:\n    def __init__(self, size): ...\n"
     (tmp_path / "planted.py").write_text(body)
@@ -60,8 +59,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ["heads", "losses", "objectives", "sources", "tiny_models", "adapters", "benchmarks", "protocols", "launchers"],
 )
 @pytest.mark.parametrize("target", FOREIGN)
-def test_no_node_makes_anything_that_is_not_a_part_of_the_package(target: str, kind: Any, planted: Path) -> None:
-    """Neither by a dotted path, nor through what a module of ours has imported, nor by a path to a file."""
+def test_make_refuses_targets_outside_the_package(target: str, kind: Any, planted: Path) -> None:
+    """Dotted paths, names that a package module imports, and file paths are refused."""
     with pytest.raises(RecipeError):
         make({"_target_": target, "args": "x"}, kind, "x")
     assert not planted.exists()
@@ -79,8 +78,8 @@ def test_no_node_makes_anything_that_is_not_a_part_of_the_package(target: str, k
         "grid.model.head=[{_target_: planted.Head}]",
     ],
 )
-def test_a_check_imports_nothing_of_a_recipe(override: str, planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At any place of a recipe; with the caller's word the class is found."""
+def test_check_imports_no_module_of_a_recipe(override: str, planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This holds at every place of a recipe; with the caller's trust the class is found."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     _, faults = find_experiment("basereward", overrides=[override])
     assert any("planted.Head" in fault.message and "--trust" in fault.message for fault in faults)
@@ -89,8 +88,8 @@ def test_a_check_imports_nothing_of_a_recipe(override: str, planted: Path, monke
         assert not find_experiment("basereward", overrides=[override], trust=True)[1]
 
 
-def test_a_benchmark_file_names_parts_of_the_package_only(planted: Path, tmp_path: Path) -> None:
-    """Its class and its protocol."""
+def test_benchmark_file_refuses_targets_outside_the_package(planted: Path, tmp_path: Path) -> None:
+    """This holds for its class and its protocol."""
     for node in ("_target_: planted.Head", "_target_: annotated\nprotocol: {_target_: planted.Head}\ndata: x"):
         (tmp_path / "mine.yaml").write_text(f"# mine\n{node}\n")
         with pytest.raises(RecipeError, match="--trust"):
@@ -98,8 +97,8 @@ def test_a_benchmark_file_names_parts_of_the_package_only(planted: Path, tmp_pat
     assert not planted.exists()
 
 
-def test_remote_code_of_a_checkpoint_needs_the_callers_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recipe that asks for it is refused by `check` without `--trust`."""
+def test_remote_code_of_a_checkpoint_needs_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `--trust`, `check` refuses a recipe with `trust_remote_code`."""
     monkeypatch.chdir(ROOT)
     override = "model.backbone.trust_remote_code=true"
     _, faults = find_experiment("basereward", overrides=[override])
@@ -107,18 +106,18 @@ def test_remote_code_of_a_checkpoint_needs_the_callers_word(monkeypatch: pytest.
     assert load_recipe("basereward", overrides=[override], trust=True).model.backbone.trust_remote_code
 
 
-def test_modules_of_the_working_folder_are_no_part_of_the_program(tmp_path: Path) -> None:
-    """A downloaded folder that holds a module named as an optional dependency is not run by a command in it."""
+def test_modules_of_the_working_folder_are_not_imported(tmp_path: Path) -> None:
+    """A command in a downloaded folder does not run modules named like optional dependencies."""
     names = ("vllm", "liger_kernel", "av", "flash_attn", "planted")
     for name in names:
         (tmp_path / f"{name}.py").write_text(f"import pathlib; pathlib.Path('ran-{name}').touch()\n")
-    done = console_script(tmp_path, "check", "basereward", "model.head._target_=planted.Head")
-    assert done.returncode == 2
+    completed = console_script(tmp_path, "check", "basereward", "model.head._target_=planted.Head")
+    assert completed.returncode == 2
     assert not list(tmp_path.glob("ran-*"))
 
 
-def test_the_word_ends_with_its_block() -> None:
-    """And an inner block without it does not take it away."""
+def test_trust_ends_with_its_block() -> None:
+    """An inner block without trust does not remove it."""
     node = {"_target_": "fractions.Fraction"}
     with trusting(), trusting(False):
         assert make(node, "losses") == 0
@@ -127,8 +126,8 @@ def test_the_word_ends_with_its_block() -> None:
 
 
 @pytest.mark.parametrize("text", ["${oc.env:A_SECRET}", "${ oc.env:A_SECRET,x}", "a${oc.decode:${oc.env:A_SECRET}}b"])
-def test_a_recipe_reads_nothing_of_the_environment(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The value stands in no cell and in no message."""
+def test_recipe_cannot_read_environment_variables(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value is in no cell and in no message."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("A_SECRET", "hunter2hunter2")
     experiment, faults = find_experiment("basereward", overrides=[f"summary={text}"])
@@ -136,18 +135,19 @@ def test_a_recipe_reads_nothing_of_the_environment(text: str, monkeypatch: pytes
     assert "hunter2" not in f"{experiment} {faults}"
 
 
-def test_text_that_is_escaped_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it looks like a resolver."""
+def test_escaped_text_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This also holds for text that looks like a resolver."""
     monkeypatch.chdir(ROOT)
     assert load_recipe("basereward", overrides=["summary=\\${oc.env:HOME}"]).summary == "${oc.env:HOME}"
 
 
-def test_references_that_double_are_counted_before_they_are_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forty texts that each name the next one twice would have a trillion characters."""
+def test_doubling_references_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty texts that each refer to the next one twice would have a trillion characters; they are counted before they
+    are resolved."""
     monkeypatch.chdir(ROOT)
     doubled = [
-        f"data.sources.s{i}={{_target_: jsonl, path: '${{data.sources.s{i + 1}.path}}${{data.sources.s{i + 1}.path}}'}}"
-        for i in range(40)
+        f"data.sources.s{n}={{_target_: jsonl, path: '${{data.sources.s{n + 1}.path}}${{data.sources.s{n + 1}.path}}'}}"
+        for n in range(40)
     ]
     _, faults = find_experiment("basereward", overrides=[*doubled, "data.sources.s40={_target_: jsonl, path: x}"])
     assert any(f"{RESOLVED_LIMIT:,}" in fault.message for fault in faults)
@@ -166,10 +166,10 @@ def test_references_that_double_are_counted_before_they_are_resolved(monkeypatch
     ],
     ids=["cells", "seeds", "nodes", "mappings", "lists", "key", "axis"],
 )
-def test_a_recipe_without_bound_is_refused_with_a_short_message(
+def test_unbounded_recipe_is_refused_with_a_short_message(
     overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Millions of cells and nesting beyond any stack; what is printed of them is cut."""
+    """Millions of cells and nesting deeper than the stack are refused, and the messages are truncated."""
     monkeypatch.chdir(ROOT)
     experiment, faults = find_experiment("head_depth", overrides=overrides)
     assert faults
@@ -177,16 +177,18 @@ def test_a_recipe_without_bound_is_refused_with_a_short_message(
     assert all(len(fault.message) + len(fault.key) < 1_000 for fault in faults)
 
 
-def test_files_that_include_each_other_twice_are_not_read_without_end(tmp_path: Path) -> None:
-    """Twenty files that name the next one twice would be read a million times."""
-    for i in range(20):
-        (tmp_path / f"f{i}.yaml").write_text(f"include: [{tmp_path}/f{i + 1}.yaml, {tmp_path}/f{i + 1}.yaml]\n")
+def test_doubling_includes_are_refused(tmp_path: Path) -> None:
+    """Twenty files that include the next one twice would be read a million times."""
+    for index in range(20):
+        (tmp_path / f"f{index}.yaml").write_text(
+            f"include: [{tmp_path}/f{index + 1}.yaml, {tmp_path}/f{index + 1}.yaml]\n"
+        )
     (tmp_path / "f20.yaml").write_text("name: x\n")
     _, faults = find_experiment(str(tmp_path / "f0.yaml"), profile=None)
     assert any("1,000 files" in fault.message for fault in faults)
 
 
-def test_a_recipe_that_is_no_regular_file_is_refused_unread(tmp_path: Path) -> None:
+def test_recipe_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     """A FIFO would block, /dev/zero would fill the memory, and a large file is not a recipe."""
     os.mkfifo(tmp_path / "fifo.yaml")
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
@@ -197,8 +199,8 @@ def test_a_recipe_that_is_no_regular_file_is_refused_unread(tmp_path: Path) -> N
         assert faults, name
 
 
-def test_a_recipe_that_holds_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is written beside every run and model. The value stands in no message."""
+def test_recipe_with_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe is saved with every run and model. The value is in no message."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("SOME_API_KEY", "hunter2hunter2")
     _, faults = find_experiment("basereward", overrides=["summary=with hunter2hunter2 in it"])

@@ -1,4 +1,4 @@
-"""A module that the tests hardly run fails `.ci/check-coverage`, unless a reason is given."""
+"""Test that `.ci/check-coverage` fails for a module with low coverage unless a reason is given."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ REPORT = {
 }
 
 
-def test_a_module_below_the_limit_needs_a_reason() -> None:
-    """80 % is enough, 79.9 % is not."""
+def test_module_below_the_limit_needs_a_reason() -> None:
+    """80 % is enough, and 79.9 % is not."""
     assert [fault.split(":")[0] for fault in coverage.faults(REPORT, {})] == ["basereward.p", "basereward.p.low"]
     reasons = {"basereward.p": "a reason", "basereward.p.low": "another"}
     assert coverage.faults(REPORT, reasons) == []
 
 
-def test_a_reason_for_a_module_that_is_not_there_is_a_fault() -> None:
-    """One for a module above the limit is none: on a machine with a GPU more is run."""
+def test_reason_for_a_missing_module_is_a_fault() -> None:
+    """A reason for a module above the limit is allowed, since a machine with a GPU covers more."""
     reasons = dict.fromkeys(("basereward.p", "basereward.p.low", "basereward.good", "basereward.gone"), "a reason")
     assert [fault.split(":")[0] for fault in coverage.faults(REPORT, reasons)] == ["basereward.gone"]
 
 
-def test_the_summary_has_the_total_and_the_low_modules_with_their_reasons() -> None:
-    """The lowest first."""
+def test_summary_has_the_total_and_the_low_modules() -> None:
+    """The module with the lowest coverage is first, and reasons are shown."""
     total, *low = coverage.summary(REPORT, {"basereward.p.low": "runs on a GPU only"})
     assert "71.5 % of 200 lines" in total
     assert [line.split()[2] for line in low] == ["basereward.p.low:", "basereward.p:"]
@@ -47,30 +47,30 @@ def test_the_summary_has_the_total_and_the_low_modules_with_their_reasons() -> N
 
 
 @pytest.mark.parametrize("text", ["a.b", "a.b =", "= reason", "a = x\na = y"])
-def test_a_malformed_reason_ends_the_script(text: str) -> None:
-    """A line without a module or a reason, or with a module that has one already."""
+def test_malformed_reason_ends_the_script(text: str) -> None:
+    """The line lacks the module or the reason, or repeats a module."""
     with pytest.raises(SystemExit, match=r"coverage-reasons:[12]"):
         coverage.read_reasons(text)
 
 
-def test_every_reason_of_the_project_is_about_a_file_that_is_there() -> None:
-    """Also where nothing is measured."""
+def test_every_reason_of_the_project_names_an_existing_file() -> None:
+    """This needs no coverage report."""
     for module in coverage.read_reasons(coverage.REASONS.read_text(encoding="utf-8")):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
 
 
-def test_the_examples_of_the_script_run() -> None:
-    """pytest does not look for them in a file without a suffix."""
+def test_examples_of_the_script_run() -> None:
+    """pytest does not collect examples from a file without a suffix."""
     failed, attempted = doctest.testmod(coverage)
     assert (failed, attempted) == (0, 2)
 
 
-def test_the_script_ends_in_one_for_a_fault(tmp_path: Path) -> None:
-    """It takes the report's path; the fault goes to standard error."""
+def test_script_exits_with_1_for_a_fault(tmp_path: Path) -> None:
+    """The argument is the report's path, and the fault goes to standard error."""
     report = tmp_path / "report.json"
     report.write_text(json.dumps(REPORT))
     command = [sys.executable, str(FOLDER / "check-coverage"), str(report)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "basereward.p.low" in done.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 1
+    assert "basereward.p.low" in completed.stderr

@@ -1,4 +1,4 @@
-"""Every rule of `.ci/check-style` finds a violation that was made, and leaves code that keeps it alone."""
+"""Test that every rule of `.ci/check-style` finds a violation and accepts valid code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ style = load_ci_script("check-style")
 
 
 def modules(folder: Path, files: dict[str, str]) -> Any:
-    """The parsed modules of a package `basereward` with these files."""
+    """Return the parsed modules of a package `basereward` with these files."""
     for name, text in files.items():
         path = folder / "basereward" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,8 +24,8 @@ def modules(folder: Path, files: dict[str, str]) -> Any:
     return style.read_modules(folder, "basereward")
 
 
-def test_a_complex_function_and_a_complex_method_are_found(tmp_path: Path) -> None:
-    """One `if` with nine `or` has complexity 11, one with eight has 10; a comprehension counts too."""
+def test_complex_functions_and_methods_are_found(tmp_path: Path) -> None:
+    """One `if` with nine `or` has complexity 11, and one with eight has 10; a comprehension counts too."""
     text = """
         def at_limit(x):
             return 1 if {eight} else 0
@@ -44,8 +44,8 @@ def test_a_complex_function_and_a_complex_method_are_found(tmp_path: Path) -> No
     assert not result.passed
 
 
-def test_comments_on_lines_of_their_own_are_counted(tmp_path: Path) -> None:
-    """Neither those after code, nor text in a string, nor directives to tools."""
+def test_only_comments_on_their_own_lines_are_counted(tmp_path: Path) -> None:
+    """Comments after code, text in a string and directives to tools are not counted."""
     text = """
         # a reason
         a = 1  # behind code
@@ -63,8 +63,8 @@ def test_comments_on_lines_of_their_own_are_counted(tmp_path: Path) -> None:
     assert style.check_comments(modules(tmp_path, {"a.py": "x = 1\n" * 48 + "# why\n"})).measured == pytest.approx(20)
 
 
-def test_too_few_comments_name_the_folders(tmp_path: Path) -> None:
-    """The one that lacks most is first; one with enough is not named."""
+def test_folders_with_too_few_comments_are_named(tmp_path: Path) -> None:
+    """The folder that lacks the most comments is first, and one with enough comments is not named."""
     files = {"a/a.py": "x = 1\n" * 100, "b/b.py": "x = 1\n" * 500, "c/c.py": "# why\nx = 1\n"}
     result = style.check_comments(modules(tmp_path, files))
     assert not result.passed
@@ -82,14 +82,15 @@ def test_too_few_comments_name_the_folders(tmp_path: Path) -> None:
     ],
 )
 def test_nested_comprehensions_are_found(expression: str, nested: bool, tmp_path: Path) -> None:
-    """Beside each other they are none."""
+    """Two adjacent comprehensions are not nested."""
     result = style.check_comprehensions(modules(tmp_path, {"a.py": f"value = {expression}\n"}))
     assert result.places == (["basereward/a.py:1"] if nested else [])
     assert result.measured == 1000 * nested
 
 
 def test_long_functions_are_counted_without_their_docstring(tmp_path: Path) -> None:
-    """41 lines are one too many; 40 with a docstring of three more are not. Eleven long ones fail."""
+    """A function of 41 lines is too long, and one of 40 lines with a docstring of three lines is not. Eleven long
+    functions fail the rule."""
     body = "    x = 1\n"
     long = f"def long():\n{body * 40}"
     documented = f'def documented():\n    """One.\n\n    Two."""\n{body * 39}'
@@ -99,8 +100,8 @@ def test_long_functions_are_counted_without_their_docstring(tmp_path: Path) -> N
     assert not style.check_function_lengths(modules(tmp_path, {"a.py": long * 11})).passed
 
 
-def test_a_folder_with_sixteen_files_is_found(tmp_path: Path) -> None:
-    """Those of folders inside it are not its own."""
+def test_folder_with_sixteen_files_is_found(tmp_path: Path) -> None:
+    """Files of subfolders do not count."""
     files = {f"full/m{number}.py": "" for number in range(16)} | {"full/inside/a.py": "", "b.py": ""}
     result = style.check_folders(modules(tmp_path, files))
     assert result.places == ["basereward/full 16"]
@@ -118,15 +119,15 @@ def test_a_folder_with_sixteen_files_is_found(tmp_path: Path) -> None:
         "def f():\n    from basereward.a import thing",
     ],
 )
-def test_a_circle_of_imports_is_found(second: str, tmp_path: Path) -> None:
-    """In every form of an import, relative, for types or inside a function."""
+def test_import_cycle_is_found(second: str, tmp_path: Path) -> None:
+    """Every form of an import counts: relative, for types, or inside a function."""
     files = {"__init__.py": "", "a.py": "from basereward.b import other\n", "b.py": f"{second}\n"}
     result = style.check_import_circles(modules(tmp_path, files))
     assert result.places == ["basereward.a -> basereward.b -> basereward.a"]
 
 
-def test_every_circle_is_named_and_relative_imports_of_a_package_are_its_own(tmp_path: Path) -> None:
-    """Two circles that share no module, one of them between a package's `__init__` and its module."""
+def test_every_import_cycle_is_named(tmp_path: Path) -> None:
+    """The two cycles share no module, and one is between a package's `__init__` and its module."""
     files = {
         "a.py": "import basereward.b",
         "b.py": "import basereward.c",
@@ -142,8 +143,8 @@ def test_every_circle_is_named_and_relative_imports_of_a_package_are_its_own(tmp
     ]
 
 
-def test_modules_that_import_in_one_direction_are_no_circle(tmp_path: Path) -> None:
-    """An import of `package.module` is none of the package, which may import another of its modules."""
+def test_imports_in_one_direction_are_no_cycle(tmp_path: Path) -> None:
+    """An import of `package.module` is no import of the package, which may import another of its modules."""
     files = {
         "p/__init__.py": "from basereward.p.entry import load",
         "p/entry.py": "from basereward.p.base import Base",
@@ -152,8 +153,8 @@ def test_modules_that_import_in_one_direction_are_no_circle(tmp_path: Path) -> N
     assert style.check_import_circles(modules(tmp_path, files)).passed
 
 
-def test_a_type_name_in_two_files_is_found(tmp_path: Path) -> None:
-    """Classes and aliases of either form; constants and values in capitals are no types."""
+def test_type_name_in_two_files_is_found(tmp_path: Path) -> None:
+    """Classes and both forms of aliases count; constants and values in capitals are no types."""
     files = {
         "a.py": "class Pair: ...\nRow = dict[str, int]\nSCORES = {}['x']\nlimit = 3 | 4\n",
         "b.py": "class Pair: ...\nRow: typing.TypeAlias = int\nSCORES = {}['x']\nlimit = 3 | 4\n",
@@ -169,7 +170,8 @@ def test_a_type_name_in_two_files_is_found(tmp_path: Path) -> None:
 
 
 def test_public_names_without_a_docstring_are_found(tmp_path: Path) -> None:
-    """Modules, functions, classes, methods and properties; private ones, overloads and setters are not asked for."""
+    """Modules, functions, classes, methods and properties need a docstring; private names, overloads and setters do
+    not."""
     text = '''
         if True:
             def function(): ...
@@ -204,8 +206,8 @@ def test_public_names_without_a_docstring_are_found(tmp_path: Path) -> None:
     ]
 
 
-def test_what_uses_a_library_of_models_needs_a_model(tmp_path: Path) -> None:
-    """Directly, by its signature, through what it calls, and through a name that another module passes on."""
+def test_names_that_use_a_model_library_need_a_model(tmp_path: Path) -> None:
+    """A name may use the library directly, in its signature, through a call, or through a re-exported name."""
     files = {
         "scorer.py": """
             from transformers import AutoModel
@@ -236,8 +238,9 @@ def test_what_uses_a_library_of_models_needs_a_model(tmp_path: Path) -> None:
     assert "basereward.torch_only.loss" not in need_model
 
 
-def test_the_share_of_runnable_examples_is_counted(tmp_path: Path) -> None:
-    """Two of four; a skipped example is none, one of a method is the class's, a protocol is not counted."""
+def test_share_of_runnable_examples_is_counted(tmp_path: Path) -> None:
+    """Two of four names have one: a skipped example does not count, an example of a method counts for its class, and a
+    protocol is excluded."""
     text = '''
         def shown():
             """
@@ -272,13 +275,13 @@ def test_the_share_of_runnable_examples_is_counted(tmp_path: Path) -> None:
 
 
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
-    """The script on the packages of a folder."""
+    """Run the script on the packages of a folder."""
     command = [sys.executable, str(FOLDER / "check-style"), str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_script_fails_with_the_place_of_one_violation(tmp_path: Path) -> None:
-    """A clean tree passes with nine lines, one for each rule; the packages' code is not imported."""
+def test_script_fails_with_the_place_of_a_violation(tmp_path: Path) -> None:
+    """A valid tree passes with nine lines, one for each rule, and the code of the packages is not imported."""
     modules(tmp_path, {"a.py": '"""A module."""\n\n# why\nraise SystemExit("imported")\n'})
     passed = run(tmp_path)
     assert (passed.returncode, passed.stderr) == (0, "")
@@ -291,8 +294,8 @@ def test_the_script_fails_with_the_place_of_one_violation(tmp_path: Path) -> Non
     ]
 
 
-def test_the_scripts_keep_the_rules_themselves(tmp_path: Path) -> None:
-    """Examples aside: the rules take parsed modules, which an example would have to write into files."""
+def test_scripts_keep_the_rules_themselves(tmp_path: Path) -> None:
+    """Examples are excluded: the rules take parsed modules, which an example would have to write to files."""
     names = ("check-style", "check-coverage")
     scripts = modules(tmp_path, {f"{name}.py": (FOLDER / name).read_text() for name in names})
     rules = (

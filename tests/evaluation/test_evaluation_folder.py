@@ -1,4 +1,4 @@
-"""Reading the folder of an evaluation, whole or not at all."""
+"""Test that the folder of an evaluation is read completely or refused."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from basereward.evaluation.evaluation_folder import read_evaluation
 from tests.helpers.evaluation_folders import item, measure, write_folder
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
-    """Head, measures and items are those of the files."""
+def test_written_evaluation_is_read(tmp_path: Path) -> None:
+    """Head, measures and items equal the contents of the files."""
     folder = write_folder(tmp_path / "judge", [True, False, None], order="both", votes=1, kind="verdicts")
-    found = read_evaluation(folder)
-    assert (found.name, found.order, found.items, found.scored) == ("judge", "both", 3, 3)
-    official = found.variants["official"]["overall"]
+    evaluation = read_evaluation(folder)
+    assert (evaluation.name, evaluation.order, evaluation.items, evaluation.scored) == ("judge", "both", 3, 3)
+    official = evaluation.variants["official"]["overall"]
     assert (official.value, official.numerator, official.baselines["first"]) == (1 / 3, 1, 0.996)
-    for row, given in zip(found.rows, [item(0, True), item(1, False), item(2, None)], strict=True):
-        read = {key: getattr(row, key) for key in given}
-        assert {key: list(v) if isinstance(v, tuple) else v for key, v in read.items()} == given
+    for row, expected in zip(evaluation.rows, [item(0, True), item(1, False), item(2, None)], strict=True):
+        actual = {key: getattr(row, key) for key in expected}
+        assert {key: list(value) if isinstance(value, tuple) else value for key, value in actual.items()} == expected
 
 
-def test_a_partial_one(tmp_path: Path) -> None:
-    """Rows that were not scored may be there or not."""
-    silent = item(1, None, votes=None)
-    for rows in ([item(0, True), silent], [item(0, True)]):
-        found = read_evaluation(write_folder(tmp_path / "part", [True], rows=rows, items=2, scored=1))
-        assert sum(row.scored for row in found.rows) == 1
+def test_partial_evaluation_is_read(tmp_path: Path) -> None:
+    """Rows without a score may be present or absent."""
+    unscored = item(1, None, votes=None)
+    for rows in ([item(0, True), unscored], [item(0, True)]):
+        evaluation = read_evaluation(write_folder(tmp_path / "part", [True], rows=rows, items=2, scored=1))
+        assert sum(row.scored for row in evaluation.rows) == 1
 
 
 @pytest.mark.parametrize(
@@ -49,16 +49,16 @@ def test_a_partial_one(tmp_path: Path) -> None:
         ({}, [{"row": 0}], "'id' is missing; 'prompt_id' is missing"),
     ],
 )
-def test_damage_is_named(tmp_path: Path, head: dict[str, Any], rows: list[Any] | None, message: str) -> None:
-    """With the file, the fault and what may stand there."""
+def test_damaged_folder_is_refused(tmp_path: Path, head: dict[str, Any], rows: list[Any] | None, message: str) -> None:
+    """The message names the file, the fault and what is allowed."""
     folder = write_folder(tmp_path / "bad", [True] * len(rows or [0, 1]), rows=rows, **head)
     with pytest.raises(DataError) as caught:
         read_evaluation(folder)
     assert message in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """And what folder is meant."""
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    """The message has the file and the command that writes such a folder."""
     folder = write_folder(tmp_path / "bad", [True])
     for name in ("items.jsonl", "evaluation.json"):
         (tmp_path / "bad" / name).unlink()

@@ -1,4 +1,4 @@
-"""Mistakes around an evaluation: told in a sentence, and never mixed, overwritten or half counted."""
+"""Test mistakes around an evaluation: the message explains them, and nothing is mixed, overwritten or half counted."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a benchmark of twelve rows."""
+    """Change to a folder with a benchmark of twelve rows."""
     small_benchmark(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(EXPERIMENTS))
     return tmp_path
 
 
-def refused(capsys: pytest.CaptureFixture[str], *given: str) -> str:
-    """What a refused call says."""
-    assert main(["eval", *given]) == 2
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the error message of a refused call."""
+    assert main(["eval", *arguments]) == 2
     return capsys.readouterr().err
 
 
 def scores(path: Path, *, value: float = 1.0) -> Path:
-    """A file of outcomes for the benchmark here."""
+    """Write a file of outcomes for the small benchmark."""
     path.parent.mkdir(exist_ok=True)
     items = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items
     return write_outcomes(path, items, scores=[[value, 0.0]] * 12)
 
 
-def test_the_digest_knows_all_that_decides_on_a_score(here: Path) -> None:
-    """Pictures, where they are looked for, and the protocol's arguments: a journal made with others is not gone on."""
+def test_digest_depends_on_everything_that_affects_a_score(here: Path) -> None:
+    """The pictures, their folder and the protocol's arguments change the digest, so that a journal with other values is
+    not resumed."""
 
     def digest(*overrides: str, name: str = "vl_rewardbench") -> str:
         return load_benchmark(name, overrides=overrides).digest
@@ -59,27 +60,27 @@ def test_the_digest_knows_all_that_decides_on_a_score(here: Path) -> None:
     assert frames[0] != frames[1]
 
 
-def test_acc_plus_leaves_out_prompts_that_are_not_whole(real_rows: Path) -> None:
-    """With the first pair of each prompt alone nothing is known of the prompts that have more: 0 of 0."""
+def test_acc_plus_leaves_out_incomplete_prompts(real_rows: Path) -> None:
+    """With only the first pair of each prompt, Acc+ is 0 of 0; with one pair missing, that prompt is left out."""
     benchmark = mm_rlhf(real_rows)
-    judged = [JudgedItem(each, Outcome(correct=True)) for each in benchmark.items]
+    judged = [JudgedItem(benchmark_item, Outcome(correct=True)) for benchmark_item in benchmark.items]
     groups = list(by_prompt(judged).values())
-    first = benchmark.variants["published"]([group[0] for group in groups])
-    assert (first["acc"].numerator, first["acc_plus"].denominator) == (46, 0)
+    first_pairs = benchmark.variants["published"]([group[0] for group in groups])
+    assert (first_pairs["acc"].numerator, first_pairs["acc_plus"].denominator) == (46, 0)
     without_one = benchmark.variants["published"](judged[1:])
     assert (without_one["acc_plus"].numerator, without_one["acc_plus"].denominator) == (45, 45)
 
 
-def test_a_mean_of_categories_needs_all_of_them() -> None:
-    """Without a category there is no macro, rather than a mean of the others."""
+def test_macro_needs_every_category() -> None:
+    """With an empty category the mean is 0 of 0, not the mean of the other categories."""
     judged = with_correct([item(0), item(1)], [True, False])
     measure = mean_accuracy({"a": judged, "b": []})
     assert (measure.numerator, measure.denominator) == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["v1.json #2.json", "a: b.json", "[1].json", "null"])
-def test_a_path_is_taken_as_it_is(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever YAML would make of its letters."""
+def test_path_is_not_parsed_as_yaml(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Paths with characters that are special in YAML are read as plain paths."""
     rows = json.loads((here / "data" / "rows.json").read_text())
     target = here / "data" / name
     if name == "null":
@@ -89,40 +90,40 @@ def test_a_path_is_taken_as_it_is(name: str, here: Path, capsys: pytest.CaptureF
     assert len(load_benchmark("vl_rewardbench", overrides=[f"data={target}"]).items) == 5
 
 
-def test_a_path_to_nothing_is_no_name_on_the_hub(capsys: pytest.CaptureFixture[str]) -> None:
-    """The message says that there is no such file."""
-    told = refused(capsys, "longer", "--benchmark", "vl_rewardbench", "data=nope.json")
-    assert "data=nope.json: there is no such file or folder" in told
+def test_missing_path_is_not_a_hub_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message says that the file does not exist."""
+    message = refused(capsys, "longer", "--benchmark", "vl_rewardbench", "data=nope.json")
+    assert "data=nope.json: there is no such file or folder" in message
 
 
-def test_another_models_evaluation_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two files of one name: the second needs a name of its own; the first may be given again."""
-    one, two = scores(here / "a" / "scores.jsonl"), scores(here / "b" / "scores.jsonl", value=-1.0)
-    rest = ["--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE]
-    assert main(["eval", "--scores", str(one), *rest]) == 0
-    told = refused(capsys, "--scores", str(two), *rest)
-    assert "a/scores.jsonl" in told
-    assert "--name" in told
-    assert main(["eval", "--scores", str(one), *rest]) == 0
-    assert main(["eval", "--scores", str(two), "--name", "two", *rest]) == 0
+def test_evaluation_of_another_model_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two score files with one name, the second needs --name; the first may be evaluated again."""
+    first, second = scores(here / "a" / "scores.jsonl"), scores(here / "b" / "scores.jsonl", value=-1.0)
+    options = ["--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE]
+    assert main(["eval", "--scores", str(first), *options]) == 0
+    message = refused(capsys, "--scores", str(second), *options)
+    assert "a/scores.jsonl" in message
+    assert "--name" in message
+    assert main(["eval", "--scores", str(first), *options]) == 0
+    assert main(["eval", "--scores", str(second), "--name", "two", *options]) == 0
     assert {path.name for path in (here / "evaluations").iterdir()} == {"scores", "two"}
 
 
-def test_a_file_is_of_one_benchmark(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two benchmarks are refused before anything is counted."""
+def test_scores_file_with_two_benchmarks_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The call is refused before anything is written."""
     file = str(scores(here / "mine.jsonl"))
-    told = refused(capsys, "--scores", file, "--benchmark", "vl_rewardbench", "--benchmark", "mm_rlhf_rewardbench")
-    assert "give one" in told
+    message = refused(capsys, "--scores", file, "--benchmark", "vl_rewardbench", "--benchmark", "mm_rlhf_rewardbench")
+    assert "give one" in message
     assert not (here / "evaluations").exists()
 
 
-def test_a_bad_second_benchmark_stops_before_the_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every row of every benchmark is read before anything is counted."""
+def test_invalid_second_benchmark_stops_before_the_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every row of every benchmark is read before anything is written."""
     (here / "bad.jsonl").write_text('{"id": "1", "prompt": "?", "chosen": 5, "rejected": "b", "image": "long/1.png"}')
-    both = ["--benchmark", "vl_rewardbench", "--benchmark", "mm_rlhf_rewardbench"]
-    where = [f"vl_rewardbench.{each}" for each in ANY_SIZE]
-    where += ["vl_rewardbench.data=data/rows.json", "mm_rlhf_rewardbench.data=bad.jsonl"]
-    assert "an answer is 5 (int); text is needed" in refused(capsys, "longer", *both, *where)
+    benchmarks = ["--benchmark", "vl_rewardbench", "--benchmark", "mm_rlhf_rewardbench"]
+    overrides = [f"vl_rewardbench.{override}" for override in ANY_SIZE]
+    overrides += ["vl_rewardbench.data=data/rows.json", "mm_rlhf_rewardbench.data=bad.jsonl"]
+    assert "an answer is 5 (int); text is needed" in refused(capsys, "longer", *benchmarks, *overrides)
     assert not (here / "evaluations").exists()
 
 
@@ -139,45 +140,45 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_a_bad_row_of_a_benchmark_is_named(fault: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """File, row and what is needed; a benchmark is counted whole or not at all."""
+def test_invalid_benchmark_row_is_named(fault: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message has the file, the reason and what is needed; the whole benchmark is refused."""
     file = here / "data" / "rows.json"
     rows = json.loads(file.read_text())
     rows[4] |= BAD[fault]
     file.write_text(json.dumps(rows))
-    told = refused(capsys, "longer", "--benchmark", "vl_rewardbench", f"data={file}")
-    assert "wrong_type" in told
-    assert "needed" in told
-    assert "rows.json" in told
+    message = refused(capsys, "longer", "--benchmark", "vl_rewardbench", f"data={file}")
+    assert "wrong_type" in message
+    assert "needed" in message
+    assert "rows.json" in message
 
 
 @pytest.mark.parametrize("out", ["taken", "/proc/none", "taken/below"])
-def test_a_place_that_cannot_be_written_is_told(out: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An existing file, or a folder that nobody may write."""
+def test_unwritable_output_is_refused(out: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The output is an existing file, or a folder where nobody may write."""
     (here / "taken").write_text("")
-    told = refused(capsys, "longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--out", out)
-    assert "cannot be written" in told
+    message = refused(capsys, "longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--out", out)
+    assert "cannot be written" in message
 
 
 @pytest.mark.parametrize("name", ["../away", "a/b", "", " ", "..", ".", "a\nb", "a" * 300])
-def test_a_name_is_no_path(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder is called by it."""
-    told = refused(capsys, "longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", "--name", name)
-    assert "--name: " in told
+def test_name_that_is_no_folder_name_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--name becomes the name of a folder."""
+    message = refused(capsys, "longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", "--name", name)
+    assert "--name: " in message
 
 
-def test_undecided_votes_stay_in_sight(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With no vote for anything, the official variant is 0 of 0 with twelve undecided, not absent."""
+def test_undecided_votes_are_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without any vote the official variant is 0 of 0 with twelve undecided items, and it is not absent."""
     items = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items
     write_outcomes(here / "none.jsonl", items, verdicts=[[None]] * 12)
-    given = ["--scores", "none.jsonl", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--json"]
-    assert main(["eval", *given]) == 0
-    told = json.loads(capsys.readouterr().out)["vl_rewardbench"]["official"]["overall"]
-    assert (told["value"], told["denominator"], told["undecided"]) == (None, 0, 12)
+    arguments = ["--scores", "none.jsonl", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE, "--json"]
+    assert main(["eval", *arguments]) == 0
+    measure = json.loads(capsys.readouterr().out)["vl_rewardbench"]["official"]["overall"]
+    assert (measure["value"], measure["denominator"], measure["undecided"]) == (None, 0, 12)
 
 
-def test_a_number_too_large_for_a_float_is_no_score(here: Path) -> None:
-    """It is refused like one that is not finite."""
+def test_score_too_large_for_a_float_is_refused(here: Path) -> None:
+    """It is refused like a score that is not finite."""
     items = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items
     file = write_outcomes(here / "large.jsonl", items, scores=[[10**400, 0]] * 12)
     with pytest.raises(DataError, match="finite numbers"):

@@ -1,4 +1,4 @@
-"""Files of outcomes that were made elsewhere: taken whole, or refused with the names of what is wrong."""
+"""Test outcome files of other programs: they are read completely or refused with the faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 @pytest.fixture
 def benchmark(tmp_path: Path) -> Benchmark:
-    """Twelve rows in the shape of VL-RewardBench."""
+    """Return twelve rows in the format of VL-RewardBench."""
     return load_benchmark("vl_rewardbench", overrides=[f"data={small_benchmark(tmp_path / 'data')}"])
 
 
@@ -31,8 +31,10 @@ def benchmark(tmp_path: Path) -> Benchmark:
         ({"verdicts": [[0, None, 1]] * 12}, "verdicts"),
     ],
 )
-def test_three_kinds_are_read(columns: dict[str, Any], kind: str, benchmark: Benchmark, tmp_path: Path) -> None:
-    """Scores, verdicts or 0/1, one line a row, in any order of the lines."""
+def test_every_kind_of_outcome_is_read(
+    columns: dict[str, Any], kind: str, benchmark: Benchmark, tmp_path: Path
+) -> None:
+    """Scores, verdicts and 0/1 values are read, one line a row, in any order of the lines."""
     file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, **columns)
     file.write_text("\n".join(file.read_text().splitlines()[::-1]))
     outcomes = read_outcomes(file, benchmark.items)
@@ -42,7 +44,7 @@ def test_three_kinds_are_read(columns: dict[str, Any], kind: str, benchmark: Ben
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_outcomes_in_one_array_are_read(indent: int | None, benchmark: Benchmark, tmp_path: Path) -> None:
-    """Also one that is laid out over many lines; what is wrong with an entry is said once."""
+    """The array may have several lines, and a fault of an entry is reported once."""
     file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, scores=[[1.5, -2]] * 12)
     entries = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text(json.dumps(entries, indent=indent))
@@ -75,8 +77,8 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("fault", REFUSED)
-def test_a_bad_line_is_refused_with_its_name(fault: str, benchmark: Benchmark, tmp_path: Path) -> None:
-    """The message has the line, the row and what is allowed; nothing is counted."""
+def test_invalid_line_is_refused(fault: str, benchmark: Benchmark, tmp_path: Path) -> None:
+    """The message has the row and what is allowed, and no outcomes are returned."""
     line, message = REFUSED[fault]
     file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, scores=[[1.0, 0.0]] * 12)
     lines = file.read_text().splitlines()
@@ -87,8 +89,8 @@ def test_a_bad_line_is_refused_with_its_name(fault: str, benchmark: Benchmark, t
     assert message in str(raised.value)
 
 
-def test_a_doubled_row_is_refused(benchmark: Benchmark, tmp_path: Path) -> None:
-    """Even with the same outcome."""
+def test_repeated_row_is_refused(benchmark: Benchmark, tmp_path: Path) -> None:
+    """This also holds for equal outcomes."""
     file = write_outcomes(tmp_path / "out.jsonl", benchmark.items, scores=[[1.0, 0.0]] * 12)
     file.write_text(file.read_text() + json.dumps(GOOD) + "\n")
     with pytest.raises(DataError, match=r"line 13: row 3 \('wildvision-3'\) comes twice"):
@@ -96,7 +98,7 @@ def test_a_doubled_row_is_refused(benchmark: Benchmark, tmp_path: Path) -> None:
 
 
 def test_missing_rows_are_named(benchmark: Benchmark, tmp_path: Path) -> None:
-    """And counted without only when that is asked for."""
+    """The other rows are returned only with `allow_partial`."""
     file = write_outcomes(tmp_path / "out.jsonl", benchmark.items[:10], scores=[[1.0, 0.0]] * 10)
     with pytest.raises(
         DataError, match=r"2 of 12 rows are missing: row 10 \('RLAIF-V-10'\), row 11 \('mathverse-11'\)"
@@ -105,10 +107,10 @@ def test_missing_rows_are_named(benchmark: Benchmark, tmp_path: Path) -> None:
     assert len(read_outcomes(file, benchmark.items, allow_partial=True)) == 10
 
 
-def test_a_part_says_of_how_many(
+def test_partial_outcomes_are_marked_in_the_tables(
     benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every table has 10 of 1,250 in its head, and one line says in what the rows are not those of the benchmark."""
+    """Every table has 10 of 1,250 in its head, and one line says how the rows differ from the benchmark."""
     monkeypatch.chdir(tmp_path)
     write_outcomes(tmp_path / "theirs.jsonl", benchmark.items[:10], scores=[[1.0, 0.0]] * 10)
     arguments = ["--scores", "theirs.jsonl", "--allow-partial"]
@@ -139,14 +141,14 @@ def test_a_part_says_of_how_many(
         ),
     ],
 )
-def test_a_mistake_ends_with_2_and_a_sentence(
+def test_invalid_arguments_are_refused(
     arguments: list[str],
     message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What, given, allowed; nothing is written."""
+    """Exit code 2, the message names the fault, and nothing is written."""
     small_benchmark(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(EXPERIMENTS))

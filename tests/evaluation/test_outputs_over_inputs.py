@@ -1,4 +1,4 @@
-"""No command writes over what it reads, under whatever name the two are given."""
+"""Test that no command overwrites its inputs, whatever paths name the input and the output."""
 
 from __future__ import annotations
 
@@ -22,59 +22,59 @@ ROOT = Path(__file__).parents[2]
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files of a folder."""
+    """Return the bytes of all files of a folder."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def same(source: Path) -> Path:
-    """The path itself."""
+    """Return the path itself."""
     return source
 
 
 def relative(source: Path) -> Path:
-    """With a step up in it."""
+    """Return a path to the file with `..` in it."""
     (source.parent / "sub").mkdir()
     return source.parent / "sub" / ".." / source.name
 
 
 def symbolic(source: Path) -> Path:
-    """A link to it."""
+    """Return a symbolic link to the file."""
     link = source.parent / "link.jsonl"
     link.symlink_to(source)
     return link
 
 
 def hard(source: Path) -> Path:
-    """Another name of the same file."""
+    """Return a hard link to the file."""
     os.link(source, source.parent / "hard.jsonl")
     return source.parent / "hard.jsonl"
 
 
 def behind_answers(source: Path) -> Path:
-    """An output whose file of answers would be the source."""
+    """Return an output whose file of answers would be the source."""
     os.link(source, source.parent / "told.answers.jsonl")
     return source.parent / "told.jsonl"
 
 
 def behind_disagreed(source: Path) -> Path:
-    """An output whose file of pairs that disagreed would be the source."""
+    """Return an output whose file of disagreeing pairs would be the source."""
     os.link(source, source.parent / "told.disagreed.jsonl")
     return source.parent / "told.jsonl"
 
 
 def a_picture(source: Path) -> Path:
-    """A picture that a row names."""
+    """Return a picture that a row refers to."""
     return source.parent / "3.png"
 
 
 WAYS = [same, relative, symbolic, hard, behind_answers, behind_disagreed, a_picture]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_annotate_keeps_what_it_reads(way: Callable[[Path], Path], tmp_path: Path) -> None:
-    """It is refused before anything is asked, and every file is as it was."""
+@pytest.mark.parametrize("make_output", WAYS)
+def test_annotate_does_not_overwrite_its_source(make_output: Callable[[Path], Path], tmp_path: Path) -> None:
+    """The call is refused before any request, and every file is unchanged."""
     source = write_rows(tmp_path, images=True)
-    out = way(source)
+    out = make_output(source)
     before = content(tmp_path)
     with serving(lambda body, number: says(better(body))) as server:
         with pytest.raises(DataError, match="would overwrite the input"):
@@ -83,8 +83,8 @@ def test_annotate_keeps_what_it_reads(way: Callable[[Path], Path], tmp_path: Pat
     assert content(tmp_path) == before
 
 
-def test_annotate_keeps_its_prompt(tmp_path: Path) -> None:
-    """A file of the prompt is an input too."""
+def test_annotate_does_not_overwrite_its_prompt(tmp_path: Path) -> None:
+    """The prompt file is an input too."""
     source, prompt = write_rows(tmp_path), tmp_path / "prompt.txt"
     prompt.write_text("{question} Answer 1: {answer_1} Answer 2: {answer_2} Which?")
     before = content(tmp_path)
@@ -93,8 +93,8 @@ def test_annotate_keeps_its_prompt(tmp_path: Path) -> None:
     assert content(tmp_path) == before
 
 
-def test_annotate_writes_nothing_into_a_folder_of_rows(tmp_path: Path) -> None:
-    """A new file there would be read as rows by the next call; beside the folder it may write."""
+def test_annotate_does_not_write_into_its_source_folder(tmp_path: Path) -> None:
+    """The next call would read a new file in the folder as rows. An output beside the folder is allowed."""
     rows = tmp_path / "rows"
     rows.mkdir()
     write_rows(rows)
@@ -113,8 +113,10 @@ def test_annotate_writes_nothing_into_a_folder_of_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("out", ["taken", ".", ".."])
-def test_annotate_is_told_of_a_folder_before_it_asks(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rather than when everything is answered."""
+def test_annotate_refuses_a_folder_as_output_before_any_request(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error comes before the first request."""
     (tmp_path / "taken").mkdir()
     monkeypatch.chdir(tmp_path)
     with serving(lambda body, number: says(better(body))) as server:
@@ -124,10 +126,11 @@ def test_annotate_is_told_of_a_folder_before_it_asks(out: str, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("out", ["rows.jsonl", "./rows.jsonl", "link.jsonl", "0.png", "model/reward_model.json"])
-def test_score_keeps_what_it_reads(
+def test_score_does_not_overwrite_its_inputs(
     out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rows, pictures and the model, before it is opened; exit code 2 and every file as it was."""
+    """The inputs are rows, pictures and the model. Exit code 2 before the model is opened, and every file is
+    unchanged."""
     write_rows(tmp_path, count=2, images=True).rename(tmp_path / "rows.jsonl")
     (tmp_path / "link.jsonl").symlink_to("rows.jsonl")
     (tmp_path / "model").mkdir()
@@ -139,8 +142,8 @@ def test_score_keeps_what_it_reads(
     assert content(tmp_path) == before
 
 
-def test_a_report_keeps_its_evaluations(tmp_path: Path) -> None:
-    """Its figures go to the folder of its name, which may be the evaluation's own."""
+def test_report_does_not_overwrite_its_evaluations(tmp_path: Path) -> None:
+    """The figures go to the folder with the page's name, which here is the folder of the evaluation."""
     folder = write_folder(tmp_path / "mine", [True, False, True])
     before = content(tmp_path)
     with pytest.raises(DataError, match="would overwrite the input"):
@@ -151,33 +154,33 @@ def test_a_report_keeps_its_evaluations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["scores.jsonl", "items.jsonl", "partial.jsonl", "evaluation.json"])
 @pytest.mark.parametrize("role", ["scores", "data", "own", "folder"])
-def test_eval_keeps_what_it_reads(
+def test_eval_does_not_overwrite_its_inputs(
     role: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Outcomes, a benchmark's rows or pairs of one's own that lie where the evaluation would be written; also where the
-    folder of the benchmark is given. Exit code 2, and every file as it was."""
+    """Outcomes, benchmark rows or own pairs are where the evaluation would be written, also as files of a given folder.
+    Exit code 2, and every file is unchanged."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     rows = small_benchmark(tmp_path / "data")
     out = tmp_path / "out" / ("pairs-mine" if role == "own" else "vl_rewardbench")
     out.mkdir(parents=True)
-    given = ["longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE]
+    arguments = ["longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE]
     if role == "scores":
         items = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"]).items
         file = write_outcomes(out / name, items, scores=[[1.0, 0.0]] * 12)
-        given = ["--scores", str(file), *given[1:]]
+        arguments = ["--scores", str(file), *arguments[1:]]
     elif role == "own":
         pair = {"prompt": "?", "chosen": "a", "rejected": "b"}
         (tmp_path / "mine.jsonl").write_text(json.dumps(pair) + "\n")
         (out / name).symlink_to(tmp_path / "mine.jsonl")
-        given = ["longer", "--data", "mine.jsonl"]
+        arguments = ["longer", "--data", "mine.jsonl"]
     else:
-        content_of = [json.dumps(row) for row in json.loads(rows.read_text())]
-        (out / name).write_text("\n".join(content_of) + "\n")
+        lines = [json.dumps(row) for row in json.loads(rows.read_text())]
+        (out / name).write_text("\n".join(lines) + "\n")
         (tmp_path / "link").symlink_to(out)
-        where = ["data=link", f"files=[{name}]"] if role == "folder" else [f"data=out/vl_rewardbench/{name}"]
-        given = [*given[:3], *where, "split=train", *ANY_SIZE]
+        overrides = ["data=link", f"files=[{name}]"] if role == "folder" else [f"data=out/vl_rewardbench/{name}"]
+        arguments = [*arguments[:3], *overrides, "split=train", *ANY_SIZE]
     before = content(tmp_path)
-    assert main(["eval", *given, "--out", "out", "--name", "x"]) == 2
+    assert main(["eval", *arguments, "--out", "out", "--name", "x"]) == 2
     assert "would overwrite the input" in capsys.readouterr().err
     assert content(tmp_path) == before

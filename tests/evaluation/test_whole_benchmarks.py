@@ -1,4 +1,4 @@
-"""A part of a benchmark, or another one, is never taken for the whole; a benchmark that changed is noticed."""
+"""Test that a partial, different or changed benchmark is never counted as the whole benchmark."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.helpers.evaluation_folders import write_folder
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted((EXPERIMENTS / "benchmarks").glob("*.yaml"))
-PAPERS = {  # items of the published benchmarks, as their papers or cards count them
+PAPERS = {  # numbers of items that the papers or dataset cards of the benchmarks give
     "vl_rewardbench": 1250,
     "mm_rlhf_rewardbench": 170,
     "multimodal_rewardbench": 4711,
@@ -47,22 +47,22 @@ PAPERS = {  # items of the published benchmarks, as their papers or cards count 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project's benchmarks, and a folder to write in."""
+    """Change to an empty folder and use the project's benchmarks."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(EXPERIMENTS))
     return tmp_path
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
-    """What `basereward eval` prints, on either stream."""
+    """Return what `basereward eval` prints: stdout on success, stderr otherwise."""
     assert main(["eval", *arguments]) == status
     captured = capsys.readouterr()
     return captured.err if status else captured.out
 
 
 @pytest.mark.parametrize("file", [pytest.param(file, id=file.stem) for file in FILES])
-def test_every_benchmark_says_how_large_it_is(file: Path) -> None:
-    """Its YAML has the published number of items; where it has those of all subsets, they add up to it."""
+def test_every_benchmark_file_has_the_published_size(file: Path) -> None:
+    """The YAML has the published number of items, and the counts of all subsets add up to it."""
     node = yaml.safe_load(file.read_text())
     assert node["expected_items"] == PAPERS[file.stem] == expected_items(file.stem)
     for counts in node.get("expected_counts", {}).values():
@@ -73,42 +73,42 @@ def test_every_benchmark_says_how_large_it_is(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "file"), [("vl_rewardbench", "vl_rewardbench.json"), ("mm_rlhf_rewardbench", "mm_rlhf_rewardbench.jsonl")]
 )
-def test_the_real_files_are_whole(name: str, file: str, real_rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without --allow-partial, and without a word about parts."""
+def test_real_files_are_complete(name: str, file: str, real_rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command accepts them without --allow-partial, and its output has no PARTIAL."""
     output = evaluated(capsys, "longer", "--benchmark", name, f"data={real_rows}/benchmarks/{file}")
     assert "PARTIAL" not in output
-    facts = json.loads(Path(f"evaluations/longer/{name}/evaluation.json").read_text())
-    assert facts["partial"] is None
-    assert facts["items"] == facts["scored"] == facts["expected"] == PAPERS[name]
+    evaluation = json.loads(Path(f"evaluations/longer/{name}/evaluation.json").read_text())
+    assert evaluation["partial"] is None
+    assert evaluation["items"] == evaluation["scored"] == evaluation["expected"] == PAPERS[name]
 
 
 def one_row() -> tuple[str, list[dict[str, Any]], Sequence[str]]:
-    """One of 1,250."""
+    """Return one of 1,250 rows."""
     row = {"id": "wildvision-1", "query": "?", "response": ["a", "b"], "human_ranking": [0, 1], "image": "1.png"}
     return "vl_rewardbench", [row], ["1,250 expected, 1 found", "wildvision: 173 expected, 1 found"]
 
 
 def another_benchmark() -> tuple[str, list[dict[str, Any]], Sequence[str]]:
-    """The 270 pairs by Claude under the name of the 350 by GPT-4o."""
+    """Return the 270 pairs by Claude under the name of the 350 pairs by GPT-4o."""
     rows = [judgebench(str(i), "mmlu-pro-law") for i in range(270)]
     return "judgebench", rows, ["350 expected, 270 found", "math: some expected, 0 found"]
 
 
 def five_subsets() -> tuple[str, list[dict[str, Any]], Sequence[str]]:
-    """Of 23."""
+    """Return rows of 5 of 23 subsets."""
     names = ("alpacaeval-easy", "mt-bench-easy", "donotanswer", "hep-rust", "math-prm")
     rows = [rewardbench(names[i % 5], number=i) for i in range(50)]
     return "rewardbench", rows, ["2,985 expected, 50 found", "math-prm: 447 expected, 10 found", "hep-go: 164"]
 
 
 def other_subsets() -> tuple[str, list[dict[str, Any]], Sequence[str]]:
-    """As many rows as there should be, of the wrong kinds."""
+    """Return as many rows as expected, all of one subset."""
     rows = [rewardbench("hep-rust", number=i) for i in range(2985)]
     return "rewardbench", rows, ["hep-rust: 164 expected, 2,985 found", "hep-go: 164 expected, 0 found"]
 
 
 def too_many() -> tuple[str, list[dict[str, Any]], Sequence[str]]:
-    """Twice the rows, as when two files were joined."""
+    """Return twice the expected rows, as when a file is joined with itself."""
     rows = [judgebench(str(i), "mmlu-pro-law") for i in range(540)]
     return "judgebench_claude", rows, ["270 expected, 540 found"]
 
@@ -117,60 +117,66 @@ PARTS = [one_row, another_benchmark, five_subsets, other_subsets, too_many]
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_is_refused_with_its_numbers(part: Any, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2, expected and found by subset, and nothing is written; also where every row has its outcome."""
+def test_partial_benchmark_is_refused_with_its_counts(
+    part: Any, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, the expected and the found numbers by subset, and nothing is written, even where every row has an
+    outcome."""
     name, rows, faults = part()
     write_jsonl(here / "rows.jsonl", rows)
     items = load_benchmark(name, overrides=["data=rows.jsonl"]).items
     write_outcomes(here / "mine.jsonl", items, scores=[[1.0, 0.0]] * len(rows))
-    for who in (["longer"], ["--scores", "mine.jsonl"]):
-        output = evaluated(capsys, *who, "--benchmark", name, "data=rows.jsonl", status=2)
-        assert all(each in output for each in [*faults, "--allow-partial"])
+    for scorer in (["longer"], ["--scores", "mine.jsonl"]):
+        output = evaluated(capsys, *scorer, "--benchmark", name, "data=rows.jsonl", status=2)
+        assert all(text in output for text in [*faults, "--allow-partial"])
     assert not (here / "evaluations").exists()
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_that_is_asked_for_says_so_everywhere(part: Any, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the text, in the JSON, in the page and in its CSV, where no published value stands beside it."""
+def test_allowed_partial_benchmark_is_marked_everywhere(
+    part: Any, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The text, the JSON, the page and its CSV say that the evaluation is partial, and no published value is shown
+    beside it."""
     name, rows, faults = part()
     write_jsonl(here / "rows.jsonl", rows)
     arguments = ["longer", "--benchmark", name, "data=rows.jsonl", "--allow-partial"]
     assert f"PARTIAL: {evaluated_part(arguments, capsys)}" in evaluated(capsys, *arguments)
     folder = f"evaluations/longer/{name}"
-    facts = json.loads(Path(folder, "evaluation.json").read_text())
-    assert all(each in facts["partial"] for each in faults)
-    made = report([folder])
-    with Path(made["csv"]).open() as file:
+    evaluation = json.loads(Path(folder, "evaluation.json").read_text())
+    assert all(fault in evaluation["partial"] for fault in faults)
+    result = report([folder])
+    with Path(result["csv"]).open() as file:
         table = list(csv.DictReader(file))
     assert "published" not in {row["source"] for row in table}
-    assert {row["partial"] for row in table if row["source"] == "measured"} == {facts["partial"]}
-    page = json.loads(Path(made["out"]).read_text().partition('id="data">')[2].partition("</script>")[0])
+    assert {row["partial"] for row in table if row["source"] == "measured"} == {evaluation["partial"]}
+    page = json.loads(Path(result["out"]).read_text().partition('id="data">')[2].partition("</script>")[0])
     assert page["benchmarks"][0]["partial"] is True
 
 
 def evaluated_part(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """`partial` in the JSON of a call."""
+    """Return `partial` of the JSON output of a call."""
     (output,) = json.loads(evaluated(capsys, *arguments, "--json"))["evaluations"]
     return str(output["partial"])
 
 
-def test_a_part_and_the_whole_have_tables_of_their_own(here: Path) -> None:
-    """The whole keeps its published values, and the two are not compared."""
+def test_partial_and_whole_evaluations_have_separate_tables(here: Path) -> None:
+    """The table of the whole keeps the published values, and the two evaluations are not compared."""
     whole = write_folder(here / "whole", [True] * 6)
     part = write_folder(here / "part", [True] * 4, expected=6, partial="4 of 6 items")
-    made = report([whole, part])
-    with Path(made["csv"]).open() as file:
+    result = report([whole, part])
+    with Path(result["csv"]).open() as file:
         rows = list(csv.DictReader(file))
     assert len([row for row in rows if row["source"] == "measured" and row["metric"] == "overall"]) == 2
     assert [row for row in rows if row["source"] == "published"]
-    page = json.loads(Path(made["out"]).read_text().partition('id="data">')[2].partition("</script>")[0])
-    assert [(each["partial"], len(each["models"])) for each in page["benchmarks"]] == [(False, 1), (True, 1)]
-    assert all(not each["agreement"] for each in page["benchmarks"])
-    assert len(set(made["figures"])) == len(made["figures"])
+    page = json.loads(Path(result["out"]).read_text().partition('id="data">')[2].partition("</script>")[0])
+    assert [(table["partial"], len(table["models"])) for table in page["benchmarks"]] == [(False, 1), (True, 1)]
+    assert all(not table["agreement"] for table in page["benchmarks"])
+    assert len(set(result["figures"])) == len(result["figures"])
 
 
-def test_an_evaluation_of_an_earlier_version_is_measured_by_its_size(here: Path) -> None:
-    """It does not say whether it is whole: 3 of the 1,250 of its benchmark are not."""
+def test_evaluation_of_an_earlier_version_is_checked_by_its_size(here: Path) -> None:
+    """Without the key `partial`, 3 items of a benchmark with 1,250 count as partial; an unknown benchmark does not."""
     folder = Path(write_folder(here / "old", [True] * 3))
     head = json.loads((folder / "evaluation.json").read_text())
     for key in ("expected", "partial", "fingerprint"):
@@ -190,8 +196,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_of_a_row_is_another_benchmark(change: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Scores of before are refused, and evaluations of before and after are not compared."""
+def test_changed_row_makes_another_benchmark(change: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scores of the earlier rows are refused, and evaluations before and after the change are not compared."""
     file = small_benchmark(here / "data")
     arguments = ["longer", "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE]
     evaluated(capsys, *arguments, "--out", "before")
@@ -207,9 +213,9 @@ def test_a_change_of_a_row_is_another_benchmark(change: str, here: Path, capsys:
         agreement(before, after)
 
 
-def test_a_picture_is_known_by_its_content(here: Path) -> None:
-    """Under the same name another picture is another benchmark, and the same one elsewhere is not; without a picture
-    nothing is known of the pictures, and the rest is compared."""
+def test_picture_is_identified_by_its_content(here: Path) -> None:
+    """Another picture under the same name changes the fingerprint, and the same files in another folder do not. Where a
+    picture is missing, the pictures are not compared."""
     small_benchmark(here / "data")
     copytree(here / "data", here / "copy")
 
@@ -218,7 +224,8 @@ def test_a_picture_is_known_by_its_content(here: Path) -> None:
 
     assert fingerprint("data") == fingerprint("copy")
     digests = [
-        load_benchmark("vl_rewardbench", overrides=[f"data={each}/rows.json"]).digest for each in ("data", "copy")
+        load_benchmark("vl_rewardbench", overrides=[f"data={folder_name}/rows.json"]).digest
+        for folder_name in ("data", "copy")
     ]
     assert digests[0] == digests[1]
     (here / "copy" / "images" / "0.png").write_bytes((here / "copy" / "images" / "2.png").read_bytes())
@@ -229,32 +236,32 @@ def test_a_picture_is_known_by_its_content(here: Path) -> None:
 
 
 class Counting:
-    """In place of a model: every answer scores the number of its group."""
+    """A stand-in for a model: every answer has the number of its group as score."""
 
     def __init__(self) -> None:
         self.groups = 0
 
     def encode(self, group: Any) -> Any:
-        """As it is."""
+        """Return the group unchanged."""
         return group
 
     def score_encoded(self, groups: Any) -> Any:
-        """One group at a time."""
+        """Yield the scores of one group at a time."""
         for group in groups:
             self.groups += 1
             yield [[float(self.groups)] * len(group.responses)]
 
 
-def test_a_journal_of_a_changed_benchmark_is_begun_anew_and_said(here: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It names what changed; a journal of the same benchmark is gone on with."""
+def test_journal_of_a_changed_benchmark_is_restarted(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A warning names what changed; the journal of an unchanged benchmark is resumed."""
     file = small_benchmark(here / "data", rows=6)
     journal = here / "partial.jsonl"
 
     def scored() -> int:
         benchmark = load_benchmark("vl_rewardbench", overrides=["data=data/rows.json"])
         model = Counting()
-        of = {"model": "m", "benchmark": benchmark.digest}
-        score_items(model, benchmark.items, images=benchmark.store, journal=journal, header=of)  # type: ignore[arg-type]
+        header = {"model": "m", "benchmark": benchmark.digest}
+        score_items(model, benchmark.items, images=benchmark.store, journal=journal, header=header)  # type: ignore[arg-type]
         return model.groups
 
     assert scored() == 4

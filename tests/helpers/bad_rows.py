@@ -1,4 +1,4 @@
-"""Seventy kinds of bad row, each with the reason that it is lost under; and data read as a run reads them."""
+"""Seventy kinds of invalid rows with their rejection reasons, and data that are read as in a run."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ GOOD_IDS = ["row-0", "row-1", "row-2", "row-3"]
 
 
 def row_with(**changes: Any) -> dict[str, Any]:
-    """A good row with the id `bad`, and what is bad about it; `...` takes a cell away."""
-    good = {"id": "bad", "prompt": "Which digit?", "chosen": "a seven", "rejected": "a four", "images": ["0.png"]}
-    return {name: cell for name, cell in (good | changes).items() if cell is not ...}
+    """Return a valid row with the id `bad` and these changes; `...` removes a cell."""
+    valid = {"id": "bad", "prompt": "Which digit?", "chosen": "a seven", "rejected": "a four", "images": ["0.png"]}
+    return {name: cell for name, cell in (valid | changes).items() if cell is not ...}
 
 
 def ranked(responses: list[Any], **cells: Any) -> dict[str, Any]:
-    """The same in the general form."""
+    """Return the row in the general form with ranked responses."""
     return row_with(chosen=..., rejected=..., responses=responses, **cells)
 
 
 def says(role: str, content: object) -> dict[str, object]:
-    """A message."""
+    """Return a chat message."""
     return {"role": role, "content": content}
 
 
 def as_line(row: object) -> bytes:
-    """A row as JSON; bytes are a line already."""
+    """Return a row as a JSON line; bytes are returned unchanged."""
     return row if isinstance(row, bytes) else json.dumps(row).encode()
 
 
-# Reason, and what is bad; a row, or a whole line in bytes.
+# The rejection reason and the invalid row, or a whole line as bytes.
 ROWS: dict[str, tuple[str, object]] = {
     "a line that was cut": ("malformed_json", as_line(row_with())[:-20]),
     "a comma too many": ("malformed_json", as_line(row_with())[:-1] + b",}"),
@@ -128,7 +128,7 @@ def _noise_png(path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
 
 
-# Reason, and how the picture is written; its name ends with .png whatever it holds.
+# The rejection reason and the function that writes the picture; its name always ends with .png.
 PICTURES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "zero bytes": ("image_unreadable", Path.touch),
     "a truncated JPEG": ("image_unreadable", _cut_jpeg),
@@ -145,7 +145,7 @@ REASONS = {**{name: reason for name, (reason, _) in ROWS.items()}, **{n: reason 
 
 
 def bad_row(name: str, folder: Path) -> object:
-    """The row or line of a kind; its picture, if it is that which is bad, is written into the folder."""
+    """Return the row or line of a kind, and write its picture into the folder if the picture is invalid."""
     if name in ROWS:
         return ROWS[name][1]
     path = folder / f"{name}.png"
@@ -154,30 +154,35 @@ def bad_row(name: str, folder: Path) -> object:
 
 
 def write_lines(folder: Path, lines: list[bytes]) -> Path:
-    """A JSON Lines file in the folder."""
+    """Write a JSON Lines file into the folder."""
     path = folder / "rows.jsonl"
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     return path
 
 
 def read_data(source: Source, encoder: Encoder, *, max_lost: float = 0.5) -> PreferenceData:
-    """As a run reads its data, before it trains."""
-    listed = Path(os.environ["BASEREWARD_CACHE"]).with_name("lost.jsonl")
+    """Read a source as a run reads it before training."""
+    rejections_file = Path(os.environ["BASEREWARD_CACHE"]).with_name("lost.jsonl")
     data = PreferenceData(
-        {"s": source}, encoder=encoder, groups=1, groups_per_forward=1, max_lost=max_lost, rejections_file=listed
+        {"s": source},
+        encoder=encoder,
+        groups=1,
+        groups_per_forward=1,
+        max_lost=max_lost,
+        rejections_file=rejections_file,
     )
     data.setup()
     return data
 
 
 def local(path: Path) -> Jsonl:
-    """The source of a file, all of it for training."""
+    """Return the source of a file whose rows are all for training."""
     return Jsonl("s", path=str(path), val=0, test=0)
 
 
 def used_groups(data: PreferenceData) -> dict[str, EncodedGroup]:
-    """Every group that is trained on, encoded, by its id."""
-    part = data.parts["train"]
-    groups = [part[place] for place in part.places]
+    """Return every encoded training group by its id."""
+    split = data.parts["train"]
+    groups = [split[index] for index in split.places]
     assert len({group.id for group in groups}) == len(groups)
     return {group.id: group for group in groups}

@@ -1,4 +1,4 @@
-"""Processes that write a cache of tensors until they are killed, at a moment that their parent chooses."""
+"""Processes that write a tensor cache until their parent kills them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ LIMIT = 2**24
 
 
 def cache_of(folder: Path, *, limited: bool = False, num_bytes: int = LIMIT, identity: str = IDENTITY) -> TensorCache:
-    """A cache, with a limit or without one."""
+    """Return a cache with or without a size limit."""
     limit = SizeLimit(num_bytes, setting="the.limit") if limited else None
     return TensorCache(folder, identity=identity, contents="tensors", limit=limit, earlier_files=("??/*.old", "*.npz"))
 
 
 def key(number: int) -> str:
-    """64 hexadecimal digits, different for each number up to 255."""
+    """Return 64 hexadecimal digits that differ for each number up to 255."""
     return f"{number:02x}" * 32
 
 
 def tensors(number: int, *, version: int = 0) -> dict[str, Tensor]:
-    """Tensors of some types; no two numbers and versions have the same."""
+    """Return tensors of several types; every number and version has different values."""
     generator = torch.Generator().manual_seed(1000 * version + number)
     values = torch.randn(16, 50, generator=generator)
     return {
@@ -39,15 +39,15 @@ def tensors(number: int, *, version: int = 0) -> dict[str, Tensor]:
     }
 
 
-def equal(found: dict[str, Tensor] | None, expected: dict[str, Tensor]) -> bool:
-    """Whether names, types, shapes and all bits are the same."""
-    if found is None or found.keys() != expected.keys():
+def equal(actual: dict[str, Tensor] | None, expected: dict[str, Tensor]) -> bool:
+    """Return whether names, types, shapes and all bits are the same."""
+    if actual is None or actual.keys() != expected.keys():
         return False
     for name, tensor in expected.items():
-        other = found[name]
+        other = actual[name]
         if (other.dtype, other.shape) != (tensor.dtype, tensor.shape):
             return False
-        copies = (each.clone(memory_format=torch.contiguous_format).flatten() for each in (other, tensor))
+        copies = (values.clone(memory_format=torch.contiguous_format).flatten() for values in (other, tensor))
         bits = [copy.view(torch.uint8) for copy in copies]
         if not torch.equal(*bits):
             return False
@@ -55,33 +55,34 @@ def equal(found: dict[str, Tensor] | None, expected: dict[str, Tensor]) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """The files of all entries."""
+    """Return the files of all entries."""
     return sorted(folder.glob(f"*/*{SUFFIX}"))
 
 
 def other_files(folder: Path) -> list[str]:
-    """Names of all files that are neither an entry nor the lock file."""
+    """Return the names of all files that are neither an entry nor the lock file."""
     return sorted(
         file.name for file in folder.rglob("*") if file.is_file() and file.suffix != SUFFIX and file.name != TOTAL
     )
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Starts a Python process with this module's names; it prints `ready` and waits for a line before the program."""
-    opening = "import sys; from tests.helpers.cache_processes import *; print('ready', flush=True); input()"
-    command = [sys.executable, "-c", f"{opening}\n{program}", *map(str, arguments)]
+    """Start a Python process with this module's names; it prints `ready` and waits for a line before the program
+    runs."""
+    preamble = "import sys; from tests.helpers.cache_processes import *; print('ready', flush=True); input()"
+    command = [sys.executable, "-c", f"{preamble}\n{program}", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
-    """The next line that a process prints."""
+    """Return the next line that a process prints."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
 def run_together(*processes: subprocess.Popen[str]) -> None:
-    """Lets started processes begin their programs at the same time."""
+    """Let started processes run their programs at the same time."""
     assert [read_line(process) for process in processes] == ["ready"] * len(processes)
     for process in processes:
         assert process.stdin is not None
@@ -90,7 +91,7 @@ def run_together(*processes: subprocess.Popen[str]) -> None:
 
 
 def finish(*processes: subprocess.Popen[str]) -> list[int]:
-    """Waits for processes and returns their exit codes."""
+    """Wait for processes and return their exit codes."""
     for process in processes:
         process.communicate(timeout=120)
     return [process.returncode for process in processes]

@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks OpenAI's chat completions, well or badly."""
+"""A real HTTP server with OpenAI's chat completions that can also misbehave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
 Reply: TypeAlias = Callable[[dict[str, Any], int], Any]
-"""`(request body, how many requests came before) -> text to answer, or one of the misdeeds below`."""
+"""`(request body, number of earlier requests) -> answer text, a status, or one of the faults below`."""
 
 SLEEP, DRIP, DROP, HALF, NOT_JSON, NO_CHOICES, EMPTY, USAGE = (object() for _ in range(8))
 
@@ -21,7 +21,7 @@ IMPOSSIBLE = b'{"choices": [{"message": {"content": "yes"}}], "usage": {"prompt_
 
 
 class ChatServer:
-    """Answers as `reply` says; keeps what was asked, and how many requests were under way at most."""
+    """Answer with `reply`, and record the requests and the largest number of concurrent requests."""
 
     def __init__(self, reply: Reply, *, delay_s: float = 0.0) -> None:
         self.reply = reply
@@ -56,38 +56,38 @@ class ChatServer:
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
-    def _answer(self, handler: BaseHTTPRequestHandler, said: Any) -> None:
+    def _answer(self, handler: BaseHTTPRequestHandler, answer: Any) -> None:
         status = 200
-        if isinstance(said, int):
-            status, said = said, "refused"
+        if isinstance(answer, int):
+            status, answer = answer, "refused"
         body = json.dumps(
             {
-                "choices": [{"message": {"role": "assistant", "content": "" if said is EMPTY else said}}],
+                "choices": [{"message": {"role": "assistant", "content": "" if answer is EMPTY else answer}}],
                 "usage": {"prompt_tokens": 7, "completion_tokens": 3},
             },
             default=str,
         ).encode()
-        if said is SLEEP:
+        if answer is SLEEP:
             time.sleep(3)
             return
-        if said is DROP:
+        if answer is DROP:
             handler.connection.shutdown(socket.SHUT_RDWR)
             return
-        if said is DRIP:
+        if answer is DRIP:
             _drip(handler)
             return
-        body = {NOT_JSON: b"<html>busy</html>", NO_CHOICES: b'{"choices": []}', USAGE: IMPOSSIBLE}.get(said, body)
+        body = {NOT_JSON: b"<html>busy</html>", NO_CHOICES: b'{"choices": []}', USAGE: IMPOSSIBLE}.get(answer, body)
         handler.send_response(status)
-        handler.send_header("Content-Length", str(len(body) * (2 if said is HALF else 1)))
+        handler.send_header("Content-Length", str(len(body) * (2 if answer is HALF else 1)))
         handler.end_headers()
         handler.wfile.write(body)
-        if said is HALF:
+        if answer is HALF:
             handler.wfile.flush()
             handler.connection.shutdown(socket.SHUT_RDWR)
 
 
 def _drip(handler: BaseHTTPRequestHandler) -> None:
-    """Blanks, to keep a connection alive on which no answer comes for three seconds."""
+    """Send blanks for three seconds, so that the connection stays open without an answer."""
     handler.protocol_version = "HTTP/1.1"
     handler.send_response(200)
     handler.send_header("Transfer-Encoding", "chunked")
@@ -104,7 +104,7 @@ def _drip(handler: BaseHTTPRequestHandler) -> None:
 
 @contextmanager
 def serving(reply: Reply, *, delay_s: float = 0.0) -> Iterator[ChatServer]:
-    """A server at work in a thread, while it lasts."""
+    """Run a chat server in a thread."""
     server = ChatServer(reply, delay_s=delay_s)
     thread = threading.Thread(target=server._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -118,7 +118,7 @@ def serving(reply: Reply, *, delay_s: float = 0.0) -> Iterator[ChatServer]:
 
 @contextmanager
 def serving_bytes(send: Callable[[socket.socket, dict[str, str]], None]) -> Iterator[str]:
-    """The address of a server that reads a request's head and body, and then lets `send` write to its socket."""
+    """Run a server that reads a request and then lets `send` write to its socket; yield its address."""
     listening = socket.create_server(("127.0.0.1", 0))
     connected: list[socket.socket] = []
 
@@ -147,6 +147,6 @@ def serving_bytes(send: Callable[[socket.socket, dict[str, str]], None]) -> Iter
 
 
 def words(body: dict[str, Any]) -> str:
-    """All text of a request."""
+    """Return all text of the last message of a request."""
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

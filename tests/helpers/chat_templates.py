@@ -1,4 +1,4 @@
-"""Chat templates in the manner of public families, with the control tokens of each."""
+"""Chat templates like those of public model families, with their control tokens."""
 
 # ruff: noqa: E501, RUF001 - templates are written as their authors write them
 
@@ -30,7 +30,7 @@ QWEN2_5_VL = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# As Qwen3's: reasoning of earlier turns is left out, the last turn always has a block of reasoning.
+# Like Qwen3: the template removes reasoning of earlier turns and always writes a reasoning block in the last turn.
 QWEN3_TURNS = """\
 {%- set ns = namespace(last_query=0) %}
 {%- for message in messages %}{%- if message.role == 'user' %}{%- set ns.last_query = loop.index0 %}{%- endif %}{%- endfor %}
@@ -64,7 +64,7 @@ LLAMA3 = (
     "{{ message.content | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
-# Version 1 writes a space before and after; version 3 writes the system turn into the last question.
+# Version 1 writes a space before and after an answer; version 3 puts the system turn into the last question.
 MISTRAL_V1 = (
     "{{ '<s>' }}{% for message in messages %}"
     "{% if message.role not in ('user', 'assistant') or (message.role == 'user') != (loop.index0 % 2 == 0) %}"
@@ -113,7 +113,7 @@ SMOLLM2 = (
     "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# Reasoning is left out of every answer, the last too, and only the generation prompt opens it.
+# The template removes the reasoning of every answer, and only the generation prompt opens a reasoning block.
 DEEPSEEK_R1 = (
     "{{ '<｜begin▁of▁sentence｜>' }}{% for message in messages %}"
     "{% if message.role == 'system' %}{{ message.content }}"
@@ -121,7 +121,7 @@ DEEPSEEK_R1 = (
     "{% else %}{{ '<｜Assistant｜>' + message.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"
 )
-# Writes words before and after every answer.
+# The template writes text before and after every answer.
 WRAPPED = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.role == 'assistant' %}Answer: {{ message.content }}\n{% else %}{{ message.content }}{% endif %}<|im_end|>\n"
@@ -131,16 +131,16 @@ WRAPPED = (
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A template, and what a conversation in it may look like."""
+    """A chat template and the properties of its conversations."""
 
     template: str
     end: str  # the token that ends an answer
-    system: bool = True  # whether it takes a system turn
+    system: bool = True  # whether it accepts a system turn
     in_parts: bool = False
-    trims: bool = False  # white space around an answer
-    wraps: bool = False  # words around every answer
-    reasons: bool = False  # a block of reasoning before every last answer
-    drops_reasoning: bool = False  # from the last answer too
+    trims: bool = False  # whether it strips white space around an answer
+    wraps: bool = False  # whether it writes text around every answer
+    reasons: bool = False  # whether it writes a reasoning block before the last answer
+    drops_reasoning: bool = False  # whether it removes reasoning from the last answer too
 
 
 FAMILIES = {
@@ -167,22 +167,22 @@ SPECIAL = (
     *("<s>", "</s>", "[INST]", "[/INST]", "<bos>", "<start_of_turn>", "<end_of_turn>"),
     *("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
 )
-# Added tokens that the tokenizers of these families do not call special, those of turns among them.
+# Added tokens, also of turns, that the tokenizers of these families do not mark as special.
 ADDED = ("<think>", "</think>", "<｜User｜>", "<｜Assistant｜>")
 
 
 def in_order(ids: Tensor, images_thw: Tensor | None) -> Tensor:
-    """0, 1, 2, ..."""
+    """Return positions 0, 1, 2, ..."""
     return torch.arange(len(ids))
 
 
 def tokenizer_of(vocabulary: PreTrainedTokenizerFast, template: str) -> Any:
-    """The tokenizer with a chat template."""
+    """Return a copy of the tokenizer with a chat template."""
     tokenizer = copy.copy(vocabulary)
     tokenizer.chat_template = template
     return tokenizer
 
 
 def turn(role: Any, *texts: str) -> Turn:
-    """A turn of texts."""
+    """Return a turn of text parts."""
     return Turn(role, tuple(map(Part, texts)))

@@ -1,4 +1,4 @@
-"""Small checkpoints on disk, each family written once."""
+"""Fixtures with small checkpoints; every family is written once per session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.support import checkpoint, group
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a family's small checkpoint; tests read it and leave it as it is."""
+    """Return a function that gives the folder of a family's small checkpoint, which tests must not change."""
 
     @lru_cache
     def folder(family: str) -> Path:
@@ -27,7 +27,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def pictures_of(folder_of: Callable[[str], Path]) -> Callable[[str], TreeBatch]:
-    """Two groups, one with a picture, as tree rows of a family's small checkpoint."""
+    """Return a function that gives two groups, one with a picture, as tree rows for a family."""
 
     @lru_cache
     def pictures(family: str) -> TreeBatch:
@@ -40,5 +40,5 @@ def pictures_of(folder_of: Callable[[str], Path]) -> Callable[[str], TreeBatch]:
 
 @pytest.fixture(scope="session")
 def pictures(pictures_of: Callable[[str], TreeBatch]) -> TreeBatch:
-    """Those of the small Qwen2.5-VL."""
+    """Return these tree rows for the small Qwen2.5-VL."""
     return pictures_of("qwen2_5_vl")

@@ -1,4 +1,4 @@
-"""The Python scripts of `.ci` as modules."""
+"""Load the Python scripts of `.ci` as modules."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FOLDER = Path(__file__).resolve().parents[2] / ".ci"
 
 
 def load_ci_script(name: str) -> ModuleType:
-    """The module of a script such as `check-style`; its main function is not called."""
+    """Load a script such as `check-style` as a module without calling its main function."""
     module_name = name.replace("-", "_")
-    # The loader is named because the files have no suffix by which Python would choose one.
+    # The files have no suffix from which Python would choose a loader.
     loader = SourceFileLoader(module_name, str(FOLDER / name))
     spec = importlib.util.spec_from_loader(module_name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up here while they are made.
+    # Dataclasses look up their module here while they are defined.
     sys.modules[module_name] = module
     loader.exec_module(module)
     return module

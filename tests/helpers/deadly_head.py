@@ -1,4 +1,4 @@
-"""A head whose process dies in the middle of its training."""
+"""A head that kills its process during training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class DeadlyHead(nn.Module):
-    """Kills its process with the first scores that it is asked for in training."""
+    """Kill the process at the first forward pass with gradients."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Finished runs of an experiment without any training: scores, curves and evaluations that a test chooses."""
+"""Finished runs of an experiment without training, with chosen scores, curves and evaluations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS = (0, 10, 20, 30)
 def finished_run(
     cell: Cell, *, accuracy: float = 0.8, groups: Sequence[ScoredGroup] | None = None, seed: int = 0, **more: Any
 ) -> RunFolder:
-    """A run of a cell, right on about such a share of 200 pairs of two sources unless groups are given."""
+    """Write a finished run of a cell; without `groups` about `accuracy` of 200 pairs from two sources are right."""
     run = RunFolder.create(recipe_yaml(cell.recipe), recipe_sha256=recipe_sha256(cell.recipe), name=cell.recipe.name)
     scored = groups if groups is not None else drawn_groups(accuracy, seed=seed)
     write_scores(run.scores / "test.jsonl", scored)
@@ -28,7 +28,9 @@ def finished_run(
         {"metrics": metrics, "pair_s": 0.0125, "seconds": 61.0, "skipped": {"digits": {"empty": 3}}} | more
     )
     curve = [{"train/loss": 0.7 - 0.01 * step * accuracy, "val/pair_accuracy": 0.5 + 0.01 * step} for step in STEPS]
-    records = [{"kind": "metrics", "step": s, "time": 0, "values": v} for s, v in zip(STEPS, curve, strict=True)]
+    records = [
+        {"kind": "metrics", "step": at, "time": 0, "values": values} for at, values in zip(STEPS, curve, strict=True)
+    ]
     records.append({"kind": "metrics", "step": 30, "time": 0, "values": {"mem/peak_gib": 1.75}})
     run.journal.folder.mkdir()
     start = {"kind": "start", "uri": "sqlite:///store.db", "experiment": "e", "name": "n", "parent": None, "tags": {}}
@@ -38,47 +40,51 @@ def finished_run(
 
 
 def drawn_groups(accuracy: float, *, seed: int) -> list[ScoredGroup]:
-    """Two sources of 100 pairs; winners are longer by one to five tokens in a half."""
+    """Return random scores of two sources with 100 pairs each; half of the winners are one to five tokens longer."""
     rng, lengths = random.Random(seed), random.Random(1)
-    found = []
+    groups = []
     for index in range(200):
         margin = rng.uniform(0.1, 3) * (1 if rng.random() < accuracy else -1)
         pair = [8 + lengths.randint(-5, 5), 8]
         source = ("digits", "numbers")[index % 2]
-        found.append(ScoredGroup(f"{index}", source, [margin, 0.0], pair, [(0, 1, False)]))
-    return found
+        groups.append(ScoredGroup(f"{index}", source, [margin, 0.0], pair, [(0, 1, False)]))
+    return groups
 
 
 def pairs(right: int, total: int, *, source: str = "digits") -> list[ScoredGroup]:
-    """So many right pairs of so many; the winners of the first half are longer."""
+    """Return `right` right pairs of `total`; in the first half the winner is longer."""
     return [
         ScoredGroup(
-            f"{source}-{i}", source, [1.0 if i < right else -1.0, 0.0], [2 if i < total / 2 else 1, 1], [(0, 1, False)]
+            f"{source}-{index}",
+            source,
+            [1.0 if index < right else -1.0, 0.0],
+            [2 if index < total / 2 else 1, 1],
+            [(0, 1, False)],
         )
-        for i in range(total)
+        for index in range(total)
     ]
 
 
 def write_measures(
     run: RunFolder, benchmark: str, variants: Mapping[str, Any], judged: Sequence[Any], *, items: int | None = None
 ) -> Path:
-    """An evaluation as `eval` leaves it in a run, counted by the protocol itself; without what guessing gives. `items`
-    are those of the benchmark, where some were not scored."""
+    """Write an evaluation of a run in the format of `eval`, with measures of the protocol and without baselines.
+    `items` is the size of the benchmark if some items were not scored."""
     folder = run.path / "evaluations" / benchmark
     folder.mkdir(parents=True)
-    facts = {"benchmark": benchmark, "version": "1", "digest": "0", "name": run.name, "model": run.run_id}
-    facts |= {"kind": "correct", "order": None, "votes": None, "items": items or len(judged), "scored": len(judged)}
-    part = None if items in (None, len(judged)) else f"{len(judged)} of {items} are scored"
-    facts |= {"expected": items or len(judged), "partial": part, "fingerprint": None}
-    told = {
+    head = {"benchmark": benchmark, "version": "1", "digest": "0", "name": run.name, "model": run.run_id}
+    head |= {"kind": "correct", "order": None, "votes": None, "items": items or len(judged), "scored": len(judged)}
+    partial = None if items in (None, len(judged)) else f"{len(judged)} of {items} are scored"
+    head |= {"expected": items or len(judged), "partial": partial, "fingerprint": None}
+    measures = {
         name: {metric: measure.as_dict() | {"baselines": {}} for metric, measure in variant(judged).items()}
         for name, variant in variants.items()
         if name not in ("per_vote", "length_controlled")
     }
-    write_evaluation(folder, facts | {"run_id": run.run_id, "variants": told}, judged)
+    write_evaluation(folder, head | {"run_id": run.run_id, "variants": measures}, judged)
     return folder
 
 
 def written_recipe(folder: Path, name: str, content: Mapping[str, Any]) -> None:
-    """An experiment of a test's own."""
+    """Write an experiment file."""
     (folder / f"{name}.yaml").write_text(f"# {name}\n" + json.dumps(content))

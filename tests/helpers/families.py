@@ -1,7 +1,7 @@
-"""Every family of transformers as a tiny random model, and what its hidden states are in our rows.
+"""Tiny random models of every transformers family, and their hidden states in tree and plain rows.
 
-`python -m tests.helpers.families` measures all causal families and prints which take tree rows, which plain rows
-only, and which are refused.
+`python -m tests.helpers.families` measures all causal families and prints which support tree rows, which support plain
+rows only, and which are refused.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from basereward.model.families.registry import vision_types
 CAUSAL = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 IMAGE_TEXT = sorted(set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - set(vision_types()))
 
-# Of which no tiny model can be made here, and why.
+# Families without a tiny model here, with the reason.
 NOT_MADE = {
     "blt": "its four models must agree in sizes that its configuration does not derive",
     "gemma4_assistant": "it is no model of its own: its layers read another model's keys and values",
     "vision-encoder-decoder": "it has no configuration of its own, only those of two models",
 }
 
-# As measured with transformers 5.23. Right in tree rows and in plain rows:
+# Measured with transformers 5.23. These families are right in tree rows and in plain rows.
 TREE = """
     afmoe apertus arcee aria_text axk1 beam biogpt bitnet cohere cohere2 cohere2_moe cohere_compass_text ctrl
     cwm dbrx deepseek_v2 deepseek_v3 diffllama dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe flex_olmo flint
@@ -50,7 +50,7 @@ TREE = """
     qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma youtu
 """.split()
 
-# Right in plain rows; tree rows are refused:
+# These families are right in plain rows, and tree rows are refused.
 PLAIN = """
     axk2 bailing_hybrid bamba bert bert-generation big_bird bloom codegen deepseek_v32 deepseek_v4 doge
     dots3_note_text electra ernie falcon falcon_h1 falcon_mamba gemma4_text glm_moe_dsa gpt_neo
@@ -60,7 +60,7 @@ PLAIN = """
     rwkv xglm xlm xlnet xlstm zamba zamba2 zaya
 """.split()
 
-# Refused when they are loaded. Other families than these three kinds are new: measure them.
+# These families are refused when they are loaded. Families in none of the three lists are new: measure them.
 REFUSED = """
     bart bigbird_pegasus blenderbot blenderbot-small camembert cpmant data2vec-text dots3_note emu3 fuyu gemma3
     gemma3n gemma4 gemma4_unified gemma4_unified_assistant git got_ocr2 llama4 marian mbart mllama
@@ -68,7 +68,7 @@ REFUSED = """
     qwen3_5_moe qwen4_exp roberta roberta-prelayernorm trocr whisper xlm-roberta xlm-roberta-xl xmod
 """.split()
 
-# What a configuration has of these is made small. The window is shorter than the rows of the tests.
+# Small values for the sizes that a configuration has. The window is shorter than the rows of the tests.
 SIZES: dict[str, Any] = {
     "attention_chunk_size": 6,
     "bos_token_id": 1,
@@ -126,11 +126,11 @@ SIZES: dict[str, Any] = {
     "vocab_size": 64,
 }
 
-LATENT = {"num_key_value_heads": 4}  # keys of as many heads as queries, made of one latent vector
+LATENT = {"num_key_value_heads": 4}  # as many key heads as query heads, computed from one latent vector
 MIXED = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
-# What single families need besides, or need otherwise.
+# Additional or different values for single families.
 OTHERWISE: dict[str, dict[str, Any]] = {
     "afmoe": MIXED,
     "axk1": LATENT,
@@ -216,16 +216,16 @@ PREFIX, BRANCHES = 13, (9, 5, 12)  # tokens
 
 
 def tiny_config(family: str) -> PreTrainedConfig:
-    """A family's configuration with sizes that cost nothing."""
-    kind: Any = CONFIG_MAPPING[family]
-    own = kind().to_dict()
-    small = {name: size for name, size in SIZES.items() if own.get(name) is not None}
-    config: PreTrainedConfig = kind(**small | OTHERWISE.get(family, {}))
+    """Return a family's configuration with small sizes."""
+    config_class: Any = CONFIG_MAPPING[family]
+    defaults = config_class().to_dict()
+    small = {name: size for name, size in SIZES.items() if defaults.get(name) is not None}
+    config: PreTrainedConfig = config_class(**small | OTHERWISE.get(family, {}))
     return config
 
 
 def write_tiny(family: str, folder: Path) -> None:
-    """A checkpoint of a family with random weights; the configuration alone where that is refused already."""
+    """Write a checkpoint of a family with random weights, or the configuration alone if it is refused."""
     config = tiny_config(family)
     config.save_pretrained(folder)
     try:
@@ -239,7 +239,7 @@ def write_tiny(family: str, folder: Path) -> None:
 
 
 def _randomize(model: PreTrainedModel) -> None:
-    """Weights that keep the variance of what goes in, so that every layer and every sink counts."""
+    """Draw weights that keep the variance of their inputs, so that every layer and every sink affects the output."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -251,15 +251,15 @@ def _randomize(model: PreTrainedModel) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a family does: takes `tree` and plain rows, `plain` ones only, or is `refused`."""
+    """The support of a family: `tree` (tree and plain rows), `plain` (plain rows only) or `refused`."""
 
     kind: str
-    reason: str = ""  # why not more
-    differences: tuple[float, ...] = ()  # of hidden states from the family's own, over the largest of these
+    reason: str = ""  # why the support is limited
+    differences: tuple[float, ...] = ()  # differences from the reference states, relative to their maximum
 
 
 def measure(folder: Path) -> Outcome:
-    """Loads a checkpoint, and compares its states with those of the family's own forward pass in `eager` attention."""
+    """Load a checkpoint and compare its states with those of the family's own forward pass with `eager` attention."""
     try:
         backbone = load_backbone(folder).eval()
     except ModelError as error:
@@ -273,24 +273,24 @@ def measure(folder: Path) -> Outcome:
 
 @torch.no_grad()
 def _differences(backbone: Backbone, reference: Any, layout: Any) -> Iterable[float]:
-    """Of the states of all tokens of every branch with its prefix, and of the pooled ones."""
+    """Yield the relative differences of the states of every branch with its prefix, and of the pooled states."""
     ids = torch.arange(3, 3 + PREFIX + sum(BRANCHES))
     prefix, branches = ids[:PREFIX], ids[PREFIX:].split(list(BRANCHES))
     group = EncodedGroup("g", "s", prefix, torch.arange(PREFIX), tuple(branches), ())
-    own = [
+    reference_states = [
         reference(input_ids=torch.cat([prefix, branch])[None], use_cache=False).last_hidden_state[0]
         for branch in branches
     ]
     batch = collate([group], layout=layout, pad_id=0)
     hidden, pooled = backbone.hidden_states(batch), backbone(batch)
-    scale = max(1.0, *(float(states.abs().max()) for states in own))
-    for index, expected in enumerate(own):
+    scale = max(1.0, *(float(states.abs().max()) for states in reference_states))
+    for index, expected in enumerate(reference_states):
         yield float((_sequence(hidden, layout, index) - expected).abs().max()) / scale
         yield float((pooled[index] - expected[-1]).abs().max()) / scale
 
 
 def _sequence(hidden: Tensor, layout: str, branch: int) -> Tensor:
-    """The states of a prefix and one of its branches."""
+    """Return the states of a prefix and one of its branches."""
     if layout == "plain":
         return hidden[branch, : PREFIX + BRANCHES[branch]]
     first = PREFIX + sum(BRANCHES[:branch])
@@ -298,8 +298,8 @@ def _sequence(hidden: Tensor, layout: str, branch: int) -> Tensor:
 
 
 def main() -> None:
-    """Prints the outcomes of all causal families."""
-    torch.set_num_threads(1)  # of a tiny product, more cost more
+    """Print the outcomes of all causal families."""
+    torch.set_num_threads(1)  # more threads are slower for tiny matrices
     outcomes = {}
     for family in CAUSAL:
         if family in NOT_MADE:

@@ -1,4 +1,4 @@
-"""Whole runs on rows with pictures, and what they looked at: calls of the vision tower and files that were opened."""
+"""Whole training runs on rows with pictures that count calls of the vision tower and opened picture files."""
 
 from __future__ import annotations
 
@@ -23,42 +23,44 @@ from tests.helpers.support import SMALL, pair_rows, picture, write_rows
 
 FROZEN = "model.backbone.freeze=[vision,merger]"
 KEPT = "data.encoding.feature_cache=0.1"
-TRAIN, VAL, PICTURES = 16, 4, 6  # groups of both parts; different pictures of the former
+TRAIN, VAL, PICTURES = 16, 4, 6  # training groups, validation groups, different training pictures
 
 
 @dataclass
 class Run:
-    """What a run came to, and what it looked at in every epoch, validation included."""
+    """The hashes of a run's trained weights, and its counts for every epoch with validation."""
 
-    before: str = ""  # a hash of the trained weights
+    before: str = ""  # hash of the trained weights before the training
     after: str = ""
     towers: list[int] = field(default_factory=list)  # calls of the vision tower
     opened: list[int] = field(default_factory=list)  # picture files that this process opened
 
 
 def write_pictures(folder: Path) -> list[str]:
-    """Rows with pictures, and overrides that train two epochs on them. The same picture comes in several groups and
-    files, twice in one group, and in validation, which has two more of its own."""
+    """Write rows with pictures and return overrides that train two epochs on them.
+
+    The same picture is in several groups and files, twice in one group, and in validation, which has two more pictures.
+    """
     train, val = pair_rows(TRAIN), pair_rows(VAL, seed=1)
     for index, row in enumerate([*train, *val]):
-        which = index % PICTURES if index < TRAIN else PICTURES + index % 2 if index % 4 < 2 else index % 4
-        picture(which).save(folder / f"{index}.png")
+        picture_number = index % PICTURES if index < TRAIN else PICTURES + index % 2 if index % 4 < 2 else index % 4
+        picture(picture_number).save(folder / f"{index}.png")
         row["images"] = [f"{index}.png"] * (2 if index == 3 else 1)
     files = [write_rows(folder / f"{name}.jsonl", rows) for name, rows in (("train", train), ("val", val))]
-    kept = [each for each in SMALL if not each.startswith(("data.sources.", "trainer.steps"))]
-    mine = ["include=sources/jsonl", f"path={files[0]}", f"val={files[1]}", "test=0.0"]
-    nothing_else = ["data.sources.digits=null", "data.sources.numbers=null"]
+    small = [override for override in SMALL if not override.startswith(("data.sources.", "trainer.steps"))]
+    source = ["include=sources/jsonl", f"path={files[0]}", f"val={files[1]}", "test=0.0"]
+    without_other_sources = ["data.sources.digits=null", "data.sources.numbers=null"]
     lengths = ["trainer.steps=null", "trainer.epochs=2.0", "trainer.validations=2", "optimizer.lr=1e-2"]
-    return [*kept, *nothing_else, *(f"data.sources.mine.{each}" for each in mine), *lengths]
+    return [*small, *without_other_sources, *(f"data.sources.mine.{setting}" for setting in source), *lengths]
 
 
 def different(folder: Path) -> int:
-    """How many different picture files there are."""
+    """Return the number of different picture files."""
     return len({file.read_bytes() for file in folder.glob("*.png")})
 
 
 class Watch(Callback):
-    """Begins to count anew at every epoch."""
+    """Start new counts at every epoch."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -70,34 +72,34 @@ class Watch(Callback):
 
 @contextmanager
 def opening_counted(run: Run) -> Iterator[None]:
-    """Pillow, with every file that it opens counted in this process."""
-    true = PIL.Image.open
+    """Count every file that Pillow opens in this process."""
+    original_open = PIL.Image.open
 
-    def counted(*arguments: Any, **options: Any) -> PIL.Image.Image:
+    def counted_open(*arguments: Any, **options: Any) -> PIL.Image.Image:
         if run.opened:
             run.opened[-1] += 1
-        return true(*arguments, **options)
+        return original_open(*arguments, **options)
 
-    PIL.Image.open = counted
+    PIL.Image.open = counted_open
     try:
         yield
     finally:
-        PIL.Image.open = true
+        PIL.Image.open = original_open
 
 
 def train(*overrides: str, die_at: int | None = None) -> Run:
-    """A whole run; it kills its own process at the call of the tower with the number `die_at`."""
+    """Run a whole training; the process kills itself at the call `die_at` of the vision tower."""
     recipe = load_recipe("basereward", overrides=overrides)
     module, data, _ = build(recipe)
     run = Run(before=digest(module.trained_state()))
 
-    def look(*_: Any) -> None:
+    def count_call(*_: Any) -> None:
         run.towers[-1] += 1
         if sum(run.towers) == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     transformer: Any = module.model.backbone.transformer
-    transformer.visual.register_forward_hook(look)
+    transformer.visual.register_forward_hook(count_call)
     assert data.plan is not None
     trainer = Trainer(
         accelerator="cpu",
@@ -120,14 +122,14 @@ def train(*overrides: str, die_at: int | None = None) -> Run:
 
 
 def digest(weights: dict[str, torch.Tensor]) -> str:
-    """A hash of every bit."""
-    found = hashlib.sha256()
+    """Return a hash of every bit of the weights."""
+    sha256 = hashlib.sha256()
     for name in sorted(weights):
-        found.update(name.encode() + weights[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(name.encode() + weights[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    told = json.loads(sys.argv[1])
-    sys.stdout.write(json.dumps(asdict(train(*told["overrides"], die_at=told["die_at"]))) + "\n")
+    arguments = json.loads(sys.argv[1])
+    sys.stdout.write(json.dumps(asdict(train(*arguments["overrides"], die_at=arguments["die_at"]))) + "\n")

@@ -1,6 +1,6 @@
-"""Runs a training in a process of its own, which may be killed at a named moment.
+"""Run a training in a process of its own that can be killed at a chosen function call.
 
-The processes are forked from one that has done the imports and nothing else, so that each costs no seconds to start.
+The processes are forked from a server that has only imported the libraries, so that each starts without import time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Moment:
-    """Just before the `call`-th call of a function of the product, counted from 1.
+    """The moment before the `call`-th call of a product function, counted from 1.
 
     Args:
         place: `module:function` or `module:Class.method`.
@@ -36,7 +36,7 @@ def train_in_process(
     resume: str | None = None,
     kill: Moment | None = None,
 ) -> int:
-    """The exit code of a process that trains; a negative one is the signal that ended it."""
+    """Train in a process and return its exit code; a negative code is the signal that ended it."""
     process = start_training(experiment, overrides, profile=profile, resume=resume, kill=kill)
     process.join()
     assert process.exitcode is not None
@@ -51,7 +51,7 @@ def start_training(
     resume: str | None = None,
     kill: Moment | None = None,
 ) -> Any:
-    """The process, which trains."""
+    """Start a process that trains."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["basereward.sweeps.sweep", "basereward.metrics.figures", "mlflow", "tests.helpers.killed_process"]
@@ -71,7 +71,7 @@ def _train(
     resume: str | None,
     kill: Moment | None,
 ) -> None:
-    os.environ.update(environment)  # the server has that of the first test
+    os.environ.update(environment)  # the fork server has the environment of the first test
     os.chdir(folder)
     import torch
 
@@ -85,18 +85,18 @@ def _train(
 
 
 def kill_at(moment: Moment) -> None:
-    """Has this process send itself the moment's signal."""
+    """Make this process send itself the signal at the given moment."""
     module, _, path = moment.place.partition(":")
     *outer, name = path.split(".")
     owner: Any = reduce(getattr, outer, importlib.import_module(module))
     original = getattr(owner, name)
     calls = 0
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
+    def counted_call(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == moment.call:
             os.kill(os.getpid(), moment.signal)
         return original(*args, **kwargs)
 
-    setattr(owner, name, counted)
+    setattr(owner, name, counted_call)

@@ -1,4 +1,4 @@
-"""Losses as people write them, by name in recipes of tests."""
+"""Unusual losses for recipes of tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from basereward.model.losses.contracts import PreferenceLoss
 
 
 class Tempered(BradleyTerry):
-    """Bradley-Terry with a temperature that is learned."""
+    """Bradley-Terry with a learned temperature."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,37 +26,37 @@ class NotALoss:
     """A callable that is no module."""
 
     def __call__(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """A scalar without parts."""
+        """Return a scalar without parts."""
         return scores.sum(), {}
 
 
 class OnePerPair(PreferenceLoss):
-    """Forgets the mean."""
+    """A loss that does not reduce to a mean."""
 
     def forward(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """One loss a preference."""
+        """Return one loss per preference."""
         return scores[batch.preferences.loser] - scores[batch.preferences.winner], {}
 
 
 class ScalarOnly(PreferenceLoss):
-    """Forgets the parts."""
+    """A loss that returns no parts."""
 
     def forward(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """A scalar alone."""
+        """Return a scalar only."""
         return scores.sum()  # type: ignore[return-value]
 
 
 class Infinite(PreferenceLoss):
-    """Divides by zero."""
+    """A loss that divides by zero."""
 
     def forward(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Infinity."""
+        """Return infinity."""
         return scores.abs().sum() / 0.0, {}
 
 
 class Failing(PreferenceLoss):
-    """Raises an error of its own."""
+    """A loss that raises an `AssertionError`."""
 
     def forward(self, scores: Tensor, batch: TreeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Nothing."""
+        """Always raise."""
         raise AssertionError("not today")

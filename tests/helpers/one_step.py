@@ -1,4 +1,4 @@
-"""The first optimizer step of a training, from rows to gradients, with Lightning's own accumulation."""
+"""The first optimizer step of a training, from rows to gradients, with Lightning's gradient accumulation."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.helpers.support import write_rows
 
 
 def uneven_rows() -> list[dict[str, Any]]:
-    """Eight rankings of two to four answers: with ties, without, and one that is nothing but a tie. Every row has all
-    that any head learns from."""
+    """Return eight rankings of two to four answers, with and without ties, and one that is only a tie. Every row has
+    the columns for all heads."""
     rankings = ([0, 1], [0, 0, 1], [0, 1, 1, 2], [0, 0], [1, 0, 2], [0, 1, 2, 3], [0, 1], [2, 0, 0])
     rows = []
     for index, ranking in enumerate(rankings):
@@ -45,10 +45,10 @@ def uneven_rows() -> list[dict[str, Any]]:
 
 
 class FirstStep:
-    """A module, and what its first optimizer step comes to, with the step's groups cut in one way or another.
+    """A module and its first optimizer step, with the step's groups divided into micro-batches.
 
     Attributes:
-        largest: tokens of the largest group, once a step was made.
+        largest: tokens of the largest group, after a step.
     """
 
     def __init__(self, path: Path, rows: Path, *, head: dict[str, Any], loss: PreferenceLoss) -> None:
@@ -56,22 +56,22 @@ class FirstStep:
         self.encoder = load_encoder(path)
         backbone = load_backbone(path)
         torch.manual_seed(1)
-        made: Any = make(head, "heads", backbone.hidden_size)
-        language = load_language_head(path, load_config(path)) if is_generative(made) else None
-        if is_generative(made):
-            self.encoder = self.encoder.with_branch_template(made.branch_template)
-        model = RewardModel(backbone, made, language=language, encoder=self.encoder)
+        built_head: Any = make(head, "heads", backbone.hidden_size)
+        language = load_language_head(path, load_config(path)) if is_generative(built_head) else None
+        if is_generative(built_head):
+            self.encoder = self.encoder.with_branch_template(built_head.branch_template)
+        model = RewardModel(backbone, built_head, language=language, encoder=self.encoder)
         self.unit = loss.unit
         self.module = RewardModule(
             model,
-            objective=build_objective(None, loss=loss, head=made),
+            objective=build_objective(None, loss=loss, head=built_head),
             sources=["rows"],
             optimizer={"lr": 0.0},
             schedule={"shape": "constant", "warmup": 0.0},
         )
 
     def __call__(self, folder: Path, *, streamed: bool = False, **cut: Any) -> tuple[float, Tensor]:
-        """The logged loss of the step, and all gradients as one vector.
+        """Return the logged loss of the step and all gradients as one vector.
 
         Args:
             cut: `groups_per_forward` or `budget`.
@@ -88,7 +88,7 @@ class FirstStep:
         data: PreferenceData = kind({"rows": source}, **common)
         data.setup()
         assert data.plan is not None
-        seen = Seen()
+        recorder = GradientRecorder()
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
@@ -96,7 +96,7 @@ class FirstStep:
             accumulate_grad_batches=data.plan.forwards_per_step,
             limit_val_batches=0,
             logger=False,
-            callbacks=[seen],
+            callbacks=[recorder],
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
@@ -106,16 +106,16 @@ class FirstStep:
             self.largest = int(data.lengths["train"]["rows"].tokens.max())
         trainer.fit(self.module, datamodule=data)
         assert trainer.global_step == 1
-        return float(trainer.callback_metrics["train/loss"]), torch.cat(seen.gradients)
+        return float(trainer.callback_metrics["train/loss"]), torch.cat(recorder.gradients)
 
 
-class Seen(Callback):
-    """Keeps the gradients of a step."""
+class GradientRecorder(Callback):
+    """Record the gradients of a step."""
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         self.gradients = [p.grad.flatten().clone() for p in pl_module.parameters() if p.grad is not None]
 
 
 def row_file(folder: Path) -> Path:
-    """The uneven rows as a file."""
+    """Write the uneven rows to a file."""
     return write_rows(folder / "rows.jsonl", uneven_rows())

@@ -1,4 +1,4 @@
-"""Real servers that tests start, kill and start again."""
+"""Real servers that tests start, kill and restart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BIN = Path(sys.executable).parent
 
 
 class Server:
-    """A real `mlflow server` that can be killed and started again on the same port and store."""
+    """A real `mlflow server` that can be killed and restarted on the same port and store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -26,7 +26,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Return when it answers."""
+        """Start the server and return when it responds."""
         store = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
         files = ["--artifacts-destination", str(self.folder / "files")]
         address = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
@@ -48,7 +48,7 @@ class Server:
         raise AssertionError((self.folder / "server.log").read_text())
 
     def kill(self) -> None:
-        """SIGKILL to it and its workers."""
+        """Send SIGKILL to the server and its workers."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

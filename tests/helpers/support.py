@@ -1,6 +1,4 @@
-"""What several tests are made of: small checkpoints of every family, groups with real pictures, a recipe that trains in
-seconds.
-"""
+"""Shared helpers: small checkpoints of every family, groups with real pictures, and a recipe that trains in seconds."""
 
 from __future__ import annotations
 
@@ -31,9 +29,9 @@ from basereward.model.tiny_models.tiny_qwen3_vl import tiny_qwen3_vl
 VISION = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl")
 TEXT = ("qwen2", "qwen3", "llama")
 
-# A run of a few steps on a few groups: enough to go through every stage, not to learn.
+# A run of a few steps on a few groups goes through every stage without learning.
 SMALL = (
-    "data.sources.numbers.include=sources/numbers",  # which cells of a sweep on the tiny profile go without
+    "data.sources.numbers.include=sources/numbers",  # cells of a sweep with the tiny profile lack this source
     "data.sources.digits.size=24",
     "data.sources.digits.copies=1",
     "data.sources.digits.val_size=12",
@@ -53,12 +51,12 @@ SMALL = (
 
 
 def checkpoint(family: str, folder: Path) -> Path:
-    """A small checkpoint of a family with random weights, in the hub's on-disk format."""
+    """Write a small checkpoint of a family with random weights in the hub's format."""
     if family in ("qwen2", "llama"):
         _text_model(family, folder)
     elif family == "qwen3":
         tiny_qwen3(folder, hidden_size=64, layers=2)
-    elif family == "qwen3_vl":  # so that two of its three layers take states of deeper blocks
+    elif family == "qwen3_vl":  # two of its three layers take states of deeper blocks
         tiny_qwen3_vl(folder, hidden_size=64, layers=3, vision_layers=3)
     else:
         maker = {"qwen2_5_vl": tiny_qwen2_5_vl, "qwen2_vl": tiny_qwen2_vl, "internvl": tiny_internvl}[family]
@@ -67,7 +65,7 @@ def checkpoint(family: str, folder: Path) -> Path:
 
 
 def _text_model(family: str, folder: Path) -> None:
-    """Of a family that has no maker."""
+    """Write a checkpoint of a family without a tiny model of its own."""
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = byte_level_tokenizer()
@@ -81,7 +79,7 @@ def _text_model(family: str, folder: Path) -> None:
 
 
 def picture(index: int, *, side: int = 56) -> PIL.Image.Image:
-    """A scanned digit; not square, so that height and width cannot be mistaken for each other."""
+    """Return a scanned digit that is not square, so that swapped height and width are noticed."""
     return draw(index, side=side).resize((side, side + 28))
 
 
@@ -93,7 +91,7 @@ def group(
     name: str = "g",
     turns: tuple[Turn, ...] = (),
 ) -> Group:
-    """A group of K ranked responses to a prompt with `images` pictures before its text."""
+    """Return a group of ranked responses to a prompt with `images` pictures before its text."""
     parts = (*[IMAGE] * images, Part(text))
     return Group(
         id=name,
@@ -113,8 +111,8 @@ def encoded_group(
     name: str = "g",
     source: str = "test",
 ) -> EncodedGroup:
-    """A text-only group of so many tokens, all different, from 1; every branch has its end of turn. The responses are
-    ranked from first to last unless preferences are given."""
+    """Return a text-only group with `prefix` and `branches` tokens, all different, counted from 1. Each branch includes
+    its end of turn. Without `preferences` the responses are ranked from first to last."""
     ids = torch.arange(1, 1 + prefix + sum(branches))
     ranked = rank_preferences(range(len(branches)))
     return EncodedGroup(
@@ -128,16 +126,15 @@ def encoded_group(
 
 
 def mixed_groups(*, vision: bool) -> list[Group]:
-    """Groups of different shapes: no image, one, several; one, two and four responses; several turns and a
-    system turn."""
-    before = (
+    """Return groups with no, one and several images, one, two and four responses, several turns, and a system turn."""
+    earlier_turns = (
         Turn("system", (Part("Judge digits."),)),
         Turn("user", (Part("Hello."),)),
         Turn("assistant", (Part("Hello! What do you need?"),)),
     )
     text = [
         group("Which is larger, 4 or 7?", ("7", "It is 4."), name="text"),
-        group("Name one.", ("One, and no more.", "Two", "three", "4"), name="turns", turns=before),
+        group("Name one.", ("One, and no more.", "Two", "three", "4"), name="turns", turns=earlier_turns),
         group("Say it.", ("a single answer",), name="single"),
     ]
     if not vision:
@@ -150,27 +147,29 @@ def mixed_groups(*, vision: bool) -> list[Group]:
 
 
 def only(path: Path) -> list[str]:
-    """Overrides that make a JSON Lines file the one source of the small run, under the name `mine`."""
-    kept = [override for override in SMALL if not override.startswith("data.sources.")]
-    mine = ["data.sources.mine.include=sources/jsonl", f"data.sources.mine.path={path}"]
-    return [*kept, "data.sources.digits=null", "data.sources.numbers=null", *mine]
+    """Return overrides that make a JSON Lines file the only source of the small run, named `mine`."""
+    small = [override for override in SMALL if not override.startswith("data.sources.")]
+    source = ["data.sources.mine.include=sources/jsonl", f"data.sources.mine.path={path}"]
+    return [*small, "data.sources.digits=null", "data.sources.numbers=null", *source]
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of all gradients, by name, and a clean slate."""
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    """Return a copy of all gradients by name, and reset them."""
+    copies = {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
     model.zero_grad()
-    return found
+    return copies
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:
-    """Rows as a JSON Lines file; a str is written as it is."""
+    """Write rows as a JSON Lines file; a str is written unchanged."""
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
 
 
 def pair_rows(number: int, *, folder: Path | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    """Preference pairs in TRL's columns; with a folder, each has a picture there."""
+    """Return preference pairs in TRL's columns; with a folder each pair has a picture there."""
     rng = random.Random(seed)
     rows: list[dict[str, Any]] = []
     for index in range(number):
@@ -188,7 +187,7 @@ def pair_rows(number: int, *, folder: Path | None = None, seed: int = 0) -> list
 
 
 def console_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command as its console script starts it in a folder: without that folder among the places of modules."""
+    """Run the command like its console script, without the working folder in `sys.path`."""
     code = "import sys; sys.path = [p for p in sys.path if p]; from basereward.cli import main; sys.exit(main())"
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "BASEREWARD_EXPERIMENTS": str(root / "experiments")}

@@ -1,6 +1,7 @@
-"""Our training and TRL's RewardTrainer, given the same token ids, head, order and optimizer, take the same steps.
+"""Test that our training takes the same steps as TRL's RewardTrainer with the same token ids, head, order and
+optimizer.
 
-Needs the extra `peers`, which the tests of every day do without:
+The test needs the extra `peers`, which the daily tests do without:
 
     .venv/bin/pip install --constraint constraints.txt --editable '.[dev,peers]'
     .venv/bin/python -m pytest tests/peers
@@ -26,7 +27,7 @@ LR, BETAS, EPS, WEIGHT_DECAY = 1e-4, (0.9, 0.999), 1e-8, 0.01
 
 
 class StepRecorder(Callback):
-    """Keeps loss and gradient norm of every optimizer step."""
+    """Record loss and gradient norm of every optimizer step."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[float, float]] = []
@@ -38,7 +39,7 @@ class StepRecorder(Callback):
 
 
 def random_pairs(folder: Path) -> Path:
-    """Pairs of random words, so that nothing is learned in a few steps and every loss differs."""
+    """Write pairs of random words, so that a few steps learn nothing and every loss differs."""
     rng = random.Random(0)
     words = "red green blue one two three cat dog tree house".split()
     rows = pair_rows(STEPS * PAIRS)
@@ -51,7 +52,8 @@ def random_pairs(folder: Path) -> Path:
 def our_steps(
     backbone: Path, rows: Path, *, layout: Literal["tree", "plain"], accumulate: int, experiments: Path
 ) -> tuple[list[tuple[float, float]], list[dict[str, list[int]]], torch.Tensor]:
-    """Loss and gradient norm of our steps, the pairs in their order as token ids, and the head's first weight."""
+    """Return loss and gradient norm of our steps, the pairs in their order as token ids, and the head's initial
+    weight."""
     recipe = load_recipe(
         str(experiments / "basereward.yaml"),
         profile=None,
@@ -86,7 +88,7 @@ def our_steps(
 def their_steps(
     backbone: Path, pairs: list[dict[str, list[int]]], head: torch.Tensor, *, accumulate: int, folder: Path
 ) -> list[tuple[float, float]]:
-    """The same of TRL's RewardTrainer."""
+    """Return loss and gradient norm of the steps of TRL's RewardTrainer."""
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -129,10 +131,10 @@ def their_steps(
 @pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3"])
 @pytest.mark.parametrize("layout", ["tree", "plain"])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_eight_steps_have_the_losses_and_gradient_norms_of_trl(
+def test_losses_and_gradient_norms_equal_those_of_trl(
     family: str, layout: Literal["tree", "plain"], accumulate: int, tmp_path: Path
 ) -> None:
-    """Relative difference at most 1e-5, step by step, with AdamW and all weights trained."""
+    """The relative difference is at most 1e-5 in every step, with AdamW and all weights trained."""
     backbone = checkpoint(family, tmp_path / "backbone")
     (tmp_path / "basereward.yaml").write_text("# Pairs.\n")
     ours, pairs, head = our_steps(

@@ -1,4 +1,4 @@
-"""What a sweep makes of its cells: ensembles that are tested as cells are, made once, and named when they cannot be."""
+"""Test the ensembles of a sweep: they are tested like cells, built once, and named when they fail."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ FEW = ["trainer.steps=2", "trainer.validations=1"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs of this file lie."""
-    place = tmp_path_factory.mktemp("together")
-    (place / "together.yaml").write_text(TOGETHER)
-    (place / "broken.yaml").write_text(BROKEN)
-    return place
+    """Return the folder of this file's runs."""
+    experiments = tmp_path_factory.mktemp("together")
+    (experiments / "together.yaml").write_text(TOGETHER)
+    (experiments / "broken.yaml").write_text(BROKEN)
+    return experiments
 
 
 @pytest.fixture(autouse=True)
@@ -66,44 +66,49 @@ def _here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def experiment(folder: Path) -> Experiment:
-    """With its sources, of few rows, in every cell but the one of text."""
-    return load_experiment(str(folder / "together.yaml"), overrides=[o for o in (*SMALL, *FEW) if "digits." not in o])
+    """Return the experiment with few rows per source."""
+    return load_experiment(
+        str(folder / "together.yaml"), overrides=[word for word in (*SMALL, *FEW) if "digits." not in word]
+    )
 
 
 @pytest.fixture
 def swept(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """What the first sweep returned; later calls find its runs."""
+    """Run the sweep once and return its runs by name."""
     if not (folder / "runs").is_dir():
         result = sweep(experiment)
         assert [row["status"] for row in (*result["cells"], *result["ensembles"])] == ["finished"] * 6, result
-    found: dict[str, Any] = {row.name: row.run for row in results(experiment)}
-    return found
+    runs: dict[str, Any] = {row.name: row.run for row in results(experiment)}
+    return runs
 
 
 def scores_of(run: Any) -> dict[tuple[str, str], ScoredGroup]:
-    """The test groups of a run."""
+    """Return the test groups of a run."""
     return {(group.source, group.id): group for group in read_scores(run.scores / "test.jsonl")}
 
 
-def test_an_ensemble_is_tested_by_its_own_scores(swept: dict[str, Any]) -> None:
-    """They are the mean of its members' test scores, or the mean less half their spread, and its metrics count them."""
-    one, two = (scores_of(swept[f"recipe={name}"]) for name in ("one", "two"))
+def test_ensemble_has_test_scores_and_metrics(swept: dict[str, Any]) -> None:
+    """Its scores are the mean of its members' test scores, or the mean less half their standard deviation, and its
+    metrics follow from them."""
+    first, second = (scores_of(swept[f"recipe={name}"]) for name in ("one", "two"))
     for name, k in (("average", 0.0), ("careful", 0.5)):
-        found = scores_of(swept[name])
-        assert found.keys() == one.keys()
-        for key, group in found.items():
-            both = np.array([one[key].scores, two[key].scores])
-            assert group.scores == pytest.approx((both.mean(0) - k * both.std(0)).tolist(), abs=1e-6)
-            assert (group.lengths, group.preferences) == (one[key].lengths, one[key].preferences)
+        ensemble_scores = scores_of(swept[name])
+        assert ensemble_scores.keys() == first.keys()
+        for key, group in ensemble_scores.items():
+            member_scores = np.array([first[key].scores, second[key].scores])
+            assert group.scores == pytest.approx((member_scores.mean(0) - k * member_scores.std(0)).tolist(), abs=1e-6)
+            assert (group.lengths, group.preferences) == (first[key].lengths, first[key].preferences)
         metrics = swept[name].result()["metrics"]
         for source in ("digits", "numbers"):
-            margins = [margin for group in found.values() if group.source == source for margin in group.margins]
+            margins = [
+                margin for group in ensemble_scores.values() if group.source == source for margin in group.margins
+            ]
             assert metrics[f"test/{source}/pair_accuracy"] == pytest.approx(np.mean(np.array(margins) > 0))
             assert metrics[f"test/{source}/pairs"] == len(margins)
 
 
-def test_text_goes_to_the_model_for_text(swept: dict[str, Any]) -> None:
-    """And pictures to the mean of the others."""
+def test_route_sends_text_to_the_text_model(swept: dict[str, Any]) -> None:
+    """Prompts with pictures have the mean of the other members."""
     average, routed, text = (scores_of(swept[name]) for name in ("average", "routed", "recipe=text"))
     assert routed.keys() == average.keys()
     for key, group in routed.items():
@@ -111,34 +116,36 @@ def test_text_goes_to_the_model_for_text(swept: dict[str, Any]) -> None:
         assert group.scores == pytest.approx(expected[key].scores, abs=1e-6)
 
 
-def test_it_opens_as_any_run_does(swept: dict[str, Any]) -> None:
-    """By its id, and scores what the mean of its members scores."""
+def test_ensemble_run_can_be_loaded(swept: dict[str, Any]) -> None:
+    """The run id loads a scorer with the mean of its members' scores."""
     ids = [swept[name].run_id for name in ("average", "recipe=one", "recipe=two")]
-    whole, *members = (load(name).score("Which is larger, 4 or 7?", ["7", "4"]) for name in ids)
-    assert whole == pytest.approx(np.mean(members, 0).tolist(), abs=1e-6)
+    ensemble_scores, *member_scores = (load(name).score("Which is larger, 4 or 7?", ["7", "4"]) for name in ids)
+    assert ensemble_scores == pytest.approx(np.mean(member_scores, 0).tolist(), abs=1e-6)
 
 
-def test_the_next_sweep_makes_nothing(experiment: Experiment, swept: dict[str, Any]) -> None:
-    """Cells and ensembles are skipped, with what they measured, and compared again."""
+def test_next_sweep_skips_cells_and_ensembles(experiment: Experiment, swept: dict[str, Any]) -> None:
+    """Skipped cells and ensembles keep their metrics and are compared again."""
     before = {run.run_id for run in list_runs(kind="ensemble")}
     result = sweep(experiment)
     assert [row["status"] for row in (*result["cells"], *result["ensembles"])] == ["skipped"] * 6
     assert {run.run_id for run in list_runs(kind="ensemble")} == before
     metrics = {row["name"]: row["metrics"]["test/pair_accuracy"] for row in result["ensembles"]}
     assert metrics == {name: swept[name].result()["metrics"]["test/pair_accuracy"] for name in metrics}
-    named = {name for row in result["comparisons"] for name in (row["better"], row["other"])}
-    assert named >= {"average", "careful", "routed"}
+    compared = {name for row in result["comparisons"] for name in (row["better"], row["other"])}
+    assert compared >= {"average", "careful", "routed"}
 
 
 @pytest.fixture
 def together(folder: Path) -> Callable[..., Experiment]:
-    """The experiment with more said on the command line."""
+    """Return a function that loads the experiment with further overrides."""
     few = [override for override in (*SMALL, *FEW) if "digits." not in override]
-    return lambda *more: load_experiment(str(folder / "together.yaml"), overrides=[*few, *more])
+    return lambda *changes: load_experiment(str(folder / "together.yaml"), overrides=[*few, *changes])
 
 
-def test_a_test_that_a_member_cannot_take_fails(swept: dict[str, Any], together: Callable[..., Experiment]) -> None:
-    """A model of text on pictures: it is named, the rows are listed, and nothing counts as measured."""
+def test_ensemble_with_a_member_that_cannot_score_fails(
+    swept: dict[str, Any], together: Callable[..., Experiment]
+) -> None:
+    """A text model cannot score pictures: the error names it, the rows are listed, and there are no metrics."""
     result = sweep(
         together("ensembles={unfit: {members: ['*one', '*text']}, average: null, careful: null, routed: null}")
     )
@@ -150,8 +157,8 @@ def test_a_test_that_a_member_cannot_take_fails(swept: dict[str, Any], together:
     assert (run.state, len(run.rejections.read_text().splitlines())) == ("failed", 12)
 
 
-def test_a_member_that_failed_is_named_and_the_rest_is_made(folder: Path) -> None:
-    """Nothing is averaged without it."""
+def test_ensemble_with_a_failed_member_fails(folder: Path) -> None:
+    """The error names the failed member, and ensembles without it are built."""
     changes = [override for override in (*SMALL, *FEW) if "digits." not in override]
     result = sweep(load_experiment(str(folder / "broken.yaml"), overrides=[*changes, "data.sources.digits=null"]))
     by_name = {row["name"]: row for row in (*result["cells"], *result["ensembles"])}
@@ -166,10 +173,9 @@ def test_a_member_that_failed_is_named_and_the_rest_is_made(folder: Path) -> Non
     assert find(by_name["calm"]["run_id"]).state == "finished"
 
 
-def test_ensembles_of_a_run_that_is_gone_are_made_anew(
-    swept: dict[str, Any], together: Callable[..., Experiment]
-) -> None:
-    """A soup too: of the run that took its place. The report has none of those before; the next sweep makes nothing."""
+def test_ensembles_of_a_deleted_run_are_rebuilt(swept: dict[str, Any], together: Callable[..., Experiment]) -> None:
+    """The new ensembles, also the soup, have the new run as a member. The report lists no ensemble of the deleted run,
+    and the next sweep skips everything."""
     experiment = together("ensembles={mixed: {how: soup, members: ['*one', '*two']}, careful: null, routed: null}")
     before = {row["name"]: row["run_id"] for row in sweep(experiment)["ensembles"]}
     assert before["average"] == swept["average"].run_id
@@ -186,10 +192,10 @@ def test_ensembles_of_a_run_that_is_gone_are_made_anew(
     }
     for name in before:
         assert runs[name] != before[name]
-        held = [row["name"] for row in (find(runs[name]).result() or {})["members"]]
-        assert held == [runs["recipe=one"], runs["recipe=two"]]
+        member_names = [row["name"] for row in (find(runs[name]).result() or {})["members"]]
+        assert member_names == [runs["recipe=one"], runs["recipe=two"]]
         assert len(load(runs[name]).score("Which is larger, 4 or 7?", ["7", "4"])) == 2
-    again = sweep(experiment)["ensembles"]
-    assert {row["name"]: (row["status"], row["run_id"]) for row in again} == {
+    skipped = sweep(experiment)["ensembles"]
+    assert {row["name"]: (row["status"], row["run_id"]) for row in skipped} == {
         name: ("skipped", runs[name]) for name in before
     }

@@ -1,4 +1,4 @@
-"""What every launcher promises, found by listing the folder of launchers; and what the sweep does with a wrong one."""
+"""Test the contract of every launcher in the folder of launchers, and how the sweep handles an invalid launcher."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cells_of(*overrides: str) -> list[Cell]:
-    """Cells of a few steps on a few rows of text."""
+    """Return cells of a few steps on a few text rows."""
     return load_cells("basereward", profile="tests/small.yaml", overrides=overrides)
 
 
-def test_local_is_a_launcher() -> None:
-    """The one that a sweep takes by default."""
+def test_local_launcher_exists() -> None:
+    """A sweep uses it by default."""
     assert "local" in LAUNCHERS
 
 
 @each_launcher
 def test_every_job_has_an_outcome_and_a_failed_cell_does_not_stop_the_others(name: str) -> None:
-    """The failed cell has a message, the finished one the result of its run, which is a child of the sweep."""
+    """The failed cell has a message, and the finished one has the result of its run, which is a child of the sweep."""
     launcher = load_launcher(name)
     jobs = [CellJob(cell, SWEEP_ID) for cell in cells_of(RATES)]
     launcher.prepare()
@@ -78,7 +78,7 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 @each_launcher
 def test_cancel_stops_the_running_cell(name: str) -> None:
-    """A KeyboardInterrupt comes out of `run`; after `cancel` and `close` the run is killed, and can be resumed."""
+    """`run` raises KeyboardInterrupt; after `cancel` and `close` the run is killed and can be resumed."""
     launcher = load_launcher(name)
     (cell,) = cells_of("trainer.steps=5000", "trainer.checkpoint_every=1")
     interrupt = threading.Thread(target=_interrupt_after_a_checkpoint, daemon=True)
@@ -94,7 +94,7 @@ def test_cancel_stops_the_running_cell(name: str) -> None:
 
 
 def _interrupt_after_a_checkpoint(limit_s: float = 600.0) -> None:
-    """Raises KeyboardInterrupt in the main thread, when a run has a checkpoint or the time is over."""
+    """Raise KeyboardInterrupt in the main thread when a run has a checkpoint or the time limit is reached."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline and not any((run.checkpoints / "last.ckpt").exists() for run in list_runs()):
         time.sleep(0.05)
@@ -103,8 +103,8 @@ def _interrupt_after_a_checkpoint(limit_s: float = 600.0) -> None:
 
 
 @each_launcher
-def test_without_a_job_nothing_is_left_to_close(name: str) -> None:
-    """`cancel` and `close` do nothing before the first job and after the last one."""
+def test_cancel_and_close_without_a_job_do_nothing(name: str) -> None:
+    """Both may be called before the first job and after the last one."""
     launcher = load_launcher(name)
     launcher.cancel()
     launcher.close()
@@ -116,7 +116,8 @@ def test_without_a_job_nothing_is_left_to_close(name: str) -> None:
 
 
 class Scripted:
-    """Returns a made outcome for every job; keeps the jobs, and whether their cells were locked."""
+    """A launcher that returns a scripted outcome for every job, and records the jobs and whether their cells were
+    locked."""
 
     def __init__(self, errors: dict[str, str] | None = None) -> None:
         self.errors = errors or {}
@@ -126,12 +127,12 @@ class Scripted:
     def prepare(self) -> None: ...
 
     def run(self, jobs: Iterable[CellJob]) -> Iterator[CellOutcome]:
-        """Takes all jobs before it returns the first outcome, the last one first, as a cluster may."""
-        taken = list(jobs)
-        self.jobs += taken
-        other = CellQueue([job.cell for job in taken], sweep_id="other")
+        """Take all jobs before the first outcome, and return the last one first, as a cluster may do."""
+        all_jobs = list(jobs)
+        self.jobs += all_jobs
+        other = CellQueue([job.cell for job in all_jobs], sweep_id="other")
         self.locked_elsewhere.append(not list(other.jobs(wait=False)))
-        for job in reversed(taken):
+        for job in reversed(all_jobs):
             error = self.errors.get(job.cell.name)
             result: dict[str, Any] = {"run_id": f"run of {job.cell.name}", "metrics": {}}
             yield CellOutcome(job, error=error) if error else CellOutcome(job, result=result)
@@ -142,15 +143,16 @@ class Scripted:
 
 
 class Forgetful(Scripted):
-    """Loses the outcome of the first job."""
+    """A launcher that loses the outcome of the first job."""
 
     def run(self, jobs: Iterable[CellJob]) -> Iterator[CellOutcome]:
-        """All outcomes but one."""
+        """Return all outcomes but one."""
         yield from list(super().run(jobs))[:-1]
 
 
-def test_a_launcher_may_run_all_cells_at_once_and_return_them_in_any_order() -> None:
-    """Rows are in the order of the cells, every job runs once, and another sweep gets none of the cells meanwhile."""
+def test_launcher_may_return_outcomes_in_any_order() -> None:
+    """The rows are in the order of the cells, every job runs once, and another sweep gets none of the cells in the
+    meantime."""
     cells = cells_of("grid.optimizer.lr={a: 1e-3, b: 1e-4, c: 1e-5}")
     launcher = Scripted({"lr=b": "out of memory"})
     rows = run_cells(cells, launcher=launcher, sweep_id=SWEEP_ID)
@@ -169,20 +171,20 @@ def test_a_launcher_may_run_all_cells_at_once_and_return_them_in_any_order() -> 
     assert launcher.locked_elsewhere[0]
 
 
-def test_a_lost_outcome_is_an_error_and_its_cell_is_free_again() -> None:
-    """The message names the cell; a cell that is missing in the result would pass for one that is not in the grid."""
+def test_lost_outcome_is_an_error_and_unlocks_its_cell() -> None:
+    """The message names the cell; without the error, the missing cell would look like one that is not in the grid."""
     cells = cells_of(RATES)
     with pytest.raises(RunError, match=r"Forgetful.*lr=wild"):
         run_cells(cells, launcher=Forgetful(), sweep_id=SWEEP_ID)
     assert len(run_cells(cells, launcher=Scripted(), sweep_id=SWEEP_ID)) == 2
 
 
-def test_an_outcome_is_a_result_or_an_error() -> None:
-    """Neither is a lost result; both is a mistake too."""
+def test_outcome_needs_either_a_result_or_an_error() -> None:
+    """Neither of them and both of them are refused."""
     job = CellJob(cells_of()[0], SWEEP_ID)
-    for given in ({}, {"result": {}, "error": "no memory"}):
+    for fields in ({}, {"result": {}, "error": "no memory"}):
         with pytest.raises(ValueError, match="basereward"):
-            CellOutcome(job, **given)
+            CellOutcome(job, **fields)
 
 
 # Which launcher
@@ -192,15 +194,15 @@ def test_an_outcome_is_a_result_or_an_error() -> None:
     ("name", "message"),
     [("locl", "did you mean 'local'"), ("tests.sweeps.test_launchers.Scripted", "--trust"), ("os.system", "--trust")],
 )
-def test_an_unknown_or_foreign_launcher_is_refused(name: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Before anything is trained, with 2; a class from outside the package needs the caller's trust."""
+def test_unknown_or_untrusted_launcher_is_refused(name: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 before any training; a class outside the package needs the caller's trust."""
     assert main(["sweep", "basereward", "--profile", "tests/small.yaml", "--on", name]) == 2
     assert message in capfd.readouterr().err
     assert list_runs() == []
 
 
-def test_a_class_of_the_user_is_found_by_its_dotted_path() -> None:
-    """If it is trusted and has the members of a launcher."""
+def test_user_launcher_is_loaded_by_its_dotted_path() -> None:
+    """The class must be trusted and have the members of a launcher."""
     with trusting():
         assert type(load_launcher("tests.sweeps.test_launchers.Scripted")).__name__ == "Scripted"
         with pytest.raises(RecipeError, match="prepare, run, cancel, close"):

@@ -1,4 +1,5 @@
-"""Sweeps of probes: cells that share a process and its states, and are runs of their own. Real processes that die."""
+"""Test sweeps of probes: cells share a process and its pooled states, and each has a run of its own. Real processes are
+killed."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ grid:
 
 @pytest.fixture(autouse=True)
 def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project's and two of our own; dotted paths are found from the project's folder."""
+    """Add two experiments to the project's; dotted paths resolve from the project's folder."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     (tmp_path / "experiments" / "heads.yaml").write_text(HEADS)
     (tmp_path / "experiments" / "rates.yaml").write_text(RATES)
@@ -46,20 +47,20 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def swept(experiment: str, capfd: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The cells of a sweep, and the lines of its standard error."""
+    """Return the cells of a sweep and the lines of its standard error."""
     main(["sweep", experiment, "--profile", "tests/small.yaml", "--trust", "--json"])
     printed = capfd.readouterr()
     return json.loads(printed.out)["cells"], printed.err.splitlines()
 
 
 def process_of(run: RunFolder) -> int:
-    """The process that worked on a run last."""
+    """Return the id of the process that last worked on a run."""
     return int(run.status["process"]["pid"])
 
 
-def test_cells_share_a_process_and_its_states_until_it_dies(capfd: pytest.CaptureFixture[str]) -> None:
-    """States are computed once for all cells. A process that dies takes one cell with it: the rest runs in another one,
-    which finds the states, and shares them again. What is finished is skipped."""
+def test_cells_share_a_process_and_its_states(capfd: pytest.CaptureFixture[str]) -> None:
+    """States are computed once for all cells. A process that dies fails one cell; the others run in a new process,
+    which reads the stored states. Finished cells are skipped."""
     cells, lines = swept("heads", capfd)
     assert [cell["status"] for cell in cells] == ["finished", "failed", "finished", "finished"]
     assert "its process ended with signal 9 and left no result" in cells[1]["error"]
@@ -76,12 +77,12 @@ def test_cells_share_a_process_and_its_states_until_it_dies(capfd: pytest.Captur
     assert [run.state for run in (shallow, deep, deeper)] == ["finished"] * 3
     assert {run.status["parent"] for run in (shallow, deep, deeper)} == {shallow.status["parent"]}
     assert (deep.model / "head.safetensors").stat().st_size < (deeper.model / "head.safetensors").stat().st_size
-    again, _ = swept("heads", capfd)
-    assert [cell["status"] for cell in again] == ["skipped", "failed", "skipped", "skipped"]
+    cells_again, _ = swept("heads", capfd)
+    assert [cell["status"] for cell in cells_again] == ["skipped", "failed", "skipped", "skipped"]
 
 
-def test_a_cell_that_fails_takes_no_other_with_it(capfd: pytest.CaptureFixture[str]) -> None:
-    """The next one gets a process that nothing has gone wrong in."""
+def test_failed_cell_does_not_affect_the_next(capfd: pytest.CaptureFixture[str]) -> None:
+    """The next cell runs in a new process."""
     cells, lines = swept("rates", capfd)
     assert [cell["status"] for cell in cells] == ["finished", "failed", "finished"]
     assert "The rows of the step: " in cells[1]["error"]
@@ -92,15 +93,15 @@ def test_a_cell_that_fails_takes_no_other_with_it(capfd: pytest.CaptureFixture[s
     assert not any("Traceback" in line for line in lines)
 
 
-def test_a_cell_comes_to_what_it_comes_to_alone(
+def test_cell_equals_a_run_of_its_own(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The third of a process has the bits of a run of its own with nothing kept."""
+    """The third cell of a process has the bits of a separate run with an empty cache."""
     cells, _ = swept("heads", capfd)
     deeper = find(cells[3]["run_id"])
     monkeypatch.setenv("BASEREWARD_CACHE", str(tmp_path / "cache"))
-    change = ["probe=true", "model.head.layers=4"]
-    assert main(["train", "basereward", "--profile", "tests/small.yaml", *change, "--json"]) == 0
+    overrides = ["probe=true", "model.head.layers=4"]
+    assert main(["train", "basereward", "--profile", "tests/small.yaml", *overrides, "--json"]) == 0
     alone = find(json.loads(capfd.readouterr().out)["run_id"])
     heads = [(run.model / "head.safetensors").read_bytes() for run in (deeper, alone)]
     assert heads[0] == heads[1]

@@ -1,4 +1,4 @@
-"""Sweeps: cells run once each, whatever happens to the sweep or to one of them. Real processes, killed with SIGKILL."""
+"""Test sweeps with real processes that are killed with SIGKILL: every cell runs once, whatever is killed or fails."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ grid:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the sweeps of this file find their experiments and leave their runs."""
+    """The folder with the experiments and runs of this file's sweeps."""
 
     folder: Path
 
     @property
     def environment(self) -> dict[str, str]:
         names = {"RUNS": "runs", "CACHE": "cache", "EXPERIMENTS": "experiments"}
-        ours = {f"BASEREWARD_{name}": str(self.folder / folder) for name, folder in names.items()}
-        return ours | {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}"}
+        folders = {f"BASEREWARD_{name}": str(self.folder / folder) for name, folder in names.items()}
+        return folders | {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}"}
 
     def runs(self) -> list[RunFolder]:
-        """The oldest first."""
+        """Return the runs, oldest first."""
         return list_runs(root=self.folder / "runs")[::-1]
 
     def sweep(self, log: Path) -> subprocess.Popen[str]:
-        """Starts the sweep of three seeds, with its standard error in a file."""
+        """Start the sweep of three seeds with its standard error in a file."""
         command = [sys.executable, "-m", "basereward", *SWEEP, "--json"]
         environment = os.environ | self.environment
         with log.open("w") as errors:
@@ -66,7 +66,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """The project's experiments and two of our own."""
+    """Add two experiments to the project's."""
     folder = tmp_path_factory.mktemp("sweep")
     shutil.copytree(ROOT / "experiments", folder / "experiments")
     (folder / "experiments" / "seeds.yaml").write_text(SEEDS)
@@ -76,7 +76,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.fixture
 def here(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """The same for commands called in this process."""
+    """Set the environment of `place` for commands in this process."""
     for name, value in place.environment.items():
         monkeypatch.setenv(name, value)
     return place
@@ -94,7 +94,7 @@ class Stopped:
 
 @pytest.fixture(scope="module")
 def stopped(place: Place) -> Stopped:
-    """Kills the sweep's process, and only that, once the second cell has written a checkpoint."""
+    """Kill only the sweep's process after the second cell has written a checkpoint."""
     log = place.folder / "killed.log"
     process = place.sweep(log)
     deadline = time.monotonic() + 240
@@ -112,7 +112,7 @@ def stopped(place: Place) -> Stopped:
 
 @pytest.fixture(scope="module")
 def finished(place: Place, stopped: Stopped) -> tuple[dict[str, Any], str]:
-    """What the next call returns, and its standard error."""
+    """Return the result of the next call and its standard error."""
     log = place.folder / "finished.log"
     process = place.sweep(log)
     printed, _ = process.communicate(timeout=240)
@@ -121,39 +121,40 @@ def finished(place: Place, stopped: Stopped) -> tuple[dict[str, Any], str]:
 
 
 def cells_of(parent: int) -> list[int]:
-    """The processes of cells that a sweep has started."""
-    found = []
+    """Return the ids of the cell processes that a sweep has started."""
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             status, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
         except OSError:
             continue
         if int(status.rpartition(")")[2].split()[1]) == parent and b"basereward.sweeps.cell_worker" in command:
-            found.append(int(folder.name))
-    return found
+            pids.append(int(folder.name))
+    return pids
 
 
 def wait_for_end(pid: int, *, limit_s: float = 15.0) -> float:
-    """How many seconds a process lives on; the limit when it is still there, and then it is killed."""
-    began = time.monotonic()
-    while time.monotonic() - began < limit_s:
+    """Return the seconds until a process ends; at the limit kill it and return the limit."""
+    start = time.monotonic()
+    while time.monotonic() - start < limit_s:
         if not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes():
-            return time.monotonic() - began  # gone, or waiting for somebody to take note of it
+            return time.monotonic() - start  # the process has ended or is a zombie
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     return limit_s
 
 
-def test_a_killed_sweep_leaves_no_cell_behind(stopped: Stopped, place: Place) -> None:
-    """Its process ends by itself within seconds, and its run counts as killed."""
+def test_killed_sweep_ends_its_cell(stopped: Stopped, place: Place) -> None:
+    """The cell's process ends within seconds, and the first run is finished."""
     assert stopped.survived_s < 5
     assert place.runs()[0].state == "finished"
 
 
-def test_the_next_call_goes_on_where_the_sweep_was_killed(
+def test_next_call_resumes_the_killed_sweep(
     finished: tuple[dict[str, Any], str], stopped: Stopped, place: Place
 ) -> None:
-    """The finished cell is skipped, the stopped one goes on from its checkpoint as the same run, the rest runs."""
+    """The finished cell is skipped, the stopped cell resumes from its checkpoint as the same run, and the third cell
+    runs."""
     result, log = finished
     assert [cell["name"] for cell in result["cells"]] == ["seed=0", "seed=1", "seed=2"]
     assert [cell["status"] for cell in result["cells"]] == ["skipped", "finished", "finished"]
@@ -171,7 +172,7 @@ def test_the_next_call_goes_on_where_the_sweep_was_killed(
 
 
 def test_seeds_are_an_axis(finished: tuple[dict[str, Any], str], place: Place) -> None:
-    """Each has a run of its own, which differs in its seeds and so in what it measures."""
+    """Every seed has a run of its own with its seeds and different metrics."""
     recipes = [recipe_from_yaml(run.recipe) for run in place.runs()]
     assert [(recipe.seeds.data, recipe.seeds.init, recipe.seeds.dropout) for recipe in recipes] == [
         (0, 0, 0),
@@ -182,10 +183,10 @@ def test_seeds_are_an_axis(finished: tuple[dict[str, Any], str], place: Place) -
     assert len(margins) == 3
 
 
-def test_a_call_with_nothing_to_do_says_so(
+def test_call_with_all_cells_finished_skips_them(
     finished: tuple[dict[str, Any], str], here: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Each cell is skipped by name, no run is made, and the numbers are those of before."""
+    """Every cell is reported as skipped, no run is added, and the metrics are unchanged."""
     before = here.runs()
     assert main(SWEEP) == 0
     printed = capfd.readouterr()
@@ -194,14 +195,14 @@ def test_a_call_with_nothing_to_do_says_so(
     for number, seed in enumerate((0, 1, 2), start=1):
         assert f"cell {number} of 3: seed={seed} skipped" in printed.err.splitlines()
     assert main([*SWEEP, "--json"]) == 0
-    again = json.loads(capfd.readouterr().out)
+    result = json.loads(capfd.readouterr().out)
     metrics = [cell["metrics"] for cell in finished[0]["cells"]]
-    assert [cell["metrics"] for cell in again["cells"]] == metrics
-    assert {cell["status"] for cell in again["cells"]} == {"skipped"}
+    assert [cell["metrics"] for cell in result["cells"]] == metrics
+    assert {cell["status"] for cell in result["cells"]} == {"skipped"}
 
 
-def test_the_runs_are_shown_below_their_sweep(finished: tuple[dict[str, Any], str], here: Place) -> None:
-    """In MLflow, in one experiment, all of them finished: the sweep that was killed is the one that went on."""
+def test_mlflow_runs_are_children_of_their_sweep(finished: tuple[dict[str, Any], str], here: Place) -> None:
+    """All runs are in one experiment and finished, and the resumed sweep keeps its run."""
     client = MlflowClient(here.environment["MLFLOW_TRACKING_URI"])
     experiment = client.get_experiment_by_name("seeds")
     assert experiment is not None
@@ -220,8 +221,8 @@ def test_the_runs_are_shown_below_their_sweep(finished: tuple[dict[str, Any], st
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_a_cell_that_fails_is_named_and_the_others_run(here: Place, capfd: pytest.CaptureFixture[str]) -> None:
-    """The command ends with 1; the reason and the run of the failed cell are in the result."""
+def test_failed_cell_is_named_and_the_others_run(here: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    """The command exits with 1, and the result has the reason and the run of the failed cell."""
     before = len(here.runs())
     assert main(["sweep", "rates", "--profile", PROFILE, "--json"]) == 1
     printed = capfd.readouterr()

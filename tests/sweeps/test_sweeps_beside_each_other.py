@@ -1,4 +1,4 @@
-"""Two sweeps of one grid at once, as on two GPUs."""
+"""Test two concurrent sweeps of one grid, as on two GPUs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.sweeps.test_sweep import ROOT, SEEDS, Place
 pytestmark = pytest.mark.slow
 
 
-def test_two_sweeps_share_their_cells(tmp_path: Path) -> None:
-    """Every cell is trained once, by one of them, and both tell of all."""
+def test_concurrent_sweeps_share_their_cells(tmp_path: Path) -> None:
+    """Every cell is trained once by one of the sweeps, and both report all cells."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     (tmp_path / "experiments" / "seeds.yaml").write_text(SEEDS)
     place = Place(tmp_path)
@@ -27,17 +27,18 @@ def test_two_sweeps_share_their_cells(tmp_path: Path) -> None:
     assert [cell["run_id"] for cell in first] == [cell["run_id"] for cell in second]
     assert [cell["metrics"] for cell in first] == [cell["metrics"] for cell in second]
     pairs = zip(first, second, strict=True)
-    assert all({one["status"], other["status"]} == {"finished", "skipped"} for one, other in pairs)
+    assert all({cell["status"], same["status"]} == {"finished", "skipped"} for cell, same in pairs)
     assert len(place.runs()) == 3
     assert any("is trained by another process" in log.read_text() for log in logs)
 
 
-def test_a_claim_is_let_go_at_the_end_of_its_block() -> None:
-    """Another one of the same recipe is refused, of another recipe is given; afterwards both are given."""
-    with cell_lock("a", wait=False) as ours:
-        assert ours
-        with cell_lock("a", wait=False) as again, cell_lock("b", wait=False) as other:
-            assert not again
-            assert other
-    with cell_lock("a", wait=True) as ours:
-        assert ours
+def test_cell_lock_is_released_at_the_end_of_its_block() -> None:
+    """A second lock of the same recipe is refused, one of another recipe is given, and after the block both are
+    given."""
+    with cell_lock("a", wait=False) as locked:
+        assert locked
+        with cell_lock("a", wait=False) as same_recipe, cell_lock("b", wait=False) as other_recipe:
+            assert not same_recipe
+            assert other_recipe
+    with cell_lock("a", wait=True) as locked:
+        assert locked

@@ -1,4 +1,5 @@
-"""The audit of a recipe's sources: numbers by hand, a model's opinion, and a benchmark found in the training data."""
+"""Test the audit of a recipe's sources: counts by hand, a model's disagreement, and a benchmark in the training
+data."""
 
 from __future__ import annotations
 
@@ -29,22 +30,22 @@ MAPPING = "{prompt: query, responses: response, ranking: human_ranking}"
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """JSON Lines."""
+    """Write rows as JSON Lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
 def recipe(*overrides: str, file: Path | None = None) -> Any:
-    """The small recipe; with a file that alone is its source, `rows`."""
-    alone = ["data.sources.digits=null", "data.sources.numbers=null"] if file else []
+    """Return the small recipe; with a file, that file is its only source, named `rows`."""
+    without_others = ["data.sources.digits=null", "data.sources.numbers=null"] if file else []
     source = [f"data.sources.rows={{_target_: jsonl, path: {file}, val: 0, test: 0}}"] if file else []
     small = [override for override in SMALL if not (file and override.startswith("data.sources"))]
-    return load_recipe("basereward", overrides=[*small, *alone, *source, *overrides])
+    return load_recipe("basereward", overrides=[*small, *without_others, *source, *overrides])
 
 
-def test_sources_are_described_before_anything_is_curated(tmp_path: Path) -> None:
-    """Three of four rows can be used: one is lost under its reason, and one of two equal ones would be left out. Of the
-    winners `Two.` (4 letters) loses to `Four.` (5) in length, and `It is blue.` (11) twice wins against `Red.` (4)."""
+def test_audit_describes_the_sources_before_curation(tmp_path: Path) -> None:
+    """Three of four rows are usable: one is lost under its reason, and curation would leave out one of two equal rows.
+    By length `Two.` (4 characters) loses to `Four.` (5), and `It is blue.` (11) wins twice against `Red.` (4)."""
     file = write(tmp_path / "rows.jsonl", ROWS)
     result = audit(recipe("data.curation.duplicates=true", file=file))
     assert list(result["sources"]) == ["rows"]
@@ -63,9 +64,9 @@ def test_sources_are_described_before_anything_is_curated(tmp_path: Path) -> Non
     assert audit(recipe(file=file))["curation"] is None
 
 
-def test_a_model_says_how_many_labels_it_doubts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This one likes short answers: it disagrees with two of three labels, strongly, by 7; a group that it cannot read
-    is counted and stops nothing."""
+def test_audit_counts_the_labels_that_a_model_contradicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model prefers short answers: it disagrees with two of three labels by 7, which is strong. A group that it
+    cannot read is counted without an error."""
 
     class LikesShort:
         def score_groups(self, groups: Iterable[Group]) -> Iterator[list[float]]:
@@ -74,22 +75,20 @@ def test_a_model_says_how_many_labels_it_doubts(tmp_path: Path, monkeypatch: pyt
                     raise DataError("too long") from RowRejected("too_long", "too long")
                 yield [-float(len(response)) for response in group.responses]
 
-    opened = []
-    monkeypatch.setattr(module, "load", lambda model: opened.append(model) or LikesShort())
-    unread = {"prompt": "What is it?", "chosen": "Unread.", "rejected": "A book."}
-    result = audit(recipe(file=write(tmp_path / "rows.jsonl", [*ROWS[:3], unread])), model="m")
+    loaded = []
+    monkeypatch.setattr(module, "load", lambda model: loaded.append(model) or LikesShort())
+    unreadable = {"prompt": "What is it?", "chosen": "Unread.", "rejected": "A book."}
+    result = audit(recipe(file=write(tmp_path / "rows.jsonl", [*ROWS[:3], unreadable])), model="m")
     audited = result["sources"]["rows"]
-    assert opened == ["m"]
+    assert loaded == ["m"]
     assert (audited["num_groups"], audited["unscored"]) == (4, 1)
     for share in ("disagrees", "strongly"):
         assert (audited["noise"][share]["count"], audited["noise"][share]["total"]) == (2, 3)
     assert sum(count for _, _, count in audited["noise"]["bins"]) == 3
 
 
-def test_a_fault_of_the_model_is_not_taken_for_a_group_it_cannot_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is raised."""
+def test_audit_raises_a_fault_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the model is not counted as an unreadable group."""
 
     class Broken:
         def score_groups(self, groups: Iterable[Group]) -> Iterator[list[float]]:
@@ -100,29 +99,29 @@ def test_a_fault_of_the_model_is_not_taken_for_a_group_it_cannot_read(
         audit(recipe(file=write(tmp_path / "rows.jsonl", ROWS[:3])), model="m")
 
 
-def test_streams_are_not_audited() -> None:
-    """It is said what to leave out."""
+def test_audit_refuses_streams() -> None:
+    """The message says which key to remove."""
     with pytest.raises(DataError, match=r"remove data\.streaming"):
         audit(recipe("data.streaming={buffer: 10}", "data.mixture.weights={digits: 1, numbers: 1}"))
 
 
 @pytest.fixture
 def annotations(real_rows: Path, tmp_path: Path) -> Path:
-    """VL-RewardBench's 1,250 rows as JSON Lines, without the pictures' names: the pictures are not there."""
+    """Write VL-RewardBench's 1,250 rows as JSON Lines without picture names, since the pictures are missing."""
     rows = json.loads((real_rows / "benchmarks" / "vl_rewardbench.json").read_text())
-    return write(tmp_path / "vl.jsonl", ({k: v for k, v in row.items() if k != "image"} for row in rows))
+    return write(tmp_path / "vl.jsonl", ({key: cell for key, cell in row.items() if key != "image"} for row in rows))
 
 
 def against(file: Path) -> str:
-    """VL-RewardBench as a benchmark, as its YAML says, but from a file."""
+    """Return an override that compares with VL-RewardBench from a file."""
     return (
         f"data.curation.against.vl_rewardbench={{include: sources/vl_rewardbench, path: {file}, split: train, "
         "val: 0, test: 0}"
     )
 
 
-def test_a_benchmark_that_is_trained_on_is_found_to_the_last_row(annotations: Path) -> None:
-    """1,250 of 1,250 of its rows, under the reason `contaminated`; of scanned digits and of numbers none."""
+def test_audit_finds_every_benchmark_row_in_the_training_data(annotations: Path) -> None:
+    """All 1,250 rows have the reason `contaminated`; digits and numbers have none."""
     source = f"data.sources.vl={{_target_: jsonl, path: {annotations}, columns: {MAPPING}, val: 0, test: 0}}"
     result = audit(recipe(source, against(annotations), "data.encoding.max_tokens=100000"))
     assert result["sources"]["vl"]["num_groups"] == 1250
@@ -133,13 +132,17 @@ def test_a_benchmark_that_is_trained_on_is_found_to_the_last_row(annotations: Pa
     assert (row["benchmark"], row["kinds"]["prompt_response"]) == ("vl_rewardbench", 1250)
 
 
-def test_training_stops_where_nothing_is_left(annotations: Path, tmp_path: Path) -> None:
-    """The same benchmark as the only source: every row is listed as `contaminated`, and the run does not begin."""
-    chosen = recipe(against(annotations), "data.encoding.max_tokens=100000", file=annotations)
-    chosen.data.sources["rows"]["columns"] = {"prompt": "query", "responses": "response", "ranking": "human_ranking"}
-    encoder = recipe_encoder(chosen, path=find_backbone(chosen.model.backbone))
-    data = build_data(chosen, encoder=encoder, rejections_file=tmp_path / "lost.jsonl")
+def test_training_on_contaminated_rows_alone_is_refused(annotations: Path, tmp_path: Path) -> None:
+    """The benchmark is the only source: every row is listed as `contaminated`, and the run does not start."""
+    benchmark_recipe = recipe(against(annotations), "data.encoding.max_tokens=100000", file=annotations)
+    benchmark_recipe.data.sources["rows"]["columns"] = {
+        "prompt": "query",
+        "responses": "response",
+        "ranking": "human_ranking",
+    }
+    encoder = recipe_encoder(benchmark_recipe, path=find_backbone(benchmark_recipe.model.backbone))
+    data = build_data(benchmark_recipe, encoder=encoder, rejections_file=tmp_path / "lost.jsonl")
     with pytest.raises(TooManyRowsLost, match="every row of rows is rejected"):
         data.setup()
-    listed = [json.loads(line)["reason"] for line in (tmp_path / "lost.jsonl").read_text().splitlines()]
-    assert listed == ["contaminated"] * 1250
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "lost.jsonl").read_text().splitlines()]
+    assert reasons == ["contaminated"] * 1250

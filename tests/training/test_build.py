@@ -1,4 +1,4 @@
-"""`build` gives three objects and does nothing else; the module trains under any Lightning trainer."""
+"""Test `build`: it returns three objects without starting a run, and its module trains under any Lightning trainer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ONE_MICRO_BATCH = (
 
 @contextmanager
 def rows_seen() -> Iterator[list[int]]:
-    """The lengths, in tokens, of the rows that an embedding gets in the block."""
+    """Record the lengths in tokens of the rows that an embedding gets."""
     lengths: list[int] = []
 
     def note(module: nn.Module, arguments: Any) -> None:
@@ -49,30 +49,31 @@ def rows_seen() -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("probe", [False, True], ids=["trained", "probe"])
 def test_build_makes_no_run_and_reads_no_batch(probe: bool) -> None:
-    """The folder of runs stays absent until `fit`. The model is only checked, on the few tokens of `layout_check`."""
+    """The folder of runs does not exist before `fit`, and the model only sees the few tokens of `layout_check`."""
     recipe = load_recipe("basereward", overrides=[*SMALL, f"probe={str(probe).lower()}"])
     with rows_seen() as lengths:
         module, data, trainer = build(recipe)
-        made = PREFIX + sum(BRANCHES)
-        assert max(lengths) <= made
+        check_tokens = PREFIX + sum(BRANCHES)
+        assert max(lengths) <= check_tokens
         assert not runs_root().exists()
         trainer.fit(module, datamodule=data)
-        assert max(lengths) > made
+        assert max(lengths) > check_tokens
     (run,) = list_runs()
     assert (run.state, run.path) == ("finished", Path(trainer.default_root_dir))
 
 
 def weights(module: LightningModule) -> dict[str, torch.Tensor]:
-    """The trained weights by name."""
+    """Return the trained weights by name."""
     return {name: weight.detach().clone() for name, weight in module.named_parameters() if weight.requires_grad}
 
 
-def test_the_module_trains_under_a_plain_trainer_with_a_plain_loader() -> None:
-    """The same batches in a list give the same bits as the data module: nothing hangs on our trainer or our data."""
+def test_module_trains_under_a_plain_trainer_with_a_plain_loader() -> None:
+    """A list of the same batches gives the same bits as the data module, so the result depends on neither our trainer
+    nor our data module."""
     recipe = load_recipe("basereward", overrides=ONE_MICRO_BATCH)
     module, data, trainer = build(recipe)
     trainer.fit(module, datamodule=data)
-    best = weights(module)
+    expected = weights(module)
     module, data, _ = build(recipe)
     assert isinstance(data.plan, Plan)
     batches = [data.collate([data.parts["train"][place] for place in data.plan.forward(step)]) for step in range(3)]
@@ -91,13 +92,13 @@ def test_the_module_trains_under_a_plain_trainer_with_a_plain_loader() -> None:
     loader: DataLoader[Any] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
     plain.fit(module, loader)
     assert plain.global_step == 3
-    own = weights(module)
-    assert own.keys() == best.keys()
-    assert all(torch.equal(own[name], best[name]) for name in own)
+    actual = weights(module)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in actual)
 
 
 class Steps(Callback):
-    """Counts batches, as a caller's callback would."""
+    """Count batches like a caller's callback."""
 
     batches = 0
 
@@ -105,8 +106,8 @@ class Steps(Callback):
         self.batches += 1
 
 
-def test_a_caller_brings_callbacks_loggers_and_options(tmp_path: Path) -> None:
-    """All of them take part, and the run is recorded as without them."""
+def test_build_takes_callbacks_loggers_and_options(tmp_path: Path) -> None:
+    """All of them are used, and the run is recorded as usual."""
     steps, logger = Steps(), CSVLogger(tmp_path)
     recipe = load_recipe("basereward", overrides=ONE_MICRO_BATCH)
     module, data, trainer = build(
@@ -122,7 +123,7 @@ def test_a_caller_brings_callbacks_loggers_and_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["max_epochs", "callbacks", "accumulate_grad_batches"])
-def test_an_option_that_follows_from_the_recipe_is_refused(option: str) -> None:
-    """Before the data are read."""
+def test_option_that_follows_from_the_recipe_is_refused(option: str) -> None:
+    """The error comes before the data are read."""
     with pytest.raises(RecipeError, match=option):
         build(load_recipe("basereward", overrides=SMALL), trainer_options={option: 1})

@@ -1,4 +1,4 @@
-"""Backbones and data that change between a run's stop and its way on."""
+"""Test resuming a run after its backbone or its data have changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STREAMED = ("data.streaming={buffer: 20, held_out: 8}",)
 
 
 class Stopped:
-    """A run that was stopped after its last step, in a folder with its data and its backbone."""
+    """A run that was stopped after its last step, with its data and its backbone."""
 
     def __init__(self, place: Path, *, overrides: tuple[str, ...] = ()) -> None:
         self.place = place
@@ -37,22 +37,22 @@ class Stopped:
         rows = pair_rows(40, folder=place)
         write_rows(place / "pairs.jsonl", rows)
         checkpoint("qwen2_5_vl", place / "base")
-        mine = [item for item in only(place / "pairs.jsonl") if not item.startswith("model.backbone.make")]
-        base = ["model.backbone.make=null", f"model.backbone.path={place / 'base'}"]
-        self.overrides = [*mine, *base, "trainer.steps=2", *overrides]
+        small = [item for item in only(place / "pairs.jsonl") if not item.startswith("model.backbone.make")]
+        backbone = ["model.backbone.make=null", f"model.backbone.path={place / 'base'}"]
+        self.overrides = [*small, *backbone, "trainer.steps=2", *overrides]
         self.recipe: Recipe = load_recipe("basereward", overrides=self.overrides)
         self.run: RunFolder = find(train(self.recipe)["run_id"])
         shutil.copytree(place, self.copy)
 
     def restore(self) -> None:
-        """Data and backbone as they were, at other times of the files."""
+        """Restore data and backbone with new modification times."""
         shutil.rmtree(self.place)
         shutil.copytree(self.copy, self.place, copy_function=shutil.copyfile)
         self.run.journal.append([{"kind": "finish", "status": "KILLED", "time": time.time_ns() // 1_000_000}])
-        self.run.mark("killed")  # it has a checkpoint, as one that was stopped has
+        self.run.mark("killed")  # the run has a checkpoint like a stopped run
 
     def refusal(self) -> str:
-        """What the run says when it is to go on."""
+        """Return the error of an attempt to resume the run."""
         with pytest.raises(BaseRewardError) as caught:
             train(self.recipe, resume=self.run.run_id)
         assert isinstance(caught.value, DataError | RunError)
@@ -61,7 +61,7 @@ class Stopped:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The runs of this file lie together."""
+    """Use one folder for all runs of this file."""
     place = tmp_path_factory.mktemp("changed")
     with pytest.MonkeyPatch.context() as patch:
         set_folders(patch, place)
@@ -69,7 +69,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def set_folders(patch: pytest.MonkeyPatch, place: Path) -> None:
-    """Where runs, caches and tracking go."""
+    """Set the folders of runs, cache and tracking."""
     patch.setenv("BASEREWARD_RUNS", str(place / "runs"))
     patch.setenv("BASEREWARD_CACHE", str(place / "cache"))
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
@@ -77,14 +77,14 @@ def set_folders(patch: pytest.MonkeyPatch, place: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(folders: Path) -> Stopped:
-    """Of data that are read whole."""
+    """Return a stopped run on data that are read completely."""
     (folders / "whole").mkdir()
     return Stopped(folders / "whole")
 
 
 @pytest.fixture(scope="module")
 def streamed(folders: Path) -> Stopped:
-    """Of a stream."""
+    """Return a stopped run on a stream."""
     (folders / "streamed").mkdir()
     return Stopped(folders / "streamed", overrides=STREAMED)
 
@@ -93,7 +93,7 @@ def streamed(folders: Path) -> Stopped:
 def stopped(
     request: pytest.FixtureRequest, whole: Stopped, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Stopped]:
-    """The one that a test asks for, as it was left."""
+    """Return the requested run in its original state."""
     set_folders(monkeypatch, folders)
     run: Stopped = request.getfixturevalue(getattr(request, "param", "whole"))
     run.restore()
@@ -102,7 +102,7 @@ def stopped(
 
 
 def change_rows(change: Callable[[Rows], Any]) -> Callable[[Path], None]:
-    """Other rows at the same path."""
+    """Return a function that writes changed rows to the same path."""
 
     def apply(place: Path) -> None:
         rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
@@ -113,31 +113,31 @@ def change_rows(change: Callable[[Rows], Any]) -> Callable[[Path], None]:
 
 
 def swap(rows: Rows) -> None:
-    """What was chosen is rejected. Every group is as long as it was."""
+    """Swap chosen and rejected, so that every group keeps its length."""
     for row in rows:
         row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
 
 
 def one_letter(rows: Rows) -> None:
-    """One answer of one row says something else in as many tokens."""
+    """Change answers without changing their number of tokens."""
     for row in rows:
         row["chosen"][0]["content"] = row["chosen"][0]["content"].replace("yes", "yis")
 
 
 def lengthen(rows: Rows) -> None:
-    """Longer answers."""
+    """Lengthen the chosen answers."""
     for row in rows:
         row["chosen"][0]["content"] += " and more"
 
 
 def other_picture(place: Path) -> None:
-    """Another picture of the same size in pixels under the same name."""
+    """Replace the pictures by others of the same size under the same names."""
     for index in range(40):
         picture(index + 1).save(place / f"{index}.png")
 
 
 def other_reference(rows: Rows) -> None:
-    """Rows that name each other's pictures, which are of one size."""
+    """Let rows refer to each other's pictures, which have one size."""
     for row, other in zip(rows, [row["images"] for row in rows][::-1], strict=True):
         row["images"] = other
 
@@ -154,9 +154,9 @@ DATA_CHANGES = {
 
 
 @pytest.mark.parametrize("change", DATA_CHANGES)
-def test_a_run_does_not_go_on_with_other_data(change: str, stopped: Stopped) -> None:
-    """The same path with other rows: what has been trained on is not known any more, and going on would be a guess. The
-    source is named, and nothing of the backbone."""
+def test_resume_with_changed_data_is_refused(change: str, stopped: Stopped) -> None:
+    """The same path has other rows, so the data of the earlier steps are unknown. The error names the source and no
+    part of the backbone."""
     DATA_CHANGES[change](stopped.place)
     message = stopped.refusal()
     assert "the groups of mine" in message
@@ -167,27 +167,27 @@ def test_a_run_does_not_go_on_with_other_data(change: str, stopped: Stopped) -> 
 
 @pytest.mark.parametrize("stopped", ["streamed"], indirect=True)
 @pytest.mark.parametrize("change", ["a longer row", "labels swapped", "equally long answers"])
-def test_a_stream_does_not_go_on_with_other_data(change: str, stopped: Stopped) -> None:
-    """Though no length of it is known before it is read."""
+def test_resume_with_a_changed_stream_is_refused(change: str, stopped: Stopped) -> None:
+    """A stream's lengths are unknown before it is read."""
     DATA_CHANGES[change](stopped.place)
     assert "the groups of mine" in stopped.refusal()
 
 
 def edit(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Other values in a JSON file."""
+    """Change values in a JSON file."""
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
 
 
 def weights(place: Path) -> None:
-    """All weights times 1.5."""
+    """Multiply all weights by 1.5."""
     file = place / "base" / "model.safetensors"
     save_file({name: weight * 1.5 for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
 def one_weight(place: Path) -> None:
-    """One weight of one letter."""
+    """Change one weight of one token."""
     file = place / "base" / "model.safetensors"
     changed = load_file(file)
     changed[next(name for name in changed if name.endswith("embed_tokens.weight"))][7, 7] += 1
@@ -195,13 +195,13 @@ def one_weight(place: Path) -> None:
 
 
 def template(place: Path) -> None:
-    """One word more, in every prompt."""
+    """Add one word to every prompt."""
     file = place / "base" / "chat_template.jinja"
     file.write_text(file.read_text().replace("<|im_start|>", "<|im_start|>the "))
 
 
 def tokenizer(place: Path) -> None:
-    """Two letters change places."""
+    """Exchange the ids of two letters."""
 
     def swapped(content: dict[str, Any]) -> None:
         vocabulary = content["model"]["vocab"]
@@ -211,12 +211,12 @@ def tokenizer(place: Path) -> None:
 
 
 def shades(place: Path) -> None:
-    """Pictures are shifted to other values."""
+    """Change the mean of the image normalisation."""
     edit(place / "base" / "preprocessor_config.json", lambda config: config.update(image_mean=[0.1, 0.1, 0.1]))
 
 
 def theta(place: Path) -> None:
-    """Another base of the rotary positions."""
+    """Change the base of the rotary positions."""
     rope = {"rope_theta": 7.0}
     edit(place / "base" / "config.json", lambda config: config["text_config"]["rope_parameters"].update(rope))
 
@@ -232,9 +232,9 @@ BACKBONE_CHANGES = {
 
 
 @pytest.mark.parametrize("part", BACKBONE_CHANGES)
-def test_a_run_does_not_go_on_with_another_backbone(part: str, stopped: Stopped) -> None:
-    """The part that differs is named, with its hashes, and no other, nor the data, though a longer template makes every
-    group longer."""
+def test_resume_with_a_changed_backbone_is_refused(part: str, stopped: Stopped) -> None:
+    """The error names only the part that differs; it does not name the data, although a longer template lengthens every
+    group."""
     BACKBONE_CHANGES[part](stopped.place)
     message = stopped.refusal()
     assert part in message
@@ -243,14 +243,14 @@ def test_a_run_does_not_go_on_with_another_backbone(part: str, stopped: Stopped)
 
 
 @pytest.mark.parametrize("stopped", ["whole", "streamed"], indirect=True)
-def test_a_run_goes_on_when_all_is_as_it_was(stopped: Stopped) -> None:
-    """Copied files have other times, and the same content."""
+def test_resume_with_unchanged_content_works(stopped: Stopped) -> None:
+    """Copied files have other modification times and the same content."""
     assert train(stopped.recipe, resume=stopped.run.run_id)["run_id"] == stopped.run.run_id
 
 
 @pytest.mark.parametrize("part", ["the weights", "the chat template", "labels swapped"])
-def test_a_checkpoint_alone_is_compared_too(part: str, stopped: Stopped) -> None:
-    """As when a notebook gives Lightning its path."""
+def test_lightning_checkpoint_path_is_compared_too(part: str, stopped: Stopped) -> None:
+    """A notebook may pass the checkpoint's path to Lightning."""
     (BACKBONE_CHANGES | DATA_CHANGES)[part](stopped.place)
     module, data, trainer = build(stopped.recipe)
     with pytest.raises(BaseRewardError, match="the groups of mine" if part not in BACKBONE_CHANGES else part):
@@ -258,7 +258,7 @@ def test_a_checkpoint_alone_is_compared_too(part: str, stopped: Stopped) -> None
 
 
 def without_identity(stopped: Stopped) -> None:
-    """A run as earlier versions left it: its checkpoint holds the lengths of the groups alone."""
+    """Change a run to the format of earlier versions, whose checkpoint has only the lengths of the groups."""
     last = stopped.run.checkpoints / "last.ckpt"
     state = torch.load(last, weights_only=True)
     del state["backbone_identity"]
@@ -268,8 +268,8 @@ def without_identity(stopped: Stopped) -> None:
     stopped.run.identity.unlink()
 
 
-def test_a_checkpoint_of_an_earlier_version_goes_on(stopped: Stopped) -> None:
-    """What it holds is compared."""
+def test_checkpoint_of_an_earlier_version_resumes(stopped: Stopped) -> None:
+    """Its lengths are compared, and equal lengths resume."""
     contents = [stopped.run.identity.read_bytes(), (stopped.run.checkpoints / "last.ckpt").read_bytes()]
     try:
         without_identity(stopped)
@@ -285,24 +285,22 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(stopped: Stopped) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"backbone": 3, "data": []}'])
-def test_a_broken_record_is_named_and_gone_on_without(
-    content: str, stopped: Stopped, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The checkpoint is compared all the same."""
-    record = stopped.run.identity.read_bytes()
+def test_broken_identity_file_is_named(content: str, stopped: Stopped, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the file, and the checkpoint is still compared."""
+    original = stopped.run.identity.read_bytes()
     stopped.run.identity.write_text(content)
     try:
         template(stopped.place)
         assert "the chat template" in stopped.refusal()
         assert "identity.json" in caplog.text
     finally:
-        stopped.run.identity.write_bytes(record)
+        stopped.run.identity.write_bytes(original)
 
 
-def test_a_sweep_names_a_finished_cell_whose_backbone_has_changed(
+def test_sweep_reports_a_changed_backbone_of_a_finished_cell(
     stopped: Stopped, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The cell stays as it is, as one whose data have changed does; where nothing has changed, nothing is said."""
+    """The cell is skipped, and its row names the changed parts; an unchanged backbone is not reported."""
     stopped.run.mark("finished")
     experiment = load_experiment("basereward", overrides=stopped.overrides)
     (cell,) = sweep(experiment)["cells"]
@@ -313,13 +311,13 @@ def test_a_sweep_names_a_finished_cell_whose_backbone_has_changed(
     (cell,) = sweep(experiment)["cells"]
     assert cell["status"] == "skipped"
     assert cell["run_id"] == stopped.run.run_id
-    named = zip(("the weights", "the chat template"), cell["backbone_changed"], strict=True)
-    assert all(part in line for part, line in named)
+    parts_and_lines = zip(("the weights", "the chat template"), cell["backbone_changed"], strict=True)
+    assert all(part in line for part, line in parts_and_lines)
     assert str(stopped.run.path) in caplog.text
 
 
-def test_a_stopped_cell_of_a_sweep_does_not_go_on_with_another_backbone(stopped: Stopped) -> None:
-    """It fails by itself, and the part is named."""
+def test_stopped_cell_with_a_changed_backbone_fails(stopped: Stopped) -> None:
+    """The error names the changed part."""
     weights(stopped.place)
     (cell,) = sweep(load_experiment("basereward", overrides=stopped.overrides))["cells"]
     assert (cell["status"], cell["run_id"]) == ("failed", stopped.run.run_id)

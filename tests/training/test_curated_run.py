@@ -1,4 +1,4 @@
-"""Real runs whose training groups are looked through first: for copies, for a benchmark's rows, by another model."""
+"""Test real runs whose training groups are curated: duplicates, benchmark rows, and labels that a model contradicts."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ ROWS = 48
 
 
 def rows_of(folder: Path) -> Path:
-    """Rows of which four are copies, on their own lines, of others, and each is as unlike the others as it can be."""
+    """Write rows that differ strongly from each other, and four copies of rows."""
     rows: list[dict[str, Any]] = pair_rows(ROWS)
     for index, row in enumerate(rows):
         words = " ".join(f"w{index}x{word}" for word in range(30))
         row["prompt"] = [{"role": "user", "content": f"What is meant by {words}?"}]
-        if index % 2:  # so that no model is right about all of them
+        if index % 2:  # no model is right about all rows
             row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
     copies = [rows[i] | {"id": f"copy-{i}"} for i in range(4)]
     return write_rows(folder / "pairs.jsonl", [*rows, *copies])
 
 
 def overrides(folder: Path) -> list[str]:
-    """All rows are trained on but for a tenth; not one may be lost by a fault."""
+    """Return overrides that train on all rows but a tenth and allow no faulty row."""
     file = rows_of(folder)
     return [*only(file), "data.max_lost=0", "data.sources.mine.val=0.05", "data.sources.mine.test=0", "trainer.steps=2"]
 
 
-def test_what_is_curated_is_told_and_does_not_use_up_the_limit(tmp_path: Path) -> None:
-    """Copies, ten rows that a benchmark holds, and those that a model trained a moment before contradicts are left out
-    under their reasons, though `data.max_lost` allows none; a weight that it changed reaches the batch."""
+def test_curated_rows_are_counted_outside_the_limit(tmp_path: Path) -> None:
+    """Duplicates, benchmark rows and rows that a model contradicts are left out under their reasons although
+    `data.max_lost` is 0, and changed weights reach the batch."""
     sources = overrides(tmp_path)
     lines = (tmp_path / "pairs.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "bench.jsonl").write_text("".join(lines[20:30]))
@@ -58,10 +58,12 @@ def test_what_is_curated_is_told_and_does_not_use_up_the_limit(tmp_path: Path) -
         for group_id, weight in zip(batch.ids, batch.preferences.weight, strict=True)
     }
     groups = data.sources["mine"].groups("train")
-    changed = {groups[index].id: new[0].weight for (_, index), new in data.curated.preferences.items()}
-    reached = changed.keys() & weights.keys()
-    assert reached
-    for name in reached:
+    changed = {
+        groups[index].id: new_preferences[0].weight for (_, index), new_preferences in data.curated.preferences.items()
+    }
+    changed_ids = changed.keys() & weights.keys()
+    assert changed_ids
+    for name in changed_ids:
         assert 0 < changed[name] < 1
         assert abs(weights[name] - changed[name]) < 1e-6
     assert all(weight == 1 for name, weight in weights.items() if name not in changed)

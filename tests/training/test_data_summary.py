@@ -1,4 +1,4 @@
-"""`basereward data`: what would be trained on, counted; and how little of it is padding."""
+"""Test `basereward data`: the counts of the training data and their share of padding."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The experiments of the project, wherever the tests are run from."""
+    """Use the project's experiments from any working folder."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
 
 
 def summary_of(capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, Any]:
-    """What the command prints for a program."""
+    """Return the JSON output of the command."""
     assert main(["data", "basereward", "--json", *SMALL, *overrides]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     return result
 
 
-def test_the_counts_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    """24 digits of several answers and 40 questions; shares add up, and nothing is padded or lost."""
+def test_counts_follow_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe has 24 digits with several answers and 40 questions. The shares add up to 1, and nothing is padded or
+    lost."""
     result = summary_of(capsys)
     assert set(result) == {
         "sources", "modality", "epoch_groups", "epoch_tokens", "steps", "groups_per_step", "forwards_per_step",
@@ -58,52 +59,56 @@ def test_the_counts_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) 
     assert result["faults"] == []
 
 
-def test_a_budget_of_tokens_shows_in_the_passes(capsys: pytest.CaptureFixture[str]) -> None:
-    """Half the budget takes about twice the passes."""
+def test_smaller_token_budget_needs_more_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A quarter of the budget takes more forward passes per step."""
     wide, narrow = (summary_of(capsys, f"batch.tokens={tokens}")["forwards_per_step"] for tokens in (1200, 300))
     assert wide < narrow <= 8
 
 
-def test_lost_rows_are_counted_and_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also more than a training would allow, which is counted; a person reads them in the table."""
+def test_lost_rows_are_counted_without_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """More lost rows than a training allows are reported as a fault, and the text output lists them."""
     rows: list[Any] = pair_rows(40)
     rows[3] = rows[4] = "not JSON"
-    mine = only(write_rows(tmp_path / "pairs.jsonl", rows))
-    assert main(["data", "basereward", "--json", *mine]) == 0
+    overrides = only(write_rows(tmp_path / "pairs.jsonl", rows))
+    assert main(["data", "basereward", "--json", *overrides]) == 0
     result = json.loads(capsys.readouterr().out)
     source = result["sources"]["mine"]
     assert [fault["key"] for fault in result["faults"]] == ["data.max_lost"]
     assert source["lost"] == {"malformed_json": 2}
     assert sum(source["groups"].values()) == 38
-    assert main(["data", "basereward", *mine]) == 0
+    assert main(["data", "basereward", *overrides]) == 0
     printed = capsys.readouterr().out
     assert "malformed_json 2" in printed
     assert "6 steps of 8 groups in 2 forward passes; padding 0.00%" in printed
 
 
-def test_the_first_row_is_shown_as_it_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its turns, pictures by size and place, answers and label; the columns that are read, by both names, and those
-    that are not. A source that is made and not read shows its first row too."""
+def test_first_row_is_shown_as_parsed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The output has the first row's turns, pictures with size and position, answers and label, the mapping of the
+    columns, and the columns that are not read."""
     PIL.Image.new("RGB", (60, 40)).save(tmp_path / "0.png")
-    long = "long " * 60
+    long_answer = "long " * 60
     rows = [
         {
-            "id": f"row-{i}",
+            "id": f"row-{index}",
             "system": "Be brief.",
-            "question": f"<image>Is {i}\neven?",
+            "question": f"<image>Is {index}\neven?",
             "img": ["0.png"],
             "chosen": [{"role": "assistant", "content": "yes", "language": "en"}],
-            "rejected": long,
+            "rejected": long_answer,
             "margin": 2,
             "chosen_rating": 5,
             "rejected_rating": 1,
             "note": "n",
         }
-        for i in range(40)
+        for index in range(40)
     ]
-    mine = [*only(write_rows(tmp_path / "pairs.jsonl", rows)), "data.sources.mine.val=0", "data.sources.mine.test=0"]
-    mine += ["data.sources.mine.columns={prompt: question, images: img}", "data.sources.mine.rating_range=[1, 5]"]
-    assert main(["data", "basereward", "--json", *mine]) == 0
+    overrides = [
+        *only(write_rows(tmp_path / "pairs.jsonl", rows)),
+        "data.sources.mine.val=0",
+        "data.sources.mine.test=0",
+    ]
+    overrides += ["data.sources.mine.columns={prompt: question, images: img}", "data.sources.mine.rating_range=[1, 5]"]
+    assert main(["data", "basereward", "--json", *overrides]) == 0
     reading = json.loads(capsys.readouterr().out)["sources"]["mine"]["reading"]
     assert reading["columns"] == {
         "id": "id", "prompt": "question", "chosen": "chosen", "rejected": "rejected", "margin": "margin",
@@ -118,57 +123,61 @@ def test_the_first_row_is_shown_as_it_is_read(tmp_path: Path, capsys: pytest.Cap
     assert first["images"] == [{"name": str(tmp_path / "0.png"), "width": 60, "height": 40, "turn": 1}]
     assert first["responses"][0] == "yes"
     assert first["responses"][1].startswith("long long")
-    assert len(first["responses"][1]) < len(long)
+    assert len(first["responses"][1]) < len(long_answer)
     assert first["preferences"] == [{"winner": 0, "loser": 1, "tie": False, "margin": 2.0}]
     assert first["ratings"] == [1.0, 0.0]
-    assert main(["data", "basereward", *mine]) == 0
+    assert main(["data", "basereward", *overrides]) == 0
     printed = capsys.readouterr().out
-    for said in ("prompt <- question", "images <- img", "note, chosen[].language", "60x40", "Is 0\\neven?", "margin 2"):
-        assert said in printed
+    for text in ("prompt <- question", "images <- img", "note, chosen[].language", "60x40", "Is 0\\neven?", "margin 2"):
+        assert text in printed
 
 
-def test_rows_that_are_made_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """They have no columns."""
+def test_generated_rows_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Generated rows have no columns."""
     reading = summary_of(capsys)["sources"]["digits"]["reading"]
     assert (reading["columns"], reading["not_read"], reading["notes"]) == ({}, [], [])
     assert [(image["width"], image["turn"]) for image in reading["first"]["images"]] == [(56, 0)]
     assert reading["first"]["num_responses"] == len(reading["first"]["ratings"]) == 5
 
 
-def test_responses_ranked_by_ratings_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ties among them too."""
-    rows = [{"prompt": f"Q{i}", "responses": ["a", "b", "c"], "ratings": [1, 0, 0]} for i in range(40)]
-    mine = [*only(write_rows(tmp_path / "pairs.jsonl", rows)), "data.sources.mine.val=0", "data.sources.mine.test=0"]
-    assert main(["data", "basereward", *mine]) == 0
+def test_ranking_by_ratings_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The output also has the ties."""
+    rows = [{"prompt": f"Q{index}", "responses": ["a", "b", "c"], "ratings": [1, 0, 0]} for index in range(40)]
+    overrides = [
+        *only(write_rows(tmp_path / "pairs.jsonl", rows)),
+        "data.sources.mine.val=0",
+        "data.sources.mine.test=0",
+    ]
+    assert main(["data", "basereward", *overrides]) == 0
     printed = capsys.readouterr().out
     assert "mine: responses are ranked by their ratings" in printed
     assert "0 is better than 1, 0 is better than 2, 1 ties with 2" in printed
 
 
-def test_a_stream_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 2, and what to leave out."""
-    mine = only(write_rows(tmp_path / "pairs.jsonl", pair_rows(40)))
-    assert main(["data", "basereward", *mine, "data.streaming={buffer: 5, held_out: 5}"]) == 2
+def test_stream_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, and the message says which key to remove."""
+    overrides = only(write_rows(tmp_path / "pairs.jsonl", pair_rows(40)))
+    assert main(["data", "basereward", *overrides, "data.streaming={buffer: 5, held_out: 5}"]) == 2
     assert "remove data.streaming" in capsys.readouterr().err
 
 
 def padded(data: PreferenceData) -> float:
-    """The share of padding in all tokens of the first stage, counted in its batches."""
+    """Return the share of padding in the batches of the first stage."""
     data.setup()
     batches = list(data.stage_loader(0))
-    total: int = sum(b.branch.numel() for b in batches)
-    return sum(int((b.branch == PADDING).sum()) for b in batches) / total
+    total: int = sum(batch.branch.numel() for batch in batches)
+    return sum(int((batch.branch == PADDING).sum()) for batch in batches) / total
 
 
-def test_the_default_mixture_is_not_padded(tmp_path: Path) -> None:
-    """At most one token of twenty, in real batches of pictures and text; in fact none."""
+def test_default_mixture_has_no_padding(tmp_path: Path) -> None:
+    """Real batches of pictures and text contain no padding."""
     encoder = load_encoder(checkpoint("qwen2_5_vl", tmp_path / "model"), max_tokens=512)
     recipe = load_recipe("basereward", overrides=SMALL)
     assert padded(build_data(recipe, encoder=encoder, rejections_file=tmp_path / "lost.jsonl")) == 0
 
 
-def test_real_dialogues_are_not_padded(real_rows: Path, tmp_path: Path) -> None:
-    """300 of very unequal lengths; as plain rows they would be, which shows that the count can tell."""
+def test_real_dialogues_have_no_padding_in_tree_rows(real_rows: Path, tmp_path: Path) -> None:
+    """300 dialogues have very different lengths; their plain rows have padding, so the count detects it."""
     encoder: Encoder = load_encoder(checkpoint("qwen2_5_vl", tmp_path / "model"), max_tokens=8192)
     path = str(real_rows / "preferences" / "dpo_en_demo.json")
     source = Hub("dpo", path=path, shape={"_target_": "sharegpt_pairs"}, val=0, test=0)
@@ -191,10 +200,10 @@ def test_real_dialogues_are_not_padded(real_rows: Path, tmp_path: Path) -> None:
     assert shares["plain"] > 0.2
 
 
-def test_lost_rows_are_listed_where_the_cache_cannot_be_written(
+def test_lost_rows_are_listed_without_a_writable_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a folder of temporary files, which is named."""
+    """The list goes to a temporary folder, which the log names."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("BASEREWARD_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -208,5 +217,5 @@ def test_lost_rows_are_listed_where_the_cache_cannot_be_written(
 
 
 def _backbone(path: Path) -> list[str]:
-    """Overrides that take a checkpoint in place of one that is made in the cache."""
+    """Return overrides that use a checkpoint instead of building one in the cache."""
     return ["model.backbone.make=null", f"model.backbone.path={path}"]

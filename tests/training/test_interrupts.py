@@ -1,4 +1,4 @@
-"""Ctrl-C, and two processes that go on with one run."""
+"""Test Ctrl-C, and two processes that resume one run."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ pytestmark = pytest.mark.slow
 PROFILE = "tests/small.yaml"
 
 
-def test_of_two_that_resume_a_run_one_is_refused_and_changes_nothing() -> None:
-    """The first is held just before it marks the run as running: the second sees a killed run, as the first did."""
+def test_second_process_that_resumes_a_run_is_refused() -> None:
+    """The first process is stopped just before it marks the run as running. The second sees a killed run, is refused,
+    and changes no file."""
     overrides = ["trainer.checkpoint_every=1", "trainer.validations=1"]
     in_validation = Moment("basereward.training.module:RewardModule.validation_step")
     assert train_in_process("basereward", overrides, profile=PROFILE, kill=in_validation) == -signal.SIGKILL
     (run,) = list_runs()
     leftovers = [run.checkpoints / ".last.ckpt.part", run.path / ".status.json.0a.tmp", run.path / ".model-abc"]
-    for place in leftovers:
-        place.write_text("")
-    held = Moment("basereward.training.fit:recipe_from_yaml", signal=signal.SIGSTOP)
-    first = start_training("basereward", overrides, profile=PROFILE, resume=run.run_id, kill=held)
+    for leftover in leftovers:
+        leftover.write_text("")
+    stop_before_marking = Moment("basereward.training.fit:recipe_from_yaml", signal=signal.SIGSTOP)
+    first = start_training("basereward", overrides, profile=PROFILE, resume=run.run_id, kill=stop_before_marking)
     wait_until_stopped(first.pid)
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     assert run.state == "killed"
@@ -45,11 +46,11 @@ def test_of_two_that_resume_a_run_one_is_refused_and_changes_nothing() -> None:
     first.join()
     assert first.exitcode == 0
     assert run.state == "finished"
-    assert not any(place.exists() for place in leftovers)
+    assert not any(leftover.exists() for leftover in leftovers)
 
 
 def wait_until_stopped(pid: int) -> None:
-    """Waits for a process that stops itself."""
+    """Wait for a process that stops itself."""
     deadline = time.monotonic() + 60
     while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         assert time.monotonic() < deadline
@@ -57,15 +58,15 @@ def wait_until_stopped(pid: int) -> None:
 
 
 def _hear_ctrl_c() -> None:
-    """A shell starts its background jobs deaf to SIGINT, and their children inherit it. A group of its own gets a
-    signal as the processes of a terminal do."""
+    """Restore SIGINT, which a shell's background jobs and their children ignore, and start a process group that gets
+    signals like the processes of a terminal."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setpgid(0, 0)
 
 
 @pytest.mark.parametrize("moment", ["cell-starts", "cell-trains"])
-def test_ctrl_c_in_a_sweep(moment: str, tmp_path: Path) -> None:
-    """The sweep and its cell end without a traceback, with 130, and count as killed."""
+def test_ctrl_c_stops_a_sweep(moment: str, tmp_path: Path) -> None:
+    """The sweep and its cell end with 130 and without a traceback, and their runs are killed."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     (tmp_path / "experiments" / "seeds.yaml").write_text(SEEDS)
     place = Place(tmp_path)
@@ -97,8 +98,8 @@ def test_ctrl_c_in_a_sweep(moment: str, tmp_path: Path) -> None:
     [("os.kill(os.getpid(), signal.SIGINT)", "", 130), ("", "os.kill(os.getpid(), signal.SIGINT)", 0)],
     ids=["among-the-imports", "at-the-exit"],
 )
-def test_ctrl_c_outside_of_the_work_has_no_traceback(before: str, after: str, status: int) -> None:
-    """Before the command begins it does not begin; after its end it has ended."""
+def test_ctrl_c_during_imports_or_exit_has_no_traceback(before: str, after: str, status: int) -> None:
+    """During the imports the command ends with 130; at the exit it has already succeeded."""
     program = f"""
 import atexit, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -108,6 +109,6 @@ atexit.register(lambda: {after or "None"})
 sys.argv = ["basereward", "ls", "heads"]
 sys.exit(command.run())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == status
-    assert done.stderr == ("basereward: interrupted\n" if before else "")
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert completed.returncode == status
+    assert completed.stderr == ("basereward: interrupted\n" if before else "")

@@ -1,4 +1,4 @@
-"""A run that is killed with SIGKILL in or around a validation, and resumed, ends as one that was never stopped."""
+"""Test that a run killed with SIGKILL in or around a validation and resumed equals an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.slow
 PROFILE = "tests/small.yaml"
 TIMED = ("time/", "perf/", "mem/")  # metrics that differ between two runs of one recipe
 CHECKPOINTS = "basereward.training.callbacks.checkpoints:"
-VALIDATION_STEP = "basereward.training.module:RewardModule.validation_step"  # 3 batches of 4 groups a validation
+VALIDATION_STEP = "basereward.training.module:RewardModule.validation_step"  # a validation has 3 batches of 4 groups
 IN_FIRST, IN_SECOND = Moment(VALIDATION_STEP, 2), Moment(VALIDATION_STEP, 5)
 RECORDED = Moment(CHECKPOINTS + "Checkpoints.on_validation_end")  # the metrics are in the journal
-WEIGHTS_WRITTEN = Moment(CHECKPOINTS + "write_scores")  # best.safetensors is there, best.json is not
-BEST_WRITTEN = Moment(CHECKPOINTS + "Checkpoints.on_train_epoch_end")  # all is there but the checkpoint
+WEIGHTS_WRITTEN = Moment(CHECKPOINTS + "write_scores")  # best.safetensors exists, best.json does not
+BEST_WRITTEN = Moment(CHECKPOINTS + "Checkpoints.on_train_epoch_end")  # everything exists except the checkpoint
 TRAINED = Moment("basereward.training.callbacks.recorder:Recorder.on_fit_end")
 
 EVERY = "trainer.checkpoint_every=3"  # the last step of both stages
@@ -39,13 +39,13 @@ CASES = {  # overrides, and the moments at which the run and its resumptions are
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dict[str, Any]]:
-    """What runs that were never stopped ended with, by their overrides."""
+    """Return the outcomes of uninterrupted runs by their overrides."""
     return {}
 
 
 @pytest.fixture
 def shared_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cases share a store, whose tables take seconds to make, and the lengths of the groups."""
+    """Share the lengths of the groups and a tracking store, whose tables take seconds to create."""
     folder = tmp_path_factory.getbasetemp() / "killed-in-validation"
     folder.mkdir(exist_ok=True)
     monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
@@ -54,23 +54,23 @@ def shared_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 
 @pytest.mark.usefixtures("shared_folders")
 @pytest.mark.parametrize("case", CASES)
-def test_killed_in_a_validation_and_resumed_equals_never_stopped(
+def test_run_killed_in_validation_and_resumed_equals_uninterrupted_run(
     case: str, whole: dict[tuple[str, ...], dict[str, Any]]
 ) -> None:
-    """The best checkpoint, the saved model, the scores, the result and every recorded metric are the same, and each
-    metric is recorded once a step."""
+    """The best checkpoint, the saved model, the scores, the result and every metric are equal, and each metric is
+    recorded once a step."""
     overrides, moments = CASES[case]
     run_id = None
     for moment in moments:
-        killed = train_in_process("basereward", overrides, profile=PROFILE, resume=run_id, kill=moment)
-        assert killed == -moment.signal
+        exit_code = train_in_process("basereward", overrides, profile=PROFILE, resume=run_id, kill=moment)
+        assert exit_code == -moment.signal
         (run,) = list_runs()
         assert run.state == "killed"
         run_id = run.run_id
     assert train_in_process("basereward", overrides, profile=PROFILE, resume=run_id) == 0
     resumed = outcome(run)
 
-    # Checkpoints change no result, so runs that differ in them alone are compared with one.
+    # Checkpoints change no result, so runs that differ only in their checkpoints are compared with one run.
     key = tuple(override for override in overrides if "checkpoint_every" not in override)
     if key not in whole:
         run = uninterrupted(key)
@@ -81,7 +81,7 @@ def test_killed_in_a_validation_and_resumed_equals_never_stopped(
 
 
 def uninterrupted(overrides: tuple[str, ...]) -> RunFolder:
-    """A run that is not stopped."""
+    """Train a run without a stop."""
     before = {run.run_id for run in list_runs()}
     assert train_in_process("basereward", overrides, profile=PROFILE) == 0
     (run,) = (run for run in list_runs() if run.run_id not in before)
@@ -89,7 +89,7 @@ def uninterrupted(overrides: tuple[str, ...]) -> RunFolder:
 
 
 def outcome(run: RunFolder) -> dict[str, Any]:
-    """All that two runs of one recipe have in common."""
+    """Return everything that two runs of one recipe have in common."""
     weights = [run.checkpoints / "best.safetensors", *sorted(run.model.rglob("*.safetensors"))]
     records = [json.loads(line) for line in run.journal.file.read_text().splitlines()]
     points = [
@@ -113,12 +113,12 @@ def outcome(run: RunFolder) -> dict[str, Any]:
 
 
 def comparable(metrics: dict[str, float]) -> dict[str, float]:
-    """Without those that are times."""
+    """Return the metrics without times."""
     return {name: value for name, value in metrics.items() if not name.startswith(TIMED)}
 
 
 def bits(file: Path) -> dict[str, tuple[str, bytes]]:
-    """The weights of a file, bit for bit."""
+    """Return the weights of a file, bit for bit."""
     return {
         name: (str(weight.dtype), weight.view(torch.uint8).numpy().tobytes())
         for name, weight in load_file(file).items()

@@ -1,4 +1,4 @@
-"""Layouts that a backbone cannot take are refused before anything is trained."""
+"""Test that a layout that the backbone does not support is refused before training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT_ONLY = [override for override in SMALL if "digits" not in override and ".ma
 
 @pytest.fixture(scope="module")
 def bloom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a family that takes plain rows only, with a chat template."""
+    """Return a checkpoint with a chat template of a family that supports plain rows only."""
     folder = checkpoint("qwen2", tmp_path_factory.mktemp("bloom") / "model")
     vocabulary = len(load_encoder(folder).tokenizer)  # type: ignore[arg-type]
     torch.manual_seed(0)
@@ -27,8 +27,8 @@ def bloom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain"])
-def test_a_family_without_tree_rows_is_refused_while_the_run_is_built(layout: str, bloom: Path) -> None:
-    """Not in the middle of it; with plain rows it is built."""
+def test_family_without_tree_rows_is_refused_by_build(layout: str, bloom: Path) -> None:
+    """With plain rows the run is built."""
     overrides = [f"model.backbone.path={bloom}", "model.backbone.make=null", "data.sources.digits=null"]
     recipe = load_recipe("basereward", overrides=[*TEXT_ONLY, *overrides, f"batch.layout={layout}"])
     if layout == "plain":

@@ -1,4 +1,4 @@
-"""AdamW by part and the learning rate over a run, against hand values."""
+"""Test AdamW by part and the learning rate schedule against hand values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from basereward.training.optimizer import adamw, schedule, share_of_peak
 
 
 def parts() -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """A language model of a matrix, a bias and a norm, and a head of a matrix and a bias; all ones."""
+    """Return a language model with a matrix, a bias and a norm, and a head with a matrix and a bias; all values are
+    one."""
     language = [
         ("w", nn.Parameter(torch.ones(3, 2))),
         ("b", nn.Parameter(torch.ones(3))),
@@ -24,53 +25,57 @@ def parts() -> dict[str, list[tuple[str, nn.Parameter]]]:
     return {"language": language, "head": [("w", nn.Parameter(torch.ones(1, 2))), ("b", nn.Parameter(torch.ones(1)))]}
 
 
-def test_only_matrices_are_decayed() -> None:
-    """With gradients of zero a step shrinks matrices by lr * weight_decay and leaves vectors as they are."""
-    made = parts()
-    optimizer = adamw(made, lr=0.1, weight_decay=0.5)
+def test_weight_decay_applies_to_matrices_only() -> None:
+    """With zero gradients a step shrinks matrices by lr * weight_decay and leaves vectors unchanged."""
+    parameters = parts()
+    optimizer = adamw(parameters, lr=0.1, weight_decay=0.5)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    for named in made.values():
-        for _, parameter in named:
+    for named_parameters in parameters.values():
+        for _, parameter in named_parameters:
             expected = 1 - 0.1 * 0.5 if parameter.ndim == 2 else 1.0
             torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
 
 
 def test_every_parameter_is_in_one_group_of_its_part() -> None:
-    """Each weight is optimised once, at its part's learning rate; a part without one of its own has the common rate."""
-    made = parts()
-    optimizer = adamw(made, lr=1e-3, lr_by_part={"head": 5e-2})
-    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    """Every weight is optimised once with its part's learning rate, or with the common rate."""
+    parameters = parts()
+    optimizer = adamw(parameters, lr=1e-3, lr_by_part={"head": 5e-2})
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 5
-    assert rates == {id(p): 5e-2 if part == "head" else 1e-3 for part, named in made.items() for _, p in named}
+    assert rates == {
+        id(parameter): 5e-2 if part == "head" else 1e-3
+        for part, named_parameters in parameters.items()
+        for _, parameter in named_parameters
+    }
 
 
-def test_a_first_step_is_the_learning_rate_of_the_part() -> None:
-    """Adam's first step is lr against the gradient's sign, whatever its size, but for eps."""
-    made = parts()
-    optimizer = adamw(made, lr=0.25, lr_by_part={"head": 0.5}, betas=[0.8, 0.95], eps=1.0)
-    for named in made.values():
-        for _, parameter in named:
+def test_first_step_has_the_learning_rate_of_the_part() -> None:
+    """Adam's first step is lr against the sign of the gradient, apart from eps."""
+    parameters = parts()
+    optimizer = adamw(parameters, lr=0.25, lr_by_part={"head": 0.5}, betas=[0.8, 0.95], eps=1.0)
+    for named_parameters in parameters.values():
+        for _, parameter in named_parameters:
             parameter.grad = torch.full_like(parameter, 3.0)
     optimizer.step()
     for part, rate in (("language", 0.25), ("head", 0.5)):
-        for _, parameter in made[part]:
+        for _, parameter in parameters[part]:
             torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, 1 - rate * 3.0 / (3.0 + 1.0)))
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.95)
 
 
-def test_a_rate_for_a_part_that_is_not_trained_is_refused() -> None:
-    """The error names the part, the parts that are trained, and what to do."""
+def test_learning_rate_for_an_untrained_part_is_refused() -> None:
+    """The error names the part and the trained parts."""
     with pytest.raises(
         ModelError, match=r"lr_by_part names vision, which is not trained; trained parts are language, head\."
     ):
         adamw(parts(), lr=1e-3, lr_by_part={"vision": 1e-4, "head": 1e-2})
 
 
-def test_a_model_without_trained_weights_is_refused() -> None:
-    """Nothing to train is an error, not a run that does nothing."""
+def test_model_without_trained_weights_is_refused() -> None:
+    """Nothing to train is an error."""
     with pytest.raises(ModelError, match="nothing is trained"):
         adamw({}, lr=1e-3)
 
@@ -97,8 +102,8 @@ COSINE = [(1 + math.cos(math.pi * gone / 8)) / 2 for gone in range(8)]
         pytest.param({"shape": "linear", "warmup": 1.0}, [(step + 1) / 10 for step in range(10)], id="only-warmup"),
     ],
 )
-def test_the_learning_rate_of_every_step(settings: dict[str, Any], expected: list[float]) -> None:
-    """Ten steps of an optimizer have the shares of their parts' peaks that a hand works out."""
+def test_schedule_gives_the_learning_rate_of_every_step(settings: dict[str, Any], expected: list[float]) -> None:
+    """Ten optimizer steps have the hand-computed shares of their parts' peak rates."""
     optimizer = adamw(parts(), lr=2.0, lr_by_part={"head": 6.0})
     rates = schedule(optimizer, steps=10, **settings)
     rates_of_part: dict[str, list[float]] = {"language": [], "head": []}
@@ -112,8 +117,8 @@ def test_the_learning_rate_of_every_step(settings: dict[str, Any], expected: lis
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
-def test_the_end_of_a_run_is_the_final_share(shape: Any) -> None:
-    """After the last step the rate would be exactly `final`, and every step before has more."""
+def test_schedule_ends_at_the_final_share(shape: Any) -> None:
+    """The share after the last step is `final`, and the shares fall after the warm-up."""
     shares = [share_of_peak(step, shape=shape, steps=50, warmup=0.1, final=0.3) for step in range(51)]
     assert shares[50] == pytest.approx(0.3)
     assert all(later < earlier for earlier, later in pairwise(shares[5:]))

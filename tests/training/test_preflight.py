@@ -1,4 +1,4 @@
-"""`check` finds what `train` would refuse, and `train` refuses it before there is a run."""
+"""Test that `check` finds what `train` would refuse, and that `train` refuses it before a run exists."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ STOPPING = "trainer.early_stopping={patience: 1}"
 
 
 def faults(overrides: list[str]) -> list[tuple[str, str]]:
-    """The key and the message of every fault that `check` would tell."""
+    """Return the key and the message of every fault that `check` finds."""
     recipe = load_recipe("basereward", overrides=overrides)
     return [(fault.key, fault.message) for fault in cell_faults([Cell("cell", "cell", {}, recipe)])]
 
 
 def refused(overrides: list[str], error: type[BaseRewardError] = RecipeError) -> str:
-    """What `train` says when it refuses; no run is left."""
+    """Return the error message of `train`, which must leave no run."""
     with pytest.raises(error) as caught:
         train(load_recipe("basereward", overrides=overrides))
     assert list_runs() == []
@@ -38,8 +38,8 @@ def refused(overrides: list[str], error: type[BaseRewardError] = RecipeError) ->
 
 
 @pytest.mark.parametrize("accelerator", NO_GPU)
-def test_an_accelerator_that_is_not_there(accelerator: str) -> None:
-    """The key, what was given and what this machine has."""
+def test_missing_accelerator_is_refused(accelerator: str) -> None:
+    """The fault has the key, the given value and the accelerators of this machine."""
     overrides = [*SMALL, f"trainer.accelerator={accelerator}"]
     ((key, message),) = faults(overrides)
     assert key == "trainer.accelerator"
@@ -49,8 +49,8 @@ def test_an_accelerator_that_is_not_there(accelerator: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/no/such/folder", "../a/b"])
-def test_a_backbone_in_a_folder_that_is_not_there(path: str) -> None:
-    """Where it was looked for; an id of the hub is not looked up."""
+def test_missing_backbone_folder_is_refused(path: str) -> None:
+    """The message has the path; a hub id is not looked up."""
     overrides = [*SMALL[:7], "model.backbone.make=null", f"model.backbone.path={path}"]
     ((key, message),) = faults(overrides)
     assert key == "model.backbone.path"
@@ -59,8 +59,8 @@ def test_a_backbone_in_a_folder_that_is_not_there(path: str) -> None:
     assert faults([*overrides[:-1], "model.backbone.path=Qwen/Qwen2.5-VL-3B-Instruct"]) == []
 
 
-def test_the_command_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of both commands, without a traceback."""
+def test_check_and_train_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both commands exit without a traceback."""
     for command in ("check", "train"):
         assert main([command, "basereward", *SMALL, "trainer.accelerator=mps"]) == 2
         printed = capsys.readouterr()
@@ -77,25 +77,27 @@ def test_the_command_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=["made", "one-source", "file"],
 )
-def test_early_stopping_without_validation_rows(rows: int | None, overrides: list[str], tmp_path: Path) -> None:
-    """Nothing could ever be watched."""
+def test_early_stopping_without_validation_rows_is_refused(
+    rows: int | None, overrides: list[str], tmp_path: Path
+) -> None:
+    """No metric could be monitored."""
     small = list(SMALL) if rows is None else only(write_rows(tmp_path / "pairs.jsonl", pair_rows(rows)))
-    everything = [*small, *overrides, STOPPING]
-    assert [key for key, _ in faults(everything)] == ["trainer.early_stopping"]
-    assert "trainer.early_stopping" in refused(everything)
+    all_overrides = [*small, *overrides, STOPPING]
+    assert [key for key, _ in faults(all_overrides)] == ["trainer.early_stopping"]
+    assert "trainer.early_stopping" in refused(all_overrides)
     if "monitor" not in overrides[-1]:
-        assert faults(everything[:-1]) == []
+        assert faults(all_overrides[:-1]) == []
 
 
-def test_the_best_checkpoint_is_chosen_by_a_source_that_has_validation_rows() -> None:
-    """A monitor that will never be measured."""
+def test_monitor_of_a_source_without_validation_rows_is_refused() -> None:
+    """The monitored metric would never be measured."""
     overrides = [*SMALL, "data.sources.numbers.val_size=0", "trainer.monitor=val/numbers/pair_accuracy"]
     assert [key for key, _ in faults(overrides)] == ["trainer.monitor"]
     assert "trainer.monitor" in refused(overrides)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """Named as the source's fault."""
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    """The fault belongs to the source and names the file."""
     overrides = only(tmp_path / "none.jsonl")
     ((key, message),) = faults(overrides)
     assert key == "data.sources.mine"
@@ -104,25 +106,25 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"chosen": "yes " * 3000}, {"rejected": "  "}], ids=["too-long", "blank"])
-def test_too_many_rows_lost(change: dict[str, Any], tmp_path: Path) -> None:
-    """The share, the limit and the reason; the rows are listed outside of any run."""
+def test_too_many_lost_rows_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    """The message has the limit, and the rows are listed outside of any run with their reasons."""
     rows = pair_rows(60)
     for row in rows[:6]:
         row.update(change)
     overrides = only(write_rows(tmp_path / "pairs.jsonl", rows))
     ((key, message),) = faults(overrides)
     assert key == "data.max_lost"
-    said = refused(overrides, DataError)
-    for text in (message, said):
+    train_message = refused(overrides, DataError)
+    for text in (message, train_message):
         assert "max_lost" in text
-        listed = Path(text.split("listed in ")[1].split(".jsonl")[0] + ".jsonl")
-        reasons = {json.loads(line)["reason"] for line in listed.read_text().splitlines()}
+        rejections_file = Path(text.split("listed in ")[1].split(".jsonl")[0] + ".jsonl")
+        reasons = {json.loads(line)["reason"] for line in rejections_file.read_text().splitlines()}
         assert reasons <= {"too_long", "empty_response"}
     assert faults([*overrides, "data.max_lost=0.2"]) == []
 
 
-def test_of_a_large_file_a_sample_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message says so, and its size."""
+def test_check_samples_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message gives the size of the sample."""
     monkeypatch.setattr(preflight, "SAMPLED", 30)
     rows = pair_rows(200)
     for row in rows[:20]:
@@ -131,8 +133,8 @@ def test_of_a_large_file_a_sample_is_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert "first 30 " in message
 
 
-def test_a_folder_of_runs_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing could be written below it."""
+def test_runs_folder_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run could be written below a file."""
     (tmp_path / "runs").write_text("")
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "runs"))
     ((_, message),) = faults(list(SMALL))
@@ -142,13 +144,13 @@ def test_a_folder_of_runs_that_is_a_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.filterwarnings("error::UserWarning:pytorch_lightning")
-def test_nothing_held_out_is_said_in_plain_words(
+def test_run_without_held_out_rows_has_no_warning(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run without rows for validation and test ends well, with no warning of Lightning's and no empty table."""
-    none = [f"data.sources.{name}.{part}_size=0" for name in ("digits", "numbers") for part in ("val", "test")]
+    """A run without validation and test rows finishes without a Lightning warning and without an empty table."""
+    overrides = [f"data.sources.{name}.{split}_size=0" for name in ("digits", "numbers") for split in ("val", "test")]
     with caplog.at_level(logging.INFO, logger="basereward"):
-        assert main(["train", "basereward", *SMALL, *none]) == 0
+        assert main(["train", "basereward", *SMALL, *overrides]) == 0
     printed = capsys.readouterr().out
     assert "metric" not in printed
     assert [run.state for run in list_runs()] == ["finished"]

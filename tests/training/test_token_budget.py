@@ -1,4 +1,4 @@
-"""Forward passes filled to a budget of tokens: the same gradient as without, and a run from end to end."""
+"""Test forward passes with a token budget: the gradient is unchanged, and a whole run works."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tests.helpers.support import SMALL, gradients
 
 
 def step_gradient(*overrides: str) -> tuple[dict[str, Tensor], list[int]]:
-    """The gradient of the first step, summed over its passes as Lightning does, and the groups of every pass."""
+    """Return the gradient of the first step, summed over its passes like in Lightning, and the number of groups of
+    every pass."""
     module, data, _ = build(load_recipe("basereward", overrides=[*SMALL, "model.head.layers=2", *overrides]))
     assert isinstance(data.plan, Plan)
     sizes = []
@@ -31,8 +32,8 @@ def step_gradient(*overrides: str) -> tuple[dict[str, Tensor], list[int]]:
 
 
 @pytest.mark.parametrize("modality", ["mixed", "separate"])
-def test_a_budget_changes_no_gradient(modality: str) -> None:
-    """Passes of unequal numbers of groups add up to the gradient of the whole step in one pass."""
+def test_token_budget_changes_no_gradient(modality: str) -> None:
+    """Passes with different numbers of groups add up to the gradient of the whole step in one pass."""
     whole, (groups,) = step_gradient("batch.groups=8", "batch.groups_per_forward=8")
     assert groups == 8
     parts, sizes = step_gradient("batch.groups=8", "batch.tokens=330", f"batch.modality={modality}")
@@ -43,8 +44,8 @@ def test_a_budget_changes_no_gradient(modality: str) -> None:
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_with_a_budget_validates_and_counts_what_is_above_it() -> None:
-    """Held-out groups are batched within the budget too, and a group that is above it alone is lost under a reason."""
+def test_run_with_a_token_budget_counts_groups_above_it() -> None:
+    """Held-out groups are batched within the budget too, and a single group above the budget is lost under a reason."""
     overrides: list[Any] = [*SMALL, "batch.tokens=90", "data.max_lost=0.9", "batch.modality=separate"]
     run = train(load_recipe("basereward", overrides=overrides))
     assert run["skipped"]["digits"]["above_batch_tokens"] > 0

@@ -1,4 +1,4 @@
-"""Options of the trainer, each in a run of seconds."""
+"""Test options of the trainer in short runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from basereward.training.fit import train
 from tests.helpers.support import SMALL
 
 
-def test_early_stopping_ends_a_run_that_gains_nothing() -> None:
-    """No validation gains 100 %, so after the first and one more the run stops, and tests the best weights so far."""
+def test_early_stopping_ends_a_run_without_improvement() -> None:
+    """No validation gains 100 %, so the run stops after the second validation and tests its best weights."""
     options = ["trainer.steps=8", "trainer.validations=4", "trainer.early_stopping={patience: 1, min_delta: 1.0}"]
     run = train(load_recipe("basereward", overrides=[*SMALL, *options]))
     folder = find(run["run_id"])
@@ -23,8 +23,8 @@ def test_early_stopping_ends_a_run_that_gains_nothing() -> None:
     assert run["metrics"]["test/numbers/pairs"] > 0
 
 
-def test_half_precision_trains_and_scores_as_it_was_trained() -> None:
-    """With bf16-mixed the scores of the test part are those of the loaded model, and the head is in float32."""
+def test_mixed_precision_run_scores_as_in_its_test() -> None:
+    """With bf16-mixed the loaded model has the run's test scores, and the head is in float32."""
     run = train(load_recipe("basereward", overrides=[*SMALL, "trainer.precision=bf16-mixed"]))
     scorer = load(run["model"])
     assert next(scorer.model.head.parameters()).dtype == torch.float32
@@ -32,4 +32,4 @@ def test_half_precision_trains_and_scores_as_it_was_trained() -> None:
     tested = {row["id"]: row["scores"] for row in map(json.loads, lines)}
     groups = list(Numbers("numbers", size=40, val_size=12, test_size=12).groups("test"))
     for group, scores in zip(groups, scorer.score_groups(groups), strict=True):
-        assert scores == pytest.approx(tested[group.id], abs=2e-2)  # rows of other lengths round to bfloat16 elsewhere
+        assert scores == pytest.approx(tested[group.id], abs=2e-2)  # other row lengths round differently in bfloat16

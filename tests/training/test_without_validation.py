@@ -1,4 +1,4 @@
-"""A run that holds nothing out for validation."""
+"""Test a run without validation rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from basereward.training.fit import train
 from tests.helpers.support import SMALL
 
 
-def test_a_run_without_held_out_rows_ends_with_its_last_weights() -> None:
-    """Without a validation there is no best checkpoint: the saved head is that of the last step."""
+def test_run_without_validation_rows_saves_its_last_weights() -> None:
+    """Without a validation there is no best checkpoint, so the saved head is that of the last step."""
     overrides = ["data.sources.digits.val_size=0", "data.sources.numbers.val_size=0"]
     run = train(load_recipe("basereward", overrides=[*SMALL, *overrides]))
     assert run["metrics"]["test/digits/pairs"] > 0

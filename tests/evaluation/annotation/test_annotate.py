@@ -1,4 +1,4 @@
-"""`basereward annotate`: reasoning that agrees with the labels, through faults and kills."""
+"""Test `basereward annotate`: reasoning that agrees with the labels, through failures and kills."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BIN = Path(sys.executable).parent
 
 
 def write_rows(folder: Path, *, count: int = 12, images: bool = False) -> Path:
-    """Pairs whose better answer is the even number."""
+    """Write pairs whose chosen answer is the even number."""
     rows = []
     for i in range(count):
         row: dict[str, Any] = {
@@ -47,30 +47,30 @@ def write_rows(folder: Path, *, count: int = 12, images: bool = False) -> Path:
 
 
 def better(body: dict[str, Any]) -> int:
-    """The number of the even answer in a request."""
-    shown = re.findall(r"Answer \d: (\d)", words(body))
-    return 1 + [int(each) % 2 for each in shown].index(0)
+    """Return the position of the even answer in a request."""
+    answers = re.findall(r"Answer \d: (\d)", words(body))
+    return 1 + [int(answer) % 2 for answer in answers].index(0)
 
 
 def says(verdict: int) -> str:
-    """In the agreed form."""
+    """Return an answer in the format of the prompt."""
     return f"<think>{3 - verdict} is odd.</think><answer>{verdict}</answer>"
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """Its rows."""
+    """Read the rows of a JSON Lines file."""
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def run(source: Path, url: str, out: Path, **options: Any) -> dict[str, Any]:
-    """On all rows of a file."""
+    """Annotate all rows of a file."""
     keywords = {"overrides": ["val=0.0", "test=0.0"], **options}
     return annotate(str(source), model="judge", endpoint=url, out=str(out), **keywords)
 
 
-def test_reasoning_that_agrees_is_kept(tmp_path: Path) -> None:
-    """Every other pair shows the winner first; the rows are ones that can be trained on, and their pictures are found
-    from where they lie."""
+def test_agreeing_reasoning_is_written(tmp_path: Path) -> None:
+    """Half of the pairs show the chosen answer first. The written rows can be trained on, and their picture paths
+    resolve from the output's folder."""
     source = write_rows(tmp_path, images=True)
     out = tmp_path / "sub" / "told.jsonl"
     out.parent.mkdir()
@@ -91,13 +91,13 @@ def test_reasoning_that_agrees_is_kept(tmp_path: Path) -> None:
         assert reasoning.text == f"{2 - preference.winner} is odd."
         assert row["attempts"] == 1
         assert Path(str(group.images[0])).is_file()
-    trained = Jsonl("annotated", path=str(out), val=0.0, test=0.0)
-    assert len(trained.groups("train")) == 12
+    training_source = Jsonl("annotated", path=str(out), val=0.0, test=0.0)
+    assert len(training_source.groups("train")) == 12
 
 
-def test_attempts_are_the_difficulty(tmp_path: Path) -> None:
-    """Of every four rows one agrees at the first attempt, one at the second, one is unreadable and then agrees, and
-    one never does."""
+def test_attempts_are_counted(tmp_path: Path) -> None:
+    """Of every four rows one agrees at the first attempt, one at the second, one is unreadable and then agrees, and one
+    never agrees."""
     source = write_rows(tmp_path)
     tries: Counter[str] = Counter()
 
@@ -113,24 +113,24 @@ def test_attempts_are_the_difficulty(tmp_path: Path) -> None:
     assert result["by_attempts"] == {"1": 3, "2": 6, "3": 0}
     assert (result["agreed"], result["disagreed"], result["unread"]) == (9, 3, 3)
     assert len(server.asked) == 3 + 6 * 2 + 3 * 3
-    never = read(tmp_path / "told.disagreed.jsonl")
-    assert {int(row["id"].split("/")[0][1:]) % 4 for row in never} == {3}
-    assert all(row["attempts"] == 4 and len(row["texts"]) == 3 for row in never)
-    for group in read_rows(tmp_path / "told.disagreed.jsonl"):  # which can be trained on as pairs
+    disagreed = read(tmp_path / "told.disagreed.jsonl")
+    assert {int(row["id"].split("/")[0][1:]) % 4 for row in disagreed} == {3}
+    assert all(row["attempts"] == 4 and len(row["texts"]) == 3 for row in disagreed)
+    for group in read_rows(tmp_path / "told.disagreed.jsonl"):  # these rows can be trained on as pairs
         (preference,) = group.preferences
         assert (group.responses[preference.winner], group.reasonings) == ("4", ())
     assert len({body["seed"] for body in server.asked}) == 3
 
 
-def test_a_bare_verdict_is_no_reasoning(tmp_path: Path) -> None:
-    """Nothing would be learned of it: it is counted, and the pair is asked again."""
+def test_verdict_without_reasoning_is_requested_again(tmp_path: Path) -> None:
+    """A verdict with an empty reasoning is counted as bare, and the pair is sent again."""
     source = write_rows(tmp_path)
-    seen: set[str] = set()
+    earlier_requests: set[str] = set()
 
     def reply(body: dict[str, Any], number: int) -> str:
-        new = words(body) not in seen
-        seen.add(words(body))
-        return f"<think> </think><answer>{better(body)}</answer>" if new else says(better(body))
+        is_new = words(body) not in earlier_requests
+        earlier_requests.add(words(body))
+        return f"<think> </think><answer>{better(body)}</answer>" if is_new else says(better(body))
 
     with serving(reply) as server:
         result = run(source, server.url, tmp_path / "told.jsonl", attempts=2)
@@ -138,8 +138,8 @@ def test_a_bare_verdict_is_no_reasoning(tmp_path: Path) -> None:
     assert all(row["reasoning"] for row in read(tmp_path / "told.jsonl"))
 
 
-def test_what_is_no_pair_is_counted(tmp_path: Path) -> None:
-    """A blank answer and a tie, each by its reason; and the command tells them, with the part that it read."""
+def test_rows_that_are_no_pairs_are_counted(tmp_path: Path) -> None:
+    """A blank answer and a tie are counted by reason, and the command prints the counts and the split."""
     source = write_rows(tmp_path)
     blank = {"id": "blank", "prompt": "Row 12", "chosen": "4", "rejected": " "}
     tie = {"id": "tie", "prompt": "Row 13", "responses": ["4", "7"], "ranking": [0, 0]}
@@ -153,8 +153,8 @@ def test_what_is_no_pair_is_counted(tmp_path: Path) -> None:
     assert lines[1:3] == ["lost: 1 (empty_response)", "lost: 1 (tie)"]
 
 
-def test_what_failed_is_asked_again_by_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing else is."""
+def test_next_call_repeats_only_the_failed_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call with a failed request raises, and the next call sends that request alone."""
     source, out = write_rows(tmp_path), tmp_path / "told.jsonl"
     with serving(lambda body, number: 400 if "Row 5" in words(body) else says(better(body))) as server:
         with pytest.raises(DataError, match="1 requests were not answered: status 400"):
@@ -167,9 +167,9 @@ def test_what_failed_is_asked_again_by_the_next_call(tmp_path: Path, monkeypatch
         assert len(server.asked) == 13
 
 
-def test_a_call_that_is_killed_goes_on(tmp_path: Path) -> None:
-    """By SIGKILL, in the midst, with a line that was cut: what was answered is not asked again, and nothing is
-    lost."""
+def test_killed_call_resumes(tmp_path: Path) -> None:
+    """A call is killed by SIGKILL, and its last line is incomplete. The next call repeats no answered request and loses
+    no row."""
     source, out = write_rows(tmp_path, count=40), tmp_path / "told.jsonl"
     with serving(lambda body, number: says(better(body)), delay_s=0.05) as server:
         command = [
@@ -183,43 +183,42 @@ def test_a_call_that_is_killed_goes_on(tmp_path: Path) -> None:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        before = len(answers.read_bytes().splitlines()) - 1
+        answered = len(answers.read_bytes().splitlines()) - 1
         with answers.open("a") as file:
             file.write('{"id": "r3')
         assert not out.exists()
         time.sleep(0.2)
-        asked = len(server.asked)
-        done = subprocess.run(command, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["agreed"] == 40
-        assert len(server.asked) - asked <= 40 - before + 1  # a whole last line may have been there
+        requests_before = len(server.asked)
+        resumed = subprocess.run(command, capture_output=True, check=False)
+        assert resumed.returncode == 0, resumed.stderr
+        assert json.loads(resumed.stdout)["agreed"] == 40
+        assert len(server.asked) - requests_before <= 40 - answered + 1  # the last line may have been complete
         assert len(read(out)) == len({row["id"] for row in read(out)}) == 40
-        again = subprocess.run(command, capture_output=True, check=False)
-        assert json.loads(again.stdout)["agreed"] == 40
-        assert json.loads(again.stdout)["fresh"] == 0
-        assert len(server.asked) - asked <= 40 - before + 1
-        whole = run(source, server.url, tmp_path / "whole.jsonl")
-        assert whole["agreed"] == 40
+        repeated = subprocess.run(command, capture_output=True, check=False)
+        assert json.loads(repeated.stdout)["agreed"] == 40
+        assert json.loads(repeated.stdout)["fresh"] == 0
+        assert len(server.asked) - requests_before <= 40 - answered + 1
+        uninterrupted = run(source, server.url, tmp_path / "whole.jsonl")
+        assert uninterrupted["agreed"] == 40
         assert (tmp_path / "whole.jsonl").read_bytes() == out.read_bytes()
 
 
-def test_answers_to_something_else_are_not_taken(tmp_path: Path) -> None:
-    """Another prompt asks something else, and so does another answer under the same id; the error names what
-    changed."""
+def test_answers_to_another_prompt_or_pair_are_refused(tmp_path: Path) -> None:
+    """Another prompt, and another answer under the same id, are errors that name what changed."""
     source, out = write_rows(tmp_path), tmp_path / "told.jsonl"
     with serving(lambda body, number: says(better(body))) as server:
         run(source, server.url, out)
-        mine = tmp_path / "mine.txt"
-        mine.write_text("{question} Answer 1: {answer_1} Answer 2: {answer_2} Which?")
+        prompt_file = tmp_path / "mine.txt"
+        prompt_file.write_text("{question} Answer 1: {answer_1} Answer 2: {answer_2} Which?")
         with pytest.raises(DataError, match="prompt_sha256 changed"):
-            run(source, server.url, out, prompt_file=str(mine))
+            run(source, server.url, out, prompt_file=str(prompt_file))
         source.write_text(source.read_text().replace('"7"', '"9"'))
         with pytest.raises(DataError, match="pairs changed"):
             run(source, server.url, out)
 
 
-def test_at_most_so_many_pairs(tmp_path: Path) -> None:
-    """The same ones for the same seed."""
+def test_limit_selects_the_same_pairs_for_the_same_seed(tmp_path: Path) -> None:
+    """Two calls with `limit=5` and one seed annotate the same five pairs."""
     source = write_rows(tmp_path)
     ids = []
     with serving(lambda body, number: says(better(body))) as server:
@@ -240,11 +239,11 @@ def test_at_most_so_many_pairs(tmp_path: Path) -> None:
         ([], "--endpoint is needed"),
     ],
 )
-def test_a_user_s_mistakes(arguments: list[str], message: str, tmp_path: Path) -> None:
-    """Exit code 2, what to do, and no traceback."""
+def test_invalid_options_are_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
+    """Exit code 2, a message with the option to change, and no traceback."""
     source = write_rows(tmp_path)
     command = [BIN / "basereward", "annotate", source, "--model", "judge", "--out", tmp_path / "o.jsonl", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 2
+    assert message in completed.stderr
+    assert "Traceback" not in completed.stderr

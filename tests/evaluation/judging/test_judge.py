@@ -1,4 +1,4 @@
-"""Judges behind an endpoint on benchmarks: votes, round-robins, cost, faults."""
+"""Test `judge_items` and `basereward eval --judge` with served judges: votes, round-robins, cost and failures."""
 
 from __future__ import annotations
 
@@ -31,101 +31,103 @@ ROOT = Path(__file__).parents[3]
 
 
 def judged(items: list[Item], url: str, folder: Path, **options: Any) -> tuple[list[JudgedItem], dict[str, float]]:
-    """By a judge at an address."""
+    """Judge the items with the judge served at `url`; return the judged items and the cost."""
     judge = open_judge("judge", endpoint=url, **options)
     outcomes, cost = judge_items(judge, items, images=ImageStore(), journal=folder / "partial.jsonl", header={"b": "1"})
-    return [JudgedItem(each, outcomes[each.row]) for each in items], cost
+    return [JudgedItem(item, outcomes[item.row]) for item in items], cost
 
 
 def answers(body: dict[str, Any]) -> list[str]:
-    """The answers as they are shown."""
+    """Return the first word of each answer in the order of the prompt."""
     return re.findall(r"Answer \d: (\S+)", words(body))
 
 
-def test_a_judge_that_likes_the_first_is_undecided_in_both_orders(tmp_path: Path) -> None:
-    """One that reads the answers is right, with as many votes as were asked for; and the cost is counted."""
+def test_judge_that_prefers_the_first_answer_is_undecided_in_both_orders(tmp_path: Path) -> None:
+    """A judge that always votes for the first answer is undecided, and the cost counts its requests and tokens. A judge
+    that reads the answers is right and gives the requested number of votes."""
     items = [item(0), item(1, right=1)]
     with serving(lambda body, number: "<answer>1</answer>") as server:
-        found, cost = judged(items, server.url, tmp_path / "a", order="both")
-    assert [each.decision for each in found] == [Decision.UNDECIDED] * 2
+        results, cost = judged(items, server.url, tmp_path / "a", order="both")
+    assert [result.decision for result in results] == [Decision.UNDECIDED] * 2
     assert cost["requests"] == cost["answers"] == 4
     assert (cost["prompt_tokens"], cost["tokens"], cost["unread"]) == (28, 12, 0)
     with serving(lambda body, number: f"<answer>{1 + answers(body).index('aaaa')}</answer>") as server:
-        found, cost = judged(items, server.url, tmp_path / "b", order="both", votes=3, temperature=1.0)
-    assert [each.outcome.votes for each in found] == [(0,) * 6] * 2
-    assert [each.decision for each in found] == [Decision.RIGHT, Decision.WRONG]
+        results, cost = judged(items, server.url, tmp_path / "b", order="both", votes=3, temperature=1.0)
+    assert [result.outcome.votes for result in results] == [(0,) * 6] * 2
+    assert [result.decision for result in results] == [Decision.RIGHT, Decision.WRONG]
 
 
-def test_votes_are_draws_of_their_own(tmp_path: Path) -> None:
-    """A server whose draws follow the seed of a request gives the same text to the same request; so that 15 votes are
-    15 draws, no request comes twice, and a judge that takes the first at every third seed loses 5 of its 15 votes."""
+def test_votes_are_independent_draws(tmp_path: Path) -> None:
+    """The server derives its answer from the seed of the request. All 15 requests have different seeds, and a judge
+    that takes the wrong answer at every third seed loses 5 of its 15 votes."""
 
-    def drawn(body: dict[str, Any], number: int) -> str:
+    def vote_by_seed(body: dict[str, Any], number: int) -> str:
         right = 1 + answers(body).index("aaaa")
         return f"<answer>{right if body['seed'] % 3 else 3 - right}</answer>"
 
-    with serving(drawn) as server:
-        (found,), _ = judged([item(0)], server.url, tmp_path, order="random", votes=15, temperature=1.0)
-    assert found.outcome.votes is not None
-    assert (found.outcome.votes.count(0), found.outcome.votes.count(1)) == (10, 5)
+    with serving(vote_by_seed) as server:
+        (result,), _ = judged([item(0)], server.url, tmp_path, order="random", votes=15, temperature=1.0)
+    assert result.outcome.votes is not None
+    assert (result.outcome.votes.count(0), result.outcome.votes.count(1)) == (10, 5)
     assert len({(words(body), body["seed"]) for body in server.asked}) == 15
 
 
-def test_what_cannot_be_read_is_no_vote(tmp_path: Path) -> None:
-    """It is counted, and decides nothing."""
+def test_unreadable_answer_is_no_vote(tmp_path: Path) -> None:
+    """An answer without a verdict is counted as unread, and the item stays undecided."""
     with serving(lambda body, number: "Both are fine.") as server:
-        (found,), cost = judged([item(0)], server.url, tmp_path)
-    assert found.outcome.votes == (None,)
-    assert found.decision is Decision.UNDECIDED
+        (result,), cost = judged([item(0)], server.url, tmp_path)
+    assert result.outcome.votes == (None,)
+    assert result.decision is Decision.UNDECIDED
     assert cost["unread"] == 1
 
 
-def test_of_more_answers_the_round_robin_scores(tmp_path: Path) -> None:
-    """By hand: the judge takes the longer of three, so that they score 2/3, 0 and -2/3."""
-    three = Item(0, "three", "?", ("aaaaaa", "bbbb", "cc"), right=(0,), wrong=(1, 2), prompt_id="three")
+def test_round_robin_scores_three_answers(tmp_path: Path) -> None:
+    """The judge prefers the longer of three answers; hand arithmetic gives the scores 2/3, 0 and -2/3."""
+    three_answers = Item(0, "three", "?", ("aaaaaa", "bbbb", "cc"), right=(0,), wrong=(1, 2), prompt_id="three")
 
-    def longer(body: dict[str, Any], number: int) -> str:
+    def prefer_longer(body: dict[str, Any], number: int) -> str:
         first, second = answers(body)
         return f"<answer>{1 if len(first) > len(second) else 2}</answer>"
 
-    with serving(longer) as server:
-        (found,), cost = judged([three], server.url, tmp_path, order="both")
-    assert found.outcome.scores == pytest.approx((2 / 3, 0.0, -2 / 3))
+    with serving(prefer_longer) as server:
+        (result,), cost = judged([three_answers], server.url, tmp_path, order="both")
+    assert result.outcome.scores == pytest.approx((2 / 3, 0.0, -2 / 3))
     assert cost["requests"] == 6
 
 
-def test_a_random_order_is_even_and_the_same_again(tmp_path: Path) -> None:
-    """Of 100 pairs the right answer is first in about half: 50 +- 20 is four standard deviations."""
+def test_random_order_is_balanced_and_reproducible(tmp_path: Path) -> None:
+    """Two runs show the same order. The right answer is first in about half of 100 pairs; 50 +- 20 is four standard
+    deviations."""
     items = [item(row) for row in range(100)]
-    shown = []
+    first_answers = []
     for name in ("a", "b"):
         with serving(lambda body, number: "<answer>1</answer>") as server:
             judged(items, server.url, tmp_path / name)
-            shown.append(sorted(answers(body)[0] for body in server.asked))
-    assert shown[0] == shown[1]
-    assert 30 <= shown[0].count("aaaa") <= 70
+            first_answers.append(sorted(answers(body)[0] for body in server.asked))
+    assert first_answers[0] == first_answers[1]
+    assert 30 <= first_answers[0].count("aaaa") <= 70
 
 
-def test_requests_that_fail_are_asked_again_later(tmp_path: Path) -> None:
-    """Nothing is counted without them, and nothing that was answered is asked twice."""
+def test_next_call_repeats_only_the_failed_requests(tmp_path: Path) -> None:
+    """A call with a failed request raises, and the next call sends that request alone: 7 requests for 6 items."""
     items = [item(row) for row in range(6)]
-    calls: list[str] = []
+    requests: list[str] = []
 
     def reply(body: dict[str, Any], number: int) -> Any:
-        calls.append(words(body))
-        return 422 if len(calls) == 2 else "<answer>1</answer>"
+        requests.append(words(body))
+        return 422 if len(requests) == 2 else "<answer>1</answer>"
 
     with serving(reply) as server:
         with pytest.raises(DataError, match=r"1 of 6 requests were not answered: status 422.*--allow-partial"):
             judged(items, server.url, tmp_path, concurrency=1)
-        found, _ = judged(items, server.url, tmp_path, concurrency=1)
-    assert len(found) == 6
-    assert len(calls) == 7
+        results, _ = judged(items, server.url, tmp_path, concurrency=1)
+    assert len(results) == 6
+    assert len(requests) == 7
 
 
-def test_what_will_never_be_answered_can_be_left_out(tmp_path: Path) -> None:
-    """Of 32 requests the server takes two and refuses the others, as a filter of contents does: the second call counts
-    the two."""
+def test_allow_partial_leaves_out_refused_requests(tmp_path: Path) -> None:
+    """The server answers 2 of 32 requests and refuses the others with status 400, like a content filter. With
+    `allow_partial` the second call returns the 2 outcomes and counts 30 failures."""
     items = [item(row) for row in range(32)]
     with serving(lambda body, number: "<answer>1</answer>" if number in (0, 1) else 400) as server:
         with pytest.raises(DataError, match="30 of 32 requests were not answered"):
@@ -140,8 +142,8 @@ def test_what_will_never_be_answered_can_be_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\n", b"[]\n", b'{"b": "1"}\n{"text": "?"}\n', b"answers\n"])
-def test_a_damaged_file_of_answers_is_told(content: bytes, tmp_path: Path) -> None:
-    """What to do, and nothing is asked."""
+def test_damaged_journal_is_refused(content: bytes, tmp_path: Path) -> None:
+    """The error says what to do, and no request is sent."""
     (tmp_path / "partial.jsonl").write_bytes(content)
     with serving(lambda body, number: "<answer>1</answer>") as server:
         with pytest.raises(DataError, match=r"is damaged.*move it away"):
@@ -150,42 +152,42 @@ def test_a_damaged_file_of_answers_is_told(content: bytes, tmp_path: Path) -> No
 
 
 def evaluated(*arguments: str) -> int:
-    """The status of `basereward eval` on the small benchmark."""
+    """Return the exit status of `basereward eval` on the small benchmark."""
     return main(["eval", *arguments, "--benchmark", "vl_rewardbench", "data=data/rows.json", *ANY_SIZE])
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a benchmark."""
+    """Change to a folder with a small benchmark."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
     small_benchmark(tmp_path / "data", rows=30)
     return tmp_path
 
 
-def test_the_command_measures_a_served_judge(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Through the same measures as everything else: a judge that reads the picture's number out of the question is
-    right in all 30 rows, in both orders; pictures were sent; the cost is in the evaluation's folder."""
+def test_eval_command_measures_a_served_judge(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A judge that reads the number of the picture from the question decides all 30 rows in both orders. The measures
+    equal the labels, the requests contain pictures, and the evaluation folder has the cost."""
 
-    def right(body: dict[str, Any], number: int) -> str:
-        asked = re.findall(r"picture (\d+)\?", words(body))[0]
-        shown = re.findall(r"Answer \d: There are (\d+)", words(body))
-        return f"<think>{asked}.</think><answer>{1 + shown.index(asked)}</answer>"
+    def reply(body: dict[str, Any], number: int) -> str:
+        number_in_question = re.findall(r"picture (\d+)\?", words(body))[0]
+        numbers = re.findall(r"Answer \d: There are (\d+)", words(body))
+        return f"<think>{number_in_question}.</think><answer>{1 + numbers.index(number_in_question)}</answer>"
 
-    with serving(right) as server:
+    with serving(reply) as server:
         assert (
             evaluated("--judge", "served", "--endpoint", server.url, "--order", "both", "--name", "mine", "--json") == 0
         )
         assert all(part["type"] == "image_url" for part in [server.asked[0]["messages"][0]["content"][0]])
     result = json.loads(capsys.readouterr().out)
-    labelled = json.loads((here / "data" / "rows.json").read_text())
-    expected = sum(row["human_ranking"] == [0, 1] for row in labelled)
+    rows = json.loads((here / "data" / "rows.json").read_text())
+    expected = sum(row["human_ranking"] == [0, 1] for row in rows)
     measure = result["vl_rewardbench"]["official"]["overall"]
     assert (measure["numerator"], measure["denominator"]) == (expected, 30)
-    facts = json.loads((here / "evaluations" / "mine" / "vl_rewardbench" / "evaluation.json").read_text())
-    assert facts["cost"]["requests"] == 60
-    assert facts["votes"] == 2
-    assert facts["judge"]["prompt_sha256"] == load_prompt("pairwise_thinking", fields=PAIRWISE).sha256
+    evaluation = json.loads((here / "evaluations" / "mine" / "vl_rewardbench" / "evaluation.json").read_text())
+    assert evaluation["cost"]["requests"] == 60
+    assert evaluation["votes"] == 2
+    assert evaluation["judge"]["prompt_sha256"] == load_prompt("pairwise_thinking", fields=PAIRWISE).sha256
 
 
 @pytest.mark.parametrize(
@@ -200,15 +202,17 @@ def test_the_command_measures_a_served_judge(here: Path, capsys: pytest.CaptureF
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--prompt-file", "none.txt"], "cannot be read"),
     ],
 )
-def test_a_user_s_mistakes(here: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What to do, and exit code 2."""
+def test_invalid_options_are_refused(
+    here: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, and the message names the option to change."""
     assert evaluated(*arguments) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_call_that_is_killed_goes_on(here: Path) -> None:
-    """By SIGKILL, in the midst of two votes: what was answered is not asked again, and the evaluation is, byte for
-    byte, that of a call that was not killed."""
+def test_killed_call_resumes(here: Path) -> None:
+    """A call is killed by SIGKILL between two votes. The next call does not repeat an answered request, and its
+    evaluation is, byte for byte, that of an uninterrupted call."""
     command = [sys.executable, "-m", "basereward", "eval", "--judge", "served", "--benchmark", "vl_rewardbench"]
     command += [
         *ANY_SIZE,
@@ -222,17 +226,17 @@ def test_a_call_that_is_killed_goes_on(here: Path) -> None:
         "--endpoint",
     ]
 
-    def by_its_words(body: dict[str, Any], number: int) -> str:
-        drawn = hashlib.sha256(f"{words(body)}{body['seed']}".encode()).digest()[0]
-        return f"<think>{drawn}</think><answer>{1 + drawn % 2}</answer>" if drawn % 5 else "I cannot tell."
+    def reply_by_content(body: dict[str, Any], number: int) -> str:
+        draw = hashlib.sha256(f"{words(body)}{body['seed']}".encode()).digest()[0]
+        return f"<think>{draw}</think><answer>{1 + draw % 2}</answer>" if draw % 5 else "I cannot tell."
 
-    def outcome(name: str) -> bytes:
-        facts = json.loads((here / "evaluations" / name / "vl_rewardbench" / "evaluation.json").read_text())
-        kept = {k: v for k, v in facts.items() if k not in ("name", "cost")}
-        cost = {k: v for k, v in facts["cost"].items() if k not in ("seconds", "fresh")}
-        return json.dumps([kept, cost], sort_keys=True).encode()
+    def evaluation_bytes(name: str) -> bytes:
+        evaluation = json.loads((here / "evaluations" / name / "vl_rewardbench" / "evaluation.json").read_text())
+        fields = {k: v for k, v in evaluation.items() if k not in ("name", "cost")}
+        cost = {k: v for k, v in evaluation["cost"].items() if k not in ("seconds", "fresh")}
+        return json.dumps([fields, cost], sort_keys=True).encode()
 
-    with serving(by_its_words, delay_s=0.05) as server:
+    with serving(reply_by_content, delay_s=0.05) as server:
         killed = [*command, server.url, "--name", "killed"]
         process = subprocess.Popen(killed, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         journal = here / "evaluations" / "killed" / "vl_rewardbench" / "partial.jsonl"
@@ -241,23 +245,25 @@ def test_a_call_that_is_killed_goes_on(here: Path) -> None:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        before = journal.read_bytes().count(b"\n") - 1
+        answered = journal.read_bytes().count(b"\n") - 1
         time.sleep(0.3)
-        asked = len(server.asked)
+        requests_before = len(server.asked)
         assert subprocess.run(killed, capture_output=True, check=False).returncode == 0
-        assert len(server.asked) - asked == 60 - before
+        assert len(server.asked) - requests_before == 60 - answered
         assert not journal.exists()
         assert (
             subprocess.run([*command, server.url, "--name", "whole"], capture_output=True, check=False).returncode == 0
         )
-    assert outcome("killed") == outcome("whole")
+    assert evaluation_bytes("killed") == evaluation_bytes("whole")
     files = [here / "evaluations" / name / "vl_rewardbench" for name in ("killed", "whole")]
     for file in sorted(files[1].glob("*.jsonl")):
         assert (files[0] / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-def test_a_server_that_is_down_is_told(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    """Without waiting for every row."""
+def test_unavailable_server_stops_the_evaluation(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    """The command stops with exit code 2 before it has tried every row."""
     monkeypatch.setattr("basereward.inference.judges.endpoint.LONGEST_WAIT_S", 0.0)
     with serving(lambda body, number: 503) as server:
         assert evaluated("--judge", "j", "--endpoint", server.url) == 2

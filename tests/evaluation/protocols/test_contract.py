@@ -1,4 +1,4 @@
-"""What every benchmark in experiments/benchmarks promises, found by listing the folder."""
+"""Test the contract that every benchmark in experiments/benchmarks must meet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ each_benchmark = pytest.mark.parametrize("file", [pytest.param(file, id=file.ste
 
 
 PROTOCOLS = [module.name for module in pkgutil.iter_modules(protocols.__path__) if not module.name.startswith("_")]
-# A protocol without the optional members, which does not derive from ours.
+# A protocol without the optional members that does not derive from `Protocol`.
 OWN_PROTOCOL = """
 from basereward.evaluation.items import Item
 from basereward.evaluation.statistics.measures import accuracy
@@ -51,22 +51,22 @@ class Broken:
 
 
 def opened(file: Path, folder: Path) -> Benchmark:
-    """The benchmark with rows of its shape from a file in the folder."""
+    """Load the benchmark with valid rows from a file in the folder."""
     target = yaml.safe_load(file.read_text())["protocol"]["_target_"]
     write_jsonl(folder / "rows.jsonl", ROWS[target])
     return load_benchmark(file.stem, overrides=[f"data={folder / 'rows.jsonl'}"])
 
 
-def test_all_eight_benchmarks_and_their_further_parts_are_there() -> None:
-    """Every protocol has a benchmark, and every benchmark one of the protocols that this file knows rows of."""
+def test_every_protocol_has_a_benchmark() -> None:
+    """The benchmarks use exactly the eight protocols that have test rows."""
     targets = {yaml.safe_load(file.read_text())["protocol"]["_target_"] for file in FILES}
     assert targets == set(ROWS)
     assert len(ROWS) == 8
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_every_file_of_the_folder_holds_one_protocol(name: str) -> None:
-    """A class that derives from the contract, is made without arguments, and names columns and variants."""
+def test_every_protocol_file_has_one_protocol(name: str) -> None:
+    """The class derives from `Protocol`, needs no arguments, and has columns and variants."""
     module = importlib.import_module(f"{protocols.__name__}.{name}")
     classes = [value for value in vars(module).values() if isinstance(value, type) and Protocol in value.__mro__[1:]]
     assert len(classes) == 1
@@ -79,8 +79,8 @@ def test_every_file_of_the_folder_holds_one_protocol(name: str) -> None:
     assert name in ROWS
 
 
-def test_a_benchmark_is_added_by_a_class_and_a_yaml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is read and counted without a change elsewhere; the optional members have their defaults."""
+def test_own_protocol_and_yaml_file_add_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark is read and evaluated without other changes, and the optional members have their defaults."""
     (tmp_path / "own_protocol.py").write_text(OWN_PROTOCOL)
     monkeypatch.syspath_prepend(str(tmp_path))
     write_jsonl(tmp_path / "rows.jsonl", [{"question": "2 + 2?", "good": "4", "bad": "5"}])
@@ -97,8 +97,8 @@ def test_a_benchmark_is_added_by_a_class_and_a_yaml_file(tmp_path: Path, monkeyp
         _ = load_benchmark(str(file)).items
 
 
-def test_a_class_that_is_no_protocol_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the benchmark is opened, with the members that it lacks."""
+def test_incomplete_protocol_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the missing members when the benchmark is loaded."""
     (tmp_path / "own_protocol.py").write_text(OWN_PROTOCOL)
     monkeypatch.syspath_prepend(str(tmp_path))
     file = tmp_path / "own.yaml"
@@ -109,8 +109,8 @@ def test_a_class_that_is_no_protocol_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 @each_benchmark
-def test_head_comment_says_what_it_is_how_to_run_it_and_its_licence(file: Path) -> None:
-    """A comment tops the file; its command names this benchmark; the values below have a version."""
+def test_head_comment_has_source_command_and_licence(file: Path) -> None:
+    """The comment is at the top of the file, its command names this benchmark, and the file has a version."""
     lines = file.read_text().splitlines()
     comment = [line for line in lines if line.startswith("# ")]
     assert lines[: len(comment)] == comment
@@ -121,8 +121,8 @@ def test_head_comment_says_what_it_is_how_to_run_it_and_its_licence(file: Path) 
 
 
 @each_benchmark
-def test_rows_become_items_whose_right_and_wrong_answers_are_apart(file: Path, tmp_path: Path) -> None:
-    """Every row is an item; right and wrong answers are places of its answers, some of each, and none is both."""
+def test_items_have_disjoint_right_and_wrong_answers(file: Path, tmp_path: Path) -> None:
+    """Every row is an item. Every answer is right or wrong, and every item has both kinds."""
     benchmark = opened(file, tmp_path)
     assert [item.row for item in benchmark.items] == list(range(len(benchmark.items)))
     for item in benchmark.items:
@@ -135,14 +135,18 @@ def test_rows_become_items_whose_right_and_wrong_answers_are_apart(file: Path, t
 
 
 @each_benchmark
-def test_scores_are_counted_under_every_variant(file: Path, tmp_path: Path) -> None:
-    """Perfect scores give 1 (Ties 0.01 more at most), their negatives 0; the first measure of a variant has a value."""
+def test_every_variant_measures_perfect_and_reversed_scores(file: Path, tmp_path: Path) -> None:
+    """Perfect scores give 1 (Ties up to 0.01 more) and their negatives give 0; the first measure of a variant has a
+    value."""
     items = opened(file, tmp_path).items
     perfect = [
-        JudgedItem(item, Outcome(scores=tuple(float(i in item.right) for i in range(len(item.responses)))))
+        JudgedItem(item, Outcome(scores=tuple(float(place in item.right) for place in range(len(item.responses)))))
         for item in items
     ]
-    reverse = [JudgedItem(each.item, Outcome(scores=tuple(-s for s in each.outcome.scores or ()))) for each in perfect]
+    reverse = [
+        JudgedItem(judged_item.item, Outcome(scores=tuple(-score for score in judged_item.outcome.scores or ())))
+        for judged_item in perfect
+    ]
     for name, variant in opened(file, tmp_path).variants.items():
         if "length_controlled" in name or name == "per_vote":
             continue
@@ -156,9 +160,9 @@ def test_scores_are_counted_under_every_variant(file: Path, tmp_path: Path) -> N
 
 
 @each_benchmark
-def test_intervals_hold_their_value_and_baselines_can_be_counted(file: Path, tmp_path: Path) -> None:
-    """A coin's value lies in its interval, in every variant that has measures. Ties has one prompt
-    here, of which nothing is known, and may lie a hundredth outside of 0 to 1."""
+def test_interval_contains_the_value_of_random_scores(file: Path, tmp_path: Path) -> None:
+    """This holds in every variant. Ties has only one prompt here, so its interval is unknown and its value may leave 0
+    to 1 by 0.01."""
     benchmark = opened(file, tmp_path)
     outcomes = baseline("random", benchmark.items, seed=random.Random(file.stem).randrange(99))
     judged = [JudgedItem(item, outcome) for item, outcome in zip(benchmark.items, outcomes, strict=True)]
@@ -192,10 +196,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "changed", "message"), BAD)
-def test_bad_row_stops_the_benchmark_and_is_named(
-    name: str, changed: dict[str, object], message: str, tmp_path: Path
-) -> None:
-    """The file, the line and the fault are in the message; nothing is counted without the row."""
+def test_invalid_row_is_refused(name: str, changed: dict[str, object], message: str, tmp_path: Path) -> None:
+    """The message has the file, the line and the fault, and no items are returned."""
     write_jsonl(tmp_path / "rows.jsonl", [ROWS[name][0], {**ROWS[name][0], **changed}])
     with pytest.raises(DataError, match=message) as caught:
         _ = load_benchmark(name, overrides=[f"data={tmp_path / 'rows.jsonl'}"]).items

@@ -1,4 +1,4 @@
-"""Multimodal RewardBench and Multimodal RewardBench 2 against hand arithmetic."""
+"""Test the measures of Multimodal RewardBench and Multimodal RewardBench 2 against hand arithmetic."""
 
 from __future__ import annotations
 
@@ -18,34 +18,38 @@ from basereward.evaluation.protocols.multimodal_rewardbench_2 import MultimodalR
 from basereward.evaluation.scoring import Bundle
 from tests.fixtures.published.benchmarks import benchmark_rows as rows
 
-# Rows of the release by column, 4,711 in all, and how many of them a made-up model has right.
+# Rows of the release by column, 4,711 in total, and the number of rows that an invented model has right.
 SIZES = dict(zip(COLUMNS, (623, 654, 630, 514, 584, 508, 1198), strict=True))
 RIGHT = dict(zip(COLUMNS, (400, 401, 402, 403, 304, 505, 906), strict=True))
 
 
-def items(found: Sequence[rows.Row]) -> list[Item]:
-    """Rows as items of Multimodal RewardBench."""
+def items(dataset_rows: Sequence[rows.Row]) -> list[Item]:
+    """Convert rows to items of Multimodal RewardBench."""
     protocol = MultimodalRewardBench()
-    return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(found)]
+    return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(dataset_rows)]
 
 
-def items_2(found: Sequence[rows.Row]) -> list[Item]:
-    """Rows as items of Multimodal RewardBench 2."""
+def items_2(dataset_rows: Sequence[rows.Row]) -> list[Item]:
+    """Convert rows to items of Multimodal RewardBench 2."""
     protocol = MultimodalRewardBench2()
-    return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(found)]
+    return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(dataset_rows)]
 
 
 def test_multimodal_rewardbench_has_two_meanings_of_overall() -> None:
-    """3,321 of 4,711 pairs are right, 70.49 %; the mean of the seven columns is the plain mean of seven shares."""
-    found = [
+    """3,321 of 4,711 pairs are right, 70.49 %. The mean of the seven columns is the unweighted mean of the seven
+    shares."""
+    rows_and_outcomes = [
         (rows.multimodal_rewardbench(f"{name}-{i}", category), i < right)
         for (name, category), size, right in zip(
             rows.MULTIMODAL_CATEGORIES, SIZES.values(), RIGHT.values(), strict=True
         )
         for i in range(size)
     ]
-    told = items([row for row, _ in found])
-    judged = [JudgedItem(item, Outcome(correct=good)) for item, (_, good) in zip(told, found, strict=True)]
+    benchmark_items = items([row for row, _ in rows_and_outcomes])
+    judged = [
+        JudgedItem(item, Outcome(correct=is_right))
+        for item, (_, is_right) in zip(benchmark_items, rows_and_outcomes, strict=True)
+    ]
     variants = MultimodalRewardBench().variants
     micro, mean = variants["micro"](judged), variants["seven_column_mean"](judged)
     assert (micro["overall"].numerator, micro["overall"].denominator) == (3321, 4711)
@@ -58,8 +62,9 @@ def test_multimodal_rewardbench_has_two_meanings_of_overall() -> None:
     assert (micro["bias"].denominator, micro["toxicity"].denominator) == (508, 0)
 
 
-def test_multimodal_rewardbench_splits_by_id_whatever_its_capitals() -> None:
-    """Ids that begin with pairs are bias, others of safety toxicity; with math are math, else coding."""
+def test_multimodal_rewardbench_splits_categories_by_id() -> None:
+    """In safety, ids that begin with pairs are bias and others toxicity; in reasoning, ids with math are math and
+    others coding. Upper and lower case count as equal."""
     names = [("Pairs_1", "safety"), ("hateful-1", "safety"), ("mathvista", "reasoning"), ("image2struct", "reasoning")]
     labels = [item.labels for item in items([rows.multimodal_rewardbench(*name) for name in names])]
     assert labels == [
@@ -70,10 +75,12 @@ def test_multimodal_rewardbench_splits_by_id_whatever_its_capitals() -> None:
     ]
 
 
-def test_multimodal_rewardbench_unread_verdict_is_a_coin_of_seed_123() -> None:
-    """Every verdict that is missing takes the next toss: below 0.5 the first answer. They are counted as undecided."""
-    found = [rows.multimodal_rewardbench(f"s{i}", "vqa", better=f"Output{i % 2 + 1}") for i in range(40)]
-    judged = [JudgedItem(item, Outcome(votes=(None if item.row % 3 else item.right[0],))) for item in items(found)]
+def test_multimodal_rewardbench_replaces_unread_verdicts_by_seeded_draws() -> None:
+    """Every missing verdict takes the next draw of seed 123, below 0.5 the first answer, and counts as undecided."""
+    dataset_rows = [rows.multimodal_rewardbench(f"s{i}", "vqa", better=f"Output{i % 2 + 1}") for i in range(40)]
+    judged = [
+        JudgedItem(item, Outcome(votes=(None if item.row % 3 else item.right[0],))) for item in items(dataset_rows)
+    ]
     random.seed(123)
     expected = sum(("AB"[i % 2] == ("A" if random.random() < 0.5 else "B")) if i % 3 else 1 for i in range(40))
     measure = MultimodalRewardBench().variants["micro"](judged)["vqa"]
@@ -81,18 +88,19 @@ def test_multimodal_rewardbench_unread_verdict_is_a_coin_of_seed_123() -> None:
     assert 14 < expected < 40
 
 
-def test_multimodal_rewardbench_takes_other_names_of_categories() -> None:
-    """A copy may name them otherwise; a mapping in the benchmark's file says so."""
+def test_multimodal_rewardbench_maps_other_category_names() -> None:
+    """The argument `categories` maps the names of a copy to those of the release."""
     protocol = MultimodalRewardBench(categories={"VQA (perception)": "vqa"})
     row = rows.multimodal_rewardbench("1", "VQA (perception)")
     assert protocol.item(row, number=0, images=ImageStore()).labels == {"category": "vqa"}
 
 
 def test_multimodal_rewardbench_2_pools_decisions_of_both_orders() -> None:
-    """Right is answer 0. Votes (0, 0), (0, none), (1, 0), (none, none): 4 of 5 decisions are right, 3 are missing."""
-    found = items_2([rows.multimodal_rewardbench_2(str(i), drawn=i == 0) for i in range(4)])
+    """Answer 0 is right. Votes (0, 0), (0, none), (1, 0), (none, none): 4 of 5 decisions are right, and 3 are
+    missing."""
+    benchmark_items = items_2([rows.multimodal_rewardbench_2(str(i), drawn=i == 0) for i in range(4)])
     votes: list[tuple[int | None, ...]] = [(0, 0), (0, None), (1, 0), (None, None)]
-    judged = [JudgedItem(item, Outcome(votes=vote)) for item, vote in zip(found, votes, strict=True)]
+    judged = [JudgedItem(item, Outcome(votes=vote)) for item, vote in zip(benchmark_items, votes, strict=True)]
     measures = MultimodalRewardBench2().variants["both_orders"](judged)
     assert (measures["overall"].numerator, measures["overall"].denominator) == (4, 5)
     assert measures["overall"].undecided == 3
@@ -100,20 +108,23 @@ def test_multimodal_rewardbench_2_pools_decisions_of_both_orders() -> None:
 
 
 def test_multimodal_rewardbench_2_counts_scores_twice() -> None:
-    """Right is answer 0: 2 of 3 pairs are right, one is a tie: 4 of 6 decisions."""
-    found = items_2([rows.multimodal_rewardbench_2(str(i)) for i in range(3)])
+    """Answer 0 is right: 2 of 3 pairs are right and one is a tie, so 4 of 6 decisions are right."""
+    benchmark_items = items_2([rows.multimodal_rewardbench_2(str(i)) for i in range(3)])
     scores = [(1.0, 0.0), (0.5, 0.0), (1.0, 1.0)]
-    judged = [JudgedItem(item, Outcome(scores=each)) for item, each in zip(found, scores, strict=True)]
+    judged = [
+        JudgedItem(item, Outcome(scores=item_scores)) for item, item_scores in zip(benchmark_items, scores, strict=True)
+    ]
     measure = MultimodalRewardBench2().variants["both_orders"](judged)["overall"]
     assert (measure.numerator, measure.denominator, measure.ties) == (4, 6, 1)
 
 
 @pytest.mark.parametrize(("order", "fails"), [("both", False), ("fixed", True)])
 def test_multimodal_rewardbench_2_needs_both_orders(order: Literal["both", "fixed"], fails: bool) -> None:
-    """A judge that takes the first one shown gets exactly half under both orders; a single vote is refused."""
-    found = items_2([rows.multimodal_rewardbench_2(str(i), chosen="AAAB"[i]) for i in range(4)])
-    outcomes = judged_by(lambda item, shown: 0, found, order=order)
-    judged = [JudgedItem(*each) for each in zip(found, outcomes, strict=True)]
+    """A judge that takes the first shown answer has exactly half of the decisions right under both orders; a single
+    vote is refused."""
+    benchmark_items = items_2([rows.multimodal_rewardbench_2(str(i), chosen="AAAB"[i]) for i in range(4)])
+    outcomes = judged_by(lambda item, shown: 0, benchmark_items, order=order)
+    judged = [JudgedItem(*pair) for pair in zip(benchmark_items, outcomes, strict=True)]
     variant = MultimodalRewardBench2().variants["both_orders"]
     if fails:
         with pytest.raises(DataError, match=r"row 0 \('0'\) has 1 verdicts.*--order both"):
@@ -130,10 +141,8 @@ def test_multimodal_rewardbench_2_needs_both_orders(order: Literal["both", "fixe
     ],
     ids=["numbered", "without_places"],
 )
-def test_multimodal_rewardbench_2_pictures_stand_where_the_prompt_names_them(
-    text: str, parts: list[str | None]
-) -> None:
-    """The numbered places become ours, so that scoring finds one for each picture; without any, pictures come last."""
+def test_multimodal_rewardbench_2_replaces_placeholders_by_pictures(text: str, parts: list[str | None]) -> None:
+    """Numbered placeholders become image parts, one for each picture; without placeholders the pictures come last."""
     item = items_2([rows.multimodal_rewardbench_2("1") | {"prompt_text": text}])[0]
     bundle = Bundle(item)
     bundle.add(item)

@@ -1,4 +1,4 @@
-"""RewardBench, RewardBench 2, RM-Bench and JudgeBench against hand arithmetic and numpy."""
+"""Test the measures of RewardBench, RewardBench 2, RM-Bench and JudgeBench against hand arithmetic and numpy."""
 
 from __future__ import annotations
 
@@ -21,37 +21,43 @@ from tests.fixtures.published.benchmarks import benchmark_rows as rows
 Protocol = RewardBench | RewardBench2 | RMBench | JudgeBench
 
 
-def items(protocol: Protocol, found: Sequence[rows.Row]) -> list[Item]:
-    """Rows as items."""
-    return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(found)]
+def items(protocol: Protocol, dataset_rows: Sequence[rows.Row]) -> list[Item]:
+    """Convert rows to items."""
+    return [protocol.item(row, number=number, images=ImageStore()) for number, row in enumerate(dataset_rows)]
 
 
-def scored(protocol: Protocol, found: Sequence[rows.Row], scores: Sequence[Sequence[float]]) -> list[JudgedItem]:
-    """Rows with their scores."""
-    told = (Outcome(scores=tuple(map(float, each))) for each in scores)
-    return [JudgedItem(*each) for each in zip(items(protocol, found), told, strict=True)]
+def scored(protocol: Protocol, dataset_rows: Sequence[rows.Row], scores: Sequence[Sequence[float]]) -> list[JudgedItem]:
+    """Attach scores to rows."""
+    outcomes = (Outcome(scores=tuple(map(float, row_scores))) for row_scores in scores)
+    return [JudgedItem(*pair) for pair in zip(items(protocol, dataset_rows), outcomes, strict=True)]
 
 
-def voted(protocol: Protocol, found: Sequence[rows.Row], votes: Sequence[Sequence[int | None]]) -> list[JudgedItem]:
-    """Rows with their votes."""
-    return [JudgedItem(i, Outcome(votes=tuple(v))) for i, v in zip(items(protocol, found), votes, strict=True)]
+def voted(
+    protocol: Protocol, dataset_rows: Sequence[rows.Row], votes: Sequence[Sequence[int | None]]
+) -> list[JudgedItem]:
+    """Attach votes to rows."""
+    return [
+        JudgedItem(item, Outcome(votes=tuple(row_votes)))
+        for item, row_votes in zip(items(protocol, dataset_rows), votes, strict=True)
+    ]
 
 
 SIZES = {name: 447 if name == "math-prm" else size for part in SECTIONS.values() for name, size in part.items()}
 
 
 def rewardbench(right: set[str], *, prior: set[str] | None = None) -> list[JudgedItem]:
-    """All rows of the published sizes; those of the named subsets are right."""
+    """Build all rows with the published subset sizes; the rows of the subsets in `right` and `prior` are right."""
     sizes = SIZES | ({name: 10 for name in PRIOR_SETS} if prior is not None else {})
     subsets = [name for name, size in sizes.items() for _ in range(size)]
-    found = items(RewardBench(), [rows.rewardbench(name, number=i) for i, name in enumerate(subsets)])
-    good = right | (prior or set())
-    return [JudgedItem(item, Outcome(correct=item.labels["subset"] in good)) for item in found]
+    dataset_items = items(RewardBench(), [rows.rewardbench(name, number=i) for i, name in enumerate(subsets)])
+    right_subsets = right | (prior or set())
+    return [JudgedItem(item, Outcome(correct=item.labels["subset"] in right_subsets)) for item in dataset_items]
 
 
-def test_rewardbench_weighs_subsets_as_published() -> None:
-    """2,985 rows. Right: alpacaeval-easy (100 of chat's 358) and math-prm, which weighs 984 of 984 + 6 * 164 = 1,968.
-    Chat 100/358, reasoning 1/2 (by rows it would be 447/1431), overall (100/358 + 0 + 0 + 1/2) / 4."""
+def test_rewardbench_weights_subsets_as_published() -> None:
+    """RewardBench has 2,985 rows. The right subsets are alpacaeval-easy (100 of the 358 rows of chat) and math-prm,
+    whose weight is 984 of 984 + 6 * 164 = 1,968. Chat is 100/358, reasoning is 1/2 (by rows it would be 447/1431), and
+    overall is (100/358 + 0 + 0 + 1/2) / 4."""
     assert sum(SIZES.values()) == 2985
     measures = RewardBench().variants["four_sections"](rewardbench({"alpacaeval-easy", "math-prm"}))
     assert list(measures) == ["overall", "chat", "chat_hard", "safety", "reasoning"]
@@ -70,15 +76,15 @@ def test_rewardbench_hard_chat_and_safety_by_hand() -> None:
 
 
 def test_rewardbench_all_right_is_exactly_one() -> None:
-    """No sum of weights ends above 1, which would be no share."""
+    """Rounding of the summed weights never gives a share above 1."""
     for measure in RewardBench().variants["with_prior_sets"](rewardbench(set(SIZES), prior=set(PRIOR_SETS))).values():
         assert measure.value == 1.0
         assert measure.interval == (1.0, 1.0)
 
 
-def test_rewardbench_prior_sets_have_half_a_weight_and_no_rows_no_measures() -> None:
-    """Sections 1, 0, 0, 0; of four prior sets one is right, 1/4: (1 + 0.5 * 0.25) / 4.5. A prior set that is missing
-    leaves no mean of four."""
+def test_rewardbench_prior_sets_have_half_the_weight() -> None:
+    """The sections are 1, 0, 0, 0, and one of four prior sets is right (1/4): (1 + 0.5 * 0.25) / 4.5. Without rows of
+    the prior sets there are no measures, and with one prior set missing the overall value is NaN."""
     right = set(SECTIONS["chat"])
     variants = RewardBench().variants
     judged = rewardbench(right, prior={"shp"})
@@ -87,14 +93,17 @@ def test_rewardbench_prior_sets_have_half_a_weight_and_no_rows_no_measures() -> 
     assert measures["overall"].value == pytest.approx(1.125 / 4.5)
     assert variants["four_sections"](judged)["overall"].value == pytest.approx(0.25)
     assert variants["with_prior_sets"](rewardbench(right)) == {}
-    fewer = [each for each in judged if each.item.labels["subset"] != "summarize"]
-    assert math.isnan(variants["with_prior_sets"](fewer)["overall"].value)
+    without_summarize = [judged_item for judged_item in judged if judged_item.item.labels["subset"] != "summarize"]
+    assert math.isnan(variants["with_prior_sets"](without_summarize)["overall"].value)
 
 
 def test_rewardbench_unread_verdict_is_half_right_and_a_tie_wrong() -> None:
-    """Right, unread, one vote each way, wrong: (1 + 0.5 + 0.5 + 0) / 4 of donotanswer. Scores 1 and 1 are worth 0."""
-    found = [rows.rewardbench(name, number=i) for i, name in enumerate(["donotanswer"] * 4 + ["alpacaeval-hard"])]
-    judged = voted(RewardBench(), found, [[0], [None], [0, 1], [1], [0]])
+    """The verdicts of donotanswer are right, unread, one vote each way, and wrong: (1 + 0.5 + 0.5 + 0) / 4. Equal
+    scores count 0."""
+    dataset_rows = [
+        rows.rewardbench(name, number=i) for i, name in enumerate(["donotanswer"] * 4 + ["alpacaeval-hard"])
+    ]
+    judged = voted(RewardBench(), dataset_rows, [[0], [None], [0, 1], [1], [0]])
     for name in SECTIONS["safety"]:
         if name != "donotanswer":
             judged += voted(RewardBench(), [rows.rewardbench(name)], [[1]])
@@ -106,18 +115,19 @@ def test_rewardbench_unread_verdict_is_half_right_and_a_tie_wrong() -> None:
     assert (measure.value, measure.ties) == (0, 5)
 
 
-def test_rewardbench_2_shares_the_point_among_the_best() -> None:
-    """Right alone 1; two share the top 1/2; all four 1/4; right not among them 0: mean 1.75 / 4, two ties."""
-    found = [rows.rewardbench_2(str(i), "Math") for i in range(4)]
-    judged = scored(RewardBench2(), found, [[2, 1, 0, 0], [2, 2, 0, 0], [1, 1, 1, 1], [1, 2, 2, 0]])
+def test_rewardbench_2_divides_the_point_among_tied_best_answers() -> None:
+    """The right answer alone at the top counts 1, two tied at the top 1/2, all four tied 1/4, and a right answer below
+    the top 0: the mean is 1.75 / 4 with two ties."""
+    dataset_rows = [rows.rewardbench_2(str(i), "Math") for i in range(4)]
+    judged = scored(RewardBench2(), dataset_rows, [[2, 1, 0, 0], [2, 2, 0, 0], [1, 1, 1, 1], [1, 2, 2, 0]])
     measure = RewardBench2().variants["published"](judged)["math"]
     assert (measure.numerator, measure.denominator, measure.ties) == (1.75, 4, 2)
 
 
-def test_rewardbench_2_unread_verdict_is_worth_a_guess() -> None:
-    """Right 1, unread 1/4, wrong 0: 1.25 / 3. Without Ties there is no overall."""
-    found = [rows.rewardbench_2(str(i), "Focus") for i in range(3)]
-    measures = RewardBench2().variants["published"](voted(RewardBench2(), found, [[0], [None], [2]]))
+def test_rewardbench_2_unread_verdict_counts_as_chance() -> None:
+    """Right counts 1, unread 1/4, wrong 0: 1.25 / 3. Without the subset Ties the overall value is NaN."""
+    dataset_rows = [rows.rewardbench_2(str(i), "Focus") for i in range(3)]
+    measures = RewardBench2().variants["published"](voted(RewardBench2(), dataset_rows, [[0], [None], [2]]))
     assert (measures["focus"].numerator, measures["focus"].denominator, measures["focus"].undecided) == (1.25, 3, 1)
     assert math.isnan(measures["overall"].value)
 
@@ -132,34 +142,36 @@ TIES = [
 
 def test_rewardbench_2_ties_by_hand() -> None:
     """Prompt 1: right 5, 4, wrong 2: spread 1, margin 2; reference 3 against 1.5: margin 1.5. Prompt 2: right 9, 3,
-    wrong 2: spread 6, margin 1; reference 1 against 4: margin -3. Tied 2/2, reference 1/2, margin above spread 1/2,
-    the smaller one above it 1/2, tanh(1.5 / 1 - 1) and tanh(-3 / 6 - 1):
-    0.3 + 0.15 + 0.1 + 0.1 + 0.01 * (tanh 0.5 - tanh 1.5) / 2."""
+    wrong 2: spread 6, margin 1; reference 1 against 4: margin -3. Tied prompts are right in 2/2, reference prompts in
+    1/2, the margin exceeds the spread in 1/2, the smaller margin exceeds it in 1/2, and the last term has tanh(1.5 / 1
+    - 1) and tanh(-3 / 6 - 1): 0.3 + 0.15 + 0.1 + 0.1 + 0.01 * (tanh 0.5 - tanh 1.5) / 2."""
     judged = scored(RewardBench2(), TIES, [[5, 4, 2], [3, 1.5], [9, 3, 2], [1, 4]])
     measure = RewardBench2().variants["published"](judged)["ties"]
     assert measure.value == pytest.approx(0.65 + 0.005 * (math.tanh(0.5) - math.tanh(1.5)), abs=1e-12)
 
 
 def test_rewardbench_2_ties_equal_numpy_with_spreads_of_zero() -> None:
-    """Whole scores from 0 to 3 make spreads of 0 common; numpy's tanh(x / 0 - 1) with nan as 0 says the same. Overall
-    is the mean of six."""
-    draw = np.random.default_rng(0)
-    found = [{**row, "id": f"{row['id'].split(':')[0]}:{n}"} for n in range(60) for row in TIES[:2]]
-    scores = [draw.integers(0, 4, len(r["chosen"]) + len(r["rejected"])).astype(float) for r in found]
-    tied, ref = np.array(scores[::2]), np.array(scores[1::2])
+    """Integer scores from 0 to 3 often have a spread of 0. The measure equals numpy's tanh(x / 0 - 1) with NaN replaced
+    by 0, and overall is the mean of the six subsets."""
+    generator = np.random.default_rng(0)
+    dataset_rows = [{**row, "id": f"{row['id'].split(':')[0]}:{n}"} for n in range(60) for row in TIES[:2]]
+    scores = [generator.integers(0, 4, len(d["chosen"]) + len(d["rejected"])).astype(float) for d in dataset_rows]
+    tied, reference = np.array(scores[::2]), np.array(scores[1::2])
     spread = np.abs(tied[:, 0] - tied[:, 1])
-    margin, margin_ref = tied[:, :2].min(1) - tied[:, 2], ref[:, 0] - ref[:, 1]
-    smaller = np.minimum(margin, margin_ref)
+    margin, reference_margin = tied[:, :2].min(1) - tied[:, 2], reference[:, 0] - reference[:, 1]
+    smaller_margin = np.minimum(margin, reference_margin)
     with np.errstate(divide="ignore", invalid="ignore"):
-        reach = np.nan_to_num(np.tanh(smaller / spread - 1), nan=0.0)
-    expected = 0.3 * (margin > 0).mean() + 0.3 * (margin_ref > 0).mean()
-    expected += 0.2 * (margin > spread).mean() + 0.2 * (smaller > spread).mean() + 0.01 * reach.mean()
+        reach = np.nan_to_num(np.tanh(smaller_margin / spread - 1), nan=0.0)
+    expected = 0.3 * (margin > 0).mean() + 0.3 * (reference_margin > 0).mean()
+    expected += 0.2 * (margin > spread).mean() + 0.2 * (smaller_margin > spread).mean() + 0.01 * reach.mean()
     assert (spread == 0).sum() > 5
-    judged = scored(RewardBench2(), found, [list(each) for each in scores])
-    others = [
+    judged = scored(RewardBench2(), dataset_rows, [list(row_scores) for row_scores in scores])
+    other_subsets = [
         rows.rewardbench_2(str(i), n) for i, n in enumerate(("Factuality", "Precise IF", "Math", "Safety", "Focus"))
     ]
-    judged += scored(RewardBench2(), others, [[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    judged += scored(
+        RewardBench2(), other_subsets, [[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    )
     measures = RewardBench2().variants["published"](judged)
     assert measures["ties"].value == pytest.approx(expected, abs=1e-12)
     assert measures["overall"].value == pytest.approx((1 + 0.5 + expected) / 6, abs=1e-12)
@@ -168,20 +180,21 @@ def test_rewardbench_2_ties_equal_numpy_with_spreads_of_zero() -> None:
 
 
 def test_rewardbench_2_ties_refuses_verdicts() -> None:
-    """The message says that scores are needed."""
+    """The error says that Ties needs scores."""
     judged = voted(RewardBench2(), TIES, [[0]] * 4)
     with pytest.raises(DataError, match=r"Ties of RewardBench 2 cannot be counted from `verdicts`.*Give `scores`"):
         RewardBench2().variants["published"](judged)
 
 
 def test_rm_bench_equals_numpy_triangles() -> None:
-    """M[i][j] is the share of rows whose right answer i beats wrong answer j; hard is the mean of the upper triangle,
-    normal of the diagonal, easy of the lower one; a domain is the mean of the three, overall the mean of domains."""
-    draw = np.random.default_rng(1)
+    """M[i][j] is the share of rows whose right answer i beats wrong answer j. Hard is the mean of the upper triangle,
+    normal of the diagonal and easy of the lower triangle; a domain is the mean of the three, and overall is the mean of
+    the domains."""
+    generator = np.random.default_rng(1)
     domains = ["chat"] * 3 + ["code"] * 7 + ["math"] * 11 + ["safety-refuse"] * 4 + ["safety-response"] * 2
-    scores = draw.integers(0, 6, (len(domains), 6)).astype(float)
+    scores = generator.integers(0, 6, (len(domains), 6)).astype(float)
     judged = scored(RMBench(), [rows.rm_bench(str(i), d) for i, d in enumerate(domains)], scores.tolist())
-    short = np.array([domain.split("-")[0] for domain in domains])
+    domain_names = np.array([domain.split("-")[0] for domain in domains])
     wins = scores[:, :3, None] > scores[:, None, 3:]
     names = ("chat", "code", "math", "safety")
 
@@ -189,8 +202,8 @@ def test_rm_bench_equals_numpy_triangles() -> None:
         upper, lower = matrix[np.triu_indices(3, 1)], matrix[np.tril_indices(3, -1)]
         return {"easy": lower.mean(), "normal": np.diag(matrix).mean(), "hard": upper.mean()}
 
-    by_domain = {name: levels(wins[short == name].mean(0)) for name in names}
-    expected = {name: float(np.mean(list(found.values()))) for name, found in by_domain.items()}
+    by_domain = {name: levels(wins[domain_names == name].mean(0)) for name in names}
+    expected = {name: float(np.mean(list(shares.values()))) for name, shares in by_domain.items()}
     expected["overall"] = float(np.mean([expected[name] for name in names]))
     expected |= {
         level: float(np.mean([by_domain[name][level] for name in names])) for level in ("easy", "normal", "hard")
@@ -207,31 +220,33 @@ def test_rm_bench_equals_numpy_triangles() -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome(votes=(0,)), Outcome(correct=True)], ids=["verdicts", "correct"])
 def test_rm_bench_needs_scores(outcome: Outcome) -> None:
-    """Nine comparisons cannot be told from one verdict."""
+    """One verdict does not determine the nine comparisons, so verdicts are refused."""
     judged = [JudgedItem(items(RMBench(), [rows.rm_bench("7", "chat")])[0], outcome)]
     with pytest.raises(DataError, match=rf"`{outcome.kind}` \(row 0, '7'\).*Give `scores`"):
         RMBench().variants["domain_mean"](judged)
 
 
 def test_judgebench_sums_the_votes_of_both_orders() -> None:
-    """Right is answer 1. Sums 2, 1, 0, 0, -1, -2: two of six are right, two are undecided; all six are counted."""
-    found = [rows.judgebench(str(i), "livebench-math") for i in range(6)]
+    """Answer 1 is right. The vote sums are 2, 1, 0, 0, -1, -2: two of six are right, two are undecided, and all six
+    count."""
+    dataset_rows = [rows.judgebench(str(i), "livebench-math") for i in range(6)]
     votes = [[1, 1], [1, None], [1, 0], [None, None], [0, None], [0, 0]]
     variants = JudgeBench().variants
-    measure = variants["both_orders"](voted(JudgeBench(), found, votes))["overall"]
+    measure = variants["both_orders"](voted(JudgeBench(), dataset_rows, votes))["overall"]
     assert (measure.numerator, measure.denominator, measure.undecided) == (2, 6, 2)
-    assert variants["one_order"](voted(JudgeBench(), found, votes)) == {}
-    single = voted(JudgeBench(), found[:3], [[1], [None], [0]])
+    assert variants["one_order"](voted(JudgeBench(), dataset_rows, votes)) == {}
+    single = voted(JudgeBench(), dataset_rows[:3], [[1], [None], [0]])
     measure = variants["one_order"](single)["overall"]
     assert (measure.numerator, measure.denominator, measure.undecided) == (1, 3, 1)
     assert variants["both_orders"](single) == {}
 
 
 def test_judgebench_scores_tie_and_categories() -> None:
-    """Answer 1 is right: 0 against 1 is right, 1 against 1 a tie that loses. Each source is in its category."""
+    """Answer 1 is right. Scores 0 against 1 are right, and 1 against 1 is a tie that counts as wrong. Every source
+    belongs to its category."""
     sources = ["mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench"]
-    found = [rows.judgebench(name, name) for name in sources]
-    judged = scored(JudgeBench(), found, [[0, 1], [1, 1], [1, 0], [0, 1]])
+    dataset_rows = [rows.judgebench(name, name) for name in sources]
+    judged = scored(JudgeBench(), dataset_rows, [[0, 1], [1, 1], [1, 0], [0, 1]])
     for variant in JudgeBench().variants.values():
         measures = variant(judged)
         assert {name: m.value for name, m in measures.items()} == {
@@ -240,12 +255,12 @@ def test_judgebench_scores_tie_and_categories() -> None:
         assert measures["overall"].ties == 1
 
 
-def test_judgebench_first_answer_never_wins_in_both_orders() -> None:
-    """A judge that always takes the first one shown sums to 0 everywhere, which loses."""
-    found = items(
+def test_judgebench_first_answer_judge_is_never_right_in_both_orders() -> None:
+    """A judge that always takes the first shown answer has vote sum 0 on every pair, which counts as wrong."""
+    dataset_items = items(
         JudgeBench(), [rows.judgebench(str(i), "livecodebench", label=("A>B", "B>A")[i % 2]) for i in range(6)]
     )
-    outcomes = judged_by(lambda item, shown: 0, found, order="both")
-    judged = [JudgedItem(*each) for each in zip(found, outcomes, strict=True)]
+    outcomes = judged_by(lambda item, shown: 0, dataset_items, order="both")
+    judged = [JudgedItem(*pair) for pair in zip(dataset_items, outcomes, strict=True)]
     measure = JudgeBench().variants["both_orders"](judged)["overall"]
     assert (measure.numerator, measure.undecided) == (0, 6)

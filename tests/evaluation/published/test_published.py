@@ -1,4 +1,5 @@
-"""Published tables: every shipped file loads, corrections hold as arithmetic, and a wrong file is refused."""
+"""Test the published tables: every shipped file loads, corrections follow from arithmetic, and an invalid file is
+refused."""
 
 from __future__ import annotations
 
@@ -35,25 +36,25 @@ rows:
 
 @pytest.fixture(scope="module")
 def shipped() -> list[PublishedValue]:
-    """The values of all files that the project ships."""
+    """Return the values of all files that the project ships."""
     return every_value(FOLDER)
 
 
-def find(values: list[PublishedValue], **wanted: Any) -> list[PublishedValue]:
-    """The values whose fields are those."""
-    return [value for value in values if all(getattr(value, key) == given for key, given in wanted.items())]
+def find(values: list[PublishedValue], **fields: Any) -> list[PublishedValue]:
+    """Return the values with these fields."""
+    return [value for value in values if all(getattr(value, key) == expected for key, expected in fields.items())]
 
 
-def one(values: list[PublishedValue], **wanted: Any) -> PublishedValue:
-    """The only such value."""
-    found = find(values, **wanted)
-    assert len(found) == 1, (wanted, found)
-    return found[0]
+def one(values: list[PublishedValue], **fields: Any) -> PublishedValue:
+    """Return the only value with these fields."""
+    matches = find(values, **fields)
+    assert len(matches) == 1, (fields, matches)
+    return matches[0]
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_shipped_file_loads_and_says_where_it_is_from(file: Path) -> None:
-    """Its values are shares, and its head comment has a summary and the source."""
+def test_every_shipped_file_loads_and_names_its_source(file: Path) -> None:
+    """All values are shares, and the first two lines are a summary and the source."""
     values = read_table(file)
     assert values
     assert all(0 <= value.value <= 1 for value in values)
@@ -63,11 +64,11 @@ def test_every_shipped_file_loads_and_says_where_it_is_from(file: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 4, 5, 6, 7, 8, 9, 10])
-def test_the_tables_of_the_paper_are_all_there(shipped: list[PublishedValue], number: int) -> None:
-    """Each of BaseReward's tables of results is a file of its own."""
-    here = [value for value in find(shipped, table=f"Table {number}") if "2509.16127" in value.paper]
-    assert here
-    assert set(here) == set(read_table(FOLDER / f"basereward_table_{number}.yaml"))
+def test_every_table_of_the_paper_is_shipped(shipped: list[PublishedValue], number: int) -> None:
+    """Every results table of BaseReward is a file of its own."""
+    table_values = [value for value in find(shipped, table=f"Table {number}") if "2509.16127" in value.paper]
+    assert table_values
+    assert set(table_values) == set(read_table(FOLDER / f"basereward_table_{number}.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_counts_give_the_printed_percentages(
     count: tuple[int, int],
     percent: str,
 ) -> None:
-    """Right ones over all of them, to two decimals, is what the table prints."""
+    """The share of right items with two decimals is the printed number."""
     value = one(shipped, table=table, model=model, variant=variant, metric=metric)
     assert value.count == count
     assert value.value == count[0] / count[1]
@@ -109,7 +110,7 @@ def test_counts_give_the_printed_percentages(
         ("BaseReward (Ensemble)", "r1_reward_dedupe_by_id", (413, 484), (411, 448), (210, 293)),
     ],
 )
-def test_swapped_columns_come_back_under_the_right_metric(
+def test_swapped_columns_are_corrected(
     shipped: list[PublishedValue],
     model: str,
     variant: str,
@@ -117,7 +118,7 @@ def test_swapped_columns_come_back_under_the_right_metric(
     hallucination: tuple[int, int],
     reasoning: tuple[int, int],
 ) -> None:
-    """General and Reasoning are exchanged, and the three categories make up Overall and Macro."""
+    """General and Reasoning are exchanged, and the three categories give Overall and Macro."""
     row = {value.metric: value for value in find(shipped, table="Table 9", model=model, variant=variant)}
     counts = {"general": general, "hallucination": hallucination, "reasoning": reasoning}
     assert {metric: row[metric].count for metric in counts} == counts
@@ -126,23 +127,24 @@ def test_swapped_columns_come_back_under_the_right_metric(
     assert "swapped" in row["reasoning"].note
     overall = tuple(map(sum, zip(*counts.values(), strict=True)))
     assert row["overall"].count == overall
-    macro = sum(right / all_ for right, all_ in counts.values()) / 3
+    macro = sum(right / total for right, total in counts.values()) / 3
     assert row["macro"].value == pytest.approx(macro, abs=0.5e-4)
 
 
-def test_a_value_is_not_given_for_another_variant(shipped: list[PublishedValue]) -> None:
-    """BaseReward's categories are not official ones; what is the same in every scheme is, and only that."""
+def test_value_is_not_assigned_to_another_variant(shipped: list[PublishedValue]) -> None:
+    """BaseReward's categories are not the official ones; only values that are equal in every scheme have the official
+    variant."""
     rows = [value for value in find(shipped, table="Table 9") if value.model.startswith("BaseReward")]
     official = [value for value in rows if value.variant.startswith("official")]
     assert {value.metric for value in official} == {"overall", "reasoning"}
     single = {value.metric: value.count for value in official if value.variant == "official"}
     assert single == {"overall": (1027, 1250), "reasoning": (218, 318)}
-    assert not find(rows, variant="official", model="BaseReward (Ensemble)")  # over 1,225 pairs only
+    assert not find(rows, variant="official", model="BaseReward (Ensemble)")  # its values are over 1,225 pairs only
     assert not find(shipped, table="Table 9", model="R1-Reward 7B", variant="official")
     assert not find(shipped, table="Table 9", model="GPT-4o", variant="r1_reward")
 
 
-def test_misprints_are_mended_and_what_was_printed_is_kept(shipped: list[PublishedValue]) -> None:
+def test_misprints_are_corrected_and_printed_values_kept(shipped: list[PublishedValue]) -> None:
     """Table 8 prints 95.74 for 40 of 42; its five categories add up to Acc."""
     row = {value.metric: value for value in find(shipped, table="Table 8", model="BaseReward (Qwen2.5-VL)")}
     mcq = row["mcq"]
@@ -152,13 +154,13 @@ def test_misprints_are_mended_and_what_was_printed_is_kept(shipped: list[Publish
     assert tuple(map(sum, zip(*(count for count in counts if count), strict=True))) == row["acc"].count == (156, 170)
 
 
-def test_both_meanings_of_overall_follow_from_the_columns(shipped: list[PublishedValue]) -> None:
-    """Table 10's twelve rows have an Overall by pairs and one by columns, to the printed decimal."""
-    here = find(shipped, table="Table 10")
-    models = {value.model for value in here}
+def test_both_overall_values_follow_from_the_columns(shipped: list[PublishedValue]) -> None:
+    """All twelve rows of Table 10 have an Overall over pairs and one over columns, equal to the printed decimal."""
+    table_values = find(shipped, table="Table 10")
+    models = {value.model for value in table_values}
     assert len(models) == 12
     for model in models:
-        row = {(value.variant, value.metric): value.value for value in find(here, model=model)}
+        row = {(value.variant, value.metric): value.value for value in find(table_values, model=model)}
         micro = sum(size * row["micro", metric] for metric, size in SIZES.items()) / sum(SIZES.values())
         mean = sum(row["seven_column_mean", metric] for metric in SIZES) / len(SIZES)
         assert row["micro", "overall"] == pytest.approx(micro, abs=0.000501), model
@@ -166,19 +168,21 @@ def test_both_meanings_of_overall_follow_from_the_columns(shipped: list[Publishe
 
 
 def test_macro_is_the_mean_of_the_three_categories(shipped: list[PublishedValue]) -> None:
-    """Where a table names its variant and prints all four; the few rows that are off by more are known by name."""
+    """This holds for every row with a known variant and all four values."""
     rows: dict[tuple[str, str, str, str], dict[str, float]] = {}
     for value in find(shipped, benchmark="vl_rewardbench"):
         if value.variant != UNKNOWN:
             rows.setdefault((value.paper, value.table, value.model, value.variant), {})[value.metric] = value.value
-    full = {key: row for key, row in rows.items() if {"general", "hallucination", "reasoning", "macro"} <= row.keys()}
-    assert len(full) > 40
-    off = {
+    complete_rows = {
+        key: row for key, row in rows.items() if {"general", "hallucination", "reasoning", "macro"} <= row.keys()
+    }
+    assert len(complete_rows) > 40
+    deviating = {
         model
-        for (_, _, model, _), row in full.items()
+        for (_, _, model, _), row in complete_rows.items()
         if abs(row["macro"] - (row["general"] + row["hallucination"] + row["reasoning"]) / 3) > 0.00101
     }
-    assert off == set()
+    assert deviating == set()
 
 
 @pytest.mark.parametrize(
@@ -190,12 +194,10 @@ def test_macro_is_the_mean_of_the_three_categories(shipped: list[PublishedValue]
         ("basereward_table_7", "text", 2),
     ],
 )
-def test_an_average_over_benchmarks_is_the_mean_of_the_columns_that_it_names(
-    file: str, average: str, columns: int
-) -> None:
+def test_average_over_benchmarks_is_the_mean_of_its_columns(file: str, average: str, columns: int) -> None:
     """The printed average is the mean of two, three or four printed columns, to the printed decimal."""
     values = read_table(FOLDER / f"{file}.yaml")
-    wanted = {
+    averaged_columns = {
         "overall": [("multimodal_rewardbench", "overall"), ("vl_rewardbench", "macro")],
         "multimodal": [
             ("vl_rewardbench", "overall"),
@@ -206,55 +208,55 @@ def test_an_average_over_benchmarks_is_the_mean_of_the_columns_that_it_names(
         "text": [("rewardbench", "overall"), ("rm_bench", "overall")],
     }[average]
     for mean in find(values, benchmark="mean_of_benchmarks", metric=average):
-        found = [
+        column_values = [
             value.value
-            for benchmark, metric in wanted
+            for benchmark, metric in averaged_columns
             for value in find(values, model=mean.model, benchmark=benchmark, metric=metric)
         ]
-        assert len(found) == columns
-        assert mean.value == pytest.approx(sum(found) / columns, abs=0.000501), mean.model
+        assert len(column_values) == columns
+        assert mean.value == pytest.approx(sum(column_values) / columns, abs=0.000501), mean.model
         assert mean.variant == {2: "two_columns", 3: "three_columns", 4: "four_columns"}[columns]
 
 
-def test_what_a_table_does_not_say_is_unknown_with_a_reason(shipped: list[PublishedValue]) -> None:
-    """No value is without a variant, and one whose variant is unknown says why."""
-    unsaid = find(shipped, variant=UNKNOWN)
-    assert unsaid
-    assert [value for value in unsaid if not value.note] == []
+def test_unknown_variant_has_a_note(shipped: list[PublishedValue]) -> None:
+    """Every value whose variant the table does not give has the variant `unknown` and a note with the reason."""
+    unknown = find(shipped, variant=UNKNOWN)
+    assert unknown
+    assert [value for value in unknown if not value.note] == []
 
 
-def test_only_the_asked_metric_is_given() -> None:
-    """Benchmark, variant and metric select; without a metric all of them are given."""
+def test_published_selects_by_metric() -> None:
+    """Benchmark, variant and metric select the values; without a metric all metrics are returned."""
     overall = published("vl_rewardbench", "r1_reward", "overall", folder=FOLDER)
-    everything = published("vl_rewardbench", "r1_reward", folder=FOLDER)
+    all_metrics = published("vl_rewardbench", "r1_reward", folder=FOLDER)
     assert {value.metric for value in overall} == {"overall"}
-    assert {(value.benchmark, value.variant) for value in everything} == {("vl_rewardbench", "r1_reward")}
-    assert [value for value in everything if value.metric == "overall"] == overall
+    assert {(value.benchmark, value.variant) for value in all_metrics} == {("vl_rewardbench", "r1_reward")}
+    assert [value for value in all_metrics if value.metric == "overall"] == overall
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("names", "message"),
     [
         (("vl_rewardbnch", "official"), "unknown benchmark 'vl_rewardbnch'; did you mean 'vl_rewardbench'?"),
         (("rm_bench", "domain_men"), "unknown variant of rm_bench 'domain_men'; did you mean 'domain_mean'?"),
         (("rm_bench", "domain_mean", "hrd"), "unknown metric of rm_bench 'hrd'; did you mean 'hard'?"),
     ],
 )
-def test_an_unknown_name_is_answered(asked: tuple[str, ...], message: str) -> None:
-    """With the name that was meant."""
+def test_unknown_name_has_a_suggestion(names: tuple[str, ...], message: str) -> None:
+    """The message suggests the nearest known name."""
     with pytest.raises(DataError) as error:
-        published(*asked, folder=FOLDER)
+        published(*names, folder=FOLDER)
     assert message in str(error.value)
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    """With what to do."""
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    """The message says which variable to set."""
     with pytest.raises(DataError, match="set BASEREWARD_EXPERIMENTS"):
         every_value(tmp_path / "none")
 
 
-def test_an_empty_cell_has_no_value(tmp_path: Path) -> None:
-    """null is no zero."""
+def test_empty_cell_has_no_value(tmp_path: Path) -> None:
+    """A null cell is left out; it is not zero."""
     (tmp_path / "good.yaml").write_text(GOOD)
     assert [(value.model, value.metric, value.value) for value in every_value(tmp_path)] == [
         ("A", "general", 0.5),
@@ -289,8 +291,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("added", "message"), WRONG, ids=[added[:60] for added, _ in WRONG])
-def test_a_wrong_file_is_refused(tmp_path: Path, added: str, message: str) -> None:
-    """With the file and what is wrong in it."""
+def test_invalid_addition_is_refused(tmp_path: Path, added: str, message: str) -> None:
+    """The message names the file and the fault."""
     file = tmp_path / "bad.yaml"
     file.write_text(GOOD + added)
     with pytest.raises(DataError) as error:
@@ -313,8 +315,8 @@ def test_a_wrong_file_is_refused(tmp_path: Path, added: str, message: str) -> No
         ("rows:", "{", "not valid YAML"),
     ],
 )
-def test_a_wrong_cell_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
-    """As above, for what every file has."""
+def test_invalid_table_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """An invalid value in the required part of a file is an error."""
     file = tmp_path / "bad.yaml"
     file.write_text(GOOD.replace(old, new, 1))
     with pytest.raises(DataError) as error:
@@ -322,8 +324,8 @@ def test_a_wrong_cell_is_refused(tmp_path: Path, old: str, new: str, message: st
     assert message in str(error.value)
 
 
-def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
-    """Two faults in one file and one in another are three lines."""
+def test_all_faults_of_all_files_are_listed(tmp_path: Path) -> None:
+    """Two faults in one file and one in another give three lines."""
     (tmp_path / "one.yaml").write_text(GOOD.replace("50.0", "150.0").replace("metric: general", "metric: x"))
     (tmp_path / "two.yaml").write_text(GOOD.replace("25.0", "-3"))
     with pytest.raises(DataError) as error:

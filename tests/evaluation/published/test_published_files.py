@@ -1,4 +1,4 @@
-"""The files that authors publish are read, or refused with what to do; the page lists every benchmark's columns."""
+"""Test that benchmark files as their authors publish them are read or refused with advice."""
 
 from __future__ import annotations
 
@@ -19,53 +19,54 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project's benchmarks."""
+    """Use the project's benchmarks."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
 
 
 def opened(name: str, folder: Path, *rows: dict[str, Any], overrides: tuple[str, ...] = ()) -> Benchmark:
-    """A benchmark with rows of ours."""
+    """Load a benchmark with these rows."""
     write_jsonl(folder / "rows.jsonl", list(rows))
     return load_benchmark(name, overrides=[f"data={folder / 'rows.jsonl'}", *overrides])
 
 
 def refused(benchmark: Benchmark) -> str:
-    """What its rows are refused with."""
-    with pytest.raises(DataError) as told:
+    """Return the error message for the rows of a benchmark."""
+    with pytest.raises(DataError) as raised:
         _ = benchmark.items
-    return str(told.value)
+    return str(raised.value)
 
 
-def test_the_page_lists_the_columns_of_every_benchmark() -> None:
-    """As the code has them."""
+def test_documentation_lists_the_columns_of_every_benchmark() -> None:
+    """docs/benchmarks.md has the table that the code generates."""
     assert columns_table() in (ROOT / "docs" / "benchmarks.md").read_text()
     assert columns_table().count("`vl_rewardbench`") == 1
 
 
 @pytest.mark.parametrize("text", ["", " \n", None])
-def test_a_question_that_was_never_filled_in_is_refused(text: str | None, tmp_path: Path) -> None:
-    """Missing or empty: the message names the file that has the questions, and the script that makes it."""
+def test_missing_question_is_refused(text: str | None, tmp_path: Path) -> None:
+    """The message names the file that has the questions and the script that writes it."""
     row = multimodal_rewardbench("nocaps-1", "knowledge") | {"Text": text}
-    told = refused(opened("multimodal_rewardbench", tmp_path, multimodal_rewardbench("a", "vqa"), row))
-    assert "all_data.json" in told
-    assert "0_download_data.py" in told
-    assert "rows.jsonl:2" in told
+    message = refused(opened("multimodal_rewardbench", tmp_path, multimodal_rewardbench("a", "vqa"), row))
+    assert "all_data.json" in message
+    assert "0_download_data.py" in message
+    assert "rows.jsonl:2" in message
     assert "all_data.json" in (ROOT / "experiments" / "benchmarks" / "multimodal_rewardbench.yaml").read_text()
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\n"])
-def test_an_empty_prompt_asks_nothing(prompt: str, tmp_path: Path) -> None:
-    """In no benchmark."""
+def test_empty_prompt_is_refused(prompt: str, tmp_path: Path) -> None:
+    """A blank prompt is refused with the reason empty_prompt."""
     row = rewardbench("hep-go") | {"prompt": prompt}
     assert "empty_prompt" in refused(opened("rewardbench", tmp_path, row))
 
 
-def test_a_file_of_one_domain_of_rm_bench(tmp_path: Path) -> None:
-    """Refused with what to do; read where its domain is said; a domain in the rows goes before it."""
+def test_rm_bench_file_of_one_domain_needs_its_domain(tmp_path: Path) -> None:
+    """Without a domain the file is refused with advice. `protocol.domain` sets it, and a domain in the row takes
+    precedence."""
     row = {key: value for key, value in rm_bench("1", "chat").items() if key != "domain"}
-    told = refused(opened("rm_bench", tmp_path, row))
-    assert "total_dataset.json" in told
-    assert "protocol.domain=" in told
+    message = refused(opened("rm_bench", tmp_path, row))
+    assert "total_dataset.json" in message
+    assert "protocol.domain=" in message
     (item,) = opened("rm_bench", tmp_path, row, overrides=("protocol.domain=safety-refuse",)).items
     assert dict(item.labels) == {"domain": "safety", "part": "safety-refuse"}
     (item,) = opened("rm_bench", tmp_path, rm_bench("1", "code"), overrides=("protocol.domain=chat",)).items
@@ -77,7 +78,7 @@ PAIR = {"chosen": "A cup.", "rejected": "A jar."}
 
 
 def test_vl_rewardbench_with_chosen_and_rejected(tmp_path: Path) -> None:
-    """The same item as in the hub's columns."""
+    """These columns give the same item as the hub's columns."""
     hub = {"response": ["A jar.", "A cup."], "human_ranking": [1, 0]}
     first, second = opened("vl_rewardbench", tmp_path, ABOUT | PAIR, ABOUT | hub).items
     for item in (first, second):
@@ -86,7 +87,7 @@ def test_vl_rewardbench_with_chosen_and_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         (ABOUT, "`chosen` and `rejected`"),
         (ABOUT | {"chosen": "a"}, "missing or empty: rejected"),
@@ -95,13 +96,13 @@ def test_vl_rewardbench_with_chosen_and_rejected(tmp_path: Path) -> None:
         (PAIR | {"id": "x", "query": "?"}, "missing or empty: image"),
     ],
 )
-def test_half_a_pair_is_refused(row: dict[str, Any], said: str, tmp_path: Path) -> None:
-    """With what is missing."""
-    assert said in refused(opened("vl_rewardbench", tmp_path, row))
+def test_incomplete_pair_is_refused(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """The message names the missing columns."""
+    assert message in refused(opened("vl_rewardbench", tmp_path, row))
 
 
 def authors_row(**more: Any) -> dict[str, Any]:
-    """A pair of Multimodal RewardBench 2 as its repository has it."""
+    """Return a pair of Multimodal RewardBench 2 in the format of its repository."""
     answers = {
         "response_a": {
             "model_name": "a",
@@ -112,8 +113,8 @@ def authors_row(**more: Any) -> dict[str, Any]:
     return {"id": "blink_1", "chosen": "B", "prompt_source": "blink", "human_annotations": [], **answers, **more}
 
 
-def test_the_authors_files_of_multimodal_rewardbench_2(tmp_path: Path) -> None:
-    """Prompt and answers are lists of pieces; the pictures keep their places."""
+def test_multimodal_rewardbench_2_files_of_the_authors(tmp_path: Path) -> None:
+    """Prompt and answers are lists of parts, and the pictures keep their positions."""
     prompt = [["image", "1.png"], ["text", "\nand "], ["image", "2.png"], ["text", ": which is nearer?"]]
     (item,) = opened("multimodal_rewardbench_2", tmp_path, authors_row(prompt_content=prompt)).items
     assert item.id == "blink_1"
@@ -124,24 +125,24 @@ def test_the_authors_files_of_multimodal_rewardbench_2(tmp_path: Path) -> None:
     assert dict(item.labels) == {"source": "blink", "answers": "with_images"}
 
 
-def test_response_only_files_are_refused(tmp_path: Path) -> None:
-    """They have no prompts: the message names the script that adds them and the file that it makes."""
-    told = refused(opened("multimodal_rewardbench_2", tmp_path, authors_row()))
-    assert "run_release.sh" in told
-    assert "reasoning.json" in told
+def test_files_without_prompts_are_refused(tmp_path: Path) -> None:
+    """The message names the script that adds the prompts and the file that it writes."""
+    message = refused(opened("multimodal_rewardbench_2", tmp_path, authors_row()))
+    assert "run_release.sh" in message
+    assert "reasoning.json" in message
     without_id = {key: value for key, value in authors_row(prompt_content=[["text", "?"]]).items() if key != "id"}
     assert "pair_id" in refused(opened("multimodal_rewardbench_2", tmp_path, without_id))
 
 
 @pytest.mark.parametrize("content", ["text", [["video", "1.mp4"]], [["text"]], [["text", 5]], None])
 def test_malformed_content_is_refused(content: Any, tmp_path: Path) -> None:
-    """With the column."""
+    """The message names the column."""
     row = authors_row(prompt_content=[["text", "?"]], response_b={"response_content": content})
     assert "response_b.response_content" in refused(opened("multimodal_rewardbench_2", tmp_path, row))
 
 
 def test_rows_are_read_from_the_authors_array(tmp_path: Path) -> None:
-    """All rows of a JSON array."""
+    """All rows of a JSON array are read."""
     file = tmp_path / "rows.json"
     file.write_text(json.dumps([authors_row(prompt_content=[["text", "?"]])] * 3))
     assert len(load_benchmark("multimodal_rewardbench_2", overrides=[f"data={file}"]).items) == 3

@@ -1,4 +1,4 @@
-"""Which cells of an experiment are the rows of a published table, and which columns are means of others."""
+"""Test how the rows of published tables are joined to an experiment's cells, and which columns are means."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ rows:
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
-def test_rows_are_joined_to_cells_that_there_are(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every cell or ensemble that a table names is one of its experiment's at full size."""
+def test_joined_cells_exist(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell or ensemble that a table names is in one of its experiments at full size."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(FOLDER.parent))
     table = read_published_table(file)
-    told = {name for names in table.joined.values() for name in names}
+    joined = {name for names in table.joined.values() for name in names}
     for name in table.experiments:
-        experiment = find_experiment(name, profile="qwen2_5_vl_7b")[0]  # paths of data are the user's
-        there = {*(cell.without_seeds for cell in experiment.cells), *experiment.ensembles}
-        assert told & there
-        told -= there
-    assert not told
+        experiment = find_experiment(name, profile="qwen2_5_vl_7b")[0]  # the data paths are the user's
+        existing = {*(cell.without_seeds for cell in experiment.cells), *experiment.ensembles}
+        assert joined & existing
+        joined -= existing
+    assert not joined
 
 
 @pytest.mark.parametrize(
@@ -45,16 +45,16 @@ def test_rows_are_joined_to_cells_that_there_are(file: Path, monkeypatch: pytest
         ("cells: {A: x}\n", "`experiment` and `cells`"),
     ],
 )
-def test_a_row_that_is_joined_is_there(added: str, fault: str, tmp_path: Path) -> None:
-    """And the experiment whose cells are meant is named."""
+def test_invalid_join_is_refused(added: str, fault: str, tmp_path: Path) -> None:
+    """A joined row must exist, and the experiment must be named."""
     file = tmp_path / "table.yaml"
     file.write_text(GOOD + added)
     with pytest.raises(DataError, match=fault):
         read_table(file)
 
 
-def test_a_mean_is_of_columns_that_there_are(tmp_path: Path) -> None:
-    """A name that is no column is told."""
+def test_mean_of_an_unknown_column_is_refused(tmp_path: Path) -> None:
+    """The message names the unknown column and the known ones."""
     file = tmp_path / "table.yaml"
     file.write_text(GOOD.replace("metric: reasoning}", "metric: reasoning, of: [speed]}"))
     with pytest.raises(DataError, match=r"unknown column 'speed'.*general"):

@@ -1,4 +1,4 @@
-"""What of ours stands beside a published table, and what does not."""
+"""Test which measured values are shown next to the values of a published table."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ ROW, BENCHMARK = "BaseReward (Qwen2.5-VL)", "mm_rlhf_rewardbench"
 
 @pytest.fixture(autouse=True)
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The experiments of the project."""
+    """Use a copy of the project's experiments."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(tmp_path / "experiments"))
 
 
 def table(experiment: str, title: str) -> PublishedTable:
-    """A published table that is joined to an experiment."""
-    (found,) = [each for each in tables_of(experiment) if each.title == title]
-    return found
+    """Return the published table of an experiment with this title."""
+    (match,) = [candidate for candidate in tables_of(experiment) if candidate.title == title]
+    return match
 
 
 def evaluated(name: str, *, overrides: tuple[str, ...] = (), scored: int | None = None) -> Contender:
-    """A finished run of an experiment's one cell, with outcomes of the paper's model on MM-RLHF-RewardBench."""
+    """Return a finished run of an experiment's only cell, with outcomes of the paper's model on MM-RLHF-RewardBench."""
     experiment = load_experiment(name, profile="qwen2_5_vl_7b", overrides=overrides)
     (cell,) = experiment.cells
     printed = yaml.safe_load((ROOT / "experiments" / "published" / "basereward_table_8.yaml").read_text())
@@ -51,52 +51,53 @@ OWN_ROWS = ("data.sources.pairs.path=pairs.jsonl",)
 
 
 @pytest.mark.parametrize(("name", "overrides"), [("basereward", OWN_ROWS), ("mixtures/basereward_data", ())])
-def test_both_experiments_of_the_paper_s_recipe_are_its_row(name: str, overrides: tuple[str, ...]) -> None:
-    """On one's own pairs and on the paper's data: each finds Table 8, and its run is the row of BaseReward."""
+def test_experiments_with_the_paper_recipe_join_its_row(name: str, overrides: tuple[str, ...]) -> None:
+    """The experiments on own pairs and on the paper's data both join Table 8, and their run is the row of
+    BaseReward."""
     contender = evaluated(name, overrides=overrides)
     printed = table(contender.name, "Table 8")
     assert joined(printed, [contender]) == {ROW: contender}
-    found = measured_cells(printed, ROW, contender)
-    assert found["acc"].value == pytest.approx(156 / 170)
-    assert difference(printed.rows[ROW]["acc"], found["acc"]) == pytest.approx(100 * 156 / 170 - 91.76)
+    cells = measured_cells(printed, ROW, contender)
+    assert cells["acc"].value == pytest.approx(156 / 170)
+    assert difference(printed.rows[ROW]["acc"], cells["acc"]) == pytest.approx(100 * 156 / 170 - 91.76)
 
 
-def test_values_of_a_part_stand_beside_nothing(tmp_path: Path) -> None:
-    """50 of 170 pairs were scored: the table has no value of ours, and asks for the whole; the page has the part under
-    a heading of its own, with what is missing."""
+def test_partial_values_are_not_compared_with_the_paper(tmp_path: Path) -> None:
+    """With 50 of 170 scored pairs the table has no measured value and lists the benchmark as not evaluated. The page
+    has a separate heading that says how many pairs are scored."""
     contender = evaluated("basereward", overrides=OWN_ROWS, scored=50)
     printed = table("basereward", "Table 8")
     assert measured_cells(printed, ROW, contender) == {}
     assert BENCHMARK in not_evaluated(printed, ROW, contender)
     out = tmp_path / "page.html"
-    made = make_page("basereward", profile="qwen2_5_vl_7b", overrides=OWN_ROWS, out=out)
+    page = make_page("basereward", profile="qwen2_5_vl_7b", overrides=OWN_ROWS, out=out)
     text = out.read_text(encoding="utf-8")
     assert f"{BENCHMARK} 1, in part" in text
     assert "50 of 170" in text
-    with made.csv.open() as file:
+    with page.csv.open() as file:
         rows = [row for row in csv.DictReader(file) if row["benchmark"] == BENCHMARK]
     assert {row["source"] for row in rows} == {"measured"}
     assert all("50 of 170" in row["partial"] for row in rows)
 
 
-def test_the_page_tells_an_unknown_protocol_from_a_missing_evaluation(tmp_path: Path) -> None:
-    """A question mark, and a dash with a command that fills it."""
+def test_page_distinguishes_unknown_protocol_from_missing_evaluation(tmp_path: Path) -> None:
+    """An unknown protocol has a question mark; a missing evaluation has a dash and a command that runs it."""
     finished_run(load_experiment("single_source", profile="qwen2_5_vl_7b").cells[0])
     out = tmp_path / "page.html"
     make_page("single_source", profile="qwen2_5_vl_7b", overrides=(), out=out)
     text = out.read_text(encoding="utf-8")
     section = text[text.index('<section id="paper">') :]
     first = section[: section.index("<h3>Table 5")]
-    shown = paper_rows(f"{first}</section>")["MMIF"]["ours"]
-    assert ">?<" in shown["vl_overall"]
-    assert ">–<" in shown["acc"]  # noqa: RUF001
+    cells = paper_rows(f"{first}</section>")["MMIF"]["ours"]
+    assert ">?<" in cells["vl_overall"]
+    assert ">–<" in cells["acc"]  # noqa: RUF001
     assert "--benchmark mm_rlhf_rewardbench --benchmark multimodal_rewardbench" in first
     assert "mean_of_benchmarks" not in text
 
 
-def test_a_column_of_an_unknown_protocol_is_not_asked_for() -> None:
-    """Of Table 7 only MM-RLHF-RewardBench can ever stand beside ours; a mean of benchmarks is no benchmark."""
+def test_column_of_an_unknown_protocol_is_not_requested() -> None:
+    """Of Table 7 only MM-RLHF-RewardBench can be evaluated, and a mean of benchmarks is not a benchmark."""
     for name, title, row in (("ensembles", "Table 7", "Average"), ("single_source", "Table 4", "MMIF")):
         printed = table(name, title)
-        asked = not_evaluated(printed, row, Contender("none", []))
-        assert asked == {"Table 7": [BENCHMARK], "Table 4": [BENCHMARK, "multimodal_rewardbench"]}[title]
+        missing = not_evaluated(printed, row, Contender("none", []))
+        assert missing == {"Table 7": [BENCHMARK], "Table 4": [BENCHMARK, "multimodal_rewardbench"]}[title]

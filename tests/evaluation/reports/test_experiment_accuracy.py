@@ -1,4 +1,4 @@
-"""Accuracy of an experiment's page: on which pairs, and how sure."""
+"""Test the accuracy on an experiment's page: the compared pairs and the intervals."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.helpers.experiment_runs import pairs
 
 
 def contender(name: str, *runs: Sequence[ScoredGroup]) -> Contender:
-    """A recipe with runs that scored these."""
-    nothing: dict[str, Any] = {
+    """Return a recipe whose runs scored these groups."""
+    empty_fields: dict[str, Any] = {
         "result": {},
         "curves": {},
         "peak_gib": None,
@@ -28,111 +28,121 @@ def contender(name: str, *runs: Sequence[ScoredGroup]) -> Contender:
         "faults": (),
     }
     trained = [
-        TrainedRun(name=f"{name},seed={seed}", run=RunFolder(Path("x")), groups=groups, **nothing)
+        TrainedRun(name=f"{name},seed={seed}", run=RunFolder(Path("x")), groups=groups, **empty_fields)
         for seed, groups in enumerate(runs)
     ]
     return Contender(name, [], trained)
 
 
 def share_of(right: Sequence[Sequence[float]], sizes: Sequence[int]) -> AccuracyShare:
-    """Of runs, by group."""
+    """Return the share of right pairs from the counts by run and group."""
     return AccuracyShare([str(run) for run in range(len(right))], np.array(right, float), np.array(sizes))
 
 
 def half(share: AccuracyShare) -> float:
-    """Half the width of its interval."""
+    """Return half the width of the interval."""
     return (share.interval[1] - share.interval[0]) / 2
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """Groups of one to six pairs, all right or all wrong, right in 70 %: of 300 draws about 285 intervals hold that,
-    at least 285 less four standard deviations of 3.8. Wilson's over pairs holds it in 200 or so."""
-    coin = np.random.default_rng(0)
-    covered = by_pairs = 0
+def test_interval_has_the_nominal_coverage() -> None:
+    """Groups have one to six pairs, all right or all wrong, and 70 % of the groups are right. About 285 of 300
+    intervals contain 0.7, and at least 285 less four standard deviations of 3.8. Wilson's interval over pairs contains
+    it about 200 times."""
+    generator = np.random.default_rng(0)
+    covered = covered_by_wilson = 0
     for _ in range(300):
-        sizes = coin.integers(1, 7, 150)
-        right = sizes * (coin.random(150) < 0.7)
+        sizes = generator.integers(1, 7, 150)
+        right = sizes * (generator.random(150) < 0.7)
         low, high = share_of([right.tolist()], sizes.tolist()).interval
         covered += low <= 0.7 <= high
         low, high = wilson(int(right.sum()), int(sizes.sum()))
-        by_pairs += low <= 0.7 <= high
-    assert covered >= 270 > by_pairs
+        covered_by_wilson += low <= 0.7 <= high
+    assert covered >= 270 > covered_by_wilson
 
 
-def test_the_interval_is_that_of_a_ratio_of_sums() -> None:
-    """Half of it is 1.96 sqrt(sum (right - share pairs)^2) / sum pairs, the linearised error of a ratio (Cochran 1977,
-    section 6.4), also for the mean of two runs, which is surer than one where they err apart."""
-    coin = np.random.default_rng(1)
-    sizes = coin.integers(1, 5, 400)
-    runs = coin.binomial(sizes, 0.6, (2, 400))
+def test_interval_is_that_of_a_ratio_of_sums() -> None:
+    """Half the width is 1.96 sqrt(sum (right - share pairs)^2) / sum pairs, the linearised error of a ratio (Cochran
+    1977, section 6.4). This also holds for the mean of two runs, whose interval is narrower where their errors
+    differ."""
+    generator = np.random.default_rng(1)
+    sizes = generator.integers(1, 5, 400)
+    runs = generator.binomial(sizes, 0.6, (2, 400))
     for right in (runs[:1], runs):
-        found = share_of(right.tolist(), sizes.tolist())
-        rest = right.mean(0) - found.value * sizes
-        assert half(found) == pytest.approx(1.96 * np.sqrt((rest**2).sum()) / sizes.sum(), rel=0.06)
-        assert found.method == "bootstrap"
+        share = share_of(right.tolist(), sizes.tolist())
+        residuals = right.mean(0) - share.value * sizes
+        assert half(share) == pytest.approx(1.96 * np.sqrt((residuals**2).sum()) / sizes.sum(), rel=0.06)
+        assert share.method == "bootstrap"
 
 
 @pytest.mark.parametrize("value", [0, 1])
-def test_where_all_pairs_are_right_groups_are_counted(value: int) -> None:
-    """20 groups of three pairs: draws of them say nothing, and 60 pairs would say too much."""
-    found = share_of([[3 * value] * 20], [3] * 20)
-    assert found.interval == wilson(20 * value, 20)
-    assert found.method == "wilson"
+def test_interval_counts_groups_where_all_or_no_pairs_are_right(value: int) -> None:
+    """20 groups of three pairs have no spread for a bootstrap, and Wilson's interval of 60 pairs would be too narrow:
+    the interval is Wilson's of 20 groups."""
+    share = share_of([[3 * value] * 20], [3] * 20)
+    assert share.interval == wilson(20 * value, 20)
+    assert share.method == "wilson"
 
 
-def test_a_column_is_of_the_same_pairs_in_every_row() -> None:
-    """Two recipes read pictures and text, one text alone, on which it beats them: all compare on the ten pairs of text,
-    and pictures are told of the two. The longer answer is right in 7.5 of 10 and in 15 of 20."""
+def test_column_has_the_same_pairs_in_every_row() -> None:
+    """Two recipes are tested on digits and text, one on text alone. All three are compared on the ten text pairs, and
+    the column of digits has the first two. The longer answer is right in 7.5 of 10 and in 15 of 20 pairs."""
     both = [contender(name, [*pairs(18, 20), *pairs(right, 10, source="text")]) for name, right in (("a", 5), ("b", 6))]
-    found = {column.name: column for column in columns([*both, contender("text", pairs(7, 10, source="text"))])}
-    assert shares(found) == {
+    columns_by_name = {
+        column.name: column for column in columns([*both, contender("text", pairs(7, 10, source="text"))])
+    }
+    assert shares(columns_by_name) == {
         ALL: {"a": 0.5, "b": 0.6, "text": 0.7},
         "digits": {"a": 0.9, "b": 0.9},
         "text": {"a": 0.5, "b": 0.6, "text": 0.7},
     }
-    assert {name: column.longer.right for name, column in found.items() if column.longer} == {
+    assert {name: column.longer.right for name, column in columns_by_name.items() if column.longer} == {
         ALL: [7.5],
         "digits": [15.0],
         "text": [7.5],
     }
 
 
-def test_a_source_that_the_first_recipe_lacks_has_its_rule() -> None:
-    """The longer answer of a source comes from a run that was tested on it."""
-    found = columns([contender("a", pairs(3, 4)), contender("b", pairs(3, 8, source="text"))])
-    assert {column.name: column.longer.right for column in found if column.longer} == {
-        ALL: [6.0],  # of two sets that as many were tested on, the larger
+def test_source_that_the_first_recipe_lacks_has_a_length_baseline() -> None:
+    """The baseline of a source comes from a run that was tested on it."""
+    all_columns = columns([contender("a", pairs(3, 4)), contender("b", pairs(3, 8, source="text"))])
+    assert {column.name: column.longer.right for column in all_columns if column.longer} == {
+        ALL: [6.0],  # as many recipes have either set of pairs, so the larger set is taken
         "digits": [3.0],
         "text": [6.0],
     }
-    assert [[*column.shares] for column in found] == [["b"], ["a"], ["b"]]
+    assert [[*column.shares] for column in all_columns] == [["b"], ["a"], ["b"]]
 
 
-def test_groups_that_a_seed_lacks_are_in_no_row() -> None:
-    """One of four rows was lost to the second run, and one to the other recipe: two are compared."""
+def test_groups_that_one_run_lacks_are_excluded() -> None:
+    """The second run lacks one of four rows and the other recipe another one, so two rows are compared."""
     rows = pairs(4, 4)
-    (found,) = columns([contender("a", rows, rows[1:]), contender("b", rows[:3])])
-    assert {name: share.pairs for name, share in found.shares.items()} == {"a": 2, "b": 2}
+    (column,) = columns([contender("a", rows, rows[1:]), contender("b", rows[:3])])
+    assert {name: share.pairs for name, share in column.shares.items()} == {"a": 2, "b": 2}
 
 
-def test_rows_say_how_the_interval_was_found() -> None:
-    """Of a recipe with two seeds, by the mean and by each."""
+def test_rows_name_the_interval_method() -> None:
+    """A recipe with two seeds has a row for the mean and one for each seed."""
     rows = accuracy_rows(columns([contender("a", pairs(3, 4), pairs(4, 4))]), seeds=True)
-    told = [(row["model"], row["value"], row["interval"], row["metric"]) for row in rows if row["source"] == "measured"]
-    assert told == [
+    measured = [
+        (row["model"], row["value"], row["interval"], row["metric"]) for row in rows if row["source"] == "measured"
+    ]
+    assert measured == [
         ("a", 0.875, "bootstrap", "pair accuracy"),
         ("a,seed=0", 0.75, "bootstrap", "pair accuracy"),
         ("a,seed=1", 1.0, "wilson", "pair accuracy"),
     ]
 
 
-def test_without_runs_there_is_a_column_of_nothing() -> None:
-    """The page has its table."""
-    (found,) = columns([contender("a")])
-    assert (found.name, dict(found.shares), found.longer) == (ALL, {}, None)
-    assert accuracy_rows([found]) == []
+def test_recipe_without_runs_has_an_empty_column() -> None:
+    """The page still has its table."""
+    (column,) = columns([contender("a")])
+    assert (column.name, dict(column.shares), column.longer) == (ALL, {}, None)
+    assert accuracy_rows([column]) == []
 
 
-def shares(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """What each recipe reached, by column."""
-    return {name: {recipe: share.value for recipe, share in column.shares.items()} for name, column in found.items()}
+def shares(columns_by_name: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the share of each recipe by column."""
+    return {
+        name: {recipe: share.value for recipe, share in column.shares.items()}
+        for name, column in columns_by_name.items()
+    }

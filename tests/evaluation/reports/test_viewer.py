@@ -1,4 +1,4 @@
-"""The command `look`: one page from a source, and what it says of it."""
+"""Test the command `look`: its page and its output."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def looked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the command prints, and the data of the page that it writes."""
+    """Return the command's output and the data of the page."""
     assert main(["look", *arguments, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     return result, embedded(Path(result["out"]))
 
 
 def embedded(file: Path) -> Any:
-    """The data of a page."""
+    """Return the data that a page contains."""
     match = re.search(r'<script type="application/json" id="data">(.*?)</script>', file.read_text(encoding="utf-8"))
     assert match
     return json.loads(match[1])
 
 
-def test_the_page_holds_the_rows_of_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """In its order: every id, prompt, response and preference; the page is beside, named as the file."""
+def test_page_has_the_rows_of_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Ids, prompts, responses and preferences are in the file's order, and the page is named after the file."""
     file = write_rows(tmp_path / "mine.jsonl", pair_rows(12, folder=tmp_path))
     result, data = looked(capsys, str(file))
     assert result == {"out": "mine.look.html", "rows": 12, "read": 12, "total": 12, "lost": {}, "model": None}
@@ -52,12 +52,15 @@ def test_the_page_holds_the_rows_of_the_file(capsys: pytest.CaptureFixture[str],
         texts = [part["text"] for turn in row["turns"] for part in turn["parts"] if "text" in part]
         assert texts == [part.text for turn in group.prompt for part in turn.parts if part.text is not None]
         assert tuple(response["text"] for response in row["responses"]) == group.responses
-        assert [(p["winner"], p["loser"]) for p in row["pairs"]] == [(p.winner, p.loser) for p in group.preferences]
+        assert [(preference["winner"], preference["loser"]) for preference in row["pairs"]] == [
+            (preference.winner, preference.loser) for preference in group.preferences
+        ]
     assert len(data["pictures"]) == 12
 
 
-def test_all_parts_or_one(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of 1,797 digits 250 are held out for each of the two parts; the rows are spread evenly."""
+def test_split_selects_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """250 of 1,797 digits are in validation and 250 in test. Without --split the rows are taken evenly from all
+    splits."""
     _, data = looked(capsys, "digits", "--rows", "18")
     assert data["splits"] == {"train": 1297, "val": 250, "test": 250}
     assert data["facts"]["shown"] == len(data["rows"]) == 18
@@ -68,8 +71,8 @@ def test_all_parts_or_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["id"] for row in data["rows"]] == [source.groups("val")[i].id for i in (0, 33, 66)]
 
 
-def test_lost_rows_are_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """As counts, and on the page with what is wrong."""
+def test_lost_rows_are_counted_and_listed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The output has the counts, and the page lists the rows with their faults."""
     rows = [*pair_rows(3), {"prompt": "?", "chosen": " ", "rejected": "b"}]
     rows.append({"id": "gone", "prompt": "?", "chosen": "a", "rejected": "b", "images": ["gone.png"]})
     file = write_rows(tmp_path / "mine.jsonl", rows)
@@ -81,8 +84,8 @@ def test_lost_rows_are_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert capsys.readouterr().out.splitlines()[-1] == "3 rows are shown in page.html; 4 of 5 were read"
 
 
-def test_a_page_without_rows_is_no_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Where no picture of the rows that are picked can be opened: how many there are, and how many were tried."""
+def test_no_page_is_written_without_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """No picture of the selected rows opens; the message has the number of rows and of tried rows."""
     rows = [{**row, "images": ["gone.png"]} for row in pair_rows(30)]
     file = write_rows(tmp_path / "mine.jsonl", rows)
     assert main(["look", str(file), "--rows", "20"]) == 2
@@ -92,10 +95,8 @@ def test_a_page_without_rows_is_no_page(capsys: pytest.CaptureFixture[str], tmp_
 
 
 @pytest.mark.parametrize("name", ["mine.json", "mine.csv", "mine.parquet", "mine.jsonl.gz"])
-def test_rows_of_every_kind_of_file_are_looked_at(
-    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """The page is named as the file."""
+def test_look_reads_every_file_format(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The page is named after the file, and it cannot overwrite the file."""
     table = pandas.DataFrame([{"prompt": f"Q{i}?", "chosen": "a", "rejected": "b"} for i in range(3)])
     write = {
         ".json": lambda path: table.to_json(path, orient="records", indent=2),
@@ -110,8 +111,8 @@ def test_rows_of_every_kind_of_file_are_looked_at(
     assert "overwrite the input" in capsys.readouterr().err
 
 
-def test_a_model_gives_its_scores(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Those that `score` gives, on the rows that it can read; a row that is too long for it is shown without."""
+def test_page_has_the_model_scores(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The scores equal those of `score_groups`; a row that is too long for the model has no scores."""
     run = train(load_recipe("basereward", overrides=SMALL))["run_id"]
     rows = [*pair_rows(3, folder=tmp_path), {"id": "long", "prompt": "long " * 500, "chosen": "a", "rejected": "b"}]
     file = write_rows(tmp_path / "mine.jsonl", rows)
@@ -142,8 +143,10 @@ def test_a_model_gives_its_scores(capsys: pytest.CaptureFixture[str], tmp_path: 
         ([], "the following arguments are required: SOURCE"),
     ],
 )
-def test_a_mistake_writes_no_page(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is answered with a sentence and status 2."""
+def test_invalid_arguments_write_no_page(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command exits with status 2 and a message."""
     assert main(["look", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(Path().rglob("*.html"))

@@ -1,4 +1,4 @@
-"""The page of `look` in a real browser, without a window: what a person would see."""
+"""Test the page of `look` in a real headless browser."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SCORES = {"right": [2.0, 1.0], "wrong": [-1.5, 1.5], "close": [1.0, 0.5], "evil"
 
 
 def viewer_page(data: dict[str, Any]) -> str:
-    """The page of the viewer with these data."""
+    """Render the viewer's page with these data."""
     return render_data_page("viewer", data, title="Rows of a source", styles=["articles"])
 
 
 class Few:
-    """Five rows and a lost one."""
+    """A source with five rows and one rejected row."""
 
     name = "few"
 
@@ -53,43 +53,45 @@ class Few:
         )
 
 
-def pair(name: str, question: str, *responses: str, winner: int = 0, **more: Any) -> Group:
-    """Two responses to a question in words."""
-    preference = Preference(winner, 1 - winner, **more)
+def pair(name: str, question: str, *responses: str, winner: int = 0, **preference_fields: Any) -> Group:
+    """Return a group of two responses to a text prompt."""
+    preference = Preference(winner, 1 - winner, **preference_fields)
     return Group(name, "few", (Turn("user", (Part(question),)),), responses, (preference,))
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page, with the scores of a model."""
-    data = collect(Few(), ["train", "val"], rows=99, score=lambda given: SCORES[given.id])
+    """Write the page with the scores of a model."""
+    data = collect(Few(), ["train", "val"], rows=99, score=lambda sample: SCORES[sample.id])
     path = tmp_path_factory.mktemp("page") / "few.html"
     path.write_text(viewer_page({**data, "model": "judge"}), encoding="utf-8")
     return path
 
 
 def seen(file: Path, choice: str = "") -> str:
-    """The document after its script ran, as HTML."""
+    """Return the document as HTML after its script ran."""
     assert BROWSER
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={file.parent / 'profile'}"]
     command = [BROWSER, *options, "--virtual-time-budget=2000", "--dump-dom", f"{file.as_uri()}{choice}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
+    completed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return re.sub(r"<script.*?</script>", "", completed.stdout, flags=re.DOTALL)
 
 
 def ids(document: str) -> list[str]:
-    """Of the rows that are shown, in their order."""
+    """Return the ids of the shown rows in their order."""
     return re.findall(r"<article><header><h2>(.*?)</h2>", document)
 
 
 def words(document: str) -> str:
-    """Its text."""
+    """Return the text of the document."""
     return html.unescape(re.sub(r"<[^>]*>", " ", document))
 
 
 def driven(file: Path, script: str, choice: str = "") -> str:
-    """The title after a script of ours used the page as a person would; the policy lets no other script run, so the
-    copy that it runs in has none."""
+    """Return the title after `script` has used the page.
+
+    The page's policy forbids other scripts, so the script runs in a copy without the policy.
+    """
     policy = r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>"
     text, removed = re.subn(policy, "", file.read_text(encoding="utf-8"))
     assert removed == 1
@@ -100,8 +102,8 @@ def driven(file: Path, script: str, choice: str = "") -> str:
     return html.unescape(match[1])
 
 
-def test_every_row_is_shown_with_what_is_known_of_it(file: Path) -> None:
-    """Counts at the head, the winner first, margins, weights and scores, and where the model disagrees."""
+def test_page_shows_every_row_with_its_facts(file: Path) -> None:
+    """The page has the counts, the preferred response first, margins, weights, scores and the model's disagreements."""
     document = seen(file)
     text = words(document)
     assert ids(document) == ["right", "wrong", "close", "evil", "pictures"]
@@ -123,8 +125,8 @@ def test_every_row_is_shown_with_what_is_known_of_it(file: Path) -> None:
     assert "1 row lost: image_missing 1" in text
 
 
-def test_text_of_strangers_is_text(file: Path) -> None:
-    """Script and picture tags in prompt, response and detail are seen as they were written, and do nothing."""
+def test_markup_in_the_data_is_shown_as_text(file: Path) -> None:
+    """Script and image tags in prompt, response and detail are visible as text and have no effect."""
     document = seen(file)
     assert "<title>few: rows</title>" in document
     assert words(document).count(EVIL) == 3
@@ -132,8 +134,8 @@ def test_text_of_strangers_is_text(file: Path) -> None:
     assert "<img onerror" not in document
 
 
-def test_pictures_are_inside_the_page_and_at_their_places(file: Path) -> None:
-    """Both open: the browser knows their sizes. The first is before the words, the second after."""
+def test_pictures_are_embedded_at_their_positions(file: Path) -> None:
+    """The first picture is before the text and the second after it, and the browser decodes both with their sizes."""
     document = seen(file)
     places = [document.index(word) for word in ('alt="Image 1 of 2', "Left of", 'alt="Image 2 of 2')]
     assert places == sorted(places)
@@ -163,20 +165,20 @@ def test_pictures_are_inside_the_page_and_at_their_places(file: Path) -> None:
         ("#sort=nonsense&split=nowhere", ["right", "wrong", "close", "evil", "pictures"]),
     ],
 )
-def test_the_address_filters_and_sorts(file: Path, choice: str, expected: list[str]) -> None:
-    """Worst margin first; a tie has none and comes last. Words are found whatever their capitals."""
+def test_url_fragment_filters_and_sorts(file: Path, choice: str, expected: list[str]) -> None:
+    """The worst margin comes first, and a tie has no margin and comes last. The search ignores case."""
     document = seen(file, choice)
     assert ids(document) == expected
     assert f"{len(expected)} row{'' if len(expected) == 1 else 's'} of 5" in words(document)
 
 
-def test_found_words_are_marked(file: Path) -> None:
-    """As they are written in the row."""
+def test_search_matches_are_marked(file: Path) -> None:
+    """The marked words have the spelling of the row."""
     assert re.findall("<mark>(.*?)</mark>", seen(file, "#search=seven")) == ["seven", "Seven", "SEVEN"]
 
 
-def test_typing_filters_and_is_kept_in_the_address(file: Path) -> None:
-    """Without loading the page again."""
+def test_search_field_filters_and_updates_the_url(file: Path) -> None:
+    """The page is not loaded again."""
     script = (
         "const field = controls.elements.search; field.value = 'prime';"
         "field.dispatchEvent(new Event('input', { bubbles: true }));"
@@ -186,8 +188,9 @@ def test_typing_filters_and_is_kept_in_the_address(file: Path) -> None:
     assert driven(file, script) == "wrong#search=prime"
 
 
-def test_a_picture_is_enlarged_and_put_away(file: Path) -> None:
-    """By a click, or by the keyboard, since it is a button; its size in the data is told."""
+def test_picture_opens_and_closes(file: Path) -> None:
+    """A click on the picture's button opens the viewer with the picture's size in the data; the viewer's button closes
+    it."""
     script = (
         "const viewer = document.getElementById('viewer'); const told = [viewer.open];"
         "document.querySelectorAll('button.picture')[1].click();"
@@ -200,8 +203,8 @@ def test_a_picture_is_enlarged_and_put_away(file: Path) -> None:
     )
 
 
-def test_a_long_text_is_folded_and_unfolds(tmp_path: Path) -> None:
-    """Its length is on the button."""
+def test_long_text_is_folded_and_unfolds(tmp_path: Path) -> None:
+    """The button has the length of the text."""
     source = Few()
     source.groups = lambda split: [group("Why?", ("word " * 400, "no"))]  # type: ignore[method-assign]
     path = tmp_path / "long.html"
@@ -214,8 +217,9 @@ def test_a_long_text_is_folded_and_unfolds(tmp_path: Path) -> None:
     assert driven(path, script) == "Show all 2,000 characters|true|Show less|false"
 
 
-def test_many_rows_come_in_steps(tmp_path: Path) -> None:
-    """Of 3,000 rows 50 are put into the page, then 50 more, then all; without scores nothing asks for them."""
+def test_many_rows_are_added_in_steps(tmp_path: Path) -> None:
+    """The page shows 50 of 3,000 rows, then 50 more, then all. Without scores the filter for disagreements is
+    hidden."""
     source = Few()
     rows = [group(name=f"row {i}") for i in range(3000)]
     source.groups = lambda split: rows  # type: ignore[method-assign]
@@ -230,8 +234,8 @@ def test_many_rows_come_in_steps(tmp_path: Path) -> None:
     assert driven(path, script) == "50|Show 50 more|100|Show all 2900 that are left|3000|true|true"
 
 
-def test_nothing_is_wider_than_a_phone(file: Path) -> None:
-    """390 pixels wide, the page does not scroll sideways, whatever the rows hold."""
+def test_page_fits_a_phone(file: Path) -> None:
+    """At a width of 390 pixels the page with very long words does not scroll sideways."""
     frame = file.with_name("phone.html")
     source = Few()
     wide = Group("w" * 300, "few", (Turn("user", (Part("q" * 500),)),), ("a" * 900, "b"), (Preference(0, 1),))

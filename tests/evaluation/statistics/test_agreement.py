@@ -1,4 +1,4 @@
-"""Agreement of two models against hand arithmetic, and against other ways to the same numbers."""
+"""Test the agreement of two models against hand arithmetic and independent computations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from basereward.evaluation.statistics.agreement import Agreement, agreement
 from tests.helpers.evaluation_folders import item, write_folder
 
 
-def compared(folder: Path, one: list[bool | None], two: list[bool | None]) -> Agreement:
-    """Two models with these outcomes."""
-    first, second = (read_evaluation(write_folder(folder / name, each)) for name, each in (("a", one), ("b", two)))
+def compared(folder: Path, first_outcomes: list[bool | None], second_outcomes: list[bool | None]) -> Agreement:
+    """Return the agreement of two models with these outcomes."""
+    first, second = (
+        read_evaluation(write_folder(folder / name, outcomes))
+        for name, outcomes in (("a", first_outcomes), ("b", second_outcomes))
+    )
     return agreement(first, second)
 
 
-def test_hand_arithmetic(tmp_path: Path) -> None:
-    """Of ten: 4 both right, 3 the first alone, 1 the second alone, 2 both wrong.
+def test_agreement_by_hand(tmp_path: Path) -> None:
+    """Of ten items both are right in 4, the first alone in 3, the second alone in 1, and both are wrong in 2.
 
     Chance agrees on .7 * .5 + .3 * .5 = .5, so kappa is (.6 - .5) / .5; McNemar doubles P(at most 1 of 4) = 5 / 16.
     """
@@ -34,44 +37,46 @@ def test_hand_arithmetic(tmp_path: Path) -> None:
     assert result.p == pytest.approx(10 / 16)
 
 
-def test_against_other_computations(tmp_path: Path) -> None:
-    """400 drawn outcomes, two items a prompt: binomials summed by hand, and the sandwich variance of the mean."""
+def test_agreement_equals_independent_computations(tmp_path: Path) -> None:
+    """For 400 random outcomes with two items per prompt, p equals a binomial sum, and the interval equals the sandwich
+    variance of the mean."""
     rng = np.random.default_rng(3)
-    one, two = rng.random(400) < 0.8, rng.random(400) < 0.7
-    result = compared(tmp_path, one.tolist(), two.tolist())
-    few, total = sorted((result.only_first, result.only_second))[0], result.only_first + result.only_second
-    assert result.p == pytest.approx(min(1.0, 2 * sum(comb(total, k) for k in range(few + 1)) / 2**total))
-    by_prompt = (one.astype(float) - two).reshape(-1, 2).sum(axis=1)
-    error = by_prompt.std() * np.sqrt(len(by_prompt)) / len(one)
+    first, second = rng.random(400) < 0.8, rng.random(400) < 0.7
+    result = compared(tmp_path, first.tolist(), second.tolist())
+    fewer, total = sorted((result.only_first, result.only_second))[0], result.only_first + result.only_second
+    assert result.p == pytest.approx(min(1.0, 2 * sum(comb(total, k) for k in range(fewer + 1)) / 2**total))
+    by_prompt = (first.astype(float) - second).reshape(-1, 2).sum(axis=1)
+    error = by_prompt.std() * np.sqrt(len(by_prompt)) / len(first)
     assert result.low == pytest.approx(result.difference - 1.96 * error, abs=0.008)
     assert result.high == pytest.approx(result.difference + 1.96 * error, abs=0.008)
-    assert compared(tmp_path, one.tolist(), two.tolist()) == result
+    assert compared(tmp_path, first.tolist(), second.tolist()) == result
 
 
-def test_the_order_of_models_only_turns_signs(tmp_path: Path) -> None:
-    """Kappa and p are those of both; the difference changes its sign."""
-    one, two = [True, True, False, True, None, False], [True, False, False, True, True, False]
-    result, turned = compared(tmp_path, one, two), compared(tmp_path, two, one)
-    assert (turned.kappa, turned.p, turned.alike) == (result.kappa, result.p, result.alike)
-    assert turned.difference == -result.difference
-    assert result.only_second == turned.only_first == 1  # what is undecided is not right
+def test_swapped_models_change_only_the_signs(tmp_path: Path) -> None:
+    """Kappa and p are equal, and the difference changes its sign."""
+    first, second = [True, True, False, True, None, False], [True, False, False, True, True, False]
+    result, swapped = compared(tmp_path, first, second), compared(tmp_path, second, first)
+    assert (swapped.kappa, swapped.p, swapped.alike) == (result.kappa, result.p, result.alike)
+    assert swapped.difference == -result.difference
+    assert result.only_second == swapped.only_first == 1  # an undecided item is not right
 
 
-def test_where_nothing_differs(tmp_path: Path) -> None:
-    """All right: no kappa, p is 1, the interval a point. With one prompt there is no interval."""
+def test_agreement_of_equal_outcomes(tmp_path: Path) -> None:
+    """If both are always right, there is no kappa, p is 1, and the interval is a point. With one prompt there is no
+    interval."""
     result = compared(tmp_path, [True] * 4, [True] * 4)
     assert (result.kappa, result.p, result.low, result.high) == (None, 1.0, 0.0, 0.0)
     assert compared(tmp_path, [True, False], [False, False]).low is None
 
 
-def test_other_items_are_refused(tmp_path: Path) -> None:
-    """Another id, a row that is missing, and another benchmark; the rows are named."""
-    one = read_evaluation(write_folder(tmp_path / "one", [True] * 4))
+def test_different_items_are_refused(tmp_path: Path) -> None:
+    """Another id, a missing row and another benchmark are errors; the message names the rows."""
+    first = read_evaluation(write_folder(tmp_path / "one", [True] * 4))
     rows = [item(0, True), item(1, True, id="other"), item(2, True), item(3, True)]
-    for given in (rows, [rows[0], rows[2], rows[3]]):
-        two = read_evaluation(write_folder(tmp_path / "two", [True] * len(given), rows=given))
+    for other_rows in (rows, [rows[0], rows[2], rows[3]]):
+        second = read_evaluation(write_folder(tmp_path / "two", [True] * len(other_rows), rows=other_rows))
         with pytest.raises(DataError, match=r"did not score the same items \(row 1\)"):
-            agreement(one, two)
-    two = read_evaluation(write_folder(tmp_path / "two", [True] * 4, benchmark="rm_bench"))
+            agreement(first, second)
+    second = read_evaluation(write_folder(tmp_path / "two", [True] * 4, benchmark="rm_bench"))
     with pytest.raises(DataError, match="vl_rewardbench against rm_bench"):
-        agreement(one, two)
+        agreement(first, second)

@@ -1,4 +1,4 @@
-"""The rate of a training beside that of its machine, step by step."""
+"""Test the performance callback: the rate of each training step and its share of the machine's rate."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ STEPS = 3
 
 @pytest.fixture(autouse=True)
 def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The experiments of the project, wherever the tests are run from."""
+    """Use the project's experiments from any working folder."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
 
 
 class Curves(Callback):
-    """Keeps what every step logged, and what its batches needed."""
+    """Record the metrics of every step and the FLOPs of its batches."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -49,33 +49,33 @@ class Curves(Callback):
 
 
 def train(*changes: str, without: bool = False) -> tuple[Curves, Performance, dict[str, torch.Tensor]]:
-    """A run of three steps of two passes; what it logged, and its weights."""
+    """Train three steps of two passes; return the recorded curves, the callback and the weights."""
     changes = (*SMALL, f"trainer.steps={STEPS}", "trainer.validations=1", *changes)
     module, data, _ = build(load_recipe("basereward", overrides=changes))
-    curves, measured = Curves(), Performance()
+    curves, performance_callback = Curves(), Performance()
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
         accumulate_grad_batches=2,
         limit_val_batches=0,
-        callbacks=[curves] if without else [StepTimer(), measured, curves],
+        callbacks=[curves] if without else [StepTimer(), performance_callback, curves],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, data)
-    return curves, measured, {name: weight.clone() for name, weight in module.trained_state().items()}
+    return curves, performance_callback, {name: weight.clone() for name, weight in module.trained_state().items()}
 
 
-def test_every_run_is_measured() -> None:
+def test_recipe_trainer_has_the_performance_callback() -> None:
     """The trainer of a recipe has it among its callbacks."""
     _, _, trainer = build(load_recipe("basereward", overrides=SMALL))
     assert any(isinstance(callback, Performance) for callback in vars(trainer)["callbacks"])
 
 
-def test_a_step_s_rate_is_the_work_of_its_passes_over_its_time() -> None:
-    """Two passes a step; over the rate of the machine it is the share. Steps take the time that is logged for them."""
+def test_step_rate_is_flops_over_time() -> None:
+    """A step has two passes, its time is the logged one, and the MFU is its rate over the machine's rate."""
     curves, performance, _ = train()
     last = curves.steps[-1]
     assert len(curves.flops) == 2 * STEPS
@@ -85,16 +85,16 @@ def test_a_step_s_rate_is_the_work_of_its_passes_over_its_time() -> None:
     assert 0 < last["perf/mfu"] < 1
 
 
-def test_measuring_changes_no_bit() -> None:
-    """Weights with dropout, which draws random numbers, with and without it."""
+def test_performance_callback_changes_no_bit() -> None:
+    """Weights with dropout, which draws random numbers, are equal with and without the callback."""
     changes = ("model.lora.rank=2", "model.lora.dropout=0.2")
     (_, _, measured), (_, _, plain) = train(*changes), train(*changes, without=True)
     assert measured.keys() == plain.keys()
     assert all(torch.equal(measured[name], plain[name]) for name in plain)
 
 
-def test_the_rate_of_the_machine_is_that_of_its_products() -> None:
-    """About what the same product takes when it is timed here; no random number is drawn for it."""
+def test_product_rate_equals_a_timed_product() -> None:
+    """The rate equals that of the same product timed here within a factor of five, and no random number is drawn."""
     before = torch.get_rng_state()
     rate = product_rate(torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), before)
@@ -102,27 +102,27 @@ def test_the_rate_of_the_machine_is_that_of_its_products() -> None:
     left, right = torch.ones(rows, inner), torch.ones(inner, columns)
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        start = time.perf_counter()
         left @ right
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     assert 0.2 < rate * min(seconds) / (2 * rows * inner * columns) < 5
 
 
-def test_counting_takes_little_of_a_step() -> None:
-    """Less than a hundredth of a second for thirty trees, on any machine that trains in earnest."""
+def test_counting_flops_is_fast() -> None:
+    """Counting a batch takes less than 0.05 seconds."""
     module, data, _ = build(load_recipe("basereward", overrides=SMALL))
     counter = Counter(module.model)
     batch = next(iter(data.stage_loader(0)))
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(20):
         counter(batch_shapes(batch))
-    assert (time.perf_counter() - began) / 20 < 0.05
+    assert (time.perf_counter() - start) / 20 < 0.05
 
 
-def test_a_backbone_that_cannot_be_counted_trains_all_the_same(
+def test_backbone_that_cannot_be_counted_still_trains(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says so once, and the two metrics are missing."""
+    """The log has the reason, and the two metrics are missing."""
 
     def refuse(model: Any) -> None:
         raise ModelError("the work of an Expert cannot be counted")

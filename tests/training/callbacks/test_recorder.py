@@ -1,4 +1,4 @@
-"""What a run records, and when."""
+"""Test what a run records and when."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.helpers.support import SMALL
 
 
 class Witness(Callback):
-    """Sees, whenever a checkpoint has been written, the steps whose loss is recorded: what a kill would leave."""
+    """Record, after every checkpoint, the steps with a recorded loss, which a kill would leave behind."""
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self.left: dict[int, list[int]] = {}  # by the checkpoint's step
+        self.left: dict[int, list[int]] = {}  # recorded steps by the checkpoint's step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -30,19 +30,19 @@ class Witness(Callback):
 
 
 def losses(run: RunFolder) -> list[int]:
-    """The steps whose loss is in the journal, in its order."""
+    """Return the steps whose loss is in the journal, in its order."""
     records = [record for record, _ in run.journal.read(0)]
     return [record["step"] for record in records if "train/loss" in record.get("values", {})]
 
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Of a run that writes a checkpoint after every step."""
+    """Return the recipe of a run with a checkpoint after every step."""
     return load_recipe("basereward", overrides=[*SMALL, "trainer.steps=4", "trainer.checkpoint_every=1"])
 
 
 def fitted(recipe: Recipe) -> tuple[RunFolder, Witness]:
-    """A run, and what was seen while it trained."""
+    """Train and return the run and its witness."""
     module, data, trainer = build(recipe)
     witness = Witness(RunFolder(Path(trainer.default_root_dir)))
     trainer.callbacks.append(witness)  # type: ignore[attr-defined]
@@ -50,29 +50,29 @@ def fitted(recipe: Recipe) -> tuple[RunFolder, Witness]:
     return witness.run, witness
 
 
-def test_a_step_is_recorded_before_its_checkpoint(recipe: Recipe) -> None:
-    """A run that is killed right after a checkpoint goes on with the next step; the record of this one is there."""
+def test_step_is_recorded_before_its_checkpoint(recipe: Recipe) -> None:
+    """A run killed right after a checkpoint resumes with the next step, so the record of this step must exist."""
     run, witness = fitted(recipe)
     assert witness.left == {step: list(range(1, step + 1)) for step in (1, 2, 3, 4)}
     assert losses(run) == [1, 2, 3, 4]
 
 
-def test_a_step_is_recorded_once_and_whole(recipe: Recipe) -> None:
-    """All that a step logs is in the journal once, as numbers of that step."""
+def test_step_is_recorded_once_and_completely(recipe: Recipe) -> None:
+    """Every metric of a step is in the journal once under that step."""
     run, _ = fitted(recipe)
-    named: dict[str, list[int]] = {}
+    steps_by_name: dict[str, list[int]] = {}
     for record, _ in run.journal.read(0):
         for name in record.get("values", {}) if record["kind"] == "metrics" else ():
-            named.setdefault(name, []).append(record["step"])
-    stepped = {name for name, steps in named.items() if steps == [1, 2, 3, 4]}
-    assert {"train/loss", "train/lr", "train/grad_norm", "time/step_s", "perf/tflops", "perf/mfu"} <= stepped
-    assert "time/data_wait_share" in stepped
-    assert named["val/pair_accuracy"] == [2, 4]  # as the log and best.json count
-    assert all(len(steps) == len(set(steps)) for steps in named.values()), named
+            steps_by_name.setdefault(name, []).append(record["step"])
+    step_metrics = {name for name, steps in steps_by_name.items() if steps == [1, 2, 3, 4]}
+    assert {"train/loss", "train/lr", "train/grad_norm", "time/step_s", "perf/tflops", "perf/mfu"} <= step_metrics
+    assert "time/data_wait_share" in step_metrics
+    assert steps_by_name["val/pair_accuracy"] == [2, 4]  # the log and best.json have the same steps
+    assert all(len(steps) == len(set(steps)) for steps in steps_by_name.values()), steps_by_name
 
 
-def test_the_rate_of_a_step_is_the_one_it_was_made_with() -> None:
-    """A warm-up over all four steps, from a quarter of the rate."""
+def test_recorded_learning_rate_is_that_of_the_step() -> None:
+    """The warm-up covers all four steps and starts at a quarter of the peak rate."""
     overrides = [*SMALL, "trainer.steps=4", "schedule={shape: constant, warmup: 1.0}", "optimizer.lr=1e-3"]
     run, _ = fitted(load_recipe("basereward", overrides=overrides))
     records = [record for record, _ in run.journal.read(0) if "train/lr" in record.get("values", {})]

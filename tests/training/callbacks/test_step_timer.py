@@ -1,4 +1,4 @@
-"""The share of time that training waits for its batches."""
+"""Test the share of time that training waits for its batches."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STEPS = 3
 
 @pytest.fixture(autouse=True)
 def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The experiments of the project, wherever the tests are run from."""
+    """Use the project's experiments from any working folder."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(Path(__file__).parents[3] / "experiments"))
 
 
 class Slow(Callback):
-    """Takes so many seconds for a batch, and keeps what the last step logged."""
+    """A callback that delays every batch and records the share that the last step logged."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -40,7 +40,7 @@ class Slow(Callback):
 
 
 class SlowLoader:
-    """A loader whose batches take so many seconds more."""
+    """A loader that delays every batch."""
 
     def __init__(self, loader: Any, seconds: float) -> None:
         self.loader, self.seconds = loader, seconds
@@ -55,19 +55,19 @@ class SlowLoader:
 
 
 def waited(monkeypatch: pytest.MonkeyPatch, *, loading: float, working: float) -> float:
-    """The logged share of a run of two passes a step, each slowed in loading and in working."""
+    """Return the logged share of a run of two passes a step, with delays in loading and in training."""
     changes = (*SMALL, f"trainer.steps={STEPS}", "trainer.validations=1")
     module, data, _ = build(load_recipe("basereward", overrides=changes))
-    real = PreferenceData.train_dataloader
-    monkeypatch.setattr(PreferenceData, "train_dataloader", lambda self: SlowLoader(real(self), loading))
-    waiting, slow = StepTimer(), Slow(working)
+    original_loader = PreferenceData.train_dataloader
+    monkeypatch.setattr(PreferenceData, "train_dataloader", lambda self: SlowLoader(original_loader(self), loading))
+    timer, slow = StepTimer(), Slow(working)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
         accumulate_grad_batches=2,
         limit_val_batches=0,
-        callbacks=[waiting, slow],
-        profiler=waiting.clock,
+        callbacks=[timer, slow],
+        profiler=timer.clock,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -77,27 +77,28 @@ def waited(monkeypatch: pytest.MonkeyPatch, *, loading: float, working: float) -
     return slow.share
 
 
-def test_slow_loading_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second for a batch, against a small model's step."""
+def test_slow_loading_gives_a_large_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second of loading per batch exceeds the time of a small model's step."""
     assert waited(monkeypatch, loading=0.5, working=0.0) > 0.5
 
 
-def test_slow_work_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second of work on a batch that is loaded at once."""
+def test_slow_training_gives_a_small_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch is loaded at once and trained for half a second."""
     assert waited(monkeypatch, loading=0.0, working=0.5) < 0.3
 
 
-def test_every_run_logs_it() -> None:
-    """The trainer of a recipe has the callback, and its clock for a profiler."""
+def test_recipe_trainer_has_the_step_timer() -> None:
+    """The trainer of a recipe has the callback and uses its clock as profiler."""
     _, _, trainer = build(load_recipe("basereward", overrides=SMALL))
     (step_timer,) = (callback for callback in vars(trainer)["callbacks"] if isinstance(callback, StepTimer))
     assert vars(trainer)["profiler"] is step_timer.clock
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, 2), (5, 5)])
-def test_workers_keep_batches_ready(given: int | None, expected: int) -> None:
-    """`data.prefetch` batches each; torch's own number by default, and none without workers."""
-    prefetch = "null" if given is None else str(given)
+@pytest.mark.parametrize(("batches", "expected"), [(None, 2), (5, 5)])
+def test_workers_prefetch_batches(batches: int | None, expected: int) -> None:
+    """Each worker prefetches `data.prefetch` batches, by default torch's number, and there is no prefetching without
+    workers."""
+    prefetch = "null" if batches is None else str(batches)
     _, data, _ = build(load_recipe("basereward", overrides=(*SMALL, "data.workers=1", f"data.prefetch={prefetch}")))
     assert data.stage_loader(0).prefetch_factor == expected
     data.workers = 0

@@ -1,4 +1,4 @@
-"""`basereward check --cost`: what every cell would take, counted without a model."""
+"""Test `basereward check --cost`: the cost of every cell, computed without a model."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ STREAMED = "data.streaming={buffer: 5, held_out: 5}"
 
 @pytest.fixture(autouse=True)
 def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The experiments of the project, wherever the tests are run from."""
+    """Use the project's experiments from any working folder."""
     monkeypatch.setenv("BASEREWARD_EXPERIMENTS", str(ROOT / "experiments"))
 
 
 def costs_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
-    """The cost of each cell, as it is printed for a program."""
+    """Return the cost of each cell from the JSON output."""
     assert main(["check", *arguments, "--cost", "--json", *SMALL]) == 0
     cells: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["cells"]
     return [cell["cost"] for cell in cells]
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain"])
-def test_tokens_and_work_are_those_of_the_batches(layout: str, tmp_path: Path) -> None:
-    """Of an epoch, whose sources are small enough that every group is looked at: all that the run itself would read."""
+def test_tokens_and_flops_equal_those_of_the_batches(layout: str, tmp_path: Path) -> None:
+    """The sources are small enough that the cost looks at every group of an epoch, as the run does."""
     changes = [
         "trainer.epochs=1",
         "trainer.steps=null",
@@ -47,8 +47,8 @@ def test_tokens_and_work_are_those_of_the_batches(layout: str, tmp_path: Path) -
         f"batch.layout={layout}",
     ]
     rows = write_rows(tmp_path / "pairs.jsonl", pair_rows(28))
-    mine = [*only(rows), "data.sources.mine.val=0", "data.sources.mine.test=0"]
-    recipe = load_recipe("basereward", overrides=[*mine, *changes])
+    overrides = [*only(rows), "data.sources.mine.val=0", "data.sources.mine.test=0"]
+    recipe = load_recipe("basereward", overrides=[*overrides, *changes])
     module, data, _ = build(recipe)
     shapes = [batch_shapes(batch) for stage in range(2) for batch in data.stage_loader(stage)]
     load = workload(recipe)
@@ -57,14 +57,14 @@ def test_tokens_and_work_are_those_of_the_batches(layout: str, tmp_path: Path) -
     assert cost["tokens"]["run"] == sum(shape.tokens for batch in shapes for shape in batch)
     assert cost["tokens"]["step"] == pytest.approx(cost["tokens"]["run"] / 7, abs=0.5)
     counter = Counter(module.model)
-    worked = sum(counter(batch).total for batch in shapes)
-    assert cost["flops"]["run"]["useful"] == pytest.approx(worked, rel=1e-6)
+    total_flops = sum(counter(batch).total for batch in shapes)
+    assert cost["flops"]["run"]["useful"] == pytest.approx(total_flops, rel=1e-6)
     largest = max(sum(shape.tokens for shape in batch) for batch in shapes)
     assert load.largest.tokens == pytest.approx(largest, rel=0 if layout == "tree" else 0.1)
 
 
-def test_a_mixture_of_pictures_and_text_is_counted_to_a_hundredth() -> None:
-    """From some groups of every source, spread over its lengths, for all of them."""
+def test_cost_of_a_mixture_is_within_one_percent() -> None:
+    """The estimate samples groups of every source over the range of their lengths."""
     recipe = load_recipe("basereward", overrides=[*SMALL, "trainer.steps=8", "data.sources.numbers.size=200"])
     module, data, _ = build(recipe)
     counter = Counter(module.model)
@@ -73,13 +73,13 @@ def test_a_mixture_of_pictures_and_text_is_counted_to_a_hundredth() -> None:
     load = workload(recipe)
     cost = recipe_cost(recipe, load)["flops"]["step"]
     batches = [data.collate([group]) for group in groups]
-    worked = sum(counter(batch_shapes(batch)).total for batch in batches) / len(groups) * 8
-    assert cost["total"] == pytest.approx(worked, rel=0.01)
+    expected = sum(counter(batch_shapes(batch)).total for batch in batches) / len(groups) * 8
+    assert cost["total"] == pytest.approx(expected, rel=0.01)
     assert cost["vision"] > 0
 
 
-def test_hours_are_work_over_what_the_gpu_does_of_its_peak(capsys: pytest.CaptureFixture[str]) -> None:
-    """At 45 % unless said otherwise, validations and test included; float32 is slower."""
+def test_hours_are_flops_over_utilised_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    """The default utilisation is 45 %, validations and test are included, and float32 is slower."""
     (cost,) = costs_of(capsys, "basereward", "trainer.precision=bf16-mixed")
     run = cost["flops"]["run"]
     assert run["all"] == run["useful"] + run["recomputed"] + run["evaluation"]
@@ -93,19 +93,21 @@ def test_hours_are_work_over_what_the_gpu_does_of_its_peak(capsys: pytest.Captur
     assert slow["gpus"]["h100"]["hours"] == pytest.approx(cost["gpus"]["h100"]["hours"] * 989 / 67)
 
 
-def test_gradient_checkpointing_costs_hours_and_saves_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    """The useful share of what the GPU does falls by what is done twice."""
+def test_gradient_checkpointing_adds_hours_and_saves_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """The MFU falls by the share of recomputed work."""
     (plain,) = costs_of(capsys, "basereward")
-    (again,) = costs_of(capsys, "basereward", "model.backbone.gradient_checkpointing=true")
-    step = again["flops"]["step"]
+    (checkpointed,) = costs_of(capsys, "basereward", "model.backbone.gradient_checkpointing=true")
+    step = checkpointed["flops"]["step"]
     assert step["total"] == plain["flops"]["step"]["total"]
-    assert again["gpus"]["h100"]["mfu"] == pytest.approx(0.45 * step["total"] / (step["total"] + step["recomputed"]))
-    assert again["gpus"]["h100"]["hours"] > plain["gpus"]["h100"]["hours"]
-    assert again["bytes"]["activations"] < plain["bytes"]["activations"]
+    assert checkpointed["gpus"]["h100"]["mfu"] == pytest.approx(
+        0.45 * step["total"] / (step["total"] + step["recomputed"])
+    )
+    assert checkpointed["gpus"]["h100"]["hours"] > plain["gpus"]["h100"]["hours"]
+    assert checkpointed["bytes"]["activations"] < plain["bytes"]["activations"]
 
 
-def test_memory_that_no_gpu_has_does_not_fit() -> None:
-    """A pass of a hundred million tokens."""
+def test_too_large_pass_fits_no_gpu() -> None:
+    """The pass has a hundred million tokens."""
     recipe = load_recipe("basereward", overrides=SMALL)
     load = workload(recipe)
     huge = recipe_cost(recipe, type(load)(**{**vars(load), "largest": PassTokens(10**8, 10, 10)}))
@@ -116,7 +118,7 @@ def test_memory_that_no_gpu_has_does_not_fit() -> None:
 
 
 def test_every_cell_of_a_sweep_has_its_cost(capsys: pytest.CaptureFixture[str]) -> None:
-    """A deeper head works more; a person reads a row a cell."""
+    """A deeper head needs more FLOPs, and the text output has one row per cell."""
     cells = costs_of(capsys, "head_depth")
     assert len(cells) == 7
     assert cells[-1]["flops"]["step"]["head"] > cells[0]["flops"]["step"]["head"] > 0
@@ -137,14 +139,16 @@ def test_every_cell_of_a_sweep_has_its_cost(capsys: pytest.CaptureFixture[str]) 
         (["--cost", "data.mixture.weights={digits: 1, numbers: 1}", STREAMED], "remove data.streaming"),
     ],
 )
-def test_what_cannot_be_counted_is_said(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """With status 2, and no traceback."""
+def test_invalid_cost_options_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 without a traceback."""
     assert main(["check", "basereward", *SMALL, *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_backbone_that_is_not_there_has_no_cost(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is a fault of the recipe, and the table of costs does not follow."""
+def test_missing_backbone_has_no_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe has a fault, and no table of costs is printed."""
     assert main(["check", "basereward", "--cost", "model.backbone={path: /no/such/folder, make: null}"]) == 2
     printed = capsys.readouterr().out
     assert "model.backbone.path" in printed
@@ -152,8 +156,8 @@ def test_a_backbone_that_is_not_there_has_no_cost(capsys: pytest.CaptureFixture[
     assert "GPU's peak" not in printed
 
 
-def test_faults_come_before_costs(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is read for a recipe that is wrong."""
+def test_recipe_with_faults_has_no_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is read for an invalid recipe."""
     assert main(["check", "basereward", "--cost", "--json", "optimizer.lrr=1"]) == 2
     result = json.loads(capsys.readouterr().out)
     assert result["faults"]
