@@ -195,7 +195,7 @@ def test_eval_command_measures_a_served_judge(here: Path, capsys: pytest.Capture
     [
         (["--judge", "j"], "--endpoint"),
         (["--endpoint", "http://localhost:1/v1"], "--judge"),
-        (["random", "--judge", "j", "--endpoint", "http://localhost:1/v1"], "one of the three"),
+        (["random", "--judge", "j", "--endpoint", "http://localhost:1/v1"], "--scores"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "3"], "--temperature 0"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--votes", "16"], "1 to 15"),
         (["--judge", "j", "--endpoint", "http://localhost:1/v1", "--pattern", "[12]"], "0 groups"),
