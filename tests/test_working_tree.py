@@ -33,7 +33,14 @@ def test_file_left_by_a_test_fails_the_session(name: str, status: int, tmp_path:
 def test_check_files_finds_large_files_databases_and_local_paths(tmp_path: Path) -> None:
     """`make check` runs this script."""
     home = "/".join(["", "home", "somebody", "data"])
-    cases = {"large.txt": b"x" * 512_001, "store.db": b"", "path.md": home.encode(), "good.md": b"runs/x and /tmp/y"}
+    cases = {
+        "large.txt": b"x" * 512_001,
+        "store.db": b"",
+        "a.DB": b"",
+        "b.db3": b"",
+        "path.md": home.encode(),
+        "good.md": b"runs/x and /tmp/y",
+    }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
     for name in cases:

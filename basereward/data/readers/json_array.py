@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from basereward.data.readers import FileTable
-from basereward.data.readers.json_lines import check_rows_file, check_unicode, read_line
+from basereward.data.readers.json_lines import check_rows_file, check_unicode, parse_json, read_line
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import DataError
 from basereward.io.limits import JSON_DEPTH, nested_deeper, read_text
@@ -74,13 +74,14 @@ class JsonArray(FileTable):
         """
         check_rows_file(self.path)
         try:
-            value = json.loads(read_text(self.path, limit=MAX_FILE_BYTES))
+            value = parse_json(read_text(self.path, limit=MAX_FILE_BYTES))
         except json.JSONDecodeError as error:
             raise DataError(f"cannot read {self.name}: {error}{_advice(error)}") from error
         except (ValueError, RecursionError) as error:
-            # The file is too large, not UTF-8, or nested too deeply.
+            # The file is too large, not UTF-8, or nested too deeply; or an object has a key twice.
             raise DataError(
-                f"cannot read {self.name}: {error}. Use JSON Lines (one row per line), which has no such limit"
+                f"cannot read {self.name}: {error}. JSON Lines (one row per line) has no limit of the file, and a row "
+                "that cannot be read there is listed without stopping the others"
             ) from error
         if isinstance(value, list):
             return value

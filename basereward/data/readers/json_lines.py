@@ -119,7 +119,7 @@ def decode_json(text: str) -> object:
     {'prompt': 'Hi'}
     """
     try:
-        row: object = json.loads(text)
+        row = parse_json(text)
     except json.JSONDecodeError as error:
         what = "the row ends with a comma; remove it, JSON Lines rows have none"
         if not _is_json_before_a_comma(text):
@@ -139,6 +139,31 @@ def decode_json(text: str) -> object:
     if "\\ud" in text.lower():
         check_unicode(row)
     return row
+
+
+def parse_json(text: str) -> object:
+    """Parse a JSON text in which no object has a key twice. Python would keep the last value in silence.
+
+    Raises:
+        ValueError: a key occurs twice in an object; or the text is not JSON (`json.JSONDecodeError`).
+
+    >>> parse_json('{"chosen": "a", "rejected": "b", "chosen": "c"}')
+    Traceback (most recent call last):
+    ValueError: the key 'chosen' occurs twice in an object; keep one of the two
+    """
+    value: object = json.loads(text, object_pairs_hook=_unique_keys)
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key '{key[:80]}' occurs twice in an object; keep one of the two")
+            seen.add(key)
+    return unique
 
 
 def check_unicode(row: object) -> None:

@@ -174,13 +174,16 @@ class Endpoint:
     def _post(self, body: dict[str, Any], key: str, client: HTTPClient) -> bytes:
         """The content of a complete response with status 200."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        try:
-            reply = client.post(self.url, body, headers)
-        except (requests.exceptions.InvalidHeader, UnicodeError) as error:
+        # Before the request: `requests` raises the same error for a wrong header of the response.
+        if not key.isascii() or not key.isprintable():
             raise ModelError(
                 f"the API key in the environment variable {self.key} cannot be sent: it has characters that a header "
                 "must not have. Set the variable to the key alone"
-            ) from error
+            )
+        try:
+            reply = client.post(self.url, body, headers)
+        except requests.exceptions.InvalidHeader as error:
+            raise _Unanswered("the response has an invalid header") from error
         except TooLarge as error:
             # The same request would have a response of the same length.
             raise _Unanswered(str(error), retry=False) from error

@@ -128,10 +128,14 @@ class HTTPClient:
         """
         content = bytearray()
         # `decode_content` would let a small body of a hostile server expand without a limit; see `_decoded`.
-        for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
-            content += chunk
-            if len(content) > self.max_bytes:
-                raise TooLarge(f"the response has more than {self.max_bytes:,} bytes")
+        try:
+            for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
+                content += chunk
+                if len(content) > self.max_bytes:
+                    raise TooLarge(f"the response has more than {self.max_bytes:,} bytes")
+        except ValueError as error:
+            # urllib3 passes a negative chunk size on to `read`.
+            raise ConnectionError("the response has a malformed chunk") from error
         return bytes(content)
 
     @contextlib.contextmanager

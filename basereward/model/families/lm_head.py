@@ -97,11 +97,16 @@ def load_language_head(
         dtype: of the weight.
 
     Raises:
-        ModelError: the files have no weight and the configuration does not tie it to the embedding; or the files cannot
-            be read.
+        ModelError: the files have no weight and the configuration does not tie it to the embedding; the weight has
+            another shape than the embedding; or the files cannot be read.
     """
     weight = _find_weight(str(path), revision=revision)
     if weight is not None:
+        if embedding is not None and weight.shape != embedding.shape:
+            raise ModelError(
+                f"'{path}': {WEIGHT} has the shape {tuple(weight.shape)}, and the token embedding has "
+                f"{tuple(embedding.shape)}; the checkpoint is damaged or incomplete. Copy it again."
+            )
         own = weight.to(dtype)
         shared = config.tie_word_embeddings and embedding is not None and _equal(own, embedding)
         return LanguageHead() if shared else LanguageHead(own)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -233,6 +234,10 @@ def check_adapter(folder: Path) -> None:
         raise ModelError(
             f"'{file}': r is {str(config.get('r'))[:80]}, and the weights have rank {sorted(ranks)}; they do not fit"
         )
+    modules = config.get("target_modules")
+    # peft takes a text as a regular expression, and one can be written that takes years to match a name.
+    if isinstance(modules, str) and not MODULE_NAME.fullmatch(modules):
+        raise ModelError(f"'{file}': target_modules is {modules[:80]!r}; a list of the names of modules is needed")
     with explained(folder):
         defaults: dict[str, Any] = LoraConfig().to_dict()  # type: ignore[no-untyped-call]
     for key in sorted(defaults.keys() & config.keys() - ADAPTER_KEYS):
@@ -240,6 +245,8 @@ def check_adapter(folder: Path) -> None:
             raise ModelError(f"'{file}': {key} is {str(config[key])[:80]!r}; {defaults[key]!r} is needed")
 
 
+MODULE_NAME = re.compile(r"[\w-]+")
+"""A name without the signs of a regular expression, such as `q_proj` or `all-linear`."""
 ADAPTER_KEYS = {
     *("task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
     *("r", "target_modules", "lora_alpha", "lora_dropout", "use_rslora", "auto_mapping"),

@@ -80,7 +80,13 @@ def coerce(value: Any, hint: Any) -> Any:
     fits = FITS.get(origin)
     if fits is not None and not fits(value, hint):
         raise mismatch(value, hint)
-    return float(value) if origin is float else value
+    if origin is not float:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        # Without the value: Python refuses to print an integer of thousands of digits.
+        raise HintMismatch("the number is larger than any float; the largest is about 1.8e308") from None
 
 
 def _is_literal(value: Any, hint: Any) -> bool:

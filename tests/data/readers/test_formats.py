@@ -301,6 +301,23 @@ def test_one_row_over_several_lines_is_read(tmp_path: Path) -> None:
     assert len(source.groups("train")) == len(PAIRS)
 
 
+@pytest.mark.parametrize("inner", [False, True], ids=["row", "message"])
+def test_key_that_occurs_twice_rejects_the_row(inner: bool, tmp_path: Path) -> None:
+    """Python keeps the last value of a repeated key; here neither is dropped without being named."""
+    row = '{"prompt": "Q", "chosen": "a", "rejected": "b", "chosen": "c"}'
+    if inner:
+        row = '{"prompt": [{"role": "user", "content": "Q", "content": "R"}], "chosen": "a", "rejected": "b"}'
+    (tmp_path / "rows.jsonl").write_text(f"{row}\n{LINES}")
+    source = Jsonl("s", path=str(tmp_path / "rows.jsonl"), val=0, test=0)
+    (rejected,) = source.rejected("train")
+    assert rejected.reason == "malformed_json"
+    assert ("content" if inner else "chosen") in rejected.detail
+    assert len(source.groups("train")) == len(PAIRS)
+    (tmp_path / "rows.json").write_text(f"[{row}]")
+    with pytest.raises(DataError, match="occurs twice"):
+        Jsonl("s", path=str(tmp_path / "rows.json"), val=0, test=0).groups("train")[0]
+
+
 def test_zstd_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to install, and what to do without it."""
     (tmp_path / "rows.jsonl.zst").write_bytes(b"(\xb5/\xfd")

@@ -172,6 +172,22 @@ def test_redirect_is_not_followed() -> None:
     assert requests == ["asked"]
 
 
+INVALID_RESPONSES = {
+    "negative chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabcde\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("name", INVALID_RESPONSES)
+def test_malformed_response_fails_and_does_not_blame_the_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A negative chunk size and two lengths are errors of the response, so the request fails and the call goes on."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with serving_bytes(lambda connection, _: connection.sendall(INVALID_RESPONSES[name])) as url:
+        answer = request_answer(url, timeout_s=10.0)
+    assert isinstance(answer, Failed)
+    assert "key" not in answer.reason
+
+
 INVALID_BODIES = {
     "two choices": json.dumps({"choices": [{"message": {"content": "a"}}] * 2}).encode(),
     "a million choices": b'{"choices": [' + b"{}," * 1_000_000 + b"{}]}",

@@ -242,8 +242,8 @@ def test_language_loss_is_computed_in_chunks(tmp_path: Path, monkeypatch: pytest
     hidden = torch.randn(20, 64, requires_grad=True)
     targets, weights = torch.arange(20), torch.rand(20)
     results = []
-    for at_once in (1024, 6):
-        monkeypatch.setattr("basereward.model.families.lm_head.AT_ONCE", at_once)
+    for chunk_tokens in (1024, 6):
+        monkeypatch.setattr("basereward.model.families.lm_head.CHUNK_TOKENS", chunk_tokens)
         language = load_language_head(path, load_config(path))
         hidden.grad = None
         loss = language.loss(transformer, hidden, targets, weights)
@@ -252,6 +252,19 @@ def test_language_loss_is_computed_in_chunks(tmp_path: Path, monkeypatch: pytest
         results.append((loss.detach(), hidden.grad.clone()))
     assert torch.allclose(results[0][0], results[1][0])
     assert torch.allclose(results[0][1], results[1][1], atol=1e-7)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_language_head_of_another_vocabulary_is_refused(tied: bool, tmp_path: Path) -> None:
+    """Eight rows of the language head are missing; transformers refuses the same folder."""
+    path = checkpoint("qwen3", tmp_path / "model")
+    path = tie_embeddings(path) if tied else path
+    weights = load_file(path / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = embedding[:-8].clone()
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lm_head\.weight has the shape"):
+        load_language_head(path, load_config(path), embedding=embedding)
 
 
 def test_missing_language_head_is_refused(tmp_path: Path) -> None:

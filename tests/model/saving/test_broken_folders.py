@@ -326,6 +326,11 @@ CASES: dict[str, tuple[str, Change, str]] = {
     "adapter repeats layers": ("adapter", edit_json(ADAPTER, layer_replication=[[0, 10**9]]), "layer_replication"),
     "adapter imports a module": ("adapter", edit_json(ADAPTER, megatron_config={"a": 1}), "megatron_config"),
     "adapter changes the base": ("adapter", edit_json(ADAPTER, init_lora_weights="pissa"), "init_lora_weights"),
+    "adapter targets by an expression": (
+        "adapter",
+        edit_json(ADAPTER, target_modules="(([a-z])+)+$!"),
+        "target_modules",
+    ),
     "adapter targets nothing": ("adapter", edit_json(ADAPTER, target_modules=["nothing"]), "adapter"),
     "adapter weights gone": ("adapter", delete_file("model/adapter/adapter_model.safetensors"), "adapter_model"),
     "adapter weights cut": ("adapter", truncate("model/adapter/adapter_model.safetensors", 50), "adapter_model"),

@@ -111,3 +111,9 @@ def test_hint_is_read_from_source_text(source: str, expected: Any) -> None:
         assert hint_of(ast.Constant(source), aliases=aliases) is Any
     else:
         assert hint_of(ast.parse(source, mode="eval").body, aliases=aliases) == expected
+
+
+def test_integer_beyond_every_float_is_refused() -> None:
+    """Python raises OverflowError for it, and refuses to print it."""
+    with pytest.raises(HintMismatch, match="float"):
+        coerce(16**50_000, float)
