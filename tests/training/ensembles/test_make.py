@@ -354,7 +354,7 @@ def test_nan_score_names_member_and_group(runs: dict[str, str]) -> None:
     head = next(parameter for parameter in opened.scorers[1].model.head.parameters())
     head.data.fill_(float("nan"))
     assert len(list(opened.score_groups(GROUPS[:1]))) == 1
-    with pytest.raises(ModelError, match=f"member '{runs['whole1']}' scores 'text' with a number that is NaN"):
+    with pytest.raises(ModelError, match=f"{runs['whole1']}.*'text'.*NaN"):
         list(opened.score_groups(GROUPS[1:]))
 
 
