@@ -148,13 +148,13 @@ def test_turn_that_the_template_drops_rejects_the_row() -> None:
 
 def test_template_that_drops_the_answer_is_an_error() -> None:
     """No score could depend on the answer."""
-    with pytest.raises(ModelError, match="leaves out the words of the assistant"):
+    with pytest.raises(ModelError, match="drops the text of assistant turns"):
         encoder_of("{% for message in messages if message.role == 'user' %}{{ message.content }}{% endfor %}<|im_end|>")
 
 
 def test_template_that_repeats_the_answer_is_an_error() -> None:
     """The position of the answer would be ambiguous."""
-    with pytest.raises(ModelError, match="more than once"):
+    with pytest.raises(ModelError, match="2 times"):
         encoder_of(CHATML.replace("{{ message.content }}", "{{ message.content }} ({{ message.content }})"))
 
 

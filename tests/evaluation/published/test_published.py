@@ -284,7 +284,7 @@ WRONG = [
     ("corrections: [{rows: [A], cells: {general: {variant: ofical}}, why: x}]", "did you mean 'official'?"),
     (
         "corrections: [{rows: [A, A], cells: {general: {value: 1}}, why: x}]",
-        "'general' of 'A' stands in corrections twice",
+        "'general' of 'A' appears in corrections twice",
     ),
     ("corrections: [{rows: [A], cells: {general: {metric: reasoning}}, why: x}]", "two values for reasoning"),
 ]
