@@ -84,7 +84,7 @@ def test_invalid_line_is_refused(fault: str, benchmark: Benchmark, tmp_path: Pat
     lines = file.read_text().splitlines()
     lines[3] = line
     file.write_text("\n".join(lines))
-    with pytest.raises(DataError, match="nothing of it counted") as raised:
+    with pytest.raises(DataError, match="refused as a whole") as raised:
         read_outcomes(file, benchmark.items, allow_partial=True)
     assert message in str(raised.value)
 
@@ -128,7 +128,7 @@ def test_partial_outcomes_are_marked_in_the_tables(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--benchmark", "vl_rewardbench"], "give a model to evaluate, --scores"),
+        (["--benchmark", "vl_rewardbench"], "a model to evaluate, --scores"),
         (["longer", "--benchmark", "vl_rewardbnch"], "did you mean 'vl_rewardbench'"),
         (["longer"], "--benchmark"),
         (["longer", "--benchmark", "vl_rewardbench", "--order", "both", "data=data/rows.json"], "is for a judge"),

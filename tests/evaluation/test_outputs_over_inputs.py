@@ -103,7 +103,7 @@ def test_annotate_does_not_write_into_its_source_folder(tmp_path: Path) -> None:
     with serving(lambda body, number: says(better(body))) as server:
         for out in ("told.jsonl", "sub/told.jsonl"):
             (rows / "sub").mkdir(exist_ok=True)
-            with pytest.raises(DataError, match="read whole"):
+            with pytest.raises(DataError, match="input folder"):
                 run(recipe, server.url, rows / out, overrides=[])
         with pytest.raises(DataError, match="would overwrite"):
             run(recipe, server.url, recipe, overrides=[])

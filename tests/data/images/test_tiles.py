@@ -59,5 +59,5 @@ def test_pixel_limits_bound_the_number_of_tiles() -> None:
 def test_tile_size_must_fit_the_tokens() -> None:
     """Tiles that are not square, or whose side is no multiple of a token's."""
     for size in ({"height": 56, "width": 28}, {"height": 42, "width": 42}):
-        with pytest.raises(ModelError, match="28 x 56.*multiple of 28"):
+        with pytest.raises(ModelError, match="multiple of 28"):
             TileProcessor(GotOcr2ImageProcessorPil(size=size), patch_size=14, merge_size=2)
