@@ -165,8 +165,8 @@ def padded(data: PreferenceData) -> float:
     """Return the share of padding in the batches of the first stage."""
     data.setup()
     batches = list(data.stage_loader(0))
-    total: int = sum(batch.branch.numel() for batch in batches)
-    return sum(int((batch.branch == PADDING).sum()) for batch in batches) / total
+    total: int = sum(batch.rows.branch.numel() for batch in batches)
+    return sum(int((batch.rows.branch == PADDING).sum()) for batch in batches) / total
 
 
 def test_default_mixture_has_no_padding(tmp_path: Path) -> None:
