@@ -234,15 +234,24 @@ def check_adapter(folder: Path) -> None:
         raise ModelError(
             f"'{file}': r is {str(config.get('r'))[:80]}, and the weights have rank {sorted(ranks)}; they do not fit"
         )
-    modules = config.get("target_modules")
-    # peft takes a text as a regular expression, and one can be written that takes years to match a name.
-    if isinstance(modules, str) and not MODULE_NAME.fullmatch(modules):
-        raise ModelError(f"'{file}': target_modules is {modules[:80]!r}; a list of the names of modules is needed")
+    _check_target_modules(config, file)
     with explained(folder):
         defaults: dict[str, Any] = LoraConfig().to_dict()  # type: ignore[no-untyped-call]
     for key in sorted(defaults.keys() & config.keys() - ADAPTER_KEYS):
         if config[key] and config[key] != defaults[key]:
             raise ModelError(f"'{file}': {key} is {str(config[key])[:80]!r}; {defaults[key]!r} is needed")
+
+
+def _check_target_modules(config: Mapping[str, Any], file: Path) -> None:
+    """Checks the modules that an adapter names.
+
+    Raises:
+        ModelError: they are a regular expression.
+    """
+    modules = config.get("target_modules")
+    # peft takes a text as a regular expression, and one can be written that takes years to match a name.
+    if isinstance(modules, str) and not MODULE_NAME.fullmatch(modules):
+        raise ModelError(f"'{file}': target_modules is {modules[:80]!r}; a list of the names of modules is needed")
 
 
 MODULE_NAME = re.compile(r"[\w-]+")
