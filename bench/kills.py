@@ -237,7 +237,7 @@ class Workspace:
 def comparable(scenario: Scenario, workspace: Workspace) -> dict[str, Any]:
     """What must be equal after a kill: hashes of outputs, and the metrics of every finished run in MLflow.
 
-    >>> comparable(Scenario("list", ("ls", "runs")), Workspace(Path("/not/there")))
+    >>> comparable(Scenario("list", ("ls", "runs")), Workspace(Path("/not/there"), server=CommandServer()))
     {'outputs': [], 'metrics': []}
     """
     hashes: list[str] = []
