@@ -81,6 +81,8 @@ class TableWrapper:
         table: the inner table.
     """
 
+    table: Table
+
     def __init__(self, table: Table) -> None:
         self.table = table
 

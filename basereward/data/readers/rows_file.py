@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from basereward.data.readers import Table
+from basereward.data.readers import Table, TableWrapper
 from basereward.data.readers.arrow import ArrowTable
 from basereward.data.readers.json_array import one_json_value
 from basereward.data.readers.json_lines import JsonLines, check_rows_file
@@ -19,7 +18,7 @@ from basereward.io.formats import ARROW, JSON, SEPARATED, compression, known_row
 from basereward.io.unpacking import unpacked
 
 
-class RowsFile:
+class RowsFile(TableWrapper):
     """The rows of a file, which is opened on the first access.
 
     Args:
@@ -60,28 +59,8 @@ class RowsFile:
         """The path of the file."""
         return str(self.path)
 
-    def scan(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield the rows by the reader of the file's kind."""
-        return self._table.scan()
-
-    def read(self, place: int) -> Any:
-        """Return raw content by the reader of the file's kind."""
-        return self._table.read(place)
-
-    def decode(self, raw: Any) -> object:
-        """Convert raw content by the reader of the file's kind."""
-        return self._table.decode(raw)
-
-    def where(self, number: int) -> str:
-        """Return the location in the form of the file's kind: a line or an index."""
-        return self._table.where(number)
-
-    def row_id(self, number: int) -> str:
-        """Return the id that the reader of the file's kind gives."""
-        return self._table.row_id(number)
-
     @cached_property
-    def _table(self) -> Table:
+    def table(self) -> Table:  # type: ignore[override]  # opened late, and not given to the constructor
         """The table by the reader of the file's kind, opened when the first row is read."""
         check_rows_file(self.path)
         if self.kind in ARROW:
