@@ -37,8 +37,8 @@ from basereward.errors import DataError
 logger = logging.getLogger(__name__)
 
 
-PooledStatesOf: TypeAlias = "Callable[[PreferenceData, Split, PooledDataset | None], PooledDataset]"
-"""Gives the pooled states of a split, which a probe reads instead of tokens and images.
+PooledStatesOf: TypeAlias = "Callable[[PreferenceData, Mapping[Split, PooledDataset]], Mapping[Split, PooledDataset]]"
+"""Gives the pooled states of every split, which a probe reads instead of tokens and images.
 
 The last argument holds the states of an earlier plan of the same groups; they may be enough.
 """
@@ -182,7 +182,7 @@ class PreferenceData(LightningDataModule):
         """Return data whose batches have pooled states in place of tokens and images.
 
         Args:
-            states_of: called for each split when the first batch is read.
+            states_of: called when the first batch is read.
         """
         other = copy.copy(self)
         other._probe_states = states_of
@@ -195,8 +195,7 @@ class PreferenceData(LightningDataModule):
             return None
         if not self._pooled_now:
             # All splits at once: a group that fails stops the run before the training, and not before the test.
-            for each_split in SPLITS:
-                self._pooled[each_split] = self._probe_states(self, each_split, self._pooled.get(each_split))
+            self._pooled.update(self._probe_states(self, self._pooled))
             self._pooled_now = True
         return self._pooled[split]
 

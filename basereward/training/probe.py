@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +22,7 @@ from basereward.data.batching.pooled_store import PooledStates, PooledStore
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.data.encoding.content_hash import encoded_content
 from basereward.data.module import PreferenceData
-from basereward.data.schema.group import Preference, Split
+from basereward.data.schema.group import SPLITS, Preference, Split
 from basereward.io.files import cache_folder
 from basereward.model.determinism_key import machine
 from basereward.model.reward_model import RewardModel
@@ -58,25 +58,30 @@ class ProbeStates:
         self.recipe = recipe
         self.model = model
 
-    def __call__(self, data: PreferenceData, split: Split, known: PooledDataset | None) -> PooledDataset:
-        """Return the groups of a split with their states.
+    def __call__(self, data: PreferenceData, known: Mapping[Split, PooledDataset]) -> dict[Split, PooledDataset]:
+        """Return the groups of every split with their states.
 
         Args:
             data: after `setup`, attached to a trainer.
-            split: of the groups.
-            known: states from an earlier probe of this process; returned if the run reads the same groups.
+            known: states from an earlier probe of this process; those of a split are returned if the run reads the same
+                groups of it.
         """
-        places = read_places(data, split)
-        # A set, because states are looked up by group; the order of the groups belongs to the plan.
-        if known is not None and known.groups.keys() == set(places):
-            return known
         assert data.trainer is not None
         # The trainer moves the module to its device, and the states have to be computed on the same one.
         device = data.trainer.strategy.root_device
         key = setting(self.recipe, model=self.model, data=data, device=device)
         store = PooledStore(cache_folder() / "pooled", setting=key)
         mixed = self.recipe.trainer.precision == "bf16-mixed"
-        return _pooled_dataset(split, places, computation=_Computation(self.model, data, store, device, mixed=mixed))
+        computation = _Computation(self.model, data, store, device, mixed=mixed)
+        datasets: dict[Split, PooledDataset] = {}
+        for split in SPLITS:
+            places = read_places(data, split)
+            # A set, because states are looked up by group; the order of the groups belongs to the plan.
+            if split in known and known[split].groups.keys() == set(places):
+                datasets[split] = known[split]
+            else:
+                datasets[split] = _pooled_dataset(split, places, computation=computation)
+        return datasets
 
 
 def setting(recipe: Recipe, *, model: RewardModel, data: PreferenceData, device: torch.device) -> str:
