@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from basereward.data.encoding.encoder import Encoder
 from basereward.errors import ModelError
@@ -59,6 +59,7 @@ def load_encoder(
     check_text_files(place, revision=source.get("revision"))
     with quiet_transformers(), explained(place):
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
+        _check_vocabulary(tokenizer, config, place=place)
         if not isinstance(family, VisionFamily):
             limits: dict[str, Any] = {"max_tokens": max_tokens, "same_positions": same_positions(config)}
             return Encoder(tokenizer, positions=TextPositions(), **limits)
@@ -74,6 +75,26 @@ def load_encoder(
         )
         options |= {"max_tokens": max_tokens, "same_positions": same_positions(config)}
         return Encoder(tokenizer, image_token_id=config.image_token_id, **options)
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, *, place: str | Path) -> None:
+    """Checks that the embedding has a row for every token that a text can have.
+
+    Special tokens without one are allowed: they are not parsed in texts, and Gemma 3 has such a token for images.
+
+    Raises:
+        ModelError: the tokenizer has more tokens than the embedding, as that of another model would.
+    """
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if rows is None:
+        return
+    added = tokenizer.added_tokens_decoder
+    for token, number in tokenizer.get_vocab().items():
+        if number >= rows and not (number in added and added[number].special):
+            raise ModelError(
+                f"the tokenizer in '{place}' gives {token!r} the number {number}, but the model's embedding has only "
+                f"{rows} rows (vocab_size). Use the tokenizer that was made for this model, or resize its embedding"
+            )
 
 
 def recipe_encoder(

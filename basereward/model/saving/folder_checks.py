@@ -49,6 +49,8 @@ MAX_MESSAGE = 300
 """Characters of a library's message that are shown."""
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Dtypes of the weights of heads and adapters; a copy from others would lose digits silently."""
+FLOAT_FORMATS = ("F64", "F32", "BF16", "F16")
+"""Names in safetensors headers of the dtypes that a backbone without `quantization_config` may have."""
 MAX_TOKENIZER_BYTES = 256 * MIB
 MAX_GROWTH = 100
 """Largest factor by which a tokenizer's normalizer may lengthen a text."""
@@ -195,7 +197,8 @@ def check_checkpoint(path: str | Path, *, revision: str | None = None) -> dict[s
                 f"no model could be loaded from '{path}': there is no config.json. "
                 "Give a hub id, or a folder with config.json, *.safetensors and a tokenizer."
             )
-        check_numbers(read_json_object(config, error=ModelError), where=f"'{config}'")
+        keys = read_json_object(config, error=ModelError)
+        check_numbers(keys, where=f"'{config}'")
         # transformers would load the adapter that such a file describes, also from another repository.
         if find_file(path, "adapter_config.json", revision=revision) is not None:
             raise ModelError(
@@ -203,7 +206,28 @@ def check_checkpoint(path: str | Path, *, revision: str | None = None) -> dict[s
                 "message. Merge the adapter into the model first, or remove adapter_config.json"
             )
         files = weight_files(path, revision=revision)
-        return {name: tensor_shapes(file) for name, file in files.items()}
+        shapes = {name: tensor_shapes(file) for name, file in files.items()}
+        if not keys.get("quantization_config"):
+            for file in files.values():
+                _check_float(file)
+        return shapes
+
+
+def _check_float(file: Path) -> None:
+    """Checks the dtypes of the weights of a file; transformers would cast integers and 8-bit floats without a message.
+
+    Buffers, such as masks and positions, may have any dtype, so only names that end in `.weight` are checked.
+
+    Raises:
+        ModelError: a weight has another dtype than `FLOAT_FORMATS`; the message names it.
+    """
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            if name.endswith(".weight") and (dtype := tensors.get_slice(name).get_dtype()) not in FLOAT_FORMATS:
+                raise ModelError(
+                    f"'{file}' holds {name} as {dtype}, and config.json has no quantization_config that says how to "
+                    f"read it. Allowed are {', '.join(FLOAT_FORMATS)}; convert the weights to one of them"
+                )
 
 
 def check_adapter(folder: Path) -> None:

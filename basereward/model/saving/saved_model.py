@@ -12,6 +12,7 @@ processor/           tokenizer, chat template and image processor, if there is n
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import os
 import shutil
@@ -60,9 +61,22 @@ LANGUAGE = "language.safetensors"
 PROMPT = "prompt.txt"
 PROCESSOR = "processor"
 FILES = (CARD, "recipe.yaml", HEAD, LANGUAGE, PROMPT)
-FOLDERS = ("backbone", "adapter", PROCESSOR)
-SUFFIXES = (".json", ".jinja", ".safetensors", ".model", ".md", ".py")
-"""Suffixes of the files that transformers and peft write into `FOLDERS`, besides merges.txt and vocab.txt."""
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "backbone": ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "*.py"),
+    "adapter": ("adapter_config.json", "adapter_model.safetensors", "README.md"),
+    PROCESSOR: (
+        "*tokenizer*.json",
+        "*.model",
+        "*vocab*",
+        "merges.txt",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template*",
+        "*processor_config.json",
+        "*.py",
+    ),
+}
+"""The folders of a saved model, with patterns of the files that transformers and peft write into them."""
 # A head may have this many parameters more than its file allows for, such as buffers that are not saved.
 SPARE_PARAMETERS = 16
 ModelKind = Literal["full", "adapter", "head"]
@@ -135,8 +149,8 @@ def foreign_model_files(folder: Path) -> list[str]:
 
     def is_own(name: str) -> bool:
         top, _, inner = name.partition("/")
-        known = inner.endswith(SUFFIXES) or inner in ("merges.txt", "vocab.txt")
-        return is_model and (name in FILES or (top in FOLDERS and "/" not in inner and known))
+        known = any(fnmatch.fnmatchcase(inner, pattern) for pattern in FOLDERS.get(top, ()))
+        return is_model and (name in FILES or ("/" not in inner and known))
 
     return foreign_files(folder, is_own)
 

@@ -100,6 +100,19 @@ def truncate(name: str, size: int) -> Change:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
 
 
+def add_token(text: str) -> Change:
+    """Return a change that adds a token to the tokenizer, with a number behind every row of the embedding."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / TOKENIZER).read_text())
+        rows = json.loads((folder / BASE_CONFIG).read_text())["text_config"]["vocab_size"]
+        token = dict(content["added_tokens"][0], content=text, id=rows, special=False)
+        content["added_tokens"].append(token)
+        (folder / TOKENIZER).write_text(json.dumps(content))
+
+    return change
+
+
 def delete_file(name: str) -> Change:
     """Return a change that deletes a file."""
     return lambda folder: (folder / name).unlink()
@@ -206,6 +219,22 @@ CASES: dict[str, tuple[str, Change, str]] = {
     "base weights gone": ("head", delete_file(BASE_WEIGHTS), "model.safetensors"),
     "base header huge": ("head", write_content(BASE_WEIGHTS, (2**62).to_bytes(8, "little") + b"{}"), BASE_WEIGHTS),
     "base header no JSON": ("head", write_content(BASE_WEIGHTS, (5).to_bytes(8, "little") + b"hello"), BASE_WEIGHTS),
+    "base weights whole numbers": (
+        "head",
+        edit_weights(
+            BASE_WEIGHTS,
+            lambda weights: weights.update({name: (weight * 10).to(torch.int8) for name, weight in weights.items()}),
+        ),
+        "I8",
+    ),
+    "base weights of eight bits": (
+        "head",
+        edit_weights(
+            BASE_WEIGHTS,
+            lambda weights: weights.update({name: weight.to(torch.float8_e4m3fn) for name, weight in weights.items()}),
+        ),
+        "F8_E4M3",
+    ),
     "index leaves the folder": ("head", write_index({"a": "../base/part.safetensors"}), "part.safetensors"),
     "index is absolute": ("head", write_index({"a": "/etc/passwd"}), "/etc/passwd"),
     "index of a missing part": ("head", write_index({"a": "other.safetensors"}), "other.safetensors"),
@@ -268,6 +297,7 @@ CASES: dict[str, tuple[str, Change, str]] = {
         edit_json(TOKENIZER, normalizer={"type": "Prepend", "prepend": "a" * 10**6}),
         "normalizer",
     ),
+    "tokenizer of another vocabulary": ("head", add_token("zyzzyva"), "zyzzyva"),
     "tokenizer gone": ("head", delete_file(TOKENIZER), "processor"),
     "tokenizer a FIFO": ("head", replace_with_fifo(TOKENIZER), "FIFO"),
     "template raises": (

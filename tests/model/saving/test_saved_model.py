@@ -32,7 +32,10 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "sub/notes.txt", "adapter/notes.txt", ".hidden", "members/0/notes.txt"])
+@pytest.mark.parametrize(
+    "name",
+    ["notes.txt", "sub/notes.txt", "adapter/notes.txt", "processor/labels.json", ".hidden", "members/0/notes.txt"],
+)
 @pytest.mark.parametrize("has_model", [False, True])
 @pytest.mark.parametrize("kind", ["model", "ensemble"])
 def test_folder_with_a_foreign_file_is_not_replaced(
