@@ -84,7 +84,7 @@ def without_userinfo(address: str) -> str:
     >>> without_userinfo("http://me:p@ss/word@host:5000/x"), without_userinfo("sqlite:////srv/me@store/mlflow.db")
     ('http://host:5000/x', 'sqlite:////srv/me@store/mlflow.db')
     """
-    scheme, mark, rest = address.partition("://")
+    scheme, mark, rest = _split(address)
     return f"{scheme}{mark}{rest[_userinfo_length(rest) :]}" if mark else address
 
 
@@ -98,7 +98,7 @@ def with_userinfo(address: str, userinfo: str) -> str:
     >>> with_userinfo("http://host:5000", "me:secret@")
     'http://me:secret@host:5000'
     """
-    scheme, mark, rest = address.partition("://")
+    scheme, mark, rest = _split(address)
     return f"{scheme}{mark}{userinfo}{rest}"
 
 
@@ -108,8 +108,19 @@ def userinfo_of(address: str) -> str:
     >>> userinfo_of("http://me:p@ss@host"), userinfo_of("http://host/a@b")
     ('me:p@ss@', '')
     """
-    _, mark, rest = address.partition("://")
+    _, mark, rest = _split(address)
     return rest[: _userinfo_length(rest)] if mark else ""
+
+
+def _split(address: str) -> tuple[str, str, str]:
+    """The scheme of an address, the mark after it, and the rest. An address may begin with `//`, without a scheme.
+
+    >>> _split("http://host"), _split("//me:pw@host"), _split("mlflow.db")
+    (('http', '://', 'host'), ('', '//', 'me:pw@host'), ('mlflow.db', '', ''))
+    """
+    if address.startswith("//"):
+        return "", "//", address[2:]
+    return address.partition("://")
 
 
 def address_secrets(address: str) -> set[str]:

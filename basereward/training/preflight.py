@@ -13,12 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basereward.errors import BaseRewardError, RecipeError
+from basereward.errors import BaseRewardError, RecipeError, RunError
 from basereward.io.files import cache_folder
 from basereward.io.names import folder_fault
 from basereward.recipe import Cell, Fault, Recipe, make, recipe_sha256
 from basereward.recipe.fault import fold, format_faults
 from basereward.runs.run_folder import runs_root
+from basereward.runs.tracking.mlflow_store import tracking_uri
 
 if TYPE_CHECKING:
     from basereward.data.encoding.encoder import Encoder
@@ -59,7 +60,8 @@ def cell_faults(cells: Sequence[Cell]) -> list[Fault]:
         data_key += repr(recipe.trainer.early_stopping)
         if data_key not in data_problems_of:
             data_problems_of[data_key] = list(data_problems(recipe))
-        problems = [*machine_problems(recipe), *runs_folder_problems(), *backbone_problems(recipe)]
+        problems = [*machine_problems(recipe), *runs_folder_problems(), *store_problems(recipe)]
+        problems += backbone_problems(recipe)
         problems += data_problems_of[data_key]
         faults += [Fault(cell.name, key, message) for key, message in problems]
     return fold(faults, cells=[cell.name for cell in cells])
@@ -137,6 +139,22 @@ def runs_folder_problems() -> Iterator[Problem]:
         yield "", f"the folder of the runs is {root}, and {existing} is a file. Move it, or set BASEREWARD_RUNS"
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield "", f"the folder of the runs is {root}, and {existing} cannot be written to. Set BASEREWARD_RUNS"
+
+
+def store_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Yield an address at which MLflow has no store. No connection is made.
+
+    Args:
+        recipe: of the run.
+
+    >>> from basereward.recipe.schema import TrackingRecipe
+    >>> [key for key, message in store_problems(Recipe(tracking=TrackingRecipe(uri="htp://host")))]
+    ['tracking.uri']
+    """
+    try:
+        tracking_uri(recipe.tracking.uri)
+    except RunError as error:
+        yield "tracking.uri", str(error)
 
 
 def backbone_problems(recipe: Recipe) -> Iterator[Problem]:

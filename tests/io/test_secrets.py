@@ -29,6 +29,13 @@ def test_addresses_without_user_information_are_unchanged(address: str) -> None:
     assert without_userinfo(address) == redact(address) == address
 
 
+def test_address_without_scheme_has_user_information() -> None:
+    """An address may begin with `//`."""
+    assert userinfo_of("//me:secret-word@host") == "me:secret-word@"
+    assert without_userinfo("//me:secret-word@host") == "//host"
+    assert with_userinfo("//host", "me:secret-word@") == "//me:secret-word@host"
+
+
 def test_values_of_the_environment_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values of variables whose names end in _KEY, TOKEN and the like, and passwords of addresses; short values are not
     replaced.

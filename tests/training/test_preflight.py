@@ -144,6 +144,20 @@ def test_runs_folder_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.filterwarnings("error::UserWarning:pytorch_lightning")
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("tracking.uri=ftp://host", "ftp"),
+        ("tracking.uri=http://", "http://"),
+        ("name=" + "${" * 500 + "a" + "}" * 500, "nested"),
+    ],
+)
+def test_check_finds_what_train_would_refuse(override: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An address without a store and a value that cannot be parsed are faults of `check` too."""
+    assert main(["check", "basereward", override]) == 2
+    assert named in capsys.readouterr().out
+
+
 def test_run_without_held_out_rows_has_no_warning(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

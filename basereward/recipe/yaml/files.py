@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,12 @@ def _check_bounds(text: str) -> None:
         values += isinstance(event, yaml.NodeEvent)
         if values > YAML_VALUES:
             raise ValueError(f"more than {YAML_VALUES:,} values")
+    # OmegaConf parses references inside references by recursion too.
+    depth = 0
+    for mark in re.findall(r"\$\{|\}", text):
+        depth = depth + 1 if mark == "${" else max(depth - 1, 0)
+        if depth > YAML_DEPTH:
+            raise ValueError(f"references nested deeper than {YAML_DEPTH} levels")
 
 
 def parse_value(text: str) -> Any:
