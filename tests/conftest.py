@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # These variables must be set before any library reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,6 +17,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = pytest.StashKey[set[str]]()
@@ -74,6 +79,17 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.setenv("BASEREWARD_RUNS", str(folder / "runs"))
     monkeypatch.setenv("BASEREWARD_CACHE", str(folder / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Start a headless Chromium for the tests of a module; skip them where none is installed."""
+    from tests.helpers.browser import CHROMIUM, running_browser
+
+    if CHROMIUM is None:
+        pytest.skip("needs a chromium on the PATH")
+    with running_browser() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
