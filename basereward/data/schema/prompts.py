@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 from basereward.data.schema.group import IMAGE, Part, Turn
-from basereward.data.schema.messages import ImagePart, Message, MessageReader, shown
+from basereward.data.schema.messages import PLACE, ImagePart, Message, MessageReader, shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import is_blank
+
+# Marks of images by number, in the formats of MMMU, InternVL and Phi.
+NUMBERED = re.compile(r"<image[ _-]?(\d{1,3})>|<\|image_(\d{1,3})\|>")
 
 
 def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -> list[Message]:
@@ -147,8 +152,9 @@ def place_images(
     """Convert messages to turns in which every image has a place.
 
     Image places are the image parts and each mark in a string. If there are no image parts and the row has an image
-    column, marks in text parts are places as well. If there are no places at all, the images go to the start of the
-    first user turn.
+    column, marks in text parts are places as well. Beside the mark `<image>`, the numbered marks `<image_1>`,
+    `<image 1>` and `<|image_1|>` are places, of the image with that number. If there are no places at all, the images
+    go to the start of the first user turn.
 
     Args:
         messages: the messages of the prompt.
@@ -170,6 +176,8 @@ def place_images(
     references = _references(image_parts, images)
     # Content in parts has image parts for its images, so a mark in a text part is literal text.
     mark_in_parts = None if image_parts or images is None else mark
+    if mark == PLACE and not image_parts:
+        messages, references = _with_numbered_marks(messages, references, has_column=images is not None)
     turns = [_turn(message, mark=mark_in_parts if message.typed else mark) for message in messages]
     num_places = _count_images(turns)
     if references and not num_places:
@@ -181,6 +189,36 @@ def place_images(
         raise RowRejected("image_count", detail + hint)
     _check_not_empty(turns)
     return tuple(turns), references
+
+
+def _with_numbered_marks(
+    messages: Sequence[Message], references: list[Any], *, has_column: bool
+) -> tuple[Sequence[Message], list[Any]]:
+    """Replace numbered marks by the plain one, and sort the references of the images by the numbers.
+
+    Raises:
+        RowRejected: `image_count` (the marks are not one for each image, or plain marks stand beside them).
+    """
+    numbers: list[int] = []
+    for message in messages:
+        if not message.typed or has_column:
+            numbers += [int("".join(match)) for match in NUMBERED.findall(message.text)]
+    if not numbers:
+        return messages, references
+    # A few data sets count from 0.
+    first = min(numbers)
+    has_plain = any(PLACE in message.text for message in messages)
+    if has_plain or first > 1 or sorted(numbers) != list(range(first, first + len(references))):
+        detail = (
+            f"the marks of images in the prompt have the numbers {shown(numbers)}, and the row has {len(references)} "
+        )
+        what = "and plain marks stand beside them" if has_plain else "one mark for each image is needed"
+        raise RowRejected("image_count", f"{detail}images; {what}{_literal_mark_hint('such a mark')}")
+    marked = []
+    for message in messages:
+        parts = tuple(NUMBERED.sub(PLACE, part) if isinstance(part, str) else part for part in message.parts)
+        marked.append(replace(message, parts=parts) if not message.typed or has_column else message)
+    return marked, [references[number - first] for number in numbers]
 
 
 def _image_parts(messages: Sequence[Message]) -> list[ImagePart]:
