@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-Row: TypeAlias = Mapping[str, Any]
+Cells: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Format:
     name: str
     project: str
     columns: tuple[str, ...]
-    example: Row
+    example: Cells
     absent: tuple[str, ...] = ()
-    matches: Callable[[Row], bool] | None = None
-    convert: Callable[[Row], Row] | None = None
+    matches: Callable[[Cells], bool] | None = None
+    convert: Callable[[Cells], Cells] | None = None
     note: str = ""
 
-    def fits(self, row: Row) -> bool:
+    def fits(self, row: Cells) -> bool:
         """Whether a row is of this format."""
         if any(row.get(name) is None for name in self.columns):
             return False

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
 
-def _preference(row: Row) -> dict[str, Any]:
+def _preference(row: Cells) -> dict[str, Any]:
     preference = _number(row["preference"])
     if preference is None or not (preference == 0 or 1 <= preference <= 2):
         raise RowRejected(

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from basereward.data.adapters.text.ultra_feedback import UltraFeedback
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 
 
-def _responses(row: Row) -> dict[str, Any]:
+def _responses(row: Cells) -> dict[str, Any]:
     return {
         "prompt": row["instruction"],
         "chosen": row["chosen_response"],
@@ -21,20 +21,20 @@ def _responses(row: Row) -> dict[str, Any]:
     }
 
 
-def _generations(row: Row) -> dict[str, Any]:
+def _generations(row: Cells) -> dict[str, Any]:
     prompt = "instruction" if row.get("instruction") is not None else "prompt"
     return {"prompt": row[prompt], "responses": row["generations"], "ratings": row["ratings"]}
 
 
-def _has_prompt(row: Row) -> bool:
+def _has_prompt(row: Cells) -> bool:
     return row.get("instruction") is not None or row.get("prompt") is not None
 
 
-def _completions(row: Row) -> dict[str, Any]:
+def _completions(row: Cells) -> dict[str, Any]:
     return UltraFeedback()(row)
 
 
-def _have_scores(row: Row) -> bool:
+def _have_scores(row: Cells) -> bool:
     completions = row["completions"]
     if not isinstance(completions, list):
         return False

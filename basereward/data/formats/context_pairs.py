@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 
 
-def _colossal_chat(row: Row) -> dict[str, Any]:
+def _colossal_chat(row: Cells) -> dict[str, Any]:
     return {"prompt": row["context"], "chosen": row["chosen"], "rejected": row["rejected"]}
 
 
-def _is_context_of_messages(row: Row) -> bool:
+def _is_context_of_messages(row: Cells) -> bool:
     # In other data sets `context` is a passage beside the question.
     return isinstance(row["context"], list)
 
 
-def _turbo_alignment(row: Row) -> dict[str, Any]:
+def _turbo_alignment(row: Cells) -> dict[str, Any]:
     context = row["context"]
     return {
         "prompt": [_with_role(message) for message in context] if isinstance(context, list) else context,

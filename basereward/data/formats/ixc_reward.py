@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 
 
-def _conversations(row: Row) -> dict[str, Any]:
+def _conversations(row: Cells) -> dict[str, Any]:
     return {"chosen": row["conversations_a"], "rejected": row["conversations_b"]}
 
 

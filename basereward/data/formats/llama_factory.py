@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 from basereward.data.schema.rejections import RowRejected
 
 
-def _sharegpt(row: Row) -> dict[str, Any]:
+def _sharegpt(row: Cells) -> dict[str, Any]:
     return {"prompt": row["conversations"], "chosen": row["chosen"], "rejected": row["rejected"]}
 
 
-def _messages(row: Row) -> dict[str, Any]:
+def _messages(row: Cells) -> dict[str, Any]:
     return {"prompt": row["messages"], "chosen": row["chosen"], "rejected": row["rejected"]}
 
 
-def _has_two_outputs(row: Row) -> bool:
+def _has_two_outputs(row: Cells) -> bool:
     return isinstance(row["output"], list)
 
 
-def _two_outputs(row: Row) -> dict[str, Any]:
+def _two_outputs(row: Cells) -> dict[str, Any]:
     """Read the older form of `alpaca`, in which the first output is the better one."""
     outputs = row["output"]
     if len(outputs) != 2:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import string
 from typing import Any
 
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
@@ -16,7 +16,7 @@ from basereward.data.schema.rejections import RowRejected
 VERDICTS = {"A": [0, 1], "B": [1, 0], "C": [0, 0]}
 
 
-def _pair(row: Row) -> dict[str, Any]:
+def _pair(row: Cells) -> dict[str, Any]:
     verdict = row["human_answer"]
     if verdict not in VERDICTS:
         raise RowRejected("not_rated", f"`human_answer` is {shown(verdict)}; allowed: A, B, and C for a tie")
@@ -24,7 +24,7 @@ def _pair(row: Row) -> dict[str, Any]:
     return {"prompt": row["instruction"], "responses": answers, "ranking": VERDICTS[verdict]}
 
 
-def _batch(row: Row) -> dict[str, Any]:
+def _batch(row: Cells) -> dict[str, Any]:
     answers = row["answers"]
     if not isinstance(answers, list):
         raise RowRejected("wrong_type", f"`answers` is {shown(answers)}; a list of answers is needed")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 from basereward.data.schema.image_references import image_list
 from basereward.data.schema.messages import is_empty, shown
 from basereward.data.schema.rejections import RowRejected
 
 
-def _same_images(row: Row) -> None:
+def _same_images(row: Cells) -> None:
     """Check that the worse response has the images of the better one.
 
     Raises:
@@ -40,19 +40,19 @@ def _last_turn(messages: object, *, column: str) -> tuple[list[Any], Any]:
     return messages[:-1], messages[-1]
 
 
-def _rejected_response(row: Row) -> dict[str, Any]:
+def _rejected_response(row: Cells) -> dict[str, Any]:
     _same_images(row)
     before, response = _last_turn(row["messages"], column="messages")
     return {"prompt": before, **_pair(response, row["rejected_response"])}
 
 
-def _rejected_messages(row: Row) -> dict[str, Any]:
+def _rejected_messages(row: Cells) -> dict[str, Any]:
     _same_images(row)
     # Whether the turns before the responses are the same is checked where a row is read.
     return {"chosen": row["messages"], "rejected": row["rejected_messages"]}
 
 
-def _query(row: Row) -> dict[str, Any]:
+def _query(row: Cells) -> dict[str, Any]:
     _same_images(row)
     pair = _pair(row["response"], row["rejected_response"])
     return {"prompt": row["query"], "history": row.get("history"), **pair}

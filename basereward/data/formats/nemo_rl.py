@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
 
-def _are_ranked(row: Row) -> bool:
+def _are_ranked(row: Cells) -> bool:
     completions = row["completions"]
     return isinstance(completions, list) and bool(completions) and all(map(_is_ranked, completions))
 
@@ -21,7 +21,7 @@ def _is_ranked(completion: object) -> bool:
     return isinstance(completion, dict) and {"rank", "completion"} <= completion.keys()
 
 
-def _ranked(row: Row) -> dict[str, Any]:
+def _ranked(row: Cells) -> dict[str, Any]:
     completions = row["completions"]
     ranks = [completion["rank"] for completion in completions]
     if any(isinstance(rank, bool) or not isinstance(rank, int) for rank in ranks):

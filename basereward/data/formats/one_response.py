@@ -1,10 +1,10 @@
-"""Formats with one response in a row, of supervised fine-tuning and KTO: such rows can be scored, but not trained on."""
+"""Formats with one response in a row, of supervised fine-tuning and KTO: such rows are scored, but not trained on."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 from basereward.data.schema.messages import shown
 from basereward.data.schema.rejections import RowRejected
 
@@ -15,28 +15,28 @@ ADVICE = (
 NOTE = "one response: scored, not trained on"
 
 
-def _completion(row: Row) -> dict[str, Any]:
+def _completion(row: Cells) -> dict[str, Any]:
     return {"prompt": row["prompt"], "responses": [row["completion"]]}
 
 
-def _response(row: Row) -> dict[str, Any]:
+def _response(row: Cells) -> dict[str, Any]:
     return {"prompt": row["prompt"], "responses": [row["response"]]}
 
 
-def _query(row: Row) -> dict[str, Any]:
+def _query(row: Cells) -> dict[str, Any]:
     return {"prompt": row["query"], "history": row.get("history"), "responses": [row["response"]]}
 
 
-def _output(row: Row) -> dict[str, Any]:
+def _output(row: Cells) -> dict[str, Any]:
     cells = {"instruction": row["instruction"], "input": row.get("input"), "history": row.get("history")}
     return {**cells, "responses": [row["output"]]}
 
 
-def _messages(row: Row) -> dict[str, Any]:
+def _messages(row: Cells) -> dict[str, Any]:
     return {"responses": [_conversation(row["messages"], column="messages")]}
 
 
-def _conversations(row: Row) -> dict[str, Any]:
+def _conversations(row: Cells) -> dict[str, Any]:
     return {"responses": [_conversation(row["conversations"], column="conversations")]}
 
 
@@ -47,15 +47,15 @@ def _conversation(messages: object, *, column: str) -> object:
     return messages
 
 
-def _is_text(row: Row) -> bool:
+def _is_text(row: Cells) -> bool:
     return isinstance(row["output"], str)
 
 
-def _are_steps(row: Row) -> bool:
+def _are_steps(row: Cells) -> bool:
     return isinstance(row["labels"], list)
 
 
-def _refuse_steps(row: Row) -> Row:
+def _refuse_steps(row: Cells) -> Cells:
     raise RowRejected(
         "no_preference",
         "the row has labels of single steps, for process reward models; a preference between whole responses is "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 from basereward.data.schema.messages import is_empty, shown
 from basereward.data.schema.rejections import RowRejected
 
@@ -15,7 +15,7 @@ from basereward.data.schema.rejections import RowRejected
 SETTINGS = ("parallel_tool_calls",)
 
 
-def _preference(row: Row) -> dict[str, Any]:
+def _preference(row: Cells) -> dict[str, Any]:
     given = row["input"]
     if isinstance(given, list):
         messages = given

@@ -9,30 +9,30 @@ from basereward.data.adapters.multimodal.wild_vision import WildVision
 from basereward.data.adapters.text.helpsteer3 import HelpSteer3
 from basereward.data.adapters.text.pku_saferlhf import PKUSafeRLHF
 from basereward.data.adapters.text.shp import SHP as ReadShp
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 
 
-def _question(row: Row) -> dict[str, Any]:
+def _question(row: Cells) -> dict[str, Any]:
     return {"prompt": row["question"], "chosen": row["chosen"], "rejected": row["rejected"]}
 
 
-def _povid(row: Row) -> dict[str, Any]:
+def _povid(row: Cells) -> dict[str, Any]:
     return ReadPovid()(row)
 
 
-def _shp(row: Row) -> dict[str, Any]:
+def _shp(row: Cells) -> dict[str, Any]:
     return ReadShp()(row)
 
 
-def _helpsteer3(row: Row) -> dict[str, Any]:
+def _helpsteer3(row: Cells) -> dict[str, Any]:
     return HelpSteer3()(row)
 
 
-def _pku(row: Row) -> dict[str, Any]:
+def _pku(row: Cells) -> dict[str, Any]:
     return PKUSafeRLHF()(row)
 
 
-def _arena(row: Row) -> dict[str, Any]:
+def _arena(row: Cells) -> dict[str, Any]:
     if "image" in row:
         return WildVision()(row)
     # Chatbot Arena has the same columns without images.

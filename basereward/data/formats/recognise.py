@@ -10,7 +10,6 @@ from basereward.data.formats import (
     alpaca_farm,
     argilla,
     context_pairs,
-    general,
     ixc_reward,
     llama_factory,
     mllm_judge,
@@ -28,7 +27,7 @@ from basereward.data.schema.rejections import RowRejected
 FORMATS: tuple[Format, ...] = (
     # A row with `prompt`, `chosen` and `rejected` is complete; other columns beside them are not read.
     trl.EXPLICIT,
-    general.GENERAL,
+    trl.GENERAL,
     openai_preference.PREFERENCE,
     nemo_rl.RANKED,
     ms_swift.REJECTED_RESPONSE,

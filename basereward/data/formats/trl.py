@@ -1,4 +1,4 @@
-"""Formats of TRL, and those of other projects with the same columns: OpenRLHF, axolotl, XTuner, reward-bench.
+"""Formats of TRL, which OpenRLHF, axolotl, XTuner and reward-bench share, and our own general form.
 
 https://huggingface.co/docs/trl/dataset_formats
 """
@@ -8,29 +8,29 @@ from __future__ import annotations
 from typing import Any
 
 from basereward.data.adapters.text.hh_rlhf import SPEAKER, HhRlhf
-from basereward.data.formats import Format, Row
+from basereward.data.formats import Format, Cells
 from basereward.data.schema.rejections import RowRejected
 
 MIN_WORDS = 2
 
 
-def _are_texts(row: Row) -> bool:
+def _are_texts(row: Cells) -> bool:
     return isinstance(row["chosen"], str) and isinstance(row["rejected"], str)
 
 
-def _are_transcripts(row: Row) -> bool:
+def _are_transcripts(row: Cells) -> bool:
     return _are_texts(row) and SPEAKER.match(row["chosen"]) is not None
 
 
-def _are_conversations(row: Row) -> bool:
+def _are_conversations(row: Cells) -> bool:
     return not _are_texts(row)
 
 
-def _transcripts(row: Row) -> dict[str, Any]:
+def _transcripts(row: Cells) -> dict[str, Any]:
     return HhRlhf()(row)
 
 
-def split_prompt(row: Row) -> dict[str, Any]:
+def split_prompt(row: Cells) -> dict[str, Any]:
     """Split the common beginning of two texts off as the prompt, at the last space before they differ.
 
     TRL's `extract_prompt` does the same, but also splits inside of a word.
@@ -96,4 +96,11 @@ IMPLICIT_TEXTS = Format(
     convert=split_prompt,
     note="the words with which both texts begin are the prompt",
     example={"chosen": "The sky is blue.", "rejected": "The sky is green."},
+)
+GENERAL = Format(
+    "general",
+    "general form",
+    ("responses",),
+    note="with `prompt`, and `ranking`, `preferences` or `ratings`",
+    example={"prompt": "2 + 2?", "responses": ["4", "5", "22"], "ranking": [0, 1, 2]},
 )

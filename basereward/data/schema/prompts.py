@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal, cast
 
 from basereward.data.schema.group import IMAGE, Part, Turn
+from basereward.data.schema.image_marks import with_numbered_marks
 from basereward.data.schema.messages import PLACE, ImagePart, Message, MessageReader, shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import is_blank
-
-# Marks of images by number, in the formats of MMMU, InternVL and Phi.
-NUMBERED = re.compile(r"<image[ _-]?(\d{1,3})>|<\|image_(\d{1,3})\|>")
 
 
 def join_prompt(prompt: list[Message] | None, before: Sequence[list[Message]]) -> list[Message]:
@@ -177,48 +173,18 @@ def place_images(
     # Content in parts has image parts for its images, so a mark in a text part is literal text.
     mark_in_parts = None if image_parts or images is None else mark
     if mark == PLACE and not image_parts:
-        messages, references = _with_numbered_marks(messages, references, has_column=images is not None)
+        messages, references = with_numbered_marks(messages, references, typed=images is not None)
     turns = [_turn(message, mark=mark_in_parts if message.typed else mark) for message in messages]
     num_places = _count_images(turns)
     if references and not num_places:
         turns = _with_leading_images(turns, count=len(references))
     elif num_places != len(references):
-        # In a row without any images, the marks are probably meant literally.
-        hint = "" if image_parts or references else _literal_mark_hint(mark)
         detail = f"the prompt has {num_places} image places, and the row has {len(references)} images"
-        raise RowRejected("image_count", detail + hint)
+        # In a row without any images, the marks are probably meant literally.
+        is_literal = not image_parts and not references
+        raise RowRejected("image_count", detail + (_literal_mark_hint(mark) if is_literal else ""))
     _check_not_empty(turns)
     return tuple(turns), references
-
-
-def _with_numbered_marks(
-    messages: Sequence[Message], references: list[Any], *, has_column: bool
-) -> tuple[Sequence[Message], list[Any]]:
-    """Replace numbered marks by the plain one, and sort the references of the images by the numbers.
-
-    Raises:
-        RowRejected: `image_count` (the marks are not one for each image, or plain marks stand beside them).
-    """
-    numbers: list[int] = []
-    for message in messages:
-        if not message.typed or has_column:
-            numbers += [int("".join(match)) for match in NUMBERED.findall(message.text)]
-    if not numbers:
-        return messages, references
-    # A few data sets count from 0.
-    first = min(numbers)
-    has_plain = any(PLACE in message.text for message in messages)
-    if has_plain or first > 1 or sorted(numbers) != list(range(first, first + len(references))):
-        detail = (
-            f"the marks of images in the prompt have the numbers {shown(numbers)}, and the row has {len(references)} "
-        )
-        what = "and plain marks stand beside them" if has_plain else "one mark for each image is needed"
-        raise RowRejected("image_count", f"{detail}images; {what}{_literal_mark_hint('such a mark')}")
-    marked = []
-    for message in messages:
-        parts = tuple(NUMBERED.sub(PLACE, part) if isinstance(part, str) else part for part in message.parts)
-        marked.append(replace(message, parts=parts) if not message.typed or has_column else message)
-    return marked, [references[number - first] for number in numbers]
 
 
 def _image_parts(messages: Sequence[Message]) -> list[ImagePart]:

@@ -39,6 +39,35 @@ FIRST_ROWS = 100
 MAX_COLUMNS = 100
 
 
+class _MappedColumns:
+    """The columns that `columns` names and no row has had so far.
+
+    Args:
+        names: the columns that `columns` names, as in the data.
+    """
+
+    def __init__(self, names: set[str]) -> None:
+        self.unseen = names
+        self.found: dict[str, None] = {}
+
+    def see(self, row: Mapping[str, Any]) -> None:
+        """Note the columns of a row."""
+        self.unseen.difference_update(row)
+        if self.unseen and len(self.found) < MAX_COLUMNS:
+            self.found.update(dict.fromkeys(map(str, row)))
+
+    def check(self, label: str) -> None:
+        """Check that every column has been seen.
+
+        Raises:
+            DataError: a column is in no row; the message lists those that are.
+        """
+        if self.unseen:
+            absent = ", ".join(sorted(self.unseen))
+            fault = f"{label}: no row has the column {absent}, which `columns` names"
+            raise DataError(f"{fault}. {columns_found(self.found)}")
+
+
 class Partition:
     """The groups of a source, split into train, val and test.
 
@@ -188,15 +217,12 @@ class Partition:
         malformed: list[tuple[str, str]] = []
         used = 0
         limit = FIRST_ROWS if self.row_format.for_training else MAX_FAULTS
-        unseen = set((self.row_format.columns | self._reader.columns).values()) | self._reader.ignored
-        found: dict[str, None] = {}
+        mapped = _MappedColumns(set((self.row_format.columns | self._reader.columns).values()) | self._reader.ignored)
         for place, number, raw in table.scan():
             key, row_id = MALFORMED, table.row_id(number)
             try:
                 row = _decode(table, number, raw)
-                unseen.difference_update(row)
-                if unseen and len(found) < MAX_COLUMNS:
-                    found.update(dict.fromkeys(map(str, row)))
+                mapped.see(row)
                 group = self._parse(table, number, row)
                 key, row_id = self._key(group), group.id
                 self._check(group, where=table.where(number))
@@ -217,11 +243,8 @@ class Partition:
                 used += 1
                 yield place, number, key, group
         self._raise_faults(malformed, used=used)
-        if unseen and used:
-            absent = ", ".join(sorted(unseen))
-            raise DataError(
-                f"{table.label}: no row has the column {absent}, which `columns` names. {columns_found(found)}"
-            )
+        if used:
+            mapped.check(table.label)
 
     def _warn_of_unread(self) -> None:
         """Log the columns that are not read, each only once."""
