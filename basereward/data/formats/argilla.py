@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from basereward.data.adapters.text.ultra_feedback import UltraFeedback
-from basereward.data.formats import Format, Cells
+from basereward.data.formats import Cells, Format
 
 
 def _responses(row: Cells) -> dict[str, Any]:

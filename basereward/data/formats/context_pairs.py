@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Cells
+from basereward.data.formats import Cells, Format
 
 
 def _colossal_chat(row: Cells) -> dict[str, Any]:

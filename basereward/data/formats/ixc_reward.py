@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Cells
+from basereward.data.formats import Cells, Format
 
 
 def _conversations(row: Cells) -> dict[str, Any]:

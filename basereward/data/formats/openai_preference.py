@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from basereward.data.formats import Format, Cells
+from basereward.data.formats import Cells, Format
 from basereward.data.schema.messages import is_empty, shown
 from basereward.data.schema.rejections import RowRejected
 

@@ -9,7 +9,7 @@ from basereward.data.adapters.multimodal.wild_vision import WildVision
 from basereward.data.adapters.text.helpsteer3 import HelpSteer3
 from basereward.data.adapters.text.pku_saferlhf import PKUSafeRLHF
 from basereward.data.adapters.text.shp import SHP as ReadShp
-from basereward.data.formats import Format, Cells
+from basereward.data.formats import Cells, Format
 
 
 def _question(row: Cells) -> dict[str, Any]:

@@ -49,11 +49,15 @@ def find_table(
         return concatenate([RowsFile(file, split=split, numbers=numbers) for file in listed])
     if _is_rows_file(local, on_hub=subset is not None or revision is not None):
         return RowsFile(local, split=split, numbers=numbers)
-    if local.is_dir() and not subset and not is_saved(local):
-        table = folder_table(path, split=split, numbers=numbers)
-        if table is not None:
-            return table
-    return ArrowTable(path, subset=subset, revision=revision, split=split)
+    of_folder = None if subset else _folder_table(local, split=split, numbers=numbers)
+    return of_folder or ArrowTable(path, subset=subset, revision=revision, split=split)
+
+
+def _folder_table(path: Path, *, split: str, numbers: Collection[str]) -> Table | None:
+    """Open a local folder; None if the path is none, or one that the `datasets` library reads correctly."""
+    if not path.is_dir() or is_saved(path):
+        return None
+    return folder_table(str(path), split=split, numbers=numbers)
 
 
 def _listed_files(path: str, patterns: Sequence[str], *, revision: str | None) -> list[Path]:

@@ -23,7 +23,12 @@ MAX_FILE_BYTES = 2**30
 MARKS_OF_PARTS = frozenset({"role", "from", "type"})
 """Keys of messages and of their parts: a list of objects with such a key is part of a row, not a list of rows."""
 
-MARKS_OF_ROWS = frozenset({"prompt", "chosen", "rejected", "responses", "ranking", "preferences", "instruction"})
+MARKS_OF_ROWS = frozenset(
+    {
+        "prompt", "chosen", "rejected", "responses", "ranking", "preferences", "instruction", "context", "question",
+        "query", "messages", "conversations", "history", "generations",
+    }
+)  # fmt: skip
 """Columns of a row: an object with one of them is a row itself, even if it also contains lists of objects (`tools`)."""
 
 

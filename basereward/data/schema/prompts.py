@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from basereward.data.schema.group import IMAGE, Part, Turn
 from basereward.data.schema.image_marks import with_numbered_marks
-from basereward.data.schema.messages import PLACE, ImagePart, Message, MessageReader, shown
+from basereward.data.schema.messages import ImagePart, Message, MessageReader, shown
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.schema.text import is_blank
 
@@ -172,17 +172,14 @@ def place_images(
     references = _references(image_parts, images)
     # Content in parts has image parts for its images, so a mark in a text part is literal text.
     mark_in_parts = None if image_parts or images is None else mark
-    if mark == PLACE and not image_parts:
-        messages, references = with_numbered_marks(messages, references, typed=images is not None)
+    if not image_parts:
+        messages, references = with_numbered_marks(messages, references, mark=mark, typed=images is not None)
     turns = [_turn(message, mark=mark_in_parts if message.typed else mark) for message in messages]
     num_places = _count_images(turns)
     if references and not num_places:
         turns = _with_leading_images(turns, count=len(references))
     elif num_places != len(references):
-        detail = f"the prompt has {num_places} image places, and the row has {len(references)} images"
-        # In a row without any images, the marks are probably meant literally.
-        is_literal = not image_parts and not references
-        raise RowRejected("image_count", detail + (_literal_mark_hint(mark) if is_literal else ""))
+        raise _wrong_count(num_places, len(references), mark=None if image_parts else mark)
     _check_not_empty(turns)
     return tuple(turns), references
 
@@ -210,6 +207,13 @@ def _with_leading_images(turns: Sequence[Turn], *, count: int) -> list[Turn]:
     first = next(i for i, turn in enumerate(turns) if turn.role == "user")
     with_images = Turn("user", (IMAGE,) * count + turns[first].parts)
     return [*turns[:first], with_images, *turns[first + 1 :]]
+
+
+def _wrong_count(num_places: int, num_images: int, *, mark: str | None) -> RowRejected:
+    """Make the rejection of a row with more or fewer places than images."""
+    detail = f"the prompt has {num_places} image places, and the row has {num_images} images"
+    # In a row without any images, the marks are probably meant literally.
+    return RowRejected("image_count", detail + ("" if num_images or mark is None else _literal_mark_hint(mark)))
 
 
 def _literal_mark_hint(mark: str | None) -> str:
