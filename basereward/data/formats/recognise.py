@@ -114,3 +114,16 @@ def _parsed(text: str) -> object:
         return decode_json(text)
     except RowRejected:
         return parse_python(text)
+
+
+def format_table() -> str:
+    """Return the table of all formats in Markdown, for the documentation.
+
+    >>> format_table().splitlines()[2]
+    '| TRL, OpenRLHF, XTuner | `prompt`, `chosen`, `rejected` | texts or messages; `margin`, ratings and `images` ... |'
+    """
+    lines = ["| project | columns | how it is read |", "|---|---|---|"]
+    for form in FORMATS:
+        columns = ", ".join(f"`{name}`" for name in form.columns)
+        lines.append(f"| {form.project} | {columns} | {form.note} |")
+    return "\n".join(lines)
