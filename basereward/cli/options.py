@@ -36,7 +36,11 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     >>> parser.parse_args(["pairs.jsonl"]).source
     'pairs.jsonl'
     """
-    parser.add_argument("source", metavar="SOURCE", help="name in experiments/sources/, or path to a .jsonl file")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="name in experiments/sources/, or rows: a file, a folder, a pattern or a hub id",
+    )
     add_overrides(parser, example="path=pairs.jsonl")
 
 

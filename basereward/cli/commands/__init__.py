@@ -8,6 +8,7 @@ from basereward.cli.commands import (
     audit,
     check,
     completion,
+    convert,
     data,
     ensemble,
     eval,
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "ensemble": ensemble.COMMAND,
     "report": report.COMMAND,
     "look": look.COMMAND,
+    "convert": convert.COMMAND,
     "ls": ls.COMMAND,
     "completion": completion.COMMAND,
 }

@@ -9,6 +9,7 @@ from typing import Any
 from basereward.data.schema.group import SPLITS, Group, Split
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
+from basereward.data.summary import describe_reading, first_shown
 from basereward.errors import DataError
 from basereward.evaluation.reports.page import render_data_page
 from basereward.evaluation.reports.viewer_rows import ScoreGroup, collect
@@ -35,7 +36,7 @@ def look(
     """Write one self-contained HTML page about the rows of a source.
 
     Args:
-        source: a name in `experiments/sources`, or the path of a data file.
+        source: a name in `experiments/sources`, or rows: a file, a folder, a pattern or a hub id.
         model: what `load` opens. The page then shows its scores, and where it disagrees with the preferences.
         rows: the maximum number of rows on the page, evenly spaced over the source.
         split: show this split only; None: all splits.
@@ -45,7 +46,7 @@ def look(
     Returns:
         `out`; `rows`, the number of rows shown; `read`, the number of rows selected, whose images were opened; `total`,
         the number of all rows; `lost`, rejected rows by reason: all malformed rows, and selected rows that cannot be
-        shown; `model`.
+        shown; `model`; `reading`, how the rows are read, as `describe_reading` gives it.
 
     Raises:
         BaseRewardError: the source or the model cannot be opened, the split has no rows, or no selected row can be
@@ -71,6 +72,7 @@ def look(
         "total": facts["rows"],
         "lost": facts["lost"],
         "model": model,
+        "reading": describe_reading(opened, first_shown(opened.groups(split) for split in splits)),
     }
 
 
