@@ -86,7 +86,7 @@ def cell_findings(cells: Sequence[Cell], quick: Findings | None = None) -> Findi
         The findings; those of `quick` alone when it has faults.
     """
     found = quick or quick_findings(cells)
-    if found.faults:
+    if found.faults or not cells:
         return found
     # Imported here: this loads torch and transformers, which takes seconds.
     from basereward.training.checks.model import check_model

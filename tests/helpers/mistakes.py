@@ -123,7 +123,7 @@ MISTAKES = {
     ),
     "a picture for rows": Mistake(f"train basereward {MINE} data.sources.mine.path=0.png", "0.png", ("UTF-8",), True),
     "file with an unknown kind": Mistake(
-        f"train basereward {MINE} data.sources.mine._target_=hub data.sources.mine.path=rows.xlsx",
+        f"train basereward {MINE} data.sources.mine.path=rows.xlsx",
         "rows.xlsx",
         (".jsonl", ".csv"),
         True,
@@ -146,7 +146,7 @@ MISTAKES = {
         "train basereward", "rows.jsonl", ("BASEREWARD_RUNS",), True, {"BASEREWARD_RUNS": "rows.jsonl"}
     ),
     "model and rows exchanged": Mistake("score rows.jsonl model", "rows.jsonl", ("folder of a saved model",), True),
-    "rows to look at that do not exist": Mistake("look gone.jsonl", "gone.jsonl", ("No such file",), True),
+    "rows to look at that do not exist": Mistake("look gone.jsonl", "gone.jsonl", ("there is no file",), True),
 }
 
 

@@ -47,7 +47,7 @@ def machine_problems(recipe: Recipe) -> Iterator[Problem]:
     """
     yield from accelerator_problems(recipe)
     yield from package_problems(recipe)
-    yield from folder_problems()
+    yield from folder_problems(recipe)
     yield from store_problems(recipe)
     yield from backbone_problems(recipe)
 
@@ -104,16 +104,20 @@ def package_problems(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-def folder_problems() -> Iterator[Problem]:
-    """Yield a folder of runs or of caches that cannot be written to. The folders themselves need not exist yet.
+def folder_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Yield a folder of runs, or of caches that the recipe needs, that cannot be written to. It need not exist yet.
 
-    >>> list(folder_problems())
+    Args:
+        recipe: of the run.
+
+    >>> list(folder_problems(Recipe()))
     []
     """
-    for name, variable, folder in (
-        ("the runs", "BASEREWARD_RUNS", runs_root()),
-        ("caches", "BASEREWARD_CACHE", cache_folder()),
-    ):
+    folders = [("the runs", "BASEREWARD_RUNS", runs_root())]
+    # Other caches, such as that of lengths, only save time, and a run goes on without them.
+    if recipe.model.backbone.make is not None or recipe.probe or recipe.data.encoding.feature_cache is not None:
+        folders.append(("caches", "BASEREWARD_CACHE", cache_folder()))
+    for name, variable, folder in folders:
         existing = nearest_folder(folder)
         if not existing.is_dir():
             yield "", f"the folder of {name} is {folder}, and {existing} is a file. Move it, or set {variable}"

@@ -41,6 +41,8 @@ from basereward.training.checks.rows import SourceSample, rejection_problems
 from basereward.training.objectives.contracts import build_objective
 from basereward.training.optimizer import check_kind, check_parts
 
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Errors that a class of the user may raise on torch's meta device, where tensors have no values."""
 ENCODED = 500
 """Rows of all sources that are encoded, evenly spread over those that were read."""
 GIB = 2**30
@@ -81,24 +83,53 @@ def check_model(recipe: Recipe, samples: Sequence[SourceSample]) -> ModelFinding
     if found.problems:
         return found
     try:
-        build_loss(recipe.loss)
-        folder = local_backbone(recipe)
-        if folder is None:
-            missing = f"the files of {recipe.model.backbone.path} are not on this machine"
-            found.facts["model"] = {"missing": missing}
-            return found
-        model = _outline(recipe, folder)
-        _check_trained(recipe, model)
-        encoder = recipe_encoder(recipe, path=folder)
+        built = _build(recipe)
     except BaseRewardError as error:
         found.problems.append(("model", str(error)))
         return found
+    if isinstance(built, str):
+        found.facts["model"] = {"missing": built}
+        return found
+    model, encoder = built
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     found.facts["model"] = {"weights": sum(p.numel() for p in model.parameters()), "trained": trained}
     largest = _encode(recipe, encoder, samples, found)
     if not found.problems:
         _count(recipe, model, largest, device, found)
     return found
+
+
+def _build(recipe: Recipe) -> tuple[RewardModel, Encoder] | str:
+    """The model without weights and the encoder, or why they cannot be built here although a training may.
+
+    Raises:
+        BaseRewardError: a training would refuse the recipe.
+    """
+    build_loss(recipe.loss)
+    folder = local_backbone(recipe)
+    if folder is None:
+        return f"the files of {recipe.model.backbone.path} are not on this machine"
+    in_cache = recipe.model.backbone.path is not None and not os.path.isdir(backbone_path(recipe.model.backbone))
+    try:
+        # The cache of the hub may have some of the files only; a training loads the others.
+        model = _outline(recipe, folder, complete=not in_cache)
+        encoder = recipe_encoder(recipe, path=folder)
+    except BaseRewardError as error:
+        if in_cache and isinstance(error, ModelError):
+            return f"the files of {recipe.model.backbone.path} in the cache of the hub do not suffice ({error})"
+        raise
+    except FAILURES as error:
+        # A class of the user may not be buildable without memory; an error of our own classes is a bug.
+        if not _is_foreign(recipe):
+            raise
+        return f"head '{recipe.model.head['_target_']}' cannot be built without memory ({error})"
+    _check_trained(recipe, model)
+    return model, encoder
+
+
+def _is_foreign(recipe: Recipe) -> bool:
+    """Whether the head is a class from outside this package."""
+    return "." in str(recipe.model.head.get("_target_"))
 
 
 def training_device(recipe: Recipe) -> torch.device:
@@ -308,15 +339,16 @@ def _count(recipe: Recipe, model: RewardModel, largest: PassTokens, device: torc
     found.problems += disk_problems(needed, recipe.tracking.uri)
 
 
-def _outline(recipe: Recipe, folder: str) -> RewardModel:
+def _outline(recipe: Recipe, folder: str, *, complete: bool) -> RewardModel:
     """The model on torch's meta device.
 
     Raises:
         BaseRewardError: files of the checkpoint are missing or damaged, or `build_model` would refuse the recipe.
     """
     config = load_config(folder, trust_remote_code=recipe.model.backbone.trust_remote_code)
-    with quiet_transformers():
-        check_size(config, check_checkpoint(folder), path=folder)
+    if complete:
+        with quiet_transformers():
+            check_size(config, check_checkpoint(folder), path=folder)
     check_head_size(recipe.model.head, hidden_size=config.get_text_config().hidden_size)
     return outline(trained_model(recipe), path=folder)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from basereward.errors import BaseRewardError, DataError, RecipeError, TooManyRowsLost
 from basereward.io.files import cache_folder
+from basereward.io.formats import known_rows, rows_kind
 from basereward.recipe import Recipe, make, recipe_sha256
 from basereward.runs.resolve_model import resolve_model
 from basereward.runs.tracking.mlflow_store import database_of, tracking_uri
@@ -117,7 +118,7 @@ def read_sources(recipe: Recipe) -> tuple[list[SourceSample], list[Problem]]:
         try:
             _read(sample, node)
         except BaseRewardError as error:
-            problems.append((f"data.sources.{name}", str(error)))
+            problems.append((f"data.sources.{name}", f"{error}{_kind_hint(sample.path)}"))
     problems += curation_problems(recipe)
     if not problems:
         problems += rejection_problems(recipe, samples)
@@ -146,6 +147,13 @@ def _read(sample: SourceSample, node: Mapping[str, Any]) -> None:
         _draw(sample, source)
     else:
         _stream(sample, source)
+
+
+def _kind_hint(path: str | None) -> str:
+    """What may be wrong with a file whose name has the suffix of another kind; it was read as JSON Lines."""
+    if path is None or rows_kind(path) or not os.path.isfile(path):
+        return ""
+    return f". It was read as JSON Lines, because '{Path(path).suffix}' is none of {known_rows()}"
 
 
 def _draw(sample: SourceSample, source: Source) -> None:
