@@ -203,7 +203,7 @@ def test_facts_are_those_of_the_files_and_the_model(files: Path) -> None:
     assert source["columns"] == {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
     assert source["complete"]
     assert facts["devices"]["kind"] == "cpu"
-    assert facts["tokens"]["mine"]["encoded"] == source["groups"]["train"]
+    assert facts["tokens"]["mine"]["encoded"] == 60
     assert facts["tokens"]["mine"]["rejected"] == {}
     weights = facts["model"]["weights"]
     assert facts["model"]["trained"] == weights
@@ -212,6 +212,17 @@ def test_facts_are_those_of_the_files_and_the_model(files: Path) -> None:
     assert facts["memory"]["counted"] < facts["memory"]["peak"] < facts["memory"]["available"]
     # The last state twice while it is replaced, and the best weights: three, three and one numbers a weight.
     assert facts["disk"] == {"runs": 7 * 4 * weights, "mlflow": 4 * weights, "cache": 0}
+
+
+def test_rejections_of_both_kinds_count_together(tmp_path: Path) -> None:
+    """Two blank and two long rows of a hundred: each kind alone is within three per cent, both together are not."""
+    rows = pair_rows(100)
+    for row, change in zip(rows, [{"rejected": " "}] * 2 + [{"chosen": "yes " * 3000}] * 2, strict=False):
+        row.update(change)
+    overrides = [f"{SOURCE}numbers=null", f"{SOURCE}mine._target_=jsonl"]
+    overrides += [f"{SOURCE}mine.path={write_rows(tmp_path / 'rows.jsonl', rows)}", "data.encoding.max_tokens=512"]
+    assert [fault.key for fault in findings([*overrides, "data.max_lost=0.03"]).faults] == ["data.max_lost"]
+    assert findings([*overrides, "data.max_lost=0.04"]).faults == []
 
 
 def test_memory_and_disk_that_do_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from basereward.data.batching.tree_batch import Layout
 from basereward.data.encoding.encoder import Encoder, Size
-from basereward.data.schema.group import Group, RejectedRow
+from basereward.data.schema.group import Group, RejectedRow, Split
 from basereward.data.schema.rejections import RowRejected
 from basereward.errors import BaseRewardError, ModelError, format_bytes
 from basereward.io.files import cache_folder
@@ -248,19 +248,29 @@ class _Measured(NamedTuple):
 
 def _encode(recipe: Recipe, encoder: Encoder, samples: Sequence[SourceSample], found: ModelFindings) -> PassTokens:
     """Encode a part of the sampled rows, and find those that are too long. Returns the size of the largest pass."""
-    groups = [(sample.name, group) for sample in samples for group in sample.groups.get("train", ())]
-    groups = groups[:: max(1, -(-len(groups) // ENCODED))]
+    groups = list(_groups(samples))
+    stride = max(1, -(-len(groups) // ENCODED))
     measured: list[_Measured] = []
     rejected: list[RejectedRow] = []
-    for source, group in groups:
+    for source, split, group in groups[::stride]:
         try:
             measured.append(_Measured(source, group, _size(encoder, group, budget=recipe.batch.tokens)))
         except RowRejected as rejection:
-            rejected.append(RejectedRow(source, "train", group.id, rejection.reason, rejection.detail))
-    encoded = [_encoded_only(sample, groups, measured, rejected) for sample in samples if sample.read]
-    found.facts["tokens"] = {sample.name: _lengths(sample, measured) for sample in encoded}
-    found.problems += rejection_problems(recipe, encoded, sampled=ENCODED)
+            rejected.append(RejectedRow(source, split, group.id, rejection.reason, rejection.detail))
+    read = [sample for sample in samples if sample.read]
+    found.facts["tokens"] = {sample.name: _lengths(sample.name, measured, rejected) for sample in read}
+    if rejected:
+        encoded = [_encoded_only(sample, measured, rejected, stride=stride) for sample in read]
+        found.problems += rejection_problems(recipe, encoded, sampled=ENCODED)
     return _largest(recipe, encoder, measured)
+
+
+def _groups(samples: Sequence[SourceSample]) -> Iterator[tuple[str, Split, Group]]:
+    """All usable rows with their source and split."""
+    for sample in samples:
+        for split, of_split in sample.groups.items():
+            for group in of_split:
+                yield sample.name, split, group
 
 
 def _size(encoder: Encoder, group: Group, *, budget: int | None) -> Size:
@@ -276,29 +286,30 @@ def _size(encoder: Encoder, group: Group, *, budget: int | None) -> Size:
 
 
 def _encoded_only(
-    sample: SourceSample,
-    groups: Sequence[tuple[str, Group]],
-    measured: Sequence[_Measured],
-    rejected: Sequence[RejectedRow],
+    sample: SourceSample, measured: Sequence[_Measured], rejected: Sequence[RejectedRow], *, stride: int
 ) -> SourceSample:
-    """A sample of the rows that were encoded, with those that the encoder rejected besides the earlier ones."""
-    chosen = sum(source == sample.name for source, _ in groups)
+    """A sample of the rows that were encoded, and of those that were rejected earlier in the same proportion.
+
+    Both kinds of rejection count against one limit.
+    """
+    own = [row for row in rejected if row.source == sample.name]
     return SourceSample(
         sample.name,
-        target="encoded",
+        target=sample.target,
         read=True,
-        complete=sample.complete and chosen == len(sample.groups["train"]),
+        complete=sample.complete and stride == 1,
         groups={"train": [row.group for row in measured if row.source == sample.name]},
-        rejected=[row for row in rejected if row.source == sample.name],
+        rejected=[*sample.rejected[::stride], *own],
     )
 
 
-def _lengths(sample: SourceSample, measured: Sequence[_Measured]) -> dict[str, Any]:
+def _lengths(source: str, measured: Sequence[_Measured], rejected: Sequence[RejectedRow]) -> dict[str, Any]:
     """What `check` reports about the encoded rows of a source; tokens are those of a prompt with all responses."""
-    tokens = sorted(row.size.tokens for row in measured if row.source == sample.name)
-    reasons = Counter(row.reason for row in sample.rejected)
+    tokens = sorted(row.size.tokens for row in measured if row.source == source)
+    reasons = Counter(row.reason for row in rejected if row.source == source)
     median, longest = (tokens[len(tokens) // 2], tokens[-1]) if tokens else (0, 0)
-    return {"encoded": sample.rows, "median": median, "longest": longest, "rejected": dict(reasons)}
+    encoded = len(tokens) + reasons.total()
+    return {"encoded": encoded, "median": median, "longest": longest, "rejected": dict(reasons)}
 
 
 def _largest(recipe: Recipe, encoder: Encoder, measured: Sequence[_Measured]) -> PassTokens:
