@@ -11,13 +11,14 @@ from typing import Any, Literal
 from basereward.io.processes import remove_leftovers
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.runs.locks import lock_run, unlock_run
-from basereward.runs.run_folder import RunFolder, finished_with, list_runs, runs_root
+from basereward.runs.run_folder import RunFolder, list_runs, runs_root
 from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
 from basereward.sweeps.cell_queue import run_cells
 from basereward.sweeps.comparison import compare_cells
 from basereward.sweeps.ensembles import make_ensembles
 from basereward.sweeps.launcher import Launcher
 from basereward.sweeps.launchers.local import Local
+from basereward.training.preflight import check_cells, unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,15 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[s
         experiment: with its cells and ensembles.
         launcher: trains the cells; by default in processes of this machine. Ensembles are always made on this machine.
 
+    Raises:
+        BaseRewardError: a cell cannot be trained here; nothing was trained.
+
     Returns:
         `sweep_id`; `cells`, a `summary_row` of each; `ensembles`, the same; `comparisons` of the best recipe with every
         other one, see `compare`; `differences`, sentences about them.
     """
     check_store(experiment.cells[0].recipe.tracking.uri)
+    check_cells(unfinished(experiment.cells))
     deliver_pending()
     remove_leftovers(runs_root(), ".*.new")
     folder = _sweep_folder(experiment.cells, name=experiment.name)
@@ -52,7 +57,7 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
     tracker = Tracker(folder)
     with contextlib.closing(launcher):
         # Before the tracker, whose database takes seconds to open: a worker imports torch in the meantime.
-        if any(finished_with(recipe_sha256(cell.recipe)) is None for cell in cells):
+        if unfinished(cells):
             launcher.prepare()
         try:
             tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)

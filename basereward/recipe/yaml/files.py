@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from basereward.errors import RecipeError, unknown
+from basereward.io.formats import rows_kind
 from basereward.io.limits import check_regular_file, read_text
 
 SUFFIXES = (".yaml", ".yml")
@@ -71,7 +72,20 @@ def find_file(name_or_path: str, *, kind: str, folder: Path) -> Path:
             f"unknown {kind} '{name_or_path}': there is no folder '{folder}'; change to the folder with it, or "
             "set BASEREWARD_EXPERIMENTS to the folder of experiments"
         )
+    # A plain word is a name, even where a folder happens to have it.
+    if (os.sep in name_or_path or Path(name_or_path).suffix) and os.path.exists(name_or_path):
+        raise RecipeError(_not_yaml(kind, name_or_path))
     raise RecipeError(unknown(kind, name_or_path, yaml_names(folder, nested=kind == "include")))
+
+
+def _not_yaml(kind: str, path: str) -> str:
+    """The message for a path that exists and is no YAML file."""
+    given = "a folder" if os.path.isdir(path) else "no YAML file"
+    message = f"the {kind} '{path}' is {given}. Give a name, or the path of a YAML file (.yaml or .yml)"
+    if kind == "experiment" and rows_kind(path):
+        rows = f"data.sources.mine.include=sources/jsonl data.sources.mine.path={path}"
+        message += f"; a file of rows is given by the recipe's keys: basereward train basereward {rows}"
+    return message
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -88,7 +102,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
         content = _load(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{file}{line}: not valid YAML: {error.problem}") from error
+        has_tab = any(row[: len(row) - len(row.lstrip())].count("\t") for row in text.splitlines())
+        hint = ". A line begins with a tab; YAML is indented with spaces" if has_tab else ""
+        raise RecipeError(f"{file}{line}: not valid YAML: {error.problem}{hint}") from error
     except (ValueError, OmegaConfBaseException) as error:
         raise RecipeError(f"{file}: {_first_line(error)}") from error
     except yaml.YAMLError as error:
