@@ -250,8 +250,8 @@ def test_unknown_name_has_a_suggestion(names: tuple[str, ...], message: str) -> 
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
-    """The message says which variable to set."""
-    with pytest.raises(DataError, match="set BASEREWARD_EXPERIMENTS"):
+    """An empty list would say that nothing is published."""
+    with pytest.raises(DataError, match=str(tmp_path / "none")):
         every_value(tmp_path / "none")
 
 
