@@ -40,8 +40,8 @@ def test_all_profiles_are_tested() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=[file.relative_to(FOLDER).as_posix() for file in FILES])
 def test_command_in_the_comments_of_a_file_is_valid(file: Path) -> None:
-    """After the line for editors, a line describes the file, and one has its command: it can be parsed, and its experiment has no
-    fault."""
+    """After the line for editors, one describes the file, and the next has its command: it can be parsed, and its
+    experiment has no fault."""
     modeline, summary, command, *_ = file.read_text().splitlines()
     assert modeline.startswith("# yaml-language-server: $schema=")
     assert summary.startswith("# ")

@@ -111,8 +111,9 @@ def test_incomplete_protocol_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 @each_benchmark
 def test_head_comment_has_source_command_and_licence(file: Path) -> None:
     """The comment is at the top of the file, its command names this benchmark, and the file has a version."""
-    lines = file.read_text().splitlines()
-    comment = [line for line in lines if line.startswith("# ")][1:]  # the first line is for editors
+    # The first line is for editors.
+    lines = file.read_text().splitlines()[1:]
+    comment = [line for line in lines if line.startswith("# ")]
     assert lines[: len(comment)] == comment
     assert re.search(r"arXiv \d{4}\.\d{5}", comment[0])
     assert re.fullmatch(rf"# Run it: basereward eval .*--benchmark {file.stem}( data=\S+)?", comment[1])
