@@ -15,9 +15,10 @@ look: SOURCE ?= digits
 eval: BENCH ?= vl_rewardbench
 PROFILE ?= tiny
 MODEL ?= $(RUN)
+STAGE ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sweep score look eval report check test docs bench notebooks dist installed ui clean
+.PHONY: help setup train sweep score look eval report check test docs bench notebooks dist installed image ui clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +97,10 @@ $(RELEASE): $(READY)
 
 installed: dist ## installs the wheel in a new environment, and trains and sweeps a few steps there from an empty folder
 	.ci/check-installed dist/*.whl
+
+image: ## a Docker image for the CPU, or with STAGE=cuda for NVIDIA GPUs
+	docker build --target $(STAGE) --tag basereward:$(STAGE) $(ARGS) .
+	docker run --rm basereward:$(STAGE) check head_depth
 
 ui: $(READY) ## the MLflow pages of all runs, at PORT (5000)
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri $(STORE) --port $(PORT) $(ARGS)
