@@ -17,7 +17,7 @@ RUN python -m build --no-isolation --wheel --outdir /dist
 
 FROM python:${PYTHON}-slim AS base
 # Caches of checkpoints and rows go beside the user's files, so that the next container finds them.
-ENV HF_HOME=/workspace/.cache/huggingface XDG_CACHE_HOME=/workspace/.cache MLFLOW_DISABLE_TELEMETRY=true
+ENV HF_HOME=/workspace/.cache/huggingface BASEREWARD_CACHE=/workspace/.cache/basereward MLFLOW_DISABLE_TELEMETRY=true
 WORKDIR /workspace
 COPY constraints.txt /opt/constraints.txt
 ENTRYPOINT ["basereward"]
