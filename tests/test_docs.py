@@ -339,6 +339,7 @@ def test_python_blocks_pass_a_type_checker(tmp_path: Path) -> None:
     # A reader's example needs no annotations of its own; its imports and calls are checked all the same.
     config["mypy-page_*"] = {"disallow_untyped_defs": "False", "disallow_untyped_calls": "False"}
     config["mypy"].pop("files")
+    config["mypy"]["mypy_path"] = f"{tmp_path}:{ROOT}"  # where packages begin
     with (tmp_path / "setup.cfg").open("w") as file:
         config.write(file)
     command = [

@@ -84,7 +84,7 @@ def yaml_names(folders: Sequence[Path], *, nested: bool = False) -> list[str]:
     >>> "tiny" in yaml_names(experiments_folders("profiles"))
     True
     """
-    names = set()
+    names: set[str] = set()
     for folder in folders:
         files = folder.rglob("*.yaml") if nested else folder.glob("*.yaml")
         names.update(file.relative_to(folder).with_suffix("").as_posix() for file in files)
