@@ -81,23 +81,25 @@ def comments(section: str) -> dict[str, str]:
     'groups of each source in the shuffle buffer'
     """
     file = Path(schema.__file__)
-    texts: dict[int, str] = {}
-    with file.open("rb") as lines:
-        for token in tokenize.tokenize(lines.readline):
-            if token.type == tokenize.COMMENT:
-                texts[token.start[0]] = token.string.lstrip("# ").strip()
-    body = next(
-        node.body
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef) and node.name == section
-    )
+    texts = _comments_by_line(file)
     meanings: dict[str, str] = {}
-    for node in body:
+    for node in _class_body(file, section):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             # A formatter may break a long line, so the comment can stand on any line of the statement.
             numbers = range(node.lineno, (node.end_lineno or node.lineno) + 1)
             meanings[node.target.id] = " ".join(texts[number] for number in numbers if number in texts)
     return meanings
+
+
+def _comments_by_line(file: Path) -> dict[int, str]:
+    with file.open("rb") as lines:
+        tokens = [token for token in tokenize.tokenize(lines.readline) if token.type == tokenize.COMMENT]
+    return {token.start[0]: token.string.lstrip("# ").strip() for token in tokens}
+
+
+def _class_body(file: Path, name: str) -> list[ast.stmt]:
+    nodes = ast.parse(file.read_text(encoding="utf-8")).body
+    return next(node.body for node in nodes if isinstance(node, ast.ClassDef) and node.name == name)
 
 
 def argument_meanings(docstring: str) -> dict[str, str]:
