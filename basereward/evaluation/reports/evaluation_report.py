@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from basereward.errors import DataError, RunError, check_several
+from basereward.errors import DataError, RecipeError, RunError, check_several
 from basereward.evaluation.evaluation_folder import EvaluatedItem, Evaluation, read_evaluation
 from basereward.evaluation.published.published import PublishedValue, every_value
 from basereward.evaluation.recording import record
@@ -115,7 +115,7 @@ def _published() -> tuple[list[PublishedValue], str | None]:
     """The published values, or the reason why the page has none."""
     try:
         return every_value(), None
-    except DataError as error:
+    except (DataError, RecipeError) as error:
         # The evaluations are of use without them.
         return [], f"Published values are not shown: {error}"
 
