@@ -301,8 +301,8 @@ def describe_difference(
 
     >>> better = Difference(0.02, 0.01, 0.03, 0.001)
     >>> describe_difference("silu", "tanh", better, None, pairs=900, no_seeds_reason="each has one run")
-    'silu beats tanh by 2.0 points (1.0 to 3.0) on the same 900 pairs: significant for these runs (p = 0.001); each has \
-one run'
+    'silu beats tanh by 2.0 points (1.0 to 3.0) on the same 900 pairs: significant for these runs (p = 0.001); each \
+has one run'
     >>> by_chance = Difference(0.051, -0.004, 0.106, 0.11)
     >>> describe_difference("silu", "tanh", by_chance, None, pairs=900, no_seeds_reason="", num_comparisons=(21, 1))
     'silu and tanh differ by 5.1 points (-0.4 to 10.6) on the same 900 pairs: not significant among 21 comparisons \

@@ -44,7 +44,15 @@ def test_page_has_the_rows_of_the_file(capsys: pytest.CaptureFixture[str], tmp_p
     """Ids, prompts, responses and preferences are in the file's order, and the page is named after the file."""
     file = write_rows(tmp_path / "mine.jsonl", pair_rows(12, folder=tmp_path))
     result, data = looked(capsys, str(file))
-    assert result == {"out": "mine.look.html", "rows": 12, "read": 12, "total": 12, "lost": {}, "model": None}
+    assert result == {
+        "out": "mine.look.html",
+        "folder": None,
+        "rows": 12,
+        "read": 12,
+        "total": 12,
+        "lost": {},
+        "model": None,
+    }
     groups = Jsonl("mine", path=str(file), val=0.0, test=0.0).groups("train")
     for row, group in zip(data["rows"], groups, strict=True):
         assert row["id"] == group.id
