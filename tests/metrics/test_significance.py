@@ -177,8 +177,8 @@ def test_reason_for_no_seed_test_is_given(
     (comparison,) = compare(recipes, np.ones(20, int))
     assert comparison.seeds is None
     assert comparison.words == (
-        f"a beats b by 100.0 points (100.0 to 100.0) on the same 20 pairs: significant for these runs (p = 1.9e-06); {reason}"
-        + (", which says nothing of others" if reason.endswith("every seed") else "")
+        "a beats b by 100.0 points (100.0 to 100.0) on the same 20 pairs: significant for these runs (p = 1.9e-06); "
+        f"{reason}" + (", which says nothing of others" if reason.endswith("every seed") else "")
     )
 
 
