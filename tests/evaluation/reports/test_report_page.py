@@ -96,8 +96,9 @@ def test_browser_shows_the_evaluations(browser: Browser, report_result: dict[str
         assert "both orders, 5 votes" in text
         assert "random answer 50.00 · longer answer 42.60 · shorter answer 56.50 · first answer 99.60" in text
         tables = opened.page.locator("table.cards").all_inner_texts()
-        assert sum("scored 4 of 6" in table for table in tables) == 2  # of its variant, and of agreement
-        assert "did not score the same items (row 4, row 5)" in text
+        # It has a section of its own, without a table of agreement.
+        assert sum("scored 4 of 6" in table for table in tables) == 1
+        assert "vl_rewardbench 1, in part" in text
         assert opened.page.title() == "Benchmarks"
         assert opened.page.locator("[src=x]").count() == 0
         assert text.count(EVIL) >= 6
@@ -146,6 +147,8 @@ def test_page_begins_with_models_by_benchmarks(browser: Browser, two_by_two: Pat
         assert table.locator("tbody tr").last.get_attribute("class") == "baseline"
         opens = opened.page.locator("#benchmark-0 > details").evaluate_all("(all) => all.map((node) => node.open)")
         assert opens[:3] == [True, False, False]
+        agreement = opened.page.locator("table.cards", has_text="Kappa")
+        assert agreement.locator("tbody th").all_inner_texts() == ["small and large"] * 2
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])

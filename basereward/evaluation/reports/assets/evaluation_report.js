@@ -68,7 +68,7 @@ function partial(models) {
     element("b", { textContent: ` ${model.label}: scored ${model.scored.toLocaleString("en")} of ${model.items.toLocaleString("en")}; partial: ${model.partial}.` }));
 }
 
-// One variant: measured values, then baselines, then published values in descending order.
+// One variant: measured values, then baselines, then published values; the best model first.
 
 const COLUMNS = ["Model", "Right, %", "Counted", "95 % interval", "Ties", "Undecided", "Unscored", "Order"];
 
@@ -118,7 +118,7 @@ function variantTable(benchmark, variant) {
   const metrics = [...new Set(places.map((place) => benchmark.rows[place].metric))];
   const rowsOf = (source, metric) => places.map((place) => [benchmark.rows[place], benchmark.percent[place]])
     .filter(([row]) => row.source === source && row.metric === metric)
-    .sort(([a], [b]) => (source === "published" ? b.value - a.value : 0));
+    .sort(([a], [b]) => (source === "baseline" ? 0 : (b.value ?? -1) - (a.value ?? -1)));
   const bodies = metrics.map((metric) => element("tbody", {},
     element("tr", {}, element("th", { scope: "rowgroup", colSpan: COLUMNS.length, textContent: metric })),
     ...rowsOf("measured", metric).map(([row, shares]) => measuredRow(row, shares)),
