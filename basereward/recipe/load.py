@@ -69,15 +69,19 @@ class Experiment:
         summary: the first comment of the file.
         cells: the recipes that are trained.
         ensembles: the ensembles of trained cells by name.
+        profile: the name of the profile, without the folder and suffix of its file; None without a profile.
+        overrides: the texts `key=value` that it was loaded with.
 
-    >>> load_experiment("basereward").ensembles
-    {}
+    >>> load_experiment("basereward", overrides=["optimizer.lr=1e-3"]).overrides
+    ('optimizer.lr=1e-3',)
     """
 
     name: str
     summary: str
     cells: list[Cell]
     ensembles: dict[str, EnsembleRecipe]
+    profile: str | None = None
+    overrides: tuple[str, ...] = ()
 
 
 def load_recipe(
@@ -186,8 +190,11 @@ def find_experiment(
     >>> [fault.key for fault in faults]
     ['optimiser']
     """
+    overrides = tuple(overrides)
     with trusting(trust):
-        return _find_experiment(experiment, profile=profile, overrides=overrides)
+        loaded, faults = _find_experiment(experiment, profile=profile, overrides=overrides)
+    profile_name = None if profile is None else Path(profile).stem
+    return dataclasses.replace(loaded, profile=profile_name, overrides=overrides), faults
 
 
 def _find_experiment(

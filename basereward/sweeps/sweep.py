@@ -44,7 +44,7 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[s
     check_cells(unfinished(experiment.cells))
     deliver_pending()
     remove_leftovers(runs_root(), ".*.new")
-    folder = _sweep_folder(experiment.cells, name=experiment.name)
+    folder = _sweep_folder(experiment)
     try:
         return _sweep(experiment, folder, launcher or Local())
     finally:
@@ -107,9 +107,10 @@ def _abandon(folder: RunFolder, tracker: Tracker, error: BaseException) -> None:
     logger.info("the sweep was stopped; the same command continues it, and skips finished cells")
 
 
-def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
+def _sweep_folder(experiment: Experiment) -> RunFolder:
     """The folder of the sweep. An earlier sweep of the same cells is reused, so that its runs keep their parent."""
-    grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in cells)
+    name = experiment.name
+    grid = "\n".join(f"{cell.name}: {recipe_sha256(cell.recipe)}" for cell in experiment.cells)
     for run in list_runs(kind="sweep"):
         if run.name == name and run.recipe_text() == grid and lock_run(run):
             # Another process may have taken it between the listing and the lock; then its state is "running" here.
@@ -117,6 +118,9 @@ def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:
                 run.mark("running")
                 return run
             unlock_run(run)
-    folder = RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep")
+    # Settings of tracking decide on no recipe, and an address may hold a password.
+    overrides = [override for override in experiment.overrides if not override.startswith("tracking")]
+    settings = {"profile": experiment.profile, "overrides": overrides}
+    folder = RunFolder.create(grid, recipe_sha256="", name=name, kind="sweep", settings=settings)
     lock_run(folder)
     return folder
