@@ -6,6 +6,7 @@ are read. Generated rows, and data sets of the Hugging Face Hub, are not read.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +61,12 @@ def cell_faults(cells: Sequence[Cell]) -> list[Fault]:
         data_key += repr(recipe.trainer.early_stopping)
         if data_key not in data_problems_of:
             data_problems_of[data_key] = list(data_problems(recipe))
-        problems = [*machine_problems(recipe), *runs_folder_problems(), *store_problems(recipe)]
+        problems = [
+            *machine_problems(recipe),
+            *runs_folder_problems(),
+            *store_problems(recipe),
+            *logger_problems(recipe),
+        ]
         problems += backbone_problems(recipe)
         problems += data_problems_of[data_key]
         faults += [Fault(cell.name, key, message) for key, message in problems]
@@ -71,12 +77,13 @@ def check_ready(recipe: Recipe) -> None:
     """Check that this machine can run a recipe, before anything is read or written.
 
     Raises:
-        RecipeError: the accelerator, the precision or the folder of the backbone is missing, or the folder of the runs
-            cannot be used.
+        RecipeError: the accelerator, the precision, the folder of the backbone or the package of a logger is missing,
+            or the folder of the runs cannot be used.
 
     >>> check_ready(Recipe())
     """
     problems = [*machine_problems(recipe), *runs_folder_problems(), *backbone_problems(recipe)]
+    problems += logger_problems(recipe)
     if problems:
         faults = [Fault("*", key, message) for key, message in problems]
         raise RecipeError("\n  ".join(["this machine cannot run the recipe:", *format_faults(faults)]), faults)
@@ -155,6 +162,21 @@ def store_problems(recipe: Recipe) -> Iterator[Problem]:
         tracking_uri(recipe.tracking.uri)
     except RunError as error:
         yield "tracking.uri", str(error)
+
+
+def logger_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Yield a logger of `tracking.also` whose package is not installed. The package is not imported.
+
+    Args:
+        recipe: of the run.
+
+    >>> list(logger_problems(Recipe()))
+    []
+    """
+    for name in recipe.tracking.also:
+        # The names of the loggers are those of the packages, and of our extras.
+        if importlib.util.find_spec(name) is None:
+            yield "tracking.also", f"{name} given, and it is not installed: pip install 'basereward[{name}]'"
 
 
 def backbone_problems(recipe: Recipe) -> Iterator[Problem]:
