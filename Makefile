@@ -84,7 +84,7 @@ notebooks: $(READY) ## runs every notebook from top to bottom and writes nothing
 	$(if $(NOTEBOOKS),$(BIN)/jupyter-execute --timeout=1800 $(NOTEBOOKS))
 
 ui: $(READY) ## the MLflow pages of all runs, at PORT (5000)
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri $(STORE) --port $(PORT) $(ARGS)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --app-name basereward --backend-store-uri $(STORE) --port $(PORT) $(ARGS)
 
 clean: ## removes caches and build products; .venv, runs and mlflow.db stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage htmlcov
