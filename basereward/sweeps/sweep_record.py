@@ -11,14 +11,13 @@ from basereward.io.files import write_atomic
 from basereward.recipe import Cell
 from basereward.runs.provenance import command_line
 from basereward.runs.run_folder import RunFolder
+from basereward.runs.tracking.mlflow_view import CHOSEN_BY
 from basereward.runs.tracking.tracker import Tracker
 
 TABLE = "cells.json"
 """The table of all cells, in the format of MLflow's `log_table`."""
 TABLE_TAG = "mlflow.loggedArtifacts"
 """The tag in which MLflow's pages look for tables."""
-CHOSEN_BY = "test/pair_accuracy"
-"""The metric whose largest value makes a cell the best one, as in the comparison of the cells."""
 
 
 def record_results(

@@ -133,7 +133,7 @@ def test_system_metrics_are_apart_from_those_of_the_model(recorded: Recorded) ->
     samples = recorded.steps("system/cpu_utilization_percentage")
     assert samples == list(range(1, len(samples) + 1))
     assert 0 < metrics["system/system_memory_usage_percentage"] < 100
-    assert {"system/time/step_s", "system/mem/peak_gib", "system/perf/mfu"} <= set(metrics)
+    assert {"system/time_step_s", "system/mem_peak_gib", "system/perf_mfu"} <= set(metrics)
     assert not [name for name in metrics if name.startswith(("time/", "mem/", "perf/"))]
 
 

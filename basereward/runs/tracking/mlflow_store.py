@@ -415,9 +415,10 @@ def mlflow_name(metric: str) -> str:
     """The name of a metric in MLflow; see `MEASURED`.
 
     >>> mlflow_name("perf/mfu"), mlflow_name("train/loss")
-    ('system/perf/mfu', 'train/loss')
+    ('system/perf_mfu', 'train/loss')
     """
-    return SYSTEM + metric if metric.startswith(MEASURED) else metric
+    # One level, because MLflow makes a section of its own for `system/perf`.
+    return SYSTEM + metric.replace("/", "_") if metric.startswith(MEASURED) else metric
 
 
 def system_monitors() -> Sequence[BaseMetricsMonitor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 VIEW = "cells"
 """The id of the view, and its name in the menu."""
@@ -15,7 +16,32 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 TRAINING_PAGES = "workflowType=machine_learning"
 """Without this part of an address, MLflow 3 shows its pages for traces until the person has chosen otherwise."""
 COLUMNS = ("attributes.`Dataset`", "attributes.`Models`")
-METRICS = ("val/pair_accuracy", "test/pair_accuracy", "train/loss")
+CHOSEN_BY = "test/pair_accuracy"
+"""The metric by which the best cell is chosen, and the view is sorted."""
+METRICS = (CHOSEN_BY, "val/pair_accuracy", "train/loss")
+
+
+SYSTEM_SECTION = "System metrics"
+SECTIONS = ("test", "val", "train", SYSTEM_SECTION)
+CHARTS = (CHOSEN_BY, "val/pair_accuracy", "train/loss", "train/lr")
+"""The first charts of their sections; MLflow adds those of the other metrics."""
+
+
+def _section(name: str, *, shown: bool) -> dict[str, Any]:
+    section = {"uuid": f"section-{name}", "name": name, "display": shown, "deleted": False}
+    return section | {"isReordered": True, "isGenerated": True}
+
+
+def _chart(metric: str) -> dict[str, Any]:
+    """A chart of one metric: bars for the test, which has one value, and lines for the others."""
+    section, _, name = metric.rpartition("/")
+    chart = {"uuid": f"chart-{metric}", "metricSectionId": f"section-{section}", "metricKey": metric}
+    chart |= {"deleted": False, "isGenerated": True, "displayName": name, "runsCountToCompare": 20}
+    if section == "test":
+        return chart | {"type": "BAR"}
+    chart |= {"type": "LINE", "selectedMetricKeys": [metric], "scaleType": "linear", "xAxisScaleType": "linear"}
+    axis = {"xAxisKey": "step", "selectedXAxisMetricKey": "", "useGlobalXaxisKey": True}
+    return chart | axis | {"lineSmoothness": 0, "useGlobalLineSmoothing": True}
 
 
 def view_address(experiment_id: str) -> str:
@@ -40,13 +66,16 @@ def saved_view(params: Sequence[str], *, time_ms: int) -> str:
     """
     columns = [f"params.`{name}`" for name in params] + [f"metrics.`{name}`" for name in METRICS]
     state = {
-        # Without the sweep itself, its cells are not hidden below it.
         "searchFilter": "tags.`basereward.kind` != 'sweep'",
-        "orderByKey": "attributes.start_time",
-        # The order of the grid.
-        "orderByAsc": True,
+        # Sorted by its default, the page fetches the sweep in spite of the filter, and hides the cells below it.
+        "orderByKey": f"metrics.`{CHOSEN_BY}`",
+        "orderByAsc": False,
         "selectedColumns": [*columns, *COLUMNS],
         "runsHiddenMode": "FIRST_20_RUNS",
         "hideEmptyCharts": True,
+        # By default MLflow sorts the sections by their names.
+        "isAccordionReordered": True,
+        "compareRunSections": [_section(name, shown=name != SYSTEM_SECTION) for name in SECTIONS],
+        "compareRunCharts": [_chart(metric) for metric in CHARTS],
     }
     return json.dumps({"name": VIEW, "createdAt": time_ms, "updatedAt": time_ms, "state": json.dumps(state)})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 
 from basereward.runs.tracking.mlflow_store import SYSTEM, system_monitors
-from basereward.runs.tracking.tracker import Tracker
+from basereward.runs.tracking.tracker import Tracker, now_ms
 from basereward.runs.tracking.uploader import describe
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,9 @@ FIRST = f"{SYSTEM}cpu_utilization_percentage"
 class SystemMetrics:
     """Samples in a thread of its own, from `start` to `stop`. The names are those of MLflow's own system metrics.
 
-    The step of a sample is its number: samples are taken by the clock, and an optimizer step can take minutes.
+    The step of a sample is its number: samples are taken by the clock, and an optimizer step can take minutes. Samples
+    before the first metric of the training are recorded after it, because MLflow's pages begin with the metric that
+    came first.
 
     Args:
         tracker: gets the samples.
@@ -29,6 +32,7 @@ class SystemMetrics:
         self._tracker = tracker
         self._every_s = every_s
         self._stopped = threading.Event()
+        self._samples: deque[tuple[int, int, dict[str, float]]] = deque()
         self._thread = threading.Thread(target=self._run, name="basereward-system-metrics", daemon=True)
 
     def start(self) -> None:
@@ -40,6 +44,8 @@ class SystemMetrics:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
+        # Those of a run that fails before its first step are the ones that tell why.
+        self._record()
 
     def _run(self) -> None:
         try:
@@ -61,4 +67,12 @@ class SystemMetrics:
                 monitor.collect_metrics()
                 values |= {f"{SYSTEM}{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
                 monitor.clear_metrics()
-            self._tracker.metrics(values, step=step)
+            self._samples.append((step, now_ms(), values))
+            if self._tracker.has_metrics:
+                self._record()
+
+    def _record(self) -> None:
+        """Record the samples that wait for it."""
+        while self._samples:
+            step, time_ms, values = self._samples.popleft()
+            self._tracker.metrics(values, step=step, time_ms=time_ms)

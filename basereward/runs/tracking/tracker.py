@@ -81,6 +81,8 @@ class Tracker:
         # The last step of each metric that an earlier process recorded.
         self._last_steps: dict[str, int] = {}
         self._warned_of_disk = False
+        # Whether there are metrics of this process or of an earlier one.
+        self.has_metrics = False
         # Whether the journal has its last record, after which nothing may follow.
         self._closed = False
 
@@ -125,6 +127,7 @@ class Tracker:
         else:
             opening = {"kind": "reopen"}
             self._last_steps = _last_steps(self._journal)
+            self.has_metrics = bool(self._last_steps)
         self._begin(opening, address=masked(str((earlier_start or opening)["uri"])))
         if earlier_start is None:
             self.artifact(self.folder.recipe)
@@ -230,21 +233,26 @@ class Tracker:
     def _model_record(self, name: str, *, step: int, params: Mapping[str, str], ready: bool) -> Record:
         return {"kind": "model", "name": name, "step": int(step), "params": _clean_tags(params), "ready": ready}
 
-    def metrics(self, values: Mapping[str, float], *, step: int, model: str | None = None) -> None:
+    def metrics(
+        self, values: Mapping[str, float], *, step: int, model: str | None = None, time_ms: int | None = None
+    ) -> None:
         """Record numbers at a step; a NaN stays a NaN.
 
         Args:
             values: by name.
             step: number of finished optimizer steps.
             model: name of the recorded model that they are measured on.
+            time_ms: when they were measured, in milliseconds since 1970; None: now.
         """
         named = [(clean_name(key), float(value)) for key, value in values.items()]
         # A resumed run repeats the steps after its checkpoint; the journal already holds their metrics.
         new = [(key, value) for key, value in named if step > self._last_steps.get(key, step - 1)]
         self._log_elsewhere(dict(new), step=step)
-        head = {"kind": "metrics", "step": int(step), "time": now_ms()} | ({"model": model} if model else {})
+        head = {"kind": "metrics", "step": int(step), "time": time_ms or now_ms()}
+        head |= {"model": model} if model else {}
         parts = [new[i : i + VALUES_PER_RECORD] for i in range(0, len(new), VALUES_PER_RECORD)]
         self._append({**head, "values": dict(part)} for part in parts)
+        self.has_metrics |= bool(parts)
 
     def last_step(self, metric: str) -> int:
         """The last step of a metric that an earlier process recorded; 0 for none."""

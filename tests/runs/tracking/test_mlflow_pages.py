@@ -147,9 +147,11 @@ def test_comparison_names_the_cells(site: Site, page: Page) -> None:
 def test_model_page_has_the_signature(site: Site, page: Page) -> None:
     """The page of a cell's model lists the columns that it takes and gives."""
     (output,) = site.client.get_run(site.cells[0].info.run_id).outputs.model_outputs
-    page.goto(f"{site.url}/#/experiments/{site.experiment}/models/{output.model_id}/artifacts/MLmodel")
+    page.goto(f"{site.url}/#/experiments/{site.experiment}/models/{output.model_id}/artifacts")
+    page.get_by_text("MLmodel", exact=True).click()
+    page.get_by_text("loader_module: basereward.inference.mlflow_loader").first.wait_for()
     for column in ("prompt", "responses", "images", "scores"):
-        page.get_by_text(column).first.wait_for()
+        page.get_by_text(f'"name": "{column}"').first.wait_for()
 
 
 def test_run_page_describes_the_run(site: Site, page: Page) -> None:
