@@ -28,19 +28,20 @@ CHARTS = (CHOSEN_BY, "val/pair_accuracy", "train/loss", "train/lr")
 
 
 def _section(name: str, *, shown: bool) -> dict[str, Any]:
-    section = {"uuid": f"section-{name}", "name": name, "display": shown, "deleted": False}
+    section: dict[str, Any] = {"uuid": f"section-{name}", "name": name, "display": shown, "deleted": False}
     return section | {"isReordered": True, "isGenerated": True}
 
 
 def _chart(metric: str) -> dict[str, Any]:
     """A chart of one metric: bars for the test, which has one value, and lines for the others."""
     section, _, name = metric.rpartition("/")
-    chart = {"uuid": f"chart-{metric}", "metricSectionId": f"section-{section}", "metricKey": metric}
+    chart: dict[str, Any] = {"uuid": f"chart-{metric}", "metricSectionId": f"section-{section}", "metricKey": metric}
     chart |= {"deleted": False, "isGenerated": True, "displayName": name, "runsCountToCompare": 20}
     if section == "test":
-        return chart | {"type": "BAR"}
+        # MLflow replaces generated charts of metrics that have a step by lines.
+        return chart | {"type": "BAR", "isGenerated": False}
     chart |= {"type": "LINE", "selectedMetricKeys": [metric], "scaleType": "linear", "xAxisScaleType": "linear"}
-    axis = {"xAxisKey": "step", "selectedXAxisMetricKey": "", "useGlobalXaxisKey": True}
+    axis: dict[str, Any] = {"xAxisKey": "step", "selectedXAxisMetricKey": "", "useGlobalXaxisKey": True}
     return chart | axis | {"lineSmoothness": 0, "useGlobalLineSmoothing": True}
 
 
