@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from basereward.data.batching.tree_batch import PADDING, LanguageTargets, Layout, PreferencePairs, TokenRows, TreeBatch
+from basereward.data.batching.tree_batch import (
+    PADDING,
+    LanguageTargets,
+    Layout,
+    PreferencePairs,
+    TokenRows,
+    TreeBatch,
+    row_segments,
+)
 from basereward.data.encoding.encoder import EncodedGroup
 from basereward.data.images.image_dedup import deduplicate_images
 from basereward.data.schema.group import Preference
@@ -61,7 +69,7 @@ def _token_rows(groups: Sequence[EncodedGroup], layout: Layout, *, pad_id: int) 
         trees += _trees(group, layout)
     # A tree row has no padding, so that all groups of a batch fit into one.
     if layout == "tree":
-        rows = [_joined(rows)]
+        rows = [_joined(rows, trees)]
     return TokenRows(
         layout=layout,
         input_ids=pad_sequence([row.ids for row in rows], batch_first=True, padding_value=pad_id),
@@ -139,19 +147,24 @@ def _rows(group: EncodedGroup, index: int, layout: Layout) -> Iterator[_Row]:
         )
 
 
-def _joined(rows: Sequence[_Row]) -> _Row:
-    """Concatenate rows. Positions restart in every group, because no token attends to another group."""
-    ends: list[int] = []
-    start = 0
-    for row in rows:
-        ends += [start + end for end in row.ends]
-        start += len(row.ids)
+def _joined(rows: Sequence[_Row], trees: Sequence[tuple[int, ...]]) -> _Row:
+    """Join the rows of groups to one tree row: all prefixes, then all branches.
+
+    Positions restart in every group, because no token attends to another group.
+    """
+    prefixes = [tree[0] for tree in trees]
+
+    def joined(values: Sequence[Tensor]) -> Tensor:
+        before = [value[..., :size] for value, size in zip(values, prefixes, strict=True)]
+        after = [value[..., size:] for value, size in zip(values, prefixes, strict=True)]
+        return torch.cat([*before, *after], dim=-1)
+
     return _Row(
-        ids=torch.cat([row.ids for row in rows]),
-        positions=torch.cat([row.positions for row in rows], dim=-1),
-        group=torch.cat([row.group for row in rows]),
-        branch=torch.cat([row.branch for row in rows]),
-        ends=ends,
+        ids=joined([row.ids for row in rows]),
+        positions=joined([row.positions for row in rows]),
+        group=joined([row.group for row in rows]),
+        branch=joined([row.branch for row in rows]),
+        ends=[segment.columns.stop - 1 for segment in row_segments(trees) if segment.branch],
     )
 
 
