@@ -285,6 +285,7 @@ def _load_transformer(
     with quiet_transformers(), explained(path):
         model, loading = AutoModel.from_pretrained(path, **source, **options)
     _check_weights(path, loading, complete=complete)
+    find_family(config).prepare(model)
     if quantization is not None:
         # transformers leaves the weights that are not quantised trainable; only adapters and the head are trained.
         model.requires_grad_(False)

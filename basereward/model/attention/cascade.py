@@ -55,7 +55,7 @@ def row_cascade(trees: Sequence[tuple[int, ...]], *, device: torch.device | str,
     first = sum(prefix_sizes)
     sizes = (*prefix_sizes, *branch_sizes) if prefixes else branch_sizes
     return Cascade(
-        own=Segments(sizes, sizes, causal=True, device=torch.device(device)),
+        own=Segments.of(sizes, sizes, causal=True, device=device),
         own_keys=slice(0 if prefixes else first, None),
         shared=_shared(of_groups, prefix_sizes, device),
         first=first if prefixes else 0,
@@ -90,7 +90,7 @@ def pooled_cascade(
             start += size
         own_keys = torch.cat(columns).to(device, non_blocking=True)
     return Cascade(
-        own=Segments((1,) * len(seen), seen, causal=False, device=torch.device(device)),
+        own=Segments.of((1,) * len(seen), seen, causal=False, device=device),
         own_keys=own_keys,
         shared=_shared([len(branches) for _, *branches in trees], prefix_sizes, device),
         first=0,
@@ -112,7 +112,7 @@ def _shared(queries: Sequence[int], prefixes: Sequence[int], device: torch.devic
     """The queries of each group's branches over its prefix; None for prompts alone."""
     if not any(queries):
         return None
-    return Segments(tuple(queries), tuple(prefixes), causal=False, device=torch.device(device))
+    return Segments.of(queries, prefixes, causal=False, device=device)
 
 
 def cascade_attention(query: Tensor, key: Tensor, value: Tensor, cascade: Cascade, scale: float) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
@@ -32,42 +32,46 @@ class Segments:
     """Consecutive segments of queries and of keys: segment i of the queries attends to segment i of the keys.
 
     Args:
-        queries: tokens of each segment of queries.
-        keys: tokens of each segment of keys.
         causal: whether the i-th query of a segment sees only its first i keys; both then have the same length.
-        device: of the row.
+        query_ends: `(N + 1,)` int32, the first token of every segment of queries, and the end of the last.
+        key_ends: `(N + 1,)` int32, the first token of every segment of keys, and the end of the last.
+        longest_query: tokens of the longest segment of queries.
+        longest_key: tokens of the longest segment of keys.
 
-    >>> segments = Segments((2, 1), (2, 1), causal=True, device=torch.device("cpu"))
-    >>> segments.query_ends.tolist(), segments.longest_key
-    ([0, 2, 3], 2)
+    >>> segments = Segments.of((2, 1), (2, 1), causal=True, device="cpu")
+    >>> segments.query_ends.tolist(), segments.queries
+    ([0, 2, 3], (2, 1))
     """
 
-    queries: tuple[int, ...]
-    keys: tuple[int, ...]
     causal: bool
-    device: torch.device
+    query_ends: Tensor
+    key_ends: Tensor
+    longest_query: int
+    longest_key: int
 
-    # The operators of a GPU read the bounds there; made once for all layers, and copied without waiting for the GPU.
+    @classmethod
+    def of(cls, queries: Sequence[int], keys: Sequence[int], *, causal: bool, device: torch.device | str) -> Segments:
+        """Segments with these numbers of queries and of keys, whose bounds are copied to a device without waiting."""
+        query_ends = _bounds(queries).to(device, non_blocking=True)
+        key_ends = query_ends if tuple(queries) == tuple(keys) else _bounds(keys).to(device, non_blocking=True)
+        return cls(causal, query_ends, key_ends, max(queries), max(keys))
+
+    @classmethod
+    def between(cls, ends: Tensor, *, longest: int) -> Segments:
+        """Segments over themselves, without causality, from their bounds `(N + 1,)` and the longest of them."""
+        return cls(False, ends, ends, longest, longest)
+
+    # Read from the bounds, and only on the host: on a GPU each would wait for the device.
 
     @cached_property
-    def query_ends(self) -> Tensor:
-        """`(N + 1,)` int32, the first token of every segment of queries, and the end of the last."""
-        return _bounds(self.queries).to(self.device, non_blocking=True)
+    def queries(self) -> tuple[int, ...]:
+        """Tokens of each segment of queries."""
+        return tuple(self.query_ends.diff().tolist())
 
     @cached_property
-    def key_ends(self) -> Tensor:
-        """`(N + 1,)` int32, the first token of every segment of keys, and the end of the last."""
-        return _bounds(self.keys).to(self.device, non_blocking=True)
-
-    @property
-    def longest_query(self) -> int:
-        """Tokens of the longest segment of queries."""
-        return max(self.queries)
-
-    @property
-    def longest_key(self) -> int:
-        """Tokens of the longest segment of keys."""
-        return max(self.keys)
+    def keys(self) -> tuple[int, ...]:
+        """Tokens of each segment of keys."""
+        return tuple(self.key_ends.diff().tolist())
 
     def spans(self) -> Iterator[tuple[slice, slice]]:
         """The queries and the keys of each segment."""
@@ -108,7 +112,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale:
     Returns:
         `out`, `(T, H, D)`; `lse`, `(H, T)`, the logarithm of the sum of the exponentials of each query's logits.
 
-    >>> one = Segments((1,), (1,), causal=True, device=torch.device("cpu"))
+    >>> one = Segments.of((1,), (1,), causal=True, device="cpu")
     >>> out, lse = attend(torch.ones(1, 1, 2), torch.ones(1, 1, 2), torch.ones(1, 1, 2), one, 0.5)
     >>> out.tolist(), lse.tolist()
     ([[[1.0, 1.0]]], [[1.0]])
@@ -209,11 +213,11 @@ def _cpu(
 ) -> tuple[Tensor, Tensor]:
     out = torch.empty(query.shape, dtype=query.dtype)
     lse = torch.empty(query.shape[1], query.shape[0], dtype=torch.promote_types(query.dtype, torch.float32))
-    for own, others in _spans(queries, keys):
-        heads, own_keys, own_values = _grouped(query[own], key[others], value[others], causal=causal)
+    for run in _runs(queries, keys):
+        heads, own_keys, own_values = run.heads(query, key, value, causal=causal)
         part, part_lse = CPU_FORWARD(heads, own_keys, own_values, 0.0, causal, scale=scale)
-        out[own] = _ungrouped(part, query.shape[1])
-        lse[:, own] = part_lse.reshape(query.shape[1], -1)
+        out[run.queries] = run.rows(part, query.shape[1])
+        lse[:, run.queries] = part_lse.reshape(run.number, query.shape[1], -1).transpose(0, 1).flatten(1)
     return out, lse
 
 
@@ -231,51 +235,74 @@ def _cpu_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_query, grad_key, grad_value = (torch.empty(states.shape, dtype=states.dtype) for states in (query, key, value))
-    heads_of_keys = key.shape[1]
-    for own, others in _spans(queries, keys):
-        heads, own_keys, own_values = _grouped(query[own], key[others], value[others], causal=causal)
-        part_grad, part_out = (
-            _grouped(states[own], key[others], value[others], causal=causal)[0] for states in (grad_out, out)
-        )
-        part_lse = lse[:, own].reshape(1, heads.shape[1], -1).contiguous()
+    for run in _runs(queries, keys):
+        heads, own_keys, own_values = run.heads(query, key, value, causal=causal)
+        part_grad, _, _ = run.heads(grad_out, key, value, causal=causal)
+        part_out, _, _ = run.heads(out, key, value, causal=causal)
+        part_lse = lse[:, run.queries].unflatten(1, (run.number, -1)).transpose(0, 1)
+        part_lse = part_lse.reshape(run.number, heads.shape[1], -1).contiguous()
         grads = CPU_BACKWARD(
             part_grad.contiguous(), heads, own_keys, own_values, part_out, part_lse, 0.0, causal, scale=scale
         )
-        grad_query[own] = _ungrouped(grads[0], query.shape[1])
-        grad_key[others] = _summed(grads[1], heads_of_keys)
-        grad_value[others] = _summed(grads[2], heads_of_keys)
+        grad_query[run.queries] = run.rows(grads[0], query.shape[1])
+        grad_key[run.keys] = run.rows(_summed(grads[1], key.shape[1]), key.shape[1])
+        grad_value[run.keys] = run.rows(_summed(grads[2], key.shape[1]), key.shape[1])
     return grad_query, grad_key, grad_value
 
 
-def _spans(queries: Sequence[int], keys: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    query = key = 0
-    for num_queries, num_keys in zip(queries, keys, strict=True):
-        yield slice(query, query + num_queries), slice(key, key + num_keys)
-        query, key = query + num_queries, key + num_keys
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Consecutive segments with equal numbers of tokens, which torch's kernel takes as one batch.
 
-
-def _grouped(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values as `(1, heads, tokens, D)` with as many heads of keys as of queries.
-
-    Without causality all queries of the H / J heads that share a head of keys are queries of that head; nothing is
-    copied. With it, keys and values are repeated.
+    Attributes:
+        number: of segments, n.
+        queries: their queries.
+        keys: their keys.
     """
-    groups = query.shape[1] // key.shape[1]
-    if groups == 1:
-        return query.transpose(0, 1)[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None]
-    if causal:
-        repeated = (states.transpose(0, 1).repeat_interleave(groups, dim=0)[None] for states in (key, value))
-        return query.transpose(0, 1)[None], *repeated  # type: ignore[return-value]
-    tokens, heads, channels = query.shape
-    folded = query.transpose(0, 1).reshape(1, heads // groups, groups * tokens, channels)
-    return folded, key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+
+    number: int
+    queries: slice
+    keys: slice
+
+    def heads(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values as `(n, heads, tokens, D)`, with as many heads of keys as of queries.
+
+        Without causality, all queries of the H / J heads that share a head of keys become queries of that head, and
+        no key is copied. With it, keys and values are repeated.
+        """
+        groups = query.shape[1] // key.shape[1]
+        queries, keys, values = (
+            states[part].unflatten(0, (self.number, -1)).transpose(1, 2)
+            for states, part in ((query, self.queries), (key, self.keys), (value, self.keys))
+        )
+        if groups == 1:
+            return queries, keys, values
+        if causal:
+            return queries, keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+        return queries.reshape(self.number, key.shape[1], -1, queries.shape[-1]), keys, values
+
+    def rows(self, states: Tensor, heads: int) -> Tensor:
+        """States `(n, heads, tokens, D)`, grouped or not, as `(all tokens, heads, D)`."""
+        return states.reshape(self.number, heads, -1, states.shape[-1]).transpose(1, 2).flatten(0, 1)
 
 
-def _ungrouped(states: Tensor, heads: int) -> Tensor:
-    """Results of queries `(1, heads, tokens, D)`, grouped or not, as `(T, H, D)`."""
-    return states.reshape(heads, -1, states.shape[-1]).transpose(0, 1)
+def _runs(queries: Sequence[int], keys: Sequence[int]) -> Iterator[_Run]:
+    """The segments in as few batches as their order allows.
+
+    >>> [(run.number, run.queries.stop) for run in _runs([2, 2, 3], [2, 2, 3])]
+    [(2, 4), (1, 7)]
+    """
+    query = key = 0
+    for (num_queries, num_keys), equal in groupby(zip(queries, keys, strict=True)):
+        number = len(list(equal))
+        yield _Run(
+            number,
+            slice(query, query + number * num_queries),
+            slice(key, key + number * num_keys),
+        )
+        query, key = query + number * num_queries, key + number * num_keys
 
 
 def _summed(grads: Tensor, heads: int) -> Tensor:
-    """Gradients of keys or values `(1, H or J, S, D)` as `(S, J, D)`: those of repeated heads are added."""
-    return grads.reshape(heads, -1, *grads.shape[2:]).sum(1).transpose(0, 1)
+    """Gradients of keys or values `(n, H or J, S, D)` as `(n, J, S, D)`: those of repeated heads are added."""
+    return grads.unflatten(1, (heads, -1)).sum(2)

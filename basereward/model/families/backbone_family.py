@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from basereward.data.images.vision_features import Grid
 from basereward.errors import ModelError
 
 MAX_SIDE = 2**13
@@ -50,6 +51,9 @@ class BackboneFamily:
     liger_types: tuple[str, ...] = ("llama", "qwen2", "qwen3")
     reads_images: bool = False
     unquantized_modules: tuple[str, ...] = ()
+
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Changes settings of a loaded model, such as the attention of its vision tower."""
 
     def decoder_type(self, config: PreTrainedConfig) -> str:
         """The `model_type` of the decoder layers, by which kernels are chosen."""
@@ -113,13 +117,13 @@ class VisionFamily(BackboneFamily, ABC):
         """
 
     @abstractmethod
-    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
         """Features of n images in one pass of the vision tower.
 
         Args:
             transformer: of this family.
             patches: of all images, as the image processor gives them.
-            grids: `(n, 3)`, patches of each image in time, height and width.
+            grids: patches of each image in time, height and width, on the host: nothing has to wait for the GPU.
 
         Returns:
             `(S, t, D)` for each image.

@@ -113,7 +113,7 @@ def test_attend_equals_its_definition() -> None:
     """Output and log-sum-exp of the CPU's operator are those of the dense definition."""
     query, key, value = (tensor.detach() for tensor in states(9, (4, 2), torch.float64))
     for causal, keys in ((True, (2, 3, 4)), (False, (4, 4, 1))):
-        segments = Segments((2, 3, 4), keys, causal=causal, device=torch.device("cpu"))
+        segments = Segments.of((2, 3, 4), keys, causal=causal, device="cpu")
         for actual, expected in zip(
             attend(query, key, value, segments, 0.2), attend_dense(query, key, value, segments, 0.2), strict=True
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.vision_utils import (
+    get_vision_cu_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
 
+from basereward.data.images.vision_features import Grid
 from basereward.errors import ModelError
+from basereward.model.attention.segment_attention import SEGMENT_ATTENTION, register_segment_attention
 from basereward.model.families.backbone_family import VisionFamily, check_sizes
 
 MAX_PIXELS = 2**27
@@ -101,10 +110,25 @@ class QwenVL(VisionFamily):
             "merge_size": processor.merge_size,
         }
 
-    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Tensor) -> list[Tensor]:
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Lets the vision tower attend to all windows of all images in one call."""
+        register_segment_attention()
+        tower: Any = model.get_submodule("visual")
+        # A configuration of the tower's own. In that of the model, transformers would look for a package or a kernel of
+        # this name whenever it makes another model of it, as its name contains "flash".
+        own = copy.copy(tower.config)
+        own._attn_implementation = SEGMENT_ATTENTION
+        for module in tower.modules():
+            if getattr(module, "config", None) is not None:
+                module.config = own
+
+    def encode_images(self, transformer: PreTrainedModel, patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
         """All images in one pass; S is 1, or more in Qwen3-VL."""
         model: Any = transformer
-        output = model.get_image_features(patches, grids, return_dict=True)
+        # On the host, as transformers reads single numbers of it.
+        thw = torch.tensor(grids)
+        inputs = tower_inputs(model.visual, thw, device=patches.device)
+        output = model.get_image_features(patches, thw, return_dict=True, **inputs)
         # Only Qwen3-VL has states for deeper layers.
         deeper: Sequence[Sequence[Tensor]] = getattr(output, "deepstack_features", None) or ()
         return [torch.stack(states) for states in zip(output.pooler_output, *deeper, strict=True)]
@@ -113,6 +137,43 @@ class QwenVL(VisionFamily):
         """The patches of one merged token."""
         numbers = vision_config.in_channels * vision_config.temporal_patch_size * vision_config.patch_size**2
         return vision_config.spatial_merge_size, numbers
+
+
+def tower_inputs(tower: Any, thw: Tensor, *, device: torch.device) -> dict[str, Any]:
+    """What the vision tower derives from the grids of images, computed on the host by transformers' own functions.
+
+    On a GPU the tower itself would wait for the device several times for every image.
+
+    Args:
+        tower: vision tower of a Qwen-VL.
+        thw: `(n, 3)` on the host, patches of each image in time, height and width.
+        device: of the tower.
+
+    Returns:
+        Keyword arguments of the tower: positions, bounds of frames and windows with the longest of each, and in
+        Qwen3-VL the interpolation of its learned positions.
+    """
+    tensors: dict[str, Tensor] = {"position_ids": get_vision_position_ids(thw, tower.spatial_merge_size)}
+    tensors["cu_seqlens"] = get_vision_cu_seqlens(thw)
+    longest = {"max_seqlen": _longest(tensors["cu_seqlens"])}
+    if hasattr(tower, "window_size"):
+        tensors["window_index"], tensors["cu_window_seqlens"] = get_vision_window_index(
+            thw, tower.spatial_merge_size, tower.window_size, tower.patch_size
+        )
+        longest["max_window_seqlen"] = _longest(tensors["cu_window_seqlens"])
+    if hasattr(tower, "interpolation_mode"):
+        tensors["interp_indices"], tensors["interp_weights"] = get_vision_interpolation_indices_and_weights(
+            thw,
+            num_grid_per_side=tower.num_grid_per_side,
+            mode=tower.interpolation_mode,
+            align_corners=tower.interpolation_align_corners,
+            spatial_merge_size=tower.config.spatial_merge_size,
+        )
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()} | longest
+
+
+def _longest(bounds: Tensor) -> int:
+    return int(bounds.diff().max())
 
 
 def _check_steps(processor: Any, *, path: str | Path) -> None:
