@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,9 +56,29 @@ def collate(groups: Sequence[EncodedGroup], *, layout: Layout, pad_id: int) -> T
         sources=[group.source for group in groups],
         responses=responses,
         lengths=torch.tensor(lengths),
-        images=deduplicate_images(groups, copies),
+        images=replace(deduplicate_images(groups, copies), tokens=_visual_tokens(groups, rows)),
         targets=_language_targets(groups, rows.ends),
     )
+
+
+def _visual_tokens(groups: Sequence[EncodedGroup], rows: TokenRows) -> Tensor | None:
+    """The tokens of images among the flattened tokens of the rows, `(V,)`, in the order of the rows; None if none."""
+    length = rows.input_ids.shape[1]
+    tokens: list[Tensor] = []
+    start = 0  # of the group's first prefix
+    for group in groups:
+        # In a tree row the prefixes follow each other; in the plain layout every branch has a row with the prefix.
+        starts, step = ([start], len(group.prefix)) if rows.layout == "tree" else _row_starts(start, group, length)
+        if group.visual_tokens is not None:
+            tokens += [group.visual_tokens + first for first in starts]
+        start += step
+    return torch.cat(tokens) if tokens else None
+
+
+def _row_starts(start: int, group: EncodedGroup, length: int) -> tuple[list[int], int]:
+    """The first token of each plain row of a group, and the number of tokens of its rows."""
+    number = len(group.branches)
+    return [start + index * length for index in range(number)], number * length
 
 
 def _token_rows(groups: Sequence[EncodedGroup], layout: Layout, *, pad_id: int) -> TokenRows:

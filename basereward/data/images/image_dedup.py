@@ -33,6 +33,8 @@ class BatchImages:
         features: features of images that need not be encoded; None if there are none.
         places: for each of the m image places, in the order of the rows, the index of its image: 0 to n - 1 are the
             images to encode, n and above those in `features`.
+        tokens: `(V,)` int64, the tokens of these m places among the flattened `(R * T)` of the rows; None if there are
+            none. Found on the host, since a search on a GPU would wait for it.
 
     >>> BatchImages().places
     ()
@@ -43,6 +45,7 @@ class BatchImages:
     keys: tuple[str, ...] = ()
     features: Features | None = None
     places: tuple[int, ...] = ()
+    tokens: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> BatchImages:
         """Return the images with all tensors changed."""
@@ -50,6 +53,7 @@ class BatchImages:
             self,
             pixels=self.pixels.map(change) if self.pixels is not None else None,
             features=self.features.map(change) if self.features is not None else None,
+            tokens=change(self.tokens) if self.tokens is not None else None,
         )
 
 

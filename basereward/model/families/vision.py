@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,26 +24,11 @@ from basereward.data.images.vision_features import Features, Grid
 from basereward.errors import ModelError
 from basereward.io.files import cache_folder
 from basereward.model.determinism_key import machine
+from basereward.model.families.backbone_family import VisionOutput
 from basereward.model.families.parts import part_of
 from basereward.model.families.registry import vision_family
 
 VISION_PARTS = ("vision", "merger")
-
-
-@dataclass(frozen=True, slots=True)
-class VisionOutput:
-    """Image features in the form that transformers' models take, in the order of the images' places in the rows.
-
-    Attributes:
-        pooler_output: features `(t, D)` of each image, or of all images in one tensor, as the family's model expects.
-        deepstack_features: for each of the S - 1 deeper layers the features `(t, D)` of each image.
-
-    >>> VisionOutput([torch.zeros(4, 8)], []).deepstack_features
-    []
-    """
-
-    pooler_output: list[Tensor] | Tensor
-    deepstack_features: list[list[Tensor]]
 
 
 class ImageEncoder:
@@ -84,16 +69,22 @@ class ImageEncoder:
         features = Features(torch.cat(states, dim=1), batch.images.grids, tokens)
         if batch.images.features is not None:
             features = Features.joined([features, batch.images.features])
-        return replace(batch, images=BatchImages(features=features, places=batch.images.places))
+        return replace(
+            batch, images=BatchImages(features=features, places=batch.images.places, tokens=batch.images.tokens)
+        )
 
     def _encode_pixels(self, transformer: PreTrainedModel, batch: TreeBatch) -> list[Tensor]:
         """`(S, t, D)` of every image that the batch has as pixels."""
         if batch.images.pixels is None:
             return []
-        images = list(range(len(batch.images.grids)))
-        if self.store is None:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(transformer)):
-                return encode(transformer, batch.images.pixels.values, batch.images.grids)
+        if self.store is not None:
+            return self._encode_uncached(transformer, batch)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(transformer)):
+            return encode(transformer, batch.images.pixels.values, batch.images.grids)
+
+    def _encode_uncached(self, transformer: PreTrainedModel, batch: TreeBatch) -> list[Tensor]:
+        """`(S, t, D)` of every image that the batch has as pixels, from the store or from a frozen tower."""
+        images = range(len(batch.images.grids))
         # An earlier batch may have stored features after the data loader looked for them.
         states_of = self._stored(batch)
         missing = [index for index in images if index not in states_of]
