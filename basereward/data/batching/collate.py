@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from basereward.data.batching.loss_units import group_counts
 from basereward.data.batching.tree_batch import (
     PADDING,
     LanguageTargets,
@@ -211,6 +212,7 @@ def preference_pairs(groups: Iterable[tuple[Sequence[Preference], int]]) -> Pref
     ([0, 3], [1, 2], [0, 1])
     """
     winner, loser, weight, margin, tie, of_group = [], [], [], [], [], []
+    counts = []
     first = 0
     for index, (preferences, responses) in enumerate(groups):
         for preference in preferences:
@@ -220,6 +222,7 @@ def preference_pairs(groups: Iterable[tuple[Sequence[Preference], int]]) -> Pref
             margin.append(float("nan") if preference.margin is None else preference.margin)
             tie.append(preference.tie)
             of_group.append(index)
+        counts.append(group_counts(preferences))
         first += responses
     return PreferencePairs(
         winner=torch.tensor(winner, dtype=torch.int64),
@@ -228,4 +231,5 @@ def preference_pairs(groups: Iterable[tuple[Sequence[Preference], int]]) -> Pref
         margin=torch.tensor(margin, dtype=torch.float32),
         tie=torch.tensor(tie, dtype=torch.bool),
         group=torch.tensor(of_group, dtype=torch.int64),
+        counts=tuple(counts),
     )

@@ -128,6 +128,7 @@ class PreferencePairs(TensorRecord):
         margin: `(P,)` float32, how much better the winner is; NaN if unknown.
         tie: `(P,)` bool, whether neither response is better.
         group: `(P,)` int64, the index of the preference's group among the G groups.
+        counts: for each of the G groups, the number of its preferences and of the ties among them, on the host.
     """
 
     winner: Tensor
@@ -136,6 +137,7 @@ class PreferencePairs(TensorRecord):
     margin: Tensor
     tie: Tensor
     group: Tensor
+    counts: tuple[tuple[int, int], ...]
 
 
 def _no_pairs() -> Tensor:
