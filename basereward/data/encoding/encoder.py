@@ -367,7 +367,8 @@ class Encoder:
 
     def _visual_tokens(self, prefix: Tensor) -> Tensor:
         """`(V,)`, the places of the tokens of images."""
-        return (prefix == self.image_token_id).nonzero().flatten()
+        assert self.image_token_id is not None
+        return torch.eq(prefix, self.image_token_id).nonzero().flatten()
 
     def _prefix(self, group: Group, images_thw: Tensor | None) -> Tensor:
         template = self.branch_template

@@ -50,15 +50,18 @@ def segment_attention(
     if dropout or not is_available(query, value):
         # Slow on a GPU, where the sizes have to be read; no kernel for segments takes dropout or float32 there.
         sizes = cu_seq_lens_q.diff().tolist()
+        queries, keys, values = (torch.split(states, sizes, dim=2) for states in (query, key, value))
         outputs = []
-        for parts in zip(*(torch.split(states, sizes, dim=2) for states in (query, key, value)), strict=True):
-            outputs.append(scaled_dot_product_attention(*parts, dropout_p=dropout, scale=scaling))
+        for part_query, part_key, part_value in zip(queries, keys, values, strict=True):
+            outputs.append(
+                scaled_dot_product_attention(part_query, part_key, part_value, dropout_p=dropout, scale=scaling)
+            )
         return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
     segments = Segments.between(cu_seq_lens_q, longest=max_length_q)
     whole = Cascade(own=segments, own_keys=slice(None), shared=None, first=0, prefixes=0)
     # (1, H, T, D) -> (T, H, D)
-    queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
-    return cascade_attention(queries, keys, values, whole, scaling)[None], None
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    return cascade_attention(q, k, v, whole, scaling)[None], None
 
 
 def register_segment_attention() -> None:

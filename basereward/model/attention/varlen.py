@@ -239,7 +239,7 @@ def _cpu_backward(
         heads, own_keys, own_values = run.heads(query, key, value, causal=causal)
         part_grad, _, _ = run.heads(grad_out, key, value, causal=causal)
         part_out, _, _ = run.heads(out, key, value, causal=causal)
-        part_lse = lse[:, run.queries].unflatten(1, (run.number, -1)).transpose(0, 1)
+        part_lse = lse[:, run.queries].reshape(lse.shape[0], run.number, -1).transpose(0, 1)
         part_lse = part_lse.reshape(run.number, heads.shape[1], -1).contiguous()
         grads = CPU_BACKWARD(
             part_grad.contiguous(), heads, own_keys, own_values, part_out, part_lse, 0.0, causal, scale=scale
@@ -272,7 +272,7 @@ class _Run:
         """
         groups = query.shape[1] // key.shape[1]
         queries, keys, values = (
-            states[part].unflatten(0, (self.number, -1)).transpose(1, 2)
+            states[part].reshape(self.number, -1, *states.shape[1:]).transpose(1, 2)
             for states, part in ((query, self.queries), (key, self.keys), (value, self.keys))
         )
         if groups == 1:
@@ -305,4 +305,4 @@ def _runs(queries: Sequence[int], keys: Sequence[int]) -> Iterator[_Run]:
 
 def _summed(grads: Tensor, heads: int) -> Tensor:
     """Gradients of keys or values `(n, H or J, S, D)` as `(n, J, S, D)`: those of repeated heads are added."""
-    return grads.unflatten(1, (heads, -1)).sum(2)
+    return grads.reshape(len(grads), heads, -1, *grads.shape[2:]).sum(2)
