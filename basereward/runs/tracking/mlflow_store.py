@@ -289,7 +289,8 @@ class MlflowStore:
                 return
             self._models[run_id, record["name"]] = model.model_id
             # MLflow would list a second output for a repeated request.
-            if all(output.model_id != model.model_id for output in run.outputs.model_outputs):
+            outputs = run.outputs.model_outputs if run.outputs is not None else []
+            if all(output.model_id != model.model_id for output in outputs):
                 self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, record["step"])])
             if record["ready"]:
                 self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -466,7 +467,7 @@ def _build_database(path: Path) -> None:
     """Create MLflow's tables in a new file, with the experiment `Default`."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store = SqlAlchemyStore(f"sqlite:///{path}", (path.parent / ARTIFACTS).as_uri())  # type: ignore[no-untyped-call]
+    store = SqlAlchemyStore(f"sqlite:///{path}", (path.parent / ARTIFACTS).as_uri())
     store.engine.dispose()
 
 

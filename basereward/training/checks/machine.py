@@ -82,7 +82,7 @@ def package_problems(recipe: Recipe) -> Iterator[Problem]:
     """
     backbone, encoding = recipe.model.backbone, recipe.data.encoding
     # Key, its value, the module that the value needs, and how to install it.
-    needed = []
+    needed: list[tuple[str, str, str, str]] = []
     if backbone.quantization is not None:
         needed.append(("model.backbone.quantization", backbone.quantization, "bitsandbytes", "bitsandbytes"))
     if recipe.optimizer.kind != "adamw":
