@@ -31,7 +31,8 @@ def groups_of(path: Path) -> Any:
         {"prompt": "Q", "responses": ["a", "b", "c"], "preferences": [[2, 0], [1, 0]], "margins": [0.5, None]},
         {"prompt": "Q", "responses": ["a", "b"], "ratings": [0.25, 0.75], "reasonings": [[1, 0, "1 is better"]]},
         {"prompt": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": ""},
-                    {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}], **PAIR},
+                    {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}],
+         **PAIR},
     ],
 )  # fmt: skip
 def test_unusual_rows_survive(row: dict[str, Any], tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_lost_rows_and_columns_are_named(tmp_path: Path, capsys: pytest.CaptureF
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "annotator" in printed
-    assert "56x56" in printed
+    assert "{}x{} pixels".format(*picture(0).size) in printed
 
 
 def test_no_input_is_overwritten(tmp_path: Path) -> None:
