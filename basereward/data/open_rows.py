@@ -57,9 +57,9 @@ def open_images(data: Data, root: str | Path | None = None) -> ImageStore:
     """
     if root is not None or not isinstance(data, str | os.PathLike):
         return ImageStore(root)
-    if is_hub_id(data):
-        return find_images(str(data), None)
-    if is_pattern(data):
-        return ImageStore(pattern_folder(str(data)))
     path = Path(data)
+    if is_hub_id(path):
+        return find_images(str(data), None)
+    if is_pattern(path):
+        return ImageStore(pattern_folder(str(data)))
     return ImageStore(path if path.is_dir() else path.parent)

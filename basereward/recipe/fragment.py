@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from basereward.recipe.checks.targets import SINGULAR, TargetKind
 from basereward.recipe.fault import Fault, format_faults
 from basereward.recipe.nodes import check_node
 from basereward.recipe.schema import Node
-from basereward.recipe.yaml.files import experiments_folder, find_file
+from basereward.recipe.yaml.files import experiments_folders, find_file
 from basereward.recipe.yaml.include import Reader
 from basereward.recipe.yaml.interpolation import interpolate
 from basereward.recipe.yaml.merge import Layer, merge
@@ -24,7 +24,7 @@ def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node
     """Loads the node of a source and checks its arguments. No file of rows is opened.
 
     Args:
-        given: a name in `sources` of the folder of experiments, a path to a YAML file of that form, or rows, all of
+        given: a name in `sources` of the folders of experiments, a path to a YAML file of that form, or rows, all of
             which become training rows: a file (see `basereward.io.formats`), a folder, a pattern or a hub id.
         overrides: texts `key=value` for arguments of the source, such as `path=pairs.jsonl`.
 
@@ -39,7 +39,7 @@ def load_source(given: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node
     ('digits', 10)
     """
     if rows_kind(given) or Path(given).is_dir() or is_pattern(given) or (is_hub_id(given) and not _is_named(given)):
-        return _load(given, "sources", _rows_file(given), Reader(experiments_folder()), overrides)
+        return _load(given, "sources", _rows_file(given), Reader(experiments_folders()), overrides)
     return load_fragment(given, "sources", overrides=overrides)
 
 
@@ -52,9 +52,8 @@ def load_fragment(
     >>> node["_target_"]
     'digits'
     """
-    folder = experiments_folder()
-    reader = Reader(folder)
-    return _load(given, kind, reader.read(_find(given, kind, folder / kind)), reader, overrides)
+    reader = Reader(experiments_folders())
+    return _load(given, kind, reader.read(_find(given, kind, reader.subfolders(kind))), reader, overrides)
 
 
 def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
@@ -77,7 +76,7 @@ def load_pairs(path: str, *, overrides: Iterable[str] = ()) -> tuple[str, Node]:
     if not (Path(path).exists() or is_pattern(path) or is_hub_id(path)):
         raise RecipeError(f"there is no file or folder '{path}' of pairs")
     base = Layer({"_target_": "pairs", "path": path}, {(): path})
-    name, node = _load(path, "benchmarks", base, Reader(experiments_folder()), overrides)
+    name, node = _load(path, "benchmarks", base, Reader(experiments_folders()), overrides)
     # With a prefix, because a published benchmark may have the name of the file.
     return f"pairs-{name}", node
 
@@ -111,9 +110,9 @@ def source_name(given: str) -> str:
     return path.with_suffix("").stem if compression(path) and rows_kind(path) else path.stem
 
 
-def _find(given: str, kind: TargetKind, folder: Path) -> Path:
+def _find(given: str, kind: TargetKind, folders: Sequence[Path]) -> Path:
     try:
-        return find_file(given, kind=SINGULAR[kind], folder=folder)
+        return find_file(given, kind=SINGULAR[kind], folders=folders)
     except RecipeError as error:
         # Only sources can be given by a file of rows, which the rest of this message explains.
         if kind != "sources":
@@ -128,8 +127,11 @@ def _find(given: str, kind: TargetKind, folder: Path) -> Path:
 
 
 def _is_named(given: str) -> bool:
-    """Whether a name with a slash is that of a file in the folder of sources."""
-    return any((experiments_folder() / "sources" / f"{given}{suffix}").is_file() for suffix in ("", ".yaml", ".yml"))
+    """Whether a name with a slash is that of a file in a folder of sources."""
+    for folder in experiments_folders():
+        if any((folder / "sources" / f"{given}{suffix}").is_file() for suffix in ("", ".yaml", ".yml")):
+            return True
+    return False
 
 
 def _rows_file(given: str) -> Layer:

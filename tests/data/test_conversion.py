@@ -30,9 +30,14 @@ def groups_of(path: Path) -> Any:
         {"prompt": "Q", "responses": ["a", "b", "c"], "ranking": [1, 0, 1], "critiques": ["x", "y", "z"]},
         {"prompt": "Q", "responses": ["a", "b", "c"], "preferences": [[2, 0], [1, 0]], "margins": [0.5, None]},
         {"prompt": "Q", "responses": ["a", "b"], "ratings": [0.25, 0.75], "reasonings": [[1, 0, "1 is better"]]},
-        {"prompt": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": ""},
-                    {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}],
-         **PAIR},
+        {
+            "prompt": [
+                {"role": "user", "content": "Q"},
+                {"role": "assistant", "content": ""},
+                {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]},
+            ],
+            **PAIR,
+        },
     ],
 )  # fmt: skip
 def test_unusual_rows_survive(row: dict[str, Any], tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
     yield from format_reading("the source", result["reading"])
     yield from format_lost(result["lost"])
     yield "{rows} rows are shown in {out}; {read} of {total} were read".format(**result)
+    if result.get("folder"):
+        yield f"further rows and pictures are in {result['folder']}/, which belongs beside the page"
 
 
 COMMAND = Command(

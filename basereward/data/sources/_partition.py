@@ -139,6 +139,10 @@ class Partition:
     def columns_read(self) -> ColumnsRead:
         """Report which columns are read and which are not. Reads the tables unless that was done before."""
         _ = self._indices
+        return self.columns_seen()
+
+    def columns_seen(self) -> ColumnsRead:
+        """Report as `columns_read`, but only on the rows that were read so far."""
         return self._reader.report
 
     def _rejected_row(self, split: Split, row: Unusable) -> RejectedRow:
@@ -248,7 +252,7 @@ class Partition:
 
     def _warn_of_unread(self) -> None:
         """Log the columns that are not read, each only once."""
-        report = self._reader.report
+        report = self.columns_seen()
         new = [name for name in report.unread if name not in self._warned]
         if new:
             self._warned.update(new)
