@@ -103,7 +103,7 @@ image: ## a Docker image for the CPU, or with STAGE=cuda for NVIDIA GPUs
 	docker run --rm basereward:$(STAGE) check head_depth
 
 ui: $(READY) ## the MLflow pages of all runs, at PORT (5000)
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri $(STORE) --port $(PORT) $(ARGS)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --app-name basereward --backend-store-uri $(STORE) --port $(PORT) $(ARGS)
 
 clean: ## removes caches and build products; .venv, runs and mlflow.db stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage htmlcov

@@ -57,9 +57,9 @@ def open_images(data: Data, root: str | Path | None = None) -> ImageStore:
     """
     if root is not None or not isinstance(data, str | os.PathLike):
         return ImageStore(root)
-    path = Path(data)
-    if is_hub_id(path):
+    if is_hub_id(str(data)):
         return find_images(str(data), None)
-    if is_pattern(path):
+    if is_pattern(str(data)):
         return ImageStore(pattern_folder(str(data)))
+    path = Path(data)
     return ImageStore(path if path.is_dir() else path.parent)

@@ -11,13 +11,16 @@ from typing import Any, Literal
 from basereward.io.processes import remove_leftovers
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.runs.locks import lock_run, unlock_run
+from basereward.runs.params import AXIS
 from basereward.runs.run_folder import RunFolder, list_runs, runs_root
+from basereward.runs.tracking.mlflow_store import NOTE_TAG
 from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
 from basereward.sweeps.cell_queue import run_cells
 from basereward.sweeps.comparison import compare_cells
 from basereward.sweeps.ensembles import make_ensembles
 from basereward.sweeps.launcher import Launcher
 from basereward.sweeps.launchers.local import Local
+from basereward.sweeps.sweep_record import describe_sweep, record_results
 from basereward.training.preflight import check_cells, unfinished
 
 logger = logging.getLogger(__name__)
@@ -60,7 +63,14 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
         if unfinished(cells):
             launcher.prepare()
         try:
-            tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
+            tracker.start(
+                uri=tracking.uri,
+                experiment=tracking.experiment or name,
+                name=name,
+                tags={NOTE_TAG: describe_sweep(name, summary=experiment.summary, cells=len(cells))},
+                axes=[f"{AXIS}.{axis}" for axis in cells[0].axes],
+                summary=experiment.summary,
+            )
             results = run_cells(cells, launcher=launcher, sweep_id=folder.run_id)
             # The workers of the cells may hold a GPU's memory, which the ensembles need.
             launcher.close()
@@ -92,6 +102,7 @@ def _finish(
         "differences": [*filter(None, [compared.measure]), *compared.words],
     }
     folder.write_result(result)
+    record_results(tracker, folder, cells=cells, rows=[*results, *ensembles])
     tracker.close(state)
     folder.mark(state)
     tracker.finish(state)
