@@ -45,7 +45,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="name in experiments/sources/ (`basereward ls sources`), or path to a file of rows",
+        help="name in experiments/sources/ (`basereward ls sources`), or rows: a file, a folder, a pattern or a hub id",
     )
     add_overrides(parser, example="path=pairs.jsonl")
 

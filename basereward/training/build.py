@@ -26,6 +26,7 @@ from basereward.data.encoding.encoder import Encoder
 from basereward.data.module import PreferenceData
 from basereward.data.schema.group import Group
 from basereward.data.streaming.streamed_module import StreamedData
+from basereward.data.summary import log_reading
 from basereward.errors import RecipeError
 from basereward.inference.score_file import load
 from basereward.io.files import cache_folder
@@ -267,6 +268,7 @@ def _read_data(recipe: Recipe, path: str, *, list_file: Path, run: RunFolder | N
         check_encoder(run, encoder)
     data = build_data(recipe, encoder=encoder, rejections_file=list_file, unit=unit)
     data.setup()
+    log_reading(data)
     return data
 
 

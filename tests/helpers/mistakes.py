@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
@@ -153,7 +154,7 @@ MISTAKES = {
 def write_files(folder: Path) -> None:
     """Write the files that the mistakes name."""
     pair = {"prompt": "Which?", "chosen": "this one", "rejected": "that one"}
-    rows = {
+    rows: dict[str, list[dict[str, Any]]] = {
         "rows.jsonl": [{**pair, "prompt": f"Which of {number}?"} for number in range(40)],
         "columns.jsonl": [{"question": "Which?", "good": "this", "bad": "that"}] * 40,
         "pictures.jsonl": [{**pair, "prompt": f"<image>{number}?", "images": ["gone.png"]} for number in range(40)],

@@ -69,7 +69,9 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="name in experiments/benchmarks/, or path to a YAML file; repeat the option for several benchmarks",
     )
-    parser.add_argument("--data", metavar="FILE", help="file or folder of your own pairs, instead of a benchmark")
+    parser.add_argument(
+        "--data", metavar="FILE", help="your own pairs instead of a benchmark: a file, a folder, a pattern or a hub id"
+    )
     parser.add_argument(
         "--scores",
         metavar="FILE",

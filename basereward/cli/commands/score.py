@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'rows.jsonl'
     """
     parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
-    parser.add_argument("file", metavar="FILE", help="JSON Lines file of prompts and responses")
+    parser.add_argument("file", metavar="FILE", help="rows with responses: a file, a folder, a pattern or a hub id")
     parser.add_argument(
         "--out",
         metavar="FILE",

@@ -82,7 +82,7 @@ def package_problems(recipe: Recipe) -> Iterator[Problem]:
     """
     backbone, encoding = recipe.model.backbone, recipe.data.encoding
     # Key, its value, the module that the value needs, and how to install it.
-    needed = []
+    needed: list[tuple[str, str, str, str]] = []
     if backbone.quantization is not None:
         needed.append(("model.backbone.quantization", backbone.quantization, "bitsandbytes", "bitsandbytes"))
     if recipe.optimizer.kind != "adamw":
@@ -91,10 +91,14 @@ def package_problems(recipe: Recipe) -> Iterator[Problem]:
         needed.append(("model.backbone.kernels", "liger", "liger_kernel", "'basereward[liger]'"))
     if encoding.image_backend == "torchvision":
         needed.append(("data.encoding.image_backend", "torchvision", "torchvision", "'basereward[video]'"))
+    for name in recipe.tracking.also:
+        # The names of the loggers are those of their packages and of our extras.
+        needed.append(("tracking.also", name, name, f"'basereward[{name}]'"))
     for key, value, module, package in needed:
         if importlib.util.find_spec(module) is None:
             default = {"data.encoding.image_backend": "pil", "optimizer.kind": "adamw"}.get(key, "none")
             default = "null" if key.endswith("quantization") else default
+            default = "[]" if key == "tracking.also" else default
             yield (
                 key,
                 (

@@ -141,7 +141,7 @@ def _read(sample: SourceSample, node: Mapping[str, Any]) -> None:
     # Code from outside this package is not run here: reading may take any time.
     if sample.target not in (*GENERATED, "jsonl", "hub"):
         return
-    source: Source = make(node, "sources", sample.name)
+    source: Source = make(dict(node), "sources", sample.name)
     sample.read = True
     if sample.target in GENERATED:
         _draw(sample, source)

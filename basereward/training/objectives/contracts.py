@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from basereward.data.batching.loss_units import Unit, batch_counts, count_units
+from basereward.data.batching.loss_units import Unit, count_units
 from basereward.data.batching.tree_batch import TreeBatch
 from basereward.errors import ModelError
 from basereward.model.heads.contracts import GenerativeHead
@@ -114,7 +114,7 @@ def unit_share(batch: TreeBatch, unit: Unit) -> float:
     # Every training group counts, so nothing has to be counted on the device.
     if unit == "group":
         return batch.step.group_share(batch.num_groups)
-    return batch.step.unit_share(count_units(unit, batch_counts(batch)))
+    return batch.step.unit_share(count_units(unit, batch.preferences.counts))
 
 
 def build_objective(node: Node | None, *, loss: PreferenceLoss, head: nn.Module) -> Objective:
