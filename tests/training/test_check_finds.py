@@ -200,7 +200,7 @@ def test_facts_are_those_of_the_files_and_the_model(files: Path) -> None:
     source = facts["sources"]["mine"]
     assert source["bytes"] == (files / "good.jsonl").stat().st_size
     assert source["rows"] == sum(source["groups"].values()) == 60
-    assert source["columns"] == {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    assert source["columns"] == {name: name for name in ("id", "prompt", "chosen", "rejected")}
     assert source["complete"]
     assert facts["devices"]["kind"] == "cpu"
     assert facts["tokens"]["mine"]["encoded"] == 60

@@ -240,13 +240,15 @@ def curation_problems(recipe: Recipe) -> Iterator[Problem]:
         yield "data.curation.judge", str(error)
 
 
-def rejection_problems(recipe: Recipe, samples: Sequence[SourceSample], *, sampled: int = SAMPLED) -> Iterator[Problem]:
+def rejection_problems(
+    recipe: Recipe, samples: Sequence[SourceSample], *, sampled: int | None = None
+) -> Iterator[Problem]:
     """Yield a share of rejected rows above `data.max_lost`, and list the rejected rows in a file.
 
     Args:
         recipe: of the run.
         samples: of its sources.
-        sampled: most rows of a sample, for the message.
+        sampled: most rows of a sample, for the message; None: `SAMPLED`.
 
     >>> list(rejection_problems(Recipe(), []))
     []
@@ -264,7 +266,7 @@ def rejection_problems(recipe: Recipe, samples: Sequence[SourceSample], *, sampl
     except TooManyRowsLost as error:
         all_read = all(sample.complete for sample in samples if sample.name in rows)
         # A share of a sample is no share of the source; the message says which rows were counted.
-        prefix = "" if all_read else f"of a sample of at most {sampled} rows: "
+        prefix = "" if all_read else f"of a sample of at most {sampled or SAMPLED} rows: "
         yield "data.max_lost", prefix + str(error)
 
 
