@@ -175,7 +175,9 @@ def logger_problems(recipe: Recipe) -> Iterator[Problem]:
     """
     for name in recipe.tracking.also:
         # The names of the loggers are those of the packages, and of our extras.
-        if importlib.util.find_spec(name) is None:
+        spec = importlib.util.find_spec(name)
+        # Without an origin it is a folder of that name: W&B writes one into the working directory.
+        if spec is None or spec.origin is None:
             yield "tracking.also", f"{name} given, and it is not installed: pip install 'basereward[{name}]'"
 
 
