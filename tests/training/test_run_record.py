@@ -216,6 +216,9 @@ def test_registered_model_opens(here: Recorded, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("BASEREWARD_RUNS", str(tmp_path / "elsewhere"))
     for address in (f"models:/numbers/{version}", "models:/numbers@best", f"runs:/{run_id}/model"):
         assert load(address).score(PROMPT, RESPONSES) == expected
+    here.client.delete_registered_model("numbers")
+    with pytest.raises(RunError):
+        load(f"models:/numbers/{version}")
     for address in ("models:/unknown/1", "models:/numbers/9", "models:/numbers@none"):
         with pytest.raises(RunError):
             load(address)
