@@ -95,7 +95,9 @@ def package_problems(recipe: Recipe) -> Iterator[Problem]:
         # The names of the loggers are those of their packages and of our extras.
         needed.append(("tracking.also", name, name, f"'basereward[{name}]'"))
     for key, value, module, package in needed:
-        if importlib.util.find_spec(module) is None:
+        spec = importlib.util.find_spec(module)
+        # Without an origin it is a folder of that name: Weights & Biases writes one into the working folder.
+        if spec is None or spec.origin is None:
             default = {"data.encoding.image_backend": "pil", "optimizer.kind": "adamw"}.get(key, "none")
             default = "null" if key.endswith("quantization") else default
             default = "[]" if key == "tracking.also" else default
