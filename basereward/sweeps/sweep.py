@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 from basereward.io.processes import remove_leftovers
+from basereward.io.progress import phase
 from basereward.recipe import Cell, Experiment, recipe_sha256
 from basereward.runs.locks import lock_run, unlock_run
-from basereward.runs.run_folder import RunFolder, finished_with, list_runs, runs_root
+from basereward.runs.run_folder import RunFolder, finished_with, list_runs, resume_command, runs_root
 from basereward.runs.tracking.tracker import Tracker, check_store, deliver_pending
 from basereward.sweeps.cell_queue import run_cells
 from basereward.sweeps.comparison import compare_cells
 from basereward.sweeps.ensembles import make_ensembles
 from basereward.sweeps.launcher import Launcher
 from basereward.sweeps.launchers.local import Local
-
-logger = logging.getLogger(__name__)
+from basereward.sweeps.saved_sweep import save_sweep
 
 
 def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[str, Any]:
@@ -40,8 +39,10 @@ def sweep(experiment: Experiment, *, launcher: Launcher | None = None) -> dict[s
     deliver_pending()
     remove_leftovers(runs_root(), ".*.new")
     folder = _sweep_folder(experiment.cells, name=experiment.name)
+    launcher = launcher or Local()
     try:
-        return _sweep(experiment, folder, launcher or Local())
+        save_sweep(folder, experiment, launcher)
+        return _sweep(experiment, folder, launcher)
     finally:
         unlock_run(folder)
 
@@ -55,7 +56,8 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
         if any(finished_with(recipe_sha256(cell.recipe)) is None for cell in cells):
             launcher.prepare()
         try:
-            tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
+            with phase("opening MLflow"):
+                tracker.start(uri=tracking.uri, experiment=tracking.experiment or name, name=name)
             results = run_cells(cells, launcher=launcher, sweep_id=folder.run_id)
             # The workers of the cells may hold a GPU's memory, which the ensembles need.
             launcher.close()
@@ -63,6 +65,9 @@ def _sweep(experiment: Experiment, folder: RunFolder, launcher: Launcher) -> dic
         except BaseException as error:
             launcher.cancel()
             _abandon(folder, tracker, error)
+            error.add_note(
+                f"the sweep is {folder.run_id}; continue it, without its finished cells: {resume_command(folder)}"
+            )
             raise
     return _finish(folder, tracker, cells=cells, results=results, ensembles=ensembles)
 
@@ -99,7 +104,6 @@ def _abandon(folder: RunFolder, tracker: Tracker, error: BaseException) -> None:
     tracker.close(state)
     folder.give_up(state, error)
     tracker.finish(state)
-    logger.info("the sweep was stopped; the same command continues it, and skips finished cells")
 
 
 def _sweep_folder(cells: Sequence[Cell], *, name: str) -> RunFolder:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from basereward.cli.command import SUCCESS, USER_MISTAKE, Command, CommandResult, UsageError
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, USER_MISTAKE, Command, CommandResult, UsageError
 from basereward.cli.options import add_recipe_arguments, check_choice
 from basereward.cli.tables import format_table
 from basereward.errors import format_count
+from basereward.io.progress import phase
 from basereward.io.secrets import redact
 from basereward.training.cost.gpu_specs import GPUS, UTILISATION
 
@@ -70,10 +71,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         # The machine and the data are looked at only for a recipe that is right: this reads rows.
         from basereward.training.preflight import cell_faults
 
-        faults = cell_faults(experiment.cells)
+        with phase("checking the machine and the first rows"):
+            faults = cell_faults(experiment.cells)
     cells: list[dict[str, Any]] = [{"name": cell.name, "overrides": cell.overrides} for cell in experiment.cells]
     if arguments.cost and not faults:
-        from basereward.training.cost.recipe_cost import costs
+        with phase(LOADING_LIBRARIES):
+            from basereward.training.cost.recipe_cost import costs
 
         # Every GPU by default: the count of operations is the slow part, and is done once for all.
         gpus = [arguments.gpu] if arguments.gpu else list(GPUS)
@@ -182,6 +185,7 @@ def _format_shares(step: Mapping[str, int]) -> str:
 
 COMMAND = Command(
     summary="find every fault of every cell; no model is loaded",
+    activity="check: reading the recipe of {experiment} on profile {profile}",
     examples=("basereward check head_depth", "basereward check head_depth --profile qwen2_5_vl_7b --cost --gpu h200"),
     add_arguments=add_arguments,
     check_arguments=check_arguments,

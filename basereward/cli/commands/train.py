@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from basereward.cli.command import SUCCESS, Command, CommandResult
+from basereward.cli.command import LOADING_LIBRARIES, SUCCESS, Command, CommandResult
 from basereward.cli.options import add_recipe_arguments
 from basereward.cli.tables import format_number, format_table
+from basereward.io.progress import phase
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,8 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
     recipe = load_recipe(arguments.experiment, profile=arguments.profile, overrides=arguments.overrides)
     # Only after the recipe is found right: this import takes seconds.
-    from basereward.training.fit import train
+    with phase(LOADING_LIBRARIES):
+        from basereward.training.fit import train
 
     return train(recipe, resume=arguments.resume), SUCCESS
 
@@ -59,6 +61,7 @@ def format_text(result: dict[str, Any]) -> Iterator[str]:
 
 COMMAND = Command(
     summary="train and test one reward model",
+    activity="train: reading the recipe of {experiment} on profile {profile}",
     examples=(
         "basereward train basereward",
         "basereward train basereward --profile qwen2_5_vl_7b data.sources.pairs.path=pairs.jsonl optimizer.lr=1e-5",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from basereward.evaluation.reports.page import render_data_page
 from basereward.evaluation.reports.viewer_rows import ScoreGroup, collect
 from basereward.io.files import write_atomic
 from basereward.io.outputs import check_outputs
+from basereward.io.progress import phase
 from basereward.recipe import make
 from basereward.recipe.fragment import load_source
 
@@ -55,7 +57,9 @@ def look(
     target = _target(out or f"{name}.look.html", node)
     opened: Source = make(node, "sources", name)
     splits: Sequence[Split] = SPLITS if split is None else (split,)
-    data = collect(opened, splits, rows=rows, score=_scorer(model) if model else None)
+    with phase("loading the model") if model else nullcontext():
+        scorer = _scorer(model) if model else None
+    data = collect(opened, splits, rows=rows, score=scorer)
     facts = data["facts"]
     if not facts["rows"]:
         raise DataError(f"source '{name}' has no rows in the split {' or '.join(splits)}; there is nothing to look at")

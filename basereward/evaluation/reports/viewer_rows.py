@@ -13,6 +13,7 @@ from basereward.data.schema.group import Group, Preference, RejectedRow, Split, 
 from basereward.data.schema.rejections import RowRejected
 from basereward.data.sources import Source
 from basereward.evaluation.reports.thumbnails import Album, side_for
+from basereward.io.progress import track
 
 # Of one text. The page says how many more characters the text has.
 MAX_CHARACTERS = 20_000
@@ -47,7 +48,7 @@ def collect(source: Source, splits: Sequence[Split], *, rows: int, score: ScoreG
     selected = min(rows, sum(usable.values()))
     album = Album()
     shown: list[dict[str, Any]] = []
-    for split, index in spread(usable, at_most=rows):
+    for split, index in track(spread(usable, at_most=rows), "opening rows and images", total=selected):
         group = groups[split][index]
         try:
             pictures = _pictures(group, album, side=side_for(selected * len(group.images)))

@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 
 from basereward.data.module import PreferenceData
+from basereward.io.progress import phase
 from basereward.metrics.figures import margin_histogram, reliability_diagram
 from basereward.model.heads.contracts import GenerativeHead
 from basereward.model.saving.saved_model import save_model
@@ -165,6 +166,7 @@ class Recorder(Callback):
                 name=self.details.title or self.recipe.name,
                 parent=self.details.parent,
                 axes=self.details.axes,
+                experiment=self.recipe.name,
             )
             # The data were read before the run had a folder, and their list was written to the cache folder.
             self.data.list_rejections_in(self.run.rejections)
@@ -184,13 +186,14 @@ class Recorder(Callback):
         tracking = self.recipe.tracking
         axis_tags = {f"{AXIS}.{name}": label for name, label in self.run.axes.items()}
         self.tracker = Tracker(self.run)
-        self.tracker.start(
-            self.recipe,
-            uri=tracking.uri,
-            experiment=tracking.experiment or self.recipe.name,
-            name=self.run.name,
-            tags=identity_tags(self.identity.backbone) | _prompt_tags(pl_module) | axis_tags,
-        )
+        with phase("opening MLflow"):
+            self.tracker.start(
+                self.recipe,
+                uri=tracking.uri,
+                experiment=tracking.experiment or self.recipe.name,
+                name=self.run.name,
+                tags=identity_tags(self.identity.backbone) | _prompt_tags(pl_module) | axis_tags,
+            )
         self.tracker.params({AXIS: self.run.axes} if self.run.axes else {})
         self._record_rejections(trainer)
 

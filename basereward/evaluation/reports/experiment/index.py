@@ -12,6 +12,7 @@ from basereward.evaluation.reports.experiment.parts import NONE, cell, note, per
 from basereward.evaluation.reports.markup import Markup, join, table, tag
 from basereward.evaluation.reports.page import render_static_page
 from basereward.io.files import write_atomic
+from basereward.io.progress import track
 from basereward.recipe import Entry, names
 
 INDEX = "index.html"
@@ -38,7 +39,7 @@ def make_index(folder: Path, *, profile: str, overrides: Sequence[str]) -> dict[
     pages: dict[str, ReportPage] = {}
     refused: dict[str, str] = {}
     entries = names("experiments")
-    for entry in entries:
+    for entry in track(entries, "writing pages", unit="experiments"):
         out = page_place(folder, entry.name, profile)
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
