@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LIMIT_S = 300.0
+LIMIT_S = 900.0
 """Seconds after which a command that hangs is killed; no test expects it to take any time."""
 
 

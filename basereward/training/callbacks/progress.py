@@ -102,7 +102,7 @@ class RunProgress(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Count a batch of the validation."""
-        self._advance(trainer, 1, doing="validation after ")
+        self._advance(trainer, 1, within=", validation")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the loss and the accuracies, with the step and the seconds since the start."""
@@ -112,7 +112,9 @@ class RunProgress(Callback):
             if name.endswith("pair_accuracy") or name == "train/loss":
                 shown.append(f"{name} {float(value):.4f}")
         if self._monitor in trainer.callback_metrics:
-            self._monitored = f", {self._monitor} {float(trainer.callback_metrics[self._monitor]):.4f}"
+            # Without its split and source: a line of a terminal is short.
+            name = self._monitor.rpartition("/")[2]
+            self._monitored = f", {name} {float(trainer.callback_metrics[self._monitor]):.4f}"
         seconds = time.perf_counter() - self._began
         line = f"step {trainer.global_step} of {self._work.steps}, {seconds:.0f} s: {', '.join(shown)}"
         logger.info("%s", line)
@@ -143,12 +145,12 @@ class RunProgress(Callback):
         """End the bar of a run that stops."""
         self._end()
 
-    def _advance(self, trainer: Trainer, work: int, *, doing: str = "") -> None:
+    def _advance(self, trainer: Trainer, work: int, *, within: str = "") -> None:
         # Validations can also be run alone, by `trainer.validate`.
         if self._phase is None:
             return
-        detail = f"{doing}step {trainer.global_step} of {self._work.steps}"
-        self._phase.advance(work, detail=detail + self._monitored)
+        detail = f"step {trainer.global_step} of {self._work.steps}{within}{self._monitored}"
+        self._phase.advance(work, detail=detail)
 
     def _end(self) -> None:
         if self._phase is not None:
