@@ -3,10 +3,10 @@
 python -m bench.kills                               200 kills: 20 of each of ten scenarios, two at a time
 python -m bench.kills --scenarios train probe --kills 10 --jobs 1 --seed 3
 
-An event is an effect on a file or a step of training, validation or test, in any process of the command: see
-`bench/kill_hook`. Kills are spread evenly over the events of the undisturbed command, so that each named moment (a new
-folder, lengths, a part of a checkpoint, a validation, a merge, the model, the result, a delivery) is met. After a kill
-the command is run again until it ends well, at most three times. Then are compared: the bits of models, scores and
+An event is an effect on a file, a connection or a step of training, validation or test, in any process of the command:
+see `bench/kill_hook`. Kills are spread evenly over the events of the undisturbed command, so that each named moment (a
+new folder, lengths, a part of a checkpoint, a validation, a merge, the model, the result, a delivery) is met. After a
+kill the command is run again until it ends well, at most three times. Then are compared: the bits of models, scores and
 results; every metric of every run in MLflow, by name and step; and what is left over. The last line prints counts, and
 the exit code is 1 when any comparison fails.
 """
@@ -261,7 +261,7 @@ def _metrics(workspace: Workspace) -> dict[str, list[tuple[str, int, str]]]:
             records = []
             for key, step, value, is_nan in rows:
                 # The step of an evaluation is the time at which it was recorded.
-                comparable_step = 0 if key.startswith("eval/") else step
+                comparable_step = 0 if key.startswith(("eval/", "eval_partial/")) else step
                 if not key.startswith(TIMED):
                     records.append((key, comparable_step, "nan" if is_nan else repr(value)))
             metrics[run] = sorted(records)
@@ -315,12 +315,24 @@ def _difference(expected: list[str], reached: list[str]) -> str:
     return f"{len(missing)} missing {sorted(missing)[:1]!s:.200}, {len(more)} more {sorted(more)[:1]!s:.200}"
 
 
+def prepared(scenario: Scenario, base: Path, workspace: Workspace) -> Workspace:
+    """Copy the inputs into a workspace, and run there what the scenario needs before its command.
+
+    The runs of a copied folder would still be recorded in the store of the original, whose path they hold.
+    """
+    shutil.copytree(base, workspace.folder)
+    for words in scenario.prepare:
+        code, error = workspace.run(words)
+        if code:
+            raise SystemExit(f"{scenario.name}: {' '.join(words)} ended with exit code {code}\n{error[-2000:]}")
+    return workspace
+
+
 def undisturbed(
     scenario: Scenario, base: Path, work: Path, url: str, *, server: CommandServer
 ) -> tuple[dict[str, Any], list[str]]:
     """Run the command without a kill; return what is compared later, and its events in their order."""
-    workspace = Workspace(work / "undisturbed", server=server, url=url)
-    shutil.copytree(base, workspace.folder)
+    workspace = prepared(scenario, base, Workspace(work / "undisturbed", server=server, url=url))
     code, error = workspace.run(scenario.first, hooked=True)
     if code:
         raise SystemExit(f"{scenario.name}: exit code {code} without any kill\n{error[-2000:]}")
@@ -334,8 +346,7 @@ def kill(
     """Kill the command at one event, run it again, and compare."""
     began = time.perf_counter()
     outcome = Outcome(scenario.name, event)
-    workspace = Workspace(work / f"kill-{at}", server=server, url=url)
-    shutil.copytree(base, workspace.folder)
+    workspace = prepared(scenario, base, Workspace(work / f"kill-{at}", server=server, url=url))
     code, error = workspace.run(scenario.first, at=at, hooked=True)
     if code != -signal.SIGKILL:
         outcome.faults.append(f"not killed: exit code {code} {error[-300:]}")
@@ -442,17 +453,13 @@ def run_scenario(
     base = work / "base"
     write_inputs(base)
     with judge() as url:
-        prepared = Workspace(base, server=server, url=url)
-        for words in scenario.prepare:
-            code, error = pool.submit(prepared.run, words).result()
-            if code:
-                raise SystemExit(f"{scenario.name}: {' '.join(words)} ended with exit code {code}\n{error[-2000:]}")
         expected, events = pool.submit(undisturbed, scenario, base, work, url, server=server).result()
         tasks = []
         # Evenly spread over the events, so that rare moments are met as well as the many steps of training.
-        for at in sorted({1 + (i * len(events) + seed * 7) // kills % len(events) for i in range(kills)}):
+        for number in range(kills):
+            at = 1 + (number * len(events) + seed * 7) // kills % len(events)
             options: dict[str, Any] = {"server": server, "at": at, "event": events[at - 1], "expected": expected}
-            tasks.append(pool.submit(kill, scenario, base, work, url, **options))
+            tasks.append(pool.submit(kill, scenario, base, work / str(number), url, **options))
         outcomes = []
         for task in concurrent.futures.as_completed(tasks):
             outcomes.append(task.result())

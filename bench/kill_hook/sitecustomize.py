@@ -1,8 +1,8 @@
 """Kills a process group with SIGKILL at a chosen event of any of its processes; loaded by Python's own start.
 
-An event is an effect on a file below a folder (open for writing, rename, remove, make a folder), or a step of training,
-validation or test. `BENCH_KILL` holds the folder, the file that all processes append their events to, and the number of
-the event to die at; without a number the events are counted only.
+An event is an effect on a file below a folder (open for writing, rename, remove, make a folder), a connection to an
+endpoint, or a step of training, validation or test. `BENCH_KILL` holds the folder, the file that all processes append
+their events to, and the number of the event to die at; without a number the events are counted only.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ class Hook:
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """What Python calls for every audited event."""
+        if event == "socket.connect" and isinstance(arguments[1], tuple):
+            # A tuple is an address of a network; sockets between processes of one machine have a path.
+            self.count("socket.connect")
         if event not in PLACES:
             return
         if event == "open" and not _writes(arguments):

@@ -54,9 +54,9 @@ def deliver_pending(root: Path | None = None, *, limit_s: float = LIMIT_S) -> di
 def _settle(folder: RunFolder, unreachable: set[str], limit_s: float) -> bool | None:
     """Close and upload the journal of an ended run; None when there is nothing to upload."""
     journal = folder.journal
-    if not journal.file.exists() or not _is_over(folder):
+    if not _is_over(folder):
         return None
-    if folder.status["state"] != "running" and journal.closed and not journal.pending:
+    if folder.status["state"] != "running" and (not journal.file.exists() or (journal.closed and not journal.pending)):
         return None
     if not journal.acquire():
         return None

@@ -145,6 +145,21 @@ def test_killed_runs_get_one_final_state(place: Path) -> None:
     assert deliver_pending() == {}
 
 
+def test_run_that_was_killed_before_its_journal_is_marked(place: Path) -> None:
+    """The folder of a run that died before its first record says killed after the next call."""
+    script = """
+import os, signal
+from basereward.runs.run_folder import RunFolder
+RunFolder.create("name: cell", recipe_sha256="5ha", name="cell")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    (run,) = list_runs(kind=None)
+    assert run.status["state"] == "running"
+    assert deliver_pending() == {}
+    assert run.status["state"] == "killed"
+
+
 def test_interrupt_after_the_end_keeps_finished(place: Path) -> None:
     """An interrupt during the last delivery does not change the state."""
     run = make()
