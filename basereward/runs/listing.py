@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,24 +74,22 @@ def listed_runs(
     >>> listed_runs(state="failed", root=root)
     []
     """
-    rows = []
-    sweeps: dict[str, str] = {}
-    # Sweeps first: an ensemble of a sweep belongs to its experiment.
-    runs = list_runs(kind=None, root=root)
-    for run in runs:
-        if run.status["kind"] == "sweep":
-            sweeps[run.run_id] = run.name
-    for run in runs:
-        # Another process may delete a run after it was listed.
-        try:
-            rows.append(_listed(run, sweeps=sweeps))
-        except RunError:
-            continue
+    rows = [*_read_runs(root)]
     for name, reason in broken_runs(root=root).items():
         rows.append(ListedRun(name, "run", "", "", "", "broken", None, None, None, reason))
     # Broken folders are of no experiment; hidden, they would look as if they had never been.
     wanted = [row for row in rows if experiment in (None, row.experiment) or row.state == "broken"]
     return [row for row in wanted if state in (None, row.state)]
+
+
+def _read_runs(root: Path | None) -> Iterator[ListedRun]:
+    runs = list_runs(kind=None, root=root)
+    # Sweeps first: the runs of a sweep belong to its experiment.
+    sweeps = {run.run_id: run.name for run in runs if run.status["kind"] == "sweep"}
+    for run in runs:
+        # Another process may delete a run after it was listed.
+        with contextlib.suppress(RunError):
+            yield _listed(run, sweeps=sweeps)
 
 
 def _listed(run: RunFolder, *, sweeps: Mapping[str, str]) -> ListedRun:

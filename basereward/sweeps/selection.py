@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from basereward.errors import RecipeError
 from basereward.recipe import Experiment
+from basereward.recipe.schema import EnsembleRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +34,28 @@ def select_cells(experiment: Experiment, patterns: Sequence[str]) -> Experiment:
     if not patterns:
         return experiment
     names = [cell.name for cell in experiment.cells]
+    selected: set[str] = set()
     for pattern in patterns:
-        if not any(_matches(name, pattern) for name in names):
+        matching = {name for name in names if _matches(name, pattern)}
+        if not matching:
             raise RecipeError(
                 f"--only '{pattern}' matches no cell of {experiment.name}. Its cells: {', '.join(names)}. "
                 "* stands for any characters, as in 'head=2_*'"
             )
-    cells = [cell for cell in experiment.cells if any(_matches(cell.name, pattern) for pattern in patterns)]
-    kept = {cell.name for cell in cells}
+        selected |= matching
+    cells = [cell for cell in experiment.cells if cell.name in selected]
+    return dataclasses.replace(experiment, cells=cells, ensembles=_complete_ensembles(experiment, selected))
+
+
+def _complete_ensembles(experiment: Experiment, selected: set[str]) -> dict[str, EnsembleRecipe]:
+    """The ensembles whose members are all selected."""
     ensembles = {}
     for name, recipe in experiment.ensembles.items():
-        if kept.issuperset([*recipe.members, *recipe.text]):
+        if selected.issuperset([*recipe.members, *recipe.text]):
             ensembles[name] = recipe
         else:
             logger.info("ensemble %s is left out: not all of its members are selected", name)
-    return dataclasses.replace(experiment, cells=cells, ensembles=ensembles)
+    return ensembles
 
 
 def _matches(name: str, pattern: str) -> bool:

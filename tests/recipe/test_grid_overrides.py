@@ -52,5 +52,4 @@ def test_experiment_without_axes_takes_any() -> None:
 def test_wrong_sign_is_a_fault_that_names_the_right_one(override: str, key: str, hint: str) -> None:
     """A misspelt axis would otherwise multiply the cells, and a repeated one would silently replace values."""
     _, faults = find_faults("head_depth", overrides=[override])
-    (fault,) = [fault for fault in faults if fault.key == key]
-    assert hint in fault.message
+    assert any(hint in fault.message for fault in faults if fault.key == key)

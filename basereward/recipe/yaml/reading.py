@@ -106,7 +106,8 @@ def _apply_override(experiment: Layer, override: Override) -> Layer:
     grid = experiment.values.get(GRID)
     if isinstance(grid, dict) and not override.adds:
         # Merged, a mapping of labels would leave the old values beside the new ones.
-        kept = {} if override.is_whole_grid else {key: grid[key] for key in grid if key not in override.axes}
+        # An axis keeps its place among the others, which is the order of the labels in the names of cells.
+        kept = {} if override.is_whole_grid else {key: override.axes.get(key, grid[key]) for key in grid}
         experiment = Layer({**experiment.values, GRID: kept}, experiment.origins)
     return merge(experiment, _experiment_keys(override.layer))
 
