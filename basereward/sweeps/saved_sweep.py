@@ -69,7 +69,7 @@ def launcher_name(launcher: Launcher) -> str:
 def has_saved_sweep(folder: RunFolder) -> bool:
     """Whether the cells of a sweep are in its folder.
 
-    >>> has_saved_sweep(RunFolder(Path("runs/20260314-153012-9f2c41")))
+    >>> has_saved_sweep(RunFolder.reserve())
     False
     """
     return (folder.path / FILE).is_file()
