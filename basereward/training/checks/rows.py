@@ -264,10 +264,14 @@ def rejection_problems(
     try:
         check_limit(rejected, rows=rows, max_lost=recipe.data.max_lost, listed_in=list_file)
     except TooManyRowsLost as error:
-        all_read = all(sample.complete for sample in samples if sample.name in rows)
-        # A share of a sample is no share of the source; the message says which rows were counted.
-        prefix = "" if all_read else f"of a sample of at most {sampled or SAMPLED} rows: "
-        yield "data.max_lost", prefix + str(error)
+        yield "data.max_lost", _of_sample([sample for sample in samples if sample.name in rows], sampled) + str(error)
+
+
+def _of_sample(samples: Sequence[SourceSample], sampled: int | None) -> str:
+    """The beginning of a message about rows of a sample, whose share is not that of the source; else empty."""
+    if all(sample.complete for sample in samples):
+        return ""
+    return f"of a sample of at most {sampled or SAMPLED} rows: "
 
 
 def mixture_problems(recipe: Recipe, samples: Sequence[SourceSample]) -> Iterator[Problem]:
